@@ -1,0 +1,157 @@
+//! What the server may ask: the faces of all watches, made into families and into the page.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use prometheus::proto::MetricFamily;
+
+use super::{RunConfig, watch::Face};
+use crate::{
+    export::http::{Backend, SiteStatus, Status, TargetStatus},
+    metrics::{AgentStats, LabelSelection, TargetStats, about, kitex, merge, process::ProcessReader},
+    pipeline::{Buckets, Snapshot},
+};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Board {
+    faces: Mutex<Vec<Arc<Face>>>,
+    buckets: Arc<Buckets>,
+    labels: LabelSelection,
+    /// Series carry the label `target` in `/metrics`.
+    several: bool,
+    ready: AtomicBool,
+    scrapes: AtomicU64,
+    /// The agent itself, in `/proc`.
+    own: Mutex<Option<ProcessReader>>,
+    started: SystemTime,
+}
+
+impl Board {
+    pub(super) fn new(config: &RunConfig) -> Self {
+        Self {
+            faces: Mutex::default(),
+            buckets: Arc::new(config.buckets.clone()),
+            labels: config.labels.clone(),
+            several: config.pids.len() > 1,
+            ready: AtomicBool::new(false),
+            scrapes: AtomicU64::new(0),
+            own: Mutex::new(ProcessReader::open(std::process::id()).ok()),
+            started: SystemTime::now(),
+        }
+    }
+
+    pub(super) fn buckets(&self) -> &Arc<Buckets> {
+        &self.buckets
+    }
+
+    pub(super) fn add(&self, face: Arc<Face>) {
+        self.faces.lock().unwrap_or_else(PoisonError::into_inner).push(face);
+    }
+
+    pub(super) fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    fn faces(&self) -> Vec<Arc<Face>> {
+        self.faces.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn families(&self, faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
+        let snapshots: Vec<(Option<String>, Arc<Snapshot>)> = faces
+            .iter()
+            .map(|face| (with_target.then(|| face.pid.to_string()), face.published.get()))
+            .collect();
+        let snapshots: Vec<_> =
+            snapshots.iter().map(|(target, snapshot)| (target.clone(), snapshot.as_ref())).collect();
+        let stats: Vec<_> = faces.iter().map(|face| face.stats()).collect();
+        let mut families = kitex(&snapshots, &self.labels, &self.buckets);
+        families.extend(processes(faces, with_target));
+        families.extend(about(&self.agent_stats(), &stats));
+        families
+    }
+
+    fn agent_stats(&self) -> AgentStats {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = own.as_mut().map(ProcessReader::read).unwrap_or_default();
+        AgentStats {
+            cpu_seconds: own.cpu_seconds,
+            resident_bytes: own.resident_bytes,
+            scrapes: self.scrapes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The `/proc` gauges of the targets that still live.
+fn processes(faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
+    let targets = faces
+        .iter()
+        .filter_map(|face| {
+            let stats = face.process.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.read();
+            Some((with_target.then(|| face.pid.to_string()), stats.families()))
+        })
+        .collect();
+    merge(targets)
+}
+
+impl Face {
+    fn stats(&self) -> TargetStats {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Backend for Board {
+    fn ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    fn gather(&self) -> Vec<MetricFamily> {
+        self.scrapes.fetch_add(1, Ordering::Relaxed);
+        self.families(&self.faces(), self.several)
+    }
+
+    fn gather_target(&self, pid: u32) -> Option<Vec<MetricFamily>> {
+        self.scrapes.fetch_add(1, Ordering::Relaxed);
+        let face = self.faces().into_iter().find(|face| face.pid == pid)?;
+        Some(self.families(&[face], false))
+    }
+
+    fn status(&self) -> Status {
+        let targets = self
+            .faces()
+            .iter()
+            .map(|face| {
+                let stats = face.stats();
+                TargetStatus {
+                    pid: face.pid,
+                    exe: stats.exe,
+                    framework: format!(
+                        "{} {}, {}",
+                        stats.framework, stats.framework_version, stats.go_version
+                    ),
+                    state: if stats.up { "attached" } else { "ended" }.to_owned(),
+                    since: Some(face.since),
+                    calls: stats.counters.finished,
+                    lost: stats.counters.ring_full,
+                    sites: stats
+                        .sites
+                        .into_iter()
+                        .map(|site| SiteStatus {
+                            role: site.role.to_owned(),
+                            symbol: site.symbol,
+                            offset: site.file_offset,
+                            instruction: site.instruction,
+                            cost: site.cost_class.to_owned(),
+                        })
+                        .collect(),
+                }
+            })
+            .collect();
+        Status { version: env!("CARGO_PKG_VERSION").to_owned(), started: self.started, targets }
+    }
+}

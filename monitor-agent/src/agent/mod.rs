@@ -1,0 +1,36 @@
+//! Brings it all together: opens targets, plans, attaches, drains, serves, detaches.
+
+mod board;
+mod life;
+mod prepare;
+mod verify;
+mod watch;
+
+use std::time::Duration;
+
+pub use life::run;
+pub use prepare::{NO_FRAMEWORK, describe, unattachable};
+pub use verify::probe_in_place;
+
+use crate::{bpf::Limits, export::http::Listen, metrics::LabelSelection, pipeline::Buckets};
+
+/// What `run` is to do, validated.
+#[derive(Debug)]
+pub struct RunConfig {
+    /// Processes to watch, each once.
+    pub pids: Vec<u32>,
+    /// Where to serve metrics.
+    pub listen: Listen,
+    /// Bounds of the latency histograms.
+    pub buckets: Buckets,
+    /// Labels of the calls.
+    pub labels: LabelSelection,
+    /// Whether to read how often calls were retried: it costs the target some reads.
+    pub retries: bool,
+    /// Bounds of what a target may take in the kernel.
+    pub limits: Limits,
+    /// How long to go on serving after the last target has ended.
+    pub linger: Duration,
+    /// Most verbose level of the eBPF programs' own diagnostics, as `log::Level` counts; 0 for none.
+    pub program_log_level: u8,
+}

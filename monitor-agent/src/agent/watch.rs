@@ -1,0 +1,278 @@
+//! Doing: one plan attached to one target, and the state of its calls.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tracing::{info, warn};
+
+use super::{
+    RunConfig, describe,
+    prepare::{Executable, Prepared},
+    verify::{self, Text},
+};
+use crate::{
+    bpf::{Maps, Programs},
+    failure::{Failure, Kind},
+    metrics::{SiteStats, TargetStats, process::ProcessReader},
+    pipeline::{Aggregate, Buckets, Labels, Published},
+    plan::{Found, Plan, Role, cost_name},
+    target::{Liveness, Target, TargetError},
+};
+
+/// Bytes that a record takes in the ring, header included.
+const RECORD_BYTES: u64 = 32;
+/// Records taken out of a ring before others get a turn.
+const BATCH: usize = 65_536;
+
+/// What readers see of a watch. Shared with the server.
+#[derive(Debug)]
+pub(super) struct Face {
+    /// The target's pid.
+    pub(super) pid: u32,
+    /// Since when it is watched.
+    pub(super) since: SystemTime,
+    /// The calls.
+    pub(super) published: Published,
+    /// All else; replaced at every drain.
+    pub(super) stats: Mutex<TargetStats>,
+    /// The process in `/proc`; `None` once it has ended.
+    pub(super) process: Mutex<Option<ProcessReader>>,
+}
+
+/// A target with probes attached, or one that has ended and whose totals are kept.
+pub(super) struct Watch {
+    target: Target,
+    executable: Arc<Executable>,
+    bias: u64,
+    programs: Option<Programs>,
+    logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    maps: Maps,
+    aggregate: Aggregate,
+    stats: TargetStats,
+    face: Arc<Face>,
+}
+
+impl Watch {
+    /// Attaches every plan of a prepared target; whatever fails leaves nothing attached.
+    pub(super) fn attach_all(
+        prepared: Prepared,
+        config: &RunConfig,
+        buckets: &Arc<Buckets>,
+    ) -> Result<Self, Failure> {
+        let Prepared { target, executable } = prepared;
+        let shared = Arc::clone(&executable);
+        // The agent knows one framework so far, so an executable has one plan.
+        let Some((found, plan)) = shared.inspection.plans().next() else {
+            return Err(super::unattachable(&describe(&target), &shared.inspection));
+        };
+        Self::attach(target, executable, found, plan, config, buckets)
+    }
+
+    fn attach(
+        target: Target,
+        executable: Arc<Executable>,
+        found: &Found,
+        plan: &Plan,
+        config: &RunConfig,
+        buckets: &Arc<Buckets>,
+    ) -> Result<Self, Failure> {
+        let began = Instant::now();
+        let name = describe(&target);
+        let bias = target.load_bias(executable.image.link_base())?;
+        for site in &plan.sites {
+            check_text(&target, bias, site, &name)?;
+        }
+        let mut programs =
+            Programs::load(&plan.recipe(bias, config.retries), config.limits, config.program_log_level)?;
+        let maps = programs.maps()?;
+        let logger = if config.program_log_level > 0 { programs.logger() } else { None };
+        for role in [Role::Finish, Role::Start] {
+            for site in plan.sites.iter().filter(|site| site.role == role) {
+                let attached = programs.attach(role, &target.exe(), target.pid(), site.file_offset);
+                // A process that ends in the middle makes the kernel's error misleading.
+                attached.map_err(|error| still_running(&target).err().unwrap_or_else(|| error.into()))?;
+            }
+        }
+        still_running(&target)?;
+        for site in &plan.sites {
+            check_in_place(&target, bias, site, &name)?;
+        }
+        let stats = TargetStats {
+            pid: target.pid(),
+            up: true,
+            exe: target.exe_name().to_owned(),
+            build_id: executable.inspection.build_id.clone().unwrap_or_default(),
+            framework: found.name.to_owned(),
+            framework_version: found.version.clone(),
+            go_version: executable.inspection.go_version.clone(),
+            label_sets_limit: config.limits.label_sets.into(),
+            ring_capacity: config.limits.ring_bytes.into(),
+            attach: began.elapsed(),
+            sites: plan
+                .sites
+                .iter()
+                .map(|site| SiteStats {
+                    role: site.role.name(),
+                    symbol: site.symbol.clone(),
+                    instruction: site.instruction.clone(),
+                    file_offset: site.file_offset,
+                    cost_class: cost_name(site.cost),
+                })
+                .collect(),
+            ..TargetStats::default()
+        };
+        info!("attached to {name}: {} {}, {}", found.name, found.version, executable.inspection.go_version);
+        let face = Arc::new(Face {
+            pid: target.pid(),
+            since: SystemTime::now(),
+            published: Published::default(),
+            stats: Mutex::new(stats.clone()),
+            process: Mutex::new(ProcessReader::open(target.pid()).ok()),
+        });
+        let aggregate = Aggregate::new(Arc::clone(buckets));
+        Ok(Self { target, executable, bias, programs: Some(programs), logger, maps, aggregate, stats, face })
+    }
+
+    /// What readers see of it.
+    pub(super) fn face(&self) -> Arc<Face> {
+        Arc::clone(&self.face)
+    }
+
+    /// Whether probes are attached.
+    pub(super) fn is_up(&self) -> bool {
+        self.programs.is_some()
+    }
+
+    /// Takes everything out of the ring, and publishes what a scrape may read.
+    pub(super) fn drain(&mut self) {
+        let Self { maps, aggregate, executable, bias, .. } = self;
+        let mut records = 0;
+        // Labels that a batch meets for the first time are decoded after it: reading them needs the maps,
+        // which the batch holds.
+        let mut batch = Vec::new();
+        loop {
+            batch.clear();
+            let taken = maps.drain(BATCH, |record| batch.push(record));
+            for record in &batch {
+                aggregate.record(record, &mut |number| labels(maps, executable, *bias, number));
+            }
+            records += taken;
+            // A ring that is filled as fast as it is emptied must not keep the others waiting.
+            if taken < BATCH || records >= 16 * BATCH {
+                break;
+            }
+        }
+        for number in maps.label_sets() {
+            let total = maps.total(number);
+            aggregate.total(number, total, &mut |number| labels(maps, executable, *bias, number));
+        }
+        let snapshot = aggregate.snapshot(&|counter| maps.counter(counter));
+        self.stats.counters = snapshot.counters;
+        self.stats.ring_bytes = records as u64 * RECORD_BYTES;
+        self.face.published.set(snapshot);
+        self.publish_stats();
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+
+    fn publish_stats(&self) {
+        let mut stats = self.face.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.clone_from(&self.stats);
+    }
+
+    /// Notices that the target has ended; then takes the probes away and keeps the totals.
+    pub(super) fn check(&mut self) {
+        if !self.is_up() {
+            return;
+        }
+        let what = match self.target.liveness() {
+            Liveness::Running => return,
+            Liveness::Exited => "has ended",
+            Liveness::Replaced => "has started another program",
+        };
+        warn!("{} {what}; its totals are kept", describe(&self.target));
+        self.detach();
+        self.drain();
+    }
+
+    /// Takes the probes away. Takes some 200 ms, for all targets together if run side by side.
+    pub(super) fn detach(&mut self) {
+        self.logger = None;
+        if let Some(mut programs) = self.programs.take() {
+            programs.detach();
+        }
+        self.stats.up = false;
+        self.publish_stats();
+        *self.face.process.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Calls counted, and those of them whose duration is not known.
+    pub(super) fn summary(&self) -> (u64, u64) {
+        let counters = &self.stats.counters;
+        (counters.finished, counters.unpaired + counters.ring_full)
+    }
+}
+
+fn labels(maps: &Maps, executable: &Executable, bias: u64, number: u32) -> Labels {
+    Labels::decode(&maps.label_set(number), &|address, length| {
+        executable.image.read_only(address.wrapping_sub(bias), length)
+    })
+}
+
+fn still_running(target: &Target) -> Result<(), Failure> {
+    match target.liveness() {
+        Liveness::Running => Ok(()),
+        Liveness::Exited => Err(TargetError::Ended(target.pid()).into()),
+        Liveness::Replaced => Err(TargetError::Replaced(target.pid()).into()),
+    }
+}
+
+/// Refuses a function whose text is not the file's.
+fn check_text(target: &Target, bias: u64, site: &crate::plan::Site, name: &str) -> Result<(), Failure> {
+    match verify::text(target, bias, site) {
+        Ok(Text::Original | Text::Probed) => Ok(()),
+        Ok(Text::Different) => Err(Failure::new(
+            Kind::Unprovable,
+            format!(
+                "{name}: the code of {} in memory is not that of the file: it was patched or remapped, so a \
+                 probe there can't be trusted",
+                site.symbol
+            ),
+        )),
+        Err(error) => unread(target, name, error),
+    }
+}
+
+/// Refuses probes that will never fire.
+fn check_in_place(target: &Target, bias: u64, site: &crate::plan::Site, name: &str) -> Result<(), Failure> {
+    match verify::text(target, bias, site) {
+        Ok(Text::Probed) => Ok(()),
+        Ok(_) => Err(Failure::new(
+            Kind::Unprovable,
+            format!(
+                "{name}: the probe at {} is not in its memory: its text is no longer mapped from the file, so \
+                 the probe would never fire",
+                site.symbol
+            ),
+        )),
+        Err(error) => unread(target, name, error),
+    }
+}
+
+/// Calls are counted without access to the target's memory; only the check is left out.
+fn unread(target: &Target, name: &str, error: TargetError) -> Result<(), Failure> {
+    still_running(target)?;
+    if !matches!(error, TargetError::Permission { .. }) {
+        return Err(error.into());
+    }
+    warn!("{name}: its code is not compared with its file: {error}");
+    Ok(())
+}
+
+/// How long a scrape may be behind: a drain every so often.
+pub(super) const DRAIN_EVERY: Duration = Duration::from_millis(50);
+/// How often targets are looked after.
+pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);

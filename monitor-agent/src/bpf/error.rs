@@ -1,0 +1,90 @@
+//! What can go wrong between the agent and the kernel.
+
+use std::io;
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError};
+use thiserror::Error;
+
+/// Why programs could not be loaded or attached.
+#[derive(Debug, Error)]
+pub enum BpfError {
+    /// The kernel said no for want of a capability.
+    #[error(
+        "the kernel refuses to {action}: permission denied (missing here: {missing}); \
+         run as root, or give the agent CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE"
+    )]
+    Permission {
+        /// What was tried.
+        action: &'static str,
+        /// Capabilities that this process lacks, or "none".
+        missing: String,
+    },
+    /// The kernel can't do it.
+    #[error("this kernel can't {action}: {source}; Linux 5.15 or later with uprobes and BPF is needed")]
+    Kernel {
+        /// What was tried.
+        action: &'static str,
+        /// What the kernel said.
+        source: anyhow::Error,
+    },
+}
+
+impl BpfError {
+    pub(super) fn from_ebpf(action: &'static str, error: EbpfError) -> Self {
+        let code = match &error {
+            EbpfError::MapError(error) => map_code(error),
+            EbpfError::ProgramError(error) => program_code(error),
+            _ => None,
+        };
+        Self::new(action, code, error.into())
+    }
+
+    pub(super) fn from_program(action: &'static str, error: ProgramError) -> Self {
+        Self::new(action, program_code(&error), error.into())
+    }
+
+    pub(super) fn from_map(action: &'static str, error: MapError) -> Self {
+        Self::new(action, map_code(&error), error.into())
+    }
+
+    pub(super) fn from_io(action: &'static str, error: io::Error) -> Self {
+        Self::new(action, error.raw_os_error(), error.into())
+    }
+
+    pub(super) fn missing(action: &'static str, what: &str) -> Self {
+        Self::Kernel { action, source: anyhow::anyhow!("the eBPF object has no {what}") }
+    }
+
+    fn new(action: &'static str, code: Option<i32>, source: anyhow::Error) -> Self {
+        if !matches!(code, Some(libc::EPERM | libc::EACCES)) {
+            return Self::Kernel { action, source };
+        }
+        let missing = crate::target::missing_capabilities();
+        let missing = if missing.is_empty() {
+            "none: is BPF locked down, or filtered by seccomp?".to_owned()
+        } else {
+            missing.join(", ")
+        };
+        Self::Permission { action, missing }
+    }
+}
+
+fn map_code(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::CreateError { io_error, .. } => io_error.raw_os_error(),
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    }
+}
+
+fn program_code(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            // A verifier's refusal is EACCES too, and always comes with its log.
+            if verifier_log.to_string().trim().is_empty() { io_error.raw_os_error() } else { None }
+        }
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        ProgramError::MapError(error) => map_code(error),
+        _ => None,
+    }
+}

@@ -1,0 +1,162 @@
+//! Loading the object for one target, attaching its programs, detaching them.
+
+use std::{num::NonZeroU32, path::Path};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned,
+    programs::{
+        ProgramError, UProbe,
+        uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
+    },
+    util::nr_cpus,
+};
+use monitor_ebpf::{COUNTERS, Recipe, name};
+
+use super::{BpfError, Maps};
+use crate::plan::Role;
+
+/// Built by `cargo xtask ebpf`, kept in the repository: building the agent needs cargo only.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor.bpf.o"));
+
+/// Label sets kept beyond the limit, for those with `other` in place of their strings: every combination of
+/// side, type, status and a few retry counts.
+pub(super) const OTHER_LABEL_SETS: u32 = 256;
+
+/// Bounds of what one target may take in the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Label sets kept with their strings.
+    pub label_sets: u32,
+    /// Calls in flight.
+    pub in_flight: u32,
+    /// Bytes of the ring: a power of two.
+    pub ring_bytes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { label_sets: 4_096, in_flight: 65_536, ring_bytes: 4 << 20 }
+    }
+}
+
+fn program_name(role: Role) -> &'static str {
+    match role {
+        Role::Start => name::START,
+        Role::Finish => name::FINISH,
+    }
+}
+
+/// The programs of one target: loaded, and attached as far as [`Programs::attach`] was called.
+///
+/// Dropping it detaches everything.
+pub struct Programs {
+    ebpf: Ebpf,
+    links: Vec<(Role, UProbeLink)>,
+    label_capacity: u32,
+}
+
+impl Programs {
+    /// Loads both programs and their maps, attached to nothing yet.
+    ///
+    /// `log_level` is the most verbose level of the programs' own diagnostics, 0 for none, as `log::Level`
+    /// counts; statements above it are removed by the verifier.
+    pub fn load(recipe: &Recipe, limits: Limits, log_level: u8) -> Result<Self, BpfError> {
+        let cpus = nr_cpus().map_err(|(_, error)| BpfError::from_io("count its CPUs", error))?;
+        let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+        let label_capacity = limits.label_sets.saturating_add(OTHER_LABEL_SETS);
+        let recipe = Recipe { label_limit: limits.label_sets, label_capacity, ..*recipe };
+        // The verifier's log is asked for by a second try only: writing it makes every load slower.
+        let loaded = Self::load_with(&recipe, limits, log_level, cpus, VerifierLogLevel::DISABLE);
+        let ebpf = match loaded {
+            Err(EbpfError::ProgramError(ProgramError::LoadError { .. })) => {
+                Self::load_with(&recipe, limits, log_level, cpus, VerifierLogLevel::DEBUG)
+            }
+            other => other,
+        };
+        let ebpf = ebpf.map_err(|error| BpfError::from_ebpf("load the eBPF programs", error))?;
+        Ok(Self { ebpf, links: Vec::new(), label_capacity })
+    }
+
+    fn load_with(
+        recipe: &Recipe,
+        limits: Limits,
+        log_level: u8,
+        cpus: u32,
+        verifier_log: VerifierLogLevel,
+    ) -> Result<Ebpf, EbpfError> {
+        let mut ebpf = EbpfLoader::new()
+            // No program asks for a kernel type, and parsing the kernel's takes 30 ms.
+            .btf(None)
+            .verifier_log_level(verifier_log)
+            .override_global(name::RECIPE, recipe, true)
+            .override_global("AYA_LOG_LEVEL", &log_level, true)
+            .map_max_entries(name::IN_FLIGHT, limits.in_flight)
+            .map_max_entries(name::LABEL_IDS, recipe.label_capacity)
+            .map_max_entries(name::LABEL_SETS, recipe.label_capacity)
+            .map_max_entries(name::TOTALS, recipe.label_capacity.saturating_mul(cpus))
+            .map_max_entries(name::COUNTERS, COUNTERS.saturating_mul(cpus))
+            .map_max_entries(name::RECORDS, limits.ring_bytes)
+            .load(OBJECT)?;
+        for role in [Role::Finish, Role::Start] {
+            program(&mut ebpf, role)?.load()?;
+        }
+        Ok(ebpf)
+    }
+
+    /// Puts a probe at `file_offset` of the executable `exe`, for process `pid` only.
+    ///
+    /// Finish sites must be attached before start sites, so that no start is seen whose finish is not.
+    pub fn attach(&mut self, role: Role, exe: &Path, pid: u32, file_offset: u64) -> Result<(), BpfError> {
+        let failed = |error| BpfError::from_program("attach a uprobe", error);
+        let Some(pid) = NonZeroU32::new(pid) else {
+            return Err(BpfError::missing("attach a uprobe", "process 0"));
+        };
+        let program = program(&mut self.ebpf, role).map_err(failed)?;
+        let location = UProbeAttachLocation::AbsoluteOffset(file_offset);
+        let link = program.attach(location, exe, UProbeScope::OneProcess(pid)).map_err(failed)?;
+        let link = program.take_link(link).map_err(failed)?;
+        self.links.push((role, link));
+        Ok(())
+    }
+
+    /// The maps of the programs. Once only: the second call is an error.
+    pub fn maps(&mut self) -> Result<Maps, BpfError> {
+        Maps::take(&mut self.ebpf, self.label_capacity)
+    }
+
+    /// Forwards the programs' own diagnostics to the log, until the programs are dropped.
+    ///
+    /// `None` when there is nothing to forward: the level left no statement in the programs.
+    pub fn logger(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
+        aya_log::EbpfLogger::init(&mut self.ebpf).ok()
+    }
+
+    /// Takes the probes away: start sites first, then finish sites, the sites of a role all at once.
+    ///
+    /// The kernel takes about 100 ms for each link on a virtual machine; the caller should not be a task.
+    pub fn detach(&mut self) {
+        for role in [Role::Start, Role::Finish] {
+            let (these, others) =
+                std::mem::take(&mut self.links).into_iter().partition::<Vec<_>, _>(|(of, _)| *of == role);
+            self.links = others;
+            std::thread::scope(|scope| {
+                for (_, link) in these {
+                    scope.spawn(move || drop(link));
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+fn program(ebpf: &mut Ebpf, role: Role) -> Result<&mut UProbe, ProgramError> {
+    let Some(program) = ebpf.program_mut(program_name(role)) else {
+        return Err(ProgramError::InvalidName { name: program_name(role).to_owned() });
+    };
+    program.try_into()
+}

@@ -1,0 +1,60 @@
+//! Array maps as memory: reading them costs no system call.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// The values of a mappable array map, as 64-bit words.
+///
+/// The kernel side writes to it at any time; every read is one aligned atomic load.
+#[derive(Debug)]
+pub(super) struct MappedWords {
+    start: NonNull<AtomicU64>,
+    words: usize,
+}
+
+// SAFETY: the mapping is shared memory that only atomic loads access; it belongs to no thread.
+unsafe impl Send for MappedWords {}
+// SAFETY: as above.
+unsafe impl Sync for MappedWords {}
+
+impl MappedWords {
+    /// Maps the first `words` words of the map's values, read-only.
+    pub(super) fn new(map: BorrowedFd<'_>, words: usize) -> io::Result<Self> {
+        // SAFETY: asks for a new mapping; overwrites none.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                words * 8,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        NonNull::new(start.cast()).map(|start| Self { start, words }).ok_or_else(io::Error::last_os_error)
+    }
+
+    /// The word at an index; 0 past the end.
+    pub(super) fn get(&self, index: usize) -> u64 {
+        if index >= self.words {
+            return 0;
+        }
+        // SAFETY: inside the mapping, which lives as long as `self`. Acquire: a number that the kernel side
+        // published comes with what it stands for.
+        unsafe { self.start.add(index).as_ref().load(Ordering::Acquire) }
+    }
+}
+
+impl Drop for MappedWords {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`, used by nobody any more.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.words * 8) };
+    }
+}

@@ -1,0 +1,14 @@
+//! The door to the kernel: loads the programs, attaches them to sites, reads their maps.
+//!
+//! The only module that names aya. One loaded object serves one framework in one target: the recipe is
+//! part of its read-only data, so the verifier removes what the target doesn't need; its maps are its own,
+//! so a target can exhaust nothing but its own limits, and calls of two targets can't mix.
+
+mod error;
+mod load;
+mod mapped;
+mod maps;
+
+pub use error::BpfError;
+pub use load::{Limits, Programs};
+pub use maps::Maps;

@@ -1,0 +1,150 @@
+//! Arguments: what a user typed, and what it means once validated.
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use super::log::{Format, Verbosity};
+use crate::{
+    agent::RunConfig,
+    bpf::Limits,
+    export::http,
+    failure::{Failure, Kind},
+    metrics::{Label, LabelSelection},
+    pipeline::Buckets,
+};
+
+/// Watches the RPCs of running processes from outside: no change to the service, no rebuild, no restart.
+#[derive(Debug, Parser)]
+#[command(name = "monitor-agent", version, max_term_width = 100)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Attach to running processes and serve their metrics until they end or a signal comes.
+    Run(RunArguments),
+    /// Show what would be attached to a process or executable, and the evidence for it; touches nothing.
+    Inspect(InspectArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArguments {
+    /// Process to watch, as this host's /proc numbers it. Repeat it for several.
+    #[arg(long = "pid", value_name = "PID", required = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pids: Vec<u32>,
+
+    /// Where to serve metrics: HOST:PORT, :PORT or [V6]:PORT. Port 0 takes a free one and logs it.
+    #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = "127.0.0.1:9790")]
+    listen_address: String,
+
+    /// Bounds of the latency histograms in microseconds: `default` (as the in-process extension: 5 ms to 1 s),
+    /// `fine` (tells microseconds apart) or a list such as 100,500,1000.
+    #[arg(long, value_name = "SPEC", default_value = "default")]
+    latency_buckets: String,
+
+    /// Labels of kitex_* metrics, of type, caller, callee, method, status, retry. The in-process extension's
+    /// released code has caller,callee,method,status,retry.
+    #[arg(long = "kitex.labels", value_name = "LIST", default_value = "type,caller,callee,method,status")]
+    kitex_labels: String,
+
+    /// Combinations of labels kept for each target; past them `other` stands in for the names.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().label_sets, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    max_label_sets: u32,
+
+    /// Calls in flight kept for each target; those past it are counted and not timed.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().in_flight, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    max_in_flight: u32,
+
+    /// Bytes of each target's ring buffer, a power of two; when it overflows, durations are lost and counted.
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().ring_bytes, value_parser = ring_bytes)]
+    ring_bytes: u32,
+
+    /// Seconds to go on serving after the last target has ended.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    linger: u32,
+
+    /// How much to log on stderr.
+    #[arg(long, value_enum, default_value_t = Verbosity::Info)]
+    pub(super) log_level: Verbosity,
+
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) log_format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArguments {
+    #[command(flatten)]
+    pub(super) subject: Subject,
+
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Subject {
+    /// Running process.
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) pid: Option<u32>,
+
+    /// Executable file; needs no root and no process.
+    #[arg(long, value_name = "PATH")]
+    pub(super) exe: Option<PathBuf>,
+}
+
+impl RunArguments {
+    /// The validated meaning. Nothing is touched by this.
+    pub(super) fn validate(self) -> Result<RunConfig, Failure> {
+        let usage = |text: String| Failure::new(Kind::Usage, text);
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = self.pids.iter().find(|pid| !seen.insert(**pid)) {
+            return Err(usage(format!("--pid {twice} is given twice: give each process once")));
+        }
+        let labels: LabelSelection =
+            self.kitex_labels.parse().map_err(|error| usage(format!("--kitex.labels: {error}")))?;
+        let buckets: Buckets =
+            self.latency_buckets.parse().map_err(|error| usage(format!("--latency-buckets: {error}")))?;
+        let listen = http::parse_listen(&self.listen_address)
+            .map_err(|error| usage(format!("--web.listen-address: {error}")))?;
+        Ok(RunConfig {
+            pids: self.pids,
+            listen,
+            buckets,
+            retries: labels.contains(Label::Retry),
+            labels,
+            limits: Limits {
+                label_sets: self.max_label_sets,
+                in_flight: self.max_in_flight,
+                ring_bytes: self.ring_bytes,
+            },
+            linger: Duration::from_secs(self.linger.into()),
+            program_log_level: program_log_level(self.log_level),
+        })
+    }
+}
+
+/// The eBPF programs' diagnostics are left out unless someone asks: they cost the target time.
+fn program_log_level(verbosity: Verbosity) -> u8 {
+    match verbosity {
+        Verbosity::Debug | Verbosity::Trace => ::log::Level::Debug as u8,
+        _ => 0,
+    }
+}
+
+/// The kernel wants a power of two of whole pages.
+fn ring_bytes(text: &str) -> Result<u32, String> {
+    let bytes: u32 = text.parse().map_err(|_| "not a number of bytes".to_owned())?;
+    if !bytes.is_power_of_two() || !(1 << 16..=1 << 30).contains(&bytes) {
+        return Err("must be a power of two from 65536 to 1073741824".to_owned());
+    }
+    Ok(bytes)
+}

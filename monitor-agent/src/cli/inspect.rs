@@ -1,0 +1,227 @@
+//! `inspect`: prints a plan, or why there is none.
+
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{self, Write as _},
+    path::Path,
+};
+
+use serde::Serialize;
+
+use super::args::InspectArguments;
+use crate::{
+    agent,
+    failure::{Failure, Kind},
+    image::Image,
+    plan::{Found, Inspection, Offset, Plan, cost_name},
+    target::Target,
+};
+
+/// What `inspect --json` prints; users and tests rely on the names.
+#[derive(Serialize)]
+struct Report<'a> {
+    attachable: bool,
+    exe: String,
+    build_id: Option<&'a str>,
+    go_version: &'a str,
+    frameworks: Vec<FrameworkReport<'a>>,
+    reasons: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct FrameworkReport<'a> {
+    name: &'a str,
+    version: &'a str,
+    attachable: bool,
+    sites: Vec<SiteReport<'a>>,
+    offsets: &'a [Offset],
+    labels: Vec<&'static str>,
+    notes: &'a [String],
+    reasons: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct SiteReport<'a> {
+    role: &'static str,
+    symbol: &'a str,
+    file_offset: u64,
+    instruction: &'a str,
+    cost_class: &'static str,
+    why: &'a str,
+    /// Only of a running process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_place: Option<bool>,
+}
+
+/// The executable, and the process that runs it if there is one.
+struct Subject {
+    name: String,
+    target: Option<Target>,
+    image: Image,
+}
+
+pub(super) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
+    let subject = match (&arguments.subject.pid, &arguments.subject.exe) {
+        (Some(pid), _) => Subject::process(*pid)?,
+        (None, Some(path)) => Subject::file(path)?,
+        (None, None) => return Err(Failure::new(Kind::Usage, "give --pid or --exe")),
+    };
+    let inspection =
+        Inspection::of(&subject.image).map_err(|error| Failure::of_image(&subject.name, &error))?;
+    let report = report(&subject, &inspection);
+    let text = if arguments.json {
+        let mut text = serde_json::to_string_pretty(&report)
+            .map_err(|error| Failure::new(Kind::Running, format!("can't write JSON: {error}")))?;
+        text.push('\n');
+        text
+    } else {
+        render(&report)
+    };
+    print(&text)?;
+    if report.attachable { Ok(()) } else { Err(agent::unattachable(&subject.name, &inspection)) }
+}
+
+/// Writes to stdout; a reader that went away is not an error.
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Kind::Running, format!("can't write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Subject {
+    fn process(pid: u32) -> Result<Self, Failure> {
+        let target = Target::open(pid)?;
+        let name = agent::describe(&target);
+        let image = Image::parse(Box::new(target.open_exe()?))
+            .map_err(|error| Failure::of_image(&name, &error))?;
+        Ok(Self { name, target: Some(target), image })
+    }
+
+    fn file(path: &Path) -> Result<Self, Failure> {
+        let name = path.display().to_string();
+        let file = File::open(path).map_err(|error| Failure::of_file(path, &error))?;
+        let metadata = file.metadata().map_err(|error| Failure::of_file(path, &error))?;
+        if !metadata.is_file() {
+            let kind = if metadata.is_dir() { "a directory" } else { "not a regular file" };
+            return Err(Failure::new(Kind::Unreadable, format!("{name} is {kind}: give an executable file")));
+        }
+        let image = Image::parse(Box::new(file)).map_err(|error| Failure::of_image(&name, &error))?;
+        Ok(Self { name, target: None, image })
+    }
+}
+
+fn report<'a>(subject: &Subject, inspection: &'a Inspection) -> Report<'a> {
+    let frameworks: Vec<_> =
+        inspection.frameworks.iter().map(|found| framework_report(subject, found)).collect();
+    let reasons = if frameworks.is_empty() { vec![agent::NO_FRAMEWORK.to_owned()] } else { Vec::new() };
+    Report {
+        attachable: frameworks.iter().any(|framework| framework.attachable),
+        exe: subject.name.clone(),
+        build_id: inspection.build_id.as_deref(),
+        go_version: &inspection.go_version,
+        frameworks,
+        reasons,
+    }
+}
+
+fn framework_report<'a>(subject: &Subject, found: &'a Found) -> FrameworkReport<'a> {
+    let empty = FrameworkReport {
+        name: found.name,
+        version: &found.version,
+        attachable: false,
+        sites: Vec::new(),
+        offsets: &[],
+        labels: Vec::new(),
+        notes: &[],
+        reasons: Vec::new(),
+    };
+    match &found.plan {
+        Err(refusal) => FrameworkReport { reasons: vec![refusal.to_string()], ..empty },
+        Ok(plan) => FrameworkReport {
+            attachable: true,
+            sites: site_reports(subject, plan),
+            offsets: &plan.offsets,
+            labels: plan.labels(),
+            notes: &plan.notes,
+            ..empty
+        },
+    }
+}
+
+fn site_reports<'a>(subject: &Subject, plan: &'a Plan) -> Vec<SiteReport<'a>> {
+    let in_place = |site| {
+        let target = subject.target.as_ref()?;
+        agent::probe_in_place(target, &subject.image, site).ok()
+    };
+    plan.sites
+        .iter()
+        .map(|site| SiteReport {
+            role: site.role.name(),
+            symbol: &site.symbol,
+            file_offset: site.file_offset,
+            instruction: &site.instruction,
+            cost_class: cost_name(site.cost),
+            why: &site.why,
+            in_place: in_place(site),
+        })
+        .collect()
+}
+
+/// The report for people.
+fn render(report: &Report<'_>) -> String {
+    let mut text = String::new();
+    let verdict = if report.attachable { "can be watched" } else { "can't be watched" };
+    // Writing to a string can't fail.
+    let _ = writeln!(text, "{}: {verdict}", report.exe);
+    let _ = writeln!(text, "  built by    {}", report.go_version);
+    if let Some(build_id) = report.build_id {
+        let _ = writeln!(text, "  build id    {build_id}");
+    }
+    for reason in &report.reasons {
+        let _ = writeln!(text, "  because     {reason}");
+    }
+    for framework in &report.frameworks {
+        render_framework(&mut text, framework);
+    }
+    text
+}
+
+fn render_framework(text: &mut String, framework: &FrameworkReport<'_>) {
+    let _ = writeln!(text, "\n{} {}", framework.name, framework.version);
+    for reason in &framework.reasons {
+        let _ = writeln!(text, "  can't be watched: {reason}");
+    }
+    for site in &framework.sites {
+        let _ = writeln!(text, "  {:<6}  {}", site.role, site.symbol);
+        let in_place = match site.in_place {
+            None => "",
+            Some(true) => ", a probe is in place",
+            Some(false) => ", no probe in place",
+        };
+        let _ = writeln!(
+            text,
+            "          {} at file offset {:#x}: {}{in_place}",
+            site.instruction, site.file_offset, site.cost_class
+        );
+        let _ = writeln!(text, "          {}", site.why);
+    }
+    if !framework.labels.is_empty() {
+        let _ = writeln!(text, "  labels  {}", framework.labels.join(", "));
+    }
+    for note in framework.notes {
+        let _ = writeln!(text, "  note    {note}");
+    }
+    if framework.offsets.is_empty() {
+        return;
+    }
+    let width = framework.offsets.iter().map(|offset| offset.name.len()).max().unwrap_or(0);
+    let _ = writeln!(text, "  proven offsets and addresses");
+    for offset in framework.offsets {
+        let value = if offset.value < 0x1000 { offset.value.to_string() } else { format!("{:#x}", offset.value) };
+        let _ = writeln!(text, "    {:<width$}  {value:>10}  {}", offset.name, offset.evidence);
+    }
+}

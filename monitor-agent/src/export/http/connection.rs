@@ -1,0 +1,138 @@
+//! One connection, and the limits on what its peer may do.
+
+use std::{
+    convert::Infallible,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    http::{Request, StatusCode},
+    response::{IntoResponse, Response},
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::watch,
+    time::{Sleep, sleep},
+};
+use tower::ServiceExt;
+
+use super::Limits;
+
+/// Serves one connection until it ends, breaks a limit, or the server stops.
+pub(super) async fn run(
+    limits: Limits,
+    stream: TcpStream,
+    router: Router,
+    mut stopped: watch::Receiver<bool>,
+) {
+    // Without it an answer's last part may wait for the peer's acknowledgement of the first.
+    let _ = stream.set_nodelay(true);
+    let stream = TokioIo::new(Guarded { stream, limit: limits.stall_time, stall: None });
+    let service = service_fn(move |request| answer(limits.answer_time, router.clone(), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_time)
+        .max_buf_size(limits.head_size)
+        .max_headers(limits.head_lines)
+        .serve_connection(stream, service);
+    let mut connection = std::pin::pin!(connection);
+    // How a connection ends is the peer's business: errors here are resets, time limits and bad requests.
+    let ended = tokio::select! {
+        result = &mut connection => Some(result),
+        () = told(&mut stopped) => None,
+    };
+    let result = if let Some(result) = ended {
+        result
+    } else {
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Resolves when the server stops.
+async fn told(stopped: &mut watch::Receiver<bool>) {
+    // An error is a server that is gone altogether.
+    let _ = stopped.wait_for(|&stopped| stopped).await;
+}
+
+async fn answer(limit: Duration, router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
+    let made = tokio::time::timeout(limit, router.oneshot(request)).await;
+    made.unwrap_or_else(|_| {
+        let text = "too many scrapes at once, or one that takes too long: try again\n";
+        Ok((StatusCode::SERVICE_UNAVAILABLE, text).into_response())
+    })
+}
+
+/// A stream whose peer must take what is written to it: it is cut when writing has to wait longer than the limit.
+/// Time runs from the first wait of an answer to its end, so that taking a byte now and then does not help.
+struct Guarded {
+    stream: TcpStream,
+    limit: Duration,
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl Guarded {
+    fn guard(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if wrote.is_ready() {
+            return wrote;
+        }
+        let limit = self.limit;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(stall.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            // The next request: the answer before it was taken.
+            self.stall = None;
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.guard(cx, wrote)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.guard(cx, wrote)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

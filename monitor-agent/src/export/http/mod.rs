@@ -1,0 +1,305 @@
+//! The HTTP server: `/metrics`, `/targets/PID/metrics`, `/healthz`, `/readyz` and a page for people at `/`.
+//!
+//! The process is root and the peer is anybody, so everything a peer can take is bounded ([`Limits`]): connections,
+//! the size and time of a request's head, the time to answer, and the time to take the answer. Bodies of requests
+//! are never read. HTTP/1 only, without TLS.
+
+mod connection;
+mod listen;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Router,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use flate2::{Compression, write::GzEncoder};
+use prometheus::proto::MetricFamily;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+};
+
+pub use listen::{Listen, ListenError, bind, parse_listen};
+
+use super::{negotiate, page, text};
+
+/// What the server shows. Its functions may take some milliseconds of CPU time; they run where that holds nobody up.
+pub trait Backend: Send + Sync + 'static {
+    /// Whether everything that was asked for is attached and in place.
+    fn ready(&self) -> bool;
+    /// All families, for `/metrics`.
+    fn gather(&self) -> Vec<MetricFamily>;
+    /// One target's families in the shape that the process itself would export; `None` for a pid that is no target.
+    fn gather_target(&self, pid: u32) -> Option<Vec<MetricFamily>>;
+    /// What the page tells.
+    fn status(&self) -> Status;
+}
+
+/// What the page at `/` tells. Text is shown as it is, so nothing in it needs escaping.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// When the agent started.
+    pub started: SystemTime,
+    /// Each target, in the order in which they were given.
+    pub targets: Vec<TargetStatus>,
+}
+
+/// One target on the page.
+#[derive(Clone, Debug)]
+pub struct TargetStatus {
+    /// The process.
+    pub pid: u32,
+    /// Its executable, for display.
+    pub exe: String,
+    /// Frameworks and Go with their versions: `kitex v0.16.3, go1.26.6`.
+    pub framework: String,
+    /// In a word or two: `attached`, `ended`.
+    pub state: String,
+    /// When counting began, if it did.
+    pub since: Option<SystemTime>,
+    /// Calls counted so far.
+    pub calls: u64,
+    /// Events that the ring could not take.
+    pub lost: u64,
+    /// Where probes are.
+    pub sites: Vec<SiteStatus>,
+}
+
+/// One probe site on the page.
+#[derive(Clone, Debug)]
+pub struct SiteStatus {
+    /// What it is for: `start`, `finish`.
+    pub role: String,
+    /// The function.
+    pub symbol: String,
+    /// Where in the executable's file, in bytes.
+    pub offset: u64,
+    /// The instruction there.
+    pub instruction: String,
+    /// What a hit costs, by class.
+    pub cost: String,
+}
+
+/// What one peer, and all together, may take.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Open connections; the next one waits in the kernel's queue until one closes.
+    connections: usize,
+    /// Gatherings at once; others wait within their request's time.
+    scrapes: usize,
+    /// From the first moment to the end of a request's head, and so also for how long a connection may be idle.
+    head_time: Duration,
+    /// Bytes of a request's head.
+    head_size: usize,
+    /// Lines in it.
+    head_lines: usize,
+    /// For making an answer.
+    answer_time: Duration,
+    /// For which a peer may keep an answer waiting.
+    stall_time: Duration,
+    /// For answers under way when the server is stopped.
+    grace: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    connections: 64,
+    scrapes: 2,
+    head_time: Duration::from_secs(5),
+    head_size: 16 * 1024,
+    head_lines: 64,
+    answer_time: Duration::from_secs(10),
+    stall_time: Duration::from_secs(10),
+    grace: Duration::from_millis(400),
+};
+
+/// Serves until `shutdown` resolves, then lets answers under way be finished and returns within a second.
+pub async fn serve(listener: TcpListener, backend: Arc<dyn Backend>, shutdown: impl Future<Output = ()>) {
+    serve_within(LIMITS, listener, backend, shutdown).await;
+}
+
+async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
+    backend: Arc<dyn Backend>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let app = Arc::new(App {
+        backend,
+        scrapes: Arc::new(Semaphore::new(limits.scrapes)),
+        stopping: AtomicBool::new(false),
+    });
+    let router = router(app.clone());
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let (stop, stopped) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let (stream, slot) = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        let connection = connection::run(limits, stream, router.clone(), stopped.clone());
+        connections.spawn(async move {
+            connection.await;
+            drop(slot);
+        });
+    }
+    app.stopping.store(true, Ordering::Relaxed);
+    drop(listener);
+    // Fails if there is no connection to tell.
+    let _ = stop.send(true);
+    // What is left after the grace is cut off when the set is dropped.
+    let _ =
+        tokio::time::timeout(limits.grace, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+/// The next connection, when there is room for it.
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    // Fails only when the semaphore is closed, which nobody does.
+    let slot = slots.clone().acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, slot),
+            Err(error) => {
+                // A peer that is gone already, or no descriptors left: either way the next one may fare better.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+struct App {
+    backend: Arc<dyn Backend>,
+    scrapes: Arc<Semaphore>,
+    stopping: AtomicBool,
+}
+
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics))
+        .route("/targets/{pid}/metrics", get(target_metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .fallback(|| async { not_found() })
+        .with_state(app)
+}
+
+async fn readyz(State(app): State<Arc<App>>) -> Response {
+    if app.stopping.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
+    }
+    if !app.backend.ready() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not attached yet\n").into_response();
+    }
+    "ready\n".into_response()
+}
+
+async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    scrape(&app, &headers, |backend| Some(backend.gather())).await
+}
+
+async fn target_metrics(
+    State(app): State<Arc<App>>,
+    Path(pid): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    // Digits only: what the standard library takes beside them (`+1`) is no pid.
+    let Some(pid) = pid.parse().ok().filter(|_| pid.bytes().all(|byte| byte.is_ascii_digit())) else {
+        return not_found();
+    };
+    scrape(&app, &headers, move |backend| backend.gather_target(pid)).await
+}
+
+async fn scrape(
+    app: &App,
+    headers: &HeaderMap,
+    gather: impl FnOnce(&dyn Backend) -> Option<Vec<MetricFamily>> + Send + 'static,
+) -> Response {
+    let gzip = negotiate::wants_gzip(headers);
+    let body = blocking(app, move |backend| {
+        let text = text::encode(&gather(backend)?);
+        Some(if gzip { compress(&text) } else { text.into_bytes() })
+    });
+    let body = match body.await {
+        Ok(Some(body)) => body,
+        Ok(None) => return not_found(),
+        Err(answer) => return answer,
+    };
+    let mut response = body.into_response();
+    let headers_out = response.headers_mut();
+    headers_out.insert(header::CONTENT_TYPE, HeaderValue::from_static(negotiate::content_type(headers)));
+    headers_out.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if gzip {
+        headers_out.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+async fn index(State(app): State<Arc<App>>) -> Response {
+    let page = match blocking(&app, |backend| page::render(&backend.status(), SystemTime::now())).await {
+        Ok(page) => page,
+        Err(answer) => return answer,
+    };
+    let headers = [
+        // Names of processes are in the page; should one ever get through as markup, it can do nothing.
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+        ),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (headers, Html(page)).into_response()
+}
+
+/// Runs `work` off the server's threads, a few at once. The place is held until the work is done, not until the
+/// request is: a peer that hangs up and asks anew gains nothing.
+async fn blocking<T: Send + 'static>(
+    app: &App,
+    work: impl FnOnce(&dyn Backend) -> T + Send + 'static,
+) -> Result<T, Response> {
+    let failed = |text: &'static str| (StatusCode::INTERNAL_SERVER_ERROR, text).into_response();
+    let place = app.scrapes.clone().acquire_owned().await.map_err(|_| failed("stopping\n"))?;
+    let backend = app.backend.clone();
+    let done = tokio::task::spawn_blocking(move || {
+        let result = work(&*backend);
+        drop(place);
+        result
+    });
+    done.await.map_err(|error| {
+        tracing::error!(%error, "an answer could not be made");
+        failed("the agent failed to make this answer; its log says more\n")
+    })
+}
+
+fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, "not found; / lists what is here\n").into_response()
+}
+
+fn compress(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing to memory cannot fail.
+    let _ = encoder.write_all(text.as_bytes());
+    encoder.finish().unwrap_or_default()
+}

@@ -1,0 +1,98 @@
+//! Kitex (CloudWeGo): thrift, protobuf and gRPC services in Go.
+//!
+//! Every RPC of every transport and of both sides goes through the two functions of the trace controller,
+//! whether a tracer is registered or not (`pkg/rpcinfo/tracer.go` @ v0.6.0 … v0.16.3). Each has a `defer`,
+//! so the compiler never inlines it. Their object is the RPC's `RPCInfo`. When the finish function is
+//! entered everything in it is set; right after it servers reset and clients recycle it, so its strings are
+//! read there and nowhere later. The error is in the arguments only; it is not stored yet.
+
+use super::spec::{Condition, Framework, Key, Pair, Question, ShapeSpec, Side};
+
+/// See the [module](self).
+pub(super) static KITEX: Framework = Framework {
+    name: "kitex",
+    module: "github.com/cloudwego/kitex",
+    start: "pkg/rpcinfo.(*TraceController).DoStart",
+    finish: "pkg/rpcinfo.(*TraceController).DoFinish",
+    // (c *TraceController) (ctx context.Context, ri RPCInfo[, err error])
+    object: Pair { type_word: 3, data: 4 },
+    error: Pair { type_word: 5, data: 6 },
+    shapes: &[SERVER, CLIENT, SERVER_SEPARATE],
+};
+
+const RPC_INFO: &str = "pkg/rpcinfo.RPCInfo";
+const ENDPOINT_INFO: &str = "pkg/rpcinfo.EndpointInfo";
+
+/// Servers since v0.16.2: the RPCInfo's parts are embedded in it. One object serves one request at a time
+/// and is used again for the next of its connection (`pkg/rpcinfo/rpcinfo_inline.go` @ v0.16.3).
+///
+/// Only clients set the interaction mode, so the kind of call comes from the method and the stream itself.
+const SERVER: ShapeSpec = ShapeSpec {
+    name: "server",
+    side: Side::Server,
+    interface: RPC_INFO,
+    concrete: "pkg/rpcinfo.inlineRPCInfo",
+    when: None,
+    key: Key::Object,
+    caller: "from.serviceName",
+    callee: "to.serviceName",
+    method: "to.method",
+    streaming: Question::AnyBit(&["invocation.streamingMode"], STREAMING_MODES),
+    oneway: Question::Equals(
+        &[
+            "invocation.methodInfo.(*pkg/serviceinfo.methodInfo).oneWay",
+            "invocation.methodInfo.(*pkg/generic.methodInfo).oneway",
+        ],
+        1,
+    ),
+    tags: None,
+};
+
+/// Servers up to v0.16.1, and whatever makes an RPCInfo by the public constructor: told from clients by the
+/// type of the callee.
+const SERVER_SEPARATE: ShapeSpec = ShapeSpec {
+    name: "server, separate parts",
+    side: Side::Server,
+    interface: RPC_INFO,
+    concrete: "pkg/rpcinfo.rpcInfo",
+    when: Some(Condition { field: "to", interface: ENDPOINT_INFO, holds: "pkg/rpcinfo.endpointInfo" }),
+    key: Key::Object,
+    caller: "from.(*pkg/rpcinfo.endpointInfo).serviceName",
+    callee: "to.(*pkg/rpcinfo.endpointInfo).serviceName",
+    method: "to.(*pkg/rpcinfo.endpointInfo).method",
+    streaming: Question::AnyBit(&["invocation.(*pkg/rpcinfo.invocation).streamingMode"], STREAMING_MODES),
+    oneway: Question::Equals(
+        &[
+            "invocation.(*pkg/rpcinfo.invocation).methodInfo.(*pkg/serviceinfo.methodInfo).oneWay",
+            "invocation.(*pkg/rpcinfo.invocation).methodInfo.(*pkg/generic.methodInfo).oneway",
+        ],
+        1,
+    ),
+    tags: None,
+};
+
+/// Clients. A retried call finishes with the RPCInfo of its last attempt (v0.7.3 and later), so unary calls
+/// are told apart by their goroutine; streams finish on any goroutine, with the RPCInfo of their start.
+const CLIENT: ShapeSpec = ShapeSpec {
+    name: "client",
+    side: Side::Client,
+    interface: RPC_INFO,
+    concrete: "pkg/rpcinfo.rpcInfo",
+    when: Some(Condition {
+        field: "to",
+        interface: ENDPOINT_INFO,
+        holds: "pkg/rpcinfo/remoteinfo.remoteInfo",
+    }),
+    key: Key::GoroutineUnlessStreaming,
+    caller: "from.(*pkg/rpcinfo.endpointInfo).serviceName",
+    callee: "to.(*pkg/rpcinfo/remoteinfo.remoteInfo).serviceName",
+    method: "to.(*pkg/rpcinfo/remoteinfo.remoteInfo).method",
+    // rpcinfo.Streaming and rpcinfo.Oneway (pkg/rpcinfo/rpcconfig.go @ v0.16.3).
+    streaming: Question::Equals(&["config.(*pkg/rpcinfo.rpcConfig).interactionMode"], 2),
+    oneway: Question::Equals(&["config.(*pkg/rpcinfo.rpcConfig).interactionMode"], 1),
+    tags: Some("to.(*pkg/rpcinfo/remoteinfo.remoteInfo).tags"),
+};
+
+/// Client and server streaming, of a mode that is 0 for none, 1 for a unary call over a streaming protocol,
+/// 2, 4 and 6 for the kinds of streams (`pkg/serviceinfo/serviceinfo.go` @ v0.16.3).
+const STREAMING_MODES: u32 = 2 | 4;

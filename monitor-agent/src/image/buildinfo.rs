@@ -1,0 +1,227 @@
+//! Go build info: what `go version -m` prints.
+//!
+//! Format: debug/buildinfo/buildinfo.go @ go1.26 and runtime/debug/mod.go @ go1.26.
+
+use super::bytes::{u8_at, u64_at, varint_at};
+use super::{Image, ImageError};
+
+const MAGIC: &[u8] = b"\xff Go buildinf:";
+const ALIGN: usize = 16;
+const HEADER: usize = 32;
+/// The strings follow the header instead of being pointed to (since Go 1.18).
+const FLAG_INLINE: u8 = 2;
+/// Modules and settings of a very large program take some hundred kilobytes.
+const MAX_TEXT: usize = 4 << 20;
+/// The module text stands between two marks of this length.
+const MARK: usize = 16;
+
+/// What the Go linker wrote about a program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BuildInfo {
+    /// The release that built it, as it calls itself: `go1.26.8`.
+    pub go_version: String,
+    /// Import path of the main package; empty if unknown.
+    pub path: String,
+    /// The module of the main package.
+    pub main: Option<Module>,
+    /// The modules that were linked in, in the order of the file.
+    pub deps: Vec<Module>,
+    /// Build settings by name: `-ldflags`, `GOAMD64`, `CGO_ENABLED` and others.
+    pub settings: Vec<(String, String)>,
+}
+
+/// A Go module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Module {
+    /// Module path.
+    pub path: String,
+    /// Version, or `(devel)`.
+    pub version: String,
+    /// The module that was built instead.
+    pub replace: Option<Box<Module>>,
+}
+
+/// Reads the build info of `image`.
+pub(super) fn read(image: &Image) -> Result<BuildInfo, ImageError> {
+    let at = find(image)?.ok_or(ImageError::NotGo)?;
+    let header = image.read(at, HEADER).map_err(|_| ImageError::NotGo)?;
+    let (version, modules) = if u8_at(&header, 15).is_some_and(|flags| flags & FLAG_INLINE != 0) {
+        inline_texts(image, at)?
+    } else {
+        pointed_texts(image, &header)?
+    };
+    let mut info = parse(strip_marks(&modules));
+    info.go_version = String::from_utf8_lossy(&version).into_owned();
+    Ok(info)
+}
+
+/// Where the build info starts: in its own section, else somewhere in a writable segment.
+fn find(image: &Image) -> Result<Option<u64>, ImageError> {
+    if let Some((address, size)) = image.section(&[".go.buildinfo"]) {
+        return find_in(image, address, size);
+    }
+    for segment in image.segments().iter().filter(|s| s.writable) {
+        if let Some(found) = find_in(image, segment.address, segment.file_size)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn find_in(image: &Image, address: u64, size: u64) -> Result<Option<u64>, ImageError> {
+    // Pieces start at multiples of the alignment from here on, so none cuts the magic.
+    let Some(start) = address.checked_next_multiple_of(ALIGN as u64) else {
+        return Ok(None);
+    };
+    image.scan(start, size.saturating_sub(start - address), &mut |at, piece| {
+        let found = piece.chunks(ALIGN).position(|chunk| chunk.starts_with(MAGIC))?;
+        Some(at + (found * ALIGN) as u64)
+    })
+}
+
+/// Since Go 1.18: two texts behind the header, each with its length.
+fn inline_texts(image: &Image, at: u64) -> Result<(Vec<u8>, Vec<u8>), ImageError> {
+    let mut next = at + HEADER as u64;
+    let mut text = || -> Result<Vec<u8>, ImageError> {
+        let (len, width) = varint_at(&image.read_up_to(next, 5)?, 0).ok_or_else(damaged)?;
+        let start = next + width as u64;
+        let len = checked_len(u64::from(len))?;
+        next = start.saturating_add(len as u64);
+        if len == 0 { Ok(Vec::new()) } else { image.read(start, len) }
+    };
+    Ok((text()?, text()?))
+}
+
+/// Up to Go 1.17: pointers to two Go strings.
+fn pointed_texts(image: &Image, header: &[u8]) -> Result<(Vec<u8>, Vec<u8>), ImageError> {
+    let text = |pointer_at: usize| -> Result<Vec<u8>, ImageError> {
+        let pointer = u64_at(header, pointer_at).ok_or_else(damaged)?;
+        if pointer == 0 {
+            return Ok(Vec::new());
+        }
+        let string = image.read(pointer, 16)?;
+        let (start, len) = u64_at(&string, 0).zip(u64_at(&string, 8)).ok_or_else(damaged)?;
+        let len = checked_len(len)?;
+        if len == 0 { Ok(Vec::new()) } else { image.read(start, len) }
+    };
+    Ok((text(16)?, text(24)?))
+}
+
+fn checked_len(len: u64) -> Result<usize, ImageError> {
+    usize::try_from(len).ok().filter(|&len| len <= MAX_TEXT).ok_or_else(damaged)
+}
+
+fn damaged() -> ImageError {
+    ImageError::malformed("its Go build information is damaged")
+}
+
+/// The text between the marks; empty if there are none.
+fn strip_marks(text: &[u8]) -> &[u8] {
+    let inner = text.len().checked_sub(MARK).and_then(|end| text.get(MARK..end));
+    inner.filter(|inner| inner.ends_with(b"\n")).unwrap_or_default()
+}
+
+fn parse(text: &[u8]) -> BuildInfo {
+    let mut info = BuildInfo::default();
+    for line in String::from_utf8_lossy(text).lines() {
+        match line.split_once('\t') {
+            Some(("path", path)) => path.clone_into(&mut info.path),
+            Some(("mod", rest)) => info.main = Some(module(rest)),
+            Some(("dep", rest)) => info.deps.push(module(rest)),
+            Some(("=>", rest)) => {
+                // Replaces the module of the line before it.
+                if let Some(replaced) = info.deps.last_mut().or(info.main.as_mut()) {
+                    replaced.replace = Some(Box::new(module(rest)));
+                }
+            }
+            Some(("build", rest)) => info.settings.extend(setting(rest)),
+            _ => {}
+        }
+    }
+    info
+}
+
+fn module(line: &str) -> Module {
+    let mut parts = line.split('\t').map(str::to_owned);
+    let path = parts.next().unwrap_or_default();
+    Module { path, version: parts.next().unwrap_or_default(), replace: None }
+}
+
+/// `name=value`, either of them quoted as in Go source where it needs to be.
+fn setting(line: &str) -> Option<(String, String)> {
+    let (name, rest) = if line.starts_with(['"', '`']) { unquote(line)? } else { (None, line) };
+    let (plain, value) = rest.split_once('=')?;
+    let name = name.unwrap_or_else(|| plain.to_owned());
+    let value = match unquote(value) {
+        Some((Some(text), _)) => text,
+        _ => value.to_owned(),
+    };
+    Some((name, value))
+}
+
+/// A Go string literal at the start of `text`, and what follows it.
+fn unquote(text: &str) -> Option<(Option<String>, &str)> {
+    if let Some(rest) = text.strip_prefix('`') {
+        let (inner, rest) = rest.split_once('`')?;
+        return Some((Some(inner.to_owned()), rest));
+    }
+    let mut inner = String::new();
+    let mut chars = text.strip_prefix('"')?.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return Some((Some(inner), text.get(at + 2..)?)),
+            '\\' => inner.push(match chars.next()?.1 {
+                'n' => '\n',
+                't' => '\t',
+                other => other,
+            }),
+            other => inner.push(other),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn module_text_is_read_as_go_writes_it() {
+        let info = parse(
+            b"path\texample.com/shop/cmd/cart\nmod\texample.com/shop\t(devel)\t\n\
+              dep\tgithub.com/cloudwego/kitex\tv0.16.3\th1:abc=\n\
+              dep\tgithub.com/cloudwego/netpoll\tv0.7.2\n=>\texample.com/netpoll\tv0.7.3\th1:def=\n\
+              build\t-compiler=gc\nbuild\t-ldflags=\"-s -w -X main.a=\\\"b\\\"\"\nbuild\tCGO_LDFLAGS=\n",
+        );
+        assert_eq!(info.path, "example.com/shop/cmd/cart");
+        assert_eq!(
+            info.main.as_ref().map(|m| (&*m.path, &*m.version)),
+            Some(("example.com/shop", "(devel)"))
+        );
+        assert_eq!(info.deps.len(), 2);
+        assert_eq!((&*info.deps[0].version, &info.deps[0].replace), ("v0.16.3", &None));
+        let replaced = info.deps[1].replace.as_deref().map(|m| (&*m.path, &*m.version));
+        assert_eq!(replaced, Some(("example.com/netpoll", "v0.7.3")));
+        let pairs: Vec<_> = info.settings.iter().map(|(k, v)| (&**k, &**v)).collect();
+        assert_eq!(pairs, [("-compiler", "gc"), ("-ldflags", "-s -w -X main.a=\"b\""), ("CGO_LDFLAGS", "")]);
+    }
+
+    #[test]
+    fn the_main_module_can_be_replaced() {
+        let info = parse(b"mod\texample.com/a\tv1.0.0\n=>\t../a\t\n");
+        assert_eq!(info.main.and_then(|m| m.replace).map(|m| m.path).as_deref(), Some("../a"));
+    }
+
+    #[test]
+    fn lines_of_another_form_are_left_out() {
+        assert_eq!(parse(b"=>\tx\ty\nbuild\tnothing\nbuild\t\"open\n\xff\xfe\n\n"), BuildInfo::default());
+    }
+
+    #[test]
+    fn text_without_marks_is_none() {
+        assert_eq!(strip_marks(b"path\tx\n"), b"");
+        assert_eq!(strip_marks(b"0123456789abcdefpath\tx\n0123456789abcdef"), b"path\tx\n");
+    }
+}

@@ -1,0 +1,514 @@
+//! Where in a function to put a probe.
+//!
+//! A probe must see the arguments where the caller left them, run once for each call, and be cheap. On
+//! x86-64 the kernel emulates a few instructions and single-steps all others, which costs an exception
+//! more: in a virtual machine, 0.6 against 10 microseconds. A Go function starts with a stack check, and
+//! is entered again from its first instruction when the check has made the stack larger or has given way
+//! to another goroutine, so the first instruction may run twice for one call. Behind the check Go 1.21
+//! and later push `rbp`: emulated, once for each call, all arguments in place.
+
+use std::fmt;
+
+use iced_x86::{
+    Code, Decoder, DecoderOptions, FlowControl, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind,
+    Register,
+};
+use thiserror::Error;
+
+/// A check's way out: fewer than ten stores of arguments, a call, as many loads, a jump.
+const MAX_WAY_OUT: usize = 64;
+/// The longest check has five instructions.
+const MAX_PROLOGUE: usize = 16;
+/// Decoding this much takes a few milliseconds.
+const MAX_CODE: usize = 256 << 10;
+
+/// What a probe on an instruction costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CostClass {
+    /// The kernel emulates the instruction: about half a microsecond for each hit.
+    Emulated,
+    /// The kernel single-steps the instruction: several microseconds, ten and more in a virtual machine.
+    SingleStepped,
+}
+
+impl fmt::Display for CostClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Emulated => "emulated",
+            Self::SingleStepped => "single-stepped",
+        })
+    }
+}
+
+/// What a hit at a site means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SiteKind {
+    /// The instruction behind the stack check: one hit for each call.
+    AfterStackCheck,
+    /// The branch of the stack check, a JBE. A hit with the carry or the zero flag set must be skipped:
+    /// the branch will be taken, and the function will be entered again.
+    StackCheckBranch,
+    /// The first instruction of a function without stack check, or its frame push: one hit for each call.
+    Entry,
+}
+
+/// A place for a probe in a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SiteChoice {
+    /// Bytes from the function's first instruction.
+    pub offset: u64,
+    /// The instruction there, as Intel writes it: `push rbp`.
+    pub instruction: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// What a probe there costs.
+    pub cost: CostClass,
+    /// What a hit there means.
+    pub kind: SiteKind,
+    /// Why there.
+    pub why: String,
+}
+
+/// Why no probe can be put into a function.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum CodeError {
+    /// There are no instructions.
+    #[error("the function is empty")]
+    Empty,
+    /// The function is larger than any that is worth probing.
+    #[error("the function has {len} bytes, too many to analyse")]
+    TooLong {
+        /// Its size in bytes.
+        len: usize,
+    },
+    /// Its bytes are not all instructions.
+    #[error("the bytes at +{offset:#x} are no instruction")]
+    Undecodable {
+        /// Bytes from the function's first instruction.
+        offset: u64,
+    },
+    /// An instruction jumps back to the site or before it, so that one call could hit it twice.
+    #[error(
+        "the instruction at +{from:#x} jumps to +{to:#x}: a probe at +{site:#x} could run twice for one call"
+    )]
+    Reentered {
+        /// The place that was considered.
+        site: u64,
+        /// The jump.
+        from: u64,
+        /// Where it goes.
+        to: u64,
+    },
+}
+
+/// Chooses the site for a probe that wants the arguments of a Go function, which starts at address
+/// `entry` and consists of `code`.
+///
+/// At the site all argument registers of Go's calling convention, the stack pointer and the goroutine
+/// (R14) are as the caller left them.
+pub fn go_entry_site(code: &[u8], entry: u64) -> Result<SiteChoice, CodeError> {
+    let body = Body::decode(code, entry)?;
+    let prologue = Prologue::read(&body);
+    let (index, kind, why) = prologue.choose(&body)?;
+    body.check_once(index, &prologue)?;
+    body.describe(index, kind, why, code)
+}
+
+/// The instructions of a function.
+struct Body {
+    entry: u64,
+    instructions: Vec<Instruction>,
+}
+
+impl Body {
+    fn decode(code: &[u8], entry: u64) -> Result<Self, CodeError> {
+        if code.is_empty() {
+            return Err(CodeError::Empty);
+        }
+        if code.len() > MAX_CODE {
+            return Err(CodeError::TooLong { len: code.len() });
+        }
+        let decoder = Decoder::with_ip(64, code, entry, DecoderOptions::NONE);
+        let instructions: Vec<_> = decoder.into_iter().collect();
+        match instructions.iter().find(|i| i.is_invalid()) {
+            Some(bad) => Err(CodeError::Undecodable { offset: bad.ip().wrapping_sub(entry) }),
+            None => Ok(Self { entry, instructions }),
+        }
+    }
+
+    fn offset(&self, instruction: &Instruction) -> u64 {
+        instruction.ip().wrapping_sub(self.entry)
+    }
+
+    /// Whether a branch of the prologue leads to the part that asks for more stack: spills, one call,
+    /// reloads, and a jump back to the entry. Gives the index of that jump.
+    fn way_out(&self, target: u64) -> Option<usize> {
+        let start = self.instructions.binary_search_by_key(&target, Instruction::ip).ok()?;
+        let mut calls = 0;
+        for (index, i) in self.instructions.iter().enumerate().skip(start).take(MAX_WAY_OUT) {
+            match i.flow_control() {
+                FlowControl::Next => {}
+                FlowControl::Call if calls == 0 => calls += 1,
+                FlowControl::UnconditionalBranch if calls == 1 && i.near_branch_target() == self.entry => {
+                    return Some(index);
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// Proves that one call hits the site once: nothing jumps to it, or to something before it from which
+    /// it is reached again, but the stack check's own way back to the entry.
+    fn check_once(&self, index: usize, prologue: &Prologue) -> Result<(), CodeError> {
+        let site = self.instructions.get(index).map_or(0, |i| self.offset(i));
+        for (i, instruction) in self.instructions.iter().enumerate() {
+            if !jumps_near(instruction) {
+                continue;
+            }
+            let to = instruction.near_branch_target().wrapping_sub(self.entry);
+            let way_back = to == 0 && prologue.ways_back.contains(&i);
+            let recursion = to == 0 && instruction.flow_control() == FlowControl::Call;
+            if to <= site && !way_back && !recursion {
+                return Err(CodeError::Reentered { site, from: self.offset(instruction), to });
+            }
+        }
+        Ok(())
+    }
+
+    fn describe(
+        &self,
+        index: usize,
+        kind: SiteKind,
+        why: &str,
+        code: &[u8],
+    ) -> Result<SiteChoice, CodeError> {
+        let instruction = self.instructions.get(index).ok_or(CodeError::Empty)?;
+        let offset = self.offset(instruction);
+        let from = usize::try_from(offset).ok();
+        let bytes = from.and_then(|from| code.get(from..from.checked_add(instruction.len())?));
+        Ok(SiteChoice {
+            offset,
+            instruction: text(instruction),
+            bytes: bytes.ok_or(CodeError::Undecodable { offset })?.to_vec(),
+            cost: cost(instruction),
+            kind,
+            why: why.to_owned(),
+        })
+    }
+}
+
+/// The straight path from the entry, as far as it leaves all arguments in place.
+struct Prologue {
+    /// The branches of the stack check.
+    checks: Vec<usize>,
+    /// The jumps back to the entry from the stack check's way out.
+    ways_back: Vec<usize>,
+    /// The first push of the frame pointer, if the path leads there.
+    push: Option<usize>,
+}
+
+impl Prologue {
+    fn read(body: &Body) -> Self {
+        let mut prologue = Self { checks: Vec::new(), ways_back: Vec::new(), push: None };
+        for (index, i) in body.instructions.iter().enumerate().take(MAX_PROLOGUE) {
+            if i.code() == Code::Push_r64 && i.op0_register() == Register::RBP {
+                prologue.push = Some(index);
+                break;
+            }
+            if i.flow_control() == FlowControl::ConditionalBranch {
+                let Some(way_back) = body.way_out(i.near_branch_target()) else {
+                    break;
+                };
+                prologue.checks.push(index);
+                prologue.ways_back.push(way_back);
+            } else if !keeps_arguments(i) {
+                break;
+            }
+        }
+        prologue
+    }
+
+    /// The cheapest place that is right.
+    fn choose(&self, body: &Body) -> Result<(usize, SiteKind, &'static str), CodeError> {
+        use SiteKind::{AfterStackCheck, Entry, StackCheckBranch};
+        if let Some(push) = self.push {
+            return Ok(match self.checks.is_empty() {
+                false => (push, AfterStackCheck, "the frame push behind the stack check"),
+                true => (push, Entry, "the frame push of a function without stack check"),
+            });
+        }
+        match self.checks.as_slice() {
+            [] => Ok((0, Entry, "the first instruction: there is no stack check and no frame push to use")),
+            [only] if body.instructions.get(*only).is_some_and(|i| i.mnemonic() == Mnemonic::Jbe) => {
+                Ok((*only, StackCheckBranch, "the branch of the stack check: no frame push follows it"))
+            }
+            [.., last] => {
+                let behind = last + 1;
+                if behind >= body.instructions.len() {
+                    return Err(CodeError::Empty);
+                }
+                Ok((
+                    behind,
+                    AfterStackCheck,
+                    "the instruction behind a stack check that has several branches",
+                ))
+            }
+        }
+    }
+}
+
+/// Whether an instruction can belong to a stack check: it continues with the next one and writes no more
+/// than flags and a register that Go's calling convention leaves free at the entry (cmd/compile/abi-internal.md
+/// @ go1.26: R12, R13 and R15 are scratch; R15 only outside dynamically linked code).
+fn keeps_arguments(i: &Instruction) -> bool {
+    match i.mnemonic() {
+        Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Nop | Mnemonic::Endbr64 => true,
+        Mnemonic::Mov | Mnemonic::Lea | Mnemonic::Sub | Mnemonic::Add => {
+            i.op0_kind() == OpKind::Register
+                && matches!(i.op0_register().full_register(), Register::R12 | Register::R13)
+        }
+        _ => false,
+    }
+}
+
+/// Whether an instruction goes to a place that it names.
+fn jumps_near(i: &Instruction) -> bool {
+    matches!(i.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64)
+}
+
+/// What the kernel does with an instruction under a probe: `branch_setup_xol_ops` and
+/// `push_setup_xol_ops` in arch/x86/kernel/uprobes.c @ v5.15. (Later kernels emulate more; none of it
+/// stands where it would be chosen.)
+fn cost(i: &Instruction) -> CostClass {
+    let emulated = match i.code() {
+        Code::Push_r64 | Code::Nopd | Code::Nopq => true,
+        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 | Code::Call_rel32_64 => true,
+        // All of the form jCC: not jrcxz and loop.
+        _ => i.is_jcc_short_or_near(),
+    };
+    if emulated { CostClass::Emulated } else { CostClass::SingleStepped }
+}
+
+fn text(instruction: &Instruction) -> String {
+    let mut formatter = IntelFormatter::new();
+    let options = formatter.options_mut();
+    options.set_hex_prefix("0x");
+    options.set_hex_suffix("");
+    options.set_uppercase_hex(false);
+    options.set_branch_leading_zeros(false);
+    options.set_space_after_operand_separator(true);
+    let mut text = String::new();
+    formatter.format(instruction, &mut text);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ENTRY: u64 = 0x45_4000;
+
+    // What the Go compilers named made of these functions (padding cut):
+    //
+    //     func sum(p []byte) (n int) { for _, b := range p { n += int(b) }; return n }
+    //     func (t *T) small(a int, p []byte) int { return t.n + a + sum(p) }
+    //     func medium(p []byte) int { var x [512]byte; copy(x[:], p); return sum(x[:]) }
+    //     func huge(p []byte) int { var x [8192]byte; copy(x[:], p); return sum(x[:]) }
+    //     //go:nosplit
+    //     func nosplit(p *T) int { return p.n * leaf(3) }
+    //     func leaf(a int) int { return a * 3 }
+    //     func loop(a int) int { for { a = a*a + 1; if a&255 == 0 { return a } } }
+    const SMALL_1_17: &str = "493b661076454883ec2048896c2418488d6c241848894c2438488944242848895c24304889c84889fb4889f1\
+        e8afffffff488b542430488b7424284803164801d0488b6c24184883c420c3488944240848895c241048894c241848897c2420488974\
+        2428e85775ffff488b442408488b5c2410488b4c2418488b7c2420488b742428e979ffffff";
+    const SMALL_1_20_NO_OPTIMISATION: &str = "493b661076654883ec3048896c2428488d6c2428488944243848895c244048894c244848\
+        897c2450488974245848c7442418000000004889c84889fb4889f190e81bffffff4889442420488b5424388402488b12480354244048\
+        01d04889442418488b6c24284883c430c3488944240848895c241048894c241848897c24204889742428e8d76fffff488b442408488b\
+        5c2410488b4c2418488b7c2420488b742428e959ffffff";
+    const SMALL_1_20_RACE: &str = "493b66100f868a0000004883ec3048896c2428488d6c2428488974245848897c245048894c2448488944\
+        243848895c2440488b442430e8858fffff488b442448488b5c2450488b4c2458e8f1feffff4889442420488b4c243884014889c86690\
+        e8bb79ffff488b4c2440488b54243848030a48894c2418e8848fffff488b4c2418488b542420488d040a488b6c24284883c430c34889\
+        44240848895c241048894c241848897c24204889742428e8ae40ffff488b442408488b5c2410488b4c2418488b7c2420488b742428e9\
+        30ffffff";
+    const SMALL_1_21: &str = "493b6610763b554889e54883ec1848894c2438488944242848895c24304889c84889fb4889f1e8b5ffffff48\
+        8b542430488b7424284803164801d04883c4185dc3488944240848895c241048894c241848897c24204889742428e8a183ffff488b44\
+        2408488b5c2410488b4c2418488b7c2420488b742428eb86";
+    const SMALL_1_26_NO_OPTIMISATION: &str = "493b6610765b554889e54883ec28488944243848895c244048894c244848897c24504889\
+        74245848c7442418000000004889c84889fb4889f1e842ffffff4889442420488b5424388402488b1248035424404801d04889442418\
+        4883c4285d90c3488944240848895c241048894c241848897c24204889742428e80122ffff488b442408488b5c2410488b4c2418488b\
+        7c2420488b742428e963ffffff";
+    const SMALL_1_26_RACE: &str = "493b6610767b554889e54883ec2848897c245048894c2448488944243848895c24404889742458488b44\
+        2430e84ffbfeff488b442448488b5c2450488b4c2458e8fbfeffff4889442420488b4424388400e8eae5feff488b4c2440488b542438\
+        48030a48894c2418e853fbfeff488b4c2418488b542420488d040a4883c4285dc3488944240848895c241048894c241848897c242048\
+        89742428e801b6feff488b442408488b5c2410488b4c2418488b7c2420488b742428e943ffffff";
+    const MEDIUM_1_20: &str = "4c8da42460feffff4d3b66100f86830000004881ec200200004889ac2418020000488dac2418020000488984\
+        24280200004881fb00020000b900020000480f4ccb488d7c241848896c24f0488d6c24f0e82396ffff488b6d00488d54241866904839\
+        d074104889c34889d0e8709dffff488d5424184889d0bb000200004889d9e8bbfeffff488bac24180200004881c420020000c3488944\
+        240848895c241048894c2418e8976fffff488b442408488b5c2410488b4c2418e943ffffff";
+    const MEDIUM_1_26: &str = "4c8da42460feffff4d3b66100f867c000000554889e54881ec180200004889842428020000488d542418be08\
+        000000440f113a440f117a10440f117a20440f117a304883c240ffce75e54881fb00020000b900020000480f4ccb488d542418904839\
+        d074104889c34889d0e8b042ffff488d5424184889d0bb000200004889d9e8dbfeffff4881c4180200005dc3488944240848895c2410\
+        48894c24180f1f00e8bb21ffff488b442408488b5c2410488b4c2418e947ffffff";
+    const HUGE_1_20: &str = "4989e44981eca01f0000727b4d3b661076754881ec202000004889ac2418200000488dac2418200000488984\
+        24282000004881fb00200000ba00200000480f4cd3488d7c2418b9000400004889c331c0f348ab488d4424184839c3740d4889d1e8bb\
+        9cffff488d442418bb002000004889d9e809feffff488bac24182000004881c420200000c3488944240848895c241048894c2418e8e5\
+        6effff488b442408488b5c2410488b4c2418e951ffffff";
+    const HUGE_1_27: &str = "4989e44981eca01f000072674d3b66107661554889e54881ec182000004889842428200000488d7c2418b900\
+        0400004889c231c0f348ab4881fb00200000b900200000480f4ccb488d4424184839c2740d4889d3e88796ffff488d442418bb002000\
+        0089d9e836feffff4881c4182000005dc3488944240848895c241048894c2418e87976ffff488b442408488b5c2410488b4c2418e965\
+        ffffff";
+    const NOSPLIT_1_20: &str = "4883ec1048896c2408488d6c24084889442418b803000000e823000000488b4c2418488b09480fafc1488b6c\
+        24084883c410c3";
+    const NOSPLIT_1_26: &str =
+        "554889e54883ec084889442418b803000000e829000000488b4c2418488b09480fafc14883c4085dc3";
+    const LEAF_1_26: &str = "488d0440c3";
+    const LOOP_1_26: &str = "480fafc048ffc00fb6c84885c975f1c3";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<u8> =
+            hex.bytes().filter_map(|c| char::from(c).to_digit(16)?.try_into().ok()).collect();
+        digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+    }
+
+    fn site(hex: &str) -> SiteChoice {
+        go_entry_site(&bytes(hex), ENTRY).expect("a site")
+    }
+
+    fn found(hex: &str) -> (u64, String, SiteKind, CostClass) {
+        let site = site(hex);
+        (site.offset, site.instruction, site.kind, site.cost)
+    }
+
+    fn push_at(offset: u64, kind: SiteKind) -> (u64, String, SiteKind, CostClass) {
+        (offset, "push rbp".to_owned(), kind, CostClass::Emulated)
+    }
+
+    #[test]
+    fn since_go_1_21_the_site_is_the_push_behind_the_check() {
+        assert_eq!(found(SMALL_1_21), push_at(6, SiteKind::AfterStackCheck));
+        assert_eq!(found(MEDIUM_1_26), push_at(18, SiteKind::AfterStackCheck));
+        assert_eq!(found(HUGE_1_27), push_at(18, SiteKind::AfterStackCheck));
+        assert_eq!(found(SMALL_1_26_NO_OPTIMISATION), push_at(6, SiteKind::AfterStackCheck));
+        assert_eq!(found(SMALL_1_26_RACE), push_at(6, SiteKind::AfterStackCheck));
+        assert_eq!(site(SMALL_1_21).bytes, [0x55]);
+    }
+
+    #[test]
+    fn before_go_1_21_the_site_is_the_branch_of_the_check() {
+        for (hex, offset) in
+            [(SMALL_1_17, 4), (MEDIUM_1_20, 12), (SMALL_1_20_RACE, 4), (SMALL_1_20_NO_OPTIMISATION, 4)]
+        {
+            let site = site(hex);
+            assert_eq!((site.offset, site.kind), (offset, SiteKind::StackCheckBranch));
+            assert_eq!(site.cost, CostClass::Emulated);
+            assert!(site.instruction.starts_with("jbe "), "{}", site.instruction);
+        }
+    }
+
+    #[test]
+    fn a_check_with_two_branches_is_left_behind() {
+        let expected =
+            (18, "sub rsp, 0x2020".to_owned(), SiteKind::AfterStackCheck, CostClass::SingleStepped);
+        assert_eq!(found(HUGE_1_20), expected);
+    }
+
+    #[test]
+    fn without_a_check_the_site_is_the_entry() {
+        assert_eq!(found(NOSPLIT_1_26), push_at(0, SiteKind::Entry));
+        assert_eq!((site(NOSPLIT_1_20).offset, site(NOSPLIT_1_20).cost), (0, CostClass::SingleStepped));
+        assert_eq!((site(LEAF_1_26).offset, site(LEAF_1_26).cost), (0, CostClass::SingleStepped));
+    }
+
+    #[test]
+    fn a_site_that_one_call_could_hit_twice_is_refused() {
+        let refused = go_entry_site(&bytes(LOOP_1_26), ENTRY);
+        assert_eq!(refused, Err(CodeError::Reentered { site: 0, from: 13, to: 0 }));
+        // cmp rsp, [r14+0x10]; jbe out; push rbp; jmp ...; ret; out: call; jmp entry
+        for (jump, to) in [("fd", 6), ("fb", 4), ("f7", 0)] {
+            let code = bytes(&format!("493b6610 7604 55 eb{jump} c3 e800000000 ebef"));
+            assert_eq!(go_entry_site(&code, ENTRY), Err(CodeError::Reentered { site: 6, from: 7, to }));
+        }
+    }
+
+    #[test]
+    fn a_push_behind_a_changed_argument_is_not_used() {
+        // mov rax, rbx; push rbp; pop rbp; ret
+        let site = site("4889d8 55 5d c3");
+        assert_eq!((site.offset, site.kind), (0, SiteKind::Entry));
+        // An assembly function loads the goroutine first: mov r14, fs:[-8]; cmp rsp, [r14+0x10]; jbe; push.
+        let code = bytes("644c8b3425f8ffffff 493b6610 7603 55 5d c3 e800000000 ebe7");
+        assert!(matches!(go_entry_site(&code, ENTRY), Err(CodeError::Reentered { site: 0, to: 0, .. })));
+    }
+
+    #[test]
+    fn bytes_that_are_no_function_are_refused() {
+        assert_eq!(go_entry_site(&[], ENTRY), Err(CodeError::Empty));
+        assert_eq!(go_entry_site(&[0x55, 0x06], ENTRY), Err(CodeError::Undecodable { offset: 1 }));
+        let long = vec![0x90; MAX_CODE + 1];
+        assert_eq!(go_entry_site(&long, ENTRY), Err(CodeError::TooLong { len: MAX_CODE + 1 }));
+        // The compare is all there is, at the end of the address space.
+        assert!(go_entry_site(&bytes("493b6610"), u64::MAX - 2).is_ok_and(|site| site.offset == 0));
+    }
+
+    #[test]
+    fn only_what_the_kernel_emulates_counts_as_cheap() {
+        for (hex, expected) in [
+            ("55", CostClass::Emulated),
+            ("4154", CostClass::Emulated),
+            ("90", CostClass::Emulated),
+            ("7500", CostClass::Emulated),
+            ("0f8500000000", CostClass::Emulated),
+            ("e800000000", CostClass::Emulated),
+            ("e900000000", CostClass::Emulated),
+            ("6655", CostClass::SingleStepped),
+            ("6690", CostClass::SingleStepped),
+            ("0f1f00", CostClass::SingleStepped),
+            ("e300", CostClass::SingleStepped),
+            ("e200", CostClass::SingleStepped),
+            ("4889e5", CostClass::SingleStepped),
+            ("c3", CostClass::SingleStepped),
+        ] {
+            let code = bytes(hex);
+            let instruction = Decoder::with_ip(64, &code, ENTRY, DecoderOptions::NONE).decode();
+            assert_eq!(cost(&instruction), expected, "{}", text(&instruction));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_a_whole_instruction_or_an_error(code in prop::collection::vec(any::<u8>(), 0..300)) {
+            check(&code)?;
+        }
+
+        #[test]
+        fn damaged_functions_give_a_whole_instruction_or_an_error(
+            which in 0_usize..5,
+            at in any::<prop::sample::Index>(),
+            value in any::<u8>(),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut code = bytes([SMALL_1_17, MEDIUM_1_26, HUGE_1_20, HUGE_1_27, SMALL_1_26_RACE][which]);
+            let at = at.index(code.len());
+            code[at] = value;
+            code.truncate(cut.index(code.len() * 2));
+            check(&code)?;
+        }
+    }
+
+    fn check(code: &[u8]) -> Result<(), TestCaseError> {
+        let Ok(site) = go_entry_site(code, ENTRY) else {
+            return Ok(());
+        };
+        let start = usize::try_from(site.offset).expect("a small offset");
+        prop_assert_eq!(&code[start..start + site.bytes.len()], &*site.bytes);
+        // The site is where an instruction starts when the code is read from the entry.
+        let starts: Vec<u64> =
+            Decoder::with_ip(64, code, 0, DecoderOptions::NONE).into_iter().map(|i| i.ip()).collect();
+        prop_assert!(starts.contains(&site.offset));
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! Where an image's bytes come from.
+
+use std::fs::File;
+use std::io::{Error, ErrorKind, Result};
+use std::os::unix::fs::FileExt;
+
+/// Bytes that can be read at any offset: an open file, or memory.
+///
+/// A source must not be a mapping of a file that others can truncate.
+pub trait Source: Send + Sync {
+    /// The number of bytes there are; 0 if that cannot be told.
+    fn len(&self) -> u64;
+
+    /// Whether there is nothing to read.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buf` with the bytes from `offset` on, or fails: never partly.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+}
+
+impl Source for File {
+    fn len(&self) -> u64 {
+        self.metadata().map_or(0, |metadata| metadata.len())
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.read_exact_at(buf, offset)
+    }
+}
+
+impl Source for &'static [u8] {
+    fn len(&self) -> u64 {
+        <[u8]>::len(self) as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        copy_at(self, offset, buf)
+    }
+}
+
+impl Source for Vec<u8> {
+    fn len(&self) -> u64 {
+        self.as_slice().len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        copy_at(self, offset, buf)
+    }
+}
+
+fn copy_at(data: &[u8], offset: u64, buf: &mut [u8]) -> Result<()> {
+    let from = usize::try_from(offset).ok();
+    let range = from.and_then(|from| Some(from..from.checked_add(buf.len())?));
+    let bytes =
+        range.and_then(|range| data.get(range)).ok_or_else(|| Error::from(ErrorKind::UnexpectedEof))?;
+    buf.copy_from_slice(bytes);
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! `monitor-agent`: an out-of-process RPC monitor on eBPF.
+//!
+//! Dependencies point one way: [`cli`] asks the [`agent`], which brings together the [`target`] (a process),
+//! its [`image`] (an executable), the [`frameworks`] it may contain, the [`plan`] that follows from both, the
+//! programs that [`bpf`] attaches, the [`pipeline`] of their records, the [`metrics`] made of those, and their
+//! [`export`]. `docs/ARCHITECTURE.md` tells the whole story.
+
+pub mod agent;
+pub mod bpf;
+pub mod cli;
+pub mod export;
+pub mod failure;
+pub mod frameworks;
+pub mod image;
+pub mod metrics;
+pub mod pipeline;
+pub mod plan;
+pub mod target;

@@ -1,0 +1,280 @@
+//! What the agent says about itself and about how it watches: everything under `monitor_`.
+
+use std::time::Duration;
+
+use prometheus::proto::MetricFamily;
+
+use super::family::{FamilyBuilder, float};
+use crate::pipeline::CounterValues;
+
+/// The agent itself.
+#[derive(Clone, Debug, Default)]
+pub struct AgentStats {
+    /// CPU time used, user and system.
+    pub cpu_seconds: Option<f64>,
+    /// Memory in use.
+    pub resident_bytes: Option<u64>,
+    /// Scrapes answered.
+    pub scrapes: u64,
+}
+
+/// How one target is watched.
+#[derive(Clone, Debug, Default)]
+pub struct TargetStats {
+    /// Its pid.
+    pub pid: u32,
+    /// Whether it is still there and watched.
+    pub up: bool,
+    /// Its executable.
+    pub exe: String,
+    /// Build id of the executable; empty when it has none.
+    pub build_id: String,
+    /// The framework watched.
+    pub framework: String,
+    /// The framework's version.
+    pub framework_version: String,
+    /// The Go release it was built with.
+    pub go_version: String,
+    /// The programs' counters.
+    pub counters: CounterValues,
+    /// Label sets that may be kept.
+    pub label_sets_limit: u64,
+    /// Bytes in the ring when it was last looked at, before they were taken out.
+    pub ring_bytes: u64,
+    /// Bytes that the ring holds.
+    pub ring_capacity: u64,
+    /// How long loading and attaching took.
+    pub attach: Duration,
+    /// Its probes.
+    pub sites: Vec<SiteStats>,
+}
+
+/// One probe.
+#[derive(Clone, Debug, Default)]
+pub struct SiteStats {
+    /// `start` or `finish`.
+    pub role: &'static str,
+    /// The function.
+    pub symbol: String,
+    /// The instruction under the probe.
+    pub instruction: String,
+    /// Its offset in the executable's file.
+    pub file_offset: u64,
+    /// What a hit costs: `emulated` or `single-stepped`.
+    pub cost_class: &'static str,
+}
+
+/// All families under `monitor_`.
+#[must_use]
+pub fn about(agent: &AgentStats, targets: &[TargetStats]) -> Vec<MetricFamily> {
+    let mut families = Vec::new();
+    about_agent(agent, &mut families);
+    about_targets(targets, &mut families);
+    about_calls(targets, &mut families);
+    families
+}
+
+fn about_agent(agent: &AgentStats, families: &mut Vec<MetricFamily>) {
+    FamilyBuilder::gauge("monitor_build_info", "The agent's version; always 1.")
+        .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0)
+        .finish(families);
+    let mut cpu = FamilyBuilder::counter("monitor_agent_cpu_seconds_total", "CPU time the agent used, user and system.");
+    if let Some(seconds) = agent.cpu_seconds {
+        cpu.push(&[], seconds);
+    }
+    cpu.finish(families);
+    let mut memory = FamilyBuilder::gauge("monitor_agent_resident_memory_bytes", "Memory the agent has resident.");
+    if let Some(bytes) = agent.resident_bytes {
+        memory.push(&[], float(bytes));
+    }
+    memory.finish(families);
+    FamilyBuilder::counter("monitor_scrapes_total", "Scrapes answered.")
+        .with(&[], float(agent.scrapes))
+        .finish(families);
+}
+
+fn about_targets(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
+    let mut info = FamilyBuilder::gauge("monitor_target_info", "What a target runs; always 1.");
+    let mut up = FamilyBuilder::gauge("monitor_target_up", "1 while the target lives and is watched, 0 after its end.");
+    let mut attach =
+        FamilyBuilder::gauge("monitor_attach_seconds", "Time it took to load the programs and attach the probes.");
+    let mut sites = FamilyBuilder::gauge(
+        "monitor_probe_site_info",
+        "A probe, the instruction under it and what a hit costs; always 1.",
+    );
+    for target in targets {
+        let pid = target.pid.to_string();
+        info.push(
+            &[
+                ("target", &pid),
+                ("exe", &target.exe),
+                ("build_id", &target.build_id),
+                ("framework", &target.framework),
+                ("framework_version", &target.framework_version),
+                ("go_version", &target.go_version),
+            ],
+            1.0,
+        );
+        up.push(&[("target", &pid)], if target.up { 1.0 } else { 0.0 });
+        attach.push(&[("target", &pid)], target.attach.as_secs_f64());
+        for site in &target.sites {
+            sites.push(
+                &[
+                    ("target", &pid),
+                    ("role", site.role),
+                    ("symbol", &site.symbol),
+                    ("instruction", &site.instruction),
+                    ("cost_class", site.cost_class),
+                ],
+                1.0,
+            );
+        }
+    }
+    for family in [info, up, attach, sites] {
+        family.finish(families);
+    }
+}
+
+/// A counter or gauge with one number for each target, or several told apart by one more label.
+struct PerTarget {
+    gauge: bool,
+    name: &'static str,
+    help: &'static str,
+    /// Name of the label that tells the numbers apart; empty for a single one.
+    label: &'static str,
+    values: fn(&TargetStats) -> Vec<(&'static str, f64)>,
+}
+
+const PER_TARGET: &[PerTarget] = &[
+    PerTarget {
+        gauge: false,
+        name: "monitor_starts_total",
+        help: "Starts of calls seen.",
+        label: "",
+        values: |target| vec![("", float(target.counters.starts))],
+    },
+    PerTarget {
+        gauge: false,
+        name: "monitor_finishes_total",
+        help: "Finished calls seen: timed, unpaired (start not seen), or with their duration lost.",
+        label: "outcome",
+        values: |target| {
+            vec![
+                ("timed", float(target.counters.records_timed)),
+                ("unpaired", float(target.counters.unpaired)),
+                ("lost", float(target.counters.ring_full)),
+            ]
+        },
+    },
+    PerTarget {
+        gauge: false,
+        name: "monitor_events_lost_total",
+        help: "What was lost of calls, by reason. Only with finish_unknown_type and label_table_failed is a \
+               call missing in the throughput; ring_full loses a duration.",
+        label: "reason",
+        values: |target| {
+            vec![
+                ("ring_full", float(target.counters.ring_full)),
+                ("finish_unknown_type", float(target.counters.finishes_unknown_type)),
+                ("label_table_failed", float(target.counters.finishes_lost)),
+            ]
+        },
+    },
+    PerTarget {
+        gauge: false,
+        name: "monitor_unpaired_starts_total",
+        help: "Starts that no finish will be matched with, by reason.",
+        label: "reason",
+        values: |target| {
+            vec![
+                ("in_flight_full", float(target.counters.refused_full)),
+                ("nested_too_deep", float(target.counters.refused_nested)),
+                ("abandoned", float(target.counters.abandoned)),
+                ("unknown_type", float(target.counters.starts_unknown_type)),
+            ]
+        },
+    },
+    PerTarget {
+        gauge: false,
+        name: "monitor_unpaired_finishes_total",
+        help: "Finished calls without a duration, by reason.",
+        label: "reason",
+        values: |target| vec![("start_not_seen", float(target.counters.unpaired))],
+    },
+    PerTarget {
+        gauge: true,
+        name: "monitor_calls_in_flight",
+        help: "Calls that have started and not finished, of those whose start was seen and kept.",
+        label: "",
+        values: |target| vec![("", float(target.counters.in_flight()))],
+    },
+    PerTarget {
+        gauge: true,
+        name: "monitor_label_sets",
+        help: "Combinations of labels in use.",
+        label: "",
+        values: |target| vec![("", float(target.counters.label_sets))],
+    },
+    PerTarget {
+        gauge: true,
+        name: "monitor_label_sets_limit",
+        help: "Combinations of labels that are kept; past them `other` stands in for names.",
+        label: "",
+        values: |target| vec![("", float(target.label_sets_limit))],
+    },
+    PerTarget {
+        gauge: false,
+        name: "monitor_label_sets_refused_total",
+        help: "Finished calls counted under `other`, since the limit on label sets was reached.",
+        label: "",
+        values: |target| vec![("", float(target.counters.label_sets_refused))],
+    },
+    PerTarget {
+        gauge: false,
+        name: "monitor_labels_unreadable_total",
+        help: "Labels of calls that could not be read, by reason. Those not in memory are looked up in the \
+               executable where they can't have changed.",
+        label: "reason",
+        values: |target| {
+            vec![
+                ("not_in_memory", float(target.counters.label_faults)),
+                ("implausible", float(target.counters.labels_unreadable)),
+            ]
+        },
+    },
+    PerTarget {
+        gauge: true,
+        name: "monitor_ring_bytes",
+        help: "Bytes that waited in the ring buffer when the agent last looked.",
+        label: "",
+        values: |target| vec![("", float(target.ring_bytes))],
+    },
+    PerTarget {
+        gauge: true,
+        name: "monitor_ring_capacity_bytes",
+        help: "Bytes that the ring buffer holds.",
+        label: "",
+        values: |target| vec![("", float(target.ring_capacity))],
+    },
+];
+
+fn about_calls(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
+    for family in PER_TARGET {
+        let mut builder = if family.gauge {
+            FamilyBuilder::gauge(family.name, family.help)
+        } else {
+            FamilyBuilder::counter(family.name, family.help)
+        };
+        for target in targets {
+            let pid = target.pid.to_string();
+            for (value, number) in (family.values)(target) {
+                if family.label.is_empty() {
+                    builder.push(&[("target", &pid)], number);
+                } else {
+                    builder.push(&[("target", &pid), (family.label, value)], number);
+                }
+            }
+        }
+        builder.finish(families);
+    }
+}

@@ -1,0 +1,144 @@
+//! Building metric families in the model of the `prometheus` crate.
+
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+
+use crate::pipeline;
+
+/// A family under construction. One without series is left out.
+#[derive(Debug)]
+pub struct FamilyBuilder {
+    family: MetricFamily,
+    metrics: Vec<Metric>,
+}
+
+impl FamilyBuilder {
+    /// A counter.
+    #[must_use]
+    pub fn counter(name: &str, help: &str) -> Self {
+        Self::new(name, help, MetricType::COUNTER)
+    }
+
+    /// A gauge.
+    #[must_use]
+    pub fn gauge(name: &str, help: &str) -> Self {
+        Self::new(name, help, MetricType::GAUGE)
+    }
+
+    /// A histogram.
+    #[must_use]
+    pub fn histogram(name: &str, help: &str) -> Self {
+        Self::new(name, help, MetricType::HISTOGRAM)
+    }
+
+    fn new(name: &str, help: &str, field_type: MetricType) -> Self {
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(field_type);
+        Self { family, metrics: Vec::new() }
+    }
+
+    /// Adds a series of a counter or gauge.
+    #[must_use]
+    pub fn with(mut self, labels: &[(&str, &str)], value: f64) -> Self {
+        self.push(labels, value);
+        self
+    }
+
+    /// Adds a series of a counter or gauge.
+    pub fn push(&mut self, labels: &[(&str, &str)], value: f64) {
+        let mut metric = Metric::from_label(pairs(labels));
+        if self.family.get_field_type() == MetricType::COUNTER {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        self.metrics.push(metric);
+    }
+
+    /// Adds a series of a histogram with these finite upper bounds.
+    pub fn push_histogram(&mut self, labels: &[(&str, &str)], bounds: &[f64], value: &pipeline::Histogram) {
+        let mut cumulated = 0;
+        let buckets = bounds
+            .iter()
+            .zip(&value.counts)
+            .map(|(bound, count)| {
+                cumulated += count;
+                let mut bucket = Bucket::default();
+                bucket.set_upper_bound(*bound);
+                bucket.set_cumulative_count(cumulated);
+                bucket
+            })
+            .collect();
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets);
+        histogram.set_sample_count(value.count());
+        histogram.set_sample_sum(float(value.sum_us));
+        let mut metric = Metric::from_label(pairs(labels));
+        metric.set_histogram(histogram);
+        self.metrics.push(metric);
+    }
+
+    /// Adds the family to `families`, unless it has no series.
+    pub fn finish(mut self, families: &mut Vec<MetricFamily>) {
+        if self.metrics.is_empty() {
+            return;
+        }
+        self.family.set_metric(self.metrics);
+        families.push(self.family);
+    }
+}
+
+fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
+    let mut labels = labels.to_vec();
+    labels.sort_unstable();
+    labels
+        .into_iter()
+        .map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name(name.to_owned());
+            pair.set_value(value.to_owned());
+            pair
+        })
+        .collect()
+}
+
+/// A count as the number that Prometheus stores.
+#[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers; exact up to 2^53")]
+pub(super) fn float(count: u64) -> f64 {
+    count as f64
+}
+
+/// Families of several targets as one list: series of the same family side by side, each with the label
+/// `target` if one is given.
+#[must_use]
+pub fn merge(targets: Vec<(Option<String>, Vec<MetricFamily>)>) -> Vec<MetricFamily> {
+    let mut merged: Vec<MetricFamily> = Vec::new();
+    for (target, families) in targets {
+        for mut family in families {
+            let mut metrics = family.take_metric();
+            if let Some(target) = &target {
+                metrics.iter_mut().for_each(|metric| add_label(metric, "target", target));
+            }
+            match merged.iter_mut().find(|other| other.name() == family.name()) {
+                Some(other) => other.mut_metric().append(&mut metrics),
+                None => {
+                    family.set_metric(metrics);
+                    merged.push(family);
+                }
+            }
+        }
+    }
+    merged
+}
+
+fn add_label(metric: &mut Metric, name: &str, value: &str) {
+    let mut labels = metric.take_label();
+    labels.extend(pairs(&[(name, value)]));
+    labels.sort_by(|a, b| a.name().cmp(b.name()));
+    metric.set_label(labels);
+}

@@ -1,0 +1,13 @@
+//! Metric families: what the numbers of the pipeline and of `/proc` are called.
+//!
+//! Each view takes a snapshot and projects it onto the names and labels of the code that it stands in for;
+//! series that become equal by that are summed.
+
+mod about;
+mod family;
+mod kitex;
+pub mod process;
+
+pub use about::{AgentStats, SiteStats, TargetStats, about};
+pub use family::{FamilyBuilder, merge};
+pub use kitex::{Label, LabelsError, LabelSelection, kitex};

@@ -1,0 +1,411 @@
+//! A process's CPU time, memory, descriptors and threads, from `/proc`.
+//!
+//! Names, types, units, help texts and arithmetic of the `process_` families are those of `client_golang`'s process
+//! collector (`prometheus/process_collector.go` and `process_collector_procfsenabled.go` @ v1.24.1), so that a
+//! dashboard shows the same numbers whether the process exports them itself or is watched. Threads and context
+//! switches are added. What cannot be read is absent, never zero.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Read},
+    os::fd::AsRawFd,
+};
+
+use procfs::{
+    ProcResult,
+    process::{LimitValue, Process},
+};
+use prometheus::proto::MetricFamily;
+
+use super::family::{FamilyBuilder, float};
+
+/// Of `/proc/PID/stat`: fixed in the kernel's interface and in `client_golang`, whatever the kernel's own tick is.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Each thread's switches are a file of their own; above this many threads they are absent rather than slow.
+const MAX_THREADS: i64 = 4096;
+
+/// Reads one process, again and again.
+///
+/// Bound to the process, not to its pid: once it has ended everything is absent, whoever has the pid then.
+#[derive(Debug)]
+pub struct ProcessReader {
+    process: Process,
+    start_time: Option<f64>,
+    switches: Switches,
+}
+
+impl ProcessReader {
+    /// Opens the process that has the pid now.
+    pub fn open(pid: u32) -> io::Result<Self> {
+        let pid = i32::try_from(pid).map_err(io::Error::other)?;
+        let process = Process::new(pid).map_err(io::Error::other)?;
+        Ok(Self { start_time: start_time(&process).ok(), process, switches: Switches::default() })
+    }
+
+    /// Reads what can be read now.
+    pub fn read(&mut self) -> ProcessStats {
+        let mut stats = ProcessStats::default();
+        if let Ok(stat) = self.process.stat() {
+            stats.cpu_seconds = Some(float(stat.utime.saturating_add(stat.stime)) / TICKS_PER_SECOND);
+            stats.start_time_seconds = self.start_time;
+            stats.virtual_bytes = Some(stat.vsize);
+            stats.resident_bytes = Some(stat.rss.saturating_mul(procfs::page_size()));
+            stats.threads = u64::try_from(stat.num_threads).ok();
+            if stat.num_threads <= MAX_THREADS {
+                stats.context_switches = self.switches.read(&self.process).ok();
+            }
+        }
+        stats.open_fds = open_fds(&self.process).ok();
+        if let Ok(limits) = self.process.limits() {
+            stats.max_fds = Some(soft(limits.max_open_files.soft_limit));
+            stats.virtual_max_bytes = Some(soft(limits.max_address_space.soft_limit));
+        }
+        stats.network = network(&self.process).ok();
+        stats
+    }
+}
+
+/// What is known about a process at one moment. `None` is what could not be read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProcessStats {
+    /// User and system CPU time, in seconds.
+    pub cpu_seconds: Option<f64>,
+    /// When the process started, in seconds since the Unix epoch.
+    pub start_time_seconds: Option<f64>,
+    /// Size of the address space, in bytes.
+    pub virtual_bytes: Option<u64>,
+    /// The soft limit of that size, in bytes; `u64::MAX` without one.
+    pub virtual_max_bytes: Option<u64>,
+    /// Memory that is resident, in bytes.
+    pub resident_bytes: Option<u64>,
+    /// Open file descriptors.
+    pub open_fds: Option<u64>,
+    /// The soft limit of those; `u64::MAX` without one.
+    pub max_fds: Option<u64>,
+    /// Threads.
+    pub threads: Option<u64>,
+    /// Context switches of all threads.
+    pub context_switches: Option<ContextSwitches>,
+    /// Traffic of the process's network namespace.
+    pub network: Option<Network>,
+}
+
+/// Context switches since the process started, short of those of threads that ended between two readings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContextSwitches {
+    /// The thread had to wait for something.
+    pub voluntary: u64,
+    /// The thread's time was up, or another one was more urgent.
+    pub involuntary: u64,
+}
+
+/// IP traffic since boot, in bytes, of the network namespace: the kernel counts none per process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Network {
+    /// Received.
+    pub receive_bytes: f64,
+    /// Sent.
+    pub transmit_bytes: f64,
+}
+
+impl ProcessStats {
+    /// The metric families, without labels but for `kind`. Absent values have no family.
+    #[must_use]
+    pub fn families(&self) -> Vec<MetricFamily> {
+        let mut out = Families::default();
+        out.counter(
+            "process_cpu_seconds_total",
+            "Total user and system CPU time spent in seconds.",
+            self.cpu_seconds,
+        );
+        out.gauge("process_open_fds", "Number of open file descriptors.", self.open_fds);
+        out.gauge("process_max_fds", "Maximum number of open file descriptors.", self.max_fds);
+        out.gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", self.virtual_bytes);
+        out.gauge(
+            "process_virtual_memory_max_bytes",
+            "Maximum amount of virtual memory available in bytes.",
+            self.virtual_max_bytes,
+        );
+        out.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", self.resident_bytes);
+        let start = "Start time of the process since unix epoch in seconds.";
+        out.add(FamilyBuilder::gauge("process_start_time_seconds", start), self.start_time_seconds);
+        out.counter(
+            "process_network_receive_bytes_total",
+            "Number of bytes received by the process over the network.",
+            self.network.map(|network| network.receive_bytes),
+        );
+        out.counter(
+            "process_network_transmit_bytes_total",
+            "Number of bytes sent by the process over the network.",
+            self.network.map(|network| network.transmit_bytes),
+        );
+        out.gauge("process_threads", "Number of threads.", self.threads);
+        if let Some(switches) = self.context_switches {
+            let help = "Total number of context switches of the threads of the process.";
+            FamilyBuilder::counter("process_context_switches_total", help)
+                .with(&[("kind", "involuntary")], float(switches.involuntary))
+                .with(&[("kind", "voluntary")], float(switches.voluntary))
+                .finish(&mut out.0);
+        }
+        out.0
+    }
+}
+
+/// Families of one series each, where there is a value.
+#[derive(Default)]
+struct Families(Vec<MetricFamily>);
+
+impl Families {
+    fn counter(&mut self, name: &str, help: &str, value: Option<f64>) {
+        self.add(FamilyBuilder::counter(name, help), value);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: Option<u64>) {
+        self.add(FamilyBuilder::gauge(name, help), value.map(float));
+    }
+
+    fn add(&mut self, family: FamilyBuilder, value: Option<f64>) {
+        if let Some(value) = value {
+            family.with(&[], value).finish(&mut self.0);
+        }
+    }
+}
+
+fn soft(limit: LimitValue) -> u64 {
+    match limit {
+        LimitValue::Value(value) => value,
+        LimitValue::Unlimited => u64::MAX,
+    }
+}
+
+fn start_time(process: &Process) -> ProcResult<f64> {
+    Ok(float(procfs::boot_time_secs()?) + float(process.stat()?.starttime) / TICKS_PER_SECOND)
+}
+
+/// `stat` on the directory tells the number since Linux 6.2. Before, the entries are counted here: the count of
+/// `procfs` 0.18 includes `.` and `..` then.
+fn open_fds(process: &Process) -> ProcResult<u64> {
+    let directory = process.open_relative("fd")?;
+    let size = directory.metadata()?.len();
+    if size > 0 {
+        return Ok(size);
+    }
+    let entries = fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
+    Ok(entries.count() as u64)
+}
+
+/// `/proc/PID/net/netstat`, which `procfs` does not read: lines come in pairs, names above values.
+fn network(process: &Process) -> ProcResult<Network> {
+    let mut text = String::new();
+    process.open_relative("net/netstat")?.read_to_string(&mut text)?;
+    let octets = |name| ip_ext(&text, name).unwrap_or(0.0);
+    Ok(Network { receive_bytes: octets("InOctets"), transmit_bytes: octets("OutOctets") })
+}
+
+fn ip_ext(netstat: &str, name: &str) -> Option<f64> {
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("IpExt:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let column = names.split_ascii_whitespace().position(|column| column == name)?;
+    values.split_ascii_whitespace().nth(column)?.parse().ok()
+}
+
+/// The kernel shows switches per thread and forgets a thread's when it ends. Kept here, they stay in the sum: a
+/// counter that goes down would look like a restart.
+#[derive(Debug, Default)]
+struct Switches {
+    ended: ContextSwitches,
+    threads: HashMap<i32, ContextSwitches>,
+}
+
+impl Switches {
+    fn read(&mut self, process: &Process) -> ProcResult<ContextSwitches> {
+        let mut seen = HashMap::with_capacity(self.threads.len());
+        for task in process.tasks()? {
+            let tid = task?.tid;
+            // A thread that ends between the two readings is one that has ended.
+            if let Some(switches) = thread_switches(process, tid) {
+                seen.insert(tid, switches);
+            }
+        }
+        Ok(self.update(seen))
+    }
+
+    fn update(&mut self, seen: HashMap<i32, ContextSwitches>) -> ContextSwitches {
+        for (tid, before) in &self.threads {
+            // A lower count under the same number is another thread.
+            let lives = seen.get(tid).is_some_and(|now| {
+                now.voluntary >= before.voluntary && now.involuntary >= before.involuntary
+            });
+            if !lives {
+                self.ended = sum(self.ended, *before);
+            }
+        }
+        self.threads = seen;
+        self.threads.values().copied().fold(self.ended, sum)
+    }
+}
+
+fn sum(a: ContextSwitches, b: ContextSwitches) -> ContextSwitches {
+    ContextSwitches {
+        voluntary: a.voluntary.saturating_add(b.voluntary),
+        involuntary: a.involuntary.saturating_add(b.involuntary),
+    }
+}
+
+/// Two lines of the status, by hand: `procfs` parses all sixty and refuses a thread whose name is not UTF-8.
+fn thread_switches(process: &Process, tid: i32) -> Option<ContextSwitches> {
+    let mut text = Vec::new();
+    process.open_relative(format!("task/{tid}/status")).ok()?.read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let value = |name| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    Some(ContextSwitches {
+        voluntary: value("voluntary_ctxt_switches:")?,
+        involuntary: value("nonvoluntary_ctxt_switches:")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, process::Command, time::SystemTime};
+
+    use prometheus::proto::MetricType;
+
+    use super::*;
+
+    fn own() -> ProcessReader {
+        ProcessReader::open(std::process::id()).expect("one's own process can be opened")
+    }
+
+    /// Seconds since the epoch, and the CPU seconds that the kernel tells a process about itself.
+    fn clocks() -> (f64, f64) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs_f64();
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: `usage` is valid for writes; the structure is plain numbers, so zeroes are a value too.
+        let usage = unsafe {
+            assert_eq!(libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()), 0);
+            usage.assume_init()
+        };
+        #[expect(clippy::cast_precision_loss, reason = "seconds of a test")]
+        let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+        (now, seconds(usage.ru_utime) + seconds(usage.ru_stime))
+    }
+
+    #[test]
+    fn own_numbers_agree_with_the_other_ways_to_ask() {
+        let started = SystemTime::now();
+        while started.elapsed().expect("time goes on").as_millis() < 50 {}
+        let (now, cpu) = clocks();
+        let stats = own().read();
+        assert!((stats.cpu_seconds.expect("stat") - cpu).abs() < 1.0, "{stats:?} {cpu}");
+        let age = now - stats.start_time_seconds.expect("stat");
+        assert!((-1.0..3600.0).contains(&age), "{age}");
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is valid for writes.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+        assert_eq!(stats.max_fds, Some(limit.rlim_cur));
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) }, 0);
+        assert_eq!(stats.virtual_max_bytes, Some(limit.rlim_cur));
+        assert!(stats.resident_bytes < stats.virtual_bytes);
+        assert!(stats.network.is_some() && stats.context_switches.is_some());
+    }
+
+    #[test]
+    fn a_child_agrees_with_ps() {
+        let mut child = Command::new("sleep").arg("600").spawn().expect("sleep starts");
+        let mut reader = ProcessReader::open(child.id()).expect("a live child");
+        // The child is another program until its exec; ps and the reader look at the same one afterwards.
+        while !fs::read_to_string(format!("/proc/{}/comm", child.id())).is_ok_and(|comm| comm == "sleep\n") {}
+        while reader.read().context_switches.is_none_or(|switches| switches.voluntary == 0) {}
+        let ps = Command::new("ps").args(["-o", "rss=,vsz=,nlwp=", "-p", &child.id().to_string()]).output();
+        let stats = reader.read();
+        let expected: Vec<u64> = String::from_utf8(ps.expect("ps runs").stdout)
+            .expect("text")
+            .split_ascii_whitespace()
+            .map(|field| field.parse().expect("a number"))
+            .collect();
+        let [rss, vsz, threads] = expected[..] else { panic!("{expected:?}") };
+        assert_eq!(stats.resident_bytes, Some(rss * 1024));
+        assert_eq!(stats.virtual_bytes, Some(vsz * 1024));
+        assert_eq!(stats.threads, Some(threads));
+        let fds = fs::read_dir(format!("/proc/{}/fd", child.id())).expect("one's own child").count();
+        assert_eq!(stats.open_fds, Some(fds as u64));
+        child.kill().expect("the child can be killed");
+        child.wait().expect("the child can be waited for");
+        assert_eq!(reader.read(), ProcessStats::default(), "nothing is known about a process that is gone");
+        assert!(reader.read().families().is_empty());
+    }
+
+    #[test]
+    fn opened_files_and_started_threads_show() {
+        let mut reader = own();
+        let before = reader.read();
+        let files: Vec<_> = (0..50).map(|_| fs::File::open("/dev/null").expect("it opens")).collect();
+        let (stop, wait) = std::sync::mpsc::channel::<()>();
+        let wait = std::sync::Arc::new(std::sync::Mutex::new(wait));
+        let threads: Vec<_> = (0..20)
+            .map(|_| {
+                std::thread::spawn({
+                    let wait = wait.clone();
+                    move || drop(wait.lock().map(|wait| wait.recv()))
+                })
+            })
+            .collect();
+        let after = reader.read();
+        // Other tests of this process come and go meanwhile.
+        assert!(after.open_fds.expect("fd") > before.open_fds.expect("fd") + 20, "{before:?} {after:?}");
+        assert!(after.threads.expect("stat") > before.threads.expect("stat") + 10, "{before:?} {after:?}");
+        drop(stop);
+        drop(files);
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
+        let (middle, end) =
+            (after.context_switches.expect("tasks"), reader.read().context_switches.expect("tasks"));
+        assert!(
+            end.voluntary >= middle.voluntary && end.involuntary >= middle.involuntary,
+            "{middle:?} {end:?}"
+        );
+    }
+
+    #[test]
+    fn ended_threads_stay_in_the_sum() {
+        let switches = |voluntary, involuntary| ContextSwitches { voluntary, involuntary };
+        let mut state = Switches::default();
+        assert_eq!(state.update([(1, switches(10, 1)), (2, switches(5, 0))].into()), switches(15, 1));
+        assert_eq!(state.update([(1, switches(11, 1))].into()), switches(16, 1));
+        assert_eq!(state.update([(1, switches(2, 0))].into()), switches(18, 1), "the number was given away");
+        assert_eq!(state.update([].into()), switches(18, 1));
+    }
+
+    #[test]
+    fn families_have_the_names_and_types_of_client_golang() {
+        let types: BTreeMap<_, _> =
+            own().read().families().iter().map(|f| (f.name().to_owned(), f.get_field_type())).collect();
+        let expected = [
+            ("process_context_switches_total", MetricType::COUNTER),
+            ("process_cpu_seconds_total", MetricType::COUNTER),
+            ("process_max_fds", MetricType::GAUGE),
+            ("process_network_receive_bytes_total", MetricType::COUNTER),
+            ("process_network_transmit_bytes_total", MetricType::COUNTER),
+            ("process_open_fds", MetricType::GAUGE),
+            ("process_resident_memory_bytes", MetricType::GAUGE),
+            ("process_start_time_seconds", MetricType::GAUGE),
+            ("process_threads", MetricType::GAUGE),
+            ("process_virtual_memory_bytes", MetricType::GAUGE),
+            ("process_virtual_memory_max_bytes", MetricType::GAUGE),
+        ];
+        assert_eq!(types, expected.map(|(name, kind)| (name.to_owned(), kind)).into());
+    }
+
+    #[test]
+    fn netstat_is_read_by_the_names_of_its_columns() {
+        let text = "TcpExt: InOctets B\nTcpExt: 1 2\nIpExt: A InOctets OutOctets\nIpExt: 3 4 5\n";
+        assert_eq!((ip_ext(text, "InOctets"), ip_ext(text, "OutOctets")), (Some(4.0), Some(5.0)));
+        assert_eq!(ip_ext(text, "B"), None);
+        assert_eq!(ip_ext("IpExt: A\n", "A"), None);
+        assert_eq!(ip_ext("", "A"), None);
+    }
+}

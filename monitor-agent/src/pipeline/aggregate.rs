@@ -1,0 +1,205 @@
+//! Aggregation of one target's calls, by label set.
+
+use std::sync::Arc;
+
+use monitor_ebpf::{Counter, Record, record_flag};
+
+use super::{Buckets, Histogram, Labels, Series, Snapshot};
+
+/// Values of the programs' counters, and what the agent itself counts about records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CounterValues {
+    /// Starts of calls seen.
+    pub starts: u64,
+    /// Starts of calls whose type was not known.
+    pub starts_unknown_type: u64,
+    /// Finishes of calls whose type was not known: in no total.
+    pub finishes_unknown_type: u64,
+    /// Starts not kept because the in-flight map was full.
+    pub refused_full: u64,
+    /// Starts not kept because too many calls were nested.
+    pub refused_nested: u64,
+    /// Starts whose finish never came.
+    pub abandoned: u64,
+    /// Finished calls whose start was not seen.
+    pub unpaired: u64,
+    /// Finished calls whose record found no room in the ring.
+    pub ring_full: u64,
+    /// Finished calls counted under `other`.
+    pub label_sets_refused: u64,
+    /// Finished calls in no total.
+    pub finishes_lost: u64,
+    /// Labels whose bytes were not in memory.
+    pub label_faults: u64,
+    /// Labels that could not be read.
+    pub labels_unreadable: u64,
+    /// Records with a duration that arrived.
+    pub records_timed: u64,
+    /// Records without one that arrived.
+    pub records_unpaired: u64,
+    /// Label sets in use.
+    pub label_sets: u64,
+    /// Finished calls in all totals.
+    pub finished: u64,
+}
+
+impl CounterValues {
+    /// Calls that have started and not finished, as far as their starts were seen and kept.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        let gone = self.finished.saturating_add(self.finishes_lost).saturating_sub(self.unpaired);
+        let kept = self.starts.saturating_sub(self.refused_full + self.refused_nested + self.abandoned);
+        kept.saturating_sub(gone)
+    }
+}
+
+/// Aggregates one target's calls.
+#[derive(Debug)]
+pub struct Aggregate {
+    buckets: Arc<Buckets>,
+    /// Indexed by label set number; `None` until its first call is seen.
+    series: Vec<Option<Arc<Series>>>,
+    records_timed: u64,
+    records_unpaired: u64,
+}
+
+impl Aggregate {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(buckets: Arc<Buckets>) -> Self {
+        Self { buckets, series: Vec::new(), records_timed: 0, records_unpaired: 0 }
+    }
+
+    /// Counts a record. `labels` gives the labels of a label set number that was not seen before.
+    pub fn record(&mut self, record: &Record, labels: &mut dyn FnMut(u32) -> Labels) {
+        if record.flags & record_flag::UNPAIRED != 0 {
+            self.records_unpaired += 1;
+            return;
+        }
+        self.records_timed += 1;
+        let microseconds = record.duration_ns / 1_000;
+        let index = self.buckets.index(microseconds);
+        let series = self.series_mut(record.label_set, labels);
+        if let Some(count) = series.histogram.counts.get_mut(index) {
+            *count += 1;
+        }
+        series.histogram.sum_us = series.histogram.sum_us.saturating_add(microseconds);
+    }
+
+    /// Takes over a label set's exact total.
+    pub fn total(&mut self, label_set: u32, total: u64, labels: &mut dyn FnMut(u32) -> Labels) {
+        let known = self.series.get(label_set as usize).and_then(Option::as_ref);
+        if known.map_or(0, |series| series.total) == total {
+            return;
+        }
+        self.series_mut(label_set, labels).total = total;
+    }
+
+    fn series_mut(&mut self, label_set: u32, labels: &mut dyn FnMut(u32) -> Labels) -> &mut Series {
+        let index = label_set as usize;
+        if index >= self.series.len() {
+            self.series.resize(index + 1, None);
+        }
+        let bounds = self.buckets.bounds().len();
+        // A snapshot that is still read keeps its own copy.
+        Arc::make_mut(self.series[index].get_or_insert_with(|| {
+            Arc::new(Series {
+                labels: Arc::new(labels(label_set)),
+                total: 0,
+                histogram: Histogram::new(bounds),
+            })
+        }))
+    }
+
+    /// What a scrape may read. `counter` gives the value of a counter of the programs.
+    #[must_use]
+    pub fn snapshot(&self, counter: &dyn Fn(Counter) -> u64) -> Snapshot {
+        let series: Vec<_> = self.series.iter().flatten().filter(|series| series.total > 0).cloned().collect();
+        let counters = CounterValues {
+            starts: counter(Counter::Starts),
+            starts_unknown_type: counter(Counter::StartUnknownType),
+            finishes_unknown_type: counter(Counter::FinishUnknownType),
+            refused_full: counter(Counter::RefusedFull),
+            refused_nested: counter(Counter::RefusedNested),
+            abandoned: counter(Counter::Abandoned),
+            unpaired: counter(Counter::Unpaired),
+            ring_full: counter(Counter::RingFull),
+            label_sets_refused: counter(Counter::LabelSetRefused),
+            finishes_lost: counter(Counter::FinishLost),
+            label_faults: counter(Counter::LabelFault),
+            labels_unreadable: counter(Counter::LabelUnreadable),
+            records_timed: self.records_timed,
+            records_unpaired: self.records_unpaired,
+            label_sets: series.len() as u64,
+            finished: series.iter().map(|series| series.total).sum(),
+        };
+        Snapshot { series, counters }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_ebpf::LabelSet;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn labels(number: u32) -> Labels {
+        let mut set = LabelSet::EMPTY;
+        set.text[2][0] = b'a' + u8::try_from(number).unwrap();
+        set.lengths[2] = 1;
+        Labels::decode(&set, &|_, _| None)
+    }
+
+    fn record(label_set: u32, duration_ns: u64) -> Record {
+        Record { label_set, flags: 0, start_ns: 1, duration_ns }
+    }
+
+    #[test]
+    fn durations_are_cut_to_whole_microseconds() {
+        let mut aggregate = Aggregate::new(Arc::new("1,2".parse().unwrap()));
+        aggregate.record(&record(0, 1_999), &mut labels);
+        aggregate.record(&record(0, 2_999), &mut labels);
+        aggregate.record(&record(0, 3_000), &mut labels);
+        aggregate.total(0, 3, &mut labels);
+        let snapshot = aggregate.snapshot(&|_| 0);
+        assert_eq!(snapshot.series[0].histogram, Histogram { counts: vec![1, 1, 1], sum_us: 6 });
+        assert_eq!(snapshot.series[0].total, 3);
+    }
+
+    #[test]
+    fn an_unpaired_finish_is_in_no_histogram() {
+        let mut aggregate = Aggregate::new(Arc::new(Buckets::default()));
+        let unpaired = Record { flags: record_flag::UNPAIRED, ..record(1, 0) };
+        aggregate.record(&unpaired, &mut labels);
+        aggregate.total(1, 1, &mut labels);
+        let snapshot = aggregate.snapshot(&|_| 0);
+        assert_eq!(snapshot.series[0].total, 1);
+        assert_eq!(snapshot.series[0].histogram.count(), 0);
+        assert_eq!(snapshot.counters.records_unpaired, 1);
+    }
+
+    #[test]
+    fn a_snapshot_does_not_change_afterwards() {
+        let mut aggregate = Aggregate::new(Arc::new(Buckets::default()));
+        aggregate.total(0, 1, &mut labels);
+        let before = aggregate.snapshot(&|_| 0);
+        aggregate.total(0, 2, &mut labels);
+        assert_eq!(before.series[0].total, 1);
+        assert_eq!(aggregate.snapshot(&|_| 0).series[0].total, 2);
+    }
+
+    proptest! {
+        #[test]
+        fn count_and_sum_are_those_of_the_records(durations in prop::collection::vec(0_u64..1 << 40, 0..200)) {
+            let mut aggregate = Aggregate::new(Arc::new(Buckets::fine()));
+            for duration in &durations {
+                aggregate.record(&record(3, *duration), &mut labels);
+            }
+            aggregate.total(3, 1, &mut labels);
+            let snapshot = aggregate.snapshot(&|_| 0);
+            prop_assert_eq!(snapshot.series[0].histogram.count(), durations.len() as u64);
+            prop_assert_eq!(snapshot.series[0].histogram.sum_us, durations.iter().map(|ns| ns / 1_000).sum::<u64>());
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Label sets as people and Prometheus see them.
+
+use monitor_ebpf::{LabelSet, TEXT_BYTES, call_type, label, mark, retry_count, side};
+
+/// Longest string that is looked up in the file for a label whose bytes were not in memory.
+const LOOKUP_MAX: u64 = 1 << 20;
+
+/// On which side of the call the target was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// It called.
+    Client,
+    /// It was called.
+    Server,
+}
+
+/// What kind of call it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CallType {
+    /// One request, one reply.
+    PingPong,
+    /// One request, no reply.
+    Oneway,
+    /// A stream.
+    Streaming,
+}
+
+/// The labels of a call. Names are as they are to be shown: `unknown` where the in-process code says so.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Labels {
+    /// Side of the call.
+    pub side: Side,
+    /// Kind of the call.
+    pub call_type: CallType,
+    /// The service that called.
+    pub caller: String,
+    /// The service that was called.
+    pub callee: String,
+    /// The method.
+    pub method: String,
+    /// Whether it finished with an error.
+    pub failed: bool,
+    /// How often it was retried, in digits; `unreadable` where that could not be read.
+    pub retry: String,
+}
+
+impl Side {
+    /// The side's name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+impl CallType {
+    /// The value of the label `type`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PingPong => "pingpong",
+            Self::Oneway => "oneway",
+            Self::Streaming => "streaming",
+        }
+    }
+}
+
+impl Labels {
+    /// Decodes what the programs wrote.
+    ///
+    /// `lookup` finds bytes that were not in memory: it gets an address of the target and a length, and gives
+    /// them only when they can't have changed since the file was mapped.
+    pub fn decode(set: &LabelSet, lookup: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Self {
+        let name = |index: usize| name(set, index, lookup);
+        Self {
+            side: if set.side == side::SERVER { Side::Server } else { Side::Client },
+            call_type: match set.call_type {
+                call_type::ONEWAY => CallType::Oneway,
+                call_type::STREAMING => CallType::Streaming,
+                _ => CallType::PingPong,
+            },
+            caller: name(label::CALLER),
+            callee: name(label::CALLEE),
+            method: name(label::METHOD),
+            failed: set.failed != 0,
+            retry: match set.retry {
+                retry_count::UNREADABLE => UNREADABLE.to_owned(),
+                count => count.to_string(),
+            },
+        }
+    }
+
+    /// The value of the label `status`.
+    #[must_use]
+    pub fn status(&self) -> &'static str {
+        if self.failed { "error" } else { "succeed" }
+    }
+}
+
+/// Stands for a name that could not be read.
+const UNREADABLE: &str = "unreadable";
+/// Stands for an empty name, as in the in-process code.
+const UNKNOWN: &str = "unknown";
+/// Stands for names past the limit on label sets.
+const OTHER: &str = "other";
+
+fn name(set: &LabelSet, index: usize, lookup: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> String {
+    let text = set.text.get(index).map_or(&[][..], |text| &text[..]);
+    let length = set.lengths.get(index).map_or(0, |length| usize::from(*length));
+    let text = text.get(..length).unwrap_or(text);
+    match set.marks.get(index).copied() {
+        Some(mark::WHOLE) => shown(text, false),
+        Some(mark::CUT) => shown(text, true),
+        Some(mark::OTHER) => OTHER.to_owned(),
+        Some(mark::ADDRESS) => looked_up(text, lookup).unwrap_or_else(|| UNREADABLE.to_owned()),
+        _ => UNREADABLE.to_owned(),
+    }
+}
+
+fn looked_up(text: &[u8], lookup: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Option<String> {
+    let (address, rest) = text.split_first_chunk()?;
+    let (length, _) = rest.split_first_chunk()?;
+    let (address, length) = (u64::from_ne_bytes(*address), u64::from_ne_bytes(*length));
+    let cut = length > TEXT_BYTES as u64;
+    let kept = usize::try_from(length.min(LOOKUP_MAX)).ok()?.min(TEXT_BYTES);
+    let bytes = lookup(address, kept)?;
+    Some(shown(bytes.get(..kept)?, cut))
+}
+
+/// A name's bytes as a label value: never empty, always UTF-8, marked when it was cut.
+fn shown(bytes: &[u8], cut: bool) -> String {
+    if bytes.is_empty() {
+        return UNKNOWN.to_owned();
+    }
+    if !cut {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
+    // A character that the cut went through is left out; it is not a wrong byte of the target's.
+    let whole = match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() => bytes.get(..error.valid_up_to()).unwrap_or(bytes),
+        _ => bytes,
+    };
+    format!("{}…", String::from_utf8_lossy(whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(bytes: &[u8], mark: u8) -> LabelSet {
+        let mut set = LabelSet::EMPTY;
+        set.text[label::METHOD][..bytes.len()].copy_from_slice(bytes);
+        set.lengths[label::METHOD] = u8::try_from(bytes.len()).unwrap();
+        set.marks[label::METHOD] = mark;
+        set
+    }
+
+    fn method(set: &LabelSet) -> String {
+        Labels::decode(set, &|_, _| None).method
+    }
+
+    #[test]
+    fn names_are_shown_as_the_in_process_code_does() {
+        assert_eq!(method(&set(b"Echo", mark::WHOLE)), "Echo");
+        assert_eq!(method(&set(b"", mark::WHOLE)), "unknown");
+        assert_eq!(method(&set(b"unknown", mark::WHOLE)), "unknown");
+        assert_eq!(method(&set(b"", mark::UNREADABLE)), "unreadable");
+        assert_eq!(method(&set(b"", mark::OTHER)), "other");
+        assert_eq!(method(&set(b"\xffcho", mark::WHOLE)), "\u{fffd}cho");
+    }
+
+    #[test]
+    fn a_cut_name_says_so_and_loses_no_half_character() {
+        assert_eq!(method(&set(&[b'a'; 64], mark::CUT)), format!("{}…", "a".repeat(64)));
+        let mut bytes = [b'a'; 64];
+        bytes[62..].copy_from_slice(&"€".as_bytes()[..2]);
+        assert_eq!(method(&set(&bytes, mark::CUT)), format!("{}…", "a".repeat(62)));
+    }
+
+    #[test]
+    fn bytes_that_were_not_in_memory_are_looked_up() {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&0x4000_u64.to_ne_bytes());
+        bytes[8..].copy_from_slice(&4_u64.to_ne_bytes());
+        let set = set(&bytes, mark::ADDRESS);
+        let found = Labels::decode(&set, &|address, length| {
+            (address == 0x4000 && length == 4).then(|| b"Echo".to_vec())
+        });
+        assert_eq!(found.method, "Echo");
+        assert_eq!(method(&set), "unreadable");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_of_a_target_decode(bytes in prop::array::uniform32(any::<u8>()), mark in 0_u8..9) {
+            let mut set = set(&bytes, mark);
+            set.lengths = [bytes[0], bytes[1], bytes[2]];
+            set.retry = u16::from_ne_bytes([bytes[3], bytes[4]]);
+            let labels = Labels::decode(&set, &|_, length| Some(vec![b'x'; length]));
+            prop_assert!(!labels.method.is_empty());
+        }
+    }
+}

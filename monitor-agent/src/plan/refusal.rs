@@ -1,0 +1,57 @@
+//! Why a framework in an executable will not be watched.
+
+use thiserror::Error;
+
+use crate::image::ImageError;
+
+/// Reasons not to attach. What can't be proven is refused: a wrong number is worse than none.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    /// The function is not in the executable's function table.
+    #[error("function {0} is not in the executable: it was renamed, or its release is not supported")]
+    FunctionMissing(String),
+    /// There are several functions of this name.
+    #[error("function {0} is there more than once")]
+    FunctionTwice(String),
+    /// No instruction of the function is a safe place for a probe.
+    #[error("function {symbol} has no safe place for a probe: {why}")]
+    NoSite {
+        /// The function.
+        symbol: String,
+        /// What was found.
+        why: String,
+    },
+    /// A type that must be there is not.
+    #[error("type {0} can't be found in the executable's type metadata")]
+    TypeMissing(String),
+    /// A field that must be there is not.
+    #[error("type {type_name} has no field {field}, so the layout can't be proven")]
+    FieldMissing {
+        /// The type.
+        type_name: String,
+        /// The field.
+        field: String,
+    },
+    /// A field has another type than the framework's description needs.
+    #[error("{what} is {found}, not {expected}, so the layout can't be proven")]
+    WrongType {
+        /// The field.
+        what: String,
+        /// Its type in the executable.
+        found: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// Two types of the same name.
+    #[error("there are several types {0}, so the layout can't be proven")]
+    TypeTwice(String),
+    /// None of the framework's types of calls is in the executable.
+    #[error("none of the types that calls come as is in the executable: is the framework used at all?")]
+    NoShape,
+    /// The plan doesn't fit the programs' bounds.
+    #[error("more {0} than the eBPF programs can take")]
+    TooMuch(&'static str),
+    /// The executable can't be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}

@@ -1,0 +1,73 @@
+//! Sites: where a probe goes.
+
+use serde::Serialize;
+
+use crate::image::{CostClass, SiteKind};
+
+/// What a hit of a site means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A call starts.
+    Start,
+    /// A call finishes.
+    Finish,
+}
+
+impl Role {
+    /// The role's name, in lower case.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Finish => "finish",
+        }
+    }
+}
+
+/// One place for one probe.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// What a hit means.
+    pub role: Role,
+    /// The function, as the binary's function table names it.
+    pub symbol: String,
+    /// Link-time address of the instruction.
+    pub address: u64,
+    /// Its offset in the file: what the kernel attaches to.
+    pub file_offset: u64,
+    /// The instruction, for people.
+    pub instruction: String,
+    /// Its bytes, as the file has them.
+    pub bytes: Vec<u8>,
+    /// What a hit costs.
+    pub cost: CostClass,
+    /// Where in the function the instruction lies.
+    pub kind: SiteKind,
+    /// Why this instruction was chosen.
+    pub why: String,
+}
+
+/// Carry and zero flag: a branch "below or equal" is taken when one is set.
+const CARRY_OR_ZERO: u32 = 1 << 0 | 1 << 6;
+
+impl Site {
+    /// Processor flags that tell a hit which isn't an entry of the function: the branch of a stack check is
+    /// about to be taken, and the function will be entered again.
+    #[must_use]
+    pub fn skip_flags(&self) -> u32 {
+        match self.kind {
+            SiteKind::StackCheckBranch => CARRY_OR_ZERO,
+            _ => 0,
+        }
+    }
+}
+
+/// A cost class as `inspect` and the metrics write it.
+#[must_use]
+pub fn cost_name(cost: CostClass) -> &'static str {
+    match cost {
+        CostClass::Emulated => "emulated",
+        CostClass::SingleStepped => "single-stepped",
+    }
+}

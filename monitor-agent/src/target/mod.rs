@@ -1,0 +1,394 @@
+//! One process: who it is, whether it is still the same, and what it runs.
+//!
+//! A pid alone names nothing for long: it is given to another process after the exit, and `execve` puts
+//! another program under it. So a [`Target`] holds the process's `/proc` directory and a pidfd, both opened
+//! before anything is read (the kernel ties them to the process, not to the number), and an [`Identity`] that
+//! tells an exec.
+//!
+//! `pid` is the number under which the agent's own `/proc` shows the process. All access goes through
+//! `/proc/PID`, so a target in another mount or pid namespace is the same as any other: `/proc/PID/exe` leads
+//! to the inode that runs, whatever the path means inside the container and whatever became of the file since.
+
+mod caps;
+mod maps;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::{FileExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use procfs::{
+    ProcError,
+    process::{Process, Stat, StatFlags},
+};
+use thiserror::Error;
+use tokio::io::{Interest, unix::AsyncFd};
+
+pub use caps::missing_capabilities;
+pub use maps::Mapping;
+
+/// Why a process cannot be a target, or no longer is one.
+#[derive(Debug, Error)]
+pub enum TargetError {
+    /// Nothing has this pid.
+    #[error("no process has pid {0}: see `ps -e` for those that run")]
+    NoSuchProcess(u32),
+    /// The number belongs to a thread that is not its process's first.
+    #[error("{tid} is a thread of process {process}: give {process} as the pid")]
+    Thread {
+        /// The number that was given.
+        tid: u32,
+        /// The process it is part of.
+        process: u32,
+    },
+    /// The process has exited, or is a zombie that nobody has waited for.
+    #[error("process {0} has ended")]
+    Ended(u32),
+    /// The process has called `execve` since the target was opened.
+    #[error("process {0} has started another program: attach to it again")]
+    Replaced(u32),
+    /// A kernel thread, which runs no executable.
+    #[error("process {0} is a kernel thread: it runs no executable and has no RPCs")]
+    KernelThread(u32),
+    /// The kernel refuses access.
+    #[error("not permitted to read {what} of process {pid}: run as root or with {capability}")]
+    Permission {
+        /// The process.
+        pid: u32,
+        /// What was to be read, a path under `/proc/PID` or a part of it.
+        what: String,
+        /// The capability that permits it.
+        capability: &'static str,
+    },
+    /// Anything else that the operating system reports.
+    #[error("cannot read {what} of process {pid}: {source}")]
+    Io {
+        /// The process.
+        pid: u32,
+        /// What was to be read.
+        what: String,
+        /// The system's own words.
+        source: io::Error,
+    },
+}
+
+/// A file, whatever its name: two names with equal numbers are one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// The device, as `stat` gives it.
+    pub dev: u64,
+    /// The inode on that device.
+    pub ino: u64,
+}
+
+impl FileId {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self { dev: metadata.dev(), ino: metadata.ino() }
+    }
+}
+
+/// What tells one process, and one program in it, from every other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The process, as the agent's `/proc` numbers it.
+    pub pid: u32,
+    /// When it was forked, in clock ticks (1/100 s) since boot. An exec keeps it.
+    pub start_time: u64,
+    /// The file it runs.
+    pub exe: FileId,
+    /// Where its stack begins: drawn anew by each exec, so that an exec of the same file shows too.
+    pub start_stack: u64,
+}
+
+/// Whether a process is still the one that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// The same process runs the same program.
+    Running,
+    /// The process has exited.
+    Exited,
+    /// The process lives but has called `execve`: another program, or the same one afresh.
+    Replaced,
+}
+
+/// One process that can be watched.
+#[derive(Debug)]
+pub struct Target {
+    identity: Identity,
+    process: Process,
+    pidfd: OwnedFd,
+    /// Bound to the address space it was opened on: after an exec it reads nothing rather than the wrong program.
+    memory: Result<File, io::Error>,
+    exe_link: String,
+}
+
+impl Target {
+    /// Opens the process and reads who it is.
+    pub fn open(pid: u32) -> Result<Self, TargetError> {
+        let number = i32::try_from(pid).ok().filter(|&pid| pid > 0).ok_or(TargetError::NoSuchProcess(pid))?;
+        let process = match Process::new(number) {
+            Ok(process) => process,
+            // With hidepid, /proc leaves out other users' processes: the pid is there all the same.
+            Err(ProcError::NotFound(_)) if pidfd_open(number).is_ok() => {
+                return Err(permission(pid, format!("/proc/{pid}")));
+            }
+            Err(error) => return Err(from_proc(pid, "its /proc entry", error)),
+        };
+        let leader = thread_group(&process).map_err(|error| from_proc(pid, "status", error))?;
+        if leader != pid {
+            return Err(TargetError::Thread { tid: pid, process: leader });
+        }
+        let pidfd = pidfd_open(number).map_err(|error| from_io(pid, "pidfd", error))?;
+        // Read after pidfd_open: that it can be read at all says that the pid was not given away in between.
+        let stat = process.stat().map_err(|error| from_proc(pid, "stat", error))?;
+        if stat.flags & StatFlags::PF_KTHREAD.bits() != 0 {
+            return Err(TargetError::KernelThread(pid));
+        }
+        if has_ended(&pidfd) || is_dead(&stat) {
+            return Err(TargetError::Ended(pid));
+        }
+        let exe = exe_path(pid);
+        let exe_link = fs::read_link(&exe).map_err(|error| from_exe(pid, error))?;
+        let metadata = fs::metadata(&exe).map_err(|error| from_exe(pid, error))?;
+        let target = Self {
+            identity: Identity {
+                pid,
+                start_time: stat.starttime,
+                exe: FileId::of(&metadata),
+                start_stack: stat.startstack,
+            },
+            memory: process.open_relative("mem").map_err(into_io),
+            process,
+            pidfd,
+            exe_link: exe_link.to_string_lossy().into_owned(),
+        };
+        // The parts above were read one after the other; here they are seen to belong together.
+        target.still_running()?;
+        Ok(target)
+    }
+
+    /// The process, as the agent's `/proc` numbers it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.identity.pid
+    }
+
+    /// What tells this process and its program from every other.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// A path to the inode that runs: in any mount namespace, deleted or replaced on disk too.
+    #[must_use]
+    pub fn exe(&self) -> PathBuf {
+        exe_path(self.identity.pid)
+    }
+
+    /// The executable's path as the process was started with it, for display: it may mean another file, or
+    /// none, where the agent runs. Bytes that are not UTF-8 are replaced.
+    #[must_use]
+    pub fn exe_name(&self) -> &str {
+        self.exe_link.strip_suffix(DELETED).unwrap_or(&self.exe_link)
+    }
+
+    /// Whether the executable's path was already gone from the disk when the target was opened.
+    #[must_use]
+    pub fn exe_deleted(&self) -> bool {
+        self.exe_link.ends_with(DELETED)
+    }
+
+    /// Opens the executable for reading, and sees that it is the one the identity names.
+    pub fn open_exe(&self) -> Result<File, TargetError> {
+        let pid = self.pid();
+        let file = File::open(self.exe()).map_err(|error| self.explain("exe", error))?;
+        let metadata = file.metadata().map_err(|error| from_io(pid, "exe", error))?;
+        self.still_running()?;
+        if FileId::of(&metadata) != self.identity.exe {
+            return Err(TargetError::Replaced(pid));
+        }
+        Ok(file)
+    }
+
+    /// Whether the process still is the one that was opened.
+    ///
+    /// What cannot be read for want of permission is not held against it: an agent that has dropped its
+    /// capabilities still tells an exit, but no longer an exec.
+    #[must_use]
+    pub fn liveness(&self) -> Liveness {
+        if has_ended(&self.pidfd) {
+            return Liveness::Exited;
+        }
+        let exe = fs::metadata(self.exe()).map(|metadata| FileId::of(&metadata));
+        // Last: while the process's own directory can be read, its pid was not given to another.
+        let Ok(stat) = self.process.stat() else { return Liveness::Exited };
+        if stat.starttime != self.identity.start_time || is_dead(&stat) {
+            return Liveness::Exited;
+        }
+        let other_stack = stat.startstack != 0 && stat.startstack != self.identity.start_stack;
+        let other_exe = exe.is_ok_and(|exe| exe != self.identity.exe);
+        if other_stack || other_exe { Liveness::Replaced } else { Liveness::Running }
+    }
+
+    /// Waits until the process exits; immediate if it has. An exec is not an exit.
+    pub async fn ended(&self) {
+        if let Ok(pidfd) = self.pidfd.try_clone() {
+            // SAFETY: the `OwnedFd` moved in is the only owner of its descriptor, which stays open and the same
+            // file until the `AsyncFd` drops it.
+            let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
+            // A pidfd becomes readable when its process exits (pidfd_open(2)) and stays so.
+            if let Ok(pidfd) = pidfd
+                && pidfd.readable().await.is_ok()
+            {
+                return;
+            }
+        }
+        // No descriptor or no place in the event queue left: look now and then rather than never.
+        while !has_ended(&self.pidfd) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// By how much the executable lies above the addresses in its file: its lowest mapping less `link_base`,
+    /// the address (rounded down to a page) of the first loadable segment. 0 unless it is a PIE.
+    pub fn load_bias(&self, link_base: u64) -> Result<u64, TargetError> {
+        let lowest = self.mappings()?.iter().map(|mapping| mapping.start).min();
+        lowest.and_then(|start| start.checked_sub(link_base)).ok_or_else(|| {
+            let text = "the executable is not mapped where its program headers say";
+            from_io(self.pid(), "maps", io::Error::other(text))
+        })
+    }
+
+    /// Where the executable's file is mapped, in ascending order of addresses.
+    ///
+    /// Matched by device and inode, or else by name: on overlayfs and btrfs `maps` has other numbers than `stat`.
+    pub fn mappings(&self) -> Result<Vec<Mapping>, TargetError> {
+        let text = self.read("maps")?;
+        self.still_running()?;
+        Ok(maps::of_file(&text, self.identity.exe, &self.exe_link))
+    }
+
+    /// Fills `buf` from the process's memory at `addr`, without stopping it. Needs `CAP_SYS_PTRACE` for another
+    /// user's process; breakpoints that the kernel has put there are seen as they are.
+    pub fn read_memory(&self, addr: u64, buf: &mut [u8]) -> Result<(), TargetError> {
+        let memory = self.memory.as_ref().map_err(|error| {
+            let error =
+                error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+            self.explain("mem", error)
+        })?;
+        memory
+            .read_exact_at(buf, addr)
+            .map_err(|error| self.explain(&format!("mem ({} bytes at {addr:#x})", buf.len()), error))
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, TargetError> {
+        let mut text = Vec::new();
+        let mut file =
+            self.process.open_relative(name).map_err(into_io).map_err(|e| self.explain(name, e))?;
+        io::Read::read_to_end(&mut file, &mut text).map_err(|error| self.explain(name, error))?;
+        Ok(text)
+    }
+
+    fn still_running(&self) -> Result<(), TargetError> {
+        match self.liveness() {
+            Liveness::Running => Ok(()),
+            Liveness::Exited => Err(TargetError::Ended(self.pid())),
+            Liveness::Replaced => Err(TargetError::Replaced(self.pid())),
+        }
+    }
+
+    /// A failed read of a process that has ended says so, whatever the kernel called it.
+    fn explain(&self, what: &str, error: io::Error) -> TargetError {
+        match self.still_running() {
+            Err(ended) => ended,
+            Ok(()) => from_io(self.pid(), what, error),
+        }
+    }
+}
+
+/// What the kernel appends to the name of a file that has none any more (`d_path`).
+const DELETED: &str = " (deleted)";
+
+fn exe_path(pid: u32) -> PathBuf {
+    Path::new("/proc").join(pid.to_string()).join("exe")
+}
+
+fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two numbers and returns a new descriptor or -1.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the call above succeeded, so `fd` is an open descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether every thread of the process has exited, reaped or not.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: `poll` is one valid entry, and the time limit of 0 makes the call return at once.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    ready == 1 && poll.revents & libc::POLLIN != 0
+}
+
+/// A process whose first thread has exited has no program left to watch, even while others run.
+fn is_dead(stat: &Stat) -> bool {
+    matches!(stat.state, 'Z' | 'X' | 'x')
+}
+
+/// The process that a thread is part of. Read by hand: `procfs` refuses a status whose name is not UTF-8, and a
+/// process chooses its own name.
+fn thread_group(process: &Process) -> Result<u32, ProcError> {
+    let mut text = Vec::new();
+    let mut file = process.open_relative("status")?;
+    io::Read::read_to_end(&mut file, &mut text)?;
+    String::from_utf8_lossy(&text)
+        .lines()
+        .find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
+        .ok_or_else(|| ProcError::Other("status has no Tgid".to_owned()))
+}
+
+fn permission(pid: u32, what: impl Into<String>) -> TargetError {
+    TargetError::Permission { pid, what: what.into(), capability: "CAP_SYS_PTRACE" }
+}
+
+fn from_io(pid: u32, what: &str, error: io::Error) -> TargetError {
+    match (error.raw_os_error(), error.kind()) {
+        (Some(libc::ESRCH), _) => TargetError::Ended(pid),
+        (_, io::ErrorKind::PermissionDenied) => permission(pid, what),
+        _ => TargetError::Io { pid, what: what.to_owned(), source: error },
+    }
+}
+
+/// The link `exe` exists as long as the process has an address space.
+fn from_exe(pid: u32, error: io::Error) -> TargetError {
+    if error.kind() == io::ErrorKind::NotFound {
+        return TargetError::Ended(pid);
+    }
+    from_io(pid, "exe", error)
+}
+
+fn from_proc(pid: u32, what: &str, error: ProcError) -> TargetError {
+    match error {
+        ProcError::NotFound(_) => TargetError::NoSuchProcess(pid),
+        error => from_io(pid, what, into_io(error)),
+    }
+}
+
+fn into_io(error: ProcError) -> io::Error {
+    match error {
+        ProcError::Io(error, _) => error,
+        ProcError::PermissionDenied(_) => io::ErrorKind::PermissionDenied.into(),
+        ProcError::NotFound(_) => io::ErrorKind::NotFound.into(),
+        error => io::Error::other(error.to_string()),
+    }
+}

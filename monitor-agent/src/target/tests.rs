@@ -1,0 +1,205 @@
+//! Against live processes.
+
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use super::*;
+
+/// A child that is killed and waited for at the end of its test.
+struct Kept(Child);
+
+impl Kept {
+    fn start(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program starts"))
+    }
+
+    fn sleep() -> Self {
+        Self::start(Command::new("sleep").arg("600"))
+    }
+
+    fn open(&self) -> Target {
+        Target::open(self.0.id()).expect("a live child can be opened")
+    }
+
+    fn end(&mut self) {
+        self.0.kill().expect("the child can be killed");
+        self.0.wait().expect("the child can be waited for");
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Until `done` or ten seconds, for what another process does in its own time.
+fn wait_until(mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "not within ten seconds");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The spawned child exists before it has become `sleep`.
+fn settled(child: &Kept, name: &OsStr) {
+    wait_until(|| fs::read_link(exe_path(child.0.id())).is_ok_and(|link| link.file_name() == Some(name)));
+}
+
+#[test]
+fn this_process_is_itself() {
+    let target = Target::open(std::process::id()).expect("one's own process can be opened");
+    let own = fs::metadata(std::env::current_exe().expect("a path")).expect("the test's file is there");
+    assert_eq!(target.identity().exe, FileId::of(&own));
+    assert_eq!(target.liveness(), Liveness::Running);
+    assert_eq!(Path::new(target.exe_name()), std::env::current_exe().expect("a path"));
+    assert!(!target.exe_deleted());
+}
+
+#[test]
+fn memory_reads_what_is_there() {
+    let target = Target::open(std::process::id()).expect("one's own process can be opened");
+    let text = *b"some bytes of this test";
+    let mut copy = [0; 23];
+    target.read_memory(text.as_ptr().addr() as u64, &mut copy).expect("one's own stack is readable");
+    assert_eq!(copy, text);
+    let error = target.read_memory(8, &mut copy).expect_err("the first page is never mapped");
+    assert!(matches!(error, TargetError::Io { .. }), "{error}");
+}
+
+#[test]
+fn mappings_lead_to_the_bytes_of_the_file() {
+    let target = Target::open(std::process::id()).expect("one's own process can be opened");
+    let code =
+        target.mappings().expect("maps can be read").into_iter().find(Mapping::is_executable).expect("code");
+    let (mut in_memory, mut in_file) = ([0; 64], [1; 64]);
+    target.read_memory(code.start, &mut in_memory).expect("code is readable");
+    target
+        .open_exe()
+        .expect("the file opens")
+        .read_exact_at(&mut in_file, code.offset)
+        .expect("it is long enough");
+    assert_eq!(in_memory, in_file);
+}
+
+#[test]
+fn load_bias_is_what_the_auxiliary_vector_says() {
+    let target = Target::open(std::process::id()).expect("one's own process can be opened");
+    let mut header = [0; 64];
+    target.open_exe().expect("the file opens").read_exact_at(&mut header, 0).expect("an ELF header");
+    let entry = u64::from_le_bytes(header[24..32].try_into().expect("eight bytes"));
+    // SAFETY: getauxval has no preconditions.
+    let loaded = unsafe { libc::getauxval(libc::AT_ENTRY) };
+    assert_eq!(target.load_bias(0).expect("a bias"), loaded - entry);
+    assert!(target.load_bias(u64::MAX).is_err());
+}
+
+#[test]
+fn a_pid_that_nothing_has_is_refused() {
+    for pid in [0, u32::MAX, i32::MAX.unsigned_abs(), 0x8000_0000] {
+        assert!(matches!(Target::open(pid), Err(TargetError::NoSuchProcess(p)) if p == pid), "{pid}");
+    }
+}
+
+#[test]
+fn a_thread_is_refused_by_naming_its_process() {
+    let tid = std::thread::spawn(|| {
+        // SAFETY: gettid has no preconditions.
+        let tid = unsafe { libc::gettid() }.unsigned_abs();
+        Target::open(tid)
+    });
+    let error = tid.join().expect("no panic").expect_err("a thread is no process");
+    let TargetError::Thread { process, .. } = error else { panic!("{error}") };
+    assert_eq!(process, std::process::id());
+}
+
+#[test]
+fn a_kernel_thread_is_refused() {
+    // kthreadd, in a machine's own pid namespace; elsewhere pid 2 is something else or nothing.
+    if fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd") {
+        assert!(matches!(Target::open(2), Err(TargetError::KernelThread(2))));
+    }
+}
+
+#[test]
+fn a_zombie_has_ended() {
+    let mut child = Kept::sleep();
+    let target = child.open();
+    child.0.kill().expect("the child can be killed");
+    wait_until(|| target.liveness() == Liveness::Exited);
+    assert!(matches!(Target::open(child.0.id()), Err(TargetError::Ended(_))));
+    child.end();
+    assert_eq!(target.liveness(), Liveness::Exited);
+    assert!(matches!(target.mappings(), Err(TargetError::Ended(_))));
+    assert!(matches!(target.open_exe(), Err(TargetError::Ended(_))));
+    assert!(matches!(target.read_memory(0x1000, &mut [0]), Err(TargetError::Ended(_))));
+}
+
+#[test]
+fn an_exec_of_another_file_and_of_the_same_file_replaces() {
+    for program in ["sleep 600", "sh -c 'read -r line'"] {
+        let script = format!("read -r line; exec {program}");
+        let mut child = Kept::start(Command::new("sh").args(["-c", &script]));
+        settled(&child, fs::canonicalize("/bin/sh").expect("a shell").file_name().expect("a name"));
+        let target = child.open();
+        assert_eq!(target.liveness(), Liveness::Running, "{program}");
+        io::Write::write_all(child.0.stdin.as_mut().expect("a pipe"), b"go\n").expect("the shell reads");
+        wait_until(|| target.liveness() != Liveness::Running);
+        assert_eq!(target.liveness(), Liveness::Replaced, "{program}");
+        assert!(matches!(target.mappings(), Err(TargetError::Replaced(_))));
+        assert!(matches!(target.read_memory(0x1000, &mut [0]), Err(TargetError::Replaced(_))));
+    }
+}
+
+#[test]
+fn a_deleted_executable_is_still_the_one_that_runs() {
+    let path = std::env::temp_dir().join(format!("monitor-deleted-{}", std::process::id()));
+    fs::copy(fs::canonicalize("/bin/sleep").expect("sleep"), &path).expect("a copy");
+    let child = Kept::start(Command::new(&path).arg("600"));
+    settled(&child, path.file_name().expect("a name"));
+    let before = FileId::of(&fs::metadata(&path).expect("the copy is there"));
+    fs::remove_file(&path).expect("the copy can be removed");
+    let target = child.open();
+    assert!(target.exe_deleted());
+    assert_eq!(Path::new(target.exe_name()), path);
+    assert_eq!(target.identity().exe, before);
+    assert!(!target.mappings().expect("maps can be read").is_empty());
+    let mut magic = [0; 4];
+    target.open_exe().expect("the inode still opens").read_exact_at(&mut magic, 0).expect("four bytes");
+    assert_eq!(&magic, b"\x7fELF");
+}
+
+#[test]
+fn a_name_that_is_no_text_does_no_harm() {
+    let name = OsStr::from_bytes(b"a) \xff\n(b: ");
+    let path = std::env::temp_dir().join(format!("monitor-name-{}", std::process::id()));
+    fs::create_dir_all(&path).expect("a directory");
+    let path = path.join(name);
+    fs::copy(fs::canonicalize("/bin/sleep").expect("sleep"), &path).expect("a copy");
+    let child = Kept::start(Command::new(&path).arg("600"));
+    settled(&child, path.file_name().expect("a name"));
+    let target = child.open();
+    assert_eq!(target.liveness(), Liveness::Running);
+    assert!(!target.mappings().expect("maps can be read").is_empty());
+    fs::remove_dir_all(path.parent().expect("a directory")).expect("it can be removed");
+}
+
+#[tokio::test]
+async fn ended_waits_for_the_exit() {
+    let mut child = Kept::sleep();
+    let target = child.open();
+    let early = tokio::time::timeout(Duration::from_millis(100), target.ended()).await;
+    assert!(early.is_err(), "the process still runs");
+    child.0.kill().expect("the child can be killed");
+    // Two at once: each has its own place in the event queue.
+    let both = async { tokio::join!(target.ended(), target.ended()) };
+    tokio::time::timeout(Duration::from_secs(5), both).await.expect("the exit is seen");
+    child.end();
+    tokio::time::timeout(Duration::from_secs(5), target.ended()).await.expect("and stays seen");
+}

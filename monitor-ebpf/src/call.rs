@@ -1,0 +1,153 @@
+//! A call in flight, a finished call, and the label set that names it.
+
+/// Labels of a call that are strings: see [`label`].
+pub const LABELS: usize = 3;
+
+/// Bytes kept of each string label. A longer value is cut and marked so.
+pub const TEXT_BYTES: usize = 64;
+
+/// Nested calls of one goroutine that can be told apart: a client call made by the middleware of
+/// another client call, and so on. Deeper ones are counted, not timed.
+pub const MAX_NESTING: u32 = 6;
+
+/// Index of each string label in [`LabelSet::text`].
+pub mod label {
+    /// The service that calls.
+    pub const CALLER: usize = 0;
+    /// The service that is called.
+    pub const CALLEE: usize = 1;
+    /// The method that is called.
+    pub const METHOD: usize = 2;
+}
+
+/// Values of [`LabelSet::side`].
+pub mod side {
+    /// The call was made by the target.
+    pub const CLIENT: u8 = 0;
+    /// The call was handled by the target.
+    pub const SERVER: u8 = 1;
+}
+
+/// Values of [`LabelSet::call_type`].
+pub mod call_type {
+    /// One request, one reply.
+    pub const PINGPONG: u8 = 0;
+    /// One request, no reply.
+    pub const ONEWAY: u8 = 1;
+    /// Any kind of stream.
+    pub const STREAMING: u8 = 2;
+}
+
+/// Values of [`LabelSet::marks`]: how a label's bytes are to be taken.
+pub mod mark {
+    /// The text is whole.
+    pub const WHOLE: u8 = 0;
+    /// The text is the first [`TEXT_BYTES`](crate::TEXT_BYTES) bytes of a longer one.
+    pub const CUT: u8 = 1;
+    /// Pointer or length were implausible, or what leads to them could not be read.
+    pub const UNREADABLE: u8 = 2;
+    /// The bytes were not in memory. The text holds the string's address and length (two `u64`): where the
+    /// address lies in a read-only mapping of the executable, the file has the bytes.
+    pub const ADDRESS: u8 = 3;
+    /// The label-set table was full; stands in for the value.
+    pub const OTHER: u8 = 4;
+}
+
+/// Values of [`LabelSet::retry`] with a meaning of their own.
+pub mod retry_count {
+    /// The tag exists and is not a number below this one.
+    pub const UNREADABLE: u16 = u16::MAX;
+}
+
+/// Bits of [`Record::flags`].
+pub mod record_flag {
+    /// No start was seen for this finish; the duration means nothing.
+    pub const UNPAIRED: u32 = 1;
+}
+
+/// One combination of labels, by content: two sets are equal when all their bytes are.
+///
+/// Unused bytes of a text are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct LabelSet {
+    /// One of [`side`].
+    pub side: u8,
+    /// One of [`call_type`].
+    pub call_type: u8,
+    /// 1 when the call finished with an error.
+    pub failed: u8,
+    /// Always zero.
+    pub reserved: u8,
+    /// How often the call was retried.
+    pub retry: u16,
+    /// Bytes used in each text.
+    pub lengths: [u8; LABELS],
+    /// One of [`mark`] for each text.
+    pub marks: [u8; LABELS],
+    /// Always zero.
+    pub padding: [u8; 4],
+    /// The texts, indexed by [`label`].
+    pub text: [[u8; TEXT_BYTES]; LABELS],
+}
+
+impl LabelSet {
+    /// A set with empty texts.
+    pub const EMPTY: Self = Self {
+        side: 0,
+        call_type: 0,
+        failed: 0,
+        reserved: 0,
+        retry: 0,
+        lengths: [0; LABELS],
+        marks: [0; LABELS],
+        padding: [0; 4],
+        text: [[0; TEXT_BYTES]; LABELS],
+    };
+}
+
+/// Value of the in-flight map.
+///
+/// The entry of a goroutine's outermost call also counts the calls nested in it, so that a finish knows
+/// which start is its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct InFlight {
+    /// Start of the call, nanoseconds of `CLOCK_MONOTONIC`.
+    pub start_ns: u64,
+    /// Calls nested in this one that have not finished.
+    pub nested: u64,
+}
+
+/// One finished call, as it goes through the ring buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Record {
+    /// Number of the call's label set.
+    pub label_set: u32,
+    /// Bits of [`record_flag`].
+    pub flags: u32,
+    /// Start of the call, nanoseconds of `CLOCK_MONOTONIC`; of an unpaired finish the finish itself.
+    pub start_ns: u64,
+    /// From start to finish, in nanoseconds; 0 when unpaired.
+    pub duration_ns: u64,
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: the types are `repr(C)`, made of integers only, without padding between them.
+    unsafe impl aya::Pod for super::LabelSet {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::InFlight {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Record {}
+}
+
+const _: () = {
+    assert!(size_of::<LabelSet>() == 208);
+    assert!(align_of::<LabelSet>() == 2);
+    assert!(core::mem::offset_of!(LabelSet, text) == 16);
+    assert!(size_of::<InFlight>() == 16);
+    assert!(size_of::<Record>() == 24);
+    assert!(core::mem::offset_of!(Record, duration_ns) == 16);
+};

@@ -1,0 +1,37 @@
+//! What the programs count beside the calls themselves, one row of slots for each CPU.
+
+/// Slots in one CPU's row: a power of two and at least one cache line, so that rows never share one.
+pub const COUNTERS: u32 = 16;
+
+/// A slot in a CPU's row.
+///
+/// Every hit of a probe ends in exactly one of `Starts`, `StartUnknownType` (start program) or in one
+/// finished call or `FinishUnknownType` or `FinishLost` (finish program); the others say what happened to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Counter {
+    /// Starts of calls.
+    Starts = 0,
+    /// Starts whose object has a type that the recipe doesn't know.
+    StartUnknownType = 1,
+    /// Finishes whose object has a type that the recipe doesn't know.
+    FinishUnknownType = 2,
+    /// Starts not kept because the in-flight map was full.
+    RefusedFull = 3,
+    /// Starts not kept because too many calls of one goroutine were nested.
+    RefusedNested = 4,
+    /// Starts whose finish never came: another call started under the same key.
+    Abandoned = 5,
+    /// Finished calls whose start was not seen.
+    Unpaired = 6,
+    /// Finished calls whose record found no room in the ring.
+    RingFull = 7,
+    /// Finished calls counted under `other` because the label-set table was full.
+    LabelSetRefused = 8,
+    /// Finishes that no label set could be found for, not even `other`: the only calls in no total.
+    FinishLost = 9,
+    /// Labels whose bytes were not in memory.
+    LabelFault = 10,
+    /// Labels marked unreadable.
+    LabelUnreadable = 11,
+}

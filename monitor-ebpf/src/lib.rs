@@ -1,0 +1,45 @@
+//! What the uprobe programs and the agent share: the recipe that the agent writes and the programs
+//! follow, the layout of the maps' keys and values, and the meaning of every counter.
+//!
+//! All types are `repr(C)` without padding that anyone reads, hold no `bool` and no enum, and are valid
+//! for every bit pattern, since the two sides are built by different compilers for different machines.
+//! Each value of an enumeration is a `u8` or `u32` constant in a module named after it.
+#![no_std]
+
+mod call;
+mod counter;
+mod recipe;
+
+pub use call::{
+    InFlight, LABELS, LabelSet, MAX_NESTING, Record, TEXT_BYTES, call_type, label, mark, record_flag,
+    retry_count, side,
+};
+pub use counter::{COUNTERS, Counter};
+pub use recipe::{
+    KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, Register, SCRATCH_BYTES, Shape,
+    TagMap, Test, TestOp, Window,
+};
+
+/// Names of the maps and globals in the object, as the agent asks for them.
+pub mod name {
+    /// The start program.
+    pub const START: &str = "rpc_start";
+    /// The finish program.
+    pub const FINISH: &str = "rpc_finish";
+    /// Read-only global of type [`Recipe`](crate::Recipe).
+    pub const RECIPE: &str = "RECIPE";
+    /// Hash: call key to [`InFlight`](crate::InFlight).
+    pub const IN_FLIGHT: &str = "IN_FLIGHT";
+    /// Hash: [`LabelSet`](crate::LabelSet) to its number.
+    pub const LABEL_IDS: &str = "LABEL_IDS";
+    /// Mappable array: the [`LabelSet`](crate::LabelSet) of each number.
+    pub const LABEL_SETS: &str = "LABEL_SETS";
+    /// Mappable array of `u64`: finished calls, one row of label set numbers for each CPU.
+    pub const TOTALS: &str = "TOTALS";
+    /// Mappable array of `u64`: one row of [`COUNTERS`](crate::COUNTERS) for each CPU.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Mappable array with one `u32`: label set numbers handed out so far, also those past the end.
+    pub const NEXT_LABEL: &str = "NEXT_LABEL";
+    /// Ring buffer of [`Record`](crate::Record).
+    pub const RECORDS: &str = "RECORDS";
+}

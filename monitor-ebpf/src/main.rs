@@ -1,0 +1,36 @@
+//! The two uprobe programs: one at the function where an RPC starts, one where it finishes.
+//!
+//! What they read comes from the [recipe](monitor_ebpf::Recipe). Since Linux 6.0 uprobe programs can be
+//! preempted, and a program may then run on the same CPU in between: nothing here uses memory that two
+//! runs on one CPU share, except by atomic additions.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod programs;
+
+use aya_ebpf::{macros::uprobe, programs::ProbeContext};
+
+/// Start of an RPC.
+#[uprobe]
+pub(crate) fn rpc_start(ctx: ProbeContext) -> u32 {
+    programs::start(&ctx);
+    0
+}
+
+/// Finish of an RPC.
+#[uprobe]
+pub(crate) fn rpc_finish(ctx: ProbeContext) -> u32 {
+    programs::finish(&ctx);
+    0
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // The verifier refuses a program that could get here.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

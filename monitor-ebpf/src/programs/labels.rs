@@ -1,0 +1,162 @@
+//! Label sets: reading the labels of a call, and giving each combination of them a number.
+//!
+//! Strings are interned by content: the whole set is the key of the map, so two sets never merge.
+
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use monitor_ebpf::{Counter, LABELS, LabelSet, TEXT_BYTES, call_type, mark};
+
+use super::{
+    atomic,
+    maps::{LABEL_IDS, LABEL_SET_WORDS, LABEL_SETS, NEXT_LABEL, count, recipe},
+    scratch::{Scratch, is_user_address},
+    shape::ShapeRef,
+    tags,
+};
+
+/// No name of a service or method is this long: such a length is not one.
+const LENGTH_MAX: u64 = 1 << 20;
+/// `BPF_NOEXIST`.
+const NO_EXIST: u64 = 1;
+/// Index in `NEXT_LABEL` of the next number for a set in full.
+const FULL: u32 = 0;
+/// Index in `NEXT_LABEL` of the next number for a set with `other` in it.
+const OTHER: u32 = 1;
+
+/// A label set on the stack, aligned so that it can be cleared and copied by words.
+#[repr(C, align(8))]
+struct Aligned(LabelSet);
+
+impl Aligned {
+    #[inline(always)]
+    fn words(&mut self) -> *mut u64 {
+        (&raw mut self.0).cast()
+    }
+
+    #[inline(always)]
+    fn clear(&mut self, from: usize) {
+        for word in from..LABEL_SET_WORDS {
+            // SAFETY: inside the set. Volatile keeps the compiler from calling a byte-wise `memset`.
+            unsafe { self.words().add(word).write_volatile(0) }
+        }
+    }
+}
+
+/// The number of the call's label set; `None` when the table has no room, not even for `other`.
+#[inline(always)]
+pub(crate) fn number(shape: ShapeRef, failed: bool, scratch: &Scratch) -> Option<u32> {
+    let mut storage = core::mem::MaybeUninit::<Aligned>::uninit();
+    // SAFETY: every byte is written by `clear` before it is read.
+    let set = unsafe { &mut *storage.as_mut_ptr() };
+    set.clear(0);
+    set.0.side = shape.side();
+    set.0.call_type = kind(shape, scratch);
+    set.0.failed = u8::from(failed);
+    set.0.retry = tags::retries(shape, scratch);
+    for label in 0..LABELS {
+        read(&mut set.0, label, shape.label_at(label), scratch);
+    }
+    // SAFETY: entries are never removed.
+    match unsafe { LABEL_IDS.get(&set.0) } {
+        Some(number) => Some(*number),
+        None => new_number(set),
+    }
+}
+
+#[inline(always)]
+fn kind(shape: ShapeRef, scratch: &Scratch) -> u8 {
+    if shape.is_streaming(scratch) {
+        return call_type::STREAMING;
+    }
+    if shape.is_oneway(scratch) { call_type::ONEWAY } else { call_type::PINGPONG }
+}
+
+/// Copies a Go string (pointer and length at `at` in scratch memory) into the set.
+#[inline(always)]
+fn read(set: &mut LabelSet, label: usize, at: u32, scratch: &Scratch) {
+    if at == monitor_ebpf::NO_SCRATCH {
+        return;
+    }
+    let (pointer, length) = (scratch.word(at), scratch.word(at + 8));
+    if length == 0 {
+        return;
+    }
+    if length > LENGTH_MAX || !is_user_address(pointer) {
+        count(Counter::LabelUnreadable);
+        set.marks[label] = mark::UNREADABLE;
+        return;
+    }
+    let kept = if length > TEXT_BYTES as u64 {
+        set.marks[label] = mark::CUT;
+        TEXT_BYTES as u32
+    } else {
+        length as u32
+    };
+    set.lengths[label] = kept as u8;
+    let text = (&raw mut set.text[label]).cast::<u8>();
+    // SAFETY: `kept` is at most the size of a text.
+    if unsafe { bpf_probe_read_user(text.cast(), kept, pointer as *const _) } < 0 {
+        by_address(set, label, pointer, length);
+    }
+}
+
+/// Not in memory: the agent may find the bytes in the file.
+#[inline(always)]
+fn by_address(set: &mut LabelSet, label: usize, pointer: u64, length: u64) {
+    count(Counter::LabelFault);
+    set.marks[label] = mark::ADDRESS;
+    set.lengths[label] = 16;
+    let words = (&raw mut set.text[label]).cast::<u64>();
+    // SAFETY: a text has room for two words, and lies at a multiple of eight in an aligned set. The helper
+    // cleared what it could not read.
+    unsafe {
+        words.write_volatile(pointer);
+        words.add(1).write_volatile(length);
+    }
+}
+
+/// A set seen for the first time. Not inlined: it runs once for each set.
+#[inline(never)]
+fn new_number(set: &mut Aligned) -> Option<u32> {
+    if let Some(number) = take_number(FULL, recipe!(label_limit)) {
+        return publish(set, number);
+    }
+    count(Counter::LabelSetRefused);
+    set.0.lengths = [0; LABELS];
+    set.0.marks = [mark::OTHER; LABELS];
+    set.clear(core::mem::offset_of!(LabelSet, text) / 8);
+    // SAFETY: entries are never removed.
+    if let Some(number) = unsafe { LABEL_IDS.get(&set.0) } {
+        return Some(*number);
+    }
+    let limit = recipe!(label_limit);
+    let number = limit + take_number(OTHER, recipe!(label_capacity) - limit)?;
+    publish(set, number)
+}
+
+/// The next free number below `limit`.
+#[inline(always)]
+fn take_number(kind: u32, limit: u32) -> Option<u32> {
+    let next = NEXT_LABEL.get_ptr_mut(kind)?;
+    // Looked at first, so that refused calls don't move the counter on for ever.
+    // SAFETY: the map's values are `u64`.
+    if unsafe { next.read_volatile() } >= u64::from(limit) {
+        return None;
+    }
+    // SAFETY: as above.
+    let number = unsafe { atomic::fetch_increment(next) };
+    (number < u64::from(limit)).then_some(number as u32)
+}
+
+/// Writes the set where the agent reads it, then makes its number known to the programs.
+///
+/// Two CPUs may meet a new set at once: both numbers are then good, the agent adds them up.
+#[inline(always)]
+fn publish(set: &mut Aligned, number: u32) -> Option<u32> {
+    let copy = LABEL_SETS.get_ptr_mut(number)?.cast::<u64>();
+    for word in 0..LABEL_SET_WORDS {
+        // SAFETY: both have this many words.
+        unsafe { copy.add(word).write_volatile(set.words().add(word).read_volatile()) }
+    }
+    let _ = LABEL_IDS.insert(&set.0, number, NO_EXIST);
+    Some(number)
+}

@@ -1,0 +1,79 @@
+//! Every map, the recipe, and the counters.
+//!
+//! Sizes given here are placeholders where the agent sets its own at load: those of maps with a row for
+//! each CPU, and those that have a flag.
+
+use aya_ebpf::{
+    helpers::bpf_get_smp_processor_id,
+    macros::map,
+    maps::{Array, HashMap, RingBuf},
+};
+use monitor_ebpf::{COUNTERS as ROW, Counter, InFlight, LabelSet, Recipe};
+
+use super::atomic;
+
+/// `BPF_F_NO_PREALLOC`: entries take memory only while a call is in flight.
+const NO_PREALLOC: u32 = 1;
+/// `BPF_F_MMAPABLE` (Linux 5.5): the agent reads the array without a system call.
+const MMAPABLE: u32 = 1 << 10;
+
+/// Set by the agent before the object is loaded; see [`monitor_ebpf::Recipe`].
+#[unsafe(no_mangle)]
+pub(crate) static RECIPE: Recipe = Recipe::EMPTY;
+
+#[map]
+pub(crate) static IN_FLIGHT: HashMap<u64, InFlight> = HashMap::with_max_entries(65_536, NO_PREALLOC);
+
+#[map]
+pub(crate) static LABEL_IDS: HashMap<LabelSet, u32> = HashMap::with_max_entries(4_352, 0);
+
+#[map]
+pub(crate) static LABEL_SETS: Array<[u64; LABEL_SET_WORDS]> = Array::with_max_entries(4_352, MMAPABLE);
+
+#[map]
+pub(crate) static TOTALS: Array<u64> = Array::with_max_entries(4_352, MMAPABLE);
+
+#[map]
+pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(ROW, MMAPABLE);
+
+#[map]
+pub(crate) static NEXT_LABEL: Array<u64> = Array::with_max_entries(2, MMAPABLE);
+
+#[map]
+pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// A label set as words: BPF copies and clears memory by words, or else byte by byte.
+pub(crate) const LABEL_SET_WORDS: usize = size_of::<LabelSet>() / 8;
+
+/// Reads a field of the recipe.
+///
+/// Volatile, since the compiler would otherwise use the value that the recipe has here.
+macro_rules! recipe {
+    ($($field:tt)+) => {
+        // SAFETY: the global is valid and only read.
+        unsafe { (&raw const $crate::programs::maps::RECIPE.$($field)+).read_volatile() }
+    };
+}
+pub(crate) use recipe;
+
+/// This CPU's number. It can't change while a program runs: migration is off.
+#[inline(always)]
+pub(crate) fn cpu() -> u32 {
+    // SAFETY: a helper without preconditions.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+/// Counts an event that happens at every call.
+#[inline(always)]
+pub(crate) fn count_hot(counter: Counter) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(cpu() * ROW + counter as u32) {
+        // SAFETY: the map's values are `u64`.
+        unsafe { atomic::increment(slot) }
+    }
+}
+
+/// Counts an event that is rare. Not inlined, which keeps the programs small.
+#[inline(never)]
+pub(crate) fn count(counter: Counter) {
+    count_hot(counter);
+}

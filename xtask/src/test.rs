@@ -1,0 +1,173 @@
+//! Runs the tests: unit tests, documentation tests, and end to end with real probes on real processes.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    process::{cargo, run, say, shown},
+    setup::{self, Need},
+};
+
+/// Runs all tests whose name holds one of the filters; without a filter, all.
+pub(crate) fn all(filters: &[String]) -> Result<()> {
+    prepare()?;
+    let begin = Instant::now();
+    build_agent(None)?;
+    let mut counts = Counts::default();
+    say("unit tests and documentation tests");
+    counts.run(
+        cargo().args(["test", "--locked", "--no-fail-fast", "--workspace"]).args([
+            "--exclude",
+            "monitor-tests",
+            "--",
+        ]),
+        filters,
+    )?;
+    end_to_end(&mut counts, filters, None)?;
+    counts.verdict(begin)
+}
+
+/// Runs the end-to-end tests on an agent that carries this object instead of the repository's.
+pub(crate) fn with_object(object: Option<&Path>, filters: &[String]) -> Result<()> {
+    prepare()?;
+    let begin = Instant::now();
+    build_agent(object)?;
+    let mut counts = Counts::default();
+    end_to_end(&mut counts, filters, object)?;
+    counts.verdict(begin)
+}
+
+/// Refuses where the end-to-end tests cannot run, and installs what they need.
+fn prepare() -> Result<()> {
+    if !setup::is_root() {
+        bail!(
+            "the end-to-end tests load eBPF programs and need root: sudo env PATH=\"$PATH\" cargo xtask test"
+        );
+    }
+    setup::packages(&[Need::Targets])
+}
+
+fn build_agent(object: Option<&Path>) -> Result<()> {
+    say("building the agent");
+    run(with_ebpf(cargo().args(["build", "--release", "--locked", "--package", "monitor-agent"]), object))
+}
+
+fn end_to_end(counts: &mut Counts, filters: &[String], object: Option<&Path>) -> Result<()> {
+    say("end-to-end tests");
+    let go = setup::go()?;
+    // One at a time: each measures what it causes itself.
+    let mut tests = cargo();
+    tests.args(["test", "--locked", "--no-fail-fast", "--package", "monitor-tests", "--"]);
+    tests.arg("--test-threads=1").env("MONITOR_GO", go);
+    counts.run(with_ebpf(&mut tests, object), filters)
+}
+
+fn with_ebpf<'a>(command: &'a mut Command, object: Option<&Path>) -> &'a mut Command {
+    match object {
+        Some(object) => command.env("MONITOR_EBPF_OBJECT", object),
+        None => command.env_remove("MONITOR_EBPF_OBJECT"),
+    }
+}
+
+/// The outcome of all test programs together.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    filtered: u64,
+    /// A command that ended badly without a failed test: something did not compile, or a test crashed.
+    broken: u64,
+}
+
+impl Counts {
+    /// Runs `cargo test`, shows what it writes, and adds up its results.
+    fn run(&mut self, command: &mut Command, filters: &[String]) -> Result<()> {
+        command.args(filters).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", shown(command)))?;
+        let failed_before = self.failed;
+        let mut stdout = std::io::stdout().lock();
+        for line in BufReader::new(child.stdout.take().context("no stdout")?).lines() {
+            let line = line?;
+            writeln!(stdout, "{line}")?;
+            self.add(&line);
+        }
+        if !child.wait()?.success() && self.failed == failed_before {
+            self.broken += 1;
+        }
+        Ok(())
+    }
+
+    /// Adds a line such as "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; …".
+    fn add(&mut self, line: &str) {
+        let Some((_, numbers)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
+        else {
+            return;
+        };
+        for part in numbers.split("; ") {
+            let Some((number, what)) = part.split_once(' ') else { continue };
+            let Ok(number) = number.parse::<u64>() else { continue };
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                "filtered out" => self.filtered += number,
+                _ => {}
+            }
+        }
+    }
+
+    /// Writes the sum the way `cargo test` does, and fails when anything did or when nothing ran.
+    fn verdict(&self, begin: Instant) -> Result<()> {
+        let ok = self.failed == 0 && self.broken == 0 && self.passed > 0;
+        println!(
+            "\ntest result: {}. {} passed; {} failed; {} ignored; 0 measured; {} filtered out; finished in {:.2}s",
+            if ok { "ok" } else { "FAILED" },
+            self.passed,
+            self.failed,
+            self.ignored,
+            self.filtered,
+            begin.elapsed().as_secs_f64(),
+        );
+        if self.broken > 0 {
+            bail!("{} of the test commands broke off", self.broken);
+        }
+        if self.failed > 0 {
+            bail!("{} tests failed", self.failed);
+        }
+        if self.passed == 0 {
+            bail!("no test ran");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_add_up() {
+        let mut counts = Counts::default();
+        counts.add(
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.1s",
+        );
+        counts.add(
+            "test result: FAILED. 4 passed; 5 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s",
+        );
+        counts.add("test decode::passed ... ok");
+        assert_eq!(counts, Counts { passed: 7, failed: 5, ignored: 1, filtered: 2, broken: 0 });
+        assert!(counts.verdict(Instant::now()).is_err());
+    }
+
+    #[test]
+    fn nothing_run_is_a_failure() {
+        assert!(Counts::default().verdict(Instant::now()).is_err());
+    }
+}
