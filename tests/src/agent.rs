@@ -1,0 +1,232 @@
+//! The agent as a process: started, waited for, scraped, ended.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    capture::{Lines, NotFound},
+    http::{self, Response},
+    paths,
+    process::{signal_child, wait},
+    scrape::Scrape,
+};
+
+/// How long attaching may take.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// Calls that ended so long before a scrape are in it; the rest is slack for a busy machine.
+const FRESHNESS: Duration = Duration::from_millis(250);
+
+/// The agent's executable: what `MONITOR_AGENT_BIN` names, else cargo's release build.
+pub fn executable() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("MONITOR_AGENT_BIN") {
+        return Ok(path.into());
+    }
+    let path = paths::target().join("release/monitor-agent");
+    if !path.exists() {
+        bail!("no {}: build it with `cargo build --release --package monitor-agent`", path.display());
+    }
+    Ok(path)
+}
+
+/// A running agent. If it is dropped before its end was seen, it is killed and its log shown.
+pub struct Agent {
+    child: Child,
+    log: Lines,
+    address: String,
+    end_seen: bool,
+}
+
+impl Agent {
+    /// Runs the agent on these processes, at a free port, and waits until their probes are in place.
+    pub fn attach(pids: &[u32], args: &[&str]) -> Result<Self> {
+        let agent = Self::start(pids, args)?;
+        agent.wait_ready()
+    }
+
+    /// Runs the agent on these processes, at a free port, and waits until it listens, not until it is ready.
+    pub fn start(pids: &[u32], args: &[&str]) -> Result<Self> {
+        let mut command = Command::new(executable()?);
+        command.args(["run", "--web.listen-address", "127.0.0.1:0"]);
+        for pid in pids {
+            command.arg("--pid").arg(pid.to_string());
+        }
+        Self::start_command(command.args(args))
+    }
+
+    /// Runs a command that is the agent, perhaps through another program that gives it fewer rights.
+    pub fn start_command(command: &mut Command) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let log = Lines::of(child.stderr.take().context("no stderr")?);
+        let mut agent = Self { child, log, address: String::new(), end_seen: false };
+        agent.address = agent.wait_for_log(READY_WITHIN, listen_address)?;
+        Ok(agent)
+    }
+
+    /// Waits until `/readyz` says that all probes are in place.
+    pub fn wait_ready(mut self) -> Result<Self> {
+        let begin = Instant::now();
+        while self.status("/readyz")? != 200 {
+            if let Some(status) = self.child.try_wait()? {
+                self.log.wait_for_end(Duration::from_secs(1));
+                bail!("the agent has ended with {status}:\n{}", self.log());
+            }
+            if begin.elapsed() > READY_WITHIN {
+                bail!("the agent is not ready after {READY_WITHIN:?}:\n{}", self.log());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(self)
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The host and port it listens on.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What it has written to stderr so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// Waits for a line on stderr that `wanted` makes something of.
+    pub fn wait_for_log<T>(&self, patience: Duration, wanted: impl Fn(&str) -> Option<T>) -> Result<T> {
+        match self.log.find(0, patience, wanted) {
+            Ok(found) => Ok(found),
+            Err(NotFound::Ended) => bail!("the agent has ended:\n{}", self.log()),
+            Err(NotFound::Timeout) => bail!("the agent did not log it within {patience:?}:\n{}", self.log()),
+        }
+    }
+
+    /// Scrapes `/metrics` and reads it strictly.
+    pub fn scrape(&self) -> Result<Scrape> {
+        self.scrape_path("/metrics")
+    }
+
+    /// Scrapes `/metrics` once all calls that have ended by now are sure to be in it.
+    pub fn scrape_settled(&self) -> Result<Scrape> {
+        thread::sleep(FRESHNESS);
+        self.scrape()
+    }
+
+    /// Scrapes another path and reads it strictly.
+    pub fn scrape_path(&self, path: &str) -> Result<Scrape> {
+        let text = self.get(path)?;
+        Scrape::parse(&text).with_context(|| format!("{path} of the agent is not valid"))
+    }
+
+    /// The body at a path, whose status must be 200.
+    pub fn get(&self, path: &str) -> Result<String> {
+        self.request(path)?.ok_body()
+    }
+
+    /// The status at a path.
+    pub fn status(&self, path: &str) -> Result<u16> {
+        Ok(self.request(path)?.status)
+    }
+
+    /// Whatever is answered at a path.
+    pub fn request(&self, path: &str) -> Result<Response> {
+        http::get(&self.address, path).with_context(|| format!("the agent; its log:\n{}", self.log()))
+    }
+
+    /// Asks the agent to end with SIGTERM; gives how it ended and how long that took.
+    pub fn terminate(self) -> Result<(ExitStatus, Duration)> {
+        self.end_by(libc::SIGTERM)
+    }
+
+    /// Ends the agent with a signal; gives how it ended and how long that took.
+    pub fn end_by(mut self, signal: i32) -> Result<(ExitStatus, Duration)> {
+        let begin = Instant::now();
+        signal_child(&self.child, signal)?;
+        let status = self.wait(Duration::from_secs(10))?;
+        Ok((status, begin.elapsed()))
+    }
+
+    /// Waits until the agent ends by itself.
+    pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let status = wait(&mut self.child, patience)
+            .with_context(|| format!("the agent; its log:\n{}", self.log()))?;
+        self.log.wait_for_end(Duration::from_secs(1));
+        self.end_seen = true;
+        Ok(status)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if !self.end_seen || thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+    }
+}
+
+/// What the agent did with a command line that ends by itself.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// The exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// All it wrote to stdout.
+    pub stdout: String,
+    /// All it wrote to stderr.
+    pub stderr: String,
+}
+
+/// Runs the agent with these arguments until it ends, at most so long.
+pub fn run_to_end(args: &[&str], patience: Duration) -> Result<Ended> {
+    run_command_to_end(Command::new(executable()?).args(args), patience)
+}
+
+/// Runs a command that is the agent, perhaps through another program, until it ends, at most so long.
+pub fn run_command_to_end(command: &mut Command, patience: Duration) -> Result<Ended> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+    let stdout = Lines::of(child.stdout.take().context("no stdout")?);
+    let stderr = Lines::of(child.stderr.take().context("no stderr")?);
+    let ended = wait(&mut child, patience);
+    if ended.is_err() {
+        child.kill()?;
+        child.wait()?;
+    }
+    stdout.wait_for_end(Duration::from_secs(1));
+    stderr.wait_for_end(Duration::from_secs(1));
+    let status = ended.with_context(|| format!("{command:?}; it wrote:\n{}", stderr.text()))?;
+    Ok(Ended { code: status.code(), stdout: stdout.text(), stderr: stderr.text() })
+}
+
+/// The address in a line such as "listening on <http://127.0.0.1:9790>", as text or inside JSON.
+fn listen_address(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("listening on http://")?;
+    let end = rest.find(|c: char| c.is_whitespace() || c == '"').unwrap_or(rest.len());
+    Some(rest[..end].trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::listen_address;
+
+    #[test]
+    fn address_in_a_log_line() {
+        let text = "2026-01-02T03:04:05.6Z  INFO listening on http://127.0.0.1:34567";
+        assert_eq!(listen_address(text).as_deref(), Some("127.0.0.1:34567"));
+        let json = r#"{"level":"INFO","fields":{"message":"listening on http://[::1]:9790"}}"#;
+        assert_eq!(listen_address(json).as_deref(), Some("[::1]:9790"));
+        assert_eq!(listen_address("attached"), None);
+    }
+}

@@ -1,0 +1,13 @@
+//! Where the repository's files and build results lie.
+
+use std::path::{Path, PathBuf};
+
+/// The directory of this package's own files.
+pub(crate) fn tests() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Cargo's directory for build results.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tests().with_file_name("target"), PathBuf::from)
+}

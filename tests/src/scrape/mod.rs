@@ -1,0 +1,107 @@
+//! The Prometheus text format, read strictly: what a lenient reader would let pass is an error here.
+
+mod histogram;
+mod parse;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+pub use histogram::Histogram;
+pub use parse::ParseError;
+
+/// The labels of a series, by name.
+pub type Labels = BTreeMap<String, String>;
+
+/// One scrape: all families by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scrape {
+    /// The families by name.
+    pub families: BTreeMap<String, Family>,
+}
+
+/// What a family's TYPE line says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `counter`.
+    Counter,
+    /// `gauge`.
+    Gauge,
+    /// `histogram`.
+    Histogram,
+    /// `untyped`.
+    Untyped,
+}
+
+/// A metric family.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Family {
+    /// The HELP text, unescaped.
+    pub help: String,
+    /// The TYPE.
+    pub kind: Kind,
+    /// The samples in their order in the text.
+    pub samples: Vec<Sample>,
+}
+
+/// One line with a value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// The name, with a histogram's suffix.
+    pub name: String,
+    /// The labels, `le` included.
+    pub labels: Labels,
+    /// The value.
+    pub value: f64,
+}
+
+impl Scrape {
+    /// Reads a scrape and checks it: syntax, HELP before TYPE before samples, no family or series twice, label names,
+    /// and histograms whose buckets rise and end in `+Inf` with the value of `_count`.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        parse::scrape(text)
+    }
+
+    /// The value of the series with exactly these labels.
+    #[must_use]
+    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let exact = |sample: &&Sample| sample.labels.len() == labels.len() && sample.has(labels);
+        self.samples(name).find(exact).map(|sample| sample.value)
+    }
+
+    /// The sum over all series of a counter or gauge that have these labels, whatever others they have.
+    #[must_use]
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.samples(name).filter(|sample| sample.has(labels)).map(|sample| sample.value).sum()
+    }
+
+    /// The samples of a family; none if there is no such family.
+    pub fn samples(&self, name: &str) -> impl Iterator<Item = &Sample> {
+        self.families.get(name).into_iter().flat_map(|family| &family.samples)
+    }
+
+    /// The series of a histogram, without `le`, in the order of their labels.
+    #[must_use]
+    pub fn histograms(&self, name: &str) -> BTreeMap<Labels, Histogram> {
+        histogram::of(name, self.samples(name))
+    }
+
+    /// All series of a histogram that have these labels, as one; `None` if there is none, or if bounds differ.
+    #[must_use]
+    pub fn histogram(&self, name: &str, labels: &[(&str, &str)]) -> Option<Histogram> {
+        let all = self.histograms(name);
+        let mut chosen = all.into_iter().filter(|(of, _)| has(of, labels)).map(|(_, histogram)| histogram);
+        let first = chosen.next()?;
+        chosen.try_fold(first, |sum, next| sum.plus(&next))
+    }
+}
+
+impl Sample {
+    fn has(&self, labels: &[(&str, &str)]) -> bool {
+        has(&self.labels, labels)
+    }
+}
+
+fn has(labels: &Labels, wanted: &[(&str, &str)]) -> bool {
+    wanted.iter().all(|(name, value)| labels.get(*name).is_some_and(|found| found == value))
+}

@@ -1,0 +1,151 @@
+//! Builds the Go programs that the agent is tested on.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::paths;
+
+/// What the programs' `go.mod` files ask for.
+const GO_MINOR: u32 = 24;
+/// A build that takes longer is announced.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One of the Go programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// A Kitex server, client or relay (`targets/kitex`).
+    Kitex,
+    /// A Go program without an RPC framework (`targets/plain`).
+    Plain,
+}
+
+/// How a program is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// As `go build` does it: with a symbol table and DWARF.
+    Default,
+    /// Without both (`-ldflags "-s -w"`).
+    Stripped,
+    /// Position independent (`-buildmode=pie`).
+    Pie,
+}
+
+impl Flavour {
+    /// All flavours.
+    pub const ALL: [Self; 3] = [Self::Default, Self::Stripped, Self::Pie];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Stripped => "stripped",
+            Self::Pie => "pie",
+        }
+    }
+
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Default => &[],
+            Self::Stripped => &["-ldflags=-s -w"],
+            Self::Pie => &["-buildmode=pie"],
+        }
+    }
+}
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kitex => "kitex-target",
+            Self::Plain => "plain-go",
+        }
+    }
+
+    fn source(self) -> PathBuf {
+        paths::tests().join("targets").join(match self {
+            Self::Kitex => "kitex",
+            Self::Plain => "plain",
+        })
+    }
+
+    /// Builds the program unless that was done since its sources changed; gives the path of the executable.
+    ///
+    /// The first build takes a minute or two and needs the Go module proxy; progress is said on stderr.
+    pub fn build(self, flavour: Flavour) -> Result<PathBuf> {
+        let go = go()?;
+        let directory = paths::target().join("targets").join(flavour.name());
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        // Test programs may run at the same time; a file that is run cannot be written.
+        let lock = File::create(directory.join("lock"))?;
+        lock.lock()?;
+        let executable = directory.join(self.name());
+        let mut command = Command::new(&go);
+        command.arg("build").args(["-trimpath", "-buildvcs=false", "-mod=readonly"]).args(flavour.flags());
+        command.arg("-o").arg(&executable).arg(".").current_dir(self.source());
+        // The same binary wherever there is a C compiler or not.
+        command.env("CGO_ENABLED", "0").envs(toolchain());
+        let child = command.spawn().with_context(|| format!("cannot start {}", go.display()))?;
+        let what = format!("{} ({})", self.name(), flavour.name());
+        if !wait_saying(child, &what)?.success() {
+            bail!("cannot build {what}: go build failed in {}", self.source().display());
+        }
+        Ok(executable)
+    }
+}
+
+fn wait_saying(mut child: Child, what: &str) -> Result<ExitStatus> {
+    let begin = Instant::now();
+    let mut said = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            if said {
+                eprintln!("built {what} in {:.0} s", begin.elapsed().as_secs_f64());
+            }
+            return Ok(status);
+        }
+        if !said && begin.elapsed() > PATIENCE {
+            said = true;
+            eprintln!("building {what} (a minute or two the first time)");
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The Go to build with: what `MONITOR_GO` names, else `go` on `PATH`, if it is new enough.
+pub fn go() -> Result<PathBuf> {
+    if let Some(go) = std::env::var_os("MONITOR_GO") {
+        let go = PathBuf::from(go);
+        return match go_minor(&go) {
+            Some(minor) if minor >= GO_MINOR => Ok(go),
+            Some(minor) => bail!("MONITOR_GO names a Go 1.{minor}; the targets need 1.{GO_MINOR} or later"),
+            None => bail!("MONITOR_GO names {}, which is no Go that runs", go.display()),
+        };
+    }
+    match go_minor(Path::new("go")) {
+        Some(minor) if minor >= GO_MINOR => Ok(PathBuf::from("go")),
+        Some(minor) => bail!(
+            "the Go on PATH is 1.{minor}, the targets need 1.{GO_MINOR} or later: `cargo xtask test` fetches one, \
+             or set MONITOR_GO"
+        ),
+        None => bail!(
+            "no Go found, the targets need 1.{GO_MINOR} or later: `cargo xtask test` fetches one, or set MONITOR_GO"
+        ),
+    }
+}
+
+fn go_minor(go: &Path) -> Option<u32> {
+    let output = Command::new(go).arg("version").envs(toolchain()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let rest = text.strip_prefix("go version go1.")?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// Keeps Go from fetching another tool chain unless the user has said that it may.
+fn toolchain() -> Option<(&'static str, &'static str)> {
+    std::env::var_os("GOTOOLCHAIN").is_none().then_some(("GOTOOLCHAIN", "local"))
+}

@@ -1,0 +1,288 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// control obeys lines on stdin. Each is answered by one JSON line; {"error": text} says why it could not be done.
+//
+//	counts            the tally: {"counts":[{side,type,caller,callee,method,status,retry,count}],
+//	                  "started":n,"finished":n,"loop":[{method,result,count}]}
+//	durations         {"durations":[{labels…,count,sum,p50,p99,values:[[us,count]…]}]}, whole microseconds
+//	reset             zero the tally; refused while calls are under way
+//	settle            answers once no call is under way and none has been for 50 ms
+//	cpu               {"user_us":n,"system_us":n} of this process
+//	exec PATH ARG…    answers, then becomes another program
+//	quit              answers, then ends; the end of stdin does the same
+//
+// On a client only:
+//
+//	load N C SEED     N mixed calls from C goroutines: {"calls","ok","biz","err","seconds"} when all have finished
+//	call N METHOD ACTION [BYTES [SLEEP_US]]    N equal calls, one after the other
+//	flow C [QPS]      mixed calls until pause; answers at once
+//	pause             ends the flow, waits for its last call; connections stay open; answers like load
+//	bench SECONDS C   Lookup with 1 KB back to back: like load, and p50_us, p99_us, p999_us
+type control struct {
+	tally   *tally
+	load    *load
+	handler *handler
+	ready   map[string]any
+}
+
+var errUsage = errors.New("wrong or missing arguments")
+
+const (
+	quiet      = 50 * time.Millisecond
+	settleTime = 20 * time.Second
+)
+
+func (c *control) serve(in io.Reader, out io.Writer) error {
+	answer := json.NewEncoder(out)
+	if err := answer.Encode(c.ready); err != nil {
+		return err
+	}
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		if len(words) == 0 {
+			continue
+		}
+		if words[0] == "exec" {
+			words, err := findProgram(words[1:])
+			if err == nil {
+				return become(words, answer)
+			}
+			_ = answer.Encode(map[string]any{"error": err.Error()})
+			continue
+		}
+		reply, err := c.obey(words[0], words[1:])
+		if err != nil {
+			reply = map[string]any{"error": err.Error()}
+		}
+		if err := answer.Encode(reply); err != nil || words[0] == "quit" {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+func (c *control) obey(command string, args []string) (map[string]any, error) {
+	switch command {
+	case "counts":
+		return c.counts(), nil
+	case "durations":
+		return c.durations(), nil
+	case "reset":
+		return c.reset()
+	case "settle":
+		return c.settle()
+	case "cpu":
+		return cpu()
+	case "quit":
+		return map[string]any{"quit": true}, nil
+	}
+	if c.load == nil {
+		return nil, fmt.Errorf("unknown command %q here", command)
+	}
+	if command == "pause" {
+		out, err := c.load.pause()
+		return out.reply(), err
+	}
+	if c.load.flow != nil {
+		return nil, errFlowing
+	}
+	switch command {
+	case "load":
+		return c.exactly(args)
+	case "call":
+		return c.call(args)
+	case "flow":
+		return c.flow(args)
+	case "bench":
+		return c.bench(args)
+	}
+	return nil, fmt.Errorf("unknown command %q", command)
+}
+
+func (c *control) counts() map[string]any {
+	type row struct {
+		labels
+		Count uint64 `json:"count"`
+	}
+	rows := []row{}
+	c.tally.each(func(l labels, cell *cell) { rows = append(rows, row{l, cell.count.Load()}) })
+	reply := map[string]any{
+		"counts": rows, "started": c.tally.started.Load(), "finished": c.tally.finished.Load(),
+	}
+	if c.load != nil {
+		reply["loop"] = loopRows(c.load.loopCounts())
+	}
+	return reply
+}
+
+func loopRows(counts map[loopKey]uint64) []map[string]any {
+	rows := []map[string]any{}
+	for key, n := range counts {
+		rows = append(rows, map[string]any{"method": key.method, "result": key.result, "count": n})
+	}
+	name := func(i int) string { return fmt.Sprint(rows[i]["method"], rows[i]["result"]) }
+	sort.Slice(rows, func(i, j int) bool { return name(i) < name(j) })
+	return rows
+}
+
+func (c *control) durations() map[string]any {
+	type row struct {
+		labels
+		Count  uint64      `json:"count"`
+		Sum    int64       `json:"sum"`
+		P50    uint64      `json:"p50"`
+		P99    uint64      `json:"p99"`
+		Values [][2]uint64 `json:"values"`
+	}
+	rows := []row{}
+	c.tally.each(func(l labels, cell *cell) {
+		values := cell.durations.values()
+		rows = append(rows, row{l, cell.count.Load(), cell.durations.sum.Load(),
+			quantile(values, 0.5), quantile(values, 0.99), values})
+	})
+	return map[string]any{"durations": rows}
+}
+
+func (c *control) reset() (map[string]any, error) {
+	if !c.tally.reset() {
+		return nil, errors.New("calls are under way: settle first")
+	}
+	if c.load != nil {
+		c.load.reset()
+	}
+	return map[string]any{"reset": true}, nil
+}
+
+// underWay says how many calls have begun and not ended; a handler's own count serves where there is no tracer.
+func (c *control) underWay() int64 {
+	n := int64(c.tally.started.Load() - c.tally.finished.Load())
+	if c.handler != nil {
+		n = max(n, c.handler.inFlight.Load())
+	}
+	return n
+}
+
+// settle waits for the calls that the server still handles after a client's oneway call has returned.
+func (c *control) settle() (map[string]any, error) {
+	begin := time.Now()
+	still, seen := begin, c.tally.started.Load()
+	for time.Since(still) < quiet {
+		if time.Since(begin) > settleTime {
+			return nil, fmt.Errorf("%d calls are still under way after %v", c.underWay(), settleTime)
+		}
+		time.Sleep(time.Millisecond)
+		if now := c.tally.started.Load(); now != seen || c.underWay() != 0 {
+			still, seen = time.Now(), now
+		}
+	}
+	return map[string]any{"settled": true, "started": c.tally.started.Load(), "finished": c.tally.finished.Load()}, nil
+}
+
+func (c *control) exactly(args []string) (map[string]any, error) {
+	n, err := numbers(args, 3, 3)
+	if err != nil || n[1] == 0 {
+		return nil, errUsage
+	}
+	return c.load.exactly(n[0], int(n[1]), n[2]).reply(), nil
+}
+
+func (c *control) call(args []string) (map[string]any, error) {
+	if len(args) < 3 || !slices.Contains(methods, args[1]) || !slices.Contains(actionNames, args[2]) {
+		return nil, errUsage
+	}
+	n, err := numbers(append([]string{args[0]}, args[3:]...), 1, 3)
+	if err != nil {
+		return nil, err
+	}
+	n = append(n, 0, 0)
+	if n[1] > uint64(len(c.load.payload)) {
+		return nil, fmt.Errorf("a payload has at most %d bytes", len(c.load.payload))
+	}
+	k := kind{method: args[1], action: action(slices.Index(actionNames, args[2])), payload: int(n[1]), sleepUS: int32(n[2])}
+	return c.load.same(n[0], k).reply(), nil
+}
+
+func (c *control) flow(args []string) (map[string]any, error) {
+	n, err := numbers(args, 1, 2)
+	if err != nil || n[0] == 0 {
+		return nil, errUsage
+	}
+	n = append(n, 0)
+	c.load.startFlow(int(n[0]), float64(n[1]))
+	return map[string]any{"flowing": true}, nil
+}
+
+func (c *control) bench(args []string) (map[string]any, error) {
+	if len(args) != 2 {
+		return nil, errUsage
+	}
+	seconds, err := strconv.ParseFloat(args[0], 64)
+	workers, err2 := strconv.Atoi(args[1])
+	if err != nil || err2 != nil || workers < 1 {
+		return nil, errUsage
+	}
+	out, values := c.load.bench(time.Duration(seconds*float64(time.Second)), workers)
+	reply := out.reply()
+	reply["p50_us"], reply["p99_us"], reply["p999_us"] =
+		quantile(values, 0.5), quantile(values, 0.99), quantile(values, 0.999)
+	return reply, nil
+}
+
+func numbers(args []string, least, most int) ([]uint64, error) {
+	if len(args) < least || len(args) > most {
+		return nil, errUsage
+	}
+	var list []uint64
+	for _, arg := range args {
+		n, err := strconv.ParseUint(arg, 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, n)
+	}
+	return list, nil
+}
+
+func cpu() (map[string]any, error) {
+	var use syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &use); err != nil {
+		return nil, err
+	}
+	return map[string]any{"user_us": use.Utime.Nano() / 1000, "system_us": use.Stime.Nano() / 1000}, nil
+}
+
+func findProgram(words []string) ([]string, error) {
+	if len(words) == 0 {
+		return nil, errUsage
+	}
+	path, err := exec.LookPath(words[0])
+	if err != nil {
+		return nil, err
+	}
+	return append([]string{path}, words[1:]...), nil
+}
+
+// become answers and replaces this process by another program; it returns only if that fails.
+func become(words []string, answer *json.Encoder) error {
+	if err := answer.Encode(map[string]any{"exec": words[0]}); err != nil {
+		return err
+	}
+	return syscall.Exec(words[0], words, os.Environ())
+}
