@@ -1,8 +1,10 @@
 //! Why the agent ends, as a sentence for people and an exit code for scripts.
 
-use std::path::Path;
+use std::{io, path::Path};
 
-use crate::{bpf::BpfError, export::http::ListenError, image::ImageError, plan::Refusal, target::TargetError};
+use crate::{
+    bpf::BpfError, export::http::ListenError, image::ImageError, plan::Refusal, target::TargetError,
+};
 
 /// The kinds of failure and their exit codes. Scripts rely on the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,33 +43,62 @@ impl Failure {
         Self { kind, text: text.into() }
     }
 
-    /// A failure to read an executable. `what` names it: a path, and the pid if there is one.
+    /// A failure to read an executable's headers. `what` names it: a path, and the pid if there is one.
     #[must_use]
     pub fn of_image(what: &str, error: &ImageError) -> Self {
         let kind = match error {
             ImageError::NotGo | ImageError::UnsupportedGo { .. } => Kind::Unprovable,
             _ => Kind::Unreadable,
         };
-        Self::new(kind, format!("{what} {error}"))
+        Self::new(kind, format!("{what} {error}{}", advice(error)))
+    }
+
+    /// A failure to read what Go put into an executable whose headers are good.
+    #[must_use]
+    pub fn of_contents(what: &str, error: &ImageError) -> Self {
+        let failure = Self::of_image(what, error);
+        match error {
+            ImageError::Malformed { .. } => Self { kind: Kind::Unprovable, ..failure },
+            _ => failure,
+        }
     }
 
     /// A framework in an executable that can't be watched.
     #[must_use]
     pub fn of_refusal(what: &str, framework: &str, refusal: &Refusal) -> Self {
         if let Refusal::Image(error) = refusal {
-            return Self::of_image(what, error);
+            return Self::of_contents(what, error);
         }
         Self::new(Kind::Unprovable, format!("{what}: {framework} can't be watched: {refusal}"))
     }
 
     /// A file that can't be opened.
     #[must_use]
-    pub fn of_file(path: &Path, error: &std::io::Error) -> Self {
-        let kind = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => Kind::Permission,
-            _ => Kind::Unreadable,
-        };
-        Self::new(kind, format!("{} can't be read: {error}", path.display()))
+    pub fn of_file(path: &Path, error: &io::Error) -> Self {
+        let path = path.display();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Self::new(
+                Kind::Permission,
+                format!("not permitted to read {path}: run as its owner or with CAP_DAC_READ_SEARCH"),
+            ),
+            io::ErrorKind::NotFound => Self::new(
+                Kind::Unreadable,
+                format!("{path} does not exist: give the path of an executable file"),
+            ),
+            _ => Self::new(Kind::Unreadable, format!("{path} can't be read: {error}")),
+        }
+    }
+}
+
+/// What a user can do about it, where the error itself doesn't say.
+fn advice(error: &ImageError) -> &'static str {
+    match error {
+        ImageError::Empty | ImageError::NotElf | ImageError::NotExecutable(_) => {
+            "; give an executable that Go has built for linux/amd64"
+        }
+        ImageError::Truncated { .. } => "; copy or build it again",
+        ImageError::NotGo => "; give the Go service itself, not what starts it",
+        _ => "",
     }
 }
 

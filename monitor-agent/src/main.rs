@@ -1,13 +1,7 @@
-//! The `monitor-agent` command: outcomes to exit codes.
+//! The `monitor-agent` command.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match monitor_agent::cli::main() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("monitor-agent: {}", failure.text);
-            ExitCode::from(failure.kind as u8)
-        }
-    }
+    monitor_agent::cli::main()
 }

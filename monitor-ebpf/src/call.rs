@@ -51,6 +51,9 @@ pub mod mark {
     pub const ADDRESS: u8 = 3;
     /// The label-set table was full; stands in for the value.
     pub const OTHER: u8 = 4;
+    /// The string is a literal of the executable: its bytes lie in read-only data and never change, so its
+    /// address and length (two `u64`) stand for them. They need not be read for every call.
+    pub const LITERAL: u8 = 5;
 }
 
 /// Values of [`LabelSet::retry`] with a meaning of their own.

@@ -13,19 +13,19 @@ pub const MAX_SHAPES: usize = 4;
 /// Windows that a shape can have.
 pub const MAX_WINDOWS: usize = 6;
 /// Bytes of scratch memory. Bounded by the 512 bytes of a program's stack, which also holds a label set.
-pub const SCRATCH_BYTES: usize = 160;
+pub const SCRATCH_BYTES: usize = 192;
 /// [`Window::base`] of a window into the object itself.
-pub const OBJECT: u32 = u32::MAX;
+pub const OBJECT: u8 = u8::MAX;
 /// [`Window::guard_at`] of a window that needs no guard.
-pub const NO_GUARD: u32 = u32::MAX;
+pub const NO_GUARD: u8 = u8::MAX;
 /// A place in scratch memory that doesn't exist: the recipe has no such value.
-pub const NO_SCRATCH: u32 = u32::MAX;
+pub const NO_SCRATCH: u8 = u8::MAX;
 
 /// Registers that a recipe can name: index into the copy that the programs make at a hit.
 ///
-/// The order of the first nine is that of Go's integer arguments (ABIInternal on amd64, Go 1.17).
+/// The order of the first nine is that of Go's integer arguments (`ABIInternal` on amd64, Go 1.17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u8)]
 pub enum Register {
     /// First integer argument.
     Rax = 0,
@@ -51,7 +51,7 @@ pub enum Register {
 
 /// What tells calls in flight apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u8)]
 pub enum KeyKind {
     /// The object's address: start and finish get the same object.
     Object = 0,
@@ -62,7 +62,7 @@ pub enum KeyKind {
 
 /// How a [`Test`] compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u8)]
 pub enum TestOp {
     /// Never true.
     Never = 0,
@@ -74,7 +74,7 @@ pub enum TestOp {
 
 /// Layout of a Go `map[string]string`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u8)]
 pub enum TagMap {
     /// Not to be read.
     None = 0,
@@ -85,23 +85,28 @@ pub enum TagMap {
 }
 
 /// A piece of the target's memory, copied into scratch memory.
+///
+/// Small, as are the types below: the programs run with cold caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Window {
-    /// Place in scratch memory of the pointer to start from, or [`OBJECT`].
-    pub base: u32,
-    /// Added to the pointer.
-    pub offset: u32,
-    /// Bytes to copy; 0 in windows that are not used.
-    pub length: u32,
-    /// Where in scratch memory they go; a multiple of 8.
-    pub at: u32,
-    /// Copied only when the word here equals `guard_word`, else left zero; or [`NO_GUARD`].
-    pub guard_at: u32,
-    /// 1 when this window is needed to find the key of the call, and so at the start too.
-    pub for_key: u32,
-    /// See `guard_at`.
+    /// The window is copied only when the word at `guard_at` equals this one; else its place is unread.
     pub guard_word: u64,
+    /// Added to the pointer.
+    pub offset: u16,
+    /// Place in scratch memory of the pointer to start from, or [`OBJECT`].
+    pub base: u8,
+    /// Bytes to copy; 0 in windows that are not used.
+    pub length: u8,
+    /// Where in scratch memory they go; a multiple of 8.
+    pub at: u8,
+    /// See `guard_word`; or [`NO_GUARD`].
+    pub guard_at: u8,
+    /// 1 when this window is needed to find the key of the call, and so at the start too.
+    pub for_key: u8,
+    /// 1 when an earlier window has the same place: this one is for another type of the same value, and leaves
+    /// the place as it is when its guard says no.
+    pub twin: u8,
 }
 
 /// A question about a value in scratch memory.
@@ -109,11 +114,13 @@ pub struct Window {
 #[repr(C)]
 pub struct Test {
     /// A value of [`TestOp`].
-    pub op: u32,
+    pub op: u8,
     /// Place of the value.
-    pub at: u32,
+    pub at: u8,
     /// Its size in bytes: 1, 4 or 8.
-    pub width: u32,
+    pub width: u8,
+    /// Zero.
+    pub reserved: u8,
     /// What it is compared with.
     pub operand: u32,
 }
@@ -127,62 +134,74 @@ pub struct Shape {
     /// Second test: the word at `inner_at` in the first window must be this one. 0: no second test.
     pub inner_word: u64,
     /// See `inner_word`.
-    pub inner_at: u32,
+    pub inner_at: u8,
     /// One of [`side`](crate::side).
-    pub side: u32,
+    pub side: u8,
     /// A value of [`KeyKind`].
-    pub key: u32,
+    pub key: u8,
     /// Place of the tag map's pointer in scratch memory, or [`NO_SCRATCH`].
-    pub tags_at: u32,
+    pub tags_at: u8,
+    /// Place of each label's string header (pointer and length), or [`NO_SCRATCH`].
+    pub labels: [u8; crate::LABELS],
+    /// Zero.
+    pub reserved: u8,
+    /// Is the call a stream?
+    pub streaming: Test,
+    /// Is it oneway? Asked of calls that are no streams.
+    pub oneway: Test,
     /// What to copy, in this order.
     pub windows: [Window; MAX_WINDOWS],
-    /// Place of each label's string header (pointer and length), or [`NO_SCRATCH`].
-    pub labels: [u32; crate::LABELS],
-    /// Zero.
-    pub reserved: u32,
-    /// Is the call oneway?
-    pub oneway: Test,
-    /// Is it a stream? Asked first.
-    pub streaming: Test,
 }
 
-/// See the [module](self).
+/// See the module's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Recipe {
     /// [`Register`] with the object's type word.
-    pub object_type: u32,
+    pub object_type: u8,
     /// [`Register`] with the object's address.
-    pub object: u32,
+    pub object: u8,
     /// [`Register`] with the current goroutine.
-    pub goroutine: u32,
+    pub goroutine: u8,
     /// [`Register`] with the type word of the error, at the finish site; zero there means success.
-    pub error: u32,
+    pub error: u8,
     /// Hits of the start site with one of these flags set are not entries (see the agent's site choice).
-    pub start_skip_flags: u32,
+    pub start_skip_flags: u8,
     /// The same for the finish site.
-    pub finish_skip_flags: u32,
+    pub finish_skip_flags: u8,
     /// A value of [`TagMap`].
-    pub tag_map: u32,
+    pub tag_map: u8,
+    /// Shapes in use.
+    pub shape_count: u8,
     /// Label sets that may be kept in full; past them `other` stands in for the strings.
     pub label_limit: u32,
     /// Label set numbers that exist, `other` included.
     pub label_capacity: u32,
-    /// Shapes in use.
-    pub shape_count: u32,
+    /// Where the executable's read-only data begins in the target: bytes there never change.
+    pub literals: u64,
+    /// How long it is.
+    pub literals_length: u64,
     /// The shapes.
     pub shapes: [Shape; MAX_SHAPES],
 }
 
 impl Window {
     /// A window that is not used.
-    pub const UNUSED: Self =
-        Self { base: OBJECT, offset: 0, length: 0, at: 0, guard_at: NO_GUARD, for_key: 0, guard_word: 0 };
+    pub const UNUSED: Self = Self {
+        guard_word: 0,
+        offset: 0,
+        base: OBJECT,
+        length: 0,
+        at: 0,
+        guard_at: NO_GUARD,
+        for_key: 0,
+        twin: 0,
+    };
 }
 
 impl Test {
     /// A question whose answer is no.
-    pub const NEVER: Self = Self { op: TestOp::Never as u32, at: 0, width: 8, operand: 0 };
+    pub const NEVER: Self = Self { op: TestOp::Never as u8, at: 0, width: 8, reserved: 0, operand: 0 };
 }
 
 impl Shape {
@@ -194,11 +213,11 @@ impl Shape {
         side: 0,
         key: 0,
         tags_at: NO_SCRATCH,
-        windows: [Window::UNUSED; MAX_WINDOWS],
         labels: [NO_SCRATCH; crate::LABELS],
         reserved: 0,
-        oneway: Test::NEVER,
         streaming: Test::NEVER,
+        oneway: Test::NEVER,
+        windows: [Window::UNUSED; MAX_WINDOWS],
     };
 }
 
@@ -207,14 +226,16 @@ impl Recipe {
     pub const EMPTY: Self = Self {
         object_type: 0,
         object: 0,
-        goroutine: Register::R14 as u32,
+        goroutine: Register::R14 as u8,
         error: 0,
         start_skip_flags: 0,
         finish_skip_flags: 0,
-        tag_map: TagMap::None as u32,
+        tag_map: TagMap::None as u8,
+        shape_count: 0,
         label_limit: 0,
         label_capacity: 0,
-        shape_count: 0,
+        literals: 0,
+        literals_length: 0,
         shapes: [Shape::UNUSED; MAX_SHAPES],
     };
 }
@@ -226,9 +247,9 @@ mod pod {
 }
 
 const _: () = {
-    assert!(size_of::<Window>() == 32);
-    assert!(size_of::<Test>() == 16);
-    assert!(size_of::<Shape>() == 32 + MAX_WINDOWS * 32 + 16 + 32);
-    assert!(size_of::<Recipe>() == 40 + MAX_SHAPES * size_of::<Shape>());
-    assert!(SCRATCH_BYTES.is_multiple_of(8));
+    assert!(size_of::<Window>() == 16);
+    assert!(size_of::<Test>() == 8);
+    assert!(size_of::<Shape>() == 40 + MAX_WINDOWS * 16);
+    assert!(size_of::<Recipe>() == 32 + MAX_SHAPES * size_of::<Shape>());
+    assert!(SCRATCH_BYTES.is_multiple_of(8) && SCRATCH_BYTES < NO_SCRATCH as usize);
 };

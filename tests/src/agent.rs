@@ -152,9 +152,14 @@ impl Agent {
     /// Ends the agent with a signal; gives how it ended and how long that took.
     pub fn end_by(mut self, signal: i32) -> Result<(ExitStatus, Duration)> {
         let begin = Instant::now();
-        signal_child(&self.child, signal)?;
+        self.signal(signal)?;
         let status = self.wait(Duration::from_secs(10))?;
         Ok((status, begin.elapsed()))
+    }
+
+    /// Sends a signal to the agent.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        signal_child(&self.child, signal)
     }
 
     /// Waits until the agent ends by itself.

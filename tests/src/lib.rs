@@ -4,14 +4,20 @@
 //! - [`targets`] builds the Go programs under `tests/targets`; [`process`] runs one and talks to it.
 //! - [`agent`] runs the agent and scrapes it; [`scrape`] reads the text strictly.
 //! - [`http`] asks for pages, each over a connection of its own.
-//! - [`tally`] compares the agent's counters with the target's own, label set by label set.
+//! - [`tally`] compares the agent's counters with the target's own, label set by label set; [`durations`] its
+//!   latencies; [`chain`] does both for a client, a relay and a server.
+//! - [`kernel`] tells what is loaded in the kernel, [`text`] whether a target's code has probes in it.
 
 pub mod agent;
+pub mod chain;
+pub mod durations;
 pub mod http;
+pub mod kernel;
 pub mod process;
 pub mod scrape;
 pub mod tally;
 pub mod targets;
+pub mod text;
 
 mod capture;
 mod paths;

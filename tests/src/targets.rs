@@ -1,9 +1,11 @@
 //! Builds the Go programs that the agent is tested on.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -18,7 +20,7 @@ const GO_MINOR: u32 = 24;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One of the Go programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Program {
     /// A Kitex server, client or relay (`targets/kitex`).
     Kitex,
@@ -27,7 +29,7 @@ pub enum Program {
 }
 
 /// How a program is built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Flavour {
     /// As `go build` does it: with a symbol table and DWARF.
     Default,
@@ -73,10 +75,22 @@ impl Program {
         })
     }
 
-    /// Builds the program unless that was done since its sources changed; gives the path of the executable.
+    /// Builds the program and gives the path of the executable. `go build` decides what is stale, once in the life of
+    /// this process.
     ///
     /// The first build takes a minute or two and needs the Go module proxy; progress is said on stderr.
     pub fn build(self, flavour: Flavour) -> Result<PathBuf> {
+        static BUILT: Mutex<BTreeMap<(Program, Flavour), PathBuf>> = Mutex::new(BTreeMap::new());
+        let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(executable) = built.get(&(self, flavour)) {
+            return Ok(executable.clone());
+        }
+        let executable = self.build_now(flavour)?;
+        built.insert((self, flavour), executable.clone());
+        Ok(executable)
+    }
+
+    fn build_now(self, flavour: Flavour) -> Result<PathBuf> {
         let go = go()?;
         let directory = paths::target().join("targets").join(flavour.name());
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;

@@ -24,7 +24,9 @@ pub(crate) fn all() -> Result<()> {
     run(cargo().args(["clippy", "--locked", LAUNCH, "--target-dir=target/launch", "--", "-Dwarnings"]))?;
     ebpf::lint()?;
     say("documentation");
-    run(cargo().args(["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings"))?;
+    run(cargo()
+        .args(["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"])
+        .env("RUSTDOCFLAGS", "-Dwarnings"))?;
     go()
 }
 

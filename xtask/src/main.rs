@@ -1,5 +1,6 @@
 //! The project's tasks, run as `cargo xtask TASK`.
 
+mod bench;
 mod ebpf;
 mod lint;
 mod process;
@@ -20,6 +21,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Measure what watching costs a server (needs root, two processors and an idle machine)
+    Bench(bench::Options),
     /// Build the eBPF object that the agent carries
     Ebpf(Ebpf),
     /// Check what needs no run: formatting, clippy, documentation, the Go programs of the tests
@@ -43,6 +46,7 @@ struct Ebpf {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
+        Task::Bench(options) => bench::run(&options),
         Task::Ebpf(Ebpf { check: true, filters, .. }) => ebpf::check(&filters),
         Task::Lint => lint::all(),
         Task::Ebpf(_) => ebpf::build(),

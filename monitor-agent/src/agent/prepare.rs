@@ -46,7 +46,7 @@ fn executable(target: &Target) -> Result<Executable, Failure> {
     let name = describe(target);
     let file = target.open_exe()?;
     let image = Image::parse(Box::new(file)).map_err(|error| Failure::of_image(&name, &error))?;
-    let inspection = Inspection::of(&image).map_err(|error| Failure::of_image(&name, &error))?;
+    let inspection = Inspection::of(&image).map_err(|error| Failure::of_contents(&name, &error))?;
     if inspection.plans().next().is_none() {
         return Err(unattachable(&name, &inspection));
     }

@@ -20,7 +20,10 @@ pub enum BpfError {
         missing: String,
     },
     /// The kernel can't do it.
-    #[error("this kernel can't {action}: {source}; Linux 5.15 or later with uprobes and BPF is needed")]
+    #[error(
+        "this kernel can't {action}: {words}; Linux 5.15 or later with uprobes and BPF is needed",
+        words = in_words(source)
+    )]
     Kernel {
         /// What was tried.
         action: &'static str,
@@ -69,6 +72,19 @@ impl BpfError {
     }
 }
 
+/// An error and what caused it. Some errors repeat their causes, or are nothing but their cause.
+fn in_words(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        if text.contains(&cause) {
+            return text;
+        }
+        match cause.strip_prefix(text.rsplit(": ").next().unwrap_or_default()) {
+            Some(rest) => text + rest,
+            None => format!("{text}: {cause}"),
+        }
+    })
+}
+
 fn map_code(error: &MapError) -> Option<i32> {
     match error {
         MapError::CreateError { io_error, .. } => io_error.raw_os_error(),
@@ -86,5 +102,20 @@ fn program_code(error: &ProgramError) -> Option<i32> {
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
         ProgramError::MapError(error) => map_code(error),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::in_words;
+
+    #[test]
+    fn every_cause_is_said_once() {
+        let error = anyhow!("no such type").context("failed to make `A`: no such type").context("map error");
+        assert_eq!(in_words(&error), "map error: failed to make `A`: no such type");
+        let error = anyhow!("failed to make `A`: no such type").context("map error: failed to make `A`");
+        assert_eq!(in_words(&error), "map error: failed to make `A`: no such type");
     }
 }

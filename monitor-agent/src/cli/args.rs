@@ -1,10 +1,6 @@
 //! Arguments: what a user typed, and what it means once validated.
 
-use std::{
-    collections::BTreeSet,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -12,7 +8,7 @@ use super::log::{Format, Verbosity};
 use crate::{
     agent::RunConfig,
     bpf::Limits,
-    export::http,
+    export::http::{Listen, parse_listen},
     failure::{Failure, Kind},
     metrics::{Label, LabelSelection},
     pipeline::Buckets,
@@ -37,37 +33,51 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct RunArguments {
     /// Process to watch, as this host's /proc numbers it. Repeat it for several.
-    #[arg(long = "pid", value_name = "PID", required = true, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long = "pid", value_name = "PID", required = true, allow_negative_numbers = true, value_parser = pid)]
     pids: Vec<u32>,
 
     /// Where to serve metrics: HOST:PORT, :PORT or [V6]:PORT. Port 0 takes a free one and logs it.
-    #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = "127.0.0.1:9790")]
-    listen_address: String,
+    #[arg(
+        long = "web.listen-address",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:9790",
+        value_parser = parse_listen
+    )]
+    listen_address: Listen,
 
     /// Bounds of the latency histograms in microseconds: `default` (as the in-process extension: 5 ms to 1 s),
     /// `fine` (tells microseconds apart) or a list such as 100,500,1000.
-    #[arg(long, value_name = "SPEC", default_value = "default")]
-    latency_buckets: String,
+    #[arg(long, value_name = "SPEC", default_value = "default", allow_negative_numbers = true)]
+    latency_buckets: Buckets,
 
     /// Labels of kitex_* metrics, of type, caller, callee, method, status, retry. The in-process extension's
     /// released code has caller,callee,method,status,retry.
     #[arg(long = "kitex.labels", value_name = "LIST", default_value = "type,caller,callee,method,status")]
-    kitex_labels: String,
+    kitex_labels: LabelSelection,
 
     /// Combinations of labels kept for each target; past them `other` stands in for the names.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().label_sets, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(
+        long, value_name = "N", default_value_t = Limits::default().label_sets,
+        allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1 << 20)
+    )]
     max_label_sets: u32,
 
     /// Calls in flight kept for each target; those past it are counted and not timed.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().in_flight, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    #[arg(
+        long, value_name = "N", default_value_t = Limits::default().in_flight,
+        allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1 << 24)
+    )]
     max_in_flight: u32,
 
     /// Bytes of each target's ring buffer, a power of two; when it overflows, durations are lost and counted.
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().ring_bytes, value_parser = ring_bytes)]
+    #[arg(
+        long, value_name = "BYTES", default_value_t = Limits::default().ring_bytes,
+        allow_negative_numbers = true, value_parser = ring_bytes
+    )]
     ring_bytes: u32,
 
     /// Seconds to go on serving after the last target has ended.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, allow_negative_numbers = true)]
     linger: u32,
 
     /// How much to log on stderr.
@@ -93,7 +103,7 @@ pub(super) struct InspectArguments {
 #[group(required = true, multiple = false)]
 pub(super) struct Subject {
     /// Running process.
-    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "PID", allow_negative_numbers = true, value_parser = pid)]
     pub(super) pid: Option<u32>,
 
     /// Executable file; needs no root and no process.
@@ -104,23 +114,17 @@ pub(super) struct Subject {
 impl RunArguments {
     /// The validated meaning. Nothing is touched by this.
     pub(super) fn validate(self) -> Result<RunConfig, Failure> {
-        let usage = |text: String| Failure::new(Kind::Usage, text);
         let mut seen = BTreeSet::new();
         if let Some(twice) = self.pids.iter().find(|pid| !seen.insert(**pid)) {
-            return Err(usage(format!("--pid {twice} is given twice: give each process once")));
+            let text = format!("--pid {twice} is given twice: give each process once");
+            return Err(Failure::new(Kind::Usage, text));
         }
-        let labels: LabelSelection =
-            self.kitex_labels.parse().map_err(|error| usage(format!("--kitex.labels: {error}")))?;
-        let buckets: Buckets =
-            self.latency_buckets.parse().map_err(|error| usage(format!("--latency-buckets: {error}")))?;
-        let listen = http::parse_listen(&self.listen_address)
-            .map_err(|error| usage(format!("--web.listen-address: {error}")))?;
         Ok(RunConfig {
             pids: self.pids,
-            listen,
-            buckets,
-            retries: labels.contains(Label::Retry),
-            labels,
+            listen: self.listen_address,
+            buckets: self.latency_buckets,
+            retries: self.kitex_labels.contains(Label::Retry),
+            labels: self.kitex_labels,
             limits: Limits {
                 label_sets: self.max_label_sets,
                 in_flight: self.max_in_flight,
@@ -138,6 +142,12 @@ fn program_log_level(verbosity: Verbosity) -> u8 {
         Verbosity::Debug | Verbosity::Trace => ::log::Level::Debug as u8,
         _ => 0,
     }
+}
+
+/// Any number that a process may have; whether one has it is found out later.
+fn pid(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|pid| *pid > 0);
+    number.ok_or_else(|| "not a process id: give a number from 1 on, as `ps -e` lists them".to_owned())
 }
 
 /// The kernel wants a power of two of whole pages.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    fs::File,
+    fs::{self, File},
     io::{self, Write as _},
     path::Path,
 };
@@ -21,10 +21,15 @@ use crate::{
 /// What `inspect --json` prints; users and tests rely on the names.
 #[derive(Serialize)]
 struct Report<'a> {
+    /// What the text calls it.
+    #[serde(skip)]
+    name: &'a str,
     attachable: bool,
-    exe: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    exe: Option<&'a str>,
     build_id: Option<&'a str>,
-    go_version: &'a str,
+    go_version: Option<&'a str>,
     frameworks: Vec<FrameworkReport<'a>>,
     reasons: Vec<String>,
 }
@@ -62,24 +67,29 @@ struct Subject {
 }
 
 pub(super) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
-    let subject = match (&arguments.subject.pid, &arguments.subject.exe) {
-        (Some(pid), _) => Subject::process(*pid)?,
-        (None, Some(path)) => Subject::file(path)?,
-        (None, None) => return Err(Failure::new(Kind::Usage, "give --pid or --exe")),
+    let outcome = Subject::open(arguments).and_then(|subject| {
+        let inspection =
+            Inspection::of(&subject.image).map_err(|error| Failure::of_contents(&subject.name, &error))?;
+        Ok((subject, inspection))
+    });
+    let (subject, inspection) = match outcome {
+        Ok(found) => found,
+        Err(failure) => {
+            if arguments.json {
+                print(&json(&Report::of_failure(&failure))?)?;
+            }
+            return Err(failure);
+        }
     };
-    let inspection =
-        Inspection::of(&subject.image).map_err(|error| Failure::of_image(&subject.name, &error))?;
     let report = report(&subject, &inspection);
-    let text = if arguments.json {
-        let mut text = serde_json::to_string_pretty(&report)
-            .map_err(|error| Failure::new(Kind::Running, format!("can't write JSON: {error}")))?;
-        text.push('\n');
-        text
-    } else {
-        render(&report)
-    };
-    print(&text)?;
+    print(&if arguments.json { json(&report)? } else { render(&report) })?;
     if report.attachable { Ok(()) } else { Err(agent::unattachable(&subject.name, &inspection)) }
+}
+
+fn json(report: &Report<'_>) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(report)
+        .map_err(|error| Failure::new(Kind::Running, format!("can't write JSON: {error}")))?;
+    Ok(text + "\n")
 }
 
 /// Writes to stdout; a reader that went away is not an error.
@@ -92,37 +102,65 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+impl Report<'_> {
+    /// All that is known when the subject could not be read.
+    fn of_failure(failure: &Failure) -> Self {
+        Self {
+            name: "",
+            attachable: false,
+            pid: None,
+            exe: None,
+            build_id: None,
+            go_version: None,
+            frameworks: Vec::new(),
+            reasons: vec![failure.text.clone()],
+        }
+    }
+}
+
 impl Subject {
+    fn open(arguments: &InspectArguments) -> Result<Self, Failure> {
+        match (&arguments.subject.pid, &arguments.subject.exe) {
+            (Some(pid), _) => Self::process(*pid),
+            (None, Some(path)) => Self::file(path),
+            (None, None) => Err(Failure::new(Kind::Usage, "give --pid or --exe")),
+        }
+    }
+
     fn process(pid: u32) -> Result<Self, Failure> {
         let target = Target::open(pid)?;
         let name = agent::describe(&target);
-        let image = Image::parse(Box::new(target.open_exe()?))
-            .map_err(|error| Failure::of_image(&name, &error))?;
+        let image =
+            Image::parse(Box::new(target.open_exe()?)).map_err(|error| Failure::of_image(&name, &error))?;
         Ok(Self { name, target: Some(target), image })
     }
 
     fn file(path: &Path) -> Result<Self, Failure> {
         let name = path.display().to_string();
-        let file = File::open(path).map_err(|error| Failure::of_file(path, &error))?;
-        let metadata = file.metadata().map_err(|error| Failure::of_file(path, &error))?;
+        let failed = |error| Failure::of_file(path, &error);
+        // Looked at before it is opened: opening a device may do something, opening a pipe waits for its writer.
+        let metadata = fs::metadata(path).map_err(failed)?;
         if !metadata.is_file() {
             let kind = if metadata.is_dir() { "a directory" } else { "not a regular file" };
             return Err(Failure::new(Kind::Unreadable, format!("{name} is {kind}: give an executable file")));
         }
+        let file = File::open(path).map_err(failed)?;
         let image = Image::parse(Box::new(file)).map_err(|error| Failure::of_image(&name, &error))?;
         Ok(Self { name, target: None, image })
     }
 }
 
-fn report<'a>(subject: &Subject, inspection: &'a Inspection) -> Report<'a> {
+fn report<'a>(subject: &'a Subject, inspection: &'a Inspection) -> Report<'a> {
     let frameworks: Vec<_> =
         inspection.frameworks.iter().map(|found| framework_report(subject, found)).collect();
     let reasons = if frameworks.is_empty() { vec![agent::NO_FRAMEWORK.to_owned()] } else { Vec::new() };
     Report {
+        name: &subject.name,
         attachable: frameworks.iter().any(|framework| framework.attachable),
-        exe: subject.name.clone(),
+        pid: subject.target.as_ref().map(Target::pid),
+        exe: Some(subject.target.as_ref().map_or(&subject.name, Target::exe_name)),
         build_id: inspection.build_id.as_deref(),
-        go_version: &inspection.go_version,
+        go_version: Some(&inspection.go_version),
         frameworks,
         reasons,
     }
@@ -176,8 +214,10 @@ fn render(report: &Report<'_>) -> String {
     let mut text = String::new();
     let verdict = if report.attachable { "can be watched" } else { "can't be watched" };
     // Writing to a string can't fail.
-    let _ = writeln!(text, "{}: {verdict}", report.exe);
-    let _ = writeln!(text, "  built by    {}", report.go_version);
+    let _ = writeln!(text, "{}: {verdict}", report.name);
+    if let Some(go_version) = report.go_version {
+        let _ = writeln!(text, "  built by    {go_version}");
+    }
     if let Some(build_id) = report.build_id {
         let _ = writeln!(text, "  build id    {build_id}");
     }
@@ -221,7 +261,8 @@ fn render_framework(text: &mut String, framework: &FrameworkReport<'_>) {
     let width = framework.offsets.iter().map(|offset| offset.name.len()).max().unwrap_or(0);
     let _ = writeln!(text, "  proven offsets and addresses");
     for offset in framework.offsets {
-        let value = if offset.value < 0x1000 { offset.value.to_string() } else { format!("{:#x}", offset.value) };
+        let value =
+            if offset.value < 0x1000 { offset.value.to_string() } else { format!("{:#x}", offset.value) };
         let _ = writeln!(text, "    {:<width$}  {value:>10}  {}", offset.name, offset.evidence);
     }
 }

@@ -1,9 +1,11 @@
 //! The log: on stderr, as text or JSON.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write as _};
 
-use tracing::Level;
+use tracing::{Level, error};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::failure::Failure;
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -49,10 +51,21 @@ pub(super) fn init(verbosity: Verbosity, format: Format) {
     let filter =
         Targets::new().with_default(others).with_target("monitor_agent", level).with_target("monitor", level);
     let registry = tracing_subscriber::registry().with(filter);
+    // A log that nobody reads any more is no reason to end: without this, a write that fails would panic.
+    let layer = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
     match format {
-        Format::Text => registry
-            .with(fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_target(false))
-            .init(),
-        Format::Json => registry.with(fmt::layer().json().with_writer(io::stderr)).init(),
+        Format::Text => {
+            registry.with(layer.with_ansi(io::stderr().is_terminal()).with_target(false)).init();
+        }
+        Format::Json => registry.with(layer.json()).init(),
+    }
+}
+
+/// Says why the agent ends.
+pub(super) fn failure(failure: &Failure, format: Format) {
+    match format {
+        // Nobody is left to be told when this fails.
+        Format::Text => drop(writeln!(io::stderr(), "monitor-agent: {}", failure.text)),
+        Format::Json => error!("{}", failure.text),
     }
 }

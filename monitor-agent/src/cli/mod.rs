@@ -4,18 +4,26 @@ mod args;
 mod inspect;
 mod log;
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
-use crate::{agent, failure::Failure};
+use crate::agent;
 use args::{Arguments, Command};
+use log::Format;
 
-/// Runs the command that the process was started with.
-pub fn main() -> Result<(), Failure> {
-    match Arguments::parse().command {
+/// Runs the command that the process was started with, says on stderr why it failed, and gives the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let (result, format) = match Arguments::parse().command {
         Command::Run(arguments) => {
-            log::init(arguments.log_level, arguments.log_format);
-            agent::run(arguments.validate()?)
+            let format = arguments.log_format;
+            log::init(arguments.log_level, format);
+            (arguments.validate().and_then(agent::run), format)
         }
-        Command::Inspect(arguments) => inspect::inspect(&arguments),
-    }
+        Command::Inspect(arguments) => (inspect::inspect(&arguments), Format::Text),
+    };
+    let Err(failure) = result else { return ExitCode::SUCCESS };
+    log::failure(&failure, format);
+    ExitCode::from(failure.kind as u8)
 }

@@ -10,8 +10,8 @@ const ALIGN: usize = 16;
 const HEADER: usize = 32;
 /// The strings follow the header instead of being pointed to (since Go 1.18).
 const FLAG_INLINE: u8 = 2;
-/// Modules and settings of a very large program take some hundred kilobytes.
-const MAX_TEXT: usize = 4 << 20;
+/// Modules and settings of a very large program take a hundred kilobytes.
+const MAX_TEXT: usize = 1 << 20;
 /// The module text stands between two marks of this length.
 const MARK: usize = 16;
 
@@ -59,26 +59,14 @@ pub(super) fn read(image: &Image) -> Result<BuildInfo, ImageError> {
 
 /// Where the build info starts: in its own section, else somewhere in a writable segment.
 fn find(image: &Image) -> Result<Option<u64>, ImageError> {
-    if let Some((address, size)) = image.section(&[".go.buildinfo"]) {
-        return find_in(image, address, size);
-    }
-    for segment in image.segments().iter().filter(|s| s.writable) {
-        if let Some(found) = find_in(image, segment.address, segment.file_size)? {
-            return Ok(Some(found));
-        }
-    }
-    Ok(None)
-}
-
-fn find_in(image: &Image, address: u64, size: u64) -> Result<Option<u64>, ImageError> {
-    // Pieces start at multiples of the alignment from here on, so none cuts the magic.
-    let Some(start) = address.checked_next_multiple_of(ALIGN as u64) else {
-        return Ok(None);
-    };
-    image.scan(start, size.saturating_sub(start - address), &mut |at, piece| {
+    let mut visit = |at: u64, piece: &[u8]| {
         let found = piece.chunks(ALIGN).position(|chunk| chunk.starts_with(MAGIC))?;
         Some(at + (found * ALIGN) as u64)
-    })
+    };
+    match image.section(&[".go.buildinfo"]) {
+        Some((address, size)) => image.scan(address, size, &mut visit),
+        None => image.scan_segments(&|s| s.writable, ALIGN as u64, &mut visit),
+    }
 }
 
 /// Since Go 1.18: two texts behind the header, each with its length.

@@ -212,6 +212,7 @@ struct Prologue {
 impl Prologue {
     fn read(body: &Body) -> Self {
         let mut prologue = Self { checks: Vec::new(), ways_back: Vec::new(), push: None };
+        let mut compared = false;
         for (index, i) in body.instructions.iter().enumerate().take(MAX_PROLOGUE) {
             if i.code() == Code::Push_r64 && i.op0_register() == Register::RBP {
                 prologue.push = Some(index);
@@ -226,6 +227,11 @@ impl Prologue {
             } else if !keeps_arguments(i) {
                 break;
             }
+            compared |= compares_stack_guard(i);
+        }
+        if !prologue.checks.is_empty() && !compared {
+            // Something that only looks like a stack check.
+            return Self { checks: Vec::new(), ways_back: Vec::new(), push: None };
         }
         prologue
     }
@@ -234,9 +240,10 @@ impl Prologue {
     fn choose(&self, body: &Body) -> Result<(usize, SiteKind, &'static str), CodeError> {
         use SiteKind::{AfterStackCheck, Entry, StackCheckBranch};
         if let Some(push) = self.push {
-            return Ok(match self.checks.is_empty() {
-                false => (push, AfterStackCheck, "the frame push behind the stack check"),
-                true => (push, Entry, "the frame push of a function without stack check"),
+            return Ok(if self.checks.is_empty() {
+                (push, Entry, "the frame push of a function without stack check")
+            } else {
+                (push, AfterStackCheck, "the frame push behind the stack check")
             });
         }
         match self.checks.as_slice() {
@@ -252,7 +259,7 @@ impl Prologue {
                 Ok((
                     behind,
                     AfterStackCheck,
-                    "the instruction behind a stack check that has several branches",
+                    "the instruction behind the stack check: no frame push follows, and no branch decides alone",
                 ))
             }
         }
@@ -260,8 +267,8 @@ impl Prologue {
 }
 
 /// Whether an instruction can belong to a stack check: it continues with the next one and writes no more
-/// than flags and a register that Go's calling convention leaves free at the entry (cmd/compile/abi-internal.md
-/// @ go1.26: R12, R13 and R15 are scratch; R15 only outside dynamically linked code).
+/// than flags and R12 or R13, which Go's calling convention leaves free at the entry
+/// (cmd/compile/abi-internal.md @ go1.26).
 fn keeps_arguments(i: &Instruction) -> bool {
     match i.mnemonic() {
         Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Nop | Mnemonic::Endbr64 => true,
@@ -271,6 +278,15 @@ fn keeps_arguments(i: &Instruction) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether an instruction compares with a stack guard of the goroutine: `stackguard0` or `stackguard1` in
+/// `g` (runtime/runtime2.go @ go1.17 to go1.27).
+fn compares_stack_guard(i: &Instruction) -> bool {
+    i.mnemonic() == Mnemonic::Cmp
+        && i.memory_base() == Register::R14
+        && i.memory_index() == Register::None
+        && matches!(i.memory_displacement64(), 0x10 | 0x18)
 }
 
 /// Whether an instruction goes to a place that it names.
@@ -283,8 +299,12 @@ fn jumps_near(i: &Instruction) -> bool {
 /// stands where it would be chosen.)
 fn cost(i: &Instruction) -> CostClass {
     let emulated = match i.code() {
-        Code::Push_r64 | Code::Nopd | Code::Nopq => true,
-        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 | Code::Call_rel32_64 => true,
+        Code::Push_r64
+        | Code::Nopd
+        | Code::Nopq
+        | Code::Jmp_rel8_64
+        | Code::Jmp_rel32_64
+        | Code::Call_rel32_64 => true,
         // All of the form jCC: not jrcxz and loop.
         _ => i.is_jcc_short_or_near(),
     };
@@ -442,6 +462,13 @@ mod tests {
         // An assembly function loads the goroutine first: mov r14, fs:[-8]; cmp rsp, [r14+0x10]; jbe; push.
         let code = bytes("644c8b3425f8ffffff 493b6610 7603 55 5d c3 e800000000 ebe7");
         assert!(matches!(go_entry_site(&code, ENTRY), Err(CodeError::Reentered { site: 0, to: 0, .. })));
+    }
+
+    #[test]
+    fn a_branch_without_the_guard_is_no_stack_check() {
+        // test rax, rax; jbe; push rbp; pop rbp; ret; call; jmp entry: a loop, entered again by itself.
+        let refused = go_entry_site(&bytes("4885c0 7603 55 5d c3 e800000000 ebf1"), ENTRY);
+        assert_eq!(refused, Err(CodeError::Reentered { site: 0, from: 13, to: 0 }));
     }
 
     #[test]

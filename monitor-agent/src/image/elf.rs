@@ -28,6 +28,8 @@ const DT_RELA: u64 = 7;
 const DT_RELASZ: u64 = 8;
 /// Tables are read in pieces of this size.
 const CHUNK: usize = 256 << 10;
+/// How much is searched: a sparse file can claim to be of any size.
+const MAX_SCAN: u64 = 256 << 20;
 
 /// One executable file.
 pub struct Image {
@@ -163,19 +165,20 @@ impl Image {
 
     /// Address and size of the first section with one of these names, if the file has sections.
     pub(super) fn section(&self, names: &[&str]) -> Option<(u64, u64)> {
-        let named = |name: &&str| self.sections.iter().find(|s| s.name == name.as_bytes() && s.size > 0);
-        names.iter().find_map(named).map(|s| (s.address, s.size))
+        let find = |name: &&str| self.sections.iter().find(|s| s.name == name.as_bytes() && s.size > 0);
+        names.iter().find_map(find).map(|s| (s.address, s.size))
     }
 
-    /// Visits the bytes of a range in pieces, each starting at a multiple of `step` from `address`, until
-    /// `visit` gives a value. The range is cut where the segment's file contents end.
+    /// Visits the bytes of a range in pieces, until `visit` gives a value. All pieces but the last have a
+    /// length that is a multiple of 4096. The range is cut where the segment's file contents end, and where
+    /// it is larger than any program's.
     pub(super) fn scan<T>(
         &self,
         address: u64,
         size: u64,
         visit: &mut dyn FnMut(u64, &[u8]) -> Option<T>,
     ) -> Result<Option<T>, ImageError> {
-        let end = address.saturating_add(size);
+        let end = address.saturating_add(size.min(MAX_SCAN));
         let mut at = address;
         while at < end && self.segment(at, 1).is_ok() {
             let want = usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK));
@@ -184,6 +187,28 @@ impl Image {
                 return Ok(Some(found));
             }
             at += piece.len() as u64;
+        }
+        Ok(None)
+    }
+
+    /// Visits the segments that `choose` accepts as [`Image::scan`] does, each from the first multiple of
+    /// `align` on.
+    pub(super) fn scan_segments<T>(
+        &self,
+        choose: &dyn Fn(&Segment) -> bool,
+        align: u64,
+        visit: &mut dyn FnMut(u64, &[u8]) -> Option<T>,
+    ) -> Result<Option<T>, ImageError> {
+        let mut left = MAX_SCAN;
+        for segment in self.segments.iter().filter(|s| choose(s)) {
+            let Some(start) = segment.address.checked_next_multiple_of(align) else {
+                continue;
+            };
+            let size = segment.file_size.saturating_sub(start - segment.address).min(left);
+            left -= size;
+            if let Some(found) = self.scan(start, size, visit)? {
+                return Ok(Some(found));
+            }
         }
         Ok(None)
     }
@@ -228,10 +253,10 @@ impl Image {
     /// in place as well; the system's linker, used with cgo, does not. (Packed relocations, `DT_RELR`,
     /// always have their values in place.)
     fn read_relocations(&self) -> Result<Vec<Relocation>, ImageError> {
+        const ENTRY: usize = size_of::<elf::Rela64<LE>>();
         let Some((mut at, size)) = self.relocation_table()? else {
             return Ok(Vec::new());
         };
-        const ENTRY: usize = size_of::<elf::Rela64<LE>>();
         let mut left = usize::try_from(size).unwrap_or(usize::MAX) / ENTRY;
         if left > MAX_RELOCATIONS {
             return Err(ImageError::malformed(format!(
@@ -248,6 +273,8 @@ impl Image {
             left -= count;
         }
         found.sort_by_key(|r| r.address);
+        // No linker writes two for one place; a file that does must not cost more for it.
+        found.dedup_by_key(|r| r.address);
         Ok(found)
     }
 

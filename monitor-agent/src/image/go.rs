@@ -11,8 +11,8 @@ use super::{GoVersion, Image, ImageError};
 
 /// No function that is worth probing is larger; decoding this much takes a few milliseconds.
 const MAX_CODE: u64 = 256 << 10;
-/// A Kitex program has 3 thousand.
-const MAX_ITABS: usize = 1 << 18;
+/// A Kitex program has a thousand.
+const MAX_ITABS: usize = 1 << 17;
 const MODULE_DATA: usize = 400;
 /// `ITab` in internal/abi/iface.go @ go1.27, with one method.
 const ITAB: u64 = 32;
@@ -21,7 +21,13 @@ const WINDOW: usize = 256 << 10;
 /// What one read costs of a budget, however few bytes it gives.
 const MIN_COST: u64 = 4096;
 /// Files without sections are searched for function tables; more than one or two means nonsense.
-const MAX_CANDIDATES: usize = 16;
+const MAX_CANDIDATES: usize = 4;
+/// How many pointers to the function table are looked at; a program has a handful.
+const MAX_POINTERS: usize = 1000;
+/// The largest Go programs have a million functions.
+const MAX_FUNCTIONS: u64 = 1 << 22;
+/// No question that makes sense has more functions for an answer.
+const MAX_FOUND: usize = 1 << 16;
 
 /// The Go side of an executable.
 pub struct GoImage<'a> {
@@ -170,12 +176,11 @@ pub(super) fn open(image: &Image) -> Result<GoImage<'_>, ImageError> {
             return Ok(GoImage { image, version, format, module });
         }
     }
-    Err(match tables.is_empty() {
-        true => ImageError::malformed("it has no Go function table; it may be compressed or obfuscated"),
-        false => ImageError::malformed(format!(
-            "its Go function table is not one of {version}; the program may be obfuscated (garble)"
-        )),
-    })
+    Err(ImageError::malformed(if tables.is_empty() {
+        "it has no Go function table; it may be compressed or obfuscated".to_owned()
+    } else {
+        format!("its Go function table is not one of {version}; the program may be obfuscated (garble)")
+    }))
 }
 
 /// The addresses where the file's function table is, or may be.
@@ -184,13 +189,11 @@ fn find_tables(image: &Image) -> Result<Vec<u64>, ImageError> {
         return Ok(vec![address]);
     }
     let mut found = Vec::new();
-    for segment in image.segments().iter().filter(|s| !s.executable) {
-        image.scan(segment.address, segment.file_size, &mut |at, piece| {
-            let headers = piece.chunks(8).enumerate().filter(|(_, chunk)| table_format(chunk).is_some());
-            found.extend(headers.map(|(i, _)| at + 8 * i as u64).take(MAX_CANDIDATES));
-            (found.len() >= MAX_CANDIDATES).then_some(())
-        })?;
-    }
+    image.scan_segments(&|s| !s.executable, 8, &mut |at, piece| {
+        let headers = piece.chunks(8).enumerate().filter(|(_, chunk)| table_format(chunk).is_some());
+        found.extend(headers.map(|(i, _)| at + 8 * i as u64).take(MAX_CANDIDATES - found.len()));
+        (found.len() == MAX_CANDIDATES).then_some(())
+    })?;
     Ok(found)
 }
 
@@ -218,20 +221,15 @@ fn find_module_data(
     }
     // The first field of the module data is a pointer to the function table.
     let pointer = table.to_le_bytes();
-    for segment in image.segments().iter().filter(|s| s.writable) {
-        let Some(start) = segment.address.checked_next_multiple_of(8) else {
-            continue;
-        };
-        let size = segment.file_size.saturating_sub(start - segment.address);
-        let found = image.scan(start, size, &mut |at, piece| {
-            let mut words = piece.chunks_exact(8).enumerate().filter(|(_, word)| *word == pointer);
-            words.find_map(|(i, _)| check(at + 8 * i as u64))
-        })?;
-        if found.is_some() {
-            return Ok(found);
-        }
-    }
-    Ok(None)
+    let mut left = MAX_POINTERS;
+    image.scan_segments(&|s| s.writable, 8, &mut |at, piece| {
+        let words = piece.chunks_exact(8).enumerate().filter(|(_, word)| *word == pointer);
+        let mut places = words.map(|(i, _)| at + 8 * i as u64).take(left);
+        places.find_map(|at| {
+            left -= 1;
+            check(at)
+        })
+    })
 }
 
 /// The module data in `data`, if that is what it is.
@@ -258,7 +256,7 @@ fn module_data(
         && names.address == table.checked_add(u64_at(header, names_at)?)?
         && functions.address == table.checked_add(u64_at(header, functions_at)?)?
         && rows.address == functions.address
-        && function_count > 0
+        && (1..=MAX_FUNCTIONS).contains(&function_count)
         && rows.len == function_count.checked_add(1)?
         && rows.len.checked_mul(2 * format.width())? <= functions.len.checked_add(format.width())?
         && text <= first
@@ -282,11 +280,14 @@ fn module_data(
 
 impl GoImage<'_> {
     /// The Go release that built the program.
+    #[must_use]
     pub fn version(&self) -> GoVersion {
         self.version
     }
 
-    /// The functions whose name `matches`, in the order of their addresses. Reads the whole table once.
+    /// The functions whose name `matches`, in the order of their addresses; at most 65,536. Reads the whole
+    /// table once. Type arguments are written `[...]`. A function in assembly can be found twice under one
+    /// name: once as itself, once as the compiler's wrapper with register arguments.
     pub fn functions_named(&self, matches: &dyn Fn(&str) -> bool) -> Result<Vec<Function>, ImageError> {
         let module = &self.module;
         let names = self.image.read(module.names.address, to_len(module.names.len)?)?;
@@ -311,6 +312,9 @@ impl GoImage<'_> {
             if let Ok(name) = str::from_utf8(name)
                 && matches(name)
             {
+                if found.len() == MAX_FOUND {
+                    return Err(ImageError::malformed("too many of its Go functions have such a name"));
+                }
                 found.push(Function { name: name.to_owned(), entry, end });
             }
             entry = end;

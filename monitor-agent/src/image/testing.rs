@@ -374,7 +374,7 @@ impl Builder {
             self.data.extend(u64::to_le_bytes(tag));
             self.data.extend(value.to_le_bytes());
         }
-        let notes = [note(b"GNU\0", 3, &[0xab, 0xcd]), note(b"Go\0\0", 4, b"go-id")].concat();
+        let notes = [note(*b"GNU\0", 3, &[0xab, 0xcd]), note(*b"Go\0\0", 4, b"go-id")].concat();
         let notes_at = self.here();
         self.rodata.extend(&notes);
 
@@ -401,14 +401,14 @@ impl Builder {
     /// Appends section headers; gives their place and count.
     fn sections(&self, file: &mut Vec<u8>) -> (u64, usize) {
         let module = if self.file.minor >= 26 { ".go.module" } else { ".noptrdata" };
-        let named = [
+        let mapped = [
             (".gopclntab", self.places.table, RODATA + self.rodata.len() as u64 - self.places.table),
             (".go.buildinfo", self.places.build_info, 256),
             (module, self.places.module, 400),
         ];
         let mut names = vec![0];
         let mut table = vec![[0; 64].to_vec()];
-        for (name, address, size) in named {
+        for (name, address, size) in mapped {
             table.push(section(names.len(), 1, 2, address, address - BASE, size));
             names.extend(name.as_bytes());
             names.push(0);
@@ -456,9 +456,9 @@ fn section(name: usize, kind: u32, flags: u64, address: u64, offset: u64, size: 
     header
 }
 
-fn note(owner: &[u8; 4], kind: u32, content: &[u8]) -> Vec<u8> {
+fn note(owner: [u8; 4], kind: u32, content: &[u8]) -> Vec<u8> {
     let len = u32::try_from(content.len()).expect("a short note");
-    let mut note = [4_u32.to_le_bytes(), len.to_le_bytes(), kind.to_le_bytes(), *owner].concat();
+    let mut note = [4_u32.to_le_bytes(), len.to_le_bytes(), kind.to_le_bytes(), owner].concat();
     note.extend(content);
     note.resize(note.len().next_multiple_of(4), 0);
     note

@@ -14,7 +14,7 @@ const FLAG_UNCOMMON: u8 = 1;
 const FLAG_EXTRA_STAR: u8 = 2;
 const KIND_MASK: u8 = 0x1f;
 /// The compiler's own limit for a name is far higher, people's is far lower.
-const MAX_NAME: usize = 64 << 10;
+const MAX_NAME: usize = 16 << 10;
 const MAX_FIELDS: u64 = 4096;
 /// All names of one type together.
 const MAX_NAMES: usize = 1 << 20;

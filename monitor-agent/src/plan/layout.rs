@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A second read costs more than copying this many bytes that nobody needs.
-const GAP_MAX: u64 = 48;
+const GAP_MAX: u64 = 64;
 
 /// A shape of calls, proven in an executable.
 #[derive(Clone, Debug)]
@@ -69,7 +69,7 @@ impl ShapePlan {
         let mut shape = Shape {
             type_word: itab.address,
             side: spec.side.code(),
-            key: spec.key.code(),
+            key: spec.key.code() as u8,
             windows: windows.program()?,
             streaming: windows.test(&streaming),
             oneway: windows.test(&oneway),
@@ -128,7 +128,7 @@ struct Place {
 struct Asked {
     places: Vec<Place>,
     op: TestOp,
-    width: u32,
+    width: u8,
     operand: u32,
 }
 
@@ -186,14 +186,12 @@ impl Tree {
                 let twin = self.twins.iter().find(|(_, twin)| *twin == node).and_then(|(first, _)| {
                     planned.iter().find(|window| window.node == *first && window.end - window.start == end - start)
                 });
-                let at = if let Some(twin) = twin {
-                    twin.at
-                } else {
-                    let at = used;
+                let at = twin.map_or(used, |first| first.at);
+                let is_twin = twin.is_some();
+                if !is_twin {
                     used += (end - start).next_multiple_of(8);
-                    at
-                };
-                planned.push(Planned { node, start, end, at });
+                }
+                planned.push(Planned { node, start, end, at, twin: is_twin });
             }
         }
         if used > SCRATCH_BYTES as u64 {
@@ -233,6 +231,8 @@ struct Planned {
     start: u64,
     end: u64,
     at: u64,
+    /// Shares its place with an earlier window.
+    twin: bool,
 }
 
 struct Windows<'a> {
@@ -243,21 +243,22 @@ struct Windows<'a> {
 
 impl Windows<'_> {
     /// Where a place is found in scratch memory.
-    fn at(&self, place: Place) -> u32 {
+    fn at(&self, place: Place) -> u8 {
         let window = self.planned.iter().find(|window| {
             window.node == place.node && (window.start..window.end).contains(&place.offset)
         });
-        window.and_then(|window| u32::try_from(window.at + place.offset - window.start).ok()).unwrap_or(NO_SCRATCH)
+        window.and_then(|window| u8::try_from(window.at + place.offset - window.start).ok()).unwrap_or(NO_SCRATCH)
     }
 
     fn test(&self, question: &Asked) -> Test {
         match question.places.first() {
             None => Test::NEVER,
             Some(place) => Test {
-                op: question.op as u32,
+                op: question.op as u8,
                 at: self.at(*place),
                 width: question.width,
                 operand: question.operand,
+                ..Test::NEVER
             },
         }
     }
@@ -274,13 +275,14 @@ impl Windows<'_> {
             let (guard_at, guard_word) =
                 node.guard.map_or((NO_GUARD, 0), |(place, word)| (self.at(place), word));
             *window = Window {
-                base: node.pointer.map_or(OBJECT, |place| self.at(place)),
-                offset: u32::try_from(planned.start).map_err(|_| too_far())?,
-                length: u32::try_from(planned.end - planned.start).map_err(|_| too_far())?,
-                at: u32::try_from(planned.at).map_err(|_| too_far())?,
-                guard_at,
-                for_key: u32::from(self.key_nodes.contains(&planned.node)),
                 guard_word,
+                offset: u16::try_from(planned.start).map_err(|_| too_far())?,
+                base: node.pointer.map_or(OBJECT, |place| self.at(place)),
+                length: u8::try_from(planned.end - planned.start).map_err(|_| too_far())?,
+                at: u8::try_from(planned.at).map_err(|_| too_far())?,
+                guard_at,
+                for_key: u8::from(self.key_nodes.contains(&planned.node)),
+                twin: u8::from(planned.twin),
             };
         }
         Ok(windows)
@@ -322,7 +324,7 @@ impl Walk<'_, '_, '_> {
     }
 
     /// The places of a value in types that stand for each other, and its width.
-    fn alternatives(&mut self, paths: Alternatives) -> Result<(Vec<Place>, u32), Refusal> {
+    fn alternatives(&mut self, paths: Alternatives) -> Result<(Vec<Place>, u8), Refusal> {
         let mut places: Vec<Place> = Vec::new();
         let mut width = 8;
         for path in paths {
@@ -330,7 +332,7 @@ impl Walk<'_, '_, '_> {
             expect(path, &found, "a number of 1, 4 or 8 bytes", |kind| {
                 is_integer(kind) && matches!(found.size, 1 | 4 | 8)
             })?;
-            let this = u32::try_from(found.size).unwrap_or(8);
+            let this = u8::try_from(found.size).unwrap_or(8);
             match places.first() {
                 None => width = this,
                 Some(first) => {
@@ -431,6 +433,7 @@ mod tests {
     fn places_that_are_close_share_a_window() {
         assert_eq!(merge(&[(72, 16), (0, 16), (56, 16)]), [(0, 88)]);
         assert_eq!(merge(&[(0, 8), (144, 16), (176, 8)]), [(0, 8), (144, 184)]);
+        assert_eq!(merge(&[(0, 88), (144, 16)]), [(0, 160)]);
         assert_eq!(merge(&[]), []);
     }
 }

@@ -9,6 +9,8 @@ mod refusal;
 mod resolve;
 mod site;
 
+use std::ops::Range;
+
 use monitor_ebpf::{KeyKind, MAX_SHAPES, Recipe, Register, TagMap, side};
 use serde::Serialize;
 
@@ -46,6 +48,8 @@ pub struct Plan {
     object: (Register, Register),
     error: Register,
     tag_map: TagMap,
+    /// Link-time addresses of read-only data.
+    literals: Range<u64>,
 }
 
 /// One framework found in an executable.
@@ -135,6 +139,7 @@ impl Plan {
             object: (argument(framework.object.type_word)?, argument(framework.object.data)?),
             error: argument(framework.error.type_word)?,
             tag_map,
+            literals: literals(image),
         })
     }
 
@@ -154,11 +159,13 @@ impl Plan {
     #[must_use]
     pub fn recipe(&self, bias: u64, retries: bool) -> Recipe {
         let mut recipe = Recipe {
-            object_type: self.object.0 as u32,
-            object: self.object.1 as u32,
-            goroutine: Register::R14 as u32,
-            error: self.error as u32,
-            tag_map: if retries { self.tag_map } else { TagMap::None } as u32,
+            object_type: self.object.0 as u8,
+            object: self.object.1 as u8,
+            goroutine: Register::R14 as u8,
+            error: self.error as u8,
+            tag_map: if retries { self.tag_map } else { TagMap::None } as u8,
+            literals: self.literals.start.wrapping_add(bias),
+            literals_length: self.literals.end - self.literals.start,
             ..Recipe::EMPTY
         };
         for site in &self.sites {
@@ -191,6 +198,14 @@ fn argument(index: usize) -> Result<Register, Refusal> {
         Register::R11,
     ];
     INTEGER_ARGUMENTS.get(index).copied().ok_or(Refusal::TooMuch("arguments in registers"))
+}
+
+/// The largest segment that is never written nor executed: string literals lie there, and so do not change.
+fn literals(image: &Image) -> Range<u64> {
+    let constant = image.segments().iter().filter(|segment| !segment.writable && !segment.executable);
+    // What lies past the file's part is not what the file has.
+    let largest = constant.max_by_key(|segment| segment.file_size);
+    largest.map_or(0..0, |segment| segment.address..segment.address.saturating_add(segment.file_size))
 }
 
 fn find_site(
@@ -237,19 +252,19 @@ impl Side {
         }
     }
 
-    fn code(self) -> u32 {
-        u32::from(match self {
+    fn code(self) -> u8 {
+        match self {
             Self::Client => side::CLIENT,
             Self::Server => side::SERVER,
-        })
+        }
     }
 }
 
 impl Key {
-    fn code(self) -> u32 {
-        (match self {
+    fn code(self) -> KeyKind {
+        match self {
             Self::Object => KeyKind::Object,
             Self::GoroutineUnlessStreaming => KeyKind::GoroutineUnlessStreaming,
-        }) as u32
+        }
     }
 }

@@ -49,13 +49,13 @@ pub struct Site {
 }
 
 /// Carry and zero flag: a branch "below or equal" is taken when one is set.
-const CARRY_OR_ZERO: u32 = 1 << 0 | 1 << 6;
+const CARRY_OR_ZERO: u8 = 1 << 0 | 1 << 6;
 
 impl Site {
     /// Processor flags that tell a hit which isn't an entry of the function: the branch of a stack check is
     /// about to be taken, and the function will be entered again.
     #[must_use]
-    pub fn skip_flags(&self) -> u32 {
+    pub fn skip_flags(&self) -> u8 {
         match self.kind {
             SiteKind::StackCheckBranch => CARRY_OR_ZERO,
             _ => 0,

@@ -65,7 +65,7 @@ pub enum TargetError {
         pid: u32,
         /// What was to be read, a path under `/proc/PID` or a part of it.
         what: String,
-        /// The capability that permits it.
+        /// What permits it, by name.
         capability: &'static str,
     },
     /// Anything else that the operating system reports.
@@ -131,8 +131,19 @@ pub struct Target {
 }
 
 impl Target {
-    /// Opens the process and reads who it is.
+    /// Opens the process and reads who it is. Waits half a second at most for an exec that is under way, in which
+    /// `/proc` shows parts of both programs.
     pub fn open(pid: u32) -> Result<Self, TargetError> {
+        for _ in 0..100 {
+            match Self::open_once(pid) {
+                Err(TargetError::Replaced(_)) => std::thread::sleep(Duration::from_millis(5)),
+                opened => return opened,
+            }
+        }
+        Err(TargetError::Replaced(pid))
+    }
+
+    fn open_once(pid: u32) -> Result<Self, TargetError> {
         let number = i32::try_from(pid).ok().filter(|&pid| pid > 0).ok_or(TargetError::NoSuchProcess(pid))?;
         let process = match Process::new(number) {
             Ok(process) => process,
@@ -154,6 +165,10 @@ impl Target {
         }
         if has_ended(&pidfd) || is_dead(&stat) {
             return Err(TargetError::Ended(pid));
+        }
+        if stat.startcode == 0 {
+            // Set last by an exec, together with the final start of the stack (load_elf_binary in fs/binfmt_elf.c).
+            return Err(TargetError::Replaced(pid));
         }
         let exe = exe_path(pid);
         let exe_link = fs::read_link(&exe).map_err(|error| from_exe(pid, error))?;
@@ -276,8 +291,8 @@ impl Target {
         Ok(maps::of_file(&text, self.identity.exe, &self.exe_link))
     }
 
-    /// Fills `buf` from the process's memory at `addr`, without stopping it. Needs `CAP_SYS_PTRACE` for another
-    /// user's process; breakpoints that the kernel has put there are seen as they are.
+    /// Fills `buf` from the process's memory at `addr`, without stopping it. Another user's process needs
+    /// `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`; breakpoints that the kernel has put there are seen as they are.
     pub fn read_memory(&self, addr: u64, buf: &mut [u8]) -> Result<(), TargetError> {
         let memory = self.memory.as_ref().map_err(|error| {
             let error =
@@ -358,7 +373,11 @@ fn thread_group(process: &Process) -> Result<u32, ProcError> {
 }
 
 fn permission(pid: u32, what: impl Into<String>) -> TargetError {
-    TargetError::Permission { pid, what: what.into(), capability: "CAP_SYS_PTRACE" }
+    let what = what.into();
+    // By its mode, `mem` is its owner's only; the check on tracing comes on top, and is all that the others have.
+    let owner_only = what.starts_with("mem");
+    let capability = if owner_only { "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH" } else { "CAP_SYS_PTRACE" };
+    TargetError::Permission { pid, what, capability }
 }
 
 fn from_io(pid: u32, what: &str, error: io::Error) -> TargetError {

@@ -158,6 +158,22 @@ fn an_exec_of_another_file_and_of_the_same_file_replaces() {
 }
 
 #[test]
+fn a_target_opened_during_an_exec_is_the_new_program() {
+    for _ in 0..300 {
+        // The exec is under way or not, by chance.
+        let child = Kept::sleep();
+        let target = child.open();
+        settled(&child, fs::canonicalize("/bin/sleep").expect("sleep").file_name().expect("a name"));
+        if target.exe_name().ends_with("/sleep") {
+            std::thread::sleep(Duration::from_millis(1));
+            assert_eq!(target.liveness(), Liveness::Running);
+        } else {
+            wait_until(|| target.liveness() == Liveness::Replaced);
+        }
+    }
+}
+
+#[test]
 fn a_deleted_executable_is_still_the_one_that_runs() {
     let path = std::env::temp_dir().join(format!("monitor-deleted-{}", std::process::id()));
     fs::copy(fs::canonicalize("/bin/sleep").expect("sleep"), &path).expect("a copy");

@@ -3,10 +3,10 @@
 //! Strings are interned by content: the whole set is the key of the map, so two sets never merge.
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
-use monitor_ebpf::{Counter, LABELS, LabelSet, TEXT_BYTES, call_type, mark};
+use monitor_ebpf::{Counter, LABELS, LabelSet, NO_SCRATCH, TEXT_BYTES, mark};
 
 use super::{
-    atomic,
+    asm::{fetch_increment, keep},
     maps::{LABEL_IDS, LABEL_SET_WORDS, LABEL_SETS, NEXT_LABEL, count, recipe},
     scratch::{Scratch, is_user_address},
     shape::ShapeRef,
@@ -49,11 +49,14 @@ pub(crate) fn number(shape: ShapeRef, failed: bool, scratch: &Scratch) -> Option
     let set = unsafe { &mut *storage.as_mut_ptr() };
     set.clear(0);
     set.0.side = shape.side();
-    set.0.call_type = kind(shape, scratch);
+    set.0.call_type = shape.call_type(scratch);
     set.0.failed = u8::from(failed);
     set.0.retry = tags::retries(shape, scratch);
     for label in 0..LABELS {
-        read(&mut set.0, label, shape.label_at(label), scratch);
+        let at = shape.label_at(label);
+        if at != NO_SCRATCH {
+            keep(read(&mut set.0, label, scratch.word(at), scratch.word(at + 8)));
+        }
     }
     // SAFETY: entries are never removed.
     match unsafe { LABEL_IDS.get(&set.0) } {
@@ -62,28 +65,25 @@ pub(crate) fn number(shape: ShapeRef, failed: bool, scratch: &Scratch) -> Option
     }
 }
 
-#[inline(always)]
-fn kind(shape: ShapeRef, scratch: &Scratch) -> u8 {
-    if shape.is_streaming(scratch) {
-        return call_type::STREAMING;
+/// Copies a Go string into the set; gives the address of its end, which nobody needs (see [`keep`]).
+#[inline(never)]
+fn read(set: &mut LabelSet, label: usize, pointer: u64, length: u64) -> u64 {
+    if length != 0 && label < LABELS {
+        read_text(set, label, pointer, length);
     }
-    if shape.is_oneway(scratch) { call_type::ONEWAY } else { call_type::PINGPONG }
+    pointer.wrapping_add(length)
 }
 
-/// Copies a Go string (pointer and length at `at` in scratch memory) into the set.
 #[inline(always)]
-fn read(set: &mut LabelSet, label: usize, at: u32, scratch: &Scratch) {
-    if at == monitor_ebpf::NO_SCRATCH {
-        return;
-    }
-    let (pointer, length) = (scratch.word(at), scratch.word(at + 8));
-    if length == 0 {
-        return;
-    }
+fn read_text(set: &mut LabelSet, label: usize, pointer: u64, length: u64) {
     if length > LENGTH_MAX || !is_user_address(pointer) {
         count(Counter::LabelUnreadable);
         set.marks[label] = mark::UNREADABLE;
         return;
+    }
+    let literal = pointer.wrapping_sub(recipe!(literals));
+    if literal < recipe!(literals_length) && literal + length <= recipe!(literals_length) {
+        return by_address(set, label, mark::LITERAL, pointer, length);
     }
     let kept = if length > TEXT_BYTES as u64 {
         set.marks[label] = mark::CUT;
@@ -95,19 +95,20 @@ fn read(set: &mut LabelSet, label: usize, at: u32, scratch: &Scratch) {
     let text = (&raw mut set.text[label]).cast::<u8>();
     // SAFETY: `kept` is at most the size of a text.
     if unsafe { bpf_probe_read_user(text.cast(), kept, pointer as *const _) } < 0 {
-        by_address(set, label, pointer, length);
+        // Not in memory: the agent may find the bytes in the file.
+        count(Counter::LabelFault);
+        by_address(set, label, mark::ADDRESS, pointer, length);
     }
 }
 
-/// Not in memory: the agent may find the bytes in the file.
+/// Lets the string's place stand for its bytes.
 #[inline(always)]
-fn by_address(set: &mut LabelSet, label: usize, pointer: u64, length: u64) {
-    count(Counter::LabelFault);
-    set.marks[label] = mark::ADDRESS;
+fn by_address(set: &mut LabelSet, label: usize, mark: u8, pointer: u64, length: u64) {
+    set.marks[label] = mark;
     set.lengths[label] = 16;
     let words = (&raw mut set.text[label]).cast::<u64>();
-    // SAFETY: a text has room for two words, and lies at a multiple of eight in an aligned set. The helper
-    // cleared what it could not read.
+    // SAFETY: a text has room for two words, and lies at a multiple of eight in an aligned set. The rest is
+    // zero: nothing was written, or the helper cleared what it could not read.
     unsafe {
         words.write_volatile(pointer);
         words.add(1).write_volatile(length);
@@ -143,7 +144,7 @@ fn take_number(kind: u32, limit: u32) -> Option<u32> {
         return None;
     }
     // SAFETY: as above.
-    let number = unsafe { atomic::fetch_increment(next) };
+    let number = unsafe { fetch_increment(next) };
     (number < u64::from(limit)).then_some(number as u32)
 }
 

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use monitor_ebpf::{COUNTERS as ROW, Counter, InFlight, LabelSet, Recipe};
 
-use super::atomic;
+use super::asm::increment;
 
 /// `BPF_F_NO_PREALLOC`: entries take memory only while a call is in flight.
 const NO_PREALLOC: u32 = 1;
@@ -56,6 +56,15 @@ macro_rules! recipe {
 }
 pub(crate) use recipe;
 
+/// Reads a field of a part of the recipe.
+macro_rules! field {
+    ($pointer:expr, $($field:tt)+) => {
+        // SAFETY: a pointer into the recipe, which is valid and only read.
+        unsafe { (&raw const (*$pointer).$($field)+).read_volatile() }
+    };
+}
+pub(crate) use field;
+
 /// This CPU's number. It can't change while a program runs: migration is off.
 #[inline(always)]
 pub(crate) fn cpu() -> u32 {
@@ -68,7 +77,7 @@ pub(crate) fn cpu() -> u32 {
 pub(crate) fn count_hot(counter: Counter) {
     if let Some(slot) = COUNTERS.get_ptr_mut(cpu() * ROW + counter as u32) {
         // SAFETY: the map's values are `u64`.
-        unsafe { atomic::increment(slot) }
+        unsafe { increment(slot) }
     }
 }
 

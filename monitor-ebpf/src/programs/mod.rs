@@ -1,6 +1,6 @@
 //! The way of a call through the kernel side.
 
-mod atomic;
+mod asm;
 mod in_flight;
 mod labels;
 mod maps;
@@ -24,7 +24,7 @@ pub(crate) fn start(ctx: &ProbeContext) {
     if hit.flags & u64::from(recipe!(start_skip_flags)) != 0 {
         return;
     }
-    let mut scratch = Scratch::unread();
+    let mut scratch = Scratch::new();
     let Some(shape) = shape::find(hit.type_word, hit.object, &mut scratch) else {
         count(Counter::StartUnknownType);
         debug!(ctx, "start: object of unknown type {:x}", hit.type_word);
@@ -46,7 +46,7 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     if hit.flags & u64::from(recipe!(finish_skip_flags)) != 0 {
         return;
     }
-    let mut scratch = Scratch::unread();
+    let mut scratch = Scratch::new();
     let Some(shape) = shape::find(hit.type_word, hit.object, &mut scratch) else {
         count(Counter::FinishUnknownType);
         debug!(ctx, "finish: object of unknown type {:x}", hit.type_word);

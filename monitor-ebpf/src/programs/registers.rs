@@ -48,8 +48,8 @@ impl Registers {
         let saved = unsafe { &*ctx.regs };
         Self {
             values: [
-                saved.rax, saved.rbx, saved.rcx, saved.rdi, saved.rsi, saved.r8, saved.r9, saved.r10, saved.r11,
-                saved.r14,
+                saved.rax, saved.rbx, saved.rcx, saved.rdi, saved.rsi, saved.r8, saved.r9, saved.r10,
+                saved.r11, saved.r14,
             ],
             flags: saved.eflags,
         }
@@ -57,9 +57,9 @@ impl Registers {
 
     /// The register that the recipe names.
     #[inline(always)]
-    fn get(&self, register: u32) -> u64 {
+    fn get(&self, register: u8) -> u64 {
         // SAFETY: the agent writes numbers of `monitor_ebpf::Register` only; the verifier knows the number
         // and refuses an access outside the array.
-        unsafe { *self.values.get_unchecked(register as usize) }
+        unsafe { *self.values.get_unchecked(usize::from(register)) }
     }
 }

@@ -1,7 +1,11 @@
 //! Scratch memory: what was copied of the target for one call.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use monitor_ebpf::{SCRATCH_BYTES, Test, TestOp};
+
+use super::maps::field;
 
 /// Word that fills memory nothing was copied to. As a pointer, a length or a type word it is implausible,
 /// so whatever was not read is refused where it is used.
@@ -19,71 +23,70 @@ pub(crate) fn is_user_address(address: u64) -> bool {
 }
 
 /// See the [module](self).
-pub(crate) struct Scratch([u64; SCRATCH_BYTES / 8]);
+///
+/// Not cleared before use, since clearing takes time: every window of a shape is either copied or forgotten
+/// before anything in it is looked at.
+pub(crate) struct Scratch(MaybeUninit<[u64; SCRATCH_BYTES / 8]>);
 
 impl Scratch {
-    /// Scratch memory nothing was copied to.
+    /// Scratch memory that nobody has written to.
     #[inline(always)]
-    pub(crate) fn unread() -> Self {
-        Self([UNREAD; SCRATCH_BYTES / 8])
+    pub(crate) fn new() -> Self {
+        Self(MaybeUninit::uninit())
     }
 
-    /// Copies `length` bytes from `address` in the target to `at`. On a fault the place is unread again.
+    /// Copies `length` bytes from `address` in the target to `at`; forgets the place if that can't be done.
     #[inline(always)]
-    pub(crate) fn copy(&mut self, at: u32, length: u32, address: u64) {
-        if !is_user_address(address) {
-            return;
-        }
-        let place = self.place(at).cast_mut();
-        // SAFETY: the verifier knows both numbers, which are constants of the recipe, and refuses the
-        // program when they leave the array.
-        let result = unsafe { bpf_probe_read_user(place.cast(), length, address as *const _) };
-        if result < 0 {
-            // The helper cleared what it could not read.
-            self.forget(at, length);
-        }
-    }
-
-    #[inline(always)]
-    fn forget(&mut self, at: u32, length: u32) {
-        for word in 0..SCRATCH_BYTES as u32 / 8 {
-            if word * 8 >= at && word * 8 < at + length {
-                self.0[word as usize] = UNREAD;
+    pub(crate) fn copy(&mut self, at: u8, length: u8, address: u64) {
+        if is_user_address(address) {
+            let place = self.place(at).cast_mut();
+            // SAFETY: the verifier knows both numbers, which are constants of the recipe, and refuses the
+            // program when they leave the array.
+            let result = unsafe { bpf_probe_read_user(place.cast(), u32::from(length), address as *const _) };
+            if result >= 0 {
+                return;
             }
         }
+        self.forget(at, length);
+    }
+
+    /// Marks a place as unread.
+    #[inline(always)]
+    pub(crate) fn forget(&mut self, at: u8, length: u8) {
+        let (start, end) = (usize::from(at / 8), usize::from(at) + usize::from(length));
+        for word in start..SCRATCH_BYTES / 8 {
+            if word * 8 >= end {
+                break;
+            }
+            // SAFETY: below the end of the array. Volatile keeps the compiler from calling `memset`.
+            unsafe { (&raw mut self.0).cast::<u64>().add(word).write_volatile(UNREAD) }
+        }
     }
 
     #[inline(always)]
-    fn place(&self, at: u32) -> *const u8 {
+    fn place(&self, at: u8) -> *const u8 {
         // SAFETY: see `copy`.
-        unsafe { self.0.as_ptr().cast::<u8>().add(at as usize) }
+        unsafe { self.0.as_ptr().cast::<u8>().add(usize::from(at)) }
     }
 
     /// The word at a place.
     #[inline(always)]
-    pub(crate) fn word(&self, at: u32) -> u64 {
+    pub(crate) fn word(&self, at: u8) -> u64 {
         // SAFETY: see `copy`; places of words are multiples of eight.
         unsafe { self.place(at).cast::<u64>().read_volatile() }
     }
 
     /// Answers a question of the recipe. What was not read answers no.
     #[inline(always)]
-    pub(crate) fn answer(&self, op: u32, test: *const Test) -> bool {
-        if op == TestOp::Never as u32 {
+    pub(crate) fn answer(&self, test: *const Test) -> bool {
+        let op = field!(test, op);
+        if op == TestOp::Never as u8 {
             return false;
         }
-        // SAFETY: a pointer into the recipe.
-        let (at, width, operand) = unsafe {
-            (
-                (&raw const (*test).at).read_volatile(),
-                (&raw const (*test).width).read_volatile(),
-                (&raw const (*test).operand).read_volatile(),
-            )
-        };
-        let place = self.place(at);
+        let place = self.place(field!(test, at));
         // SAFETY: see `copy`; the agent aligns places to the width.
         let (value, unread) = unsafe {
-            match width {
+            match field!(test, width) {
                 1 => (u64::from(place.read_volatile()), u64::from(u8::MAX)),
                 4 => (u64::from(place.cast::<u32>().read_volatile()), u64::from(u32::MAX)),
                 _ => (place.cast::<u64>().read_volatile(), UNREAD),
@@ -92,7 +95,7 @@ impl Scratch {
         if value == unread {
             return false;
         }
-        let operand = u64::from(operand);
-        if op == TestOp::Equal as u32 { value == operand } else { value & operand != 0 }
+        let operand = u64::from(field!(test, operand));
+        if op == TestOp::Equal as u8 { value == operand } else { value & operand != 0 }
     }
 }

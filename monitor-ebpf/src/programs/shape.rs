@@ -1,9 +1,10 @@
 //! Choosing the shape of an object, and copying what the shape says.
 
-use monitor_ebpf::{KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, OBJECT, Shape, Test, TestOp, Window};
+use monitor_ebpf::{KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, OBJECT, Shape, Window, call_type};
 
 use super::{
-    maps::{RECIPE, recipe},
+    asm::keep,
+    maps::{RECIPE, field, recipe},
     scratch::Scratch,
 };
 
@@ -11,18 +12,7 @@ use super::{
 #[derive(Clone, Copy)]
 pub(crate) struct ShapeRef(*const Shape);
 
-/// Reads a field of a value of the recipe; volatile for the reason given at `recipe!`.
-macro_rules! field {
-    ($pointer:expr, $($field:tt)+) => {
-        // SAFETY: a pointer into the recipe, which is valid and only read.
-        unsafe { (&raw const (*$pointer).$($field)+).read_volatile() }
-    };
-}
-
-/// Key of a call in flight.
-///
-/// Addresses of Go objects are multiples of eight, so three bits are free: 0 for calls keyed by their
-/// object, 1 and up for the nesting depth on a goroutine.
+/// What tells a call in flight from others.
 #[derive(Clone, Copy)]
 pub(crate) enum Key {
     /// The object's address.
@@ -35,7 +25,7 @@ pub(crate) enum Key {
 #[inline(always)]
 pub(crate) fn find(type_word: u64, object: u64, scratch: &mut Scratch) -> Option<ShapeRef> {
     for index in 0..MAX_SHAPES {
-        if index as u32 >= recipe!(shape_count) {
+        if index >= usize::from(recipe!(shape_count)) {
             return None;
         }
         let shape = ShapeRef((&raw const RECIPE.shapes).cast::<Shape>().wrapping_add(index));
@@ -58,10 +48,13 @@ impl ShapeRef {
     /// Copies the shape's windows: all, or those that the key needs.
     #[inline(always)]
     pub(crate) fn copy_windows(self, object: u64, scratch: &mut Scratch, for_key: bool) {
-        let first_is_there = field!(self.0, inner_word) != 0;
+        let first = usize::from(field!(self.0, inner_word) != 0);
         for index in 0..MAX_WINDOWS {
-            if index == 0 && first_is_there {
+            if index < first {
                 continue;
+            }
+            if field!(self.0, windows[index].length) == 0 {
+                return;
             }
             if for_key && field!(self.0, windows[index].for_key) == 0 {
                 continue;
@@ -73,24 +66,13 @@ impl ShapeRef {
     #[inline(always)]
     fn copy_window(self, index: usize, object: u64, scratch: &mut Scratch) {
         // SAFETY: a place inside the recipe.
-        let window: *const Window = unsafe { &raw const (*self.0).windows[index] };
-        let length = field!(window, length);
-        if length == 0 {
-            return;
-        }
-        let guard_at = field!(window, guard_at);
-        if guard_at != NO_GUARD && scratch.word(guard_at) != field!(window, guard_word) {
-            return;
-        }
-        let base = field!(window, base);
-        let pointer = if base == OBJECT { object } else { scratch.word(base) };
-        scratch.copy(field!(window, at), length, pointer.wrapping_add(u64::from(field!(window, offset))));
+        keep(copy_window(unsafe { &raw const (*self.0).windows[index] }, object, scratch));
     }
 
-    /// The key of the call.
+    /// The key of a call. Needs the windows that are marked so.
     #[inline(always)]
     pub(crate) fn key(self, object: u64, goroutine: u64, scratch: &Scratch) -> Key {
-        if field!(self.0, key) == KeyKind::Object as u32 || self.is_streaming(scratch) {
+        if field!(self.0, key) == KeyKind::Object as u8 || self.is_streaming(scratch) {
             return Key::Object(object);
         }
         Key::Goroutine(goroutine)
@@ -98,37 +80,57 @@ impl ShapeRef {
 
     /// Is the call a stream?
     #[inline(always)]
-    pub(crate) fn is_streaming(self, scratch: &Scratch) -> bool {
+    fn is_streaming(self, scratch: &Scratch) -> bool {
         // SAFETY: a place inside the recipe.
-        let test: *const Test = unsafe { &raw const (*self.0).streaming };
-        scratch.answer(field!(test, op), test)
+        scratch.answer(unsafe { &raw const (*self.0).streaming })
     }
 
-    /// Is it oneway?
+    /// One of [`call_type`].
     #[inline(always)]
-    pub(crate) fn is_oneway(self, scratch: &Scratch) -> bool {
+    pub(crate) fn call_type(self, scratch: &Scratch) -> u8 {
+        if self.is_streaming(scratch) {
+            return call_type::STREAMING;
+        }
         // SAFETY: a place inside the recipe.
-        let test: *const Test = unsafe { &raw const (*self.0).oneway };
-        scratch.answer(field!(test, op), test)
+        let oneway = scratch.answer(unsafe { &raw const (*self.0).oneway });
+        if oneway { call_type::ONEWAY } else { call_type::PINGPONG }
     }
 
     /// One of [`monitor_ebpf::side`].
     #[inline(always)]
     pub(crate) fn side(self) -> u8 {
-        field!(self.0, side) as u8
+        field!(self.0, side)
     }
 
     /// Where the string header of a label lies.
     #[inline(always)]
-    pub(crate) fn label_at(self, label: usize) -> u32 {
+    pub(crate) fn label_at(self, label: usize) -> u8 {
         field!(self.0, labels[label])
     }
 
     /// Where the tag map's pointer lies.
     #[inline(always)]
-    pub(crate) fn tags_at(self) -> u32 {
+    pub(crate) fn tags_at(self) -> u8 {
         field!(self.0, tags_at)
     }
 }
 
-const _: () = assert!(TestOp::Never as u32 == 0);
+/// Copies a window; gives the address that it was copied from, which nobody needs (see [`keep`]).
+///
+/// Not inlined, as are other pieces that a program runs several times: a program mostly runs with cold
+/// caches, so the less code there is the faster it is.
+#[inline(never)]
+fn copy_window(window: *const Window, object: u64, scratch: &mut Scratch) -> u64 {
+    let guard_at = field!(window, guard_at);
+    if guard_at != NO_GUARD && scratch.word(guard_at) != field!(window, guard_word) {
+        if field!(window, twin) == 0 {
+            scratch.forget(field!(window, at), field!(window, length));
+        }
+        return 0;
+    }
+    let base = field!(window, base);
+    let pointer = if base == OBJECT { object } else { scratch.word(base) };
+    let address = pointer.wrapping_add(u64::from(field!(window, offset)));
+    scratch.copy(field!(window, at), field!(window, length), address);
+    address
+}

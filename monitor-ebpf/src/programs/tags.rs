@@ -28,7 +28,7 @@ const DIGITS_MAX: u64 = 4;
 pub(crate) fn retries(shape: ShapeRef, scratch: &Scratch) -> u16 {
     let layout = recipe!(tag_map);
     let at = shape.tags_at();
-    if layout == TagMap::None as u32 || at == NO_SCRATCH {
+    if layout == TagMap::None as u8 || at == NO_SCRATCH {
         return 0;
     }
     match scratch.word(at) {
@@ -40,14 +40,14 @@ pub(crate) fn retries(shape: ShapeRef, scratch: &Scratch) -> u16 {
 
 /// Searches the map. Not inlined: it has a stack of its own.
 #[inline(never)]
-fn search(map: u64, layout: u32) -> u32 {
+fn search(map: u64, layout: u8) -> u32 {
     look_up(map, layout).unwrap_or(u32::from(retry_count::UNREADABLE))
 }
 
 /// `None` when the map can't be read.
 #[inline(always)]
-fn look_up(map: u64, layout: u32) -> Option<u32> {
-    let swiss = layout == TagMap::Swiss as u32;
+fn look_up(map: u64, layout: u8) -> Option<u32> {
+    let swiss = layout == TagMap::Swiss as u8;
     // The number of entries comes first in both layouts.
     let [used, word, pointer, length] = read::<4>(map)?;
     if used == 0 {

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use monitor_ebpf::{Counter, Record};
 
 use super::{
-    atomic,
+    asm::increment,
     maps::{RECORDS, TOTALS, count, cpu, recipe},
 };
 
@@ -13,7 +13,7 @@ use super::{
 pub(crate) fn add(label_set: u32) {
     if let Some(total) = TOTALS.get_ptr_mut(cpu() * recipe!(label_capacity) + label_set) {
         // SAFETY: the map's values are `u64`.
-        unsafe { atomic::increment(total) }
+        unsafe { increment(total) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The HTTP server: `/metrics`, `/targets/PID/metrics`, `/healthz`, `/readyz` and a page for people at `/`.
 //!
-//! The process is root and the peer is anybody, so everything a peer can take is bounded ([`Limits`]): connections,
+//! The process is root and the peer is anybody, so everything a peer can take is bounded (`LIMITS`): connections,
 //! the size and time of a request's head, the time to answer, and the time to take the answer. Bodies of requests
 //! are never read. HTTP/1 only, without TLS.
 

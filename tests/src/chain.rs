@@ -1,0 +1,214 @@
+//! A client that calls a relay that calls a server: every role, from one executable.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    durations::{self, Durations},
+    process::Process,
+    scrape::{Labels, Scrape},
+    tally::Tally,
+    targets::{Flavour, Program},
+};
+
+/// In label sets with fewer calls, one that lost its processor at a probe shifts the quantiles and the sum.
+const CALLS_FOR_DURATIONS: u64 = 1_000;
+/// The sum of durations may differ by so many microseconds a call, or by five percent.
+const SUM_CLOSE_US: f64 = 20.0;
+
+/// The three processes. They are killed when dropped.
+pub struct Chain {
+    /// Calls the relay.
+    pub client: Process,
+    /// Is called by the client, and hands `Relay` on to the server.
+    pub relay: Process,
+    /// Is called by the relay.
+    pub server: Process,
+}
+
+impl Chain {
+    /// Starts the processes: `callers` are flags for those that call, `client` for the client alone.
+    pub fn start(flavour: Flavour, callers: &[&str], client: &[&str]) -> Result<Self> {
+        let start = |args: &[&[&str]]| Process::start(Program::Kitex, flavour, &args.concat());
+        let server = start(&[&["server"]])?;
+        let relay = ["relay", "--connect", server.addr()?, "--service", "gate", "--caller", "gate"];
+        let relay = start(&[&relay, callers])?;
+        let of_client = ["client", "--connect", relay.addr()?, "--callee", "gate"];
+        let client = start(&[&of_client, callers, client])?;
+        Ok(Self { client, relay, server })
+    }
+
+    /// The pids of client, relay and server.
+    #[must_use]
+    pub fn pids(&self) -> [u32; 3] {
+        [self.client.pid(), self.relay.pid(), self.server.pid()]
+    }
+
+    /// The processes, callers first.
+    pub fn each(&mut self) -> [&mut Process; 3] {
+        [&mut self.client, &mut self.relay, &mut self.server]
+    }
+
+    /// Waits until no call is under way anywhere, oneway calls included.
+    pub fn settle(&mut self) -> Result<()> {
+        for process in self.each() {
+            process.command("settle")?;
+        }
+        Ok(())
+    }
+
+    /// Opens connections and meets each kind of call, then forgets those calls.
+    pub fn warm_up(&mut self) -> Result<()> {
+        self.client.command("load 500 8 1")?;
+        self.settle()?;
+        for process in self.each() {
+            process.command("reset")?;
+        }
+        Ok(())
+    }
+
+    /// Makes calls of the mixed load and waits until all of them have finished, in every process.
+    pub fn load(&mut self, calls: u64, concurrency: u32, seed: u64) -> Result<Value> {
+        let answer = self.client.command(&format!("load {calls} {concurrency} {seed}"))?;
+        ensure!(answer["calls"] == calls, "{calls} calls were wanted: {answer}");
+        self.settle()?;
+        Ok(answer)
+    }
+
+    /// [`check_calls`] for each process of the chain; gives their tallies in the order of [`Chain::pids`].
+    pub fn check_calls(&mut self, scrape: &Scrape, labels: &[&str]) -> Result<[Tally; 3]> {
+        let [client, relay, server] = self.each();
+        Ok([
+            check_calls(client, scrape, labels, true)?,
+            check_calls(relay, scrape, labels, true)?,
+            check_calls(server, scrape, labels, true)?,
+        ])
+    }
+
+    /// [`check_durations`] for each process of the chain.
+    pub fn check_durations(&mut self, scrape: &Scrape, labels: &[&str]) -> Result<()> {
+        self.each().into_iter().try_for_each(|process| check_durations(process, scrape, labels, true))
+    }
+}
+
+/// Fails unless the agent's counters are exactly the process's own, label set by label set, each histogram has as many
+/// calls as its counter, and the agent's account of itself shows nothing lost. The agent must have been attached
+/// before the first call, and the process be settled.
+///
+/// `several`: the scrape is of several targets. Gives the tally.
+pub fn check_calls(process: &mut Process, scrape: &Scrape, labels: &[&str], several: bool) -> Result<Tally> {
+    let pid = process.pid();
+    let target = several.then_some(pid);
+    let own = Tally::of_target(&process.command("counts")?, labels)?;
+    own.check(&Tally::of_agent(scrape, labels, target)?).with_context(|| format!("pid {pid}"))?;
+    let timed = durations::of_agent(scrape, target);
+    for (labels, calls) in own.iter() {
+        let count = timed.get(labels).map_or(0, |histogram| whole(histogram.count));
+        ensure!(count == calls, "pid {pid}: the histogram of {labels:?} has {count} calls of {calls}");
+    }
+    ensure!(timed.len() == own.iter().count(), "pid {pid}: histograms without calls: {:?}", timed.keys());
+    Account::of(scrape, pid).check_complete(own.total())?;
+    Ok(own)
+}
+
+/// Fails unless the agent's durations are close to the process's own: the sum, the median and the 99th percentile of each
+/// label set that has enough calls.
+pub fn check_durations(process: &mut Process, scrape: &Scrape, labels: &[&str], several: bool) -> Result<()> {
+    let pid = process.pid();
+    let agents = durations::of_agent(scrape, several.then_some(pid));
+    let own = Durations::of_target(&process.command("durations")?, labels)?;
+    let mut compared = 0;
+    for (labels, own) in &own {
+        let about = || format!("pid {pid}: {labels:?}");
+        let agents = agents.get(labels).with_context(about)?;
+        if own.count() >= CALLS_FOR_DURATIONS {
+            check_sum(own, agents.sum).with_context(about)?;
+            own.check(agents, 0.5).with_context(about)?;
+            own.check(agents, 0.99).with_context(about)?;
+            compared += 1;
+        }
+    }
+    ensure!(compared > 0, "pid {pid}: no label set has {CALLS_FOR_DURATIONS} calls");
+    Ok(())
+}
+
+#[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+fn check_sum(own: &Durations, agents: f64) -> Result<()> {
+    let own_sum = own.sum as f64;
+    let close = (own.count() as f64 * SUM_CLOSE_US).max(own_sum * 0.05);
+    ensure!((own_sum - agents).abs() <= close, "the durations add up to {own_sum} µs here, {agents} at the agent");
+    Ok(())
+}
+
+/// What the agent says of its own work on one target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Starts seen.
+    pub starts: u64,
+    /// Finishes with a duration that arrived.
+    pub timed: u64,
+    /// Finishes whose start was not seen.
+    pub unpaired: u64,
+    /// Finishes whose duration was lost.
+    pub lost: u64,
+    /// Calls that have started and not finished.
+    pub in_flight: u64,
+    /// All that must be zero when nothing went wrong, by name and labels.
+    pub faults: BTreeMap<String, u64>,
+}
+
+impl Account {
+    /// Reads it from a scrape.
+    #[must_use]
+    pub fn of(scrape: &Scrape, pid: u32) -> Self {
+        let pid = pid.to_string();
+        let target = [("target", pid.as_str())];
+        let sum = |name: &str| whole(scrape.sum(name, &target));
+        let finishes = |outcome| {
+            whole(scrape.sum("monitor_finishes_total", &[("target", pid.as_str()), ("outcome", outcome)]))
+        };
+        let mut faults = BTreeMap::new();
+        for name in [
+            "monitor_events_lost_total",
+            "monitor_unpaired_starts_total",
+            "monitor_label_sets_refused_total",
+            "monitor_labels_unreadable_total",
+        ] {
+            let of_target = |labels: &Labels| labels.get("target") == Some(&pid);
+            for sample in scrape.samples(name).filter(|sample| of_target(&sample.labels)) {
+                faults.insert(format!("{name}{:?}", sample.labels), whole(sample.value));
+            }
+        }
+        Self {
+            starts: sum("monitor_starts_total"),
+            timed: finishes("timed"),
+            unpaired: finishes("unpaired"),
+            lost: finishes("lost"),
+            in_flight: sum("monitor_calls_in_flight"),
+            faults,
+        }
+    }
+
+    /// The faults that are not zero.
+    #[must_use]
+    pub fn found_faults(&self) -> Vec<(&String, &u64)> {
+        self.faults.iter().filter(|(_, times)| **times > 0).collect()
+    }
+
+    /// Fails unless each of these calls was seen from its start to its end.
+    pub fn check_complete(&self, calls: u64) -> Result<()> {
+        let complete = Self { starts: calls, timed: calls, ..Self::default() };
+        ensure!(Self { faults: BTreeMap::new(), ..self.clone() } == complete, "of {calls} calls: {self:?}");
+        ensure!(self.faults.len() >= 8, "the agent does not account for itself: {self:?}");
+        ensure!(self.found_faults().is_empty(), "of {calls} calls: {:?}", self.found_faults());
+        Ok(())
+    }
+}
+
+/// A count, which is written as a float.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^53")]
+fn whole(value: f64) -> u64 {
+    value as u64
+}

@@ -1,0 +1,133 @@
+//! The code of a running target, at the places where the agent puts its probes.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::agent;
+
+/// Bytes compared at each site: more than a probe replaces.
+const BYTES: usize = 16;
+/// The instruction that the kernel puts in place of a probed one (`int3`, amd64).
+const BREAKPOINT: u8 = 0xcc;
+
+/// The sites of one process, as `inspect` tells them, and the code that its file has there.
+pub struct Sites {
+    pid: u32,
+    sites: Vec<Site>,
+    memory: File,
+}
+
+struct Site {
+    symbol: String,
+    address: u64,
+    original: [u8; BYTES],
+}
+
+impl Sites {
+    /// Asks `inspect` for the sites of a process and reads its executable.
+    pub fn of(pid: u32) -> Result<Self> {
+        let file = File::open(format!("/proc/{pid}/exe"))?;
+        let mut sites = Vec::new();
+        for site in &inspected(pid)? {
+            let offset = site["file_offset"].as_u64().with_context(|| format!("no offset: {site}"))?;
+            let mut original = [0; BYTES];
+            file.read_exact_at(&mut original, offset)?;
+            let symbol = site["symbol"].as_str().with_context(|| format!("no symbol: {site}"))?.to_owned();
+            sites.push(Site { symbol, address: address_of(pid, offset)?, original });
+        }
+        ensure!(sites.len() >= 2, "inspect tells {} sites of pid {pid}", sites.len());
+        Ok(Self { pid, sites, memory: File::open(format!("/proc/{pid}/mem"))? })
+    }
+
+    /// How many sites there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.sites.len()
+    }
+
+    /// How many sites have a breakpoint; all else must be as in the file.
+    pub fn probed(&self) -> Result<usize> {
+        let mut probed = 0;
+        for site in &self.sites {
+            let mut found = [0; BYTES];
+            self.memory.read_exact_at(&mut found, site.address)?;
+            if found == site.original {
+                continue;
+            }
+            let only_first = found[1..] == site.original[1..];
+            ensure!(
+                found[0] == BREAKPOINT && only_first,
+                "pid {}: {} is {found:x?} in memory, {:x?} in the file",
+                self.pid,
+                site.symbol,
+                site.original
+            );
+            probed += 1;
+        }
+        Ok(probed)
+    }
+
+    /// Fails unless every byte is as in the file, for `inspect` too. The kernel may take a moment to clean up after a
+    /// process that was killed.
+    pub fn check_clean(&self) -> Result<()> {
+        let begin = Instant::now();
+        while self.probed()? > 0 {
+            if begin.elapsed() > Duration::from_secs(2) {
+                bail!("pid {}: {} of {} sites still have a probe", self.pid, self.probed()?, self.sites.len());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.check_inspect(false)
+    }
+
+    /// Fails unless every site has a breakpoint, for `inspect` too.
+    pub fn check_probed(&self) -> Result<()> {
+        ensure!(self.probed()? == self.count(), "pid {}: {} sites with a probe", self.pid, self.probed()?);
+        self.check_inspect(true)
+    }
+
+    fn check_inspect(&self, in_place: bool) -> Result<()> {
+        for site in inspected(self.pid)? {
+            ensure!(site["in_place"] == in_place, "inspect of pid {}: {site}", self.pid);
+        }
+        Ok(())
+    }
+}
+
+/// The sites that `inspect` tells of a process.
+fn inspected(pid: u32) -> Result<Vec<Value>> {
+    let pid = pid.to_string();
+    let ended = agent::run_to_end(&["inspect", "--json", "--pid", &pid], Duration::from_secs(10))?;
+    ensure!(ended.code == Some(0), "inspect of pid {pid}: {ended:?}");
+    let report: Value = serde_json::from_str(&ended.stdout)?;
+    let frameworks = report["frameworks"].as_array().context("no frameworks")?;
+    let sites = frameworks.iter().filter_map(|framework| framework["sites"].as_array());
+    Ok(sites.flatten().cloned().collect())
+}
+
+/// Where an offset of the executable's file is mapped as code.
+fn address_of(pid: u32, offset: u64) -> Result<u64> {
+    let name = fs::read_link(format!("/proc/{pid}/exe"))?;
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    for line in maps.lines().filter(|line| line.ends_with(name.to_string_lossy().as_ref())) {
+        // start-end perms offset dev inode path
+        let mut words = line.split_whitespace();
+        let (range, permissions, start) = (words.next(), words.next(), words.next());
+        let (Some((from, to)), Some(start)) = (range.and_then(|range| range.split_once('-')), start) else {
+            continue;
+        };
+        let number = |text| u64::from_str_radix(text, 16);
+        let (from, to, start) = (number(from)?, number(to)?, number(start)?);
+        if permissions.is_some_and(|text| text.contains('x')) && (start..start + (to - from)).contains(&offset) {
+            return Ok(from + (offset - start));
+        }
+    }
+    bail!("pid {pid} has no code from offset {offset:#x} of its file")
+}

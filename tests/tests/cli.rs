@@ -1,0 +1,240 @@
+//! The command line: what it says about itself, and what goes to stdout, to the log and to nobody.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    agent::{Agent, Ended, executable, run_command_to_end},
+    process::Process,
+    targets::{Flavour, Program},
+};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn run_to_end(args: &[&str]) -> Result<Ended> {
+    // The width of help texts follows COLUMNS.
+    run_command_to_end(Command::new(executable()?).args(args).env_remove("COLUMNS"), PATIENCE)
+}
+
+/// Compares a text with a golden file. The differing text is kept, to look at and to take over.
+fn check_golden(name: &str, text: &str) -> Result<()> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens").join(name);
+    if fs::read_to_string(&golden).is_ok_and(|expected| expected == text) {
+        return Ok(());
+    }
+    let found = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&found, text)?;
+    let (golden, found) = (golden.display(), found.display());
+    anyhow::bail!("not as in the golden file: diff {golden} {found}\nif it is right so: cp {found} {golden}")
+}
+
+#[test]
+fn version() -> Result<()> {
+    for flag in ["--version", "-V"] {
+        let ended = run_to_end(&[flag])?;
+        assert_eq!(ended.stdout, concat!("monitor-agent ", env!("CARGO_PKG_VERSION")));
+        assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
+    }
+    Ok(())
+}
+
+#[test]
+fn help_is_as_it_was() -> Result<()> {
+    let mut text = String::new();
+    for args in [&["--help"][..], &["run", "--help"], &["inspect", "--help"]] {
+        let ended = run_to_end(args)?;
+        assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
+        text += &format!("$ monitor-agent {}\n{}\n\n", args.join(" "), ended.stdout);
+    }
+    // Lines between paragraphs are indented: editors take that away.
+    let lines: String = text.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    check_golden("help.txt", &lines)
+}
+
+/// Attaches the agent to a server with two calls, scrapes it, and ends the server: the agent ends by itself.
+fn whole_life(args: &[&str]) -> Result<Ended> {
+    let mut server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let pid = server.pid().to_string();
+    let mut command = Command::new(executable()?);
+    command.args(["run", "--pid", &pid, "--linger", "0", "--web.listen-address", &address]).args(args);
+    let agent = std::thread::spawn(move || run_command_to_end(&mut command, PATIENCE));
+    while !monitor_tests::http::get(&address, "/readyz").is_ok_and(|answer| answer.status == 200) {
+        ensure!(!agent.is_finished(), "the agent has ended: {:?}", agent.join());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    client.command("call 2 Echo succeed")?;
+    send_nonsense(&address)?;
+    monitor_tests::http::get(&address, "/metrics")?.ok_body()?;
+    drop(client);
+    server.quit()?;
+    let ended = agent.join().expect("the thread runs to its end")?;
+    ensure!(ended.code == Some(0), "{ended:#?}");
+    Ok(ended)
+}
+
+/// Something that is no request.
+fn send_nonsense(address: &str) -> Result<()> {
+    let mut connection = TcpStream::connect(address)?;
+    connection.write_all(b"\x16\x03\x01 no HTTP\r\n\r\n")?;
+    connection.set_read_timeout(Some(PATIENCE))?;
+    // Whatever the answer, then the end; or the connection is cut.
+    let _ = connection.read_to_end(&mut Vec::new());
+    Ok(())
+}
+
+#[test]
+fn stdout_is_for_data_and_the_log_is_for_people() -> Result<()> {
+    let ended = whole_life(&[])?;
+    assert_eq!(ended.stdout, "");
+    for line in ended.stderr.lines() {
+        let (time, rest) = line.split_once(' ').with_context(|| format!("{line:?}"))?;
+        ensure!(time.len() == "2026-01-02T03:04:05.678901Z".len() && time.ends_with('Z'), "{line:?}");
+        ensure!(rest.starts_with(" INFO ") || rest.starts_with(" WARN "), "{line:?}");
+        // Colours are for terminals.
+        ensure!(!line.contains('\x1b'), "{line:?}");
+    }
+    for said in
+        ["INFO listening on http://127.0.0.1:", "INFO attached to pid ", "has ended", "2 calls counted"]
+    {
+        ensure!(ended.stderr.contains(said), "`{said}` is not in the log:\n{}", ended.stderr);
+    }
+    Ok(())
+}
+
+/// The lines of a log in JSON: each an object with a time, a level and a message.
+fn json_lines(log: &str) -> Result<Vec<(String, String)>> {
+    let lines = log.lines().map(|line| {
+        let object: Value = serde_json::from_str(line).with_context(|| format!("{line:?}"))?;
+        ensure!(object["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");
+        let level = object["level"].as_str().with_context(|| format!("no level: {line}"))?;
+        let message = object["fields"]["message"].as_str().with_context(|| format!("no message: {line}"))?;
+        Ok((level.to_owned(), message.to_owned()))
+    });
+    lines.collect()
+}
+
+#[test]
+fn a_log_in_json_is_all_json() -> Result<()> {
+    let lines = json_lines(&whole_life(&["--log-format", "json"])?.stderr)?;
+    let said = |text: &str| lines.iter().any(|(level, message)| level == "INFO" && message.contains(text));
+    ensure!(said("listening on http://") && said("attached to pid ") && said("calls counted"), "{lines:?}");
+
+    // So is the reason to end.
+    let args = ["run", "--web.listen-address", "127.0.0.1:0", "--log-format", "json", "--pid", "4194304"];
+    let ended = run_to_end(&args)?;
+    let lines = json_lines(&ended.stderr)?;
+    let (level, message) = lines.last().context("no line")?;
+    ensure!(level == "ERROR" && message.contains("no process has pid 4194304"), "{lines:?}");
+    assert_eq!((ended.code, &*ended.stdout), (Some(3), ""));
+    Ok(())
+}
+
+#[test]
+fn how_much_is_logged() -> Result<()> {
+    assert_eq!(whole_life(&["--log-level", "error"])?.stderr, "");
+    let warnings = whole_life(&["--log-level", "warn"])?.stderr;
+    ensure!(
+        warnings.contains("has ended") && warnings.lines().all(|line| line.contains(" WARN ")),
+        "{warnings}"
+    );
+    let nonsense = "connection ended";
+    ensure!(!whole_life(&["--log-level", "info"])?.stderr.contains(nonsense));
+    let debug = whole_life(&["--log-level", "debug"])?.stderr;
+    ensure!(debug.lines().any(|line| line.contains("DEBUG") && line.contains(nonsense)), "{debug}");
+    Ok(())
+}
+
+#[test]
+fn the_programs_in_the_kernel_say_why_they_leave_a_call_out() -> Result<()> {
+    // A server whose calls come as a type that no framework has: a copy of the target with another name for it.
+    let name = b"\x16*rpcinfo.inlineRPCInfo";
+    let mut program = fs::read(Program::Kitex.build(Flavour::Default)?)?;
+    let at = program.windows(name.len()).position(|window| window == name).context("no such type")?;
+    program[at + name.len() - 1] = b'X';
+    let path = std::env::temp_dir().join(format!("monitor-cli-{}", std::process::id()));
+    fs::write(&path, &program)?;
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let server = Process::start_command(Command::new(&path).arg("server"));
+    fs::remove_file(&path)?;
+    let server = server?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    for (level, told) in [("debug", true), ("info", false)] {
+        let agent = Agent::attach(&[server.pid()], &["--log-level", level])?;
+        client.command("call 3 Echo succeed")?;
+        let metrics = agent.scrape_settled();
+        let lines = agent.log();
+        agent.terminate()?;
+        let of_programs = lines.lines().filter(|line| line.contains("object of unknown type"));
+        assert_eq!(of_programs.count() > 0, told, "{level}: {lines}");
+        metrics?;
+    }
+    Ok(())
+}
+
+#[test]
+fn port_0_and_ipv6() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    let pid = server.pid().to_string();
+    let mut addresses = vec!["127.0.0.1:0", ":0", "localhost:0"];
+    if TcpListener::bind("[::1]:0").is_ok() {
+        addresses.push("[::1]:0");
+    } else {
+        eprintln!("left out: this machine has no IPv6");
+    }
+    for address in addresses {
+        let mut command = Command::new(executable()?);
+        command.args(["run", "--pid", &pid, "--web.listen-address", address]);
+        // Waits for the address in the log and asks there.
+        let agent = Agent::start_command(&mut command)?.wait_ready()?;
+        let (host, port) = agent.address().rsplit_once(':').context("no port")?;
+        ensure!(port.parse::<u16>()? != 0, "{address}: {}", agent.address());
+        let host_is_right = match address {
+            ":0" => host == "[::]" || host == "0.0.0.0",
+            "[::1]:0" => host == "[::1]",
+            _ => host == "127.0.0.1",
+        };
+        ensure!(host_is_right, "{address}: {}", agent.address());
+        ensure!(agent.terminate()?.0.success());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_end_the_agent() -> Result<()> {
+    let mut server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let mut command = Command::new(executable()?);
+    command.args(["run", "--pid", &server.pid().to_string(), "--linger", "0"]);
+    command.args(["--web.listen-address", "127.0.0.1:0"]);
+    let mut agent = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let result = (|| -> Result<()> {
+        let mut log = BufReader::new(agent.stderr.take().context("no stderr")?);
+        let mut line = String::new();
+        log.read_line(&mut line)?;
+        let (_, address) = line.trim_end().split_once("http://").with_context(|| format!("{line:?}"))?;
+        drop(log);
+        while monitor_tests::http::get(address, "/readyz")?.status != 200 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        client.command("call 1 Echo succeed")?;
+        Ok(())
+    })();
+    if result.is_err() {
+        agent.kill()?;
+    }
+    server.quit()?;
+    let status = agent.wait()?;
+    result?;
+    ensure!(status.success(), "{status}");
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! The documents are true: `docs/metrics.md` against real scrapes, flags and file names against what is there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    agent::{Agent, run_to_end},
+    process::Process,
+    scrape::{Kind, Sample, Scrape},
+};
+
+/// A row of a table in `docs/metrics.md`.
+#[derive(Debug)]
+struct Documented {
+    kind: Kind,
+    always: BTreeSet<String>,
+    /// Labels in brackets.
+    asked_for: BTreeSet<String>,
+    row: String,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("")
+}
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(root().join(path)).with_context(|| format!("cannot read {path}"))
+}
+
+/// The rows whose first cell is a metric: other tables name something else there, or no type beside it.
+fn documented() -> Result<BTreeMap<String, Documented>> {
+    let mut metrics = BTreeMap::new();
+    for row in read("docs/metrics.md")?.lines() {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let ["", name, kind, labels, ..] = cells[..] else { continue };
+        let kind = match kind {
+            "counter" => Kind::Counter,
+            "gauge" => Kind::Gauge,
+            "histogram" => Kind::Histogram,
+            _ => continue,
+        };
+        let name = name.trim_matches('`').to_owned();
+        let (asked_for, always): (Vec<_>, _) =
+            labels.split_whitespace().partition(|label| label.starts_with('['));
+        let names = |labels: Vec<&str>| {
+            labels.iter().map(|label| label.trim_matches(['[', ']', '`']).to_owned()).collect()
+        };
+        let metric =
+            Documented { kind, always: names(always), asked_for: names(asked_for), row: row.to_owned() };
+        ensure!(metrics.insert(name.clone(), metric).is_none(), "docs/metrics.md has {name} twice");
+    }
+    Ok(metrics)
+}
+
+fn labels_of(sample: &Sample) -> BTreeSet<String> {
+    sample.labels.keys().filter(|name| *name != "le").cloned().collect()
+}
+
+/// Labels whose values are a fixed list, which the row of their metric must name.
+fn is_enumerated(label: &str) -> bool {
+    matches!(label, "reason" | "outcome" | "kind" | "role")
+}
+
+fn check(scrape: &Scrape, metrics: &BTreeMap<String, Documented>, with_asked_for: bool) -> Result<()> {
+    let scraped: BTreeSet<_> = scrape.families.keys().collect();
+    let named: BTreeSet<_> = metrics.keys().collect();
+    let missing: Vec<_> = scraped.difference(&named).collect();
+    let absent: Vec<_> = named.difference(&scraped).collect();
+    ensure!(missing.is_empty(), "not in docs/metrics.md: {missing:?}");
+    ensure!(absent.is_empty(), "in docs/metrics.md, but not in a scrape: {absent:?}");
+    for (name, family) in &scrape.families {
+        let metric = &metrics[name];
+        ensure!(family.kind == metric.kind, "{name} is a {:?}, not a {:?}", family.kind, metric.kind);
+        let mut expected = metric.always.clone();
+        if with_asked_for {
+            expected.extend(metric.asked_for.iter().cloned());
+        }
+        for sample in &family.samples {
+            let labels = labels_of(sample);
+            ensure!(labels == expected, "{name} has the labels {labels:?}, documented are {expected:?}");
+            for (label, value) in sample.labels.iter().filter(|(label, _)| is_enumerated(label)) {
+                ensure!(
+                    metric.row.contains(&format!("`{value}`")),
+                    "{name}: {label}=\"{value}\" is not explained"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()> {
+    let metrics = documented()?;
+    let server = Process::kitex(&["server"])?;
+    let relay =
+        Process::kitex(&["relay", "--connect", server.addr()?, "--service", "gate", "--caller", "gate"])?;
+    let mut client = Process::kitex(&["client", "--connect", relay.addr()?, "--callee", "gate"])?;
+
+    // The relay is a server and a client, so one target has everything.
+    let agent = Agent::attach(&[relay.pid()], &[])?;
+    client.command("load 500 4 1")?;
+    check(&agent.scrape_settled()?, &metrics, false)?;
+    agent.terminate()?;
+
+    let kitex = metrics.iter().filter(|(name, _)| name.starts_with("kitex_"));
+    let labels: BTreeSet<_> =
+        kitex.flat_map(|(_, metric)| metric.always.iter().chain(&metric.asked_for)).collect();
+    let labels: Vec<_> = labels.into_iter().filter(|label| *label != "target").map(String::as_str).collect();
+    let agent = Agent::attach(&[relay.pid(), server.pid()], &["--kitex.labels", &labels.join(",")])?;
+    client.command("load 500 4 2")?;
+    check(&agent.scrape_settled()?, &metrics, true)?;
+    agent.terminate()?;
+    Ok(())
+}
+
+/// Every document of the repository, as a path from its root.
+fn documents() -> Result<Vec<String>> {
+    let mut documents = Vec::new();
+    for directory in ["", "docs", "tests"] {
+        for entry in fs::read_dir(root().join(directory))? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if Path::new(&name).extension().is_some_and(|extension| extension == "md") {
+                documents.push(Path::new(directory).join(name).to_string_lossy().into_owned());
+            }
+        }
+    }
+    Ok(documents)
+}
+
+#[test]
+fn links_and_file_names_lead_somewhere() -> Result<()> {
+    let mut broken = Vec::new();
+    for document in documents()? {
+        let text = read(&document)?;
+        let directory = root().join(&document).parent().context("a directory")?.to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {
+            let file = link.split('#').next().unwrap_or_default();
+            if !link.contains("://") && !file.is_empty() && !directory.join(file).exists() {
+                broken.push(format!("{document}: {link}"));
+            }
+        }
+        // Rust files and documents in backticks, by their path from the root or inside the agent.
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let is_path = quoted.contains('/') && !quoted.contains(char::is_whitespace);
+            let is_file = is_path && [".rs", ".md"].iter().any(|end| quoted.ends_with(end));
+            if is_file
+                && !["", "monitor-agent/src"].iter().any(|from| root().join(from).join(quoted).exists())
+            {
+                broken.push(format!("{document}: `{quoted}`"));
+            }
+        }
+    }
+    ensure!(broken.is_empty(), "these lead nowhere:\n{}", broken.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn flags_in_examples_exist() -> Result<()> {
+    let mut unknown = Vec::new();
+    let mut seen = 0;
+    for command in ["run", "inspect"] {
+        let help = run_to_end(&[command, "--help"], Duration::from_secs(5))?.stdout;
+        let known: BTreeSet<_> = flags(&help).collect();
+        for document in documents()? {
+            for line in
+                read(&document)?.lines().filter(|line| line.contains(&format!("monitor-agent {command} ")))
+            {
+                let (_, arguments) = line.split_once("monitor-agent ").unwrap_or_default();
+                seen += 1;
+                unknown.extend(
+                    flags(arguments)
+                        .filter(|flag| !known.contains(flag))
+                        .map(|flag| format!("{document}: {command} {flag}")),
+                );
+            }
+        }
+    }
+    ensure!(unknown.is_empty(), "there are no such flags:\n{}", unknown.join("\n"));
+    ensure!(seen > 0, "no document shows how to run the agent");
+    Ok(())
+}
+
+fn flags(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.')));
+    words.filter(|word| word.starts_with("--") && word.len() > 2).map(|word| word.trim_end_matches('.'))
+}

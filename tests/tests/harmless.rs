@@ -1,0 +1,126 @@
+//! Agents come and go under full load: no call fails of it, nothing stays behind, and the agent's memory is steady.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, anyhow, ensure};
+use monitor_tests::{agent::Agent, chain::check_calls, kernel::BpfObjects, process::Process, tally::DEFAULT_LABELS, text::Sites};
+use serde_json::Value;
+
+/// Makes the same calls over and over, as fast as it can, and expects the same outcome each time.
+struct SteadyLoad {
+    stop: Arc<AtomicBool>,
+    rounds: JoinHandle<Result<(Process, u64)>>,
+}
+
+const ROUND: &str = "load 8000 16 5";
+
+impl SteadyLoad {
+    fn start(mut client: Process) -> Result<Self> {
+        // Which calls fail depends on nothing but the seed.
+        let intended = outcome(&client.command(ROUND)?);
+        ensure!(intended[2] != 0 && intended[3] != 0, "calls are meant to fail: {intended:?}");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let rounds = thread::spawn(move || {
+            let mut rounds = 1;
+            while !stopped.load(Ordering::Relaxed) {
+                let found = outcome(&client.command(ROUND)?);
+                ensure!(found == intended, "round {rounds}: calls, ok, biz, err: {found:?}, not {intended:?}");
+                rounds += 1;
+            }
+            Ok((client, rounds))
+        });
+        Ok(Self { stop, rounds })
+    }
+
+    /// Ends the load; gives the client and how many rounds there were.
+    fn stop(self) -> Result<(Process, u64)> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.rounds.join().map_err(|_| anyhow!("the load panicked"))?
+    }
+}
+
+fn outcome(answer: &Value) -> [Value; 4] {
+    ["calls", "ok", "biz", "err"].map(|name| answer[name].clone())
+}
+
+#[test]
+fn fifty_agents_come_and_go() -> Result<()> {
+    let mut server = Process::kitex(&["server"])?;
+    let client = Process::kitex(&["client", "--connect", server.addr()?, "--nested"])?;
+    let pids = [server.pid(), client.pid()];
+    let sites = [Sites::of(pids[0])?, Sites::of(pids[1])?];
+    let before = BpfObjects::now()?;
+    let load = SteadyLoad::start(client)?;
+    let began = Instant::now();
+    for cycle in 1..=50 {
+        let agent = Agent::attach(&pids, &[])?;
+        for site in &sites {
+            ensure!(site.probed()? == site.count(), "cycle {cycle}: not all probes are in place");
+        }
+        if cycle == 1 {
+            let loaded = BpfObjects::now()?.beyond(&before);
+            let [programs, maps, links] = loaded.counts();
+            let probes = sites[0].count() + sites[1].count();
+            // Were these not seen here, that they are gone would say nothing.
+            ensure!(programs >= 4 && maps >= 4 && links >= probes, "one agent has {loaded}");
+        }
+        // Each tenth is killed: the kernel then cleans up by itself.
+        let signal = if cycle % 10 == 0 { libc::SIGKILL } else { libc::SIGTERM };
+        let (status, _) = agent.end_by(signal)?;
+        ensure!(status.success() || signal == libc::SIGKILL, "cycle {cycle}: {status}");
+    }
+    let cycles = began.elapsed();
+    let (mut client, rounds) = load.stop()?;
+    eprintln!("50 cycles in {:.1} s, {rounds} rounds of calls", cycles.as_secs_f64());
+    ensure!(rounds > 10, "{rounds} rounds of calls in {cycles:?} are no load");
+    for site in &sites {
+        site.check_clean()?;
+    }
+    BpfObjects::wait_until_back(&before, Duration::from_secs(10))?;
+    // Not only alive: the fifty-first sees every call.
+    server.command("settle")?;
+    for process in [&mut client, &mut server] {
+        process.command("reset")?;
+    }
+    let agent = Agent::attach(&pids, &[])?;
+    client.command("load 3000 16 2")?;
+    server.command("settle")?;
+    let scrape = agent.scrape_settled()?;
+    check_calls(&mut client, &scrape, &DEFAULT_LABELS, true)?;
+    check_calls(&mut server, &scrape, &DEFAULT_LABELS, true)?;
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn the_agents_memory_is_steady() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    let client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let agent = Agent::attach(&[server.pid(), client.pid()], &["--latency-buckets", "fine"])?;
+    let load = SteadyLoad::start(client)?;
+    let resident = || -> Result<f64> {
+        // Scrapes are part of the work: each makes and drops a text.
+        for _ in 0..20 {
+            agent.scrape()?;
+        }
+        Ok(agent.scrape()?.sum("monitor_agent_resident_memory_bytes", &[]))
+    };
+    thread::sleep(Duration::from_secs(2));
+    let first = resident()?;
+    thread::sleep(Duration::from_secs(4));
+    let last = resident()?;
+    let (_, rounds) = load.stop()?;
+    eprintln!("{rounds} rounds of calls, {first} bytes after 2 s, {last} after 6 s");
+    ensure!(first > 1e6 && rounds > 5, "{first} bytes, {rounds} rounds");
+    ensure!(last - first < 1_048_576.0, "from {first} to {last} bytes in 4 s");
+    agent.terminate()?;
+    Ok(())
+}

@@ -1,0 +1,352 @@
+//! What `inspect` prints is as it was, as promised, and true: checked against what Go's own tools and the DWARF say of
+//! the same executables.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use monitor_tests::{
+    agent::{Agent, Ended, executable, run_command_to_end, run_to_end},
+    process::Process,
+    targets::{self, Flavour, Program},
+};
+use serde_json::{Value, json};
+
+const MODULE: &str = "github.com/cloudwego/kitex";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn inspect(args: &[&str]) -> Result<Ended> {
+    run_to_end(&[&["inspect"], args].concat(), PATIENCE)
+}
+
+fn inspect_json(args: &[&str]) -> Result<Value> {
+    let ended = inspect(&[&["--json"], args].concat())?;
+    ensure!(ended.code == Some(0) && ended.stderr.is_empty(), "{ended:#?}");
+    Ok(serde_json::from_str(&ended.stdout)?)
+}
+
+/// The executable of a Kitex target, as a path and as an argument.
+fn target(flavour: Flavour) -> Result<(PathBuf, String)> {
+    let path = Program::Kitex.build(flavour)?;
+    let text = path.to_str().context("no UTF-8")?.to_owned();
+    Ok((path, text))
+}
+
+fn array<'a>(value: &'a Value, name: &str) -> Result<&'a Vec<Value>> {
+    value[name].as_array().with_context(|| format!("no {name}: {value}"))
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> Result<&'a str> {
+    value[name].as_str().with_context(|| format!("no {name}: {value}"))
+}
+
+fn number(value: &Value, name: &str) -> Result<u64> {
+    value[name].as_u64().with_context(|| format!("no {name}: {value}"))
+}
+
+/// Compares a text with a golden file. The differing text is kept, to look at and to take over.
+fn check_golden(name: &str, text: &str) -> Result<()> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens").join(name);
+    if fs::read_to_string(&golden).is_ok_and(|expected| expected == text) {
+        return Ok(());
+    }
+    let found = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&found, text)?;
+    let (golden, found) = (golden.display(), found.display());
+    bail!("not as in the golden file: diff {golden} {found}\nif it is right so: cp {found} {golden}")
+}
+
+/// The report without what differs from one Go release, build and machine to the next. Each of these values is checked
+/// by another test here.
+fn steady_json(mut report: Value) -> Result<String> {
+    report["exe"] = json!("EXE");
+    report["build_id"] = json!("BUILD_ID");
+    report["go_version"] = json!("GO_VERSION");
+    for framework in report["frameworks"].as_array_mut().context("no frameworks")? {
+        for site in framework["sites"].as_array_mut().context("no sites")? {
+            ensure!(site["file_offset"].is_u64(), "{site}");
+            site["file_offset"] = json!("FILE_OFFSET");
+        }
+        for offset in framework["offsets"].as_array_mut().context("no offsets")? {
+            if text(offset, "name")?.starts_with("itab(") {
+                ensure!(offset["value"].is_u64(), "{offset}");
+                offset["value"] = json!("ADDRESS");
+            }
+        }
+    }
+    Ok(serde_json::to_string_pretty(&report)? + "\n")
+}
+
+/// The same for people.
+fn steady_text(printed: &str, report: &Value) -> Result<String> {
+    let mut steady = String::new();
+    for line in printed.lines() {
+        let line = line.replacen(text(report, "exe")?, "EXE", 1);
+        let line = line.replacen(text(report, "build_id")?, "BUILD_ID", 1);
+        let line = line.replacen(text(report, "go_version")?, "GO_VERSION", 1);
+        let hex = |name| {
+            let (before, rest) = line.split_once("0x")?;
+            let rest = rest.trim_start_matches(|c: char| c.is_ascii_hexdigit());
+            Some(format!("{} {name}{rest}", before.trim_end()))
+        };
+        let is_place = line.contains(" at file offset ") || line.contains("itab(");
+        steady += &hex("0xPLACE").filter(|_| is_place).unwrap_or(line);
+        steady.push('\n');
+    }
+    Ok(steady)
+}
+
+#[test]
+fn the_report_is_as_it_was() -> Result<()> {
+    for flavour in Flavour::ALL {
+        let (_, path) = target(flavour)?;
+        let report = inspect_json(&["--exe", &path])?;
+        assert_eq!(report["exe"], path);
+        let printed = inspect(&["--exe", &path])?;
+        ensure!(printed.code == Some(0) && printed.stderr.is_empty(), "{printed:#?}");
+        check_golden("inspect.txt", &steady_text(&printed.stdout, &report)?)?;
+        check_golden("inspect.json", &steady_json(report)?)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_refusal_is_as_it_was() -> Result<()> {
+    let plain = Program::Plain.build(Flavour::Default)?;
+    let ended = inspect(&["--json", "--exe", plain.to_str().context("no UTF-8")?])?;
+    assert_eq!(ended.code, Some(6));
+    check_golden("inspect-plain.json", &steady_json(serde_json::from_str(&ended.stdout)?)?)
+}
+
+/// What Go's own libraries say of an executable with symbols and DWARF (`targets/layout`).
+struct Layout(Value);
+
+impl Layout {
+    fn of(executable: &Path) -> Result<Self> {
+        let mut go = Command::new(targets::go()?);
+        go.args(["run", "."]).arg(executable).arg(format!("{MODULE}/"));
+        go.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("targets/layout"));
+        let output = go.env("GOTOOLCHAIN", "local").stderr(Stdio::inherit()).output()?;
+        ensure!(output.status.success(), "{go:?}: {}", output.status);
+        Ok(Self(serde_json::from_slice(&output.stdout)?))
+    }
+
+    fn symbol(&self, name: &str) -> Result<u64> {
+        number(&self.0["symbols"], name)
+    }
+
+    /// The value of what `inspect` calls an offset, by its name: `itab(INTERFACE, *TYPE)` and
+    /// `PACKAGE.TYPE.FIELD`, with packages as Go prints them in type names, or the size of a map's group.
+    fn offset(&self, name: &str) -> Result<u64> {
+        if let Some(pair) = name.strip_prefix("itab(").and_then(|rest| rest.strip_suffix(')')) {
+            let (interface, concrete) = pair.split_once(", *").context("no pair")?;
+            return self.symbol(&format!("go:itab.*{MODULE}/{concrete},{MODULE}/{interface}"));
+        }
+        if let Some(map) = name.strip_prefix("size of an entry group of map") {
+            return number(&self.0["sizes"], &format!("noalg.map.group{map}"));
+        }
+        let (owner, field) = name.rsplit_once('.').context("no field")?;
+        let owner = format!("/{owner}");
+        let structs = self.0["fields"].as_object().context("no structs")?;
+        let mut found = structs.iter().filter(|(name, _)| name.ends_with(&owner));
+        let (_, fields) = found.next().with_context(|| format!("no struct {owner}"))?;
+        ensure!(found.next().is_none(), "several structs {owner}");
+        number(fields, field)
+    }
+}
+
+/// Where in memory an offset of a file is loaded as code: the program headers, read by hand.
+fn code_address(file: &[u8], offset: u64) -> Result<u64> {
+    let bytes = |at: usize, length: usize| file.get(at..at + length).context("the file ends");
+    let word = |at| Ok::<_, anyhow::Error>(u64::from_le_bytes(bytes(at, 8)?.try_into()?));
+    let start = usize::try_from(word(0x20)?)?;
+    let count = u16::from_le_bytes(bytes(0x38, 2)?.try_into()?);
+    for header in (0..usize::from(count)).map(|index| start + 56 * index) {
+        let [kind, flags] = [0, 4].map(|at| bytes(header + at, 4).map(|word| word[0]));
+        let (from, address, length) = (word(header + 8)?, word(header + 16)?, word(header + 32)?);
+        // PT_LOAD, and PF_X among the flags.
+        if kind? == 1 && flags? & 1 == 1 && (from..from + length).contains(&offset) {
+            return Ok(address + (offset - from));
+        }
+    }
+    bail!("offset {offset:#x} is in no segment of code")
+}
+
+/// Address and instruction of each line that Go's disassembler prints of a function.
+fn disassembled(executable: &Path, symbol: &str) -> Result<BTreeMap<u64, String>> {
+    let escaped = symbol.replace(['(', ')', '*', '.'], ".");
+    let mut go = Command::new(targets::go()?);
+    go.args(["tool", "objdump", "-s", &format!("^{escaped}$")]).arg(executable).env("GOTOOLCHAIN", "local");
+    let output = go.output()?;
+    ensure!(output.status.success(), "{go:?}: {}", output.status);
+    // FILE:LINE  ADDRESS  BYTES  INSTRUCTION
+    let lines = String::from_utf8(output.stdout)?;
+    let instructions = lines.lines().filter_map(|line| {
+        let mut words = line.split('\t').map(str::trim).filter(|word| !word.is_empty()).skip(1);
+        let address = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
+        Some((address, words.nth(1)?.to_owned()))
+    });
+    Ok(instructions.collect())
+}
+
+#[test]
+fn what_is_called_proven_is_so() -> Result<()> {
+    for flavour in [Flavour::Default, Flavour::Pie] {
+        let (path, argument) = target(flavour)?;
+        let report = inspect_json(&["--exe", &argument])?;
+        let layout = Layout::of(&path)?;
+        let file = fs::read(&path)?;
+
+        assert_eq!(report["go_version"], layout.0["go_version"]);
+        let framework = &report["frameworks"][0];
+        assert_eq!(framework["version"], layout.0["modules"][MODULE]);
+
+        for site in array(framework, "sites")? {
+            let offset = number(site, "file_offset")?;
+            assert_eq!(file[usize::try_from(offset)?], 0x55, "{site}");
+            let (symbol, address) = (text(site, "symbol")?, code_address(&file, offset)?);
+            let code = disassembled(&path, symbol)?;
+            let before: Vec<_> = code.range(..address).map(|(_, instruction)| &**instruction).collect();
+            assert_eq!(code.first_key_value().map(|(first, _)| *first), Some(layout.symbol(symbol)?));
+            assert_eq!(code.get(&address).map(String::as_str), Some("PUSHQ BP"), "{site}");
+            // The stack check, and nothing else.
+            let [.., compare, branch] = before[..] else { bail!("{site}: {before:?}") };
+            ensure!(compare.starts_with("CMPQ") && compare.ends_with("0x10(R14)"), "{site}: {before:?}");
+            ensure!(branch.starts_with("JBE ") && before.len() <= 3, "{site}: {before:?}");
+        }
+
+        let offsets = array(framework, "offsets")?;
+        ensure!(offsets.len() > 20, "{framework}");
+        for offset in offsets {
+            let name = text(offset, "name")?;
+            let expected = layout.offset(name).with_context(|| name.to_owned())?;
+            assert_eq!(number(offset, "value")?, expected, "{flavour:?}: {name}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_stripped_executable_tells_the_same() -> Result<()> {
+    let [whole, stripped] = [Flavour::Default, Flavour::Stripped].map(|flavour| {
+        let (path, argument) = target(flavour)?;
+        Ok::<_, anyhow::Error>((inspect_json(&["--exe", &argument])?, fs::read(path)?))
+    });
+    let ((whole, whole_file), (stripped, stripped_file)) = (whole?, stripped?);
+    // The linker leaves out the tables at the end of the file and moves nothing.
+    assert_eq!(whole["frameworks"], stripped["frameworks"]);
+    assert_ne!(whole["build_id"], stripped["build_id"]);
+    for site in array(&stripped["frameworks"][0], "sites")? {
+        let at = usize::try_from(number(site, "file_offset")?)?;
+        assert_eq!(stripped_file[at - 16..at + 32], whole_file[at - 16..at + 32], "{site}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_build_id_is_the_files() -> Result<()> {
+    for flavour in Flavour::ALL {
+        let (path, argument) = target(flavour)?;
+        let report = inspect_json(&["--exe", &argument])?;
+        let build_id = text(&report, "build_id")?;
+        let digits =
+            build_id.as_bytes().chunks(2).map(|pair| Ok(u8::from_str_radix(std::str::from_utf8(pair)?, 16)?));
+        let bytes = digits.collect::<Result<Vec<_>>>()?;
+        // The note: lengths of owner and content, type 3 (NT_GNU_BUILD_ID), owner, content.
+        let length = u32::try_from(bytes.len())?;
+        let head = [4, length, 3].map(u32::to_le_bytes).concat();
+        let note = [&head[..], b"GNU\0", &bytes].concat();
+        let file = fs::read(path)?;
+        ensure!(
+            file.windows(note.len()).any(|window| window == note),
+            "{flavour:?}: {build_id} is in no note"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn of_a_process_it_tells_what_is_in_place() -> Result<()> {
+    for flavour in [Flavour::Default, Flavour::Pie] {
+        let process = Process::start(Program::Kitex, flavour, &["server"])?;
+        let pid = process.pid().to_string();
+        let (_, path) = target(flavour)?;
+        let of_file = inspect_json(&["--exe", &path])?;
+        let check = |in_place: bool, words: &str| -> Result<()> {
+            let mut report = inspect_json(&["--pid", &pid])?;
+            assert_eq!(report["pid"], process.pid());
+            for site in report["frameworks"][0]["sites"].as_array_mut().context("no sites")? {
+                let taken = site.as_object_mut().and_then(|site| site.remove("in_place"));
+                assert_eq!(taken, Some(json!(in_place)), "{site}");
+            }
+            // All else is as of the file.
+            report.as_object_mut().context("no object")?.remove("pid");
+            assert_eq!(report, of_file);
+            let printed = inspect(&["--pid", &pid])?.stdout;
+            ensure!(printed.starts_with(&format!("pid {pid} ({path}): can be watched\n")), "{printed}");
+            assert_eq!(printed.matches(words).count(), 2, "{printed}");
+            Ok(())
+        };
+        check(false, "no probe in place")?;
+        let agent = Agent::attach(&[process.pid()], &[])?;
+        check(true, "a probe is in place")?;
+        agent.terminate()?;
+        check(false, "no probe in place")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn inspecting_touches_nothing() -> Result<()> {
+    let process = Process::kitex(&["server"])?;
+    let agent = Agent::attach(&[process.pid()], &[])?;
+    let before = monitor_tests::kernel::BpfObjects::now()?;
+    let pid = process.pid().to_string();
+    inspect_json(&["--pid", &pid])?;
+    let after = monitor_tests::kernel::BpfObjects::now()?;
+    assert_eq!(after.beyond(&before).counts(), [0, 0, 0]);
+    assert_eq!(before.beyond(&after).counts(), [0, 0, 0]);
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() -> Result<()> {
+    let (_, path) = target(Flavour::Stripped)?;
+    for format in [&["--json"][..], &[]] {
+        let mut command = Command::new(executable()?);
+        command.args(["inspect", "--exe", &path]).args(format);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        drop(child.stdout.take());
+        let output = child.wait_with_output()?;
+        assert_eq!((output.status.code(), &*String::from_utf8_lossy(&output.stderr)), (Some(0), ""));
+    }
+    // A disk that is full is one.
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"exec "$0" inspect --exe "$1" > /dev/full"#]).arg(executable()?).arg(&path);
+    let ended = run_command_to_end(&mut command, PATIENCE)?;
+    ensure!(ended.code == Some(1) && ended.stderr.contains("can't write to stdout"), "{ended:#?}");
+    Ok(())
+}
+
+#[test]
+fn the_path_is_taken_as_it_is() -> Result<()> {
+    let (path, _) = target(Flavour::Stripped)?;
+    let directory = std::env::temp_dir().join(format!("monitor inspect {}", std::process::id()));
+    fs::create_dir_all(&directory)?;
+    let link = directory.join("--json\n\u{1b}[31mü");
+    std::os::unix::fs::symlink(&path, &link)?;
+    let mut command = Command::new(executable()?);
+    command.args(["inspect", "--json", "--exe"]).arg(&link);
+    let ended = run_command_to_end(&mut command, PATIENCE);
+    fs::remove_dir_all(&directory)?;
+    let report: Value = serde_json::from_str(&ended?.stdout)?;
+    assert_eq!(report["exe"].as_str(), link.to_str());
+    ensure!(File::open(path).is_ok());
+    Ok(())
+}

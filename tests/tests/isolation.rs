@@ -1,0 +1,182 @@
+//! Targets in namespaces of their own, and executables that are no longer where they were.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use monitor_tests::{
+    agent::{Agent, run_to_end},
+    chain::check_calls,
+    process::Process,
+    scrape::Scrape,
+    tally::{DEFAULT_LABELS, Tally},
+    targets::{Flavour, Program},
+    text::Sites,
+};
+
+/// A new directory, removed with all that is in it when dropped.
+struct Room(PathBuf);
+
+impl Room {
+    fn new(name: &str) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("monitor-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs the target by another path, through a shell in namespaces of its own. `$0` is the executable, `$1` a directory.
+fn isolated(unshare: &[&str], script: &str, directory: &Path) -> Result<Process> {
+    let executable = Program::Kitex.build(Flavour::Default)?;
+    let mut command = Command::new("unshare");
+    command.args(unshare).args(["sh", "-ec", script]).arg(executable).arg(directory);
+    Process::start_command(&mut command)
+}
+
+/// Lets a server have calls and compares what the agent counts under its pid with its own count.
+fn counts_exactly(server: &mut Process, pid: u32) -> Result<Scrape> {
+    let agent = Agent::attach(&[pid], &[])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    client.command("load 3000 8 6")?;
+    server.command("settle")?;
+    let scrape = agent.scrape_settled()?;
+    let own = Tally::of_target(&server.command("counts")?, &DEFAULT_LABELS)?;
+    own.check(&Tally::of_agent(&scrape, &DEFAULT_LABELS, None)?)?;
+    assert_eq!(own.total(), 3_000);
+    Sites::of(pid)?.check_probed()?;
+    agent.terminate()?;
+    Sites::of(pid)?.check_clean()?;
+    Ok(scrape)
+}
+
+#[test]
+fn an_executable_that_only_the_target_can_see() -> Result<()> {
+    let room = Room::new("mount")?;
+    // A file system that is mounted in the target's namespace only; its path means nothing outside.
+    let script = r#"mount -t tmpfs none "$1"; cp "$0" "$1/target"; exec "$1/target" server"#;
+    let mut server = isolated(&["-m"], script, room.path())?;
+    ensure!(!room.path().join("target").exists(), "the executable can be seen from outside");
+    let pid = server.pid();
+    let scrape = counts_exactly(&mut server, pid)?;
+    let exe = scrape.samples("monitor_target_info").next().context("no monitor_target_info")?.labels["exe"].clone();
+    assert_eq!(exe, room.path().join("target").display().to_string());
+    Ok(())
+}
+
+#[test]
+fn another_file_under_the_same_path() -> Result<()> {
+    let room = Room::new("bind")?;
+    let path = room.path().join("target");
+    // Outside, the path is a program without any framework; inside, it is the server.
+    fs::copy(Program::Plain.build(Flavour::Default)?, &path)?;
+    let mut server = isolated(&["-m"], r#"mount --bind "$0" "$1/target"; exec "$1/target" server"#, room.path())?;
+    let pid = server.pid();
+    counts_exactly(&mut server, pid)?;
+    let outside = path.display().to_string();
+    ensure!(run_to_end(&["inspect", "--exe", &outside], Duration::from_secs(5))?.code == Some(6));
+    Ok(())
+}
+
+/// The only child of a process, as this namespace numbers it.
+fn child_of(parent: u32) -> Result<u32> {
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(5) {
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            // After the name, which is in parentheses: state, ppid.
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+            if fields.split_whitespace().nth(1) == Some(&parent.to_string()) {
+                return Ok(pid);
+            }
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    bail!("process {parent} has no child")
+}
+
+#[test]
+fn a_pid_namespace() -> Result<()> {
+    let room = Room::new("pid")?;
+    let script = r#"mount -t tmpfs none "$1"; cp "$0" "$1/target"; exec "$1/target" server"#;
+    for flags in [&["-p", "-f", "--kill-child"][..], &["-p", "-f", "--kill-child", "-m", "--mount-proc"]] {
+        let (mut server, pid) = if flags.contains(&"-m") {
+            let server = isolated(flags, script, room.path())?;
+            let pid = child_of(server.pid())?;
+            (server, pid)
+        } else {
+            let server = isolated(flags, r#"exec "$0" server"#, room.path())?;
+            let pid = child_of(server.pid())?;
+            (server, pid)
+        };
+        // The target's own number is 1; the agent's is the one that its /proc shows.
+        ensure!(fs::read_to_string(format!("/proc/{pid}/status"))?.contains("\t1\n"), "not a namespace of its own");
+        counts_exactly(&mut server, pid)?;
+    }
+    Ok(())
+}
+
+/// An update on disk while the old program runs on: what runs is what is watched.
+#[test]
+fn an_executable_that_was_replaced_on_disk() -> Result<()> {
+    let room = Room::new("replaced")?;
+    let path = room.path().join("service");
+    let other = Program::Plain.build(Flavour::Default)?;
+    let stripped = Program::Kitex.build(Flavour::Stripped)?;
+    for replacement in [None, Some(&other), Some(&stripped)] {
+        fs::copy(Program::Kitex.build(Flavour::Default)?, &path)?;
+        let mut server = Process::start_command(Command::new(&path).arg("server"))?;
+        fs::remove_file(&path)?;
+        if let Some(replacement) = replacement {
+            fs::copy(replacement, &path)?;
+        }
+        let pid = server.pid();
+        counts_exactly(&mut server, pid)?;
+        let pid = pid.to_string();
+        let ended = run_to_end(&["inspect", "--pid", &pid], Duration::from_secs(5))?;
+        ensure!(ended.code == Some(0) && ended.stdout.contains("(deleted)"), "{ended:?}");
+    }
+    Ok(())
+}
+
+/// Old and new program of one path, at the same time: each by its own plan.
+#[test]
+fn two_programs_that_had_the_same_path() -> Result<()> {
+    let room = Room::new("both")?;
+    let path = room.path().join("service");
+    let mut servers = Vec::new();
+    for flavour in [Flavour::Default, Flavour::Pie] {
+        // Not written in place: a file that runs can't be.
+        let _ = fs::remove_file(&path);
+        fs::copy(Program::Kitex.build(flavour)?, &path)?;
+        servers.push(Process::start_command(Command::new(&path).arg("server"))?);
+    }
+    let agent = Agent::attach(&[servers[0].pid(), servers[1].pid()], &[])?;
+    for (server, calls) in servers.iter().zip([700, 900]) {
+        Process::kitex(&["client", "--connect", server.addr()?])?.command(&format!("load {calls} 4 1"))?;
+    }
+    for server in &mut servers {
+        server.command("settle")?;
+    }
+    let scrape = agent.scrape_settled()?;
+    for (server, calls) in servers.iter_mut().zip([700, 900]) {
+        assert_eq!(check_calls(server, &scrape, &DEFAULT_LABELS, true)?.total(), calls);
+    }
+    agent.terminate()?;
+    Ok(())
+}

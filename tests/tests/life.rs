@@ -1,0 +1,318 @@
+//! The life of a run: how it begins, how it ends, and what becomes of targets that end first.
+
+use std::{
+    net::TcpListener,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    agent::{Agent, run_to_end},
+    chain::{Chain, check_calls},
+    kernel::BpfObjects,
+    process::Process,
+    scrape::Scrape,
+    tally::{DEFAULT_LABELS, Tally},
+    targets::{Flavour, Program},
+    text::Sites,
+};
+
+/// What SIGTERM and SIGINT may take.
+const END_WITHIN: Duration = Duration::from_secs(2);
+/// A target is looked after five times a second.
+const NOTICED_WITHIN: Duration = Duration::from_secs(2);
+
+fn pair() -> Result<(Process, Process)> {
+    let server = Process::kitex(&["server"])?;
+    let client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    Ok((server, client))
+}
+
+fn up(scrape: &Scrape, pid: u32) -> Option<f64> {
+    scrape.value("monitor_target_up", &[("target", &pid.to_string())])
+}
+
+/// Scrapes until a target is no longer up.
+fn scrape_until_down(agent: &Agent, pid: u32) -> Result<Scrape> {
+    let begin = Instant::now();
+    loop {
+        let scrape = agent.scrape()?;
+        match up(&scrape, pid) {
+            Some(0.0) => return Ok(scrape),
+            found => ensure!(found == Some(1.0) && begin.elapsed() < NOTICED_WITHIN, "up is {found:?}: {}", agent.log()),
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_signal_ends_it_within_two_seconds() -> Result<()> {
+    let mut chain = Chain::start(Flavour::Default, &[], &[])?;
+    let sites = chain.pids().map(Sites::of);
+    chain.client.command("flow 16")?;
+    let all = chain.pids();
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        for pids in [&all[..1], &all] {
+            let mut agent = Agent::attach(pids, &[])?;
+            thread::sleep(Duration::from_millis(200));
+            let begin = Instant::now();
+            agent.signal(signal)?;
+            let status = agent.wait(Duration::from_secs(10))?;
+            ensure!(begin.elapsed() < END_WITHIN, "{:?} for {} targets", begin.elapsed(), pids.len());
+            ensure!(status.code() == Some(0), "signal {signal}: {status}");
+            let log = agent.log();
+            let summary = log.lines().last().unwrap_or("").to_owned();
+            ensure!(summary.contains("calls counted") && !summary.contains(" 0 calls"), "no summary:\n{log}");
+        }
+    }
+    for site in sites {
+        site?.check_clean()?;
+    }
+    ensure!(chain.client.command("pause")?["calls"].as_u64() > Some(1_000), "that was no load");
+    chain.settle()
+}
+
+#[test]
+fn a_signal_while_attaching_ends_it_too() -> Result<()> {
+    let chain = Chain::start(Flavour::Default, &[], &[])?;
+    let sites = Sites::of(chain.client.pid())?;
+    let before = BpfObjects::now()?;
+    for wait_ms in [0, 20, 60, 100] {
+        let agent = Agent::start(&chain.pids(), &[])?;
+        thread::sleep(Duration::from_millis(wait_ms));
+        let (status, took) = agent.terminate()?;
+        ensure!(status.code() == Some(0) && took < END_WITHIN, "after {wait_ms} ms: {status} in {took:?}");
+    }
+    sites.check_clean()?;
+    BpfObjects::wait_until_back(&before, Duration::from_secs(10))
+}
+
+#[test]
+fn a_killed_agent_leaves_nothing() -> Result<()> {
+    let (mut server, mut client) = pair()?;
+    let pids = [server.pid(), client.pid()];
+    let sites = [Sites::of(pids[0])?, Sites::of(pids[1])?];
+    let before = BpfObjects::now()?;
+    client.command("flow 16")?;
+    let agent = Agent::attach(&pids, &[])?;
+    for sites in &sites {
+        sites.check_probed()?;
+    }
+    agent.end_by(libc::SIGKILL)?;
+    for sites in &sites {
+        sites.check_clean()?;
+    }
+    BpfObjects::wait_until_back(&before, Duration::from_secs(10))?;
+    let calls = client.command("pause")?["calls"].clone();
+    ensure!(server.command("settle")?["finished"] == calls, "calls were lost");
+    Ok(())
+}
+
+#[test]
+fn ready_when_all_probes_are_in_place() -> Result<()> {
+    let chain = Chain::start(Flavour::Default, &[], &[])?;
+    let sites = [Sites::of(chain.pids()[0])?, Sites::of(chain.pids()[2])?];
+    let agent = Agent::start(&chain.pids(), &[])?;
+    // Attaching three targets takes more than a tenth of a second.
+    let early = agent.request("/readyz")?;
+    ensure!(early.status == 503, "ready at once: {early:?}");
+    ensure!(agent.status("/healthz")? == 200, "not healthy while attaching");
+    let agent = agent.wait_ready()?;
+    for sites in &sites {
+        sites.check_probed()?;
+    }
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn a_target_that_ends_is_reported_and_kept() -> Result<()> {
+    let (mut server, mut client) = pair()?;
+    let agent = Agent::attach(&[client.pid()], &["--linger", "2"])?;
+    client.command("load 3000 8 1")?;
+    let own = Tally::of_target(&client.command("counts")?, &DEFAULT_LABELS)?;
+    let pid = client.pid();
+    // No time to drain between the last call and the end.
+    client.quit()?;
+    let ended = Instant::now();
+    let scrape = scrape_until_down(&agent, pid)?;
+    own.check(&Tally::of_agent(&scrape, &DEFAULT_LABELS, None)?)?;
+    ensure!(agent.log().contains("has ended"), "not in the log: {}", agent.log());
+    thread::sleep(Duration::from_millis(1_000));
+    own.check(&Tally::of_agent(&agent.scrape()?, &DEFAULT_LABELS, None)?)?;
+    ensure!(agent.status("/readyz")? == 200, "it still serves");
+    let status = { agent }.wait(Duration::from_secs(5))?;
+    ensure!(status.code() == Some(0), "{status}");
+    let lingered = ended.elapsed();
+    ensure!((2.0..4.0).contains(&lingered.as_secs_f64()), "went away after {lingered:?}");
+    server.quit()?;
+    Ok(())
+}
+
+#[test]
+fn a_signal_ends_the_linger() -> Result<()> {
+    let mut server = Process::kitex(&["server"])?;
+    let agent = Agent::attach(&[server.pid()], &[])?;
+    let pid = server.pid();
+    server.quit()?;
+    scrape_until_down(&agent, pid)?;
+    let (status, took) = agent.terminate()?;
+    ensure!(status.code() == Some(0) && took < END_WITHIN, "{status} in {took:?}");
+    Ok(())
+}
+
+#[test]
+fn the_others_are_watched_on() -> Result<()> {
+    let (mut server, mut client) = pair()?;
+    let mut other = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let pids = [server.pid(), client.pid(), other.pid()];
+    let agent = Agent::attach(&pids, &["--linger", "0"])?;
+    other.command("load 1000 4 1")?;
+    let others = Tally::of_target(&other.command("counts")?, &DEFAULT_LABELS)?;
+    other.signal(libc::SIGKILL)?;
+    scrape_until_down(&agent, pids[2])?;
+    client.command("load 2000 4 2")?;
+    server.command("settle")?;
+    let scrape = agent.scrape_settled()?;
+    assert_eq!(pids.map(|pid| up(&scrape, pid)), [Some(1.0), Some(1.0), Some(0.0)]);
+    assert_eq!(check_calls(&mut server, &scrape, &DEFAULT_LABELS, true)?.total(), 3_000);
+    check_calls(&mut client, &scrape, &DEFAULT_LABELS, true)?;
+    others.check(&Tally::of_agent(&scrape, &DEFAULT_LABELS, Some(pids[2]))?)?;
+    server.quit()?;
+    client.quit()?;
+    ensure!({ agent }.wait(NOTICED_WITHIN)?.code() == Some(0), "it does not end with its last target");
+    Ok(())
+}
+
+/// A target that becomes another program is gone, even when that is the same program again.
+#[test]
+fn a_target_that_execs_is_another() -> Result<()> {
+    let plain = Program::Plain.build(Flavour::Default)?.display().to_string();
+    let kitex = Program::Kitex.build(Flavour::Default)?.display().to_string();
+    for becomes in [plain, format!("{kitex} server")] {
+        let (mut server, mut client) = pair()?;
+        let agent = Agent::attach(&[server.pid()], &["--linger", "1"])?;
+        client.command("load 1000 4 3")?;
+        server.command("settle")?;
+        let own = Tally::of_target(&server.command("counts")?, &DEFAULT_LABELS)?;
+        server.command(&format!("exec {becomes}"))?;
+        let ready = server.answer(Duration::from_secs(5))?;
+        ensure!(ready["pid"] == server.pid(), "{ready}");
+        let scrape = scrape_until_down(&agent, server.pid())?;
+        own.check(&Tally::of_agent(&scrape, &DEFAULT_LABELS, None)?)?;
+        ensure!(agent.log().contains("has started another program"), "{becomes}: {}", agent.log());
+        if becomes.ends_with("server") {
+            // What the new program does is not counted under the old, and it has no probe.
+            Sites::of(server.pid())?.check_clean()?;
+            let address = ready["addr"].as_str().context("no address")?;
+            Process::kitex(&["client", "--connect", address])?.command("load 500 4 4")?;
+            own.check(&Tally::of_agent(&agent.scrape_settled()?, &DEFAULT_LABELS, None)?)?;
+        }
+        ensure!({ agent }.wait(Duration::from_secs(5))?.code() == Some(0), "{becomes}");
+        ensure!(server.is_running()?, "{becomes} has ended");
+    }
+    Ok(())
+}
+
+/// Whether the agent becomes ready, rather than end.
+fn gets_ready(agent: &Agent) -> bool {
+    loop {
+        match agent.status("/readyz") {
+            Ok(200) => return true,
+            Ok(_) => thread::sleep(Duration::from_millis(5)),
+            Err(_) => return false,
+        }
+    }
+}
+
+#[test]
+fn a_target_that_ends_while_it_is_attached_to() -> Result<()> {
+    let before = BpfObjects::now()?;
+    let mut refused = 0;
+    for wait_ms in [0, 3, 10, 20, 30, 45, 60, 80] {
+        let other = Process::kitex(&["server"])?;
+        let sites = Sites::of(other.pid())?;
+        let mut target = Process::kitex(&["server"])?;
+        let mut agent = Agent::start(&[other.pid(), target.pid()], &["--linger", "0"])?;
+        thread::sleep(Duration::from_millis(wait_ms));
+        target.signal(libc::SIGKILL)?;
+        // Half of them stay zombies, which have a pid and nothing else.
+        if wait_ms % 20 == 0 {
+            target.quit()?;
+        }
+        if gets_ready(&agent) {
+            // It was attached in time: now it has to be reported instead.
+            scrape_until_down(&agent, target.pid())?;
+            agent.terminate()?;
+        } else {
+            let status = agent.wait(Duration::from_secs(5))?;
+            let log = agent.log();
+            ensure!(status.code() == Some(3), "after {wait_ms} ms: {status}\n{log}");
+            let pid = target.pid();
+            let sentences = [format!("process {pid} has ended"), format!("no process has pid {pid}")];
+            ensure!(sentences.iter().any(|sentence| log.contains(sentence)), "{log}");
+            refused += 1;
+        }
+        sites.check_clean()?;
+    }
+    ensure!(refused >= 2, "only {refused} ended while they were attached to");
+    BpfObjects::wait_until_back(&before, Duration::from_secs(10))
+}
+
+#[test]
+fn the_port_is_bound_first() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    let sites = Sites::of(server.pid())?;
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?.to_string();
+    for pid in [server.pid().to_string(), i32::MAX.to_string()] {
+        let args = ["run", "--pid", &pid, "--web.listen-address", &address];
+        let ended = run_to_end(&args, Duration::from_secs(5))?;
+        ensure!(ended.code == Some(7) && ended.stderr.contains(&address), "{ended:?}");
+        ensure!(!ended.stderr.contains("attached"), "{ended:?}");
+    }
+    sites.check_clean()
+}
+
+#[test]
+fn a_target_that_fails_takes_all_with_it() -> Result<()> {
+    let mut server = Process::kitex(&["server"])?;
+    let sites = Sites::of(server.pid())?;
+    let plain = Process::start(Program::Plain, Flavour::Default, &[])?;
+    let before = BpfObjects::now()?;
+    let good = server.pid().to_string();
+    for (bad, code) in [(plain.pid(), 6), (i32::MAX.unsigned_abs(), 3), (std::process::id(), 6)] {
+        for pids in [[&good, &bad.to_string()], [&bad.to_string(), &good]] {
+            let args = ["run", "--web.listen-address", "127.0.0.1:0", "--pid", pids[0], "--pid", pids[1]];
+            let ended = run_to_end(&args, Duration::from_secs(5))?;
+            ensure!(ended.code == Some(code), "{pids:?}: {ended:?}");
+            let sentence = ended.stderr.lines().last().unwrap_or("");
+            ensure!(sentence.contains(&bad.to_string()), "it does not name {bad}: {sentence}");
+        }
+    }
+    sites.check_clean()?;
+    BpfObjects::wait_until_back(&before, Duration::from_secs(10))?;
+    ensure!(server.quit()?.success(), "the good one was disturbed");
+    Ok(())
+}
+
+#[test]
+fn two_agents_on_one_target() -> Result<()> {
+    let (mut server, mut client) = pair()?;
+    let sites = Sites::of(server.pid())?;
+    let first = Agent::attach(&[server.pid()], &[])?;
+    let second = Agent::attach(&[server.pid()], &[])?;
+    client.command("load 2000 8 1")?;
+    server.command("settle")?;
+    thread::sleep(Duration::from_millis(250));
+    check_calls(&mut server, &first.scrape()?, &DEFAULT_LABELS, false)?;
+    check_calls(&mut server, &second.scrape()?, &DEFAULT_LABELS, false)?;
+    first.terminate()?;
+    sites.check_probed()?;
+    client.command("load 2000 8 2")?;
+    server.command("settle")?;
+    check_calls(&mut server, &second.scrape_settled()?, &DEFAULT_LABELS, false)?;
+    second.terminate()?;
+    sites.check_clean()
+}

@@ -1,0 +1,124 @@
+//! Two programs that do nothing, at the sites where the agent puts its own: what the kernel takes for two hits,
+//! whatever the programs are.
+
+use std::{
+    ffi::CString,
+    fs,
+    os::fd::{AsRawFd as _, OwnedFd, RawFd},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::kernel::{bpf, owned};
+
+// Numbers and structures of uapi/linux/bpf.h and uapi/linux/perf_event.h.
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_PROG_TYPE_KPROBE: u32 = 2;
+const BPF_PERF_EVENT: u32 = 41;
+const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+
+/// `r0 = 0; exit`.
+static NOTHING: [u64; 2] = [0xb7, 0x95];
+
+/// The head of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel takes the rest as zero.
+#[repr(C)]
+struct ProgramLoad {
+    program_type: u32,
+    instruction_count: u32,
+    instructions: *const u64,
+    license: *const libc::c_char,
+}
+
+/// The head of `union bpf_attr` for `BPF_LINK_CREATE`.
+#[repr(C)]
+struct LinkCreate {
+    program: RawFd,
+    target: RawFd,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// `struct perf_event_attr` in its second version, 72 bytes.
+#[repr(C)]
+#[derive(Default)]
+struct PerfEvent {
+    pmu_type: u32,
+    size: u32,
+    config: u64,
+    sampling: [u64; 3],
+    flags: u64,
+    wakeup: u32,
+    breakpoint: u32,
+    /// `config1`: for a uprobe, the address of the path.
+    path: u64,
+    /// `config2`: for a uprobe, the offset in the file.
+    offset: u64,
+}
+
+/// Empty programs at some sites of a process, until this is dropped.
+pub(super) struct Empty {
+    _links: Vec<OwnedFd>,
+    _programs: Vec<OwnedFd>,
+}
+
+impl Empty {
+    /// Puts a program of its own at each of these file offsets of the process's executable, with the kind of link
+    /// that the agent makes too.
+    pub(super) fn attach(pid: u32, offsets: &[u64]) -> Result<Self> {
+        let mut links = Vec::new();
+        let mut programs = Vec::new();
+        for offset in offsets {
+            let program = load()?;
+            links.push(link(&program, &uprobe(pid, *offset)?)?);
+            programs.push(program);
+        }
+        Ok(Self { _links: links, _programs: programs })
+    }
+}
+
+fn load() -> Result<OwnedFd> {
+    let attributes = ProgramLoad {
+        program_type: BPF_PROG_TYPE_KPROBE,
+        instruction_count: NOTHING.len().try_into()?,
+        instructions: NOTHING.as_ptr(),
+        license: c"MIT".as_ptr(),
+    };
+    bpf(BPF_PROG_LOAD, &attributes).context("cannot load an empty eBPF program")
+}
+
+fn uprobe(pid: u32, offset: u64) -> Result<OwnedFd> {
+    let pmu_type = fs::read_to_string("/sys/bus/event_source/devices/uprobe/type")
+        .context("the kernel has no uprobes that can be opened with perf_event_open")?;
+    let path = CString::new(format!("/proc/{pid}/exe"))?;
+    let event = PerfEvent {
+        pmu_type: pmu_type.trim().parse()?,
+        size: size_of::<PerfEvent>().try_into()?,
+        path: path.as_ptr().expose_provenance().try_into()?,
+        offset,
+        ..PerfEvent::default()
+    };
+    let (any_cpu, no_group) = (-1, -1);
+    // SAFETY: the kernel reads `size` bytes of the event and the path, which both outlive the call.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const event,
+            libc::pid_t::try_from(pid)?,
+            any_cpu,
+            no_group,
+            PERF_FLAG_FD_CLOEXEC,
+        )
+    };
+    owned(answer).with_context(|| format!("cannot open a uprobe at {offset:#x} of process {pid}"))
+}
+
+fn link(program: &OwnedFd, event: &OwnedFd) -> Result<OwnedFd> {
+    let attributes = LinkCreate {
+        program: program.as_raw_fd(),
+        target: event.as_raw_fd(),
+        attach_type: BPF_PERF_EVENT,
+        flags: 0,
+    };
+    bpf(BPF_LINK_CREATE, &attributes).context("cannot attach an empty eBPF program")
+}
