@@ -75,7 +75,7 @@ impl Failure {
     /// A file that can't be opened.
     #[must_use]
     pub fn of_file(path: &Path, error: &io::Error) -> Self {
-        let path = path.display();
+        let path = printable(&path.to_string_lossy());
         match error.kind() {
             io::ErrorKind::PermissionDenied => Self::new(
                 Kind::Permission,
@@ -88,6 +88,16 @@ impl Failure {
             _ => Self::new(Kind::Unreadable, format!("{path} can't be read: {error}")),
         }
     }
+}
+
+/// Text on one line without anything that steers a terminal: names of files are whatever a target's owner chose.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { printable.extend(c.escape_default()) } else { printable.push(c) }
+    }
+    printable
 }
 
 /// What a user can do about it, where the error itself doesn't say.

@@ -6,6 +6,14 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![allow(
+    clippy::inline_always,
+    reason = "a call costs stack, and the verifier forgets what it knew of constants"
+)]
+#![allow(clippy::cast_possible_truncation, reason = "values are bounded where they are cast")]
+#![allow(clippy::cast_ptr_alignment, reason = "scratch memory and label sets are aligned to eight bytes")]
+#![allow(clippy::needless_pass_by_value, reason = "the macro for programs passes the context so")]
+#![allow(clippy::borrow_as_ptr, clippy::needless_borrows_for_generic_args, reason = "clearer at map calls")]
 
 mod programs;
 

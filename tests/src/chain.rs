@@ -138,7 +138,10 @@ pub fn check_durations(process: &mut Process, scrape: &Scrape, labels: &[&str], 
 fn check_sum(own: &Durations, agents: f64) -> Result<()> {
     let own_sum = own.sum as f64;
     let close = (own.count() as f64 * SUM_CLOSE_US).max(own_sum * 0.05);
-    ensure!((own_sum - agents).abs() <= close, "the durations add up to {own_sum} µs here, {agents} at the agent");
+    ensure!(
+        (own_sum - agents).abs() <= close,
+        "the durations add up to {own_sum} µs here, {agents} at the agent"
+    );
     Ok(())
 }
 

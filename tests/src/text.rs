@@ -80,7 +80,12 @@ impl Sites {
         let begin = Instant::now();
         while self.probed()? > 0 {
             if begin.elapsed() > Duration::from_secs(2) {
-                bail!("pid {}: {} of {} sites still have a probe", self.pid, self.probed()?, self.sites.len());
+                bail!(
+                    "pid {}: {} of {} sites still have a probe",
+                    self.pid,
+                    self.probed()?,
+                    self.sites.len()
+                );
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -125,7 +130,9 @@ fn address_of(pid: u32, offset: u64) -> Result<u64> {
         };
         let number = |text| u64::from_str_radix(text, 16);
         let (from, to, start) = (number(from)?, number(to)?, number(start)?);
-        if permissions.is_some_and(|text| text.contains('x')) && (start..start + (to - from)).contains(&offset) {
+        if permissions.is_some_and(|text| text.contains('x'))
+            && (start..start + (to - from)).contains(&offset)
+        {
             return Ok(from + (offset - start));
         }
     }

@@ -47,9 +47,6 @@ fn refused_command(command: &mut Command, code: i32, words: &[&str]) -> Result<E
         }
         BpfObjects::wait_until_back(&before, Duration::from_secs(5))
     };
-    if std::env::var_os("SHOW").is_some() {
-        eprintln!("{}", ended.stderr);
-    }
     check().with_context(|| format!("{command:?}: {ended:#?}"))?;
     Ok(ended)
 }

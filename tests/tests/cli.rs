@@ -1,10 +1,11 @@
 //! The command line: what it says about itself, and what goes to stdout, to the log and to nobody.
 
+mod golden;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -22,18 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn run_to_end(args: &[&str]) -> Result<Ended> {
     // The width of help texts follows COLUMNS.
     run_command_to_end(Command::new(executable()?).args(args).env_remove("COLUMNS"), PATIENCE)
-}
-
-/// Compares a text with a golden file. The differing text is kept, to look at and to take over.
-fn check_golden(name: &str, text: &str) -> Result<()> {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens").join(name);
-    if fs::read_to_string(&golden).is_ok_and(|expected| expected == text) {
-        return Ok(());
-    }
-    let found = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    fs::write(&found, text)?;
-    let (golden, found) = (golden.display(), found.display());
-    anyhow::bail!("not as in the golden file: diff {golden} {found}\nif it is right so: cp {found} {golden}")
 }
 
 #[test]
@@ -56,7 +45,7 @@ fn help_is_as_it_was() -> Result<()> {
     }
     // Lines between paragraphs are indented: editors take that away.
     let lines: String = text.lines().map(|line| format!("{}\n", line.trim_end())).collect();
-    check_golden("help.txt", &lines)
+    golden::check("help.txt", &lines)
 }
 
 /// Attaches the agent to a server with two calls, scrapes it, and ends the server: the agent ends by itself.

@@ -110,7 +110,8 @@ fn seen_by_the_callers(counts: &Value) -> Result<BTreeMap<(String, bool), u64>> 
     let mut seen = BTreeMap::new();
     for row in counts["loop"].as_array().into_iter().flatten() {
         let (method, result) = (row["method"].as_str().unwrap_or(""), row["result"].as_str().unwrap_or(""));
-        *seen.entry((method.to_owned(), result == "error")).or_default() += row["count"].as_u64().unwrap_or(0);
+        *seen.entry((method.to_owned(), result == "error")).or_default() +=
+            row["count"].as_u64().unwrap_or(0);
     }
     ensure!(!seen.is_empty(), "the loop counted nothing: {counts}");
     Ok(seen)
@@ -130,7 +131,8 @@ fn a_process_without_any_tracer() -> Result<()> {
     let mut total = 0;
     for ((method, failed), calls) in seen_by_the_callers(&client.command("counts")?)? {
         let status = if failed { "error" } else { "succeed" };
-        let labels = [("method", method.as_str()), ("status", status), ("caller", "shop"), ("callee", "stock")];
+        let labels =
+            [("method", method.as_str()), ("status", status), ("caller", "shop"), ("callee", "stock")];
         assert_eq!(callers.sum(&labels), calls, "{labels:?}");
         total += calls;
     }
@@ -163,7 +165,10 @@ fn two_processes_of_one_executable() -> Result<()> {
         // One target by itself has the shape of the in-process extension.
         let alone = agent.scrape_path(&format!("/targets/{}/metrics", server.pid()))?;
         assert_eq!(check_calls(server, &alone, &DEFAULT_LABELS, false)?.total(), calls);
-        assert_eq!(alone.families["kitex_server_throughput"].help, both.families["kitex_server_throughput"].help);
+        assert_eq!(
+            alone.families["kitex_server_throughput"].help,
+            both.families["kitex_server_throughput"].help
+        );
         assert_eq!(alone.value("monitor_target_up", &[("target", &server.pid().to_string())]), Some(1.0));
         assert_eq!(alone.samples("monitor_target_up").count(), 1, "another target's series");
     }

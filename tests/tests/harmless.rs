@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, ensure};
-use monitor_tests::{agent::Agent, chain::check_calls, kernel::BpfObjects, process::Process, tally::DEFAULT_LABELS, text::Sites};
+use monitor_tests::{
+    agent::Agent, chain::check_calls, kernel::BpfObjects, process::Process, tally::DEFAULT_LABELS,
+    text::Sites,
+};
 use serde_json::Value;
 
 /// Makes the same calls over and over, as fast as it can, and expects the same outcome each time.
@@ -32,7 +35,10 @@ impl SteadyLoad {
             let mut rounds = 1;
             while !stopped.load(Ordering::Relaxed) {
                 let found = outcome(&client.command(ROUND)?);
-                ensure!(found == intended, "round {rounds}: calls, ok, biz, err: {found:?}, not {intended:?}");
+                ensure!(
+                    found == intended,
+                    "round {rounds}: calls, ok, biz, err: {found:?}, not {intended:?}"
+                );
                 rounds += 1;
             }
             Ok((client, rounds))

@@ -1,9 +1,12 @@
 //! What `inspect` prints is as it was, as promised, and true: checked against what Go's own tools and the DWARF say of
 //! the same executables.
 
+mod golden;
+
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fmt::Write as _,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -49,18 +52,6 @@ fn number(value: &Value, name: &str) -> Result<u64> {
     value[name].as_u64().with_context(|| format!("no {name}: {value}"))
 }
 
-/// Compares a text with a golden file. The differing text is kept, to look at and to take over.
-fn check_golden(name: &str, text: &str) -> Result<()> {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens").join(name);
-    if fs::read_to_string(&golden).is_ok_and(|expected| expected == text) {
-        return Ok(());
-    }
-    let found = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    fs::write(&found, text)?;
-    let (golden, found) = (golden.display(), found.display());
-    bail!("not as in the golden file: diff {golden} {found}\nif it is right so: cp {found} {golden}")
-}
-
 /// The report without what differs from one Go release, build and machine to the next. Each of these values is checked
 /// by another test here.
 fn steady_json(mut report: Value) -> Result<String> {
@@ -89,14 +80,16 @@ fn steady_text(printed: &str, report: &Value) -> Result<String> {
         let line = line.replacen(text(report, "exe")?, "EXE", 1);
         let line = line.replacen(text(report, "build_id")?, "BUILD_ID", 1);
         let line = line.replacen(text(report, "go_version")?, "GO_VERSION", 1);
-        let hex = |name| {
-            let (before, rest) = line.split_once("0x")?;
-            let rest = rest.trim_start_matches(|c: char| c.is_ascii_hexdigit());
-            Some(format!("{} {name}{rest}", before.trim_end()))
-        };
-        let is_place = line.contains(" at file offset ") || line.contains("itab(");
-        steady += &hex("0xPLACE").filter(|_| is_place).unwrap_or(line);
-        steady.push('\n');
+        match line.split_once("0x") {
+            Some((before, place)) if line.contains(" at file offset ") || line.contains("itab(") => {
+                let behind = place.trim_start_matches(|c: char| c.is_ascii_hexdigit());
+                ensure!(place.len() - behind.len() >= 6, "{line}");
+                // Columns are as wide as the longest number.
+                let before = before.trim_end();
+                writeln!(steady, "{before} 0xPLACE{behind}")?;
+            }
+            _ => writeln!(steady, "{line}")?,
+        }
     }
     Ok(steady)
 }
@@ -109,8 +102,8 @@ fn the_report_is_as_it_was() -> Result<()> {
         assert_eq!(report["exe"], path);
         let printed = inspect(&["--exe", &path])?;
         ensure!(printed.code == Some(0) && printed.stderr.is_empty(), "{printed:#?}");
-        check_golden("inspect.txt", &steady_text(&printed.stdout, &report)?)?;
-        check_golden("inspect.json", &steady_json(report)?)?;
+        golden::check("inspect.txt", &steady_text(&printed.stdout, &report)?)?;
+        golden::check("inspect.json", &steady_json(report)?)?;
     }
     Ok(())
 }
@@ -120,7 +113,7 @@ fn a_refusal_is_as_it_was() -> Result<()> {
     let plain = Program::Plain.build(Flavour::Default)?;
     let ended = inspect(&["--json", "--exe", plain.to_str().context("no UTF-8")?])?;
     assert_eq!(ended.code, Some(6));
-    check_golden("inspect-plain.json", &steady_json(serde_json::from_str(&ended.stdout)?)?)
+    golden::check("inspect-plain.json", &steady_json(serde_json::from_str(&ended.stdout)?)?)
 }
 
 /// What Go's own libraries say of an executable with symbols and DWARF (`targets/layout`).
@@ -335,18 +328,24 @@ fn a_reader_that_goes_away_is_no_error() -> Result<()> {
 }
 
 #[test]
-fn the_path_is_taken_as_it_is() -> Result<()> {
+fn names_do_not_steer_the_terminal() -> Result<()> {
     let (path, _) = target(Flavour::Stripped)?;
     let directory = std::env::temp_dir().join(format!("monitor inspect {}", std::process::id()));
     fs::create_dir_all(&directory)?;
-    let link = directory.join("--json\n\u{1b}[31mü");
+    let link = directory.join("red\u{1b}[31m\nand ü");
+    let missing = directory.join("\u{9b}31m\u{7}");
     std::os::unix::fs::symlink(&path, &link)?;
-    let mut command = Command::new(executable()?);
-    command.args(["inspect", "--json", "--exe"]).arg(&link);
-    let ended = run_command_to_end(&mut command, PATIENCE);
+    let [json, text, failure] =
+        [(&["--json"][..], &link), (&[], &link), (&[], &missing)].map(|(args, path)| {
+            let mut command = Command::new(executable()?);
+            run_command_to_end(command.arg("inspect").args(args).arg("--exe").arg(path), PATIENCE)
+        });
     fs::remove_dir_all(&directory)?;
-    let report: Value = serde_json::from_str(&ended?.stdout)?;
+    let report: Value = serde_json::from_str(&json?.stdout)?;
     assert_eq!(report["exe"].as_str(), link.to_str());
-    ensure!(File::open(path).is_ok());
+    let (text, failure) = (text?.stdout, failure?.stderr);
+    ensure!(text.contains(r"red\u{1b}[31m\nand ü: can be watched"), "{text:?}");
+    ensure!(failure.contains(r"\u{9b}31m\u{7} does not exist"), "{failure:?}");
+    ensure!(!(text + &failure).contains(|c: char| c.is_control() && c != '\n'));
     Ok(())
 }

@@ -73,7 +73,8 @@ fn an_executable_that_only_the_target_can_see() -> Result<()> {
     ensure!(!room.path().join("target").exists(), "the executable can be seen from outside");
     let pid = server.pid();
     let scrape = counts_exactly(&mut server, pid)?;
-    let exe = scrape.samples("monitor_target_info").next().context("no monitor_target_info")?.labels["exe"].clone();
+    let exe =
+        scrape.samples("monitor_target_info").next().context("no monitor_target_info")?.labels["exe"].clone();
     assert_eq!(exe, room.path().join("target").display().to_string());
     Ok(())
 }
@@ -84,7 +85,8 @@ fn another_file_under_the_same_path() -> Result<()> {
     let path = room.path().join("target");
     // Outside, the path is a program without any framework; inside, it is the server.
     fs::copy(Program::Plain.build(Flavour::Default)?, &path)?;
-    let mut server = isolated(&["-m"], r#"mount --bind "$0" "$1/target"; exec "$1/target" server"#, room.path())?;
+    let mut server =
+        isolated(&["-m"], r#"mount --bind "$0" "$1/target"; exec "$1/target" server"#, room.path())?;
     let pid = server.pid();
     counts_exactly(&mut server, pid)?;
     let outside = path.display().to_string();
@@ -97,7 +99,9 @@ fn child_of(parent: u32) -> Result<u32> {
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(5) {
         for entry in fs::read_dir("/proc")? {
-            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
             // After the name, which is in parentheses: state, ppid.
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -125,7 +129,10 @@ fn a_pid_namespace() -> Result<()> {
             (server, pid)
         };
         // The target's own number is 1; the agent's is the one that its /proc shows.
-        ensure!(fs::read_to_string(format!("/proc/{pid}/status"))?.contains("\t1\n"), "not a namespace of its own");
+        ensure!(
+            fs::read_to_string(format!("/proc/{pid}/status"))?.contains("\t1\n"),
+            "not a namespace of its own"
+        );
         counts_exactly(&mut server, pid)?;
     }
     Ok(())

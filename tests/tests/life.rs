@@ -40,7 +40,11 @@ fn scrape_until_down(agent: &Agent, pid: u32) -> Result<Scrape> {
         let scrape = agent.scrape()?;
         match up(&scrape, pid) {
             Some(0.0) => return Ok(scrape),
-            found => ensure!(found == Some(1.0) && begin.elapsed() < NOTICED_WITHIN, "up is {found:?}: {}", agent.log()),
+            found => ensure!(
+                found == Some(1.0) && begin.elapsed() < NOTICED_WITHIN,
+                "up is {found:?}: {}",
+                agent.log()
+            ),
         }
         thread::sleep(Duration::from_millis(10));
     }

@@ -80,14 +80,20 @@ fn calls_under_way_at_both_ends() -> Result<()> {
     let scrape = agent.scrape_settled()?;
     for (pid, unpaired, paired) in [(pids[0], 4, 100), (pids[1], 1, 25)] {
         let account = Account::of(&scrape, pid);
-        assert_eq!((account.starts, account.timed, account.unpaired, account.lost), (paired, paired, unpaired, 0));
+        assert_eq!(
+            (account.starts, account.timed, account.unpaired, account.lost),
+            (paired, paired, unpaired, 0)
+        );
         assert_eq!(account.in_flight, 0);
         assert_eq!(account.found_faults(), []);
         let calls = Tally::of_agent(&scrape, &DEFAULT_LABELS, Some(pid))?;
         assert_eq!((calls.sum(&[("method", "Store")]), calls.sum(&[("method", "Echo")])), (unpaired, paired));
         // An unpaired finish has no latency.
         let timed = durations::of_agent(&scrape, Some(pid));
-        assert_eq!(timed.values().map(|histogram| histogram.count).sum::<f64>().to_string(), paired.to_string());
+        assert_eq!(
+            timed.values().map(|histogram| histogram.count).sum::<f64>().to_string(),
+            paired.to_string()
+        );
         assert!(timed.keys().all(|labels| labels["method"] == "Echo"));
     }
     for client in &mut clients {
@@ -137,7 +143,8 @@ fn attached_under_full_load() -> Result<()> {
         // A finish without a start is of a call that began before the start probes were there and ended after.
         assert_within("unpaired", account.unpaired, 1..=after.0 - before.1);
     }
-    let first = [&client, &server].map(|process| Tally::of_agent(&scrape, &DEFAULT_LABELS, Some(process.pid())));
+    let first =
+        [&client, &server].map(|process| Tally::of_agent(&scrape, &DEFAULT_LABELS, Some(process.pid())));
     for process in [&mut client, &mut server] {
         process.command("reset")?;
     }

@@ -111,8 +111,12 @@ fn finish(watches: &mut [Watch]) {
     });
     std::thread::sleep(LAST_RECORDS);
     watches.iter_mut().for_each(Watch::drain);
-    let (calls, untimed) = watches.iter().map(Watch::summary).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-    info!("detached: {calls} calls counted in {} targets, {untimed} of them without a duration", watches.len());
+    let (calls, untimed) =
+        watches.iter().map(Watch::summary).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    info!(
+        "detached: {calls} calls counted in {} targets, {untimed} of them without a duration",
+        watches.len()
+    );
 }
 
 /// When the run is over without a signal: some time after the last target has ended.

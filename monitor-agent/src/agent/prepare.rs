@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    failure::{Failure, Kind},
+    failure::{Failure, Kind, printable},
     image::Image,
     plan::Inspection,
     target::{FileId, Target},
@@ -57,7 +57,7 @@ fn executable(target: &Target) -> Result<Executable, Failure> {
 #[must_use]
 pub fn describe(target: &Target) -> String {
     let deleted = if target.exe_deleted() { " (deleted)" } else { "" };
-    format!("pid {} ({}{deleted})", target.pid(), target.exe_name())
+    format!("pid {} ({}{deleted})", target.pid(), printable(target.exe_name()))
 }
 
 /// Why nothing in an executable can be watched. `name` names it.

@@ -11,7 +11,7 @@ pub enum BpfError {
     /// The kernel said no for want of a capability.
     #[error(
         "the kernel refuses to {action}: permission denied (missing here: {missing}); \
-         run as root, or give the agent CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE"
+         run as root, or give the agent CAP_SYS_ADMIN, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
     )]
     Permission {
         /// What was tried.

@@ -26,14 +26,7 @@ impl MappedWords {
     pub(super) fn new(map: BorrowedFd<'_>, words: usize) -> io::Result<Self> {
         // SAFETY: asks for a new mapping; overwrites none.
         let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                words * 8,
-                libc::PROT_READ,
-                libc::MAP_SHARED,
-                map.as_raw_fd(),
-                0,
-            )
+            libc::mmap(std::ptr::null_mut(), words * 8, libc::PROT_READ, libc::MAP_SHARED, map.as_raw_fd(), 0)
         };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());

@@ -33,8 +33,8 @@ impl Maps {
         let Some(records) = ebpf.take_map(name::RECORDS) else {
             return Err(BpfError::missing("give its maps", name::RECORDS));
         };
-        let records = RingBuf::try_from(records)
-            .map_err(|error| BpfError::from_map("map the ring buffer", error))?;
+        let records =
+            RingBuf::try_from(records).map_err(|error| BpfError::from_map("map the ring buffer", error))?;
         Ok(Self {
             records,
             totals: map_array(ebpf, name::TOTALS, label_capacity * cpus)?,
@@ -80,8 +80,11 @@ impl Maps {
 
     /// The numbers of all label sets seen so far.
     pub fn label_sets(&self) -> impl Iterator<Item = u32> + use<> {
-        let full = (self.next_label.get(0) as usize).min(self.label_limit);
-        let other = (self.next_label.get(1) as usize).min(self.label_capacity - self.label_limit);
+        let used = |kind, limit: usize| {
+            usize::try_from(self.next_label.get(kind)).map_or(limit, |next| next.min(limit))
+        };
+        let full = used(0, self.label_limit);
+        let other = used(1, self.label_capacity - self.label_limit);
         let numbers = (0..full).chain(self.label_limit..self.label_limit + other);
         numbers.filter_map(|number| u32::try_from(number).ok())
     }

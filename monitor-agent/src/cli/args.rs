@@ -36,7 +36,7 @@ pub(super) struct RunArguments {
     #[arg(long = "pid", value_name = "PID", required = true, allow_negative_numbers = true, value_parser = pid)]
     pids: Vec<u32>,
 
-    /// Where to serve metrics: HOST:PORT, :PORT or [V6]:PORT. Port 0 takes a free one and logs it.
+    /// Where to serve metrics: HOST:PORT or :PORT, an IPv6 host in brackets. Port 0 takes a free one and logs it.
     #[arg(
         long = "web.listen-address",
         value_name = "ADDRESS",

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::args::InspectArguments;
 use crate::{
     agent,
-    failure::{Failure, Kind},
+    failure::{Failure, Kind, printable},
     image::Image,
     plan::{Found, Inspection, Offset, Plan, cost_name},
     target::Target,
@@ -62,6 +62,7 @@ struct SiteReport<'a> {
 /// The executable, and the process that runs it if there is one.
 struct Subject {
     name: String,
+    exe: String,
     target: Option<Target>,
     image: Image,
 }
@@ -132,11 +133,11 @@ impl Subject {
         let name = agent::describe(&target);
         let image =
             Image::parse(Box::new(target.open_exe()?)).map_err(|error| Failure::of_image(&name, &error))?;
-        Ok(Self { name, target: Some(target), image })
+        Ok(Self { name, exe: target.exe_name().to_owned(), target: Some(target), image })
     }
 
     fn file(path: &Path) -> Result<Self, Failure> {
-        let name = path.display().to_string();
+        let name = printable(&path.to_string_lossy());
         let failed = |error| Failure::of_file(path, &error);
         // Looked at before it is opened: opening a device may do something, opening a pipe waits for its writer.
         let metadata = fs::metadata(path).map_err(failed)?;
@@ -146,7 +147,7 @@ impl Subject {
         }
         let file = File::open(path).map_err(failed)?;
         let image = Image::parse(Box::new(file)).map_err(|error| Failure::of_image(&name, &error))?;
-        Ok(Self { name, target: None, image })
+        Ok(Self { name, exe: path.to_string_lossy().into_owned(), target: None, image })
     }
 }
 
@@ -158,7 +159,7 @@ fn report<'a>(subject: &'a Subject, inspection: &'a Inspection) -> Report<'a> {
         name: &subject.name,
         attachable: frameworks.iter().any(|framework| framework.attachable),
         pid: subject.target.as_ref().map(Target::pid),
-        exe: Some(subject.target.as_ref().map_or(&subject.name, Target::exe_name)),
+        exe: Some(&subject.exe),
         build_id: inspection.build_id.as_deref(),
         go_version: Some(&inspection.go_version),
         frameworks,
@@ -227,7 +228,7 @@ fn render(report: &Report<'_>) -> String {
     for framework in &report.frameworks {
         render_framework(&mut text, framework);
     }
-    text
+    text.lines().map(|line| printable(line) + "\n").collect()
 }
 
 fn render_framework(text: &mut String, framework: &FrameworkReport<'_>) {

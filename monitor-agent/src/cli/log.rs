@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write as _};
 use tracing::{Level, error};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, printable};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -64,8 +64,12 @@ pub(super) fn init(verbosity: Verbosity, format: Format) {
 /// Says why the agent ends.
 pub(super) fn failure(failure: &Failure, format: Format) {
     match format {
-        // Nobody is left to be told when this fails.
-        Format::Text => drop(writeln!(io::stderr(), "monitor-agent: {}", failure.text)),
+        Format::Text => {
+            // The kernel's verifier explains itself in many lines.
+            let text = failure.text.lines().map(printable).collect::<Vec<_>>().join("\n");
+            // Nobody is left to be told when this fails.
+            let _ = writeln!(io::stderr(), "monitor-agent: {text}");
+        }
         Format::Json => error!("{}", failure.text),
     }
 }

@@ -23,7 +23,7 @@ pub(super) static KITEX: Framework = Framework {
 const RPC_INFO: &str = "pkg/rpcinfo.RPCInfo";
 const ENDPOINT_INFO: &str = "pkg/rpcinfo.EndpointInfo";
 
-/// Servers since v0.16.2: the RPCInfo's parts are embedded in it. One object serves one request at a time
+/// Servers since v0.16.2: the `RPCInfo`'s parts are embedded in it. One object serves one request at a time
 /// and is used again for the next of its connection (`pkg/rpcinfo/rpcinfo_inline.go` @ v0.16.3).
 ///
 /// Only clients set the interaction mode, so the kind of call comes from the method and the stream itself.
@@ -48,7 +48,7 @@ const SERVER: ShapeSpec = ShapeSpec {
     tags: None,
 };
 
-/// Servers up to v0.16.1, and whatever makes an RPCInfo by the public constructor: told from clients by the
+/// Servers up to v0.16.1, and whatever makes an `RPCInfo` by the public constructor: told from clients by the
 /// type of the callee.
 const SERVER_SEPARATE: ShapeSpec = ShapeSpec {
     name: "server, separate parts",
@@ -71,8 +71,8 @@ const SERVER_SEPARATE: ShapeSpec = ShapeSpec {
     tags: None,
 };
 
-/// Clients. A retried call finishes with the RPCInfo of its last attempt (v0.7.3 and later), so unary calls
-/// are told apart by their goroutine; streams finish on any goroutine, with the RPCInfo of their start.
+/// Clients. A retried call finishes with the `RPCInfo` of its last attempt (v0.7.3 and later), so unary calls
+/// are told apart by their goroutine; streams finish on any goroutine, with the `RPCInfo` of their start.
 const CLIENT: ShapeSpec = ShapeSpec {
     name: "client",
     side: Side::Client,

@@ -78,12 +78,16 @@ fn about_agent(agent: &AgentStats, families: &mut Vec<MetricFamily>) {
     FamilyBuilder::gauge("monitor_build_info", "The agent's version; always 1.")
         .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0)
         .finish(families);
-    let mut cpu = FamilyBuilder::counter("monitor_agent_cpu_seconds_total", "CPU time the agent used, user and system.");
+    let mut cpu = FamilyBuilder::counter(
+        "monitor_agent_cpu_seconds_total",
+        "CPU time the agent used, user and system.",
+    );
     if let Some(seconds) = agent.cpu_seconds {
         cpu.push(&[], seconds);
     }
     cpu.finish(families);
-    let mut memory = FamilyBuilder::gauge("monitor_agent_resident_memory_bytes", "Memory the agent has resident.");
+    let mut memory =
+        FamilyBuilder::gauge("monitor_agent_resident_memory_bytes", "Memory the agent has resident.");
     if let Some(bytes) = agent.resident_bytes {
         memory.push(&[], float(bytes));
     }
@@ -95,9 +99,14 @@ fn about_agent(agent: &AgentStats, families: &mut Vec<MetricFamily>) {
 
 fn about_targets(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
     let mut info = FamilyBuilder::gauge("monitor_target_info", "What a target runs; always 1.");
-    let mut up = FamilyBuilder::gauge("monitor_target_up", "1 while the target lives and is watched, 0 after its end.");
-    let mut attach =
-        FamilyBuilder::gauge("monitor_attach_seconds", "Time it took to load the programs and attach the probes.");
+    let mut up = FamilyBuilder::gauge(
+        "monitor_target_up",
+        "1 while the target lives and is watched, 0 after its end.",
+    );
+    let mut attach = FamilyBuilder::gauge(
+        "monitor_attach_seconds",
+        "Time it took to load the programs and attach the probes.",
+    );
     let mut sites = FamilyBuilder::gauge(
         "monitor_probe_site_info",
         "A probe, the instruction under it and what a hit costs; always 1.",

@@ -122,14 +122,15 @@ pub fn merge(targets: Vec<(Option<String>, Vec<MetricFamily>)>) -> Vec<MetricFam
         for mut family in families {
             let mut metrics = family.take_metric();
             if let Some(target) = &target {
-                metrics.iter_mut().for_each(|metric| add_label(metric, "target", target));
-            }
-            match merged.iter_mut().find(|other| other.name() == family.name()) {
-                Some(other) => other.mut_metric().append(&mut metrics),
-                None => {
-                    family.set_metric(metrics);
-                    merged.push(family);
+                for metric in &mut metrics {
+                    add_label(metric, "target", target);
                 }
+            }
+            if let Some(other) = merged.iter_mut().find(|other| other.name() == family.name()) {
+                other.mut_metric().append(&mut metrics);
+            } else {
+                family.set_metric(metrics);
+                merged.push(family);
             }
         }
     }

@@ -29,8 +29,7 @@ pub enum Label {
 }
 
 impl Label {
-    const ALL: [Self; 6] =
-        [Self::Type, Self::Caller, Self::Callee, Self::Method, Self::Status, Self::Retry];
+    const ALL: [Self; 6] = [Self::Type, Self::Caller, Self::Callee, Self::Method, Self::Status, Self::Retry];
 
     fn name(self) -> &'static str {
         match self {

@@ -10,4 +10,4 @@ pub mod process;
 
 pub use about::{AgentStats, SiteStats, TargetStats, about};
 pub use family::{FamilyBuilder, merge};
-pub use kitex::{Label, LabelsError, LabelSelection, kitex};
+pub use kitex::{Label, LabelSelection, LabelsError, kitex};

@@ -114,7 +114,8 @@ impl Aggregate {
     /// What a scrape may read. `counter` gives the value of a counter of the programs.
     #[must_use]
     pub fn snapshot(&self, counter: &dyn Fn(Counter) -> u64) -> Snapshot {
-        let series: Vec<_> = self.series.iter().flatten().filter(|series| series.total > 0).cloned().collect();
+        let series: Vec<_> =
+            self.series.iter().flatten().filter(|series| series.total > 0).cloned().collect();
         let counters = CounterValues {
             starts: counter(Counter::Starts),
             starts_unknown_type: counter(Counter::StartUnknownType),

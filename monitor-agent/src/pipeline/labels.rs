@@ -114,7 +114,9 @@ fn name(set: &LabelSet, index: usize, lookup: &dyn Fn(u64, usize) -> Option<Vec<
         Some(mark::WHOLE) => shown(text, false),
         Some(mark::CUT) => shown(text, true),
         Some(mark::OTHER) => OTHER.to_owned(),
-        Some(mark::ADDRESS | mark::LITERAL) => looked_up(text, lookup).unwrap_or_else(|| UNREADABLE.to_owned()),
+        Some(mark::ADDRESS | mark::LITERAL) => {
+            looked_up(text, lookup).unwrap_or_else(|| UNREADABLE.to_owned())
+        }
         _ => UNREADABLE.to_owned(),
     }
 }

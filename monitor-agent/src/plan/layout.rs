@@ -4,7 +4,8 @@
 //! some places; places close to each other share a window.
 
 use monitor_ebpf::{
-    MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, SCRATCH_BYTES, Shape, TagMap, Test, TestOp, Window, label,
+    LABELS, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, SCRATCH_BYTES, Shape, TagMap, Test, TestOp, Window,
+    label,
 };
 
 use super::{
@@ -50,10 +51,12 @@ impl ShapePlan {
                 Some((field.offset, inner.address))
             }
         };
-        let labels = [spec.caller, spec.callee, spec.method]
-            .map(|path| Walk { tree: &mut tree, resolver }.string(path));
-        let [caller, callee, method] = labels;
-        let labels = [caller?, callee?, method?];
+        let mut labels = [None; LABELS];
+        for (label, path) in
+            [(label::CALLER, spec.caller), (label::CALLEE, spec.callee), (label::METHOD, spec.method)]
+        {
+            labels[label] = Some(Walk { tree: &mut tree, resolver }.string(path)?);
+        }
         let streaming = Walk { tree: &mut tree, resolver }.question(spec.streaming)?;
         let oneway = Walk { tree: &mut tree, resolver }.question(spec.oneway)?;
         let tags = match spec.tags {
@@ -75,9 +78,7 @@ impl ShapePlan {
             oneway: windows.test(&oneway),
             ..Shape::UNUSED
         };
-        shape.labels[label::CALLER] = windows.at(labels[0]);
-        shape.labels[label::CALLEE] = windows.at(labels[1]);
-        shape.labels[label::METHOD] = windows.at(labels[2]);
+        shape.labels = labels.map(|place| place.map_or(NO_SCRATCH, |place| windows.at(place)));
         shape.tags_at = tags.map_or(NO_SCRATCH, |(place, _)| windows.at(place));
         if let Some((offset, word)) = inner {
             shape.inner_at = windows.at(Place { node: ROOT, offset });
@@ -89,7 +90,9 @@ impl ShapePlan {
         let notes = [("streaming", &streaming), ("oneway", &oneway)]
             .into_iter()
             .filter(|(_, question)| question.places.is_empty())
-            .map(|(kind, _)| format!("{}: {kind} calls can't be told apart, they count as pingpong", spec.name))
+            .map(|(kind, _)| {
+                format!("{}: {kind} calls can't be told apart, they count as pingpong", spec.name)
+            })
             .collect();
         let tag_map = tags.and_then(|(_, layout)| layout);
         Ok(Some(Self { name: spec.name, side: spec.side, notes, tag_map, shape }))
@@ -184,7 +187,9 @@ impl Tree {
         for (node, what) in self.nodes.iter().enumerate() {
             for (start, end) in merge(&what.needs) {
                 let twin = self.twins.iter().find(|(_, twin)| *twin == node).and_then(|(first, _)| {
-                    planned.iter().find(|window| window.node == *first && window.end - window.start == end - start)
+                    planned
+                        .iter()
+                        .find(|window| window.node == *first && window.end - window.start == end - start)
                 });
                 let at = twin.map_or(used, |first| first.at);
                 let is_twin = twin.is_some();
@@ -204,7 +209,9 @@ impl Tree {
     /// A node and the nodes that lead to it.
     fn ancestry(&self, node: NodeId) -> Vec<NodeId> {
         let mut line = vec![node];
-        while let Some(pointer) = line.last().and_then(|last| self.nodes.get(*last)).and_then(|node| node.pointer) {
+        while let Some(pointer) =
+            line.last().and_then(|last| self.nodes.get(*last)).and_then(|node| node.pointer)
+        {
             line.push(pointer.node);
         }
         line
@@ -244,10 +251,13 @@ struct Windows<'a> {
 impl Windows<'_> {
     /// Where a place is found in scratch memory.
     fn at(&self, place: Place) -> u8 {
-        let window = self.planned.iter().find(|window| {
-            window.node == place.node && (window.start..window.end).contains(&place.offset)
-        });
-        window.and_then(|window| u8::try_from(window.at + place.offset - window.start).ok()).unwrap_or(NO_SCRATCH)
+        let window = self
+            .planned
+            .iter()
+            .find(|window| window.node == place.node && (window.start..window.end).contains(&place.offset));
+        window
+            .and_then(|window| u8::try_from(window.at + place.offset - window.start).ok())
+            .unwrap_or(NO_SCRATCH)
     }
 
     fn test(&self, question: &Asked) -> Test {

@@ -226,9 +226,10 @@ fn find_site(
     let choice = go_entry_site(&code, function.entry)
         .map_err(|error| Refusal::NoSite { symbol: symbol.to_owned(), why: error.to_string() })?;
     let address = function.entry.wrapping_add(choice.offset);
-    let file_offset = image
-        .file_offset(address)
-        .ok_or_else(|| Refusal::NoSite { symbol: symbol.to_owned(), why: "its code is in no segment".into() })?;
+    let file_offset = image.file_offset(address).ok_or_else(|| Refusal::NoSite {
+        symbol: symbol.to_owned(),
+        why: "its code is in no segment".into(),
+    })?;
     Ok(Site {
         role,
         symbol: symbol.to_owned(),

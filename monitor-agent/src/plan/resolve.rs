@@ -39,11 +39,7 @@ pub(super) struct FieldRef {
 
 impl<'a> Resolver<'a> {
     /// Reads all itabs whose two types belong to the framework.
-    pub(super) fn new(
-        module: &'static str,
-        image: &'a Image,
-        go: &'a GoImage<'a>,
-    ) -> Result<Self, Refusal> {
+    pub(super) fn new(module: &'static str, image: &'a Image, go: &'a GoImage<'a>) -> Result<Self, Refusal> {
         let mut names = HashMap::new();
         let mut itabs: HashMap<_, Vec<ItabRef>> = HashMap::new();
         for itab in go.itabs()? {
@@ -103,7 +99,8 @@ impl<'a> Resolver<'a> {
         let offset = |name: &str| Some(entries.fields.iter().find(|field| field.name == name)?.offset);
         let layout = if (offset("ctrl"), offset("slots"), entries.size) == (Some(0), Some(8), 8 + 8 * 32) {
             TagMap::Swiss
-        } else if (offset("topbits"), offset("keys"), offset("elems")) == (Some(0), Some(8), Some(8 + 8 * 16)) {
+        } else if (offset("topbits"), offset("keys"), offset("elems")) == (Some(0), Some(8), Some(8 + 8 * 16))
+        {
             TagMap::Buckets
         } else {
             return None;

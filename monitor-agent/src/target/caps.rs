@@ -2,21 +2,22 @@
 
 use procfs::process::Process;
 
-/// What the agent uses, with its number in `linux/capability.h`, and what else grants the same.
-const NEEDED: [(&str, u32, &[u32]); 4] = [
-    ("CAP_BPF", 39, &[CAP_SYS_ADMIN]),
-    ("CAP_PERFMON", 38, &[CAP_SYS_ADMIN]),
+/// What watching any process needs, with its number in `linux/capability.h`, and what else grants the same.
+///
+/// `CAP_BPF` and `CAP_PERFMON` load the programs, but uprobes are taken from `CAP_SYS_ADMIN` only, which grants both:
+/// "perf: Revert to requiring `CAP_SYS_ADMIN` for uprobes", Linux 6.16 and stable releases since July 2025.
+const NEEDED: [(&str, u32, &[u32]); 3] = [
+    ("CAP_SYS_ADMIN", 21, &[]),
     ("CAP_SYS_PTRACE", 19, &[]),
     ("CAP_DAC_READ_SEARCH", 2, &[CAP_DAC_OVERRIDE]),
 ];
 const CAP_DAC_OVERRIDE: u32 = 1;
-const CAP_SYS_ADMIN: u32 = 21;
 
 /// The capabilities that watching another user's process needs and this process does not have in effect; all of
-/// them if that cannot be read. `CAP_SYS_ADMIN` stands for the first two.
+/// them if that cannot be read.
 ///
-/// What a container's own user namespace grants is listed as had, though the kernel takes `CAP_BPF` and
-/// `CAP_PERFMON` from the first user namespace only.
+/// What a container's own user namespace grants is listed as had, though the kernel takes `CAP_SYS_ADMIN` from the first
+/// user namespace only.
 #[must_use]
 pub fn missing_capabilities() -> Vec<&'static str> {
     let effective = Process::myself().and_then(|process| process.status()).map_or(0, |status| status.capeff);
@@ -35,16 +36,16 @@ mod tests {
     #[test]
     fn nothing_is_missing_with_all_and_everything_with_none() {
         assert!(missing_in(u64::MAX).is_empty());
-        assert_eq!(missing_in(0), ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"]);
+        assert_eq!(missing_in(0), ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"]);
     }
 
     #[test]
-    fn sys_admin_stands_for_bpf_and_perfmon_only() {
-        assert_eq!(missing_in(1 << CAP_SYS_ADMIN), ["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"]);
+    fn bpf_and_perfmon_do_not_stand_for_sys_admin() {
+        assert_eq!(missing_in(1 << 39 | 1 << 38 | 1 << 19 | 1 << 2), ["CAP_SYS_ADMIN"]);
     }
 
     #[test]
     fn one_capability_is_enough_for_its_own_name() {
-        assert_eq!(missing_in(1 << 39 | 1 << 19), ["CAP_PERFMON", "CAP_DAC_READ_SEARCH"]);
+        assert_eq!(missing_in(1 << 21 | 1 << CAP_DAC_OVERRIDE), ["CAP_SYS_PTRACE"]);
     }
 }

@@ -224,7 +224,7 @@ impl Target {
     /// Opens the executable for reading, and sees that it is the one the identity names.
     pub fn open_exe(&self) -> Result<File, TargetError> {
         let pid = self.pid();
-        let file = File::open(self.exe()).map_err(|error| self.explain("exe", error))?;
+        let file = File::open(self.exe()).map_err(|error| self.explain(EXE_FILE, error))?;
         let metadata = file.metadata().map_err(|error| from_io(pid, "exe", error))?;
         self.still_running()?;
         if FileId::of(&metadata) != self.identity.exe {
@@ -332,6 +332,9 @@ impl Target {
 /// What the kernel appends to the name of a file that has none any more (`d_path`).
 const DELETED: &str = " (deleted)";
 
+/// The file behind `/proc/PID/exe`: that the link could be followed says that only the file's own mode is in the way.
+const EXE_FILE: &str = "the executable file";
+
 fn exe_path(pid: u32) -> PathBuf {
     Path::new("/proc").join(pid.to_string()).join("exe")
 }
@@ -375,8 +378,11 @@ fn thread_group(process: &Process) -> Result<u32, ProcError> {
 fn permission(pid: u32, what: impl Into<String>) -> TargetError {
     let what = what.into();
     // By its mode, `mem` is its owner's only; the check on tracing comes on top, and is all that the others have.
-    let owner_only = what.starts_with("mem");
-    let capability = if owner_only { "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH" } else { "CAP_SYS_PTRACE" };
+    let capability = match what.as_str() {
+        EXE_FILE => "CAP_DAC_READ_SEARCH",
+        text if text.starts_with("mem") => "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+        _ => "CAP_SYS_PTRACE",
+    };
     TargetError::Permission { pid, what, capability }
 }
 

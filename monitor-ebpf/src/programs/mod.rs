@@ -60,11 +60,10 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         return;
     };
     totals::add(label_set);
-    match started {
-        Some(start_ns) => totals::send(label_set, 0, start_ns, now.saturating_sub(start_ns)),
-        None => {
-            count(Counter::Unpaired);
-            totals::send(label_set, record_flag::UNPAIRED, now, 0);
-        }
+    if let Some(start_ns) = started {
+        totals::send(label_set, 0, start_ns, now.saturating_sub(start_ns));
+    } else {
+        count(Counter::Unpaired);
+        totals::send(label_set, record_flag::UNPAIRED, now, 0);
     }
 }

@@ -83,10 +83,10 @@ impl Scratch {
         if op == TestOp::Never as u8 {
             return false;
         }
-        let place = self.place(field!(test, at));
+        let (place, width) = (self.place(field!(test, at)), field!(test, width));
         // SAFETY: see `copy`; the agent aligns places to the width.
         let (value, unread) = unsafe {
-            match field!(test, width) {
+            match width {
                 1 => (u64::from(place.read_volatile()), u64::from(u8::MAX)),
                 4 => (u64::from(place.cast::<u32>().read_volatile()), u64::from(u32::MAX)),
                 _ => (place.cast::<u64>().read_volatile(), UNREAD),

@@ -54,7 +54,7 @@ fn look_up(map: u64, layout: u8) -> Option<u32> {
         return Some(0);
     }
     // Swiss: one group, whose address is where a directory's would be. Buckets: 2^B of them, B is 0.
-    let single = if swiss { length == 0 } else { word >> 8 & 0xff == 0 };
+    let single = if swiss { length == 0 } else { (word >> 8) as u8 == 0 };
     if !single || used > ENTRIES || !is_user_address(pointer) {
         return None;
     }

@@ -1,0 +1,20 @@
+//! Texts that must stay as they are.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Result, bail};
+
+/// Compares a text with a file in `goldens/`. A text that differs is kept, to look at and to take over.
+pub(crate) fn check(name: &str, text: &str) -> Result<()> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens").join(name);
+    if fs::read_to_string(&golden).is_ok_and(|expected| expected == text) {
+        return Ok(());
+    }
+    let found = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&found, text)?;
+    let (golden, found) = (golden.display(), found.display());
+    bail!("not as in the golden file: diff {golden} {found}\nif it is right so: cp {found} {golden}")
+}
