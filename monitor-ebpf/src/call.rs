@@ -109,14 +109,31 @@ impl LabelSet {
     };
 }
 
-/// Value of the in-flight map.
+/// Calls that a bucket of the in-flight table holds.
+pub const WAYS: usize = 4;
+
+/// A bucket of the in-flight table: one cache line, chosen by a hash of the call's key.
+///
+/// A way with key 0 is free. Ways are taken and given back by the programs of the call itself; whoever finds
+/// all of them taken puts the call into the spill map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Bucket {
+    /// Key of the call in each way.
+    pub keys: [u64; WAYS],
+    /// Its start, nanoseconds of `CLOCK_MONOTONIC`, times two; the lowest bit is set while calls are nested
+    /// in it, whose starts are in the spill map.
+    pub starts: [u64; WAYS],
+}
+
+/// Value of the spill map: of calls that found no room in their bucket, and of nested calls.
 ///
 /// The entry of a goroutine's outermost call also counts the calls nested in it, so that a finish knows
 /// which start is its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct InFlight {
-    /// Start of the call, nanoseconds of `CLOCK_MONOTONIC`.
+pub struct Spilled {
+    /// Start of the call, nanoseconds of `CLOCK_MONOTONIC`; 0 when that is in the call's bucket.
     pub start_ns: u64,
     /// Calls nested in this one that have not finished.
     pub nested: u64,
@@ -141,7 +158,7 @@ mod pod {
     // SAFETY: the types are `repr(C)`, made of integers only, without padding between them.
     unsafe impl aya::Pod for super::LabelSet {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for super::InFlight {}
+    unsafe impl aya::Pod for super::Spilled {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Record {}
 }
@@ -150,7 +167,7 @@ const _: () = {
     assert!(size_of::<LabelSet>() == 208);
     assert!(align_of::<LabelSet>() == 2);
     assert!(core::mem::offset_of!(LabelSet, text) == 16);
-    assert!(size_of::<InFlight>() == 16);
+    assert!(size_of::<Spilled>() == 16 && size_of::<Bucket>() == 64);
     assert!(size_of::<Record>() == 24);
     assert!(core::mem::offset_of!(Record, duration_ns) == 16);
 };

@@ -24,7 +24,7 @@ pub enum Counter {
     Abandoned = 5,
     /// Finished calls whose start was not seen.
     Unpaired = 6,
-    /// Finished calls whose record found no room in the ring.
+    /// Finished calls whose start was seen and whose record found no room in the ring: their duration is lost.
     RingFull = 7,
     /// Finished calls counted under `other` because the label-set table was full.
     LabelSetRefused = 8,
@@ -34,4 +34,6 @@ pub enum Counter {
     LabelFault = 10,
     /// Labels marked unreadable.
     LabelUnreadable = 11,
+    /// Finished calls whose start was not seen and whose record found no room in the ring.
+    RingFullUnpaired = 12,
 }

@@ -11,8 +11,8 @@ mod counter;
 mod recipe;
 
 pub use call::{
-    InFlight, LABELS, LabelSet, MAX_NESTING, Record, TEXT_BYTES, call_type, label, mark, record_flag,
-    retry_count, side,
+    Bucket, LABELS, LabelSet, MAX_NESTING, Record, Spilled, TEXT_BYTES, WAYS, call_type, label, mark,
+    record_flag, retry_count, side,
 };
 pub use counter::{COUNTERS, Counter};
 pub use recipe::{
@@ -28,8 +28,10 @@ pub mod name {
     pub const FINISH: &str = "rpc_finish";
     /// Read-only global of type [`Recipe`](crate::Recipe).
     pub const RECIPE: &str = "RECIPE";
-    /// Hash: call key to [`InFlight`](crate::InFlight).
+    /// Array of [`Bucket`](crate::Bucket): the in-flight table.
     pub const IN_FLIGHT: &str = "IN_FLIGHT";
+    /// Hash: call key to [`Spilled`](crate::Spilled).
+    pub const SPILL: &str = "SPILL";
     /// Hash: [`LabelSet`](crate::LabelSet) to its number.
     pub const LABEL_IDS: &str = "LABEL_IDS";
     /// Mappable array: the [`LabelSet`](crate::LabelSet) of each number.

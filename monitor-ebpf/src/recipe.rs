@@ -173,6 +173,10 @@ pub struct Recipe {
     pub tag_map: u8,
     /// Shapes in use.
     pub shape_count: u8,
+    /// By how much a call's 64-bit hash is shifted to get its bucket: the table has 2^(64 - this) buckets.
+    pub bucket_shift: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Label sets that may be kept in full; past them `other` stands in for the strings.
     pub label_limit: u32,
     /// Label set numbers that exist, `other` included.
@@ -232,6 +236,8 @@ impl Recipe {
         finish_skip_flags: 0,
         tag_map: TagMap::None as u8,
         shape_count: 0,
+        bucket_shift: 63,
+        reserved: 0,
         label_limit: 0,
         label_capacity: 0,
         literals: 0,
@@ -250,6 +256,6 @@ const _: () = {
     assert!(size_of::<Window>() == 16);
     assert!(size_of::<Test>() == 8);
     assert!(size_of::<Shape>() == 40 + MAX_WINDOWS * 16);
-    assert!(size_of::<Recipe>() == 32 + MAX_SHAPES * size_of::<Shape>());
+    assert!(size_of::<Recipe>() == 40 + MAX_SHAPES * size_of::<Shape>());
     assert!(SCRATCH_BYTES.is_multiple_of(8) && SCRATCH_BYTES < NO_SCRATCH as usize);
 };

@@ -20,7 +20,7 @@ const BREAKPOINT: u8 = 0xcc;
 /// The sites of one process, as `inspect` tells them, and the code that its file has there.
 pub struct Sites {
     pid: u32,
-    sites: Vec<Site>,
+    all: Vec<Site>,
     memory: File,
 }
 
@@ -43,19 +43,19 @@ impl Sites {
             sites.push(Site { symbol, address: address_of(pid, offset)?, original });
         }
         ensure!(sites.len() >= 2, "inspect tells {} sites of pid {pid}", sites.len());
-        Ok(Self { pid, sites, memory: File::open(format!("/proc/{pid}/mem"))? })
+        Ok(Self { pid, all: sites, memory: File::open(format!("/proc/{pid}/mem"))? })
     }
 
     /// How many sites there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.sites.len()
+        self.all.len()
     }
 
     /// How many sites have a breakpoint; all else must be as in the file.
     pub fn probed(&self) -> Result<usize> {
         let mut probed = 0;
-        for site in &self.sites {
+        for site in &self.all {
             let mut found = [0; BYTES];
             self.memory.read_exact_at(&mut found, site.address)?;
             if found == site.original {
@@ -80,12 +80,7 @@ impl Sites {
         let begin = Instant::now();
         while self.probed()? > 0 {
             if begin.elapsed() > Duration::from_secs(2) {
-                bail!(
-                    "pid {}: {} of {} sites still have a probe",
-                    self.pid,
-                    self.probed()?,
-                    self.sites.len()
-                );
+                bail!("pid {}: {} of {} sites still have a probe", self.pid, self.probed()?, self.all.len());
             }
             thread::sleep(Duration::from_millis(5));
         }

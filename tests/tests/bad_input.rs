@@ -528,7 +528,7 @@ fn an_ordinary_user_is_told_which_capability_is_missing() -> Result<()> {
     // Their own process they can read and inspect, but not attach to.
     let own = Process::start_command(as_nobody(&target).arg("server"))?;
     let pid = own.pid().to_string();
-    refused_command(&mut run(&pid), PERMISSION, &["permission denied", "missing", "CAP_BPF", "CAP_PERFMON"])?;
+    refused_command(&mut run(&pid), PERMISSION, &["permission denied", "missing", "CAP_SYS_ADMIN"])?;
     let seen = run_command_to_end(&mut inspect(&["--pid", &pid]), PATIENCE)?;
     ensure!(seen.code == Some(0) && seen.stdout.contains("can be watched"), "{seen:#?}");
     Sites::of(own.pid())?.check_clean()?;

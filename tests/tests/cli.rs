@@ -3,6 +3,7 @@
 mod golden;
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
@@ -41,11 +42,14 @@ fn help_is_as_it_was() -> Result<()> {
     for args in [&["--help"][..], &["run", "--help"], &["inspect", "--help"]] {
         let ended = run_to_end(args)?;
         assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
-        text += &format!("$ monitor-agent {}\n{}\n\n", args.join(" "), ended.stdout);
+        writeln!(text, "$ monitor-agent {}", args.join(" "))?;
+        for line in ended.stdout.lines() {
+            // Lines between paragraphs are indented: editors take that away.
+            writeln!(text, "{}", line.trim_end())?;
+        }
+        text.push('\n');
     }
-    // Lines between paragraphs are indented: editors take that away.
-    let lines: String = text.lines().map(|line| format!("{}\n", line.trim_end())).collect();
-    golden::check("help.txt", &lines)
+    golden::check("help.txt", &text)
 }
 
 /// Attaches the agent to a server with two calls, scrapes it, and ends the server: the agent ends by itself.
@@ -225,5 +229,11 @@ fn a_log_that_nobody_reads_does_not_end_the_agent() -> Result<()> {
     let status = agent.wait()?;
     result?;
     ensure!(status.success(), "{status}");
+
+    // Nor does it hide why another one ends.
+    let mut command = Command::new(executable()?);
+    let mut agent = command.args(["inspect", "--exe", "/no/such/file"]).stderr(Stdio::piped()).spawn()?;
+    drop(agent.stderr.take());
+    assert_eq!(agent.wait()?.code(), Some(5));
     Ok(())
 }

@@ -117,17 +117,12 @@ fn child_of(parent: u32) -> Result<u32> {
 #[test]
 fn a_pid_namespace() -> Result<()> {
     let room = Room::new("pid")?;
-    let script = r#"mount -t tmpfs none "$1"; cp "$0" "$1/target"; exec "$1/target" server"#;
-    for flags in [&["-p", "-f", "--kill-child"][..], &["-p", "-f", "--kill-child", "-m", "--mount-proc"]] {
-        let (mut server, pid) = if flags.contains(&"-m") {
-            let server = isolated(flags, script, room.path())?;
-            let pid = child_of(server.pid())?;
-            (server, pid)
-        } else {
-            let server = isolated(flags, r#"exec "$0" server"#, room.path())?;
-            let pid = child_of(server.pid())?;
-            (server, pid)
-        };
+    let own_file = r#"mount -t tmpfs none "$1"; cp "$0" "$1/target"; exec "$1/target" server"#;
+    let alone = (&["-p", "-f", "--kill-child"][..], r#"exec "$0" server"#);
+    let with_a_mount_namespace = (&["-p", "-f", "--kill-child", "-m", "--mount-proc"][..], own_file);
+    for (flags, script) in [alone, with_a_mount_namespace] {
+        let mut server = isolated(flags, script, room.path())?;
+        let pid = child_of(server.pid())?;
         // The target's own number is 1; the agent's is the one that its /proc shows.
         ensure!(
             fs::read_to_string(format!("/proc/{pid}/status"))?.contains("\t1\n"),

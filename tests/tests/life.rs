@@ -143,7 +143,7 @@ fn a_target_that_ends_is_reported_and_kept() -> Result<()> {
     let scrape = scrape_until_down(&agent, pid)?;
     own.check(&Tally::of_agent(&scrape, &DEFAULT_LABELS, None)?)?;
     ensure!(agent.log().contains("has ended"), "not in the log: {}", agent.log());
-    thread::sleep(Duration::from_millis(1_000));
+    thread::sleep(Duration::from_secs(1));
     own.check(&Tally::of_agent(&agent.scrape()?, &DEFAULT_LABELS, None)?)?;
     ensure!(agent.status("/readyz")? == 200, "it still serves");
     let status = { agent }.wait(Duration::from_secs(5))?;

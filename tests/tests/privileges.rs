@@ -47,9 +47,13 @@ impl Room {
         Ok(to)
     }
 
-    /// A server that runs as this user.
+    /// A server that runs as this user; as root, with all capabilities.
     fn server(&self, user: u32) -> Result<Process> {
-        Process::start_command(as_user(user, &[]).arg(self.0.join("target")).arg("server"))
+        let target = self.0.join("target");
+        if user == 0 {
+            return Process::start_command(Command::new(target).arg("server"));
+        }
+        Process::start_command(as_user(user, &[]).arg(target).arg("server"))
     }
 
     /// The agent's command line, as a user with these capabilities and no others.
@@ -109,7 +113,8 @@ fn three_capabilities_suffice_for_any_process() -> Result<()> {
     let room = Room::new("suffice")?;
     for user in [0, OTHER] {
         let mut server = room.server(user)?;
-        let as_root = counts_exactly(&mut server, Agent::attach(&[server.pid()], &[])?)?;
+        let agent = Agent::attach(&[server.pid()], &[])?;
+        let as_root = counts_exactly(&mut server, agent)?;
         let agent = Agent::start_command(&mut room.agent(&ALL, server.pid()))?.wait_ready()?;
         let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
         ensure!(status.contains(&format!("Uid:\t{AGENT}\t{AGENT}")), "the agent is someone else: {status}");
@@ -175,7 +180,7 @@ fn without_dac_read_search_it_warns() -> Result<()> {
 fn an_executable_that_only_its_owner_can_read() -> Result<()> {
     let room = Room::new("private")?;
     fs::set_permissions(room.0.join("target"), fs::Permissions::from_mode(0o700))?;
-    let mut server = Process::start_command(Command::new(room.0.join("target")).arg("server"))?;
+    let mut server = room.server(0)?;
     let ended = room.refused(&without("dac_read_search"), server.pid())?;
     ensure!(ended.stderr.contains("CAP_DAC_READ_SEARCH"), "{ended:?}");
     let agent = Agent::start_command(&mut room.agent(&ALL, server.pid()))?.wait_ready()?;

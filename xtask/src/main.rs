@@ -1,6 +1,7 @@
 //! The project's tasks, run as `cargo xtask TASK`.
 
 mod bench;
+mod demo;
 mod ebpf;
 mod lint;
 mod process;
@@ -23,6 +24,8 @@ struct Arguments {
 enum Task {
     /// Measure what watching costs a server (needs root, two processors and an idle machine)
     Bench(bench::Options),
+    /// Watch a real Kitex server and client and compare with what they count themselves (needs root)
+    Demo(demo::Options),
     /// Build the eBPF object that the agent carries
     Ebpf(Ebpf),
     /// Check what needs no run: formatting, clippy, documentation, the Go programs of the tests
@@ -47,6 +50,7 @@ struct Ebpf {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Bench(options) => bench::run(&options),
+        Task::Demo(options) => demo::run(&options),
         Task::Ebpf(Ebpf { check: true, filters, .. }) => ebpf::check(&filters),
         Task::Lint => lint::all(),
         Task::Ebpf(_) => ebpf::build(),

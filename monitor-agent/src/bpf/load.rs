@@ -10,7 +10,7 @@ use aya::{
     },
     util::nr_cpus,
 };
-use monitor_ebpf::{COUNTERS, Recipe, name};
+use monitor_ebpf::{COUNTERS, Recipe, WAYS, name};
 
 use super::{BpfError, Maps};
 use crate::plan::Role;
@@ -39,6 +39,14 @@ impl Default for Limits {
     }
 }
 
+/// Buckets for this many calls in flight: a power of two, at least two.
+fn buckets(in_flight: u32) -> u32 {
+    in_flight.div_ceil(u32::try_from(WAYS).unwrap_or(1)).max(2).next_power_of_two()
+}
+
+/// Room for nested calls, however few may be in flight.
+const SPILL_MIN: u32 = 64;
+
 fn program_name(role: Role) -> &'static str {
     match role {
         Role::Start => name::START,
@@ -64,7 +72,13 @@ impl Programs {
         let cpus = nr_cpus().map_err(|(_, error)| BpfError::from_io("count its CPUs", error))?;
         let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
         let label_capacity = limits.label_sets.saturating_add(OTHER_LABEL_SETS);
-        let recipe = Recipe { label_limit: limits.label_sets, label_capacity, ..*recipe };
+        let buckets = buckets(limits.in_flight);
+        let recipe = Recipe {
+            label_limit: limits.label_sets,
+            label_capacity,
+            bucket_shift: u64::BITS - buckets.trailing_zeros(),
+            ..*recipe
+        };
         // The verifier's log is asked for by a second try only: writing it makes every load slower.
         let loaded = Self::load_with(&recipe, limits, log_level, cpus, VerifierLogLevel::DISABLE);
         let ebpf = match loaded {
@@ -90,7 +104,8 @@ impl Programs {
             .verifier_log_level(verifier_log)
             .override_global(name::RECIPE, recipe, true)
             .override_global("AYA_LOG_LEVEL", &log_level, true)
-            .map_max_entries(name::IN_FLIGHT, limits.in_flight)
+            .map_max_entries(name::IN_FLIGHT, buckets(limits.in_flight))
+            .map_max_entries(name::SPILL, (limits.in_flight / 4).max(SPILL_MIN))
             .map_max_entries(name::LABEL_IDS, recipe.label_capacity)
             .map_max_entries(name::LABEL_SETS, recipe.label_capacity)
             .map_max_entries(name::TOTALS, recipe.label_capacity.saturating_mul(cpus))

@@ -51,8 +51,7 @@ pub(super) fn init(verbosity: Verbosity, format: Format) {
     let filter =
         Targets::new().with_default(others).with_target("monitor_agent", level).with_target("monitor", level);
     let registry = tracing_subscriber::registry().with(filter);
-    // A log that nobody reads any more is no reason to end: without this, a write that fails would panic.
-    let layer = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
+    let layer = fmt::layer().with_writer(io::stderr);
     match format {
         Format::Text => {
             registry.with(layer.with_ansi(io::stderr().is_terminal()).with_target(false)).init();

@@ -183,7 +183,7 @@ const PER_TARGET: &[PerTarget] = &[
         label: "reason",
         values: |target| {
             vec![
-                ("ring_full", float(target.counters.ring_full)),
+                ("ring_full", float(target.counters.ring_full + target.counters.ring_full_unpaired)),
                 ("finish_unknown_type", float(target.counters.finishes_unknown_type)),
                 ("label_table_failed", float(target.counters.finishes_lost)),
             ]

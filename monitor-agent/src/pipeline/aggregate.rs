@@ -23,8 +23,10 @@ pub struct CounterValues {
     pub abandoned: u64,
     /// Finished calls whose start was not seen.
     pub unpaired: u64,
-    /// Finished calls whose record found no room in the ring.
+    /// Finished calls whose start was seen and whose record found no room in the ring.
     pub ring_full: u64,
+    /// Finished calls whose start was not seen and whose record found no room in the ring.
+    pub ring_full_unpaired: u64,
     /// Finished calls counted under `other`.
     pub label_sets_refused: u64,
     /// Finished calls in no total.
@@ -125,6 +127,7 @@ impl Aggregate {
             abandoned: counter(Counter::Abandoned),
             unpaired: counter(Counter::Unpaired),
             ring_full: counter(Counter::RingFull),
+            ring_full_unpaired: counter(Counter::RingFullUnpaired),
             label_sets_refused: counter(Counter::LabelSetRefused),
             finishes_lost: counter(Counter::FinishLost),
             label_faults: counter(Counter::LabelFault),

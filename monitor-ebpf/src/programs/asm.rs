@@ -37,3 +37,18 @@ pub(crate) unsafe fn fetch_increment(place: *mut u64) -> u64 {
     }
     value
 }
+
+/// Writes `new` to `place` if `old` is there; gives what was there.
+///
+/// # Safety
+/// As for [`increment`].
+#[inline(always)]
+pub(crate) unsafe fn compare_exchange(place: *mut u64, old: u64, new: u64) -> u64 {
+    let mut value = old;
+    // SAFETY: one atomic instruction (Linux 5.12) on memory that the caller vouches for.
+    unsafe {
+        asm!("r0 = cmpxchg_64({place} + 0, r0, {new})", place = in(reg) place, new = in(reg) new,
+            inout("r0") value, options(nostack));
+    }
+    value
+}

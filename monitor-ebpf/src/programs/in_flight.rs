@@ -1,9 +1,17 @@
 //! Calls that have started and not finished.
+//!
+//! Nearly all of them are in a table of buckets: a look-up, a claim and a release there touch one cache line and
+//! take a fraction of the time of a kernel hash map. What finds its bucket full, and calls nested in others of
+//! their goroutine, go to the spill map.
+//!
+//! Nobody else touches a call's entries: an object has one call at a time, and a goroutine runs on one thread at
+//! a time. Only the claim of a free way is contended.
 
-use monitor_ebpf::{Counter, InFlight, MAX_NESTING};
+use monitor_ebpf::{Bucket, Counter, MAX_NESTING, Spilled, WAYS};
 
 use super::{
-    maps::{IN_FLIGHT, count},
+    asm::compare_exchange,
+    maps::{IN_FLIGHT, SPILL, count, recipe},
     shape::Key,
 };
 
@@ -13,50 +21,154 @@ const ANY: u64 = 0;
 const NO_EXIST: u64 = 1;
 /// `EEXIST`.
 const EXISTS: i32 = -17;
+/// Spreads the bits of an address over a word: 2^64 divided by the golden ratio.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Lowest bit of a start in a bucket: calls are nested in this one.
+const NESTED: u64 = 1;
+
+impl Key {
+    /// The key as a number that is not 0. Go objects lie at multiples of eight, so three bits are free: 0 for
+    /// calls keyed by their object, 1 for the outermost call of a goroutine, more for those nested in it.
+    #[inline(always)]
+    fn number(self) -> u64 {
+        match self {
+            Self::Object(address) => address,
+            Self::Goroutine(address) => address | 1,
+        }
+    }
+
+    #[inline(always)]
+    fn bucket(self) -> Option<*mut Bucket> {
+        IN_FLIGHT.get_ptr_mut((self.number().wrapping_mul(SPREAD) >> recipe!(bucket_shift)) as u32)
+    }
+}
 
 /// Remembers the start of a call.
 #[inline(always)]
 pub(crate) fn insert(key: Key, start_ns: u64) {
-    let call = InFlight { start_ns, nested: 0 };
-    match key {
-        Key::Object(address) => insert_object(address, &call),
-        Key::Goroutine(address) => insert_goroutine(address | 1, &call),
+    let Some(bucket) = key.bucket() else { return count(Counter::RefusedFull) };
+    let number = key.number();
+    if let Some(start) = find(bucket, number) {
+        insert_again(key, start, start_ns);
+    } else if !claim(bucket, number, start_ns) {
+        spill(key, start_ns);
     }
 }
 
 /// Forgets the call and gives its start, if it was seen.
 #[inline(always)]
 pub(crate) fn remove(key: Key) -> Option<u64> {
+    let bucket = key.bucket()?;
+    let number = key.number();
+    for way in 0..WAYS {
+        // SAFETY: a way of a bucket in the table.
+        let (place, start) = unsafe { (&raw mut (*bucket).keys[way], &raw mut (*bucket).starts[way]) };
+        // SAFETY: as above.
+        if unsafe { place.read_volatile() } != number {
+            continue;
+        }
+        // SAFETY: as above.
+        let word = unsafe { start.read_volatile() };
+        if word & NESTED != 0 {
+            return seen(remove_nested(number, start));
+        }
+        // SAFETY: as above. On amd64 a store is not seen before the loads that precede it.
+        unsafe { place.write_volatile(0) };
+        return Some(word >> 1);
+    }
     match key {
-        Key::Object(address) => take(address),
-        Key::Goroutine(address) => remove_goroutine(address | 1),
+        Key::Object(_) => seen(take(number)),
+        Key::Goroutine(_) => seen(remove_nested(number, core::ptr::null_mut())),
     }
 }
 
-/// One object has one call at a time: what is still there has been given up.
+/// Functions that are not inlined give numbers only: 0 is no start.
 #[inline(always)]
-fn insert_object(key: u64, call: &InFlight) {
-    let Err(error) = IN_FLIGHT.insert(key, call, NO_EXIST) else { return };
-    if error != EXISTS {
-        return count(Counter::RefusedFull);
+fn seen(start_ns: u64) -> Option<u64> {
+    (start_ns != 0).then_some(start_ns)
+}
+
+/// Where the start of a call in its bucket is kept.
+#[inline(always)]
+fn find(bucket: *mut Bucket, number: u64) -> Option<*mut u64> {
+    for way in 0..WAYS {
+        // SAFETY: a way of a bucket in the table.
+        unsafe {
+            if (&raw const (*bucket).keys[way]).read_volatile() == number {
+                return Some(&raw mut (*bucket).starts[way]);
+            }
+        }
     }
-    count(Counter::Abandoned);
-    if IN_FLIGHT.insert(key, call, ANY).is_err() {
-        count(Counter::RefusedFull);
+    None
+}
+
+/// Takes a free way of the bucket, if there is one.
+#[inline(always)]
+fn claim(bucket: *mut Bucket, number: u64, start_ns: u64) -> bool {
+    for way in 0..WAYS {
+        // SAFETY: a way of a bucket in the table.
+        unsafe {
+            let place = &raw mut (*bucket).keys[way];
+            if place.read_volatile() == 0 && compare_exchange(place, 0, number) == 0 {
+                (&raw mut (*bucket).starts[way]).write_volatile(start_ns << 1);
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// A call starts whose key is in its bucket already.
+#[inline(always)]
+fn insert_again(key: Key, start: *mut u64, start_ns: u64) {
+    match key {
+        // One object has one call at a time: the one before has been given up.
+        Key::Object(_) => {
+            count(Counter::Abandoned);
+            // SAFETY: a start in a bucket of the table.
+            unsafe { start.write_volatile(start_ns << 1) }
+        }
+        Key::Goroutine(_) => {
+            // SAFETY: as above.
+            unsafe { start.write_volatile(start.read_volatile() | NESTED) }
+            let outermost = Spilled { start_ns: 0, nested: 0 };
+            if let Err(error) = SPILL.insert(key.number(), outermost, NO_EXIST)
+                && error != EXISTS
+            {
+                return count(Counter::RefusedFull);
+            }
+            insert_nested(key.number(), start_ns);
+        }
     }
 }
 
+/// A call starts for which there is no room in its bucket.
 #[inline(always)]
-fn insert_goroutine(outermost: u64, call: &InFlight) {
-    let Err(error) = IN_FLIGHT.insert(outermost, call, NO_EXIST) else { return };
+fn spill(key: Key, start_ns: u64) {
+    let number = key.number();
+    let call = Spilled { start_ns, nested: 0 };
+    let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
     if error != EXISTS {
         return count(Counter::RefusedFull);
     }
-    let Some(outer) = IN_FLIGHT.get_ptr_mut(outermost) else {
+    match key {
+        Key::Goroutine(_) => insert_nested(number, start_ns),
+        Key::Object(_) => {
+            count(Counter::Abandoned);
+            if SPILL.insert(number, call, ANY).is_err() {
+                count(Counter::RefusedFull);
+            }
+        }
+    }
+}
+
+/// A call starts inside another of its goroutine, whose entry is in the spill map.
+#[inline(always)]
+fn insert_nested(outermost: u64, start_ns: u64) {
+    let Some(outer) = SPILL.get_ptr_mut(outermost) else {
         return count(Counter::RefusedFull);
     };
-    // SAFETY: the entry is this goroutine's own, which runs on one thread at a time: nobody else removes it
-    // or writes to it.
+    // SAFETY: the entry is this goroutine's own.
     let depth = unsafe {
         (*outer).nested += 1;
         (*outer).nested
@@ -64,34 +176,41 @@ fn insert_goroutine(outermost: u64, call: &InFlight) {
     if depth > u64::from(MAX_NESTING) {
         return count(Counter::RefusedNested);
     }
-    if IN_FLIGHT.insert(outermost + depth, call, ANY).is_err() {
+    if SPILL.insert(outermost + depth, Spilled { start_ns, nested: 0 }, ANY).is_err() {
         count(Counter::RefusedFull);
     }
 }
 
-/// The innermost call of a goroutine finishes first.
-#[inline(always)]
-fn remove_goroutine(outermost: u64) -> Option<u64> {
-    let outer = IN_FLIGHT.get_ptr_mut(outermost)?;
-    // SAFETY: see `insert_goroutine`.
+/// The innermost call of a goroutine finishes first; gives its start, or 0. `start` is where that of the outermost
+/// is kept, if that is in its bucket.
+#[inline(never)]
+fn remove_nested(outermost: u64, start: *mut u64) -> u64 {
+    let Some(outer) = SPILL.get_ptr_mut(outermost) else { return 0 };
+    // SAFETY: see `insert_nested`.
     let (start_ns, depth) = unsafe { ((*outer).start_ns, (*outer).nested) };
     if depth == 0 {
-        let _ = IN_FLIGHT.remove(outermost);
-        return Some(start_ns);
+        let _ = SPILL.remove(outermost);
+        return start_ns;
     }
     // SAFETY: as above.
     unsafe { (*outer).nested = depth - 1 };
-    if depth > u64::from(MAX_NESTING) {
-        return None;
+    if depth == 1 && !start.is_null() {
+        // SAFETY: a start in a bucket of the table.
+        unsafe { start.write_volatile(start.read_volatile() & !NESTED) }
+        // An entry with a start is that of another call, which was spilled before this one had a bucket.
+        if start_ns == 0 {
+            let _ = SPILL.remove(outermost);
+        }
     }
-    take(outermost + depth)
+    if depth > u64::from(MAX_NESTING) { 0 } else { take(outermost + depth) }
 }
 
-#[inline(always)]
-fn take(key: u64) -> Option<u64> {
-    let call = IN_FLIGHT.get_ptr(key)?;
+/// Takes a call out of the spill map; gives its start, or 0.
+#[inline(never)]
+fn take(key: u64) -> u64 {
+    let Some(call) = SPILL.get_ptr(key) else { return 0 };
     // SAFETY: no other call has this key while this one is in flight.
     let start_ns = unsafe { (*call).start_ns };
-    let _ = IN_FLIGHT.remove(key);
-    Some(start_ns)
+    let _ = SPILL.remove(key);
+    start_ns
 }

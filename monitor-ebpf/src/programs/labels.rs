@@ -7,7 +7,9 @@ use monitor_ebpf::{Counter, LABELS, LabelSet, NO_SCRATCH, TEXT_BYTES, mark};
 
 use super::{
     asm::{fetch_increment, keep},
-    maps::{LABEL_IDS, LABEL_SET_WORDS, LABEL_SETS, NEXT_LABEL, count, recipe},
+    maps::{
+        LABEL_CACHE, LABEL_CACHE_BITS, LABEL_IDS, LABEL_SET_WORDS, LABEL_SETS, NEXT_LABEL, count, recipe,
+    },
     scratch::{Scratch, is_user_address},
     shape::ShapeRef,
     tags,
@@ -17,6 +19,10 @@ use super::{
 const LENGTH_MAX: u64 = 1 << 20;
 /// `BPF_NOEXIST`.
 const NO_EXIST: u64 = 1;
+/// Stands for no number.
+const NO_NUMBER: u32 = u32::MAX;
+/// Spreads bits over a word: 2^64 divided by the golden ratio.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Index in `NEXT_LABEL` of the next number for a set in full.
 const FULL: u32 = 0;
 /// Index in `NEXT_LABEL` of the next number for a set with `other` in it.
@@ -30,6 +36,37 @@ impl Aligned {
     #[inline(always)]
     fn words(&mut self) -> *mut u64 {
         (&raw mut self.0).cast()
+    }
+
+    #[inline(always)]
+    fn word(&self, index: usize) -> u64 {
+        // SAFETY: inside the set, at a multiple of eight.
+        unsafe { (&raw const self.0).cast::<u64>().add(index).read_volatile() }
+    }
+
+    /// A hash of the set: good enough for a cache, and quick. Two sums, so that one multiplication need not wait
+    /// for the other.
+    #[inline(always)]
+    fn hash(&self) -> u64 {
+        let (mut even, mut odd) = (0_u64, 0_u64);
+        for index in 0..LABEL_SET_WORDS / 2 {
+            even = (even ^ self.word(index * 2)).wrapping_mul(SPREAD);
+            odd = (odd ^ self.word(index * 2 + 1)).wrapping_mul(SPREAD);
+        }
+        (even ^ odd.rotate_left(32)).wrapping_mul(SPREAD)
+    }
+
+    /// Is this the set of that number?
+    #[inline(always)]
+    fn has_number(&self, number: u32) -> bool {
+        let Some(known) = LABEL_SETS.get_ptr(number) else { return false };
+        let known = known.cast::<u64>();
+        let mut difference = 0;
+        for index in 0..LABEL_SET_WORDS {
+            // SAFETY: both have this many words.
+            difference |= self.word(index) ^ unsafe { known.add(index).read_volatile() };
+        }
+        difference == 0
     }
 
     #[inline(always)]
@@ -58,11 +95,35 @@ pub(crate) fn number(shape: ShapeRef, failed: bool, scratch: &Scratch) -> Option
             keep(read(&mut set.0, label, scratch.word(at), scratch.word(at + 8)));
         }
     }
-    // SAFETY: entries are never removed.
-    match unsafe { LABEL_IDS.get(&set.0) } {
-        Some(number) => Some(*number),
-        None => new_number(set),
+    let number = known_number(set);
+    (number != NO_NUMBER).then_some(number)
+}
+
+/// The set's number, or [`NO_NUMBER`]. Functions that are not inlined give plain numbers only.
+#[inline(never)]
+fn known_number(set: &mut Aligned) -> u32 {
+    let Some(cached) = LABEL_CACHE.get_ptr_mut((set.hash() >> (u64::BITS - LABEL_CACHE_BITS)) as u32) else {
+        return NO_NUMBER;
+    };
+    // SAFETY: the map's values are `u64`.
+    let number = (unsafe { cached.read_volatile() } as u32).wrapping_sub(1);
+    if set.has_number(number) {
+        return number;
     }
+    let number = look_up(set);
+    // SAFETY: as above. Whoever reads it compares the whole set.
+    unsafe { cached.write_volatile(u64::from(number.wrapping_add(1))) }
+    number
+}
+
+/// The set's number by its whole content, or [`NO_NUMBER`].
+#[inline(never)]
+fn look_up(set: &mut Aligned) -> u32 {
+    // SAFETY: entries are never removed.
+    if let Some(number) = unsafe { LABEL_IDS.get(&set.0) } {
+        return *number;
+    }
+    new_number(set).unwrap_or(NO_NUMBER)
 }
 
 /// Copies a Go string into the set; gives the address of its end, which nobody needs (see [`keep`]).
@@ -115,8 +176,8 @@ fn by_address(set: &mut LabelSet, label: usize, mark: u8, pointer: u64, length: 
     }
 }
 
-/// A set seen for the first time. Not inlined: it runs once for each set.
-#[inline(never)]
+/// A set seen for the first time.
+#[inline(always)]
 fn new_number(set: &mut Aligned) -> Option<u32> {
     if let Some(number) = take_number(FULL, recipe!(label_limit)) {
         return publish(set, number);

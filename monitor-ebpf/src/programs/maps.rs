@@ -8,11 +8,11 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, RingBuf},
 };
-use monitor_ebpf::{COUNTERS as ROW, Counter, InFlight, LabelSet, Recipe};
+use monitor_ebpf::{Bucket, COUNTERS as ROW, Counter, LabelSet, Recipe, Spilled};
 
 use super::asm::increment;
 
-/// `BPF_F_NO_PREALLOC`: entries take memory only while a call is in flight.
+/// `BPF_F_NO_PREALLOC`: entries take memory only while they are there.
 const NO_PREALLOC: u32 = 1;
 /// `BPF_F_MMAPABLE` (Linux 5.5): the agent reads the array without a system call.
 const MMAPABLE: u32 = 1 << 10;
@@ -22,13 +22,24 @@ const MMAPABLE: u32 = 1 << 10;
 pub(crate) static RECIPE: Recipe = Recipe::EMPTY;
 
 #[map]
-pub(crate) static IN_FLIGHT: HashMap<u64, InFlight> = HashMap::with_max_entries(65_536, NO_PREALLOC);
+pub(crate) static IN_FLIGHT: Array<Bucket> = Array::with_max_entries(16_384, 0);
+
+#[map]
+pub(crate) static SPILL: HashMap<u64, Spilled> = HashMap::with_max_entries(16_384, NO_PREALLOC);
 
 #[map]
 pub(crate) static LABEL_IDS: HashMap<LabelSet, u32> = HashMap::with_max_entries(4_352, 0);
 
 #[map]
 pub(crate) static LABEL_SETS: Array<[u64; LABEL_SET_WORDS]> = Array::with_max_entries(4_352, MMAPABLE);
+
+/// Label set numbers by a hash of the set, each plus one; 0 for none. Saves most look-ups in `LABEL_IDS`, whose
+/// hash of a whole set takes longer than everything else about labels but reading them.
+#[map]
+pub(crate) static LABEL_CACHE: Array<u64> = Array::with_max_entries(1 << LABEL_CACHE_BITS, 0);
+
+/// Sets that can be in the cache at once, as a power of two.
+pub(crate) const LABEL_CACHE_BITS: u32 = 10;
 
 #[map]
 pub(crate) static TOTALS: Array<u64> = Array::with_max_entries(4_352, MMAPABLE);

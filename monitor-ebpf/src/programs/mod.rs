@@ -61,9 +61,13 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     };
     totals::add(label_set);
     if let Some(start_ns) = started {
-        totals::send(label_set, 0, start_ns, now.saturating_sub(start_ns));
+        if !totals::send(label_set, 0, start_ns, now.saturating_sub(start_ns)) {
+            count(Counter::RingFull);
+        }
     } else {
         count(Counter::Unpaired);
-        totals::send(label_set, record_flag::UNPAIRED, now, 0);
+        if !totals::send(label_set, record_flag::UNPAIRED, now, 0) {
+            count(Counter::RingFullUnpaired);
+        }
     }
 }

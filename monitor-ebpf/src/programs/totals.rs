@@ -1,11 +1,11 @@
 //! What leaves the kernel: exact totals, and a record of each call.
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use monitor_ebpf::{Counter, Record};
+use monitor_ebpf::Record;
 
 use super::{
     asm::increment,
-    maps::{RECORDS, TOTALS, count, cpu, recipe},
+    maps::{RECORDS, TOTALS, cpu, recipe},
 };
 
 /// Counts a finished call. Exact whatever happens to its record.
@@ -18,12 +18,11 @@ pub(crate) fn add(label_set: u32) {
 }
 
 /// Sends a record, without waking the agent: a wakeup costs the target some 20 µs on a virtual machine, and
-/// the agent looks by itself.
+/// the agent looks by itself. False when the ring is full.
 #[inline(always)]
-pub(crate) fn send(label_set: u32, flags: u32, start_ns: u64, duration_ns: u64) {
-    let Some(mut entry) = RECORDS.reserve::<Record>(0) else {
-        return count(Counter::RingFull);
-    };
+pub(crate) fn send(label_set: u32, flags: u32, start_ns: u64, duration_ns: u64) -> bool {
+    let Some(mut entry) = RECORDS.reserve::<Record>(0) else { return false };
     entry.write(Record { label_set, flags, start_ns, duration_ns });
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+    true
 }

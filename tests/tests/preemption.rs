@@ -1,0 +1,169 @@
+//! Exactness where programs are interrupted: since Linux 6.0 uprobe programs are preemptible, so that a counter or a
+//! scratch buffer that two calls on one processor share would lose or mix some of them.
+//!
+//! Many more threads want to run than there are processors, at several priorities. Where the running kernel lets its
+//! preemption be chosen (debugfs, not under lockdown), this runs under each mode that differs for uprobe programs, and the
+//! mode is put back.
+
+use std::{
+    fs,
+    hint::black_box,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    agent::Agent,
+    chain::check_calls,
+    process::Process,
+    tally::DEFAULT_LABELS,
+    targets::{Flavour, Program},
+};
+
+/// Threads that want a processor all the time, for each processor there is.
+const HOGS_EACH: usize = 4;
+
+/// Threads that never wait, at different priorities; they end when this is dropped.
+struct Hogs {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Hogs {
+    fn start() -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let count = thread::available_parallelism()?.get() * HOGS_EACH;
+        let threads = (0..count).map(|number| {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || {
+                // Some preempt the targets at once when they wake up, others only wait for their turn.
+                let nice = if number % 2 == 0 { -5 } else { 5 };
+                // SAFETY: changes the priority of this thread only.
+                unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+                while !stop.load(Ordering::Relaxed) {
+                    for spin in 0..50_000 {
+                        black_box(spin);
+                    }
+                    thread::sleep(Duration::from_micros(50));
+                }
+            })
+        });
+        Ok(Self { threads: threads.collect(), stop })
+    }
+}
+
+impl Drop for Hogs {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The running kernel's choice of preemption, if it can be made there.
+struct Preemption {
+    file: PathBuf,
+    before: String,
+    /// Where debugfs was mounted to reach the file.
+    mounted: Option<PathBuf>,
+}
+
+impl Preemption {
+    fn open() -> Result<Self> {
+        let usual = Path::new("/sys/kernel/debug");
+        let mounted = if usual.join("sched").exists() { None } else { Some(mount_debugfs()?) };
+        let file = mounted.as_deref().unwrap_or(usual).join("sched/preempt");
+        let mut this = Self { file, before: String::new(), mounted };
+        this.before = this.mode()?;
+        // Writable too, or else there is nothing to choose.
+        this.choose(&this.before)?;
+        Ok(this)
+    }
+
+    /// The mode in parentheses, as in "none voluntary (full) lazy".
+    fn mode(&self) -> Result<String> {
+        let text = fs::read_to_string(&self.file).with_context(|| self.file.display().to_string())?;
+        let chosen = text.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
+        Ok(chosen.with_context(|| format!("no mode is chosen in {text:?}"))?.0.to_owned())
+    }
+
+    fn choose(&self, mode: &str) -> Result<()> {
+        fs::write(&self.file, mode).with_context(|| self.file.display().to_string())
+    }
+}
+
+impl Drop for Preemption {
+    fn drop(&mut self) {
+        if !self.before.is_empty() {
+            let _ = self.choose(&self.before);
+        }
+        if let Some(mounted) = &self.mounted {
+            let _ = Command::new("umount").arg(mounted).status();
+            let _ = fs::remove_dir(mounted);
+        }
+    }
+}
+
+fn mount_debugfs() -> Result<PathBuf> {
+    let path = std::env::temp_dir().join(format!("monitor-debugfs-{}", std::process::id()));
+    fs::create_dir_all(&path)?;
+    let status = Command::new("mount").args(["-t", "debugfs", "none"]).arg(&path).status()?;
+    ensure!(status.success(), "cannot mount debugfs: {status}");
+    Ok(path)
+}
+
+/// A target whose runtime spreads goroutines over more threads than there are processors.
+fn crowded(args: &[&str]) -> Result<Process> {
+    let executable = Program::Kitex.build(Flavour::Default)?;
+    Process::start_command(Command::new(executable).args(args).env("GOMAXPROCS", "16"))
+}
+
+fn exact_in_a_crowd() -> Result<()> {
+    let mut server = crowded(&["server"])?;
+    let mut client = crowded(&["client", "--connect", server.addr()?, "--nested"])?;
+    let agent = Agent::attach(&[server.pid(), client.pid()], &[])?;
+    let hogs = Hogs::start()?;
+    client.command("load 10000 64 11")?;
+    drop(hogs);
+    server.command("settle")?;
+    let scrape = agent.scrape_settled()?;
+    assert_eq!(check_calls(&mut client, &scrape, &DEFAULT_LABELS, true)?.total(), 20_000);
+    assert_eq!(check_calls(&mut server, &scrape, &DEFAULT_LABELS, true)?.total(), 20_000);
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn exact_in_every_mode_that_can_be_chosen() -> Result<()> {
+    let preemption = match Preemption::open() {
+        Ok(preemption) => preemption,
+        Err(error) => {
+            // Not skipped: the mode that runs is tested, whichever it is.
+            let version = fs::read_to_string("/proc/sys/kernel/version")?;
+            eprintln!("preemption: as it is, {}; it can't be chosen here: {error:#}", version.trim());
+            return exact_in_a_crowd();
+        }
+    };
+    for mode in ["full", "none"] {
+        match preemption.choose(mode) {
+            Ok(()) => {
+                ensure!(preemption.mode()? == mode, "asked for {mode}: {}", preemption.mode()?);
+                eprintln!("preemption: {mode}");
+                exact_in_a_crowd()?;
+            }
+            // A kernel need not have all of them.
+            Err(error) => eprintln!("preemption: no {mode} here: {error:#}"),
+        }
+    }
+    preemption.choose(&preemption.before)?;
+    eprintln!("preemption: {}", preemption.mode()?);
+    exact_in_a_crowd()
+}

@@ -1,0 +1,226 @@
+//! Shows the agent at work: a real Kitex server and client, watched from outside while they run, and what both counted
+//! themselves beside it.
+
+mod interrupt;
+mod table;
+
+use std::{
+    net::TcpListener,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, value_parser};
+use monitor_tests::{
+    agent::{self, Agent},
+    process::Process,
+    tally::{DEFAULT_LABELS, Tally},
+    targets::{Flavour, Program},
+};
+
+use crate::{
+    process::{cargo, run as run_command, say},
+    setup::{self, Need},
+};
+use table::Side;
+
+/// Where the agent listens by default, and with `--keep` if nobody else does.
+const ADDRESS: &str = "127.0.0.1:9790";
+const FREE_PORT: &str = "127.0.0.1:0";
+/// The calls that are watched: how many are under way at once.
+const CALLS: &str = "flow 4";
+/// The calls that go on with `--keep`: how many at once, and in a second.
+const GENTLE_CALLS: &str = "flow 2 100";
+/// How long calls are made before anybody watches.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// How often `--keep` looks whether all still run.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// What to show.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Seconds of calls that are watched
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// Leave agent, server and client running until Ctrl-C, and print where to scrape
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Runs the demonstration; fails when the agent has counted anything else than the processes.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let executable = prepare()?;
+    interrupt::catch();
+    let mut pair = Pair::start(&executable)?;
+    pair.warm_up()?;
+    let before = pair.counts()?;
+    let agent = attach(&pair, options.keep)?;
+    let shown = show(&mut pair, &agent, &before, options);
+    let ended = agent.terminate();
+    pair.end()?;
+    let (status, took) = ended?;
+    if !status.success() {
+        bail!("the agent ended with {status}");
+    }
+    say(&format!(
+        "the agent has detached and ended, in {} ms; server and client have ended",
+        took.as_millis()
+    ));
+    shown
+}
+
+/// Builds what is shown; gives the server's and client's executable.
+fn prepare() -> Result<PathBuf> {
+    if !setup::is_root() {
+        bail!("the demo loads eBPF programs and needs root: sudo env PATH=\"$PATH\" cargo xtask demo");
+    }
+    setup::packages(&[Need::Targets])?;
+    let go = setup::go()?;
+    // SAFETY: this process has no other thread yet.
+    unsafe { std::env::set_var("MONITOR_GO", go) };
+    if std::env::var_os("MONITOR_AGENT_BIN").is_none() {
+        say("building the agent (a minute or two the first time)");
+        run_command(cargo().args(["build", "--release", "--locked", "--package", "monitor-agent"]))?;
+    }
+    say("building the Kitex server and client");
+    Program::Kitex.build(Flavour::Default)
+}
+
+/// Attaches one agent to both processes.
+fn attach(pair: &Pair, keep: bool) -> Result<Agent> {
+    say("attaching the agent to both");
+    let begin = Instant::now();
+    let address = if keep { listen_address() } else { FREE_PORT };
+    let mut command = in_background(&agent::executable()?);
+    command.args(["run", "--latency-buckets", "fine", "--web.listen-address", address]);
+    for pid in pair.pids() {
+        command.arg("--pid").arg(pid.to_string());
+    }
+    let agent = Agent::start_command(&mut command)?.wait_ready()?;
+    say(&format!("attached, {} ms after the agent's start", begin.elapsed().as_millis()));
+    Ok(agent)
+}
+
+fn listen_address() -> &'static str {
+    if TcpListener::bind(ADDRESS).is_ok() { ADDRESS } else { FREE_PORT }
+}
+
+/// A program that Ctrl-C does not reach: this task ends it, in order.
+fn in_background(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.process_group(0);
+    command
+}
+
+/// Lets the pair make calls, shows what the agent and the processes counted, and goes on if that is wanted.
+fn show(pair: &mut Pair, agent: &Agent, before: &[Tally; 2], options: &Options) -> Result<()> {
+    let seconds = options.seconds;
+    say(&format!("{seconds} s of calls: several methods, successes and failures, some oneway"));
+    let took = pair.call(CALLS, Duration::from_secs(seconds.into()))?;
+    let scrape = agent.scrape_settled()?;
+    let mut sides = Vec::new();
+    for ((role, pid), (now, before)) in
+        ["client", "server"].into_iter().zip(pair.pids()).zip(pair.counts()?.iter().zip(before))
+    {
+        sides.push(Side::new(role, pid, took, &now.since(before)?, &scrape)?);
+    }
+    println!(
+        "\nWhat the agent saw from outside; `own count` is what the process counted itself meanwhile.\n\
+         p50 and p99 are microseconds, interpolated in the agent's histogram."
+    );
+    for side in &sides {
+        print!("\n{side}");
+    }
+    let verdict = table::verdict(&sides);
+    println!("\n{}\n", verdict.as_ref().unwrap_or_else(|differences| differences));
+    if options.keep {
+        keep(pair, agent)?;
+    }
+    if verdict.is_err() {
+        bail!("the agent and the processes have counted differently");
+    }
+    Ok(())
+}
+
+/// Leaves everything running until a signal comes.
+fn keep(pair: &mut Pair, agent: &Agent) -> Result<()> {
+    let address = agent.address();
+    let [client, server] = pair.pids();
+    pair.client.command(GENTLE_CALLS)?;
+    println!(
+        "Still running, with 100 calls a second: agent (pid {}), client (pid {client}), server (pid {server})\n\
+         \x20 scrape   curl -s http://{address}/metrics\n\
+         \x20 open     http://{address}/\n\
+         \x20 stop     Ctrl-C here, or kill {}",
+        agent.pid(),
+        std::process::id(),
+    );
+    while interrupt::sleep(CHECK).is_ok() {
+        for (process, role) in [(&mut pair.client, "client"), (&mut pair.server, "server")] {
+            if !process.is_running()? {
+                bail!("the {role} has ended");
+            }
+        }
+        agent.status("/healthz").context("the agent does not answer any more")?;
+    }
+    Ok(())
+}
+
+/// A server and its client.
+struct Pair {
+    server: Process,
+    client: Process,
+}
+
+impl Pair {
+    fn start(executable: &Path) -> Result<Self> {
+        let server = Process::start_command(in_background(executable).arg("server"))?;
+        let client = ["client", "--connect", server.addr()?];
+        let client = Process::start_command(in_background(executable).args(client))?;
+        say(&format!(
+            "a Kitex server (pid {}) and a Kitex client (pid {}) run and count their calls themselves",
+            server.pid(),
+            client.pid()
+        ));
+        Ok(Self { server, client })
+    }
+
+    /// The pids of client and server.
+    fn pids(&self) -> [u32; 2] {
+        [self.client.pid(), self.server.pid()]
+    }
+
+    /// Makes calls before anybody watches, and pauses.
+    fn warm_up(&mut self) -> Result<()> {
+        self.call(CALLS, WARM_UP)?;
+        let [client, _] = self.counts()?;
+        say(&format!("{} calls so far; the client pauses, its connections open", client.total()));
+        Ok(())
+    }
+
+    /// Makes calls for so long and waits for the end of the last, on the server too; gives the seconds it took.
+    fn call(&mut self, calls: &str, time: Duration) -> Result<f64> {
+        self.client.command(calls)?;
+        interrupt::sleep(time)?;
+        let answer = self.client.command("pause")?;
+        for process in [&mut self.client, &mut self.server] {
+            process.command("settle")?;
+        }
+        answer["seconds"].as_f64().context("the client does not say how long it called")
+    }
+
+    /// What client and server have counted so far.
+    fn counts(&mut self) -> Result<[Tally; 2]> {
+        let counts = |process: &mut Process| Tally::of_target(&process.command("counts")?, &DEFAULT_LABELS);
+        Ok([counts(&mut self.client)?, counts(&mut self.server)?])
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.client.quit()?;
+        self.server.quit()?;
+        Ok(())
+    }
+}
