@@ -112,6 +112,9 @@ impl LabelSet {
 /// Calls that a bucket of the in-flight table holds.
 pub const WAYS: usize = 4;
 
+/// Bits for the number of nested calls in [`Bucket::starts`].
+pub const DEPTH_BITS: u32 = 6;
+
 /// A bucket of the in-flight table: one cache line, chosen by a hash of the call's key.
 ///
 /// A way with key 0 is free. Ways are taken and given back by the programs of the call itself; whoever finds
@@ -121,19 +124,16 @@ pub const WAYS: usize = 4;
 pub struct Bucket {
     /// Key of the call in each way.
     pub keys: [u64; WAYS],
-    /// Its start, nanoseconds of `CLOCK_MONOTONIC`, times two; the lowest bit is set while calls are nested
-    /// in it, whose starts are in the spill map.
+    /// Its start, nanoseconds of `CLOCK_MONOTONIC`, above [`DEPTH_BITS`] bits with the number of calls nested
+    /// in it, whose starts are in the spill map. Nine years of uptime fit.
     pub starts: [u64; WAYS],
 }
 
-/// Value of the spill map: of calls that found no room in their bucket, and of nested calls.
-///
-/// The entry of a goroutine's outermost call also counts the calls nested in it, so that a finish knows
-/// which start is its own.
+/// Value of the spill map: of calls that found no room in their bucket, and of calls nested in others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Spilled {
-    /// Start of the call, nanoseconds of `CLOCK_MONOTONIC`; 0 when that is in the call's bucket.
+    /// Start of the call, nanoseconds of `CLOCK_MONOTONIC`.
     pub start_ns: u64,
     /// Calls nested in this one that have not finished.
     pub nested: u64,

@@ -11,8 +11,8 @@ mod counter;
 mod recipe;
 
 pub use call::{
-    Bucket, LABELS, LabelSet, MAX_NESTING, Record, Spilled, TEXT_BYTES, WAYS, call_type, label, mark,
-    record_flag, retry_count, side,
+    Bucket, DEPTH_BITS, LABELS, LabelSet, MAX_NESTING, Record, Spilled, TEXT_BYTES, WAYS, call_type, label,
+    mark, record_flag, retry_count, side,
 };
 pub use counter::{COUNTERS, Counter};
 pub use recipe::{

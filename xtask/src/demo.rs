@@ -59,17 +59,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let before = pair.counts()?;
     let agent = attach(&pair, options.keep)?;
     let shown = show(&mut pair, &agent, &before, options);
-    let ended = agent.terminate();
+    let ended = end(agent);
     pair.end()?;
-    let (status, took) = ended?;
-    if !status.success() {
-        bail!("the agent ended with {status}");
-    }
-    say(&format!(
-        "the agent has detached and ended, in {} ms; server and client have ended",
-        took.as_millis()
-    ));
-    shown
+    shown.and(ended)
 }
 
 /// Builds what is shown; gives the server's and client's executable.
@@ -113,6 +105,15 @@ fn in_background(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.process_group(0);
     command
+}
+
+fn end(agent: Agent) -> Result<()> {
+    let (status, took) = agent.terminate()?;
+    if !status.success() {
+        bail!("the agent ended with {status}");
+    }
+    say(&format!("the agent has detached and ended, in {} ms", took.as_millis()));
+    Ok(())
 }
 
 /// Lets the pair make calls, shows what the agent and the processes counted, and goes on if that is wanted.

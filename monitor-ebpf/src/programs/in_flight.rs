@@ -7,7 +7,7 @@
 //! Nobody else touches a call's entries: an object has one call at a time, and a goroutine runs on one thread at
 //! a time. Only the claim of a free way is contended.
 
-use monitor_ebpf::{Bucket, Counter, MAX_NESTING, Spilled, WAYS};
+use monitor_ebpf::{Bucket, Counter, DEPTH_BITS, MAX_NESTING, Spilled, WAYS};
 
 use super::{
     asm::compare_exchange,
@@ -23,8 +23,9 @@ const NO_EXIST: u64 = 1;
 const EXISTS: i32 = -17;
 /// Spreads the bits of an address over a word: 2^64 divided by the golden ratio.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Lowest bit of a start in a bucket: calls are nested in this one.
-const NESTED: u64 = 1;
+/// The number of nested calls in a start of a bucket. When it is reached it stays: which finish belongs to which
+/// start can't be told any more, so all are unpaired rather than wrong.
+const DEPTH: u64 = (1 << DEPTH_BITS) - 1;
 
 impl Key {
     /// The key as a number that is not 0. Go objects lie at multiples of eight, so three bits are free: 0 for
@@ -69,16 +70,19 @@ pub(crate) fn remove(key: Key) -> Option<u64> {
         }
         // SAFETY: as above.
         let word = unsafe { start.read_volatile() };
-        if word & NESTED != 0 {
-            return seen(remove_nested(number, start));
+        let depth = word & DEPTH;
+        if depth != 0 {
+            // SAFETY: as above.
+            unsafe { start.write_volatile(word - u64::from(depth != DEPTH)) }
+            return seen(take_nested(number, depth));
         }
         // SAFETY: as above. On amd64 a store is not seen before the loads that precede it.
         unsafe { place.write_volatile(0) };
-        return Some(word >> 1);
+        return Some(word >> DEPTH_BITS);
     }
     match key {
         Key::Object(_) => seen(take(number)),
-        Key::Goroutine(_) => seen(remove_nested(number, core::ptr::null_mut())),
+        Key::Goroutine(_) => seen(remove_spilled(number)),
     }
 }
 
@@ -110,7 +114,7 @@ fn claim(bucket: *mut Bucket, number: u64, start_ns: u64) -> bool {
         unsafe {
             let place = &raw mut (*bucket).keys[way];
             if place.read_volatile() == 0 && compare_exchange(place, 0, number) == 0 {
-                (&raw mut (*bucket).starts[way]).write_volatile(start_ns << 1);
+                (&raw mut (*bucket).starts[way]).write_volatile(start_ns << DEPTH_BITS);
                 return true;
             }
         }
@@ -126,18 +130,16 @@ fn insert_again(key: Key, start: *mut u64, start_ns: u64) {
         Key::Object(_) => {
             count(Counter::Abandoned);
             // SAFETY: a start in a bucket of the table.
-            unsafe { start.write_volatile(start_ns << 1) }
+            unsafe { start.write_volatile(start_ns << DEPTH_BITS) }
         }
         Key::Goroutine(_) => {
             // SAFETY: as above.
-            unsafe { start.write_volatile(start.read_volatile() | NESTED) }
-            let outermost = Spilled { start_ns: 0, nested: 0 };
-            if let Err(error) = SPILL.insert(key.number(), outermost, NO_EXIST)
-                && error != EXISTS
-            {
-                return count(Counter::RefusedFull);
-            }
-            insert_nested(key.number(), start_ns);
+            let depth = unsafe {
+                let word = start.read_volatile();
+                start.write_volatile(word + u64::from(word & DEPTH != DEPTH));
+                (word & DEPTH) + 1
+            };
+            insert_nested(key.number(), depth, start_ns);
         }
     }
 }
@@ -152,7 +154,15 @@ fn spill(key: Key, start_ns: u64) {
         return count(Counter::RefusedFull);
     }
     match key {
-        Key::Goroutine(_) => insert_nested(number, start_ns),
+        Key::Goroutine(_) => {
+            let Some(outer) = SPILL.get_ptr_mut(number) else { return count(Counter::RefusedFull) };
+            // SAFETY: the entry is this goroutine's own.
+            let depth = unsafe {
+                (*outer).nested += 1;
+                (*outer).nested
+            };
+            insert_nested(number, depth, start_ns);
+        }
         Key::Object(_) => {
             count(Counter::Abandoned);
             if SPILL.insert(number, call, ANY).is_err() {
@@ -162,17 +172,10 @@ fn spill(key: Key, start_ns: u64) {
     }
 }
 
-/// A call starts inside another of its goroutine, whose entry is in the spill map.
+/// A call starts inside others of its goroutine, so many of them. A start that is not kept is not missed by the
+/// others: they are counted all the same.
 #[inline(always)]
-fn insert_nested(outermost: u64, start_ns: u64) {
-    let Some(outer) = SPILL.get_ptr_mut(outermost) else {
-        return count(Counter::RefusedFull);
-    };
-    // SAFETY: the entry is this goroutine's own.
-    let depth = unsafe {
-        (*outer).nested += 1;
-        (*outer).nested
-    };
+fn insert_nested(outermost: u64, depth: u64, start_ns: u64) {
     if depth > u64::from(MAX_NESTING) {
         return count(Counter::RefusedNested);
     }
@@ -181,27 +184,24 @@ fn insert_nested(outermost: u64, start_ns: u64) {
     }
 }
 
-/// The innermost call of a goroutine finishes first; gives its start, or 0. `start` is where that of the outermost
-/// is kept, if that is in its bucket.
+/// The innermost call of a goroutine finishes, whose outermost is in the spill map if it was kept at all; gives its
+/// start, or 0.
 #[inline(never)]
-fn remove_nested(outermost: u64, start: *mut u64) -> u64 {
+fn remove_spilled(outermost: u64) -> u64 {
     let Some(outer) = SPILL.get_ptr_mut(outermost) else { return 0 };
-    // SAFETY: see `insert_nested`.
-    let (start_ns, depth) = unsafe { ((*outer).start_ns, (*outer).nested) };
+    // SAFETY: the entry is this goroutine's own.
+    let depth = unsafe { (*outer).nested };
     if depth == 0 {
-        let _ = SPILL.remove(outermost);
-        return start_ns;
+        return take(outermost);
     }
     // SAFETY: as above.
     unsafe { (*outer).nested = depth - 1 };
-    if depth == 1 && !start.is_null() {
-        // SAFETY: a start in a bucket of the table.
-        unsafe { start.write_volatile(start.read_volatile() & !NESTED) }
-        // An entry with a start is that of another call, which was spilled before this one had a bucket.
-        if start_ns == 0 {
-            let _ = SPILL.remove(outermost);
-        }
-    }
+    take_nested(outermost, depth)
+}
+
+/// Takes out the call that is nested so deep; gives its start, or 0.
+#[inline(always)]
+fn take_nested(outermost: u64, depth: u64) -> u64 {
     if depth > u64::from(MAX_NESTING) { 0 } else { take(outermost + depth) }
 }
 
