@@ -301,10 +301,10 @@ impl Pair {
     }
 
     /// Makes calls for so many seconds; none may fail.
-    fn call(&mut self, seconds: f64) -> Result<Calls> {
+    fn call(&mut self, seconds: f64) -> Result<Answer> {
         let patience = PATIENCE + Duration::from_secs_f64(seconds);
         let answer = self.client.command_within(&format!("bench {seconds} {CONCURRENCY}"), patience)?;
-        let calls: Calls = serde_json::from_value(answer).context("the client's answer")?;
+        let calls: Answer = serde_json::from_value(answer).context("the client's answer")?;
         if calls.calls == 0 || calls.ok != calls.calls {
             bail!("calls failed: {calls:?}");
         }
@@ -337,7 +337,7 @@ impl Pair {
 
 /// What a client answers to `bench`.
 #[derive(Debug, Deserialize)]
-struct Calls {
+struct Answer {
     calls: u64,
     ok: u64,
     seconds: f64,
