@@ -13,7 +13,7 @@ const CLOSE_SHARE: f64 = 0.05;
 const CLOSE_US: f64 = 20.0;
 /// So many of all calls may change places: a thread can lose its processor between the probe and the target's own clock,
 /// most likely right behind a probe. On a server whose calls take 10 µs, such calls are the slowest one percent.
-const CHANGE_PLACES: f64 = 0.003;
+const CHANGE_PLACES: f64 = 0.005;
 /// The widest bucket, as a share of its lower bound, in which a quantile can be compared.
 const WIDEST_SHARE: f64 = 0.3;
 
