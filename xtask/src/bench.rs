@@ -10,7 +10,7 @@ mod report;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -21,14 +21,13 @@ use monitor_tests::{
     agent::{self, Agent},
     process::Process,
     scrape::Scrape,
-    targets::{Flavour, Program},
 };
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    process::{cargo, output, root, run as run_command, say},
-    setup::{self, Need},
+    process::{output, root, say},
+    setup,
 };
 use empty::Empty;
 use kernel::Statistics;
@@ -62,7 +61,7 @@ pub(crate) struct Options {
 
 /// Measures, shows the result, and writes it down if asked to.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let executable = prepare()?;
+    let executable = setup::agent_and_target("bench")?;
     let cores = Cores::choose()?;
     let plan = Plan::of(&executable)?;
     let mut bench = Bench {
@@ -102,22 +101,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         say("written: docs/overhead.md");
     }
     Ok(())
-}
-
-/// Builds what is measured; gives the server's and client's executable.
-fn prepare() -> Result<PathBuf> {
-    if !setup::is_root() {
-        bail!("the benchmark loads eBPF programs and needs root: sudo env PATH=\"$PATH\" cargo xtask bench");
-    }
-    setup::packages(&[Need::Targets])?;
-    let go = setup::go()?;
-    // SAFETY: this process has no other thread yet.
-    unsafe { std::env::set_var("MONITOR_GO", go) };
-    if std::env::var_os("MONITOR_AGENT_BIN").is_none() {
-        say("building the agent");
-        run_command(cargo().args(["build", "--release", "--locked", "--package", "monitor-agent"]))?;
-    }
-    Program::Kitex.build(Flavour::Default)
 }
 
 /// What the agent would do to the server, as it says itself.

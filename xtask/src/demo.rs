@@ -7,7 +7,7 @@ mod table;
 use std::{
     net::TcpListener,
     os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -18,13 +18,9 @@ use monitor_tests::{
     agent::{self, Agent},
     process::Process,
     tally::{DEFAULT_LABELS, Tally},
-    targets::{Flavour, Program},
 };
 
-use crate::{
-    process::{cargo, run as run_command, say},
-    setup::{self, Need},
-};
+use crate::{process::say, setup};
 use table::Side;
 
 /// Where the agent listens by default, and with `--keep` if nobody else does.
@@ -52,7 +48,7 @@ pub(crate) struct Options {
 
 /// Runs the demonstration; fails when the agent has counted anything else than the processes.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let executable = prepare()?;
+    let executable = setup::agent_and_target("demo")?;
     interrupt::catch();
     let mut pair = Pair::start(&executable)?;
     pair.warm_up()?;
@@ -62,23 +58,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let ended = end(agent);
     pair.end()?;
     shown.and(ended)
-}
-
-/// Builds what is shown; gives the server's and client's executable.
-fn prepare() -> Result<PathBuf> {
-    if !setup::is_root() {
-        bail!("the demo loads eBPF programs and needs root: sudo env PATH=\"$PATH\" cargo xtask demo");
-    }
-    setup::packages(&[Need::Targets])?;
-    let go = setup::go()?;
-    // SAFETY: this process has no other thread yet.
-    unsafe { std::env::set_var("MONITOR_GO", go) };
-    if std::env::var_os("MONITOR_AGENT_BIN").is_none() {
-        say("building the agent (a minute or two the first time)");
-        run_command(cargo().args(["build", "--release", "--locked", "--package", "monitor-agent"]))?;
-    }
-    say("building the Kitex server and client");
-    Program::Kitex.build(Flavour::Default)
 }
 
 /// Attaches one agent to both processes.

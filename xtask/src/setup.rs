@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use monitor_tests::targets::{Flavour, Program};
+
 use crate::process::{cargo, output, root, run, say};
 
 /// Where Debian keeps the LLVM that its `rustc-web` is built with; bpf-linker must use the same.
@@ -165,6 +167,24 @@ fn pip() -> Command {
 
 fn tools() -> PathBuf {
     root().join("target/tools")
+}
+
+/// Builds the agent and the Kitex program that it watches, for a task that needs both and root; gives the path of the
+/// program. With `MONITOR_AGENT_BIN` that agent is taken instead.
+pub(crate) fn agent_and_target(task: &str) -> Result<PathBuf> {
+    if !is_root() {
+        bail!("this loads eBPF programs and needs root: sudo env PATH=\"$PATH\" cargo xtask {task}");
+    }
+    packages(&[Need::Targets])?;
+    let go = go()?;
+    // SAFETY: this process has no other thread yet.
+    unsafe { std::env::set_var("MONITOR_GO", go) };
+    if std::env::var_os("MONITOR_AGENT_BIN").is_none() {
+        say("building the agent (a minute or two the first time)");
+        run(cargo().args(["build", "--release", "--locked", "--package", "monitor-agent"]))?;
+    }
+    say("building the Kitex server and client");
+    Program::Kitex.build(Flavour::Default)
 }
 
 /// Whether this process runs as root.

@@ -20,7 +20,11 @@ fn main() {
         );
         std::process::exit(1);
     }
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    if !root.join("target/debug/xtask").exists() {
+        eprintln!("==> building the tasks (once, about a minute)");
+    }
+    let manifest = root.join("Cargo.toml");
     let mut task = Command::new(cargo);
     task.args(["run", "--quiet", "--locked", "--package", "xtask", "--manifest-path"]);
     let error = task.arg(manifest).arg("--").args(env::args_os().skip(1)).exec();
