@@ -2,14 +2,6 @@
 
 use core::arch::asm;
 
-/// Keeps the result of a function that is not inlined from being dropped by the compiler: a function without
-/// one may leave the address of a caller's variable in the result register, which the verifier refuses.
-#[inline(always)]
-pub(crate) fn keep(result: u64) {
-    // SAFETY: copies a register to itself. An empty statement would confuse the object's line table.
-    unsafe { asm!("{0} = {0}", in(reg) result, options(nomem, nostack)) }
-}
-
 /// Adds one to the counter at `place`. The BPF target has no `fetch_add` in `core`.
 ///
 /// # Safety

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use monitor_ebpf::{Counter, LABELS, LabelSet, NO_SCRATCH, TEXT_BYTES, mark};
 
 use super::{
-    asm::{fetch_increment, keep},
+    asm::fetch_increment,
     maps::{
         LABEL_CACHE, LABEL_CACHE_BITS, LABEL_IDS, LABEL_SET_WORDS, LABEL_SETS, NEXT_LABEL, count, recipe,
     },
@@ -92,7 +92,7 @@ pub(crate) fn number(shape: ShapeRef, failed: bool, scratch: &Scratch) -> Option
     for label in 0..LABELS {
         let at = shape.label_at(label);
         if at != NO_SCRATCH {
-            keep(read(&mut set.0, label, scratch.word(at), scratch.word(at + 8)));
+            read(&mut set.0, label, scratch.word(at), scratch.word(at + 8));
         }
     }
     let number = known_number(set);
@@ -126,17 +126,12 @@ fn look_up(set: &mut Aligned) -> u32 {
     new_number(set).unwrap_or(NO_NUMBER)
 }
 
-/// Copies a Go string into the set; gives the address of its end, which nobody needs (see [`keep`]).
-#[inline(never)]
-fn read(set: &mut LabelSet, label: usize, pointer: u64, length: u64) -> u64 {
-    if length != 0 && label < LABELS {
-        read_text(set, label, pointer, length);
-    }
-    pointer.wrapping_add(length)
-}
-
+/// Copies a Go string into the set.
 #[inline(always)]
-fn read_text(set: &mut LabelSet, label: usize, pointer: u64, length: u64) {
+fn read(set: &mut LabelSet, label: usize, pointer: u64, length: u64) {
+    if length == 0 {
+        return;
+    }
     if length > LENGTH_MAX || !is_user_address(pointer) {
         count(Counter::LabelUnreadable);
         set.marks[label] = mark::UNREADABLE;

@@ -3,7 +3,6 @@
 use monitor_ebpf::{KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, OBJECT, Shape, Window, call_type};
 
 use super::{
-    asm::keep,
     maps::{RECIPE, field, recipe},
     scratch::Scratch,
 };
@@ -66,7 +65,18 @@ impl ShapeRef {
     #[inline(always)]
     fn copy_window(self, index: usize, object: u64, scratch: &mut Scratch) {
         // SAFETY: a place inside the recipe.
-        keep(copy_window(unsafe { &raw const (*self.0).windows[index] }, object, scratch));
+        let window: *const Window = unsafe { &raw const (*self.0).windows[index] };
+        let guard_at = field!(window, guard_at);
+        if guard_at != NO_GUARD && scratch.word(guard_at) != field!(window, guard_word) {
+            if field!(window, twin) == 0 {
+                scratch.forget(field!(window, at), field!(window, length));
+            }
+            return;
+        }
+        let base = field!(window, base);
+        let pointer = if base == OBJECT { object } else { scratch.word(base) };
+        let address = pointer.wrapping_add(u64::from(field!(window, offset)));
+        scratch.copy(field!(window, at), field!(window, length), address);
     }
 
     /// The key of a call. Needs the windows that are marked so.
@@ -113,24 +123,4 @@ impl ShapeRef {
     pub(crate) fn tags_at(self) -> u8 {
         field!(self.0, tags_at)
     }
-}
-
-/// Copies a window; gives the address that it was copied from, which nobody needs (see [`keep`]).
-///
-/// Not inlined, as are other pieces that a program runs several times: a program mostly runs with cold
-/// caches, so the less code there is the faster it is.
-#[inline(never)]
-fn copy_window(window: *const Window, object: u64, scratch: &mut Scratch) -> u64 {
-    let guard_at = field!(window, guard_at);
-    if guard_at != NO_GUARD && scratch.word(guard_at) != field!(window, guard_word) {
-        if field!(window, twin) == 0 {
-            scratch.forget(field!(window, at), field!(window, length));
-        }
-        return 0;
-    }
-    let base = field!(window, base);
-    let pointer = if base == OBJECT { object } else { scratch.word(base) };
-    let address = pointer.wrapping_add(u64::from(field!(window, offset)));
-    scratch.copy(field!(window, at), field!(window, length), address);
-    address
 }
