@@ -108,11 +108,6 @@ impl Image {
         self.build_id.as_deref()
     }
 
-    /// Whether the kernel chooses where the program is loaded (ELF type DYN).
-    pub fn is_pie(&self) -> bool {
-        self.pie
-    }
-
     /// The page that the first byte of the lowest segment was linked for. What a process adds to all
     /// addresses is the start of its lowest mapping of the file minus this. Not 0 in Go's own
     /// position-independent files.
@@ -612,7 +607,6 @@ mod tests {
         let (file, _) = GoFile::of_release(26).build();
         let image = parse(file).expect("an image");
         assert_eq!(image.build_id(), Some("abcd"));
-        assert!(!image.is_pie());
         assert_eq!(image.link_base(), TEXT);
         assert_eq!(image.segments().len(), 3);
         assert_eq!(image.file_offset(TEXT + 3), Some(TEXT + 3 - BASE));
@@ -653,7 +647,6 @@ mod tests {
         let offset = usize::try_from(places.variable - BASE).expect("an offset");
         assert_eq!(file[offset..offset + 8], [0; 8]);
         let image = parse(file).expect("an image");
-        assert!(image.is_pie());
         let pointer = image.read(places.variable, 8).expect("a pointer");
         assert_eq!(pointer, places.pointer.to_le_bytes());
         // Parts of a relocated word, from both sides.

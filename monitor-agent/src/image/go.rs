@@ -674,7 +674,6 @@ mod tests {
         }
         for itab in go.itabs().unwrap_or_default() {
             for address in [itab.interface, itab.concrete] {
-                let _ = go.type_name(address);
                 let Ok(found) = go.type_at(address) else { continue };
                 assert!(found.kind == Kind::Struct || found.fields.is_empty());
                 let _ = found.elem.map(|elem| go.type_at(elem));

@@ -180,11 +180,6 @@ impl GoImage<'_> {
         })
     }
 
-    /// Only the name of the type whose descriptor is at `address`.
-    pub fn type_name(&self, address: u64) -> Result<String, ImageError> {
-        self.name_of(&self.type_header(address)?)
-    }
-
     fn type_header(&self, address: u64) -> Result<Header, ImageError> {
         let no_type = || ImageError::malformed(format!("there is no Go type at {address:#x}"));
         if !self.holds_type(address) {
@@ -300,7 +295,8 @@ mod tests {
                 assert_eq!(found.pkg_path.as_deref(), Some("example.com/pkg"));
                 let fields: Vec<_> = found.fields.iter().map(|f| (&*f.name, f.offset, f.embedded)).collect();
                 assert_eq!(fields, [("base", 0, true), ("Name", 16, false)], "go1.{minor}");
-                assert_eq!(go.type_name(found.fields[0].type_address).expect("a name"), "string");
+                let field = go.type_at(found.fields[0].type_address).expect("a type");
+                assert_eq!(field.name, "string");
             }
         }
     }

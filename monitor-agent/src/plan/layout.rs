@@ -13,7 +13,7 @@ use super::{
     resolve::{FieldRef, ItabRef, Resolver},
 };
 use crate::{
-    frameworks::{Alternatives, Key, Question, ShapeSpec, Side},
+    frameworks::{Alternatives, Key, Question, ShapeSpec},
     image::{Kind, Type},
 };
 
@@ -23,10 +23,6 @@ const GAP_MAX: u64 = 64;
 /// A shape of calls, proven in an executable.
 #[derive(Clone, Debug)]
 pub struct ShapePlan {
-    /// Name in `inspect`.
-    pub name: &'static str,
-    /// Side of its calls.
-    pub side: Side,
     /// What its kind of call can't be told from, in words.
     pub notes: Vec<String>,
     /// How the tags that hold the number of retries lie in memory.
@@ -95,7 +91,7 @@ impl ShapePlan {
             })
             .collect();
         let tag_map = tags.and_then(|(_, layout)| layout);
-        Ok(Some(Self { name: spec.name, side: spec.side, notes, tag_map, shape }))
+        Ok(Some(Self { notes, tag_map, shape }))
     }
 
     /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.

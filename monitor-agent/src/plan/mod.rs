@@ -244,15 +244,6 @@ fn find_site(
 }
 
 impl Side {
-    /// The side's name in metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Server => "server",
-        }
-    }
-
     fn code(self) -> u8 {
         match self {
             Self::Client => side::CLIENT,

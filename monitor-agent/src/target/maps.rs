@@ -18,20 +18,6 @@ pub struct Mapping {
     pub perms: [u8; 4],
 }
 
-impl Mapping {
-    /// Whether code can run from here.
-    #[must_use]
-    pub fn is_executable(&self) -> bool {
-        self.perms[2] == b'x'
-    }
-
-    /// Whether the process itself could have changed what is here.
-    #[must_use]
-    pub fn is_writable(&self) -> bool {
-        self.perms[1] == b'w'
-    }
-}
-
 struct Line<'a> {
     mapping: Mapping,
     file: FileId,
@@ -100,7 +86,7 @@ mod tests {
         let found = of_file(TEXT, FileId { dev: libc::makedev(0xfe, 1), ino: 1234 }, "/nowhere");
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].start, found[0].end, found[0].offset), (0x40_0000, 0x40_1000, 0));
-        assert!(found[1].is_executable() && !found[1].is_writable() && !found[0].is_executable());
+        assert_eq!((&found[0].perms, &found[1].perms), (b"r--p", b"r-xp"));
     }
 
     #[test]
@@ -108,7 +94,7 @@ mod tests {
         let elsewhere = FileId { dev: libc::makedev(0, 0x50), ino: 99 };
         let found = of_file(TEXT, elsewhere, "/srv/other app (deleted)");
         assert_eq!(found.len(), 1);
-        assert!(found[0].is_writable());
+        assert_eq!(found[0].perms[1], b'w');
         assert!(of_file(TEXT, elsewhere, "/srv/other app").is_empty());
         assert!(of_file(TEXT, elsewhere, "[stack]").is_empty());
         assert!(of_file(TEXT, elsewhere, "").is_empty());

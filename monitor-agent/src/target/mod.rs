@@ -30,7 +30,6 @@ use procfs::{
     process::{Process, Stat, StatFlags},
 };
 use thiserror::Error;
-use tokio::io::{Interest, unix::AsyncFd};
 
 pub use caps::missing_capabilities;
 pub use maps::Mapping;
@@ -251,25 +250,6 @@ impl Target {
         let other_stack = stat.startstack != 0 && stat.startstack != self.identity.start_stack;
         let other_exe = exe.is_ok_and(|exe| exe != self.identity.exe);
         if other_stack || other_exe { Liveness::Replaced } else { Liveness::Running }
-    }
-
-    /// Waits until the process exits; immediate if it has. An exec is not an exit.
-    pub async fn ended(&self) {
-        if let Ok(pidfd) = self.pidfd.try_clone() {
-            // SAFETY: the `OwnedFd` moved in is the only owner of its descriptor, which stays open and the same
-            // file until the `AsyncFd` drops it.
-            let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
-            // A pidfd becomes readable when its process exits (pidfd_open(2)) and stays so.
-            if let Ok(pidfd) = pidfd
-                && pidfd.readable().await.is_ok()
-            {
-                return;
-            }
-        }
-        // No descriptor or no place in the event queue left: look now and then rather than never.
-        while !has_ended(&self.pidfd) {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
     }
 
     /// By how much the executable lies above the addresses in its file: its lowest mapping less `link_base`,
