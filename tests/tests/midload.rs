@@ -119,6 +119,7 @@ fn quiet(agent: &Agent, pid: u32) -> Result<Account> {
 #[test]
 fn attached_under_full_load() -> Result<()> {
     let (mut server, mut client) = pair()?;
+    let client_pid = client.pid();
     client.command("flow 16")?;
     thread::sleep(Duration::from_millis(300));
     let before = [so_far(&mut client)?, so_far(&mut server)?];
@@ -140,8 +141,10 @@ fn attached_under_full_load() -> Result<()> {
         // Nothing before the agent came is counted, everything after it was ready is.
         assert_within("starts", account.starts, started - after.0..=started - before.0);
         assert_within("finishes", total, finished - after.1..=finished - before.1);
-        // A finish without a start is of a call that began before the start probes were there and ended after.
-        assert_within("unpaired", account.unpaired, 1..=after.0 - before.1);
+        // A finish without a start is of a call that began before the start probes were there and ended after. The
+        // client always has some under way; the server has none while it waits for a processor.
+        let at_least = u64::from(process.pid() == client_pid);
+        assert_within("unpaired", account.unpaired, at_least..=after.0 - before.1);
     }
     let first =
         [&client, &server].map(|process| Tally::of_agent(&scrape, &DEFAULT_LABELS, Some(process.pid())));

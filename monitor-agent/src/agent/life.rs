@@ -110,7 +110,10 @@ fn finish(watches: &mut [Watch]) {
         }
     });
     std::thread::sleep(LAST_RECORDS);
-    watches.iter_mut().for_each(Watch::drain);
+    for watch in watches.iter_mut() {
+        watch.drain();
+        watch.set_down();
+    }
     let (calls, untimed) =
         watches.iter().map(Watch::summary).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     info!(

@@ -196,6 +196,15 @@ impl Watch {
         warn!("{} {what}; its totals are kept", describe(&self.target));
         self.detach();
         self.drain();
+        self.set_down();
+    }
+
+    /// Says that the target is no longer watched. Only once its last calls are published: who sees it down sees
+    /// all there will ever be.
+    pub(super) fn set_down(&mut self) {
+        self.stats.up = false;
+        self.publish_stats();
+        *self.face.process.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Takes the probes away. Takes some 200 ms, for all targets together if run side by side.
@@ -204,9 +213,6 @@ impl Watch {
         if let Some(mut programs) = self.programs.take() {
             programs.detach();
         }
-        self.stats.up = false;
-        self.publish_stats();
-        *self.face.process.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Calls counted, and those of them whose duration is not known.
