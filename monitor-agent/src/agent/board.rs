@@ -13,7 +13,7 @@ use prometheus::proto::MetricFamily;
 use super::{RunConfig, watch::Face};
 use crate::{
     export::http::{Backend, SiteStatus, Status, TargetStatus},
-    metrics::{AgentStats, LabelSelection, TargetStats, about, kitex, merge, process::ProcessReader},
+    metrics::{AgentStats, LabelSelection, about, kitex, merge, process::ProcessReader},
     pipeline::{Buckets, Snapshot},
 };
 
@@ -69,7 +69,7 @@ impl Board {
             .collect();
         let snapshots: Vec<_> =
             snapshots.iter().map(|(target, snapshot)| (target.clone(), snapshot.as_ref())).collect();
-        let stats: Vec<_> = faces.iter().map(|face| face.stats()).collect();
+        let stats: Vec<_> = faces.iter().map(|face| face.lock_stats().clone()).collect();
         let mut families = kitex(&snapshots, &self.labels, &self.buckets);
         families.extend(processes(faces, with_target));
         families.extend(about(&self.agent_stats(), &stats));
@@ -99,12 +99,6 @@ fn processes(faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
     merge(targets)
 }
 
-impl Face {
-    fn stats(&self) -> TargetStats {
-        self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 impl Backend for Board {
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
@@ -126,7 +120,7 @@ impl Backend for Board {
             .faces()
             .iter()
             .map(|face| {
-                let stats = face.stats();
+                let stats = face.lock_stats().clone();
                 TargetStatus {
                     pid: face.pid,
                     exe: stats.exe,

@@ -25,8 +25,6 @@ pub struct RunConfig {
     pub buckets: Buckets,
     /// Labels of the calls.
     pub labels: LabelSelection,
-    /// Whether to read how often calls were retried: it costs the target some reads.
-    pub retries: bool,
     /// Bounds of what a target may take in the kernel.
     pub limits: Limits,
     /// How long to go on serving after the last target has ended.

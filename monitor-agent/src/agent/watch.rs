@@ -1,7 +1,8 @@
 //! Doing: one plan attached to one target, and the state of its calls.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     bpf::{Maps, Programs},
     failure::{Failure, Kind},
-    metrics::{SiteStats, TargetStats, process::ProcessReader},
+    metrics::{Label, SiteStats, TargetStats, process::ProcessReader},
     pipeline::{Aggregate, Buckets, Labels, Published},
     plan::{Found, Plan, Role, cost_name},
     target::{Liveness, Target, TargetError},
@@ -35,10 +36,17 @@ pub(super) struct Face {
     pub(super) since: SystemTime,
     /// The calls.
     pub(super) published: Published,
-    /// All else; replaced at every drain.
-    pub(super) stats: Mutex<TargetStats>,
+    /// All else.
+    stats: Mutex<TargetStats>,
     /// The process in `/proc`; `None` once it has ended.
     pub(super) process: Mutex<Option<ProcessReader>>,
+}
+
+impl Face {
+    /// The numbers, to read or to change.
+    pub(super) fn lock_stats(&self) -> MutexGuard<'_, TargetStats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A target with probes attached, or one that has ended and whose totals are kept.
@@ -47,10 +55,11 @@ pub(super) struct Watch {
     executable: Arc<Executable>,
     bias: u64,
     programs: Option<Programs>,
+    /// Takes the probes away from a target that has ended.
+    leaving: Option<JoinHandle<()>>,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     maps: Maps,
     aggregate: Aggregate,
-    stats: TargetStats,
     face: Arc<Face>,
 }
 
@@ -84,8 +93,9 @@ impl Watch {
         for site in &plan.sites {
             check_text(&target, bias, site, &name)?;
         }
-        let mut programs =
-            Programs::load(&plan.recipe(bias, config.retries), config.limits, config.program_log_level)?;
+        // Reading how often a call was retried costs the target some reads.
+        let recipe = plan.recipe(bias, config.labels.contains(Label::Retry));
+        let mut programs = Programs::load(&recipe, config.limits, config.program_log_level)?;
         let maps = programs.maps()?;
         let logger = if config.program_log_level > 0 { programs.logger() } else { None };
         for role in [Role::Finish, Role::Start] {
@@ -128,11 +138,21 @@ impl Watch {
             pid: target.pid(),
             since: SystemTime::now(),
             published: Published::default(),
-            stats: Mutex::new(stats.clone()),
+            stats: Mutex::new(stats),
             process: Mutex::new(ProcessReader::open(target.pid()).ok()),
         });
         let aggregate = Aggregate::new(Arc::clone(buckets));
-        Ok(Self { target, executable, bias, programs: Some(programs), logger, maps, aggregate, stats, face })
+        Ok(Self {
+            target,
+            executable,
+            bias,
+            programs: Some(programs),
+            leaving: None,
+            logger,
+            maps,
+            aggregate,
+            face,
+        })
     }
 
     /// What readers see of it.
@@ -140,17 +160,16 @@ impl Watch {
         Arc::clone(&self.face)
     }
 
-    /// Whether probes are attached.
+    /// Whether calls may still come in.
     pub(super) fn is_up(&self) -> bool {
-        self.programs.is_some()
+        self.programs.is_some() || self.leaving.is_some()
     }
 
     /// Takes everything out of the ring, and publishes what a scrape may read.
     pub(super) fn drain(&mut self) {
         let Self { maps, aggregate, executable, bias, .. } = self;
         let mut records = 0;
-        // Labels that a batch meets for the first time are decoded after it: reading them needs the maps,
-        // which the batch holds.
+        // Decoding labels needs the maps, which taking records out holds.
         let mut batch = Vec::new();
         loop {
             batch.clear();
@@ -169,23 +188,27 @@ impl Watch {
             aggregate.total(number, total, &mut |number| labels(maps, executable, *bias, number));
         }
         let snapshot = aggregate.snapshot(&|counter| maps.counter(counter));
-        self.stats.counters = snapshot.counters;
-        self.stats.ring_bytes = records as u64 * RECORD_BYTES;
+        let counters = snapshot.counters;
         self.face.published.set(snapshot);
-        self.publish_stats();
+        let mut stats = self.face.lock_stats();
+        stats.counters = counters;
+        stats.ring_bytes = records as u64 * RECORD_BYTES;
+        drop(stats);
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
     }
 
-    fn publish_stats(&self) {
-        let mut stats = self.face.stats.lock().unwrap_or_else(PoisonError::into_inner);
-        stats.clone_from(&self.stats);
-    }
-
-    /// Notices that the target has ended; then takes the probes away and keeps the totals.
+    /// Notices that the target has ended. The probes are then taken away beside everything else, since that takes the
+    /// kernel its time and the other targets must not wait; the totals are kept.
     pub(super) fn check(&mut self) {
-        if !self.is_up() {
+        if self.leaving.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.detach();
+            self.drain();
+            self.set_down();
+            return;
+        }
+        if self.programs.is_none() {
             return;
         }
         let what = match self.target.liveness() {
@@ -194,30 +217,31 @@ impl Watch {
             Liveness::Replaced => "has started another program",
         };
         warn!("{} {what}; its totals are kept", describe(&self.target));
-        self.detach();
-        self.drain();
-        self.set_down();
+        let programs = self.programs.take();
+        self.leaving = Some(std::thread::spawn(move || drop(programs)));
     }
 
     /// Says that the target is no longer watched. Only once its last calls are published: who sees it down sees
     /// all there will ever be.
     pub(super) fn set_down(&mut self) {
-        self.stats.up = false;
-        self.publish_stats();
+        self.face.lock_stats().up = false;
         *self.face.process.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Takes the probes away. Takes some 200 ms, for all targets together if run side by side.
+    /// Takes the probes away, and waits until they are. Takes some 200 ms, for all targets together if run side by
+    /// side.
     pub(super) fn detach(&mut self) {
         self.logger = None;
-        if let Some(mut programs) = self.programs.take() {
-            programs.detach();
+        drop(self.programs.take());
+        if let Some(leaving) = self.leaving.take() {
+            // A panic there has been reported, and leaves nothing attached.
+            let _ = leaving.join();
         }
     }
 
     /// Calls counted, and those of them whose duration is not known.
     pub(super) fn summary(&self) -> (u64, u64) {
-        let counters = &self.stats.counters;
+        let counters = self.face.lock_stats().counters;
         (counters.finished, counters.unpaired + counters.ring_full)
     }
 }

@@ -149,7 +149,7 @@ impl Programs {
     /// Takes the probes away: start sites first, then finish sites, the sites of a role all at once.
     ///
     /// The kernel takes about 100 ms for each link on a virtual machine; the caller should not be a task.
-    pub fn detach(&mut self) {
+    fn detach(&mut self) {
         for role in [Role::Start, Role::Finish] {
             let (these, others) =
                 std::mem::take(&mut self.links).into_iter().partition::<Vec<_>, _>(|(of, _)| *of == role);

@@ -10,7 +10,7 @@ use crate::{
     bpf::Limits,
     export::http::{Listen, parse_listen},
     failure::{Failure, Kind},
-    metrics::{Label, LabelSelection},
+    metrics::LabelSelection,
     pipeline::Buckets,
 };
 
@@ -123,7 +123,6 @@ impl RunArguments {
             pids: self.pids,
             listen: self.listen_address,
             buckets: self.latency_buckets,
-            retries: self.kitex_labels.contains(Label::Retry),
             labels: self.kitex_labels,
             limits: Limits {
                 label_sets: self.max_label_sets,
