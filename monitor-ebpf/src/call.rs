@@ -62,6 +62,28 @@ pub mod retry_count {
     pub const UNREADABLE: u16 = u16::MAX;
 }
 
+/// Values of [`LabelSet::error`] that are no offset: an executable begins with its own header.
+pub mod error_class {
+    /// No error, or not asked for.
+    pub const NONE: u32 = 0;
+    /// The object is not part of the executable, or could not be read.
+    pub const ELSEWHERE: u32 = 1;
+}
+
+/// Index of each count in the extras of a label set.
+pub mod extra {
+    /// Bytes sent for its calls.
+    pub const BYTES_SENT: u32 = 0;
+    /// Bytes received for its calls.
+    pub const BYTES_RECEIVED: u32 = 1;
+    /// Messages sent on its streams.
+    pub const MESSAGES_SENT: u32 = 2;
+    /// Messages received on its streams.
+    pub const MESSAGES_RECEIVED: u32 = 3;
+    /// How many there are.
+    pub const COUNT: u32 = 4;
+}
+
 /// Bits of [`Record::flags`].
 pub mod record_flag {
     /// No start was seen for this finish; the duration means nothing.
@@ -80,16 +102,17 @@ pub struct LabelSet {
     pub call_type: u8,
     /// 1 when the call finished with an error.
     pub failed: u8,
-    /// Always zero.
-    pub reserved: u8,
+    /// Kind of stream, as the framework numbers them, in the sets of messages; 0 in those of calls.
+    pub stream: u8,
     /// How often the call was retried.
     pub retry: u16,
     /// Bytes used in each text.
     pub lengths: [u8; LABELS],
     /// One of [`mark`] for each text.
     pub marks: [u8; LABELS],
-    /// Always zero.
-    pub padding: [u8; 4],
+    /// Class of the error: the offset of the object that stands for it from the executable's first address, or
+    /// one of [`error_class`].
+    pub error: u32,
     /// The texts, indexed by [`label`].
     pub text: [[u8; TEXT_BYTES]; LABELS],
 }
@@ -100,11 +123,11 @@ impl LabelSet {
         side: 0,
         call_type: 0,
         failed: 0,
-        reserved: 0,
+        stream: 0,
         retry: 0,
         lengths: [0; LABELS],
         marks: [0; LABELS],
-        padding: [0; 4],
+        error: 0,
         text: [[0; TEXT_BYTES]; LABELS],
     };
 }
@@ -165,7 +188,7 @@ mod pod {
 
 const _: () = {
     assert!(size_of::<LabelSet>() == 208);
-    assert!(align_of::<LabelSet>() == 2);
+    assert!(align_of::<LabelSet>() == 4);
     assert!(core::mem::offset_of!(LabelSet, text) == 16);
     assert!(size_of::<Spilled>() == 16 && size_of::<Bucket>() == 64);
     assert!(size_of::<Record>() == 24);

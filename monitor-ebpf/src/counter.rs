@@ -36,4 +36,10 @@ pub enum Counter {
     LabelUnreadable = 11,
     /// Finished calls whose start was not seen and whose record found no room in the ring.
     RingFullUnpaired = 12,
+    /// Hits with an unexpected type that found no room in the table of such types.
+    UnexpectedNotKept = 13,
+    /// Finished calls whose byte counts could not be read: they are in no sum.
+    SizeUnread = 14,
+    /// Messages of streams that no label set could be found for.
+    MessageLost = 15,
 }

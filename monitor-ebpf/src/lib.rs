@@ -11,13 +11,13 @@ mod counter;
 mod recipe;
 
 pub use call::{
-    Bucket, DEPTH_BITS, LABELS, LabelSet, MAX_NESTING, Record, Spilled, TEXT_BYTES, WAYS, call_type, label,
-    mark, record_flag, retry_count, side,
+    Bucket, DEPTH_BITS, LABELS, LabelSet, MAX_NESTING, Record, Spilled, TEXT_BYTES, WAYS, call_type,
+    error_class, extra, label, mark, record_flag, retry_count, side,
 };
 pub use counter::{COUNTERS, Counter};
 pub use recipe::{
-    KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, Register, SCRATCH_BYTES, Shape,
-    TagMap, Test, TestOp, Window,
+    ALIASES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, Register, SCRATCH_BYTES,
+    Shape, TagMap, Test, TestOp, Window, size, window_flag, window_use,
 };
 
 /// Names of the maps and globals in the object, as the agent asks for them.
@@ -26,9 +26,13 @@ pub mod name {
     pub const START: &str = "rpc_start";
     /// The finish program.
     pub const FINISH: &str = "rpc_finish";
+    /// The program that counts messages sent on streams.
+    pub const SENT: &str = "stream_sent";
+    /// The program that counts messages received.
+    pub const RECEIVED: &str = "stream_received";
     /// Read-only global of type [`Recipe`](crate::Recipe).
     pub const RECIPE: &str = "RECIPE";
-    /// Array of [`Bucket`](crate::Bucket): the in-flight table.
+    /// Mappable array of [`Bucket`](crate::Bucket): the in-flight table.
     pub const IN_FLIGHT: &str = "IN_FLIGHT";
     /// Hash: call key to [`Spilled`](crate::Spilled).
     pub const SPILL: &str = "SPILL";
@@ -38,6 +42,14 @@ pub mod name {
     pub const LABEL_SETS: &str = "LABEL_SETS";
     /// Mappable array of `u64`: finished calls, one row of label set numbers for each CPU.
     pub const TOTALS: &str = "TOTALS";
+    /// Mappable array of `u64`: [`extra`](crate::extra) counts of the label sets, one row of label set numbers for
+    /// each count and CPU.
+    pub const EXTRAS: &str = "EXTRAS";
+    /// Mappable array of [`ALIASES`](crate::ALIASES) pairs of type words: the second of a pair is what the first
+    /// stands for. The first pair that is zero ends them.
+    pub const ALIASES: &str = "ALIASES";
+    /// Hash: type word that no shape expects to how often it was met.
+    pub const UNEXPECTED: &str = "UNEXPECTED";
     /// Mappable array of `u64`: one row of [`COUNTERS`](crate::COUNTERS) for each CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Mappable array with one `u32`: label set numbers handed out so far, also those past the end.

@@ -1,4 +1,5 @@
-//! The two uprobe programs: one at the function where an RPC starts, one where it finishes.
+//! The uprobe programs: one at the function where an RPC starts, one where it finishes, and two that count the
+//! messages of streams where someone asks for that.
 //!
 //! What they read comes from the [recipe](monitor_ebpf::Recipe). Since Linux 6.0 uprobe programs can be
 //! preempted, and a program may then run on the same CPU in between: nothing here uses memory that two
@@ -30,6 +31,20 @@ pub(crate) fn rpc_start(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub(crate) fn rpc_finish(ctx: ProbeContext) -> u32 {
     programs::finish(&ctx);
+    0
+}
+
+/// A message sent on a stream.
+#[uprobe]
+pub(crate) fn stream_sent(ctx: ProbeContext) -> u32 {
+    programs::sent(&ctx);
+    0
+}
+
+/// A message received on a stream.
+#[uprobe]
+pub(crate) fn stream_received(ctx: ProbeContext) -> u32 {
+    programs::received(&ctx);
     0
 }
 

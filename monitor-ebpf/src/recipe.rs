@@ -11,7 +11,9 @@
 /// Shapes that a recipe can hold.
 pub const MAX_SHAPES: usize = 4;
 /// Windows that a shape can have.
-pub const MAX_WINDOWS: usize = 6;
+pub const MAX_WINDOWS: usize = 8;
+/// Type words that can stand for others.
+pub const ALIASES: u32 = 8;
 /// Bytes of scratch memory. Bounded by the 512 bytes of a program's stack, which also holds a label set.
 pub const SCRATCH_BYTES: usize = 192;
 /// [`Window::base`] of a window into the object itself.
@@ -20,6 +22,33 @@ pub const OBJECT: u8 = u8::MAX;
 pub const NO_GUARD: u8 = u8::MAX;
 /// A place in scratch memory that doesn't exist: the recipe has no such value.
 pub const NO_SCRATCH: u8 = u8::MAX;
+
+/// Bits of [`Window::uses`]: which programs copy the window.
+pub mod window_use {
+    /// All of them: the call's key depends on it.
+    pub const KEY: u8 = 1;
+    /// The finish program.
+    pub const FINISH: u8 = 2;
+    /// The programs that count a stream's messages.
+    pub const MESSAGE: u8 = 4;
+}
+
+/// Bits of [`Window::flags`].
+pub mod window_flag {
+    /// An earlier window has the same place: this one is for another type of the same value, and leaves the
+    /// place as it is when its guard says no.
+    pub const TWIN: u8 = 1;
+    /// No later window depends on the same type word: one that none of them expects is reported.
+    pub const REPORT: u8 = 2;
+}
+
+/// Index of each count in [`Shape::sizes`].
+pub mod size {
+    /// Bytes that the target sent for the call.
+    pub const SENT: usize = 0;
+    /// Bytes that it received.
+    pub const RECEIVED: usize = 1;
+}
 
 /// Registers that a recipe can name: index into the copy that the programs make at a hit.
 ///
@@ -102,11 +131,10 @@ pub struct Window {
     pub at: u8,
     /// See `guard_word`; or [`NO_GUARD`].
     pub guard_at: u8,
-    /// 1 when this window is needed to find the key of the call, and so at the start too.
-    pub for_key: u8,
-    /// 1 when an earlier window has the same place: this one is for another type of the same value, and leaves
-    /// the place as it is when its guard says no.
-    pub twin: u8,
+    /// Bits of [`window_use`].
+    pub uses: u8,
+    /// Bits of [`window_flag`].
+    pub flags: u8,
 }
 
 /// A question about a value in scratch memory.
@@ -143,8 +171,12 @@ pub struct Shape {
     pub tags_at: u8,
     /// Place of each label's string header (pointer and length), or [`NO_SCRATCH`].
     pub labels: [u8; crate::LABELS],
+    /// Place of the eight bytes that say the kind of stream, or [`NO_SCRATCH`].
+    pub stream_at: u8,
+    /// Places of the byte counts by [`size`], eight bytes each, or [`NO_SCRATCH`].
+    pub sizes: [u8; 2],
     /// Zero.
-    pub reserved: u8,
+    pub reserved: [u8; 6],
     /// Is the call a stream?
     pub streaming: Test,
     /// Is it oneway? Asked of calls that are no streams.
@@ -165,22 +197,42 @@ pub struct Recipe {
     pub goroutine: u8,
     /// [`Register`] with the type word of the error, at the finish site; zero there means success.
     pub error: u8,
+    /// [`Register`] with the data word of the error.
+    pub error_data: u8,
     /// Hits of the start site with one of these flags set are not entries (see the agent's site choice).
     pub start_skip_flags: u8,
     /// The same for the finish site.
     pub finish_skip_flags: u8,
+    /// The same for the function that every message sent on a stream enters.
+    pub sent_skip_flags: u8,
+    /// The same for that of messages received.
+    pub received_skip_flags: u8,
+    /// 1 when errors are to be told apart.
+    pub read_errors: u8,
     /// A value of [`TagMap`].
     pub tag_map: u8,
     /// Shapes in use.
     pub shape_count: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Offset of [`error_wrapped`](Self::error_wrapped)'s pointer to its class.
+    pub error_wrapped_at: u16,
     /// By how much a call's 64-bit hash is shifted to get its bucket: the table has 2^(64 - this) buckets.
     pub bucket_shift: u32,
-    /// Zero.
-    pub reserved: u32,
     /// Label sets that may be kept in full; past them `other` stands in for the strings.
     pub label_limit: u32,
     /// Label set numbers that exist, `other` included.
     pub label_capacity: u32,
+    /// Zero.
+    pub padding: u32,
+    /// Type word of the errors that hold a pointer to the class they belong to; 0 when there is no such type.
+    pub error_wrapped: u64,
+    /// Type word of the errors that are classes themselves; 0 when there is no such type.
+    pub error_plain: u64,
+    /// Where the executable begins in the target.
+    pub image: u64,
+    /// How long it is there.
+    pub image_length: u64,
     /// Where the executable's read-only data begins in the target: bytes there never change.
     pub literals: u64,
     /// How long it is.
@@ -198,8 +250,8 @@ impl Window {
         length: 0,
         at: 0,
         guard_at: NO_GUARD,
-        for_key: 0,
-        twin: 0,
+        uses: 0,
+        flags: 0,
     };
 }
 
@@ -218,7 +270,9 @@ impl Shape {
         key: 0,
         tags_at: NO_SCRATCH,
         labels: [NO_SCRATCH; crate::LABELS],
-        reserved: 0,
+        stream_at: NO_SCRATCH,
+        sizes: [NO_SCRATCH; 2],
+        reserved: [0; 6],
         streaming: Test::NEVER,
         oneway: Test::NEVER,
         windows: [Window::UNUSED; MAX_WINDOWS],
@@ -232,14 +286,24 @@ impl Recipe {
         object: 0,
         goroutine: Register::R14 as u8,
         error: 0,
+        error_data: 0,
         start_skip_flags: 0,
         finish_skip_flags: 0,
+        sent_skip_flags: 0,
+        received_skip_flags: 0,
+        read_errors: 0,
         tag_map: TagMap::None as u8,
         shape_count: 0,
+        reserved: [0; 2],
+        error_wrapped_at: 0,
         bucket_shift: 63,
-        reserved: 0,
         label_limit: 0,
         label_capacity: 0,
+        padding: 0,
+        error_wrapped: 0,
+        error_plain: 0,
+        image: 0,
+        image_length: 0,
         literals: 0,
         literals_length: 0,
         shapes: [Shape::UNUSED; MAX_SHAPES],
@@ -255,7 +319,7 @@ mod pod {
 const _: () = {
     assert!(size_of::<Window>() == 16);
     assert!(size_of::<Test>() == 8);
-    assert!(size_of::<Shape>() == 40 + MAX_WINDOWS * 16);
-    assert!(size_of::<Recipe>() == 40 + MAX_SHAPES * size_of::<Shape>());
+    assert!(size_of::<Shape>() == 48 + MAX_WINDOWS * 16);
+    assert!(size_of::<Recipe>() == 80 + MAX_SHAPES * size_of::<Shape>());
     assert!(SCRATCH_BYTES.is_multiple_of(8) && SCRATCH_BYTES < NO_SCRATCH as usize);
 };

@@ -5,7 +5,7 @@
 
 use monitor_ebpf::{
     LABELS, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, SCRATCH_BYTES, Shape, TagMap, Test, TestOp, Window,
-    label,
+    label, window_flag, window_use,
 };
 
 use super::{
@@ -269,6 +269,19 @@ impl Windows<'_> {
         }
     }
 
+    fn uses(&self, node: NodeId) -> u8 {
+        let key = if self.key_nodes.contains(&node) { window_use::KEY } else { 0 };
+        key | window_use::FINISH | window_use::MESSAGE
+    }
+
+    fn flags(&self, index: usize) -> u8 {
+        let guard = |planned: &Planned| Some(self.tree.nodes.get(planned.node)?.guard?.0);
+        let Some((this, later)) = self.planned.get(index..).and_then(<[_]>::split_first) else { return 0 };
+        let twin = if this.twin { window_flag::TWIN } else { 0 };
+        let last = guard(this).is_some_and(|place| !later.iter().any(|other| guard(other) == Some(place)));
+        twin | if last { window_flag::REPORT } else { 0 }
+    }
+
     /// The windows as the programs want them.
     fn program(&self) -> Result<[Window; MAX_WINDOWS], Refusal> {
         let too_far = || Refusal::TooMuch("bytes in an object");
@@ -276,7 +289,7 @@ impl Windows<'_> {
         if self.planned.len() > windows.len() {
             return Err(Refusal::TooMuch("reads for a call"));
         }
-        for (window, planned) in windows.iter_mut().zip(&self.planned) {
+        for (index, (window, planned)) in windows.iter_mut().zip(&self.planned).enumerate() {
             let Some(node) = self.tree.nodes.get(planned.node) else { continue };
             let (guard_at, guard_word) =
                 node.guard.map_or((NO_GUARD, 0), |(place, word)| (self.at(place), word));
@@ -287,8 +300,8 @@ impl Windows<'_> {
                 length: u8::try_from(planned.end - planned.start).map_err(|_| too_far())?,
                 at: u8::try_from(planned.at).map_err(|_| too_far())?,
                 guard_at,
-                for_key: u8::from(self.key_nodes.contains(&planned.node)),
-                twin: u8::from(planned.twin),
+                uses: self.uses(planned.node),
+                flags: self.flags(index),
             };
         }
         Ok(windows)

@@ -2,15 +2,25 @@
 
 use core::arch::asm;
 
-/// Adds one to the counter at `place`. The BPF target has no `fetch_add` in `core`.
+/// Adds one to the counter at `place`.
+///
+/// # Safety
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn increment(place: *mut u64) {
+    // SAFETY: the caller vouches for the place.
+    unsafe { add(place, 1) }
+}
+
+/// Adds to the counter at `place`. The BPF target has no `fetch_add` in `core`.
 ///
 /// # Safety
 /// `place` must point to a map value of at least eight bytes, aligned to eight.
 #[inline(always)]
-pub(crate) unsafe fn increment(place: *mut u64) {
+pub(crate) unsafe fn add(place: *mut u64, value: u64) {
     // SAFETY: one atomic instruction (Linux 3.18) on memory that the caller vouches for.
     unsafe {
-        asm!("lock *(u64 *)({place} + 0) += {one}", place = in(reg) place, one = in(reg) 1u64,
+        asm!("lock *(u64 *)({place} + 0) += {value}", place = in(reg) place, value = in(reg) value,
             options(nostack));
     }
 }

@@ -4,8 +4,8 @@
 //! take a fraction of the time of a kernel hash map. What finds its bucket full, and calls nested in others of
 //! their goroutine, go to the spill map.
 //!
-//! Nobody else touches a call's entries: an object has one call at a time, and a goroutine runs on one thread at
-//! a time. Only the claim of a free way is contended.
+//! No other program touches a call's entries: an object has one call at a time, and a goroutine runs on one thread
+//! at a time. The claim of a free way is contended; and the agent takes out what is too old to be still under way.
 
 use monitor_ebpf::{Bucket, Counter, DEPTH_BITS, MAX_NESTING, Spilled, WAYS};
 
@@ -76,9 +76,10 @@ pub(crate) fn remove(key: Key) -> Option<u64> {
             unsafe { start.write_volatile(word - u64::from(depth != DEPTH)) }
             return seen(take_nested(number, depth));
         }
-        // SAFETY: as above. On amd64 a store is not seen before the loads that precede it.
-        unsafe { place.write_volatile(0) };
-        return Some(word >> DEPTH_BITS);
+        // The agent may have given the call up just now, and another may have taken the way.
+        // SAFETY: as above.
+        let still_there = unsafe { compare_exchange(place, number, 0) } == number;
+        return still_there.then_some(word >> DEPTH_BITS);
     }
     match key {
         Key::Object(_) => seen(take(number)),

@@ -12,7 +12,6 @@ use super::{
     },
     scratch::{Scratch, is_user_address},
     shape::ShapeRef,
-    tags,
 };
 
 /// No name of a service or method is this long: such a length is not one.
@@ -78,17 +77,31 @@ impl Aligned {
     }
 }
 
-/// The number of the call's label set; `None` when the table has no room, not even for `other`.
+/// What a label set says beside names.
+pub(crate) struct Facts {
+    /// Whether the call failed.
+    pub(crate) failed: bool,
+    /// Class of its error.
+    pub(crate) error: u32,
+    /// How often it was retried.
+    pub(crate) retry: u16,
+    /// Kind of stream, in the label sets of messages.
+    pub(crate) stream: u8,
+}
+
+/// The number of the label set; `None` when the table has no room, not even for `other`.
 #[inline(always)]
-pub(crate) fn number(shape: ShapeRef, failed: bool, scratch: &Scratch) -> Option<u32> {
+pub(crate) fn number(shape: ShapeRef, facts: &Facts, scratch: &Scratch) -> Option<u32> {
     let mut storage = core::mem::MaybeUninit::<Aligned>::uninit();
     // SAFETY: every byte is written by `clear` before it is read.
     let set = unsafe { &mut *storage.as_mut_ptr() };
     set.clear(0);
     set.0.side = shape.side();
     set.0.call_type = shape.call_type(scratch);
-    set.0.failed = u8::from(failed);
-    set.0.retry = tags::retries(shape, scratch);
+    set.0.failed = u8::from(facts.failed);
+    set.0.error = facts.error;
+    set.0.retry = facts.retry;
+    set.0.stream = facts.stream;
     for label in 0..LABELS {
         let at = shape.label_at(label);
         if at != NO_SCRATCH {

@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, RingBuf},
 };
-use monitor_ebpf::{Bucket, COUNTERS as ROW, Counter, LabelSet, Recipe, Spilled};
+use monitor_ebpf::{ALIASES as TYPE_ALIASES, Bucket, COUNTERS as ROW, Counter, LabelSet, Recipe, Spilled};
 
 use super::asm::increment;
 
@@ -22,7 +22,7 @@ const MMAPABLE: u32 = 1 << 10;
 pub(crate) static RECIPE: Recipe = Recipe::EMPTY;
 
 #[map]
-pub(crate) static IN_FLIGHT: Array<Bucket> = Array::with_max_entries(16_384, 0);
+pub(crate) static IN_FLIGHT: Array<Bucket> = Array::with_max_entries(16_384, MMAPABLE);
 
 #[map]
 pub(crate) static SPILL: HashMap<u64, Spilled> = HashMap::with_max_entries(16_384, NO_PREALLOC);
@@ -43,6 +43,15 @@ pub(crate) const LABEL_CACHE_BITS: u32 = 10;
 
 #[map]
 pub(crate) static TOTALS: Array<u64> = Array::with_max_entries(4_352, MMAPABLE);
+
+#[map]
+pub(crate) static EXTRAS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+
+#[map]
+pub(crate) static ALIASES: Array<[u64; 2]> = Array::with_max_entries(TYPE_ALIASES, MMAPABLE);
+
+#[map]
+pub(crate) static UNEXPECTED: HashMap<u64, u64> = HashMap::with_max_entries(64, 0);
 
 #[map]
 pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(ROW, MMAPABLE);

@@ -1,6 +1,7 @@
 //! The way of a call through the kernel side.
 
 mod asm;
+mod errors;
 mod in_flight;
 mod labels;
 mod maps;
@@ -9,19 +10,25 @@ mod scratch;
 mod shape;
 mod tags;
 mod totals;
+mod types;
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::ProbeContext};
 use aya_log_ebpf::debug;
+use labels::Facts;
 use maps::{count, count_hot, recipe};
-use monitor_ebpf::{Counter, record_flag};
+use monitor_ebpf::{Counter, NO_SCRATCH, extra, record_flag, size, window_use};
 use registers::Hit;
 use scratch::Scratch;
+use shape::ShapeRef;
+
+/// No call has more bytes than this: such a count was not read rightly.
+const SIZE_MAX: u64 = 1 << 48;
 
 /// Remembers when the call started.
 #[inline(always)]
 pub(crate) fn start(ctx: &ProbeContext) {
     let hit = Hit::read(ctx);
-    if hit.flags & u64::from(recipe!(start_skip_flags)) != 0 {
+    if hit.is_skipped(recipe!(start_skip_flags)) {
         return;
     }
     let mut scratch = Scratch::new();
@@ -30,7 +37,7 @@ pub(crate) fn start(ctx: &ProbeContext) {
         debug!(ctx, "start: object of unknown type {:x}", hit.type_word);
         return;
     };
-    shape.copy_windows(hit.object, &mut scratch, true);
+    shape.copy_windows(hit.object, &mut scratch, window_use::KEY);
     count_hot(Counter::Starts);
     let key = shape.key(hit.object, hit.goroutine, &scratch);
     // SAFETY: a helper without preconditions.
@@ -43,7 +50,7 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let hit = Hit::read(ctx);
-    if hit.flags & u64::from(recipe!(finish_skip_flags)) != 0 {
+    if hit.is_skipped(recipe!(finish_skip_flags)) {
         return;
     }
     let mut scratch = Scratch::new();
@@ -52,14 +59,21 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         debug!(ctx, "finish: object of unknown type {:x}", hit.type_word);
         return;
     };
-    shape.copy_windows(hit.object, &mut scratch, false);
+    shape.copy_windows(hit.object, &mut scratch, window_use::KEY | window_use::FINISH);
 
     let started = in_flight::remove(shape.key(hit.object, hit.goroutine, &scratch));
-    let Some(label_set) = labels::number(shape, hit.error != 0, &scratch) else {
+    let facts = Facts {
+        failed: hit.error != 0,
+        error: errors::class(&hit),
+        retry: tags::retries(shape, &scratch),
+        stream: 0,
+    };
+    let Some(label_set) = labels::number(shape, &facts, &scratch) else {
         count(Counter::FinishLost);
         return;
     };
     totals::add(label_set);
+    add_sizes(shape, label_set, &scratch);
     if let Some(start_ns) = started {
         if !totals::send(label_set, 0, start_ns, now.saturating_sub(start_ns)) {
             count(Counter::RingFull);
@@ -69,5 +83,52 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         if !totals::send(label_set, record_flag::UNPAIRED, now, 0) {
             count(Counter::RingFullUnpaired);
         }
+    }
+}
+
+/// Counts a message that was sent on a stream.
+#[inline(always)]
+pub(crate) fn sent(ctx: &ProbeContext) {
+    message(ctx, extra::MESSAGES_SENT, recipe!(sent_skip_flags));
+}
+
+/// Counts a message that was received on a stream.
+#[inline(always)]
+pub(crate) fn received(ctx: &ProbeContext) {
+    message(ctx, extra::MESSAGES_RECEIVED, recipe!(received_skip_flags));
+}
+
+#[inline(always)]
+fn message(ctx: &ProbeContext, kind: u32, skip_flags: u8) {
+    let hit = Hit::read(ctx);
+    if hit.is_skipped(skip_flags) {
+        return;
+    }
+    let mut scratch = Scratch::new();
+    let Some(shape) = shape::find(hit.type_word, hit.object, &mut scratch) else {
+        return count(Counter::MessageLost);
+    };
+    shape.copy_windows(hit.object, &mut scratch, window_use::KEY | window_use::MESSAGE);
+    let facts = Facts { failed: false, error: 0, retry: 0, stream: shape.stream(&scratch) };
+    match labels::number(shape, &facts, &scratch) {
+        Some(label_set) => totals::add_extra(kind, label_set, 1),
+        None => count(Counter::MessageLost),
+    }
+}
+
+/// Adds up the bytes of a finished call, where the recipe asks for them.
+#[inline(always)]
+fn add_sizes(shape: ShapeRef, label_set: u32, scratch: &Scratch) {
+    for (kind, size) in [(extra::BYTES_SENT, size::SENT), (extra::BYTES_RECEIVED, size::RECEIVED)] {
+        let at = shape.size_at(size);
+        if at == NO_SCRATCH {
+            continue;
+        }
+        let bytes = scratch.word(at);
+        if bytes > SIZE_MAX {
+            count(Counter::SizeUnread);
+            continue;
+        }
+        totals::add_extra(kind, label_set, bytes);
     }
 }

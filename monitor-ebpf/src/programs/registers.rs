@@ -14,6 +14,8 @@ pub(crate) struct Hit {
     pub(crate) goroutine: u64,
     /// Type word of the error; means something at the finish site only.
     pub(crate) error: u64,
+    /// Data word of the error.
+    pub(crate) error_data: u64,
     /// The processor's flags.
     pub(crate) flags: u64,
 }
@@ -28,8 +30,15 @@ impl Hit {
             object: registers.get(recipe!(object)),
             goroutine: registers.get(recipe!(goroutine)),
             error: registers.get(recipe!(error)),
+            error_data: registers.get(recipe!(error_data)),
             flags: registers.flags,
         }
+    }
+
+    /// Is it no entry of the function? See [`monitor_ebpf::Recipe::start_skip_flags`].
+    #[inline(always)]
+    pub(crate) fn is_skipped(&self, flags: u8) -> bool {
+        self.flags & u64::from(flags) != 0
     }
 }
 

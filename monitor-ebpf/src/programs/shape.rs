@@ -1,10 +1,14 @@
 //! Choosing the shape of an object, and copying what the shape says.
 
-use monitor_ebpf::{KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, OBJECT, Shape, Window, call_type};
+use monitor_ebpf::{
+    KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Shape, Window, call_type, window_flag,
+    window_use,
+};
 
 use super::{
     maps::{RECIPE, field, recipe},
     scratch::Scratch,
+    types,
 };
 
 /// A shape of the recipe.
@@ -23,11 +27,36 @@ pub(crate) enum Key {
 /// The shape of an object, if the recipe has one. May copy the first window.
 #[inline(always)]
 pub(crate) fn find(type_word: u64, object: u64, scratch: &mut Scratch) -> Option<ShapeRef> {
+    if let Some(shape) = find_exactly(type_word, object, scratch) {
+        return Some(shape);
+    }
+    let meaning = types::resolve(type_word);
+    let known = if meaning == 0 { type_word } else { meaning };
     for index in 0..MAX_SHAPES {
-        if index >= usize::from(recipe!(shape_count)) {
-            return None;
+        let Some(shape) = ShapeRef::number(index) else { break };
+        if field!(shape.0, type_word) != known {
+            continue;
         }
-        let shape = ShapeRef((&raw const RECIPE.shapes).cast::<Shape>().wrapping_add(index));
+        let inner_word = field!(shape.0, inner_word);
+        if inner_word == 0 {
+            return Some(shape);
+        }
+        shape.copy_window(0, object, scratch);
+        let inner = scratch.word(field!(shape.0, inner_at));
+        if types::is(inner, inner_word) {
+            return Some(shape);
+        }
+        types::report(inner);
+    }
+    types::report(type_word);
+    None
+}
+
+/// The shape of an object whose type words are those of the executable: nearly all there ever are.
+#[inline(always)]
+fn find_exactly(type_word: u64, object: u64, scratch: &mut Scratch) -> Option<ShapeRef> {
+    for index in 0..MAX_SHAPES {
+        let shape = ShapeRef::number(index)?;
         if field!(shape.0, type_word) != type_word {
             continue;
         }
@@ -44,10 +73,18 @@ pub(crate) fn find(type_word: u64, object: u64, scratch: &mut Scratch) -> Option
 }
 
 impl ShapeRef {
-    /// Copies the shape's windows: all, or those that the key needs.
+    /// A shape of the recipe by its number.
     #[inline(always)]
-    pub(crate) fn copy_windows(self, object: u64, scratch: &mut Scratch, for_key: bool) {
+    fn number(index: usize) -> Option<Self> {
+        let first = (&raw const RECIPE.shapes).cast::<Shape>();
+        (index < usize::from(recipe!(shape_count))).then(|| Self(first.wrapping_add(index)))
+    }
+
+    /// Copies the windows that have one of these uses.
+    #[inline(always)]
+    pub(crate) fn copy_windows(self, object: u64, scratch: &mut Scratch, uses: u8) {
         let first = usize::from(field!(self.0, inner_word) != 0);
+        let mut expected = true;
         for index in 0..MAX_WINDOWS {
             if index < first {
                 continue;
@@ -55,28 +92,35 @@ impl ShapeRef {
             if field!(self.0, windows[index].length) == 0 {
                 return;
             }
-            if for_key && field!(self.0, windows[index].for_key) == 0 {
+            if field!(self.0, windows[index].uses) & uses == 0 {
                 continue;
             }
-            self.copy_window(index, object, scratch);
+            let flags = field!(self.0, windows[index].flags);
+            let is_twin = flags & window_flag::TWIN != 0;
+            expected = self.copy_window(index, object, scratch) || (is_twin && expected);
+            if flags & window_flag::REPORT != 0 && !expected && uses != window_use::KEY {
+                types::report(scratch.word(field!(self.0, windows[index].guard_at)));
+            }
         }
     }
 
+    /// Copies a window; false when its guard says no.
     #[inline(always)]
-    fn copy_window(self, index: usize, object: u64, scratch: &mut Scratch) {
+    fn copy_window(self, index: usize, object: u64, scratch: &mut Scratch) -> bool {
         // SAFETY: a place inside the recipe.
         let window: *const Window = unsafe { &raw const (*self.0).windows[index] };
         let guard_at = field!(window, guard_at);
-        if guard_at != NO_GUARD && scratch.word(guard_at) != field!(window, guard_word) {
-            if field!(window, twin) == 0 {
+        if guard_at != NO_GUARD && !types::is(scratch.word(guard_at), field!(window, guard_word)) {
+            if field!(window, flags) & window_flag::TWIN == 0 {
                 scratch.forget(field!(window, at), field!(window, length));
             }
-            return;
+            return false;
         }
         let base = field!(window, base);
         let pointer = if base == OBJECT { object } else { scratch.word(base) };
         let address = pointer.wrapping_add(u64::from(field!(window, offset)));
         scratch.copy(field!(window, at), field!(window, length), address);
+        true
     }
 
     /// The key of a call. Needs the windows that are marked so.
@@ -116,6 +160,23 @@ impl ShapeRef {
     #[inline(always)]
     pub(crate) fn label_at(self, label: usize) -> u8 {
         field!(self.0, labels[label])
+    }
+
+    /// What kind of stream the object is of; 0 where that is unknown.
+    #[inline(always)]
+    pub(crate) fn stream(self, scratch: &Scratch) -> u8 {
+        let at = field!(self.0, stream_at);
+        if at == NO_SCRATCH {
+            return 0;
+        }
+        // A number that no framework has, whatever else was there, is not one.
+        u8::try_from(scratch.word(at)).unwrap_or(0)
+    }
+
+    /// Where one of the byte counts lies.
+    #[inline(always)]
+    pub(crate) fn size_at(self, size: usize) -> u8 {
+        field!(self.0, sizes[size])
     }
 
     /// Where the tag map's pointer lies.

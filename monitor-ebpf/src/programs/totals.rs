@@ -1,11 +1,11 @@
 //! What leaves the kernel: exact totals, and a record of each call.
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use monitor_ebpf::Record;
+use monitor_ebpf::{Record, extra};
 
 use super::{
-    asm::increment,
-    maps::{RECORDS, TOTALS, cpu, recipe},
+    asm::{self, increment},
+    maps::{EXTRAS, RECORDS, TOTALS, cpu, recipe},
 };
 
 /// Counts a finished call. Exact whatever happens to its record.
@@ -14,6 +14,16 @@ pub(crate) fn add(label_set: u32) {
     if let Some(total) = TOTALS.get_ptr_mut(cpu() * recipe!(label_capacity) + label_set) {
         // SAFETY: the map's values are `u64`.
         unsafe { increment(total) }
+    }
+}
+
+/// Adds to one of the [`extra`](monitor_ebpf::extra) counts of a label set.
+#[inline(always)]
+pub(crate) fn add_extra(kind: u32, label_set: u32, value: u64) {
+    let row = cpu() * extra::COUNT + kind;
+    if let Some(sum) = EXTRAS.get_ptr_mut(row * recipe!(label_capacity) + label_set) {
+        // SAFETY: the map's values are `u64`.
+        unsafe { asm::add(sum, value) }
     }
 }
 
