@@ -223,8 +223,11 @@ pub struct Recipe {
     pub label_limit: u32,
     /// Label set numbers that exist, `other` included.
     pub label_capacity: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Where above the stack pointer the function for messages sent has the type word of its error, at its entry;
+    /// zero there means that a message went through. 0: it has none.
+    pub sent_error_at: u16,
+    /// The same for messages received.
+    pub received_error_at: u16,
     /// Type word of the errors that hold a pointer to the class they belong to; 0 when there is no such type.
     pub error_wrapped: u64,
     /// Type word of the errors that are classes themselves; 0 when there is no such type.
@@ -299,7 +302,8 @@ impl Recipe {
         bucket_shift: 63,
         label_limit: 0,
         label_capacity: 0,
-        padding: 0,
+        sent_error_at: 0,
+        received_error_at: 0,
         error_wrapped: 0,
         error_plain: 0,
         image: 0,
@@ -308,6 +312,12 @@ impl Recipe {
         literals_length: 0,
         shapes: [Shape::UNUSED; MAX_SHAPES],
     };
+
+    /// Whether the bytes of calls are added up.
+    #[must_use]
+    pub fn has_sizes(&self) -> bool {
+        self.shapes.iter().any(|shape| shape.sizes != [NO_SCRATCH; 2])
+    }
 }
 
 #[cfg(feature = "user")]

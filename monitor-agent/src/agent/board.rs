@@ -13,7 +13,7 @@ use prometheus::proto::MetricFamily;
 use super::{RunConfig, watch::Face};
 use crate::{
     export::http::{Backend, SiteStatus, Status, TargetStatus},
-    metrics::{AgentStats, LabelSelection, about, kitex, merge, process::ProcessReader},
+    metrics::{AgentStats, KitexView, TargetStats, about, kitex, merge, process::ProcessReader},
     pipeline::{Buckets, Snapshot},
 };
 
@@ -21,8 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Board {
     faces: Mutex<Vec<Arc<Face>>>,
-    buckets: Arc<Buckets>,
-    labels: LabelSelection,
+    view: KitexView,
     /// Series carry the label `target` in `/metrics`.
     several: bool,
     ready: AtomicBool,
@@ -36,8 +35,11 @@ impl Board {
     pub(super) fn new(config: &RunConfig) -> Self {
         Self {
             faces: Mutex::default(),
-            buckets: Arc::new(config.buckets.clone()),
-            labels: config.labels.clone(),
+            view: KitexView {
+                labels: config.labels.clone(),
+                buckets: Arc::new(config.buckets.clone()),
+                bytes: config.wanted.sizes,
+            },
             several: config.pids.len() > 1,
             ready: AtomicBool::new(false),
             scrapes: AtomicU64::new(0),
@@ -47,7 +49,7 @@ impl Board {
     }
 
     pub(super) fn buckets(&self) -> &Arc<Buckets> {
-        &self.buckets
+        &self.view.buckets
     }
 
     pub(super) fn add(&self, face: Arc<Face>) {
@@ -70,7 +72,7 @@ impl Board {
         let snapshots: Vec<_> =
             snapshots.iter().map(|(target, snapshot)| (target.clone(), snapshot.as_ref())).collect();
         let stats: Vec<_> = faces.iter().map(|face| face.lock_stats().clone()).collect();
-        let mut families = kitex(&snapshots, &self.labels, &self.buckets);
+        let mut families = kitex(&snapshots, &self.view);
         families.extend(processes(faces, with_target));
         families.extend(about(&self.agent_stats(), &stats));
         families
@@ -85,6 +87,12 @@ impl Board {
             scrapes: self.scrapes.load(Ordering::Relaxed),
         }
     }
+}
+
+/// The frameworks of a target and its Go release, for people.
+fn frameworks(stats: &TargetStats) -> String {
+    let frameworks = stats.frameworks.iter().map(|one| format!("{} {}", one.name, one.version));
+    frameworks.chain([stats.go_version.clone()]).collect::<Vec<_>>().join(", ")
 }
 
 /// The `/proc` gauges of the targets that still live.
@@ -123,11 +131,8 @@ impl Backend for Board {
                 let stats = face.lock_stats().clone();
                 TargetStatus {
                     pid: face.pid,
+                    framework: frameworks(&stats),
                     exe: stats.exe,
-                    framework: format!(
-                        "{} {}, {}",
-                        stats.framework, stats.framework_version, stats.go_version
-                    ),
                     state: if stats.up { "attached" } else { "ended" }.to_owned(),
                     since: Some(face.since),
                     calls: stats.counters.finished,

@@ -94,7 +94,7 @@ fn attach_all(config: &RunConfig, board: &Board) -> Result<Vec<Watch>, Failure> 
     let prepared = prepare(&config.pids)?;
     let mut watches = Vec::with_capacity(prepared.len());
     for prepared in prepared {
-        watches.push(Watch::attach_all(prepared, config, board.buckets())?);
+        watches.push(Watch::attach(prepared, config, board.buckets())?);
     }
     for watch in &watches {
         board.add(watch.face());

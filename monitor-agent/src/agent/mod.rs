@@ -1,8 +1,10 @@
 //! Brings it all together: opens targets, plans, attaches, drains, serves, detaches.
 
+mod attached;
 mod board;
 mod life;
 mod prepare;
+mod unexpected;
 mod verify;
 mod watch;
 
@@ -12,7 +14,7 @@ pub use life::run;
 pub use prepare::{NO_FRAMEWORK, describe, unattachable};
 pub use verify::probe_in_place;
 
-use crate::{bpf::Limits, export::http::Listen, metrics::LabelSelection, pipeline::Buckets};
+use crate::{bpf::Limits, export::http::Listen, metrics::LabelSelection, pipeline::Buckets, plan::Wanted};
 
 /// What `run` is to do, validated.
 #[derive(Debug)]
@@ -25,6 +27,10 @@ pub struct RunConfig {
     pub buckets: Buckets,
     /// Labels of the calls.
     pub labels: LabelSelection,
+    /// What the programs are to read beside names and outcome.
+    pub wanted: Wanted,
+    /// Calls under way for longer are given up.
+    pub max_call_age: Duration,
     /// Bounds of what a target may take in the kernel.
     pub limits: Limits,
     /// How long to go on serving after the last target has ended.

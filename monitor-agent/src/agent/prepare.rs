@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     failure::{Failure, Kind, printable},
     image::Image,
-    plan::Inspection,
+    plan::{Inspection, Plan},
     target::{FileId, Target},
 };
 
@@ -17,6 +17,13 @@ pub const NO_FRAMEWORK: &str =
 pub(super) struct Executable {
     pub(super) image: Image,
     pub(super) inspection: Inspection,
+}
+
+impl Executable {
+    /// The plan of one of its frameworks.
+    pub(super) fn plan(&self, framework: usize) -> Option<&Plan> {
+        self.inspection.frameworks.get(framework)?.plan.as_ref().ok()
+    }
 }
 
 /// A process that can be watched.

@@ -1,4 +1,4 @@
-//! Doing: one plan attached to one target, and the state of its calls.
+//! One target that is watched, and what readers see of it.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,23 +9,19 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
-    RunConfig, describe,
-    prepare::{Executable, Prepared},
-    verify::{self, Text},
+    RunConfig,
+    attached::{Attached, Place, sites},
+    describe,
+    prepare::Prepared,
 };
 use crate::{
-    bpf::{Maps, Programs},
-    failure::{Failure, Kind},
-    metrics::{Label, SiteStats, TargetStats, process::ProcessReader},
-    pipeline::{Aggregate, Buckets, Labels, Published},
-    plan::{Found, Plan, Role, cost_name},
-    target::{Liveness, Target, TargetError},
+    bpf::Programs,
+    failure::Failure,
+    metrics::{FrameworkStats, SiteStats, TargetStats, process::ProcessReader},
+    pipeline::{Buckets, Published, Snapshot},
+    plan::{Found, Plan, cost_name},
+    target::Liveness,
 };
-
-/// Bytes that a record takes in the ring, header included.
-const RECORD_BYTES: u64 = 32;
-/// Records taken out of a ring before others get a turn.
-const BATCH: usize = 65_536;
 
 /// What readers see of a watch. Shared with the server.
 #[derive(Debug)]
@@ -51,108 +47,60 @@ impl Face {
 
 /// A target with probes attached, or one that has ended and whose totals are kept.
 pub(super) struct Watch {
-    target: Target,
-    executable: Arc<Executable>,
-    bias: u64,
-    programs: Option<Programs>,
+    place: Place,
+    /// One for each framework in it.
+    attached: Vec<Attached>,
     /// Takes the probes away from a target that has ended.
     leaving: Option<JoinHandle<()>>,
-    logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
-    maps: Maps,
-    aggregate: Aggregate,
+    is_up: bool,
     face: Arc<Face>,
 }
 
 impl Watch {
     /// Attaches every plan of a prepared target; whatever fails leaves nothing attached.
-    pub(super) fn attach_all(
+    pub(super) fn attach(
         prepared: Prepared,
         config: &RunConfig,
         buckets: &Arc<Buckets>,
     ) -> Result<Self, Failure> {
         let Prepared { target, executable } = prepared;
-        let shared = Arc::clone(&executable);
-        // The agent knows one framework so far, so an executable has one plan.
-        let Some((found, plan)) = shared.inspection.plans().next() else {
-            return Err(super::unattachable(&describe(&target), &shared.inspection));
-        };
-        Self::attach(target, executable, found, plan, config, buckets)
-    }
-
-    fn attach(
-        target: Target,
-        executable: Arc<Executable>,
-        found: &Found,
-        plan: &Plan,
-        config: &RunConfig,
-        buckets: &Arc<Buckets>,
-    ) -> Result<Self, Failure> {
         let began = Instant::now();
         let name = describe(&target);
         let bias = target.load_bias(executable.image.link_base())?;
-        for site in &plan.sites {
-            check_text(&target, bias, site, &name)?;
-        }
-        // Reading how often a call was retried costs the target some reads.
-        let recipe = plan.recipe(bias, config.labels.contains(Label::Retry));
-        let mut programs = Programs::load(&recipe, config.limits, config.program_log_level)?;
-        let maps = programs.maps()?;
-        let logger = if config.program_log_level > 0 { programs.logger() } else { None };
-        for role in [Role::Finish, Role::Start] {
-            for site in plan.sites.iter().filter(|site| site.role == role) {
-                let attached = programs.attach(role, &target.exe(), target.pid(), site.file_offset);
-                // A process that ends in the middle makes the kernel's error misleading.
-                attached.map_err(|error| still_running(&target).err().unwrap_or_else(|| error.into()))?;
-            }
-        }
-        still_running(&target)?;
-        for site in &plan.sites {
-            check_in_place(&target, bias, site, &name)?;
-        }
-        let stats = TargetStats {
-            pid: target.pid(),
+        let place = Place { target, executable, bias, name };
+        let mut attached = Vec::new();
+        let mut stats = TargetStats {
+            pid: place.target.pid(),
             up: true,
-            exe: target.exe_name().to_owned(),
-            build_id: executable.inspection.build_id.clone().unwrap_or_default(),
-            framework: found.name.to_owned(),
-            framework_version: found.version.clone(),
-            go_version: executable.inspection.go_version.clone(),
-            label_sets_limit: config.limits.label_sets.into(),
-            ring_capacity: config.limits.ring_bytes.into(),
-            attach: began.elapsed(),
-            sites: plan
-                .sites
-                .iter()
-                .map(|site| SiteStats {
-                    role: site.role.name(),
-                    symbol: site.symbol.clone(),
-                    instruction: site.instruction.clone(),
-                    file_offset: site.file_offset,
-                    cost_class: cost_name(site.cost),
-                })
-                .collect(),
+            exe: place.target.exe_name().to_owned(),
+            build_id: place.executable.inspection.build_id.clone().unwrap_or_default(),
+            go_version: place.executable.inspection.go_version.clone(),
             ..TargetStats::default()
         };
-        info!("attached to {name}: {} {}, {}", found.name, found.version, executable.inspection.go_version);
+        for (index, found) in place.executable.inspection.frameworks.iter().enumerate() {
+            let plan = match &found.plan {
+                Ok(plan) => plan,
+                Err(refusal) => {
+                    warn!("{}: its {} at {} is not watched: {refusal}", place.name, found.name, found.module);
+                    continue;
+                }
+            };
+            attached.push(Attached::attach(&place, index, (found, plan), config, buckets)?);
+            info!("attached to {}: {} {}, {}", place.name, found.name, found.version, stats.go_version);
+            add_stats(&mut stats, (found, plan), config);
+        }
+        if attached.is_empty() {
+            return Err(super::unattachable(&place.name, &place.executable.inspection));
+        }
+        stats.attach = began.elapsed();
         let face = Arc::new(Face {
-            pid: target.pid(),
+            pid: stats.pid,
             since: SystemTime::now(),
             published: Published::default(),
+            process: Mutex::new(ProcessReader::open(stats.pid).ok()),
             stats: Mutex::new(stats),
-            process: Mutex::new(ProcessReader::open(target.pid()).ok()),
         });
-        let aggregate = Aggregate::new(Arc::clone(buckets));
-        Ok(Self {
-            target,
-            executable,
-            bias,
-            programs: Some(programs),
-            leaving: None,
-            logger,
-            maps,
-            aggregate,
-            face,
-        })
+        Ok(Self { place, attached, leaving: None, is_up: true, face })
     }
 
     /// What readers see of it.
@@ -162,45 +110,28 @@ impl Watch {
 
     /// Whether calls may still come in.
     pub(super) fn is_up(&self) -> bool {
-        self.programs.is_some() || self.leaving.is_some()
+        self.is_up
     }
 
-    /// Takes everything out of the ring, and publishes what a scrape may read.
+    /// Takes everything out of the rings, and publishes what a scrape may read.
     pub(super) fn drain(&mut self) {
-        let Self { maps, aggregate, executable, bias, .. } = self;
-        let mut records = 0;
-        // Decoding labels needs the maps, which taking records out holds.
-        let mut batch = Vec::new();
-        loop {
-            batch.clear();
-            let taken = maps.drain(BATCH, |record| batch.push(record));
-            for record in &batch {
-                aggregate.record(record, &mut |number| labels(maps, executable, *bias, number));
-            }
-            records += taken;
-            // A ring that is filled as fast as it is emptied must not keep the others waiting.
-            if taken < BATCH || records >= 16 * BATCH {
-                break;
-            }
+        let mut snapshot = Snapshot::default();
+        let mut ring_bytes = 0;
+        for attached in &mut self.attached {
+            let (one, bytes) = attached.drain(&self.place);
+            snapshot.add(one);
+            ring_bytes += bytes;
         }
-        for number in maps.label_sets() {
-            let total = maps.total(number);
-            aggregate.total(number, total, &mut |number| labels(maps, executable, *bias, number));
-        }
-        let snapshot = aggregate.snapshot(&|counter| maps.counter(counter));
-        let counters = snapshot.counters;
-        self.face.published.set(snapshot);
         let mut stats = self.face.lock_stats();
-        stats.counters = counters;
-        stats.ring_bytes = records as u64 * RECORD_BYTES;
+        stats.counters = snapshot.counters;
+        stats.ring_bytes = ring_bytes;
         drop(stats);
-        if let Some(logger) = &mut self.logger {
-            logger.flush();
-        }
+        self.face.published.set(snapshot);
     }
 
-    /// Notices that the target has ended. The probes are then taken away beside everything else, since that takes the
-    /// kernel its time and the other targets must not wait; the totals are kept.
+    /// Looks after the calls in flight, and notices that the target has ended. The probes are then taken away beside
+    /// everything else, since that takes the kernel its time and the other targets must not wait; the totals are
+    /// kept.
     pub(super) fn check(&mut self) {
         if self.leaving.as_ref().is_some_and(JoinHandle::is_finished) {
             self.detach();
@@ -208,22 +139,32 @@ impl Watch {
             self.set_down();
             return;
         }
-        if self.programs.is_none() {
+        if !self.is_up || self.leaving.is_some() {
             return;
         }
-        let what = match self.target.liveness() {
+        self.look_after();
+        let what = match self.place.target.liveness() {
             Liveness::Running => return,
             Liveness::Exited => "has ended",
             Liveness::Replaced => "has started another program",
         };
-        warn!("{} {what}; its totals are kept", describe(&self.target));
-        let programs = self.programs.take();
-        self.leaving = Some(std::thread::spawn(move || drop(programs)));
+        warn!("{} {what}; its totals are kept", describe(&self.place.target));
+        let programs = self.take_programs();
+        self.leaving = Some(std::thread::spawn(move || drop_side_by_side(programs)));
+    }
+
+    fn look_after(&mut self) {
+        for attached in &mut self.attached {
+            attached.look_after(&self.place);
+        }
+        let unexpected = self.attached.iter().flat_map(Attached::unexpected).cloned().collect();
+        self.face.lock_stats().unexpected = unexpected;
     }
 
     /// Says that the target is no longer watched. Only once its last calls are published: who sees it down sees
     /// all there will ever be.
     pub(super) fn set_down(&mut self) {
+        self.is_up = false;
         self.face.lock_stats().up = false;
         *self.face.process.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -231,12 +172,15 @@ impl Watch {
     /// Takes the probes away, and waits until they are. Takes some 200 ms, for all targets together if run side by
     /// side.
     pub(super) fn detach(&mut self) {
-        self.logger = None;
-        drop(self.programs.take());
+        drop_side_by_side(self.take_programs());
         if let Some(leaving) = self.leaving.take() {
             // A panic there has been reported, and leaves nothing attached.
             let _ = leaving.join();
         }
+    }
+
+    fn take_programs(&mut self) -> Vec<Programs> {
+        self.attached.iter_mut().filter_map(Attached::take_programs).collect()
     }
 
     /// Calls counted, and those of them whose duration is not known.
@@ -246,60 +190,25 @@ impl Watch {
     }
 }
 
-fn labels(maps: &Maps, executable: &Executable, bias: u64, number: u32) -> Labels {
-    Labels::decode(&maps.label_set(number), &|address, length| {
-        executable.image.read_only(address.wrapping_sub(bias), length)
-    })
+fn drop_side_by_side(programs: Vec<Programs>) {
+    std::thread::scope(|scope| {
+        for programs in programs {
+            scope.spawn(move || drop(programs));
+        }
+    });
 }
 
-fn still_running(target: &Target) -> Result<(), Failure> {
-    match target.liveness() {
-        Liveness::Running => Ok(()),
-        Liveness::Exited => Err(TargetError::Ended(target.pid()).into()),
-        Liveness::Replaced => Err(TargetError::Replaced(target.pid()).into()),
-    }
-}
-
-/// Refuses a function whose text is not the file's.
-fn check_text(target: &Target, bias: u64, site: &crate::plan::Site, name: &str) -> Result<(), Failure> {
-    match verify::text(target, bias, site) {
-        Ok(Text::Original | Text::Probed) => Ok(()),
-        Ok(Text::Different) => Err(Failure::new(
-            Kind::Unprovable,
-            format!(
-                "{name}: the code of {} in memory is not that of the file: it was patched or remapped, so a \
-                 probe there can't be trusted",
-                site.symbol
-            ),
-        )),
-        Err(error) => unread(target, name, error),
-    }
-}
-
-/// Refuses probes that will never fire.
-fn check_in_place(target: &Target, bias: u64, site: &crate::plan::Site, name: &str) -> Result<(), Failure> {
-    match verify::text(target, bias, site) {
-        Ok(Text::Probed) => Ok(()),
-        Ok(_) => Err(Failure::new(
-            Kind::Unprovable,
-            format!(
-                "{name}: the probe at {} is not in its memory: its text is no longer mapped from the file, so \
-                 the probe would never fire",
-                site.symbol
-            ),
-        )),
-        Err(error) => unread(target, name, error),
-    }
-}
-
-/// Calls are counted without access to the target's memory; only the check is left out.
-fn unread(target: &Target, name: &str, error: TargetError) -> Result<(), Failure> {
-    still_running(target)?;
-    if !matches!(error, TargetError::Permission { .. }) {
-        return Err(error.into());
-    }
-    warn!("{name}: its code is not compared with its file: {error}");
-    Ok(())
+fn add_stats(stats: &mut TargetStats, (found, plan): (&Found, &Plan), config: &RunConfig) {
+    stats.frameworks.push(FrameworkStats { name: found.name.to_owned(), version: found.version.clone() });
+    stats.label_sets_limit += u64::from(config.limits.label_sets);
+    stats.ring_capacity += u64::from(config.limits.ring_bytes);
+    stats.sites.extend(sites(plan, config.wanted.messages).into_iter().map(|site| SiteStats {
+        role: site.role.name(),
+        symbol: site.symbol.clone(),
+        instruction: site.instruction.clone(),
+        file_offset: site.file_offset,
+        cost_class: cost_name(site.cost),
+    }));
 }
 
 /// How long a scrape may be behind: a drain every so often.

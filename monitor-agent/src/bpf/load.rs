@@ -10,7 +10,7 @@ use aya::{
     },
     util::nr_cpus,
 };
-use monitor_ebpf::{COUNTERS, Recipe, WAYS, name};
+use monitor_ebpf::{COUNTERS, Recipe, WAYS, extra, name};
 
 use super::{BpfError, Maps};
 use crate::plan::Role;
@@ -22,7 +22,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor
 /// side, type, status and a few retry counts.
 pub(super) const OTHER_LABEL_SETS: u32 = 256;
 
-/// Bounds of what one target may take in the kernel.
+/// Bounds of what one framework of a target may take in the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Label sets kept with their strings.
@@ -39,6 +39,20 @@ impl Default for Limits {
     }
 }
 
+/// Sizes of the maps of one target's programs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) cpus: u32,
+    /// Buckets of the in-flight table.
+    pub(super) buckets: u32,
+    /// Label sets kept with their strings.
+    pub(super) label_limit: u32,
+    /// All of them.
+    pub(super) label_capacity: u32,
+    /// Bytes or messages are counted, too.
+    pub(super) has_extras: bool,
+}
+
 /// Buckets for this many calls in flight: a power of two, at least two.
 fn buckets(in_flight: u32) -> u32 {
     in_flight.div_ceil(u32::try_from(WAYS).unwrap_or(1)).max(2).next_power_of_two()
@@ -51,6 +65,8 @@ fn program_name(role: Role) -> &'static str {
     match role {
         Role::Start => name::START,
         Role::Finish => name::FINISH,
+        Role::Sent => name::SENT,
+        Role::Received => name::RECEIVED,
     }
 }
 
@@ -60,60 +76,67 @@ fn program_name(role: Role) -> &'static str {
 pub struct Programs {
     ebpf: Ebpf,
     links: Vec<(Role, UProbeLink)>,
-    label_capacity: u32,
+    sizes: Sizes,
 }
 
 impl Programs {
-    /// Loads both programs and their maps, attached to nothing yet.
+    /// Loads the programs for these roles, and their maps; attached to nothing yet.
     ///
     /// `log_level` is the most verbose level of the programs' own diagnostics, 0 for none, as `log::Level`
     /// counts; statements above it are removed by the verifier.
-    pub fn load(recipe: &Recipe, limits: Limits, log_level: u8) -> Result<Self, BpfError> {
+    pub fn load(recipe: &Recipe, roles: &[Role], limits: Limits, log_level: u8) -> Result<Self, BpfError> {
         let cpus = nr_cpus().map_err(|(_, error)| BpfError::from_io("count its CPUs", error))?;
-        let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
-        let label_capacity = limits.label_sets.saturating_add(OTHER_LABEL_SETS);
-        let buckets = buckets(limits.in_flight);
-        let recipe = Recipe {
+        let has_messages = roles.iter().any(|role| matches!(role, Role::Sent | Role::Received));
+        let sizes = Sizes {
+            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+            buckets: buckets(limits.in_flight),
             label_limit: limits.label_sets,
-            label_capacity,
-            bucket_shift: u64::BITS - buckets.trailing_zeros(),
+            label_capacity: limits.label_sets.saturating_add(OTHER_LABEL_SETS),
+            has_extras: has_messages || recipe.has_sizes(),
+        };
+        let recipe = Recipe {
+            label_limit: sizes.label_limit,
+            label_capacity: sizes.label_capacity,
+            bucket_shift: u64::BITS - sizes.buckets.trailing_zeros(),
             ..*recipe
         };
         // The verifier's log is asked for by a second try only: writing it makes every load slower.
-        let loaded = Self::load_with(&recipe, limits, log_level, cpus, VerifierLogLevel::DISABLE);
-        let ebpf = match loaded {
-            Err(EbpfError::ProgramError(ProgramError::LoadError { .. })) => {
-                Self::load_with(&recipe, limits, log_level, cpus, VerifierLogLevel::DEBUG)
-            }
+        let load = |log| Self::load_with(&recipe, roles, limits, sizes, log_level, log);
+        let ebpf = match load(VerifierLogLevel::DISABLE) {
+            Err(EbpfError::ProgramError(ProgramError::LoadError { .. })) => load(VerifierLogLevel::DEBUG),
             other => other,
         };
         let ebpf = ebpf.map_err(|error| BpfError::from_ebpf("load the eBPF programs", error))?;
-        Ok(Self { ebpf, links: Vec::new(), label_capacity })
+        Ok(Self { ebpf, links: Vec::new(), sizes })
     }
 
     fn load_with(
         recipe: &Recipe,
+        roles: &[Role],
         limits: Limits,
+        sizes: Sizes,
         log_level: u8,
-        cpus: u32,
         verifier_log: VerifierLogLevel,
     ) -> Result<Ebpf, EbpfError> {
+        let labels = sizes.label_capacity.saturating_mul(sizes.cpus);
+        let extras = if sizes.has_extras { labels.saturating_mul(extra::COUNT) } else { 1 };
         let mut ebpf = EbpfLoader::new()
             // No program asks for a kernel type, and parsing the kernel's takes 30 ms.
             .btf(None)
             .verifier_log_level(verifier_log)
             .override_global(name::RECIPE, recipe, true)
             .override_global("AYA_LOG_LEVEL", &log_level, true)
-            .map_max_entries(name::IN_FLIGHT, buckets(limits.in_flight))
+            .map_max_entries(name::IN_FLIGHT, sizes.buckets)
             .map_max_entries(name::SPILL, (limits.in_flight / 4).max(SPILL_MIN))
-            .map_max_entries(name::LABEL_IDS, recipe.label_capacity)
-            .map_max_entries(name::LABEL_SETS, recipe.label_capacity)
-            .map_max_entries(name::TOTALS, recipe.label_capacity.saturating_mul(cpus))
-            .map_max_entries(name::COUNTERS, COUNTERS.saturating_mul(cpus))
+            .map_max_entries(name::LABEL_IDS, sizes.label_capacity)
+            .map_max_entries(name::LABEL_SETS, sizes.label_capacity)
+            .map_max_entries(name::TOTALS, labels)
+            .map_max_entries(name::EXTRAS, extras)
+            .map_max_entries(name::COUNTERS, COUNTERS.saturating_mul(sizes.cpus))
             .map_max_entries(name::RECORDS, limits.ring_bytes)
             .load(OBJECT)?;
-        for role in [Role::Finish, Role::Start] {
-            program(&mut ebpf, role)?.load()?;
+        for role in roles {
+            program(&mut ebpf, *role)?.load()?;
         }
         Ok(ebpf)
     }
@@ -136,7 +159,7 @@ impl Programs {
 
     /// The maps of the programs. Once only: the second call is an error.
     pub fn maps(&mut self) -> Result<Maps, BpfError> {
-        Maps::take(&mut self.ebpf, self.label_capacity)
+        Maps::take(&mut self.ebpf, self.sizes)
     }
 
     /// Forwards the programs' own diagnostics to the log, until the programs are dropped.
@@ -146,16 +169,15 @@ impl Programs {
         aya_log::EbpfLogger::init(&mut self.ebpf).ok()
     }
 
-    /// Takes the probes away: start sites first, then finish sites, the sites of a role all at once.
+    /// Takes the probes away: start sites first, then all others at once.
     ///
     /// The kernel takes about 100 ms for each link on a virtual machine; the caller should not be a task.
     fn detach(&mut self) {
-        for role in [Role::Start, Role::Finish] {
-            let (these, others) =
-                std::mem::take(&mut self.links).into_iter().partition::<Vec<_>, _>(|(of, _)| *of == role);
-            self.links = others;
+        let (starts, others) =
+            std::mem::take(&mut self.links).into_iter().partition::<Vec<_>, _>(|(of, _)| *of == Role::Start);
+        for links in [starts, others] {
             std::thread::scope(|scope| {
-                for (_, link) in these {
+                for (_, link) in links {
                     scope.spawn(move || drop(link));
                 }
             });

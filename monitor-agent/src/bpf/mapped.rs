@@ -9,29 +9,45 @@ use std::{
 
 /// The values of a mappable array map, as 64-bit words.
 ///
-/// The kernel side writes to it at any time; every read is one aligned atomic load.
+/// The kernel side writes to it at any time; every access is one aligned atomic operation.
 #[derive(Debug)]
 pub(super) struct MappedWords {
     start: NonNull<AtomicU64>,
     words: usize,
+    access: Access,
 }
 
-// SAFETY: the mapping is shared memory that only atomic loads access; it belongs to no thread.
+/// What a mapping is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// The kernel side writes, the agent reads.
+    Read,
+    /// Both write.
+    Write,
+}
+
+// SAFETY: the mapping is shared memory that only atomic operations access; it belongs to no thread.
 unsafe impl Send for MappedWords {}
 // SAFETY: as above.
 unsafe impl Sync for MappedWords {}
 
 impl MappedWords {
-    /// Maps the first `words` words of the map's values, read-only.
-    pub(super) fn new(map: BorrowedFd<'_>, words: usize) -> io::Result<Self> {
+    /// Maps the first `words` words of the map's values.
+    pub(super) fn new(map: BorrowedFd<'_>, words: usize, access: Access) -> io::Result<Self> {
+        let protection = match access {
+            Access::Read => libc::PROT_READ,
+            Access::Write => libc::PROT_READ | libc::PROT_WRITE,
+        };
         // SAFETY: asks for a new mapping; overwrites none.
         let start = unsafe {
-            libc::mmap(std::ptr::null_mut(), words * 8, libc::PROT_READ, libc::MAP_SHARED, map.as_raw_fd(), 0)
+            libc::mmap(std::ptr::null_mut(), words * 8, protection, libc::MAP_SHARED, map.as_raw_fd(), 0)
         };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        NonNull::new(start.cast()).map(|start| Self { start, words }).ok_or_else(io::Error::last_os_error)
+        NonNull::new(start.cast())
+            .map(|start| Self { start, words, access })
+            .ok_or_else(io::Error::last_os_error)
     }
 
     /// The word at an index; 0 past the end.
@@ -42,6 +58,16 @@ impl MappedWords {
         // SAFETY: inside the mapping, which lives as long as `self`. Acquire: a number that the kernel side
         // published comes with what it stands for.
         unsafe { self.start.add(index).as_ref().load(Ordering::Acquire) }
+    }
+
+    /// Writes `new` to the word at an index if `old` is there; says whether it was.
+    pub(super) fn replace(&self, index: usize, old: u64, new: u64) -> bool {
+        if index >= self.words || self.access != Access::Write {
+            return false;
+        }
+        // SAFETY: inside the mapping, which lives as long as `self` and may be written to.
+        let word = unsafe { self.start.add(index).as_ref() };
+        word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 

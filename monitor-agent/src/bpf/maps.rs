@@ -1,49 +1,74 @@
 //! Reading what the programs wrote.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
 
 use aya::{
     Ebpf,
-    maps::{Map, MapData, RingBuf},
-    util::nr_cpus,
+    maps::{HashMap, Map, MapData, RingBuf},
 };
-use monitor_ebpf::{COUNTERS, Counter, LabelSet, Record, name};
+use monitor_ebpf::{
+    ALIASES, Bucket, COUNTERS, Counter, DEPTH_BITS, LabelSet, Record, Spilled, WAYS, extra, name,
+};
 
-use super::{BpfError, mapped::MappedWords};
+use super::{
+    BpfError,
+    load::Sizes,
+    mapped::{Access, MappedWords},
+};
 
 /// Words of a label set.
 const LABEL_SET_WORDS: usize = size_of::<LabelSet>() / 8;
+
+/// Words of a bucket of the in-flight table.
+const BUCKET_WORDS: usize = size_of::<Bucket>() / 8;
+/// Unexpected type words looked at in one go: as many as the map holds.
+const UNEXPECTED_MAX: usize = 64;
 
 /// The maps of one target's programs. Readable after the programs are gone.
 pub struct Maps {
     records: RingBuf<MapData>,
     totals: MappedWords,
+    extras: Option<MappedWords>,
     counters: MappedWords,
     label_sets: MappedWords,
     next_label: MappedWords,
-    cpus: usize,
-    label_capacity: usize,
-    label_limit: usize,
+    in_flight: MappedWords,
+    spill: HashMap<MapData, u64, Spilled>,
+    aliases: MappedWords,
+    unexpected: HashMap<MapData, u64, u64>,
+    sizes: Sizes,
 }
 
 impl Maps {
-    pub(super) fn take(ebpf: &mut Ebpf, label_capacity: u32) -> Result<Self, BpfError> {
-        let cpus = nr_cpus().map_err(|(_, error)| BpfError::from_io("count its CPUs", error))?;
-        let label_capacity = label_capacity as usize;
+    pub(super) fn take(ebpf: &mut Ebpf, sizes: Sizes) -> Result<Self, BpfError> {
+        let cpus = sizes.cpus as usize;
+        let labels = sizes.label_capacity as usize;
         let Some(records) = ebpf.take_map(name::RECORDS) else {
             return Err(BpfError::missing("give its maps", name::RECORDS));
         };
         let records =
             RingBuf::try_from(records).map_err(|error| BpfError::from_map("map the ring buffer", error))?;
+        let extras = if sizes.has_extras {
+            Some(map_array(ebpf, name::EXTRAS, extra::COUNT as usize * labels * cpus, Access::Read)?)
+        } else {
+            None
+        };
+        let buckets = sizes.buckets as usize;
         Ok(Self {
             records,
-            totals: map_array(ebpf, name::TOTALS, label_capacity * cpus)?,
-            counters: map_array(ebpf, name::COUNTERS, COUNTERS as usize * cpus)?,
-            label_sets: map_array(ebpf, name::LABEL_SETS, label_capacity * LABEL_SET_WORDS)?,
-            next_label: map_array(ebpf, name::NEXT_LABEL, 2)?,
-            cpus,
-            label_capacity,
-            label_limit: label_capacity.saturating_sub(super::load::OTHER_LABEL_SETS as usize),
+            totals: map_array(ebpf, name::TOTALS, labels * cpus, Access::Read)?,
+            extras,
+            counters: map_array(ebpf, name::COUNTERS, COUNTERS as usize * cpus, Access::Read)?,
+            label_sets: map_array(ebpf, name::LABEL_SETS, labels * LABEL_SET_WORDS, Access::Read)?,
+            next_label: map_array(ebpf, name::NEXT_LABEL, 2, Access::Read)?,
+            in_flight: map_array(ebpf, name::IN_FLIGHT, buckets * BUCKET_WORDS, Access::Write)?,
+            spill: take_hash(ebpf, name::SPILL)?,
+            aliases: map_array(ebpf, name::ALIASES, ALIASES as usize * 2, Access::Write)?,
+            unexpected: take_hash(ebpf, name::UNEXPECTED)?,
+            sizes,
         })
     }
 
@@ -65,28 +90,88 @@ impl Maps {
     /// Finished calls of a label set, exactly.
     #[must_use]
     pub fn total(&self, label_set: u32) -> u64 {
-        let label_set = label_set as usize;
-        if label_set >= self.label_capacity {
+        if label_set >= self.sizes.label_capacity {
             return 0;
         }
-        (0..self.cpus).map(|cpu| self.totals.get(cpu * self.label_capacity + label_set)).sum()
+        let place = |cpu| cpu * self.sizes.label_capacity as usize + label_set as usize;
+        (0..self.sizes.cpus as usize).map(|cpu| self.totals.get(place(cpu))).sum()
+    }
+
+    /// The counts of a label set that were asked for beside its calls, by [`extra`]; zeros where none were.
+    #[must_use]
+    pub fn extras(&self, label_set: u32) -> [u64; extra::COUNT as usize] {
+        let mut sums = [0; extra::COUNT as usize];
+        let Some(extras) = self.extras.as_ref().filter(|_| label_set < self.sizes.label_capacity) else {
+            return sums;
+        };
+        for cpu in 0..self.sizes.cpus as usize {
+            for (kind, sum) in sums.iter_mut().enumerate() {
+                let row = cpu * extra::COUNT as usize + kind;
+                *sum += extras.get(row * self.sizes.label_capacity as usize + label_set as usize);
+            }
+        }
+        sums
+    }
+
+    /// Forgets calls that started longer ago than that; gives how many there were.
+    ///
+    /// A call that finishes at the very moment may leave its place to another, which is then forgotten in its stead:
+    /// it will be counted as unpaired, and has no duration.
+    pub fn forget_older(&mut self, age: Duration) -> u64 {
+        let Some(oldest_ns) = monotonic().checked_sub(age) else { return 0 };
+        let oldest_ns = u64::try_from(oldest_ns.as_nanos()).unwrap_or(u64::MAX);
+        let mut forgotten = 0;
+        for bucket in 0..self.sizes.buckets as usize {
+            for way in 0..WAYS {
+                let place = bucket * BUCKET_WORDS + way;
+                let key = self.in_flight.get(place);
+                let start_ns = self.in_flight.get(place + WAYS) >> DEPTH_BITS;
+                if key != 0 && start_ns != 0 && start_ns < oldest_ns {
+                    forgotten += u64::from(self.in_flight.replace(place, key, 0));
+                }
+            }
+        }
+        let old: Vec<u64> = self
+            .spill
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, call)| call.start_ns < oldest_ns)
+            .map(|(key, _)| key)
+            .collect();
+        forgotten + old.into_iter().filter(|key| self.spill.remove(key).is_ok()).count() as u64
+    }
+
+    /// Type words that no shape expects, and how often each was met.
+    #[must_use]
+    pub fn unexpected_types(&self) -> Vec<(u64, u64)> {
+        self.unexpected.iter().take(UNEXPECTED_MAX).filter_map(Result::ok).collect()
+    }
+
+    /// Lets a type word stand for another; false when there is no room.
+    #[must_use]
+    pub fn add_alias(&self, alias: u64, meaning: u64) -> bool {
+        // The meaning first: the programs look at pairs whose alias they know.
+        let free = (0..ALIASES as usize).find(|pair| self.aliases.get(pair * 2) == 0);
+        free.is_some_and(|pair| {
+            self.aliases.replace(pair * 2 + 1, 0, meaning) && self.aliases.replace(pair * 2, 0, alias)
+        })
     }
 
     /// A counter of the programs, summed over all CPUs.
     #[must_use]
     pub fn counter(&self, counter: Counter) -> u64 {
-        (0..self.cpus).map(|cpu| self.counters.get(cpu * COUNTERS as usize + counter as usize)).sum()
+        let cpus = 0..self.sizes.cpus as usize;
+        cpus.map(|cpu| self.counters.get(cpu * COUNTERS as usize + counter as usize)).sum()
     }
 
     /// The numbers of all label sets seen so far.
     pub fn label_sets(&self) -> impl Iterator<Item = u32> + use<> {
-        let used = |kind, limit: usize| {
-            usize::try_from(self.next_label.get(kind)).map_or(limit, |next| next.min(limit))
-        };
-        let full = used(0, self.label_limit);
-        let other = used(1, self.label_capacity - self.label_limit);
-        let numbers = (0..full).chain(self.label_limit..self.label_limit + other);
-        numbers.filter_map(|number| u32::try_from(number).ok())
+        let used =
+            |kind, limit: u32| u32::try_from(self.next_label.get(kind)).map_or(limit, |next| next.min(limit));
+        let limit = self.sizes.label_limit;
+        let full = used(0, limit);
+        let other = used(1, self.sizes.label_capacity - limit);
+        (0..full).chain(limit..limit + other)
     }
 
     /// What a label set's number stands for.
@@ -102,12 +187,30 @@ impl Maps {
     }
 }
 
-fn map_array(ebpf: &mut Ebpf, name: &'static str, words: usize) -> Result<MappedWords, BpfError> {
+/// The clock of the programs (`CLOCK_MONOTONIC`).
+fn monotonic() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to the timespec only, and can't fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default())
+}
+
+fn map_array(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    words: usize,
+    access: Access,
+) -> Result<MappedWords, BpfError> {
     let Some(Map::Array(map)) = ebpf.map(name) else {
         return Err(BpfError::missing("give its maps", name));
     };
     let fd: BorrowedFd<'_> = map.fd().as_fd();
-    MappedWords::new(fd, words).map_err(|error| BpfError::from_io("map an array into memory", error))
+    MappedWords::new(fd, words, access).map_err(|error| BpfError::from_io("map an array into memory", error))
+}
+
+fn take_hash<V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<HashMap<MapData, u64, V>, BpfError> {
+    let map = ebpf.take_map(name).ok_or_else(|| BpfError::missing("give its maps", name))?;
+    HashMap::try_from(map).map_err(|error| BpfError::from_map("open a hash map", error))
 }
 
 /// A record from its bytes; `None` when there are too few.

@@ -10,8 +10,9 @@ use crate::{
     bpf::Limits,
     export::http::{Listen, parse_listen},
     failure::{Failure, Kind},
-    metrics::LabelSelection,
+    metrics::{Label, LabelSelection},
     pipeline::Buckets,
+    plan::Wanted,
 };
 
 /// Watches the RPCs of running processes from outside: no change to the service, no rebuild, no restart.
@@ -50,10 +51,19 @@ pub(super) struct RunArguments {
     #[arg(long, value_name = "SPEC", default_value = "default", allow_negative_numbers = true)]
     latency_buckets: Buckets,
 
-    /// Labels of kitex_* metrics, of type, caller, callee, method, status, retry. The in-process extension's
-    /// released code has caller,callee,method,status,retry.
+    /// Labels of kitex_* metrics, of type, caller, callee, method, status, retry, `error_class`. The in-process
+    /// extension's released code has caller,callee,method,status,retry.
     #[arg(long = "kitex.labels", value_name = "LIST", default_value = "type,caller,callee,method,status")]
     kitex_labels: LabelSelection,
+
+    /// Also count the bytes that RPCs sent and received, as their own statistics have them; costs each call up to
+    /// two more reads.
+    #[arg(long = "kitex.bytes")]
+    kitex_bytes: bool,
+
+    /// Also count the messages of streams (Kitex v0.16.0 and later); costs each message a probe.
+    #[arg(long = "kitex.stream-messages")]
+    kitex_stream_messages: bool,
 
     /// Combinations of labels kept for each target; past them `other` stands in for the names.
     #[arg(
@@ -68,6 +78,13 @@ pub(super) struct RunArguments {
         allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1 << 24)
     )]
     max_in_flight: u32,
+
+    /// Seconds after which a call that has not finished is given up: a stream that was dropped never does.
+    #[arg(
+        long, value_name = "SECONDS", default_value_t = 86_400,
+        allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    max_call_age: u32,
 
     /// Bytes of each target's ring buffer, a power of two; when it overflows, durations are lost and counted.
     #[arg(
@@ -123,6 +140,13 @@ impl RunArguments {
             pids: self.pids,
             listen: self.listen_address,
             buckets: self.latency_buckets,
+            wanted: Wanted {
+                retries: self.kitex_labels.contains(Label::Retry),
+                errors: self.kitex_labels.contains(Label::ErrorClass),
+                sizes: self.kitex_bytes,
+                messages: self.kitex_stream_messages,
+            },
+            max_call_age: Duration::from_secs(self.max_call_age.into()),
             labels: self.kitex_labels,
             limits: Limits {
                 label_sets: self.max_label_sets,

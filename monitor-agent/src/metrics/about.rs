@@ -1,6 +1,6 @@
 //! What the agent says about itself and about how it watches: everything under `monitor_`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use prometheus::proto::MetricFamily;
 
@@ -29,12 +29,12 @@ pub struct TargetStats {
     pub exe: String,
     /// Build id of the executable; empty when it has none.
     pub build_id: String,
-    /// The framework watched.
-    pub framework: String,
-    /// The framework's version.
-    pub framework_version: String,
+    /// The frameworks watched.
+    pub frameworks: Vec<FrameworkStats>,
     /// The Go release it was built with.
     pub go_version: String,
+    /// Types that calls came with and that were not expected.
+    pub unexpected: Vec<UnexpectedType>,
     /// The programs' counters.
     pub counters: CounterValues,
     /// Label sets that may be kept.
@@ -47,6 +47,26 @@ pub struct TargetStats {
     pub attach: Duration,
     /// Its probes.
     pub sites: Vec<SiteStats>,
+}
+
+/// One framework in a target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FrameworkStats {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// A type that calls came with and that was not expected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnexpectedType {
+    /// The interface as which it came.
+    pub interface: String,
+    /// The type; `unknown` where it can't be told.
+    pub concrete: String,
+    /// Hits of probes with it.
+    pub hits: u64,
 }
 
 /// One probe.
@@ -71,6 +91,7 @@ pub fn about(agent: &AgentStats, targets: &[TargetStats]) -> Vec<MetricFamily> {
     about_agent(agent, &mut families);
     about_targets(targets, &mut families);
     about_calls(targets, &mut families);
+    about_types(targets, &mut families);
     families
 }
 
@@ -113,17 +134,23 @@ fn about_targets(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
     );
     for target in targets {
         let pid = target.pid.to_string();
-        info.push(
-            &[
-                ("target", &pid),
-                ("exe", &target.exe),
-                ("build_id", &target.build_id),
-                ("framework", &target.framework),
-                ("framework_version", &target.framework_version),
-                ("go_version", &target.go_version),
-            ],
-            1.0,
-        );
+        for (index, framework) in target.frameworks.iter().enumerate() {
+            // Copies of one framework in one executable may look the same.
+            if target.frameworks.iter().take(index).any(|earlier| earlier == framework) {
+                continue;
+            }
+            info.push(
+                &[
+                    ("target", &pid),
+                    ("exe", &target.exe),
+                    ("build_id", &target.build_id),
+                    ("framework", &framework.name),
+                    ("framework_version", &framework.version),
+                    ("go_version", &target.go_version),
+                ],
+                1.0,
+            );
+        }
         up.push(&[("target", &pid)], if target.up { 1.0 } else { 0.0 });
         attach.push(&[("target", &pid)], target.attach.as_secs_f64());
         for site in &target.sites {
@@ -179,13 +206,16 @@ const PER_TARGET: &[PerTarget] = &[
         gauge: false,
         name: "monitor_events_lost_total",
         help: "What was lost of calls, by reason. Only with finish_unknown_type and label_table_failed is a \
-               call missing in the throughput; ring_full loses a duration.",
+               call missing in the throughput; ring_full loses a duration, size_unreadable a call's bytes, \
+               message a stream's message.",
         label: "reason",
         values: |target| {
             vec![
                 ("ring_full", float(target.counters.ring_full + target.counters.ring_full_unpaired)),
                 ("finish_unknown_type", float(target.counters.finishes_unknown_type)),
                 ("label_table_failed", float(target.counters.finishes_lost)),
+                ("size_unreadable", float(target.counters.sizes_unread)),
+                ("message", float(target.counters.messages_lost)),
             ]
         },
     },
@@ -199,6 +229,7 @@ const PER_TARGET: &[PerTarget] = &[
                 ("in_flight_full", float(target.counters.refused_full)),
                 ("nested_too_deep", float(target.counters.refused_nested)),
                 ("abandoned", float(target.counters.abandoned)),
+                ("aged", float(target.counters.aged)),
                 ("unknown_type", float(target.counters.starts_unknown_type)),
             ]
         },
@@ -286,4 +317,25 @@ fn about_calls(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
         }
         builder.finish(families);
     }
+}
+
+fn about_types(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
+    let mut hits = FamilyBuilder::counter(
+        "monitor_unexpected_types_total",
+        "Hits of probes with a type that was not expected; it is never read as if it were another.",
+    );
+    for target in targets {
+        let pid = target.pid.to_string();
+        let mut sums: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        for found in &target.unexpected {
+            *sums.entry((&found.interface, &found.concrete)).or_default() += found.hits;
+        }
+        if target.counters.unexpected_not_kept > 0 {
+            *sums.entry(("other", "other")).or_default() += target.counters.unexpected_not_kept;
+        }
+        for ((interface, concrete), sum) in sums {
+            hits.push(&[("target", &pid), ("interface", interface), ("type", concrete)], float(sum));
+        }
+    }
+    hits.finish(families);
 }

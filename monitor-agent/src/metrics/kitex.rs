@@ -3,13 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     str::FromStr,
+    sync::Arc,
 };
 
+use monitor_ebpf::extra;
 use prometheus::proto::MetricFamily;
 use thiserror::Error;
 
 use super::family::{FamilyBuilder, float};
-use crate::pipeline::{Buckets, Histogram, Labels, Side, Snapshot};
+use crate::pipeline::{Buckets, Histogram, Labels, Series, Side, Snapshot, StreamKind};
 
 /// A label that a user can choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,10 +28,13 @@ pub enum Label {
     Status,
     /// `retry`: how often the call was retried.
     Retry,
+    /// `error_class`: what kind of error it finished with.
+    ErrorClass,
 }
 
 impl Label {
-    const ALL: [Self; 6] = [Self::Type, Self::Caller, Self::Callee, Self::Method, Self::Status, Self::Retry];
+    const ALL: [Self; 7] =
+        [Self::Type, Self::Caller, Self::Callee, Self::Method, Self::Status, Self::Retry, Self::ErrorClass];
 
     fn name(self) -> &'static str {
         match self {
@@ -39,6 +44,7 @@ impl Label {
             Self::Method => "method",
             Self::Status => "status",
             Self::Retry => "retry",
+            Self::ErrorClass => "error_class",
         }
     }
 
@@ -50,6 +56,7 @@ impl Label {
             Self::Method => labels.method.clone(),
             Self::Status => labels.status().to_owned(),
             Self::Retry => labels.retry.clone(),
+            Self::ErrorClass => labels.error_class.to_owned(),
         }
     }
 }
@@ -62,7 +69,7 @@ pub struct LabelSelection(BTreeSet<Label>);
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum LabelsError {
     /// There is no such label.
-    #[error("`{0}` is not a label; choose from type, caller, callee, method, status, retry")]
+    #[error("`{0}` is not a label; choose from type, caller, callee, method, status, retry, error_class")]
     Unknown(String),
     /// A label is listed twice.
     #[error("label `{0}` is listed twice")]
@@ -77,6 +84,13 @@ impl Default for LabelSelection {
 }
 
 impl LabelSelection {
+    /// Those of the chosen labels that a message has: it has no outcome of its own.
+    fn of_messages(&self) -> Self {
+        let has =
+            |label: &Label| matches!(label, Label::Type | Label::Caller | Label::Callee | Label::Method);
+        Self(self.0.iter().copied().filter(has).collect())
+    }
+
     /// Whether a label was chosen.
     #[must_use]
     pub fn contains(&self, label: Label) -> bool {
@@ -105,14 +119,22 @@ impl FromStr for LabelSelection {
 /// One series after projection: label values in the order of the selection, and the target's label if any.
 type Key = (Option<String>, Vec<String>);
 
-/// The four families, for each target's snapshot. The first of a pair is the value of the label `target`, if
-/// the series are to carry one.
+/// How calls are to be shown.
+#[derive(Clone, Debug)]
+pub struct KitexView {
+    /// Labels of counters and histograms.
+    pub labels: LabelSelection,
+    /// Bounds of the histograms.
+    pub buckets: Arc<Buckets>,
+    /// Whether bytes were asked for.
+    pub bytes: bool,
+}
+
+/// The families of calls, for each target's snapshot; those of bytes and messages where any were counted. The
+/// first of a pair is the value of the label `target`, if the series are to carry one.
 #[must_use]
-pub fn kitex(
-    snapshots: &[(Option<String>, &Snapshot)],
-    selection: &LabelSelection,
-    buckets: &Buckets,
-) -> Vec<MetricFamily> {
+pub fn kitex(snapshots: &[(Option<String>, &Snapshot)], view: &KitexView) -> Vec<MetricFamily> {
+    let KitexView { labels: selection, buckets, bytes: has_bytes } = view;
     let mut families = Vec::new();
     for side in [Side::Client, Side::Server] {
         let (throughput_help, latency_help) = help(side);
@@ -120,10 +142,8 @@ pub fn kitex(
             FamilyBuilder::counter(&format!("kitex_{}_throughput", side.name()), throughput_help);
         let mut latency =
             FamilyBuilder::histogram(&format!("kitex_{}_latency_us", side.name()), latency_help);
-        for ((target, values), (total, histogram)) in project(snapshots, side, selection, buckets) {
-            let mut labels: Vec<(&str, &str)> =
-                selection.0.iter().map(|label| label.name()).zip(values.iter().map(String::as_str)).collect();
-            labels.extend(target.as_deref().map(|target| ("target", target)));
+        for (key, (total, histogram)) in project(snapshots, side, selection, buckets) {
+            let labels = shown(&key, selection);
             throughput.push(&labels, float(total));
             if histogram.count() > 0 {
                 latency.push_histogram(&labels, buckets.bounds(), &histogram);
@@ -131,8 +151,93 @@ pub fn kitex(
         }
         throughput.finish(&mut families);
         latency.finish(&mut families);
+        if *has_bytes {
+            bytes(snapshots, side, selection, &mut families);
+        }
+        messages(snapshots, side, selection, &mut families);
     }
     families
+}
+
+/// Names and values of a series' labels.
+fn shown<'a>((target, values): &'a Key, selection: &LabelSelection) -> Vec<(&'static str, &'a str)> {
+    let names = selection.0.iter().map(|label| label.name());
+    let mut labels: Vec<_> = names.zip(values.iter().map(String::as_str)).collect();
+    labels.extend(target.as_deref().map(|target| ("target", target)));
+    labels
+}
+
+/// The bytes of calls, from the RPC's own statistics.
+fn bytes(
+    snapshots: &[(Option<String>, &Snapshot)],
+    side: Side,
+    selection: &LabelSelection,
+    families: &mut Vec<MetricFamily>,
+) {
+    for (kind, word, help) in [
+        (extra::BYTES_SENT, "send", "Bytes written for RPCs, as their own statistics count them."),
+        (extra::BYTES_RECEIVED, "recv", "Bytes read for RPCs, as their own statistics count them."),
+    ] {
+        let mut family = FamilyBuilder::counter(&format!("kitex_{}_{word}_bytes", side.name()), help);
+        let of_series = |series: &Series| (series.total > 0).then(|| series.extras[kind as usize]);
+        for (key, bytes) in sums(snapshots, side, selection, of_series) {
+            family.push(&shown(&key, selection), float(bytes));
+        }
+        family.finish(families);
+    }
+}
+
+/// The messages of streams.
+fn messages(
+    snapshots: &[(Option<String>, &Snapshot)],
+    side: Side,
+    selection: &LabelSelection,
+    families: &mut Vec<MetricFamily>,
+) {
+    const KINDS: [StreamKind; 5] = [
+        StreamKind::Unknown,
+        StreamKind::Unary,
+        StreamKind::Client,
+        StreamKind::Server,
+        StreamKind::Bidirectional,
+    ];
+    let selection = selection.of_messages();
+    let mut family = FamilyBuilder::counter(
+        &format!("kitex_{}_stream_messages", side.name()),
+        "Messages that went over streams, by kind of stream and direction.",
+    );
+    for (number, direction) in [(extra::MESSAGES_SENT, "sent"), (extra::MESSAGES_RECEIVED, "received")] {
+        for kind in KINDS {
+            let of_series = |series: &Series| {
+                let messages = series.extras[number as usize];
+                (series.labels.stream == kind && messages > 0).then_some(messages)
+            };
+            for (key, messages) in sums(snapshots, side, &selection, of_series) {
+                let mut labels = shown(&key, &selection);
+                labels.extend([("kind", kind.name()), ("direction", direction)]);
+                family.push(&labels, float(messages));
+            }
+        }
+    }
+    family.finish(families);
+}
+
+/// Sums a number of each series over those that become equal.
+fn sums(
+    snapshots: &[(Option<String>, &Snapshot)],
+    side: Side,
+    selection: &LabelSelection,
+    number: impl Fn(&Series) -> Option<u64>,
+) -> BTreeMap<Key, u64> {
+    let mut sums = BTreeMap::new();
+    for (target, snapshot) in snapshots {
+        for series in snapshot.series.iter().filter(|series| series.labels.side == side) {
+            let Some(number) = number(series) else { continue };
+            let values = selection.0.iter().map(|label| label.value(&series.labels)).collect();
+            *sums.entry((target.clone(), values)).or_default() += number;
+        }
+    }
+    sums
 }
 
 fn project(
@@ -143,7 +248,8 @@ fn project(
 ) -> BTreeMap<Key, (u64, Histogram)> {
     let mut projected: BTreeMap<Key, (u64, Histogram)> = BTreeMap::new();
     for (target, snapshot) in snapshots {
-        for series in snapshot.series.iter().filter(|series| series.labels.side == side) {
+        let calls = |series: &&Arc<Series>| series.labels.side == side && series.total > 0;
+        for series in snapshot.series.iter().filter(calls) {
             let values = selection.0.iter().map(|label| label.value(&series.labels)).collect();
             let (total, histogram) = projected
                 .entry((target.clone(), values))
@@ -171,10 +277,8 @@ fn help(side: Side) -> (&'static str, &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::pipeline::{CallType, Series};
+    use crate::pipeline::{CallType, Extras};
 
     fn series(method: &str, failed: bool, total: u64) -> Arc<Series> {
         let labels = Labels {
@@ -185,9 +289,45 @@ mod tests {
             method: method.into(),
             failed,
             retry: "0".into(),
+            error_class: "none",
+            stream: StreamKind::Unknown,
         };
         let histogram = Histogram { counts: vec![total, 0], sum_us: total * 3 };
-        Arc::new(Series { labels: Arc::new(labels), total, histogram })
+        Arc::new(Series { labels: Arc::new(labels), total, histogram, extras: Extras::default() })
+    }
+
+    fn view(labels: &str, bytes: bool) -> KitexView {
+        KitexView { labels: labels.parse().unwrap(), buckets: Arc::new("10".parse().unwrap()), bytes }
+    }
+
+    #[test]
+    fn messages_have_no_outcome_and_are_no_calls() {
+        let mut messages = series("Chat", false, 0);
+        let changed = Arc::make_mut(&mut messages);
+        Arc::make_mut(&mut changed.labels).stream = StreamKind::Bidirectional;
+        changed.extras[extra::MESSAGES_RECEIVED as usize] = 7;
+        let mut calls = series("Chat", false, 2);
+        Arc::make_mut(&mut calls).extras[extra::BYTES_SENT as usize] = 100;
+        let snapshot = Snapshot { series: vec![messages, calls], ..Snapshot::default() };
+        let families = kitex(&[(None, &snapshot)], &view("method,status", true));
+        let values: Vec<_> = families
+            .iter()
+            .filter(|family| family.name() != "kitex_client_latency_us")
+            .flat_map(|family| {
+                family.get_metric().iter().map(|metric| {
+                    let labels: Vec<_> =
+                        metric.get_label().iter().map(|label| label.value().to_owned()).collect();
+                    (family.name().to_owned(), labels.join(" "), metric.get_counter().get_value())
+                })
+            })
+            .collect();
+        let expected = [
+            ("kitex_client_throughput", "Chat succeed", 2.0),
+            ("kitex_client_send_bytes", "Chat succeed", 100.0),
+            ("kitex_client_recv_bytes", "Chat succeed", 0.0),
+            ("kitex_client_stream_messages", "received bidirectional Chat", 7.0),
+        ];
+        assert_eq!(values, expected.map(|(name, labels, value)| (name.to_owned(), labels.to_owned(), value)));
     }
 
     #[test]
@@ -196,8 +336,7 @@ mod tests {
             series: vec![series("A", false, 1), series("B", false, 2), series("A", true, 4)],
             ..Snapshot::default()
         };
-        let buckets = "10".parse().unwrap();
-        let families = kitex(&[(None, &snapshot)], &"caller,status".parse().unwrap(), &buckets);
+        let families = kitex(&[(None, &snapshot)], &view("caller,status", false));
         assert_eq!(families.len(), 2);
         let counts: Vec<_> =
             families[0].get_metric().iter().map(|metric| metric.get_counter().get_value()).collect();

@@ -8,6 +8,6 @@ mod family;
 mod kitex;
 pub mod process;
 
-pub use about::{AgentStats, SiteStats, TargetStats, about};
+pub use about::{AgentStats, FrameworkStats, SiteStats, TargetStats, UnexpectedType, about};
 pub use family::{FamilyBuilder, merge};
-pub use kitex::{Label, LabelSelection, LabelsError, kitex};
+pub use kitex::{KitexView, Label, LabelSelection, LabelsError, kitex};

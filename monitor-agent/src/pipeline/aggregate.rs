@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use monitor_ebpf::{Counter, Record, record_flag};
 
-use super::{Buckets, Histogram, Labels, Series, Snapshot};
+use super::{Buckets, Extras, Histogram, Labels, Series, Snapshot};
 
 /// Values of the programs' counters, and what the agent itself counts about records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +35,14 @@ pub struct CounterValues {
     pub label_faults: u64,
     /// Labels that could not be read.
     pub labels_unreadable: u64,
+    /// Hits with a type that was not expected and that is not kept by name.
+    pub unexpected_not_kept: u64,
+    /// Finished calls whose bytes could not be read.
+    pub sizes_unread: u64,
+    /// Messages of streams that are in no count.
+    pub messages_lost: u64,
+    /// Starts that were forgotten because they were too old.
+    pub aged: u64,
     /// Records with a duration that arrived.
     pub records_timed: u64,
     /// Records without one that arrived.
@@ -50,8 +58,61 @@ impl CounterValues {
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         let gone = self.finished.saturating_add(self.finishes_lost).saturating_sub(self.unpaired);
-        let kept = self.starts.saturating_sub(self.refused_full + self.refused_nested + self.abandoned);
+        let given_up = self.refused_full + self.refused_nested + self.abandoned + self.aged;
+        let kept = self.starts.saturating_sub(given_up);
         kept.saturating_sub(gone)
+    }
+
+    /// Adds the values of another set of programs in the same target.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            starts,
+            starts_unknown_type,
+            finishes_unknown_type,
+            refused_full,
+            refused_nested,
+            abandoned,
+            unpaired,
+            ring_full,
+            ring_full_unpaired,
+            label_sets_refused,
+            finishes_lost,
+            label_faults,
+            labels_unreadable,
+            unexpected_not_kept,
+            sizes_unread,
+            messages_lost,
+            aged,
+            records_timed,
+            records_unpaired,
+            label_sets,
+            finished,
+        } = self;
+        for (sum, more) in [
+            (starts, other.starts),
+            (starts_unknown_type, other.starts_unknown_type),
+            (finishes_unknown_type, other.finishes_unknown_type),
+            (refused_full, other.refused_full),
+            (refused_nested, other.refused_nested),
+            (abandoned, other.abandoned),
+            (unpaired, other.unpaired),
+            (ring_full, other.ring_full),
+            (ring_full_unpaired, other.ring_full_unpaired),
+            (label_sets_refused, other.label_sets_refused),
+            (finishes_lost, other.finishes_lost),
+            (label_faults, other.label_faults),
+            (labels_unreadable, other.labels_unreadable),
+            (unexpected_not_kept, other.unexpected_not_kept),
+            (sizes_unread, other.sizes_unread),
+            (messages_lost, other.messages_lost),
+            (aged, other.aged),
+            (records_timed, other.records_timed),
+            (records_unpaired, other.records_unpaired),
+            (label_sets, other.label_sets),
+            (finished, other.finished),
+        ] {
+            *sum += more;
+        }
     }
 }
 
@@ -63,13 +124,14 @@ pub struct Aggregate {
     series: Vec<Option<Arc<Series>>>,
     records_timed: u64,
     records_unpaired: u64,
+    aged: u64,
 }
 
 impl Aggregate {
     /// Nothing yet.
     #[must_use]
     pub fn new(buckets: Arc<Buckets>) -> Self {
-        Self { buckets, series: Vec::new(), records_timed: 0, records_unpaired: 0 }
+        Self { buckets, series: Vec::new(), records_timed: 0, records_unpaired: 0, aged: 0 }
     }
 
     /// Counts a record. `labels` gives the labels of a label set number that was not seen before.
@@ -88,13 +150,26 @@ impl Aggregate {
         series.histogram.sum_us = series.histogram.sum_us.saturating_add(microseconds);
     }
 
-    /// Takes over a label set's exact total.
-    pub fn total(&mut self, label_set: u32, total: u64, labels: &mut dyn FnMut(u32) -> Labels) {
+    /// Takes over a label set's exact total and extras.
+    pub fn total(
+        &mut self,
+        label_set: u32,
+        total: u64,
+        extras: Extras,
+        labels: &mut dyn FnMut(u32) -> Labels,
+    ) {
         let known = self.series.get(label_set as usize).and_then(Option::as_ref);
-        if known.map_or(0, |series| series.total) == total {
+        if known.map_or((0, Extras::default()), |series| (series.total, series.extras)) == (total, extras) {
             return;
         }
-        self.series_mut(label_set, labels).total = total;
+        let series = self.series_mut(label_set, labels);
+        series.total = total;
+        series.extras = extras;
+    }
+
+    /// Counts calls that were forgotten because they were too old.
+    pub fn aged(&mut self, calls: u64) {
+        self.aged += calls;
     }
 
     fn series_mut(&mut self, label_set: u32, labels: &mut dyn FnMut(u32) -> Labels) -> &mut Series {
@@ -109,6 +184,7 @@ impl Aggregate {
                 labels: Arc::new(labels(label_set)),
                 total: 0,
                 histogram: Histogram::new(bounds),
+                extras: Extras::default(),
             })
         }))
     }
@@ -116,8 +192,8 @@ impl Aggregate {
     /// What a scrape may read. `counter` gives the value of a counter of the programs.
     #[must_use]
     pub fn snapshot(&self, counter: &dyn Fn(Counter) -> u64) -> Snapshot {
-        let series: Vec<_> =
-            self.series.iter().flatten().filter(|series| series.total > 0).cloned().collect();
+        let has_any = |series: &&Arc<Series>| series.total > 0 || series.extras != Extras::default();
+        let series: Vec<_> = self.series.iter().flatten().filter(has_any).cloned().collect();
         let counters = CounterValues {
             starts: counter(Counter::Starts),
             starts_unknown_type: counter(Counter::StartUnknownType),
@@ -132,6 +208,10 @@ impl Aggregate {
             finishes_lost: counter(Counter::FinishLost),
             label_faults: counter(Counter::LabelFault),
             labels_unreadable: counter(Counter::LabelUnreadable),
+            unexpected_not_kept: counter(Counter::UnexpectedNotKept),
+            sizes_unread: counter(Counter::SizeUnread),
+            messages_lost: counter(Counter::MessageLost),
+            aged: self.aged,
             records_timed: self.records_timed,
             records_unpaired: self.records_unpaired,
             label_sets: series.len() as u64,
@@ -152,7 +232,7 @@ mod tests {
         let mut set = LabelSet::EMPTY;
         set.text[2][0] = b'a' + u8::try_from(number).unwrap();
         set.lengths[2] = 1;
-        Labels::decode(&set, &|_, _| None)
+        Labels::decode(&set, &crate::pipeline::NoExecutable)
     }
 
     fn record(label_set: u32, duration_ns: u64) -> Record {
@@ -165,7 +245,7 @@ mod tests {
         aggregate.record(&record(0, 1_999), &mut labels);
         aggregate.record(&record(0, 2_999), &mut labels);
         aggregate.record(&record(0, 3_000), &mut labels);
-        aggregate.total(0, 3, &mut labels);
+        aggregate.total(0, 3, Extras::default(), &mut labels);
         let snapshot = aggregate.snapshot(&|_| 0);
         assert_eq!(snapshot.series[0].histogram, Histogram { counts: vec![1, 1, 1], sum_us: 6 });
         assert_eq!(snapshot.series[0].total, 3);
@@ -176,7 +256,7 @@ mod tests {
         let mut aggregate = Aggregate::new(Arc::new(Buckets::default()));
         let unpaired = Record { flags: record_flag::UNPAIRED, ..record(1, 0) };
         aggregate.record(&unpaired, &mut labels);
-        aggregate.total(1, 1, &mut labels);
+        aggregate.total(1, 1, Extras::default(), &mut labels);
         let snapshot = aggregate.snapshot(&|_| 0);
         assert_eq!(snapshot.series[0].total, 1);
         assert_eq!(snapshot.series[0].histogram.count(), 0);
@@ -186,9 +266,9 @@ mod tests {
     #[test]
     fn a_snapshot_does_not_change_afterwards() {
         let mut aggregate = Aggregate::new(Arc::new(Buckets::default()));
-        aggregate.total(0, 1, &mut labels);
+        aggregate.total(0, 1, Extras::default(), &mut labels);
         let before = aggregate.snapshot(&|_| 0);
-        aggregate.total(0, 2, &mut labels);
+        aggregate.total(0, 2, Extras::default(), &mut labels);
         assert_eq!(before.series[0].total, 1);
         assert_eq!(aggregate.snapshot(&|_| 0).series[0].total, 2);
     }
@@ -200,7 +280,7 @@ mod tests {
             for duration in &durations {
                 aggregate.record(&record(3, *duration), &mut labels);
             }
-            aggregate.total(3, 1, &mut labels);
+            aggregate.total(3, 1, Extras::default(), &mut labels);
             let snapshot = aggregate.snapshot(&|_| 0);
             prop_assert_eq!(snapshot.series[0].histogram.count(), durations.len() as u64);
             prop_assert_eq!(snapshot.series[0].histogram.sum_us, durations.iter().map(|ns| ns / 1_000).sum::<u64>());

@@ -1,6 +1,6 @@
 //! Label sets as people and Prometheus see them.
 
-use monitor_ebpf::{LabelSet, TEXT_BYTES, call_type, label, mark, retry_count, side};
+use monitor_ebpf::{LabelSet, TEXT_BYTES, call_type, error_class, label, mark, retry_count, side};
 
 /// Longest string that is looked up in the file for a label whose bytes were not in memory.
 const LOOKUP_MAX: u64 = 1 << 20;
@@ -25,6 +25,55 @@ pub enum CallType {
     Streaming,
 }
 
+/// What kind of stream a message went over (`pkg/serviceinfo/serviceinfo.go` @ v0.16.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StreamKind {
+    /// The executable doesn't say.
+    Unknown,
+    /// One request and one reply, over a streaming protocol.
+    Unary,
+    /// Only the client sends more than one message.
+    Client,
+    /// Only the server does.
+    Server,
+    /// Both do.
+    Bidirectional,
+}
+
+impl StreamKind {
+    fn of(number: u8) -> Self {
+        match number {
+            1 => Self::Unary,
+            2 => Self::Client,
+            4 => Self::Server,
+            6 => Self::Bidirectional,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// The value of the label `kind`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Unary => "unary",
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Bidirectional => "bidirectional",
+        }
+    }
+}
+
+/// What a label set needs of the executable to be decoded.
+pub trait Executable {
+    /// Bytes that were not in memory: gets an address of the target and a length, and gives them only when they
+    /// can't have changed since the file was mapped.
+    fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>>;
+
+    /// Name of the class of errors that the object at this offset of the executable stands for.
+    fn error_class(&self, offset: u32) -> &'static str;
+}
+
 /// The labels of a call. Names are as they are to be shown: `unknown` where the in-process code says so.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels {
@@ -42,6 +91,10 @@ pub struct Labels {
     pub failed: bool,
     /// How often it was retried, in digits; `unreadable` where that could not be read.
     pub retry: String,
+    /// Class of the error; `none` where there is none, and where nobody asked.
+    pub error_class: &'static str,
+    /// Kind of stream, in the label sets of messages.
+    pub stream: StreamKind,
 }
 
 impl Side {
@@ -69,11 +122,8 @@ impl CallType {
 
 impl Labels {
     /// Decodes what the programs wrote.
-    ///
-    /// `lookup` finds bytes that were not in memory: it gets an address of the target and a length, and gives
-    /// them only when they can't have changed since the file was mapped.
-    pub fn decode(set: &LabelSet, lookup: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Self {
-        let name = |index: usize| name(set, index, lookup);
+    pub fn decode(set: &LabelSet, executable: &dyn Executable) -> Self {
+        let name = |index: usize| name(set, index, executable);
         Self {
             side: if set.side == side::SERVER { Side::Server } else { Side::Client },
             call_type: match set.call_type {
@@ -89,6 +139,12 @@ impl Labels {
                 retry_count::UNREADABLE => UNREADABLE.to_owned(),
                 count => count.to_string(),
             },
+            error_class: match set.error {
+                error_class::NONE => NO_ERROR,
+                error_class::ELSEWHERE => OTHER,
+                offset => executable.error_class(offset),
+            },
+            stream: StreamKind::of(set.stream),
         }
     }
 
@@ -103,10 +159,12 @@ impl Labels {
 const UNREADABLE: &str = "unreadable";
 /// Stands for an empty name, as in the in-process code.
 const UNKNOWN: &str = "unknown";
-/// Stands for names past the limit on label sets.
+/// Stands for names past the limit on label sets, and for errors of no known class.
 const OTHER: &str = "other";
+/// The class of calls without an error.
+const NO_ERROR: &str = "none";
 
-fn name(set: &LabelSet, index: usize, lookup: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> String {
+fn name(set: &LabelSet, index: usize, executable: &dyn Executable) -> String {
     let text = set.text.get(index).map_or(&[][..], |text| &text[..]);
     let length = set.lengths.get(index).map_or(0, |length| usize::from(*length));
     let text = text.get(..length).unwrap_or(text);
@@ -115,19 +173,19 @@ fn name(set: &LabelSet, index: usize, lookup: &dyn Fn(u64, usize) -> Option<Vec<
         Some(mark::CUT) => shown(text, true),
         Some(mark::OTHER) => OTHER.to_owned(),
         Some(mark::ADDRESS | mark::LITERAL) => {
-            looked_up(text, lookup).unwrap_or_else(|| UNREADABLE.to_owned())
+            looked_up(text, executable).unwrap_or_else(|| UNREADABLE.to_owned())
         }
         _ => UNREADABLE.to_owned(),
     }
 }
 
-fn looked_up(text: &[u8], lookup: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Option<String> {
+fn looked_up(text: &[u8], executable: &dyn Executable) -> Option<String> {
     let (address, rest) = text.split_first_chunk()?;
     let (length, _) = rest.split_first_chunk()?;
     let (address, length) = (u64::from_ne_bytes(*address), u64::from_ne_bytes(*length));
     let cut = length > TEXT_BYTES as u64;
     let kept = usize::try_from(length.min(LOOKUP_MAX)).ok()?.min(TEXT_BYTES);
-    let bytes = lookup(address, kept)?;
+    let bytes = executable.constant(address, kept)?;
     Some(shown(bytes.get(..kept)?, cut))
 }
 
@@ -147,6 +205,21 @@ fn shown(bytes: &[u8], cut: bool) -> String {
     format!("{}…", String::from_utf8_lossy(whole))
 }
 
+/// An executable that nothing is known of.
+#[cfg(test)]
+pub(crate) struct NoExecutable;
+
+#[cfg(test)]
+impl Executable for NoExecutable {
+    fn constant(&self, _: u64, _: usize) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn error_class(&self, _: u32) -> &'static str {
+        OTHER
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -162,7 +235,20 @@ mod tests {
     }
 
     fn method(set: &LabelSet) -> String {
-        Labels::decode(set, &|_, _| None).method
+        Labels::decode(set, &NoExecutable).method
+    }
+
+    /// Has `Echo` at 0x4000, and one class of errors at 0x500.
+    struct Echo;
+
+    impl Executable for Echo {
+        fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>> {
+            (address == 0x4000 && length == 4).then(|| b"Echo".to_vec())
+        }
+
+        fn error_class(&self, offset: u32) -> &'static str {
+            if offset == 0x500 { "timeout" } else { OTHER }
+        }
     }
 
     #[test]
@@ -184,15 +270,27 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_told_apart_by_what_stands_for_them() {
+        let class = |error| Labels::decode(&LabelSet { error, ..LabelSet::EMPTY }, &Echo).error_class;
+        assert_eq!(class(error_class::NONE), "none");
+        assert_eq!(class(error_class::ELSEWHERE), "other");
+        assert_eq!(class(0x500), "timeout");
+        assert_eq!(class(0x508), "other");
+    }
+
+    #[test]
+    fn kinds_of_streams_have_names() {
+        let names = [0, 1, 2, 4, 6, 3].map(|number| StreamKind::of(number).name());
+        assert_eq!(names, ["unknown", "unary", "client", "server", "bidirectional", "unknown"]);
+    }
+
+    #[test]
     fn bytes_that_were_not_in_memory_are_looked_up() {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&0x4000_u64.to_ne_bytes());
         bytes[8..].copy_from_slice(&4_u64.to_ne_bytes());
         let set = set(&bytes, mark::ADDRESS);
-        let found = Labels::decode(&set, &|address, length| {
-            (address == 0x4000 && length == 4).then(|| b"Echo".to_vec())
-        });
-        assert_eq!(found.method, "Echo");
+        assert_eq!(Labels::decode(&set, &Echo).method, "Echo");
         assert_eq!(method(&set), "unreadable");
     }
 
@@ -202,7 +300,9 @@ mod tests {
             let mut set = set(&bytes, mark);
             set.lengths = [bytes[0], bytes[1], bytes[2]];
             set.retry = u16::from_ne_bytes([bytes[3], bytes[4]]);
-            let labels = Labels::decode(&set, &|_, length| Some(vec![b'x'; length]));
+            set.error = u32::from(bytes[5]);
+            set.stream = bytes[6];
+            let labels = Labels::decode(&set, &Echo);
             prop_assert!(!labels.method.is_empty());
         }
     }

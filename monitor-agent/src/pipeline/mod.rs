@@ -10,5 +10,7 @@ mod snapshot;
 
 pub use aggregate::{Aggregate, CounterValues};
 pub use buckets::{Buckets, BucketsError};
-pub use labels::{CallType, Labels, Side};
-pub use snapshot::{Histogram, Published, Series, Snapshot};
+#[cfg(test)]
+pub(crate) use labels::NoExecutable;
+pub use labels::{CallType, Executable, Labels, Side, StreamKind};
+pub use snapshot::{Extras, Histogram, Published, Series, Snapshot};

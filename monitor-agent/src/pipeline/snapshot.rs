@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use monitor_ebpf::extra;
+
 use super::{CounterValues, Labels};
 
 /// A latency histogram: counts per bucket, the infinite one last, and the sum of whole microseconds.
@@ -35,7 +37,10 @@ impl Histogram {
     }
 }
 
-/// The calls of one label set.
+/// What is counted of a label set beside its calls, by [`monitor_ebpf::extra`].
+pub type Extras = [u64; extra::COUNT as usize];
+
+/// The calls of one label set, or the messages of one.
 #[derive(Clone, Debug)]
 pub struct Series {
     /// Its labels.
@@ -44,15 +49,25 @@ pub struct Series {
     pub total: u64,
     /// Durations of those whose start was seen and whose record arrived.
     pub histogram: Histogram,
+    /// Bytes of the calls, or messages.
+    pub extras: Extras,
 }
 
 /// A target's numbers at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// One entry for each label set that has calls.
+    /// One entry for each label set that has calls or messages.
     pub series: Vec<Arc<Series>>,
     /// The programs' own counters.
     pub counters: CounterValues,
+}
+
+impl Snapshot {
+    /// Adds what another framework's copy counted in the same target.
+    pub fn add(&mut self, other: Self) {
+        self.series.extend(other.series);
+        self.counters.add(&other.counters);
+    }
 }
 
 /// The newest snapshot. Taking it and replacing it are a pointer each: no reader holds up the pipeline.

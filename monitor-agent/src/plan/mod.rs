@@ -34,11 +34,27 @@ pub struct Offset {
     pub evidence: String,
 }
 
+/// What the programs are to read of a call beside names and outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
+pub struct Wanted {
+    /// How often it was retried.
+    pub retries: bool,
+    /// The class of its error.
+    pub errors: bool,
+    /// Its bytes.
+    pub sizes: bool,
+    /// The messages of streams.
+    pub messages: bool,
+}
+
 /// What one framework in one executable needs to be watched.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Where the probes go, finish sites first: the order of attaching.
     pub sites: Vec<Site>,
+    /// Where the messages of streams go through; for those who ask.
+    pub message_sites: Vec<Site>,
     /// The types that calls come as.
     pub shapes: Vec<ShapePlan>,
     /// Every number found, with its evidence.
@@ -57,6 +73,8 @@ pub struct Plan {
 pub struct Found {
     /// Its name.
     pub name: &'static str,
+    /// module
+    pub module: String,
     /// Its version, as the build info has it.
     pub version: String,
     /// Its plan, or why there is none.
@@ -84,7 +102,7 @@ impl Inspection {
             .filter_map(|framework| {
                 let version = module_version(&info, framework.module)?;
                 let plan = Plan::make(framework, image, &go);
-                Some(Found { name: framework.name, version, plan })
+                Some(Found { name: framework.name, module: framework.module.to_owned(), version, plan })
             })
             .collect();
         let build_id = image.build_id().map(str::to_owned);
@@ -133,6 +151,7 @@ impl Plan {
         }
         Ok(Self {
             sites,
+            message_sites: Vec::new(),
             shapes,
             offsets: resolver.into_offsets(),
             notes,
@@ -141,6 +160,11 @@ impl Plan {
             tag_map,
             literals: literals(image),
         })
+    }
+
+    /// class
+    pub fn error_class(&self, _image: &Image, _address: u64) -> &'static str {
+        "other"
     }
 
     /// The labels that can be told.
@@ -156,14 +180,13 @@ impl Plan {
     /// The recipe for a process in which the executable lies `bias` bytes above its link-time addresses.
     ///
     /// With `retries` the programs also read how often a call was retried.
-    #[must_use]
-    pub fn recipe(&self, bias: u64, retries: bool) -> Recipe {
+    pub fn recipe(&self, bias: u64, wanted: Wanted) -> Result<Recipe, Refusal> {
         let mut recipe = Recipe {
             object_type: self.object.0 as u8,
             object: self.object.1 as u8,
             goroutine: Register::R14 as u8,
             error: self.error as u8,
-            tag_map: if retries { self.tag_map } else { TagMap::None } as u8,
+            tag_map: if wanted.retries { self.tag_map } else { TagMap::None } as u8,
             literals: self.literals.start.wrapping_add(bias),
             literals_length: self.literals.end - self.literals.start,
             ..Recipe::EMPTY
@@ -172,13 +195,14 @@ impl Plan {
             match site.role {
                 Role::Start => recipe.start_skip_flags = site.skip_flags(),
                 Role::Finish => recipe.finish_skip_flags = site.skip_flags(),
+                Role::Sent | Role::Received => {}
             }
         }
         for (place, shape) in recipe.shapes.iter_mut().zip(&self.shapes) {
             *place = shape.program(bias);
             recipe.shape_count += 1;
         }
-        recipe
+        Ok(recipe)
     }
 }
 

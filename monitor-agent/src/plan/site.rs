@@ -12,6 +12,10 @@ pub enum Role {
     Start,
     /// A call finishes.
     Finish,
+    /// A message was sent on a stream.
+    Sent,
+    /// A message was received on one.
+    Received,
 }
 
 impl Role {
@@ -21,6 +25,7 @@ impl Role {
         match self {
             Self::Start => "start",
             Self::Finish => "finish",
+            Self::Sent | Self::Received => "count",
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) fn class(hit: &Hit) -> u32 {
 
 /// The word at an address; 0 when it can't be read.
 #[inline(always)]
-fn word(address: u64) -> u64 {
+pub(crate) fn word(address: u64) -> u64 {
     let mut word = 0_u64;
     if is_user_address(address) {
         // SAFETY: the word has eight bytes. The helper clears it when it fails.

@@ -87,6 +87,44 @@ pub(crate) fn remove(key: Key) -> Option<u64> {
     }
 }
 
+/// A call of unknown type starts. Inside another of its goroutine it nests as a known one would, but without a start:
+/// its finish must not take that of the call around it. Gives nothing of use.
+#[inline(never)]
+pub(crate) fn insert_unknown(goroutine: u64) -> u32 {
+    let key = Key::Goroutine(goroutine);
+    let Some(bucket) = key.bucket() else { return 0 };
+    if let Some(start) = find(bucket, key.number()) {
+        // SAFETY: a start in a bucket of the table.
+        unsafe { nest(start) };
+    } else if let Some(outer) = SPILL.get_ptr_mut(key.number()) {
+        // SAFETY: the entry is this goroutine's own.
+        unsafe { (*outer).nested += 1 };
+    }
+    0
+}
+
+/// A call of unknown type finishes: the innermost start of its goroutine is its own, or that of a call which can no
+/// longer be told from it. Gives nothing of use.
+#[inline(never)]
+pub(crate) fn remove_unknown(goroutine: u64) -> u32 {
+    let _ = remove(Key::Goroutine(goroutine));
+    0
+}
+
+/// Adds one to the number of nested calls in a start of a bucket; gives the depth of the new one.
+///
+/// # Safety
+/// `start` must be in a bucket of the table.
+#[inline(always)]
+unsafe fn nest(start: *mut u64) -> u64 {
+    // SAFETY: the caller vouches for it.
+    unsafe {
+        let word = start.read_volatile();
+        start.write_volatile(word + u64::from(word & DEPTH != DEPTH));
+        (word & DEPTH) + 1
+    }
+}
+
 /// Functions that are not inlined give numbers only: 0 is no start.
 #[inline(always)]
 fn seen(start_ns: u64) -> Option<u64> {
@@ -135,11 +173,7 @@ fn insert_again(key: Key, start: *mut u64, start_ns: u64) {
         }
         Key::Goroutine(_) => {
             // SAFETY: as above.
-            let depth = unsafe {
-                let word = start.read_volatile();
-                start.write_volatile(word + u64::from(word & DEPTH != DEPTH));
-                (word & DEPTH) + 1
-            };
+            let depth = unsafe { nest(start) };
             insert_nested(key.number(), depth, start_ns);
         }
     }

@@ -34,6 +34,7 @@ pub(crate) fn start(ctx: &ProbeContext) {
     let mut scratch = Scratch::new();
     let Some(shape) = shape::find(hit.type_word, hit.object, &mut scratch) else {
         count(Counter::StartUnknownType);
+        in_flight::insert_unknown(hit.goroutine);
         debug!(ctx, "start: object of unknown type {:x}", hit.type_word);
         return;
     };
@@ -56,6 +57,7 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     let mut scratch = Scratch::new();
     let Some(shape) = shape::find(hit.type_word, hit.object, &mut scratch) else {
         count(Counter::FinishUnknownType);
+        in_flight::remove_unknown(hit.goroutine);
         debug!(ctx, "finish: object of unknown type {:x}", hit.type_word);
         return;
     };
@@ -89,19 +91,19 @@ pub(crate) fn finish(ctx: &ProbeContext) {
 /// Counts a message that was sent on a stream.
 #[inline(always)]
 pub(crate) fn sent(ctx: &ProbeContext) {
-    message(ctx, extra::MESSAGES_SENT, recipe!(sent_skip_flags));
+    message(ctx, extra::MESSAGES_SENT, recipe!(sent_skip_flags), recipe!(sent_error_at));
 }
 
 /// Counts a message that was received on a stream.
 #[inline(always)]
 pub(crate) fn received(ctx: &ProbeContext) {
-    message(ctx, extra::MESSAGES_RECEIVED, recipe!(received_skip_flags));
+    message(ctx, extra::MESSAGES_RECEIVED, recipe!(received_skip_flags), recipe!(received_error_at));
 }
 
 #[inline(always)]
-fn message(ctx: &ProbeContext, kind: u32, skip_flags: u8) {
+fn message(ctx: &ProbeContext, kind: u32, skip_flags: u8, error_at: u16) {
     let hit = Hit::read(ctx);
-    if hit.is_skipped(skip_flags) {
+    if hit.is_skipped(skip_flags) || has_failed(&hit, error_at) {
         return;
     }
     let mut scratch = Scratch::new();
@@ -114,6 +116,12 @@ fn message(ctx: &ProbeContext, kind: u32, skip_flags: u8) {
         Some(label_set) => totals::add_extra(kind, label_set, 1),
         None => count(Counter::MessageLost),
     }
+}
+
+/// Did the message not go through? The end of a stream comes as an error, too.
+#[inline(always)]
+fn has_failed(hit: &Hit, error_at: u16) -> bool {
+    error_at != 0 && errors::word(hit.stack.wrapping_add(u64::from(error_at))) != 0
 }
 
 /// Adds up the bytes of a finished call, where the recipe asks for them.

@@ -18,6 +18,8 @@ pub(crate) struct Hit {
     pub(crate) error_data: u64,
     /// The processor's flags.
     pub(crate) flags: u64,
+    /// The stack pointer: at a function's entry, where the return address is.
+    pub(crate) stack: u64,
 }
 
 impl Hit {
@@ -32,6 +34,7 @@ impl Hit {
             error: registers.get(recipe!(error)),
             error_data: registers.get(recipe!(error_data)),
             flags: registers.flags,
+            stack: registers.stack,
         }
     }
 
@@ -47,6 +50,7 @@ impl Hit {
 struct Registers {
     values: [u64; 10],
     flags: u64,
+    stack: u64,
 }
 
 impl Registers {
@@ -61,6 +65,7 @@ impl Registers {
                 saved.r11, saved.r14,
             ],
             flags: saved.eflags,
+            stack: saved.rsp,
         }
     }
 
