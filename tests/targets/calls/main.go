@@ -1,0 +1,21 @@
+// Calls makes every kind of Kitex call, as server and client in one process, and counts what it makes. It exists to
+// be watched: a monitor outside must count the same. See control.go for how it is steered.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/cloudwego/kitex/pkg/klog"
+	"github.com/cloudwego/netpoll"
+)
+
+func main() {
+	klog.SetOutput(io.Discard)
+	netpoll.SetLoggerOutput(io.Discard)
+	if err := newControl().serve(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "calls:", err)
+		os.Exit(1)
+	}
+}
