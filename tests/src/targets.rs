@@ -26,6 +26,8 @@ pub enum Program {
     Kitex,
     /// A Go program without an RPC framework (`targets/plain`).
     Plain,
+    /// A program that enters Kitex's functions itself, with whatever objects (`targets/strange`).
+    Strange,
 }
 
 /// How a program is built.
@@ -65,6 +67,7 @@ impl Program {
         match self {
             Self::Kitex => "kitex-target",
             Self::Plain => "plain-go",
+            Self::Strange => "strange-target",
         }
     }
 
@@ -72,6 +75,7 @@ impl Program {
         paths::tests().join("targets").join(match self {
             Self::Kitex => "kitex",
             Self::Plain => "plain",
+            Self::Strange => "strange",
         })
     }
 

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// control obeys lines on stdin. Each is answered by one JSON line; {"error": text} says why it could not be done.
+//
+//	call N SHAPE [NAME=FORM…] [fail]    N calls, one after the other; NAME is caller, callee or method
+//	change N START FINISH               N calls whose RPCInfo has one shape at the start, another at the finish
+//	inside N START FINISH MS            the same inside a client call that began so many milliseconds before
+//	methods N C                         N calls of N methods, method-0 and so on, from C goroutines
+//	rewrite N                           N calls while the bytes of their method change between 16 a and 16 b
+//	unmap N SHAPE                       N calls whose RPCInfo is unmapped between start and finish
+//	die N HOW                           N goroutines start a client call and end in it: exit or panic
+//	open N SHAPE DEPTH                  N goroutines start DEPTH calls, each inside the one before
+//	close N                             the oldest N of these goroutines finish their calls
+//	flow C                              C goroutines make calls until pause
+//	pause                               ends the flow
+//	spawn N                             runs another program, N times one after the other
+//	fork N                              N calls in a forked child, which ends then
+//	patch FUNCTION PLACE                replaces an instruction of the own code by another with the same meaning;
+//	                                    FUNCTION is start or finish, PLACE entry or frame
+//	exec PATH ARG…                      answers, then becomes another program in the middle of its calls
+//	exit                                answers, then ends in the middle of its calls
+//	quit                                answers, then ends; the end of stdin does the same
+//
+// shapes.go lists the shapes, forms.go the forms. Where nothing else is said the answer is {"calls": finished calls}.
+type control struct {
+	caller *caller
+	open   []*opened
+	flow   *flow
+}
+
+var errUsage = errors.New("wrong or missing arguments")
+
+func (c *control) serve(in io.Reader, out io.Writer) error {
+	answer := json.NewEncoder(out)
+	if err := answer.Encode(map[string]any{"ready": true, "pid": os.Getpid()}); err != nil {
+		return err
+	}
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		if len(words) == 0 {
+			continue
+		}
+		reply, err := c.obey(words[0], words[1:])
+		if err != nil {
+			reply = map[string]any{"error": err.Error()}
+		}
+		if err := answer.Encode(reply); err != nil || words[0] == "quit" {
+			return err
+		}
+		switch {
+		case err != nil:
+		case words[0] == "exit":
+			os.Exit(0)
+		case words[0] == "exec":
+			return syscall.Exec(words[1], words[1:], os.Environ())
+		}
+	}
+	return lines.Err()
+}
+
+func (c *control) obey(command string, args []string) (map[string]any, error) {
+	switch command {
+	case "quit", "exit":
+		return map[string]any{command: true}, nil
+	case "exec":
+		if len(args) == 0 {
+			return nil, errUsage
+		}
+		return map[string]any{"exec": args[0]}, nil
+	case "patch":
+		return patch(args)
+	case "flow":
+		return c.startFlow(args)
+	case "pause":
+		return c.pause()
+	}
+	return c.calls(command, args)
+}
+
+// calls obeys the commands whose first argument is a number.
+func (c *control) calls(command string, args []string) (map[string]any, error) {
+	if len(args) == 0 {
+		return nil, errUsage
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return nil, err
+	}
+	begun := c.caller.account.ended()
+	switch rest := args[1:]; command {
+	case "call":
+		err = c.caller.same(n, rest)
+	case "change":
+		err = c.caller.change(n, rest)
+	case "inside":
+		err = c.caller.inside(n, rest)
+	case "methods":
+		err = c.caller.methods(n, rest)
+	case "rewrite":
+		c.caller.rewrite(n)
+	case "unmap":
+		err = c.caller.unmap(n, rest)
+	case "die":
+		err = c.caller.die(n, rest)
+	case "open":
+		err = c.openCalls(n, rest)
+	case "close":
+		err = c.closeCalls(n)
+	case "spawn":
+		err = spawn(n)
+	case "fork":
+		return fork(n)
+	default:
+		err = fmt.Errorf("unknown command %q", command)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"calls": c.caller.account.ended() - begun}, nil
+}
+
+func (c *control) startFlow(args []string) (map[string]any, error) {
+	if len(args) != 1 || c.flow != nil {
+		return nil, errUsage
+	}
+	goroutines, err := strconv.Atoi(args[0])
+	if err != nil {
+		return nil, err
+	}
+	c.flow = startFlow(c.caller, goroutines)
+	return map[string]any{"flowing": true}, nil
+}
+
+func (c *control) pause() (map[string]any, error) {
+	if c.flow == nil {
+		return nil, errors.New("there is no flow")
+	}
+	calls := c.flow.end()
+	c.flow = nil
+	return map[string]any{"calls": calls}, nil
+}
+
+func (c *control) openCalls(n int, args []string) error {
+	if len(args) != 2 {
+		return errUsage
+	}
+	shape, err := shapeNamed(args[0])
+	if err != nil {
+		return err
+	}
+	depth, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	for range n {
+		c.open = append(c.open, c.caller.open(shape, depth))
+	}
+	return nil
+}
+
+func (c *control) closeCalls(n int) error {
+	if n > len(c.open) {
+		return fmt.Errorf("only %d are open", len(c.open))
+	}
+	for _, open := range c.open[:n] {
+		open.close()
+	}
+	c.open = c.open[n:]
+	return nil
+}
+
+// spawn makes the runtime fork, with this process's memory shared until the child becomes another program.
+func spawn(n int) error {
+	for range n {
+		if err := exec.Command("/bin/true").Run(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

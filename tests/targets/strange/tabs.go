@@ -1,0 +1,82 @@
+package main
+
+import (
+	"sync"
+	"unsafe"
+
+	"github.com/cloudwego/kitex/pkg/rpcinfo"
+)
+
+// A tab says what is done to the copy of an itab.
+type tab string
+
+const (
+	// A copy, byte for byte.
+	honest tab = "copied"
+	// It says that it is of another interface.
+	wrongInterface tab = "wrong-interface"
+	// It says that it is of another concrete type.
+	wrongType tab = "wrong-type"
+	// It says that its interface and its type lie where there is no memory.
+	nowhere tab = "nowhere"
+)
+
+// itab is the head of Go's own (internal/abi/iface.go @ go1.26), and the five methods of RPCInfo and of EndpointInfo.
+type itab struct {
+	inter, concrete uintptr
+	hash            uint64
+	methods         [5]uintptr
+}
+
+// value is an interface value's two words.
+type value struct {
+	tab  *itab
+	data unsafe.Pointer
+}
+
+type copyOf struct {
+	original *itab
+	as       tab
+}
+
+// copies keeps the itabs: Go's collector takes it that none ever needs to be freed.
+var copies struct {
+	sync.Mutex
+	made map[copyOf]*itab
+}
+
+// copied is the interface value with a copy of its itab.
+func copied[T any](original T, as tab) T {
+	words := (*value)(unsafe.Pointer(&original))
+	words.tab = copyTab(words.tab, as)
+	return original
+}
+
+func copyTab(original *itab, as tab) *itab {
+	copies.Lock()
+	defer copies.Unlock()
+	key := copyOf{original, as}
+	if made := copies.made[key]; made != nil {
+		return made
+	}
+	made := *original
+	switch other := otherTab(); as {
+	case wrongInterface:
+		made.inter = other.inter
+	case wrongType:
+		made.concrete = other.concrete
+	case nowhere:
+		made.inter, made.concrete = unmapped, unmapped
+	}
+	if copies.made == nil {
+		copies.made = map[copyOf]*itab{}
+	}
+	copies.made[key] = &made
+	return &made
+}
+
+// otherTab is of another interface and another type than all that are copied.
+func otherTab() *itab {
+	var stats rpcinfo.RPCStats = rpcinfo.NewRPCStats()
+	return (*value)(unsafe.Pointer(&stats)).tab
+}

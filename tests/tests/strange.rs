@@ -1,0 +1,388 @@
+//! Targets that put other things before the probes than Kitex does: nothing is taken for what it is not, nothing is
+//! counted wrong, and what is lost is counted.
+
+use std::{
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    agent::Agent,
+    chain::Account,
+    process::Process,
+    scrape::Scrape,
+    tally::{DEFAULT_LABELS, Tally},
+    targets::{Flavour, Program},
+    text::Sites,
+};
+use serde_json::{Value, json};
+
+/// A target, and an agent that watches nothing else.
+struct Watched {
+    target: Process,
+    agent: Agent,
+}
+
+impl Watched {
+    fn start(args: &[&str]) -> Result<Self> {
+        Self::start_with(&[], args)
+    }
+
+    fn start_with(target: &[&str], agent: &[&str]) -> Result<Self> {
+        let target = Process::start(Program::Strange, Flavour::Default, target)?;
+        let agent = Agent::attach(&[target.pid()], agent)?;
+        Ok(Self { target, agent })
+    }
+
+    /// Has the target make so many calls.
+    fn calls(&mut self, command: &str, calls: u64) -> Result<()> {
+        let answer = self.target.command(command)?;
+        ensure!(answer["calls"] == calls, "{command}: {answer}");
+        Ok(())
+    }
+
+    fn seen(&self) -> Result<Seen> {
+        Seen::of(&self.agent.scrape_settled()?, self.target.pid())
+    }
+
+    fn end(mut self) -> Result<()> {
+        ensure!(self.agent.terminate()?.0.success());
+        ensure!(self.target.quit()?.success(), "the target did not end well");
+        Ok(())
+    }
+}
+
+/// What an agent shows about its only target.
+struct Seen {
+    scrape: Scrape,
+    pid: String,
+    tally: Tally,
+    account: Account,
+}
+
+impl Seen {
+    fn of(scrape: &Scrape, pid: u32) -> Result<Self> {
+        let tally = Tally::of_agent(scrape, &DEFAULT_LABELS, None)?;
+        Ok(Self { scrape: scrape.clone(), pid: pid.to_string(), tally, account: Account::of(scrape, pid) })
+    }
+
+    /// A number about the target, by reason.
+    fn by_reason(&self, name: &str, reason: &str) -> u64 {
+        let labels = [("target", self.pid.as_str()), ("reason", reason)];
+        whole(self.scrape.value(name, &labels).unwrap_or_else(|| panic!("no {name} {labels:?}")))
+    }
+
+    /// Calls in the histograms of one side, and those of them that took at most so many microseconds.
+    fn timed(&self, side: &str, most_us: f64) -> (u64, u64) {
+        let histograms = self.scrape.histograms(&format!("kitex_{side}_latency_us"));
+        histograms.values().fold((0, 0), |(all, quick), histogram| {
+            let up_to = histogram.buckets.iter().find(|(bound, _)| bound.total_cmp(&most_us).is_eq());
+            (all + whole(histogram.count), quick + whole(up_to.expect("a bucket").1))
+        })
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^53")]
+fn whole(count: f64) -> u64 {
+    count as u64
+}
+
+/// So many calls of one side, with the caller, the callee and the method.
+fn row(side: &str, names: [&str; 3], count: u64) -> Value {
+    json!({"side": side, "type": "pingpong", "caller": names[0], "callee": names[1], "method": names[2],
+           "status": "succeed", "count": count})
+}
+
+fn tally(rows: &[Value]) -> Result<Tally> {
+    Tally::of_target(&json!({ "counts": rows }), &DEFAULT_LABELS)
+}
+
+const USUAL: [&str; 3] = ["shop", "stock", "Echo"];
+
+#[test]
+fn objects_of_other_types_are_not_taken_for_kitexs() -> Result<()> {
+    let mut watched = Watched::start(&[])?;
+    watched.calls("call 50 client", 50)?;
+    for (shape, calls) in [("my-rpcinfo", 30), ("my-to", 40), ("no-rpcinfo", 5), ("no-to", 6)] {
+        watched.calls(&format!("call {calls} {shape}"), calls)?;
+        watched.calls("call 10 server", 10)?;
+        watched.calls("call 10 separate", 10)?;
+    }
+    let seen = watched.seen()?;
+    tally(&[row("client", USUAL, 50), row("server", USUAL, 80)])?.check(&seen.tally)?;
+    ensure!(seen.by_reason("monitor_unpaired_starts_total", "unknown_type") == 81, "{:?}", seen.account);
+    ensure!(seen.by_reason("monitor_events_lost_total", "finish_unknown_type") == 81, "{:?}", seen.account);
+    let account = &seen.account;
+    ensure!(
+        (account.starts, account.timed, account.unpaired, account.in_flight) == (130, 130, 0, 0),
+        "{account:?}"
+    );
+    ensure!(!watched.agent.get("/metrics")?.contains("disguised"), "names of other types are shown");
+    watched.end()
+}
+
+#[test]
+fn a_part_of_another_type_takes_only_its_own_label() -> Result<()> {
+    let mut watched = Watched::start(&[])?;
+    for (shape, calls) in
+        [("my-from", 30), ("no-from", 5), ("client", 3), ("my-invocation", 20), ("my-method-info", 10)]
+    {
+        watched.calls(&format!("call {calls} {shape}"), calls)?;
+    }
+    let seen = watched.seen()?;
+    let unreadable = row("client", ["unreadable", "stock", "Echo"], 35);
+    tally(&[unreadable, row("client", USUAL, 3), row("server", USUAL, 30)])?.check(&seen.tally)?;
+    ensure!(seen.by_reason("monitor_labels_unreadable_total", "implausible") == 35, "{:?}", seen.account);
+    ensure!((seen.account.starts, seen.account.timed) == (68, 68), "{:?}", seen.account);
+    ensure!(!watched.agent.get("/metrics")?.contains("disguised"), "names of other types are shown");
+    watched.end()
+}
+
+/// What becomes of a string that is a call's name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Becomes {
+    Text,
+    Implausible,
+    NotInMemory,
+}
+
+#[test]
+fn strings_that_lie() -> Result<()> {
+    let x = |count: usize| "x".repeat(count);
+    let forms: Vec<(&str, Becomes, String)> = [
+        ("text:", "unknown".to_owned()),
+        ("text:Lookup", "Lookup".to_owned()),
+        ("length:63", x(63)),
+        ("length:64", x(64)),
+        ("length:65", x(64) + "…"),
+        ("length:1048576", x(64) + "…"),
+        ("invalid-utf8", "\u{fffd}\u{fffd}Echo\u{fffd}".to_owned()),
+        ("cut-character", x(63) + "…"),
+        ("page-last:5", "yyyyy".to_owned()),
+        ("page-last:64", "y".repeat(64)),
+        // What is kept of it can be read, the rest is none of the agent's business.
+        ("page-end:128", "y".repeat(64) + "…"),
+    ]
+    .into_iter()
+    .map(|(form, shown)| (form, Becomes::Text, shown))
+    .chain(
+        ["length:1048577", "huge", "largest", "negative", "nil", "kernel", "non-canonical"]
+            .map(|form| (form, Becomes::Implausible, "unreadable".to_owned())),
+    )
+    .chain(
+        ["unmapped", "page-end:8", "page-end:126"]
+            .map(|form| (form, Becomes::NotInMemory, "unreadable".to_owned())),
+    )
+    .collect();
+    let mut watched = Watched::start(&[])?;
+    let mut rows = Vec::new();
+    for shape in ["server", "separate", "client"] {
+        let side = if shape == "client" { "client" } else { "server" };
+        for (index, name) in ["caller", "callee", "method"].into_iter().enumerate() {
+            for (form, _, shown) in &forms {
+                watched.calls(&format!("call 7 {shape} {name}={form}"), 7)?;
+                let mut labels = USUAL;
+                labels[index] = shown;
+                rows.push(row(side, labels, 7));
+            }
+        }
+    }
+    let seen = watched.seen()?;
+    tally(&rows)?.check(&seen.tally)?;
+    for (becomes, reason) in [(Becomes::Implausible, "implausible"), (Becomes::NotInMemory, "not_in_memory")]
+    {
+        let kinds = forms.iter().filter(|form| form.1 == becomes).count() as u64;
+        let counted = seen.by_reason("monitor_labels_unreadable_total", reason);
+        ensure!(counted == 3 * 3 * 7 * kinds, "{reason}: {counted}");
+    }
+    watched.end()
+}
+
+/// The label of a call is what the memory has at that moment, torn perhaps, but never more than the string.
+#[test]
+fn strings_that_change_while_they_are_read() -> Result<()> {
+    const CALLS: u64 = 100_000;
+    let mut watched = Watched::start(&[])?;
+    watched.calls(&format!("rewrite {CALLS}"), CALLS)?;
+    let seen = watched.seen()?;
+    ensure!(seen.tally.total() == CALLS && seen.tally.iter().count() > 1, "{:?}", seen.tally);
+    for (labels, _) in seen.tally.iter() {
+        let method = &labels["method"];
+        ensure!(method.len() == 16 && method.bytes().all(|byte| matches!(byte, b'a' | b'b')), "{method:?}");
+        ensure!((labels["caller"].as_str(), labels["callee"].as_str()) == ("shop", "stock"), "{labels:?}");
+    }
+    watched.end()
+}
+
+#[test]
+fn a_hundred_thousand_methods() -> Result<()> {
+    const METHODS: u64 = 100_000;
+    const KEPT: u64 = 4_096;
+    let mut watched = Watched::start(&[])?;
+    let command = format!("methods {METHODS} 8");
+    let resident = |seen: &Seen| seen.scrape.sum("monitor_agent_resident_memory_bytes", &[]);
+    let before = resident(&watched.seen()?);
+    watched.calls(&command, METHODS)?;
+    let first = watched.seen()?;
+    // The names that were first stay; all others are `other`, now and from now on.
+    watched.calls(&command, METHODS)?;
+    let second = watched.seen()?;
+    for (seen, rounds) in [(&first, 1), (&second, 2)] {
+        let is_other = |method: &str| method == "other";
+        let kept: Vec<_> = seen.tally.iter().filter(|(labels, _)| !is_other(&labels["method"])).collect();
+        ensure!(kept.len() as u64 == KEPT, "{} methods are kept", kept.len());
+        for (labels, calls) in kept {
+            let number = labels["method"].strip_prefix("method-").and_then(|text| text.parse::<u64>().ok());
+            ensure!(number.is_some_and(|number| number < METHODS) && calls == rounds, "{labels:?}: {calls}");
+        }
+        let others = seen.tally.sum(&[("method", "other"), ("caller", "other"), ("callee", "other")]);
+        ensure!(others == rounds * (METHODS - KEPT), "{others} others");
+        let refused = seen.scrape.sum("monitor_label_sets_refused_total", &[]);
+        ensure!(whole(refused) == others, "{refused} refused");
+        ensure!((seen.account.timed, seen.account.lost) == (rounds * METHODS, 0), "{:?}", seen.account);
+    }
+    // 4,096 histograms of eleven buckets, their names, and the text of a scrape.
+    let grown = resident(&second) - before;
+    ensure!(grown < 3e7, "{grown} bytes more");
+    watched.end()
+}
+
+/// Of a server's call nothing is left but that it was one; of another not even that can be told.
+#[test]
+fn memory_that_is_gone_at_the_finish() -> Result<()> {
+    let mut watched = Watched::start(&[])?;
+    watched.calls("unmap 40 server", 40)?;
+    watched.calls("call 10 server", 10)?;
+    let seen = watched.seen()?;
+    let unreadable = row("server", ["unreadable"; 3], 40);
+    tally(&[unreadable.clone(), row("server", USUAL, 10)])?.check(&seen.tally)?;
+    ensure!((seen.account.starts, seen.account.timed) == (50, 50), "{:?}", seen.account);
+    watched.calls("unmap 40 client", 40)?;
+    watched.calls("call 10 client", 10)?;
+    let seen = watched.seen()?;
+    let rows = [unreadable, row("server", USUAL, 10), row("client", USUAL, 10)];
+    tally(&rows)?.check(&seen.tally)?;
+    ensure!(seen.by_reason("monitor_events_lost_total", "finish_unknown_type") == 40, "{:?}", seen.account);
+    watched.end()
+}
+
+#[test]
+fn children_are_not_the_target() -> Result<()> {
+    let mut watched = Watched::start(&[])?;
+    watched.calls("call 100 server", 100)?;
+    for _ in 0..3 {
+        // Its copy of the code has the probes, its calls are its own.
+        watched.calls("fork 2000", 2_000)?;
+    }
+    watched.target.command("flow 4")?;
+    watched.target.command("spawn 50")?;
+    let calls = watched.target.command("pause")?["calls"].as_u64().context("no calls")?;
+    watched.calls("call 100 server", 100)?;
+    let seen = watched.seen()?;
+    ensure!(calls > 1_000, "{calls} calls are no load");
+    tally(&[row("server", USUAL, 200 + calls / 2), row("client", USUAL, calls / 2)])?.check(&seen.tally)?;
+    seen.account.check_complete(200 + calls)?;
+    Sites::of(watched.target.pid())?.check_probed()?;
+    watched.end()
+}
+
+/// A file that the target counts its calls in, so that the count outlives it.
+struct Counted(PathBuf);
+
+impl Counted {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("monitor-{name}-{}", std::process::id())))
+    }
+
+    /// Calls begun and ended.
+    fn read(&self) -> Result<(u64, u64)> {
+        let bytes = fs::read(&self.0)?;
+        let word =
+            |at: usize| bytes.get(at..at + 8).and_then(|word| word.try_into().ok()).map(u64::from_ne_bytes);
+        Ok((word(0).context("no count")?, word(8).context("no count")?))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// It exits, is killed, or becomes another program, with calls under way in eight goroutines: all that ended is counted.
+#[test]
+fn the_end_in_the_middle_of_calls() -> Result<()> {
+    for end in ["exit", "kill", "exec /bin/cat"] {
+        let counted = Counted::new("counted");
+        let path = counted.0.display().to_string();
+        let mut watched = Watched::start_with(&["--account", &path], &["--linger", "1"])?;
+        watched.target.command("flow 8")?;
+        thread::sleep(Duration::from_millis(300));
+        match end {
+            "kill" => watched.target.signal(libc::SIGKILL)?,
+            _ => drop(watched.target.command(end)?),
+        }
+        let pid = watched.target.pid();
+        let seen = Seen::of(&scrape_until_down(&watched.agent, pid)?, pid)?;
+        let (begun, ended) = counted.read()?;
+        ensure!(ended > 1_000 && begun - ended <= 8, "{end}: {begun} begun, {ended} ended");
+        let total = seen.tally.total();
+        ensure!((ended..=begun).contains(&total), "{end}: {total} of {begun} begun and {ended} ended");
+        let account = &seen.account;
+        ensure!(account.timed + account.lost == total && account.unpaired == 0, "{end}: {account:?}");
+        ensure!(account.starts - total <= 8, "{end}: {account:?}");
+        ensure!({ watched.agent }.wait(Duration::from_secs(5))?.success(), "{end}");
+    }
+    Ok(())
+}
+
+fn scrape_until_down(agent: &Agent, pid: u32) -> Result<Scrape> {
+    let begin = Instant::now();
+    loop {
+        let scrape = agent.scrape()?;
+        if scrape.value("monitor_target_up", &[("target", &pid.to_string())]) == Some(0.0) {
+            return Ok(scrape);
+        }
+        ensure!(begin.elapsed() < Duration::from_secs(3), "still up: {}", agent.log());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Calls that take longer than this were given the start of another.
+const LONG_US: f64 = 200_000.0;
+const BUCKETS: [&str; 2] = ["--latency-buckets", "200000,10000000"];
+
+/// Goroutines are used again, with all that is remembered of their dead calls.
+#[test]
+fn goroutines_that_die_in_a_call() -> Result<()> {
+    for how in ["exit", "panic"] {
+        for deaths in [3, 200] {
+            let mut watched = Watched::start(&BUCKETS)?;
+            watched.calls(&format!("die {deaths} {how}"), 0)?;
+            let seen = watched.seen()?;
+            let kept = seen.account.in_flight;
+            let lost: u64 = seen.account.faults.values().sum();
+            ensure!((seen.account.starts, kept + lost) == (deaths, deaths), "{:?}", seen.account);
+            thread::sleep(Duration::from_secs_f64(2e-6 * LONG_US));
+            for depth in [1, 3] {
+                watched.calls(&format!("open 50 client {depth}"), 0)?;
+                watched.calls("close 50", 50 * depth)?;
+            }
+            let seen = watched.seen()?;
+            tally(&[row("client", USUAL, 200)])?.check(&seen.tally)?;
+            let (timed, quick) = seen.timed("client", LONG_US);
+            ensure!(timed == quick, "{} durations of {timed} are those of dead calls", timed - quick);
+            ensure!(
+                timed == seen.account.timed && timed + seen.account.unpaired == 200,
+                "{:?}",
+                seen.account
+            );
+            ensure!(deaths > 6 || timed == 200, "{:?}", seen.account);
+            watched.end()?;
+        }
+    }
+    Ok(())
+}
