@@ -386,3 +386,22 @@ fn goroutines_that_die_in_a_call() -> Result<()> {
     }
     Ok(())
 }
+/// A call whose start was of an unknown type has no start, also where another call of its goroutine has one.
+#[test]
+fn an_unknown_start_is_not_replaced_by_anothers() -> Result<()> {
+    let mut watched = Watched::start(&BUCKETS)?;
+    watched.calls("change 20 my-to client", 20)?;
+    let seen = watched.seen()?;
+    tally(&[row("client", USUAL, 20)])?.check(&seen.tally)?;
+    ensure!((seen.account.timed, seen.account.unpaired) == (0, 20), "{:?}", seen.account);
+    watched.calls("inside 4 my-to client 300", 8)?;
+    let seen = watched.seen()?;
+    let outer = row("client", ["shop", "stock", "Outer"], 4);
+    tally(&[row("client", USUAL, 24), outer])?.check(&seen.tally)?;
+    let long = |method: &str| {
+        let timed = seen.scrape.histogram("kitex_client_latency_us", &[("method", method)])?;
+        Some(whole(timed.count - timed.buckets.first()?.1))
+    };
+    ensure!(long("Echo").unwrap_or(0) == 0, "{:?} inner calls have the start of the outer", long("Echo"));
+    watched.end()
+}
