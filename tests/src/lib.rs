@@ -6,7 +6,8 @@
 //! - [`http`] asks for pages, each over a connection of its own.
 //! - [`tally`] compares the agent's counters with the target's own, label set by label set; [`durations`] its
 //!   latencies; [`chain`] does both for a client, a relay and a server.
-//! - [`kernel`] tells what is loaded in the kernel, [`text`] whether a target's code has probes in it.
+//! - [`kernel`] tells what is loaded in the kernel, [`text`] whether a target's code has probes in it; [`tracefs`] puts
+//!   others there.
 
 pub mod agent;
 pub mod chain;
@@ -18,6 +19,7 @@ pub mod scrape;
 pub mod tally;
 pub mod targets;
 pub mod text;
+pub mod tracefs;
 
 mod capture;
 mod paths;

@@ -26,6 +26,7 @@ pub struct Sites {
 
 struct Site {
     symbol: String,
+    offset: u64,
     address: u64,
     original: [u8; BYTES],
 }
@@ -40,7 +41,7 @@ impl Sites {
             let mut original = [0; BYTES];
             file.read_exact_at(&mut original, offset)?;
             let symbol = site["symbol"].as_str().with_context(|| format!("no symbol: {site}"))?.to_owned();
-            sites.push(Site { symbol, address: address_of(pid, offset)?, original });
+            sites.push(Site { symbol, offset, address: address_of(pid, offset)?, original });
         }
         ensure!(sites.len() >= 2, "inspect tells {} sites of pid {pid}", sites.len());
         Ok(Self { pid, all: sites, memory: File::open(format!("/proc/{pid}/mem"))? })
@@ -50,6 +51,11 @@ impl Sites {
     #[must_use]
     pub fn count(&self) -> usize {
         self.all.len()
+    }
+
+    /// The function of each site and the site's offset in the file.
+    pub fn offsets(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.all.iter().map(|site| (site.symbol.as_str(), site.offset))
     }
 
     /// How many sites have a breakpoint; all else must be as in the file.

@@ -1,0 +1,101 @@
+//! Another tool that watches the same functions: the kernel's own uprobe events, through tracefs.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// The kernel's tracing, with a buffer that is nobody else's.
+pub struct Tracing {
+    /// Where tracefs is mounted for this alone.
+    mounted: PathBuf,
+    /// A name that no other process uses.
+    name: String,
+}
+
+impl Tracing {
+    /// Needs root.
+    pub fn open() -> Result<Self> {
+        let name = format!("monitor_{}", std::process::id());
+        let mounted = std::env::temp_dir().join(format!("{name}-tracefs"));
+        fs::create_dir_all(&mounted)?;
+        let status = Command::new("mount").args(["-t", "tracefs", "none"]).arg(&mounted).status()?;
+        ensure!(status.success(), "cannot mount tracefs: {status}");
+        let tracing = Self { mounted, name };
+        fs::create_dir(tracing.instance())?;
+        fs::write(tracing.instance().join("buffer_size_kb"), "8192")?;
+        Ok(tracing)
+    }
+
+    /// Puts a probe at an offset of a file, for whichever process runs it. `values` says what to record of each hit, as
+    /// in `Documentation/trace/uprobetracer.rst` of the kernel.
+    pub fn place(&self, event: &str, file: &Path, offset: u64, values: &str) -> Result<Event<'_>> {
+        let line = format!("p:{}/{event} {}:{offset:#x} {values}", self.name, file.display());
+        self.define(&line)?;
+        let event = Event { tracing: self, name: event.to_owned() };
+        event.enable(true)?;
+        Ok(event)
+    }
+
+    fn define(&self, line: &str) -> Result<()> {
+        let mut events = OpenOptions::new().append(true).open(self.mounted.join("uprobe_events"))?;
+        events.write_all(line.as_bytes()).with_context(|| line.to_owned())
+    }
+
+    fn instance(&self) -> PathBuf {
+        self.mounted.join("instances").join(&self.name)
+    }
+
+    /// The lines of all hits so far, oldest first.
+    pub fn lines(&self) -> Result<Vec<String>> {
+        let text = fs::read_to_string(self.instance().join("trace"))?;
+        Ok(text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect())
+    }
+}
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(self.instance());
+        let _ = Command::new("umount").arg(&self.mounted).status();
+        let _ = fs::remove_dir(&self.mounted);
+    }
+}
+
+/// A probe of the kernel's own. It is taken away when dropped.
+pub struct Event<'a> {
+    tracing: &'a Tracing,
+    name: String,
+}
+
+impl Event<'_> {
+    fn enable(&self, enabled: bool) -> Result<()> {
+        let directory = self.tracing.instance().join("events").join(&self.tracing.name).join(&self.name);
+        let value = if enabled { "1" } else { "0" };
+        fs::write(directory.join("enable"), value).with_context(|| directory.display().to_string())
+    }
+
+    /// How often it was hit, in all processes.
+    pub fn hits(&self) -> Result<u64> {
+        // File, event, hits.
+        let profile = fs::read_to_string(self.tracing.mounted.join("uprobe_profile"))?;
+        for line in profile.lines() {
+            let mut words = line.split_whitespace().rev();
+            let hits = words.next();
+            if words.next() == Some(&self.name) {
+                return hits.and_then(|hits| hits.parse().ok()).with_context(|| line.to_owned());
+            }
+        }
+        anyhow::bail!("{} is not in\n{profile}", self.name)
+    }
+}
+
+impl Drop for Event<'_> {
+    fn drop(&mut self) {
+        let _ = self.enable(false);
+        let _ = self.tracing.define(&format!("-:{}/{}", self.tracing.name, self.name));
+    }
+}

@@ -1,0 +1,203 @@
+//! Others watch the same functions at the same time, or tell by other means what the agent tells.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use monitor_tests::{
+    agent::Agent,
+    chain::{Account, check_calls},
+    process::Process,
+    tally::{DEFAULT_LABELS, Tally},
+    targets::{self, Flavour, Program},
+    text::Sites,
+    tracefs::{Event, Tracing},
+};
+
+/// What comes and goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    ToolComes,
+    ToolGoes,
+    AgentComes,
+    AgentGoes,
+}
+
+use Step::{AgentComes, AgentGoes, ToolComes, ToolGoes};
+
+const ORDERS: [[Step; 4]; 6] = [
+    [ToolComes, ToolGoes, AgentComes, AgentGoes],
+    [ToolComes, AgentComes, ToolGoes, AgentGoes],
+    [ToolComes, AgentComes, AgentGoes, ToolGoes],
+    [AgentComes, ToolComes, ToolGoes, AgentGoes],
+    [AgentComes, ToolComes, AgentGoes, ToolGoes],
+    [AgentComes, AgentGoes, ToolComes, ToolGoes],
+];
+
+/// Puts the kernel's own probes at all sites of a process.
+fn tool<'a>(tracing: &'a Tracing, sites: &Sites, executable: &Path) -> Result<Vec<Event<'a>>> {
+    let place = |(symbol, offset): (&str, u64)| {
+        let name = if symbol.ends_with("DoStart") { "start" } else { "finish" };
+        tracing.place(name, executable, offset, "from=+0(%sp):x64")
+    };
+    sites.offsets().map(place).collect()
+}
+
+/// Both watch and one of them, whichever came first, and whichever goes first; with a second agent all the time or none.
+#[test]
+fn another_tool_at_the_same_sites() -> Result<()> {
+    let tracing = Tracing::open()?;
+    let executable = Program::Strange.build(Flavour::Default)?;
+    for order in ORDERS {
+        for with_second in [false, true] {
+            let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+            let sites = Sites::of(target.pid())?;
+            let second = with_second.then(|| Agent::attach(&[target.pid()], &[])).transpose()?;
+            let (mut events, mut agent): (Vec<Event>, Option<Agent>) = (Vec::new(), None);
+            let (mut of_tool, mut of_agent, mut of_second) = (0, 0, 0);
+            for step in order {
+                match step {
+                    ToolComes => events = tool(&tracing, &sites, &executable)?,
+                    ToolGoes => events.clear(),
+                    AgentComes => agent = Some(Agent::attach(&[target.pid()], &[])?),
+                    AgentGoes => {
+                        let (status, _) = agent.take().context("no agent")?.terminate()?;
+                        ensure!(status.success(), "{order:?} at {step:?}: {status}");
+                    }
+                }
+                (of_tool, of_agent) = (if events.is_empty() { 0 } else { of_tool + 200 }, of_agent + 200);
+                of_second += 200;
+                target.command("call 100 server")?;
+                target.command("call 100 client")?;
+                let about = || format!("{order:?}, second agent {with_second}, at {step:?}");
+                for event in &events {
+                    ensure!(event.hits()? == of_tool, "{}: {} hits", about(), event.hits()?);
+                }
+                match &agent {
+                    Some(agent) => exactly(agent, target.pid(), of_agent).with_context(about)?,
+                    None => of_agent = 0,
+                }
+                if let Some(second) = &second {
+                    exactly(second, target.pid(), of_second).with_context(about)?;
+                }
+                if events.is_empty() && agent.is_none() && second.is_none() {
+                    sites.check_clean().with_context(about)?;
+                } else {
+                    sites.check_probed().with_context(about)?;
+                }
+            }
+            if let Some(second) = second {
+                second.terminate()?;
+            }
+            sites.check_clean()?;
+            ensure!(target.quit()?.success(), "{order:?}");
+        }
+    }
+    Ok(())
+}
+
+fn exactly(agent: &Agent, pid: u32, calls: u64) -> Result<()> {
+    let scrape = agent.scrape_settled()?;
+    let tally = Tally::of_agent(&scrape, &DEFAULT_LABELS, None)?;
+    let sides = ["client", "server"].map(|side| tally.sum(&[("side", side), ("method", "Echo")]));
+    ensure!(
+        sides == [calls / 2, calls / 2] && tally.total() == calls,
+        "{sides:?} of {calls} calls: {tally:?}"
+    );
+    Account::of(&scrape, pid).check_complete(calls)
+}
+
+/// Functions of an executable by address, from its symbol table.
+fn functions(executable: &Path) -> Result<BTreeMap<u64, String>> {
+    let output = Command::new(targets::go()?).args(["tool", "nm"]).arg(executable).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    let function = |line: &str| {
+        let mut words = line.split_whitespace();
+        let address = u64::from_str_radix(words.next()?, 16).ok()?;
+        words.next().filter(|kind| kind.eq_ignore_ascii_case("t"))?;
+        Some((address, words.collect::<Vec<_>>().join(" ")))
+    };
+    Ok(text.lines().filter_map(function).collect())
+}
+
+/// On which side of a call the function is that started or finished it.
+fn side_of(function: &str) -> Result<&'static str> {
+    const KITEX: &str = "github.com/cloudwego/kitex/";
+    let package = function.strip_prefix(KITEX).with_context(|| format!("called by {function}"))?;
+    if package.starts_with("client.") {
+        return Ok("client");
+    }
+    if package.starts_with("pkg/remote/trans") || package.starts_with("server.") {
+        return Ok("server");
+    }
+    bail!("called by {function}")
+}
+
+/// The agent tells the sides by types. Who called the function tells them too: it is left in the stack.
+#[test]
+fn sides_by_type_and_by_return_address() -> Result<()> {
+    // A file of its own, so that nobody else is at these probes.
+    let executable = Copied::of(Program::Kitex, "sides")?;
+    let mut server = Process::kitex(&["server"])?;
+    let mut relay = Process::start_command(Command::new(&executable.0).args([
+        "relay",
+        "--connect",
+        server.addr()?,
+        "--service",
+        "gate",
+    ]))?;
+    let mut client = Process::kitex(&["client", "--connect", relay.addr()?, "--callee", "gate"])?;
+    let agent = Agent::attach(&[relay.pid()], &[])?;
+    let tracing = Tracing::open()?;
+    let events = tool(&tracing, &Sites::of(relay.pid())?, &executable.0)?;
+    client.command("load 4000 8 3")?;
+    for process in [&mut client, &mut relay, &mut server] {
+        process.command("settle")?;
+    }
+    let scrape = agent.scrape_settled()?;
+    let tally = check_calls(&mut relay, &scrape, &DEFAULT_LABELS, false)?;
+    let functions = functions(&executable.0)?;
+    let mut called: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for line in tracing.lines()? {
+        let event = if line.contains(" start: ") { "start" } else { "finish" };
+        let from = line.rsplit_once("from=0x").and_then(|(_, hex)| u64::from_str_radix(hex.trim(), 16).ok());
+        let from = from.with_context(|| line.clone())?;
+        let (_, function) = functions.range(..from).next_back().context("an address before all code")?;
+        *called.entry((event, side_of(function)?)).or_default() += 1;
+    }
+    drop(events);
+    for side in ["client", "server"] {
+        let calls = tally.sum(&[("side", side)]);
+        for event in ["start", "finish"] {
+            ensure!(called.get(&(event, side)) == Some(&calls), "{side} {calls}: {called:?}");
+        }
+    }
+    ensure!(
+        called[&("start", "client")] < called[&("start", "server")],
+        "the sides look the same: {called:?}"
+    );
+    agent.terminate()?;
+    Ok(())
+}
+
+/// A copy of a program's executable, removed when dropped.
+struct Copied(PathBuf);
+
+impl Copied {
+    fn of(program: Program, name: &str) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("monitor-{name}-{}", std::process::id()));
+        fs::copy(program.build(Flavour::Default)?, &path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
