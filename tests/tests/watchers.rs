@@ -5,12 +5,14 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use monitor_tests::{
-    agent::Agent,
+    agent::{Agent, run_to_end},
     chain::{Account, check_calls},
+    kernel::BpfObjects,
     process::Process,
     tally::{DEFAULT_LABELS, Tally},
     targets::{self, Flavour, Program},
@@ -200,4 +202,26 @@ impl Drop for Copied {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
+}
+/// A process that has changed its own code, if only in a way that means the same, isn't what the plan was made from.
+#[test]
+fn text_that_was_patched() -> Result<()> {
+    let before = BpfObjects::now()?;
+    for function in ["start", "finish"] {
+        for place in ["entry", "frame"] {
+            let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+            let answer = target.command(&format!("patch {function} {place}"))?;
+            let symbol = answer["function"].as_str().context("no function")?;
+            let pid = target.pid().to_string();
+            let args = ["run", "--web.listen-address", "127.0.0.1:0", "--pid", &pid];
+            let ended =
+                run_to_end(&args, Duration::from_secs(5)).with_context(|| format!("{function}, {place}"))?;
+            ensure!(ended.code == Some(6), "{function}, {place}: {ended:?}");
+            let sentence = ended.stderr.lines().last().unwrap_or("");
+            ensure!(sentence.contains(symbol) && sentence.contains(&pid), "{function}, {place}: {sentence}");
+            ensure!(target.command("call 100 server")?["calls"] == 100, "it was disturbed");
+            ensure!(target.quit()?.success(), "it was disturbed");
+        }
+    }
+    BpfObjects::wait_until_back(&before, Duration::from_secs(10))
 }
