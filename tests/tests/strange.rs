@@ -353,7 +353,7 @@ fn scrape_until_down(agent: &Agent, pid: u32) -> Result<Scrape> {
 
 /// Calls that take longer than this were given the start of another.
 const LONG_US: f64 = 200_000.0;
-const BUCKETS: [&str; 2] = ["--latency-buckets", "200000,10000000"];
+const BUCKETS: [&str; 2] = ["--latency-buckets", "200000,1000000"];
 
 /// Goroutines are used again, with all that is remembered of their dead calls.
 #[test]
@@ -403,5 +403,155 @@ fn an_unknown_start_is_not_replaced_by_anothers() -> Result<()> {
         Some(whole(timed.count - timed.buckets.first()?.1))
     };
     ensure!(long("Echo").unwrap_or(0) == 0, "{:?} inner calls have the start of the outer", long("Echo"));
+    watched.end()
+}
+
+/// Hits of unexpected types, by interface and type.
+fn unexpected(scrape: &Scrape) -> Vec<(String, String, u64)> {
+    let samples = scrape.samples("monitor_unexpected_types_total");
+    samples
+        .map(|sample| {
+            let label = |name: &str| sample.labels[name].rsplit('/').next().unwrap_or("").to_owned();
+            (label("interface"), label("type"), whole(sample.value))
+        })
+        .collect()
+}
+
+/// An object's type is met at the start and at the finish, that of a part where the part is looked at.
+#[test]
+fn other_types_are_named_once() -> Result<()> {
+    for (shape, interface, concrete, hits) in [
+        ("my-rpcinfo", "rpcinfo.RPCInfo", "main.myRPCInfo", 2),
+        ("my-to", "rpcinfo.EndpointInfo", "main.myEndpointInfo", 2),
+        ("my-from", "rpcinfo.EndpointInfo", "main.myEndpointInfo", 1),
+        ("my-invocation", "rpcinfo.Invocation", "main.myInvocation", 1),
+        ("my-method-info", "serviceinfo.MethodInfo", "main.myMethodInfo", 1),
+    ] {
+        let mut watched = Watched::start(&[])?;
+        // None of these has a type that is not expected, and what is not there has none.
+        for usual in ["server", "separate", "client", "no-rpcinfo", "no-to", "no-from"] {
+            watched.calls(&format!("call 10 {usual}"), 10)?;
+        }
+        watched.calls(&format!("call 30 {shape}"), 30)?;
+        thread::sleep(LOOKED_AT_WITHIN);
+        watched.calls(&format!("call 30 {shape}"), 30)?;
+        thread::sleep(LOOKED_AT_WITHIN);
+        let found = unexpected(&watched.agent.scrape()?);
+        ensure!(found == [(interface.to_owned(), format!("*{concrete}"), 60 * hits)], "{shape}: {found:?}");
+        let log = watched.agent.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(concrete)).collect();
+        ensure!(lines.len() == 1 && lines[0].contains("WARN"), "{shape}: {log}");
+        watched.end()?;
+    }
+    Ok(())
+}
+
+/// How long it may take until a type that was met has been looked at.
+const LOOKED_AT_WITHIN: Duration = Duration::from_secs(2);
+const PLACES: [&str; 5] = ["server", "client", "to-server", "to-client", "from"];
+
+/// A copy of an itab stands for the itab once that is proven, and is unknown before.
+#[test]
+fn a_second_itab_of_a_known_type_is_used() -> Result<()> {
+    let mut watched = Watched::start(&[])?;
+    for place in PLACES {
+        watched.calls(&format!("call 1 copied-{place}"), 1)?;
+    }
+    let before = watched.seen()?;
+    thread::sleep(LOOKED_AT_WITHIN);
+    let hits = unexpected(&watched.agent.scrape()?);
+    for place in PLACES {
+        watched.calls(&format!("call 100 copied-{place}"), 100)?;
+    }
+    let after = watched.seen()?;
+    let counted = after.tally.since(&before.tally)?;
+    tally(&[row("server", USUAL, 200), row("client", USUAL, 300)])?.check(&counted)?;
+    ensure!(after.account.timed - before.account.timed == 500, "{:?}", after.account);
+    // Nothing that is known is met as unexpected.
+    thread::sleep(LOOKED_AT_WITHIN);
+    let later = unexpected(&watched.agent.scrape()?);
+    ensure!(later == hits && !hits.is_empty(), "{hits:?}, then {later:?}");
+    watched.end()
+}
+
+#[test]
+fn an_itab_that_lies_is_not_believed() -> Result<()> {
+    for lie in ["wrong-interface", "wrong-type", "wrong-known", "nowhere"] {
+        let mut watched = Watched::start(&[])?;
+        for calls in [1, 100] {
+            for place in PLACES {
+                watched.calls(&format!("call {calls} {lie}-{place}"), calls)?;
+            }
+            thread::sleep(LOOKED_AT_WITHIN);
+        }
+        watched.calls("call 10 server", 10)?;
+        let seen = watched.seen()?;
+        let unreadable = row("client", ["unreadable", "stock", "Echo"], 101);
+        let expected = tally(&[unreadable, row("server", USUAL, 10)])?;
+        expected.check(&seen.tally).with_context(|| lie)?;
+        let lost = seen.by_reason("monitor_events_lost_total", "finish_unknown_type");
+        ensure!(lost == 4 * 101, "{lie}: {lost} finishes of unknown type");
+        watched.end()?;
+    }
+    Ok(())
+}
+
+/// Calls under way for longer than this are given up.
+const MAX_AGE: Duration = Duration::from_secs(2);
+/// When they certainly have been.
+const AGED_BY: Duration = Duration::from_secs(3);
+
+#[test]
+fn calls_that_are_too_old_are_given_up() -> Result<()> {
+    // With the smaller table most of them find no room in their bucket.
+    for in_flight in ["65536", "1"] {
+        let age = MAX_AGE.as_secs().to_string();
+        let args = [&BUCKETS[..], &["--max-call-age", &age, "--max-in-flight", in_flight]].concat();
+        let mut watched = Watched::start(&args)?;
+        watched.calls("open 8 client 3", 0)?;
+        watched.calls("open 20 client 1", 0)?;
+        watched.calls("open 20 server 1", 0)?;
+        let opened = watched.seen()?;
+        ensure!((opened.account.starts, opened.account.in_flight) == (64, 64), "{:?}", opened.account);
+        ensure!(opened.account.found_faults().is_empty(), "too early: {:?}", opened.account);
+        thread::sleep(AGED_BY);
+        watched.calls("open 10 client 1", 0)?;
+        let aged = watched.seen()?;
+        let by_age = |seen: &Seen| seen.by_reason("monitor_unpaired_starts_total", "aged");
+        ensure!((by_age(&aged), aged.account.in_flight) == (64, 10), "{:?}", aged.account);
+        // Late is counted, and has no duration; young has one; new calls have their own.
+        watched.calls("close 18", 34)?;
+        watched.calls("close 30", 30)?;
+        watched.calls("close 10", 10)?;
+        watched.calls("call 50 client", 50)?;
+        watched.calls("open 10 client 2", 0)?;
+        watched.calls("close 10", 20)?;
+        let seen = watched.seen()?;
+        tally(&[row("client", USUAL, 124), row("server", USUAL, 20)])?.check(&seen.tally)?;
+        let account = &seen.account;
+        ensure!((account.timed, account.unpaired, account.in_flight) == (80, 64, 0), "{account:?}");
+        ensure!(by_age(&seen) == 64, "{account:?}");
+        let (timed, quick) = seen.timed("client", 1_000_000.0);
+        ensure!((timed, quick) == (80, 80), "{timed} timed, {quick} of them right");
+        watched.end()?;
+    }
+    Ok(())
+}
+
+/// The call around is given up while another inside it is yet to come.
+#[test]
+fn an_old_call_takes_none_of_those_inside_it_along() -> Result<()> {
+    let age = MAX_AGE.as_secs().to_string();
+    let args = [&BUCKETS[..], &["--max-call-age", &age]].concat();
+    let mut watched = Watched::start(&args)?;
+    watched.calls(&format!("inside 2 client client {}", AGED_BY.as_millis()), 4)?;
+    let seen = watched.seen()?;
+    tally(&[row("client", USUAL, 2), row("client", ["shop", "stock", "Outer"], 2)])?.check(&seen.tally)?;
+    ensure!(
+        (seen.account.timed, seen.account.unpaired, seen.account.in_flight) == (2, 2, 0),
+        "{:?}",
+        seen.account
+    );
+    ensure!(seen.timed("client", LONG_US) == (2, 2), "{:?}", seen.account);
     watched.end()
 }

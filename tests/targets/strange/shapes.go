@@ -38,7 +38,7 @@ var shapes = map[string]shape{
 }
 
 func init() {
-	for _, t := range []tab{honest, wrongInterface, wrongType, nowhere} {
+	for _, t := range []tab{honest, wrongInterface, wrongType, wrongKnown, nowhere} {
 		shapes[string(t)+"-server"] = func(n names) rpcinfo.RPCInfo { return copied(server(n), t) }
 		shapes[string(t)+"-client"] = func(n names) rpcinfo.RPCInfo { return copied(client(n), t) }
 		shapes[string(t)+"-to-server"] = func(n names) rpcinfo.RPCInfo { return whole(calling(n), copied(called(n), t), n) }

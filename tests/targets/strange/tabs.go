@@ -17,6 +17,8 @@ const (
 	wrongInterface tab = "wrong-interface"
 	// It says that it is of another concrete type.
 	wrongType tab = "wrong-type"
+	// It says that it is of another type that Kitex uses as the same interface.
+	wrongKnown tab = "wrong-known"
 	// It says that its interface and its type lie where there is no memory.
 	nowhere tab = "nowhere"
 )
@@ -60,11 +62,13 @@ func copyTab(original *itab, as tab) *itab {
 		return made
 	}
 	made := *original
-	switch other := otherTab(); as {
+	switch as {
 	case wrongInterface:
-		made.inter = other.inter
+		made.inter = unrelatedTab().inter
 	case wrongType:
-		made.concrete = other.concrete
+		made.concrete = unrelatedTab().concrete
+	case wrongKnown:
+		made.concrete = siblingTab(original).concrete
 	case nowhere:
 		made.inter, made.concrete = unmapped, unmapped
 	}
@@ -75,8 +79,22 @@ func copyTab(original *itab, as tab) *itab {
 	return &made
 }
 
-// otherTab is of another interface and another type than all that are copied.
-func otherTab() *itab {
-	var stats rpcinfo.RPCStats = rpcinfo.NewRPCStats()
+// unrelatedTab is of another interface and another type than all that are copied.
+func unrelatedTab() *itab {
+	stats := rpcinfo.NewRPCStats()
 	return (*value)(unsafe.Pointer(&stats)).tab
+}
+
+// siblingTab is of the same interface and another type of Kitex's.
+func siblingTab(tab *itab) *itab {
+	whole, parts := server(usual), client(usual)
+	callee, remote := called(usual), remote(usual)
+	for _, known := range []unsafe.Pointer{
+		unsafe.Pointer(&whole), unsafe.Pointer(&parts), unsafe.Pointer(&callee), unsafe.Pointer(&remote),
+	} {
+		if sibling := (*value)(known).tab; sibling.inter == tab.inter && sibling.concrete != tab.concrete {
+			return sibling
+		}
+	}
+	return unrelatedTab()
 }
