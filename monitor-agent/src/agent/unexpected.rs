@@ -1,8 +1,9 @@
 //! Types that calls come with and that the plan doesn't know: named, and used where it can be proven what they are.
 //!
 //! A type word is the address of an itab. The compiler makes one for each pair of interface and type that it sees; the
-//! runtime makes others (`runtime/iface.go`), and so do executables that carry a package twice. An itab begins with the
-//! addresses of its interface and of its type: when both are those of an itab that the plan knows, it is the same.
+//! runtime makes others (`runtime/iface.go`), and so do executables that carry a package twice. An itab has the addresses
+//! of its interface and of its type, the type's hash and its methods (`internal/abi/iface.go`): when all these are those
+//! of an itab that the plan knows, it means the same.
 
 use std::collections::BTreeMap;
 
@@ -19,12 +20,17 @@ use crate::{
 /// Stands for names that can't be told.
 const UNKNOWN: &str = "unknown";
 
-/// Link-time addresses of an itab's interface and type: its first two words.
+/// What tells an itab from others; addresses are those of link time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Itab {
     interface: u64,
     concrete: u64,
+    hash: u32,
+    first_method: u64,
 }
+
+/// Bytes of an itab up to the end of its first method.
+const ITAB_BYTES: usize = 32;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -90,24 +96,26 @@ fn unknown() -> (String, String) {
 
 /// The itab at an address of the target, as the file has it.
 fn in_image(place: &Place, word: u64) -> Option<Itab> {
-    let bytes = place.executable.image.read(word.checked_sub(place.bias)?, 16).ok()?;
+    let bytes = place.executable.image.read(word.checked_sub(place.bias)?, ITAB_BYTES).ok()?;
     Itab::decode(&bytes, 0)
 }
 
 /// The itab at an address of the target, as its memory has it.
 fn in_memory(place: &Place, word: u64) -> Option<Itab> {
-    let mut bytes = [0; 16];
+    let mut bytes = [0; ITAB_BYTES];
     place.target.read_memory(word, &mut bytes).ok()?;
     Itab::decode(&bytes, place.bias)
 }
 
 impl Itab {
     fn decode(bytes: &[u8], bias: u64) -> Option<Self> {
-        let (interface, rest) = bytes.split_first_chunk()?;
-        let (concrete, _) = rest.split_first_chunk()?;
+        let word = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        let address = |at: usize| word(at)?.checked_sub(bias);
         Some(Self {
-            interface: u64::from_le_bytes(*interface).checked_sub(bias)?,
-            concrete: u64::from_le_bytes(*concrete).checked_sub(bias)?,
+            interface: address(0)?,
+            concrete: address(8)?,
+            hash: u32::try_from(word(16)? & u64::from(u32::MAX)).ok()?,
+            first_method: address(24)?,
         })
     }
 }

@@ -32,6 +32,7 @@ pub(crate) fn find(type_word: u64, object: u64, scratch: &mut Scratch) -> Option
     }
     let meaning = types::resolve(type_word);
     let known = if meaning == 0 { type_word } else { meaning };
+    let mut unexpected = type_word;
     for index in 0..MAX_SHAPES {
         let Some(shape) = ShapeRef::number(index) else { break };
         if field!(shape.0, type_word) != known {
@@ -46,9 +47,9 @@ pub(crate) fn find(type_word: u64, object: u64, scratch: &mut Scratch) -> Option
         if types::is(inner, inner_word) {
             return Some(shape);
         }
-        types::report(inner);
+        unexpected = inner;
     }
-    types::report(type_word);
+    types::report(unexpected);
     None
 }
 
