@@ -1,23 +1,104 @@
 //! Kitex (CloudWeGo): thrift, protobuf and gRPC services in Go.
 //!
 //! Every RPC of every transport and of both sides goes through the two functions of the trace controller,
-//! whether a tracer is registered or not (`pkg/rpcinfo/tracer.go` @ v0.6.0 … v0.16.3). Each has a `defer`,
+//! whether a tracer is registered or not (`pkg/rpcinfo/tracer.go` @ v0.6.0 … v0.16.3, `internal/stats/tracer.go`
+//! @ v0.1.0 … v0.5.2). Each has a `defer`,
 //! so the compiler never inlines it. Their object is the RPC's `RPCInfo`. When the finish function is
 //! entered everything in it is set; right after it servers reset and clients recycle it, so its strings are
 //! read there and nowhere later. The error is in the arguments only; it is not stored yet.
 
-use super::spec::{Condition, Framework, Key, Pair, Question, ShapeSpec, Side};
+use super::spec::{
+    Condition, ErrorSpec, Framework, Home, Key, MessageSpec, Pair, Question, Route, ShapeSpec, Side,
+};
 
 /// See the [module](self).
 pub(super) static KITEX: Framework = Framework {
     name: "kitex",
     module: "github.com/cloudwego/kitex",
-    start: "pkg/rpcinfo.(*TraceController).DoStart",
-    finish: "pkg/rpcinfo.(*TraceController).DoFinish",
+    homes: &[
+        // Since v0.6.0.
+        Home {
+            start: "pkg/rpcinfo.(*TraceController).DoStart",
+            finish: "pkg/rpcinfo.(*TraceController).DoFinish",
+        },
+        // v0.1.0 to v0.5.2.
+        Home {
+            start: "internal/stats.(*Controller).DoStart",
+            finish: "internal/stats.(*Controller).DoFinish",
+        },
+    ],
     // (c *TraceController) (ctx context.Context, ri RPCInfo[, err error])
     object: Pair { type_word: 3, data: 4 },
     error: Pair { type_word: 5, data: 6 },
     shapes: &[SERVER, CLIENT, SERVER_SEPARATE],
+    errors: ERRORS,
+    messages: MESSAGES,
+    open_interfaces: &[
+        (RPC_INFO, "calls that come as it are counted as lost"),
+        ("pkg/serviceinfo.MethodInfo", "oneway methods described by it count as pingpong on a server"),
+    ],
+};
+
+/// Every error that Kitex makes itself is a `basicError` or wraps one (`pkg/kerrors/kerrors.go` @ v0.1.4 …
+/// v0.16.3): package-level variables with literal messages. The outermost says the class. Errors of the codecs
+/// and of streams come bare.
+const ERRORS: ErrorSpec = ErrorSpec {
+    class: "pkg/kerrors.basicError",
+    message: "message",
+    wrapped: "pkg/kerrors.DetailedError",
+    points: "basic",
+    names: &[
+        ("internal exception", "internal"),
+        ("service discovery error", "discovery"),
+        ("get connection error", "connection"),
+        ("loadbalance error", "loadbalance"),
+        ("no more instances to retry", "no_more_instance"),
+        ("rpc timeout", "timeout"),
+        ("timeout by business", "timeout"),
+        ("canceled by business", "canceled"),
+        ("request forbidden", "acl"),
+        ("forbidden by circuitbreaker", "circuit_breaker"),
+        ("remote or network error", "remote"),
+        ("request over limit", "limit"),
+        ("panic", "panic"),
+        ("biz error", "biz"),
+        ("retry error", "retry"),
+        ("rpc call finished", "finish"),
+        ("rpc route failed", "route"),
+        ("payload validation error", "validation"),
+    ],
+    types: &[
+        ("pkg/remote.TransError", "protocol"),
+        ("pkg/remote/codec/perrors.protocolException", "protocol"),
+        ("pkg/remote/codec/protobuf.pbError", "protocol"),
+        // What a stream ends with: the peer's status, or what broke the connection.
+        ("pkg/remote/trans/nphttp2/status.Error", "remote"),
+        ("pkg/remote/trans/ttstream.Exception", "remote"),
+    ],
+};
+
+/// Since v0.16.0 (`pkg/rpcinfo/stream_tracer.go`): called by `client.(*stream)` and `server.(*stream)` for every
+/// message, whether anyone listens or not. The last message of a stream is followed by an event with `io.EOF`.
+const MESSAGES: MessageSpec = MessageSpec {
+    sent: "pkg/rpcinfo.(*TraceController).HandleStreamSendEvent",
+    received: "pkg/rpcinfo.(*TraceController).HandleStreamRecvEvent",
+    error: "Err",
+    routes: &[
+        Route {
+            interface: "pkg/streaming.ClientStream",
+            concrete: "client.stream",
+            fields: &["kc", "opt", "TracerCtl"],
+            sent: "streamSendEventHandlers",
+            received: "streamRecvEventHandlers",
+        },
+        Route {
+            interface: "pkg/streaming.ServerStream",
+            concrete: "server.stream",
+            fields: &["traceCtl"],
+            sent: "streamSendEventHandlers",
+            received: "streamRecvEventHandlers",
+        },
+    ],
 };
 
 const RPC_INFO: &str = "pkg/rpcinfo.RPCInfo";
@@ -45,6 +126,8 @@ const SERVER: ShapeSpec = ShapeSpec {
         ],
         1,
     ),
+    stream: "invocation.streamingMode",
+    sizes: ["stats.sendSize", "stats.recvSize"],
     tags: None,
 };
 
@@ -68,6 +151,8 @@ const SERVER_SEPARATE: ShapeSpec = ShapeSpec {
         ],
         1,
     ),
+    stream: "invocation.(*pkg/rpcinfo.invocation).streamingMode",
+    sizes: SIZES,
     tags: None,
 };
 
@@ -90,8 +175,13 @@ const CLIENT: ShapeSpec = ShapeSpec {
     // rpcinfo.Streaming and rpcinfo.Oneway (pkg/rpcinfo/rpcconfig.go @ v0.16.3).
     streaming: Question::Equals(&["config.(*pkg/rpcinfo.rpcConfig).interactionMode"], 2),
     oneway: Question::Equals(&["config.(*pkg/rpcinfo.rpcConfig).interactionMode"], 1),
+    stream: "invocation.(*pkg/rpcinfo.invocation).streamingMode",
+    sizes: SIZES,
     tags: Some("to.(*pkg/rpcinfo/remoteinfo.remoteInfo).tags"),
 };
+
+/// Of an `RPCInfo` whose parts are separate.
+const SIZES: [&str; 2] = ["stats.(*pkg/rpcinfo.rpcStats).sendSize", "stats.(*pkg/rpcinfo.rpcStats).recvSize"];
 
 /// Client and server streaming, of a mode that is 0 for none, 1 for a unary call over a streaming protocol,
 /// 2, 4 and 6 for the kinds of streams (`pkg/serviceinfo/serviceinfo.go` @ v0.16.3).

@@ -6,7 +6,10 @@
 mod kitex;
 mod spec;
 
-pub use spec::{Alternatives, Condition, Framework, Key, Pair, Question, ShapeSpec, Side};
+pub use spec::{
+    Alternatives, Condition, ErrorSpec, Framework, Home, Key, MessageSpec, Pair, Question, Route, ShapeSpec,
+    Side,
+};
 
 /// Every framework the agent knows.
 pub static FRAMEWORKS: &[&Framework] = &[&kitex::KITEX];

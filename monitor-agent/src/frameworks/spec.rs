@@ -10,12 +10,10 @@
 pub struct Framework {
     /// Name in metrics, logs and `inspect`.
     pub name: &'static str,
-    /// Module path of the framework.
+    /// Module path under which the framework is published. Copies of it may have others.
     pub module: &'static str,
-    /// Function that every call enters when it starts, without the module path.
-    pub start: &'static str,
-    /// Function that every call enters when it finishes.
-    pub finish: &'static str,
+    /// The functions that every call enters, by the homes they had in its releases, newest first.
+    pub homes: &'static [Home],
     /// Where both functions get the object: the integer arguments with its type word and its address, counted
     /// from 0 with the receiver, an interface being two.
     pub object: Pair,
@@ -23,6 +21,71 @@ pub struct Framework {
     pub error: Pair,
     /// The types that the object can have. The first that fits counts.
     pub shapes: &'static [ShapeSpec],
+    /// How its errors are told apart.
+    pub errors: ErrorSpec,
+    /// How the messages of its streams are seen.
+    pub messages: MessageSpec,
+    /// Interfaces that a service can implement itself, and what can't be told of its types.
+    pub open_interfaces: &'static [(&'static str, &'static str)],
+}
+
+/// A pair of functions that every call enters, without the module path. A package path under which both are in
+/// an executable is a copy of the framework.
+#[derive(Clone, Copy, Debug)]
+pub struct Home {
+    /// When it starts.
+    pub start: &'static str,
+    /// When it finishes.
+    pub finish: &'static str,
+}
+
+/// Errors that belong to classes, each of which is one object of the executable with a message in it.
+#[derive(Debug)]
+pub struct ErrorSpec {
+    /// The type of the classes, which are errors themselves.
+    pub class: &'static str,
+    /// Its field with the message.
+    pub message: &'static str,
+    /// The type of errors that point to their class.
+    pub wrapped: &'static str,
+    /// Its field with the pointer.
+    pub points: &'static str,
+    /// Name of each class by its message.
+    pub names: &'static [(&'static str, &'static str)],
+    /// Name of the class of types of errors that have none of these objects.
+    pub types: &'static [(&'static str, &'static str)],
+}
+
+/// The functions that are entered once for each attempt to send or to receive a message on a stream. Their
+/// arguments begin like those of the start function and end with a struct, in which an error says that there
+/// was no message.
+#[derive(Debug)]
+pub struct MessageSpec {
+    /// Sending, without the module path.
+    pub sent: &'static str,
+    /// Receiving.
+    pub received: &'static str,
+    /// The error's field in the struct.
+    pub error: &'static str,
+    /// Ways to the struct's type, by types only: interface, type that implements it, then fields, through
+    /// pointers and slices, up to those that hold functions with the struct as their last argument: one for
+    /// sending and one for receiving.
+    pub routes: &'static [Route],
+}
+
+/// See [`MessageSpec::routes`].
+#[derive(Debug)]
+pub struct Route {
+    /// Interface.
+    pub interface: &'static str,
+    /// A type that implements it.
+    pub concrete: &'static str,
+    /// Fields that lead to the struct with the functions.
+    pub fields: &'static [&'static str],
+    /// Its field with the functions for messages sent.
+    pub sent: &'static str,
+    /// The same for messages received.
+    pub received: &'static str,
 }
 
 /// The two words of an interface value among a function's integer arguments.
@@ -52,7 +115,7 @@ pub enum Key {
     GoroutineUnlessStreaming,
 }
 
-/// Paths to the same value in types that can stand for each other. Those whose types are not in the
+/// Paths to the same value in types that can stand for each other. Those whose types or fields are not in the
 /// executable are left out.
 pub type Alternatives = &'static [&'static str];
 
@@ -97,10 +160,14 @@ pub struct ShapeSpec {
     pub callee: &'static str,
     /// Path to the method's name.
     pub method: &'static str,
-    /// Is the call a stream?
+    /// Is the call a stream? What the release has no answer to is a note, unless the key depends on it.
     pub streaming: Question,
-    /// Is it oneway?
+    /// Is it oneway? The same.
     pub oneway: Question,
+    /// Path to the number that says the kind of stream; not there in every release.
+    pub stream: &'static str,
+    /// Paths to the number of bytes sent and received for the call; not there in every release.
+    pub sizes: [&'static str; 2],
     /// Path to the tags that hold the number of retries under `retry`.
     pub tags: Option<&'static str>,
 }

@@ -1,258 +1,309 @@
 //! Windows: which pieces of the target's memory to copy for a shape, so that few and small reads suffice.
 //!
-//! The paths of a shape form a tree: the object, and below it whatever its pointers lead to. Each node needs
-//! some places; places close to each other share a window.
+//! The values of a shape lie in a tree of nodes: the object, and below it whatever its interfaces hold. What is
+//! needed of each node depends on what is wanted; places close to each other share a window.
 
 use monitor_ebpf::{
-    LABELS, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, SCRATCH_BYTES, Shape, TagMap, Test, TestOp, Window,
-    label, window_flag, window_use,
+    LABELS, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, SCRATCH_BYTES, Shape, Test, TestOp, Window,
+    window_flag, window_use,
 };
 
-use super::{
-    Refusal,
-    resolve::{FieldRef, ItabRef, Resolver},
-};
-use crate::{
-    frameworks::{Alternatives, Key, Question, ShapeSpec},
-    image::{Kind, Type},
-};
+use super::{Refusal, Wanted, resolve::ItabRef};
 
-/// A second read costs more than copying this many bytes that nobody needs.
-const GAP_MAX: u64 = 64;
+/// How many bytes that nobody needs may be copied to save a read. The largest that leaves room for everything
+/// is taken: a second read costs more than the bytes do.
+const GAPS: [u64; 6] = [64, 48, 32, 16, 8, 0];
 
-/// A shape of calls, proven in an executable.
-#[derive(Clone, Debug)]
-pub struct ShapePlan {
-    /// What its kind of call can't be told from, in words.
-    pub notes: Vec<String>,
-    /// How the tags that hold the number of retries lie in memory.
-    pub(super) tag_map: Option<TagMap>,
-    /// The shape with link-time addresses.
-    shape: Shape,
-}
-
-impl ShapePlan {
-    /// Plans a shape; `None` when its type isn't in the executable.
-    pub(super) fn make(spec: &ShapeSpec, resolver: &mut Resolver<'_>) -> Result<Option<Self>, Refusal> {
-        let Some(itab) = resolver.itab(spec.interface, spec.concrete)? else { return Ok(None) };
-        let mut tree = Tree::new(itab.pointee);
-        let inner = match spec.when {
-            None => None,
-            Some(condition) => {
-                let Some(inner) = resolver.itab(condition.interface, condition.holds)? else {
-                    return Ok(None);
-                };
-                let field = resolver.field(itab.pointee, condition.field)?;
-                tree.need(ROOT, field.offset, 8);
-                Some((field.offset, inner.address))
-            }
-        };
-        let mut labels = [None; LABELS];
-        for (label, path) in
-            [(label::CALLER, spec.caller), (label::CALLEE, spec.callee), (label::METHOD, spec.method)]
-        {
-            labels[label] = Some(Walk { tree: &mut tree, resolver }.string(path)?);
-        }
-        let streaming = Walk { tree: &mut tree, resolver }.question(spec.streaming)?;
-        let oneway = Walk { tree: &mut tree, resolver }.question(spec.oneway)?;
-        let tags = match spec.tags {
-            Some(path) => Some(Walk { tree: &mut tree, resolver }.map(path)?),
-            None => None,
-        };
-
-        let for_key: &[Place] = match spec.key {
-            Key::GoroutineUnlessStreaming => &streaming.places,
-            Key::Object => &[],
-        };
-        let windows = tree.windows(for_key)?;
-        let mut shape = Shape {
-            type_word: itab.address,
-            side: spec.side.code(),
-            key: spec.key.code() as u8,
-            windows: windows.program()?,
-            streaming: windows.test(&streaming),
-            oneway: windows.test(&oneway),
-            ..Shape::UNUSED
-        };
-        shape.labels = labels.map(|place| place.map_or(NO_SCRATCH, |place| windows.at(place)));
-        shape.tags_at = tags.map_or(NO_SCRATCH, |(place, _)| windows.at(place));
-        if let Some((offset, word)) = inner {
-            shape.inner_at = windows.at(Place { node: ROOT, offset });
-            shape.inner_word = word;
-            if shape.inner_at >= shape.windows[0].length {
-                return Err(Refusal::TooMuch("bytes between the fields of an object"));
-            }
-        }
-        let notes = [("streaming", &streaming), ("oneway", &oneway)]
-            .into_iter()
-            .filter(|(_, question)| question.places.is_empty())
-            .map(|(kind, _)| {
-                format!("{}: {kind} calls can't be told apart, they count as pingpong", spec.name)
-            })
-            .collect();
-        let tag_map = tags.and_then(|(_, layout)| layout);
-        Ok(Some(Self { notes, tag_map, shape }))
-    }
-
-    /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
-    pub(super) fn program(&self, bias: u64) -> Shape {
-        let mut shape = self.shape;
-        shape.type_word = shape.type_word.wrapping_add(bias);
-        if shape.inner_word != 0 {
-            shape.inner_word = shape.inner_word.wrapping_add(bias);
-        }
-        for window in &mut shape.windows {
-            if window.guard_at != NO_GUARD {
-                window.guard_word = window.guard_word.wrapping_add(bias);
-            }
-        }
-        shape
-    }
-}
-
-/// Number of a node in a [`Tree`].
-type NodeId = usize;
+/// Number of a node in [`Nodes`].
+pub(super) type NodeId = usize;
 
 /// The object itself.
-const ROOT: NodeId = 0;
+pub(super) const ROOT: NodeId = 0;
 
 /// A place in what a node points to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    node: NodeId,
-    offset: u64,
+pub(super) struct Place {
+    pub(super) node: NodeId,
+    /// Bytes from its start.
+    pub(super) offset: u64,
 }
 
-/// A question, with the places of the value that it asks about: one for each alternative.
-struct Asked {
-    places: Vec<Place>,
-    op: TestOp,
-    width: u8,
-    operand: u32,
+/// An interface value, and the itab that it must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Guard {
+    at: Place,
+    word: u64,
 }
 
 /// Something that a pointer leads to.
+#[derive(Clone, Debug)]
 struct Node {
-    /// Where the pointer lies; the object has none.
-    pointer: Option<Place>,
-    /// Where the type word lies, and which must be there.
-    guard: Option<(Place, u64)>,
-    /// Type of what is pointed to.
-    struct_type: u64,
-    /// Places needed: offset and length.
-    needs: Vec<(u64, u64)>,
+    /// The interface value that points to it; the object has none.
+    guard: Option<Guard>,
+    /// Another node of which at most one of the two is ever read, as their guards exclude each other: the same
+    /// value in another type. They share one place.
+    twin_of: Option<NodeId>,
 }
 
-struct Tree {
-    nodes: Vec<Node>,
-    /// Nodes of which at most one is ever read, as their guards exclude each other: they share one window.
-    twins: Vec<(NodeId, NodeId)>,
+/// The tree.
+#[derive(Clone, Debug)]
+pub(super) struct Nodes(Vec<Node>);
+
+impl Nodes {
+    /// The object alone.
+    pub(super) fn new() -> Self {
+        Self(vec![Node { guard: None, twin_of: None }])
+    }
+
+    /// The node behind an interface value that holds a pointer to a known type.
+    pub(super) fn behind(&mut self, at: Place, itab: ItabRef) -> NodeId {
+        let guard = Some(Guard { at, word: itab.address });
+        let known = self.0.iter().position(|node| node.guard == guard);
+        known.unwrap_or_else(|| {
+            self.0.push(Node { guard, twin_of: None });
+            self.0.len() - 1
+        })
+    }
+
+    /// Says that two nodes hold the same value, each in its own type.
+    pub(super) fn set_twin(&mut self, first: NodeId, twin: NodeId) {
+        if let Some(node) = self.0.get_mut(twin).filter(|_| first != twin) {
+            node.twin_of = Some(first);
+        }
+    }
+
+    fn guard(&self, node: NodeId) -> Option<Guard> {
+        self.0.get(node)?.guard
+    }
+
+    /// The node whose place a node has: itself, if it has no twin.
+    fn first_of(&self, node: NodeId) -> NodeId {
+        self.0.get(node).and_then(|node| node.twin_of).unwrap_or(node)
+    }
+
+    fn has_twins(&self, node: NodeId) -> bool {
+        self.first_of(node) != node || self.0.iter().any(|other| other.twin_of == Some(node))
+    }
 }
 
-impl Tree {
-    fn new(struct_type: u64) -> Self {
-        Self {
-            nodes: vec![Node { pointer: None, guard: None, struct_type, needs: Vec::new() }],
-            twins: Vec::new(),
+/// A question, with the places of the value that it asks about: one for each alternative.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) places: Vec<Place>,
+    pub(super) op: TestOp,
+    pub(super) width: u8,
+    pub(super) operand: u32,
+}
+
+/// All values of a shape that can be told, and where they lie.
+#[derive(Clone, Debug)]
+pub(super) struct Reads {
+    pub(super) nodes: Nodes,
+    /// The object's itab.
+    pub(super) type_word: u64,
+    /// Where another itab must be for the shape to fit, and which.
+    pub(super) inner: Option<(Place, u64)>,
+    pub(super) side: u8,
+    pub(super) key: u8,
+    /// The key depends on whether the call is a stream.
+    pub(super) key_asks_streaming: bool,
+    pub(super) labels: [Place; LABELS],
+    pub(super) streaming: Asked,
+    pub(super) oneway: Asked,
+    pub(super) tags: Option<Place>,
+    pub(super) stream: Option<Place>,
+    pub(super) sizes: Option<[Place; 2]>,
+}
+
+impl Reads {
+    /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
+    pub(super) fn program(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
+        let windows = self.needs(wanted).windows(self.inner.map(|(place, _)| place))?;
+        let at = |place: Option<Place>| place.map_or(NO_SCRATCH, |place| windows.at(place));
+        let mut shape = Shape {
+            type_word: self.type_word.wrapping_add(bias),
+            side: self.side,
+            key: self.key,
+            tags_at: at(self.tags.filter(|_| wanted.retries)),
+            labels: self.labels.map(|place| windows.at(place)),
+            stream_at: at(self.stream.filter(|_| wanted.messages)),
+            sizes: [0, 1].map(|index| {
+                at(self.sizes.filter(|_| wanted.sizes).and_then(|sizes| sizes.get(index).copied()))
+            }),
+            streaming: windows.test(&self.streaming),
+            oneway: windows.test(&self.oneway),
+            windows: windows.program(bias)?,
+            ..Shape::UNUSED
+        };
+        if let Some((place, word)) = self.inner {
+            shape.inner_at = windows.at(place);
+            shape.inner_word = word.wrapping_add(bias);
+        }
+        Ok(shape)
+    }
+
+    fn needs(&self, wanted: Wanted) -> Needs<'_> {
+        let message = if wanted.messages { window_use::MESSAGE } else { 0 };
+        let named = window_use::FINISH | message;
+        let mut needs = Needs { nodes: &self.nodes, all: Vec::new() };
+        if let Some((place, _)) = self.inner {
+            needs.add(place, 8, window_use::KEY | named);
+        }
+        for place in self.labels {
+            needs.add(place, 16, named);
+        }
+        let key = if self.key_asks_streaming { window_use::KEY } else { 0 };
+        for (question, uses) in [(&self.streaming, key | named), (&self.oneway, named)] {
+            for place in &question.places {
+                needs.add(*place, u64::from(question.width), uses);
+            }
+        }
+        if let Some(place) = self.tags.filter(|_| wanted.retries) {
+            needs.add(place, 8, window_use::FINISH);
+        }
+        if let Some(place) = self.stream.filter(|_| wanted.messages) {
+            needs.add(place, 8, window_use::MESSAGE);
+        }
+        for place in self.sizes.filter(|_| wanted.sizes).into_iter().flatten() {
+            needs.add(place, 8, window_use::FINISH);
+        }
+        needs
+    }
+}
+
+/// Some bytes of a node, and who needs them.
+#[derive(Clone, Copy)]
+struct Need {
+    place: Place,
+    length: u64,
+    /// Bits of [`window_use`].
+    uses: u8,
+}
+
+struct Needs<'a> {
+    nodes: &'a Nodes,
+    all: Vec<Need>,
+}
+
+impl<'a> Needs<'a> {
+    /// Notes a need, and those of the interface values that lead there.
+    fn add(&mut self, place: Place, length: u64, uses: u8) {
+        self.all.push(Need { place, length, uses });
+        let mut node = place.node;
+        while let Some(guard) = self.nodes.guard(node) {
+            self.all.push(Need { place: guard.at, length: 16, uses });
+            node = guard.at.node;
         }
     }
 
-    fn need(&mut self, node: NodeId, offset: u64, length: u64) {
-        if let Some(node) = self.nodes.get_mut(node) {
-            node.needs.push((offset, length));
+    /// Cuts the needs into windows and gives each a place in scratch memory. `first` must be in the first one.
+    fn windows(&self, first: Option<Place>) -> Result<Windows<'a>, Refusal> {
+        let mut refusal = Refusal::TooMuch("reads for a call");
+        for gap in GAPS {
+            match self.windows_with(gap, first) {
+                Ok(windows) => return Ok(windows),
+                Err(error) => refusal = error,
+            }
         }
+        Err(refusal)
     }
 
-    /// The node behind an interface field that holds a pointer to a known type.
-    fn follow(&mut self, field: Place, itab: ItabRef) -> NodeId {
-        let pointer = Place { node: field.node, offset: field.offset + 8 };
-        let guard = Some((field, itab.address));
-        let known = self.nodes.iter().position(|node| node.pointer == Some(pointer) && node.guard == guard);
-        if let Some(known) = known {
-            return known;
-        }
-        self.need(field.node, field.offset, 16);
-        self.nodes.push(Node { pointer: Some(pointer), guard, struct_type: itab.pointee, needs: Vec::new() });
-        self.nodes.len() - 1
-    }
-
-    /// Cuts the needs of every node into windows and gives each a place in scratch memory.
-    fn windows(&self, for_key: &[Place]) -> Result<Windows<'_>, Refusal> {
+    fn windows_with(&self, gap: u64, first: Option<Place>) -> Result<Windows<'a>, Refusal> {
+        let nodes = self.nodes;
+        let mut order: Vec<NodeId> = (0..nodes.0.len()).collect();
+        // Twins follow their first at once.
+        order.sort_by_key(|node| nodes.first_of(*node));
         let mut planned: Vec<Planned> = Vec::new();
         let mut used = 0;
-        for (node, what) in self.nodes.iter().enumerate() {
-            for (start, end) in merge(&what.needs) {
-                let twin = self.twins.iter().find(|(_, twin)| *twin == node).and_then(|(first, _)| {
-                    planned
-                        .iter()
-                        .find(|window| window.node == *first && window.end - window.start == end - start)
-                });
-                let at = twin.map_or(used, |first| first.at);
-                let is_twin = twin.is_some();
-                if !is_twin {
-                    used += (end - start).next_multiple_of(8);
+        for node in order {
+            let mut pieces = merge(self.pieces(node), gap);
+            if let Some(first) = first.filter(|first| first.node == node) {
+                pieces.sort_by_key(|piece| !(piece.start..piece.end).contains(&first.offset));
+            }
+            if nodes.has_twins(node) && pieces.len() > 1 {
+                return Err(Refusal::TooMuch("values in types that stand for each other"));
+            }
+            for piece in pieces {
+                let shared = planned.iter().find(|window| window.node == nodes.first_of(node));
+                let shared = shared.map(|window| window.at).filter(|_| nodes.first_of(node) != node);
+                let at = shared.unwrap_or(used);
+                if shared.is_none() {
+                    used += (piece.end - piece.start).next_multiple_of(8);
                 }
-                planned.push(Planned { node, start, end, at, twin: is_twin });
+                planned.push(Planned { node, piece, at, twin: shared.is_some() });
             }
         }
         if used > SCRATCH_BYTES as u64 {
             return Err(Refusal::TooMuch("bytes to read for a call"));
         }
-        let key_nodes = for_key.iter().flat_map(|place| self.ancestry(place.node)).collect();
-        Ok(Windows { tree: self, planned, key_nodes })
+        if planned.len() > MAX_WINDOWS {
+            return Err(Refusal::TooMuch("reads for a call"));
+        }
+        Ok(Windows { nodes, planned })
     }
 
-    /// A node and the nodes that lead to it.
-    fn ancestry(&self, node: NodeId) -> Vec<NodeId> {
-        let mut line = vec![node];
-        while let Some(pointer) =
-            line.last().and_then(|last| self.nodes.get(*last)).and_then(|node| node.pointer)
-        {
-            line.push(pointer.node);
-        }
-        line
+    /// What is needed of a node. Words must lie at multiples of eight in scratch memory as they do in the target;
+    /// the value that twins share begins its window.
+    fn pieces(&self, node: NodeId) -> Vec<Piece> {
+        let exact = self.nodes.has_twins(node);
+        let needs = self.all.iter().filter(|need| need.place.node == node);
+        needs
+            .map(|need| Piece {
+                start: if exact { need.place.offset } else { need.place.offset & !7 },
+                end: need.place.offset + need.length,
+                uses: need.uses,
+            })
+            .collect()
     }
 }
 
-/// Sorts places and joins those that are close.
-fn merge(needs: &[(u64, u64)]) -> Vec<(u64, u64)> {
-    let mut needs: Vec<_> = needs.iter().map(|(start, length)| (*start, start + length)).collect();
-    needs.sort_unstable();
-    let mut merged: Vec<(u64, u64)> = Vec::new();
-    for (start, end) in needs {
+/// Bytes from `start` to `end` of what a node points to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    start: u64,
+    end: u64,
+    uses: u8,
+}
+
+/// Sorts pieces and joins those that are close.
+fn merge(mut pieces: Vec<Piece>, gap: u64) -> Vec<Piece> {
+    pieces.sort_unstable_by_key(|piece| (piece.start, piece.end));
+    let mut merged: Vec<Piece> = Vec::new();
+    for piece in pieces {
         match merged.last_mut() {
-            Some(last) if start <= last.1 + GAP_MAX => last.1 = last.1.max(end),
-            _ => merged.push((start, end)),
+            Some(last) if piece.start <= last.end.saturating_add(gap) => {
+                last.end = last.end.max(piece.end);
+                last.uses |= piece.uses;
+            }
+            _ => merged.push(piece),
         }
     }
     merged
 }
 
-/// A window: bytes `start` to `end` of what `node` points to, at `at` in scratch memory.
+/// A window and its place in scratch memory.
 struct Planned {
     node: NodeId,
-    start: u64,
-    end: u64,
+    piece: Piece,
     at: u64,
     /// Shares its place with an earlier window.
     twin: bool,
 }
 
 struct Windows<'a> {
-    tree: &'a Tree,
+    nodes: &'a Nodes,
     planned: Vec<Planned>,
-    key_nodes: Vec<NodeId>,
 }
 
 impl Windows<'_> {
     /// Where a place is found in scratch memory.
     fn at(&self, place: Place) -> u8 {
-        let window = self
-            .planned
-            .iter()
-            .find(|window| window.node == place.node && (window.start..window.end).contains(&place.offset));
+        let holds = |window: &&Planned| {
+            window.node == place.node && (window.piece.start..window.piece.end).contains(&place.offset)
+        };
+        let window = self.planned.iter().find(holds);
         window
-            .and_then(|window| u8::try_from(window.at + place.offset - window.start).ok())
+            .and_then(|window| u8::try_from(window.at + place.offset - window.piece.start).ok())
             .unwrap_or(NO_SCRATCH)
     }
 
@@ -269,13 +320,8 @@ impl Windows<'_> {
         }
     }
 
-    fn uses(&self, node: NodeId) -> u8 {
-        let key = if self.key_nodes.contains(&node) { window_use::KEY } else { 0 };
-        key | window_use::FINISH | window_use::MESSAGE
-    }
-
     fn flags(&self, index: usize) -> u8 {
-        let guard = |planned: &Planned| Some(self.tree.nodes.get(planned.node)?.guard?.0);
+        let guard = |planned: &Planned| self.nodes.guard(planned.node).map(|guard| guard.at);
         let Some((this, later)) = self.planned.get(index..).and_then(<[_]>::split_first) else { return 0 };
         let twin = if this.twin { window_flag::TWIN } else { 0 };
         let last = guard(this).is_some_and(|place| !later.iter().any(|other| guard(other) == Some(place)));
@@ -283,176 +329,23 @@ impl Windows<'_> {
     }
 
     /// The windows as the programs want them.
-    fn program(&self) -> Result<[Window; MAX_WINDOWS], Refusal> {
-        let too_far = || Refusal::TooMuch("bytes in an object");
+    fn program(&self, bias: u64) -> Result<[Window; MAX_WINDOWS], Refusal> {
+        let too_far = |_| Refusal::TooMuch("bytes in an object");
         let mut windows = [Window::UNUSED; MAX_WINDOWS];
-        if self.planned.len() > windows.len() {
-            return Err(Refusal::TooMuch("reads for a call"));
-        }
         for (index, (window, planned)) in windows.iter_mut().zip(&self.planned).enumerate() {
-            let Some(node) = self.tree.nodes.get(planned.node) else { continue };
-            let (guard_at, guard_word) =
-                node.guard.map_or((NO_GUARD, 0), |(place, word)| (self.at(place), word));
+            let guard = self.nodes.guard(planned.node);
+            let Piece { start, end, uses } = planned.piece;
             *window = Window {
-                guard_word,
-                offset: u16::try_from(planned.start).map_err(|_| too_far())?,
-                base: node.pointer.map_or(OBJECT, |place| self.at(place)),
-                length: u8::try_from(planned.end - planned.start).map_err(|_| too_far())?,
-                at: u8::try_from(planned.at).map_err(|_| too_far())?,
-                guard_at,
-                uses: self.uses(planned.node),
+                guard_word: guard.map_or(0, |guard| guard.word.wrapping_add(bias)),
+                offset: u16::try_from(start).map_err(too_far)?,
+                base: guard.map_or(OBJECT, |guard| self.at(guard.at).saturating_add(8)),
+                length: u8::try_from(end - start).map_err(too_far)?,
+                at: u8::try_from(planned.at).map_err(too_far)?,
+                guard_at: guard.map_or(NO_GUARD, |guard| self.at(guard.at)),
+                uses,
                 flags: self.flags(index),
             };
         }
         Ok(windows)
-    }
-}
-
-/// Follows paths through the types, noting what they need.
-struct Walk<'a, 'b, 'c> {
-    tree: &'a mut Tree,
-    resolver: &'b mut Resolver<'c>,
-}
-
-impl Walk<'_, '_, '_> {
-    fn string(&mut self, path: &str) -> Result<Place, Refusal> {
-        let Some((place, found)) = self.follow(path)? else {
-            return Err(Refusal::TypeMissing(path.to_owned()));
-        };
-        expect(path, &found, "a string", |kind| kind == Kind::String)?;
-        self.tree.need(place.node, place.offset, 16);
-        Ok(place)
-    }
-
-    fn map(&mut self, path: &str) -> Result<(Place, Option<TagMap>), Refusal> {
-        let Some((place, found)) = self.follow(path)? else {
-            return Err(Refusal::TypeMissing(path.to_owned()));
-        };
-        expect(path, &found, "a map", |kind| kind == Kind::Map)?;
-        self.tree.need(place.node, place.offset, 8);
-        Ok((place, self.resolver.map_layout(&found)))
-    }
-
-    fn question(&mut self, question: Question) -> Result<Asked, Refusal> {
-        let (paths, op, operand) = match question {
-            Question::Equals(paths, operand) => (paths, TestOp::Equal, operand),
-            Question::AnyBit(paths, operand) => (paths, TestOp::AnyBit, operand),
-        };
-        let (places, width) = self.alternatives(paths)?;
-        Ok(Asked { places, op, width, operand })
-    }
-
-    /// The places of a value in types that stand for each other, and its width.
-    fn alternatives(&mut self, paths: Alternatives) -> Result<(Vec<Place>, u8), Refusal> {
-        let mut places: Vec<Place> = Vec::new();
-        let mut width = 8;
-        for path in paths {
-            let Some((place, found)) = self.follow(path)? else { continue };
-            expect(path, &found, "a number of 1, 4 or 8 bytes", |kind| {
-                is_integer(kind) && matches!(found.size, 1 | 4 | 8)
-            })?;
-            let this = u8::try_from(found.size).unwrap_or(8);
-            match places.first() {
-                None => width = this,
-                Some(first) => {
-                    expect(path, &found, "as wide as its alternative", |_| this == width)?;
-                    self.tree.twins.push((first.node, place.node));
-                }
-            }
-            self.tree.need(place.node, place.offset, found.size);
-            places.push(place);
-        }
-        Ok((places, width))
-    }
-
-    /// Follows a path; `None` when a type that it names is not in the executable.
-    fn follow(&mut self, path: &str) -> Result<Option<(Place, Type)>, Refusal> {
-        let mut place = Place { node: ROOT, offset: 0 };
-        let mut struct_type = self.tree.nodes.first().map_or(0, |root| root.struct_type);
-        let mut last: Option<Type> = None;
-        for step in steps(path) {
-            match step {
-                Step::Field(name) => {
-                    let FieldRef { offset, field_type } = self.resolver.field(struct_type, name)?;
-                    place.offset += offset;
-                    struct_type = field_type.address;
-                    last = Some(field_type);
-                }
-                Step::Holds(concrete) => {
-                    let Some(interface) = last.take() else { return Ok(None) };
-                    expect(path, &interface, "an interface", |kind| kind == Kind::Interface)?;
-                    let Some(itab) = self.resolver.itab_of(&interface, concrete)? else { return Ok(None) };
-                    place = Place { node: self.tree.follow(place, itab), offset: 0 };
-                    struct_type = itab.pointee;
-                }
-            }
-        }
-        Ok(last.map(|last| (place, last)))
-    }
-}
-
-fn is_integer(kind: Kind) -> bool {
-    use Kind::{Bool, Int, Int8, Int16, Int32, Int64, Uint, Uint8, Uint16, Uint32, Uint64};
-    matches!(kind, Bool | Int | Int8 | Int16 | Int32 | Int64 | Uint | Uint8 | Uint16 | Uint32 | Uint64)
-}
-
-fn expect(
-    what: &str,
-    found: &Type,
-    expected: &'static str,
-    fits: impl FnOnce(Kind) -> bool,
-) -> Result<(), Refusal> {
-    if fits(found.kind) {
-        return Ok(());
-    }
-    Err(Refusal::WrongType { what: what.to_owned(), found: found.name.clone(), expected })
-}
-
-/// A step of a path.
-#[derive(Debug, PartialEq, Eq)]
-enum Step<'a> {
-    /// To a field of the struct.
-    Field(&'a str),
-    /// Through an interface, to the type that it must hold a pointer to.
-    Holds(&'a str),
-}
-
-/// Cuts a path into steps. Dots inside parentheses belong to a type's name.
-fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
-    let mut rest = path;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        if let Some(inside) = rest.strip_prefix("(*") {
-            let (name, after) = inside.split_once(')').unwrap_or((inside, ""));
-            rest = after.strip_prefix('.').unwrap_or(after);
-            return Some(Step::Holds(name));
-        }
-        let (name, after) = rest.split_once('.').unwrap_or((rest, ""));
-        rest = after;
-        Some(Step::Field(name))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_cut_at_dots_outside_parentheses() {
-        let path = "to.(*pkg/rpcinfo/remoteinfo.remoteInfo).serviceName";
-        let expected =
-            [Step::Field("to"), Step::Holds("pkg/rpcinfo/remoteinfo.remoteInfo"), Step::Field("serviceName")];
-        assert_eq!(steps(path).collect::<Vec<_>>(), expected);
-        assert_eq!(steps("from.serviceName").count(), 2);
-    }
-
-    #[test]
-    fn places_that_are_close_share_a_window() {
-        assert_eq!(merge(&[(72, 16), (0, 16), (56, 16)]), [(0, 88)]);
-        assert_eq!(merge(&[(0, 8), (144, 16), (176, 8)]), [(0, 8), (144, 184)]);
-        assert_eq!(merge(&[(0, 88), (144, 16)]), [(0, 160)]);
-        assert_eq!(merge(&[]), []);
     }
 }

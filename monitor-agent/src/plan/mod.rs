@@ -4,22 +4,31 @@
 //! offsets and type words. It carries the evidence for every number in it. `inspect` prints a plan, `run`
 //! attaches one; nothing else lies between knowing and doing.
 
+mod copies;
+mod errors;
 mod layout;
+mod messages;
 mod refusal;
 mod resolve;
+mod shape;
 mod site;
 
 use std::ops::Range;
 
-use monitor_ebpf::{KeyKind, MAX_SHAPES, Recipe, Register, TagMap, side};
+use monitor_ebpf::{MAX_SHAPES, Recipe, Register, TagMap};
 use serde::Serialize;
 
-pub use layout::ShapePlan;
 pub use refusal::Refusal;
+pub use shape::ShapePlan;
 pub use site::{Role, Site, cost_name};
 
+use copies::FrameworkCopy;
+use errors::ErrorPlan;
+use messages::ErrorPlaces;
+use resolve::Resolver;
+
 use crate::{
-    frameworks::{FRAMEWORKS, Framework, Key, Side},
+    frameworks::{FRAMEWORKS, Framework},
     image::{BuildInfo, Function, GoImage, Image, ImageError, go_entry_site},
 };
 
@@ -34,18 +43,22 @@ pub struct Offset {
     pub evidence: String,
 }
 
-/// What the programs are to read of a call beside names and outcome.
+/// What the programs are asked for beside the calls and their names. Each costs the target some reads per call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "each is one choice of the user's")]
 pub struct Wanted {
-    /// How often it was retried.
+    /// How often a call was retried.
     pub retries: bool,
     /// The class of its error.
     pub errors: bool,
-    /// Its bytes.
+    /// Bytes sent and received for it.
     pub sizes: bool,
-    /// The messages of streams.
+    /// Messages of streams, at the message sites.
     pub messages: bool,
+}
+
+impl Wanted {
+    const ALL: Self = Self { retries: true, errors: true, sizes: true, messages: true };
 }
 
 /// What one framework in one executable needs to be watched.
@@ -53,7 +66,7 @@ pub struct Wanted {
 pub struct Plan {
     /// Where the probes go, finish sites first: the order of attaching.
     pub sites: Vec<Site>,
-    /// Where the messages of streams go through; for those who ask.
+    /// Where they go to count the messages of streams, on request only.
     pub message_sites: Vec<Site>,
     /// The types that calls come as.
     pub shapes: Vec<ShapePlan>,
@@ -62,20 +75,24 @@ pub struct Plan {
     /// What can't be told in this executable, in words.
     pub notes: Vec<String>,
     object: (Register, Register),
-    error: Register,
+    error: (Register, Register),
     tag_map: TagMap,
+    errors: Option<ErrorPlan>,
+    message_errors: ErrorPlaces,
+    /// Link-time addresses of the executable.
+    image: Range<u64>,
     /// Link-time addresses of read-only data.
     literals: Range<u64>,
 }
 
-/// One framework found in an executable.
+/// One copy of a framework found in an executable.
 #[derive(Debug)]
 pub struct Found {
-    /// Its name.
+    /// The framework's name.
     pub name: &'static str,
-    /// module
+    /// The path under which this copy was found.
     pub module: String,
-    /// Its version, as the build info has it.
+    /// Its version, as the build info has it, or `unknown`.
     pub version: String,
     /// Its plan, or why there is none.
     pub plan: Result<Plan, Refusal>,
@@ -88,7 +105,7 @@ pub struct Inspection {
     pub build_id: Option<String>,
     /// The Go release it was built with.
     pub go_version: String,
-    /// Frameworks found in it.
+    /// Frameworks found in it; a framework that is there in several copies several times.
     pub frameworks: Vec<Found>,
 }
 
@@ -97,14 +114,11 @@ impl Inspection {
     pub fn of(image: &Image) -> Result<Self, ImageError> {
         let info = image.build_info()?;
         let go = image.go()?;
-        let frameworks = FRAMEWORKS
-            .iter()
-            .filter_map(|framework| {
-                let version = module_version(&info, framework.module)?;
-                let plan = Plan::make(framework, image, &go);
-                Some(Found { name: framework.name, module: framework.module.to_owned(), version, plan })
-            })
-            .collect();
+        check_calling_convention(&info)?;
+        let mut frameworks = Vec::new();
+        for framework in FRAMEWORKS {
+            frameworks.extend(find(framework, &info, image, &go)?);
+        }
         let build_id = image.build_id().map(str::to_owned);
         Ok(Self { build_id, go_version: info.go_version.clone(), frameworks })
     }
@@ -115,25 +129,54 @@ impl Inspection {
     }
 }
 
-/// Version of a module that is linked in, the main module included.
-fn module_version(info: &BuildInfo, path: &str) -> Option<String> {
-    let module = info.main.iter().chain(&info.deps).find(|module| module.path == path)?;
-    let module = module.replace.as_deref().unwrap_or(module);
-    Some(module.version.clone())
+/// All copies of a framework; what the build info names without its functions being there is one that is refused.
+fn find(
+    framework: &Framework,
+    info: &BuildInfo,
+    image: &Image,
+    go: &GoImage<'_>,
+) -> Result<Vec<Found>, ImageError> {
+    let survey = copies::survey(framework, go)?;
+    let found = |module: &str, plan| Found {
+        name: framework.name,
+        module: module.to_owned(),
+        version: copies::version(info, module),
+        plan,
+    };
+    if survey.copies.is_empty() {
+        let absence = copies::absence(framework, info, survey.linked);
+        return Ok(absence.map(|refusal| found(framework.module, Err(refusal))).into_iter().collect());
+    }
+    let plans = survey.copies.iter();
+    Ok(plans.map(|copy| found(&copy.module, Plan::make(framework, copy, image, go))).collect())
+}
+
+/// Refuses builds of Go 1.17 and 1.18 with the experiment of passing arguments in registers turned off.
+fn check_calling_convention(info: &BuildInfo) -> Result<(), ImageError> {
+    // The release's own text lists experiments behind ` X:`, the settings under GOEXPERIMENT.
+    let settings = info.settings.iter().filter(|(name, _)| name == "GOEXPERIMENT").map(|(_, value)| value);
+    let mut texts = settings.map(String::as_str).chain([info.go_version.as_str()]);
+    if !texts.any(|text| text.split([',', ':', ' ']).any(|word| word.starts_with("noregabi"))) {
+        return Ok(());
+    }
+    Err(ImageError::UnsupportedGo {
+        version: info.go_version.clone(),
+        why: "it was built with GOEXPERIMENT=noregabi, so arguments are not passed in registers".to_owned(),
+    })
 }
 
 impl Plan {
-    /// Finds and proves everything that `framework` names.
-    pub fn make(framework: &Framework, image: &Image, go: &GoImage<'_>) -> Result<Self, Refusal> {
-        let start_symbol = format!("{}/{}", framework.module, framework.start);
-        let finish_symbol = format!("{}/{}", framework.module, framework.finish);
-        let functions = go.functions_named(&|name| name == start_symbol || name == finish_symbol)?;
-        let sites = vec![
-            find_site(Role::Finish, &finish_symbol, &functions, image, go)?,
-            find_site(Role::Start, &start_symbol, &functions, image, go)?,
-        ];
+    /// Finds and proves everything that `framework` names in one of its copies.
+    fn make(
+        framework: &Framework,
+        copy: &FrameworkCopy,
+        image: &Image,
+        go: &GoImage<'_>,
+    ) -> Result<Self, Refusal> {
+        let site = |role| find_site(role, &copy.symbol(framework, role), &copy.functions, image, go);
+        let sites = vec![site(Role::Finish)?, site(Role::Start)?];
 
-        let mut resolver = resolve::Resolver::new(framework.module, image, go)?;
+        let mut resolver = Resolver::new(&copy.module, image, go)?;
         let mut shapes = Vec::new();
         for spec in framework.shapes {
             shapes.extend(ShapePlan::make(spec, &mut resolver)?);
@@ -144,27 +187,48 @@ impl Plan {
         if shapes.len() > MAX_SHAPES {
             return Err(Refusal::TooMuch("types of calls"));
         }
-        let tag_map = shapes.iter().find_map(|shape| shape.tag_map).unwrap_or(TagMap::None);
         let mut notes: Vec<_> = shapes.iter().flat_map(|shape| shape.notes.iter().cloned()).collect();
+        let tag_map = shapes.iter().find_map(|shape| shape.tag_map).unwrap_or(TagMap::None);
         if tag_map == TagMap::None {
             notes.push("retry: the layout of Go maps isn't known here, so retries can't be told".to_owned());
         }
-        Ok(Self {
+        notes.extend(foreign_types(framework, &resolver));
+        let errors = or_note(
+            ErrorPlan::make(&framework.errors, &mut resolver),
+            "errors can't be told apart, they count as other",
+            &mut notes,
+        )?;
+        let messages = messages::error_places(framework, &mut resolver)
+            .and_then(|places| Ok((vec![site(Role::Sent)?, site(Role::Received)?], places)));
+        let messages = or_note(messages, "the messages of streams can't be counted", &mut notes)?;
+        let (message_sites, message_errors) = messages.unwrap_or_default();
+
+        let plan = Self {
             sites,
-            message_sites: Vec::new(),
+            message_sites,
             shapes,
             offsets: resolver.into_offsets(),
             notes,
             object: (argument(framework.object.type_word)?, argument(framework.object.data)?),
-            error: argument(framework.error.type_word)?,
+            error: (argument(framework.error.type_word)?, argument(framework.error.data)?),
             tag_map,
+            errors,
+            message_errors,
+            image: addresses(image),
             literals: literals(image),
-        })
+        };
+        // What does not fit the programs is known before anything is attached.
+        plan.recipe(0, Wanted::default())?;
+        plan.with_note_if_all_is_too_much()
     }
 
-    /// class
-    pub fn error_class(&self, _image: &Image, _address: u64) -> &'static str {
-        "other"
+    fn with_note_if_all_is_too_much(mut self) -> Result<Self, Refusal> {
+        let whole = or_note(
+            self.recipe(0, Wanted::ALL),
+            "retries, bytes and messages can't all be read at once",
+            &mut self.notes,
+        );
+        whole.map(|_| self)
     }
 
     /// The labels that can be told.
@@ -174,36 +238,97 @@ impl Plan {
         if self.tag_map != TagMap::None {
             labels.push("retry");
         }
+        if self.errors.is_some() {
+            labels.push("error_class");
+        }
         labels
     }
 
+    /// Whether the bytes sent and received for calls can be told, at least for some of their types.
+    #[must_use]
+    pub fn tells_sizes(&self) -> bool {
+        self.shapes.iter().any(ShapePlan::tells_sizes)
+    }
+
     /// The recipe for a process in which the executable lies `bias` bytes above its link-time addresses.
-    ///
-    /// With `retries` the programs also read how often a call was retried.
     pub fn recipe(&self, bias: u64, wanted: Wanted) -> Result<Recipe, Refusal> {
         let mut recipe = Recipe {
             object_type: self.object.0 as u8,
             object: self.object.1 as u8,
             goroutine: Register::R14 as u8,
-            error: self.error as u8,
+            error: self.error.0 as u8,
+            error_data: self.error.1 as u8,
+            read_errors: u8::from(wanted.errors),
             tag_map: if wanted.retries { self.tag_map } else { TagMap::None } as u8,
+            image: self.image.start.wrapping_add(bias),
+            image_length: self.image.end - self.image.start,
             literals: self.literals.start.wrapping_add(bias),
             literals_length: self.literals.end - self.literals.start,
+            sent_error_at: self.message_errors.sent,
+            received_error_at: self.message_errors.received,
             ..Recipe::EMPTY
         };
-        for site in &self.sites {
-            match site.role {
-                Role::Start => recipe.start_skip_flags = site.skip_flags(),
-                Role::Finish => recipe.finish_skip_flags = site.skip_flags(),
-                Role::Sent | Role::Received => {}
-            }
+        if let Some(errors) = &self.errors {
+            recipe.error_wrapped = errors.wrapped.wrapping_add(bias);
+            recipe.error_wrapped_at = errors.wrapped_at;
+            recipe.error_plain = if errors.plain == 0 { 0 } else { errors.plain.wrapping_add(bias) };
+        }
+        for site in self.sites.iter().chain(&self.message_sites) {
+            let flags = match site.role {
+                Role::Start => &mut recipe.start_skip_flags,
+                Role::Finish => &mut recipe.finish_skip_flags,
+                Role::Sent => &mut recipe.sent_skip_flags,
+                Role::Received => &mut recipe.received_skip_flags,
+            };
+            *flags = site.skip_flags();
         }
         for (place, shape) in recipe.shapes.iter_mut().zip(&self.shapes) {
-            *place = shape.program(bias);
+            *place = shape.program(bias, wanted)?;
             recipe.shape_count += 1;
         }
         Ok(recipe)
     }
+
+    /// Name of the class of errors that an object of the executable stands for, by its link-time address: what
+    /// the programs count errors under. `other` for what is none.
+    #[must_use]
+    pub fn error_class(&self, image: &Image, address: u64) -> &'static str {
+        self.errors.as_ref().map_or(errors::OTHER, |errors| errors.class(image, address))
+    }
+}
+
+/// What could be found; what could not and can be done without becomes a note.
+fn or_note<T>(
+    found: Result<T, Refusal>,
+    without: &str,
+    notes: &mut Vec<String>,
+) -> Result<Option<T>, Refusal> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(why @ Refusal::Image(_)) => Err(why),
+        Err(why) => {
+            notes.push(format!("{without} ({})", why.reason()));
+            Ok(None)
+        }
+    }
+}
+
+/// Notes about the types with which a service implements the framework's interfaces itself.
+fn foreign_types(framework: &Framework, resolver: &Resolver<'_>) -> Vec<String> {
+    let interfaces = framework.open_interfaces.iter();
+    interfaces
+        .flat_map(|(interface, what)| {
+            let types = resolver.foreign(interface);
+            types.into_iter().map(move |name| format!("{name} is a {interface} of the service's own: {what}"))
+        })
+        .collect()
+}
+
+/// The addresses from the page of the first segment to the end of the last.
+fn addresses(image: &Image) -> Range<u64> {
+    let ends = image.segments().iter().map(|segment| segment.address.saturating_add(segment.memory_size));
+    let start = image.link_base();
+    start..ends.max().unwrap_or(start).max(start)
 }
 
 /// The register of a Go function's integer argument.
@@ -265,22 +390,4 @@ fn find_site(
         kind: choice.kind,
         why: choice.why,
     })
-}
-
-impl Side {
-    fn code(self) -> u8 {
-        match self {
-            Self::Client => side::CLIENT,
-            Self::Server => side::SERVER,
-        }
-    }
-}
-
-impl Key {
-    fn code(self) -> KeyKind {
-        match self {
-            Self::Object => KeyKind::Object,
-            Self::GoroutineUnlessStreaming => KeyKind::GoroutineUnlessStreaming,
-        }
-    }
 }

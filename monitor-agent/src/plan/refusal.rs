@@ -4,12 +4,32 @@ use thiserror::Error;
 
 use crate::image::ImageError;
 
+/// What a refusal for an unknown layout ends with.
+const UNPROVEN: &str = ", so the layout can't be proven";
+
 /// Reasons not to attach. What can't be proven is refused: a wrong number is worse than none.
 #[derive(Debug, Error)]
 pub enum Refusal {
     /// The function is not in the executable's function table.
     #[error("function {0} is not in the executable: it was renamed, or its release is not supported")]
     FunctionMissing(String),
+    /// The framework is linked in, without the functions that every call enters.
+    #[error(
+        "{module} is linked in, but neither {functions} is in its function table: no call is made or served through \
+         it, or its release is not supported"
+    )]
+    FunctionsMissing {
+        /// The framework's module path.
+        module: &'static str,
+        /// Where the functions would be.
+        functions: String,
+    },
+    /// The build info names the framework, the function table doesn't.
+    #[error(
+        "its build info names {0}, but its function table has none of its functions: they were renamed (garble \
+         does that), or none is used"
+    )]
+    NamesMissing(&'static str),
     /// There are several functions of this name.
     #[error("function {0} is there more than once")]
     FunctionTwice(String),
@@ -54,4 +74,17 @@ pub enum Refusal {
     /// The executable can't be read.
     #[error(transparent)]
     Image(#[from] ImageError),
+}
+
+impl Refusal {
+    /// A [`Refusal::WrongType`].
+    pub(super) fn wrong_type(what: &str, found: &str, expected: &'static str) -> Self {
+        Self::WrongType { what: what.to_owned(), found: found.to_owned(), expected }
+    }
+
+    /// The reason alone, for a note about something that can be done without.
+    pub(super) fn reason(&self) -> String {
+        let text = self.to_string();
+        text.strip_suffix(UNPROVEN).map_or_else(|| text.clone(), str::to_owned)
+    }
 }

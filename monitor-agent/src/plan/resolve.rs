@@ -14,9 +14,10 @@ const TYPE_METADATA: &str = "Go type metadata";
 pub(super) struct Resolver<'a> {
     image: &'a Image,
     go: &'a GoImage<'a>,
-    module: &'static str,
-    /// Itab of each pair (interface, concrete), by full names; more than one address is ambiguous.
-    itabs: HashMap<(String, String), Vec<ItabRef>>,
+    /// Path of the copy of the framework that names are relative to.
+    module: String,
+    /// Itabs by the full names of interface and concrete type; more than one of a pair is ambiguous.
+    itabs: BTreeMap<(String, String), Vec<ItabRef>>,
     offsets: BTreeMap<String, Offset>,
 }
 
@@ -38,27 +39,30 @@ pub(super) struct FieldRef {
 }
 
 impl<'a> Resolver<'a> {
-    /// Reads all itabs whose two types belong to the framework.
-    pub(super) fn new(module: &'static str, image: &'a Image, go: &'a GoImage<'a>) -> Result<Self, Refusal> {
+    /// Reads all itabs of the interfaces of the copy of a framework at `module`, and those of its errors.
+    pub(super) fn new(module: &str, image: &'a Image, go: &'a GoImage<'a>) -> Result<Self, Refusal> {
         let mut names = HashMap::new();
-        let mut itabs: HashMap<_, Vec<ItabRef>> = HashMap::new();
+        let mut itabs: BTreeMap<_, Vec<ItabRef>> = BTreeMap::new();
         for itab in go.itabs()? {
             let Some(interface) = full_name(&mut names, go, itab.interface) else { continue };
-            if !interface.0.starts_with(module) {
+            let is_error = interface.text == ERROR;
+            if !is_error && !is_below(&interface.text, module) {
                 continue;
             }
             let Some(concrete) = full_name(&mut names, go, itab.concrete) else { continue };
-            let Some(pointee) = concrete.1 else { continue };
-            let found = itabs.entry((interface.0, concrete.0)).or_default();
-            found.push(ItabRef { address: itab.address, pointee });
+            if is_error && !is_below(concrete.text.trim_start_matches('*'), module) {
+                continue;
+            }
+            let found = itabs.entry((interface.text, concrete.text)).or_default();
+            found.push(ItabRef { address: itab.address, pointee: concrete.pointee });
         }
-        Ok(Self { image, go, module, itabs, offsets: BTreeMap::new() })
+        Ok(Self { image, go, module: module.to_owned(), itabs, offsets: BTreeMap::new() })
     }
 
     /// The itab under which a pointer to `concrete` is an `interface`; `None` when there is none: then no such
     /// value can exist that the compiler knew of.
     pub(super) fn itab(&mut self, interface: &str, concrete: &str) -> Result<Option<ItabRef>, Refusal> {
-        let key = (self.full(interface), self.full(concrete));
+        let key = (self.full(interface), format!("*{}", self.full(concrete)));
         let Some(found) = self.itabs.get(&key) else { return Ok(None) };
         let [itab] = found.as_slice() else {
             return Err(Refusal::TypeTwice(concrete.to_owned()));
@@ -71,8 +75,55 @@ impl<'a> Resolver<'a> {
     /// Like [`itab`](Self::itab), with the interface type itself.
     pub(super) fn itab_of(&mut self, interface: &Type, concrete: &str) -> Result<Option<ItabRef>, Refusal> {
         let name = type_full_name(interface);
-        let name = name.strip_prefix(self.module).unwrap_or(&name).trim_start_matches('/').to_owned();
+        let name = name.strip_prefix(&self.module).unwrap_or(&name).trim_start_matches('/').to_owned();
         self.itab(&name, concrete)
+    }
+
+    /// The types outside the framework that implement one of its interfaces, by name.
+    pub(super) fn foreign(&self, interface: &str) -> Vec<&str> {
+        let interface = self.full(interface);
+        let pairs = self.itabs.keys().filter(|(of, _)| *of == interface).map(|(_, concrete)| concrete);
+        pairs
+            .map(String::as_str)
+            .filter(|name| !is_below(name.trim_start_matches('*'), &self.module))
+            .collect()
+    }
+
+    /// The type that a chain of fields leads to, from the struct type at an address, through pointers and slices.
+    pub(super) fn type_behind(&self, struct_type: u64, fields: &[&str]) -> Result<Type, Refusal> {
+        let mut found = self.go.type_at(struct_type)?;
+        for name in fields {
+            let field = found.fields.iter().find(|field| field.name == *name);
+            let address = field.map(|field| field.type_address).ok_or_else(|| Refusal::FieldMissing {
+                type_name: found.name.clone(),
+                field: (*name).to_owned(),
+            })?;
+            found = self.go.type_at(address)?;
+            if let (Kind::Pointer | Kind::Slice, Some(elem)) = (found.kind, found.elem) {
+                found = self.go.type_at(elem)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the type at an address is the framework's of this name.
+    pub(super) fn is_named(&self, address: u64, name: &str) -> Result<bool, Refusal> {
+        Ok(type_full_name(&self.go.type_at(address)?) == self.full(name))
+    }
+
+    /// The type at an address.
+    pub(super) fn type_at(&self, address: u64) -> Result<Type, Refusal> {
+        Ok(self.go.type_at(address)?)
+    }
+
+    /// The words at an address of the file.
+    pub(super) fn words<const N: usize>(&self, address: u64) -> Result<[u64; N], Refusal> {
+        let bytes = self.image.read(address, N * 8)?;
+        let mut words = [0; N];
+        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = chunk.try_into().map_or(0, u64::from_le_bytes);
+        }
+        Ok(words)
     }
 
     /// A field of the struct type at an address.
@@ -120,28 +171,42 @@ impl<'a> Resolver<'a> {
     }
 
     fn full(&self, name: &str) -> String {
-        format!("{}/{name}", self.module)
+        if name == ERROR { name.to_owned() } else { format!("{}/{name}", self.module) }
     }
 }
 
-type NameAndPointee = (String, Option<u64>);
+/// The interface that Go itself defines.
+pub(super) const ERROR: &str = "error";
 
-/// Name with the whole package path, and the type pointed to, of an interface or of a pointer to a named
-/// type. `None` for all others, and for types that can't be read: they are not what we look for.
-fn full_name(
-    names: &mut HashMap<u64, Option<NameAndPointee>>,
-    go: &GoImage<'_>,
-    address: u64,
-) -> Option<NameAndPointee> {
+/// Whether a type's full name is of a package of the module.
+fn is_below(name: &str, module: &str) -> bool {
+    name.strip_prefix(module).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// An interface, or a type in one.
+#[derive(Clone)]
+struct TypeName {
+    /// Name with the whole package path, with a star for a pointer.
+    text: String,
+    /// What a value of it in an interface points to: the pointer's type, or the type itself.
+    pointee: u64,
+}
+
+/// The name of an interface, a pointer to a named type or a struct. `None` for all others, and for types that
+/// can't be read: they are not what is looked for.
+fn full_name(names: &mut HashMap<u64, Option<TypeName>>, go: &GoImage<'_>, address: u64) -> Option<TypeName> {
     names
         .entry(address)
         .or_insert_with(|| {
             let found = go.type_at(address).ok()?;
             match found.kind {
-                Kind::Interface => Some((type_full_name(&found), None)),
+                Kind::Interface | Kind::Struct => {
+                    Some(TypeName { text: type_full_name(&found), pointee: address })
+                }
                 Kind::Pointer => {
                     let pointee = go.type_at(found.elem?).ok()?;
-                    Some((type_full_name(&pointee), Some(pointee.address)))
+                    let text = format!("*{}", type_full_name(&pointee));
+                    Some(TypeName { text, pointee: pointee.address })
                 }
                 _ => None,
             }
@@ -151,6 +216,11 @@ fn full_name(
 
 /// `github.com/…/pkg/rpcinfo.rpcInfo` from the short name that the runtime has and the package path.
 fn type_full_name(found: &Type) -> String {
-    let short = found.name.rsplit('.').next().unwrap_or(&found.name);
-    format!("{}.{short}", found.pkg_path.as_deref().unwrap_or_default())
+    match &found.pkg_path {
+        Some(path) => {
+            let short = found.name.rsplit('.').next().unwrap_or(&found.name);
+            format!("{path}.{short}")
+        }
+        None => found.name.clone(),
+    }
 }

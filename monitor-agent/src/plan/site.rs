@@ -1,25 +1,22 @@
 //! Sites: where a probe goes.
 
-use serde::Serialize;
-
 use crate::image::{CostClass, SiteKind};
 
 /// What a hit of a site means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A call starts.
     Start,
     /// A call finishes.
     Finish,
-    /// A message was sent on a stream.
+    /// A message may have been sent on a stream.
     Sent,
-    /// A message was received on one.
+    /// A message may have been received.
     Received,
 }
 
 impl Role {
-    /// The role's name, in lower case.
+    /// The role's name: messages are only counted, in both directions.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

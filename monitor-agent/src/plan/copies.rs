@@ -1,0 +1,223 @@
+//! Copies of a framework in an executable: as published, vendored, or a fork under another import path.
+//!
+//! A copy is where the functions that every call enters are, whatever the build info says of modules.
+
+use std::{cell::Cell, collections::BTreeMap};
+
+use super::{Refusal, Role};
+use crate::{
+    frameworks::{Framework, Home},
+    image::{BuildInfo, Function, GoImage, ImageError},
+};
+
+/// One copy of a framework.
+pub(super) struct FrameworkCopy {
+    /// Its path: the framework's module path, or another.
+    pub(super) module: String,
+    /// The same as symbols have it.
+    prefix: String,
+    /// Which of the framework's functions it has.
+    home: Home,
+    /// All functions of the framework's description that are there under this path.
+    pub(super) functions: Vec<Function>,
+}
+
+/// What was found of one framework.
+pub(super) struct Survey {
+    /// Copies, the published path first.
+    pub(super) copies: Vec<FrameworkCopy>,
+    /// Whether any function of the published path is there.
+    pub(super) linked: bool,
+}
+
+impl FrameworkCopy {
+    /// The symbol of the function with this role, which may or may not be there.
+    pub(super) fn symbol(&self, framework: &Framework, role: Role) -> String {
+        let name = match role {
+            Role::Start => self.home.start,
+            Role::Finish => self.home.finish,
+            Role::Sent => framework.messages.sent,
+            Role::Received => framework.messages.received,
+        };
+        format!("{}/{name}", self.prefix)
+    }
+}
+
+/// Looks for copies of `framework`. Reads the function table once.
+pub(super) fn survey(framework: &Framework, go: &GoImage<'_>) -> Result<Survey, ImageError> {
+    let names: Vec<&str> = framework
+        .homes
+        .iter()
+        .flat_map(|home| [home.start, home.finish])
+        .chain([framework.messages.sent, framework.messages.received])
+        .collect();
+    let linked = Cell::new(false);
+    let functions = go.functions_named(&|symbol| {
+        if below(symbol, framework.module).is_some() {
+            linked.set(true);
+        }
+        names.iter().any(|name| prefix_of(symbol, name).is_some())
+    })?;
+    let mut by_prefix: BTreeMap<String, Vec<Function>> = BTreeMap::new();
+    for function in functions {
+        let Some(prefix) = names.iter().find_map(|name| prefix_of(&function.name, name)) else { continue };
+        by_prefix.entry(prefix.to_owned()).or_default().push(function);
+    }
+    let mut copies: Vec<_> =
+        by_prefix.into_iter().filter_map(|(prefix, functions)| copy(framework, prefix, functions)).collect();
+    copies.sort_by_key(|copy| copy.module != framework.module);
+    Ok(Survey { copies, linked: linked.get() })
+}
+
+/// The copy under one prefix, in the home of which most is there; `None` when nothing of any is.
+fn copy(framework: &Framework, prefix: String, functions: Vec<Function>) -> Option<FrameworkCopy> {
+    let present = |home: &Home| {
+        let has = |name| functions.iter().any(|function| prefix_of(&function.name, name).is_some());
+        usize::from(has(home.start)) + usize::from(has(home.finish))
+    };
+    // Of equals the last counts.
+    let home = framework.homes.iter().rev().max_by_key(|home| present(home)).copied()?;
+    if present(&home) == 0 {
+        return None;
+    }
+    Some(FrameworkCopy { module: unescape(&prefix), prefix, home, functions })
+}
+
+/// Why a framework that the build info names has no copy; `None` when it doesn't name it.
+pub(super) fn absence(framework: &Framework, info: &BuildInfo, linked: bool) -> Option<Refusal> {
+    let mut modules = info.main.iter().chain(&info.deps);
+    modules.find(|module| module.path == framework.module)?;
+    let homes: Vec<_> = framework.homes.iter().map(|home| home.start).collect();
+    Some(if linked {
+        Refusal::FunctionsMissing { module: framework.module, functions: homes.join(" nor ") }
+    } else {
+        Refusal::NamesMissing(framework.module)
+    })
+}
+
+/// Version of the module at this path, the main module included; `unknown` where the build info has none, as
+/// for vendored sources of a build without modules, or for a directory put in a module's place.
+pub(super) fn version(info: &BuildInfo, path: &str) -> String {
+    let module = info.main.iter().chain(&info.deps).find(|module| module.path == path);
+    let module = module.map(|module| module.replace.as_deref().unwrap_or(module));
+    let version = module.map(|module| module.version.as_str()).filter(|version| !version.is_empty());
+    version.unwrap_or("unknown").to_owned()
+}
+
+/// What comes before `/NAME` in a symbol; never nothing.
+fn prefix_of<'a>(symbol: &'a str, name: &str) -> Option<&'a str> {
+    symbol.strip_suffix(name)?.strip_suffix('/').filter(|prefix| !prefix.is_empty())
+}
+
+/// What follows `PATH/` or `PATH.` in a symbol.
+fn below<'a>(symbol: &'a str, path: &str) -> Option<&'a str> {
+    symbol.strip_prefix(path)?.strip_prefix(['/', '.'])
+}
+
+/// A package path from a symbol, in which the linker writes unusual bytes as `%xx` (`objabi.PathToPrefix`).
+fn unescape(prefix: &str) -> String {
+    let mut bytes = Vec::with_capacity(prefix.len());
+    let mut rest = prefix.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let escaped = after.split_at_checked(2).filter(|_| first == b'%').and_then(|(digits, after)| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            Some((u8::from_str_radix(digits, 16).ok()?, after))
+        });
+        let (byte, after) = escaped.unwrap_or((first, after));
+        bytes.push(byte);
+        rest = after;
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| prefix.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{frameworks::FRAMEWORKS, image::Module};
+
+    fn function(name: &str) -> Function {
+        Function { name: name.to_owned(), entry: 0, end: 0 }
+    }
+
+    fn copy_of(prefix: &str, names: &[&str]) -> Option<FrameworkCopy> {
+        let functions = names.iter().map(|name| function(&format!("{prefix}/{name}"))).collect();
+        copy(FRAMEWORKS[0], prefix.to_owned(), functions)
+    }
+
+    #[test]
+    fn a_symbol_is_matched_whole() {
+        let name = "pkg/rpcinfo.(*TraceController).DoStart";
+        let vendored =
+            "example.com/app/vendor/github.com/cloudwego/kitex/pkg/rpcinfo.(*TraceController).DoStart";
+        assert_eq!(prefix_of(vendored, name), Some("example.com/app/vendor/github.com/cloudwego/kitex"));
+        for other in [
+            "x/pkg/rpcinfo.(*TraceController).DoStart.deferwrap1",
+            "x/pkg/rpcinfo.(*TraceController).DoStart-fm",
+            "x/mypkg/rpcinfo.(*TraceController).DoStart2",
+            "xpkg/rpcinfo.(*TraceController).DoStart",
+            "/pkg/rpcinfo.(*TraceController).DoStart",
+            "pkg/rpcinfo.(*TraceController).DoStart",
+            "x/pkg/rpcinfo.(*TraceController[...]).DoStart",
+        ] {
+            assert_eq!(prefix_of(other, name), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_home_is_the_one_with_both_functions() {
+        let symbol = |copy: &FrameworkCopy| copy.symbol(FRAMEWORKS[0], Role::Start);
+        let old = ["internal/stats.(*Controller).DoStart", "internal/stats.(*Controller).DoFinish"];
+        let new = ["pkg/rpcinfo.(*TraceController).DoStart", "pkg/rpcinfo.(*TraceController).DoFinish"];
+        let found = copy_of("a.b/c", &old).expect("a copy");
+        assert_eq!(symbol(&found), "a.b/c/internal/stats.(*Controller).DoStart");
+        let found = copy_of("a.b/c", &[new[0], old[0], old[1]]).expect("a copy");
+        assert_eq!(symbol(&found), "a.b/c/internal/stats.(*Controller).DoStart");
+        let found = copy_of("a.b/c", &[old, new].concat()).expect("a copy");
+        assert_eq!(symbol(&found), "a.b/c/pkg/rpcinfo.(*TraceController).DoStart");
+        assert!(copy_of("a.b/c", &["pkg/rpcinfo.(*TraceController).HandleStreamSendEvent"]).is_none());
+    }
+
+    #[test]
+    fn unusual_bytes_of_a_path_are_escaped_in_symbols() {
+        assert_eq!(unescape("gopkg.in/a%2eb"), "gopkg.in/a.b");
+        assert_eq!(unescape("a%c3%bc"), "aü");
+        for same in ["github.com/cloudwego/kitex", "a%", "a%2", "a%zz", "a%ff"] {
+            assert_eq!(unescape(same), same);
+        }
+    }
+
+    #[test]
+    fn a_version_is_that_of_what_was_built() {
+        let module = |path: &str, version: &str| Module {
+            path: path.to_owned(),
+            version: version.to_owned(),
+            replace: None,
+        };
+        let replaced =
+            |path: &str, by: Module| Module { replace: Some(Box::new(by)), ..module(path, "v1.0.0") };
+        let info = BuildInfo {
+            main: Some(module("main", "(devel)")),
+            deps: vec![
+                module("plain", "v1.2.3"),
+                replaced("forked", module("fork", "v9.9.9")),
+                replaced("local", module("../local", "")),
+            ],
+            ..BuildInfo::default()
+        };
+        let versions = ["main", "plain", "forked", "fork", "local", "main/vendor/plain"]
+            .map(|path| version(&info, path));
+        assert_eq!(versions, ["(devel)", "v1.2.3", "v9.9.9", "unknown", "unknown", "unknown"]);
+    }
+
+    #[test]
+    fn a_framework_that_is_only_named_is_refused_with_the_reason() {
+        let framework = FRAMEWORKS[0];
+        let info = BuildInfo {
+            deps: vec![Module { path: framework.module.to_owned(), ..Module::default() }],
+            ..BuildInfo::default()
+        };
+        assert!(matches!(absence(framework, &info, true), Some(Refusal::FunctionsMissing { .. })));
+        assert!(matches!(absence(framework, &info, false), Some(Refusal::NamesMissing(_))));
+        assert!(absence(framework, &BuildInfo::default(), true).is_none());
+    }
+}

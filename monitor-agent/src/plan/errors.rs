@@ -1,0 +1,84 @@
+//! Errors: how the programs tell them apart, and what the classes are called.
+
+use super::{
+    Refusal,
+    resolve::{ERROR, Resolver},
+};
+use crate::{
+    frameworks::ErrorSpec,
+    image::{Image, Kind},
+};
+
+/// What a class that the framework's description doesn't name is called.
+pub(super) const OTHER: &str = "other";
+/// No message of a class is longer.
+const MESSAGE_MAX: u64 = 128;
+
+/// Where the class of an error is found. Addresses are link-time addresses.
+#[derive(Clone, Debug)]
+pub(super) struct ErrorPlan {
+    /// Itab of errors that point to their class.
+    pub(super) wrapped: u64,
+    /// Offset of that pointer.
+    pub(super) wrapped_at: u16,
+    /// Itab of the classes, which are errors themselves; 0 if none is ever an error.
+    pub(super) plain: u64,
+    /// Offset of the message in a class.
+    message_at: u64,
+    names: &'static [(&'static str, &'static str)],
+    /// Itabs of other errors, with the name of their class.
+    types: Vec<(u64, &'static str)>,
+}
+
+impl ErrorPlan {
+    /// Finds and proves what `spec` names.
+    pub(super) fn make(spec: &ErrorSpec, resolver: &mut Resolver<'_>) -> Result<Self, Refusal> {
+        let missing = |name: &str| Refusal::TypeMissing(name.to_owned());
+        let wrapped = resolver.itab(ERROR, spec.wrapped)?.ok_or_else(|| missing(spec.wrapped))?;
+        let points = resolver.field(wrapped.pointee, spec.points)?;
+        let wrong = |found: &str, expected| Refusal::wrong_type(spec.points, found, expected);
+        let class = match (points.field_type.kind, points.field_type.elem) {
+            (Kind::Pointer, Some(class)) if resolver.is_named(class, spec.class)? => class,
+            _ => return Err(wrong(&points.field_type.name, "a pointer to a class of errors")),
+        };
+        let message = resolver.field(class, spec.message)?;
+        if message.field_type.kind != Kind::String {
+            return Err(wrong(&message.field_type.name, "a string"));
+        }
+        let plain = resolver.itab(ERROR, spec.class)?.map_or(0, |itab| itab.address);
+        let mut types = Vec::new();
+        for (name, class) in spec.types {
+            types.extend(resolver.itab(ERROR, name)?.map(|itab| (itab.address, *class)));
+        }
+        let wrapped_at = u16::try_from(points.offset).map_err(|_| Refusal::TooMuch("bytes in an error"))?;
+        Ok(Self {
+            wrapped: wrapped.address,
+            wrapped_at,
+            plain,
+            message_at: message.offset,
+            names: spec.names,
+            types,
+        })
+    }
+
+    /// Name of the class that an object of the executable stands for: one of the framework's classes, or the
+    /// itab of an error of another type.
+    pub(super) fn class(&self, image: &Image, address: u64) -> &'static str {
+        if let Some((_, class)) = self.types.iter().find(|(itab, _)| *itab == address) {
+            return class;
+        }
+        let message = self.message(image, address);
+        let named = self.names.iter().find(|(text, _)| Some(text.as_bytes()) == message.as_deref());
+        named.map_or(OTHER, |(_, class)| class)
+    }
+
+    /// The message, as the linker has put it into the file.
+    fn message(&self, image: &Image, address: u64) -> Option<Vec<u8>> {
+        let header = image.read(address.checked_add(self.message_at)?, 16).ok()?;
+        let (pointer, length) = header.split_at_checked(8)?;
+        let word = |bytes: &[u8]| Some(u64::from_le_bytes(bytes.try_into().ok()?));
+        let (pointer, length) = (word(pointer)?, word(length)?);
+        let length = usize::try_from(length).ok().filter(|_| length <= MESSAGE_MAX)?;
+        image.read(pointer, length).ok()
+    }
+}

@@ -1,0 +1,124 @@
+//! Where the functions that stream messages go through say whether there was a message.
+//!
+//! They get a struct as their last argument, which has an error in it where there was none: the end of a stream
+//! is an event like a message is.
+
+use super::{Refusal, resolve::Resolver};
+use crate::{
+    frameworks::{Framework, MessageSpec, Route},
+    image::{Kind, Type},
+};
+
+/// Integer registers of Go's calling convention on amd64 (`abi-internal.md`).
+const REGISTERS: u64 = 9;
+/// Where the first argument on the stack lies, behind the return address, as long as nothing was pushed.
+const FIRST_ON_STACK: u64 = 8;
+/// Where a function type keeps its number of parameters, and behind it their types, if it has no name
+/// (`FuncType` in internal/abi/type.go @ go1.26).
+const PARAMETER_COUNT: u64 = 48;
+const PARAMETERS: u64 = 56;
+/// Receiver, context and object: what comes before the struct.
+const BEFORE: usize = 2;
+/// Nesting of structs that is looked into.
+const MAX_DEPTH: usize = 8;
+
+/// Bytes from the stack pointer, at entry, to the type word of the error of a message: of one sent and of one
+/// received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ErrorPlaces {
+    pub(super) sent: u16,
+    pub(super) received: u16,
+}
+
+/// Finds the errors by the types of the functions that the framework keeps for these events.
+pub(super) fn error_places(
+    framework: &Framework,
+    resolver: &mut Resolver<'_>,
+) -> Result<ErrorPlaces, Refusal> {
+    let spec = &framework.messages;
+    let mut known = None;
+    for route in spec.routes {
+        let Some(itab) = resolver.itab(route.interface, route.concrete)? else { continue };
+        let found = of_route(spec, route, itab.pointee, framework, resolver)?;
+        if known.is_some_and(|known| known != found) {
+            return Err(Refusal::wrong_type(spec.error, "at several places", "at one"));
+        }
+        known = Some(found);
+    }
+    known.ok_or_else(|| {
+        Refusal::TypeMissing(spec.routes.first().map_or("", |route| route.concrete).to_owned())
+    })
+}
+
+fn of_route(
+    spec: &MessageSpec,
+    route: &Route,
+    start: u64,
+    framework: &Framework,
+    resolver: &mut Resolver<'_>,
+) -> Result<ErrorPlaces, Refusal> {
+    let before = framework.object.data as u64 + 1;
+    let mut place = |field: &str| {
+        let function = resolver.type_behind(start, &[route.fields, &[field]].concat())?;
+        let event = last_parameter(&function, resolver)?;
+        on_stack(spec, &event, before, resolver)
+    };
+    Ok(ErrorPlaces { sent: place(route.sent)?, received: place(route.received)? })
+}
+
+/// The struct that a function type without a name has as its third and last parameter.
+fn last_parameter(function: &Type, resolver: &Resolver<'_>) -> Result<Type, Refusal> {
+    let wrong =
+        || Refusal::wrong_type("a stream's event handler", &function.name, "a function of three arguments");
+    if function.kind != Kind::Func || function.pkg_path.is_some() {
+        return Err(wrong());
+    }
+    let [counts] = resolver.words(function.address.saturating_add(PARAMETER_COUNT))?;
+    if counts & 0xffff != BEFORE as u64 + 1 {
+        return Err(wrong());
+    }
+    let [_, _, last] = resolver.words(function.address.saturating_add(PARAMETERS))?;
+    let last = resolver.type_at(last)?;
+    if last.kind == Kind::Struct { Ok(last) } else { Err(wrong()) }
+}
+
+/// Where the error of an event lies on the stack, to which Go passes an argument as a whole when the registers
+/// that are left don't suffice for all of it.
+fn on_stack(
+    spec: &MessageSpec,
+    event: &Type,
+    before: u64,
+    resolver: &mut Resolver<'_>,
+) -> Result<u16, Refusal> {
+    let wrong = |found: &str, expected| Refusal::wrong_type(&event.name, found, expected);
+    let words = integer_words(event, resolver, 0)?;
+    if words + before <= REGISTERS {
+        return Err(wrong("passed in registers", "on the stack"));
+    }
+    let field = resolver.field(event.address, spec.error)?;
+    if field.field_type.name != super::resolve::ERROR || !field.offset.is_multiple_of(8) {
+        return Err(wrong(&field.field_type.name, "an event with an error"));
+    }
+    let offset = FIRST_ON_STACK.saturating_add(field.offset);
+    u16::try_from(offset).map_err(|_| Refusal::TooMuch("bytes in a stream's event"))
+}
+
+/// How many integer registers a value of a type takes, at least: floating-point numbers take others.
+fn integer_words(found: &Type, resolver: &Resolver<'_>, depth: usize) -> Result<u64, Refusal> {
+    if depth > MAX_DEPTH {
+        return Err(Refusal::TooMuch("structs in a stream's event"));
+    }
+    Ok(match found.kind {
+        Kind::Struct => {
+            let mut words = 0;
+            for field in &found.fields {
+                words += integer_words(&resolver.type_at(field.type_address)?, resolver, depth + 1)?;
+            }
+            words
+        }
+        Kind::String | Kind::Interface => 2,
+        Kind::Slice => 3,
+        Kind::Float32 | Kind::Float64 | Kind::Complex64 | Kind::Complex128 | Kind::Array => 0,
+        _ => 1,
+    })
+}

@@ -1,0 +1,325 @@
+//! Shapes: a framework's paths, followed through the types of an executable.
+
+use monitor_ebpf::{KeyKind, LABELS, Shape, TagMap, TestOp, label, side};
+
+use super::{
+    Refusal, Wanted,
+    layout::{Asked, Nodes, Place, ROOT, Reads},
+    resolve::{FieldRef, Resolver},
+};
+use crate::{
+    frameworks::{Alternatives, Key, Question, ShapeSpec, Side},
+    image::{Kind, Type},
+};
+
+/// A shape of calls, proven in an executable.
+#[derive(Clone, Debug)]
+pub struct ShapePlan {
+    /// What can't be told of its calls, in words.
+    pub notes: Vec<String>,
+    /// How the tags that hold the number of retries lie in memory.
+    pub(super) tag_map: Option<TagMap>,
+    reads: Reads,
+}
+
+impl ShapePlan {
+    /// Plans a shape; `None` when its type isn't in the executable. Without the names of caller, callee and
+    /// method, and without what the key depends on, it is refused; what else is missing is a note.
+    pub(super) fn make(spec: &ShapeSpec, resolver: &mut Resolver<'_>) -> Result<Option<Self>, Refusal> {
+        let Some(itab) = resolver.itab(spec.interface, spec.concrete)? else { return Ok(None) };
+        let inner = match spec.when {
+            None => None,
+            Some(condition) => {
+                let Some(inner) = resolver.itab(condition.interface, condition.holds)? else {
+                    return Ok(None);
+                };
+                let field = resolver.field(itab.pointee, condition.field)?;
+                expect(condition.field, &field.field_type, "an interface", |kind| kind == Kind::Interface)?;
+                Some((Place { node: ROOT, offset: field.offset }, inner.address))
+            }
+        };
+        let mut walk = Walk { nodes: Nodes::new(), object: itab.pointee, resolver };
+        let mut labels = [Place { node: ROOT, offset: 0 }; LABELS];
+        for (label, path) in
+            [(label::CALLER, spec.caller), (label::CALLEE, spec.callee), (label::METHOD, spec.method)]
+        {
+            if let Some(place) = labels.get_mut(label) {
+                *place = walk.value(path, "a string", 16, |kind| kind == Kind::String)?;
+            }
+        }
+        let mut notes = Notes { shape: spec.name, notes: Vec::new() };
+        let key_asks_streaming = spec.key == Key::GoroutineUnlessStreaming;
+        let (streaming, why) = walk.question(spec.streaming)?;
+        match why {
+            Some(why) if key_asks_streaming && streaming.places.is_empty() => return Err(why),
+            Some(why) => notes.add("streaming calls can't be told apart, they count as pingpong", &why),
+            None => {}
+        }
+        let (oneway, why) = walk.question(spec.oneway)?;
+        if let Some(why) = why {
+            notes.add("oneway calls can't be told apart, they count as pingpong", &why);
+        }
+        let tags = match spec.tags.map(|path| walk.map(path)).transpose() {
+            Ok(tags) => tags,
+            Err(why) => {
+                notes.add("retries can't be told", &optional(why)?);
+                None
+            }
+        };
+        let sizes = match walk.sizes(spec.sizes) {
+            Ok(sizes) => Some(sizes),
+            Err(why) => {
+                notes.add("bytes can't be told", &optional(why)?);
+                None
+            }
+        };
+        let stream = match walk.word(spec.stream) {
+            Ok(stream) => Some(stream),
+            Err(why) => {
+                optional(why)?;
+                None
+            }
+        };
+        let reads = Reads {
+            nodes: walk.nodes,
+            type_word: itab.address,
+            inner,
+            side: spec.side.code(),
+            key: spec.key.code() as u8,
+            key_asks_streaming,
+            labels,
+            streaming,
+            oneway,
+            tags: tags.as_ref().map(|(place, _)| *place),
+            stream,
+            sizes,
+        };
+        Ok(Some(Self { notes: notes.notes, tag_map: tags.and_then(|(_, layout)| layout), reads }))
+    }
+
+    /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
+    pub(super) fn program(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
+        self.reads.program(bias, wanted)
+    }
+
+    /// Whether the bytes of its calls can be told.
+    pub(super) fn tells_sizes(&self) -> bool {
+        self.reads.sizes.is_some()
+    }
+}
+
+/// What can't be told of a shape.
+struct Notes {
+    shape: &'static str,
+    notes: Vec<String>,
+}
+
+impl Notes {
+    fn add(&mut self, what: &str, why: &Refusal) {
+        self.notes.push(format!("{}: {what} ({})", self.shape, why.reason()));
+    }
+}
+
+/// Lets what a release simply lacks pass, as the reason for a note. A damaged file stays an error.
+fn optional(why: Refusal) -> Result<Refusal, Refusal> {
+    match why {
+        Refusal::Image(_) => Err(why),
+        _ => Ok(why),
+    }
+}
+
+/// Follows paths through the types, noting what lies on them.
+struct Walk<'a, 'b> {
+    nodes: Nodes,
+    /// Type of the object.
+    object: u64,
+    resolver: &'a mut Resolver<'b>,
+}
+
+impl Walk<'_, '_> {
+    /// The place of a value of a kind and size.
+    fn value(
+        &mut self,
+        path: &str,
+        expected: &'static str,
+        size: u64,
+        fits: impl Fn(Kind) -> bool,
+    ) -> Result<Place, Refusal> {
+        let (place, found) = self.follow(path)?;
+        expect(path, &found, expected, |kind| fits(kind) && found.size == size)?;
+        aligned(path, place, size)?;
+        Ok(place)
+    }
+
+    fn word(&mut self, path: &str) -> Result<Place, Refusal> {
+        self.value(path, "a number of 8 bytes", 8, is_integer)
+    }
+
+    fn sizes(&mut self, [sent, received]: [&str; 2]) -> Result<[Place; 2], Refusal> {
+        Ok([self.word(sent)?, self.word(received)?])
+    }
+
+    fn map(&mut self, path: &str) -> Result<(Place, Option<TagMap>), Refusal> {
+        let place = self.value(path, "a map", 8, |kind| kind == Kind::Map)?;
+        let (_, found) = self.follow(path)?;
+        Ok((place, self.resolver.map_layout(&found)))
+    }
+
+    /// A question, and why it has no answer, or not in all types that its value can come in.
+    fn question(&mut self, question: Question) -> Result<(Asked, Option<Refusal>), Refusal> {
+        let (paths, op, operand) = match question {
+            Question::Equals(paths, operand) => (paths, TestOp::Equal, operand),
+            Question::AnyBit(paths, operand) => (paths, TestOp::AnyBit, operand),
+        };
+        let (places, width, failed) = self.alternatives(paths)?;
+        Ok((Asked { places, op, width, operand }, failed))
+    }
+
+    /// The places of a value in types that stand for each other, its width, and why one is missing. A type that
+    /// isn't in the executable is not missed if another is.
+    fn alternatives(&mut self, paths: Alternatives) -> Result<(Vec<Place>, u8, Option<Refusal>), Refusal> {
+        let mut places: Vec<Place> = Vec::new();
+        let mut width = 8;
+        let mut absent = None;
+        let mut failed = None;
+        for path in paths {
+            match self.number(path) {
+                Ok((place, this)) => {
+                    if let Some(first) = places.first() {
+                        if this != width {
+                            failed = Some(Refusal::wrong_type(path, "another", "as wide as its alternative"));
+                            continue;
+                        }
+                        self.nodes.set_twin(first.node, place.node);
+                    }
+                    width = this;
+                    places.push(place);
+                }
+                Err(why @ Refusal::TypeMissing(_)) => absent = absent.or(Some(why)),
+                Err(why) => failed = Some(optional(why)?),
+            }
+        }
+        if places.is_empty() {
+            failed = failed.or(absent);
+        }
+        Ok((places, width, failed))
+    }
+
+    fn number(&mut self, path: &str) -> Result<(Place, u8), Refusal> {
+        let (place, found) = self.follow(path)?;
+        expect(path, &found, "a number of 1, 4 or 8 bytes", |kind| {
+            is_integer(kind) && matches!(found.size, 1 | 4 | 8)
+        })?;
+        aligned(path, place, found.size)?;
+        Ok((place, u8::try_from(found.size).unwrap_or(8)))
+    }
+
+    /// Follows a path to a place and the type of what is there.
+    fn follow(&mut self, path: &str) -> Result<(Place, Type), Refusal> {
+        let mut place = Place { node: ROOT, offset: 0 };
+        let mut struct_type = self.object;
+        let mut last: Option<Type> = None;
+        for step in steps(path) {
+            match step {
+                Step::Field(name) => {
+                    let FieldRef { offset, field_type } = self.resolver.field(struct_type, name)?;
+                    place.offset = place.offset.saturating_add(offset);
+                    struct_type = field_type.address;
+                    last = Some(field_type);
+                }
+                Step::Holds(concrete) => {
+                    let missing = || Refusal::TypeMissing(concrete.to_owned());
+                    let interface = last.take().ok_or_else(missing)?;
+                    expect(path, &interface, "an interface", |kind| kind == Kind::Interface)?;
+                    aligned(path, place, interface.size)?;
+                    let itab = self.resolver.itab_of(&interface, concrete)?.ok_or_else(missing)?;
+                    place = Place { node: self.nodes.behind(place, itab), offset: 0 };
+                    struct_type = itab.pointee;
+                }
+            }
+        }
+        let last = last.ok_or_else(|| Refusal::TypeMissing(path.to_owned()))?;
+        Ok((place, last))
+    }
+}
+
+fn is_integer(kind: Kind) -> bool {
+    use Kind::{Bool, Int, Int8, Int16, Int32, Int64, Uint, Uint8, Uint16, Uint32, Uint64};
+    matches!(kind, Bool | Int | Int8 | Int16 | Int32 | Int64 | Uint | Uint8 | Uint16 | Uint32 | Uint64)
+}
+
+fn expect(
+    what: &str,
+    found: &Type,
+    expected: &'static str,
+    fits: impl FnOnce(Kind) -> bool,
+) -> Result<(), Refusal> {
+    if fits(found.kind) { Ok(()) } else { Err(Refusal::wrong_type(what, &found.name, expected)) }
+}
+
+/// The programs read whole words at multiples of eight, as the compiler lays them out.
+fn aligned(what: &str, place: Place, size: u64) -> Result<(), Refusal> {
+    if place.offset.is_multiple_of(size.clamp(1, 8)) {
+        return Ok(());
+    }
+    Err(Refusal::wrong_type(what, &format!("at offset {}", place.offset), "at a multiple of its size"))
+}
+
+/// A step of a path.
+#[derive(Debug, PartialEq, Eq)]
+enum Step<'a> {
+    /// To a field of the struct.
+    Field(&'a str),
+    /// Through an interface, to the type that it must hold a pointer to.
+    Holds(&'a str),
+}
+
+/// Cuts a path into steps. Dots inside parentheses belong to a type's name.
+fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
+    let mut rest = path;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        if let Some(inside) = rest.strip_prefix("(*") {
+            let (name, after) = inside.split_once(')').unwrap_or((inside, ""));
+            rest = after.strip_prefix('.').unwrap_or(after);
+            return Some(Step::Holds(name));
+        }
+        let (name, after) = rest.split_once('.').unwrap_or((rest, ""));
+        rest = after;
+        Some(Step::Field(name))
+    })
+}
+
+impl Side {
+    fn code(self) -> u8 {
+        match self {
+            Self::Client => side::CLIENT,
+            Self::Server => side::SERVER,
+        }
+    }
+}
+
+impl Key {
+    fn code(self) -> KeyKind {
+        match self {
+            Self::Object => KeyKind::Object,
+            Self::GoroutineUnlessStreaming => KeyKind::GoroutineUnlessStreaming,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_cut_at_dots_outside_parentheses() {
+        let path = "to.(*pkg/rpcinfo/remoteinfo.remoteInfo).serviceName";
+        let expected =
+            [Step::Field("to"), Step::Holds("pkg/rpcinfo/remoteinfo.remoteInfo"), Step::Field("serviceName")];
+        assert_eq!(steps(path).collect::<Vec<_>>(), expected);
+        assert_eq!(steps("from.serviceName").count(), 2);
+    }
+}
