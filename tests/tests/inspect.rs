@@ -63,6 +63,7 @@ fn steady_json(mut report: Value) -> Result<String> {
             ensure!(site["file_offset"].is_u64(), "{site}");
             site["file_offset"] = json!("FILE_OFFSET");
         }
+        one_witness(framework)?;
         for offset in framework["offsets"].as_array_mut().context("no offsets")? {
             if text(offset, "name")?.starts_with("itab(") {
                 ensure!(offset["value"].is_u64(), "{offset}");
@@ -71,6 +72,15 @@ fn steady_json(mut report: Value) -> Result<String> {
         }
     }
     Ok(serde_json::to_string_pretty(&report)? + "\n")
+}
+
+/// Takes the DWARF, which not every flavour has, out of the evidence. `dwarf.rs` tests where it must be.
+fn one_witness(framework: &mut Value) -> Result<()> {
+    for offset in framework["offsets"].as_array_mut().context("no offsets")? {
+        let evidence = text(offset, "evidence")?;
+        offset["evidence"] = json!(evidence.strip_suffix(", DWARF").unwrap_or(evidence));
+    }
+    Ok(())
 }
 
 /// The same for people.
@@ -88,7 +98,7 @@ fn steady_text(printed: &str, report: &Value) -> Result<String> {
                 let before = before.trim_end();
                 writeln!(steady, "{before} 0xPLACE{behind}")?;
             }
-            _ => writeln!(steady, "{line}")?,
+            _ => writeln!(steady, "{}", line.strip_suffix(", DWARF").unwrap_or(&line))?,
         }
     }
     Ok(steady)
@@ -230,7 +240,8 @@ fn a_stripped_executable_tells_the_same() -> Result<()> {
         let (path, argument) = target(flavour)?;
         Ok::<_, anyhow::Error>((inspect_json(&["--exe", &argument])?, fs::read(path)?))
     });
-    let ((whole, whole_file), (stripped, stripped_file)) = (whole?, stripped?);
+    let ((mut whole, whole_file), (stripped, stripped_file)) = (whole?, stripped?);
+    one_witness(&mut whole["frameworks"][0])?;
     // The linker leaves out the tables at the end of the file and moves nothing.
     assert_eq!(whole["frameworks"], stripped["frameworks"]);
     assert_ne!(whole["build_id"], stripped["build_id"]);

@@ -7,7 +7,11 @@ use object::elf;
 use object::pod::{Pod, from_bytes};
 
 use super::bytes::{u32_at, u64_at};
-use super::{BuildInfo, GoImage, ImageError, Source, buildinfo, go};
+use super::{
+    BuildInfo, GoImage, ImageError, Source, buildinfo,
+    contents::{Contents, Form},
+    go,
+};
 
 /// The kernel maps segments at multiples of this.
 const PAGE: u64 = 4096;
@@ -37,6 +41,7 @@ pub struct Image {
     pie: bool,
     segments: Vec<Segment>,
     sections: Vec<Section>,
+    debug_sections: Vec<DebugSection>,
     dynamic: Option<(u64, u64)>,
     build_id: Option<String>,
     relocations: OnceLock<Vec<Relocation>>,
@@ -70,11 +75,19 @@ impl Segment {
     }
 }
 
-/// A section as the header table describes it; trusted as a hint only.
+/// A mapped section as the header table describes it; trusted as a hint only.
 struct Section {
     name: Vec<u8>,
     address: u64,
     size: u64,
+}
+
+/// A section of debug information, which is in the file only.
+struct DebugSection {
+    name: Vec<u8>,
+    offset: u64,
+    size: u64,
+    form: Form,
 }
 
 /// The link-time value that the dynamic linker adds the bias to and stores at `address`.
@@ -90,9 +103,11 @@ impl Image {
         let headers = program_headers(&*source, &header)?;
         let segments = segments(&headers, source.len())?;
         let dynamic = headers.iter().find(|h| h.p_type.get(LE) == elf::PT_DYNAMIC);
+        let (sections, debug_sections) = sections(&*source, &header)?;
         let mut image = Self {
             pie: header.e_type.get(LE) == elf::ET_DYN,
-            sections: sections(&*source, &header)?,
+            sections,
+            debug_sections,
             dynamic: dynamic.map(|h| (h.p_vaddr.get(LE), h.p_filesz.get(LE))),
             build_id: None,
             relocations: OnceLock::new(),
@@ -162,6 +177,17 @@ impl Image {
     pub(super) fn section(&self, names: &[&str]) -> Option<(u64, u64)> {
         let find = |name: &&str| self.sections.iter().find(|s| s.name == name.as_bytes() && s.size > 0);
         names.iter().find_map(find).map(|s| (s.address, s.size))
+    }
+
+    /// What is in the section of debug information with this name, `.debug_` left out; `None` where there is
+    /// none.
+    pub(super) fn debug_section(&self, name: &str) -> Result<Option<Contents<'_>>, ImageError> {
+        let called = |prefix: &str| {
+            let name = [prefix, name].concat();
+            self.debug_sections.iter().find(|s| s.size > 0 && s.name == name.as_bytes())
+        };
+        let Some(section) = called(".debug_").or_else(|| called(".zdebug_")) else { return Ok(None) };
+        Contents::open(&*self.source, section.form, section.offset, section.size).map(Some)
     }
 
     /// Visits the bytes of a range in pieces, until `visit` gives a value. All pieces but the last have a
@@ -424,39 +450,71 @@ fn segment(header: &elf::ProgramHeader64<LE>, len: u64) -> Result<Segment, Image
     }
 }
 
-/// The sections, or none where the table was stripped.
-fn sections(source: &dyn Source, header: &elf::FileHeader64<LE>) -> Result<Vec<Section>, ImageError> {
+/// The mapped sections and those of debug information, or none where the table was stripped.
+fn sections(
+    source: &dyn Source,
+    header: &elf::FileHeader64<LE>,
+) -> Result<(Vec<Section>, Vec<DebugSection>), ImageError> {
     const WHAT: &str = "section headers";
     let (offset, count) = (header.e_shoff.get(LE), usize::from(header.e_shnum.get(LE)));
     if offset == 0 || count == 0 {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     }
     if usize::from(header.e_shentsize.get(LE)) != size_of::<elf::SectionHeader64<LE>>() {
         return Err(ImageError::malformed("its section headers have an unknown size"));
     }
     let headers: Vec<elf::SectionHeader64<LE>> = read_table(source, offset, count, WHAT)?;
     let Some(strings) = headers.get(usize::from(header.e_shstrndx.get(LE).0)) else {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     };
     if strings.sh_size.get(LE) > MAX_SECTION_NAMES {
         return Err(ImageError::malformed("its table of section names is too large"));
     }
     let size = usize::try_from(strings.sh_size.get(LE)).unwrap_or(0);
     let names = read_bytes(source, strings.sh_offset.get(LE), size, "section names")?;
-    Ok(headers.iter().filter_map(|h| section(h, &names)).collect())
+    let mapped = headers.iter().filter_map(|h| section(h, &names)).collect();
+    Ok((mapped, headers.iter().filter_map(|h| debug_section(h, &names)).collect()))
 }
 
 /// A section that is mapped into the process.
 fn section(header: &elf::SectionHeader64<LE>, names: &[u8]) -> Option<Section> {
-    // The longest name that is looked for has 23 bytes.
-    const MAX_NAME: usize = 32;
     if !header.sh_flags.get(LE).contains(elf::SHF_ALLOC) {
         return None;
     }
+    let name = section_name(header, names)?.to_vec();
+    Some(Section { name, address: header.sh_addr.get(LE), size: header.sh_size.get(LE) })
+}
+
+/// A section of debug information that has contents.
+fn debug_section(header: &elf::SectionHeader64<LE>, names: &[u8]) -> Option<DebugSection> {
+    let flags = header.sh_flags.get(LE);
+    if flags.contains(elf::SHF_ALLOC) || header.sh_type.get(LE) != elf::SHT_PROGBITS {
+        return None;
+    }
+    let name = section_name(header, names)?;
+    let form = if name.starts_with(b".zdebug_") {
+        Form::Old
+    } else if !name.starts_with(b".debug_") {
+        return None;
+    } else if flags.contains(elf::SHF_COMPRESSED) {
+        Form::Compressed
+    } else {
+        Form::Plain
+    };
+    Some(DebugSection {
+        name: name.to_vec(),
+        offset: header.sh_offset.get(LE),
+        size: header.sh_size.get(LE),
+        form,
+    })
+}
+
+fn section_name<'a>(header: &elf::SectionHeader64<LE>, names: &'a [u8]) -> Option<&'a [u8]> {
+    // The longest name that is looked for has 23 bytes.
+    const MAX_NAME: usize = 32;
     let name = names.get(usize::try_from(header.sh_name.get(LE)).ok()?..)?;
     let end = name.iter().take(MAX_NAME).position(|&b| b == 0)?;
-    let name = name.get(..end)?.to_vec();
-    Some(Section { name, address: header.sh_addr.get(LE), size: header.sh_size.get(LE) })
+    name.get(..end)
 }
 
 /// The build id from the notes. Go's linker mentions only its own note in the program headers, so the

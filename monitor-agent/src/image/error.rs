@@ -47,6 +47,9 @@ pub enum ImageError {
         /// What is missing.
         why: String,
     },
+    /// The debug information can't be read.
+    #[error("has DWARF that can't be read: {0}")]
+    Dwarf(String),
     /// Something in the file contradicts its format.
     #[error("is malformed: {what}")]
     Malformed {
@@ -59,6 +62,11 @@ impl ImageError {
     /// A [`ImageError::Malformed`] with this text.
     pub(super) fn malformed(what: impl Into<String>) -> Self {
         Self::Malformed { what: what.into() }
+    }
+
+    /// A [`ImageError::Dwarf`] with this text.
+    pub(super) fn dwarf(what: impl Into<String>) -> Self {
+        Self::Dwarf(what.into())
     }
 }
 

@@ -16,6 +16,8 @@
 mod buildinfo;
 mod bytes;
 mod code;
+mod contents;
+mod dwarf;
 mod elf;
 mod error;
 mod go;
@@ -27,6 +29,7 @@ mod version;
 
 pub use buildinfo::{BuildInfo, Module};
 pub use code::{CodeError, CostClass, SiteChoice, SiteKind, go_entry_site};
+pub use dwarf::StructLayout;
 pub use elf::{Image, Segment};
 pub use error::ImageError;
 pub use go::{Function, GoImage, Itab};

@@ -27,12 +27,14 @@ pub(super) struct GoFile {
     pub pie: bool,
     /// With section headers.
     pub sections: bool,
+    /// Sections that are in the file only: name, flags, contents.
+    pub unmapped: Vec<(&'static str, u64, Vec<u8>)>,
 }
 
 impl GoFile {
     /// A file as Go's release 1.`minor` would write it.
     pub(super) fn of_release(minor: u32) -> Self {
-        Self { minor, version: format!("go1.{minor}.3"), pie: false, sections: true }
+        Self { minor, version: format!("go1.{minor}.3"), pie: false, sections: true, unmapped: Vec::new() }
     }
 
     /// The file, and where in it things are.
@@ -410,6 +412,12 @@ impl Builder {
         let mut table = vec![[0; 64].to_vec()];
         for (name, address, size) in mapped {
             table.push(section(names.len(), 1, 2, address, address - BASE, size));
+            names.extend(name.as_bytes());
+            names.push(0);
+        }
+        for (name, flags, contents) in &self.file.unmapped {
+            table.push(section(names.len(), 1, *flags, 0, file.len() as u64, contents.len() as u64));
+            file.extend(contents);
             names.extend(name.as_bytes());
             names.push(0);
         }

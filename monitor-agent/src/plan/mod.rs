@@ -12,6 +12,7 @@ mod refusal;
 mod resolve;
 mod shape;
 mod site;
+mod witness;
 
 use std::ops::Range;
 
@@ -202,12 +203,13 @@ impl Plan {
             .and_then(|places| Ok((vec![site(Role::Sent)?, site(Role::Received)?], places)));
         let messages = or_note(messages, "the messages of streams can't be counted", &mut notes)?;
         let (message_sites, message_errors) = messages.unwrap_or_default();
-
+        let (mut offsets, claims) = resolver.into_findings();
+        notes.extend(witness::check(image, &claims, &mut offsets)?);
         let plan = Self {
             sites,
             message_sites,
             shapes,
-            offsets: resolver.into_offsets(),
+            offsets,
             notes,
             object: (argument(framework.object.type_word)?, argument(framework.object.data)?),
             error: (argument(framework.error.type_word)?, argument(framework.error.data)?),

@@ -65,6 +65,19 @@ pub enum Refusal {
     /// Two types of the same name.
     #[error("there are several types {0}, so the layout can't be proven")]
     TypeTwice(String),
+    /// The type metadata and the DWARF contradict each other.
+    #[error(
+        "the {what} is {metadata} in the Go type metadata and {} in the DWARF, so the layout can't be proven",
+        .dwarf.map_or_else(|| "not there".to_owned(), |value| value.to_string())
+    )]
+    EvidenceDiffers {
+        /// Which number.
+        what: String,
+        /// The number in the type metadata.
+        metadata: u64,
+        /// The number in the DWARF, if it has one.
+        dwarf: Option<u64>,
+    },
     /// None of the framework's types of calls is in the executable.
     #[error("none of the types that calls come as is in the executable: is the framework used at all?")]
     NoShape,

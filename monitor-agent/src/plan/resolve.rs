@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use monitor_ebpf::TagMap;
 
-use super::{Offset, Refusal};
+use super::{Offset, Refusal, witness::Claim};
 use crate::image::{GoImage, Image, Kind, Type};
 
-/// The evidence for everything here.
+/// The evidence for everything here, before the DWARF is asked.
 const TYPE_METADATA: &str = "Go type metadata";
 
 /// Finds what a framework's description names.
@@ -19,6 +19,8 @@ pub(super) struct Resolver<'a> {
     /// Itabs by the full names of interface and concrete type; more than one of a pair is ambiguous.
     itabs: BTreeMap<(String, String), Vec<ItabRef>>,
     offsets: BTreeMap<String, Offset>,
+    /// The offsets that are those of fields.
+    claims: Vec<Claim>,
 }
 
 /// An itab and the type that its interface values point to.
@@ -56,7 +58,7 @@ impl<'a> Resolver<'a> {
             let found = itabs.entry((interface.text, concrete.text)).or_default();
             found.push(ItabRef { address: itab.address, pointee: concrete.pointee });
         }
-        Ok(Self { image, go, module: module.to_owned(), itabs, offsets: BTreeMap::new() })
+        Ok(Self { image, go, module: module.to_owned(), itabs, offsets: BTreeMap::new(), claims: Vec::new() })
     }
 
     /// The itab under which a pointer to `concrete` is an `interface`; `None` when there is none: then no such
@@ -133,7 +135,15 @@ impl<'a> Resolver<'a> {
             return Err(Refusal::FieldMissing { type_name: owner.name, field: name.to_owned() });
         };
         let field_type = self.go.type_at(field.type_address)?;
-        self.note(format!("{}.{name}", owner.name.trim_start_matches('*')), field.offset);
+        let offset_name = format!("{}.{name}", owner.name.trim_start_matches('*'));
+        self.note(offset_name.clone(), field.offset);
+        self.claims.push(Claim {
+            offset_name,
+            type_name: type_full_name(&owner),
+            size: owner.size,
+            field: name.to_owned(),
+            offset: field.offset,
+        });
         Ok(FieldRef { offset: field.offset, field_type })
     }
 
@@ -160,9 +170,9 @@ impl<'a> Resolver<'a> {
         Some(layout)
     }
 
-    /// Everything that was found, in the order of its names.
-    pub(super) fn into_offsets(self) -> Vec<Offset> {
-        self.offsets.into_values().collect()
+    /// Everything that was found, in the order of its names, and which of it are fields.
+    pub(super) fn into_findings(self) -> (Vec<Offset>, Vec<Claim>) {
+        (self.offsets.into_values().collect(), self.claims)
     }
 
     fn note(&mut self, name: String, value: u64) {

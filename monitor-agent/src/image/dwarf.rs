@@ -1,0 +1,433 @@
+//! Struct layouts from DWARF, where a program has it.
+//!
+//! Go's linker writes every type of a program into the unit of package `runtime`, behind that package's
+//! functions (`movetomodule` in cmd/link/internal/ld/dwarf.go @ go1.26), with its name in place
+//! (`DW_FORM_string`). Units are read one after the other, and no more of them than it takes to find what is
+//! looked for: the section is neither inflated nor held as a whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gimli::{
+    Abbreviation, Abbreviations, Attribute, DebugAbbrev, DebugAbbrevOffset, DebugInfo, DebugInfoOffset,
+    EndianSlice, EntriesRaw, LittleEndian, UnitHeader, constants as dw,
+};
+
+use super::bytes::{u32_at, u64_at};
+use super::contents::Contents;
+use super::{Image, ImageError};
+
+/// The unit with the types of a Kitex program of 30 MB has 1.5 MB.
+const MAX_UNIT: u64 = 32 << 20;
+/// All of Go's abbreviations take less than a kilobyte; this leaves room for those of C code.
+const MAX_ABBREVIATIONS: u64 = 4 << 20;
+/// The abbreviations of one unit.
+const MAX_TABLE: usize = 64 << 10;
+/// As for Go's type metadata.
+const MAX_FIELDS: usize = 4096;
+/// Entries and attributes that are looked at, each of which takes some nanoseconds: a file of 30 MB has three
+/// million. An attribute can take no bytes, so the size alone is no bound.
+const MAX_STEPS: u64 = 100_000_000;
+const STEPS_PER_UNIT: u64 = 16;
+
+/// How the DWARF describes a struct type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StructLayout {
+    /// Bytes that a value takes.
+    pub size: u64,
+    /// Offset of each field, in bytes from the start of the struct.
+    pub fields: BTreeMap<String, u64>,
+}
+
+impl Image {
+    /// What the DWARF says of Go's struct types with these names, each with the whole path of its package:
+    /// `github.com/cloudwego/kitex/pkg/rpcinfo.rpcInfo`. Types that it does not mention are left out. `None`
+    /// for a program without DWARF.
+    pub fn dwarf_structs(
+        &self,
+        names: &BTreeSet<String>,
+    ) -> Result<Option<BTreeMap<String, StructLayout>>, ImageError> {
+        let Some(info) = self.debug_section("info")? else { return Ok(None) };
+        let Some(mut abbreviations) = self.debug_section("abbrev")? else {
+            return Err(ImageError::dwarf("it has no abbreviations"));
+        };
+        if abbreviations.left() > MAX_ABBREVIATIONS {
+            return Err(ImageError::dwarf("it has more abbreviations than a program needs"));
+        }
+        let mut tables = Vec::new();
+        abbreviations.append(&mut tables, abbreviations.left())?;
+        let mut search = Search { names, found: BTreeMap::new(), steps: MAX_STEPS };
+        search.section(info, &tables)?;
+        Ok(Some(search.found))
+    }
+}
+
+impl From<gimli::Error> for ImageError {
+    fn from(error: gimli::Error) -> Self {
+        Self::dwarf(error.to_string())
+    }
+}
+
+type Bytes<'a> = EndianSlice<'a, LittleEndian>;
+
+struct Search<'a> {
+    names: &'a BTreeSet<String>,
+    found: BTreeMap<String, StructLayout>,
+    /// How many may still be taken.
+    steps: u64,
+}
+
+impl Search<'_> {
+    fn section(&mut self, mut info: Contents<'_>, tables: &[u8]) -> Result<(), ImageError> {
+        let mut unit = Vec::new();
+        // All Go code of a program shares one table.
+        let mut known: Option<(usize, Abbreviations)> = None;
+        while info.left() > 0 && self.found.len() < self.names.len() {
+            next_unit(&mut info, &mut unit)?;
+            self.step(STEPS_PER_UNIT)?;
+            let header = DebugInfo::new(&unit, LittleEndian).header_from_offset(DebugInfoOffset(0))?;
+            let DebugAbbrevOffset(at) = header.debug_abbrev_offset();
+            let abbreviations = match known.take() {
+                Some((offset, abbreviations)) if offset == at => abbreviations,
+                _ => self.abbreviations(tables, at)?,
+            };
+            self.unit(&header, &abbreviations)?;
+            known = Some((at, abbreviations));
+        }
+        Ok(())
+    }
+
+    fn abbreviations(&mut self, tables: &[u8], at: usize) -> Result<Abbreviations, ImageError> {
+        let table = tables.get(at..).unwrap_or_default();
+        let table = table.get(..MAX_TABLE).unwrap_or(table);
+        self.step(table.len() as u64)?;
+        Ok(DebugAbbrev::new(table, LittleEndian).abbreviations(DebugAbbrevOffset(0))?)
+    }
+
+    /// Looks at the types of a unit, which are children of its first entry.
+    fn unit(
+        &mut self,
+        header: &UnitHeader<Bytes<'_>>,
+        abbreviations: &Abbreviations,
+    ) -> Result<(), ImageError> {
+        let mut entries = header.entries_raw(abbreviations, None)?;
+        if !self.is_go(&mut entries)? {
+            return Ok(());
+        }
+        while !entries.is_empty() && self.found.len() < self.names.len() {
+            let depth = entries.next_depth();
+            let Some(entry) = entries.read_abbreviation()? else { continue };
+            if depth != 1 || entry.tag() != dw::DW_TAG_structure_type {
+                self.attributes(&mut entries, entry, |_| {})?;
+                continue;
+            }
+            self.struct_type(&mut entries, entry)?;
+        }
+        Ok(())
+    }
+
+    fn is_go(&mut self, entries: &mut EntriesRaw<'_, Bytes<'_>>) -> Result<bool, ImageError> {
+        let Some(unit) = entries.read_abbreviation()? else { return Ok(false) };
+        let mut language = None;
+        self.attributes(entries, unit, |attribute| {
+            if attribute.name() == dw::DW_AT_language {
+                language = attribute.udata_value();
+            }
+        })?;
+        Ok(unit.has_children() && language == Some(u64::from(dw::DW_LANG_Go.0)))
+    }
+
+    fn struct_type(
+        &mut self,
+        entries: &mut EntriesRaw<'_, Bytes<'_>>,
+        entry: &Abbreviation,
+    ) -> Result<(), ImageError> {
+        let (mut name, mut size) = (None, None);
+        self.attributes(entries, entry, |attribute| match attribute.name() {
+            dw::DW_AT_name => name = text(&attribute),
+            dw::DW_AT_byte_size => size = attribute.udata_value(),
+            _ => {}
+        })?;
+        let (Some(name), Some(size)) = (name.filter(|name| self.names.contains(*name)), size) else {
+            return Ok(());
+        };
+        let fields = if entry.has_children() { self.members(entries)? } else { BTreeMap::new() };
+        self.found.insert(name.to_owned(), StructLayout { size, fields });
+        Ok(())
+    }
+
+    /// The fields that follow, up to the end of their struct.
+    fn members(
+        &mut self,
+        entries: &mut EntriesRaw<'_, Bytes<'_>>,
+    ) -> Result<BTreeMap<String, u64>, ImageError> {
+        let mut fields = BTreeMap::new();
+        let depth = entries.next_depth();
+        while entries.next_depth() >= depth {
+            let at = entries.next_depth();
+            let Some(entry) = entries.read_abbreviation()? else { continue };
+            let (mut name, mut offset) = (None, None);
+            self.attributes(entries, entry, |attribute| match attribute.name() {
+                dw::DW_AT_name => name = text(&attribute),
+                dw::DW_AT_data_member_location => offset = attribute.udata_value(),
+                _ => {}
+            })?;
+            if at == depth
+                && entry.tag() == dw::DW_TAG_member
+                && let Some((name, offset)) = name.zip(offset)
+            {
+                fields.insert(name.to_owned(), offset);
+            }
+            if fields.len() > MAX_FIELDS {
+                return Err(ImageError::dwarf("a struct has an impossible number of fields"));
+            }
+        }
+        Ok(fields)
+    }
+
+    /// Visits the attributes of an entry. (`skip_attributes` of gimli adds up lengths unchecked.)
+    fn attributes<'a>(
+        &mut self,
+        entries: &mut EntriesRaw<'_, Bytes<'a>>,
+        entry: &Abbreviation,
+        mut visit: impl FnMut(Attribute<Bytes<'a>>),
+    ) -> Result<(), ImageError> {
+        self.step(1 + entry.attributes().len() as u64)?;
+        for specification in entry.attributes() {
+            visit(entries.read_attribute_inline(*specification)?);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, steps: u64) -> Result<(), ImageError> {
+        let left = self.steps.checked_sub(steps);
+        self.steps = left.ok_or_else(|| ImageError::dwarf("it takes too long to read"))?;
+        Ok(())
+    }
+}
+
+/// Text that is stored in the attribute itself, as Go does it.
+fn text<'a>(attribute: &Attribute<Bytes<'a>>) -> Option<&'a str> {
+    match attribute.raw_value() {
+        gimli::AttributeValue::String(text) => std::str::from_utf8(text.slice()).ok(),
+        _ => None,
+    }
+}
+
+/// Reads the next unit with its length.
+fn next_unit(info: &mut Contents<'_>, unit: &mut Vec<u8>) -> Result<(), ImageError> {
+    /// Says that the length follows in 8 bytes.
+    const LONG: u32 = 0xffff_ffff;
+    info.take_into(unit, 4)?;
+    let length = match u32_at(unit, 0) {
+        Some(LONG) => {
+            info.append(unit, 8)?;
+            u64_at(unit, 4)
+        }
+        length => length.map(u64::from),
+    };
+    match length {
+        Some(length) if length <= MAX_UNIT => info.append(unit, length),
+        _ => Err(ImageError::dwarf("a unit is too large")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use proptest::prelude::*;
+
+    use super::super::testing::GoFile;
+    use super::*;
+
+    const NAME: &str = "example.com/pkg.T";
+    const GO: u8 = 22;
+    const C: u8 = 12;
+
+    /// Abbreviations in the forms that Go's linker uses: unit, function, struct, member.
+    fn abbreviations() -> Vec<u8> {
+        let mut table = Vec::new();
+        // Name, language.
+        table.extend([1, 0x11, 1, 0x03, 0x08, 0x13, 0x0b, 0, 0]);
+        // Name, frame base.
+        table.extend([2, 0x2e, 1, 0x03, 0x08, 0x40, 0x0a, 0, 0]);
+        // Name, size, and two of Go's own.
+        table.extend([3, 0x13, 1, 0x03, 0x08, 0x0b, 0x0f, 0x80, 0x52, 0x0b, 0x84, 0x52, 0x01, 0, 0]);
+        // Name, place, type, embedded.
+        table.extend([4, 0x0d, 0, 0x03, 0x08, 0x38, 0x0f, 0x49, 0x10, 0x83, 0x52, 0x0c, 0, 0]);
+        table.push(0);
+        table
+    }
+
+    fn name(entry: &mut Vec<u8>, name: &str) {
+        entry.extend(name.as_bytes());
+        entry.push(0);
+    }
+
+    /// A unit with these entries in it, in the layout of a version of DWARF.
+    fn unit(version: u8, language: u8, entries: &[Vec<u8>]) -> Vec<u8> {
+        let mut unit = vec![version, 0];
+        match version {
+            5 => unit.extend([1, 8, 0, 0, 0, 0]),
+            _ => unit.extend([0, 0, 0, 0, 8]),
+        }
+        unit.push(1);
+        name(&mut unit, "runtime");
+        unit.push(language);
+        unit.extend(entries.concat());
+        unit.push(0);
+        let length = u32::try_from(unit.len()).expect("a small unit").to_le_bytes();
+        [&length[..], &unit].concat()
+    }
+
+    /// A function that has a struct in it, which is none of the program's types.
+    fn function() -> Vec<u8> {
+        let mut entry = vec![2];
+        name(&mut entry, "main.main");
+        entry.extend([1, 0x9c]);
+        entry.extend(struct_type(NAME, 1, &[]));
+        entry.push(0);
+        entry
+    }
+
+    fn struct_type(type_name: &str, size: u8, fields: &[(&str, u8)]) -> Vec<u8> {
+        let mut entry = vec![3];
+        name(&mut entry, type_name);
+        entry.extend([size, 25]);
+        entry.extend(0x50_0000_u64.to_le_bytes());
+        for (field, offset) in fields {
+            entry.push(4);
+            name(&mut entry, field);
+            entry.extend([*offset, 1, 2, 3, 4, 0]);
+        }
+        entry.push(0);
+        entry
+    }
+
+    fn wanted(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    fn image(info: Vec<u8>, abbreviations: Vec<u8>) -> Image {
+        let unmapped = vec![(".debug_info", 0, info), (".debug_abbrev", 0, abbreviations)];
+        let (file, _) = GoFile { unmapped, ..GoFile::of_release(26) }.build();
+        Image::parse(Box::new(file)).expect("an image")
+    }
+
+    fn look(info: Vec<u8>, abbreviations: Vec<u8>, names: &[&str]) -> Result<Found, ImageError> {
+        Ok(image(info, abbreviations).dwarf_structs(&wanted(names))?.expect("DWARF"))
+    }
+
+    type Found = BTreeMap<String, StructLayout>;
+
+    fn good() -> Vec<u8> {
+        let other = struct_type("example.com/pkg.Other", 16, &[("a", 0)]);
+        let found = struct_type(NAME, 32, &[("base", 0), ("Name", 16)]);
+        [
+            unit(5, C, &[struct_type(NAME, 2, &[])]),
+            unit(4, GO, &[function()]),
+            unit(5, GO, &[function(), other, found]),
+        ]
+        .concat()
+    }
+
+    fn layout() -> StructLayout {
+        let fields = [("base", 0), ("Name", 16)].map(|(name, offset)| (name.to_owned(), offset));
+        StructLayout { size: 32, fields: BTreeMap::from(fields) }
+    }
+
+    #[test]
+    fn structs_are_found_by_their_whole_name() {
+        let found = look(good(), abbreviations(), &[NAME, "example.com/pkg.Missing"]).expect("layouts");
+        assert_eq!(found, BTreeMap::from([(NAME.to_owned(), layout())]));
+    }
+
+    #[test]
+    fn a_program_without_dwarf_has_none() {
+        let (file, _) = GoFile::of_release(26).build();
+        let image = Image::parse(Box::new(file)).expect("an image");
+        assert!(image.dwarf_structs(&wanted(&[NAME])).expect("no error").is_none());
+    }
+
+    #[test]
+    fn nothing_is_read_past_what_is_looked_for() {
+        let info = [good(), vec![0xff; 40]].concat();
+        assert_eq!(look(info.clone(), abbreviations(), &[NAME]).expect("layouts")[NAME], layout());
+        assert!(look(info, abbreviations(), &["example.com/pkg.Missing"]).is_err());
+    }
+
+    #[test]
+    fn units_may_have_long_lengths() {
+        // A 64-bit unit: its length and the place of its abbreviations take 8 bytes.
+        let short = unit(5, GO, &[struct_type(NAME, 32, &[])]);
+        let mut long = vec![0xff; 4];
+        long.extend((short.len() as u64).to_le_bytes());
+        long.extend(&short[4..12]);
+        long.extend([0; 4]);
+        long.extend(&short[12..]);
+        assert_eq!(look(long, abbreviations(), &[NAME]).expect("layouts")[NAME].size, 32);
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let info = good();
+        let cut = look(info[..info.len() - 4].to_vec(), abbreviations(), &[NAME]);
+        assert!(matches!(cut, Err(ImageError::Dwarf(_))), "{cut:?}");
+        let mut open = unit(5, GO, &[struct_type(NAME, 32, &[("base", 0)])]);
+        // Neither the struct nor the unit ends.
+        open.truncate(open.len() - 2);
+        let length = u32::try_from(open.len() - 4).expect("a small unit");
+        open[..4].copy_from_slice(&length.to_le_bytes());
+        assert!(look(open, abbreviations(), &[NAME]).is_err());
+        assert!(look(good(), vec![0], &[NAME]).is_err());
+        for length in [0_u32, 1, 0x7fff_ffff, 0xffff_fff0] {
+            let info = [&length.to_le_bytes()[..], &[0; 64]].concat();
+            assert!(look(info, abbreviations(), &[NAME]).is_err(), "{length:#x}");
+        }
+    }
+
+    #[test]
+    fn entries_that_take_no_bytes_to_describe_do_not_take_forever() {
+        // An abbreviation with 30 000 attributes that are flags, and a million entries with it.
+        let mut table = vec![1, 0x11, 1, 0x03, 0x08, 0x13, 0x0b, 0, 0, 2, 0x34, 0];
+        table.extend([0x3f, 0x19].repeat(30_000));
+        table.extend([0, 0, 0]);
+        let info = unit(5, GO, &[vec![2; 1 << 20]]);
+        let begin = Instant::now();
+        let error = look(info, table, &[NAME]).expect_err("too long").to_string();
+        assert!(error.contains("takes too long"), "{error}");
+        assert!(begin.elapsed() < Duration::from_mins(1));
+    }
+
+    #[test]
+    fn lengths_that_overflow_are_errors() {
+        // A block whose length is the largest number, and then an attribute of a fixed size.
+        let mut table = vec![1, 0x11, 1, 0x03, 0x08, 0x13, 0x0b, 0, 0, 2, 0x34, 0, 0x02, 0x09, 0x0b, 0x0b];
+        table.extend([0, 0, 0]);
+        let block = [&[2][..], &[0xff; 9], &[1, 7]].concat();
+        assert!(look(unit(5, GO, &[block]), table, &[NAME]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_end_in_layouts_or_an_error(
+            info in prop::collection::vec(any::<u8>(), 1..300),
+            table in prop::collection::vec(any::<u8>(), 1..100),
+        ) {
+            let _ = look(info.clone(), abbreviations(), &[NAME]);
+            let _ = look(info, table, &[NAME]);
+        }
+
+        #[test]
+        fn a_changed_byte_ends_in_layouts_or_an_error(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let (mut info, mut table) = (good(), abbreviations());
+            let at = at.index(info.len() + table.len());
+            match at.checked_sub(info.len()) {
+                None => info[at] = byte,
+                Some(at) => table[at] = byte,
+            }
+            let _ = look(info, table, &[NAME]);
+        }
+    }
+}
