@@ -39,17 +39,20 @@ pub enum Flavour {
     Stripped,
     /// Position independent (`-buildmode=pie`).
     Pie,
+    /// With DWARF that is not compressed (`-ldflags=-compressdwarf=false`).
+    PlainDwarf,
 }
 
 impl Flavour {
     /// All flavours.
-    pub const ALL: [Self; 3] = [Self::Default, Self::Stripped, Self::Pie];
+    pub const ALL: [Self; 4] = [Self::Default, Self::Stripped, Self::Pie, Self::PlainDwarf];
 
     fn name(self) -> &'static str {
         match self {
             Self::Default => "default",
             Self::Stripped => "stripped",
             Self::Pie => "pie",
+            Self::PlainDwarf => "plain-dwarf",
         }
     }
 
@@ -58,6 +61,7 @@ impl Flavour {
             Self::Default => &[],
             Self::Stripped => &["-ldflags=-s -w"],
             Self::Pie => &["-buildmode=pie"],
+            Self::PlainDwarf => &["-ldflags=-compressdwarf=false"],
         }
     }
 }
