@@ -50,7 +50,7 @@ impl Failure {
             ImageError::NotGo | ImageError::UnsupportedGo { .. } => Kind::Unprovable,
             _ => Kind::Unreadable,
         };
-        Self::new(kind, format!("{what} {error}{}", advice(error)))
+        Self::new(kind, format!("{what} {}{}", shown(error), advice(error)))
     }
 
     /// A failure to read what Go put into an executable whose headers are good.
@@ -69,7 +69,8 @@ impl Failure {
         if let Refusal::Image(error) = refusal {
             return Self::of_contents(what, error);
         }
-        Self::new(Kind::Unprovable, format!("{what}: {framework} can't be watched: {refusal}"))
+        let why = shown(refusal);
+        Self::new(Kind::Unprovable, format!("{what}: {framework} can't be watched: {why}"))
     }
 
     /// A file that can't be opened.
@@ -98,6 +99,17 @@ pub fn printable(text: &str) -> String {
         if c.is_control() { printable.extend(c.escape_default()) } else { printable.push(c) }
     }
     printable
+}
+
+/// An error with names from an executable in it, which can be of any length and hold anything.
+fn shown(error: &impl ToString) -> String {
+    const MAX: usize = 300;
+    let mut text = printable(&error.to_string());
+    if let Some((end, _)) = text.char_indices().nth(MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// What a user can do about it, where the error itself doesn't say.

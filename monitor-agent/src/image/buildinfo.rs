@@ -12,6 +12,8 @@ const HEADER: usize = 32;
 const FLAG_INLINE: u8 = 2;
 /// Modules and settings of a very large program take a hundred kilobytes.
 const MAX_TEXT: usize = 1 << 20;
+/// The longest version names experiments and a commit.
+const MAX_VERSION: usize = 256;
 /// The module text stands between two marks of this length.
 const MARK: usize = 16;
 
@@ -52,6 +54,9 @@ pub(super) fn read(image: &Image) -> Result<BuildInfo, ImageError> {
     } else {
         pointed_texts(image, &header)?
     };
+    if version.len() > MAX_VERSION {
+        return Err(damaged());
+    }
     let mut info = parse(strip_marks(&modules));
     info.go_version = String::from_utf8_lossy(&version).into_owned();
     Ok(info)

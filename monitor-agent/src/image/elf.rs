@@ -18,8 +18,8 @@ const PAGE: u64 = 4096;
 /// Linkers write fewer than ten; a search through all of them stays cheap.
 const MAX_SEGMENTS: usize = 128;
 const MAX_SECTION_NAMES: u64 = 1 << 20;
-/// The largest single read: type data, function names and relocations of very large programs fit.
-const MAX_READ: usize = 64 << 20;
+/// The largest single read: the function names of very large programs fit.
+const MAX_READ: usize = 48 << 20;
 const MAX_NOTES: u64 = 64 << 10;
 const MAX_BUILD_ID: usize = 256;
 /// A Kitex program of 29 MB has 0.2 million; this many take 32 MB.
@@ -166,6 +166,11 @@ impl Image {
         go::open(self)
     }
 
+    /// How many bytes there are from `address` to where the segment's file contents end; none outside.
+    pub(super) fn left_at(&self, address: u64) -> u64 {
+        self.segment(address, 1).map_or(0, |segment| segment.address + segment.file_size - address)
+    }
+
     /// Up to `max` bytes at `address`: fewer where the segment's file contents end, at least one.
     pub(super) fn read_up_to(&self, address: u64, max: usize) -> Result<Vec<u8>, ImageError> {
         let segment = self.segment(address, 1)?;
@@ -293,7 +298,8 @@ impl Image {
             at += piece.len() as u64;
             left -= count;
         }
-        found.sort_by_key(|r| r.address);
+        // A stable sort would take half as much memory again.
+        found.sort_unstable_by_key(|r| (r.address, r.value));
         // No linker writes two for one place; a file that does must not cost more for it.
         found.dedup_by_key(|r| r.address);
         Ok(found)

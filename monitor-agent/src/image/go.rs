@@ -4,6 +4,7 @@
 //! (`moduledata` in runtime/symtab.go @ go1.17 to go1.27), so it is believed only when it agrees with the
 //! function table's own header, which no other data in the file does by chance.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use super::bytes::{u32_at, u64_at};
@@ -18,8 +19,19 @@ const MODULE_DATA: usize = 400;
 const ITAB: u64 = 32;
 /// Tables are read in pieces of this size.
 const WINDOW: usize = 256 << 10;
-/// What one read costs of a budget, however few bytes it gives.
+/// What one move in a table costs of a budget, however few bytes it gives.
 const MIN_COST: u64 = 4096;
+/// The largest function tables have a hundred megabytes.
+const MAX_TABLE: u64 = 256 << 20;
+/// What one read of type data costs of a budget.
+const MIN_TYPE_COST: u64 = 64;
+/// Types are read where they are needed, some of them several times; the plan of a Kitex program reads a tenth of
+/// them.
+const TYPE_READS: u64 = 4;
+/// However small the type data is.
+const MIN_TYPE_READS: u64 = 1 << 20;
+/// However large the type data is. This bounds the names that are kept too.
+const MAX_TYPE_READS: u64 = 32 << 20;
 /// Files without sections are searched for function tables; more than one or two means nonsense.
 const MAX_CANDIDATES: usize = 4;
 /// How many pointers to the function table are looked at; a program has a handful.
@@ -35,6 +47,9 @@ pub struct GoImage<'a> {
     pub(super) version: GoVersion,
     format: TableFormat,
     module: ModuleData,
+    /// How much type data may still be read. Types may name each other and share their parts: a small file could
+    /// keep the agent busy with them for hours.
+    type_budget: Cell<u64>,
 }
 
 /// A function of the program. Addresses are link-time virtual addresses.
@@ -173,7 +188,9 @@ pub(super) fn open(image: &Image) -> Result<GoImage<'_>, ImageError> {
             continue;
         }
         if let Some(module) = find_module_data(image, version, table, &header, format)? {
-            return Ok(GoImage { image, version, format, module });
+            let types = (module.types_end - module.types).min(image.left_at(module.types));
+            let budget = types.saturating_mul(TYPE_READS).saturating_add(MIN_TYPE_READS).min(MAX_TYPE_READS);
+            return Ok(GoImage { image, version, format, module, type_budget: Cell::new(budget) });
         }
     }
     Err(ImageError::malformed(if tables.is_empty() {
@@ -259,6 +276,7 @@ fn module_data(
         && (1..=MAX_FUNCTIONS).contains(&function_count)
         && rows.len == function_count.checked_add(1)?
         && rows.len.checked_mul(2 * format.width())? <= functions.len.checked_add(format.width())?
+        && functions.len <= image.left_at(functions.address)
         && text <= first
         && first < last
         && last <= text_end
@@ -348,6 +366,15 @@ impl GoImage<'_> {
         let address = self.module.types.checked_add(u64::from(offset));
         let inside = address.filter(|&address| address < self.module.types_end);
         inside.ok_or_else(|| ImageError::malformed("its Go type data refers outside itself"))
+    }
+
+    /// Takes the cost of reading so many bytes of type data from the budget.
+    pub(super) fn pay_for_type(&self, len: usize) -> Result<(), ImageError> {
+        let left = self.type_budget.get().checked_sub((len as u64).max(MIN_TYPE_COST));
+        let left =
+            left.ok_or_else(|| ImageError::malformed("its Go types refer to each other without end"))?;
+        self.type_budget.set(left);
+        Ok(())
     }
 
     /// Whether a type descriptor can be at this address.
@@ -468,7 +495,7 @@ struct Window<'a> {
 
 impl<'a> Window<'a> {
     fn new(image: &'a Image, table: Slice) -> Self {
-        let budget = table.len.saturating_mul(3).saturating_add(4 * WINDOW as u64);
+        let budget = table.len.min(MAX_TABLE).saturating_mul(3).saturating_add(4 * WINDOW as u64);
         Self { image, table, start: 0, piece: Vec::new(), budget }
     }
 
@@ -611,8 +638,8 @@ mod tests {
 
     #[test]
     fn module_data_that_disagrees_is_not_believed() {
-        // Number of functions, start of the text, of the names, of the table.
-        for offset in [128 + 8, 176, 8, 104, 128, 160, 0] {
+        // Number of functions, start of the text, of the names, start and size of the table.
+        for offset in [128 + 8, 176, 8, 104, 104 + 8, 128, 160, 0] {
             let what = refusal(|file, places| put(file, places.module + offset, &[0xff; 8]));
             assert!(what.contains("not one of go1.26.3"), "{offset}: {what}");
         }
@@ -646,6 +673,9 @@ mod tests {
         assert!(window.get(60, 5).is_err() && window.get(u64::MAX, 4).is_err());
         let moves = (0..1000).take_while(|_| window.move_to(0).is_ok()).count();
         assert!((10..300).contains(&moves), "{moves}");
+        // However large it claims to be.
+        let window = Window::new(&image, Slice { address: places.rows, len: u64::MAX });
+        assert!(window.budget < 1 << 30, "{}", window.budget);
     }
 
     #[test]

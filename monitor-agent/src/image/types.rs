@@ -16,8 +16,9 @@ const KIND_MASK: u8 = 0x1f;
 /// The compiler's own limit for a name is far higher, people's is far lower.
 const MAX_NAME: usize = 16 << 10;
 const MAX_FIELDS: u64 = 4096;
-/// All names of one type together.
-const MAX_NAMES: usize = 1 << 20;
+/// The compiler's own limit is 2⁵⁰ (`MAXWIDTH` in cmd/compile/internal/amd64/galign.go @ go1.26). Offsets in types
+/// inside each other add up without overflow.
+const MAX_SIZE: u64 = 1 << 50;
 
 /// What the program itself knows of one of its types.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +157,7 @@ impl Header {
     fn parse(data: Vec<u8>) -> Option<Self> {
         Some(Self {
             kind: Kind::of_number(u8_at(&data, 23)? & KIND_MASK)?,
-            size: u64_at(&data, 0)?,
+            size: u64_at(&data, 0).filter(|&size| size <= MAX_SIZE)?,
             flags: u8_at(&data, 20)?,
             name_offset: u32_at(&data, 40)?,
             data,
@@ -185,6 +186,7 @@ impl GoImage<'_> {
         if !self.holds_type(address) {
             return Err(no_type());
         }
+        self.pay_for_type(LONGEST)?;
         Header::parse(self.image.read_up_to(address, LONGEST)?).ok_or_else(no_type)
     }
 
@@ -204,6 +206,7 @@ impl GoImage<'_> {
         if header.flags & FLAG_UNCOMMON != 0
             && let Some(at) = header.kind.uncommon_at()
         {
+            self.pay_for_type(4)?;
             let data = self.image.read(address.saturating_add(at), 4)?;
             return match u32_at(&data, 0) {
                 None | Some(0) => Ok(None),
@@ -225,16 +228,9 @@ impl GoImage<'_> {
             return Ok(Vec::new());
         }
         let len = usize::try_from(count).map_or(0, |count| count * FIELD);
+        self.pay_for_type(len)?;
         let data = self.image.read(address, len)?;
-        let mut fields = Vec::new();
-        let mut budget = MAX_NAMES;
-        for entry in data.chunks_exact(FIELD) {
-            let field = self.field(entry, header.size)?;
-            let long = || ImageError::malformed("a Go struct has impossible field names");
-            budget = budget.checked_sub(field.name.len()).ok_or_else(long)?;
-            fields.push(field);
-        }
-        Ok(fields)
+        data.chunks_exact(FIELD).map(|entry| self.field(entry, header.size)).collect()
     }
 
     fn field(&self, entry: &[u8], size: u64) -> Result<Field, ImageError> {
@@ -260,16 +256,18 @@ impl GoImage<'_> {
     fn name(&self, address: u64) -> Result<(String, u8), ImageError> {
         // Most names are read at once.
         const FIRST: usize = 64;
+        self.pay_for_type(FIRST)?;
         let mut data = self.image.read_up_to(address, FIRST)?;
         let damaged = || ImageError::malformed(format!("there is no Go name at {address:#x}"));
         let (len, width) = varint_at(&data, 1).ok_or_else(damaged)?;
         let len = usize::try_from(len).ok().filter(|&len| len <= MAX_NAME).ok_or_else(damaged)?;
         let end = 1 + width + len;
         if data.len() < end {
+            self.pay_for_type(end)?;
             data = self.image.read(address, end)?;
         }
-        let text = data.get(1 + width..end).ok_or_else(damaged)?;
-        Ok((String::from_utf8_lossy(text).into_owned(), u8_at(&data, 0).ok_or_else(damaged)?))
+        let text = data.get(1 + width..end).and_then(|text| str::from_utf8(text).ok()).ok_or_else(damaged)?;
+        Ok((text.to_owned(), u8_at(&data, 0).ok_or_else(damaged)?))
     }
 }
 
@@ -343,7 +341,17 @@ mod tests {
         assert!(refused(&|p| p.fields, &[0xff; 8]));
         assert!(refused(&|p| p.fields + 8, &[0; 8]));
         assert!(refused(&|p| p.fields + 16, &[0xff; 8]));
-        // A size that is smaller than the offset of the last field.
+        // A size that is smaller than the offset of the last field, and one that no type can have.
         assert!(refused(&|p| p.object, &[8]));
+        assert!(refused(&|p| p.object, &[0xff; 8]));
+    }
+
+    #[test]
+    fn types_cannot_be_read_again_and_again() {
+        let (bytes, places) = GoFile::of_release(26).build();
+        let image = image(bytes);
+        let go = image.go().expect("a Go image");
+        let times = (0..100_000).take_while(|_| go.type_at(places.object).is_ok()).count();
+        assert!((1000..10_000).contains(&times), "{times}");
     }
 }

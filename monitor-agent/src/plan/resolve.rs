@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use monitor_ebpf::TagMap;
 
 use super::{Offset, Refusal, witness::Claim};
-use crate::image::{GoImage, Image, Kind, Type};
+use crate::image::{GoImage, Image, ImageError, Kind, Type};
 
 /// The evidence for everything here, before the DWARF is asked.
 const TYPE_METADATA: &str = "Go type metadata";
+/// No name that is looked for is half as long.
+const MAX_NAME: usize = 512;
+/// The framework's interfaces are implemented a few hundred times, and twice more for each method of a service.
+const MAX_ITABS: usize = 1 << 14;
 
 /// Finds what a framework's description names.
 pub(super) struct Resolver<'a> {
@@ -45,6 +49,7 @@ impl<'a> Resolver<'a> {
     pub(super) fn new(module: &str, image: &'a Image, go: &'a GoImage<'a>) -> Result<Self, Refusal> {
         let mut names = HashMap::new();
         let mut itabs: BTreeMap<_, Vec<ItabRef>> = BTreeMap::new();
+        let mut left = MAX_ITABS;
         for itab in go.itabs()? {
             let Some(interface) = full_name(&mut names, go, itab.interface) else { continue };
             let is_error = interface.text == ERROR;
@@ -55,6 +60,7 @@ impl<'a> Resolver<'a> {
             if is_error && !is_below(concrete.text.trim_start_matches('*'), module) {
                 continue;
             }
+            left = left.checked_sub(1).ok_or_else(too_many_itabs)?;
             let found = itabs.entry((interface.text, concrete.text)).or_default();
             found.push(ItabRef { address: itab.address, pointee: concrete.pointee });
         }
@@ -188,6 +194,10 @@ impl<'a> Resolver<'a> {
 /// The interface that Go itself defines.
 pub(super) const ERROR: &str = "error";
 
+fn too_many_itabs() -> ImageError {
+    ImageError::Malformed { what: "it has more Go itabs of the framework than a program needs".to_owned() }
+}
+
 /// Whether a type's full name is of a package of the module.
 fn is_below(name: &str, module: &str) -> bool {
     name.strip_prefix(module).is_some_and(|rest| rest.starts_with('/'))
@@ -209,17 +219,16 @@ fn full_name(names: &mut HashMap<u64, Option<TypeName>>, go: &GoImage<'_>, addre
         .entry(address)
         .or_insert_with(|| {
             let found = go.type_at(address).ok()?;
-            match found.kind {
-                Kind::Interface | Kind::Struct => {
-                    Some(TypeName { text: type_full_name(&found), pointee: address })
-                }
+            let name = match found.kind {
+                Kind::Interface | Kind::Struct => TypeName { text: type_full_name(&found), pointee: address },
                 Kind::Pointer => {
                     let pointee = go.type_at(found.elem?).ok()?;
                     let text = format!("*{}", type_full_name(&pointee));
-                    Some(TypeName { text, pointee: pointee.address })
+                    TypeName { text, pointee: pointee.address }
                 }
-                _ => None,
-            }
+                _ => return None,
+            };
+            (name.text.len() <= MAX_NAME).then_some(name)
         })
         .clone()
 }
