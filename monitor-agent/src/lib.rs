@@ -11,6 +11,8 @@ pub mod cli;
 pub mod export;
 pub mod failure;
 pub mod frameworks;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod image;
 pub mod metrics;
 pub mod pipeline;

@@ -23,7 +23,7 @@ mod error;
 mod go;
 mod source;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod types;
 mod version;
 

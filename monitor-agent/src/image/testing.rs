@@ -1,24 +1,31 @@
 //! Small Go-like executables for the tests: everything that [`Image`](super::Image) reads, at known
 //! addresses, in the layout of any supported release, with or without sections and relocations.
 
+mod kitex;
+
 /// Where the code is.
-pub(super) const TEXT: u64 = 0x40_1000;
+pub(crate) const TEXT: u64 = 0x40_1000;
 /// Where the read-only data is.
-pub(super) const RODATA: u64 = 0x40_2000;
+pub(crate) const RODATA: u64 = 0x40_1200;
 /// Where the writable data is.
-pub(super) const DATA: u64 = 0x40_4000;
+pub(crate) const DATA: u64 = 0x40_2400;
 /// What addresses and file offsets differ by.
-pub(super) const BASE: u64 = 0x40_0000;
+pub(crate) const BASE: u64 = 0x40_0c00;
 /// The functions, in order: name and code.
-pub(super) const FUNCTIONS: [(&str, &[u8]); 3] = [
+pub(crate) const FUNCTIONS: [(&str, &[u8]); 3] = [
     ("example.com/pkg.(*T).Do", &[0x55, 0x48, 0x89, 0xe5, 0x5d, 0xc3, 0xcc, 0xcc]),
     ("example.com/pkg.leaf", &[0x48, 0x8d, 0x04, 0x40, 0xc3, 0xcc, 0xcc, 0xcc]),
     ("main.main", &[0xc3, 0xcc, 0xcc, 0xcc]),
 ];
 
+/// The code of every function that a file can have.
+pub(crate) fn functions() -> impl Iterator<Item = &'static [u8]> {
+    FUNCTIONS.into_iter().chain(kitex::FUNCTIONS).map(|(_, code)| code)
+}
+
 /// What to build.
-#[derive(Clone)]
-pub(super) struct GoFile {
+#[derive(Clone, Debug)]
+pub(crate) struct GoFile {
     /// The Go release whose layout is used.
     pub minor: u32,
     /// What the build info says.
@@ -29,23 +36,32 @@ pub(super) struct GoFile {
     pub sections: bool,
     /// Sections that are in the file only: name, flags, contents.
     pub unmapped: Vec<(&'static str, u64, Vec<u8>)>,
+    /// With the functions and types of Kitex that a plan needs.
+    pub kitex: bool,
 }
 
 impl GoFile {
     /// A file as Go's release 1.`minor` would write it.
-    pub(super) fn of_release(minor: u32) -> Self {
-        Self { minor, version: format!("go1.{minor}.3"), pie: false, sections: true, unmapped: Vec::new() }
+    pub(crate) fn of_release(minor: u32) -> Self {
+        Self {
+            minor,
+            version: format!("go1.{minor}.3"),
+            pie: false,
+            sections: true,
+            unmapped: Vec::new(),
+            kitex: false,
+        }
     }
 
     /// The file, and where in it things are.
-    pub(super) fn build(&self) -> (Vec<u8>, Places) {
+    pub(crate) fn build(&self) -> (Vec<u8>, Places) {
         Builder::new(self.clone()).build()
     }
 }
 
 /// Addresses of the parts of a built file.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Places {
+pub(crate) struct Places {
     /// The function table's header.
     pub table: u64,
     /// The start of the rows of the function table.
@@ -71,6 +87,7 @@ pub(super) struct Places {
 struct Builder {
     file: GoFile,
     places: Places,
+    functions: Vec<(&'static str, &'static [u8])>,
     rodata: Vec<u8>,
     data: Vec<u8>,
     relocations: Vec<(u64, u64)>,
@@ -78,9 +95,14 @@ struct Builder {
 
 impl Builder {
     fn new(file: GoFile) -> Self {
+        let mut functions = FUNCTIONS.to_vec();
+        if file.kitex {
+            functions.extend(kitex::FUNCTIONS);
+        }
         Self {
             file,
             places: Places::default(),
+            functions,
             rodata: Vec::new(),
             data: Vec::new(),
             relocations: Vec::new(),
@@ -135,15 +157,9 @@ impl Builder {
     fn types(&mut self) -> (u64, u64, u64, u64) {
         let start = self.here();
         self.rodata.extend([0; 8]);
-        let mut name = |flags: u8, text: &str| {
-            let offset = self.rodata.len();
-            self.rodata.extend([flags, u8::try_from(text.len()).expect("a short name")]);
-            self.rodata.extend(text.as_bytes());
-            u32::try_from(offset).expect("a small file")
-        };
-        let (object, interface, string) = (name(1, "*pkg.T"), name(1, "*pkg.I"), name(1, "*string"));
-        let package = name(0, "example.com/pkg");
-        let (base, field) = (name(8, "base"), name(1, "Name"));
+        let [object, interface, string] = ["*pkg.T", "*pkg.I", "*string"].map(|name| self.text(1, name));
+        let package = self.text(0, "example.com/pkg");
+        let (base, field) = (self.text(8, "base"), self.text(1, "Name"));
 
         let string_type = self.here();
         self.header(16, 2, 24, string);
@@ -170,9 +186,18 @@ impl Builder {
         self.pointer_in_rodata(start);
         self.rodata.extend([2_u64.to_le_bytes(), 2_u64.to_le_bytes()].concat());
         self.uncommon(package);
-        let (itabs, size) = self.itabs();
+        let kitex = if self.file.kitex { self.kitex_types(start, string_type) } else { Vec::new() };
+        let (itabs, size) = self.itabs(&kitex);
         let end = self.here();
         (start, end, itabs, size)
+    }
+
+    /// A name of a type, a field or a package; gives its offset in the type data.
+    fn text(&mut self, flags: u8, text: &str) -> u32 {
+        let offset = self.rodata.len();
+        self.rodata.extend([flags, u8::try_from(text.len()).expect("a short name")]);
+        self.rodata.extend(text.as_bytes());
+        u32::try_from(offset).expect("a small file")
     }
 
     fn header(&mut self, size: u64, flags: u8, kind: u8, name: u32) {
@@ -189,15 +214,16 @@ impl Builder {
         self.rodata.extend([0; 12]);
     }
 
-    /// Three itabs; the second is of a type that does not implement the interface.
-    fn itabs(&mut self) -> (u64, u64) {
+    /// Three itabs, the second of a type that does not implement the interface, and those of Kitex.
+    fn itabs(&mut self, kitex: &[(u64, u64)]) -> (u64, u64) {
         let mut links = Vec::new();
         let start = self.here();
-        for (concrete, methods) in
-            [(self.places.pointer, 2), (self.places.object, 0), (self.places.pointer, 2)]
-        {
+        let Places { interface, pointer, object, .. } = self.places;
+        let own = [(interface, pointer, 2), (interface, object, 0), (interface, pointer, 2)];
+        let kitex = kitex.iter().map(|&(interface, concrete)| (interface, concrete, 1));
+        for (interface, concrete, methods) in own.into_iter().chain(kitex) {
             links.push(self.here());
-            self.pointer_in_rodata(self.places.interface);
+            self.pointer_in_rodata(interface);
             self.pointer_in_rodata(concrete);
             self.rodata.extend([0; 8]);
             for _ in 0..methods {
@@ -231,7 +257,7 @@ impl Builder {
         let header = if old { 64 } else { 72 };
         let mut names = Vec::new();
         let mut name_offsets = Vec::new();
-        for (name, _) in FUNCTIONS {
+        for (name, _) in &self.functions {
             name_offsets.push(u32::try_from(names.len()).expect("a small file"));
             names.extend(name.as_bytes());
             names.push(0);
@@ -245,7 +271,7 @@ impl Builder {
         self.places.rows = table + rows_at;
         self.rodata.extend(magic.to_le_bytes());
         self.rodata.extend([0, 0, 1, 8]);
-        self.rodata.extend((FUNCTIONS.len() as u64).to_le_bytes());
+        self.rodata.extend((self.functions.len() as u64).to_le_bytes());
         self.rodata.extend(0_u64.to_le_bytes());
         if !old {
             self.rodata.extend(0_u64.to_le_bytes());
@@ -254,17 +280,18 @@ impl Builder {
             self.rodata.extend(offset.to_le_bytes());
         }
         self.rodata.extend(names);
-        let records = width * (2 * FUNCTIONS.len() as u64 + 1);
+        let functions = self.functions.clone();
+        let records = width * (2 * functions.len() as u64 + 1);
         let mut entry = 0;
-        for i in 0..=FUNCTIONS.len() {
+        for i in 0..=functions.len() {
             self.number(old, TEXT, entry);
-            if let Some((_, code)) = FUNCTIONS.get(i) {
+            if let Some((_, code)) = functions.get(i) {
                 self.number(old, 0, records + (width + 8) * i as u64);
                 entry += code.len() as u64;
             }
         }
         let mut entry = 0;
-        for ((_, code), name) in FUNCTIONS.iter().zip(name_offsets) {
+        for ((_, code), name) in functions.iter().zip(name_offsets) {
             self.number(old, TEXT, entry);
             self.rodata.extend(name.to_le_bytes());
             self.rodata.extend([0; 4]);
@@ -285,7 +312,8 @@ impl Builder {
 
     fn build_info(&mut self) {
         const MARK: &str = "0123456789abcdef";
-        let modules = format!("{MARK}path\texample.com/pkg\nmod\texample.com/pkg\tv1.2.3\n{MARK}");
+        let kitex = if self.file.kitex { kitex::DEPENDENCY } else { "" };
+        let modules = format!("{MARK}path\texample.com/pkg\nmod\texample.com/pkg\tv1.2.3\n{kitex}{MARK}");
         let version = self.file.version.clone();
         self.places.build_info = DATA;
         self.data.extend(b"\xff Go buildinf:\x08");
@@ -316,7 +344,7 @@ impl Builder {
         let minor = self.file.minor;
         let Places { table, names, rows, .. } = self.places;
         let rows_end = RODATA + self.rodata.len() as u64;
-        let text_end = TEXT + FUNCTIONS.iter().map(|(_, code)| code.len() as u64).sum::<u64>();
+        let text_end = TEXT + self.functions.iter().map(|(_, code)| code.len() as u64).sum::<u64>();
         // A pointer to the function table that is not in the module data.
         self.pointer_in_data(table);
         self.data.extend([0; 8]);
@@ -327,7 +355,7 @@ impl Builder {
             self.slice_in_data(rows, 0);
         }
         self.slice_in_data(rows, usize::try_from(rows_end - rows).expect("a small file"));
-        self.slice_in_data(rows, FUNCTIONS.len() + 1);
+        self.slice_in_data(rows, self.functions.len() + 1);
         self.pointer_in_data(0);
         for pointer in [TEXT, text_end, TEXT, text_end] {
             self.pointer_in_data(pointer);
@@ -361,7 +389,7 @@ impl Builder {
     // The file around it.
 
     fn file(&mut self) -> Vec<u8> {
-        let mut text: Vec<u8> = FUNCTIONS.iter().flat_map(|(_, code)| code.iter().copied()).collect();
+        let mut text: Vec<u8> = self.functions.iter().flat_map(|(_, code)| code.iter().copied()).collect();
         text.resize(text.len().next_multiple_of(16), 0xcc);
         let rela_at = DATA + self.data.len() as u64;
         let relocations = std::mem::take(&mut self.relocations);
@@ -381,8 +409,10 @@ impl Builder {
         self.rodata.extend(&notes);
 
         let mut file = vec![0; usize::try_from(DATA - BASE).expect("a small file")];
-        file[0x1000..0x1000 + text.len()].copy_from_slice(&text);
-        file[0x2000..0x2000 + self.rodata.len()].copy_from_slice(&self.rodata);
+        for (address, part) in [(TEXT, &text), (RODATA, &self.rodata)] {
+            let at = usize::try_from(address - BASE).expect("a small file");
+            file[at..at + part.len()].copy_from_slice(part);
+        }
         file.extend(&self.data);
         let mut headers = vec![
             segment(1, 5, TEXT, text.len() as u64),

@@ -59,7 +59,8 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    const ALL: Self = Self { retries: true, errors: true, sizes: true, messages: true };
+    /// Everything there is.
+    pub const ALL: Self = Self { retries: true, errors: true, sizes: true, messages: true };
 }
 
 /// What one framework in one executable needs to be watched.

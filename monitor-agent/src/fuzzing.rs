@@ -1,0 +1,199 @@
+//! What the fuzz targets in `fuzz/` do with an input, each one parser of what others have written.
+//!
+//! An input is good when the function returns. It must do so soon: a [`Metered`] file counts what is read
+//! of it and panics past a bound, so that a fuzzer finds slow inputs as it finds crashes. The tests below run
+//! the corpus and damaged files through the same functions, and bound time and memory too.
+
+#![expect(clippy::missing_panics_doc, reason = "a panic is how a fuzzer is told")]
+
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use monitor_ebpf::{LabelSet, TEXT_BYTES};
+
+use crate::{
+    image::{GoVersion, Image, Kind, Source, Type, go_entry_site},
+    pipeline::{Executable, Labels},
+    plan::{Inspection, Wanted},
+};
+
+/// One fuzz target.
+#[derive(Debug)]
+pub struct Target {
+    /// Name of the target, and of its directory in `fuzz/corpus/`.
+    pub name: &'static str,
+    /// Takes any input.
+    pub run: fn(&[u8]),
+    /// Name of the directory in `fuzz/seeds/` with valid inputs to start from.
+    pub seeds: &'static str,
+}
+
+/// All targets.
+pub static TARGETS: [Target; 7] = [
+    Target { name: "elf", run: elf, seeds: "files" },
+    Target { name: "buildinfo", run: buildinfo, seeds: "files" },
+    Target { name: "pclntab", run: pclntab, seeds: "files" },
+    Target { name: "types", run: types, seeds: "files" },
+    Target { name: "code", run: code, seeds: "functions" },
+    Target { name: "labels", run: labels, seeds: "label-sets" },
+    Target { name: "plan", run: plan, seeds: "files" },
+];
+
+/// The ELF level of a file: headers, segments, notes, relocations.
+pub fn elf(data: &[u8]) {
+    const PIECE: usize = 64;
+    let Some(image) = parse(data) else { return };
+    let _ = (image.build_id(), image.link_base());
+    for segment in image.segments() {
+        let last = segment.address.saturating_add(segment.file_size).saturating_sub(PIECE as u64);
+        for address in [segment.address, last] {
+            let read = image.read(address, PIECE);
+            assert!(
+                read.is_err()
+                    || image.read_only(address, PIECE).is_none_or(|same| Ok(same) == read.map_err(drop))
+            );
+        }
+        if let Some(offset) = image.file_offset(segment.address) {
+            assert!(offset < data.len() as u64, "an offset outside the file");
+        }
+    }
+}
+
+/// The Go build info of a file.
+pub fn buildinfo(data: &[u8]) {
+    if let Some(Ok(info)) = parse(data).map(|image| image.build_info()) {
+        let _ = GoVersion::parse(&info.go_version);
+    }
+}
+
+/// The function table of a file.
+pub fn pclntab(data: &[u8]) {
+    const FUNCTIONS: usize = 16;
+    let Some(image) = parse(data) else { return };
+    let Ok(go) = image.go() else { return };
+    for function in go.functions_named(&|_| true).unwrap_or_default().iter().take(FUNCTIONS) {
+        let _ = go.code(function).map(|code| go_entry_site(&code, function.entry));
+    }
+}
+
+/// The itabs of a file, and the types that they name.
+pub fn types(data: &[u8]) {
+    let Some(image) = parse(data) else { return };
+    let Ok(go) = image.go() else { return };
+    for itab in go.itabs().unwrap_or_default() {
+        for address in [itab.interface, itab.concrete] {
+            let Ok(found) = go.type_at(address) else { continue };
+            check_type(&found);
+            let inner = found.elem.into_iter().chain(found.fields.iter().map(|field| field.type_address));
+            inner.filter_map(|address| go.type_at(address).ok()).for_each(|found| check_type(&found));
+        }
+    }
+}
+
+fn check_type(found: &Type) {
+    assert!(found.kind == Kind::Struct || found.fields.is_empty());
+    assert!(found.fields.iter().all(|field| field.offset <= found.size));
+}
+
+/// The instructions of a function. The first eight bytes are its address.
+pub fn code(data: &[u8]) {
+    let Some((entry, code)) = data.split_first_chunk() else { return };
+    if let Ok(site) = go_entry_site(code, u64::from_le_bytes(*entry)) {
+        let start = usize::try_from(site.offset).expect("an offset in the function");
+        assert_eq!(code.get(start..start + site.bytes.len()), Some(&*site.bytes));
+    }
+}
+
+/// A label set as the programs write it. Lookups give as many bytes as they are asked for.
+pub fn labels(data: &[u8]) {
+    let mut bytes = data.iter().copied();
+    let mut next = || bytes.next().unwrap_or_default();
+    let mut set = LabelSet { side: next(), call_type: next(), failed: next(), ..LabelSet::EMPTY };
+    (set.stream, set.error) = (next(), u32::from(next()));
+    set.retry = u16::from_le_bytes([next(), next()]);
+    set.lengths = std::array::from_fn(|_| next());
+    set.marks = std::array::from_fn(|_| next());
+    set.text = std::array::from_fn(|_| std::array::from_fn(|_| next()));
+    let labels = Labels::decode(&set, &Lookups);
+    for name in [&labels.caller, &labels.callee, &labels.method, &labels.retry] {
+        assert!(!name.is_empty() && name.len() <= 3 * TEXT_BYTES + '…'.len_utf8());
+    }
+}
+
+/// An executable with bytes at every even address.
+struct Lookups;
+
+impl Executable for Lookups {
+    fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>> {
+        assert!(length <= TEXT_BYTES, "a lookup of {length} bytes");
+        address.is_multiple_of(2).then(|| vec![b'x'; length])
+    }
+
+    fn error_class(&self, _: u32) -> &'static str {
+        "other"
+    }
+}
+
+/// Everything that `inspect` and `run` ask of a file.
+pub fn plan(data: &[u8]) {
+    const BIAS: u64 = 0x5555_5555_0000;
+    let Some(image) = parse(data) else { return };
+    let Ok(inspection) = Inspection::of(&image) else { return };
+    for found in &inspection.frameworks {
+        match &found.plan {
+            Ok(plan) => {
+                for wanted in [Wanted::default(), Wanted::ALL] {
+                    let _ = plan.recipe(BIAS, wanted);
+                }
+                let (image, address) =
+                    (&image, u64::from(u16::from_le_bytes([data[data.len() - 2], data[data.len() - 1]])));
+                let _ = (plan.labels(), plan.error_class(image, image.link_base().wrapping_add(address)));
+            }
+            Err(refusal) => assert!(!refusal.to_string().is_empty()),
+        }
+    }
+}
+
+fn parse(data: &[u8]) -> Option<Image> {
+    Image::parse(Box::new(Metered::new(data))).ok()
+}
+
+/// A file in memory that allows only so many reads, and so many bytes of them.
+struct Metered {
+    data: Vec<u8>,
+    bytes: AtomicU64,
+    reads: AtomicU64,
+}
+
+impl Metered {
+    /// No question is worth more reads, however small.
+    const READS: u64 = 200_000;
+    /// Every byte of a file may be read so often, and so many bytes again and again.
+    const TIMES: u64 = 64;
+    const BYTES: u64 = 32 << 20;
+
+    fn new(data: &[u8]) -> Self {
+        Self { data: data.to_vec(), bytes: AtomicU64::new(0), reads: AtomicU64::new(0) }
+    }
+}
+
+impl Source for Metered {
+    fn len(&self) -> u64 {
+        Source::len(&self.data)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let reads = self.reads.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.bytes.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        assert!(reads < Self::READS, "more reads than any file is worth");
+        assert!(bytes <= Self::BYTES + Self::TIMES * self.len(), "{bytes} bytes read of {}", self.len());
+        self.data.read_at(offset, buf)
+    }
+}

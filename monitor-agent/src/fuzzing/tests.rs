@@ -1,0 +1,250 @@
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use proptest::{prelude::*, sample::Index};
+
+use monitor_ebpf::LABELS;
+
+use super::{TARGETS, Target, memory::peak};
+use crate::{
+    image::{
+        Image,
+        testing::{self, BASE, DATA, GoFile, Places, RODATA, TEXT},
+    },
+    plan::Inspection,
+};
+
+/// More than ten times what the slowest input takes in a debug build.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Beyond the copy of the input.
+const MEMORY: usize = 16 << 20;
+
+fn fuzz() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("fuzz")
+}
+
+/// The inputs in a directory.
+fn inputs(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    let inputs: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    assert!(!inputs.is_empty(), "nothing in {}", directory.display());
+    inputs
+}
+
+/// Runs a target on an input within its bounds.
+fn run(target: &Target, input: &[u8], name: &dyn std::fmt::Debug) {
+    let begin = Instant::now();
+    let peak = peak(|| (target.run)(input));
+    let time = begin.elapsed();
+    assert!(time < PATIENCE, "{} takes {time:?}: {name:?}", target.name);
+    assert!(peak < MEMORY + 4 * input.len(), "{} takes {peak} bytes: {name:?}", target.name);
+}
+
+#[test]
+fn every_input_of_the_corpus_ends_soon_and_takes_little_memory() {
+    for target in &TARGETS {
+        let own = inputs(&fuzz().join("corpus").join(target.name));
+        for path in own.into_iter().chain(inputs(&fuzz().join("seeds").join(target.seeds))) {
+            run(target, &fs::read(&path).expect("an input"), &path);
+        }
+    }
+}
+
+#[test]
+fn seeds_are_what_the_parsers_are_written_for() {
+    for (name, seeds) in [("files", files()), ("functions", functions()), ("label-sets", label_sets())] {
+        let kept: Vec<_> = (0..seeds.len())
+            .map(|number| fs::read(fuzz().join(format!("seeds/{name}/{number}"))).unwrap_or_default())
+            .collect();
+        if kept != seeds {
+            let found = std::env::temp_dir().join("seeds").join(name);
+            fs::create_dir_all(&found).expect("a directory");
+            for (number, seed) in seeds.iter().enumerate() {
+                fs::write(found.join(number.to_string()), seed).expect("a seed");
+            }
+            panic!("fuzz/seeds/{name} is not as it should be: if {} is, take it over", found.display());
+        }
+    }
+    for (number, file) in files().into_iter().enumerate() {
+        let image = Image::parse(Box::new(file)).expect("an image");
+        for found in Inspection::of(&image).expect("a Go program").frameworks {
+            let plan = found.plan.unwrap_or_else(|refusal| panic!("{number}: {refusal}"));
+            assert!(plan.shapes.len() >= 2, "{number}: {} shapes", plan.shapes.len());
+        }
+    }
+}
+
+#[test]
+fn memory_is_counted() {
+    assert!((1 << 20..2 << 20).contains(&peak(|| drop(vec![1_u8; 1 << 20]))));
+}
+
+/// Go executables as each layout has them.
+fn files() -> Vec<Vec<u8>> {
+    let kitex = [17, 18, 20, 26, 27].map(|minor| GoFile { kitex: true, ..GoFile::of_release(minor) });
+    let others = [17, 26, 27].map(GoFile::of_release);
+    let pie = [17, 26].map(|minor| GoFile { pie: true, kitex: true, ..GoFile::of_release(minor) });
+    let stripped = [20, 27].map(|minor| GoFile { sections: false, kitex: true, ..GoFile::of_release(minor) });
+    let all = kitex.into_iter().chain(others).chain(pie).chain(stripped);
+    all.map(|file| file.build().0).collect()
+}
+
+/// Functions of the executables.
+fn functions() -> Vec<Vec<u8>> {
+    const ENTRY: u64 = 0x45_4000;
+    testing::functions().map(|code| [&ENTRY.to_le_bytes(), code].concat()).collect()
+}
+
+/// A label set with each mark.
+fn label_sets() -> Vec<Vec<u8>> {
+    let set = |mark: u8| {
+        let mut set = vec![mark % 3, mark % 4, mark % 2, 1, 0];
+        set.extend([16; LABELS]);
+        set.extend([mark; LABELS]);
+        set.extend((0..LABELS).flat_map(|_| *b"\0\x40\0\0\0\0\0\0\x08\0\0\0\0\0\0\0"));
+        set
+    };
+    (0..8).map(set).collect()
+}
+
+/// A good executable of any layout.
+fn good_file() -> impl Strategy<Value = GoFile> {
+    let layout = (17_u32..=27, any::<bool>(), any::<bool>(), any::<bool>());
+    layout.prop_map(|(minor, pie, sections, kitex)| GoFile {
+        pie,
+        sections,
+        kitex,
+        ..GoFile::of_release(minor)
+    })
+}
+
+/// What a lie is about.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Headers,
+    Types,
+    FunctionTable,
+    ModuleData,
+    All,
+}
+
+impl Part {
+    /// Where it lies in a file.
+    fn of(self, len: usize, places: Places) -> std::ops::Range<usize> {
+        let at = |address: u64| usize::try_from(address - BASE).expect("an offset");
+        match self {
+            Self::Headers => 0..at(TEXT),
+            Self::Types => at(RODATA)..at(places.table),
+            Self::FunctionTable => at(places.table)..at(DATA),
+            Self::ModuleData => at(places.module)..at(places.variable),
+            Self::All => 0..len,
+        }
+    }
+}
+
+/// What stands where something else should.
+#[derive(Clone, Debug)]
+enum Lie {
+    /// A number at the edge of what can be.
+    Extreme(u64),
+    /// An address inside the program, perhaps of the wrong thing.
+    Address(Index),
+    /// Its own address: a loop.
+    Itself,
+    /// What stands at another place.
+    Copy(Index),
+    /// What was there, and a little.
+    Near(i8),
+    /// A length of many bytes.
+    Varint,
+}
+
+fn lie() -> impl Strategy<Value = Lie> {
+    let edges = vec![
+        0,
+        1,
+        8,
+        0xff,
+        0xffff,
+        1 << 16,
+        (1 << 31) - 1,
+        1 << 31,
+        (1 << 32) - 1,
+        1 << 32,
+        1 << 40,
+        (1 << 63) - 1,
+        1 << 63,
+        u64::MAX - 7,
+        u64::MAX,
+    ];
+    prop_oneof![
+        3 => prop::sample::select(edges).prop_map(Lie::Extreme),
+        3 => any::<Index>().prop_map(Lie::Address),
+        1 => Just(Lie::Itself),
+        2 => any::<Index>().prop_map(Lie::Copy),
+        2 => any::<i8>().prop_map(Lie::Near),
+        1 => Just(Lie::Varint),
+    ]
+}
+
+/// Writes a lie of 1, 2, 4 or 8 bytes to a place that is not padding.
+fn tell(file: &mut [u8], part: std::ops::Range<usize>, place: Index, width: usize, lie: &Lie) {
+    let used: Vec<usize> =
+        part.step_by(width).filter(|&at| file[at..].iter().take(width).any(|&b| b != 0)).collect();
+    if used.is_empty() {
+        return;
+    }
+    let at = used[place.index(used.len())];
+    let last = file.len() as u64;
+    let old = (0..width.min(file.len() - at)).fold(0, |word, i| word | u64::from(file[at + i]) << (8 * i));
+    let value = match lie {
+        Lie::Extreme(value) => *value,
+        Lie::Address(index) => BASE + index.index(file.len()) as u64 / 8 * 8,
+        Lie::Itself => BASE.saturating_add(at as u64).min(BASE + last),
+        Lie::Copy(index) => {
+            let from = index.index(file.len() / 8) * 8;
+            file[from..].iter().take(8).rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
+        }
+        Lie::Near(step) => old.wrapping_add_signed((*step).into()),
+        Lie::Varint => 0x0fff_ffff_ffff_ff00 | old & 0xff,
+    };
+    for (slot, byte) in file[at..].iter_mut().take(width).zip(value.to_le_bytes()) {
+        *slot = byte;
+    }
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    use Part::{All, FunctionTable, Headers, ModuleData, Types};
+    prop::sample::select(vec![Headers, Types, Types, FunctionTable, ModuleData, All])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn files_that_lie_end_soon_and_take_little_memory(
+        good in good_file(),
+        lies in prop::collection::vec((part(), any::<Index>(), 0_u32..4, lie()), 1..6),
+    ) {
+        let (mut file, places) = good.build();
+        for (part, place, width, lie) in &lies {
+            let part = part.of(file.len(), places);
+            tell(&mut file, part, *place, 1 << width, lie);
+        }
+        for target in TARGETS.iter().filter(|target| !["code", "labels"].contains(&target.name)) {
+            run(target, &file, &lies);
+        }
+    }
+
+    #[test]
+    fn any_bytes_end_soon(data in prop::collection::vec(any::<u8>(), 0..2000), behind in 0_usize..200) {
+        let (good, _) = GoFile::of_release(26).build();
+        for target in &TARGETS {
+            run(target, &data, &());
+            run(target, &[&good[..behind], &data].concat(), &behind);
+        }
+    }
+}
