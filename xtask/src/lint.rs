@@ -12,16 +12,27 @@ use crate::{
 
 /// Runs all of them; stops at the first that fails.
 pub(crate) fn all() -> Result<()> {
-    // A workspace of its own: see its manifest.
+    // Workspaces of their own: see their manifests.
     const LAUNCH: &str = "--manifest-path=xtask/launch/Cargo.toml";
+    const FUZZ: &str = "--manifest-path=fuzz/Cargo.toml";
 
     setup::packages(&[Need::Ebpf, Need::Lint, Need::Targets])?;
     say("formatting");
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo().args(["fmt", "--check", LAUNCH]))?;
+    run(cargo().args(["fmt", "--check", FUZZ]))?;
     say("clippy");
     run(cargo().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-Dwarnings"]))?;
     run(cargo().args(["clippy", "--locked", LAUNCH, "--target-dir=target/launch", "--", "-Dwarnings"]))?;
+    // What the fuzz targets call; they themselves are one line each.
+    run(cargo().args([
+        "clippy",
+        "--locked",
+        "--package=monitor-agent",
+        "--features=fuzzing",
+        "--",
+        "-Dwarnings",
+    ]))?;
     ebpf::lint()?;
     say("documentation");
     run(cargo()

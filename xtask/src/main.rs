@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod lint;
 mod process;
 mod setup;
@@ -28,6 +29,8 @@ enum Task {
     Demo(demo::Options),
     /// Build the eBPF object that the agent carries
     Ebpf(Ebpf),
+    /// Fuzz the parsers of what others have written
+    Fuzz(fuzz::Options),
     /// Check what needs no run: formatting, clippy, documentation, the Go programs of the tests
     Lint,
     /// Run all tests: unit, documentation, and end to end with real probes (needs root)
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Ebpf(Ebpf { check: true, filters, .. }) => ebpf::check(&filters),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Lint => lint::all(),
         Task::Ebpf(_) => ebpf::build(),
         Task::Test { filters } => test::all(&filters),

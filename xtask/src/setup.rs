@@ -38,6 +38,8 @@ const GO_BIN_SHA256: &str = "565537475730612936bf42edddff5d627133c108d9a01561f80
 pub(crate) enum Need {
     /// Build the eBPF object.
     Ebpf,
+    /// Build the fuzz targets.
+    Fuzz,
     /// Run clippy on the eBPF programs.
     Lint,
     /// Build and run the Go programs that the agent is tried on.
@@ -84,6 +86,7 @@ fn missing(need: Need) -> Vec<&'static str> {
             ("llvm-22-dev", "/usr/lib/llvm-22/include/llvm-c/Core.h"),
             ("g++", "/usr/bin/g++"),
         ],
+        Need::Fuzz => &[("g++", "/usr/bin/g++")],
         Need::Lint => &[("rust-web-clippy", BPF_CLIPPY)],
         Need::Targets if go_on_path().is_some() || go_bin().exists() || has_pip() => &[],
         Need::Targets => &[("python3-pip", "")],
