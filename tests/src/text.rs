@@ -107,7 +107,7 @@ impl Sites {
     }
 }
 
-/// The sites that `inspect` tells of a process.
+/// The sites that `inspect` tells of a process, but for those that nobody asks for.
 fn inspected(pid: u32) -> Result<Vec<Value>> {
     let pid = pid.to_string();
     let ended = agent::run_to_end(&["inspect", "--json", "--pid", &pid], Duration::from_secs(10))?;
@@ -115,7 +115,7 @@ fn inspected(pid: u32) -> Result<Vec<Value>> {
     let report: Value = serde_json::from_str(&ended.stdout)?;
     let frameworks = report["frameworks"].as_array().context("no frameworks")?;
     let sites = frameworks.iter().filter_map(|framework| framework["sites"].as_array());
-    Ok(sites.flatten().cloned().collect())
+    Ok(sites.flatten().filter(|site| site["on_request"] == false).cloned().collect())
 }
 
 /// Where an offset of the executable's file is mapped as code.

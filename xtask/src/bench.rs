@@ -116,7 +116,8 @@ impl Plan {
         let text = output(inspect.args(["inspect", "--json", "--exe"]).arg(executable))?;
         let inspected: Value = serde_json::from_str(&text).context("what `monitor-agent inspect` wrote")?;
         let sites = inspected["frameworks"][0]["sites"].as_array().context("no sites")?;
-        let offsets = sites.iter().map(|site| site["file_offset"].as_u64()).collect::<Option<Vec<_>>>();
+        let attached = sites.iter().filter(|site| site["on_request"] == false);
+        let offsets = attached.map(|site| site["file_offset"].as_u64()).collect::<Option<Vec<_>>>();
         Ok(Self { sites: offsets.context("a site without a file offset")?, inspected })
     }
 

@@ -37,6 +37,7 @@ struct Report<'a> {
 #[derive(Serialize)]
 struct FrameworkReport<'a> {
     name: &'a str,
+    module: &'a str,
     version: &'a str,
     attachable: bool,
     sites: Vec<SiteReport<'a>>,
@@ -54,6 +55,8 @@ struct SiteReport<'a> {
     instruction: &'a str,
     cost_class: &'static str,
     why: &'a str,
+    /// No probe goes there unless it is asked for.
+    on_request: bool,
     /// Only of a running process.
     #[serde(skip_serializing_if = "Option::is_none")]
     in_place: Option<bool>,
@@ -170,6 +173,7 @@ fn report<'a>(subject: &'a Subject, inspection: &'a Inspection) -> Report<'a> {
 fn framework_report<'a>(subject: &Subject, found: &'a Found) -> FrameworkReport<'a> {
     let empty = FrameworkReport {
         name: found.name,
+        module: &found.module,
         version: &found.version,
         attachable: false,
         sites: Vec::new(),
@@ -196,15 +200,19 @@ fn site_reports<'a>(subject: &Subject, plan: &'a Plan) -> Vec<SiteReport<'a>> {
         let target = subject.target.as_ref()?;
         agent::probe_in_place(target, &subject.image, site).ok()
     };
+    let on_request = plan.message_sites.iter().map(|site| (site, true));
     plan.sites
         .iter()
-        .map(|site| SiteReport {
+        .map(|site| (site, false))
+        .chain(on_request)
+        .map(|(site, on_request)| SiteReport {
             role: site.role.name(),
             symbol: &site.symbol,
             file_offset: site.file_offset,
             instruction: &site.instruction,
             cost_class: cost_name(site.cost),
             why: &site.why,
+            on_request,
             in_place: in_place(site),
         })
         .collect()
@@ -233,6 +241,7 @@ fn render(report: &Report<'_>) -> String {
 
 fn render_framework(text: &mut String, framework: &FrameworkReport<'_>) {
     let _ = writeln!(text, "\n{} {}", framework.name, framework.version);
+    let _ = writeln!(text, "  module  {}", framework.module);
     for reason in &framework.reasons {
         let _ = writeln!(text, "  can't be watched: {reason}");
     }
@@ -249,6 +258,9 @@ fn render_framework(text: &mut String, framework: &FrameworkReport<'_>) {
             site.instruction, site.file_offset, site.cost_class
         );
         let _ = writeln!(text, "          {}", site.why);
+        if site.on_request {
+            let _ = writeln!(text, "          on request: counts the messages of streams");
+        }
     }
     if !framework.labels.is_empty() {
         let _ = writeln!(text, "  labels  {}", framework.labels.join(", "));

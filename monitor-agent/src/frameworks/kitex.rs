@@ -40,8 +40,8 @@ pub(super) static KITEX: Framework = Framework {
 };
 
 /// Every error that Kitex makes itself is a `basicError` or wraps one (`pkg/kerrors/kerrors.go` @ v0.1.4 …
-/// v0.16.3): package-level variables with literal messages. The outermost says the class. Errors of the codecs
-/// and of streams come bare.
+/// v0.16.3): package-level variables with literal messages. The outermost says the class. Errors of the codecs come
+/// bare, and so do those of streams, which have no class.
 const ERRORS: ErrorSpec = ErrorSpec {
     class: "pkg/kerrors.basicError",
     message: "message",
@@ -71,9 +71,6 @@ const ERRORS: ErrorSpec = ErrorSpec {
         ("pkg/remote.TransError", "protocol"),
         ("pkg/remote/codec/perrors.protocolException", "protocol"),
         ("pkg/remote/codec/protobuf.pbError", "protocol"),
-        // What a stream ends with: the peer's status, or what broke the connection.
-        ("pkg/remote/trans/nphttp2/status.Error", "remote"),
-        ("pkg/remote/trans/ttstream.Exception", "remote"),
     ],
 };
 

@@ -10,9 +10,8 @@ use monitor_ebpf::{
 
 use super::{Refusal, Wanted, resolve::ItabRef};
 
-/// How many bytes that nobody needs may be copied to save a read. The largest that leaves room for everything
-/// is taken: a second read costs more than the bytes do.
-const GAPS: [u64; 6] = [64, 48, 32, 16, 8, 0];
+/// A second read costs more than copying this many bytes that nobody needs.
+const GAP_MAX: u64 = 64;
 
 /// Number of a node in [`Nodes`].
 pub(super) type NodeId = usize;
@@ -197,10 +196,14 @@ impl<'a> Needs<'a> {
     }
 
     /// Cuts the needs into windows and gives each a place in scratch memory. `first` must be in the first one.
+    ///
+    /// What lies between needs is copied with them as long as there is room; the largest gaps are left out first.
     fn windows(&self, first: Option<Place>) -> Result<Windows<'a>, Refusal> {
+        let mut gaps: Vec<Gap> = (0..self.nodes.0.len()).flat_map(|node| self.gaps(node)).collect();
+        gaps.sort_by_key(|gap| std::cmp::Reverse(gap.length));
         let mut refusal = Refusal::TooMuch("reads for a call");
-        for gap in GAPS {
-            match self.windows_with(gap, first) {
+        for left_out in 0..=gaps.len() {
+            match self.windows_without(gaps.get(..left_out).unwrap_or_default(), first) {
                 Ok(windows) => return Ok(windows),
                 Err(error) => refusal = error,
             }
@@ -208,7 +211,17 @@ impl<'a> Needs<'a> {
         Err(refusal)
     }
 
-    fn windows_with(&self, gap: u64, first: Option<Place>) -> Result<Windows<'a>, Refusal> {
+    /// The gaps between the needs of a node that are small enough to be copied.
+    fn gaps(&self, node: NodeId) -> Vec<Gap> {
+        let pieces = merge(self.pieces(node), |_, _| false);
+        let pairs = pieces.iter().zip(pieces.iter().skip(1));
+        pairs
+            .map(|(one, next)| Gap { node, end: next.start, length: next.start - one.end })
+            .filter(|gap| gap.length <= GAP_MAX)
+            .collect()
+    }
+
+    fn windows_without(&self, gaps: &[Gap], first: Option<Place>) -> Result<Windows<'a>, Refusal> {
         let nodes = self.nodes;
         let mut order: Vec<NodeId> = (0..nodes.0.len()).collect();
         // Twins follow their first at once.
@@ -216,7 +229,8 @@ impl<'a> Needs<'a> {
         let mut planned: Vec<Planned> = Vec::new();
         let mut used = 0;
         for node in order {
-            let mut pieces = merge(self.pieces(node), gap);
+            let left_out = |end| gaps.iter().any(|gap| gap.node == node && gap.end == end);
+            let mut pieces = merge(self.pieces(node), |end, length| length <= GAP_MAX && !left_out(end));
             if let Some(first) = first.filter(|first| first.node == node) {
                 pieces.sort_by_key(|piece| !(piece.start..piece.end).contains(&first.offset));
             }
@@ -265,13 +279,21 @@ struct Piece {
     uses: u8,
 }
 
-/// Sorts pieces and joins those that are close.
-fn merge(mut pieces: Vec<Piece>, gap: u64) -> Vec<Piece> {
+/// Bytes between two pieces of a node that nobody needs, up to `end`.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    node: NodeId,
+    end: u64,
+    length: u64,
+}
+
+/// Sorts the pieces of a node and joins those that touch, and those whose gap may be copied, by its end and length.
+fn merge(mut pieces: Vec<Piece>, may_copy: impl Fn(u64, u64) -> bool) -> Vec<Piece> {
     pieces.sort_unstable_by_key(|piece| (piece.start, piece.end));
     let mut merged: Vec<Piece> = Vec::new();
     for piece in pieces {
         match merged.last_mut() {
-            Some(last) if piece.start <= last.end.saturating_add(gap) => {
+            Some(last) if piece.start <= last.end || may_copy(piece.start, piece.start - last.end) => {
                 last.end = last.end.max(piece.end);
                 last.uses |= piece.uses;
             }
@@ -347,5 +369,173 @@ impl Windows<'_> {
             };
         }
         Ok(windows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_ebpf::{KeyKind, size};
+
+    use super::*;
+
+    fn itab(address: u64) -> ItabRef {
+        ItabRef { address, pointee: 0 }
+    }
+
+    fn place(node: NodeId, offset: u64) -> Place {
+        Place { node, offset }
+    }
+
+    fn asked(places: Vec<Place>, width: u8) -> Asked {
+        Asked { places, op: TestOp::Equal, width, operand: 1 }
+    }
+
+    /// The separate parts of a call on a server: five interfaces, in one of them a sixth that holds one of two
+    /// types. Kitex v0.15.
+    fn server() -> Reads {
+        let mut nodes = Nodes::new();
+        let from = nodes.behind(place(ROOT, 0), itab(0x100));
+        let to = nodes.behind(place(ROOT, 16), itab(0x100));
+        let invocation = nodes.behind(place(ROOT, 32), itab(0x200));
+        let method = nodes.behind(place(invocation, 40), itab(0x300));
+        let generic = nodes.behind(place(invocation, 40), itab(0x400));
+        let stats = nodes.behind(place(ROOT, 64), itab(0x500));
+        nodes.set_twin(method, generic);
+        Reads {
+            nodes,
+            type_word: 0x10,
+            inner: Some((place(ROOT, 16), 0x100)),
+            side: 1,
+            key: KeyKind::Object as u8,
+            key_asks_streaming: false,
+            labels: [place(from, 0), place(to, 0), place(to, 16)],
+            streaming: asked(vec![place(invocation, 72)], 8),
+            oneway: asked(vec![place(method, 24), place(generic, 17)], 1),
+            tags: None,
+            stream: Some(place(invocation, 72)),
+            sizes: Some([place(stats, 56), place(stats, 72)]),
+        }
+    }
+
+    fn used(shape: &Shape) -> Vec<&Window> {
+        shape.windows.iter().filter(|window| window.length > 0).collect()
+    }
+
+    /// No two windows overlap unless they are twins, none leaves scratch memory, and a pointer is copied before it is
+    /// followed.
+    fn check_places(shape: &Shape) {
+        let mut taken = [false; SCRATCH_BYTES];
+        for window in used(shape) {
+            assert!(window.at.is_multiple_of(8), "{window:?}");
+            if window.base != OBJECT {
+                assert!(taken[usize::from(window.base)] && taken[usize::from(window.guard_at)], "{window:?}");
+                assert_eq!(window.base, window.guard_at + 8);
+            }
+            let twin = window.flags & window_flag::TWIN != 0;
+            for byte in &mut taken[usize::from(window.at)..][..usize::from(window.length)] {
+                assert_eq!(*byte, twin, "{window:?}");
+                *byte = true;
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_is_wanted_is_read() {
+        let plain = server().program(0, Wanted::default()).expect("a shape");
+        check_places(&plain);
+        assert_eq!(used(&plain).len(), 6);
+        assert_eq!((plain.sizes, plain.stream_at), ([NO_SCRATCH; 2], NO_SCRATCH));
+        assert!(used(&plain).iter().all(|window| window.uses & window_use::MESSAGE == 0));
+
+        let sizes = server().program(0, Wanted { sizes: true, ..Wanted::default() }).expect("a shape");
+        check_places(&sizes);
+        assert_ne!(sizes.sizes, [NO_SCRATCH; 2]);
+        assert_eq!(sizes.sizes[size::RECEIVED] - sizes.sizes[size::SENT], 16);
+    }
+
+    #[test]
+    fn everything_fits_in_smaller_pieces() {
+        let shape = server().program(0, Wanted::ALL).expect("a shape");
+        check_places(&shape);
+        // In one piece the object alone would take 80 bytes, and all together more than there is room for.
+        assert!(used(&shape).iter().all(|window| window.length <= 48), "{shape:?}");
+        assert_eq!(used(&shape).len(), MAX_WINDOWS);
+        let messages: Vec<_> =
+            used(&shape).into_iter().filter(|window| window.uses & window_use::MESSAGE == 0).collect();
+        // The bytes, and the interface that leads to them.
+        assert_eq!(messages.len(), 2, "{messages:?}");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let mut reads = server();
+        let far = (0..8).map(|index| place(ROOT, 1000 * index)).collect();
+        reads.streaming = asked(far, 8);
+        assert!(matches!(reads.program(0, Wanted::default()), Err(Refusal::TooMuch(_))));
+        reads.streaming = asked(vec![place(ROOT, 70_000)], 8);
+        assert!(matches!(reads.program(0, Wanted::default()), Err(Refusal::TooMuch(_))));
+    }
+
+    #[test]
+    fn alternatives_share_a_place_and_the_last_reports() {
+        let shape = server().program(0x1000, Wanted::default()).expect("a shape");
+        let windows = used(&shape);
+        let at = |word| windows.iter().position(|window| window.guard_word == word).expect("a window");
+        let (first, twin) = (at(0x1300), at(0x1400));
+        assert_eq!(twin, first + 1);
+        assert_eq!(windows[first].at, windows[twin].at);
+        assert_eq!(
+            (windows[first].at, windows[first].offset, windows[twin].offset),
+            (shape.oneway.at, 24, 17)
+        );
+        assert_eq!((windows[first].flags, windows[twin].flags), (0, window_flag::TWIN | window_flag::REPORT));
+    }
+
+    #[test]
+    fn the_first_window_decides_the_shape() {
+        let mut reads = server();
+        reads.inner = Some((place(ROOT, 400), 0x100));
+        let shape = reads.program(0x1000, Wanted::default()).expect("a shape");
+        check_places(&shape);
+        assert_eq!((shape.windows[0].offset, shape.inner_at, shape.inner_word), (400, 0, 0x1100));
+        assert_ne!(shape.windows[0].uses & window_use::KEY, 0);
+    }
+
+    #[test]
+    fn a_key_that_depends_on_streaming_is_read_at_the_start() {
+        let mut reads = server();
+        reads.key_asks_streaming = true;
+        let shape = reads.program(0, Wanted::default()).expect("a shape");
+        let key: Vec<_> =
+            used(&shape).into_iter().filter(|window| window.uses & window_use::KEY != 0).collect();
+        // The object, and the invocation.
+        assert_eq!(key.iter().map(|window| window.guard_word).collect::<Vec<_>>(), [0, 0x200]);
+    }
+
+    #[test]
+    fn words_stay_at_multiples_of_eight() {
+        let mut reads = server();
+        reads.streaming = asked(vec![place(ROOT, 204)], 4);
+        reads.tags = Some(place(ROOT, 208));
+        let shape = reads.program(0, Wanted { retries: true, ..Wanted::default() }).expect("a shape");
+        assert_eq!((shape.streaming.at % 8, shape.tags_at % 8), (4, 0));
+        assert_eq!(shape.tags_at, shape.streaming.at + 4);
+    }
+
+    #[test]
+    fn places_that_are_close_share_a_window() {
+        let merged = |needs: &[(u64, u64)], gap| {
+            let pieces =
+                needs.iter().map(|(start, length)| Piece { start: *start, end: start + length, uses: 1 });
+            merge(pieces.collect(), |_, length| length <= gap)
+                .iter()
+                .map(|piece| (piece.start, piece.end))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(merged(&[(72, 16), (0, 16), (56, 16)], 64), [(0, 88)]);
+        assert_eq!(merged(&[(72, 16), (0, 16), (56, 16)], 32), [(0, 16), (56, 88)]);
+        assert_eq!(merged(&[(0, 8), (144, 16), (176, 8)], 64), [(0, 8), (144, 184)]);
+        assert_eq!(merged(&[(0, 88), (144, 16)], 64), [(0, 160)]);
+        assert_eq!(merged(&[], 64), []);
     }
 }

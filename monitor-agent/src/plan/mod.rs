@@ -394,3 +394,30 @@ fn find_site(
         why: choice.why,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builds_that_pass_arguments_on_the_stack_are_refused() {
+        let build = |version: &str, experiment: &str| BuildInfo {
+            go_version: version.to_owned(),
+            settings: vec![("GOEXPERIMENT".to_owned(), experiment.to_owned())],
+            ..BuildInfo::default()
+        };
+        for (version, experiment) in [
+            ("go1.17.13 X:noregabi", ""),
+            ("go1.18.10 X:noregabiwrappers,noregabiargs", ""),
+            ("go1.18.10", "boringcrypto,noregabiargs"),
+        ] {
+            let error = check_calling_convention(&build(version, experiment)).expect_err("a refusal");
+            assert!(error.to_string().contains(version), "{error}");
+        }
+        for (version, experiment) in
+            [("go1.18.10", ""), ("go1.20.3 X:boringcrypto", "loopvar"), ("go1.17", "regabi")]
+        {
+            assert!(check_calling_convention(&build(version, experiment)).is_ok(), "{version} {experiment}");
+        }
+    }
+}
