@@ -200,8 +200,10 @@ impl Plan {
             "errors can't be told apart, they count as other",
             &mut notes,
         )?;
-        let messages = messages::error_places(framework, &mut resolver)
-            .and_then(|places| Ok((vec![site(Role::Sent)?, site(Role::Received)?], places)));
+        // Whether the release has these functions is asked first: it is the better reason.
+        let messages = site(Role::Sent)
+            .and_then(|sent| Ok(vec![sent, site(Role::Received)?]))
+            .and_then(|sites| Ok((sites, messages::error_places(framework, &mut resolver)?)));
         let messages = or_note(messages, "the messages of streams can't be counted", &mut notes)?;
         let (message_sites, message_errors) = messages.unwrap_or_default();
         let (mut offsets, claims) = resolver.into_findings();

@@ -7,11 +7,14 @@ use crate::image::ImageError;
 /// What a refusal for an unknown layout ends with.
 const UNPROVEN: &str = ", so the layout can't be proven";
 
+/// What a refusal for a missing function ends with.
+const RENAMED: &str = ": it was renamed, or its release is not supported";
+
 /// Reasons not to attach. What can't be proven is refused: a wrong number is worse than none.
 #[derive(Debug, Error)]
 pub enum Refusal {
     /// The function is not in the executable's function table.
-    #[error("function {0} is not in the executable: it was renamed, or its release is not supported")]
+    #[error("function {0} is not in the executable{RENAMED}")]
     FunctionMissing(String),
     /// The framework is linked in, without the functions that every call enters.
     #[error(
@@ -98,6 +101,7 @@ impl Refusal {
     /// The reason alone, for a note about something that can be done without.
     pub(super) fn reason(&self) -> String {
         let text = self.to_string();
-        text.strip_suffix(UNPROVEN).map_or_else(|| text.clone(), str::to_owned)
+        let reason = [UNPROVEN, RENAMED].iter().find_map(|end| text.strip_suffix(end));
+        reason.map_or_else(|| text.clone(), str::to_owned)
     }
 }
