@@ -15,10 +15,10 @@ use crate::{
 /// The instruction that the kernel puts in place of a probed one (`int3`, amd64).
 const BREAKPOINT: u8 = 0xcc;
 
-/// What the first byte at a site says.
+/// What the text of a site's function says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Text {
-    /// The instruction of the file.
+    /// That of the file.
     Original,
     /// A breakpoint: ours, or that of another tool that watches the same function.
     Probed,
@@ -26,15 +26,19 @@ enum Text {
     Different,
 }
 
-/// Compares the instruction at a site with the file's.
+/// Compares the function of a site with the file's: whoever jumps elsewhere at its entry never gets to the probe.
+///
+/// Breakpoints are no difference, wherever they are: others may watch the function at instructions of their choice.
 fn text(target: &Target, bias: u64, site: &Site) -> Result<Text, TargetError> {
-    let mut found = vec![0; site.bytes.len().max(1)];
-    target.read_memory(site.address.wrapping_add(bias), &mut found)?;
-    if found == site.bytes {
-        return Ok(Text::Original);
+    let mut found = vec![0; site.code.len()];
+    target.read_memory(site.entry.wrapping_add(bias), &mut found)?;
+    let is_same = |(found, file): (&u8, &u8)| found == file || *found == BREAKPOINT;
+    if !found.iter().zip(site.code.iter()).all(is_same) {
+        return Ok(Text::Different);
     }
-    let rest_is_original = found.get(1..) == site.bytes.get(1..);
-    Ok(if found.first() == Some(&BREAKPOINT) && rest_is_original { Text::Probed } else { Text::Different })
+    let at = usize::try_from(site.address.wrapping_sub(site.entry)).unwrap_or(usize::MAX);
+    let is_probed = found.get(at) == Some(&BREAKPOINT);
+    Ok(if is_probed { Text::Probed } else { Text::Original })
 }
 
 /// Whether there is a probe at a site of a process.

@@ -1,5 +1,7 @@
 //! Sites: where a probe goes.
 
+use std::sync::Arc;
+
 use crate::image::{CostClass, SiteKind};
 
 /// What a hit of a site means.
@@ -40,8 +42,10 @@ pub struct Site {
     pub file_offset: u64,
     /// The instruction, for people.
     pub instruction: String,
-    /// Its bytes, as the file has them.
-    pub bytes: Vec<u8>,
+    /// Link-time address of the function.
+    pub entry: u64,
+    /// The whole function, as the file has it.
+    pub code: Arc<[u8]>,
     /// What a hit costs.
     pub cost: CostClass,
     /// Where in the function the instruction lies.
