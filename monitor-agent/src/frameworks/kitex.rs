@@ -34,8 +34,8 @@ pub(super) static KITEX: Framework = Framework {
     errors: ERRORS,
     messages: MESSAGES,
     open_interfaces: &[
-        (RPC_INFO, "calls that come as it are counted as lost"),
-        ("pkg/serviceinfo.MethodInfo", "oneway methods described by it count as pingpong on a server"),
+        (RPC_INFO, "such calls are counted as lost"),
+        ("pkg/serviceinfo.MethodInfo", "oneway methods that they describe count as pingpong on a server"),
     ],
 };
 

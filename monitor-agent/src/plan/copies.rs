@@ -10,6 +10,9 @@ use crate::{
     image::{BuildInfo, Function, GoImage, ImageError},
 };
 
+/// A program merged from others has a few.
+const MAX_COPIES: usize = 16;
+
 /// One copy of a framework.
 pub(super) struct FrameworkCopy {
     /// Its path: the framework's module path, or another.
@@ -62,6 +65,10 @@ pub(super) fn survey(framework: &Framework, go: &GoImage<'_>) -> Result<Survey, 
     for function in functions {
         let Some(prefix) = names.iter().find_map(|name| prefix_of(&function.name, name)) else { continue };
         by_prefix.entry(prefix.to_owned()).or_default().push(function);
+    }
+    if by_prefix.len() > MAX_COPIES {
+        let what = format!("it has more than {MAX_COPIES} copies of {}", framework.name);
+        return Err(ImageError::Malformed { what });
     }
     let mut copies: Vec<_> =
         by_prefix.into_iter().filter_map(|(prefix, functions)| copy(framework, prefix, functions)).collect();

@@ -63,6 +63,9 @@ impl Wanted {
     pub const ALL: Self = Self { retries: true, errors: true, sizes: true, messages: true };
 }
 
+/// Types of a service's own that a note has by name.
+const FOREIGN_NAMED: usize = 4;
+
 /// What one framework in one executable needs to be watched.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -321,12 +324,15 @@ fn or_note<T>(
 /// Notes about the types with which a service implements the framework's interfaces itself.
 fn foreign_types(framework: &Framework, resolver: &Resolver<'_>) -> Vec<String> {
     let interfaces = framework.open_interfaces.iter();
-    interfaces
-        .flat_map(|(interface, what)| {
-            let types = resolver.foreign(interface);
-            types.into_iter().map(move |name| format!("{name} is a {interface} of the service's own: {what}"))
-        })
-        .collect()
+    let note = |(interface, what): &(&str, &str)| {
+        let types = resolver.foreign(interface);
+        let (named, more) = types.split_at(types.len().min(FOREIGN_NAMED));
+        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        let named = named.join(", ");
+        (!named.is_empty())
+            .then(|| format!("{interface} in types of the service's own, {named}{more}: {what}"))
+    };
+    interfaces.filter_map(note).collect()
 }
 
 /// The addresses from the page of the first segment to the end of the last.
