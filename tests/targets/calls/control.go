@@ -128,6 +128,7 @@ func (c *control) runAll(n int) (map[string]any, error) {
 		if s.scenario.abandons || s.scenario.missing != "" {
 			continue
 		}
+		s := s
 		all.Add(1)
 		go func() {
 			defer all.Done()
@@ -142,7 +143,7 @@ func (c *control) runAll(n int) (map[string]any, error) {
 		}()
 	}
 	all.Wait()
-	return answerOf("all", n, sum), errors.Join(failed...)
+	return answerOf("all", n, sum), join(failed...)
 }
 
 func answerOf(name string, n int, all seen) map[string]any {

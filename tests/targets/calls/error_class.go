@@ -52,7 +52,8 @@ func basicClass(basic error) string {
 		return "finish"
 	case kerrors.ErrRoute:
 		return "route"
-	case kerrors.ErrPayloadValidation:
+	}
+	if isValidation(basic) {
 		return "validation"
 	}
 	return "other"

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/binary"
 	"errors"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -72,10 +71,10 @@ func (m *message) Unmarshal(in []byte) error {
 // framedCall is a whole call as it travels over framed Thrift.
 func framedCall(method string, m *message) []byte {
 	const strictCall = 0x80010001
-	call := binary.BigEndian.AppendUint32(nil, strictCall)
-	call = binary.BigEndian.AppendUint32(call, uint32(len(method)))
+	call := appendUint32(nil, strictCall)
+	call = appendUint32(call, uint32(len(method)))
 	call = append(call, method...)
-	call = binary.BigEndian.AppendUint32(call, 1)
+	call = appendUint32(call, 1)
 	call = append(call, m.thriftStruct()...)
-	return append(binary.BigEndian.AppendUint32(nil, uint32(len(call))), call...)
+	return append(appendUint32(nil, uint32(len(call))), call...)
 }

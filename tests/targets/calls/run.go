@@ -37,7 +37,7 @@ func (s *stage) failed(err error) error { return fmt.Errorf("%s: %w", s.scenario
 
 func (s *stage) repeat(n int) error {
 	if !s.scenario.parallel {
-		for range n {
+		for i := 0; i < n; i++ {
 			if err := s.repetition(); err != nil {
 				return err
 			}
@@ -46,7 +46,8 @@ func (s *stage) repeat(n int) error {
 	}
 	var all sync.WaitGroup
 	errs := make([]error, n)
-	for i := range n {
+	for i := 0; i < n; i++ {
+		i := i
 		all.Add(1)
 		go func() {
 			defer all.Done()
@@ -54,7 +55,7 @@ func (s *stage) repeat(n int) error {
 		}()
 	}
 	all.Wait()
-	return errors.Join(errs...)
+	return join(errs...)
 }
 
 func (s *stage) since(before seen) seen {

@@ -140,7 +140,7 @@ func clientGone(s *stage) func() error {
 			return err
 		}
 		_, err = conn.Write(framedCall("Echo", g.request()))
-		err = errors.Join(err, g.reached(), conn.Close())
+		err = join(err, g.reached(), conn.Close())
 		time.Sleep(10 * time.Millisecond) // so that the server has seen it
 		return err
 	}
@@ -172,5 +172,5 @@ func customMethod(s *stage) func() error {
 	address := s.serveAs(s.scenario.name, own(served(serviceinfo.Thrift)), obey)
 	options := append(s.clientOptions(s.scenario.name, address), framed()...)
 	c := caller{must(client.NewClient(own(service(serviceinfo.Thrift)), options...))}
-	return func() error { return errors.Join(c.echo(succeed, ok), notifies(c, succeed)()) }
+	return func() error { return join(c.echo(succeed, ok), notifies(c, succeed)()) }
 }

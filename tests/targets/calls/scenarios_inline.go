@@ -1,8 +1,8 @@
+//go:build !kitex_before_0_6
+
 package main
 
 import (
-	"errors"
-
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/pkg/serviceinfo"
 	"github.com/cloudwego/kitex/server"
@@ -19,7 +19,7 @@ func inline(s *stage) func() error {
 	c := caller{must(client.NewServiceInlineClient(service(serviceinfo.Thrift), srv.(client.ServerInitialInfo),
 		s.clientOptions(s.scenario.name, "")...))}
 	return func() error {
-		return errors.Join(c.echo(succeed, ok), c.echo(fail, failing(errAsked.Error())), c.echo(biz, bizFailing))
+		return join(c.echo(succeed, ok), c.echo(fail, failing(errAsked.Error())), c.echo(biz, bizFailing))
 	}
 }
 

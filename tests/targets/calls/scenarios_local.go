@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	"github.com/cloudwego/kitex/server"
 )
@@ -19,7 +18,7 @@ func local(s *stage) func() error {
 		return is(c.Call(context.Background(), "Echo", request(a), new(message)))
 	}
 	return func() error {
-		return errors.Join(call(succeed, ok), call(fail, failing(errAsked.Error())), call(biz, bizFailing),
+		return join(call(succeed, ok), call(fail, failing(errAsked.Error())), call(biz, bizFailing),
 			call(crash, failing("panic")))
 	}
 }

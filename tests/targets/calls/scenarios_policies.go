@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/cloudwego/kitex/client"
@@ -86,7 +84,7 @@ func retried(s *stage, a action, is check, policy client.Option) func() error {
 // the retries of one client are limited to a tenth of its calls.
 func backup(s *stage) func() error {
 	address := s.serve(func(ctx context.Context, method string, request *message) error {
-		if retry.IsRemoteRetryRequest(ctx) {
+		if isRetry(ctx) {
 			return nil
 		}
 		return s.gates.pass(ctx, method, request)
@@ -98,7 +96,7 @@ func backup(s *stage) func() error {
 		defer cancel()
 		err := s.fresh(func(c caller) error { return c.call(ctx, "Echo", g.request()) }, address,
 			append(ttheader(), client.WithBackupRequest(retry.NewBackupPolicy(50)))...)
-		return errors.Join(err, g.reached())
+		return join(err, g.reached())
 	}
 }
 
@@ -127,7 +125,7 @@ func outlasted(s *stage, limited func(context.Context) (context.Context, context
 		ctx, cancel := limited(context.Background())
 		defer cancel()
 		err := failing(text)(c.call(ctx, "Echo", g.request()))
-		return errors.Join(err, g.reached())
+		return join(err, g.reached())
 	}
 }
 
@@ -142,14 +140,14 @@ func canceled(s *stage) func() error {
 		go func() { ended <- c.call(ctx, "Echo", g.request()) }()
 		err := g.reached()
 		cancel()
-		return errors.Join(err, failing("canceled")(<-ended))
+		return join(err, failing("canceled")(<-ended))
 	}
 }
 
 // breaker gives each repetition a key of its own, since a breaker stays open for seconds.
 func breaker(s *stage) func() error {
 	address := refused()
-	var turn atomic.Int64
+	var turn counter
 	return func() error {
 		key := fmt.Sprint(turn.Add(1))
 		suite := circuitbreak.NewCBSuite(func(rpcinfo.RPCInfo) string { return key })
@@ -171,7 +169,7 @@ func limitConnections(s *stage) func() error {
 	holder := s.dial(address, keep())
 	other := s.dial(address, client.WithShortConnection())
 	return func() error {
-		return errors.Join(holder.echo(succeed, ok), other.echo(succeed, failing("")))
+		return join(holder.echo(succeed, ok), other.echo(succeed, failing("")))
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/pkg/connpool"
 	"github.com/cloudwego/kitex/pkg/endpoint"
-	"github.com/cloudwego/kitex/pkg/remote/codec/thrift"
 	"github.com/cloudwego/kitex/pkg/remote/trans/gonet"
 	"github.com/cloudwego/kitex/pkg/serviceinfo"
 	"github.com/cloudwego/kitex/server"
@@ -20,7 +19,6 @@ func init() {
 	register(
 		scenario{name: "framed", about: "Thrift over framed", client: 1, server: 1,
 			setup: func(s *stage) func() error { return s.dial(s.serve(obey)).echoes(succeed, ok) }},
-		scenario{name: "buffered", about: "Thrift without a frame", client: 1, server: 1, setup: buffered},
 		scenario{name: "ttheader", about: "Thrift over TTHeader", client: 1, server: 1,
 			setup: func(s *stage) func() error { return s.dial(s.serve(obey), ttheader()...).echoes(succeed, ok) }},
 		scenario{name: "ttheader_framed", about: "Thrift over TTHeader and framed", client: 1, server: 1,
@@ -71,14 +69,6 @@ func onGonet() []server.Option {
 	}
 }
 
-// buffered needs a codec that finds the end of a struct by reading it.
-func buffered(s *stage) func() error {
-	codec := thrift.NewThriftCodecWithConfig(thrift.FastRead | thrift.FastWrite | thrift.EnableSkipDecoder)
-	address := s.serve(obey, server.WithPayloadCodec(codec))
-	return s.dial(address, client.WithTransportProtocol(transport.PurePayload), client.WithPayloadCodec(codec)).
-		echoes(succeed, ok)
-}
-
 func protobuf(s *stage, protocol []client.Option, opts ...server.Option) func() error {
 	address := s.serveAs(s.scenario.name, served(serviceinfo.Protobuf), obey, opts...)
 	return s.dialAs(s.scenario.name, address, serviceinfo.Protobuf, protocol...).echoes(succeed, ok)
@@ -122,7 +112,7 @@ func nested(s *stage) func() error {
 
 func twoServices(s *stage) func() error {
 	var callers []caller
-	for i := range 2 {
+	for i := 0; i < 2; i++ {
 		callee := fmt.Sprint(s.scenario.name, "-", i)
 		address := s.serveAs(callee, served(serviceinfo.Thrift), obey)
 		callers = append(callers, s.dialAs(callee, address, serviceinfo.Thrift, ttheader()...))
@@ -149,7 +139,7 @@ func churn(s *stage) func() error {
 		MaxIdlePerAddress: 2, MaxIdleGlobal: 2, MaxIdleTimeout: 2 * time.Second}))
 	return func() error {
 		return inParallel(churnGoroutines, func() error {
-			for range churnEach {
+			for i := 0; i < churnEach; i++ {
 				if err := c.echo(succeed, ok); err != nil {
 					return err
 				}
@@ -165,7 +155,7 @@ func inParallel(n int, do func() error) error {
 		all  sync.WaitGroup
 		errs = make(chan error, n)
 	)
-	for range n {
+	for i := 0; i < n; i++ {
 		all.Add(1)
 		go func() {
 			defer all.Done()

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/cloudwego/kitex/pkg/kerrors"
-	"github.com/cloudwego/kitex/pkg/retry"
 	"github.com/cloudwego/kitex/pkg/serviceinfo"
 	"github.com/cloudwego/kitex/pkg/streaming"
 )
@@ -17,11 +16,7 @@ import (
 // client, of the server, of both. Missing is known to clients only.
 var (
 	unaryMethods  = []string{"Echo", "Notify", "Missing"}
-	streamMethods = map[string]serviceinfo.StreamingMode{
-		"Up":   serviceinfo.StreamingClient,
-		"Down": serviceinfo.StreamingServer,
-		"Chat": serviceinfo.StreamingBidirectional,
-	}
+	streamMethods = []string{"Up", "Down", "Chat"}
 )
 
 // streamMessages is how many messages the side of a stream sends that sends more than one.
@@ -59,9 +54,8 @@ func service(codec serviceinfo.PayloadCodec) *serviceinfo.ServiceInfo {
 	for _, method := range unaryMethods {
 		info.Methods[method] = serviceinfo.NewMethodInfo(serveUnary(method), newMessage, newMessage, method == "Notify")
 	}
-	for method, mode := range streamMethods {
-		info.Methods[method] = serviceinfo.NewMethodInfo(serveStream(method), newMessage, newMessage, false,
-			serviceinfo.WithStreamingMode(mode))
+	for _, method := range streamMethods {
+		info.Methods[method] = streamMethod(method)
 	}
 	return info
 }
@@ -128,7 +122,7 @@ func talk(ctx context.Context, h *host, method string, s stream) error {
 		}
 		return s.send(first)
 	case "Down":
-		for range streamMessages {
+		for i := 0; i < streamMessages; i++ {
 			if err := s.send(first); err != nil {
 				return err
 			}
@@ -169,7 +163,7 @@ func obey(ctx context.Context, _ string, request *message) error {
 	case crash:
 		panic("panicked because the request asks for it")
 	case flaky:
-		if !retry.IsRemoteRetryRequest(ctx) {
+		if !isRetry(ctx) {
 			return errAsked
 		}
 	}

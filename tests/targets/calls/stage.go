@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cloudwego/kitex/client"
@@ -197,7 +196,7 @@ func keep() client.Option {
 
 // gates hold handlers until the scenario lets them go on. Each has a name, which is a request's payload.
 type gates struct {
-	last atomic.Int64
+	last counter
 	all  sync.Map
 }
 

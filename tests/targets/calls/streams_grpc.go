@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -111,7 +110,7 @@ func converse(c caller, begin open, method string, a action) error {
 func request(a action) *message { return &message{action: a, payload: []byte("payload")} }
 
 func up(s stream, a action) error {
-	for range streamMessages {
+	for i := 0; i < streamMessages; i++ {
 		if err := s.send(request(a)); err != nil {
 			return err
 		}
@@ -133,7 +132,7 @@ func down(s stream, a action) error {
 }
 
 func chat(s stream, a action) error {
-	for range streamMessages {
+	for i := 0; i < streamMessages; i++ {
 		if err := s.send(request(a)); err != nil {
 			return err
 		}
@@ -181,7 +180,7 @@ func streamFinish(s *stage) func() error {
 		if err != nil {
 			return err
 		}
-		err = errors.Join(st.send(request(succeed)), st.receive(new(message)), st.closeSend())
+		err = join(st.send(request(succeed)), st.receive(new(message)), st.closeSend())
 		ended := make(chan struct{})
 		go func() {
 			streaming.FinishStream(st.(oldStream).Stream, nil)
@@ -201,6 +200,6 @@ func dropped(c caller, begin open) func() error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(s.send(request(succeed)), s.receive(new(message)))
+		return join(s.send(request(succeed)), s.receive(new(message)))
 	}
 }

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/pkg/serviceinfo"
@@ -103,7 +102,7 @@ func ttstreamFinish(s *stage) func() error {
 		if err != nil {
 			return err
 		}
-		err = errors.Join(st.send(request(succeed)), st.receive(new(message)), st.closeSend())
+		err = join(st.send(request(succeed)), st.receive(new(message)), st.closeSend())
 		streaming.FinishClientStream(st.(clientStream).ClientStream, nil)
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"sort"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/pkg/stats"
@@ -88,8 +87,8 @@ func (t *tally) addMessage(f flow, err error) {
 func (t *tally) reset() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	clear(t.calls)
-	clear(t.messages)
+	t.calls = map[labels]totals{}
+	t.messages = map[flow]events{}
 }
 
 type callRow struct {
@@ -133,7 +132,7 @@ func (f flow) sortKey() string {
 }
 
 // progress says how many calls of one side of one scenario have begun and ended.
-type progress struct{ started, finished atomic.Int64 }
+type progress struct{ started, finished counter }
 
 func (p *progress) underWay() int64 { return p.started.Load() - p.finished.Load() }
 

@@ -1,3 +1,5 @@
+//go:build !kitex_before_0_11
+
 package main
 
 import "github.com/cloudwego/gopkg/protocol/thrift"
