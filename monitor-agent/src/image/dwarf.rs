@@ -234,8 +234,10 @@ fn next_unit(info: &mut Contents<'_>, unit: &mut Vec<u8>) -> Result<(), ImageErr
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::time::{Duration, Instant};
 
+    use flate2::{Compression, write::ZlibEncoder};
     use proptest::prelude::*;
 
     use super::super::testing::GoFile;
@@ -309,14 +311,41 @@ mod tests {
         names.iter().map(|&name| name.to_owned()).collect()
     }
 
-    fn image(info: Vec<u8>, abbreviations: Vec<u8>) -> Image {
-        let unmapped = vec![(".debug_info", 0, info), (".debug_abbrev", 0, abbreviations)];
-        let (file, _) = GoFile { unmapped, ..GoFile::of_release(26) }.build();
-        Image::parse(Box::new(file)).expect("an image")
+    fn file(unmapped: Vec<(&'static str, u64, Vec<u8>)>) -> Vec<u8> {
+        GoFile { unmapped, ..GoFile::of_release(26) }.build().0
+    }
+
+    fn plain(info: Vec<u8>, abbreviations: Vec<u8>) -> Vec<u8> {
+        file(vec![(".debug_info", 0, info), (".debug_abbrev", 0, abbreviations)])
+    }
+
+    /// The good sections behind a header that has their size, compressed.
+    fn compressed(header: &dyn Fn(u64) -> Vec<u8>, flags: u64, names: [&'static str; 2]) -> Vec<u8> {
+        let pack = |(name, data): (&'static str, Vec<u8>)| {
+            let mut encoder = ZlibEncoder::new(header(data.len() as u64), Compression::default());
+            encoder.write_all(&data).expect("memory");
+            (name, flags, encoder.finish().expect("memory"))
+        };
+        file(names.into_iter().zip([good(), abbreviations()]).map(pack).collect())
+    }
+
+    fn compressed_as_elf_does() -> Vec<u8> {
+        const SHF_COMPRESSED: u64 = 1 << 11;
+        let header = |size| [1, size, 1].map(u64::to_le_bytes).concat();
+        compressed(&header, SHF_COMPRESSED, [".debug_info", ".debug_abbrev"])
+    }
+
+    fn compressed_the_old_way() -> Vec<u8> {
+        let header = |size: u64| [b"ZLIB", &size.to_be_bytes()[..]].concat();
+        compressed(&header, 0, [".zdebug_info", ".zdebug_abbrev"])
+    }
+
+    fn look_at(file: Vec<u8>, names: &[&str]) -> Result<Option<Found>, ImageError> {
+        Image::parse(Box::new(file)).expect("an image").dwarf_structs(&wanted(names))
     }
 
     fn look(info: Vec<u8>, abbreviations: Vec<u8>, names: &[&str]) -> Result<Found, ImageError> {
-        Ok(image(info, abbreviations).dwarf_structs(&wanted(names))?.expect("DWARF"))
+        Ok(look_at(plain(info, abbreviations), names)?.expect("DWARF"))
     }
 
     type Found = BTreeMap<String, StructLayout>;
@@ -345,9 +374,20 @@ mod tests {
 
     #[test]
     fn a_program_without_dwarf_has_none() {
-        let (file, _) = GoFile::of_release(26).build();
-        let image = Image::parse(Box::new(file)).expect("an image");
-        assert!(image.dwarf_structs(&wanted(&[NAME])).expect("no error").is_none());
+        assert!(look_at(file(Vec::new()), &[NAME]).expect("no error").is_none());
+        let stripped = GoFile { sections: false, ..GoFile::of_release(26) };
+        assert!(look_at(stripped.build().0, &[NAME]).expect("no error").is_none());
+        // Half of it is not none.
+        let half = look_at(file(vec![(".debug_info", 0, good())]), &[NAME]);
+        assert!(matches!(half, Err(ImageError::Dwarf(_))), "{half:?}");
+    }
+
+    #[test]
+    fn sections_may_be_compressed() {
+        for file in [compressed_as_elf_does(), compressed_the_old_way()] {
+            let found = look_at(file, &[NAME]).expect("layouts").expect("DWARF");
+            assert_eq!(found, BTreeMap::from([(NAME.to_owned(), layout())]));
+        }
     }
 
     #[test]
@@ -355,6 +395,15 @@ mod tests {
         let info = [good(), vec![0xff; 40]].concat();
         assert_eq!(look(info.clone(), abbreviations(), &[NAME]).expect("layouts")[NAME], layout());
         assert!(look(info, abbreviations(), &["example.com/pkg.Missing"]).is_err());
+    }
+
+    #[test]
+    fn what_lies_inside_a_struct_is_not_its_field() {
+        let mut outer = struct_type(NAME, 32, &[("base", 0), ("Name", 16)]);
+        outer.pop();
+        outer.extend(struct_type("inner", 8, &[("other", 4)]));
+        outer.push(0);
+        assert_eq!(look(unit(5, GO, &[outer]), abbreviations(), &[NAME]).expect("layouts")[NAME], layout());
     }
 
     #[test]
@@ -428,6 +477,23 @@ mod tests {
                 Some(at) => table[at] = byte,
             }
             let _ = look(info, table, &[NAME]);
+        }
+
+        #[test]
+        fn headers_with_extreme_values_end_in_layouts_or_an_error(
+            file in prop::sample::select(vec![
+                plain(good(), abbreviations()), compressed_as_elf_does(), compressed_the_old_way(),
+            ]),
+            word in 0_usize..100,
+            value in prop::sample::select(vec![0, 1, 1 << 11, 1 << 32, 1 << 63, u64::MAX, u64::MAX - 7]),
+        ) {
+            // The section headers and what lies before them: names, and the ends of the sections.
+            let mut file = file;
+            let at = file.len() - 8 * (word + 1);
+            file[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            if let Ok(image) = Image::parse(Box::new(file)) {
+                let _ = image.dwarf_structs(&wanted(&[NAME]));
+            }
         }
     }
 }
