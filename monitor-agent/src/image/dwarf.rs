@@ -24,7 +24,7 @@ const MAX_ABBREVIATIONS: u64 = 4 << 20;
 const MAX_TABLE: usize = 64 << 10;
 /// As for Go's type metadata.
 const MAX_FIELDS: usize = 4096;
-/// Entries and attributes that are looked at, each of which takes some nanoseconds: a file of 30 MB has three
+/// Entries and attributes that are looked at, each of which takes some nanoseconds: a file of 30 MB has two
 /// million. An attribute can take no bytes, so the size alone is no bound.
 const MAX_STEPS: u64 = 100_000_000;
 const STEPS_PER_UNIT: u64 = 16;
