@@ -6,6 +6,7 @@
 //! - [`http`] asks for pages, each over a connection of its own.
 //! - [`tally`] compares the agent's counters with the target's own, label set by label set; [`durations`] its
 //!   latencies; [`chain`] does both for a client, a relay and a server.
+//! - [`usage`] tells what a command takes.
 //! - [`kernel`] tells what is loaded in the kernel, [`text`] whether a target's code has probes in it; [`tracefs`] puts
 //!   others there.
 
@@ -20,6 +21,7 @@ pub mod tally;
 pub mod targets;
 pub mod text;
 pub mod tracefs;
+pub mod usage;
 
 mod capture;
 mod paths;

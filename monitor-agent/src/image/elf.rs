@@ -433,6 +433,12 @@ fn segments(headers: &[elf::ProgramHeader64<LE>], len: u64) -> Result<Vec<Segmen
     if segments.is_empty() {
         return Err(ImageError::malformed("it has no segment to load"));
     }
+    let mut sorted = segments.clone();
+    sorted.sort_unstable_by_key(|s| s.address);
+    // In a process the later one would hide the other. No linker makes such a file.
+    if !sorted.is_sorted_by(|one, next| one.address + one.memory_size <= next.address) {
+        return Err(ImageError::malformed("its segments overlap"));
+    }
     Ok(segments)
 }
 
@@ -660,6 +666,9 @@ mod tests {
         for (at, bytes) in [(56, &[0_u8; 2][..]), (54, &[55, 0]), (64 + 40, &[1, 0]), (64 + 16, &[0xff; 8])] {
             assert!(matches!(error(patched(at, bytes)), ImageError::Malformed { .. }), "{at}");
         }
+        // The second segment lies where the first ends.
+        let overlapping = error(patched(64 + 56 + 16, &(TEXT + 1).to_le_bytes()));
+        assert!(overlapping.to_string().ends_with("its segments overlap"), "{overlapping}");
         let beyond = error(patched(64 + 8, &[0xff; 8]));
         assert!(matches!(beyond, ImageError::Truncated { what: "segments" }), "{beyond}");
         let headers = error(patched(56, &[0xff, 0xff]));

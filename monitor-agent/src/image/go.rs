@@ -370,10 +370,16 @@ impl GoImage<'_> {
 
     /// Takes the cost of reading so many bytes of type data from the budget.
     pub(super) fn pay_for_type(&self, len: usize) -> Result<(), ImageError> {
-        let left = self.type_budget.get().checked_sub((len as u64).max(MIN_TYPE_COST));
-        let left =
-            left.ok_or_else(|| ImageError::malformed("its Go types refer to each other without end"))?;
-        self.type_budget.set(left);
+        self.type_budget.set(self.type_budget.get().saturating_sub((len as u64).max(MIN_TYPE_COST)));
+        self.check_types()
+    }
+
+    /// Fails once more type data was asked for than any question is worth: from then on no type can be read, and
+    /// one that was not found may be there.
+    pub fn check_types(&self) -> Result<(), ImageError> {
+        if self.type_budget.get() == 0 {
+            return Err(ImageError::malformed("its Go types refer to each other without end"));
+        }
         Ok(())
     }
 

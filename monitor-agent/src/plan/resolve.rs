@@ -64,6 +64,7 @@ impl<'a> Resolver<'a> {
             let found = itabs.entry((interface.text, concrete.text)).or_default();
             found.push(ItabRef { address: itab.address, pointee: concrete.pointee });
         }
+        go.check_types()?;
         Ok(Self { image, go, module: module.to_owned(), itabs, offsets: BTreeMap::new(), claims: Vec::new() })
     }
 

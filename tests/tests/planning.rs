@@ -1,0 +1,374 @@
+//! What it takes to plan: of a real program little, of one that was made to take much not much more.
+//!
+//! A program of its own, and one that stays small: the kernel counts its memory as that of the agents that it starts.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    agent::executable,
+    targets::{Flavour, Program},
+    usage::{self, Usage},
+};
+
+const MIB: u64 = 1 << 20;
+const PATIENCE: Duration = Duration::from_mins(1);
+const UNREADABLE: i32 = 5;
+const UNPROVABLE: i32 = 6;
+
+fn inspect(path: &Path) -> Command {
+    let mut command = Command::new(executable().expect("the agent"));
+    command.args(["inspect", "--exe"]).arg(path);
+    command
+}
+
+#[test]
+fn a_real_program_is_planned_at_once() -> Result<()> {
+    for flavour in Flavour::ALL {
+        let program = Program::Kitex.build(flavour)?;
+        // Not where it may be running: what is mapped stays in memory.
+        let copy = Lie::about(&program, "real")?;
+        usage::forget(&copy.path)?;
+        let (ended, usage) = usage::run(&mut inspect(&copy.path), PATIENCE)?;
+        ensure!(ended.code == Some(0) && ended.stdout.contains("can be watched"), "{ended:#?}");
+        ensure!(usage.wall < Duration::from_secs(1), "{flavour:?}: {usage:?}");
+        ensure!(usage.peak < 60 * MIB, "{flavour:?}: {usage:?}");
+    }
+    Ok(())
+}
+
+/// A program is refused soon, without taking much memory, in one sentence with these words.
+fn refused(lie: &Lie, code: i32, words: &str) -> Result<()> {
+    let (ended, usage) = usage::run(&mut inspect(&lie.path), PATIENCE)?;
+    let Usage { cpu, peak, .. } = usage;
+    let path = lie.path.to_str().context("no UTF-8")?;
+    ensure!(ended.code == Some(code), "the exit code is not {code}: {ended:#?}");
+    // What the program holds otherwise goes to stdout.
+    let sentence = ended.stderr.strip_prefix("monitor-agent: ").context("no sentence")?;
+    ensure!(sentence.contains(path) && sentence.contains(words), "not {words:?}: {ended:#?}");
+    ensure!(sentence.len() < 500 + path.len() && !sentence.contains(char::is_control), "{ended:#?}");
+    // Processor time: it does not depend on what else the machine does.
+    ensure!(cpu < Duration::from_secs(2) && peak < 100 * MIB, "{usage:?}");
+    Ok(())
+}
+
+/// A copy of a program that is not what it was; it goes with its owner.
+struct Lie {
+    path: PathBuf,
+    file: File,
+}
+
+impl Drop for Lie {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Lie {
+    /// Next to the program: a file system in memory would not forget it.
+    fn about(program: &Path, name: &str) -> Result<Self> {
+        let path = program.with_file_name(format!("lie-{name}-{}", std::process::id()));
+        fs::copy(program, &path)?;
+        let file = File::options().read(true).write(true).open(&path)?;
+        Ok(Self { path, file })
+    }
+
+    fn about_kitex(name: &str) -> Result<Self> {
+        Self::about(&Program::Kitex.build(Flavour::Stripped)?, name)
+    }
+
+    fn bytes(&self, at: u64, len: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(len)?];
+        self.file.read_exact_at(&mut bytes, at)?;
+        Ok(bytes)
+    }
+
+    fn word(&self, at: u64) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.bytes(at, 8)?.try_into().expect("eight bytes")))
+    }
+
+    fn small(&self, at: u64, len: u64) -> Result<u64> {
+        let bytes = self.bytes(at, len)?;
+        Ok(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    }
+
+    fn put(&self, at: u64, words: &[u64]) -> Result<()> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        Ok(self.file.write_all_at(&bytes, at)?)
+    }
+
+    /// A section by its name: address, offset and size.
+    fn section(&self, name: &str) -> Result<Section> {
+        let (table, count, names) = (self.word(0x28)?, self.small(0x3c, 2)?, self.small(0x3e, 2)?);
+        let names_at = self.word(table + 64 * names + 24)?;
+        let wanted = [name.as_bytes(), &[0]].concat();
+        for header in (0..count).map(|number| table + 64 * number) {
+            let at = names_at + self.small(header, 4)?;
+            if self.bytes(at, wanted.len() as u64).is_ok_and(|name| name == wanted) {
+                return Ok(Section {
+                    header,
+                    address: self.word(header + 16)?,
+                    offset: self.word(header + 24)?,
+                    size: self.word(header + 32)?,
+                });
+            }
+        }
+        anyhow::bail!("no section {name}")
+    }
+
+    /// The file offset of the program header of a kind, the number of it counted from 0.
+    fn segment(&self, kind: u64, number: usize) -> Result<u64> {
+        let (table, count) = (self.word(0x20)?, self.small(0x38, 2)?);
+        let mut headers = Vec::new();
+        for header in (0..count).map(|number| table + 56 * number) {
+            if self.small(header, 4)? == kind {
+                headers.push(header);
+            }
+        }
+        headers.get(number).copied().with_context(|| format!("no segment {kind}"))
+    }
+
+    /// Where the module data is in the file: it starts with pointers to the function table and to the names in it.
+    fn module_data(&self) -> Result<u64> {
+        let table = self.section(".gopclntab")?;
+        let names = table.address + self.word(table.offset + 32)?;
+        let start = [table.address.to_le_bytes(), names.to_le_bytes()].concat();
+        for section in [".go.module", ".noptrdata", ".data"] {
+            let Ok(section) = self.section(section) else { continue };
+            let found = find(&self.bytes(section.offset, section.size)?, &start);
+            if let Some(at) = found.first() {
+                return Ok(section.offset + at);
+            }
+        }
+        anyhow::bail!("no module data")
+    }
+
+    /// Maps so many bytes behind the end of the file at an address where nothing is. The header of the stack is used for
+    /// it; gives the bytes' place in the file.
+    fn map_more(&self, size: u64) -> Result<u64> {
+        let at = self.file.metadata()?.len().next_multiple_of(4096);
+        self.file.set_len(at + size)?;
+        self.put(self.segment(GNU_STACK, 0)?, &[LOAD | READ << 32, at, MORE, MORE, size, size, 4096])?;
+        Ok(at)
+    }
+
+    /// Where in the file fields of this name are described (name, type, offset), and the address of each place.
+    fn fields(&self, name: &str) -> Result<Vec<(u64, u64)>> {
+        let data = self.section(".rodata")?;
+        let bytes = self.bytes(data.offset, data.size)?;
+        let text = [&[u8::try_from(name.len())?], name.as_bytes()].concat();
+        let [text] = find(&bytes, &text)[..] else { anyhow::bail!("{name} is not there once") };
+        // Its flags come before its length.
+        let pointers = find(&bytes, &(data.address + text - 1).to_le_bytes());
+        ensure!(!pointers.is_empty(), "no field {name}");
+        Ok(pointers.into_iter().map(|at| (data.offset + at, data.address + at)).collect())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Section {
+    header: u64,
+    address: u64,
+    offset: u64,
+    size: u64,
+}
+
+const LOAD: u64 = 1;
+const NOTE: u64 = 4;
+const DYNAMIC: u64 = 2;
+const GNU_STACK: u64 = 0x6474_e551;
+const READ: u64 = 4;
+/// An address that no program of these tests uses.
+const MORE: u64 = 0x1000_0000;
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Vec<u64> {
+    let found = bytes.windows(wanted.len()).enumerate().filter(|(_, window)| *window == wanted);
+    found.map(|(at, _)| at as u64).collect()
+}
+
+#[test]
+fn headers_that_lie() -> Result<()> {
+    let lie = Lie::about_kitex("overlap")?;
+    // The code a second time, where the read-only data begins.
+    let data = lie.segment(LOAD, 1)?;
+    lie.put(lie.segment(NOTE, 0)?, &[LOAD | READ << 32, 0, lie.word(data + 16)?, 0, 4096, 4096])?;
+    refused(&lie, UNREADABLE, "its segments overlap")?;
+
+    let lie = Lie::about_kitex("overflow")?;
+    lie.put(lie.segment(LOAD, 1)? + 8, &[u64::MAX - 100])?;
+    refused(&lie, UNREADABLE, "truncated")?;
+    let lie = Lie::about_kitex("wrap")?;
+    lie.put(lie.segment(LOAD, 1)? + 16, &[u64::MAX - 100])?;
+    refused(&lie, UNREADABLE, "impossible size")?;
+    let lie = Lie::about_kitex("itself")?;
+    lie.put(0x20, &[0])?;
+    refused(&lie, UNREADABLE, "is malformed")?;
+
+    let lie = Lie::about_kitex("sections")?;
+    let (table, text) = (lie.section(".gopclntab")?, lie.section(".text")?);
+    lie.put(table.header + 16, &[text.address, text.offset, text.size])?;
+    refused(&lie, UNPROVABLE, "function table")?;
+    let lie = Lie::about_kitex("names")?;
+    let names = lie.word(0x28)? + 64 * lie.small(0x3e, 2)?;
+    lie.put(names + 32, &[1 << 40])?;
+    refused(&lie, UNREADABLE, "section names")
+}
+
+#[test]
+fn relocations_that_lie() -> Result<()> {
+    for (size, words) in [(1 << 40, "relocations, more than"), (40 << 20, "outside what it contains")] {
+        let lie = Lie::about(&Program::Kitex.build(Flavour::Pie)?, "relocations")?;
+        let dynamic = lie.word(lie.segment(DYNAMIC, 0)? + 8)?;
+        let mut entries = (0..).map(|number| dynamic + 16 * number);
+        let size_at = entries.find(|&at| lie.word(at).is_ok_and(|tag| tag == 8)).context("no table")?;
+        lie.put(size_at + 8, &[size])?;
+        refused(&lie, UNPROVABLE, words)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_that_is_nearly_all_hole() -> Result<()> {
+    const SIZE: u64 = 1 << 40;
+    let lie = Lie::about_kitex("hole")?;
+    let info = lie.section(".go.buildinfo")?;
+    lie.put(info.offset, &[0])?;
+    lie.put(0x28, &[0])?;
+    let data = lie.segment(LOAD, 2)?;
+    lie.file.set_len(SIZE + lie.word(data + 8)?)?;
+    lie.put(data + 32, &[SIZE, SIZE])?;
+    refused(&lie, UNPROVABLE, "not a Go program")
+}
+
+#[test]
+fn a_release_that_lies() -> Result<()> {
+    let lie = Lie::about_kitex("release")?;
+    let info = lie.section(".go.buildinfo")?;
+    let len = lie.small(info.offset + 32, 1)?;
+    let text: Vec<_> =
+        b"\x1b[31m\nall is well\n".iter().copied().cycle().take(usize::try_from(len)?).collect();
+    lie.file.write_all_at(&text, info.offset + 33)?;
+    refused(&lie, UNPROVABLE, "\\u{1b}[31m\\n")?;
+    // A length of a gigabyte, and one of what there is.
+    lie.put(info.offset + 32, &[0x04_ffff_ffff])?;
+    refused(&lie, UNPROVABLE, "build information is damaged")?;
+    lie.put(info.offset + 32, &[0x08_80])?;
+    refused(&lie, UNPROVABLE, "build information is damaged")
+}
+
+#[test]
+fn a_function_table_that_lies() -> Result<()> {
+    // As many functions as nobody has, in the table and in the module data alike.
+    let lie = Lie::about_kitex("count")?;
+    let (table, module) = (lie.section(".gopclntab")?, lie.module_data()?);
+    lie.put(table.offset + 8, &[1 << 40])?;
+    lie.put(module + 136, &[(1 << 40) + 1])?;
+    refused(&lie, UNPROVABLE, "function table is not one of")?;
+
+    let lie = Lie::about_kitex("outside")?;
+    let rows = table.offset + lie.word(table.offset + 64)?;
+    lie.put(rows + 8 * 1000, &[lie.word(rows + 8 * 1000)? | 0x7fff_ffff << 32])?;
+    refused(&lie, UNPROVABLE, "refers outside itself")
+}
+
+/// Rows that send the reader to and fro in a table of a terabyte, which takes no space on the disk.
+#[test]
+fn a_function_table_without_end() -> Result<()> {
+    const ROWS: u64 = 1 << 20;
+    const SIZE: u64 = 1 << 40;
+    let lie = Lie::about_kitex("to-and-fro")?;
+    let (table, module) = (lie.section(".gopclntab")?, lie.module_data()?);
+    let more = lie.map_more(SIZE)?;
+    // The name that all of them have is empty: overlong ones would be noticed first.
+    lie.file.write_all_at(&[0], table.offset + lie.word(table.offset + 32)?)?;
+    let rows: Vec<u64> = (0..ROWS).map(|row| if row % 2 == 0 { 0 } else { (64 << 20) << 32 }).collect();
+    for (number, piece) in rows.chunks(1 << 15).enumerate() {
+        lie.put(more + (number << 18) as u64, piece)?;
+    }
+    lie.put(table.offset + 8, &[ROWS])?;
+    lie.put(table.offset + 64, &[MORE.wrapping_sub(table.address)])?;
+    lie.put(module + 104, &[MORE, SIZE, SIZE, MORE, ROWS + 1, ROWS + 1])?;
+    refused(&lie, UNPROVABLE, "not in order")
+}
+
+#[test]
+fn types_that_lie() -> Result<()> {
+    const NOWHERE: u64 = 0xdead_0000_0000;
+    let lie = Lie::about_kitex("type")?;
+    for (at, _) in lie.fields("serviceName")? {
+        lie.put(at + 8, &[NOWHERE])?;
+    }
+    refused(&lie, UNPROVABLE, "outside its struct")?;
+
+    let lie = Lie::about_kitex("field-name")?;
+    for (at, _) in lie.fields("serviceName")? {
+        lie.put(at, &[NOWHERE])?;
+    }
+    refused(&lie, UNPROVABLE, "outside what it contains")?;
+
+    // A length of a gigabyte.
+    let lie = Lie::about_kitex("long-name")?;
+    let (at, _) = lie.fields("serviceName")?[0];
+    let name = lie.word(at)?;
+    let data = lie.section(".rodata")?;
+    lie.put(name - data.address + data.offset, &[0x04ff_ffff_ff00])?;
+    refused(&lie, UNPROVABLE, "no Go name at")?;
+
+    // A struct that consists of itself.
+    let lie = Lie::about_kitex("loop")?;
+    let bytes = lie.bytes(data.offset, data.size)?;
+    for (at, address) in lie.fields("serviceName")? {
+        // The descriptor has the place of the first field at offset 56.
+        for owner in find(&bytes, &address.to_le_bytes()) {
+            lie.put(at + 8, &[data.address + owner - 56])?;
+        }
+    }
+    drop(bytes);
+    refused(&lie, UNPROVABLE, "not a string")
+}
+
+/// Every itab of another pair of types, each type with thousands of fields, all of them the same ones: hours of reading
+/// in a few megabytes.
+#[test]
+fn types_without_end() -> Result<()> {
+    const TYPES: u64 = 100_000;
+    const FIELDS: u64 = 4096;
+    const STRUCT: u64 = 25;
+    let lie = Lie::about_kitex("soup")?;
+    let module = lie.module_data()?;
+    let newest = lie.word(module + 296)? + lie.word(module + 304)? == lie.word(module + 312)?;
+    let mut words = vec![0_u64];
+    let name = MORE + 8;
+    words.extend([0x6161_6161_6161_6400; 14]);
+    let fields = MORE + 8 * words.len() as u64;
+    let first = fields + 24 * FIELDS;
+    (0..FIELDS).for_each(|_| words.extend([name, first, 0]));
+    for _ in 0..TYPES {
+        words.extend([8, 0, STRUCT << 56, 0, 0, name - MORE, 0, fields, FIELDS, FIELDS]);
+    }
+    let itabs = MORE + 8 * words.len() as u64;
+    for number in 0..TYPES {
+        words.extend([first + 80 * number, first + 80 * number, 0, 0]);
+    }
+    let list = MORE + 8 * words.len() as u64;
+    words.extend((0..TYPES).map(|number| itabs + 32 * number));
+    let size = 8 * words.len() as u64;
+    let at = lie.map_more(size)?;
+    lie.put(at, &words)?;
+    drop(words);
+    if newest {
+        lie.put(module + 296, &[MORE, size, MORE + size, itabs - MORE, 32 * TYPES])?;
+    } else {
+        lie.put(module + 296, &[MORE, MORE + size])?;
+        for slice in [376, 384] {
+            lie.put(module + slice, &[list, TYPES])?;
+        }
+    }
+    refused(&lie, UNPROVABLE, "without end")
+}
