@@ -36,11 +36,12 @@ pub struct Target {
 }
 
 /// All targets.
-pub static TARGETS: [Target; 7] = [
+pub static TARGETS: [Target; 8] = [
     Target { name: "elf", run: elf, seeds: "files" },
     Target { name: "buildinfo", run: buildinfo, seeds: "files" },
     Target { name: "pclntab", run: pclntab, seeds: "files" },
     Target { name: "types", run: types, seeds: "files" },
+    Target { name: "dwarf", run: dwarf, seeds: "dwarf" },
     Target { name: "code", run: code, seeds: "functions" },
     Target { name: "labels", run: labels, seeds: "label-sets" },
     Target { name: "plan", run: plan, seeds: "files" },
@@ -100,6 +101,14 @@ pub fn types(data: &[u8]) {
 fn check_type(found: &Type) {
     assert!(found.kind == Kind::Struct || found.fields.is_empty());
     assert!(found.fields.iter().all(|field| field.offset <= found.size));
+}
+
+/// The DWARF of a file, searched for two structs of which the seeds have one.
+pub fn dwarf(data: &[u8]) {
+    let names = ["example.com/pkg.T", "example.com/pkg.Missing"].map(str::to_owned).into();
+    if let Some(Ok(Some(structs))) = parse(data).map(|image| image.dwarf_structs(&names)) {
+        assert!(structs.keys().all(|name| names.contains(name)));
+    }
 }
 
 /// The instructions of a function. The first eight bytes are its address.

@@ -11,7 +11,7 @@ use monitor_ebpf::LABELS;
 use super::{TARGETS, Target, memory::peak};
 use crate::{
     image::{
-        Image,
+        Image, files_with_dwarf,
         testing::{self, BASE, DATA, GoFile, Places, RODATA, TEXT},
     },
     plan::Inspection,
@@ -55,7 +55,12 @@ fn every_input_of_the_corpus_ends_soon_and_takes_little_memory() {
 
 #[test]
 fn seeds_are_what_the_parsers_are_written_for() {
-    for (name, seeds) in [("files", files()), ("functions", functions()), ("label-sets", label_sets())] {
+    for (name, seeds) in [
+        ("files", files()),
+        ("dwarf", files_with_dwarf()),
+        ("functions", functions()),
+        ("label-sets", label_sets()),
+    ] {
         let kept: Vec<_> = (0..seeds.len())
             .map(|number| fs::read(fuzz().join(format!("seeds/{name}/{number}"))).unwrap_or_default())
             .collect();

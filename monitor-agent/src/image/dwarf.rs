@@ -233,7 +233,7 @@ fn next_unit(info: &mut Contents<'_>, unit: &mut Vec<u8>) -> Result<(), ImageErr
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io::Write;
     use std::time::{Duration, Instant};
 
@@ -338,6 +338,11 @@ mod tests {
     fn compressed_the_old_way() -> Vec<u8> {
         let header = |size: u64| [b"ZLIB", &size.to_be_bytes()[..]].concat();
         compressed(&header, 0, [".zdebug_info", ".zdebug_abbrev"])
+    }
+
+    /// Good files, one for each form of the sections.
+    pub(crate) fn files() -> Vec<Vec<u8>> {
+        vec![plain(good(), abbreviations()), compressed_as_elf_does(), compressed_the_old_way()]
     }
 
     fn look_at(file: Vec<u8>, names: &[&str]) -> Result<Option<Found>, ImageError> {
@@ -481,9 +486,7 @@ mod tests {
 
         #[test]
         fn headers_with_extreme_values_end_in_layouts_or_an_error(
-            file in prop::sample::select(vec![
-                plain(good(), abbreviations()), compressed_as_elf_does(), compressed_the_old_way(),
-            ]),
+            file in prop::sample::select(files()),
             word in 0_usize..100,
             value in prop::sample::select(vec![0, 1, 1 << 11, 1 << 32, 1 << 63, u64::MAX, u64::MAX - 7]),
         ) {

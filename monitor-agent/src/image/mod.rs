@@ -30,6 +30,8 @@ mod version;
 pub use buildinfo::{BuildInfo, Module};
 pub use code::{CodeError, CostClass, SiteChoice, SiteKind, go_entry_site};
 pub use dwarf::StructLayout;
+#[cfg(test)]
+pub(crate) use dwarf::tests::files as files_with_dwarf;
 pub use elf::{Image, Segment};
 pub use error::ImageError;
 pub use go::{Function, GoImage, Itab};
