@@ -1,11 +1,13 @@
 //! Measures what watching costs a server: its processor time per call with nothing attached, with two programs that
-//! do nothing at the agent's sites, with the agent, and with the in-process extension instead.
+//! do nothing at the agent's sites, with the agent, and with the in-process extension instead. Also what it takes the
+//! agent to plan.
 //!
 //! Only numbers of one run are compared. A run that miscounts a single call is worth nothing and fails.
 
 mod empty;
 mod kernel;
 mod machine;
+mod planning;
 mod report;
 
 use std::{
@@ -32,6 +34,7 @@ use crate::{
 use empty::Empty;
 use kernel::Statistics;
 use machine::{Cores, Times, cpu_time, ended_children, pinned};
+use planning::Planning;
 use report::{AgentCost, Condition, Report, Round, Sample, Setting, float};
 
 /// Calls under way at once.
@@ -72,7 +75,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         seconds: options.seconds.into(),
     };
     let (begin, own) = (Times::now()?, bench.cpu_time()?);
-    let report = bench.rounds(options.rounds)?;
+    let planning = planning::measure(&executable, cores.others, options.rounds)?;
+    let report = Report { planning, ..bench.rounds(options.rounds)? };
     let own = bench.cpu_time()?.saturating_sub(own);
     let (others, steal) = Times::now()?.shares_since(begin, own);
     println!("{}", report.results());
@@ -174,7 +178,7 @@ impl Bench {
             say(&format!("round {number} of {count}: {} µs per call", times.join(", ")));
             rounds.push(round);
         }
-        Ok(Report { rounds, empty_ns, programs_ns })
+        Ok(Report { rounds, empty_ns, programs_ns, planning: Planning::default() })
     }
 
     /// Lets everything run once while the kernel times programs; gives the nanoseconds for a call inside the empty

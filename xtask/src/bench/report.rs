@@ -1,7 +1,12 @@
 //! From what was measured to tables: medians, differences, ratios, and the document that keeps them.
 
+use super::planning::{Plan, Planning};
+
 /// The most that the agent should add, in units of what two empty programs add.
 const AIM: f64 = 1.6;
+/// The most that planning should take while nothing of the executable is in memory.
+const PLANNING_MS: u32 = 300;
+const PLANNING_MIB: u32 = 60;
 
 /// What is at work in the server while it is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,12 +145,14 @@ pub(super) struct Report {
     pub(super) empty_ns: f64,
     /// Nanoseconds for a call inside the agent's programs, as the kernel times them.
     pub(super) programs_ns: f64,
+    /// At least one plan of each kind.
+    pub(super) planning: Planning,
 }
 
 impl Report {
     /// The tables and the ratios, in Markdown.
     pub(super) fn results(&self) -> String {
-        format!("{}\n{}\n{}", self.servers(), self.ratios(), self.agent())
+        format!("{}\n{}\n{}\n{}", self.servers(), self.ratios(), self.agent(), self.planning())
     }
 
     fn servers(&self) -> String {
@@ -208,6 +215,31 @@ impl Report {
         ])
     }
 
+    fn planning(&self) -> String {
+        let Planning { size_mib, cold, warm } = &self.planning;
+        let row = |what: &str, plans: &[Plan]| {
+            let column = |number: fn(&Plan) -> f64| Spread::of(plans.iter().map(number)).show(1);
+            vec![
+                what.to_owned(),
+                column(|plan| plan.wall_ms),
+                column(|plan| plan.cpu_ms),
+                column(|plan| plan.read_mib),
+                column(|plan| plan.peak_mib),
+            ]
+        };
+        let head = format!("planning ({size_mib:.1} MiB)");
+        let plans = table(&[
+            [&head, "time, ms", "CPU, ms", "read from disk, MiB", "peak memory, MiB"]
+                .map(str::to_owned)
+                .to_vec(),
+            row("nothing of the executable in memory", cold),
+            row("executable in memory", warm),
+        ]);
+        format!(
+            "{plans}\n- Aim: at most {PLANNING_MS} ms and {PLANNING_MIB} MiB with nothing of it in memory.\n"
+        )
+    }
+
     fn added(&self, condition: Condition) -> Spread {
         self.spread(|round| round.added(condition))
     }
@@ -248,7 +280,10 @@ impl Report {
                so must the in-process extension's counter. Otherwise the benchmark fails.\n\
              - The agent is scraped once in a round, after the measurement.\n\
              - The time inside the eBPF programs is the kernel's own (`BPF_ENABLE_STATS`), from the first round, less \
-               what the same statistics say of the empty ones.\n\n\
+               what the same statistics say of the empty ones.\n\
+             - A plan is one run of `monitor-agent inspect --json`, from before its start to its end, on a copy of the \
+               servers' executable, which has DWARF. The kernel is made to forget the copy before every other run; of \
+               the agent's own file it is not.\n\n\
              ## How to read it\n\n\
              - *Added* is the difference to the bare server of the same round, so that slow changes of the machine \
                cancel out. A difference that is smaller than the spread beside it says nothing.\n\
@@ -324,7 +359,10 @@ mod tests {
             round([20.0, 21.5, 22.5, 23.5]),
             round([15.0, 17.5, 18.5, 18.0]),
         ];
-        Report { rounds, empty_ns: 120.0, programs_ns: 770.0 }
+        let plan = |wall_ms| Plan { wall_ms, cpu_ms: 15.0, read_mib: 13.2, peak_mib: 12.5 };
+        let planning =
+            Planning { size_mib: 28.5, cold: vec![plan(45.0), plan(47.5)], warm: vec![plan(15.0)] };
+        Report { rounds, empty_ns: 120.0, programs_ns: 770.0, planning }
     }
 
     #[test]
@@ -361,6 +399,11 @@ mod tests {
             "{results}"
         );
         assert!(results.contains("inside its eBPF programs per call, µs (one round) | 0.65 "), "{results}");
+        assert!(
+            results.contains("| nothing of the executable in memory | 46.2 (45.0 to 47.5) |"),
+            "{results}"
+        );
+        assert!(results.contains("| planning (28.5 MiB) "), "{results}");
         let first = results.lines().take(6).map(|line| line.chars().count()).collect::<Vec<_>>();
         assert!(first.windows(2).all(|pair| pair[0] == pair[1]), "{results}");
         assert!(results.lines().nth(1).is_some_and(|line| line.starts_with("| ---")), "{results}");

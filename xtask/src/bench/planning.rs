@@ -1,0 +1,93 @@
+//! What it takes to plan: `monitor-agent inspect` on an executable, once it is in memory and while it is not.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use monitor_tests::{
+    agent,
+    usage::{self, Usage},
+};
+
+use super::{MIB, machine::pinned, report::float};
+use crate::process::root;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Every plan that was made.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Planning {
+    /// Size of the executable in MiB.
+    pub(super) size_mib: f64,
+    /// Nothing of the executable was in memory.
+    pub(super) cold: Vec<Plan>,
+    /// All that is needed of it was.
+    pub(super) warm: Vec<Plan>,
+}
+
+/// What one plan took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Plan {
+    /// Milliseconds from the agent's start to its end.
+    pub(super) wall_ms: f64,
+    /// Milliseconds of its processor time.
+    pub(super) cpu_ms: f64,
+    /// MiB that were read from the disk.
+    pub(super) read_mib: f64,
+    /// MiB that were resident at most.
+    pub(super) peak_mib: f64,
+}
+
+/// Plans so often without and with the executable in memory, on one processor.
+pub(super) fn measure(executable: &Path, core: usize, times: u32) -> Result<Planning> {
+    // Nobody runs the copy: what is mapped stays in memory.
+    let copy = Copy::of(executable)?;
+    let mut planning =
+        Planning { size_mib: float(fs::metadata(&copy.0)?.len()) / MIB, ..Planning::default() };
+    for _ in 0..times {
+        usage::forget(&copy.0)?;
+        let cold = plan(&copy.0, core)?;
+        if cold.read_mib < 1.0 {
+            bail!("the executable stays in memory: is {} on a disk?", copy.0.display());
+        }
+        planning.cold.push(cold);
+        planning.warm.push(plan(&copy.0, core)?);
+    }
+    Ok(planning)
+}
+
+fn plan(executable: &Path, core: usize) -> Result<Plan> {
+    let mut command = pinned(core, &agent::executable()?);
+    let (ended, usage) = usage::run(command.args(["inspect", "--json", "--exe"]).arg(executable), PATIENCE)?;
+    if ended.code != Some(0) {
+        bail!("`monitor-agent inspect` refuses: {}", ended.stderr);
+    }
+    let Usage { wall, cpu, peak, read } = usage;
+    let millis = |time: Duration| time.as_secs_f64() * 1000.0;
+    Ok(Plan {
+        wall_ms: millis(wall),
+        cpu_ms: millis(cpu),
+        read_mib: float(read) / MIB,
+        peak_mib: float(peak) / MIB,
+    })
+}
+
+/// A copy of a file, which goes with its owner.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn of(file: &Path) -> Result<Self> {
+        let copy = root().join(format!("target/bench-planning-{}", std::process::id()));
+        fs::copy(file, &copy).with_context(|| format!("cannot copy {}", file.display()))?;
+        Ok(Self(copy))
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
