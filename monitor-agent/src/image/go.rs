@@ -173,7 +173,8 @@ enum Itabs {
 pub(super) fn open(image: &Image) -> Result<GoImage<'_>, ImageError> {
     let name = image.build_info()?.go_version;
     let unsupported = |why: &str| ImageError::UnsupportedGo { version: name.clone(), why: why.to_owned() };
-    let version = GoVersion::parse(&name).ok_or_else(|| unsupported("this names no Go release"))?;
+    let version = GoVersion::parse(&name)
+        .ok_or_else(|| unsupported("this names no Go release (garble, for one, removes it)"))?;
     if (version.major, version.minor) < (1, 17) {
         return Err(unsupported("before Go 1.17, arguments are not passed in registers"));
     }

@@ -330,7 +330,7 @@ fn foreign_types(framework: &Framework, resolver: &Resolver<'_>) -> Vec<String> 
         let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
         let named = named.join(", ");
         (!named.is_empty())
-            .then(|| format!("{interface} in types of the service's own, {named}{more}: {what}"))
+            .then(|| format!("the service has types of its own as {interface} ({named}{more}): {what}"))
     };
     interfaces.filter_map(note).collect()
 }

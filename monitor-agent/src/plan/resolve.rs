@@ -88,8 +88,12 @@ impl<'a> Resolver<'a> {
         self.itab(&name, concrete)
     }
 
-    /// The types outside the framework that implement one of its interfaces, by name.
+    /// The types outside the framework that implement one of its interfaces, by name, if that was asked for.
     pub(super) fn foreign(&self, interface: &str) -> Vec<&str> {
+        let asked = format!("itab({interface},");
+        if !self.offsets.keys().any(|name| name.starts_with(&asked)) {
+            return Vec::new();
+        }
         let interface = self.full(interface);
         let pairs = self.itabs.keys().filter(|(of, _)| *of == interface).map(|(_, concrete)| concrete);
         pairs
