@@ -407,6 +407,115 @@ fn find_site(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::testing::GoFile;
+
+    /// What is found in an executable after texts in it were replaced by others of the same length.
+    fn inspect(changes: &[(&str, &str)]) -> Vec<Found> {
+        let (mut file, _) = GoFile { kitex: true, ..GoFile::of_release(26) }.build();
+        for (text, by) in changes {
+            assert_eq!(text.len(), by.len());
+            let places: Vec<_> =
+                (0..file.len() - text.len()).filter(|at| file[*at..].starts_with(text.as_bytes())).collect();
+            assert!(!places.is_empty(), "{text}");
+            for at in places {
+                file[at..at + by.len()].copy_from_slice(by.as_bytes());
+            }
+        }
+        let image = Image::parse(Box::new(file)).expect("an image");
+        Inspection::of(&image).expect("a Go program").frameworks
+    }
+
+    fn only(changes: &[(&str, &str)]) -> Found {
+        let mut found = inspect(changes);
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.remove(0)
+    }
+
+    fn refusal(changes: &[(&str, &str)]) -> String {
+        only(changes).plan.expect_err("a refusal").to_string()
+    }
+
+    fn notes(changes: &[(&str, &str)]) -> Vec<String> {
+        only(changes).plan.expect("a plan").notes
+    }
+
+    #[test]
+    fn a_copy_is_found_by_its_functions() {
+        let published = only(&[]);
+        assert_eq!((&*published.module, &*published.version), ("github.com/cloudwego/kitex", "v0.16.3"));
+        let plan = published.plan.expect("a plan");
+        // All paths of the copy change, the build info's too.
+        let fork = only(&[("github.com/cloudwego/kitex", "forked.example/other/kitex")]);
+        assert_eq!((&*fork.module, &*fork.version), ("forked.example/other/kitex", "v0.16.3"));
+        let forked = fork.plan.expect("a plan");
+        assert_eq!(forked.offsets, plan.offsets);
+        assert_eq!(
+            forked.recipe(0, Wanted::ALL).expect("a recipe"),
+            plan.recipe(0, Wanted::ALL).expect("a recipe")
+        );
+        // The build info goes on naming the published module.
+        let vendored = only(&[("github.com/cloudwego/kitex/pkg", "app/vendor/cloudwego/kitex/pkg")]);
+        assert_eq!((&*vendored.module, &*vendored.version), ("app/vendor/cloudwego/kitex", "unknown"));
+        assert_eq!(vendored.plan.expect("a plan").offsets, plan.offsets);
+    }
+
+    #[test]
+    fn functions_without_the_types_are_not_enough() {
+        let renamed =
+            ("github.com/cloudwego/kitex/pkg/rpcinfo.(", "forked.example/other/kitex/pkg/rpcinfo.(");
+        assert!(refusal(&[renamed]).contains("none of the types"));
+    }
+
+    #[test]
+    fn what_is_named_and_not_there_is_refused_with_the_reason() {
+        let one = refusal(&[("DoFinish", "DoFanish")]);
+        assert!(one.contains("(*TraceController).DoFinish is not in the executable"), "{one}");
+        let both = refusal(&[("TraceController", "TraceControllor")]);
+        assert!(both.contains("is linked in, but neither"), "{both}");
+        let hidden = refusal(&[(
+            "github.com/cloudwego/kitex/pkg/rpcinfo.(*Trace",
+            "qRsTuVwXyZaBcDeFgHiJkLmNoPqRsTuVwXyZaB.(*Trace",
+        )]);
+        assert!(hidden.contains("none of its functions"), "{hidden}");
+        // Nothing in the build info, either.
+        let path = ("github.com/cloudwego/kitex", "forked.example/other/kitex");
+        assert!(inspect(&[path, ("TraceController", "TraceControllor")]).is_empty());
+    }
+
+    #[test]
+    fn names_are_essential() {
+        for (field, by) in [("serviceName", "servileName"), ("method", "methot")] {
+            assert!(refusal(&[(field, by)]).contains("has no field"), "{field}");
+        }
+        // Without it the finish of a client's call could not find its start.
+        assert!(refusal(&[("interactionMode", "interactionMood")]).contains("has no field interactionMode"));
+    }
+
+    #[test]
+    fn what_else_is_missing_is_a_note() {
+        let has = |notes: &[String], text: &str| notes.iter().any(|note| note.contains(text));
+        let whole = notes(&[]);
+        for text in ["streaming calls", "oneway calls"] {
+            assert!(!has(&whole, text), "{whole:?}");
+        }
+        // The smallest program has neither.
+        assert!(
+            has(&whole, "server: bytes can't be told (type rpcinfo.inlineRPCInfo has no field stats)"),
+            "{whole:?}"
+        );
+        assert!(has(&whole, "errors can't be told apart, they count as other"), "{whole:?}");
+        assert!(has(&whole, "HandleStreamSendEvent is not in the executable)"), "{whole:?}");
+        let mode = notes(&[("streamingMode", "streamingMood")]);
+        assert!(
+            has(&mode, "server: streaming calls can't be told apart, they count as pingpong"),
+            "{mode:?}"
+        );
+        let oneway = notes(&[("oneWay", "oneMay")]);
+        assert!(
+            has(&oneway, "server: oneway calls can't be told apart, they count as pingpong"),
+            "{oneway:?}"
+        );
+    }
 
     #[test]
     fn builds_that_pass_arguments_on_the_stack_are_refused() {
