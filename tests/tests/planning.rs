@@ -12,9 +12,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
-    agent::executable,
+    agent::{Ended, executable},
     targets::{Flavour, Program},
-    usage::{self, Usage},
+    usage,
 };
 
 const MIB: u64 = 1 << 20;
@@ -43,18 +43,23 @@ fn a_real_program_is_planned_at_once() -> Result<()> {
     Ok(())
 }
 
+/// Inspects a program that may have been made to take long, and much memory.
+fn inspected(lie: &Lie) -> Result<Ended> {
+    let (ended, usage) = usage::run(&mut inspect(&lie.path), PATIENCE)?;
+    // Processor time: it does not depend on what else the machine does.
+    ensure!(usage.cpu < Duration::from_secs(2) && usage.peak < 100 * MIB, "{usage:?}: {ended:#?}");
+    Ok(ended)
+}
+
 /// A program is refused soon, without taking much memory, in one sentence with these words.
 fn refused(lie: &Lie, code: i32, words: &str) -> Result<()> {
-    let (ended, usage) = usage::run(&mut inspect(&lie.path), PATIENCE)?;
-    let Usage { cpu, peak, .. } = usage;
+    let ended = inspected(lie)?;
     let path = lie.path.to_str().context("no UTF-8")?;
     ensure!(ended.code == Some(code), "the exit code is not {code}: {ended:#?}");
     // What the program holds otherwise goes to stdout.
     let sentence = ended.stderr.strip_prefix("monitor-agent: ").context("no sentence")?;
     ensure!(sentence.contains(path) && sentence.contains(words), "not {words:?}: {ended:#?}");
     ensure!(sentence.len() < 500 + path.len() && !sentence.contains(char::is_control), "{ended:#?}");
-    // Processor time: it does not depend on what else the machine does.
-    ensure!(cpu < Duration::from_secs(2) && peak < 100 * MIB, "{usage:?}");
     Ok(())
 }
 
@@ -331,6 +336,22 @@ fn types_that_lie() -> Result<()> {
     }
     drop(bytes);
     refused(&lie, UNPROVABLE, "not a string")
+}
+
+#[test]
+fn dwarf_that_lies() -> Result<()> {
+    // Sizes: that of the section, and the one that it claims to have once it is inflated.
+    for name in [".debug_info", ".debug_abbrev"] {
+        for inflated in [false, true] {
+            let lie = Lie::about(&Program::Kitex.build(Flavour::Default)?, "dwarf")?;
+            let section = lie.section(name)?;
+            lie.put(if inflated { section.offset + 8 } else { section.header + 32 }, &[1 << 40])?;
+            let ended = inspected(&lie)?;
+            // A witness that cannot be heard contradicts nothing.
+            ensure!(ended.code == Some(0) && ended.stdout.contains("note"), "{name}: {ended:#?}");
+        }
+    }
+    Ok(())
 }
 
 /// Every itab of another pair of types, each type with thousands of fields, all of them the same ones: hours of reading

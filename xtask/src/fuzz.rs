@@ -80,7 +80,7 @@ fn fuzz(target: &str, seconds: u32) -> Result<()> {
     say(&format!("{target}, {seconds} s"));
     let mut fuzzer = Command::new(build.join(TRIPLE).join("release").join(target));
     fuzzer.arg(format!("-max_total_time={seconds}"));
-    // Executables in the corpus have 8 KB; an input that takes half a second is worth a look.
+    // Executables in the corpus have 8 KB; an input that takes a second is worth a look.
     fuzzer.args([
         "-max_len=16384",
         "-timeout=5",

@@ -83,6 +83,18 @@ fn seeds_are_what_the_parsers_are_written_for() {
 }
 
 #[test]
+fn every_target_is_fuzzed() {
+    let mut fuzzed: Vec<_> = inputs(&fuzz().join("fuzz_targets"))
+        .into_iter()
+        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    fuzzed.sort();
+    let mut names = TARGETS.each_ref().map(|target| target.name);
+    names.sort_unstable();
+    assert_eq!(fuzzed, names);
+}
+
+#[test]
 fn memory_is_counted() {
     assert!((1 << 20..2 << 20).contains(&peak(|| drop(vec![1_u8; 1 << 20]))));
 }
