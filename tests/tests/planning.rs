@@ -163,6 +163,26 @@ impl Lie {
         Ok(at)
     }
 
+    /// Makes these words at `MORE` the type data of the program, and these pairs of interface and type its itabs.
+    fn put_types(&self, mut words: Vec<u64>, pairs: impl ExactSizeIterator<Item = [u64; 2]>) -> Result<()> {
+        let module = self.module_data()?;
+        // Since Go 1.27 the size of the types comes between their bounds, and itabs are not pointed to.
+        let newest = self.word(module + 296)? + self.word(module + 304)? == self.word(module + 312)?;
+        let count = pairs.len() as u64;
+        let itabs = MORE + 8 * words.len() as u64;
+        pairs.for_each(|[interface, concrete]| words.extend([interface, concrete, 0, 0]));
+        let list = MORE + 8 * words.len() as u64;
+        words.extend((0..count).map(|number| itabs + 32 * number));
+        let size = 8 * words.len() as u64;
+        self.put(self.map_more(size)?, &words)?;
+        if newest {
+            return self.put(module + 296, &[MORE, size, MORE + size, itabs - MORE, 32 * count]);
+        }
+        self.put(module + 296, &[MORE, MORE + size])?;
+        // Go 1.26 has one word more before the list.
+        [376, 384].iter().try_for_each(|slice| self.put(module + slice, &[list, count]))
+    }
+
     /// Where in the file fields of this name are described (name, type, offset), and the address of each place.
     fn fields(&self, name: &str) -> Result<Vec<(u64, u64)>> {
         let data = self.section(".rodata")?;
@@ -189,6 +209,8 @@ const NOTE: u64 = 4;
 const DYNAMIC: u64 = 2;
 const GNU_STACK: u64 = 0x6474_e551;
 const READ: u64 = 4;
+/// The kind of a Go type.
+const STRUCT: u64 = 25;
 /// An address that no program of these tests uses.
 const MORE: u64 = 0x1000_0000;
 
@@ -358,12 +380,9 @@ fn dwarf_that_lies() -> Result<()> {
 /// in a few megabytes.
 #[test]
 fn types_without_end() -> Result<()> {
-    const TYPES: u64 = 100_000;
+    const TYPES: u32 = 100_000;
     const FIELDS: u64 = 4096;
-    const STRUCT: u64 = 25;
     let lie = Lie::about_kitex("soup")?;
-    let module = lie.module_data()?;
-    let newest = lie.word(module + 296)? + lie.word(module + 304)? == lie.word(module + 312)?;
     let mut words = vec![0_u64];
     let name = MORE + 8;
     words.extend([0x6161_6161_6161_6400; 14]);
@@ -373,23 +392,27 @@ fn types_without_end() -> Result<()> {
     for _ in 0..TYPES {
         words.extend([8, 0, STRUCT << 56, 0, 0, name - MORE, 0, fields, FIELDS, FIELDS]);
     }
-    let itabs = MORE + 8 * words.len() as u64;
-    for number in 0..TYPES {
-        words.extend([first + 80 * number, first + 80 * number, 0, 0]);
-    }
-    let list = MORE + 8 * words.len() as u64;
-    words.extend((0..TYPES).map(|number| itabs + 32 * number));
-    let size = 8 * words.len() as u64;
-    let at = lie.map_more(size)?;
-    lie.put(at, &words)?;
-    drop(words);
-    if newest {
-        lie.put(module + 296, &[MORE, size, MORE + size, itabs - MORE, 32 * TYPES])?;
-    } else {
-        lie.put(module + 296, &[MORE, MORE + size])?;
-        for slice in [376, 384] {
-            lie.put(module + slice, &[list, TYPES])?;
-        }
-    }
+    lie.put_types(words, (0..TYPES).map(|number| [first + 80 * u64::from(number); 2]))?;
     refused(&lie, UNPROVABLE, "without end")
+}
+
+/// What is kept of the framework's types is bounded, however many times they are used.
+#[test]
+fn itabs_without_end() -> Result<()> {
+    const INTERFACE: u64 = 20 << 56 | 1 << 32;
+    const POINTER: u64 = 22 << 56;
+    let lie = Lie::about_kitex("itabs")?;
+    // A name, and the path of a package in the framework.
+    let texts = b"\0\0\0\0\0\0\0\0\0\x05pkg.I\0\0\x1cgithub.com/cloudwego/kitex/x\0\0";
+    let mut words: Vec<u64> =
+        texts.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect();
+    let (name, package) = (8, 16);
+    let interface = MORE + 8 * words.len() as u64;
+    words.extend([16, 0, INTERFACE, 0, 0, name, 0, 0, 0, 0, package, 0]);
+    let object = MORE + 8 * words.len() as u64;
+    words.extend([8, 0, STRUCT << 56, 0, 0, name, 0, 0, 0, 0]);
+    let pointer = MORE + 8 * words.len() as u64;
+    words.extend([8, 0, POINTER, 0, 0, name, object, 0, 0, 0]);
+    lie.put_types(words, (0..100_000_u32).map(|_| [interface, pointer]))?;
+    refused(&lie, UNPROVABLE, "more Go itabs of the framework")
 }
