@@ -7,6 +7,7 @@
 //! - [`tally`] compares the agent's counters with the target's own, label set by label set; [`durations`] its
 //!   latencies; [`chain`] does both for a client, a relay and a server.
 //! - [`usage`] tells what a command takes.
+//! - [`matrix`] tries releases of Kitex and Go and ways to build, as `tests/matrix.json` lists them.
 //! - [`kernel`] tells what is loaded in the kernel, [`text`] whether a target's code has probes in it; [`tracefs`] puts
 //!   others there.
 
@@ -15,6 +16,7 @@ pub mod chain;
 pub mod durations;
 pub mod http;
 pub mod kernel;
+pub mod matrix;
 pub mod process;
 pub mod scrape;
 pub mod tally;

@@ -5,6 +5,7 @@ mod demo;
 mod ebpf;
 mod fuzz;
 mod lint;
+mod matrix;
 mod process;
 mod setup;
 mod test;
@@ -33,6 +34,11 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Check what needs no run: formatting, clippy, documentation, the Go programs of the tests
     Lint,
+    /// Try all releases of Kitex and Go and all ways to build, and write docs/compatibility.md (needs root and an hour)
+    Matrix {
+        /// Try only those whose name (such as v0.16.3-go1.26.8-pie) holds one of these, and write nothing
+        filters: Vec<String>,
+    },
     /// Run all tests: unit, documentation, and end to end with real probes (needs root)
     Test {
         /// Run only tests whose name holds one of these
@@ -57,6 +63,7 @@ fn main() -> ExitCode {
         Task::Ebpf(Ebpf { check: true, filters, .. }) => ebpf::check(&filters),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Lint => lint::all(),
+        Task::Matrix { filters } => matrix::run(&filters),
         Task::Ebpf(_) => ebpf::build(),
         Task::Test { filters } => test::all(&filters),
     };

@@ -175,6 +175,14 @@ fn tools() -> PathBuf {
 /// Builds the agent and the Kitex program that it watches, for a task that needs both and root; gives the path of the
 /// program. With `MONITOR_AGENT_BIN` that agent is taken instead.
 pub(crate) fn agent_and_target(task: &str) -> Result<PathBuf> {
+    agent_and_go(task)?;
+    say("building the Kitex server and client");
+    Program::Kitex.build(Flavour::Default)
+}
+
+/// Builds the agent and finds or fetches Go, for a task that needs both and root. With `MONITOR_AGENT_BIN` that agent is
+/// taken instead.
+pub(crate) fn agent_and_go(task: &str) -> Result<()> {
     if !is_root() {
         bail!("this loads eBPF programs and needs root: sudo env PATH=\"$PATH\" cargo xtask {task}");
     }
@@ -186,8 +194,7 @@ pub(crate) fn agent_and_target(task: &str) -> Result<PathBuf> {
         say("building the agent (a minute or two the first time)");
         run(cargo().args(["build", "--release", "--locked", "--package", "monitor-agent"]))?;
     }
-    say("building the Kitex server and client");
-    Program::Kitex.build(Flavour::Default)
+    Ok(())
 }
 
 /// Whether this process runs as root.

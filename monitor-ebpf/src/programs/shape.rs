@@ -163,15 +163,19 @@ impl ShapeRef {
         field!(self.0, labels[label])
     }
 
-    /// What kind of stream the object is of; 0 where that is unknown.
+    /// What kind of stream the object is of; 0 where that is unknown. A call that is no stream may go over a streaming
+    /// protocol all the same: it is unary then.
     #[inline(always)]
     pub(crate) fn stream(self, scratch: &Scratch) -> u8 {
         let at = field!(self.0, stream_at);
         if at == NO_SCRATCH {
             return 0;
         }
-        // A number that no framework has, whatever else was there, is not one.
-        u8::try_from(scratch.word(at)).unwrap_or(0)
+        match scratch.word(at) {
+            0 => 1,
+            // A number that no framework has, whatever else was there, is not one.
+            kind => u8::try_from(kind).unwrap_or(0),
+        }
     }
 
     /// Where one of the byte counts lies.

@@ -53,8 +53,6 @@ func init() {
 			}},
 		scenario{name: "stream_elsewhere", about: "a stream that another goroutine reads to its end", client: 1, server: 1,
 			setup: streamElsewhere},
-		scenario{name: "stream_finish", about: "a stream that the user finishes, in another goroutine", client: 1, server: 1,
-			setup: streamFinish},
 		scenario{name: "dropped_grpc", about: "a stream over gRPC that is canceled and never read", client: 1, server: unsure,
 			abandons: true, setup: func(s *stage) func() error { return dropped(overGRPC(s, serviceinfo.Protobuf), openOld) }},
 	)
@@ -170,24 +168,6 @@ func streamElsewhere(s *stage) func() error {
 		ended := make(chan error)
 		go func() { ended <- down(st, succeed) }()
 		return <-ended
-	}
-}
-
-func streamFinish(s *stage) func() error {
-	c := overGRPC(s, serviceinfo.Protobuf)
-	return func() error {
-		st, err := openOld(context.Background(), c, "Chat")
-		if err != nil {
-			return err
-		}
-		err = join(st.send(request(succeed)), st.receive(new(message)), st.closeSend())
-		ended := make(chan struct{})
-		go func() {
-			streaming.FinishStream(st.(oldStream).Stream, nil)
-			close(ended)
-		}()
-		<-ended
-		return err
 	}
 }
 

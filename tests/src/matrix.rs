@@ -1,0 +1,185 @@
+//! The compatibility matrix: releases of Kitex, releases of Go and ways to build, each tried with every kind of call.
+//!
+//! `matrix.json` holds the cells. [`Cell::build`] makes the program `targets/calls` for one, [`watch`] has the agent
+//! watch it and compares, [`report`] writes `docs/compatibility.md`.
+
+pub mod report;
+pub mod watch;
+
+mod build;
+mod fork;
+
+use std::{collections::BTreeMap, fmt, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+
+use crate::paths;
+
+/// The matrix as `tests/matrix.json` has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Matrix {
+    /// Releases of Kitex before which the program is built from other files.
+    tags: Vec<String>,
+    /// Ways to build, by name.
+    pub builds: BTreeMap<String, Build>,
+    /// What is tried.
+    pub cells: Vec<Cell>,
+}
+
+/// A way to build.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Build {
+    /// What it is, for people.
+    pub about: String,
+    flags: Vec<String>,
+    /// Whether C is linked in; Go decides if this is absent.
+    cgo: Option<bool>,
+    /// Takes the symbol table away afterwards.
+    strip: bool,
+    /// Optimizes by a profile that the program has made of itself.
+    profile: bool,
+    source: Source,
+}
+
+/// Where the sources of Kitex are.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Source {
+    /// In the module cache.
+    #[default]
+    Modules,
+    /// Below the program's own `vendor/`, without modules.
+    Vendored,
+    /// In a copy under another import path.
+    Renamed,
+    /// In a copy whose structs have fields moved and added.
+    Altered,
+}
+
+/// One combination of a release of Kitex, a release of Go and a way to build.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cell {
+    /// Release of Kitex, such as `v0.16.3`.
+    pub kitex: String,
+    /// Release of Go, such as `1.26.8`.
+    pub go: String,
+    /// Name of the way to build.
+    #[serde(default = "default_build")]
+    pub build: String,
+    /// Whether every run of the tests has it.
+    #[serde(default)]
+    pub fixed: bool,
+    /// Why it is known not to build; it is not tried.
+    #[serde(default)]
+    pub not_buildable: Option<String>,
+}
+
+fn default_build() -> String {
+    "default".to_owned()
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-go{}-{}", self.kitex, self.go, self.build)
+    }
+}
+
+impl Matrix {
+    /// Reads `tests/matrix.json`.
+    pub fn read() -> Result<Self> {
+        let path = paths::tests().join("matrix.json");
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let matrix: Self = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        for cell in &matrix.cells {
+            ensure!(matrix.builds.contains_key(&cell.build), "{cell}: no such way to build");
+            Release::of(&cell.kitex).with_context(|| cell.to_string())?;
+        }
+        Ok(matrix)
+    }
+
+    /// The cells of one run of the tests: those whose name holds one of the words in `MONITOR_MATRIX`, else the fixed ones
+    /// and as many others as `others`, in turn by commit.
+    #[must_use]
+    pub fn chosen(&self, others: usize) -> Vec<&Cell> {
+        let buildable = self.cells.iter().filter(|cell| cell.not_buildable.is_none());
+        if let Ok(words) = std::env::var("MONITOR_MATRIX") {
+            return buildable.filter(|cell| holds_one(&cell.to_string(), words.split(','))).collect();
+        }
+        let (fixed, rest): (Vec<_>, Vec<_>) = buildable.partition(|cell| cell.fixed);
+        let begin = turn() % rest.len().max(1);
+        fixed
+            .into_iter()
+            .chain(rest.iter().cycle().skip(begin).take(others.min(rest.len())).copied())
+            .collect()
+    }
+
+    /// The build tags that select the files for a release of Kitex.
+    fn tags(&self, release: &str) -> Result<String> {
+        let release = Release::of(release)?;
+        let mut tags = Vec::new();
+        for boundary in &self.tags {
+            if release < Release::of(boundary)? {
+                tags.push(format!("kitex_before_{}", boundary.replace('.', "_")));
+            }
+        }
+        Ok(tags.join(","))
+    }
+}
+
+fn holds_one<'a>(name: &str, mut words: impl Iterator<Item = &'a str>) -> bool {
+    words.any(|word| !word.is_empty() && name.contains(word))
+}
+
+/// How far the cells have moved on: the number of commits. Zero where there is no repository.
+fn turn() -> usize {
+    let mut git = Command::new("git");
+    let output = git.args(["rev-list", "--count", "HEAD"]).current_dir(paths::tests()).output();
+    output.ok().and_then(|output| String::from_utf8(output.stdout).ok()?.trim().parse().ok()).unwrap_or(0)
+}
+
+/// A release as numbers that can be compared.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Release([u32; 3]);
+
+impl Release {
+    /// Reads `v0.16.3`, `0.16.2` or `0.16`.
+    fn of(text: &str) -> Result<Self> {
+        let mut numbers = [0; 3];
+        let parts = text.trim_start_matches('v').split('.').collect::<Vec<_>>();
+        ensure!(parts.len() <= numbers.len(), "{text} is no release");
+        for (number, part) in numbers.iter_mut().zip(parts) {
+            *number = part.parse().with_context(|| format!("{text} is no release"))?;
+        }
+        Ok(Self(numbers))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_those_of_later_releases() {
+        let matrix = Matrix::read().unwrap();
+        assert_eq!(matrix.tags("v0.16.3").unwrap(), "");
+        assert_eq!(matrix.tags("v0.16.0").unwrap(), "kitex_before_0_16_2");
+        assert!(matrix.tags("v0.9.1").unwrap().starts_with("kitex_before_0_10,kitex_before_0_11,"));
+        assert!(matrix.tags("newest").is_err());
+    }
+
+    #[test]
+    fn every_cell_has_its_turn_and_a_name_of_its_own() {
+        let matrix = Matrix::read().unwrap();
+        let names = matrix.cells.iter().map(ToString::to_string).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(names.len(), matrix.cells.len());
+        let buildable = matrix.cells.iter().filter(|cell| cell.not_buildable.is_none()).count();
+        assert_eq!(matrix.chosen(usize::MAX).len(), buildable);
+        let few = matrix.chosen(2);
+        assert_eq!(few.len(), matrix.cells.iter().filter(|cell| cell.fixed).count() + 2);
+    }
+}

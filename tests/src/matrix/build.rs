@@ -1,0 +1,131 @@
+//! Builds `targets/calls` for one cell.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Cell, Matrix, Source, fork};
+use crate::{paths, process::Process, targets};
+
+impl Cell {
+    /// Builds the program and gives its path. `go build` decides what is stale. Fetches the Go that the cell names through
+    /// the module proxy if it is not there.
+    pub fn build(&self, matrix: &Matrix) -> Result<PathBuf> {
+        let room = paths::target().join("matrix").join(self.to_string());
+        fs::create_dir_all(&room)?;
+        let lock = File::create(room.join("lock"))?;
+        lock.lock()?;
+        let build = matrix.builds.get(&self.build).with_context(|| format!("{self}: no such build"))?;
+        let mut go = self.sources(build.source, &room)?;
+        go.tags = matrix.tags(&self.kitex)?;
+        let executable = room.join("calls");
+        let mut flags = build.flags.clone();
+        if build.profile {
+            let plain = room.join("unprofiled");
+            go.build(self, build.cgo, &flags, &plain)?;
+            flags.push(format!("-pgo={}", profile(&plain, &room)?.display()));
+        }
+        go.build(self, build.cgo, &flags, &executable)?;
+        if build.strip {
+            run(Command::new("strip").arg("-s").arg(&executable))?;
+        }
+        Ok(executable)
+    }
+
+    /// The program's sources, with Kitex where the cell wants it.
+    fn sources(&self, source: Source, room: &Path) -> Result<Go> {
+        let program = paths::tests().join("targets/calls");
+        let modfile = program.join("mods").join(format!("{}.mod", self.kitex));
+        let go = |directory| Go { directory, modfile: None, gopath: None, tags: String::new() };
+        match source {
+            Source::Modules => Ok(Go { modfile: Some(modfile), ..go(program) }),
+            Source::Vendored => {
+                let gopath = room.join("gopath");
+                let directory = gopath.join("src/calls-target");
+                fork::copy_program(&program, &modfile, &directory)?;
+                run(command(&directory, &self.go).args(["mod", "vendor"]))?;
+                Ok(Go { gopath: Some(gopath), ..go(directory) })
+            }
+            Source::Renamed | Source::Altered => {
+                let directory = room.join("program");
+                fork::copy_program(&program, &modfile, &directory)?;
+                let kitex = module(&directory, &self.go)?;
+                let altered = source == Source::Altered;
+                fork::make(&kitex, &room.join("kitex"), &directory, &self.kitex, altered)?;
+                Ok(go(directory))
+            }
+        }
+    }
+}
+
+/// A directory of sources and how `go` takes them.
+struct Go {
+    directory: PathBuf,
+    modfile: Option<PathBuf>,
+    gopath: Option<PathBuf>,
+    tags: String,
+}
+
+impl Go {
+    fn build(&self, cell: &Cell, cgo: Option<bool>, flags: &[String], to: &Path) -> Result<()> {
+        let mut build = command(&self.directory, &cell.go);
+        build.args(["build", "-buildvcs=false"]).args(flags).args(["-tags", &self.tags]);
+        match (&self.gopath, &self.modfile) {
+            (Some(gopath), _) => {
+                build.env("GO111MODULE", "off").env("GOPATH", gopath);
+            }
+            (None, modfile) => {
+                build.arg("-mod=readonly");
+                build.args(modfile.iter().map(|path| format!("-modfile={}", path.display())));
+            }
+        }
+        if let Some(cgo) = cgo {
+            build.env("CGO_ENABLED", if cgo { "1" } else { "0" });
+        }
+        run(build.arg("-o").arg(to).arg(".")).with_context(|| format!("cannot build {cell}"))
+    }
+}
+
+/// `go` in a directory, as the release that the cell names.
+fn command(directory: &Path, release: &str) -> Command {
+    let go = targets::go().unwrap_or_else(|_| "go".into());
+    let mut command = Command::new(go);
+    command.current_dir(directory).env("GOTOOLCHAIN", format!("go{release}")).env("GOFLAGS", "");
+    command
+}
+
+/// Where the module cache has Kitex.
+fn module(directory: &Path, release: &str) -> Result<PathBuf> {
+    let mut list = command(directory, release);
+    list.args(["list", "-mod=mod", "-m", "-f", "{{.Dir}}", "github.com/cloudwego/kitex"]);
+    run(command(directory, release).args(["mod", "download", "github.com/cloudwego/kitex"]))?;
+    let output = list.output()?;
+    let directory = String::from_utf8(output.stdout)?;
+    if !output.status.success() || directory.trim().is_empty() {
+        bail!("{list:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(directory.trim().into())
+}
+
+/// Has the program make a profile of itself under load.
+fn profile(executable: &Path, room: &Path) -> Result<PathBuf> {
+    let path = room.join("cpu.pprof");
+    let mut calls = Process::start_command(Command::new(executable).env("CALLS_PROFILE", &path))?;
+    for scenario in ["framed", "ttheader", "grpc_bidi"] {
+        calls.command(&format!("run {scenario} 2000"))?;
+    }
+    calls.quit()?;
+    Ok(path)
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! Makes forks of Kitex: under another import path, or with structs that no release has.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// The import path of Kitex.
+const KITEX: &str = "github.com/cloudwego/kitex";
+/// The import path of the renamed fork.
+const FORK: &str = "example.com/rpc/fork/kitex";
+
+/// What the fork has otherwise: a file, a text that occurs in it once, and the text for it.
+const ALTERATIONS: &[(&str, &str, &str)] = &[
+    (
+        "pkg/rpcinfo/rpcinfo.go",
+        "\tfrom       EndpointInfo\n\tto         EndpointInfo\n\tinvocation Invocation\n",
+        "\tinvocation Invocation\n\tadded      [3]uint64\n\tto         EndpointInfo\n\tfrom       EndpointInfo\n",
+    ),
+    (
+        "pkg/rpcinfo/rpcinfo_inline.go",
+        "type inlineRPCInfo struct {\n",
+        "type inlineRPCInfo struct {\n\tadded [40]byte\n",
+    ),
+    (
+        "pkg/rpcinfo/endpointInfo.go",
+        "\tserviceName string\n\tmethod      string\n",
+        "\tmethod      string\n\tadded       map[string]string\n\tserviceName string\n",
+    ),
+    (
+        "pkg/rpcinfo/remoteinfo/remoteInfo.go",
+        "\tserviceName string\n\tmethod      string\n\ttags        map[string]string\n",
+        "\ttags        map[string]string\n\tadded       []string\n\tmethod      string\n\tserviceName string\n",
+    ),
+    (
+        "pkg/rpcinfo/invocation.go",
+        "\tmethodInfo    serviceinfo.MethodInfo\n",
+        "\tadded         [5]int32\n\tmethodInfo    serviceinfo.MethodInfo\n",
+    ),
+    ("pkg/rpcinfo/rpcstats.go", "type rpcStats struct {\n", "type rpcStats struct {\n\tadded [9]uint64\n"),
+    ("pkg/rpcinfo/rpcconfig.go", "type rpcConfig struct {\n", "type rpcConfig struct {\n\tadded [2]string\n"),
+];
+
+/// Copies the program to a directory of its own, with the `go.mod` of a release.
+pub(super) fn copy_program(program: &Path, modfile: &Path, to: &Path) -> Result<()> {
+    clear(to)?;
+    for entry in fs::read_dir(program)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "go") {
+            fs::copy(&path, to.join(path.file_name().context("a file without a name")?))?;
+        }
+    }
+    fs::copy(modfile, to.join("go.mod"))?;
+    fs::copy(modfile.with_extension("sum"), to.join("go.sum"))?;
+    Ok(())
+}
+
+/// Copies Kitex to `fork` and makes the copied program use it: under another import path, or altered under its own.
+pub(super) fn make(kitex: &Path, fork: &Path, program: &Path, release: &str, altered: bool) -> Result<()> {
+    clear(fork)?;
+    copy_module(kitex, fork)?;
+    let modfile = program.join("go.mod");
+    if altered {
+        for (file, before, after) in ALTERATIONS {
+            alter(&fork.join(file), before, after)?;
+        }
+        return append(&modfile, &format!("\nreplace {KITEX} => {}\n", fork.display()));
+    }
+    for directory in [fork, program] {
+        for path in files(directory)? {
+            rename(&path, release)?;
+        }
+    }
+    append(&modfile, &format!("\nreplace {FORK} => {}\n", fork.display()))
+}
+
+fn clear(directory: &Path) -> Result<()> {
+    if directory.exists() {
+        fs::remove_dir_all(directory)?;
+    }
+    Ok(fs::create_dir_all(directory)?)
+}
+
+/// Copies Go sources, and what they embed; the module cache is read-only, the copy is not.
+fn copy_module(from: &Path, to: &Path) -> Result<()> {
+    for path in files(from)? {
+        let copy = to.join(path.strip_prefix(from)?);
+        fs::create_dir_all(copy.parent().context("a file without a directory")?)?;
+        fs::write(&copy, fs::read(&path)?)?;
+    }
+    Ok(())
+}
+
+/// All files below a directory but tests.
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut rest = vec![directory.to_owned()];
+    while let Some(directory) = rest.pop() {
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                rest.push(path);
+            } else if !path.to_string_lossy().ends_with("_test.go") {
+                found.push(path);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Renames Kitex in a Go source or a `go.mod`. A replaced module keeps the number of the release it was made from.
+fn rename(path: &Path, release: &str) -> Result<()> {
+    let is_mod = path.file_name().is_some_and(|name| name == "go.mod");
+    if !is_mod && path.extension().is_none_or(|extension| extension != "go") {
+        return Ok(());
+    }
+    let text = fs::read_to_string(path)?;
+    let mut renamed = text.replace(&format!("\"{KITEX}"), &format!("\"{FORK}"));
+    if is_mod {
+        renamed = renamed
+            .replace(&format!("module {KITEX}\n"), &format!("module {FORK}\n"))
+            .replace(&format!("{KITEX} {release}\n"), &format!("{FORK} {release}\n"));
+    }
+    if renamed != text {
+        fs::write(path, renamed)?;
+    }
+    Ok(())
+}
+
+fn alter(path: &Path, before: &str, after: &str) -> Result<()> {
+    let text = fs::read_to_string(path)?;
+    ensure!(text.matches(before).count() == 1, "{} has not the text to alter: {before}", path.display());
+    Ok(fs::write(path, text.replace(before, after))?)
+}
+
+fn append(path: &Path, text: &str) -> Result<()> {
+    let before = fs::read_to_string(path)?;
+    Ok(fs::write(path, before + text)?)
+}

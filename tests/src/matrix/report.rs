@@ -1,0 +1,141 @@
+//! Writes `docs/compatibility.md` from what came of the cells.
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use super::{Cell, Matrix, watch::Verdict};
+
+const HEAD: &str = "# Compatibility
+
+Written by `cargo xtask matrix` from what it found; do not edit. Each row below is one executable: the agent watches it
+while it makes every kind of call that its release of Kitex has, as client and server, one kind after the other and then
+all at the same time. *Supported* means that the agent counted what a tracer inside the process counted: every call under
+the same labels (type, caller, callee, method, status, retry, error class), the same bytes, and the same messages of
+streams. A number that differs by one makes the row a failure.
+
+No release is in the agent's code: what it needs it finds in each executable, or it refuses. So releases between those
+below are likely to work, and `monitor-agent inspect` says so of a given executable without touching it.
+";
+
+const TAIL: &str = "
+## To see it yourself
+
+```
+cargo xtask matrix            # everything, and this file; an hour on two processors with empty caches
+cargo xtask matrix v0.13      # the rows whose name (release-goRELEASE-build) holds this; this file stays as it is
+```
+
+The rows are in `tests/matrix.json`, the program is `tests/targets/calls`, its modules for each release are in
+`tests/targets/calls/mods`. Other releases of Go come through the Go module proxy. `cargo xtask test` tries the newest and
+the oldest row, and others in turn.
+";
+
+/// The document.
+#[must_use]
+pub fn document(matrix: &Matrix, results: &[(&Cell, Verdict)]) -> String {
+    let mut text = HEAD.to_owned();
+    text.push_str("\n## Releases of Kitex and Go, and builds\n\n| Kitex | Go | build | result | calls | stream messages |\n|---|---|---|---|---|---|\n");
+    for (cell, verdict) in results {
+        let about = matrix.builds.get(&cell.build).map_or("", |build| build.about.as_str());
+        let _ = writeln!(text, "| {} | {} | {about} | {} |", cell.kitex, cell.go, outcome(verdict));
+    }
+    scenarios(&mut text, results);
+    notes(&mut text, results);
+    text.push_str(TAIL);
+    text
+}
+
+fn outcome(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Supported(report) => format!("supported | {} | {}", report.calls, report.messages),
+        Verdict::Refused(reason) => format!("refused: {} | | ", one_line(reason)),
+        Verdict::NotBuildable(reason) => format!("not buildable: {} | | ", one_line(reason)),
+        Verdict::Failed(reason) => format!("**fails**: {} | | ", one_line(reason)),
+    }
+}
+
+/// The kinds of calls by release, where it is built as `go build` does it.
+fn scenarios(text: &mut String, results: &[(&Cell, Verdict)]) {
+    let mut reports = Vec::new();
+    for (cell, verdict) in results {
+        if let (Verdict::Supported(report), "default") = (verdict, cell.build.as_str()) {
+            reports.push((cell, report));
+        }
+    }
+    text.push_str("\n## Kinds of calls\n\n`ok` is a kind of call that was made and counted exactly.\n\n| |");
+    for (cell, _) in &reports {
+        let _ = write!(text, " {} |", cell.kitex);
+    }
+    let _ = writeln!(text, "\n|---|{}", "---|".repeat(reports.len()));
+    let names = reports.iter().flat_map(|(_, report)| report.scenarios.keys()).collect::<BTreeSet<_>>();
+    let mut reasons = Vec::new();
+    for name in names {
+        let _ = write!(text, "| {name} |");
+        for (_, report) in &reports {
+            let reason = report.scenarios.get(name).and_then(Option::as_ref);
+            let shown =
+                reason.map_or("ok".to_owned(), |reason| format!("[{}]", number(&mut reasons, reason)));
+            let _ = write!(text, " {shown} |");
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+    for (index, reason) in reasons.iter().enumerate() {
+        let _ = writeln!(text, "- [{}] {reason}", index + 1);
+    }
+}
+
+fn number<'a>(reasons: &mut Vec<&'a str>, reason: &'a str) -> usize {
+    let known = reasons.iter().position(|known| *known == reason);
+    known.unwrap_or_else(|| {
+        reasons.push(reason);
+        reasons.len() - 1
+    }) + 1
+}
+
+/// What the agent says it cannot tell, by release.
+fn notes(text: &mut String, results: &[(&Cell, Verdict)]) {
+    text.push_str("\n## What cannot be told\n\nThe words are those of `inspect`; each has a rule that says what is counted then: [inspect.md](inspect.md).\n\n");
+    for (cell, verdict) in results {
+        if let Verdict::Supported(report) = verdict {
+            for note in &report.notes {
+                let _ = writeln!(text, "- {cell}: {}", one_line(note));
+            }
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    first.trim().replace('|', "\\|")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::matrix::watch::Report;
+
+    #[test]
+    fn a_row_for_each_cell_and_a_reason_once() {
+        let matrix = Matrix::read().unwrap();
+        let scenarios = BTreeMap::from([
+            ("framed".to_owned(), None),
+            ("inline".to_owned(), Some("not yet".to_owned())),
+            ("local".to_owned(), Some("not yet".to_owned())),
+        ]);
+        let report = Report { calls: 12, messages: 3, scenarios, notes: vec!["no oneway".to_owned()] };
+        let [first, second, ..] = matrix.cells.as_slice() else { panic!("too few cells") };
+        let results = [
+            (first, Verdict::Supported(report)),
+            (second, Verdict::Refused("because | of it\nand more".to_owned())),
+        ];
+        let text = document(&matrix, &results);
+        assert!(
+            text.contains("supported | 12 | 3 |") && text.contains("refused: because \\| of it |"),
+            "{text}"
+        );
+        assert!(text.contains("| inline | [1] |\n| local | [1] |"), "{text}");
+        assert_eq!(text.matches("not yet").count(), 1, "{text}");
+    }
+}

@@ -1,0 +1,195 @@
+//! Has the agent watch one cell's program while it makes every kind of call, and compares what both counted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::{Cell, Matrix};
+use crate::{
+    agent::{self, Agent},
+    chain::Account,
+    process::Process,
+    scrape::{Labels, Scrape},
+    tally::Tally,
+};
+
+/// The labels that are compared: all there are.
+pub const LABELS: [&str; 7] = ["type", "caller", "callee", "method", "status", "retry", "error_class"];
+/// How often each scenario is repeated by itself, and how often with all others at the same time.
+const ALONE: u32 = 2;
+const TOGETHER: u32 = 3;
+/// How long the agent may take to say what is in a file.
+const INSPECTION: Duration = Duration::from_secs(20);
+
+/// What came of a cell.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The agent counted exactly what the program did.
+    Supported(Report),
+    /// The agent says why it doesn't watch this.
+    Refused(String),
+    /// There is no such program, and why.
+    NotBuildable(String),
+    /// Anything else: the agent and the program differ, or one of them doesn't do what it should.
+    Failed(String),
+}
+
+/// What was compared.
+#[derive(Debug)]
+pub struct Report {
+    /// Calls that finished, of clients and servers.
+    pub calls: u64,
+    /// Messages of streams.
+    pub messages: u64,
+    /// Why a scenario could not be tried on this release, by name; no reason if it was.
+    pub scenarios: BTreeMap<String, Option<String>>,
+    /// What the agent says it cannot tell in this program.
+    pub notes: Vec<String>,
+}
+
+/// Builds and watches a cell.
+#[must_use]
+pub fn cell(matrix: &Matrix, cell: &Cell) -> Verdict {
+    if let Some(reason) = &cell.not_buildable {
+        return Verdict::NotBuildable(reason.clone());
+    }
+    let watched = cell.build(matrix).and_then(|executable| {
+        Ok(match inspect(&executable)? {
+            Inspection::Refused(reason) => Verdict::Refused(reason),
+            Inspection::Attachable(notes) => Verdict::Supported(watch(&executable, notes)?),
+        })
+    });
+    watched.unwrap_or_else(|error| Verdict::Failed(format!("{error:#}")))
+}
+
+enum Inspection {
+    Attachable(Vec<String>),
+    Refused(String),
+}
+
+/// Asks the agent what it would do with a file.
+fn inspect(executable: &Path) -> Result<Inspection> {
+    let path = executable.to_str().context("a path that is not UTF-8")?;
+    let ended = agent::run_to_end(&["inspect", "--json", "--exe", path], INSPECTION)?;
+    let said: Value = serde_json::from_str(&ended.stdout).with_context(|| ended.stderr.clone())?;
+    let frameworks = said["frameworks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let texts = |of: &str| -> Vec<String> {
+        let all = frameworks.iter().chain([&said]);
+        let all = all.filter_map(|part| part[of].as_array()).flatten();
+        all.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    match said["attachable"].as_bool() {
+        Some(true) => Ok(Inspection::Attachable(texts("notes"))),
+        _ => Ok(Inspection::Refused(texts("reasons").join("; "))),
+    }
+}
+
+/// Runs every scenario that the program has, one after the other and then all at the same time.
+fn watch(executable: &Path, notes: Vec<String>) -> Result<Report> {
+    let mut calls = Process::start_command(&mut std::process::Command::new(executable))?;
+    let labels = LABELS.join(",");
+    let flags = ["--kitex.labels", &labels, "--kitex.bytes", "--kitex.stream-messages"];
+    let agent = Agent::attach(&[calls.pid()], &flags)?;
+    let scenarios = run_all(&mut calls)?;
+    let settled = calls.command("settle")?;
+    let scrape = agent.scrape_settled()?;
+    let counts = calls.command("counts")?;
+    let messages = calls.command("messages")?;
+    let tally = Tally::of_target(&counts, &LABELS)?;
+    tally.check(&Tally::of_agent(&scrape, &LABELS, None)?)?;
+    check_account(&Account::of(&scrape, calls.pid()), &settled)?;
+    if !notes.iter().any(|note| note.contains("bytes")) {
+        check_bytes(&counts, &scrape)?;
+    }
+    let messages = check_messages(&messages, &scrape)?;
+    agent.terminate()?;
+    Ok(Report { calls: tally.total(), messages, scenarios, notes })
+}
+
+fn run_all(calls: &mut Process) -> Result<BTreeMap<String, Option<String>>> {
+    let listed = calls.command("scenarios")?;
+    let mut scenarios = BTreeMap::new();
+    for scenario in listed["scenarios"].as_array().context("no scenarios")? {
+        let name = scenario["name"].as_str().context("a scenario without a name")?;
+        let missing = scenario["missing"].as_str().map(str::to_owned);
+        if scenario["finishes"] == true || missing.is_some() {
+            scenarios.insert(name.to_owned(), missing);
+        }
+    }
+    for (name, _) in scenarios.iter().filter(|(_, missing)| missing.is_none()) {
+        calls.command(&format!("run {name} {ALONE}"))?;
+    }
+    calls.command(&format!("run all {TOGETHER}"))?;
+    Ok(scenarios)
+}
+
+/// Fails unless the agent has seen each start and each finish that the tracer saw, and lost nothing.
+fn check_account(account: &Account, settled: &Value) -> Result<()> {
+    let seen = |what: &str| settled[what].as_u64().with_context(|| format!("no {what} in {settled}"));
+    let (started, finished) = (seen("started")?, seen("finished")?);
+    ensure!(account.starts == started, "{started} calls started: {account:?}");
+    ensure!(account.timed == finished, "{finished} calls finished: {account:?}");
+    ensure!(account.in_flight == started - finished, "{started} started, {finished} finished: {account:?}");
+    ensure!(account.found_faults().is_empty(), "{:?}", account.found_faults());
+    Ok(())
+}
+
+/// Fails unless the agent has the bytes that the RPCs' own statistics have.
+fn check_bytes(counts: &Value, scrape: &Scrape) -> Result<()> {
+    let rows = counts["counts"].as_array().context("no counts")?;
+    for direction in ["send", "recv"] {
+        let own = sums(rows, &LABELS, &format!("{direction}_bytes"))?;
+        check_sums(&own, scrape, &format!("{direction}_bytes"))?;
+    }
+    Ok(())
+}
+
+/// Fails unless the agent has the messages that the stream events tell of; gives how many.
+fn check_messages(messages: &Value, scrape: &Scrape) -> Result<u64> {
+    let names = ["type", "caller", "callee", "method", "kind", "direction"];
+    let rows = messages["messages"].as_array().context("no messages")?;
+    let own = sums(rows, &names, "count")?;
+    check_sums(&own, scrape, "stream_messages")?;
+    Ok(own.values().sum())
+}
+
+/// Adds up one number of the program's answer by the labels and `side`.
+fn sums(rows: &[Value], labels: &[&str], number: &str) -> Result<BTreeMap<Labels, u64>> {
+    let mut sums = BTreeMap::new();
+    for row in rows {
+        let mut of = Labels::new();
+        for name in labels.iter().chain(&["side"]) {
+            let value = row[name].as_str().with_context(|| format!("no {name} in {row}"))?;
+            of.insert((*name).to_owned(), value.to_owned());
+        }
+        *sums.entry(of).or_default() +=
+            row[number].as_u64().with_context(|| format!("no {number}: {row}"))?;
+    }
+    Ok(sums)
+}
+
+fn check_sums(own: &BTreeMap<Labels, u64>, scrape: &Scrape, metric: &str) -> Result<()> {
+    let mut agents = BTreeMap::<Labels, u64>::new();
+    for side in ["client", "server"] {
+        for sample in scrape.samples(&format!("kitex_{side}_{metric}")) {
+            let mut of = sample.labels.clone();
+            of.insert("side".to_owned(), side.to_owned());
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^53")]
+            agents.insert(of, sample.value as u64);
+        }
+    }
+    let mut differing = Vec::new();
+    for labels in own.keys().chain(agents.keys()).collect::<BTreeSet<_>>() {
+        let (own, agents) = (own.get(labels).unwrap_or(&0), agents.get(labels).unwrap_or(&0));
+        if own != agents {
+            differing.push(format!("{labels:?}: the program {own}, the agent {agents}"));
+        }
+    }
+    ensure!(differing.is_empty(), "{metric}:\n{}", differing.join("\n"));
+    Ok(())
+}
