@@ -39,7 +39,7 @@ impl Cell {
     /// The program's sources, with Kitex where the cell wants it.
     fn sources(&self, source: Source, room: &Path) -> Result<Go> {
         let program = paths::tests().join("targets/calls");
-        let modfile = program.join("mods").join(format!("{}.mod", self.kitex));
+        let modfile = modfile(&program, &self.kitex);
         let go = |directory| Go { directory, modfile: None, gopath: None, tags: String::new() };
         match source {
             Source::Modules => Ok(Go { modfile: Some(modfile), ..go(program) }),
@@ -60,6 +60,12 @@ impl Cell {
             }
         }
     }
+}
+
+/// The modules that a release of Kitex is built with: the program's own `go.mod` is for the newest.
+fn modfile(program: &Path, release: &str) -> PathBuf {
+    let of_release = program.join("mods").join(format!("{release}.mod"));
+    if of_release.exists() { of_release } else { program.join("go.mod") }
 }
 
 /// A directory of sources and how `go` takes them.

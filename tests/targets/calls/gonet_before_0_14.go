@@ -2,5 +2,5 @@
 
 package main
 
-// gonetServed is how many calls a gonet server counts for each call: the end of the connection is one more.
+// gonetServed is how many calls a gonet server counts for each call: the end of its connection is one more.
 const gonetServed = 2

@@ -52,7 +52,7 @@ func generics(s *stage, kind func() generic.Generic, request any) func() error {
 	listener := listen()
 	address := run(genericserver.NewServer(new(mirror), kind(), s.serverOptions(s.scenario.name, listener)...), listener)
 	c := must(genericclient.NewClient(s.scenario.name, kind(),
-		append(append(s.clientOptions(s.scenario.name, address), framed()...), ttheader()...)...))
+		append(s.genericOptions(address), ttheader()...)...))
 	return func() error {
 		reply, err := c.GenericCall(context.Background(), "Echo", request)
 		if err != nil {

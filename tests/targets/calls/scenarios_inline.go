@@ -19,7 +19,7 @@ func inline(s *stage) func() error {
 	c := caller{must(client.NewServiceInlineClient(service(serviceinfo.Thrift), srv.(client.ServerInitialInfo),
 		s.clientOptions(s.scenario.name, "")...))}
 	return func() error {
-		return join(c.echo(succeed, ok), c.echo(fail, failing(errAsked.Error())), c.echo(biz, bizFailing))
+		return join(c.echo(succeed, ok), c.echo(fail, failing(errAsked.Error())), c.echo(biz, bizInline))
 	}
 }
 

@@ -42,7 +42,8 @@ func init() {
 			}},
 		scenario{name: "gonet", about: "server on Go's net instead of netpoll", client: 1, server: gonetServed,
 			setup: func(s *stage) func() error {
-				return s.dial(s.serve(obey, onGonet()...), ttheader()...).echoes(succeed, ok)
+				return s.dial(s.serve(obey, onGonet()...), append(ttheader(), client.WithShortConnection())...).
+					echoes(succeed, ok)
 			}},
 		scenario{name: "oneway", about: "calls without an answer", client: 1, server: 1,
 			setup: func(s *stage) func() error { return notifies(s.dial(s.serve(obey), ttheader()...), succeed) }},

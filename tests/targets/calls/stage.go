@@ -87,8 +87,12 @@ func (s *stage) serverOptions(callee string, listener net.Listener) []server.Opt
 
 // clientOptions are what every client of the scenario has. One that finds its server otherwise has no address.
 func (s *stage) clientOptions(callee, address string) []client.Option {
+	return append(s.genericOptions(address), client.WithDestService(callee))
+}
+
+// genericOptions are those of a client that is told otherwise whom it calls.
+func (s *stage) genericOptions(address string) []client.Option {
 	opts := append(clientEvents(s.tally),
-		client.WithDestService(callee),
 		client.WithClientBasicInfo(&rpcinfo.EndpointBasicInfo{ServiceName: s.scenario.name + "-client"}),
 		client.WithTracer(tracer{s.tally, &s.client, "client"}))
 	if address != "" {

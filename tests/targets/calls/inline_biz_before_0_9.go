@@ -1,0 +1,6 @@
+//go:build kitex_before_0_9
+
+package main
+
+// bizInline is how a biz status error arrives at a client that is merged with its server: it gets lost.
+var bizInline = failing(errReply.Error())
