@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/cloudwego/kitex/pkg/kerrors"
 	"github.com/cloudwego/kitex/pkg/remote"
 )
@@ -14,6 +16,11 @@ func errorClass(err error) string {
 		return "protocol"
 	case *kerrors.DetailedError:
 		return basicClass(e.ErrorType())
+	}
+	switch fmt.Sprintf("%T", err) {
+	// What the codecs make is not exported.
+	case "*perrors.protocolException", "*protobuf.pbError":
+		return "protocol"
 	}
 	return basicClass(err)
 }
