@@ -113,6 +113,31 @@ fn exactly(agent: &Agent, pid: u32, calls: u64) -> Result<()> {
     Account::of(&scrape, pid).check_complete(calls)
 }
 
+/// Its breakpoints, which are there first, are a difference between code and file that is no reason to refuse.
+#[test]
+fn another_tool_elsewhere_in_the_functions() -> Result<()> {
+    let tracing = Tracing::open()?;
+    let executable = Program::Strange.build(Flavour::Default)?;
+    let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+    let sites = Sites::of(target.pid())?;
+    let mut events = Vec::new();
+    for (index, (_, offset)) in sites.offsets().enumerate() {
+        // The agent's instruction, `push rbp`, has one byte.
+        events.push(tracing.place(&format!("behind_{index}"), &executable, offset + 1, "")?);
+    }
+    let agent = Agent::attach(&[target.pid()], &[])?;
+    target.command("call 100 server")?;
+    target.command("call 100 client")?;
+    exactly(&agent, target.pid(), 200)?;
+    for event in events {
+        ensure!(event.hits()? == 200, "{} hits", event.hits()?);
+    }
+    agent.terminate()?;
+    sites.check_clean()?;
+    ensure!(target.quit()?.success(), "it was disturbed");
+    Ok(())
+}
+
 /// Functions of an executable by address, from its symbol table.
 fn functions(executable: &Path) -> Result<BTreeMap<u64, String>> {
     let output = Command::new(targets::go()?).args(["tool", "nm"]).arg(executable).output()?;
