@@ -1,6 +1,7 @@
 //! Reading what the programs wrote.
 
 use std::{
+    collections::HashSet,
     os::fd::{AsFd, BorrowedFd},
     time::Duration,
 };
@@ -39,6 +40,8 @@ pub struct Maps {
     spill: HashMap<MapData, u64, Spilled>,
     aliases: MappedWords,
     unexpected: HashMap<MapData, u64, u64>,
+    /// Places of the in-flight table whose calls were too old at the last look, with their starts.
+    old: HashSet<(usize, u64)>,
     sizes: Sizes,
 }
 
@@ -68,6 +71,7 @@ impl Maps {
             spill: take_hash(ebpf, name::SPILL)?,
             aliases: map_array(ebpf, name::ALIASES, ALIASES as usize * 2, Access::Write)?,
             unexpected: take_hash(ebpf, name::UNEXPECTED)?,
+            old: HashSet::new(),
             sizes,
         })
     }
@@ -113,7 +117,9 @@ impl Maps {
         sums
     }
 
-    /// Forgets calls that started longer ago than that; gives how many there were.
+    /// Forgets calls that started longer ago than that and were seen so the last time, too: a program that claims a
+    /// place writes the key before the start, so one look may see the start of an earlier call. Gives how many there
+    /// were.
     ///
     /// A call that finishes at the very moment may leave its place to another, which is then forgotten in its stead:
     /// it will be counted as unpaired, and has no duration.
@@ -121,13 +127,19 @@ impl Maps {
         let Some(oldest_ns) = monotonic().checked_sub(age) else { return 0 };
         let oldest_ns = u64::try_from(oldest_ns.as_nanos()).unwrap_or(u64::MAX);
         let mut forgotten = 0;
+        let seen = std::mem::take(&mut self.old);
         for bucket in 0..self.sizes.buckets as usize {
             for way in 0..WAYS {
                 let place = bucket * BUCKET_WORDS + way;
                 let key = self.in_flight.get(place);
                 let start_ns = self.in_flight.get(place + WAYS) >> DEPTH_BITS;
-                if key != 0 && start_ns != 0 && start_ns < oldest_ns {
+                if key == 0 || start_ns == 0 || start_ns >= oldest_ns {
+                    continue;
+                }
+                if seen.contains(&(place, start_ns)) {
                     forgotten += u64::from(self.in_flight.replace(place, key, 0));
+                } else {
+                    self.old.insert((place, start_ns));
                 }
             }
         }

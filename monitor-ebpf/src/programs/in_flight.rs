@@ -73,7 +73,7 @@ pub(crate) fn remove(key: Key) -> Option<u64> {
         let depth = word & DEPTH;
         if depth != 0 {
             // SAFETY: as above.
-            unsafe { start.write_volatile(word - u64::from(depth != DEPTH)) }
+            unsafe { compare_exchange(start, word, word - u64::from(depth != DEPTH)) };
             return seen(take_nested(number, depth));
         }
         // The agent may have given the call up just now, and another may have taken the way.
@@ -93,12 +93,22 @@ pub(crate) fn remove(key: Key) -> Option<u64> {
 pub(crate) fn insert_unknown(goroutine: u64) -> u32 {
     let key = Key::Goroutine(goroutine);
     let Some(bucket) = key.bucket() else { return 0 };
-    if let Some(start) = find(bucket, key.number()) {
+    let number = key.number();
+    let depth = if let Some(start) = find(bucket, number) {
         // SAFETY: a start in a bucket of the table.
-        unsafe { nest(start) };
-    } else if let Some(outer) = SPILL.get_ptr_mut(key.number()) {
+        unsafe { nest(start) }
+    } else if let Some(outer) = SPILL.get_ptr_mut(number) {
         // SAFETY: the entry is this goroutine's own.
-        unsafe { (*outer).nested += 1 };
+        unsafe {
+            (*outer).nested += 1;
+            (*outer).nested
+        }
+    } else {
+        return 0;
+    };
+    if depth <= u64::from(MAX_NESTING) {
+        // What a call left there that was nested in one given up since.
+        let _ = SPILL.remove(number + depth);
     }
     0
 }
@@ -111,7 +121,8 @@ pub(crate) fn remove_unknown(goroutine: u64) -> u32 {
     0
 }
 
-/// Adds one to the number of nested calls in a start of a bucket; gives the depth of the new one.
+/// Adds one to the number of nested calls in a start of a bucket; gives the depth of the new one. Leaves a start alone
+/// that is no longer the call's, since the agent has given it up: the new one is then unpaired when it finishes.
 ///
 /// # Safety
 /// `start` must be in a bucket of the table.
@@ -120,7 +131,7 @@ unsafe fn nest(start: *mut u64) -> u64 {
     // SAFETY: the caller vouches for it.
     unsafe {
         let word = start.read_volatile();
-        start.write_volatile(word + u64::from(word & DEPTH != DEPTH));
+        compare_exchange(start, word, word + u64::from(word & DEPTH != DEPTH));
         (word & DEPTH) + 1
     }
 }
