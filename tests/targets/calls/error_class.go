@@ -11,7 +11,7 @@ import (
 func errorClass(err error) string {
 	switch e := err.(type) {
 	case nil:
-		return ""
+		return "none"
 	case *remote.TransError:
 		return "protocol"
 	case *kerrors.DetailedError:
@@ -55,10 +55,11 @@ func basicClass(basic error) string {
 		return "biz"
 	case kerrors.ErrRetry:
 		return "retry"
-	case kerrors.ErrRPCFinish:
-		return "finish"
 	case kerrors.ErrRoute:
 		return "route"
+	}
+	if isFinish(basic) {
+		return "finish"
 	}
 	if isValidation(basic) {
 		return "validation"

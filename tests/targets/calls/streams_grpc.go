@@ -43,7 +43,7 @@ func init() {
 			setup: func(s *stage) func() error { return grpcStreams(s, "Down", biz, bizFailing) }},
 		scenario{name: "grpc_panic", about: "a stream over gRPC whose handler panics", client: 1, server: 1,
 			setup: func(s *stage) func() error { return grpcStreams(s, "Down", crash, failing("panic")) }},
-		scenario{name: "grpc_refused", about: "a stream that cannot be created", client: 1,
+		scenario{name: "grpc_refused", about: "a stream that cannot be created", client: 1, abandons: unborn,
 			setup: func(s *stage) func() error {
 				c := s.dialAs(s.scenario.name, refused(), serviceinfo.Protobuf, grpc()...)
 				return func() error {
