@@ -28,7 +28,7 @@ func init() {
 			setup: func(s *stage) func() error {
 				c := overGRPC(s, serviceinfo.Protobuf)
 				return func() error {
-					return failing("unknown method")(c.call(context.Background(), "Missing", &message{}))
+					return failing("unknown ")(c.call(context.Background(), "Missing", &message{}))
 				}
 			}},
 		scenario{name: "grpc_client", about: "stream of the client over gRPC", client: 1, server: 1,
