@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod gotable;
 mod lint;
 mod matrix;
 mod process;
@@ -32,6 +33,12 @@ enum Task {
     Ebpf(Ebpf),
     /// Fuzz the parsers of what others have written
     Fuzz(fuzz::Options),
+    /// Write the table of what each Go release's runtime keeps where, from real tool chains that Go fetches
+    Gotable {
+        /// Compare with the one of the repository instead, and what the agent reads with what programs say
+        #[arg(long)]
+        check: bool,
+    },
     /// Check what needs no run: formatting, clippy, documentation, the Go programs of the tests
     Lint,
     /// Try all releases of Kitex and Go and all ways to build, and write docs/compatibility.md (needs root and an hour)
@@ -62,6 +69,8 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Ebpf(Ebpf { check: true, filters, .. }) => ebpf::check(&filters),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Gotable { check: true } => gotable::check(),
+        Task::Gotable { check: false } => gotable::build(),
         Task::Lint => lint::all(),
         Task::Matrix { filters } => matrix::run(&filters),
         Task::Ebpf(_) => ebpf::build(),

@@ -118,6 +118,11 @@ impl Image {
         Ok(image)
     }
 
+    /// The file's bytes.
+    pub(super) fn source(&self) -> &dyn Source {
+        &*self.source
+    }
+
     /// What tells builds apart: the GNU build id in hexadecimal, else Go's build id.
     pub fn build_id(&self) -> Option<&str> {
         self.build_id.as_deref()
@@ -347,7 +352,7 @@ fn relocate(relocations: &[Relocation], address: u64, data: &mut [u8]) {
     }
 }
 
-fn file_header(source: &dyn Source) -> Result<elf::FileHeader64<LE>, ImageError> {
+pub(super) fn file_header(source: &dyn Source) -> Result<elf::FileHeader64<LE>, ImageError> {
     const WHAT: &str = "ELF header";
     let len = source.len();
     if len == 0 {
@@ -589,7 +594,7 @@ fn read_pod<T: Pod + Copy>(source: &dyn Source, offset: u64, what: &'static str)
     from_bytes::<T>(&data).map(|(value, _)| *value).map_err(|()| ImageError::Truncated { what })
 }
 
-fn read_table<T: Pod + Copy>(
+pub(super) fn read_table<T: Pod + Copy>(
     source: &dyn Source,
     offset: u64,
     count: usize,
@@ -601,7 +606,7 @@ fn read_table<T: Pod + Copy>(
 }
 
 /// Bytes of the file; takes no memory for what lies behind its end.
-fn read_bytes(
+pub(super) fn read_bytes(
     source: &dyn Source,
     offset: u64,
     len: usize,

@@ -22,6 +22,7 @@ mod elf;
 mod error;
 mod go;
 mod source;
+mod symbols;
 #[cfg(test)]
 pub(crate) mod testing;
 mod types;

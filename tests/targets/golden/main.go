@@ -1,17 +1,23 @@
 // Command golden writes the metric families of a JSON file in the Prometheus text format, with client_golang
-// itself: what the agent's own encoder is compared with.
+// itself: what the agent's own encoder is compared with. Numbers are strings in the file where JSON has no word for
+// them (NaN, +Inf) or readers disagree on them.
 //
-// Numbers are strings in the file where JSON has no word for them (NaN, +Inf) or readers disagree on them.
+// With `go-collector` it writes what client_golang's collector for the Go runtime gives, with all of its metrics but
+// those of GODEBUG settings; with `runtime-metrics` what Go itself says of the metrics that this is made of.
 package main
 
 import (
 	"encoding/json"
 	"log"
 	"os"
+	"regexp"
+	"runtime/metrics"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/common/expfmt"
 )
 
@@ -38,19 +44,20 @@ type bucket struct {
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) != 2 {
-		log.Fatal("usage: golden families.json")
-	}
-	text, err := os.ReadFile(os.Args[1])
-	if err != nil {
-		log.Fatal(err)
-	}
-	var families []family
-	if err := json.Unmarshal(text, &families); err != nil {
-		log.Fatalf("%s: %v", os.Args[1], err)
+		log.Fatal("usage: golden families.json | go-collector | runtime-metrics")
 	}
 	registry := prometheus.NewPedanticRegistry()
-	for _, f := range families {
-		registry.MustRegister(f)
+	switch os.Args[1] {
+	case "runtime-metrics":
+		describe()
+		return
+	case "go-collector":
+		registry.MustRegister(collectors.NewGoCollector(
+			collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsAll),
+			collectors.WithoutGoCollectorRuntimeMetrics(regexp.MustCompile("^/godebug/")),
+		))
+	default:
+		registerFile(registry, os.Args[1])
 	}
 	gathered, err := registry.Gather()
 	if err != nil {
@@ -62,6 +69,42 @@ func main() {
 			log.Fatal(err)
 		}
 	}
+}
+
+func registerFile(registry *prometheus.Registry, path string) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		log.Fatal(err)
+	}
+	var families []family
+	if err := json.Unmarshal(text, &families); err != nil {
+		log.Fatalf("%s: %v", path, err)
+	}
+	for _, f := range families {
+		registry.MustRegister(f)
+	}
+}
+
+// describe writes one line for each metric, in the order of their names.
+func describe() {
+	type description struct {
+		Name       string `json:"name"`
+		Cumulative bool   `json:"cumulative"`
+		Text       string `json:"text"`
+	}
+	separator := "[\n"
+	for _, d := range metrics.All() {
+		if strings.HasPrefix(d.Name, "/godebug/") {
+			continue
+		}
+		line, err := json.Marshal(description{d.Name, d.Cumulative, d.Description})
+		if err != nil {
+			log.Fatal(err)
+		}
+		os.Stdout.WriteString(separator + string(line))
+		separator = ",\n"
+	}
+	os.Stdout.WriteString("\n]\n")
 }
 
 func (f family) desc() *prometheus.Desc {

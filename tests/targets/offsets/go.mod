@@ -1,0 +1,3 @@
+module example.com/monitor/offsets
+
+go 1.24

@@ -1,0 +1,3 @@
+module example.com/monitor/runtime
+
+go 1.18
