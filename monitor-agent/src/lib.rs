@@ -2,8 +2,8 @@
 //!
 //! Dependencies point one way: [`cli`] asks the [`agent`], which brings together the [`target`] (a process),
 //! its [`image`] (an executable), the [`frameworks`] it may contain, the [`plan`] that follows from both, the
-//! programs that [`bpf`] attaches, the [`pipeline`] of their records, the [`metrics`] made of those, and their
-//! [`export`]. `docs/ARCHITECTURE.md` tells the whole story.
+//! programs that [`bpf`] attaches, the [`pipeline`] of their records, what [`goruntime`] reads from its memory, the
+//! [`metrics`] made of those, and their [`export`]. `docs/ARCHITECTURE.md` tells the whole story.
 
 pub mod agent;
 pub mod bpf;
@@ -13,6 +13,7 @@ pub mod failure;
 pub mod frameworks;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod goruntime;
 pub mod image;
 pub mod metrics;
 pub mod pipeline;

@@ -1,6 +1,8 @@
 //! Building metric families in the model of the `prometheus` crate.
 
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Quantile, Summary,
+};
 
 use crate::pipeline;
 
@@ -28,6 +30,12 @@ impl FamilyBuilder {
     #[must_use]
     pub fn histogram(name: &str, help: &str) -> Self {
         Self::new(name, help, MetricType::HISTOGRAM)
+    }
+
+    /// A summary.
+    #[must_use]
+    pub fn summary(name: &str, help: &str) -> Self {
+        Self::new(name, help, MetricType::SUMMARY)
     }
 
     fn new(name: &str, help: &str, field_type: MetricType) -> Self {
@@ -62,24 +70,60 @@ impl FamilyBuilder {
 
     /// Adds a series of a histogram with these finite upper bounds.
     pub fn push_histogram(&mut self, labels: &[(&str, &str)], bounds: &[f64], value: &pipeline::Histogram) {
-        let mut cumulated = 0;
-        let buckets = bounds
-            .iter()
-            .zip(&value.counts)
+        let buckets = bounds.iter().copied().zip(value.counts.iter().copied());
+        self.push_buckets(labels, buckets, value.count(), float(value.sum_us));
+    }
+
+    /// Adds a series of a histogram: finite upper bounds with the counts of their buckets alone, all counts together,
+    /// and the sum of what was counted.
+    pub fn push_buckets(
+        &mut self,
+        labels: &[(&str, &str)],
+        buckets: impl Iterator<Item = (f64, u64)>,
+        count: u64,
+        sum: f64,
+    ) {
+        let mut cumulated: u64 = 0;
+        let buckets = buckets
             .map(|(bound, count)| {
-                cumulated += count;
+                cumulated = cumulated.saturating_add(count);
                 let mut bucket = Bucket::default();
-                bucket.set_upper_bound(*bound);
+                bucket.set_upper_bound(bound);
                 bucket.set_cumulative_count(cumulated);
                 bucket
             })
             .collect();
         let mut histogram = Histogram::default();
         histogram.set_bucket(buckets);
-        histogram.set_sample_count(value.count());
-        histogram.set_sample_sum(float(value.sum_us));
+        histogram.set_sample_count(count);
+        histogram.set_sample_sum(sum);
         let mut metric = Metric::from_label(pairs(labels));
         metric.set_histogram(histogram);
+        self.metrics.push(metric);
+    }
+
+    /// Adds a series of a summary: quantiles with their values, how many values there are, and their sum.
+    pub fn push_summary(
+        &mut self,
+        labels: &[(&str, &str)],
+        quantiles: impl Iterator<Item = (f64, f64)>,
+        count: u64,
+        sum: f64,
+    ) {
+        let quantiles = quantiles
+            .map(|(rank, value)| {
+                let mut quantile = Quantile::default();
+                quantile.set_quantile(rank);
+                quantile.set_value(value);
+                quantile
+            })
+            .collect();
+        let mut summary = Summary::default();
+        summary.set_quantile(quantiles);
+        summary.set_sample_count(count);
+        summary.set_sample_sum(sum);
+        let mut metric = Metric::from_label(pairs(labels));
+        metric.set_summary(summary);
         self.metrics.push(metric);
     }
 

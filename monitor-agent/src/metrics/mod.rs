@@ -5,9 +5,11 @@
 
 mod about;
 mod family;
+mod go;
 mod kitex;
 pub mod process;
 
 pub use about::{AgentStats, FrameworkStats, SiteStats, TargetStats, UnexpectedType, about};
 pub use family::{FamilyBuilder, merge};
 pub use kitex::{KitexView, Label, LabelSelection, LabelsError, kitex};
+pub use go::go;

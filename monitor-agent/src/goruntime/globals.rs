@@ -1,0 +1,281 @@
+//! Where the runtime's global variables are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::{
+    Fault, Layout, Memory,
+    code::{Operand, operands},
+    memory::{at, slice, u32_at, u64_at},
+};
+use crate::image::{Image, ImageError};
+
+/// More goroutines than memory holds.
+pub(super) const MAX_GOROUTINES: u64 = 1 << 32;
+/// Go allows as many processors at most (`_MaxGomaxprocs` in runtime/runtime2.go @ go1.18; now less than 2^31).
+pub(super) const MAX_PROCESSORS: u64 = 4096;
+/// What `schedinit` sets the limit of threads to (runtime/proc.go).
+const MAX_THREADS_AT_START: u64 = 10_000;
+
+/// The variables that all values but a few come from. They are looked for in stripped programs too.
+const NEEDED: [&str; 8] = [
+    "runtime.allgs",
+    "runtime.allm",
+    "runtime.allp",
+    "runtime.gcController",
+    "runtime.memstats",
+    "runtime.mheap_",
+    "runtime.sched",
+    "runtime.work",
+];
+/// Single numbers, in which nothing shows what they are: only a symbol table tells where they lie.
+const NAMED_ONLY: [&str; 6] = [
+    "runtime.finexecuted",
+    "runtime.finqueued",
+    "runtime.gcCPULimiter",
+    "runtime.gcCleanups",
+    "runtime.ncgocall",
+    "runtime.startingStackSize",
+];
+/// The functions in which the variables are looked for.
+const FUNCTIONS: [&str; 7] = [
+    "runtime.allgadd",
+    "runtime.gcMarkTermination",
+    "runtime.gcinit",
+    "runtime.mallocinit",
+    "runtime.mcommoninit",
+    "runtime.procresize",
+    "runtime.schedinit",
+];
+
+/// What an executable says about where the variables are: addresses as it was linked.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    symbols: HashMap<&'static str, u64>,
+    operands: HashMap<&'static str, Vec<Operand>>,
+}
+
+impl Sources {
+    /// Reads the symbol table, and where it does not say all, the instructions of the functions that use them.
+    pub fn of(image: &Image) -> Result<Self, ImageError> {
+        let names: Vec<_> = NEEDED.into_iter().chain(NAMED_ONLY).collect();
+        // A damaged symbol table is like none: the code decides.
+        let symbols = image.symbols(&names).unwrap_or_default();
+        let mut sources = Self { symbols, operands: HashMap::new() };
+        if NEEDED.iter().all(|name| sources.symbols.contains_key(name)) {
+            return Ok(sources);
+        }
+        let go = image.go()?;
+        for function in go.functions_named(&|name| FUNCTIONS.contains(&name))? {
+            if let Some(name) = FUNCTIONS.into_iter().find(|name| *name == function.name) {
+                let found = operands(&go.code(&function)?, function.entry);
+                sources.operands.entry(name).or_default().extend(found);
+            }
+        }
+        Ok(sources)
+    }
+
+    /// A symbol table in which each variable is 64 KiB behind the one before.
+    #[cfg(test)]
+    pub(super) fn everywhere(first: u64) -> Self {
+        let names = NEEDED.into_iter().chain(NAMED_ONLY);
+        let places = (0..).map(|index| first + (index << 16));
+        Self { symbols: names.zip(places).collect(), operands: HashMap::new() }
+    }
+
+    /// What one function stores and names, moved by `bias`.
+    fn operands(&self, function: &'static str, bias: u64) -> Vec<Operand> {
+        let moved = |o: &Operand| Operand { address: o.address.wrapping_add(bias), ..*o };
+        self.operands.get(function).map(|found| found.iter().map(moved).collect()).unwrap_or_default()
+    }
+
+    fn addresses(&self, function: &'static str, bias: u64) -> BTreeSet<u64> {
+        self.operands(function, bias).iter().map(|operand| operand.address).collect()
+    }
+}
+
+/// Where the variables are in a process.
+#[derive(Clone, Debug, Default)]
+pub struct Globals(BTreeMap<&'static str, u64>);
+
+impl Globals {
+    /// Finds what can be found. What is not named by symbols is what, of all that the functions name, has the content
+    /// that the variable must have; the program must have started for that.
+    pub fn find(sources: &Sources, bias: u64, layout: &Layout, memory: &dyn Memory) -> Self {
+        let named = sources.symbols.iter().map(|(name, address)| (*name, address.wrapping_add(bias)));
+        let mut globals = Self(named.collect());
+        let finder = Finder { sources, bias, layout, memory };
+        // The heap is known by pointers into the statistics.
+        globals.look("runtime.memstats", || finder.memstats());
+        let memstats = globals.get("runtime.memstats").ok();
+        globals.look("runtime.mheap_", || finder.mheap(memstats?));
+        globals.look("runtime.allgs", || finder.allgs());
+        globals.look("runtime.allp", || finder.allp());
+        globals.look("runtime.allm", || finder.allm());
+        globals.look("runtime.sched", || finder.sched());
+        globals.look("runtime.gcController", || finder.gc_controller());
+        globals.look("runtime.work", || finder.work());
+        globals
+    }
+
+    /// The address of a variable.
+    pub(super) fn get(&self, name: &'static str) -> Result<u64, Fault> {
+        self.0.get(name).copied().ok_or(Fault::NotFound(name))
+    }
+
+    /// Whether all that a stripped program shows was found.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        NEEDED.iter().all(|name| self.0.contains_key(name))
+    }
+
+    fn look(&mut self, name: &'static str, find: impl FnOnce() -> Option<u64>) {
+        if !self.0.contains_key(name)
+            && let Some(address) = find()
+        {
+            self.0.insert(name, address);
+        }
+    }
+}
+
+/// The only element; two would be a guess.
+fn only<T>(mut found: impl Iterator<Item = T>) -> Option<T> {
+    let first = found.next()?;
+    found.next().is_none().then_some(first)
+}
+
+struct Finder<'a> {
+    sources: &'a Sources,
+    bias: u64,
+    layout: &'a Layout,
+    memory: &'a dyn Memory,
+}
+
+impl Finder<'_> {
+    /// `gcMarkTermination` writes four fields of it, which lie at known distances.
+    fn memstats(&self) -> Option<u64> {
+        let named = self.sources.addresses("runtime.gcMarkTermination", self.bias);
+        let field = |path| self.layout.find(path);
+        let anchor = field("memstats.last_gc_unix")?;
+        let others =
+            [field("memstats.pause_total_ns")?, field("memstats.pause_ns")?, field("memstats.numgc")?];
+        let bases = named.iter().map(|address| address.wrapping_sub(anchor.into()));
+        only(bases.filter(|base| others.iter().all(|offset| named.contains(&at(*base, *offset)))))
+    }
+
+    /// Two of its allocators point to where they are accounted for.
+    fn mheap(&self, memstats: u64) -> Option<u64> {
+        let fits = |base: &u64| heap_points_back(self.memory, self.layout, *base, memstats).is_ok();
+        only(self.sources.addresses("runtime.mallocinit", self.bias).into_iter().filter(fits))
+    }
+
+    /// A list whose first entry is the first goroutine.
+    fn allgs(&self) -> Option<u64> {
+        let goid = self.layout.find("g.goid")?;
+        let fits = |base: &u64| {
+            let first = slice(self.memory, *base, MAX_GOROUTINES)
+                .and_then(|(pointer, _)| u64_at(self.memory, pointer))
+                .and_then(|first| u64_at(self.memory, at(first, goid)));
+            first == Ok(1)
+        };
+        only(self.sources.addresses("runtime.allgadd", self.bias).into_iter().filter(fits))
+    }
+
+    fn allp(&self) -> Option<u64> {
+        let fits = |base: &u64| processors(self.memory, self.layout, *base).is_ok();
+        only(self.sources.addresses("runtime.procresize", self.bias).into_iter().filter(fits))
+    }
+
+    fn allm(&self) -> Option<u64> {
+        let fits = |base: &u64| first_thread(self.memory, self.layout, *base).is_ok();
+        only(self.sources.addresses("runtime.mcommoninit", self.bias).into_iter().filter(fits))
+    }
+
+    /// `schedinit` sets the limit of threads.
+    fn sched(&self) -> Option<u64> {
+        let limit = self.layout.find("sched.maxmcount")?;
+        let stores = self.sources.operands("runtime.schedinit", self.bias);
+        let places = stores.iter().filter(|operand| operand.stored == Some(MAX_THREADS_AT_START));
+        let places: BTreeSet<u64> =
+            places.map(|operand| operand.address.wrapping_sub(limit.into())).collect();
+        only(places.into_iter())
+    }
+
+    fn gc_controller(&self) -> Option<u64> {
+        let minimum = self.layout.find("gcController.heapMinimum")?;
+        // Memory that is all zeros agrees too: with a target of nothing.
+        let fits = |base: &u64| {
+            pacer_agrees(self.memory, self.layout, *base).is_ok()
+                && u64_at(self.memory, at(*base, minimum)).is_ok_and(|minimum| minimum != 0)
+        };
+        only(self.sources.addresses("runtime.gcinit", self.bias).into_iter().filter(fits))
+    }
+
+    /// `gcinit` sets two semaphores of it, side by side, which are free while there is no collection.
+    fn work(&self) -> Option<u64> {
+        const FREE: u64 = 1 | 1 << 32;
+        let (start, done) = (self.layout.find("work.startSema")?, self.layout.find("work.markDoneSema")?);
+        if done != start.checked_add(4)? {
+            return None;
+        }
+        let named = self.sources.addresses("runtime.gcinit", self.bias);
+        let free = named.into_iter().filter(|place| u64_at(self.memory, *place) == Ok(FREE));
+        only(free.map(|place| place.wrapping_sub(start.into())))
+    }
+}
+
+/// The processors of the scheduler, each of which knows its number.
+pub(super) fn processors(memory: &dyn Memory, layout: &Layout, allp: u64) -> Result<Vec<u64>, Fault> {
+    let id = layout.get("p.id")?;
+    let (pointer, length) = slice(memory, allp, MAX_PROCESSORS)?;
+    (0..length)
+        .map(|index| {
+            let processor = u64_at(memory, pointer.wrapping_add(index * 8))?;
+            let own = u32_at(memory, at(processor, id))?;
+            if u64::from(own) == index {
+                Ok(processor)
+            } else {
+                Err(Fault::Implausible("a processor's number"))
+            }
+        })
+        .collect()
+}
+
+/// The newest thread, whose own goroutine knows it.
+pub(super) fn first_thread(memory: &dyn Memory, layout: &Layout, allm: u64) -> Result<u64, Fault> {
+    let thread = u64_at(memory, allm)?;
+    let goroutine = u64_at(memory, at(thread, layout.get("m.g0")?))?;
+    let back = u64_at(memory, at(goroutine, layout.get("g.m")?))?;
+    if thread != 0 && back == thread { Ok(thread) } else { Err(Fault::Implausible("a thread's goroutine")) }
+}
+
+/// Sees that the allocators of spans and caches are accounted for in the statistics.
+pub(super) fn heap_points_back(
+    memory: &dyn Memory,
+    layout: &Layout,
+    mheap: u64,
+    memstats: u64,
+) -> Result<(), Fault> {
+    let points = |pointer, field| -> Result<bool, Fault> {
+        Ok(u64_at(memory, at(mheap, layout.get(pointer)?))? == at(memstats, layout.get(field)?))
+    };
+    let agree = points("mheap_.spanalloc.stat", "memstats.mspan_sys")?
+        && points("mheap_.cachealloc.stat", "memstats.mcache_sys")?;
+    if agree { Ok(()) } else { Err(Fault::Implausible("the heap's account")) }
+}
+
+/// Sees that the smallest heap is what follows from the target percentage (`setGCPercent` in runtime/mgcpacer.go).
+pub(super) fn pacer_agrees(memory: &dyn Memory, layout: &Layout, controller: u64) -> Result<(), Fault> {
+    // The smaller one with GOEXPERIMENT=heapminimum512kib.
+    const DEFAULTS: [u64; 2] = [4 << 20, 512 << 10];
+    let percent = u32_at(memory, at(controller, layout.get("gcController.gcPercent")?))?.cast_signed();
+    let minimum = u64_at(memory, at(controller, layout.get("gcController.heapMinimum")?))?;
+    // Without a target the percentage is -1, and the product wraps.
+    let percent = i64::from(percent).cast_unsigned();
+    let follows = |default: &u64| default.wrapping_mul(percent) / 100 == minimum;
+    let limited = match layout.find("gcController.memoryLimit") {
+        Some(limit) => u64_at(memory, at(controller, limit))?.cast_signed() >= 0,
+        None => true,
+    };
+    let agrees = limited && DEFAULTS.iter().any(follows);
+    if agrees { Ok(()) } else { Err(Fault::Implausible("the pacer's smallest heap")) }
+}

@@ -1,0 +1,110 @@
+//! Where the fields of the runtime's structures lie, by Go release.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::LazyLock,
+};
+
+use serde::Deserialize;
+
+use super::Fault;
+use crate::image::GoVersion;
+
+/// A processor for which there are tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    /// x86-64.
+    Amd64,
+    /// 64-bit ARM.
+    Arm64,
+}
+
+/// The file that `cargo xtask gotable` writes: a column for each release.
+#[derive(Deserialize)]
+struct Tables {
+    releases: Vec<String>,
+    amd64: Rows,
+    arm64: Rows,
+}
+
+type Rows = BTreeMap<String, Vec<Option<u32>>>;
+
+static TABLES: LazyLock<Tables> = LazyLock::new(|| {
+    let empty = || Tables { releases: Vec::new(), amd64: Rows::new(), arm64: Rows::new() };
+    serde_json::from_str(include_str!("layouts.json")).unwrap_or_else(|_| empty())
+});
+
+/// Offsets and sizes of one release.
+///
+/// A path is the name of a variable or type of the package `runtime`, and of a field in it: `sched.gFree.n`. Its value
+/// is the distance from the start; that of a path which ends in `#` is a size. Both are in bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    minor: u32,
+    places: HashMap<&'static str, u32>,
+}
+
+impl Layout {
+    /// The table of a release, if there is one. A bug-fix release has the table of its series.
+    #[must_use]
+    pub fn of(version: GoVersion, arch: Arch) -> Option<Self> {
+        let tables = &*TABLES;
+        let series = |name: &String| GoVersion::parse(name).map(|known| (known.major, known.minor));
+        let wanted = Some((version.major, version.minor));
+        let column = tables.releases.iter().position(|name| series(name) == wanted)?;
+        let rows = match arch {
+            Arch::Amd64 => &tables.amd64,
+            Arch::Arm64 => &tables.arm64,
+        };
+        let place = |(path, row): (&'static String, &'static Vec<Option<u32>>)| {
+            Some((path.as_str(), row.get(column).copied().flatten()?))
+        };
+        Some(Self { minor: version.minor, places: rows.iter().filter_map(place).collect() })
+    }
+
+    /// The 26 of Go 1.26.
+    #[must_use]
+    pub fn minor(&self) -> u32 {
+        self.minor
+    }
+
+    /// The offset or size at a path, if the release has it.
+    #[must_use]
+    pub fn find(&self, path: &str) -> Option<u32> {
+        self.places.get(path).copied()
+    }
+
+    /// The offset or size at a path that the release must have.
+    pub(super) fn get(&self, path: &'static str) -> Result<u32, Fault> {
+        self.find(path).ok_or(Fault::NoPlace(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(minor: u32, arch: Arch) -> Option<Layout> {
+        Layout::of(GoVersion { major: 1, minor, patch: 3 }, arch)
+    }
+
+    #[test]
+    fn there_is_a_table_for_each_release() {
+        for arch in [Arch::Amd64, Arch::Arm64] {
+            for minor in 18..=27 {
+                let layout = layout(minor, arch).expect("a table");
+                assert_eq!(layout.find("m.g0"), Some(0), "1.{minor}");
+                assert_eq!(layout.find("p.id"), Some(0), "1.{minor}");
+                assert_eq!(layout.find("gcController.memoryLimit").is_some(), minor >= 19, "1.{minor}");
+                assert_eq!(layout.find("work.cpuStats").is_some(), minor >= 20, "1.{minor}");
+            }
+            assert!(layout(17, arch).is_none() && layout(28, arch).is_none());
+        }
+    }
+
+    #[test]
+    fn the_processors_differ_where_padding_does() {
+        let place = |arch| layout(26, arch).and_then(|layout| layout.find("mheap_.spanalloc.inuse"));
+        assert_eq!((place(Arch::Amd64), place(Arch::Arm64)), (Some(92368), Some(101_136)));
+    }
+}

@@ -1,0 +1,88 @@
+//! Memory of a target.
+
+use std::{fs::File, io, os::unix::fs::FileExt};
+
+use super::Fault;
+
+/// Memory that can be read at any address.
+pub trait Memory: Send {
+    /// Fills `buf` from `address` on, or fails: never partly.
+    fn read(&self, address: u64, buf: &mut [u8]) -> io::Result<()>;
+}
+
+/// The memory of a process, through `/proc/PID/mem`.
+#[derive(Debug)]
+pub struct ProcessMemory(pub File);
+
+impl Memory for ProcessMemory {
+    fn read(&self, address: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(buf, address)
+    }
+}
+
+/// A piece of memory that was read at one moment.
+#[derive(Debug, Default)]
+pub(super) struct Block(Vec<u8>);
+
+impl Block {
+    /// Reads `size` bytes; the caller bounds them.
+    pub(super) fn read(memory: &dyn Memory, address: u64, size: u32) -> Result<Self, Fault> {
+        let mut data = vec![0; size as usize];
+        memory.read(address, &mut data).map_err(Fault::of_io)?;
+        Ok(Self(data))
+    }
+
+    pub(super) fn u64(&self, offset: u32) -> Result<u64, Fault> {
+        self.bytes(offset).map(u64::from_le_bytes)
+    }
+
+    pub(super) fn i64(&self, offset: u32) -> Result<i64, Fault> {
+        self.bytes(offset).map(i64::from_le_bytes)
+    }
+
+    pub(super) fn u32(&self, offset: u32) -> Result<u32, Fault> {
+        self.bytes(offset).map(u32::from_le_bytes)
+    }
+
+    pub(super) fn i32(&self, offset: u32) -> Result<i32, Fault> {
+        self.bytes(offset).map(i32::from_le_bytes)
+    }
+
+    /// Numbers one behind the other.
+    pub(super) fn u64s(&self, offset: u32, count: u32) -> Result<Vec<u64>, Fault> {
+        (0..count).map(|index| self.u64(offset.saturating_add(index.saturating_mul(8)))).collect()
+    }
+
+    fn bytes<const N: usize>(&self, offset: u32) -> Result<[u8; N], Fault> {
+        let start = offset as usize;
+        let bytes = start.checked_add(N).and_then(|end| self.0.get(start..end));
+        bytes
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or(Fault::Implausible("a field outside its variable"))
+    }
+}
+
+/// The number at an address.
+pub(super) fn u64_at(memory: &dyn Memory, address: u64) -> Result<u64, Fault> {
+    Block::read(memory, address, 8)?.u64(0)
+}
+
+/// The number at an address.
+pub(super) fn u32_at(memory: &dyn Memory, address: u64) -> Result<u32, Fault> {
+    Block::read(memory, address, 4)?.u32(0)
+}
+
+/// A place in a structure.
+pub(super) fn at(base: u64, offset: u32) -> u64 {
+    base.wrapping_add(offset.into())
+}
+
+/// A Go slice's pointer and length, for at most `max` elements.
+pub(super) fn slice(memory: &dyn Memory, address: u64, max: u64) -> Result<(u64, u64), Fault> {
+    let header = Block::read(memory, address, 24)?;
+    let (pointer, length, capacity) = (header.u64(0)?, header.u64(8)?, header.u64(16)?);
+    if pointer == 0 || length == 0 || length > capacity || length > max {
+        return Err(Fault::Implausible("a list of the scheduler"));
+    }
+    Ok((pointer, length))
+}
