@@ -13,7 +13,9 @@ use prometheus::proto::MetricFamily;
 use super::{RunConfig, watch::Face};
 use crate::{
     export::http::{Backend, SiteStatus, Status, TargetStatus},
-    metrics::{AgentStats, KitexView, TargetStats, about, kitex, merge, process::ProcessReader},
+    metrics::{
+        AgentStats, FamilyBuilder, KitexView, TargetStats, about, kitex, merge, process::ProcessReader,
+    },
     pipeline::{Buckets, Snapshot},
 };
 
@@ -74,6 +76,7 @@ impl Board {
         let stats: Vec<_> = faces.iter().map(|face| face.lock_stats().clone()).collect();
         let mut families = kitex(&snapshots, &self.view);
         families.extend(processes(faces, with_target));
+        families.extend(go_runtimes(faces, with_target));
         families.extend(about(&self.agent_stats(), &stats));
         families
     }
@@ -105,6 +108,29 @@ fn processes(faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
         })
         .collect();
     merge(targets)
+}
+
+/// The Go runtimes of the targets that still live, and what could not be read of them.
+fn go_runtimes(faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
+    let mut errors = FamilyBuilder::counter(
+        "monitor_read_errors_total",
+        "What of the target's memory could not be read for the metrics of its Go runtime, by reason.",
+    );
+    let targets = faces
+        .iter()
+        .map(|face| {
+            let pid = face.pid.to_string();
+            let mut go = face.go.lock().unwrap_or_else(PoisonError::into_inner);
+            let families = go.families();
+            for (reason, count) in go.errors() {
+                errors.push(&[("target", &pid), ("reason", reason)], f64::from(*count));
+            }
+            (with_target.then_some(pid), families)
+        })
+        .collect();
+    let mut families = merge(targets);
+    errors.finish(&mut families);
+    families
 }
 
 impl Backend for Board {

@@ -2,6 +2,7 @@
 
 mod attached;
 mod board;
+mod go;
 mod life;
 mod prepare;
 mod unexpected;
@@ -14,7 +15,10 @@ pub use life::run;
 pub use prepare::{NO_FRAMEWORK, describe, unattachable};
 pub use verify::probe_in_place;
 
-use crate::{bpf::Limits, export::http::Listen, metrics::LabelSelection, pipeline::Buckets, plan::Wanted};
+use crate::{
+    bpf::Limits, export::http::Listen, goruntime::Detail, metrics::LabelSelection, pipeline::Buckets,
+    plan::Wanted,
+};
 
 /// What `run` is to do, validated.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub struct RunConfig {
     pub wanted: Wanted,
     /// Calls under way for longer are given up.
     pub max_call_age: Duration,
+    /// How much of the Go runtime to show.
+    pub go: Detail,
     /// Bounds of what a target may take in the kernel.
     pub limits: Limits,
     /// How long to go on serving after the last target has ended.

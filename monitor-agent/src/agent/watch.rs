@@ -12,6 +12,7 @@ use super::{
     RunConfig,
     attached::{Attached, Place, sites},
     describe,
+    go::GoRuntime,
     prepare::Prepared,
 };
 use crate::{
@@ -36,6 +37,8 @@ pub(super) struct Face {
     stats: Mutex<TargetStats>,
     /// The process in `/proc`; `None` once it has ended.
     pub(super) process: Mutex<Option<ProcessReader>>,
+    /// Its Go runtime.
+    pub(super) go: Mutex<GoRuntime>,
 }
 
 impl Face {
@@ -99,6 +102,7 @@ impl Watch {
             published: Published::default(),
             process: Mutex::new(ProcessReader::open(stats.pid).ok()),
             stats: Mutex::new(stats),
+            go: Mutex::new(GoRuntime::open(&place.target, &place.executable, bias, config.go)),
         });
         Ok(Self { place, attached, leaving: None, is_up: true, face })
     }
@@ -167,6 +171,7 @@ impl Watch {
         self.is_up = false;
         self.face.lock_stats().up = false;
         *self.face.process.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.face.go.lock().unwrap_or_else(PoisonError::into_inner).close();
     }
 
     /// Takes the probes away, and waits until they are. Takes some 200 ms, for all targets together if run side by

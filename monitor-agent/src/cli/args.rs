@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::log::{Format, Verbosity};
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     bpf::Limits,
     export::http::{Listen, parse_listen},
     failure::{Failure, Kind},
+    goruntime::Detail,
     metrics::{Label, LabelSelection},
     pipeline::Buckets,
     plan::Wanted,
@@ -65,6 +66,11 @@ pub(super) struct RunArguments {
     #[arg(long = "kitex.stream-messages")]
     kitex_stream_messages: bool,
 
+    /// Metrics of the target's Go runtime: what its own Prometheus client would show by
+    /// default, or all that can be read.
+    #[arg(long = "go.metrics", value_name = "DETAIL", value_enum, default_value_t = GoMetrics::Default)]
+    go_metrics: GoMetrics,
+
     /// Combinations of labels kept for each target; past them `other` stands in for the names.
     #[arg(
         long, value_name = "N", default_value_t = Limits::default().label_sets,
@@ -104,6 +110,24 @@ pub(super) struct RunArguments {
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) log_format: Format,
+}
+
+/// How much of the Go runtime to show.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum GoMetrics {
+    /// What Go's Prometheus client shows by default
+    Default,
+    /// All of Go's runtime/metrics that can be read from memory
+    All,
+}
+
+impl From<GoMetrics> for Detail {
+    fn from(metrics: GoMetrics) -> Self {
+        match metrics {
+            GoMetrics::Default => Self::Default,
+            GoMetrics::All => Self::All,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -148,6 +172,7 @@ impl RunArguments {
             },
             max_call_age: Duration::from_secs(self.max_call_age.into()),
             labels: self.kitex_labels,
+            go: self.go_metrics.into(),
             limits: Limits {
                 label_sets: self.max_label_sets,
                 in_flight: self.max_in_flight,

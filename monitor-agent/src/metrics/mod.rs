@@ -11,5 +11,5 @@ pub mod process;
 
 pub use about::{AgentStats, FrameworkStats, SiteStats, TargetStats, UnexpectedType, about};
 pub use family::{FamilyBuilder, merge};
-pub use kitex::{KitexView, Label, LabelSelection, LabelsError, kitex};
 pub use go::go;
+pub use kitex::{KitexView, Label, LabelSelection, LabelsError, kitex};

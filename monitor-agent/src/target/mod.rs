@@ -284,6 +284,15 @@ impl Target {
             .map_err(|error| self.explain(&format!("mem ({} bytes at {addr:#x})", buf.len()), error))
     }
 
+    /// The process's memory as a file of its own, to read it at addresses: bound to the address space as
+    /// [`Target::read_memory`] is.
+    pub fn memory(&self) -> Result<File, TargetError> {
+        let memory = self.process.open_relative("mem").map_err(into_io);
+        let memory = memory.map_err(|error| self.explain("mem", error))?;
+        self.still_running()?;
+        Ok(memory)
+    }
+
     fn read(&self, name: &str) -> Result<Vec<u8>, TargetError> {
         let mut text = Vec::new();
         let mut file =

@@ -1,0 +1,93 @@
+//! The Go runtime of a target, for the server to read.
+
+use std::collections::BTreeMap;
+
+use prometheus::proto::MetricFamily;
+use tracing::warn;
+
+use super::{describe, prepare::Executable};
+use crate::{
+    failure::printable,
+    goruntime::{Arch, Detail, Fault, Layout, ProcessMemory, Reader, Sources},
+    metrics,
+    target::Target,
+};
+
+/// Why something could not be read, as `monitor_read_errors_total` tells it.
+const REASONS: [&str; 5] = ["implausible", "no_table", "not_found", "not_in_memory", "not_permitted"];
+
+/// A reader, and what has gone wrong with it.
+#[derive(Debug)]
+pub(super) struct GoRuntime {
+    /// `None` where there is nothing to read, or nothing any more.
+    reader: Option<Reader>,
+    version: String,
+    detail: Detail,
+    target: String,
+    errors: BTreeMap<&'static str, u32>,
+}
+
+impl GoRuntime {
+    /// A reader for a target. What stands in the way is logged, and its metrics are absent.
+    pub(super) fn open(target: &Target, executable: &Executable, bias: u64, detail: Detail) -> Self {
+        let name = describe(target);
+        let reader = reader(target, executable, bias, detail);
+        let mut errors: BTreeMap<_, _> = REASONS.map(|reason| (reason, 0)).into();
+        let reader = reader.map_err(|(reason, why)| {
+            warn!("{name}: no metrics of its Go runtime: {why}");
+            errors.insert(reason, 1);
+        });
+        let version = executable.inspection.go_version.clone();
+        Self { reader: reader.ok(), version, detail, target: name, errors }
+    }
+
+    /// What can be read now.
+    pub(super) fn families(&mut self) -> Vec<MetricFamily> {
+        let Some(reader) = &mut self.reader else { return Vec::new() };
+        let (readings, faults) = reader.read();
+        for fault in faults {
+            let count = self.errors.entry(reason(fault)).or_default();
+            *count = count.saturating_add(1);
+            if *count == 1 {
+                warn!("{}: of its Go runtime {fault}; what depends on it is left out", self.target);
+            }
+        }
+        metrics::go(&readings, &self.version, self.detail)
+    }
+
+    /// Reads no more: the target has ended.
+    pub(super) fn close(&mut self) {
+        self.reader = None;
+    }
+
+    /// How often something could not be read, by reason.
+    pub(super) fn errors(&self) -> &BTreeMap<&'static str, u32> {
+        &self.errors
+    }
+}
+
+fn reader(
+    target: &Target,
+    executable: &Executable,
+    bias: u64,
+    detail: Detail,
+) -> Result<Reader, (&'static str, String)> {
+    let image = &executable.image;
+    let version = image.go().map_err(|error| ("not_found", error.to_string()))?.version();
+    let layout = Layout::of(version, Arch::Amd64).ok_or_else(|| {
+        let release = printable(&executable.inspection.go_version);
+        ("no_table", format!("where {release} keeps them is not known to this version of the agent"))
+    })?;
+    let sources = Sources::of(image).map_err(|error| ("not_found", error.to_string()))?;
+    let memory = target.memory().map_err(|error| ("not_permitted", error.to_string()))?;
+    Ok(Reader::new(Box::new(ProcessMemory(memory)), sources, bias, layout, detail))
+}
+
+fn reason(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Permission => "not_permitted",
+        Fault::Unreadable => "not_in_memory",
+        Fault::Implausible(_) | Fault::Fell(_) => "implausible",
+        Fault::NotFound(_) | Fault::NoPlace(_) => "not_found",
+    }
+}
