@@ -28,6 +28,8 @@ pub enum Program {
     Plain,
     /// A program that enters Kitex's functions itself, with whatever objects (`targets/strange`).
     Strange,
+    /// A Go program that tells what its runtime says about itself (`targets/runtime`).
+    Runtime,
 }
 
 /// How a program is built.
@@ -41,10 +43,12 @@ pub enum Flavour {
     Pie,
     /// With DWARF that is not compressed (`-ldflags=-compressdwarf=false`).
     PlainDwarf,
+    /// Position independent, without symbol table and DWARF.
+    StrippedPie,
 }
 
 impl Flavour {
-    /// All flavours.
+    /// The flavours that a Kitex target is tried in.
     pub const ALL: [Self; 4] = [Self::Default, Self::Stripped, Self::Pie, Self::PlainDwarf];
 
     fn name(self) -> &'static str {
@@ -53,6 +57,7 @@ impl Flavour {
             Self::Stripped => "stripped",
             Self::Pie => "pie",
             Self::PlainDwarf => "plain-dwarf",
+            Self::StrippedPie => "stripped-pie",
         }
     }
 
@@ -62,6 +67,7 @@ impl Flavour {
             Self::Stripped => &["-ldflags=-s -w"],
             Self::Pie => &["-buildmode=pie"],
             Self::PlainDwarf => &["-ldflags=-compressdwarf=false"],
+            Self::StrippedPie => &["-buildmode=pie", "-ldflags=-s -w"],
         }
     }
 }
@@ -72,6 +78,7 @@ impl Program {
             Self::Kitex => "kitex-target",
             Self::Plain => "plain-go",
             Self::Strange => "strange-target",
+            Self::Runtime => "go-runtime",
         }
     }
 
@@ -80,6 +87,7 @@ impl Program {
             Self::Kitex => "kitex",
             Self::Plain => "plain",
             Self::Strange => "strange",
+            Self::Runtime => "runtime",
         })
     }
 
@@ -88,19 +96,31 @@ impl Program {
     ///
     /// The first build takes a minute or two and needs the Go module proxy; progress is said on stderr.
     pub fn build(self, flavour: Flavour) -> Result<PathBuf> {
-        static BUILT: Mutex<BTreeMap<(Program, Flavour), PathBuf>> = Mutex::new(BTreeMap::new());
+        self.build_by(None, flavour)
+    }
+
+    /// Builds the program with a release of Go, such as `go1.18.10`, which Go fetches if it is not there. Only
+    /// [`Program::Runtime`] can be built by those before the one that the others ask for.
+    pub fn build_with(self, release: &'static str, flavour: Flavour) -> Result<PathBuf> {
+        self.build_by(Some(release), flavour)
+    }
+
+    fn build_by(self, release: Option<&'static str>, flavour: Flavour) -> Result<PathBuf> {
+        type Key = (Program, Option<&'static str>, Flavour);
+        static BUILT: Mutex<BTreeMap<Key, PathBuf>> = Mutex::new(BTreeMap::new());
         let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(executable) = built.get(&(self, flavour)) {
+        if let Some(executable) = built.get(&(self, release, flavour)) {
             return Ok(executable.clone());
         }
-        let executable = self.build_now(flavour)?;
-        built.insert((self, flavour), executable.clone());
+        let executable = self.build_now(release, flavour)?;
+        built.insert((self, release, flavour), executable.clone());
         Ok(executable)
     }
 
-    fn build_now(self, flavour: Flavour) -> Result<PathBuf> {
+    fn build_now(self, release: Option<&str>, flavour: Flavour) -> Result<PathBuf> {
         let go = go()?;
-        let directory = paths::target().join("targets").join(flavour.name());
+        let directory =
+            paths::target().join("targets").join(release.unwrap_or_default()).join(flavour.name());
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         // Test programs may run at the same time; a file that is run cannot be written.
         let lock = File::create(directory.join("lock"))?;
@@ -111,8 +131,16 @@ impl Program {
         command.arg("-o").arg(&executable).arg(".").current_dir(self.source());
         // The same binary wherever there is a C compiler or not.
         command.env("CGO_ENABLED", "0").envs(toolchain());
+        if let Some(release) = release {
+            command.env("GOTOOLCHAIN", release);
+        }
         let child = command.spawn().with_context(|| format!("cannot start {}", go.display()))?;
-        let what = format!("{} ({})", self.name(), flavour.name());
+        let what = format!(
+            "{} ({}{})",
+            self.name(),
+            flavour.name(),
+            release.map(|r| format!(", {r}")).unwrap_or_default()
+        );
         if !wait_saying(child, &what)?.success() {
             bail!("cannot build {what}: go build failed in {}", self.source().display());
         }

@@ -59,6 +59,7 @@ fn documented() -> Result<BTreeMap<String, Documented>> {
             "counter" => Kind::Counter,
             "gauge" => Kind::Gauge,
             "histogram" => Kind::Histogram,
+            "summary" => Kind::Summary,
             _ => continue,
         };
         let name = name.trim_matches('`').to_owned();
@@ -75,7 +76,7 @@ fn documented() -> Result<BTreeMap<String, Documented>> {
 }
 
 fn labels_of(sample: &Sample) -> BTreeSet<String> {
-    sample.labels.keys().filter(|name| *name != "le").cloned().collect()
+    sample.labels.keys().filter(|name| !matches!(name.as_str(), "le" | "quantile")).cloned().collect()
 }
 
 /// Labels whose values are a fixed list, which the row of their metric must name.
@@ -125,7 +126,8 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
     let mut client = Process::kitex(&["client", "--connect", relay.addr()?, "--callee", "gate"])?;
 
     // The relay is a server and a client, so one target has everything.
-    let agent = Agent::attach(&[relay.pid()], &[])?;
+    let everything = ["--go.metrics", "all"];
+    let agent = Agent::attach(&[relay.pid()], &everything)?;
     client.command("load 500 4 1")?;
     check(&agent.scrape_settled()?, &metrics, false)?;
     agent.terminate()?;
@@ -134,7 +136,9 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
     let labels: BTreeSet<_> =
         kitex.flat_map(|(_, metric)| metric.always.iter().chain(&metric.asked_for)).collect();
     let labels: Vec<_> = labels.into_iter().filter(|label| *label != "target").map(String::as_str).collect();
-    let flags = ["--kitex.bytes", "--kitex.stream-messages", "--kitex.labels", &labels.join(",")];
+    let labels = labels.join(",");
+    let flags =
+        ["--kitex.bytes", "--kitex.stream-messages", "--kitex.labels", &labels, "--go.metrics", "all"];
     let agent = Agent::attach(&[relay.pid(), server.pid()], &flags)?;
     client.command("load 500 4 2")?;
     check(&agent.scrape_settled()?, &metrics, true)?;

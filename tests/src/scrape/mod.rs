@@ -29,6 +29,8 @@ pub enum Kind {
     Gauge,
     /// `histogram`.
     Histogram,
+    /// `summary`.
+    Summary,
     /// `untyped`.
     Untyped,
 }
@@ -47,9 +49,9 @@ pub struct Family {
 /// One line with a value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// The name, with a histogram's suffix.
+    /// The name, with the suffix of a histogram or summary.
     pub name: String,
-    /// The labels, `le` included.
+    /// The labels, `le` and `quantile` included.
     pub labels: Labels,
     /// The value.
     pub value: f64,

@@ -88,6 +88,7 @@ impl Reader {
             "counter" => Kind::Counter,
             "gauge" => Kind::Gauge,
             "histogram" => Kind::Histogram,
+            "summary" => Kind::Summary,
             "untyped" => Kind::Untyped,
             _ => return Err("unknown type".to_owned()),
         };
@@ -100,6 +101,7 @@ impl Reader {
         let suffix = sample.name.strip_prefix(family_name.as_str());
         let belongs = match family.kind {
             Kind::Histogram => matches!(suffix, Some("_bucket" | "_sum" | "_count")),
+            Kind::Summary => matches!(suffix, Some("" | "_sum" | "_count")),
             _ => suffix == Some(""),
         };
         if !belongs {
@@ -108,6 +110,10 @@ impl Reader {
         let is_bucket = family.kind == Kind::Histogram && suffix == Some("_bucket");
         if sample.labels.contains_key("le") != is_bucket {
             return Err("`le` belongs to every bucket and to nothing else".to_owned());
+        }
+        let is_quantile = family.kind == Kind::Summary && suffix == Some("");
+        if sample.labels.contains_key("quantile") != is_quantile {
+            return Err("`quantile` belongs to every quantile and to nothing else".to_owned());
         }
         if family.kind == Kind::Counter && (sample.value < 0.0 || sample.value.is_nan()) {
             return Err("a counter cannot have this value".to_owned());

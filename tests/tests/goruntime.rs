@@ -1,0 +1,422 @@
+//! What the agent reads from a target's memory against what Go's runtime says in the target.
+//!
+//! The oldest and the newest Go, and one of the others by the number of the commit; `cargo xtask gotable --check`
+//! runs them all.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use monitor_agent::{
+    goruntime::{Arch, Detail, Layout, ProcessMemory, Reader, Readings, Sources, Value},
+    image::Image,
+    target::Target,
+};
+use monitor_tests::{
+    agent::Agent,
+    process::Process,
+    targets::{Flavour, Program},
+};
+use serde_json::Value as Json;
+
+const OLDEST: &str = "go1.18.10";
+const NEWEST: &str = "go1.27.3";
+const BETWEEN: [&str; 8] =
+    ["go1.19.13", "go1.20.14", "go1.21.13", "go1.22.12", "go1.23.12", "go1.24.11", "go1.25.5", "go1.26.8"];
+/// What a target at rest may take or give back between two readings, in bytes.
+const MOVES: f64 = 96.0 * 1024.0;
+/// Objects likewise.
+const OBJECTS: f64 = 600.0;
+
+/// Metrics that the agent does not read; `docs/metrics.md` says why.
+const NOT_READ: [&str; 5] = [
+    "/sched/goroutines/not-in-go:goroutines",
+    "/sched/goroutines/runnable:goroutines",
+    "/sched/goroutines/running:goroutines",
+    "/sched/goroutines/waiting:goroutines",
+    "/sched/threads/total:threads",
+];
+/// Metrics that the agent reads in releases too that do not have them yet.
+const READ_BEFORE: [&str; 8] = [
+    "/gc/cleanups/executed:cleanups",
+    "/gc/cleanups/queued:cleanups",
+    "/gc/finalizers/executed:finalizers",
+    "/gc/finalizers/queued:finalizers",
+    "/gc/gogc:percent",
+    "/gc/gomemlimit:bytes",
+    "/gc/heap/live:bytes",
+    "/sched/gomaxprocs:threads",
+];
+/// Metrics that only a symbol table leads to.
+const NAMED_ONLY: [&str; 7] = [
+    "/cgo/go-to-c-calls:calls",
+    "/gc/cleanups/executed:cleanups",
+    "/gc/cleanups/queued:cleanups",
+    "/gc/finalizers/executed:finalizers",
+    "/gc/finalizers/queued:finalizers",
+    "/gc/limiter/last-enabled:gc-cycle",
+    "/gc/stack/starting-size:bytes",
+];
+
+fn releases() -> Vec<&'static str> {
+    if std::env::var_os("MONITOR_ALL_GO").is_some() {
+        return [&[OLDEST], &BETWEEN[..], &[NEWEST]].concat();
+    }
+    let commits = Command::new("git").args(["rev-list", "--count", "HEAD"]).output().ok();
+    let turn = commits.and_then(|output| String::from_utf8(output.stdout).ok()?.trim().parse::<usize>().ok());
+    vec![OLDEST, BETWEEN[turn.unwrap_or_default() % BETWEEN.len()], NEWEST]
+}
+
+struct Runtime {
+    process: Process,
+    reader: Reader,
+}
+
+impl Runtime {
+    fn start(executable: &Path) -> Result<Self> {
+        Self::start_as(executable, None)
+    }
+
+    /// With the table of another release than the one that built it.
+    fn start_as(executable: &Path, minor: Option<u32>) -> Result<Self> {
+        let process = Process::start_command(&mut Command::new(executable))?;
+        let image = Image::parse(Box::new(File::open(executable)?))?;
+        let target = Target::open(process.pid())?;
+        let bias = target.load_bias(image.link_base())?;
+        let memory = ProcessMemory(File::open(format!("/proc/{}/mem", process.pid()))?);
+        let mut version = image.go()?.version();
+        version.minor = minor.unwrap_or(version.minor);
+        let layout = Layout::of(version, Arch::Amd64).context("no layout")?;
+        let reader = Reader::new(Box::new(memory), Sources::of(&image)?, bias, layout, Detail::All);
+        Ok(Self { process, reader })
+    }
+
+    fn read(&mut self) -> Result<Readings> {
+        let (readings, faults) = self.reader.read();
+        ensure!(faults.is_empty(), "{faults:?}");
+        Ok(readings)
+    }
+
+    /// Waits until nothing moves: the runtime sweeps and gives memory back for a while after a collection.
+    fn settle(&mut self) -> Result<()> {
+        let rest = |readings: &Readings| {
+            let classes = readings.metrics.iter().filter(|(name, _)| name.starts_with("/memory/classes/"));
+            let classes: Vec<_> = classes.map(|(_, value)| value.clone()).collect();
+            (classes, readings.gc.clone(), readings.goroutines)
+        };
+        let begin = Instant::now();
+        let mut before = rest(&self.read()?);
+        while begin.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(50));
+            let now = rest(&self.read()?);
+            if now == before {
+                return Ok(());
+            }
+            before = now;
+        }
+        bail!("the target does not come to rest")
+    }
+
+    /// What the target says, between two readings of ours.
+    fn compare(&mut self, stripped: bool) -> Result<Json> {
+        self.settle()?;
+        let before = self.read()?;
+        let report = self.process.command("report")?;
+        let after = self.read()?;
+        let mut wrong = exact(&before, &report)?;
+        wrong.extend(numbers(&before, &after, &report, stripped)?);
+        wrong.extend(histograms(&before, &after, &report)?);
+        ensure!(wrong.is_empty(), "before, in the process, after:\n{}", wrong.join("\n"));
+        Ok(report)
+    }
+}
+
+/// What does not move at rest.
+fn exact(ours: &Readings, report: &Json) -> Result<Vec<String>> {
+    let gc = ours.gc.as_ref().context("no collections")?;
+    let mut pauses: Vec<u64> =
+        report["pauses_ns"].as_array().into_iter().flatten().filter_map(Json::as_u64).collect();
+    pauses.sort_unstable();
+    let mut wrong = Vec::new();
+    if pauses != gc.pauses_ns {
+        wrong.push(format!("pauses: {:?}, {pauses:?}", gc.pauses_ns));
+    }
+    for (name, ours) in [
+        ("goroutines", ours.goroutines),
+        ("threads", ours.threads),
+        ("gc", Some(gc.count)),
+        ("pause_total_ns", Some(gc.pause_total_ns)),
+        ("last_gc_ns", Some(gc.last_unix_ns)),
+    ] {
+        if ours.is_none() || ours != report[name].as_u64() {
+            wrong.push(format!("{name}: {ours:?}, {}", report[name]));
+        }
+    }
+    Ok(wrong)
+}
+
+/// How far a number may move between two readings.
+fn slack(name: &str) -> f64 {
+    match name {
+        // What is to be looked through is counted as it is allocated, by whole spans.
+        "/gc/scan/heap:bytes" | "/gc/scan/total:bytes" => 2.0 * MOVES,
+        _ if name.starts_with("/memory/classes/heap/") || name.starts_with("/memory/classes/metadata/") => {
+            MOVES
+        }
+        _ if name.starts_with("/gc/heap/") && name.ends_with(":bytes") && !name.contains("goal") => MOVES,
+        _ if name.starts_with("/gc/heap/") && name.ends_with(":objects") => OBJECTS,
+        "/memory/classes/total:bytes" | "/memory/classes/other:bytes" => MOVES,
+        _ => 0.0,
+    }
+}
+
+fn float(value: &Value) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "compared as Prometheus would show them")]
+    match value {
+        Value::Unsigned(value) => Some(*value as f64),
+        Value::Float(value) => Some(*value),
+        Value::Histogram(_) => None,
+    }
+}
+
+fn numbers(before: &Readings, after: &Readings, report: &Json, stripped: bool) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    let told = ["unsigned", "floats"].iter().filter_map(|kind| report[*kind].as_object()).flatten();
+    let told: BTreeMap<&str, f64> =
+        told.filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?))).collect();
+    ensure!(!told.is_empty(), "the target says nothing");
+    for (name, theirs) in &told {
+        let ours = |readings: &Readings| readings.metrics.get(name).and_then(float);
+        match (ours(before), ours(after)) {
+            (Some(before), Some(after)) => {
+                let slack = slack(name);
+                if *theirs < before.min(after) - slack || *theirs > before.max(after) + slack {
+                    wrong.push(format!("{name}: {before}, {theirs}, {after}"));
+                }
+            }
+            _ if NOT_READ.contains(name) || stripped && NAMED_ONLY.contains(name) => {}
+            (before, after) => wrong.push(format!("{name}: {before:?}, {theirs}, {after:?}")),
+        }
+    }
+    for (name, value) in &before.metrics {
+        if float(value).is_some() && !told.contains_key(name) && !READ_BEFORE.contains(name) {
+            wrong.push(format!("{name}: read, but the release has no such metric"));
+        }
+    }
+    Ok(wrong)
+}
+
+fn histograms(before: &Readings, after: &Readings, report: &Json) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    let told = report["histograms"].as_object().context("no histograms")?;
+    for (name, theirs) in told {
+        let of = |readings: &Readings| match readings.metrics.get(name.as_str()) {
+            Some(Value::Histogram(histogram)) => Some(histogram.clone()),
+            _ => None,
+        };
+        let (Some(before), Some(after)) = (of(before), of(after)) else {
+            wrong.push(format!("{name}: not read"));
+            continue;
+        };
+        let bounds: Vec<_> =
+            theirs["buckets"].as_array().into_iter().flatten().filter_map(Json::as_f64).collect();
+        let ours: Vec<_> = before.bounds.iter().map(|bound| bound.clamp(-f64::MAX, f64::MAX)).collect();
+        if bounds != ours {
+            wrong.push(format!("{name}: other bounds"));
+        }
+        let counts: Vec<_> =
+            theirs["counts"].as_array().into_iter().flatten().filter_map(Json::as_u64).collect();
+        let between = |at: usize, count: &u64| (before.counts[at]..=after.counts[at]).contains(count);
+        if counts.len() != before.counts.len()
+            || !counts.iter().enumerate().all(|(at, count)| between(at, count))
+        {
+            wrong.push(format!("{name}: {:?}, {counts:?}, {:?}", before.counts, after.counts));
+        }
+    }
+    for (name, value) in &before.metrics {
+        if matches!(value, Value::Histogram(_)) && !told.contains_key(*name) {
+            wrong.push(format!("{name}: read, but the release has no such metric"));
+        }
+    }
+    Ok(wrong)
+}
+
+/// Brings a target through what changes its numbers, and compares after each step.
+fn life(executable: &Path, stripped: bool) -> Result<()> {
+    let mut runtime = Runtime::start(executable)?;
+    // What is allocated for the first time only.
+    runtime.process.command("report")?;
+    runtime.compare(stripped).context("at the start")?;
+    let commands = [
+        "allocate 20000",
+        "goroutines 1000",
+        "gc 3",
+        "goroutines 10",
+        "gogc 50",
+        "procs 3",
+        "free",
+        "gc 300",
+        "gogc -1",
+    ];
+    for command in commands {
+        runtime.process.command(command)?;
+        runtime.compare(stripped).with_context(|| format!("after `{command}`"))?;
+    }
+    ensure!(runtime.process.quit()?.success());
+    ensure!(runtime.reader.read().0.goroutines.is_none(), "read from a process that has ended");
+    Ok(())
+}
+
+#[test]
+fn values_are_those_of_the_runtime_itself() -> Result<()> {
+    let mut wrong = Vec::new();
+    for release in releases() {
+        for (flavour, stripped) in [(Flavour::Default, false), (Flavour::StrippedPie, true)] {
+            let executable = Program::Runtime.build_with(release, flavour)?;
+            if let Err(error) = life(&executable, stripped) {
+                wrong.push(format!("{release}, {flavour:?}: {error:#}"));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    Ok(())
+}
+
+/// Leaves what both sides have: here it does not matter how much that is.
+fn common(readings: &mut [&mut Readings], report: &mut Json) {
+    for kind in ["unsigned", "floats", "histograms"] {
+        let Some(told) = report[kind].as_object_mut() else { continue };
+        told.retain(|name, _| readings.iter().all(|readings| readings.metrics.contains_key(name.as_str())));
+    }
+    let told =
+        |name: &str| ["unsigned", "floats", "histograms"].iter().any(|kind| !report[*kind][name].is_null());
+    for readings in readings {
+        readings.metrics.retain(|name, _| told(name));
+    }
+}
+
+/// With another release's table, what is served is right all the same.
+#[test]
+fn a_table_that_does_not_fit_gives_no_wrong_value() -> Result<()> {
+    let mut wrong = Vec::new();
+    for release in releases() {
+        let executable = Program::Runtime.build_with(release, Flavour::Default)?;
+        let (mut fitting, mut others) = (0, 0);
+        for minor in 18..=27 {
+            let mut runtime = Runtime::start_as(&executable, Some(minor))?;
+            for command in ["allocate 20000", "goroutines 500", "gc 3", "goroutines 10"] {
+                runtime.process.command(command)?;
+            }
+            thread::sleep(Duration::from_millis(100));
+            let (mut before, _) = runtime.reader.read();
+            let mut report = runtime.process.command("report")?;
+            let (mut after, _) = runtime.reader.read();
+            common(&mut [&mut before, &mut after], &mut report);
+            if before.metrics.is_empty() {
+                others += 1;
+                continue;
+            }
+            fitting += 1;
+            let mut found = numbers(&before, &after, &report, true)?;
+            found.extend(histograms(&before, &after, &report)?);
+            found.extend(exact(&before, &report)?);
+            wrong.extend(found.into_iter().map(|line| format!("{release} read as 1.{minor}: {line}")));
+        }
+        // Its own, and perhaps one that is the same.
+        ensure!(fitting > 0 && others >= 6, "{release}: {fitting} tables fit, {others} do not");
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// Reads a target that allocates, collects and reads its own statistics all the time.
+#[test]
+fn under_load_nothing_is_torn() -> Result<()> {
+    for release in releases() {
+        let mut runtime = Runtime::start(&Program::Runtime.build_with(release, Flavour::Default)?)?;
+        runtime.process.command("churn 4")?;
+        let (mut faults, mut goals, mut before) = (Vec::new(), 0, 0);
+        for _ in 0..10_000 {
+            let (readings, failed) = runtime.reader.read();
+            faults.extend(failed);
+            let allocated = readings.unsigned("/gc/heap/allocs:bytes").unwrap_or(before);
+            // Go 1.18 takes back what it counted ahead.
+            ensure!(allocated >= before || release == OLDEST, "{release}: {before} bytes, then {allocated}");
+            before = allocated;
+            let objects = readings.unsigned("/memory/classes/heap/objects:bytes").unwrap_or_default();
+            ensure!(objects < 1 << 30, "{release}: {objects} bytes of objects");
+            goals += u32::from(readings.metrics.contains_key("/gc/heap/goal:bytes"));
+        }
+        ensure!(before > 100 << 20, "{release}: the target allocated {before} bytes only");
+        ensure!(
+            faults.is_empty(),
+            "{release}: {} faults, {goals} goals: {:?}",
+            faults.len(),
+            &faults[..faults.len().min(9)]
+        );
+        runtime.process.command("churn 0")?;
+    }
+    Ok(())
+}
+
+/// The agent serves them for a stripped service as long as it lives, no more of them than asked for.
+#[test]
+fn the_agent_serves_them() -> Result<()> {
+    let mut server = Process::start(Program::Kitex, Flavour::Stripped, &["server"])?;
+    let agent = Agent::attach(&[server.pid()], &[])?;
+    let scrape = agent.scrape()?;
+    let gauge = |name: &str| scrape.value(name, &[]).with_context(|| format!("no {name}"));
+    ensure!(gauge("go_goroutines")? >= 1.0 && gauge("go_threads")? >= 2.0);
+    ensure!(gauge("go_memstats_heap_alloc_bytes")? > 100_000.0);
+    ensure!(gauge("go_memstats_heap_alloc_bytes")? < gauge("process_virtual_memory_bytes")?);
+    assert_eq!(scrape.value("go_gc_gogc_percent", &[]), Some(100.0));
+    let own = |name: &&String| name.starts_with("go_");
+    ensure!(scrape.families.keys().filter(own).count() == 29, "{:?}", scrape.families.keys());
+    let errors: Vec<_> =
+        scrape.samples("monitor_read_errors_total").filter(|sample| sample.value > 0.0).collect();
+    ensure!(errors.is_empty(), "{errors:?}");
+    server.quit()?;
+    let begin = Instant::now();
+    let target = server.pid().to_string();
+    while agent.scrape()?.value("monitor_target_up", &[("target", &target)]) != Some(0.0) {
+        ensure!(begin.elapsed() < Duration::from_secs(10), "the end of the target is not noticed");
+        thread::sleep(Duration::from_millis(50));
+    }
+    ensure!(agent.scrape()?.families.keys().all(|name| !name.starts_with("go_")));
+    agent.terminate()?;
+    Ok(())
+}
+
+/// The bound that the agent promises, of its own processor time.
+#[test]
+fn a_hundred_thousand_goroutines_are_read_in_five_milliseconds() -> Result<()> {
+    const READINGS: u32 = 200;
+    let mut runtime = Runtime::start(&Program::Runtime.build(Flavour::Default)?)?;
+    runtime.process.command("goroutines 100000")?;
+    runtime.settle()?;
+    let begin = cpu_time()?;
+    for _ in 0..READINGS {
+        ensure!(runtime.read()?.goroutines.is_some_and(|count| count > 100_000));
+    }
+    let each = cpu_time()?.saturating_sub(begin) / READINGS;
+    println!("a reading takes {each:?}");
+    ensure!(each < Duration::from_millis(5), "a reading takes {each:?}");
+    Ok(())
+}
+
+/// Processor time of this process, in the kernel too.
+fn cpu_time() -> Result<Duration> {
+    let mut time = std::mem::MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: `time` is valid for writes, and the call fills it when it succeeds.
+    let time = unsafe {
+        ensure!(libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, time.as_mut_ptr()) == 0, "no clock");
+        time.assume_init()
+    };
+    Ok(Duration::new(u64::try_from(time.tv_sec)?, u32::try_from(time.tv_nsec)?))
+}
