@@ -39,8 +39,6 @@ func init() {
 			setup: func(s *stage) func() error { return grpcStreams(s, "Chat", succeed, ok) }},
 		scenario{name: "grpc_fail", about: "a stream over gRPC whose handler fails", client: 1, server: 1,
 			setup: func(s *stage) func() error { return grpcStreams(s, "Down", fail, failing(errAsked.Error())) }},
-		scenario{name: "grpc_biz", about: "a stream over gRPC that ends with a biz status error", client: 1, server: 1,
-			setup: func(s *stage) func() error { return grpcStreams(s, "Down", biz, bizFailing) }},
 		scenario{name: "grpc_panic", about: "a stream over gRPC whose handler panics", client: 1, server: 1,
 			setup: func(s *stage) func() error { return grpcStreams(s, "Down", crash, failing("panic")) }},
 		scenario{name: "grpc_refused", about: "a stream that cannot be created", client: 1, abandons: unborn,
