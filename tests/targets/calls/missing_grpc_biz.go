@@ -2,4 +2,6 @@
 
 package main
 
-func init() { missing("a stream that ends with a biz status error does not end for its client before v0.9", "grpc_biz") }
+func init() {
+	missing("a stream that ends with a biz status error does not end for its client before v0.9", "grpc_biz")
+}
