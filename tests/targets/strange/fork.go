@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -26,22 +27,56 @@ func fork(n int) (map[string]any, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
-	if errno != 0 {
-		return nil, errno
-	}
-	if pid == 0 {
-		for range n {
-			child.call(called, nil)
+	for range forkTries {
+		pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+		if errno != 0 {
+			return nil, errno
 		}
-		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 0, 0, 0)
+		if pid == 0 {
+			syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0)
+			for range n {
+				child.call(called, nil)
+			}
+			syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 0, 0, 0)
+		}
+		ended, err := childEnds(int(pid))
+		if err != nil {
+			return nil, err
+		}
+		if ended {
+			return map[string]any{"calls": child.account.ended(), "child": pid}, nil
+		}
+		child.account.counts[0].Store(0)
+		child.account.counts[1].Store(0)
 	}
+	return nil, fmt.Errorf("none of %d children came to its end", forkTries)
+}
+
+const (
+	forkTries    = 5
+	forkPatience = 2 * time.Second
+)
+
+// childEnds waits for a child and says whether it came to its end by itself. One that was to be preempted when it was
+// forked waits for other threads, which it doesn't have; it is ended.
+func childEnds(pid int) (bool, error) {
 	var status syscall.WaitStatus
-	if _, err := syscall.Wait4(int(pid), &status, 0, nil); err != nil {
-		return nil, err
+	for begin := time.Now(); time.Since(begin) < forkPatience; time.Sleep(time.Millisecond) {
+		got, err := syscall.Wait4(pid, &status, syscall.WNOHANG, nil)
+		if err != nil {
+			return false, err
+		}
+		if got == 0 {
+			continue
+		}
+		if !status.Exited() {
+			return false, fmt.Errorf("the child ended by signal %d", status.Signal())
+		}
+		return true, nil
 	}
-	if !status.Exited() {
-		return nil, fmt.Errorf("the child ended by signal %d", status.Signal())
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return false, err
 	}
-	return map[string]any{"calls": child.account.ended(), "child": pid}, nil
+	_, err := syscall.Wait4(pid, &status, 0, nil)
+	return false, err
 }
