@@ -12,7 +12,12 @@ func servedType(ri rpcinfo.RPCInfo) string {
 	if streamKind(ri) != "" {
 		return "streaming"
 	}
-	if method := ri.Invocation().MethodInfo(); method != nil && method.OneWay() {
+	method := ri.Invocation().MethodInfo()
+	if _, own := method.(ownMethod); own {
+		// Nobody outside can know what such a type says.
+		return "pingpong"
+	}
+	if method != nil && method.OneWay() {
 		return "oneway"
 	}
 	return "pingpong"
