@@ -12,7 +12,7 @@ mod report;
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -35,7 +35,7 @@ use empty::Empty;
 use kernel::Statistics;
 use machine::{Cores, Times, cpu_time, ended_children, pinned};
 use planning::Planning;
-use report::{AgentCost, Condition, Report, Round, Sample, Setting, float};
+use report::{AgentCost, Condition, Report, Round, Sample, Setting, Spread, float};
 
 /// Calls under way at once.
 const CONCURRENCY: u32 = 16;
@@ -60,6 +60,9 @@ pub(crate) struct Options {
     /// Write docs/overhead.md
     #[arg(long)]
     write: bool,
+    /// Measure this executable of another agent too, in turn with the one that is built here
+    #[arg(long, value_name = "AGENT")]
+    against: Option<PathBuf>,
 }
 
 /// Measures, shows the result, and writes it down if asked to.
@@ -77,6 +80,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (begin, own) = (Times::now()?, bench.cpu_time()?);
     let planning = planning::measure(&executable, cores.others, options.rounds)?;
     let report = Report { planning, ..bench.rounds(options.rounds)? };
+    if let Some(other) = &options.against {
+        bench.compare(other, options.rounds)?;
+    }
     let own = bench.cpu_time()?.saturating_sub(own);
     let (others, steal) = Times::now()?.shares_since(begin, own);
     println!("{}", report.results());
@@ -194,7 +200,7 @@ impl Bench {
             bail!("{calls} calls were made, and the empty programs ran otherwise: {programs:?}");
         }
         drop(empty);
-        let agent = self.attach()?;
+        let agent = self.attach(&agent::executable()?)?;
         let before = self.watched.calls;
         let calls = self.watched.call(self.seconds)?.calls;
         check_counts(&agent.scrape_settled()?, self.watched.calls - before)?;
@@ -214,7 +220,7 @@ impl Bench {
                 self.watched.measure(self.seconds)?
             }
             Condition::Agent => {
-                let (sample, cost) = self.measure_agent()?;
+                let (sample, cost) = self.measure_agent(&agent::executable()?)?;
                 round.agent = cost;
                 sample
             }
@@ -231,9 +237,30 @@ impl Bench {
         Ok(())
     }
 
-    fn measure_agent(&mut self) -> Result<(Sample, AgentCost)> {
+    /// Says what a call costs the server with this agent and with another, each the median of so many rounds.
+    fn compare(&mut self, other: &Path, rounds: u32) -> Result<()> {
+        let own = agent::executable()?;
+        let mut costs = [Vec::new(), Vec::new()];
+        for round in 0..rounds as usize {
+            // Whoever is first in a round is second in the next.
+            for agent in [round % 2, 1 - round % 2] {
+                let (sample, _) = self.measure_agent([&own, other][agent])?;
+                costs[agent].push(sample.server_us);
+            }
+        }
+        let [own, others] = costs.map(|costs| Spread::of(costs).median);
+        println!(
+            "CPU time per call, median of {rounds} rounds in turn: {own:.2} µs with this agent, {others:.2} µs with {}: \
+             {:.3} ×",
+            other.display(),
+            own / others,
+        );
+        Ok(())
+    }
+
+    fn measure_agent(&mut self, executable: &Path) -> Result<(Sample, AgentCost)> {
         let begin = Instant::now();
-        let agent = self.attach()?;
+        let agent = self.attach(executable)?;
         let ready = begin.elapsed();
         let before = self.watched.calls;
         self.watched.call(WARM_UP)?;
@@ -259,9 +286,9 @@ impl Bench {
         Ok((sample, cost))
     }
 
-    /// Attaches the agent to the watched server.
-    fn attach(&self) -> Result<Agent> {
-        let mut command = pinned(self.cores.others, &agent::executable()?);
+    /// Attaches an agent to the watched server.
+    fn attach(&self, executable: &Path) -> Result<Agent> {
+        let mut command = pinned(self.cores.others, executable);
         command.args(["run", "--web.listen-address", "127.0.0.1:0", "--pid"]);
         Agent::start_command(command.arg(self.watched.server.pid().to_string()))?.wait_ready()
     }

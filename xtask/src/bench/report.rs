@@ -89,15 +89,15 @@ impl Round {
 
 /// The middle and the ends of some numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Spread {
-    median: f64,
+pub(super) struct Spread {
+    pub(super) median: f64,
     min: f64,
     max: f64,
 }
 
 impl Spread {
     /// Of at least one number.
-    fn of(numbers: impl IntoIterator<Item = f64>) -> Self {
+    pub(super) fn of(numbers: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted = numbers.into_iter().collect::<Vec<_>>();
         sorted.sort_by(f64::total_cmp);
         let (middle, last) = (sorted.len() / 2, sorted.len() - 1);
