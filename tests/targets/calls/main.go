@@ -8,11 +8,13 @@ import (
 	"os"
 
 	"github.com/cloudwego/kitex/pkg/klog"
+	"github.com/cloudwego/kitex/pkg/rpctimeout"
 	"github.com/cloudwego/netpoll"
 )
 
 func main() {
 	klog.SetOutput(io.Discard)
+	rpctimeout.EnableGlobalNeedFineGrainedErrCode()
 	netpoll.SetLoggerOutput(io.Discard)
 	if err := newControl().serve(os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "calls:", err)

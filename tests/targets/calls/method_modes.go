@@ -5,9 +5,10 @@ package main
 import "github.com/cloudwego/kitex/pkg/serviceinfo"
 
 var streamModes = map[string]serviceinfo.StreamingMode{
-	"Up":   serviceinfo.StreamingClient,
-	"Down": serviceinfo.StreamingServer,
-	"Chat": serviceinfo.StreamingBidirectional,
+	"Up":          serviceinfo.StreamingClient,
+	"Down":        serviceinfo.StreamingServer,
+	"Chat":        serviceinfo.StreamingBidirectional,
+	missingStream: serviceinfo.StreamingBidirectional,
 }
 
 func streamMethod(method string) serviceinfo.MethodInfo {

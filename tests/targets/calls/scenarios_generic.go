@@ -15,7 +15,10 @@ import (
 const idl = `
 namespace go target
 struct Message { 1: i32 action, 2: string text }
-service Target { Message Echo(1: Message request) }
+service Target {
+	Message Echo(1: Message request)
+	oneway void Notify(1: Message request)
+}
 `
 
 func init() {
@@ -24,20 +27,31 @@ func init() {
 			setup: func(s *stage) func() error {
 				// The request is the call without its length; the reply comes as it was sent.
 				call := framedCall("Echo", request(succeed))[4:]
-				return generics(s, func() generic.Generic { return generic.BinaryThriftGeneric() }, call)
+				return generics(s, generic.BinaryThriftGeneric, "Echo", call)
 			}},
 		scenario{name: "generic_json", about: "generic, JSON", client: 1, server: 1,
 			setup: func(s *stage) func() error {
-				return generics(s, func() generic.Generic { return must(generic.JSONThriftGeneric(parsed())) },
-					`{"action":0,"text":"payload"}`)
+				return generics(s, inJSON, "Echo", `{"action":0,"text":"payload"}`)
 			}},
 		scenario{name: "generic_map", about: "generic, maps", client: 1, server: 1,
 			setup: func(s *stage) func() error {
-				return generics(s, func() generic.Generic { return must(generic.MapThriftGeneric(parsed())) },
-					map[string]any{"action": int32(0), "text": "payload"})
+				return generics(s, inMaps, "Echo", map[string]any{"action": int32(0), "text": "payload"})
+			}},
+		scenario{name: "generic_oneway", about: "generic, JSON without an answer", client: 1, server: 1,
+			setup: func(s *stage) func() error {
+				return generics(s, inJSON, "Notify", `{"action":0,"text":"payload"}`)
+			}},
+		scenario{name: "generic_unknown", about: "generic, a method that the IDL doesn't have", client: 1,
+			setup: func(s *stage) func() error {
+				calls := generics(s, inJSON, missingMethod, `{}`)
+				return func() error { return failing(missingMethod)(calls()) }
 			}},
 	)
 }
+
+func inJSON() generic.Generic { return must(generic.JSONThriftGeneric(parsed())) }
+
+func inMaps() generic.Generic { return must(generic.MapThriftGeneric(parsed())) }
 
 func parsed() *generic.ThriftContentProvider { return must(generic.NewThriftContentProvider(idl, nil)) }
 
@@ -48,17 +62,17 @@ func (*mirror) GenericCall(_ context.Context, _ string, request any) (any, error
 	return request, nil
 }
 
-func generics(s *stage, kind func() generic.Generic, request any) func() error {
+func generics(s *stage, kind func() generic.Generic, method string, request any) func() error {
 	listener := listen()
 	address := run(genericserver.NewServer(new(mirror), kind(), s.serverOptions(s.scenario.name, listener)...), listener)
 	c := must(genericclient.NewClient(s.scenario.name, kind(),
 		append(s.genericOptions(address), ttheader()...)...))
 	return func() error {
-		reply, err := c.GenericCall(context.Background(), "Echo", request)
+		reply, err := c.GenericCall(context.Background(), method, request)
 		if err != nil {
 			return err
 		}
-		if fmt.Sprint(reply) == "" {
+		if method == "Echo" && fmt.Sprint(reply) == "" {
 			return errors.New("the reply is empty")
 		}
 		return nil

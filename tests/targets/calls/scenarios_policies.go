@@ -11,6 +11,7 @@ import (
 	"github.com/cloudwego/kitex/pkg/limit"
 	"github.com/cloudwego/kitex/pkg/retry"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
+	"github.com/cloudwego/kitex/pkg/serviceinfo"
 	"github.com/cloudwego/kitex/pkg/utils"
 	"github.com/cloudwego/kitex/server"
 )
@@ -26,8 +27,14 @@ func init() {
 				return retried(s, flaky, ok, client.WithRetryMethodPolicies(map[string]retry.Policy{
 					"Echo": {Enable: true, Type: retry.FailureType, FailurePolicy: newFailurePolicy()}}))
 			}},
+		scenario{name: "retry_timeout", about: "the first attempt outlasts its time, its retry succeeds", client: 1, server: 2,
+			parallel: true, setup: func(s *stage) func() error {
+				return overtaken(s, client.WithRPCTimeout(shortTime), client.WithFailureRetry(retry.NewFailurePolicy()))
+			}},
 		scenario{name: "backup", about: "a backup request overtakes the first, which ends later", client: 1, server: 2,
-			parallel: true, setup: backup},
+			parallel: true, setup: func(s *stage) func() error {
+				return overtaken(s, client.WithBackupRequest(retry.NewBackupPolicy(50)))
+			}},
 		scenario{name: "fallback", about: "a fallback hides the error from the caller only", client: 1, server: 1,
 			setup: func(s *stage) func() error { return fallenBack(s, fallback.NewFallbackPolicy(instead)) }},
 		scenario{name: "fallback_reported", about: "a fallback that is reported as the outcome", client: 1, server: 1,
@@ -36,11 +43,24 @@ func init() {
 			}},
 		scenario{name: "timeout", about: "the client's deadline passes, the server goes on", client: 1, server: 1,
 			parallel: true, setup: func(s *stage) func() error {
-				return outlasted(s, context.WithCancel, "rpc timeout", client.WithRPCTimeout(shortTime))
+				return outlasted(s.dial(s.serve(s.gates.pass), append(ttheader(), client.WithRPCTimeout(shortTime))...),
+					&s.gates, context.WithCancel, "rpc timeout")
+			}},
+		scenario{name: "timeout_mux", about: "the client's deadline passes over a multiplexed connection", client: 1, server: 1,
+			parallel: true, setup: func(s *stage) func() error {
+				address := s.serve(s.gates.pass, server.WithMuxTransport())
+				return outlasted(s.dial(address, append(mux(), client.WithRPCTimeout(shortTime))...),
+					&s.gates, context.WithCancel, "rpc timeout")
+			}},
+		scenario{name: "timeout_grpc", about: "the client's deadline passes over gRPC", client: 1, server: 1,
+			parallel: true, setup: func(s *stage) func() error {
+				address := s.serveAs(s.scenario.name, served(serviceinfo.Protobuf), s.gates.pass)
+				c := s.dialAs(s.scenario.name, address, serviceinfo.Protobuf, append(grpc(), client.WithRPCTimeout(shortTime))...)
+				return outlasted(c, &s.gates, context.WithCancel, "timeout")
 			}},
 		scenario{name: "deadline", about: "the caller's own deadline passes, the server goes on", client: 1, server: 1,
 			parallel: true, setup: func(s *stage) func() error {
-				return outlasted(s, soon, "timeout")
+				return outlasted(s.dial(s.serve(s.gates.pass), ttheader()...), &s.gates, soon, "timeout")
 			}},
 		scenario{name: "canceled", about: "the caller cancels, the server goes on", client: 1, server: 1,
 			parallel: true, setup: canceled},
@@ -80,9 +100,9 @@ func retried(s *stage, a action, is check, policy client.Option) func() error {
 	}
 }
 
-// backup holds the first attempt at a gate until the second has brought the reply. Each call has a client of its own:
+// overtaken holds the first attempt at a gate until the second has brought the reply. Each call has a client of its own:
 // the retries of one client are limited to a tenth of its calls.
-func backup(s *stage) func() error {
+func overtaken(s *stage, opts ...client.Option) func() error {
 	address := s.serve(func(ctx context.Context, method string, request *message) error {
 		if isRetry(ctx) {
 			return nil
@@ -95,7 +115,7 @@ func backup(s *stage) func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		err := s.fresh(func(c caller) error { return c.call(ctx, "Echo", g.request()) }, address,
-			append(ttheader(), client.WithBackupRequest(retry.NewBackupPolicy(50)))...)
+			append(ttheader(), opts...)...)
 		return join(err, g.reached())
 	}
 }
@@ -116,11 +136,10 @@ func soon(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // outlasted keeps the handler until the client has given up.
-func outlasted(s *stage, limited func(context.Context) (context.Context, context.CancelFunc), text string,
-	opts ...client.Option) func() error {
-	c := s.dial(s.serve(s.gates.pass), append(ttheader(), opts...)...)
+func outlasted(c caller, at *gates, limited func(context.Context) (context.Context, context.CancelFunc),
+	text string) func() error {
 	return func() error {
-		g := s.gates.shut()
+		g := at.shut()
 		defer close(g.open)
 		ctx, cancel := limited(context.Background())
 		defer cancel()

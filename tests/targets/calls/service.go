@@ -13,10 +13,15 @@ import (
 )
 
 // The methods of every service that is not generic. Notify is oneway, Up, Down and Chat are streams: of the
-// client, of the server, of both. Missing is known to clients only.
+// client, of the server, of both. The missing ones are known to clients only.
 var (
-	unaryMethods  = []string{"Echo", "Notify", "Missing"}
-	streamMethods = []string{"Up", "Down", "Chat"}
+	unaryMethods  = []string{"Echo", "Notify", missingMethod}
+	streamMethods = []string{"Up", "Down", "Chat", missingStream}
+)
+
+const (
+	missingMethod = "Missing"
+	missingStream = "MissingStream"
 )
 
 // streamMessages is how many messages the side of a stream sends that sends more than one.
@@ -60,10 +65,11 @@ func service(codec serviceinfo.PayloadCodec) *serviceinfo.ServiceInfo {
 	return info
 }
 
-// served is the service without the method that only clients know.
+// served is the service without the methods that only clients know.
 func served(codec serviceinfo.PayloadCodec) *serviceinfo.ServiceInfo {
 	info := service(codec)
-	delete(info.Methods, "Missing")
+	delete(info.Methods, missingMethod)
+	delete(info.Methods, missingStream)
 	return info
 }
 

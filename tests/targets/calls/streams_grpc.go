@@ -4,10 +4,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
+	"sync"
+	"time"
 
 	"github.com/cloudwego/kitex/client"
+	"github.com/cloudwego/kitex/pkg/remote"
+	"github.com/cloudwego/kitex/pkg/remote/trans/gonet"
 	"github.com/cloudwego/kitex/pkg/serviceinfo"
 	"github.com/cloudwego/kitex/pkg/streaming"
+	"github.com/cloudwego/kitex/server"
 )
 
 // Calls over gRPC. Streams are made by the older API, client.Streaming.Stream.
@@ -28,7 +34,7 @@ func init() {
 			setup: func(s *stage) func() error {
 				c := overGRPC(s, serviceinfo.Protobuf)
 				return func() error {
-					return failing("unknown ")(c.call(context.Background(), "Missing", &message{}))
+					return failing("unknown ")(c.call(context.Background(), missingMethod, &message{}))
 				}
 			}},
 		scenario{name: "grpc_client", about: "stream of the client over gRPC", client: 1, server: 1,
@@ -41,6 +47,13 @@ func init() {
 			setup: func(s *stage) func() error { return grpcStreams(s, "Down", fail, failing(errAsked.Error())) }},
 		scenario{name: "grpc_panic", about: "a stream over gRPC whose handler panics", client: 1, server: 1,
 			setup: func(s *stage) func() error { return grpcStreams(s, "Down", crash, failing("panic")) }},
+		scenario{name: "grpc_panic_outside", about: "a server's middleware panics in a stream over gRPC",
+			client: 1, server: 1, parallel: true,
+			setup: func(s *stage) func() error {
+				address := s.serveAs(s.scenario.name, served(serviceinfo.Protobuf), obey, server.WithMiddleware(panicking))
+				c := s.dialAs(s.scenario.name, address, serviceinfo.Protobuf, grpc()...)
+				return func() error { return cutShort(c, openOld, "Down") }
+			}},
 		scenario{name: "grpc_refused", about: "a stream that cannot be created", client: 1, abandons: unborn,
 			setup: func(s *stage) func() error {
 				c := s.dialAs(s.scenario.name, refused(), serviceinfo.Protobuf, grpc()...)
@@ -49,6 +62,14 @@ func init() {
 					return failing("get connection")(err)
 				}
 			}},
+		scenario{name: "grpc_oneway", about: "calls without an answer over gRPC", client: 1, server: 1,
+			setup: func(s *stage) func() error { return notifies(overGRPC(s, serviceinfo.Protobuf), succeed) }},
+		scenario{name: "grpc_canceled", about: "a stream over gRPC that its user cancels and reads to the error", client: 1, server: 1,
+			setup: func(s *stage) func() error { return canceledStream(overGRPC(s, serviceinfo.Protobuf), openOld) }},
+		scenario{name: "grpc_cut", about: "the connection of a stream over gRPC is closed", client: 1, server: 1,
+			setup: grpcCut},
+		scenario{name: "grpc_relay", about: "the handler of a stream calls another service", client: 2, server: 2,
+			setup: grpcRelay},
 		scenario{name: "stream_elsewhere", about: "a stream that another goroutine reads to its end", client: 1, server: 1,
 			setup: streamElsewhere},
 		scenario{name: "dropped_grpc", about: "a stream over gRPC that is canceled and never read", client: 1, server: unsure,
@@ -167,6 +188,83 @@ func streamElsewhere(s *stage) func() error {
 		go func() { ended <- down(st, succeed) }()
 		return <-ended
 	}
+}
+
+// canceledStream cancels in the middle of a stream and reads on until the error.
+func canceledStream(c caller, begin open) func() error {
+	return func() error {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		s, err := begin(ctx, c, "Chat")
+		if err != nil {
+			return err
+		}
+		err = join(s.send(request(succeed)), s.receive(new(message)))
+		cancel()
+		return join(err, failing("cancel")(exactly(0, s)))
+	}
+}
+
+// cutShort reads a stream, which its server doesn't serve, until the error or until its time is over.
+func cutShort(c caller, begin open, method string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), shortTime)
+	defer cancel()
+	s, err := begin(ctx, c, method)
+	if err != nil {
+		return err
+	}
+	return failing("")(down(s, succeed))
+}
+
+// grpcCut closes the connection in the middle of a stream.
+func grpcCut(s *stage) func() error {
+	address := s.serveAs(s.scenario.name, served(serviceinfo.Protobuf), obey)
+	return func() error {
+		line := &cutter{Dialer: gonet.NewDialer()}
+		c := s.dialAs(s.scenario.name, address, serviceinfo.Protobuf, append(grpc(), client.WithDialer(line))...)
+		defer c.close()
+		st, err := openOld(context.Background(), c, "Chat")
+		if err != nil {
+			return err
+		}
+		err = join(st.send(request(succeed)), st.receive(new(message)))
+		line.cut()
+		return join(err, failing("")(exactly(0, st)))
+	}
+}
+
+// cutter is a dialer that can close what it has dialed.
+type cutter struct {
+	remote.Dialer
+	mu    sync.Mutex
+	lines []net.Conn
+}
+
+func (c *cutter) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	line, err := c.Dialer.DialTimeout(network, address, timeout)
+	if err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.lines = append(c.lines, line)
+	}
+	return line, err
+}
+
+func (c *cutter) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, line := range c.lines {
+		_ = line.Close()
+	}
+}
+
+func grpcRelay(s *stage) func() error {
+	behind := s.scenario.name + "-behind"
+	next := s.dialAs(behind, s.serveAs(behind, served(serviceinfo.Thrift), obey), serviceinfo.Thrift, ttheader()...)
+	address := s.serveAs(s.scenario.name, served(serviceinfo.Protobuf),
+		func(ctx context.Context, _ string, request *message) error { return next.call(ctx, "Echo", request) })
+	c := s.dialAs(s.scenario.name, address, serviceinfo.Protobuf, grpc()...)
+	return func() error { return converse(c, openOld, "Chat", succeed) }
 }
 
 // dropped is the beginning of a stream that its user forgets.

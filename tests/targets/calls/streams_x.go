@@ -8,6 +8,7 @@ import (
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/pkg/serviceinfo"
 	"github.com/cloudwego/kitex/pkg/streaming"
+	"github.com/cloudwego/kitex/server"
 	"github.com/cloudwego/kitex/transport"
 )
 
@@ -42,6 +43,31 @@ func init() {
 		scenario{name: "ttstream_panic", about: "a stream over TTHeader whose handler panics", client: 1, server: 1,
 			setup: func(s *stage) func() error {
 				return streamsX(s, overTTHeader(s), "Down", crash, failing("panic"))
+			}},
+		scenario{name: "ttstream_canceled", about: "a stream over TTHeader that its user cancels and reads to the error",
+			client: 1, server: 1,
+			setup: func(s *stage) func() error { return canceledStream(overTTHeader(s), openX) }},
+		scenario{name: "ttstream_refused", about: "a stream over TTHeader that cannot be created", client: 1,
+			setup: func(s *stage) func() error {
+				// An address at which dialing has failed once is locked forever (ttstream/client_trans_pool_muxconn.go @ v0.16.3).
+				return func() error {
+					c := s.dial(refused(), append(ttheader(), client.WithTransportProtocol(transport.TTHeaderStreaming))...)
+					defer c.close()
+					_, err := openX(context.Background(), c, "Chat")
+					return failing("")(err)
+				}
+			}},
+		scenario{name: "ttstream_unknown", about: "a stream over TTHeader of a method that the server doesn't have", client: 1,
+			parallel: true, setup: func(s *stage) func() error {
+				c := overTTHeader(s)
+				return func() error { return cutShort(c, openX, missingStream) }
+			}},
+		scenario{name: "ttstream_panic_outside", about: "a server's middleware panics in a stream over TTHeader",
+			client: 1, server: 1, parallel: true,
+			setup: func(s *stage) func() error {
+				address := s.serve(obey, server.WithMiddleware(panicking))
+				c := s.dial(address, append(ttheader(), client.WithTransportProtocol(transport.TTHeaderStreaming))...)
+				return func() error { return cutShort(c, openX, "Down") }
 			}},
 		scenario{name: "ttstream_finish", about: "a stream over TTHeader that the user finishes", client: 1, server: 1,
 			setup: ttstreamFinish},
