@@ -14,6 +14,11 @@ func (s *stage) seen() seen { return seen{s.client.finished.Load(), s.server.fin
 
 func (s *stage) underWay() int64 { return s.client.underWay() + s.server.underWay() }
 
+func (s seen) otherThan(meant seen) error {
+	return fmt.Errorf("%d calls of the client and %d of the server finished, of %d and %d",
+		s.client, s.server, meant.client, meant.server)
+}
+
 // run makes n repetitions and returns what tracers saw of them.
 func (s *stage) run(n int) (seen, error) {
 	if s.scenario.missing != "" {
@@ -69,8 +74,7 @@ func (s *stage) await(before, meant seen) (seen, error) {
 	still, last := begin, s.since(before)
 	for time.Since(still) < quiet {
 		if time.Since(begin) > patience {
-			return last, s.failed(fmt.Errorf("%d calls of the client and %d of the server finished, of %d and %d; %d are under way",
-				last.client, last.server, meant.client, meant.server, s.underWay()))
+			return last, s.failed(fmt.Errorf("%w; %d are under way", last.otherThan(meant), s.underWay()))
 		}
 		time.Sleep(time.Millisecond)
 		now := s.since(before)
@@ -79,8 +83,7 @@ func (s *stage) await(before, meant seen) (seen, error) {
 		}
 	}
 	if last.client != meant.client || meant.server >= 0 && last.server != meant.server {
-		return last, s.failed(fmt.Errorf("%d calls of the client and %d of the server finished, of %d and %d",
-			last.client, last.server, meant.client, meant.server))
+		return last, s.failed(last.otherThan(meant))
 	}
 	return last, nil
 }

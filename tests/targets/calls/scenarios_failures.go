@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/cloudwego/kitex/client"
@@ -99,9 +101,18 @@ var nowhere = discovery.SynthesizedResolver{
 
 // refused is an address at which nobody listens.
 func refused() string {
-	listener := listen()
-	defer listener.Close()
-	return listener.Addr().String()
+	_, address := reserve()
+	return address
+}
+
+// reserve binds a port without listening at it, so that no other server gets it while the socket is open.
+func reserve() (socket int, address string) {
+	socket = must(syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0))
+	if err := syscall.Bind(socket, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		panic(err)
+	}
+	bound := must(syscall.Getsockname(socket)).(*syscall.SockaddrInet4)
+	return socket, fmt.Sprint("127.0.0.1:", bound.Port)
 }
 
 // raw writes bytes to a connection of its own and closes it, at once or when the server has.

@@ -37,7 +37,7 @@ func init() {
 			setup: func(s *stage) func() error {
 				return generics(s, inMaps, "Echo", map[string]any{"action": int32(0), "text": "payload"})
 			}},
-		scenario{name: "generic_oneway", about: "generic, JSON without an answer", client: 1, server: 1,
+		scenario{name: "generic_oneway", about: "generic, JSON without an answer, at which the handler of v0.16 panics", client: 1, server: 1,
 			setup: func(s *stage) func() error {
 				return generics(s, inJSON, "Notify", `{"action":0,"text":"payload"}`)
 			}},

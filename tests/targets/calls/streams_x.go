@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"syscall"
 
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/pkg/serviceinfo"
@@ -51,7 +52,9 @@ func init() {
 			setup: func(s *stage) func() error {
 				// An address at which dialing has failed once is locked forever (ttstream/client_trans_pool_muxconn.go @ v0.16.3).
 				return func() error {
-					c := s.dial(refused(), append(ttheader(), client.WithTransportProtocol(transport.TTHeaderStreaming))...)
+					socket, address := reserve()
+					defer syscall.Close(socket)
+					c := s.dial(address, append(ttheader(), client.WithTransportProtocol(transport.TTHeaderStreaming))...)
 					defer c.close()
 					_, err := openX(context.Background(), c, "Chat")
 					return failing("")(err)
