@@ -2,4 +2,4 @@
 
 package main
 
-func init() { missing("client.NewServiceInlineClient is new in v0.6", "inline") }
+func init() { missing("client.NewServiceInlineClient is new in v0.6", "inline", "inline_panic") }

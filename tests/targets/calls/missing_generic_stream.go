@@ -1,5 +1,0 @@
-//go:build kitex_before_0_15
-
-package main
-
-func init() { missing("generic streams of this API are new in v0.15", "generic_stream") }
