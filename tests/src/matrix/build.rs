@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{Cell, Matrix, Source, fork};
 use crate::{paths, process::Process, targets};
@@ -47,7 +47,8 @@ impl Cell {
                 let gopath = room.join("gopath");
                 let directory = gopath.join("src/calls-target");
                 fork::copy_program(&program, &modfile, &directory)?;
-                run(command(&directory, &self.go).args(["mod", "vendor"]))?;
+                // -e: it wants what files for other releases import, too.
+                run(command(&directory, &self.go).args(["mod", "vendor", "-e"]))?;
                 Ok(Go { gopath: Some(gopath), ..go(directory) })
             }
             Source::Renamed | Source::Altered => {
@@ -117,14 +118,15 @@ fn module(directory: &Path, release: &str) -> Result<PathBuf> {
     Ok(directory.trim().into())
 }
 
-/// Has the program make a profile of itself under load.
+/// Has the program make a CPU profile of itself.
 fn profile(executable: &Path, room: &Path) -> Result<PathBuf> {
     let path = room.join("cpu.pprof");
     let mut calls = Process::start_command(Command::new(executable).env("CALLS_PROFILE", &path))?;
     for scenario in ["framed", "ttheader", "grpc_bidi"] {
         calls.command(&format!("run {scenario} 2000"))?;
     }
-    calls.quit()?;
+    let status = calls.quit()?;
+    ensure!(status.success(), "{} ended with {status}", executable.display());
     Ok(path)
 }
 

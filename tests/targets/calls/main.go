@@ -16,7 +16,8 @@ func main() {
 	klog.SetOutput(io.Discard)
 	rpctimeout.EnableGlobalNeedFineGrainedErrCode()
 	netpoll.SetLoggerOutput(io.Discard)
-	if err := newControl().serve(os.Stdin, os.Stdout); err != nil {
+	err := profiled(func() error { return newControl().serve(os.Stdin, os.Stdout) })
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "calls:", err)
 		os.Exit(1)
 	}
