@@ -17,7 +17,7 @@ const ALTERATIONS: &[(&str, &str, &str)] = &[
     (
         "pkg/rpcinfo/rpcinfo.go",
         "\tfrom       EndpointInfo\n\tto         EndpointInfo\n\tinvocation Invocation\n",
-        "\tinvocation Invocation\n\tadded      [3]uint64\n\tto         EndpointInfo\n\tfrom       EndpointInfo\n",
+        "\tadded      [3]uint64\n\tinvocation Invocation\n\tto         EndpointInfo\n\tfrom       EndpointInfo\n",
     ),
     (
         "pkg/rpcinfo/rpcinfo_inline.go",
