@@ -24,8 +24,20 @@ pub struct Matrix {
     tags: Vec<String>,
     /// Ways to build, by name.
     pub builds: BTreeMap<String, Build>,
+    /// What is not compared.
+    racy: Vec<Racy>,
     /// What is tried.
     pub cells: Vec<Cell>,
+}
+
+/// A number that changes while the tracer and the agent read it, each at its own moment.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Racy {
+    callee: String,
+    side: String,
+    number: String,
+    why: String,
 }
 
 /// A way to build.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
-use super::{Cell, Matrix, watch::Verdict};
+use super::{Cell, Matrix, Racy, watch::Verdict};
 
 const HEAD: &str = "# Compatibility
 
@@ -40,6 +40,7 @@ pub fn document(matrix: &Matrix, results: &[(&Cell, Verdict)]) -> String {
     }
     scenarios(&mut text, results);
     notes(&mut text, results);
+    racy(&mut text, matrix);
     text.push_str(TAIL);
     text
 }
@@ -101,6 +102,14 @@ fn notes(text: &mut String, results: &[(&Cell, Verdict)]) {
                 let _ = writeln!(text, "- {cell}: {}", one_line(note));
             }
         }
+    }
+}
+
+/// What is left out of the comparison.
+fn racy(text: &mut String, matrix: &Matrix) {
+    text.push_str("\n## What is not compared\n\n");
+    for Racy { callee, side, number, why } in &matrix.racy {
+        let _ = writeln!(text, "- `{number}` of {callee} on the {side}: {why}");
     }
 }
 
