@@ -83,7 +83,9 @@ impl Go {
         build.args(["build", "-buildvcs=false"]).args(flags).args(["-tags", &self.tags]);
         match (&self.gopath, &self.modfile) {
             (Some(gopath), _) => {
-                build.env("GO111MODULE", "off").env("GOPATH", gopath);
+                // The module cache, which is below GOPATH unless said otherwise, also has the release of Go.
+                let modcache = said(command(&self.directory, &cell.go).args(["env", "GOMODCACHE"]))?;
+                build.env("GO111MODULE", "off").env("GOPATH", gopath).env("GOMODCACHE", modcache);
             }
             (None, modfile) => {
                 build.arg("-mod=readonly");
@@ -107,33 +109,44 @@ fn command(directory: &Path, release: &str) -> Command {
 
 /// Where the module cache has Kitex.
 fn module(directory: &Path, release: &str) -> Result<PathBuf> {
+    run(command(directory, release).args(["mod", "download", "github.com/cloudwego/kitex"]))?;
     let mut list = command(directory, release);
     list.args(["list", "-mod=mod", "-m", "-f", "{{.Dir}}", "github.com/cloudwego/kitex"]);
-    run(command(directory, release).args(["mod", "download", "github.com/cloudwego/kitex"]))?;
-    let output = list.output()?;
-    let directory = String::from_utf8(output.stdout)?;
-    if !output.status.success() || directory.trim().is_empty() {
-        bail!("{list:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(directory.trim().into())
+    Ok(said(&mut list)?.into())
 }
 
-/// Has the program make a CPU profile of itself.
+/// Has the program make a CPU profile of itself, once: with another one, everything would be compiled anew.
 fn profile(executable: &Path, room: &Path) -> Result<PathBuf> {
     let path = room.join("cpu.pprof");
-    let mut calls = Process::start_command(Command::new(executable).env("CALLS_PROFILE", &path))?;
+    if path.exists() {
+        return Ok(path);
+    }
+    let unfinished = room.join("cpu.pprof.unfinished");
+    let mut calls = Process::start_command(Command::new(executable).env("CALLS_PROFILE", &unfinished))?;
     for scenario in ["framed", "ttheader", "grpc_bidi"] {
         calls.command(&format!("run {scenario} 2000"))?;
     }
     let status = calls.quit()?;
     ensure!(status.success(), "{} ended with {status}", executable.display());
+    fs::rename(&unfinished, &path)?;
     Ok(path)
 }
 
 fn run(command: &mut Command) -> Result<()> {
+    output(command).map(drop)
+}
+
+/// The line that a command prints.
+fn said(command: &mut Command) -> Result<String> {
+    let line = String::from_utf8(output(command)?)?.trim().to_owned();
+    ensure!(!line.is_empty(), "{command:?} printed nothing");
+    Ok(line)
+}
+
+fn output(command: &mut Command) -> Result<Vec<u8>> {
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
         bail!("{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(())
+    Ok(output.stdout)
 }
