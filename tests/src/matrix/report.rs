@@ -1,6 +1,9 @@
 //! Writes `docs/compatibility.md` from what came of the cells.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use super::{Cell, Matrix, Racy, watch::Verdict};
 
@@ -36,7 +39,8 @@ pub fn document(matrix: &Matrix, results: &[(&Cell, Verdict)]) -> String {
     text.push_str("\n## Releases of Kitex and Go, and builds\n\n| Kitex | Go | build | result | calls | stream messages |\n|---|---|---|---|---|---|\n");
     for (cell, verdict) in results {
         let about = matrix.builds.get(&cell.build).map_or("", |build| build.about.as_str());
-        let _ = writeln!(text, "| {} | {} | {about} | {} |", cell.kitex, cell.go, outcome(verdict));
+        let Cell { kitex, go, build, .. } = cell;
+        let _ = writeln!(text, "| {kitex} | {go} | {build}: {about} | {} |", outcome(verdict));
     }
     scenarios(&mut text, results);
     notes(&mut text, results);
@@ -64,7 +68,7 @@ fn scenarios(text: &mut String, results: &[(&Cell, Verdict)]) {
     }
     text.push_str("\n## Kinds of calls\n\n`ok` is a kind of call that was made and counted exactly.\n\n| |");
     for (cell, _) in &reports {
-        let _ = write!(text, " {} |", cell.kitex);
+        let _ = write!(text, " {}, Go {} |", cell.kitex, cell.go);
     }
     let _ = writeln!(text, "\n|---|{}", "---|".repeat(reports.len()));
     let names = reports.iter().flat_map(|(_, report)| report.scenarios.keys()).collect::<BTreeSet<_>>();
@@ -93,15 +97,21 @@ fn number<'a>(reasons: &mut Vec<&'a str>, reason: &'a str) -> usize {
     }) + 1
 }
 
-/// What the agent says it cannot tell, by release.
+/// What the agent says it cannot tell, each with the rows that it says so of.
 fn notes(text: &mut String, results: &[(&Cell, Verdict)]) {
     text.push_str("\n## What cannot be told\n\nThe words are those of `inspect`; each has a rule that says what is counted then: [inspect.md](inspect.md).\n\n");
+    let mut of_note = BTreeMap::<_, Vec<_>>::new();
+    let mut supported = 0;
     for (cell, verdict) in results {
-        if let Verdict::Supported(report) = verdict {
-            for note in &report.notes {
-                let _ = writeln!(text, "- {cell}: {}", one_line(note));
-            }
+        let Verdict::Supported(report) = verdict else { continue };
+        supported += 1;
+        for note in &report.notes {
+            of_note.entry(one_line(note)).or_default().push(cell.to_string());
         }
+    }
+    for (note, cells) in of_note {
+        let cells = if cells.len() == supported { "all rows".to_owned() } else { cells.join(", ") };
+        let _ = writeln!(text, "- {note}. In {cells}.");
     }
 }
 
@@ -120,8 +130,6 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::matrix::watch::Report;
 
@@ -146,5 +154,6 @@ mod tests {
         );
         assert!(text.contains("| inline | [1] |\n| local | [1] |"), "{text}");
         assert_eq!(text.matches("not yet").count(), 1, "{text}");
+        assert!(text.contains("- no oneway. In all rows.\n"), "{text}");
     }
 }
