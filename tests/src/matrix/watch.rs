@@ -25,6 +25,8 @@ const ALONE: u32 = 2;
 const TOGETHER: u32 = 3;
 /// Why a scenario is not compared whose calls don't finish.
 const ENDLESS: &str = "its calls never finish, so no counter shows them";
+/// How often a scenario is tried whose calls end otherwise than they are meant to.
+const TRIES: u32 = 3;
 /// How long the agent may take to say what is in a file.
 const INSPECTION: Duration = Duration::from_secs(20);
 
@@ -123,10 +125,20 @@ fn run_all(calls: &mut Process) -> Result<BTreeMap<String, Option<String>>> {
         scenarios.insert(name.to_owned(), missing.or(endless));
     }
     for (name, _) in scenarios.iter().filter(|(_, missing)| missing.is_none()) {
-        calls.command(&format!("run {name} {ALONE}"))?;
+        run_alone(calls, name)?;
     }
-    calls.command(&format!("run all {TOGETHER}"))?;
+    // How they end is their own affair when they disturb each other; what is compared is how both sides count them.
+    let together = calls.command(&format!("run all {TOGETHER}"));
+    if let Err(error) = together {
+        eprintln!("all scenarios at the same time: {error:#}");
+    }
     Ok(scenarios)
+}
+
+/// Runs a scenario until it ends as it is meant to: Kitex closes a multiplexed connection under a call now and then.
+fn run_alone(calls: &mut Process, name: &str) -> Result<()> {
+    let mut run = || calls.command(&format!("run {name} {ALONE}"));
+    (1..TRIES).find_map(|_| run().ok()).map_or_else(run, Ok).map(drop)
 }
 
 /// Fails unless the agent has seen each start and each finish that the tracer saw, and lost nothing.
