@@ -30,7 +30,7 @@ func genericStream(s *stage) func() error {
 	listener := listen()
 	address := run(genericserver.NewServerV2(&generic.ServiceV2{BidiStreaming: mirrorAll}, kind(),
 		s.serverOptions(s.scenario.name, listener)...), listener)
-	c := must(genericclient.NewClient(s.scenario.name, kind(), s.clientOptions(s.scenario.name, address)...))
+	c := must(genericclient.NewClient(s.scenario.name, kind(), s.genericOptions(address)...))
 	return func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
