@@ -37,10 +37,6 @@ func init() {
 			setup: func(s *stage) func() error {
 				return generics(s, inMaps, "Echo", map[string]any{"action": int32(0), "text": "payload"})
 			}},
-		scenario{name: "generic_oneway", about: "generic, JSON without an answer, at which the server panics since v0.15", client: 1, server: 1,
-			setup: func(s *stage) func() error {
-				return generics(s, inJSON, "Notify", `{"action":0,"text":"payload"}`)
-			}},
 	)
 }
 
