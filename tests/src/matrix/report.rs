@@ -11,9 +11,9 @@ const HEAD: &str = "# Compatibility
 
 Written by `cargo xtask matrix` from what it found; do not edit. Each row below is one executable: the agent watches it
 while it makes every kind of call that its release of Kitex has, as client and server, one kind after the other and then
-all at the same time. *Supported* means that the agent counted what a tracer inside the process counted: every call under
-the same labels (type, caller, callee, method, status, retry, error class), the same bytes, and the same messages of
-streams. A number that differs by one makes the row a failure.
+all that bear company at the same time. *Supported* means that the agent counted what a tracer inside the process
+counted: every call under the same labels (type, caller, callee, method, status, retry, error class), the same bytes, and
+the same messages of streams. A number that differs by one makes the row a failure.
 
 No release is in the agent's code: what it needs it finds in each executable, or it refuses. So releases between those
 below are likely to work, and `monitor-agent inspect` says so of a given executable without touching it.

@@ -93,7 +93,7 @@ fn inspect(executable: &Path) -> Result<Inspection> {
     }
 }
 
-/// Runs every scenario that the program has, one after the other and then all at the same time.
+/// Runs every scenario that the program has, one after the other and then those that bear company at the same time.
 fn watch(matrix: &Matrix, executable: &Path, notes: Vec<String>) -> Result<Report> {
     let mut calls = Process::start_command(&mut std::process::Command::new(executable))?;
     let labels = LABELS.join(",");

@@ -19,7 +19,7 @@ import (
 //	run SCENARIO N    makes N repetitions and waits until their calls are finished on both sides:
 //	                  {"scenario","repeated","client","server"}, the calls that tracers saw finish. An error if a
 //	                  client saw another outcome than meant, or if there were more or fewer calls than meant
-//	run all N         all scenarios that finish, at the same time
+//	run all N         all scenarios that finish and bear company, at the same time
 //	counts            {"counts":[{labels…,count,send_bytes,recv_bytes}],"started","finished"}
 //	messages          {"messages":[{labels…,kind,direction,count,failed}]}, of streams
 //	settle            answers once no call is under way that will finish, and none has been for 50 ms
@@ -125,7 +125,7 @@ func (c *control) runAll(n int) (map[string]any, error) {
 		failed []error
 	)
 	for _, s := range c.stages {
-		if s.scenario.abandons || s.scenario.missing != "" {
+		if s.scenario.abandons || s.scenario.alone || s.scenario.missing != "" {
 			continue
 		}
 		s := s

@@ -25,13 +25,13 @@ func init() {
 			setup: func(s *stage) func() error { return s.dial(s.serve(obey)).echoes(biz, failing(errReply.Error())) }},
 		scenario{name: "fail", about: "the handler returns an error", client: 1, server: 1,
 			setup: func(s *stage) func() error { return s.dial(s.serve(obey)).echoes(fail, failing(errAsked.Error())) }},
-		scenario{name: "fail_mux", about: "the handler returns an error over a multiplexed connection", client: 1, server: 1,
+		scenario{name: "fail_mux", about: "the handler returns an error over a multiplexed connection", alone: true, client: 1, server: 1,
 			setup: func(s *stage) func() error {
 				return s.dial(s.serve(obey, server.WithMuxTransport()), mux()...).echoes(fail, failing(errAsked.Error()))
 			}},
 		scenario{name: "panic", about: "the handler panics", client: 1, server: 1,
 			setup: func(s *stage) func() error { return s.dial(s.serve(obey)).echoes(crash, failing("panic")) }},
-		scenario{name: "panic_mux", about: "the handler panics over a multiplexed connection", client: 1, server: 1,
+		scenario{name: "panic_mux", about: "the handler panics over a multiplexed connection", alone: true, client: 1, server: 1,
 			setup: func(s *stage) func() error {
 				return s.dial(s.serve(obey, server.WithMuxTransport()), mux()...).echoes(crash, failing("panic"))
 			}},
@@ -39,7 +39,7 @@ func init() {
 			setup: func(s *stage) func() error {
 				return s.dial(s.serve(obey, server.WithMiddleware(panicking))).echoes(succeed, failing(""))
 			}},
-		scenario{name: "panic_outside_mux", about: "a server's middleware panics over a multiplexed connection",
+		scenario{name: "panic_outside_mux", about: "a server's middleware panics over a multiplexed connection", alone: true,
 			client: 1, server: 1, parallel: true, setup: func(s *stage) func() error {
 				// The panic takes the connection with it, so no two calls may share one.
 				address := s.serve(obey, server.WithMuxTransport(), server.WithMiddleware(panicking))

@@ -46,7 +46,7 @@ func init() {
 				return outlasted(s.dial(s.serve(s.gates.pass), append(ttheader(), client.WithRPCTimeout(shortTime))...),
 					&s.gates, context.WithCancel, "rpc timeout")
 			}},
-		scenario{name: "timeout_mux", about: "the client's deadline passes over a multiplexed connection", client: 1, server: 1,
+		scenario{name: "timeout_mux", about: "the client's deadline passes over a multiplexed connection", alone: true, client: 1, server: 1,
 			parallel: true, setup: func(s *stage) func() error {
 				address := s.serve(s.gates.pass, server.WithMuxTransport())
 				return outlasted(s.dial(address, append(mux(), client.WithRPCTimeout(shortTime))...),

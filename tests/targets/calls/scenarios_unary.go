@@ -26,13 +26,13 @@ func init() {
 				return s.dial(s.serve(obey), append(ttheader(), client.WithTransportProtocol(transport.TTHeaderFramed))...).
 					echoes(succeed, ok)
 			}},
-		scenario{name: "mux", about: "Thrift over multiplexed connections", client: 1, server: 1,
+		scenario{name: "mux", about: "Thrift over multiplexed connections", alone: true, client: 1, server: 1,
 			setup: func(s *stage) func() error {
 				return s.dial(s.serve(obey, server.WithMuxTransport()), mux()...).echoes(succeed, ok)
 			}},
 		scenario{name: "protobuf", about: "Kitex Protobuf over TTHeader", client: 1, server: 1,
 			setup: func(s *stage) func() error { return protobuf(s, ttheader()) }},
-		scenario{name: "protobuf_mux", about: "Kitex Protobuf over multiplexed connections", client: 1, server: 1,
+		scenario{name: "protobuf_mux", about: "Kitex Protobuf over multiplexed connections", alone: true, client: 1, server: 1,
 			setup: func(s *stage) func() error { return protobuf(s, mux(), server.WithMuxTransport()) }},
 		scenario{name: "long", about: "connections kept for the next call", client: 1, server: 1,
 			setup: func(s *stage) func() error { return s.dial(s.serve(obey), keep()).echoes(succeed, ok) }},

@@ -25,6 +25,9 @@ type scenario struct {
 	client, server int
 	// parallel repetitions wait for something and are made at the same time.
 	parallel bool
+	// alone says that others at the same time would break its calls, or it theirs: Kitex closes a multiplexed
+	// connection under a call now and then, and keeps a lock of its pool when a stream can't be created.
+	alone bool
 	// abandons says that calls are left in flight.
 	abandons bool
 	// missing says why this release of Kitex cannot do it.

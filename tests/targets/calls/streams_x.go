@@ -45,7 +45,7 @@ func init() {
 			setup: func(s *stage) func() error {
 				return streamsX(s, overTTHeader(s), "Down", crash, failing("panic"))
 			}},
-		scenario{name: "ttstream_refused", about: "a stream over TTHeader that cannot be created", client: 1, abandons: unborn,
+		scenario{name: "ttstream_refused", about: "a stream over TTHeader that cannot be created", alone: true, client: 1, abandons: unborn,
 			setup: func(s *stage) func() error {
 				// An address at which dialing has failed once is locked forever (ttstream/client_trans_pool_muxconn.go @ v0.16.3).
 				return func() error {
