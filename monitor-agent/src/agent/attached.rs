@@ -47,6 +47,8 @@ pub(super) struct Attached {
     framework: usize,
     aggregate: Aggregate,
     unexpected: Unexpected,
+    /// The programs add up the bytes of calls.
+    has_bytes: bool,
     max_age: Duration,
     last_ageing: Instant,
 }
@@ -75,6 +77,12 @@ impl Attached {
         for site in &sites {
             check_in_place(place, site)?;
         }
+        if config.wanted.sizes && !recipe.has_sizes() {
+            warn!(
+                "{}: its {} {} does not record the bytes of calls, so they are not counted",
+                place.name, found.name, found.version
+            );
+        }
         if config.wanted.messages && plan.message_sites.is_empty() {
             warn!(
                 "{}: its {} {} has no functions that messages of streams go through, so they are not counted",
@@ -88,6 +96,7 @@ impl Attached {
             framework,
             aggregate: Aggregate::new(Arc::clone(buckets)),
             unexpected: Unexpected::new(&recipe, place),
+            has_bytes: recipe.has_sizes(),
             max_age: config.max_call_age,
             last_ageing: Instant::now(),
         })
@@ -120,7 +129,8 @@ impl Attached {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
-        (aggregate.snapshot(&|counter| maps.counter(counter)), records as u64 * RECORD_BYTES)
+        let snapshot = aggregate.snapshot(&|counter| maps.counter(counter));
+        (Snapshot { has_bytes: self.has_bytes, ..snapshot }, records as u64 * RECORD_BYTES)
     }
 
     /// Forgets calls that are too old to be still under way, and finds out about types that were not expected.

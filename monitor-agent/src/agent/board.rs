@@ -37,11 +37,7 @@ impl Board {
     pub(super) fn new(config: &RunConfig) -> Self {
         Self {
             faces: Mutex::default(),
-            view: KitexView {
-                labels: config.labels.clone(),
-                buckets: Arc::new(config.buckets.clone()),
-                bytes: config.wanted.sizes,
-            },
+            view: KitexView { labels: config.labels.clone(), buckets: Arc::new(config.buckets.clone()) },
             several: config.pids.len() > 1,
             ready: AtomicBool::new(false),
             scrapes: AtomicU64::new(0),

@@ -126,15 +126,13 @@ pub struct KitexView {
     pub labels: LabelSelection,
     /// Bounds of the histograms.
     pub buckets: Arc<Buckets>,
-    /// Whether bytes were asked for.
-    pub bytes: bool,
 }
 
 /// The families of calls, for each target's snapshot; those of bytes and messages where any were counted. The
 /// first of a pair is the value of the label `target`, if the series are to carry one.
 #[must_use]
 pub fn kitex(snapshots: &[(Option<String>, &Snapshot)], view: &KitexView) -> Vec<MetricFamily> {
-    let KitexView { labels: selection, buckets, bytes: has_bytes } = view;
+    let KitexView { labels: selection, buckets } = view;
     let mut families = Vec::new();
     for side in [Side::Client, Side::Server] {
         let (throughput_help, latency_help) = help(side);
@@ -151,9 +149,7 @@ pub fn kitex(snapshots: &[(Option<String>, &Snapshot)], view: &KitexView) -> Vec
         }
         throughput.finish(&mut families);
         latency.finish(&mut families);
-        if *has_bytes {
-            bytes(snapshots, side, selection, &mut families);
-        }
+        bytes(snapshots, side, selection, &mut families);
         messages(snapshots, side, selection, &mut families);
     }
     families
@@ -167,7 +163,7 @@ fn shown<'a>((target, values): &'a Key, selection: &LabelSelection) -> Vec<(&'st
     labels
 }
 
-/// The bytes of calls, from the RPC's own statistics.
+/// The bytes of calls, from the RPC's own statistics, of targets that have them.
 fn bytes(
     snapshots: &[(Option<String>, &Snapshot)],
     side: Side,
@@ -178,9 +174,10 @@ fn bytes(
         (extra::BYTES_SENT, "send", "Bytes written for RPCs, as their own statistics count them."),
         (extra::BYTES_RECEIVED, "recv", "Bytes read for RPCs, as their own statistics count them."),
     ] {
+        let counted: Vec<_> = snapshots.iter().filter(|(_, snapshot)| snapshot.has_bytes).cloned().collect();
         let mut family = FamilyBuilder::counter(&format!("kitex_{}_{word}_bytes", side.name()), help);
         let of_series = |series: &Series| (series.total > 0).then(|| series.extras[kind as usize]);
-        for (key, bytes) in sums(snapshots, side, selection, of_series) {
+        for (key, bytes) in sums(&counted, side, selection, of_series) {
             family.push(&shown(&key, selection), float(bytes));
         }
         family.finish(families);
@@ -296,8 +293,19 @@ mod tests {
         Arc::new(Series { labels: Arc::new(labels), total, histogram, extras: Extras::default() })
     }
 
-    fn view(labels: &str, bytes: bool) -> KitexView {
-        KitexView { labels: labels.parse().unwrap(), buckets: Arc::new("10".parse().unwrap()), bytes }
+    fn view(labels: &str) -> KitexView {
+        KitexView { labels: labels.parse().unwrap(), buckets: Arc::new("10".parse().unwrap()) }
+    }
+
+    #[test]
+    fn bytes_that_were_not_counted_are_absent() {
+        let uncounted = Snapshot { series: vec![series("A", false, 1)], ..Snapshot::default() };
+        let counted = Snapshot { has_bytes: true, ..uncounted.clone() };
+        let bytes = |snapshot: &Snapshot| {
+            let families = kitex(&[(None, snapshot)], &view("method"));
+            families.iter().filter(|family| family.name().ends_with("_bytes")).count()
+        };
+        assert_eq!((bytes(&uncounted), bytes(&counted)), (0, 2));
     }
 
     #[test]
@@ -308,8 +316,8 @@ mod tests {
         changed.extras[extra::MESSAGES_RECEIVED as usize] = 7;
         let mut calls = series("Chat", false, 2);
         Arc::make_mut(&mut calls).extras[extra::BYTES_SENT as usize] = 100;
-        let snapshot = Snapshot { series: vec![messages, calls], ..Snapshot::default() };
-        let families = kitex(&[(None, &snapshot)], &view("method,status", true));
+        let snapshot = Snapshot { series: vec![messages, calls], has_bytes: true, ..Snapshot::default() };
+        let families = kitex(&[(None, &snapshot)], &view("method,status"));
         let values: Vec<_> = families
             .iter()
             .filter(|family| family.name() != "kitex_client_latency_us")
@@ -336,7 +344,7 @@ mod tests {
             series: vec![series("A", false, 1), series("B", false, 2), series("A", true, 4)],
             ..Snapshot::default()
         };
-        let families = kitex(&[(None, &snapshot)], &view("caller,status", false));
+        let families = kitex(&[(None, &snapshot)], &view("caller,status"));
         assert_eq!(families.len(), 2);
         let counts: Vec<_> =
             families[0].get_metric().iter().map(|metric| metric.get_counter().get_value()).collect();

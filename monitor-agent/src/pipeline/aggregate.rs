@@ -217,7 +217,7 @@ impl Aggregate {
             label_sets: series.len() as u64,
             finished: series.iter().map(|series| series.total).sum(),
         };
-        Snapshot { series, counters }
+        Snapshot { series, has_bytes: false, counters }
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Series {
 pub struct Snapshot {
     /// One entry for each label set that has calls or messages.
     pub series: Vec<Arc<Series>>,
+    /// Whether the bytes of the calls were counted: asked for, and recorded by the framework's release.
+    pub has_bytes: bool,
     /// The programs' own counters.
     pub counters: CounterValues,
 }
@@ -66,6 +68,7 @@ impl Snapshot {
     /// Adds what another framework's copy counted in the same target.
     pub fn add(&mut self, other: Self) {
         self.series.extend(other.series);
+        self.has_bytes |= other.has_bytes;
         self.counters.add(&other.counters);
     }
 }

@@ -252,12 +252,6 @@ impl Plan {
         labels
     }
 
-    /// Whether the bytes sent and received for calls can be told, at least for some of their types.
-    #[must_use]
-    pub fn tells_sizes(&self) -> bool {
-        self.shapes.iter().any(ShapePlan::tells_sizes)
-    }
-
     /// The recipe for a process in which the executable lies `bias` bytes above its link-time addresses.
     pub fn recipe(&self, bias: u64, wanted: Wanted) -> Result<Recipe, Refusal> {
         let mut recipe = Recipe {

@@ -101,11 +101,6 @@ impl ShapePlan {
     pub(super) fn program(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
         self.reads.program(bias, wanted)
     }
-
-    /// Whether the bytes of its calls can be told.
-    pub(super) fn tells_sizes(&self) -> bool {
-        self.reads.sizes.is_some()
-    }
 }
 
 /// What can't be told of a shape.
