@@ -58,7 +58,8 @@ fn sentence(stderr: &str) -> Result<String> {
     let sentence = lines.by_ref().take_while(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
     let known = sentence.starts_with("monitor-agent: ") || sentence.starts_with("error: ");
     ensure!(known, "no sentence that says why");
-    let rest: Vec<_> = lines.filter(|line| !line.is_empty() && !line.starts_with("Usage: ")).collect();
+    let aside = |line: &str| line.is_empty() || line.starts_with("Usage: ") || line.starts_with("  tip: ");
+    let rest: Vec<_> = lines.filter(|line| !aside(line)).collect();
     let help = ["For more information, try '--help'."];
     ensure!(rest.is_empty() || rest == help, "more than one sentence: {rest:?}");
     ensure!(sentence.starts_with("error: ") || !sentence.contains('\n'), "more than one line");
@@ -408,6 +409,7 @@ fn values_that_mean_nothing() -> Result<()> {
             "--latency-buckets",
             &["coarse", "", "5,4", "5,5", "0", "-1", "1,-1", "nan", "1,inf", "1,,2", "5 10"],
         ),
+        ("--metrics", &["", ",", "service", "go,service", "go,go", "Go", "go process"]),
         ("--kitex.labels", &["", ",", "service", "type,service", "type,type", "Type"]),
         ("--ring-bytes", &["", "lots", "0", "4096", "65537", "-65536", "4294967296", "2147483648"]),
         ("--max-label-sets", &["", "0", "many", "-5", "1048577"]),

@@ -137,6 +137,27 @@ fn one_suffices_for_a_process_of_the_same_user() -> Result<()> {
 }
 
 #[test]
+fn none_is_needed_for_the_runtime_of_a_process_of_the_same_user() -> Result<()> {
+    let room = Room::new("none")?;
+    let server = room.server(AGENT)?;
+    let agent = Agent::start_command(room.agent(&[], server.pid()).args(["--metrics", "go,process"]))?;
+    let agent = agent.wait_ready()?;
+    let scrape = agent.scrape()?;
+    for name in ["go_goroutines", "process_cpu_seconds_total"] {
+        ensure!(scrape.families.contains_key(name), "no {name}: {}", agent.log());
+    }
+    ensure!(!agent.log().contains("WARN"), "{}", agent.log());
+    agent.terminate()?;
+    // Of others nothing can be read.
+    let ended = run_command_to_end(
+        room.agent(&[], room.server(OTHER)?.pid()).args(["--metrics", "process"]),
+        Duration::from_secs(5),
+    )?;
+    ensure!(ended.code == Some(4), "{ended:?}");
+    Ok(())
+}
+
+#[test]
 fn each_missing_capability_is_named() -> Result<()> {
     let room = Room::new("named")?;
     for user in [0, OTHER] {
@@ -171,7 +192,10 @@ fn without_dac_read_search_it_warns() -> Result<()> {
         let log = agent.log();
         let warns = log.lines().any(|line| line.contains("WARN") && line.contains("CAP_DAC_READ_SEARCH"));
         ensure!(warns, "{log}");
-        counts_exactly(&mut server, agent)?;
+        let refused = [("target", &*server.pid().to_string()), ("reason", "not_permitted")];
+        ensure!(agent.scrape()?.value("monitor_read_errors_total", &refused) == Some(1.0));
+        let shown = counts_exactly(&mut server, agent)?;
+        ensure!(shown.iter().all(|name| !name.starts_with("go_")), "{shown:?}");
     }
     Ok(())
 }

@@ -14,7 +14,8 @@ use super::{RunConfig, watch::Face};
 use crate::{
     export::http::{Backend, SiteStatus, Status, TargetStatus},
     metrics::{
-        AgentStats, FamilyBuilder, KitexView, TargetStats, about, kitex, merge, process::ProcessReader,
+        AgentStats, Family, FamilyBuilder, KitexView, Selection, TargetStats, about, kitex, merge,
+        process::ProcessReader,
     },
     pipeline::{Buckets, Snapshot},
 };
@@ -23,6 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Board {
     faces: Mutex<Vec<Arc<Face>>>,
+    metrics: Selection,
     view: KitexView,
     /// Series carry the label `target` in `/metrics`.
     several: bool,
@@ -37,6 +39,7 @@ impl Board {
     pub(super) fn new(config: &RunConfig) -> Self {
         Self {
             faces: Mutex::default(),
+            metrics: config.metrics.clone(),
             view: KitexView { labels: config.labels.clone(), buckets: Arc::new(config.buckets.clone()) },
             several: config.pids.len() > 1,
             ready: AtomicBool::new(false),
@@ -70,7 +73,10 @@ impl Board {
         let snapshots: Vec<_> =
             snapshots.iter().map(|(target, snapshot)| (target.clone(), snapshot.as_ref())).collect();
         let stats: Vec<_> = faces.iter().map(|face| face.lock_stats().clone()).collect();
-        let mut families = kitex(&snapshots, &self.view);
+        let mut families = Vec::new();
+        if self.metrics.contains(Family::Kitex) {
+            families.extend(kitex(&snapshots, &self.view));
+        }
         families.extend(processes(faces, with_target));
         families.extend(go_runtimes(faces, with_target));
         families.extend(about(&self.agent_stats(), &stats));
@@ -91,7 +97,16 @@ impl Board {
 /// The frameworks of a target and its Go release, for people.
 fn frameworks(stats: &TargetStats) -> String {
     let frameworks = stats.frameworks.iter().map(|one| format!("{} {}", one.name, one.version));
-    frameworks.chain([stats.go_version.clone()]).collect::<Vec<_>>().join(", ")
+    let go = (!stats.go_version.is_empty()).then(|| stats.go_version.clone());
+    frameworks.chain(go).collect::<Vec<_>>().join(", ")
+}
+
+fn state(stats: &TargetStats) -> &'static str {
+    match (stats.up, stats.has_calls()) {
+        (false, _) => "ended",
+        (true, true) => "attached",
+        (true, false) => "watched without calls",
+    }
 }
 
 /// The `/proc` gauges of the targets that still live.
@@ -114,14 +129,15 @@ fn go_runtimes(faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
     );
     let targets = faces
         .iter()
-        .map(|face| {
+        .filter_map(|face| {
             let pid = face.pid.to_string();
             let mut go = face.go.lock().unwrap_or_else(PoisonError::into_inner);
+            let go = go.as_mut()?;
             let families = go.families();
             for (reason, count) in go.errors() {
                 errors.push(&[("target", &pid), ("reason", reason)], f64::from(*count));
             }
-            (with_target.then_some(pid), families)
+            Some((with_target.then_some(pid), families))
         })
         .collect();
     let mut families = merge(targets);
@@ -151,14 +167,15 @@ impl Backend for Board {
             .iter()
             .map(|face| {
                 let stats = face.lock_stats().clone();
+                let calls = (stats.counters.finished, stats.counters.ring_full);
+                let calls = stats.has_calls().then_some(calls);
                 TargetStatus {
                     pid: face.pid,
                     framework: frameworks(&stats),
+                    state: state(&stats).to_owned(),
                     exe: stats.exe,
-                    state: if stats.up { "attached" } else { "ended" }.to_owned(),
                     since: Some(face.since),
-                    calls: stats.counters.finished,
-                    lost: stats.counters.ring_full,
+                    calls,
                     sites: stats
                         .sites
                         .into_iter()

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use prometheus::proto::MetricFamily;
 use tracing::warn;
 
-use super::{describe, prepare::Executable};
+use super::attached::Place;
 use crate::{
     failure::printable,
     goruntime::{Arch, Detail, Fault, Layout, ProcessMemory, Reader, Sources},
     metrics,
-    target::Target,
 };
 
 /// Why something could not be read, as `monitor_read_errors_total` tells it.
@@ -29,15 +28,15 @@ pub(super) struct GoRuntime {
 
 impl GoRuntime {
     /// A reader for a target. What stands in the way is logged, and its metrics are absent.
-    pub(super) fn open(target: &Target, executable: &Executable, bias: u64, detail: Detail) -> Self {
-        let name = describe(target);
-        let reader = reader(target, executable, bias, detail);
+    pub(super) fn open(place: &Place, detail: Detail) -> Self {
+        let name = place.name.clone();
+        let reader = reader(place, detail);
         let mut errors: BTreeMap<_, _> = REASONS.map(|reason| (reason, 0)).into();
         let reader = reader.map_err(|(reason, why)| {
             warn!("{name}: no metrics of its Go runtime: {why}");
             errors.insert(reason, 1);
         });
-        let version = executable.inspection.go_version.clone();
+        let version = place.executable.inspection.go_version.clone();
         Self { reader: reader.ok(), version, detail, target: name, errors }
     }
 
@@ -66,21 +65,16 @@ impl GoRuntime {
     }
 }
 
-fn reader(
-    target: &Target,
-    executable: &Executable,
-    bias: u64,
-    detail: Detail,
-) -> Result<Reader, (&'static str, String)> {
-    let image = &executable.image;
+fn reader(place: &Place, detail: Detail) -> Result<Reader, (&'static str, String)> {
+    let image = &place.executable.image;
     let version = image.go().map_err(|error| ("not_found", error.to_string()))?.version();
     let layout = Layout::of(version, Arch::Amd64).ok_or_else(|| {
-        let release = printable(&executable.inspection.go_version);
+        let release = printable(&place.executable.inspection.go_version);
         ("no_table", format!("where {release} keeps them is not known to this version of the agent"))
     })?;
     let sources = Sources::of(image).map_err(|error| ("not_found", error.to_string()))?;
-    let memory = target.memory().map_err(|error| ("not_permitted", error.to_string()))?;
-    Ok(Reader::new(Box::new(ProcessMemory(memory)), sources, bias, layout, detail))
+    let memory = place.target.memory().map_err(|error| ("not_permitted", error.to_string()))?;
+    Ok(Reader::new(Box::new(ProcessMemory(memory)), sources, place.bias, layout, detail))
 }
 
 fn reason(fault: Fault) -> &'static str {

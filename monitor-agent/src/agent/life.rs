@@ -91,7 +91,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
 }
 
 fn attach_all(config: &RunConfig, board: &Board) -> Result<Vec<Watch>, Failure> {
-    let prepared = prepare(&config.pids)?;
+    let prepared = prepare(config)?;
     let mut watches = Vec::with_capacity(prepared.len());
     for prepared in prepared {
         watches.push(Watch::attach(prepared, config, board.buckets())?);
@@ -116,10 +116,12 @@ fn finish(watches: &mut [Watch]) {
     }
     let (calls, untimed) =
         watches.iter().map(Watch::summary).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-    info!(
-        "detached: {calls} calls counted in {} targets, {untimed} of them without a duration",
-        watches.len()
-    );
+    let targets = watches.len();
+    if watches.iter().any(Watch::has_calls) {
+        info!("detached: {calls} calls counted in {targets} targets, {untimed} of them without a duration");
+    } else {
+        info!("done: no calls were watched in {targets} targets");
+    }
 }
 
 /// When the run is over without a signal: some time after the last target has ended.

@@ -16,7 +16,11 @@ pub use prepare::{NO_FRAMEWORK, describe, unattachable};
 pub use verify::probe_in_place;
 
 use crate::{
-    bpf::Limits, export::http::Listen, goruntime::Detail, metrics::LabelSelection, pipeline::Buckets,
+    bpf::Limits,
+    export::http::Listen,
+    goruntime::Detail,
+    metrics::{LabelSelection, Selection},
+    pipeline::Buckets,
     plan::Wanted,
 };
 
@@ -27,6 +31,8 @@ pub struct RunConfig {
     pub pids: Vec<u32>,
     /// Where to serve metrics.
     pub listen: Listen,
+    /// What to show of each target.
+    pub metrics: Selection,
     /// Bounds of the latency histograms.
     pub buckets: Buckets,
     /// Labels of the calls.

@@ -1,10 +1,15 @@
 //! Knowing: from a pid to a plan. Nothing is attached here.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
+use super::RunConfig;
 use crate::{
     failure::{Failure, Kind, printable},
-    image::Image,
+    image::{Image, ImageError},
+    metrics::{Family, Selection},
     plan::{Inspection, Plan},
     target::{FileId, Target},
 };
@@ -12,6 +17,8 @@ use crate::{
 /// Said of an executable that no known framework is linked into.
 pub const NO_FRAMEWORK: &str =
     "no RPC framework that the agent knows is linked into it (it knows Kitex, github.com/cloudwego/kitex)";
+/// What can be had of a Go process all the same.
+const WITHOUT_CALLS: &str = "`run --metrics go,process` gives its Go runtime and its process without calls";
 
 /// An executable and all that is known about it. Targets that run the same file share one.
 pub(super) struct Executable {
@@ -33,31 +40,54 @@ pub(super) struct Prepared {
 }
 
 /// Opens every process and plans every executable. The first that can't be watched is the result.
-pub(super) fn prepare(pids: &[u32]) -> Result<Vec<Prepared>, Failure> {
+pub(super) fn prepare(config: &RunConfig) -> Result<Vec<Prepared>, Failure> {
     let mut executables: HashMap<FileId, Arc<Executable>> = HashMap::new();
-    pids.iter()
-        .map(|pid| {
-            let target = Target::open(*pid)?;
-            let file = target.identity().exe;
-            let executable = match executables.get(&file) {
-                Some(known) => Arc::clone(known),
-                None => Arc::new(executable(&target)?),
-            };
-            executables.insert(file, Arc::clone(&executable));
-            Ok(Prepared { target, executable })
-        })
-        .collect()
+    let pids = config.pids.iter();
+    pids.map(|pid| {
+        let target = Target::open(*pid)?;
+        let file = target.identity().exe;
+        let executable = match executables.get(&file) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(executable(&target, &config.metrics)?),
+        };
+        executables.insert(file, Arc::clone(&executable));
+        Ok(Prepared { target, executable })
+    })
+    .collect()
 }
 
-fn executable(target: &Target) -> Result<Executable, Failure> {
+fn executable(target: &Target, metrics: &Selection) -> Result<Executable, Failure> {
     let name = describe(target);
     let file = target.open_exe()?;
     let image = Image::parse(Box::new(file)).map_err(|error| Failure::of_image(&name, &error))?;
-    let inspection = Inspection::of(&image).map_err(|error| Failure::of_contents(&name, &error))?;
-    if inspection.plans().next().is_none() {
-        return Err(unattachable(&name, &inspection));
+    let look = if metrics.wants_calls() { Inspection::of } else { Inspection::without_frameworks };
+    let inspection = look(&image).map_err(|error| Failure::of_contents(&name, &error))?;
+    if metrics.contains(Family::Go) && inspection.go_version.is_empty() {
+        return Err(Failure::of_image(&name, &ImageError::NotGo));
+    }
+    if metrics.wants_calls() {
+        check_calls(&name, &inspection, metrics)?;
     }
     Ok(Executable { image, inspection })
+}
+
+/// Refuses an executable in which there are no calls of those that are wanted.
+fn check_calls(name: &str, inspection: &Inspection, metrics: &Selection) -> Result<(), Failure> {
+    let mut plans = inspection.plans().peekable();
+    if plans.peek().is_none() {
+        return Err(unattachable(name, inspection));
+    }
+    let mut others = BTreeSet::new();
+    for (found, _) in plans {
+        if metrics.wants_calls_of(found.name) {
+            return Ok(());
+        }
+        others.insert(found.name);
+    }
+    let others = others.into_iter().collect::<Vec<_>>().join(",");
+    let text =
+        format!("{name} has calls of {others} only, which --metrics {metrics} leaves out: add {others}");
+    Err(Failure::new(Kind::Unprovable, text))
 }
 
 /// A process and its executable, for messages.
@@ -74,8 +104,9 @@ pub fn unattachable(name: &str, inspection: &Inspection) -> Failure {
         inspection.frameworks.iter().filter_map(|found| Some((found.name, found.plan.as_ref().err()?)));
     let reasons: Vec<_> =
         refusals.map(|(framework, refusal)| Failure::of_refusal(name, framework, refusal)).collect();
-    match reasons.into_iter().next() {
-        Some(reason) => reason,
-        None => Failure::new(Kind::Unprovable, format!("{name} can't be watched: {NO_FRAMEWORK}")),
-    }
+    let reason = reasons.into_iter().next();
+    let reason = reason.unwrap_or_else(|| {
+        Failure::new(Kind::Unprovable, format!("{name} can't be watched: {NO_FRAMEWORK}"))
+    });
+    Failure { text: format!("{}; {WITHOUT_CALLS}", reason.text), ..reason }
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     bpf::Programs,
     failure::Failure,
-    metrics::{FrameworkStats, SiteStats, TargetStats, process::ProcessReader},
+    metrics::{Family, FrameworkStats, SiteStats, TargetStats, process::ProcessReader},
     pipeline::{Buckets, Published, Snapshot},
     plan::{Found, Plan, cost_name},
     target::Liveness,
@@ -35,10 +35,10 @@ pub(super) struct Face {
     pub(super) published: Published,
     /// All else.
     stats: Mutex<TargetStats>,
-    /// The process in `/proc`; `None` once it has ended.
+    /// The process in `/proc`; `None` once it has ended, or if it is not asked for.
     pub(super) process: Mutex<Option<ProcessReader>>,
-    /// Its Go runtime.
-    pub(super) go: Mutex<GoRuntime>,
+    /// Its Go runtime, if it is asked for.
+    pub(super) go: Mutex<Option<GoRuntime>>,
 }
 
 impl Face {
@@ -81,6 +81,9 @@ impl Watch {
             ..TargetStats::default()
         };
         for (index, found) in place.executable.inspection.frameworks.iter().enumerate() {
+            if !config.metrics.wants_calls_of(found.name) {
+                continue;
+            }
             let plan = match &found.plan {
                 Ok(plan) => plan,
                 Err(refusal) => {
@@ -93,16 +96,19 @@ impl Watch {
             add_stats(&mut stats, (found, plan), config);
         }
         if attached.is_empty() {
-            return Err(super::unattachable(&place.name, &place.executable.inspection));
+            info!("watching {}: {}, no calls", place.name, config.metrics);
         }
         stats.attach = began.elapsed();
+        let wanted = |family| config.metrics.contains(family);
+        let process = wanted(Family::Process).then(|| ProcessReader::open(stats.pid).ok()).flatten();
+        let go = wanted(Family::Go).then(|| GoRuntime::open(&place, config.go));
         let face = Arc::new(Face {
             pid: stats.pid,
             since: SystemTime::now(),
             published: Published::default(),
-            process: Mutex::new(ProcessReader::open(stats.pid).ok()),
+            process: Mutex::new(process),
             stats: Mutex::new(stats),
-            go: Mutex::new(GoRuntime::open(&place.target, &place.executable, bias, config.go)),
+            go: Mutex::new(go),
         });
         Ok(Self { place, attached, leaving: None, is_up: true, face })
     }
@@ -171,7 +177,9 @@ impl Watch {
         self.is_up = false;
         self.face.lock_stats().up = false;
         *self.face.process.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.face.go.lock().unwrap_or_else(PoisonError::into_inner).close();
+        if let Some(go) = &mut *self.face.go.lock().unwrap_or_else(PoisonError::into_inner) {
+            go.close();
+        }
     }
 
     /// Takes the probes away, and waits until they are. Takes some 200 ms, for all targets together if run side by
@@ -186,6 +194,11 @@ impl Watch {
 
     fn take_programs(&mut self) -> Vec<Programs> {
         self.attached.iter_mut().filter_map(Attached::take_programs).collect()
+    }
+
+    /// Whether its calls are watched.
+    pub(super) fn has_calls(&self) -> bool {
+        !self.attached.is_empty()
     }
 
     /// Calls counted, and those of them whose duration is not known.

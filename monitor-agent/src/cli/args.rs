@@ -11,7 +11,7 @@ use crate::{
     export::http::{Listen, parse_listen},
     failure::{Failure, Kind},
     goruntime::Detail,
-    metrics::{Label, LabelSelection},
+    metrics::{Label, LabelSelection, Selection},
     pipeline::Buckets,
     plan::Wanted,
 };
@@ -46,6 +46,11 @@ pub(super) struct RunArguments {
         value_parser = parse_listen
     )]
     listen_address: Listen,
+
+    /// Families of metrics to show, of kitex, otel, grpc, go, process. Without one that tells of calls (kitex, otel,
+    /// grpc) no probe is attached, and any Go process can be watched.
+    #[arg(long, value_name = "LIST", default_value_t)]
+    metrics: Selection,
 
     /// Bounds of the latency histograms in microseconds: `default` (as the in-process extension: 5 ms to 1 s),
     /// `fine` (tells microseconds apart) or a list such as 100,500,1000.
@@ -163,6 +168,7 @@ impl RunArguments {
         Ok(RunConfig {
             pids: self.pids,
             listen: self.listen_address,
+            metrics: self.metrics,
             buckets: self.latency_buckets,
             wanted: Wanted {
                 retries: self.kitex_labels.contains(Label::Retry),

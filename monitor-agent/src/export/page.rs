@@ -61,7 +61,10 @@ fn write_target(out: &mut String, target: &TargetStatus, now: SystemTime) -> fmt
         Escaped(&target.state)
     )?;
     writeln!(out, "<p><code>{}</code></p>\n<p>{}</p>", Escaped(&target.exe), Escaped(&target.framework))?;
-    write!(out, "<p>{} calls counted, {} events lost", target.calls, target.lost)?;
+    match target.calls {
+        Some((calls, lost)) => write!(out, "<p>{calls} calls counted, {lost} events lost")?,
+        None => out.push_str("<p>Watched"),
+    }
     if let Some(since) = target.since {
         write!(out, ", since {}", Since(since, now))?;
     }
@@ -153,8 +156,7 @@ mod tests {
             framework: text.clone(),
             state: text.clone(),
             since: Some(UNIX_EPOCH),
-            calls: 7,
-            lost: 0,
+            calls: Some((7, 0)),
             sites: vec![site],
         };
         Status { version: text, started: UNIX_EPOCH, targets: vec![target] }
@@ -182,6 +184,14 @@ mod tests {
         {
             assert!(page.contains(part), "{part}: {page}");
         }
+    }
+
+    #[test]
+    fn where_no_calls_are_watched_none_are_told() {
+        let mut status = hostile("x");
+        status.targets[0].calls = None;
+        let page = render(&status, UNIX_EPOCH);
+        assert!(page.contains("<p>Watched, since 1970") && !page.contains("counted"), "{page}");
     }
 
     #[test]

@@ -49,6 +49,14 @@ pub struct TargetStats {
     pub sites: Vec<SiteStats>,
 }
 
+impl TargetStats {
+    /// Whether its calls are watched.
+    #[must_use]
+    pub fn has_calls(&self) -> bool {
+        !self.frameworks.is_empty()
+    }
+}
+
 /// One framework in a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FrameworkStats {
@@ -90,8 +98,9 @@ pub fn about(agent: &AgentStats, targets: &[TargetStats]) -> Vec<MetricFamily> {
     let mut families = Vec::new();
     about_agent(agent, &mut families);
     about_targets(targets, &mut families);
-    about_calls(targets, &mut families);
-    about_types(targets, &mut families);
+    let watched: Vec<_> = targets.iter().filter(|target| target.has_calls()).cloned().collect();
+    about_calls(&watched, &mut families);
+    about_types(&watched, &mut families);
     families
 }
 
@@ -134,9 +143,11 @@ fn about_targets(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
     );
     for target in targets {
         let pid = target.pid.to_string();
-        for (index, framework) in target.frameworks.iter().enumerate() {
+        let none = [FrameworkStats::default()];
+        let frameworks = if target.has_calls() { &target.frameworks[..] } else { &none };
+        for (index, framework) in frameworks.iter().enumerate() {
             // Copies of one framework in one executable may look the same.
-            if target.frameworks.iter().take(index).any(|earlier| earlier == framework) {
+            if frameworks.iter().take(index).any(|earlier| earlier == framework) {
                 continue;
             }
             info.push(
@@ -152,7 +163,9 @@ fn about_targets(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
             );
         }
         up.push(&[("target", &pid)], if target.up { 1.0 } else { 0.0 });
-        attach.push(&[("target", &pid)], target.attach.as_secs_f64());
+        if target.has_calls() {
+            attach.push(&[("target", &pid)], target.attach.as_secs_f64());
+        }
         for site in &target.sites {
             sites.push(
                 &[

@@ -8,8 +8,10 @@ mod family;
 mod go;
 mod kitex;
 pub mod process;
+mod selection;
 
 pub use about::{AgentStats, FrameworkStats, SiteStats, TargetStats, UnexpectedType, about};
 pub use family::{FamilyBuilder, merge};
 pub use go::go;
 pub use kitex::{KitexView, Label, LabelSelection, LabelsError, kitex};
+pub use selection::{Family, Selection, SelectionError};

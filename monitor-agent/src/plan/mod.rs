@@ -128,6 +128,17 @@ impl Inspection {
         Ok(Self { build_id, go_version: info.go_version.clone(), frameworks })
     }
 
+    /// What there is to say about an executable whose calls nobody wants. The Go release is empty for a program that
+    /// Go has not built.
+    pub fn without_frameworks(image: &Image) -> Result<Self, ImageError> {
+        let go_version = match image.build_info() {
+            Ok(info) => info.go_version,
+            Err(ImageError::NotGo) => String::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self { build_id: image.build_id().map(str::to_owned), go_version, frameworks: Vec::new() })
+    }
+
     /// The plans there are, with the name and version of their framework.
     pub fn plans(&self) -> impl Iterator<Item = (&Found, &Plan)> {
         self.frameworks.iter().filter_map(|found| Some((found, found.plan.as_ref().ok()?)))

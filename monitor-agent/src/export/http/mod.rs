@@ -69,14 +69,12 @@ pub struct TargetStatus {
     pub exe: String,
     /// Frameworks and Go with their versions: `kitex v0.16.3, go1.26.6`.
     pub framework: String,
-    /// In a word or two: `attached`, `ended`.
+    /// In a few words: `attached`, `watched without calls`, `ended`.
     pub state: String,
     /// When counting began, if it did.
     pub since: Option<SystemTime>,
-    /// Calls counted so far.
-    pub calls: u64,
-    /// Events that the ring could not take.
-    pub lost: u64,
+    /// Calls counted so far, and events that the ring could not take, where calls are watched.
+    pub calls: Option<(u64, u64)>,
     /// Where probes are.
     pub sites: Vec<SiteStatus>,
 }

@@ -1,0 +1,147 @@
+//! Which metrics a user wants. What no chosen family needs is not gathered: no probe, no reading.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use thiserror::Error;
+
+/// Metrics that are chosen together. Those about the agent itself are always there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// `kitex_…`: calls, as Kitex's in-process extension names them.
+    Kitex,
+    /// Calls and the Go runtime under the names of OpenTelemetry.
+    Otel,
+    /// `grpc_…`: calls of gRPC-Go.
+    Grpc,
+    /// `go_…`: the Go runtime.
+    Go,
+    /// `process_…`: what `/proc` says.
+    Process,
+}
+
+impl Family {
+    const ALL: [Self; 5] = [Self::Kitex, Self::Otel, Self::Grpc, Self::Go, Self::Process];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kitex => "kitex",
+            Self::Otel => "otel",
+            Self::Grpc => "grpc",
+            Self::Go => "go",
+            Self::Process => "process",
+        }
+    }
+
+    /// Whether it tells of calls, for which a framework must be found in the target.
+    fn tells_of_calls(self) -> bool {
+        matches!(self, Self::Kitex | Self::Otel | Self::Grpc)
+    }
+}
+
+/// The families chosen with `--metrics`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection(BTreeSet<Family>);
+
+/// What is wrong with a list of families.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SelectionError {
+    /// There is no such family.
+    #[error("`{0}` is not a family of metrics; choose from kitex, otel, grpc, go, process")]
+    Unknown(String),
+    /// A family is listed twice.
+    #[error("family `{0}` is listed twice")]
+    Twice(String),
+}
+
+impl Default for Selection {
+    /// What in-process monitoring gives without any choice.
+    fn default() -> Self {
+        Self([Family::Kitex, Family::Grpc, Family::Go, Family::Process].into())
+    }
+}
+
+impl Selection {
+    /// Whether a family was chosen.
+    #[must_use]
+    pub fn contains(&self, family: Family) -> bool {
+        self.0.contains(&family)
+    }
+
+    /// Whether calls are to be watched. If not, any process can be a target.
+    #[must_use]
+    pub fn wants_calls(&self) -> bool {
+        self.0.iter().any(|family| family.tells_of_calls())
+    }
+
+    /// Whether the calls of this framework are in a family that was chosen.
+    #[must_use]
+    pub fn wants_calls_of(&self, framework: &str) -> bool {
+        self.0.iter().any(|family| *family == Family::Otel || family.name() == framework)
+    }
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(|family| family.name()).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+impl FromStr for Selection {
+    type Err = SelectionError;
+
+    fn from_str(text: &str) -> Result<Self, SelectionError> {
+        let mut families = BTreeSet::new();
+        for word in text.split(',') {
+            let word = word.trim();
+            let Some(family) = Family::ALL.into_iter().find(|family| family.name() == word) else {
+                return Err(SelectionError::Unknown(word.to_owned()));
+            };
+            if !families.insert(family) {
+                return Err(SelectionError::Twice(word.to_owned()));
+            }
+        }
+        Ok(Self(families))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selection(text: &str) -> Selection {
+        text.parse().expect("a selection")
+    }
+
+    #[test]
+    fn families_are_chosen_by_name() {
+        assert_eq!(selection("process, kitex,go,grpc"), Selection::default());
+        for family in Family::ALL {
+            assert!(selection(family.name()).contains(family), "{family:?}");
+        }
+        assert_eq!(selection("go,otel").to_string(), "otel,go");
+    }
+
+    #[test]
+    fn lists_that_make_no_sense_are_refused() {
+        let error = |text: &str| text.parse::<Selection>().expect_err("an error");
+        for text in ["", "go,", "Go", "monitor", "kitex;go"] {
+            assert!(matches!(error(text), SelectionError::Unknown(_)), "{text}");
+        }
+        assert_eq!(error("go,process,go"), SelectionError::Twice("go".to_owned()));
+        // The names to choose from are all in the text.
+        let text = error("x").to_string();
+        assert!(Family::ALL.iter().all(|family| text.contains(family.name())), "{text}");
+    }
+
+    #[test]
+    fn calls_are_watched_for_those_who_want_them() {
+        assert!(!selection("go,process").wants_calls());
+        for family in ["kitex", "otel", "grpc"] {
+            assert!(selection(family).wants_calls(), "{family}");
+        }
+        assert!(selection("kitex,go").wants_calls_of("kitex"));
+        assert!(selection("otel").wants_calls_of("kitex"));
+        assert!(!selection("grpc,go").wants_calls_of("kitex"));
+    }
+}

@@ -1,0 +1,111 @@
+//! `--metrics`: what is not chosen is neither shown nor gathered, and without calls any process can be watched.
+
+use std::{
+    collections::BTreeSet,
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    agent::{Agent, Ended, run_to_end},
+    kernel::BpfObjects,
+    process::Process,
+    scrape::Scrape,
+    targets::{Flavour, Program},
+};
+
+/// The beginnings of the names in a scrape, without the agent's own.
+fn families(scrape: &Scrape) -> BTreeSet<&str> {
+    let names = scrape.families.keys().filter_map(|name| Some(name.split_once('_')?.0));
+    names.filter(|name| *name != "monitor").collect()
+}
+
+/// Attaches, looks at what is shown, and at whether anything was loaded into the kernel.
+fn watched(pid: u32, metrics: &str, expected: &[&str], loads: bool) -> Result<Scrape> {
+    let before = BpfObjects::now()?;
+    let agent = Agent::attach(&[pid], &["--metrics", metrics, "--linger", "0"])?;
+    let loaded = BpfObjects::now()?.beyond(&before) != BpfObjects::default();
+    let scrape = agent.scrape()?;
+    ensure!(families(&scrape) == expected.iter().copied().collect(), "{metrics}: {:?}", families(&scrape));
+    ensure!(loaded == loads, "{metrics}: loaded: {loaded}");
+    let own = agent.scrape_path(&format!("/targets/{pid}/metrics"))?;
+    ensure!(families(&own) == families(&scrape), "{metrics}: {:?}", families(&own));
+    let page = agent.get("/")?;
+    ensure!(page.contains("watched without calls") != loads, "{metrics}: {page}");
+    let (status, _) = agent.terminate()?;
+    ensure!(status.success(), "{metrics}: {status}");
+    BpfObjects::wait_until_back(&before, std::time::Duration::from_secs(5))?;
+    Ok(scrape)
+}
+
+fn refused(pid: u32, metrics: &str) -> Result<Ended> {
+    let pid = pid.to_string();
+    let args = ["run", "--web.listen-address", "127.0.0.1:0", "--pid", &pid, "--metrics", metrics];
+    let ended = run_to_end(&args, std::time::Duration::from_secs(10))?;
+    ensure!(ended.code == Some(6), "{metrics}: {ended:?}");
+    Ok(ended)
+}
+
+#[test]
+fn only_what_is_chosen_is_gathered() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    client.command("call 2 Echo succeed")?;
+    let pid = server.pid();
+    watched(pid, "go", &["go"], false)?;
+    watched(pid, "process", &["process"], false)?;
+    watched(pid, "process,go", &["go", "process"], false)?;
+    let calls = watched(pid, "kitex", &[], true)?;
+    ensure!(calls.families.contains_key("monitor_starts_total"));
+    ensure!(!calls.families.contains_key("monitor_read_errors_total"));
+    watched(pid, "kitex,grpc,go", &["go"], true)?;
+    let other = refused(pid, "grpc,go")?;
+    ensure!(other.stderr.contains("add kitex"), "{other:?}");
+    Ok(())
+}
+
+#[test]
+fn any_go_process_can_be_watched_without_calls() -> Result<()> {
+    for flavour in [Flavour::Default, Flavour::StrippedPie] {
+        let mut plain = Process::start(Program::Plain, flavour, &[])?;
+        let scrape = watched(plain.pid(), "go,process", &["go", "process"], false)?;
+        ensure!(scrape.value("go_goroutines", &[]).is_some_and(|count| count >= 1.0));
+        let info = scrape.samples("monitor_target_info").next().context("no info")?;
+        ensure!(info.labels["framework"].is_empty() && info.labels["go_version"].starts_with("go1."));
+        for absent in ["monitor_starts_total", "monitor_attach_seconds", "monitor_probe_site_info"] {
+            ensure!(!scrape.families.contains_key(absent), "{absent}");
+        }
+        for metrics in ["kitex,go,grpc,process", "otel", "go,kitex"] {
+            let ended = refused(plain.pid(), metrics)?;
+            ensure!(ended.stderr.contains("--metrics go,process"), "{ended:?}");
+        }
+        let agent = Agent::attach(&[plain.pid()], &["--metrics", "go", "--linger", "0"])?;
+        plain.quit()?;
+        let mut agent = agent;
+        ensure!(agent.wait(std::time::Duration::from_secs(10))?.success());
+        ensure!(agent.log().contains("no calls were watched"), "{}", agent.log());
+    }
+    Ok(())
+}
+
+struct Sleep(Child);
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn any_process_at_all_has_a_process_to_show() -> Result<()> {
+    let sleep = Sleep(Command::new("sleep").arg("1000").stdout(Stdio::null()).spawn()?);
+    let pid = sleep.0.id();
+    let scrape = watched(pid, "process", &["process"], false)?;
+    ensure!(scrape.value("process_threads", &[]) == Some(1.0));
+    for metrics in ["go", "process,go"] {
+        let ended = refused(pid, metrics)?;
+        ensure!(ended.stderr.contains("not a Go program"), "{ended:?}");
+    }
+    Ok(())
+}
