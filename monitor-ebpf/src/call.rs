@@ -88,6 +88,8 @@ pub mod extra {
 pub mod record_flag {
     /// No start was seen for this finish; the duration means nothing.
     pub const UNPAIRED: u32 = 1;
+    /// The call has just started; the duration means nothing. Only in events.
+    pub const STARTED: u32 = 2;
 }
 
 /// One combination of labels, by content: two sets are equal when all their bytes are.
@@ -176,6 +178,31 @@ pub struct Record {
     pub duration_ns: u64,
 }
 
+/// Goes through the ring buffer in place of a [`Record`] where someone wants each call by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Event {
+    /// What the record would be.
+    pub record: Record,
+    /// What else there is.
+    pub detail: Detail,
+}
+
+/// What an [`Event`] has beside a [`Record`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Detail {
+    /// Address of the goroutine.
+    pub goroutine: u64,
+    /// Byte counts by [`size`](crate::size), or [`Detail::UNREAD`].
+    pub sizes: [u64; 2],
+}
+
+impl Detail {
+    /// Stands for a byte count that was not read.
+    pub const UNREAD: u64 = u64::MAX;
+}
+
 #[cfg(feature = "user")]
 mod pod {
     // SAFETY: the types are `repr(C)`, made of integers only, without padding between them.
@@ -193,4 +220,6 @@ const _: () = {
     assert!(size_of::<Spilled>() == 16 && size_of::<Bucket>() == 64);
     assert!(size_of::<Record>() == 24);
     assert!(core::mem::offset_of!(Record, duration_ns) == 16);
+    assert!(size_of::<Event>() == 48);
+    assert!(core::mem::offset_of!(Event, detail) == 24);
 };

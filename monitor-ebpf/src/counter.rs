@@ -1,7 +1,7 @@
 //! What the programs count beside the calls themselves, one row of slots for each CPU.
 
 /// Slots in one CPU's row: a power of two and at least one cache line, so that rows never share one.
-pub const COUNTERS: u32 = 16;
+pub const COUNTERS: u32 = 32;
 
 /// A slot in a CPU's row.
 ///
@@ -42,4 +42,8 @@ pub enum Counter {
     SizeUnread = 14,
     /// Messages of streams that no label set could be found for.
     MessageLost = 15,
+    /// Starts whose event found no room in the ring.
+    StartRingFull = 16,
+    /// Starts whose event was not sent, since no label set could be found for it.
+    StartLabelLost = 17,
 }

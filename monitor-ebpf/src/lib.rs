@@ -11,13 +11,13 @@ mod counter;
 mod recipe;
 
 pub use call::{
-    Bucket, DEPTH_BITS, LABELS, LabelSet, MAX_NESTING, Record, Spilled, TEXT_BYTES, WAYS, call_type,
-    error_class, extra, label, mark, record_flag, retry_count, side,
+    Bucket, DEPTH_BITS, Detail, Event, LABELS, LabelSet, MAX_NESTING, Record, Spilled, TEXT_BYTES, WAYS,
+    call_type, error_class, extra, label, mark, record_flag, retry_count, side,
 };
 pub use counter::{COUNTERS, Counter};
 pub use recipe::{
     ALIASES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, Register, SCRATCH_BYTES,
-    Shape, TagMap, Test, TestOp, Window, size, window_flag, window_use,
+    Shape, TagMap, Test, TestOp, Window, event, size, window_flag, window_use,
 };
 
 /// Names of the maps and globals in the object, as the agent asks for them.
@@ -54,6 +54,6 @@ pub mod name {
     pub const COUNTERS: &str = "COUNTERS";
     /// Mappable array with one `u32`: label set numbers handed out so far, also those past the end.
     pub const NEXT_LABEL: &str = "NEXT_LABEL";
-    /// Ring buffer of [`Record`](crate::Record).
+    /// Ring buffer of [`Record`](crate::Record) or [`Event`](crate::Event), which their lengths tell apart.
     pub const RECORDS: &str = "RECORDS";
 }

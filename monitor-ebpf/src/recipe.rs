@@ -31,6 +31,8 @@ pub mod window_use {
     pub const FINISH: u8 = 2;
     /// The programs that count a stream's messages.
     pub const MESSAGE: u8 = 4;
+    /// The start program, where it sends events.
+    pub const START: u8 = 8;
 }
 
 /// Bits of [`Window::flags`].
@@ -40,6 +42,14 @@ pub mod window_flag {
     pub const TWIN: u8 = 1;
     /// No later window depends on the same type word: one that none of them expects is reported.
     pub const REPORT: u8 = 2;
+}
+
+/// Bits of [`Recipe::events`].
+pub mod event {
+    /// Finished calls are sent as events.
+    pub const FINISHES: u8 = 1;
+    /// Starts are sent, too.
+    pub const STARTS: u8 = 2;
 }
 
 /// Index of each count in [`Shape::sizes`].
@@ -213,8 +223,10 @@ pub struct Recipe {
     pub tag_map: u8,
     /// Shapes in use.
     pub shape_count: u8,
+    /// Bits of [`event`].
+    pub events: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// Offset of [`error_wrapped`](Self::error_wrapped)'s pointer to its class.
     pub error_wrapped_at: u16,
     /// By how much a call's 64-bit hash is shifted to get its bucket: the table has 2^(64 - this) buckets.
@@ -297,7 +309,8 @@ impl Recipe {
         read_errors: 0,
         tag_map: TagMap::None as u8,
         shape_count: 0,
-        reserved: [0; 2],
+        events: 0,
+        reserved: 0,
         error_wrapped_at: 0,
         bucket_shift: 63,
         label_limit: 0,

@@ -5,11 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor_ebpf::Recipe;
+use monitor_ebpf::{Detail, Recipe, Record, record_flag};
 use tracing::warn;
 
 use super::{
     RunConfig,
+    clock::Clock,
     prepare::Executable,
     unexpected::Unexpected,
     verify::{check_in_place, check_text, still_running},
@@ -18,13 +19,16 @@ use crate::{
     bpf::{Maps, Programs},
     failure::Failure,
     metrics::UnexpectedType,
-    pipeline::{self, Aggregate, Buckets, Labels, Snapshot},
+    pipeline::{
+        self, Aggregate, Buckets, Details, EventKind, FinishedCall, KnownLabels, Labels, Losses, Lost,
+        Snapshot, StartedCall, Tracer,
+    },
     plan::{Found, Plan, Role, Site},
     target::Target,
 };
 
-/// Bytes that a record takes in the ring, header included.
-const RECORD_BYTES: u64 = 32;
+/// Bytes of a record's header in the ring.
+const HEADER_BYTES: usize = 8;
 /// Records taken out of a ring before others get a turn.
 const BATCH: usize = 65_536;
 
@@ -45,8 +49,12 @@ pub(super) struct Attached {
     maps: Maps,
     /// Which framework of the executable it is.
     framework: usize,
+    labels: KnownLabels,
     aggregate: Aggregate,
+    losses: Losses,
     unexpected: Unexpected,
+    /// Starts are sent.
+    has_starts: bool,
     /// The programs add up the bytes of calls.
     has_bytes: bool,
     max_age: Duration,
@@ -94,27 +102,34 @@ impl Attached {
             logger,
             maps,
             framework,
+            labels: KnownLabels::default(),
             aggregate: Aggregate::new(Arc::clone(buckets)),
+            losses: Losses::default(),
             unexpected: Unexpected::new(&recipe, place),
-            has_bytes: recipe.has_sizes(),
+            has_starts: config.wanted.starts,
+            has_bytes: config.wanted.sizes && recipe.has_sizes(),
             max_age: config.max_call_age,
             last_ageing: Instant::now(),
         })
     }
 
-    /// Takes everything out of the ring; gives what a scrape may read, and how many bytes there were.
-    pub(super) fn drain(&mut self, place: &Place) -> (Snapshot, u64) {
-        let Self { maps, aggregate, framework, .. } = self;
+    /// Takes everything out of the ring, for the tracer too; gives what a scrape may read, and how many bytes there
+    /// were.
+    pub(super) fn drain(&mut self, place: &Place, clock: Clock, tracer: &mut dyn Tracer) -> (Snapshot, u64) {
+        let Self { maps, labels, aggregate, framework, .. } = self;
         let names = Names { place, plan: place.executable.plan(*framework) };
-        let labels = |maps: &Maps, number| Labels::decode(&maps.label_set(number), &names);
-        let mut records = 0;
+        let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), &names);
+        let target = place.target.pid();
+        let (mut records, mut bytes) = (0, 0);
         // Decoding labels needs the maps, which taking records out holds.
         let mut batch = Vec::new();
         loop {
             batch.clear();
-            let taken = maps.drain(BATCH, |record| batch.push(record));
-            for record in &batch {
-                aggregate.record(record, &mut |number| labels(maps, number));
+            let taken = maps.drain(BATCH, |record, detail| batch.push((record, detail)));
+            for (record, detail) in &batch {
+                let labels = labels.get(record.label_set, || decode(maps, record.label_set));
+                Call { target, record, detail: *detail, labels, clock }.hand_over(aggregate, tracer);
+                bytes += HEADER_BYTES + size_of::<Record>() + detail.map_or(0, |_| size_of::<Detail>());
             }
             records += taken;
             // A ring that is filled as fast as it is emptied must not keep the others waiting.
@@ -123,14 +138,23 @@ impl Attached {
             }
         }
         for number in maps.label_sets() {
-            let (total, extras) = (maps.total(number), maps.extras(number));
-            aggregate.total(number, total, extras, &mut |number| labels(maps, number));
+            let labels = labels.get(number, || decode(maps, number));
+            aggregate.total(number, labels, maps.total(number), maps.extras(number));
         }
+        let time_ns = clock.now_ns();
+        self.losses.look(
+            |counter| maps.counter(counter),
+            |event, reason, count| {
+                if event == EventKind::Finish || self.has_starts {
+                    tracer.lost(&Lost { target, time_ns, event, reason, count });
+                }
+            },
+        );
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
         let snapshot = aggregate.snapshot(&|counter| maps.counter(counter));
-        (Snapshot { has_bytes: self.has_bytes, ..snapshot }, records as u64 * RECORD_BYTES)
+        (Snapshot { has_bytes: self.has_bytes, ..snapshot }, bytes as u64)
     }
 
     /// Forgets calls that are too old to be still under way, and finds out about types that were not expected.
@@ -153,6 +177,47 @@ impl Attached {
         self.logger = None;
         self.programs.take()
     }
+}
+
+/// A record, with all that it takes to make a call of it.
+struct Call<'a> {
+    target: u32,
+    record: &'a Record,
+    detail: Option<Detail>,
+    labels: &'a Arc<Labels>,
+    clock: Clock,
+}
+
+impl Call<'_> {
+    fn hand_over(&self, aggregate: &mut Aggregate, tracer: &mut dyn Tracer) {
+        let Record { label_set, flags, start_ns, duration_ns } = *self.record;
+        let time_ns = self.clock.unix_ns(start_ns.saturating_add(duration_ns));
+        if flags & record_flag::STARTED != 0 {
+            let goroutine = self.detail.map_or(0, |detail| detail.goroutine);
+            return tracer.start(&StartedCall {
+                target: self.target,
+                labels: self.labels,
+                time_ns,
+                goroutine,
+            });
+        }
+        let is_paired = flags & record_flag::UNPAIRED == 0;
+        let call = FinishedCall {
+            target: self.target,
+            label_set,
+            labels: self.labels,
+            time_ns,
+            duration: is_paired.then(|| Duration::from_nanos(duration_ns)),
+            details: self.detail.map(details),
+        };
+        aggregate.finish(&call);
+        tracer.finish(&call);
+    }
+}
+
+fn details(detail: Detail) -> Details {
+    let [sent_bytes, received_bytes] = detail.sizes.map(|size| (size != Detail::UNREAD).then_some(size));
+    Details { goroutine: detail.goroutine, sent_bytes, received_bytes }
 }
 
 /// The sites to attach, in the order of attaching: finishes first, so that no start is seen whose finish is not.

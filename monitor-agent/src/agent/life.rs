@@ -21,7 +21,11 @@ use super::{
 use crate::{
     export::http,
     failure::{Failure, Kind},
+    pipeline::Tracer,
 };
+
+/// Those who get the calls beside the aggregation.
+type Tracers = Vec<Box<dyn Tracer + Send>>;
 
 /// How long programs may still be running that were entered before their probe was taken away.
 const LAST_RECORDS: Duration = Duration::from_millis(10);
@@ -66,6 +70,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
         _ = interrupt.recv() => return Ok(()),
     };
     board.set_ready(true);
+    let mut tracers: Tracers = Vec::new();
     let mut drain = interval(DRAIN_EVERY);
     drain.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut check = interval(CHECK_EVERY);
@@ -74,9 +79,9 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = drain.tick() => watches.iter_mut().filter(|watch| watch.is_up()).for_each(Watch::drain),
+            _ = drain.tick() => drain_all(&mut watches, &mut tracers),
             _ = check.tick() => {
-                tokio::task::block_in_place(|| watches.iter_mut().for_each(Watch::check));
+                tokio::task::block_in_place(|| watches.iter_mut().for_each(|watch| watch.check(&mut tracers)));
                 if lifetime.is_over(watches.iter().any(Watch::is_up)) {
                     break;
                 }
@@ -84,7 +89,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
         }
     }
     board.set_ready(false);
-    tokio::task::block_in_place(|| finish(&mut watches));
+    tokio::task::block_in_place(|| finish(&mut watches, &mut tracers));
     let _ = stop_serving.send(());
     let _ = tokio::time::timeout(Duration::from_millis(500), server).await;
     Ok(())
@@ -102,8 +107,16 @@ fn attach_all(config: &RunConfig, board: &Board) -> Result<Vec<Watch>, Failure> 
     Ok(watches)
 }
 
+/// Takes everything out of the rings of the targets that are there.
+fn drain_all(watches: &mut [Watch], tracer: &mut dyn Tracer) {
+    for watch in watches.iter_mut().filter(|watch| watch.is_up()) {
+        watch.drain(tracer);
+    }
+    tracer.flush();
+}
+
 /// Detaches everything at once, takes what is left, and says what it came to.
-fn finish(watches: &mut [Watch]) {
+fn finish(watches: &mut [Watch], tracer: &mut dyn Tracer) {
     std::thread::scope(|scope| {
         for watch in watches.iter_mut().filter(|watch| watch.is_up()) {
             scope.spawn(|| watch.detach());
@@ -111,9 +124,10 @@ fn finish(watches: &mut [Watch]) {
     });
     std::thread::sleep(LAST_RECORDS);
     for watch in watches.iter_mut() {
-        watch.drain();
+        watch.drain(tracer);
         watch.set_down();
     }
+    tracer.flush();
     let (calls, untimed) =
         watches.iter().map(Watch::summary).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     let targets = watches.len();

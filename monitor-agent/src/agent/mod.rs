@@ -2,6 +2,7 @@
 
 mod attached;
 mod board;
+mod clock;
 mod go;
 mod life;
 mod prepare;

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::{
     RunConfig,
     attached::{Attached, Place, sites},
+    clock::Clock,
     describe,
     go::GoRuntime,
     prepare::Prepared,
@@ -19,7 +20,7 @@ use crate::{
     bpf::Programs,
     failure::Failure,
     metrics::{Family, FrameworkStats, SiteStats, TargetStats, process::ProcessReader},
-    pipeline::{Buckets, Published, Snapshot},
+    pipeline::{Buckets, Published, Snapshot, Tracer},
     plan::{Found, Plan, cost_name},
     target::Liveness,
 };
@@ -55,6 +56,7 @@ pub(super) struct Watch {
     attached: Vec<Attached>,
     /// Takes the probes away from a target that has ended.
     leaving: Option<JoinHandle<()>>,
+    clock: Clock,
     is_up: bool,
     face: Arc<Face>,
 }
@@ -110,7 +112,7 @@ impl Watch {
             stats: Mutex::new(stats),
             go: Mutex::new(go),
         });
-        Ok(Self { place, attached, leaving: None, is_up: true, face })
+        Ok(Self { place, attached, leaving: None, clock: Clock::default(), is_up: true, face })
     }
 
     /// What readers see of it.
@@ -123,12 +125,13 @@ impl Watch {
         self.is_up
     }
 
-    /// Takes everything out of the rings, and publishes what a scrape may read.
-    pub(super) fn drain(&mut self) {
+    /// Takes everything out of the rings, for the tracer too, and publishes what a scrape may read.
+    pub(super) fn drain(&mut self, tracer: &mut dyn Tracer) {
+        self.clock.look();
         let mut snapshot = Snapshot::default();
         let mut ring_bytes = 0;
         for attached in &mut self.attached {
-            let (one, bytes) = attached.drain(&self.place);
+            let (one, bytes) = attached.drain(&self.place, self.clock, tracer);
             snapshot.add(one);
             ring_bytes += bytes;
         }
@@ -142,10 +145,10 @@ impl Watch {
     /// Looks after the calls in flight, and notices that the target has ended. The probes are then taken away beside
     /// everything else, since that takes the kernel its time and the other targets must not wait; the totals are
     /// kept.
-    pub(super) fn check(&mut self) {
+    pub(super) fn check(&mut self, tracer: &mut dyn Tracer) {
         if self.leaving.as_ref().is_some_and(JoinHandle::is_finished) {
             self.detach();
-            self.drain();
+            self.drain(tracer);
             self.set_down();
             return;
         }

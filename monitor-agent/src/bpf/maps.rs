@@ -11,7 +11,7 @@ use aya::{
     maps::{HashMap, Map, MapData, RingBuf},
 };
 use monitor_ebpf::{
-    ALIASES, Bucket, COUNTERS, Counter, DEPTH_BITS, LabelSet, Record, Spilled, WAYS, extra, name,
+    ALIASES, Bucket, COUNTERS, Counter, DEPTH_BITS, Detail, LabelSet, Record, Spilled, WAYS, extra, name,
 };
 
 use super::{
@@ -76,15 +76,16 @@ impl Maps {
         })
     }
 
-    /// Hands the finished calls that wait in the ring to `take`, at most `limit`; gives how many there were.
+    /// Hands what waits in the ring to `take`, at most `limit` records; gives how many there were. Those of events come
+    /// with their details.
     ///
     /// Fewer than `limit` means that the ring is empty, or that its next record is still being written.
-    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(Record)) -> usize {
+    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(Record, Option<Detail>)) -> usize {
         let mut count = 0;
         while count < limit {
             let Some(item) = self.records.next() else { break };
-            if let Some(record) = decode(&item) {
-                take(record);
+            if let Some((record, detail)) = decode(&item) {
+                take(record, detail);
             }
             count += 1;
         }
@@ -200,7 +201,7 @@ impl Maps {
 }
 
 /// The clock of the programs (`CLOCK_MONOTONIC`).
-fn monotonic() -> Duration {
+pub(crate) fn monotonic() -> Duration {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes to the timespec only, and can't fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
@@ -225,17 +226,28 @@ fn take_hash<V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<HashMap
     HashMap::try_from(map).map_err(|error| BpfError::from_map("open a hash map", error))
 }
 
-/// A record from its bytes; `None` when there are too few.
-fn decode(bytes: &[u8]) -> Option<Record> {
+/// A record from its bytes, with its details if there are more; `None` when there are too few.
+fn decode(bytes: &[u8]) -> Option<(Record, Option<Detail>)> {
     let (label_set, rest) = bytes.split_first_chunk()?;
     let (flags, rest) = rest.split_first_chunk()?;
     let (start_ns, rest) = rest.split_first_chunk()?;
-    let (duration_ns, _) = rest.split_first_chunk()?;
-    Some(Record {
+    let (duration_ns, rest) = rest.split_first_chunk()?;
+    let record = Record {
         label_set: u32::from_ne_bytes(*label_set),
         flags: u32::from_ne_bytes(*flags),
         start_ns: u64::from_ne_bytes(*start_ns),
         duration_ns: u64::from_ne_bytes(*duration_ns),
+    };
+    Some((record, decode_detail(rest)))
+}
+
+fn decode_detail(bytes: &[u8]) -> Option<Detail> {
+    let (goroutine, rest) = bytes.split_first_chunk()?;
+    let (sent, rest) = rest.split_first_chunk()?;
+    let (received, _) = rest.split_first_chunk()?;
+    Some(Detail {
+        goroutine: u64::from_ne_bytes(*goroutine),
+        sizes: [u64::from_ne_bytes(*sent), u64::from_ne_bytes(*received)],
     })
 }
 
@@ -245,13 +257,13 @@ mod tests {
 
     #[test]
     fn a_record_is_read_field_by_field() {
-        let mut bytes = [0_u8; 24];
-        bytes[0] = 7;
-        bytes[4] = 1;
-        bytes[8] = 9;
-        bytes[16] = 5;
+        let mut bytes = [0_u8; 48];
+        for (place, value) in [(0, 7), (4, 1), (8, 9), (16, 5), (24, 3), (32, 11), (40, 13)] {
+            bytes[place] = value;
+        }
         let record = Record { label_set: 7, flags: 1, start_ns: 9, duration_ns: 5 };
-        assert_eq!(decode(&bytes), Some(record));
+        assert_eq!(decode(&bytes[..24]), Some((record, None)));
         assert_eq!(decode(&bytes[..23]), None);
+        assert_eq!(decode(&bytes), Some((record, Some(Detail { goroutine: 3, sizes: [11, 13] }))));
     }
 }

@@ -12,3 +12,4 @@ mod maps;
 pub use error::BpfError;
 pub use load::{Limits, Programs};
 pub use maps::Maps;
+pub(crate) use maps::monotonic;

@@ -175,6 +175,8 @@ impl RunArguments {
                 errors: self.kitex_labels.contains(Label::ErrorClass),
                 sizes: self.kitex_bytes,
                 messages: self.kitex_stream_messages,
+                events: false,
+                starts: false,
             },
             max_call_age: Duration::from_secs(self.max_call_age.into()),
             labels: self.kitex_labels,

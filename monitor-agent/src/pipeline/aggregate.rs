@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use monitor_ebpf::{Counter, Record, record_flag};
+use monitor_ebpf::Counter;
 
-use super::{Buckets, Extras, Histogram, Labels, Series, Snapshot};
+use super::{Buckets, Extras, FinishedCall, Histogram, Labels, Series, Snapshot, Tracer};
 
 /// Values of the programs' counters, and what the agent itself counts about records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,30 +134,8 @@ impl Aggregate {
         Self { buckets, series: Vec::new(), records_timed: 0, records_unpaired: 0, aged: 0 }
     }
 
-    /// Counts a record. `labels` gives the labels of a label set number that was not seen before.
-    pub fn record(&mut self, record: &Record, labels: &mut dyn FnMut(u32) -> Labels) {
-        if record.flags & record_flag::UNPAIRED != 0 {
-            self.records_unpaired += 1;
-            return;
-        }
-        self.records_timed += 1;
-        let microseconds = record.duration_ns / 1_000;
-        let index = self.buckets.index(microseconds);
-        let series = self.series_mut(record.label_set, labels);
-        if let Some(count) = series.histogram.counts.get_mut(index) {
-            *count += 1;
-        }
-        series.histogram.sum_us = series.histogram.sum_us.saturating_add(microseconds);
-    }
-
     /// Takes over a label set's exact total and extras.
-    pub fn total(
-        &mut self,
-        label_set: u32,
-        total: u64,
-        extras: Extras,
-        labels: &mut dyn FnMut(u32) -> Labels,
-    ) {
+    pub fn total(&mut self, label_set: u32, labels: &Arc<Labels>, total: u64, extras: Extras) {
         let known = self.series.get(label_set as usize).and_then(Option::as_ref);
         if known.map_or((0, Extras::default()), |series| (series.total, series.extras)) == (total, extras) {
             return;
@@ -172,7 +150,7 @@ impl Aggregate {
         self.aged += calls;
     }
 
-    fn series_mut(&mut self, label_set: u32, labels: &mut dyn FnMut(u32) -> Labels) -> &mut Series {
+    fn series_mut(&mut self, label_set: u32, labels: &Arc<Labels>) -> &mut Series {
         let index = label_set as usize;
         if index >= self.series.len() {
             self.series.resize(index + 1, None);
@@ -181,7 +159,7 @@ impl Aggregate {
         // A snapshot that is still read keeps its own copy.
         Arc::make_mut(self.series[index].get_or_insert_with(|| {
             Arc::new(Series {
-                labels: Arc::new(labels(label_set)),
+                labels: Arc::clone(labels),
                 total: 0,
                 histogram: Histogram::new(bounds),
                 extras: Extras::default(),
@@ -221,31 +199,56 @@ impl Aggregate {
     }
 }
 
+impl Tracer for Aggregate {
+    fn finish(&mut self, call: &FinishedCall<'_>) {
+        let Some(duration) = call.duration else {
+            self.records_unpaired += 1;
+            return;
+        };
+        self.records_timed += 1;
+        let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let index = self.buckets.index(microseconds);
+        let series = self.series_mut(call.label_set, call.labels);
+        if let Some(count) = series.histogram.counts.get_mut(index) {
+            *count += 1;
+        }
+        series.histogram.sum_us = series.histogram.sum_us.saturating_add(microseconds);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use monitor_ebpf::LabelSet;
     use proptest::prelude::*;
 
     use super::*;
 
-    fn labels(number: u32) -> Labels {
+    fn labels(number: u32) -> Arc<Labels> {
         let mut set = LabelSet::EMPTY;
         set.text[2][0] = b'a' + u8::try_from(number).unwrap();
         set.lengths[2] = 1;
-        Labels::decode(&set, &crate::pipeline::NoExecutable)
+        Arc::new(Labels::decode(&set, &crate::pipeline::NoExecutable))
     }
 
-    fn record(label_set: u32, duration_ns: u64) -> Record {
-        Record { label_set, flags: 0, start_ns: 1, duration_ns }
+    fn finish(aggregate: &mut Aggregate, label_set: u32, duration_ns: Option<u64>) {
+        let duration = duration_ns.map(Duration::from_nanos);
+        let labels = &labels(label_set);
+        aggregate.finish(&FinishedCall { target: 1, label_set, labels, time_ns: 1, duration, details: None });
+    }
+
+    fn total(aggregate: &mut Aggregate, label_set: u32, total: u64) {
+        aggregate.total(label_set, &labels(label_set), total, Extras::default());
     }
 
     #[test]
     fn durations_are_cut_to_whole_microseconds() {
         let mut aggregate = Aggregate::new(Arc::new("1,2".parse().unwrap()));
-        aggregate.record(&record(0, 1_999), &mut labels);
-        aggregate.record(&record(0, 2_999), &mut labels);
-        aggregate.record(&record(0, 3_000), &mut labels);
-        aggregate.total(0, 3, Extras::default(), &mut labels);
+        for duration_ns in [1_999, 2_999, 3_000] {
+            finish(&mut aggregate, 0, Some(duration_ns));
+        }
+        total(&mut aggregate, 0, 3);
         let snapshot = aggregate.snapshot(&|_| 0);
         assert_eq!(snapshot.series[0].histogram, Histogram { counts: vec![1, 1, 1], sum_us: 6 });
         assert_eq!(snapshot.series[0].total, 3);
@@ -254,9 +257,8 @@ mod tests {
     #[test]
     fn an_unpaired_finish_is_in_no_histogram() {
         let mut aggregate = Aggregate::new(Arc::new(Buckets::default()));
-        let unpaired = Record { flags: record_flag::UNPAIRED, ..record(1, 0) };
-        aggregate.record(&unpaired, &mut labels);
-        aggregate.total(1, 1, Extras::default(), &mut labels);
+        finish(&mut aggregate, 1, None);
+        total(&mut aggregate, 1, 1);
         let snapshot = aggregate.snapshot(&|_| 0);
         assert_eq!(snapshot.series[0].total, 1);
         assert_eq!(snapshot.series[0].histogram.count(), 0);
@@ -266,9 +268,9 @@ mod tests {
     #[test]
     fn a_snapshot_does_not_change_afterwards() {
         let mut aggregate = Aggregate::new(Arc::new(Buckets::default()));
-        aggregate.total(0, 1, Extras::default(), &mut labels);
+        total(&mut aggregate, 0, 1);
         let before = aggregate.snapshot(&|_| 0);
-        aggregate.total(0, 2, Extras::default(), &mut labels);
+        total(&mut aggregate, 0, 2);
         assert_eq!(before.series[0].total, 1);
         assert_eq!(aggregate.snapshot(&|_| 0).series[0].total, 2);
     }
@@ -278,9 +280,9 @@ mod tests {
         fn count_and_sum_are_those_of_the_records(durations in prop::collection::vec(0_u64..1 << 40, 0..200)) {
             let mut aggregate = Aggregate::new(Arc::new(Buckets::fine()));
             for duration in &durations {
-                aggregate.record(&record(3, *duration), &mut labels);
+                finish(&mut aggregate, 3, Some(*duration));
             }
-            aggregate.total(3, 1, Extras::default(), &mut labels);
+            total(&mut aggregate, 3, 1);
             let snapshot = aggregate.snapshot(&|_| 0);
             prop_assert_eq!(snapshot.series[0].histogram.count(), durations.len() as u64);
             prop_assert_eq!(snapshot.series[0].histogram.sum_us, durations.iter().map(|ns| ns / 1_000).sum::<u64>());

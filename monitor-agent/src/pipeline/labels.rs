@@ -1,5 +1,7 @@
 //! Label sets as people and Prometheus see them.
 
+use std::sync::Arc;
+
 use monitor_ebpf::{LabelSet, TEXT_BYTES, call_type, error_class, label, mark, retry_count, side};
 
 /// Longest string that is looked up in the file for a label whose bytes were not in memory.
@@ -152,6 +154,21 @@ impl Labels {
     #[must_use]
     pub fn status(&self) -> &'static str {
         if self.failed { "error" } else { "succeed" }
+    }
+}
+
+/// The labels of each label set number that was met, decoded once.
+#[derive(Debug, Default)]
+pub struct KnownLabels(Vec<Option<Arc<Labels>>>);
+
+impl KnownLabels {
+    /// The labels of a number; `decode` is asked for those that were not met before.
+    pub fn get(&mut self, label_set: u32, decode: impl FnOnce() -> Labels) -> &Arc<Labels> {
+        let index = label_set as usize;
+        if index >= self.0.len() {
+            self.0.resize(index + 1, None);
+        }
+        self.0[index].get_or_insert_with(|| Arc::new(decode()))
     }
 }
 

@@ -6,11 +6,15 @@
 mod aggregate;
 mod buckets;
 mod labels;
+mod losses;
 mod snapshot;
+mod tracer;
 
 pub use aggregate::{Aggregate, CounterValues};
 pub use buckets::{Buckets, BucketsError};
 #[cfg(test)]
 pub(crate) use labels::NoExecutable;
-pub use labels::{CallType, Executable, Labels, Side, StreamKind};
+pub use labels::{CallType, Executable, KnownLabels, Labels, Side, StreamKind};
+pub use losses::Losses;
 pub use snapshot::{Extras, Histogram, Published, Series, Snapshot};
+pub use tracer::{Details, EventKind, FinishedCall, LossReason, Lost, StartedCall, Tracer};

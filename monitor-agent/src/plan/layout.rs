@@ -127,7 +127,7 @@ impl Reads {
             labels: self.labels.map(|place| windows.at(place)),
             stream_at: at(self.stream.filter(|_| wanted.messages)),
             sizes: [0, 1].map(|index| {
-                at(self.sizes.filter(|_| wanted.sizes).and_then(|sizes| sizes.get(index).copied()))
+                at(self.sizes.filter(|_| wanted.reads_sizes()).and_then(|sizes| sizes.get(index).copied()))
             }),
             streaming: windows.test(&self.streaming),
             oneway: windows.test(&self.oneway),
@@ -143,7 +143,8 @@ impl Reads {
 
     fn needs(&self, wanted: Wanted) -> Needs<'_> {
         let message = if wanted.messages { window_use::MESSAGE } else { 0 };
-        let named = window_use::FINISH | message;
+        let start = if wanted.starts { window_use::START } else { 0 };
+        let named = window_use::FINISH | message | start;
         let mut needs = Needs { nodes: &self.nodes, all: Vec::new() };
         if let Some((place, _)) = self.inner {
             needs.add(place, 8, window_use::KEY | named);
@@ -163,7 +164,7 @@ impl Reads {
         if let Some(place) = self.stream.filter(|_| wanted.messages) {
             needs.add(place, 8, window_use::MESSAGE);
         }
-        for place in self.sizes.filter(|_| wanted.sizes).into_iter().flatten() {
+        for place in self.sizes.filter(|_| wanted.reads_sizes()).into_iter().flatten() {
             needs.add(place, 8, window_use::FINISH);
         }
         needs

@@ -16,7 +16,7 @@ mod witness;
 
 use std::ops::Range;
 
-use monitor_ebpf::{MAX_SHAPES, Recipe, Register, TagMap};
+use monitor_ebpf::{MAX_SHAPES, Recipe, Register, TagMap, event};
 use serde::Serialize;
 
 pub use refusal::Refusal;
@@ -56,11 +56,32 @@ pub struct Wanted {
     pub sizes: bool,
     /// Messages of streams, at the message sites.
     pub messages: bool,
+    /// Each finished call by itself, with its goroutine, the class of its error and its bytes.
+    pub events: bool,
+    /// Each start, too.
+    pub starts: bool,
 }
 
 impl Wanted {
     /// Everything there is.
-    pub const ALL: Self = Self { retries: true, errors: true, sizes: true, messages: true };
+    pub const ALL: Self =
+        Self { retries: true, errors: true, sizes: true, messages: true, events: true, starts: true };
+
+    /// The class of an error is read.
+    fn reads_errors(self) -> bool {
+        self.errors || self.events
+    }
+
+    /// The bytes are read.
+    fn reads_sizes(self) -> bool {
+        self.sizes || self.events
+    }
+
+    /// Bits of [`event`].
+    fn events(self) -> u8 {
+        let starts = if self.starts { event::STARTS } else { 0 };
+        if self.events { event::FINISHES | starts } else { 0 }
+    }
 }
 
 /// Types of a service's own that a note has by name.
@@ -271,7 +292,8 @@ impl Plan {
             goroutine: Register::R14 as u8,
             error: self.error.0 as u8,
             error_data: self.error.1 as u8,
-            read_errors: u8::from(wanted.errors),
+            read_errors: u8::from(wanted.reads_errors()),
+            events: wanted.events(),
             tag_map: if wanted.retries { self.tag_map } else { TagMap::None } as u8,
             image: self.image.start.wrapping_add(bias),
             image_length: self.image.end - self.image.start,

@@ -16,7 +16,7 @@ use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::ProbeContext};
 use aya_log_ebpf::debug;
 use labels::Facts;
 use maps::{count, count_hot, recipe};
-use monitor_ebpf::{Counter, NO_SCRATCH, extra, record_flag, size, window_use};
+use monitor_ebpf::{Counter, Detail, NO_SCRATCH, Record, event, extra, record_flag, size, window_use};
 use registers::Hit;
 use scratch::Scratch;
 use shape::ShapeRef;
@@ -42,7 +42,25 @@ pub(crate) fn start(ctx: &ProbeContext) {
     count_hot(Counter::Starts);
     let key = shape.key(hit.object, hit.goroutine, &scratch);
     // SAFETY: a helper without preconditions.
-    in_flight::insert(key, unsafe { bpf_ktime_get_ns() });
+    let now = unsafe { bpf_ktime_get_ns() };
+    in_flight::insert(key, now);
+    if recipe!(events) & event::STARTS != 0 {
+        send_start(shape, &hit, &mut scratch, now);
+    }
+}
+
+/// Sends the start of a call to the agent, with what is known of it already.
+#[inline(always)]
+fn send_start(shape: ShapeRef, hit: &Hit, scratch: &mut Scratch, now: u64) {
+    shape.copy_windows(hit.object, scratch, window_use::START);
+    let facts = Facts { failed: false, error: 0, retry: 0, stream: 0 };
+    let Some(label_set) = labels::number(shape, &facts, scratch) else {
+        return count(Counter::StartLabelLost);
+    };
+    let record = Record { label_set, flags: record_flag::STARTED, start_ns: now, duration_ns: 0 };
+    if !totals::send(record, || Detail { goroutine: hit.goroutine, sizes: [Detail::UNREAD; 2] }) {
+        count(Counter::StartRingFull);
+    }
 }
 
 /// Counts the call under its labels, and sends its duration to the agent.
@@ -76,13 +94,16 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     };
     totals::add(label_set);
     add_sizes(shape, label_set, &scratch);
+    let detail = || Detail { goroutine: hit.goroutine, sizes: sizes(shape, &scratch) };
     if let Some(start_ns) = started {
-        if !totals::send(label_set, 0, start_ns, now.saturating_sub(start_ns)) {
+        let duration_ns = now.saturating_sub(start_ns);
+        if !totals::send(Record { label_set, flags: 0, start_ns, duration_ns }, detail) {
             count(Counter::RingFull);
         }
     } else {
         count(Counter::Unpaired);
-        if !totals::send(label_set, record_flag::UNPAIRED, now, 0) {
+        let record = Record { label_set, flags: record_flag::UNPAIRED, start_ns: now, duration_ns: 0 };
+        if !totals::send(record, detail) {
             count(Counter::RingFullUnpaired);
         }
     }
@@ -139,4 +160,14 @@ fn add_sizes(shape: ShapeRef, label_set: u32, scratch: &Scratch) {
         }
         totals::add_extra(kind, label_set, bytes);
     }
+}
+
+/// The bytes of a finished call, for its event.
+#[inline(always)]
+fn sizes(shape: ShapeRef, scratch: &Scratch) -> [u64; 2] {
+    [size::SENT, size::RECEIVED].map(|size| {
+        let at = shape.size_at(size);
+        let bytes = if at == NO_SCRATCH { Detail::UNREAD } else { scratch.word(at) };
+        if bytes > SIZE_MAX { Detail::UNREAD } else { bytes }
+    })
 }

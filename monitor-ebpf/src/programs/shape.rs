@@ -99,7 +99,8 @@ impl ShapeRef {
             let flags = field!(self.0, windows[index].flags);
             let is_twin = flags & window_flag::TWIN != 0;
             expected = self.copy_window(index, object, scratch) || (is_twin && expected);
-            if flags & window_flag::REPORT != 0 && !expected && uses != window_use::KEY {
+            let is_complete = uses & (window_use::FINISH | window_use::MESSAGE) != 0;
+            if flags & window_flag::REPORT != 0 && !expected && is_complete {
                 types::report(scratch.word(field!(self.0, windows[index].guard_at)));
             }
         }

@@ -1,7 +1,7 @@
 //! What leaves the kernel: exact totals, and a record of each call.
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use monitor_ebpf::{Record, extra};
+use monitor_ebpf::{Detail, Event, Record, extra};
 
 use super::{
     asm::{self, increment},
@@ -27,12 +27,20 @@ pub(crate) fn add_extra(kind: u32, label_set: u32, value: u64) {
     }
 }
 
-/// Sends a record, without waking the agent: a wakeup costs the target some 20 µs on a virtual machine, and
-/// the agent looks by itself. False when the ring is full.
+/// Sends a record, or an event where the recipe says so, without waking the agent: a wakeup costs the target some
+/// 20 µs on a virtual machine, and the agent looks by itself. False when the ring is full.
 #[inline(always)]
-pub(crate) fn send(label_set: u32, flags: u32, start_ns: u64, duration_ns: u64) -> bool {
-    let Some(mut entry) = RECORDS.reserve::<Record>(0) else { return false };
-    entry.write(Record { label_set, flags, start_ns, duration_ns });
+pub(crate) fn send(record: Record, detail: impl FnOnce() -> Detail) -> bool {
+    if recipe!(events) == 0 {
+        return send_value(record);
+    }
+    send_value(Event { record, detail: detail() })
+}
+
+#[inline(always)]
+fn send_value<T: 'static>(value: T) -> bool {
+    let Some(mut entry) = RECORDS.reserve::<T>(0) else { return false };
+    entry.write(value);
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
     true
 }

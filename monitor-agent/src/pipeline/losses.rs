@@ -1,0 +1,64 @@
+//! What the programs could not hand over, found in their counters.
+
+use monitor_ebpf::Counter;
+
+use super::{EventKind, LossReason};
+
+/// Each way to lose an event, and the counters that count it.
+const WAYS: [(EventKind, LossReason, &[Counter]); 6] = [
+    (EventKind::Finish, LossReason::RingFull, &[Counter::RingFull, Counter::RingFullUnpaired]),
+    (EventKind::Finish, LossReason::UnknownType, &[Counter::FinishUnknownType]),
+    (EventKind::Finish, LossReason::LabelTableFailed, &[Counter::FinishLost]),
+    (EventKind::Start, LossReason::RingFull, &[Counter::StartRingFull]),
+    (EventKind::Start, LossReason::UnknownType, &[Counter::StartUnknownType]),
+    (EventKind::Start, LossReason::LabelTableFailed, &[Counter::StartLabelLost]),
+];
+
+/// The losses told so far.
+#[derive(Clone, Debug, Default)]
+pub struct Losses([u64; WAYS.len()]);
+
+impl Losses {
+    /// Gives what was lost since the last look. `counter` gives the value of a counter of the programs.
+    pub fn look(
+        &mut self,
+        counter: impl Fn(Counter) -> u64,
+        mut lost: impl FnMut(EventKind, LossReason, u64),
+    ) {
+        for (told, (event, reason, counters)) in self.0.iter_mut().zip(WAYS) {
+            let now = counters.iter().map(|one| counter(*one)).sum::<u64>();
+            // The counters of several processors are read one after the other.
+            let more = now.saturating_sub(*told);
+            if more > 0 {
+                *told = now;
+                lost(event, reason, more);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_loss_is_told_once() {
+        let mut losses = Losses::default();
+        let mut told = Vec::new();
+        for (full, unknown) in [(0, 0), (3, 0), (3, 1), (5, 1)] {
+            let counter = |counter| match counter {
+                Counter::RingFull => full - full / 5,
+                Counter::RingFullUnpaired => full / 5,
+                Counter::StartUnknownType => unknown,
+                _ => 0,
+            };
+            losses.look(counter, |event, reason, count| told.push((event, reason, count)));
+        }
+        let expected = [
+            (EventKind::Finish, LossReason::RingFull, 3),
+            (EventKind::Start, LossReason::UnknownType, 1),
+            (EventKind::Finish, LossReason::RingFull, 2),
+        ];
+        assert_eq!(told, expected);
+    }
+}
