@@ -148,6 +148,10 @@ impl Executable for Lookups {
     fn error_class(&self, _: u32) -> &'static str {
         "other"
     }
+
+    fn protocol(&self, number: u16) -> Option<String> {
+        number.is_multiple_of(2).then(|| "GRPC".to_owned())
+    }
 }
 
 /// Everything that `inspect` and `run` ask of a file.

@@ -62,6 +62,14 @@ pub mod retry_count {
     pub const UNREADABLE: u16 = u16::MAX;
 }
 
+/// Values of [`LabelSet::protocol`]: the framework's number for it plus one, or one of these.
+pub mod protocol {
+    /// Not asked for.
+    pub const NONE: u16 = 0;
+    /// There is none below this one, or it could not be read.
+    pub const UNREADABLE: u16 = u16::MAX;
+}
+
 /// Values of [`LabelSet::error`] that are no offset: an executable begins with its own header.
 pub mod error_class {
     /// No error, or not asked for.
@@ -115,6 +123,12 @@ pub struct LabelSet {
     /// Class of the error: the offset of the object that stands for it from the executable's first address, or
     /// one of [`error_class`].
     pub error: u32,
+    /// The protocol that the call went over: see [`protocol`].
+    pub protocol: u16,
+    /// 1 when the target's code panicked in the call; 0 otherwise, and when not asked for.
+    pub panicked: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
     /// The texts, indexed by [`label`].
     pub text: [[u8; TEXT_BYTES]; LABELS],
 }
@@ -130,6 +144,9 @@ impl LabelSet {
         lengths: [0; LABELS],
         marks: [0; LABELS],
         error: 0,
+        protocol: protocol::NONE,
+        panicked: 0,
+        reserved: [0; 5],
         text: [[0; TEXT_BYTES]; LABELS],
     };
 }
@@ -214,9 +231,9 @@ mod pod {
 }
 
 const _: () = {
-    assert!(size_of::<LabelSet>() == 208);
+    assert!(size_of::<LabelSet>() == 216);
     assert!(align_of::<LabelSet>() == 4);
-    assert!(core::mem::offset_of!(LabelSet, text) == 16);
+    assert!(core::mem::offset_of!(LabelSet, text) == 24);
     assert!(size_of::<Spilled>() == 16 && size_of::<Bucket>() == 64);
     assert!(size_of::<Record>() == 24);
     assert!(core::mem::offset_of!(Record, duration_ns) == 16);

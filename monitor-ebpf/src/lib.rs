@@ -12,7 +12,7 @@ mod recipe;
 
 pub use call::{
     Bucket, DEPTH_BITS, Detail, Event, LABELS, LabelSet, MAX_NESTING, Record, Spilled, TEXT_BYTES, WAYS,
-    call_type, error_class, extra, label, mark, record_flag, retry_count, side,
+    call_type, error_class, extra, label, mark, protocol, record_flag, retry_count, side,
 };
 pub use counter::{COUNTERS, Counter};
 pub use recipe::{

@@ -11,7 +11,7 @@
 /// Shapes that a recipe can hold.
 pub const MAX_SHAPES: usize = 4;
 /// Windows that a shape can have.
-pub const MAX_WINDOWS: usize = 8;
+pub const MAX_WINDOWS: usize = 12;
 /// Type words that can stand for others.
 pub const ALIASES: u32 = 8;
 /// Bytes of scratch memory. Bounded by the 512 bytes of a program's stack, which also holds a label set.
@@ -185,8 +185,13 @@ pub struct Shape {
     pub stream_at: u8,
     /// Places of the byte counts by [`size`], eight bytes each, or [`NO_SCRATCH`].
     pub sizes: [u8; 2],
+    /// Place of the eight bytes with the protocol's number, or [`NO_SCRATCH`].
+    pub protocol_at: u8,
+    /// Place of a pointer that is not nil once the call has panicked, and then leads to a word that is not zero; or
+    /// [`NO_SCRATCH`].
+    pub panic_at: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 4],
     /// Is the call a stream?
     pub streaming: Test,
     /// Is it oneway? Asked of calls that are no streams.
@@ -287,7 +292,9 @@ impl Shape {
         labels: [NO_SCRATCH; crate::LABELS],
         stream_at: NO_SCRATCH,
         sizes: [NO_SCRATCH; 2],
-        reserved: [0; 6],
+        protocol_at: NO_SCRATCH,
+        panic_at: NO_SCRATCH,
+        reserved: [0; 4],
         streaming: Test::NEVER,
         oneway: Test::NEVER,
         windows: [Window::UNUSED; MAX_WINDOWS],

@@ -263,6 +263,10 @@ impl pipeline::Executable for Names<'_> {
         let address = image.link_base().wrapping_add(offset.into());
         self.plan.map_or("other", |plan| plan.error_class(image, address))
     }
+
+    fn protocol(&self, number: u16) -> Option<String> {
+        self.plan.map(|plan| plan.protocol(number))
+    }
 }
 
 /// Calls are looked through for old ones at least this often.

@@ -177,6 +177,8 @@ impl RunArguments {
                 messages: self.kitex_stream_messages,
                 events: false,
                 starts: false,
+                protocol: false,
+                panics: false,
             },
             max_call_age: Duration::from_secs(self.max_call_age.into()),
             labels: self.kitex_labels,

@@ -8,7 +8,8 @@
 //! read there and nowhere later. The error is in the arguments only; it is not stored yet.
 
 use super::spec::{
-    Condition, ErrorSpec, Framework, Home, Key, MessageSpec, Pair, Question, Route, ShapeSpec, Side,
+    Condition, ErrorSpec, Framework, Home, Key, MessageSpec, Pair, ProtocolSpec, Question, Route, ShapeSpec,
+    Side,
 };
 
 /// See the [module](self).
@@ -33,6 +34,7 @@ pub(super) static KITEX: Framework = Framework {
     shapes: &[SERVER, CLIENT, SERVER_SEPARATE],
     errors: ERRORS,
     messages: MESSAGES,
+    protocols: PROTOCOLS,
     open_interfaces: &[
         (RPC_INFO, "such calls are counted as lost"),
         ("pkg/serviceinfo.MethodInfo", "oneway methods that they describe count as pingpong on a server"),
@@ -98,6 +100,23 @@ const MESSAGES: MessageSpec = MessageSpec {
     ],
 };
 
+/// The numbers of `transport.Protocol`, and how its `String` writes them (`transport/keys.go` @ v0.5.2 … v0.16.3).
+const PROTOCOLS: ProtocolSpec = ProtocolSpec {
+    none: "PurePayload",
+    bits: &[
+        (2, "TTHeader"),
+        (4, "Framed"),
+        (8, "HTTP"),
+        (16, "GRPC"),
+        (32, "Hessian2"),
+        (64, "TTHeaderStreaming"),
+        (128, "GRPCStreaming"),
+    ],
+    joined_since: (0, 13),
+    combinations: &[(6, "TTHeaderFramed")],
+    other: "Unknown",
+};
+
 const RPC_INFO: &str = "pkg/rpcinfo.RPCInfo";
 const ENDPOINT_INFO: &str = "pkg/rpcinfo.EndpointInfo";
 
@@ -126,6 +145,8 @@ const SERVER: ShapeSpec = ShapeSpec {
     stream: "invocation.streamingMode",
     sizes: ["stats.sendSize", "stats.recvSize"],
     tags: None,
+    protocol: "config.transportProtocol",
+    panicked: "stats.panicErr",
 };
 
 /// Servers up to v0.16.1, and whatever makes an `RPCInfo` by the public constructor: told from clients by the
@@ -151,6 +172,8 @@ const SERVER_SEPARATE: ShapeSpec = ShapeSpec {
     stream: "invocation.(*pkg/rpcinfo.invocation).streamingMode",
     sizes: SIZES,
     tags: None,
+    protocol: PROTOCOL,
+    panicked: PANICKED,
 };
 
 /// Clients. A retried call finishes with the `RPCInfo` of its last attempt (v0.7.3 and later), so unary calls
@@ -175,10 +198,17 @@ const CLIENT: ShapeSpec = ShapeSpec {
     stream: "invocation.(*pkg/rpcinfo.invocation).streamingMode",
     sizes: SIZES,
     tags: Some("to.(*pkg/rpcinfo/remoteinfo.remoteInfo).tags"),
+    protocol: PROTOCOL,
+    panicked: PANICKED,
 };
 
 /// Of an `RPCInfo` whose parts are separate.
 const SIZES: [&str; 2] = ["stats.(*pkg/rpcinfo.rpcStats).sendSize", "stats.(*pkg/rpcinfo.rpcStats).recvSize"];
+
+/// Likewise.
+const PROTOCOL: &str = "config.(*pkg/rpcinfo.rpcConfig).transportProtocol";
+/// Likewise. A `Value` up to v0.16.1, a `Pointer` since v0.16.2 (`pkg/rpcinfo/rpcstats.go`).
+const PANICKED: &str = "stats.(*pkg/rpcinfo.rpcStats).panicErr";
 
 /// Client and server streaming, of a mode that is 0 for none, 1 for a unary call over a streaming protocol,
 /// 2, 4 and 6 for the kinds of streams (`pkg/serviceinfo/serviceinfo.go` @ v0.16.3).

@@ -7,8 +7,8 @@ mod kitex;
 mod spec;
 
 pub use spec::{
-    Alternatives, Condition, ErrorSpec, Framework, Home, Key, MessageSpec, Pair, Question, Route, ShapeSpec,
-    Side,
+    Alternatives, Condition, ErrorSpec, Framework, Home, Key, MessageSpec, Pair, ProtocolSpec, Question,
+    Route, ShapeSpec, Side,
 };
 
 /// Every framework the agent knows.

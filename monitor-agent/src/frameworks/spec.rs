@@ -25,6 +25,8 @@ pub struct Framework {
     pub errors: ErrorSpec,
     /// How the messages of its streams are seen.
     pub messages: MessageSpec,
+    /// What the protocols that calls go over are called.
+    pub protocols: ProtocolSpec,
     /// Interfaces that a service can implement itself, and what can't be told of its types.
     pub open_interfaces: &'static [(&'static str, &'static str)],
 }
@@ -54,6 +56,21 @@ pub struct ErrorSpec {
     pub names: &'static [(&'static str, &'static str)],
     /// Name of the class of types of errors that have none of these objects.
     pub types: &'static [(&'static str, &'static str)],
+}
+
+/// Names of protocols, whose numbers are bits that can be combined.
+#[derive(Debug)]
+pub struct ProtocolSpec {
+    /// Of no bit.
+    pub none: &'static str,
+    /// Of each bit, in the order in which they are written.
+    pub bits: &'static [(u16, &'static str)],
+    /// Major and minor version since which names of combined bits are written side by side.
+    pub joined_since: (u32, u32),
+    /// Before, a combination had a name of its own,
+    pub combinations: &'static [(u16, &'static str)],
+    /// or else this one.
+    pub other: &'static str,
 }
 
 /// The functions that are entered once for each attempt to send or to receive a message on a stream. Their
@@ -170,4 +187,9 @@ pub struct ShapeSpec {
     pub sizes: [&'static str; 2],
     /// Path to the tags that hold the number of retries under `retry`.
     pub tags: Option<&'static str>,
+    /// Path to the number of the protocol.
+    pub protocol: &'static str,
+    /// Path to what was recovered from a panic: a `sync/atomic` value, of the type `Value` with a struct that begins
+    /// with an interface in it, or `Pointer` to an interface. The interface is nil without a panic.
+    pub panicked: &'static str,
 }

@@ -287,6 +287,8 @@ mod tests {
             failed,
             retry: "0".into(),
             error_class: "none",
+            protocol: String::new(),
+            panicked: false,
             stream: StreamKind::Unknown,
         };
         let histogram = Histogram { counts: vec![total, 0], sum_us: total * 3 };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use monitor_ebpf::{LabelSet, TEXT_BYTES, call_type, error_class, label, mark, retry_count, side};
+use monitor_ebpf::{LabelSet, TEXT_BYTES, call_type, error_class, label, mark, protocol, retry_count, side};
 
 /// Longest string that is looked up in the file for a label whose bytes were not in memory.
 const LOOKUP_MAX: u64 = 1 << 20;
@@ -74,6 +74,9 @@ pub trait Executable {
 
     /// Name of the class of errors that the object at this offset of the executable stands for.
     fn error_class(&self, offset: u32) -> &'static str;
+
+    /// Name of the protocol that the framework has this number for.
+    fn protocol(&self, number: u16) -> Option<String>;
 }
 
 /// The labels of a call. Names are as they are to be shown: `unknown` where the in-process code says so.
@@ -95,6 +98,11 @@ pub struct Labels {
     pub retry: String,
     /// Class of the error; `none` where there is none, and where nobody asked.
     pub error_class: &'static str,
+    /// The protocol that it went over, as the framework writes that; empty where nobody asked, `unreadable` where that
+    /// could not be read.
+    pub protocol: String,
+    /// Whether the target's code panicked in it, if anybody asked. Not every panic ends in an error.
+    pub panicked: bool,
     /// Kind of stream, in the label sets of messages.
     pub stream: StreamKind,
 }
@@ -146,6 +154,12 @@ impl Labels {
                 error_class::ELSEWHERE => OTHER,
                 offset => executable.error_class(offset),
             },
+            protocol: match set.protocol {
+                protocol::NONE => String::new(),
+                protocol::UNREADABLE => UNREADABLE.to_owned(),
+                number => executable.protocol(number - 1).unwrap_or_else(|| UNREADABLE.to_owned()),
+            },
+            panicked: set.panicked != 0,
             stream: StreamKind::of(set.stream),
         }
     }
@@ -235,6 +249,10 @@ impl Executable for NoExecutable {
     fn error_class(&self, _: u32) -> &'static str {
         OTHER
     }
+
+    fn protocol(&self, _: u16) -> Option<String> {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -266,6 +284,10 @@ mod tests {
         fn error_class(&self, offset: u32) -> &'static str {
             if offset == 0x500 { "timeout" } else { OTHER }
         }
+
+        fn protocol(&self, number: u16) -> Option<String> {
+            (number == 0).then(|| "PurePayload".to_owned())
+        }
     }
 
     #[test]
@@ -296,6 +318,13 @@ mod tests {
     }
 
     #[test]
+    fn protocols_are_named_by_the_framework() {
+        let name = |protocol| Labels::decode(&LabelSet { protocol, ..LabelSet::EMPTY }, &Echo).protocol;
+        let names = [protocol::NONE, 1, 2, protocol::UNREADABLE].map(name);
+        assert_eq!(names, ["", "PurePayload", "unreadable", "unreadable"]);
+    }
+
+    #[test]
     fn kinds_of_streams_have_names() {
         let names = [0, 1, 2, 4, 6, 3].map(|number| StreamKind::of(number).name());
         assert_eq!(names, ["unknown", "unary", "client", "server", "bidirectional", "unknown"]);
@@ -319,6 +348,7 @@ mod tests {
             set.retry = u16::from_ne_bytes([bytes[3], bytes[4]]);
             set.error = u32::from(bytes[5]);
             set.stream = bytes[6];
+            set.protocol = u16::from(bytes[7]);
             let labels = Labels::decode(&set, &Echo);
             prop_assert!(!labels.method.is_empty());
         }

@@ -112,6 +112,9 @@ pub(super) struct Reads {
     pub(super) tags: Option<Place>,
     pub(super) stream: Option<Place>,
     pub(super) sizes: Option<[Place; 2]>,
+    pub(super) protocol: Option<Place>,
+    /// A pointer to what was recovered from a panic.
+    pub(super) panicked: Option<Place>,
 }
 
 impl Reads {
@@ -129,6 +132,8 @@ impl Reads {
             sizes: [0, 1].map(|index| {
                 at(self.sizes.filter(|_| wanted.reads_sizes()).and_then(|sizes| sizes.get(index).copied()))
             }),
+            protocol_at: at(self.protocol.filter(|_| wanted.protocol)),
+            panic_at: at(self.panicked.filter(|_| wanted.panics)),
             streaming: windows.test(&self.streaming),
             oneway: windows.test(&self.oneway),
             windows: windows.program(bias)?,
@@ -164,7 +169,10 @@ impl Reads {
         if let Some(place) = self.stream.filter(|_| wanted.messages) {
             needs.add(place, 8, window_use::MESSAGE);
         }
-        for place in self.sizes.filter(|_| wanted.reads_sizes()).into_iter().flatten() {
+        let protocol = self.protocol.filter(|_| wanted.protocol);
+        let panicked = self.panicked.filter(|_| wanted.panics);
+        let sizes = self.sizes.filter(|_| wanted.reads_sizes());
+        for place in sizes.into_iter().flatten().chain(protocol).chain(panicked) {
             needs.add(place, 8, window_use::FINISH);
         }
         needs
@@ -401,6 +409,7 @@ mod tests {
         let method = nodes.behind(place(invocation, 40), itab(0x300));
         let generic = nodes.behind(place(invocation, 40), itab(0x400));
         let stats = nodes.behind(place(ROOT, 64), itab(0x500));
+        let config = nodes.behind(place(ROOT, 48), itab(0x600));
         nodes.set_twin(method, generic);
         Reads {
             nodes,
@@ -415,6 +424,8 @@ mod tests {
             tags: None,
             stream: Some(place(invocation, 72)),
             sizes: Some([place(stats, 56), place(stats, 72)]),
+            protocol: Some(place(config, 40)),
+            panicked: Some(place(stats, 112)),
         }
     }
 
@@ -446,6 +457,7 @@ mod tests {
         check_places(&plain);
         assert_eq!(used(&plain).len(), 6);
         assert_eq!((plain.sizes, plain.stream_at), ([NO_SCRATCH; 2], NO_SCRATCH));
+        assert_eq!((plain.protocol_at, plain.panic_at), (NO_SCRATCH, NO_SCRATCH));
         assert!(used(&plain).iter().all(|window| window.uses & window_use::MESSAGE == 0));
 
         let sizes = server().program(0, Wanted { sizes: true, ..Wanted::default() }).expect("a shape");
@@ -458,13 +470,13 @@ mod tests {
     fn everything_fits_in_smaller_pieces() {
         let shape = server().program(0, Wanted::ALL).expect("a shape");
         check_places(&shape);
-        // In one piece the object alone would take 80 bytes, and all together more than there is room for.
-        assert!(used(&shape).iter().all(|window| window.length <= 48), "{shape:?}");
-        assert_eq!(used(&shape).len(), MAX_WINDOWS);
+        // With the bytes between them all together would take more than there is room for.
+        assert_eq!(used(&shape).iter().filter(|window| window.length == 8).count(), 5, "{shape:?}");
+        assert_eq!(used(&shape).len(), MAX_WINDOWS - 1);
         let messages: Vec<_> =
             used(&shape).into_iter().filter(|window| window.uses & window_use::MESSAGE == 0).collect();
-        // The bytes, and the interface that leads to them.
-        assert_eq!(messages.len(), 2, "{messages:?}");
+        // Bytes sent, bytes received, panic and protocol.
+        assert_eq!(messages.len(), 4, "{messages:?}");
     }
 
     #[test]

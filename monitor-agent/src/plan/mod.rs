@@ -8,6 +8,7 @@ mod copies;
 mod errors;
 mod layout;
 mod messages;
+mod protocols;
 mod refusal;
 mod resolve;
 mod shape;
@@ -26,6 +27,7 @@ pub use site::{Role, Site, cost_name};
 use copies::FrameworkCopy;
 use errors::ErrorPlan;
 use messages::ErrorPlaces;
+use protocols::ProtocolNames;
 use resolve::Resolver;
 
 use crate::{
@@ -60,12 +62,24 @@ pub struct Wanted {
     pub events: bool,
     /// Each start, too.
     pub starts: bool,
+    /// The protocol that a call went over.
+    pub protocol: bool,
+    /// Whether the target's code panicked in it.
+    pub panics: bool,
 }
 
 impl Wanted {
     /// Everything there is.
-    pub const ALL: Self =
-        Self { retries: true, errors: true, sizes: true, messages: true, events: true, starts: true };
+    pub const ALL: Self = Self {
+        retries: true,
+        errors: true,
+        sizes: true,
+        messages: true,
+        events: true,
+        starts: true,
+        protocol: true,
+        panics: true,
+    };
 
     /// The class of an error is read.
     fn reads_errors(self) -> bool {
@@ -105,6 +119,7 @@ pub struct Plan {
     tag_map: TagMap,
     errors: Option<ErrorPlan>,
     message_errors: ErrorPlaces,
+    protocols: ProtocolNames,
     /// Link-time addresses of the executable.
     image: Range<u64>,
     /// Link-time addresses of read-only data.
@@ -168,24 +183,30 @@ impl Inspection {
 
 /// All copies of a framework; what the build info names without its functions being there is one that is refused.
 fn find(
-    framework: &Framework,
+    framework: &'static Framework,
     info: &BuildInfo,
     image: &Image,
     go: &GoImage<'_>,
 ) -> Result<Vec<Found>, ImageError> {
     let survey = copies::survey(framework, go)?;
-    let found = |module: &str, plan| Found {
+    let found = |module: &str, version: String, plan| Found {
         name: framework.name,
         module: module.to_owned(),
-        version: copies::version(info, module),
+        version,
         plan,
     };
+    let version = |module: &str| copies::version(info, module);
     if survey.copies.is_empty() {
         let absence = copies::absence(framework, info, survey.linked);
-        return Ok(absence.map(|refusal| found(framework.module, Err(refusal))).into_iter().collect());
+        let absent = |refusal| found(framework.module, version(framework.module), Err(refusal));
+        return Ok(absence.map(absent).into_iter().collect());
     }
-    let plans = survey.copies.iter();
-    Ok(plans.map(|copy| found(&copy.module, Plan::make(framework, copy, image, go))).collect())
+    let plan = |copy: &FrameworkCopy| {
+        let version = version(&copy.module);
+        let plan = Plan::make(framework, &version, copy, image, go);
+        found(&copy.module, version, plan)
+    };
+    Ok(survey.copies.iter().map(plan).collect())
 }
 
 /// Refuses builds of Go 1.17 and 1.18 with the experiment of passing arguments in registers turned off.
@@ -205,7 +226,8 @@ fn check_calling_convention(info: &BuildInfo) -> Result<(), ImageError> {
 impl Plan {
     /// Finds and proves everything that `framework` names in one of its copies.
     fn make(
-        framework: &Framework,
+        framework: &'static Framework,
+        version: &str,
         copy: &FrameworkCopy,
         image: &Image,
         go: &GoImage<'_>,
@@ -230,6 +252,8 @@ impl Plan {
             notes.push("retry: the layout of Go maps isn't known here, so retries can't be told".to_owned());
         }
         notes.extend(foreign_types(framework, &resolver));
+        let (protocols, note) = ProtocolNames::of(&framework.protocols, version);
+        notes.extend(note);
         let errors = or_note(
             ErrorPlan::make(&framework.errors, &mut resolver),
             "errors can't be told apart, they count as other",
@@ -254,6 +278,7 @@ impl Plan {
             tag_map,
             errors,
             message_errors,
+            protocols,
             image: addresses(image),
             literals: literals(image),
         };
@@ -265,7 +290,7 @@ impl Plan {
     fn with_note_if_all_is_too_much(mut self) -> Result<Self, Refusal> {
         let whole = or_note(
             self.recipe(0, Wanted::ALL),
-            "retries, bytes and messages can't all be read at once",
+            "retries, bytes, messages, protocol and panics can't all be read at once",
             &mut self.notes,
         );
         whole.map(|_| self)
@@ -329,6 +354,12 @@ impl Plan {
     #[must_use]
     pub fn error_class(&self, image: &Image, address: u64) -> &'static str {
         self.errors.as_ref().map_or(errors::OTHER, |errors| errors.class(image, address))
+    }
+
+    /// Name of the protocol with the framework's number, as this release of it writes that.
+    #[must_use]
+    pub fn protocol(&self, number: u16) -> String {
+        self.protocols.name(number)
     }
 }
 

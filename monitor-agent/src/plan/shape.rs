@@ -80,6 +80,20 @@ impl ShapePlan {
                 None
             }
         };
+        let protocol = match walk.word(spec.protocol) {
+            Ok(protocol) => Some(protocol),
+            Err(why) => {
+                notes.add("the protocol can't be told", &optional(why)?);
+                None
+            }
+        };
+        let panicked = match walk.atomic(spec.panicked) {
+            Ok(panicked) => Some(panicked),
+            Err(why) => {
+                notes.add("panics that end without an error count as succeeded", &optional(why)?);
+                None
+            }
+        };
         let reads = Reads {
             nodes: walk.nodes,
             type_word: itab.address,
@@ -93,6 +107,8 @@ impl ShapePlan {
             tags: tags.as_ref().map(|(place, _)| *place),
             stream,
             sizes,
+            protocol,
+            panicked,
         };
         Ok(Some(Self { notes: notes.notes, tag_map: tags.and_then(|(_, layout)| layout), reads }))
     }
@@ -152,6 +168,25 @@ impl Walk<'_, '_> {
 
     fn sizes(&mut self, [sent, received]: [&str; 2]) -> Result<[Place; 2], Refusal> {
         Ok([self.word(sent)?, self.word(received)?])
+    }
+
+    /// The pointer in a `sync/atomic` value, of the type `Value` or `Pointer` (`src/sync/atomic/value.go` and `type.go`
+    /// @ go1.18 … go1.27): both have it in their field `v`, the first one as part of an interface.
+    fn atomic(&mut self, path: &str) -> Result<Place, Refusal> {
+        let (_, found) = self.follow(path)?;
+        expect(path, &found, "a value of sync/atomic", |kind| {
+            kind == Kind::Struct && found.pkg_path.as_deref() == Some("sync/atomic")
+        })?;
+        let path = format!("{path}.v");
+        let (mut place, found) = self.follow(&path)?;
+        expect(&path, &found, "a pointer or an interface", |kind| {
+            matches!((kind, found.size), (Kind::UnsafePointer, 8) | (Kind::Interface, 16))
+        })?;
+        aligned(&path, place, 8)?;
+        if found.kind == Kind::Interface {
+            place.offset = place.offset.saturating_add(8);
+        }
+        Ok(place)
     }
 
     fn map(&mut self, path: &str) -> Result<(Place, Option<TagMap>), Refusal> {

@@ -3,7 +3,7 @@
 //! Strings are interned by content: the whole set is the key of the map, so two sets never merge.
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
-use monitor_ebpf::{Counter, LABELS, LabelSet, NO_SCRATCH, TEXT_BYTES, mark};
+use monitor_ebpf::{Counter, LABELS, LabelSet, NO_SCRATCH, TEXT_BYTES, error_class, mark, protocol};
 
 use super::{
     asm::fetch_increment,
@@ -52,6 +52,8 @@ impl Aligned {
             even = (even ^ self.word(index * 2)).wrapping_mul(SPREAD);
             odd = (odd ^ self.word(index * 2 + 1)).wrapping_mul(SPREAD);
         }
+        // Of an odd number of words the last.
+        even = (even ^ self.word(LABEL_SET_WORDS - 1)).wrapping_mul(SPREAD);
         (even ^ odd.rotate_left(32)).wrapping_mul(SPREAD)
     }
 
@@ -87,6 +89,22 @@ pub(crate) struct Facts {
     pub(crate) retry: u16,
     /// Kind of stream, in the label sets of messages.
     pub(crate) stream: u8,
+    /// The protocol: see [`monitor_ebpf::protocol`].
+    pub(crate) protocol: u16,
+    /// Whether the target's code panicked in it.
+    pub(crate) panicked: bool,
+}
+
+impl Facts {
+    /// Before anything has come of the call.
+    pub(crate) const NONE: Self = Self {
+        failed: false,
+        error: error_class::NONE,
+        retry: 0,
+        stream: 0,
+        protocol: protocol::NONE,
+        panicked: false,
+    };
 }
 
 /// The number of the label set; `None` when the table has no room, not even for `other`.
@@ -102,6 +120,8 @@ pub(crate) fn number(shape: ShapeRef, facts: &Facts, scratch: &Scratch) -> Optio
     set.0.error = facts.error;
     set.0.retry = facts.retry;
     set.0.stream = facts.stream;
+    set.0.protocol = facts.protocol;
+    set.0.panicked = u8::from(facts.panicked);
     for label in 0..LABELS {
         let at = shape.label_at(label);
         if at != NO_SCRATCH {

@@ -53,7 +53,7 @@ pub(crate) fn start(ctx: &ProbeContext) {
 #[inline(always)]
 fn send_start(shape: ShapeRef, hit: &Hit, scratch: &mut Scratch, now: u64) {
     shape.copy_windows(hit.object, scratch, window_use::START);
-    let facts = Facts { failed: false, error: 0, retry: 0, stream: 0 };
+    let facts = Facts::NONE;
     let Some(label_set) = labels::number(shape, &facts, scratch) else {
         return count(Counter::StartLabelLost);
     };
@@ -87,6 +87,8 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         error: errors::class(&hit),
         retry: tags::retries(shape, &scratch),
         stream: 0,
+        protocol: shape.protocol(&scratch),
+        panicked: shape.has_panicked(&scratch),
     };
     let Some(label_set) = labels::number(shape, &facts, &scratch) else {
         count(Counter::FinishLost);
@@ -132,7 +134,7 @@ fn message(ctx: &ProbeContext, kind: u32, skip_flags: u8, error_at: u16) {
         return count(Counter::MessageLost);
     };
     shape.copy_windows(hit.object, &mut scratch, window_use::KEY | window_use::MESSAGE);
-    let facts = Facts { failed: false, error: 0, retry: 0, stream: shape.stream(&scratch) };
+    let facts = Facts { stream: shape.stream(&scratch), ..Facts::NONE };
     match labels::number(shape, &facts, &scratch) {
         Some(label_set) => totals::add_extra(kind, label_set, 1),
         None => count(Counter::MessageLost),

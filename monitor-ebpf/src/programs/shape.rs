@@ -1,11 +1,12 @@
 //! Choosing the shape of an object, and copying what the shape says.
 
 use monitor_ebpf::{
-    KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Shape, Window, call_type, window_flag,
-    window_use,
+    KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Shape, Window, call_type, protocol,
+    window_flag, window_use,
 };
 
 use super::{
+    errors,
     maps::{RECIPE, field, recipe},
     scratch::Scratch,
     types,
@@ -177,6 +178,24 @@ impl ShapeRef {
             // A number that no framework has, whatever else was there, is not one.
             kind => u8::try_from(kind).unwrap_or(0),
         }
+    }
+
+    /// The protocol that the call goes over: see [`protocol`].
+    #[inline(always)]
+    pub(crate) fn protocol(self, scratch: &Scratch) -> u16 {
+        let at = field!(self.0, protocol_at);
+        if at == NO_SCRATCH {
+            return protocol::NONE;
+        }
+        let number = scratch.word(at);
+        if number < u64::from(protocol::UNREADABLE) - 1 { number as u16 + 1 } else { protocol::UNREADABLE }
+    }
+
+    /// Has the target's code panicked in the call? A read more than the windows, if the recipe asks.
+    #[inline(always)]
+    pub(crate) fn has_panicked(self, scratch: &Scratch) -> bool {
+        let at = field!(self.0, panic_at);
+        at != NO_SCRATCH && errors::word(scratch.word(at)) != 0
     }
 
     /// Where one of the byte counts lies.

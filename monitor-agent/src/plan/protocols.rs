@@ -1,0 +1,68 @@
+//! Names of protocols, as a release of the framework writes them.
+
+use crate::frameworks::ProtocolSpec;
+
+/// The names that one copy of a framework has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProtocolNames {
+    spec: &'static ProtocolSpec,
+    /// Whether it writes names of combined bits side by side.
+    joined: bool,
+}
+
+impl ProtocolNames {
+    /// The names of a release, and a note where it is not known which release it is: those of newer ones then.
+    pub(super) fn of(spec: &'static ProtocolSpec, version: &str) -> (Self, Option<String>) {
+        let release = release(version);
+        let joined = release.is_none_or(|release| release >= spec.joined_since);
+        let note = || {
+            let (major, minor) = spec.joined_since;
+            format!("the release isn't known: combined protocols are named as since v{major}.{minor}")
+        };
+        (Self { spec, joined }, release.is_none().then(note))
+    }
+
+    /// The name for a number.
+    pub(super) fn name(&self, number: u16) -> String {
+        let Self { spec, joined } = self;
+        if number == 0 {
+            return spec.none.to_owned();
+        }
+        if *joined {
+            let names = spec.bits.iter().filter(|(bit, _)| number & bit != 0).map(|(_, name)| *name);
+            let names = names.collect::<Vec<_>>().join("|");
+            return if names.is_empty() { spec.none.to_owned() } else { names };
+        }
+        let mut known = spec.bits.iter().chain(spec.combinations);
+        known.find(|(value, _)| *value == number).map_or(spec.other, |(_, name)| name).to_owned()
+    }
+}
+
+/// Major and minor of a version such as `v0.13.1`.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.strip_prefix('v')?.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frameworks::FRAMEWORKS;
+
+    /// What Kitex's own `String` gives, of releases before and after the change.
+    #[test]
+    fn names_are_those_of_the_release() {
+        let kitex = FRAMEWORKS.iter().find(|framework| framework.name == "kitex").expect("Kitex");
+        let names = |version: &str| {
+            let (names, note) = ProtocolNames::of(&kitex.protocols, version);
+            let texts = [0, 2, 4, 6, 16, 20, 64, 256].map(|number| names.name(number));
+            (texts.join(" "), note.is_some())
+        };
+        let before = "PurePayload TTHeader Framed TTHeaderFramed GRPC Unknown TTHeaderStreaming Unknown";
+        let since =
+            "PurePayload TTHeader Framed TTHeader|Framed GRPC Framed|GRPC TTHeaderStreaming PurePayload";
+        assert_eq!(names("v0.12.4"), (before.to_owned(), false));
+        assert_eq!(names("v0.13.1"), (since.to_owned(), false));
+        assert_eq!(names("unknown"), (since.to_owned(), true));
+    }
+}
