@@ -20,7 +20,7 @@ use crate::{
     failure::Failure,
     metrics::UnexpectedType,
     pipeline::{
-        self, Aggregate, Buckets, Details, EventKind, FinishedCall, KnownLabels, Labels, Losses, Lost,
+        self, Aggregate, Details, EventKind, FinishedCall, KnownLabels, Labels, Ladder, Losses, Lost,
         Snapshot, StartedCall, Tracer,
     },
     plan::{Found, Plan, Role, Site},
@@ -68,7 +68,7 @@ impl Attached {
         framework: usize,
         (found, plan): (&Found, &Plan),
         config: &RunConfig,
-        buckets: &Arc<Buckets>,
+        ladder: &Arc<Ladder>,
     ) -> Result<Self, Failure> {
         let sites = sites(plan, config.wanted.messages);
         for site in &sites {
@@ -103,7 +103,7 @@ impl Attached {
             maps,
             framework,
             labels: KnownLabels::default(),
-            aggregate: Aggregate::new(Arc::clone(buckets)),
+            aggregate: Aggregate::new(Arc::clone(ladder)),
             losses: Losses::default(),
             unexpected: Unexpected::new(&recipe, place),
             has_starts: config.wanted.starts,

@@ -17,7 +17,7 @@ use crate::{
         AgentStats, Family, FamilyBuilder, KitexView, Selection, TargetStats, about, kitex, merge,
         process::ProcessReader,
     },
-    pipeline::{Buckets, Snapshot},
+    pipeline::{Ladder, Snapshot},
 };
 
 /// See the [module](self).
@@ -26,6 +26,8 @@ pub(super) struct Board {
     faces: Mutex<Vec<Arc<Face>>>,
     metrics: Selection,
     view: KitexView,
+    /// What durations are counted between.
+    ladder: Arc<Ladder>,
     /// Series carry the label `target` in `/metrics`.
     several: bool,
     ready: AtomicBool,
@@ -41,6 +43,7 @@ impl Board {
             faces: Mutex::default(),
             metrics: config.metrics.clone(),
             view: KitexView { labels: config.labels.clone(), buckets: Arc::new(config.buckets.clone()) },
+            ladder: Arc::new(Ladder::of([&config.buckets])),
             several: config.pids.len() > 1,
             ready: AtomicBool::new(false),
             scrapes: AtomicU64::new(0),
@@ -49,8 +52,8 @@ impl Board {
         }
     }
 
-    pub(super) fn buckets(&self) -> &Arc<Buckets> {
-        &self.view.buckets
+    pub(super) fn ladder(&self) -> &Arc<Ladder> {
+        &self.ladder
     }
 
     pub(super) fn add(&self, face: Arc<Face>) {

@@ -99,7 +99,7 @@ fn attach_all(config: &RunConfig, board: &Board) -> Result<Vec<Watch>, Failure> 
     let prepared = prepare(config)?;
     let mut watches = Vec::with_capacity(prepared.len());
     for prepared in prepared {
-        watches.push(Watch::attach(prepared, config, board.buckets())?);
+        watches.push(Watch::attach(prepared, config, board.ladder())?);
     }
     for watch in &watches {
         board.add(watch.face());

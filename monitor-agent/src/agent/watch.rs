@@ -20,7 +20,7 @@ use crate::{
     bpf::Programs,
     failure::Failure,
     metrics::{Family, FrameworkStats, SiteStats, TargetStats, process::ProcessReader},
-    pipeline::{Buckets, Published, Snapshot, Tracer},
+    pipeline::{Ladder, Published, Snapshot, Tracer},
     plan::{Found, Plan, cost_name},
     target::Liveness,
 };
@@ -66,7 +66,7 @@ impl Watch {
     pub(super) fn attach(
         prepared: Prepared,
         config: &RunConfig,
-        buckets: &Arc<Buckets>,
+        ladder: &Arc<Ladder>,
     ) -> Result<Self, Failure> {
         let Prepared { target, executable } = prepared;
         let began = Instant::now();
@@ -93,7 +93,7 @@ impl Watch {
                     continue;
                 }
             };
-            attached.push(Attached::attach(&place, index, (found, plan), config, buckets)?);
+            attached.push(Attached::attach(&place, index, (found, plan), config, ladder)?);
             info!("attached to {}: {} {}, {}", place.name, found.name, found.version, stats.go_version);
             add_stats(&mut stats, (found, plan), config);
         }

@@ -4,7 +4,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Quantile, Summary,
 };
 
-use crate::pipeline;
+use crate::pipeline::{self, Buckets};
 
 /// A family under construction. One without series is left out.
 #[derive(Debug)]
@@ -68,10 +68,16 @@ impl FamilyBuilder {
         self.metrics.push(metric);
     }
 
-    /// Adds a series of a histogram with these finite upper bounds.
-    pub fn push_histogram(&mut self, labels: &[(&str, &str)], bounds: &[f64], value: &pipeline::Histogram) {
-        let buckets = bounds.iter().copied().zip(value.counts.iter().copied());
-        self.push_buckets(labels, buckets, value.count(), float(value.sum_us));
+    /// Adds a series of a histogram of durations, as a view with these buckets has it, with their sum in its unit.
+    pub fn push_histogram(
+        &mut self,
+        labels: &[(&str, &str)],
+        buckets: &Buckets,
+        value: &pipeline::Histogram,
+        sum: f64,
+    ) {
+        let buckets = buckets.bounds().iter().copied().zip(value.counts(buckets));
+        self.push_buckets(labels, buckets, value.count(), sum);
     }
 
     /// Adds a series of a histogram: finite upper bounds with the counts of their buckets alone, all counts together,

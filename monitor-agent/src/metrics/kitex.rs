@@ -1,7 +1,7 @@
 //! Calls under the names of Kitex's in-process extension (`kitex-contrib/monitor-prometheus` @ v0.2.0).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     str::FromStr,
     sync::Arc,
 };
@@ -140,11 +140,11 @@ pub fn kitex(snapshots: &[(Option<String>, &Snapshot)], view: &KitexView) -> Vec
             FamilyBuilder::counter(&format!("kitex_{}_throughput", side.name()), throughput_help);
         let mut latency =
             FamilyBuilder::histogram(&format!("kitex_{}_latency_us", side.name()), latency_help);
-        for (key, (total, histogram)) in project(snapshots, side, selection, buckets) {
+        for (key, (total, histogram)) in project(snapshots, side, selection) {
             let labels = shown(&key, selection);
             throughput.push(&labels, float(total));
             if histogram.count() > 0 {
-                latency.push_histogram(&labels, buckets.bounds(), &histogram);
+                latency.push_histogram(&labels, buckets, &histogram, float(histogram.sum_us));
             }
         }
         throughput.finish(&mut families);
@@ -241,18 +241,22 @@ fn project(
     snapshots: &[(Option<String>, &Snapshot)],
     side: Side,
     selection: &LabelSelection,
-    buckets: &Buckets,
 ) -> BTreeMap<Key, (u64, Histogram)> {
     let mut projected: BTreeMap<Key, (u64, Histogram)> = BTreeMap::new();
     for (target, snapshot) in snapshots {
         let calls = |series: &&Arc<Series>| series.labels.side == side && series.total > 0;
         for series in snapshot.series.iter().filter(calls) {
             let values = selection.0.iter().map(|label| label.value(&series.labels)).collect();
-            let (total, histogram) = projected
-                .entry((target.clone(), values))
-                .or_insert_with(|| (0, Histogram::new(buckets.bounds().len())));
-            *total += series.total;
-            histogram.add(&series.histogram);
+            match projected.entry((target.clone(), values)) {
+                Entry::Vacant(entry) => {
+                    entry.insert((series.total, series.histogram.clone()));
+                }
+                Entry::Occupied(mut entry) => {
+                    let (total, histogram) = entry.get_mut();
+                    *total += series.total;
+                    histogram.add(&series.histogram);
+                }
+            }
         }
     }
     projected
@@ -275,7 +279,7 @@ fn help(side: Side) -> (&'static str, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{CallType, Extras};
+    use crate::pipeline::{CallType, Extras, Ladder};
 
     fn series(method: &str, failed: bool, total: u64) -> Arc<Series> {
         let labels = Labels {
@@ -291,12 +295,17 @@ mod tests {
             panicked: false,
             stream: StreamKind::Unknown,
         };
-        let histogram = Histogram { counts: vec![total, 0], sum_us: total * 3 };
+        let mut histogram = Histogram::new(Arc::new(Ladder::of([&buckets()])));
+        (0..total).for_each(|_| histogram.record(3_000));
         Arc::new(Series { labels: Arc::new(labels), total, histogram, extras: Extras::default() })
     }
 
     fn view(labels: &str) -> KitexView {
-        KitexView { labels: labels.parse().unwrap(), buckets: Arc::new("10".parse().unwrap()) }
+        KitexView { labels: labels.parse().unwrap(), buckets: Arc::new(buckets()) }
+    }
+
+    fn buckets() -> Buckets {
+        "10".parse().unwrap()
     }
 
     #[test]

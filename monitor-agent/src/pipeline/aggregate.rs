@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use monitor_ebpf::Counter;
 
-use super::{Buckets, Extras, FinishedCall, Histogram, Labels, Series, Snapshot, Tracer};
+use super::{Extras, FinishedCall, Histogram, Labels, Ladder, Series, Snapshot, Tracer};
 
 /// Values of the programs' counters, and what the agent itself counts about records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,7 +119,7 @@ impl CounterValues {
 /// Aggregates one target's calls.
 #[derive(Debug)]
 pub struct Aggregate {
-    buckets: Arc<Buckets>,
+    ladder: Arc<Ladder>,
     /// Indexed by label set number; `None` until its first call is seen.
     series: Vec<Option<Arc<Series>>>,
     records_timed: u64,
@@ -130,8 +130,8 @@ pub struct Aggregate {
 impl Aggregate {
     /// Nothing yet.
     #[must_use]
-    pub fn new(buckets: Arc<Buckets>) -> Self {
-        Self { buckets, series: Vec::new(), records_timed: 0, records_unpaired: 0, aged: 0 }
+    pub fn new(ladder: Arc<Ladder>) -> Self {
+        Self { ladder, series: Vec::new(), records_timed: 0, records_unpaired: 0, aged: 0 }
     }
 
     /// Takes over a label set's exact total and extras.
@@ -155,13 +155,13 @@ impl Aggregate {
         if index >= self.series.len() {
             self.series.resize(index + 1, None);
         }
-        let bounds = self.buckets.bounds().len();
+        let ladder = &self.ladder;
         // A snapshot that is still read keeps its own copy.
         Arc::make_mut(self.series[index].get_or_insert_with(|| {
             Arc::new(Series {
                 labels: Arc::clone(labels),
                 total: 0,
-                histogram: Histogram::new(bounds),
+                histogram: Histogram::new(Arc::clone(ladder)),
                 extras: Extras::default(),
             })
         }))
@@ -206,13 +206,8 @@ impl Tracer for Aggregate {
             return;
         };
         self.records_timed += 1;
-        let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let index = self.buckets.index(microseconds);
-        let series = self.series_mut(call.label_set, call.labels);
-        if let Some(count) = series.histogram.counts.get_mut(index) {
-            *count += 1;
-        }
-        series.histogram.sum_us = series.histogram.sum_us.saturating_add(microseconds);
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.series_mut(call.label_set, call.labels).histogram.record(nanoseconds);
     }
 }
 
@@ -224,6 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::pipeline::Buckets;
 
     fn labels(number: u32) -> Arc<Labels> {
         let mut set = LabelSet::EMPTY;
@@ -244,19 +240,22 @@ mod tests {
 
     #[test]
     fn durations_are_cut_to_whole_microseconds() {
-        let mut aggregate = Aggregate::new(Arc::new("1,2".parse().unwrap()));
+        let buckets = "1,2".parse().unwrap();
+        let mut aggregate = Aggregate::new(Arc::new(Ladder::of([&buckets])));
         for duration_ns in [1_999, 2_999, 3_000] {
             finish(&mut aggregate, 0, Some(duration_ns));
         }
         total(&mut aggregate, 0, 3);
         let snapshot = aggregate.snapshot(&|_| 0);
-        assert_eq!(snapshot.series[0].histogram, Histogram { counts: vec![1, 1, 1], sum_us: 6 });
+        let histogram = &snapshot.series[0].histogram;
+        assert_eq!(histogram.counts(&buckets), [1, 1, 1]);
+        assert_eq!((histogram.sum_us, histogram.sum_ns), (6, 7_998));
         assert_eq!(snapshot.series[0].total, 3);
     }
 
     #[test]
     fn an_unpaired_finish_is_in_no_histogram() {
-        let mut aggregate = Aggregate::new(Arc::new(Buckets::default()));
+        let mut aggregate = Aggregate::new(Arc::default());
         finish(&mut aggregate, 1, None);
         total(&mut aggregate, 1, 1);
         let snapshot = aggregate.snapshot(&|_| 0);
@@ -267,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_does_not_change_afterwards() {
-        let mut aggregate = Aggregate::new(Arc::new(Buckets::default()));
+        let mut aggregate = Aggregate::new(Arc::default());
         total(&mut aggregate, 0, 1);
         let before = aggregate.snapshot(&|_| 0);
         total(&mut aggregate, 0, 2);
@@ -278,7 +277,7 @@ mod tests {
     proptest! {
         #[test]
         fn count_and_sum_are_those_of_the_records(durations in prop::collection::vec(0_u64..1 << 40, 0..200)) {
-            let mut aggregate = Aggregate::new(Arc::new(Buckets::fine()));
+            let mut aggregate = Aggregate::new(Arc::new(Ladder::of([&Buckets::fine()])));
             for duration in &durations {
                 finish(&mut aggregate, 3, Some(*duration));
             }

@@ -1,4 +1,7 @@
 //! Bounds of the latency histograms.
+//!
+//! Durations are counted once, between the limits of all views together: see [`Ladder`]. So each view is exact,
+//! though they differ in unit, rounding and bounds.
 
 use std::str::FromStr;
 
@@ -14,12 +17,12 @@ const E12: [f64; 12] = [1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8
 /// Bounds that a list of one's own may have.
 const BOUNDS_MAX: usize = 512;
 
-/// Upper bounds of histogram buckets, in microseconds, without the infinite one.
+/// Upper bounds of histogram buckets, in the unit of a view, without the infinite one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buckets {
     bounds: Vec<f64>,
-    /// The same bounds for whole microseconds: `value <= bound` exactly when `value <= floor(bound)`.
-    whole: Vec<u64>,
+    /// For each bound the longest duration that is not above it, in nanoseconds.
+    limits: Vec<u64>,
 }
 
 /// What is wrong with a bucket specification.
@@ -51,26 +54,73 @@ impl Buckets {
         Self::from_bounds(single.chain(decades).chain([1e7]).collect())
     }
 
+    /// Bounds in microseconds, of durations that are cut to whole ones: `cut <= bound` exactly when the cut one is not
+    /// above `floor(bound)`.
     fn from_bounds(bounds: Vec<f64>) -> Self {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "bounds are positive, and a bound past 2^64 µs saturates"
         )]
-        let whole = bounds.iter().map(|bound| bound.floor() as u64).collect();
-        Self { bounds, whole }
+        let longest = |bound: &f64| (bound.floor() as u64).saturating_add(1).saturating_mul(1_000) - 1;
+        let limits = bounds.iter().map(longest).collect();
+        Self { bounds, limits }
     }
 
-    /// The bounds, in microseconds, increasing.
+    /// Bounds given in milliseconds, shown in a unit of so many of them, of durations that are not cut.
+    #[must_use]
+    pub fn of_milliseconds(bounds: &[u32], unit: u32) -> Self {
+        Self {
+            bounds: bounds.iter().map(|bound| f64::from(*bound) / f64::from(unit)).collect(),
+            limits: bounds.iter().map(|bound| u64::from(*bound) * 1_000_000).collect(),
+        }
+    }
+
+    /// The bounds, in the view's unit, increasing.
     #[must_use]
     pub fn bounds(&self) -> &[f64] {
         &self.bounds
     }
+}
 
-    /// Index of the bucket for a duration in whole microseconds; the number of bounds for the infinite one.
+/// The limits of all views, in nanoseconds: durations between two of them are in one bucket, whichever view is asked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Ladder(Vec<u64>);
+
+impl Ladder {
+    /// The ladder of these views.
     #[must_use]
-    pub fn index(&self, microseconds: u64) -> usize {
-        self.whole.partition_point(|bound| *bound < microseconds)
+    pub fn of<'a>(views: impl IntoIterator<Item = &'a Buckets>) -> Self {
+        let mut limits: Vec<u64> = views.into_iter().flat_map(|view| view.limits.iter().copied()).collect();
+        limits.sort_unstable();
+        limits.dedup();
+        Self(limits)
+    }
+
+    /// How many limits there are. One more count than that: for what is above all of them.
+    #[must_use]
+    pub fn limits(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Index of the count for a duration; the number of limits for one above all of them.
+    #[must_use]
+    pub fn index(&self, nanoseconds: u64) -> usize {
+        self.0.partition_point(|limit| *limit < nanoseconds)
+    }
+
+    /// Counts between the ladder's limits as counts of a view's buckets, the infinite one last.
+    #[must_use]
+    pub fn counts_of(&self, counts: &[u64], view: &Buckets) -> Vec<u64> {
+        let mut of_view = vec![0; view.limits.len() + 1];
+        let limits = self.0.iter().copied().chain([u64::MAX]);
+        for (limit, count) in limits.zip(counts) {
+            let index = view.limits.partition_point(|other| *other < limit);
+            if let Some(sum) = of_view.get_mut(index) {
+                *sum += count;
+            }
+        }
+        of_view
     }
 }
 
@@ -129,17 +179,47 @@ mod tests {
 
     #[test]
     fn a_bound_belongs_to_its_bucket() {
-        let buckets: Buckets = "10,20.5".parse().unwrap();
-        assert_eq!([0, 10, 11, 20, 21, u64::MAX].map(|us| buckets.index(us)), [0, 0, 1, 1, 2, 2]);
+        let ladder = Ladder::of([&"10,20.5".parse().unwrap()]);
+        let nanoseconds = [0, 10_000, 10_999, 11_000, 20_999, 21_000, u64::MAX];
+        assert_eq!(nanoseconds.map(|ns| ladder.index(ns)), [0, 0, 0, 1, 1, 2, 2]);
+        let ladder = Ladder::of([&Buckets::of_milliseconds(&[0, 5], 1)]);
+        let nanoseconds = [0, 1, 5_000_000, 5_000_001];
+        assert_eq!(nanoseconds.map(|ns| ladder.index(ns)), [0, 1, 1, 2]);
+    }
+
+    #[test]
+    fn bounds_are_shown_in_their_unit() {
+        assert_eq!(Buckets::of_milliseconds(&[5, 75], 1).bounds(), [5.0, 75.0]);
+        assert_eq!(Buckets::of_milliseconds(&[5, 75], 1_000).bounds(), [0.005, 0.075]);
     }
 
     proptest! {
+        /// A single duration, counted between the limits of all views, is in each view's bucket as that view's own
+        /// arithmetic has it.
         #[test]
-        fn the_index_is_that_of_the_first_bound_not_below(us in 0_u64..20_000_000) {
-            let buckets = Buckets::fine();
-            #[expect(clippy::cast_precision_loss, reason = "the values are small")]
-            let expected = buckets.bounds().iter().position(|bound| us as f64 <= *bound);
-            prop_assert_eq!(buckets.index(us), expected.unwrap_or(buckets.bounds().len()));
+        #[expect(clippy::cast_precision_loss, reason = "the values are small")]
+        fn each_view_is_exact(ns in prop_oneof![
+            0_u64..30_000_000_000,
+            (0_u64..12_000, 0_u64..3).prop_map(|(ms, beside)| (ms * 1_000_000 + beside).saturating_sub(1)),
+            (0_u64..100, 0_u64..3).prop_map(|(us, beside)| (us * 1_000 + beside).saturating_sub(1)),
+        ]) {
+            let cut: [(Buckets, f64); 2] =
+                [(Buckets::fine(), (ns / 1_000) as f64), ("0.5,7.25,1000".parse().unwrap(), (ns / 1_000) as f64)];
+            let milliseconds = [0, 5, 10, 75, 1_000, 10_000];
+            let whole = [
+                (Buckets::of_milliseconds(&milliseconds, 1), ns as f64 / 1e6),
+                (Buckets::of_milliseconds(&milliseconds, 1_000), ns as f64 / 1e9),
+            ];
+            let views: Vec<_> = cut.into_iter().chain(whole).collect();
+            let ladder = Ladder::of(views.iter().map(|(view, _)| view));
+            let mut counts = vec![0; ladder.limits() + 1];
+            counts[ladder.index(ns)] = 1;
+            for (view, value) in &views {
+                let expected = view.bounds().iter().position(|bound| value <= bound);
+                let of_view = ladder.counts_of(&counts, view);
+                prop_assert_eq!(of_view.iter().sum::<u64>(), 1);
+                prop_assert_eq!(of_view[expected.unwrap_or(view.bounds().len())], 1);
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ mod snapshot;
 mod tracer;
 
 pub use aggregate::{Aggregate, CounterValues};
-pub use buckets::{Buckets, BucketsError};
+pub use buckets::{Buckets, BucketsError, Ladder};
 #[cfg(test)]
 pub(crate) use labels::NoExecutable;
 pub use labels::{CallType, Executable, KnownLabels, Labels, Side, StreamKind};

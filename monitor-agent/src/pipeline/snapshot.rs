@@ -4,22 +4,40 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use monitor_ebpf::extra;
 
-use super::{CounterValues, Labels};
+use super::{Buckets, CounterValues, Labels, Ladder};
 
-/// A latency histogram: counts per bucket, the infinite one last, and the sum of whole microseconds.
+/// Durations of calls: counts between the limits of a ladder, and their sums.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
-    /// Calls in each bucket, not cumulated.
-    pub counts: Vec<u64>,
+    ladder: Arc<Ladder>,
+    /// Calls between two limits of the ladder, the last count above all of them; not cumulated.
+    counts: Vec<u64>,
     /// Sum of the durations of all counted calls, each cut to whole microseconds.
     pub sum_us: u64,
+    /// Sum of the durations in nanoseconds: more than a `u64` holds after some days of many calls in flight.
+    pub sum_ns: u128,
 }
 
 impl Histogram {
-    /// An empty histogram with this many finite bounds.
+    /// An empty histogram.
     #[must_use]
-    pub fn new(bounds: usize) -> Self {
-        Self { counts: vec![0; bounds + 1], sum_us: 0 }
+    pub fn new(ladder: Arc<Ladder>) -> Self {
+        Self { counts: vec![0; ladder.limits() + 1], ladder, sum_us: 0, sum_ns: 0 }
+    }
+
+    /// Counts a call.
+    pub fn record(&mut self, duration_ns: u64) {
+        if let Some(count) = self.counts.get_mut(self.ladder.index(duration_ns)) {
+            *count += 1;
+        }
+        self.sum_us = self.sum_us.saturating_add(duration_ns / 1_000);
+        self.sum_ns += u128::from(duration_ns);
+    }
+
+    /// Calls in each bucket of a view that the ladder was made for, not cumulated, the infinite one last.
+    #[must_use]
+    pub fn counts(&self, view: &Buckets) -> Vec<u64> {
+        self.ladder.counts_of(&self.counts, view)
     }
 
     /// Calls counted.
@@ -28,12 +46,13 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// Adds another histogram of the same bounds.
+    /// Adds another histogram of the same ladder.
     pub fn add(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count += more;
         }
         self.sum_us += other.sum_us;
+        self.sum_ns += other.sum_ns;
     }
 }
 
