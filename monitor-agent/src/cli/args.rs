@@ -11,7 +11,7 @@ use crate::{
     export::http::{Listen, parse_listen},
     failure::{Failure, Kind},
     goruntime::Detail,
-    metrics::{Label, LabelSelection, Selection},
+    metrics::{Family, Label, LabelSelection, Selection},
     pipeline::Buckets,
     plan::Wanted,
 };
@@ -168,7 +168,6 @@ impl RunArguments {
         Ok(RunConfig {
             pids: self.pids,
             listen: self.listen_address,
-            metrics: self.metrics,
             buckets: self.latency_buckets,
             wanted: Wanted {
                 retries: self.kitex_labels.contains(Label::Retry),
@@ -177,9 +176,10 @@ impl RunArguments {
                 messages: self.kitex_stream_messages,
                 events: false,
                 starts: false,
-                protocol: false,
-                panics: false,
+                protocol: self.metrics.contains(Family::Otel),
+                panics: self.metrics.contains(Family::Otel),
             },
+            metrics: self.metrics,
             max_call_age: Duration::from_secs(self.max_call_age.into()),
             labels: self.kitex_labels,
             go: self.go_metrics.into(),
