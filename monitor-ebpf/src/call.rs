@@ -151,6 +151,19 @@ impl LabelSet {
     };
 }
 
+/// What the lowest three bits of a call's key say: Go objects lie at multiples of eight. All others are those of calls
+/// of a goroutine that are nested in another.
+pub mod key {
+    /// The key is the object of a call that the target handles.
+    pub const SERVER: u64 = 0;
+    /// The key is the goroutine of a call that the target makes.
+    pub const GOROUTINE: u64 = 1;
+    /// The key is the object of a call that the target makes.
+    pub const CLIENT: u64 = 2;
+    /// The bits.
+    pub const BITS: u64 = 7;
+}
+
 /// Calls that a bucket of the in-flight table holds.
 pub const WAYS: usize = 4;
 

@@ -1,9 +1,13 @@
 //! What the programs count beside the calls themselves, one row of slots for each CPU.
 
-/// Slots in one CPU's row: a power of two and at least one cache line, so that rows never share one.
-pub const COUNTERS: u32 = 32;
+/// Slots of one side of the calls in a CPU's row.
+pub const COUNTERS_OF_SIDE: u32 = 32;
 
-/// A slot in a CPU's row.
+/// Slots in one CPU's row, those of clients first: whole cache lines, so that rows never share one. What belongs to
+/// no side counts as a client's.
+pub const COUNTERS: u32 = 2 * COUNTERS_OF_SIDE;
+
+/// A slot in a side's part of a CPU's row.
 ///
 /// Every hit of a probe ends in exactly one of `Starts`, `StartUnknownType` (start program) or in one
 /// finished call or `FinishUnknownType` or `FinishLost` (finish program); the others say what happened to it.
@@ -20,7 +24,7 @@ pub enum Counter {
     RefusedFull = 3,
     /// Starts not kept because too many calls of one goroutine were nested.
     RefusedNested = 4,
-    /// Starts whose finish never came: another call started under the same key.
+    /// Starts whose finish never came or can't be told: another call took the place.
     Abandoned = 5,
     /// Finished calls whose start was not seen.
     Unpaired = 6,
@@ -28,7 +32,7 @@ pub enum Counter {
     RingFull = 7,
     /// Finished calls counted under `other` because the label-set table was full.
     LabelSetRefused = 8,
-    /// Finishes that no label set could be found for, not even `other`: the only calls in no total.
+    /// Finishes whose start was seen and that no label set could be found for, not even `other`: in no total.
     FinishLost = 9,
     /// Labels whose bytes were not in memory.
     LabelFault = 10,
@@ -46,4 +50,6 @@ pub enum Counter {
     StartRingFull = 16,
     /// Starts whose event was not sent, since no label set could be found for it.
     StartLabelLost = 17,
+    /// As `FinishLost`, of calls whose start was not seen.
+    FinishLostUnpaired = 18,
 }

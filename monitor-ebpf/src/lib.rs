@@ -12,9 +12,9 @@ mod recipe;
 
 pub use call::{
     Bucket, DEPTH_BITS, Detail, Event, LABELS, LabelSet, MAX_NESTING, Record, Spilled, TEXT_BYTES, WAYS,
-    call_type, error_class, extra, label, mark, protocol, record_flag, retry_count, side,
+    call_type, error_class, extra, key, label, mark, protocol, record_flag, retry_count, side,
 };
-pub use counter::{COUNTERS, Counter};
+pub use counter::{COUNTERS, COUNTERS_OF_SIDE, Counter};
 pub use recipe::{
     ALIASES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, Register, SCRATCH_BYTES,
     Shape, TagMap, Test, TestOp, Window, event, size, window_flag, window_use,
@@ -34,6 +34,9 @@ pub mod name {
     pub const RECIPE: &str = "RECIPE";
     /// Mappable array of [`Bucket`](crate::Bucket): the in-flight table.
     pub const IN_FLIGHT: &str = "IN_FLIGHT";
+    /// Mappable array: for each bucket of the in-flight table the addresses of the objects of the calls in its ways,
+    /// where the key is not the object.
+    pub const OBJECTS: &str = "OBJECTS";
     /// Hash: call key to [`Spilled`](crate::Spilled).
     pub const SPILL: &str = "SPILL";
     /// Hash: [`LabelSet`](crate::LabelSet) to its number.

@@ -112,6 +112,7 @@ pub fn check_calls(process: &mut Process, scrape: &Scrape, labels: &[&str], seve
     }
     ensure!(timed.len() == own.iter().count(), "pid {pid}: histograms without calls: {:?}", timed.keys());
     Account::of(scrape, pid).check_complete(own.total())?;
+    check_closed(scrape, pid, [0, 0])?;
     Ok(own)
 }
 
@@ -212,6 +213,38 @@ impl Account {
         ensure!(self.found_faults().is_empty(), "of {calls} calls: {:?}", self.found_faults());
         Ok(())
     }
+}
+
+/// Fails unless the agent's account of a target closes: each start has become one thing, and each finished call of either
+/// side another. Exactly where `slack` is 0; under load so many calls may be between two of the numbers.
+pub fn check_closed(scrape: &Scrape, pid: u32, slack: [u64; 2]) -> Result<()> {
+    let pid = pid.to_string();
+    let sum = |name: &str, labels: &[(&str, &str)]| {
+        let labels: Vec<_> = [("target", pid.as_str())].into_iter().chain(labels.iter().copied()).collect();
+        whole(scrape.sum(name, &labels))
+    };
+    let unpaired = "monitor_unpaired_starts_total";
+    let outcome = |outcome| sum("monitor_finishes_total", &[("outcome", outcome)]);
+    let became =
+        outcome("timed") + outcome("lost") + sum("monitor_calls_in_flight", &[]) + sum(unpaired, &[])
+            - sum(unpaired, &[("reason", "unknown_type")]);
+    let starts = sum("monitor_starts_total", &[]);
+    ensure!(starts.abs_diff(became) <= slack[0], "{starts} starts became {became} things");
+    for side in ["client", "server"] {
+        let calls = |outcome| sum("monitor_calls_total", &[("side", side), ("outcome", outcome)]);
+        let parts = [
+            calls("timed"),
+            calls("unpaired"),
+            calls("lost"),
+            sum("monitor_calls_pending", &[("side", side)]),
+        ];
+        let finished = calls("finished");
+        ensure!(
+            finished.abs_diff(parts.iter().sum()) <= slack[1],
+            "{finished} calls of the {side} became {parts:?} (timed, unpaired, lost, pending)"
+        );
+    }
+    Ok(())
 }
 
 /// A count, which is written as a float.

@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use monitor_tests::{
     agent::Agent,
+    chain::check_closed,
     process::Process,
     scrape::Scrape,
     tally::{DEFAULT_LABELS, Tally},
@@ -29,6 +30,7 @@ fn load(flag: &str, value: &str, stopped: bool, callers: u32) -> Result<(Scrape,
     let scrape = agent.scrape_settled()?;
     let own = Tally::of_target(&client.command("counts")?, &DEFAULT_LABELS)?;
     assert_eq!(own.total(), FINISHES);
+    check_closed(&scrape, client.pid(), [0, 0])?;
     agent.terminate()?;
     Ok((scrape, client.pid(), own))
 }

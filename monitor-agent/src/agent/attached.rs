@@ -16,7 +16,7 @@ use super::{
     verify::{check_in_place, check_text, still_running},
 };
 use crate::{
-    bpf::{Maps, Programs},
+    bpf::{InFlight, Maps, Programs},
     failure::Failure,
     metrics::UnexpectedType,
     pipeline::{
@@ -29,6 +29,8 @@ use crate::{
 
 /// Bytes of a record's header in the ring.
 const HEADER_BYTES: usize = 8;
+/// Flags of records that are not those of timed calls.
+const NOT_TIMED: u32 = record_flag::UNPAIRED | record_flag::STARTED;
 /// Records taken out of a ring before others get a turn.
 const BATCH: usize = 65_536;
 
@@ -47,11 +49,15 @@ pub(super) struct Attached {
     programs: Option<Programs>,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     maps: Maps,
+    /// What the programs were loaded with.
+    recipe: Recipe,
     /// Which framework of the executable it is.
     framework: usize,
     labels: KnownLabels,
     aggregate: Aggregate,
     losses: Losses,
+    /// Records that came while the totals were read: they belong to the next snapshot.
+    waiting: Vec<(Record, Option<Detail>)>,
     unexpected: Unexpected,
     /// Starts are sent.
     has_starts: bool,
@@ -105,9 +111,11 @@ impl Attached {
             labels: KnownLabels::default(),
             aggregate: Aggregate::new(Arc::clone(ladder)),
             losses: Losses::default(),
+            waiting: Vec::new(),
             unexpected: Unexpected::new(&recipe, place),
             has_starts: config.wanted.starts,
             has_bytes: config.wanted.sizes && recipe.has_sizes(),
+            recipe,
             max_age: config.max_call_age,
             last_ageing: Instant::now(),
         })
@@ -116,22 +124,22 @@ impl Attached {
     /// Takes everything out of the ring, for the tracer too; gives what a scrape may read, and how many bytes there
     /// were.
     pub(super) fn drain(&mut self, place: &Place, clock: Clock, tracer: &mut dyn Tracer) -> (Snapshot, u64) {
-        let Self { maps, labels, aggregate, framework, .. } = self;
+        let Self { maps, labels, aggregate, framework, waiting, .. } = self;
         let names = Names { place, plan: place.executable.plan(*framework) };
         let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), &names);
         let target = place.target.pid();
         let (mut records, mut bytes) = (0, 0);
         // Decoding labels needs the maps, which taking records out holds.
-        let mut batch = Vec::new();
+        let mut batch = std::mem::take(waiting);
         loop {
-            batch.clear();
             let taken = maps.drain(BATCH, |record, detail| batch.push((record, detail)));
             for (record, detail) in &batch {
                 let labels = labels.get(record.label_set, || decode(maps, record.label_set));
                 Call { target, record, detail: *detail, labels, clock }.hand_over(aggregate, tracer);
                 bytes += HEADER_BYTES + size_of::<Record>() + detail.map_or(0, |_| size_of::<Detail>());
             }
-            records += taken;
+            records += batch.len();
+            batch.clear();
             // A ring that is filled as fast as it is emptied must not keep the others waiting.
             if taken < BATCH || records >= 16 * BATCH {
                 break;
@@ -141,6 +149,13 @@ impl Attached {
             let labels = labels.get(number, || decode(maps, number));
             aggregate.total(number, labels, maps.total(number), maps.extras(number));
         }
+        // Calls that were counted after the last record was taken out, and before the totals were read.
+        maps.drain(BATCH, |record, detail| batch.push((record, detail)));
+        let timed = batch.iter().filter(|(record, _)| record.flags & NOT_TIMED == 0);
+        aggregate.waiting(
+            timed.map(|(record, _)| labels.get(record.label_set, || decode(maps, record.label_set)).side),
+        );
+        *waiting = batch;
         let time_ns = clock.now_ns();
         self.losses.look(
             |counter| maps.counter(counter),
@@ -153,7 +168,7 @@ impl Attached {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
-        let snapshot = aggregate.snapshot(&|counter| maps.counter(counter));
+        let snapshot = aggregate.snapshot(&|counter, side| maps.counter_of(counter, side));
         (Snapshot { has_bytes: self.has_bytes, ..snapshot }, bytes as u64)
     }
 
@@ -163,8 +178,13 @@ impl Attached {
         let often = (self.max_age / 10).min(AGEING_AT_MOST);
         if self.last_ageing.elapsed() >= often {
             self.last_ageing = Instant::now();
-            self.aggregate.aged(self.maps.forget_older(self.max_age));
+            self.aggregate.aged(self.maps.in_flight().forget_older(self.max_age));
         }
+    }
+
+    /// The calls in flight, and how to read their names.
+    pub(super) fn in_flight(&self) -> (Recipe, Arc<InFlight>) {
+        (self.recipe, Arc::clone(self.maps.in_flight()))
     }
 
     /// The types that were not expected.

@@ -14,8 +14,8 @@ use super::{RunConfig, watch::Face};
 use crate::{
     export::http::{Backend, SiteStatus, Status, TargetStatus},
     metrics::{
-        AgentStats, Family, FamilyBuilder, KitexView, Selection, TargetStats, about, kitex, merge,
-        process::ProcessReader,
+        AgentStats, Family, FamilyBuilder, KitexView, Selection, TargetStats, UnderwayCalls, about, kitex,
+        merge, process::ProcessReader, underway,
     },
     pipeline::{Ladder, Snapshot},
 };
@@ -75,10 +75,14 @@ impl Board {
             .collect();
         let snapshots: Vec<_> =
             snapshots.iter().map(|(target, snapshot)| (target.clone(), snapshot.as_ref())).collect();
-        let stats: Vec<_> = faces.iter().map(|face| face.lock_stats().clone()).collect();
+        let underway_calls: Vec<_> =
+            faces.iter().map(|face| (with_target.then(|| face.pid.to_string()), face.underway())).collect();
+        let stats: Vec<_> =
+            faces.iter().zip(&underway_calls).map(|(face, (_, calls))| stats(face, calls)).collect();
         let mut families = Vec::new();
         if self.metrics.contains(Family::Kitex) {
             families.extend(kitex(&snapshots, &self.view));
+            families.extend(underway(&underway_calls, &self.view.labels));
         }
         families.extend(processes(faces, with_target));
         families.extend(go_runtimes(faces, with_target));
@@ -95,6 +99,14 @@ impl Board {
             scrapes: self.scrapes.load(Ordering::Relaxed),
         }
     }
+}
+
+/// What is to be said of how a target is watched.
+fn stats(face: &Face, underway: &UnderwayCalls) -> TargetStats {
+    let mut stats = face.lock_stats().clone();
+    stats.in_flight = underway.count();
+    stats.never_finished = underway.never_finished;
+    stats
 }
 
 /// The frameworks of a target and its Go release, for people.

@@ -4,6 +4,7 @@ mod attached;
 mod board;
 mod clock;
 mod go;
+mod in_flight;
 mod life;
 mod prepare;
 mod unexpected;

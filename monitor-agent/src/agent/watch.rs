@@ -14,12 +14,13 @@ use super::{
     clock::Clock,
     describe,
     go::GoRuntime,
+    in_flight::CallsInFlight,
     prepare::Prepared,
 };
 use crate::{
     bpf::Programs,
     failure::Failure,
-    metrics::{Family, FrameworkStats, SiteStats, TargetStats, process::ProcessReader},
+    metrics::{Family, FrameworkStats, SiteStats, TargetStats, UnderwayCalls, process::ProcessReader},
     pipeline::{Ladder, Published, Snapshot, Tracer},
     plan::{Found, Plan, cost_name},
     target::Liveness,
@@ -40,12 +41,24 @@ pub(super) struct Face {
     pub(super) process: Mutex<Option<ProcessReader>>,
     /// Its Go runtime, if it is asked for.
     pub(super) go: Mutex<Option<GoRuntime>>,
+    /// Its calls in flight, and those of the last look.
+    in_flight: Mutex<(CallsInFlight, UnderwayCalls)>,
 }
 
 impl Face {
     /// The numbers, to read or to change.
     pub(super) fn lock_stats(&self) -> MutexGuard<'_, TargetStats> {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The calls in flight now.
+    pub(super) fn underway(&self) -> UnderwayCalls {
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let (reader, last) = &mut *in_flight;
+        let mut calls = reader.read();
+        calls.keep_names(last);
+        last.clone_from(&calls);
+        calls
     }
 }
 
@@ -104,6 +117,8 @@ impl Watch {
         let wanted = |family| config.metrics.contains(family);
         let process = wanted(Family::Process).then(|| ProcessReader::open(stats.pid).ok()).flatten();
         let go = wanted(Family::Go).then(|| GoRuntime::open(&place, config.go));
+        let copies = attached.iter().map(Attached::in_flight).collect();
+        let in_flight = CallsInFlight::open(&place.target, &place.name, copies);
         let face = Arc::new(Face {
             pid: stats.pid,
             since: SystemTime::now(),
@@ -111,6 +126,7 @@ impl Watch {
             process: Mutex::new(process),
             stats: Mutex::new(stats),
             go: Mutex::new(go),
+            in_flight: Mutex::new((in_flight, UnderwayCalls::default())),
         });
         Ok(Self { place, attached, leaving: None, clock: Clock::default(), is_up: true, face })
     }
@@ -183,6 +199,7 @@ impl Watch {
         if let Some(go) = &mut *self.face.go.lock().unwrap_or_else(PoisonError::into_inner) {
             go.close();
         }
+        self.face.in_flight.lock().unwrap_or_else(PoisonError::into_inner).0.close();
     }
 
     /// Takes the probes away, and waits until they are. Takes some 200 ms, for all targets together if run side by

@@ -127,6 +127,7 @@ impl Programs {
             .override_global(name::RECIPE, recipe, true)
             .override_global("AYA_LOG_LEVEL", &log_level, true)
             .map_max_entries(name::IN_FLIGHT, sizes.buckets)
+            .map_max_entries(name::OBJECTS, sizes.buckets)
             .map_max_entries(name::SPILL, (limits.in_flight / 4).max(SPILL_MIN))
             .map_max_entries(name::LABEL_IDS, sizes.label_capacity)
             .map_max_entries(name::LABEL_SETS, sizes.label_capacity)

@@ -1,9 +1,8 @@
 //! Reading what the programs wrote.
 
 use std::{
-    collections::HashSet,
     os::fd::{AsFd, BorrowedFd},
-    time::Duration,
+    sync::Arc,
 };
 
 use aya::{
@@ -11,20 +10,17 @@ use aya::{
     maps::{HashMap, Map, MapData, RingBuf},
 };
 use monitor_ebpf::{
-    ALIASES, Bucket, COUNTERS, Counter, DEPTH_BITS, Detail, LabelSet, Record, Spilled, WAYS, extra, name,
+    ALIASES, COUNTERS, COUNTERS_OF_SIDE, Counter, Detail, LabelSet, Record, extra, name, side,
 };
 
 use super::{
-    BpfError,
+    BpfError, InFlight,
     load::Sizes,
     mapped::{Access, MappedWords},
 };
 
 /// Words of a label set.
 const LABEL_SET_WORDS: usize = size_of::<LabelSet>() / 8;
-
-/// Words of a bucket of the in-flight table.
-const BUCKET_WORDS: usize = size_of::<Bucket>() / 8;
 /// Unexpected type words looked at in one go: as many as the map holds.
 const UNEXPECTED_MAX: usize = 64;
 
@@ -36,12 +32,9 @@ pub struct Maps {
     counters: MappedWords,
     label_sets: MappedWords,
     next_label: MappedWords,
-    in_flight: MappedWords,
-    spill: HashMap<MapData, u64, Spilled>,
+    in_flight: Arc<InFlight>,
     aliases: MappedWords,
     unexpected: HashMap<MapData, u64, u64>,
-    /// Places of the in-flight table whose calls were too old at the last look, with their starts.
-    old: HashSet<(usize, u64)>,
     sizes: Sizes,
 }
 
@@ -59,7 +52,6 @@ impl Maps {
         } else {
             None
         };
-        let buckets = sizes.buckets as usize;
         Ok(Self {
             records,
             totals: map_array(ebpf, name::TOTALS, labels * cpus, Access::Read)?,
@@ -67,11 +59,9 @@ impl Maps {
             counters: map_array(ebpf, name::COUNTERS, COUNTERS as usize * cpus, Access::Read)?,
             label_sets: map_array(ebpf, name::LABEL_SETS, labels * LABEL_SET_WORDS, Access::Read)?,
             next_label: map_array(ebpf, name::NEXT_LABEL, 2, Access::Read)?,
-            in_flight: map_array(ebpf, name::IN_FLIGHT, buckets * BUCKET_WORDS, Access::Write)?,
-            spill: take_hash(ebpf, name::SPILL)?,
+            in_flight: Arc::new(InFlight::take(ebpf, sizes)?),
             aliases: map_array(ebpf, name::ALIASES, ALIASES as usize * 2, Access::Write)?,
             unexpected: take_hash(ebpf, name::UNEXPECTED)?,
-            old: HashSet::new(),
             sizes,
         })
     }
@@ -118,40 +108,10 @@ impl Maps {
         sums
     }
 
-    /// Forgets calls that started longer ago than that and were seen so the last time, too: a program that claims a
-    /// place writes the key before the start, so one look may see the start of an earlier call. Gives how many there
-    /// were.
-    ///
-    /// A call that finishes at the very moment may leave its place to another, which is then forgotten in its stead:
-    /// it will be counted as unpaired, and has no duration.
-    pub fn forget_older(&mut self, age: Duration) -> u64 {
-        let Some(oldest_ns) = monotonic().checked_sub(age) else { return 0 };
-        let oldest_ns = u64::try_from(oldest_ns.as_nanos()).unwrap_or(u64::MAX);
-        let mut forgotten = 0;
-        let seen = std::mem::take(&mut self.old);
-        for bucket in 0..self.sizes.buckets as usize {
-            for way in 0..WAYS {
-                let place = bucket * BUCKET_WORDS + way;
-                let key = self.in_flight.get(place);
-                let start_ns = self.in_flight.get(place + WAYS) >> DEPTH_BITS;
-                if key == 0 || start_ns == 0 || start_ns >= oldest_ns {
-                    continue;
-                }
-                if seen.contains(&(place, start_ns)) {
-                    forgotten += u64::from(self.in_flight.replace(place, key, 0));
-                } else {
-                    self.old.insert((place, start_ns));
-                }
-            }
-        }
-        let old: Vec<u64> = self
-            .spill
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, call)| call.start_ns < oldest_ns)
-            .map(|(key, _)| key)
-            .collect();
-        forgotten + old.into_iter().filter(|key| self.spill.remove(key).is_ok()).count() as u64
+    /// The calls in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> &Arc<InFlight> {
+        &self.in_flight
     }
 
     /// Type words that no shape expects, and how often each was met.
@@ -170,11 +130,17 @@ impl Maps {
         })
     }
 
-    /// A counter of the programs, summed over all CPUs.
+    /// A counter of the programs, summed over all CPUs and both sides.
     #[must_use]
     pub fn counter(&self, counter: Counter) -> u64 {
-        let cpus = 0..self.sizes.cpus as usize;
-        cpus.map(|cpu| self.counters.get(cpu * COUNTERS as usize + counter as usize)).sum()
+        self.counter_of(counter, side::CLIENT) + self.counter_of(counter, side::SERVER)
+    }
+
+    /// A counter of the programs for the calls of one [`side`], summed over all CPUs.
+    #[must_use]
+    pub fn counter_of(&self, counter: Counter, side: u8) -> u64 {
+        let slot = counter as usize + usize::from(side & 1) * COUNTERS_OF_SIDE as usize;
+        (0..self.sizes.cpus as usize).map(|cpu| self.counters.get(cpu * COUNTERS as usize + slot)).sum()
     }
 
     /// The numbers of all label sets seen so far.
@@ -200,15 +166,7 @@ impl Maps {
     }
 }
 
-/// The clock of the programs (`CLOCK_MONOTONIC`).
-pub(crate) fn monotonic() -> Duration {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes to the timespec only, and can't fail for this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default())
-}
-
-fn map_array(
+pub(super) fn map_array(
     ebpf: &mut Ebpf,
     name: &'static str,
     words: usize,
@@ -221,7 +179,10 @@ fn map_array(
     MappedWords::new(fd, words, access).map_err(|error| BpfError::from_io("map an array into memory", error))
 }
 
-fn take_hash<V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<HashMap<MapData, u64, V>, BpfError> {
+pub(super) fn take_hash<V: aya::Pod>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<HashMap<MapData, u64, V>, BpfError> {
     let map = ebpf.take_map(name).ok_or_else(|| BpfError::missing("give its maps", name))?;
     HashMap::try_from(map).map_err(|error| BpfError::from_map("open a hash map", error))
 }

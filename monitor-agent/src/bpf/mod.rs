@@ -5,11 +5,12 @@
 //! so a target can exhaust nothing but its own limits, and calls of two targets can't mix.
 
 mod error;
+mod in_flight;
 mod load;
 mod mapped;
 mod maps;
 
 pub use error::BpfError;
+pub use in_flight::{InFlight, Underway, monotonic};
 pub use load::{Limits, Programs};
 pub use maps::Maps;
-pub(crate) use maps::monotonic;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use prometheus::proto::MetricFamily;
 
 use super::family::{FamilyBuilder, float};
-use crate::pipeline::CounterValues;
+use crate::pipeline::{CounterValues, Outcomes, Side};
 
 /// The agent itself.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,10 @@ pub struct TargetStats {
     pub unexpected: Vec<UnexpectedType>,
     /// The programs' counters.
     pub counters: CounterValues,
+    /// Calls in flight.
+    pub in_flight: u64,
+    /// Calls that were in flight when the target ended.
+    pub never_finished: u64,
     /// Label sets that may be kept.
     pub label_sets_limit: u64,
     /// Bytes in the ring when it was last looked at, before they were taken out.
@@ -100,6 +104,7 @@ pub fn about(agent: &AgentStats, targets: &[TargetStats]) -> Vec<MetricFamily> {
     about_targets(targets, &mut families);
     let watched: Vec<_> = targets.iter().filter(|target| target.has_calls()).cloned().collect();
     about_calls(&watched, &mut families);
+    about_sides(&watched, &mut families);
     about_types(&watched, &mut families);
     families
 }
@@ -226,7 +231,10 @@ const PER_TARGET: &[PerTarget] = &[
             vec![
                 ("ring_full", float(target.counters.ring_full + target.counters.ring_full_unpaired)),
                 ("finish_unknown_type", float(target.counters.finishes_unknown_type)),
-                ("label_table_failed", float(target.counters.finishes_lost)),
+                (
+                    "label_table_failed",
+                    float(target.counters.finishes_lost + target.counters.finishes_lost_unpaired),
+                ),
                 ("size_unreadable", float(target.counters.sizes_unread)),
                 ("message", float(target.counters.messages_lost)),
             ]
@@ -243,6 +251,8 @@ const PER_TARGET: &[PerTarget] = &[
                 ("nested_too_deep", float(target.counters.refused_nested)),
                 ("abandoned", float(target.counters.abandoned)),
                 ("aged", float(target.counters.aged)),
+                ("label_table_failed", float(target.counters.finishes_lost)),
+                ("target_ended", float(target.never_finished)),
                 ("unknown_type", float(target.counters.starts_unknown_type)),
             ]
         },
@@ -259,7 +269,7 @@ const PER_TARGET: &[PerTarget] = &[
         name: "monitor_calls_in_flight",
         help: "Calls that have started and not finished, of those whose start was seen and kept.",
         label: "",
-        values: |target| vec![("", float(target.counters.in_flight()))],
+        values: |target| vec![("", float(target.in_flight))],
     },
     PerTarget {
         gauge: true,
@@ -330,6 +340,36 @@ fn about_calls(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
         }
         builder.finish(families);
     }
+}
+
+/// What became of the calls of each side.
+fn about_sides(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
+    let mut calls = FamilyBuilder::counter(
+        "monitor_calls_total",
+        "Finished calls by what became of them: `finished` are all; timed, unpaired, lost and those pending add up to \
+         it.",
+    );
+    let mut pending = FamilyBuilder::gauge(
+        "monitor_calls_pending",
+        "Finished calls that were counted, and whose durations were still on their way.",
+    );
+    for target in targets {
+        let pid = target.pid.to_string();
+        for (side, outcomes) in
+            [(Side::Client, target.counters.client), (Side::Server, target.counters.server)]
+        {
+            let Outcomes { finished, timed, unpaired, lost, pending: on_their_way } = outcomes;
+            let target = ("target", pid.as_str());
+            for (outcome, count) in
+                [("finished", finished), ("timed", timed), ("unpaired", unpaired), ("lost", lost)]
+            {
+                calls.push(&[target, ("side", side.name()), ("outcome", outcome)], float(count));
+            }
+            pending.push(&[target, ("side", side.name())], float(on_their_way));
+        }
+    }
+    calls.finish(families);
+    pending.finish(families);
 }
 
 fn about_types(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {

@@ -9,9 +9,11 @@ mod go;
 mod kitex;
 pub mod process;
 mod selection;
+mod underway;
 
 pub use about::{AgentStats, FrameworkStats, SiteStats, TargetStats, UnexpectedType, about};
 pub use family::{FamilyBuilder, merge};
 pub use go::go;
 pub use kitex::{KitexView, Label, LabelSelection, LabelsError, kitex};
 pub use selection::{Family, Selection, SelectionError};
+pub use underway::{UnderwayCalls, underway};

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use monitor_ebpf::Counter;
+use monitor_ebpf::{Counter, side};
 
-use super::{Extras, FinishedCall, Histogram, Labels, Ladder, Series, Snapshot, Tracer};
+use super::{Extras, FinishedCall, Histogram, Labels, Ladder, Series, Side, Snapshot, Tracer};
 
 /// Values of the programs' counters, and what the agent itself counts about records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,8 +29,10 @@ pub struct CounterValues {
     pub ring_full_unpaired: u64,
     /// Finished calls counted under `other`.
     pub label_sets_refused: u64,
-    /// Finished calls in no total.
+    /// Finished calls in no total, whose start was seen.
     pub finishes_lost: u64,
+    /// Finished calls in no total, whose start was not seen.
+    pub finishes_lost_unpaired: u64,
     /// Labels whose bytes were not in memory.
     pub label_faults: u64,
     /// Labels that could not be read.
@@ -51,18 +53,40 @@ pub struct CounterValues {
     pub label_sets: u64,
     /// Finished calls in all totals.
     pub finished: u64,
+    /// What became of the finished calls of clients.
+    pub client: Outcomes,
+    /// The same of servers.
+    pub server: Outcomes,
+}
+
+/// What became of the finished calls of one side. Each number is measured on its own: as soon as no call is on its way,
+/// [`finished`](Self::finished) is the sum of the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// All, in the kernel's totals.
+    pub finished: u64,
+    /// Their durations are in a histogram.
+    pub timed: u64,
+    /// Their starts were not seen.
+    pub unpaired: u64,
+    /// Their durations found no room in the ring.
+    pub lost: u64,
+    /// Their records have arrived since the totals were read, or just before.
+    pub pending: u64,
+}
+
+impl Outcomes {
+    fn add(&mut self, other: &Self) {
+        let Self { finished, timed, unpaired, lost, pending } = other;
+        self.finished += finished;
+        self.timed += timed;
+        self.unpaired += unpaired;
+        self.lost += lost;
+        self.pending += pending;
+    }
 }
 
 impl CounterValues {
-    /// Calls that have started and not finished, as far as their starts were seen and kept.
-    #[must_use]
-    pub fn in_flight(&self) -> u64 {
-        let gone = self.finished.saturating_add(self.finishes_lost).saturating_sub(self.unpaired);
-        let given_up = self.refused_full + self.refused_nested + self.abandoned + self.aged;
-        let kept = self.starts.saturating_sub(given_up);
-        kept.saturating_sub(gone)
-    }
-
     /// Adds the values of another set of programs in the same target.
     pub fn add(&mut self, other: &Self) {
         let Self {
@@ -77,6 +101,7 @@ impl CounterValues {
             ring_full_unpaired,
             label_sets_refused,
             finishes_lost,
+            finishes_lost_unpaired,
             label_faults,
             labels_unreadable,
             unexpected_not_kept,
@@ -87,7 +112,11 @@ impl CounterValues {
             records_unpaired,
             label_sets,
             finished,
+            client,
+            server,
         } = self;
+        client.add(&other.client);
+        server.add(&other.server);
         for (sum, more) in [
             (starts, other.starts),
             (starts_unknown_type, other.starts_unknown_type),
@@ -100,6 +129,7 @@ impl CounterValues {
             (ring_full_unpaired, other.ring_full_unpaired),
             (label_sets_refused, other.label_sets_refused),
             (finishes_lost, other.finishes_lost),
+            (finishes_lost_unpaired, other.finishes_lost_unpaired),
             (label_faults, other.label_faults),
             (labels_unreadable, other.labels_unreadable),
             (unexpected_not_kept, other.unexpected_not_kept),
@@ -124,6 +154,8 @@ pub struct Aggregate {
     series: Vec<Option<Arc<Series>>>,
     records_timed: u64,
     records_unpaired: u64,
+    /// Records that belong to the next snapshot: those of clients, and of servers.
+    waiting: [u64; 2],
     aged: u64,
 }
 
@@ -131,7 +163,16 @@ impl Aggregate {
     /// Nothing yet.
     #[must_use]
     pub fn new(ladder: Arc<Ladder>) -> Self {
-        Self { ladder, series: Vec::new(), records_timed: 0, records_unpaired: 0, aged: 0 }
+        Self { ladder, series: Vec::new(), records_timed: 0, records_unpaired: 0, waiting: [0; 2], aged: 0 }
+    }
+
+    /// Takes note of the calls whose records came after the last one that is counted, by their sides: they are counted
+    /// next time.
+    pub fn waiting(&mut self, sides: impl Iterator<Item = Side>) {
+        self.waiting = [0; 2];
+        for side in sides {
+            self.waiting[usize::from(side == Side::Server)] += 1;
+        }
     }
 
     /// Takes over a label set's exact total and extras.
@@ -167,9 +208,26 @@ impl Aggregate {
         }))
     }
 
-    /// What a scrape may read. `counter` gives the value of a counter of the programs.
+    /// What became of one side's calls.
+    fn outcomes(&self, side: Side, counter: &dyn Fn(Counter) -> u64) -> Outcomes {
+        let of_side = || self.series.iter().flatten().filter(|series| series.labels.side == side);
+        Outcomes {
+            finished: of_side().map(|series| series.total).sum(),
+            timed: of_side().map(|series| series.histogram.count()).sum(),
+            unpaired: counter(Counter::Unpaired),
+            lost: counter(Counter::RingFull),
+            pending: self.waiting[usize::from(side == Side::Server)],
+        }
+    }
+
+    /// What a scrape may read. `counter` gives the value of a counter of the programs for a [`side`].
     #[must_use]
-    pub fn snapshot(&self, counter: &dyn Fn(Counter) -> u64) -> Snapshot {
+    pub fn snapshot(&self, counter: &dyn Fn(Counter, u8) -> u64) -> Snapshot {
+        let of_client = |which| counter(which, side::CLIENT);
+        let of_server = |which| counter(which, side::SERVER);
+        let (client, server) =
+            (self.outcomes(Side::Client, &of_client), self.outcomes(Side::Server, &of_server));
+        let counter = |which| of_client(which) + of_server(which);
         let has_any = |series: &&Arc<Series>| series.total > 0 || series.extras != Extras::default();
         let series: Vec<_> = self.series.iter().flatten().filter(has_any).cloned().collect();
         let counters = CounterValues {
@@ -184,6 +242,7 @@ impl Aggregate {
             ring_full_unpaired: counter(Counter::RingFullUnpaired),
             label_sets_refused: counter(Counter::LabelSetRefused),
             finishes_lost: counter(Counter::FinishLost),
+            finishes_lost_unpaired: counter(Counter::FinishLostUnpaired),
             label_faults: counter(Counter::LabelFault),
             labels_unreadable: counter(Counter::LabelUnreadable),
             unexpected_not_kept: counter(Counter::UnexpectedNotKept),
@@ -194,6 +253,8 @@ impl Aggregate {
             records_unpaired: self.records_unpaired,
             label_sets: series.len() as u64,
             finished: series.iter().map(|series| series.total).sum(),
+            client,
+            server,
         };
         Snapshot { series, has_bytes: false, counters }
     }
@@ -246,7 +307,7 @@ mod tests {
             finish(&mut aggregate, 0, Some(duration_ns));
         }
         total(&mut aggregate, 0, 3);
-        let snapshot = aggregate.snapshot(&|_| 0);
+        let snapshot = aggregate.snapshot(&|_, _| 0);
         let histogram = &snapshot.series[0].histogram;
         assert_eq!(histogram.counts(&buckets), [1, 1, 1]);
         assert_eq!((histogram.sum_us, histogram.sum_ns), (6, 7_998));
@@ -258,7 +319,7 @@ mod tests {
         let mut aggregate = Aggregate::new(Arc::default());
         finish(&mut aggregate, 1, None);
         total(&mut aggregate, 1, 1);
-        let snapshot = aggregate.snapshot(&|_| 0);
+        let snapshot = aggregate.snapshot(&|_, _| 0);
         assert_eq!(snapshot.series[0].total, 1);
         assert_eq!(snapshot.series[0].histogram.count(), 0);
         assert_eq!(snapshot.counters.records_unpaired, 1);
@@ -268,10 +329,10 @@ mod tests {
     fn a_snapshot_does_not_change_afterwards() {
         let mut aggregate = Aggregate::new(Arc::default());
         total(&mut aggregate, 0, 1);
-        let before = aggregate.snapshot(&|_| 0);
+        let before = aggregate.snapshot(&|_, _| 0);
         total(&mut aggregate, 0, 2);
         assert_eq!(before.series[0].total, 1);
-        assert_eq!(aggregate.snapshot(&|_| 0).series[0].total, 2);
+        assert_eq!(aggregate.snapshot(&|_, _| 0).series[0].total, 2);
     }
 
     proptest! {
@@ -282,7 +343,7 @@ mod tests {
                 finish(&mut aggregate, 3, Some(*duration));
             }
             total(&mut aggregate, 3, 1);
-            let snapshot = aggregate.snapshot(&|_| 0);
+            let snapshot = aggregate.snapshot(&|_, _| 0);
             prop_assert_eq!(snapshot.series[0].histogram.count(), durations.len() as u64);
             prop_assert_eq!(snapshot.series[0].histogram.sum_us, durations.iter().map(|ns| ns / 1_000).sum::<u64>());
         }

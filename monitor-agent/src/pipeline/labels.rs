@@ -221,7 +221,8 @@ fn looked_up(text: &[u8], executable: &dyn Executable) -> Option<String> {
 }
 
 /// A name's bytes as a label value: never empty, always UTF-8, marked when it was cut.
-fn shown(bytes: &[u8], cut: bool) -> String {
+#[must_use]
+pub fn shown(bytes: &[u8], cut: bool) -> String {
     if bytes.is_empty() {
         return UNKNOWN.to_owned();
     }

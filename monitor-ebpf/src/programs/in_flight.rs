@@ -7,11 +7,11 @@
 //! No other program touches a call's entries: an object has one call at a time, and a goroutine runs on one thread
 //! at a time. The claim of a free way is contended; and the agent takes out what is too old to be still under way.
 
-use monitor_ebpf::{Bucket, Counter, DEPTH_BITS, MAX_NESTING, Spilled, WAYS};
+use monitor_ebpf::{Bucket, Counter, DEPTH_BITS, MAX_NESTING, Spilled, WAYS, key, side};
 
 use super::{
     asm::compare_exchange,
-    maps::{IN_FLIGHT, SPILL, count, recipe},
+    maps::{IN_FLIGHT, OBJECTS, SPILL, count_of, recipe},
     shape::Key,
 };
 
@@ -28,30 +28,44 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 const DEPTH: u64 = (1 << DEPTH_BITS) - 1;
 
 impl Key {
-    /// The key as a number that is not 0. Go objects lie at multiples of eight, so three bits are free: 0 for
-    /// calls keyed by their object, 1 for the outermost call of a goroutine, more for those nested in it.
+    /// The key as a number that is not 0: see [`key`].
     #[inline(always)]
     fn number(self) -> u64 {
         match self {
-            Self::Object(address) => address,
-            Self::Goroutine(address) => address | 1,
+            Self::Object(address, side::SERVER) => address,
+            Self::Object(address, _) => address | key::CLIENT,
+            Self::Goroutine(address) => address | key::GOROUTINE,
         }
+    }
+
+    /// Goroutines make calls; they don't handle them under this key.
+    #[inline(always)]
+    fn side(self) -> u8 {
+        match self {
+            Self::Object(_, side) => side,
+            Self::Goroutine(_) => side::CLIENT,
+        }
+    }
+
+    /// Number of the key's bucket.
+    #[inline(always)]
+    fn index(self) -> u32 {
+        (self.number().wrapping_mul(SPREAD) >> recipe!(bucket_shift)) as u32
     }
 
     #[inline(always)]
     fn bucket(self) -> Option<*mut Bucket> {
-        IN_FLIGHT.get_ptr_mut((self.number().wrapping_mul(SPREAD) >> recipe!(bucket_shift)) as u32)
+        IN_FLIGHT.get_ptr_mut(self.index())
     }
 }
 
-/// Remembers the start of a call.
+/// Remembers the start of a call of an object.
 #[inline(always)]
-pub(crate) fn insert(key: Key, start_ns: u64) {
-    let Some(bucket) = key.bucket() else { return count(Counter::RefusedFull) };
-    let number = key.number();
-    if let Some(start) = find(bucket, number) {
+pub(crate) fn insert(key: Key, object: u64, start_ns: u64) {
+    let Some(bucket) = key.bucket() else { return count_of(Counter::RefusedFull, key.side()) };
+    if let Some(start) = find(bucket, key.number()) {
         insert_again(key, start, start_ns);
-    } else if !claim(bucket, number, start_ns) {
+    } else if !claim(bucket, key, object, start_ns) {
         spill(key, start_ns);
     }
 }
@@ -82,7 +96,7 @@ pub(crate) fn remove(key: Key) -> Option<u64> {
         return still_there.then_some(word >> DEPTH_BITS);
     }
     match key {
-        Key::Object(_) => seen(take(number)),
+        Key::Object(..) => seen(take(number)),
         Key::Goroutine(_) => seen(remove_spilled(number)),
     }
 }
@@ -106,9 +120,9 @@ pub(crate) fn insert_unknown(goroutine: u64) -> u32 {
     } else {
         return 0;
     };
-    if depth <= u64::from(MAX_NESTING) {
-        // What a call left there that was nested in one given up since.
-        let _ = SPILL.remove(number + depth);
+    // What a call left there that was nested in one given up since.
+    if depth <= u64::from(MAX_NESTING) && SPILL.remove(number + depth).is_ok() {
+        count_of(Counter::Abandoned, key.side());
     }
     0
 }
@@ -117,7 +131,10 @@ pub(crate) fn insert_unknown(goroutine: u64) -> u32 {
 /// longer be told from it. Gives nothing of use.
 #[inline(never)]
 pub(crate) fn remove_unknown(goroutine: u64) -> u32 {
-    let _ = remove(Key::Goroutine(goroutine));
+    let key = Key::Goroutine(goroutine);
+    if remove(key).is_some() {
+        count_of(Counter::Abandoned, key.side());
+    }
     0
 }
 
@@ -158,13 +175,16 @@ fn find(bucket: *mut Bucket, number: u64) -> Option<*mut u64> {
 
 /// Takes a free way of the bucket, if there is one.
 #[inline(always)]
-fn claim(bucket: *mut Bucket, number: u64, start_ns: u64) -> bool {
+fn claim(bucket: *mut Bucket, key: Key, object: u64, start_ns: u64) -> bool {
     for way in 0..WAYS {
         // SAFETY: a way of a bucket in the table.
         unsafe {
             let place = &raw mut (*bucket).keys[way];
-            if place.read_volatile() == 0 && compare_exchange(place, 0, number) == 0 {
+            if place.read_volatile() == 0 && compare_exchange(place, 0, key.number()) == 0 {
                 (&raw mut (*bucket).starts[way]).write_volatile(start_ns << DEPTH_BITS);
+                if let Key::Goroutine(_) = key {
+                    note_object(key.index(), way, object);
+                }
                 return true;
             }
         }
@@ -172,20 +192,29 @@ fn claim(bucket: *mut Bucket, number: u64, start_ns: u64) -> bool {
     false
 }
 
+/// Lets the agent find the object of a call whose key it is not. Those in the spill map have no room for it.
+#[inline(always)]
+fn note_object(bucket: u32, way: usize, object: u64) {
+    if let Some(objects) = OBJECTS.get_ptr_mut(bucket) {
+        // SAFETY: an array of as many objects as a bucket has ways.
+        unsafe { (&raw mut (*objects)[way]).write_volatile(object) }
+    }
+}
+
 /// A call starts whose key is in its bucket already.
 #[inline(always)]
 fn insert_again(key: Key, start: *mut u64, start_ns: u64) {
     match key {
         // One object has one call at a time: the one before has been given up.
-        Key::Object(_) => {
-            count(Counter::Abandoned);
+        Key::Object(_, side) => {
+            count_of(Counter::Abandoned, side);
             // SAFETY: a start in a bucket of the table.
             unsafe { start.write_volatile(start_ns << DEPTH_BITS) }
         }
         Key::Goroutine(_) => {
             // SAFETY: as above.
             let depth = unsafe { nest(start) };
-            insert_nested(key.number(), depth, start_ns);
+            insert_nested(key, depth, start_ns);
         }
     }
 }
@@ -197,22 +226,24 @@ fn spill(key: Key, start_ns: u64) {
     let call = Spilled { start_ns, nested: 0 };
     let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
     if error != EXISTS {
-        return count(Counter::RefusedFull);
+        return count_of(Counter::RefusedFull, key.side());
     }
     match key {
         Key::Goroutine(_) => {
-            let Some(outer) = SPILL.get_ptr_mut(number) else { return count(Counter::RefusedFull) };
+            let Some(outer) = SPILL.get_ptr_mut(number) else {
+                return count_of(Counter::RefusedFull, key.side());
+            };
             // SAFETY: the entry is this goroutine's own.
             let depth = unsafe {
                 (*outer).nested += 1;
                 (*outer).nested
             };
-            insert_nested(number, depth, start_ns);
+            insert_nested(key, depth, start_ns);
         }
-        Key::Object(_) => {
-            count(Counter::Abandoned);
+        Key::Object(_, side) => {
+            count_of(Counter::Abandoned, side);
             if SPILL.insert(number, call, ANY).is_err() {
-                count(Counter::RefusedFull);
+                count_of(Counter::RefusedFull, side);
             }
         }
     }
@@ -221,12 +252,19 @@ fn spill(key: Key, start_ns: u64) {
 /// A call starts inside others of its goroutine, so many of them. A start that is not kept is not missed by the
 /// others: they are counted all the same.
 #[inline(always)]
-fn insert_nested(outermost: u64, depth: u64, start_ns: u64) {
+fn insert_nested(outermost: Key, depth: u64, start_ns: u64) {
     if depth > u64::from(MAX_NESTING) {
-        return count(Counter::RefusedNested);
+        return count_of(Counter::RefusedNested, outermost.side());
     }
-    if SPILL.insert(outermost + depth, Spilled { start_ns, nested: 0 }, ANY).is_err() {
-        count(Counter::RefusedFull);
+    let (number, call) = (outermost.number() + depth, Spilled { start_ns, nested: 0 });
+    let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
+    if error != EXISTS {
+        return count_of(Counter::RefusedFull, outermost.side());
+    }
+    // What a call left there that was nested in one given up since.
+    count_of(Counter::Abandoned, outermost.side());
+    if SPILL.insert(number, call, ANY).is_err() {
+        count_of(Counter::RefusedFull, outermost.side());
     }
 }
 

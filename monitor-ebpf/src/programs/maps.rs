@@ -8,7 +8,10 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, RingBuf},
 };
-use monitor_ebpf::{ALIASES as TYPE_ALIASES, Bucket, COUNTERS as ROW, Counter, LabelSet, Recipe, Spilled};
+use monitor_ebpf::{
+    ALIASES as TYPE_ALIASES, Bucket, COUNTERS as ROW, COUNTERS_OF_SIDE, Counter, LabelSet, Recipe, Spilled,
+    WAYS,
+};
 
 use super::asm::increment;
 
@@ -23,6 +26,9 @@ pub(crate) static RECIPE: Recipe = Recipe::EMPTY;
 
 #[map]
 pub(crate) static IN_FLIGHT: Array<Bucket> = Array::with_max_entries(16_384, MMAPABLE);
+
+#[map]
+pub(crate) static OBJECTS: Array<[u64; WAYS]> = Array::with_max_entries(16_384, MMAPABLE);
 
 #[map]
 pub(crate) static SPILL: HashMap<u64, Spilled> = HashMap::with_max_entries(16_384, NO_PREALLOC);
@@ -92,10 +98,11 @@ pub(crate) fn cpu() -> u32 {
     unsafe { bpf_get_smp_processor_id() }
 }
 
-/// Counts an event that happens at every call.
+/// Counts an event that happens at every call of one [`side`](monitor_ebpf::side).
 #[inline(always)]
-pub(crate) fn count_hot(counter: Counter) {
-    if let Some(slot) = COUNTERS.get_ptr_mut(cpu() * ROW + counter as u32) {
+pub(crate) fn count_hot(counter: Counter, side: u8) {
+    let slot = counter as u32 + u32::from(side & 1) * COUNTERS_OF_SIDE;
+    if let Some(slot) = COUNTERS.get_ptr_mut(cpu() * ROW + slot) {
         // SAFETY: the map's values are `u64`.
         unsafe { increment(slot) }
     }
@@ -104,5 +111,11 @@ pub(crate) fn count_hot(counter: Counter) {
 /// Counts an event that is rare. Not inlined, which keeps the programs small.
 #[inline(never)]
 pub(crate) fn count(counter: Counter) {
-    count_hot(counter);
+    count_hot(counter, 0);
+}
+
+/// Counts an event of one side that is rare.
+#[inline(never)]
+pub(crate) fn count_of(counter: Counter, side: u8) {
+    count_hot(counter, side);
 }

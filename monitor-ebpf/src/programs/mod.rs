@@ -15,7 +15,7 @@ mod types;
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::ProbeContext};
 use aya_log_ebpf::debug;
 use labels::Facts;
-use maps::{count, count_hot, recipe};
+use maps::{count, count_hot, count_of, recipe};
 use monitor_ebpf::{Counter, Detail, NO_SCRATCH, Record, event, extra, record_flag, size, window_use};
 use registers::Hit;
 use scratch::Scratch;
@@ -39,11 +39,11 @@ pub(crate) fn start(ctx: &ProbeContext) {
         return;
     };
     shape.copy_windows(hit.object, &mut scratch, window_use::KEY);
-    count_hot(Counter::Starts);
+    count_hot(Counter::Starts, shape.side());
     let key = shape.key(hit.object, hit.goroutine, &scratch);
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    in_flight::insert(key, now);
+    in_flight::insert(key, hit.object, now);
     if recipe!(events) & event::STARTS != 0 {
         send_start(shape, &hit, &mut scratch, now);
     }
@@ -91,7 +91,8 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         panicked: shape.has_panicked(&scratch),
     };
     let Some(label_set) = labels::number(shape, &facts, &scratch) else {
-        count(Counter::FinishLost);
+        let counter = if started.is_some() { Counter::FinishLost } else { Counter::FinishLostUnpaired };
+        count_of(counter, shape.side());
         return;
     };
     totals::add(label_set);
@@ -100,13 +101,13 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     if let Some(start_ns) = started {
         let duration_ns = now.saturating_sub(start_ns);
         if !totals::send(Record { label_set, flags: 0, start_ns, duration_ns }, detail) {
-            count(Counter::RingFull);
+            count_of(Counter::RingFull, shape.side());
         }
     } else {
-        count(Counter::Unpaired);
+        count_of(Counter::Unpaired, shape.side());
         let record = Record { label_set, flags: record_flag::UNPAIRED, start_ns: now, duration_ns: 0 };
         if !totals::send(record, detail) {
-            count(Counter::RingFullUnpaired);
+            count_of(Counter::RingFullUnpaired, shape.side());
         }
     }
 }

@@ -19,8 +19,8 @@ pub(crate) struct ShapeRef(*const Shape);
 /// What tells a call in flight from others.
 #[derive(Clone, Copy)]
 pub(crate) enum Key {
-    /// The object's address.
-    Object(u64),
+    /// The object's address and the call's side.
+    Object(u64, u8),
     /// The goroutine's address.
     Goroutine(u64),
 }
@@ -130,7 +130,7 @@ impl ShapeRef {
     #[inline(always)]
     pub(crate) fn key(self, object: u64, goroutine: u64, scratch: &Scratch) -> Key {
         if field!(self.0, key) == KeyKind::Object as u8 || self.is_streaming(scratch) {
-            return Key::Object(object);
+            return Key::Object(object, self.side());
         }
         Key::Goroutine(goroutine)
     }

@@ -1,0 +1,234 @@
+//! The calls in flight of a target, for the server to show: how many, since when, and where to.
+
+use std::{fmt, sync::Arc};
+
+use monitor_ebpf::{LABELS, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, SCRATCH_BYTES, Shape, TEXT_BYTES, label};
+use tracing::warn;
+
+use crate::{
+    bpf::{InFlight, Underway, monotonic},
+    goruntime::{Memory, ProcessMemory},
+    metrics::UnderwayCalls,
+    pipeline::{Side, shown},
+    target::Target,
+};
+
+/// Calls whose names are looked up at one scrape; those of others are unknown. Each takes some ten microseconds.
+const NAMED: usize = 4_096;
+/// No name of a service or method is this long: such a length is not one.
+const LENGTH_MAX: u64 = 1 << 20;
+
+/// The names of a call, by [`label`].
+type Names = [String; LABELS];
+
+/// See the [module](self).
+pub(super) struct CallsInFlight {
+    /// Each copy of a framework: what its programs go by, and its calls.
+    copies: Vec<(Recipe, Arc<InFlight>)>,
+    /// Where names are read; `None` where that is not permitted, and after the target's end.
+    memory: Option<ProcessMemory>,
+    has_ended: bool,
+}
+
+impl fmt::Debug for CallsInFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallsInFlight").field("has_ended", &self.has_ended).finish_non_exhaustive()
+    }
+}
+
+impl CallsInFlight {
+    pub(super) fn open(target: &Target, name: &str, copies: Vec<(Recipe, Arc<InFlight>)>) -> Self {
+        let memory = target.memory().map(ProcessMemory);
+        let memory = memory.inspect_err(|error| {
+            warn!("{name}: calls in flight are shown without their names: {error}");
+        });
+        Self { copies, memory: memory.ok(), has_ended: false }
+    }
+
+    /// The target has ended: what is still in flight will never finish.
+    pub(super) fn close(&mut self) {
+        self.memory = None;
+        self.has_ended = true;
+    }
+
+    /// All calls in flight now, by their names.
+    pub(super) fn read(&self) -> UnderwayCalls {
+        let mut calls = UnderwayCalls::default();
+        let now_ns = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
+        let mut names_left = NAMED;
+        for (recipe, in_flight) in &self.copies {
+            let found = in_flight.calls();
+            if self.has_ended {
+                calls.never_finished += found.len() as u64;
+                continue;
+            }
+            for call in found {
+                let names = self.names(recipe, &call, &mut names_left);
+                // What was read belongs to the call only if it is still the same.
+                if names.is_some() && !in_flight.is_underway(&call) {
+                    continue;
+                }
+                let side = if call.side == monitor_ebpf::side::SERVER { Side::Server } else { Side::Client };
+                let age_ns = now_ns.saturating_sub(call.start_ns);
+                calls.add(side, names.unwrap_or_else(unknown), age_ns);
+            }
+        }
+        calls
+    }
+
+    fn names(&self, recipe: &Recipe, call: &Underway, left: &mut usize) -> Option<Names> {
+        let memory = self.memory.as_ref()?;
+        *left = left.checked_sub(1)?;
+        names(recipe, call, memory)
+    }
+}
+
+fn unknown() -> Names {
+    [label::CALLER, label::CALLEE, label::METHOD].map(|_| shown(&[], false))
+}
+
+/// The names of a call as its object has them now. What can't be read, or is not there yet, is unknown.
+fn names(recipe: &Recipe, call: &Underway, memory: &dyn Memory) -> Option<Names> {
+    let (shape, scratch) = shape(recipe, call, memory)?;
+    Some(shape.labels.map(|at| name(at, &scratch, memory).unwrap_or_else(|| shown(&[], false))))
+}
+
+/// The shape of a call's object, with what it says to copy. The start program has seen the object's type, but kept only
+/// the side: of two shapes of one side, that with a second type word inside the object is told by it.
+fn shape<'a>(recipe: &'a Recipe, call: &Underway, memory: &dyn Memory) -> Option<(&'a Shape, Scratch)> {
+    let of_side = || {
+        let shapes = recipe.shapes.iter().take(recipe.shape_count.into());
+        shapes.filter(|shape| shape.side == call.side)
+    };
+    for shape in of_side().filter(|shape| shape.inner_word != 0) {
+        let scratch = Scratch::copy(shape, call.object, memory);
+        if scratch.word(shape.inner_at) == Some(shape.inner_word) {
+            return Some((shape, scratch));
+        }
+    }
+    let mut others = of_side().filter(|shape| shape.inner_word == 0);
+    let shape = others.next()?;
+    others.next().is_none().then(|| (shape, Scratch::copy(shape, call.object, memory)))
+}
+
+/// What the programs would copy of an object. See `monitor_ebpf::Window`.
+struct Scratch([u8; SCRATCH_BYTES]);
+
+impl Scratch {
+    fn copy(shape: &Shape, object: u64, memory: &dyn Memory) -> Self {
+        // Ones are implausible wherever they are looked at.
+        let mut scratch = Self([u8::MAX; SCRATCH_BYTES]);
+        for window in shape.windows.iter().take_while(|window| window.length != 0) {
+            if window.guard_at != NO_GUARD && scratch.word(window.guard_at) != Some(window.guard_word) {
+                continue;
+            }
+            let base = if window.base == OBJECT { Some(object) } else { scratch.word(window.base) };
+            let Some(base) = base else { continue };
+            let start = usize::from(window.at);
+            let Some(place) = scratch.0.get_mut(start..start + usize::from(window.length)) else { continue };
+            if memory.read(base.wrapping_add(window.offset.into()), place).is_err() {
+                place.fill(u8::MAX);
+            }
+        }
+        scratch
+    }
+
+    fn word(&self, at: u8) -> Option<u64> {
+        let at = usize::from(at);
+        let bytes = self.0.get(at..at + 8)?;
+        bytes.try_into().ok().map(u64::from_ne_bytes)
+    }
+}
+
+/// The string whose header is at this place.
+fn name(at: u8, scratch: &Scratch, memory: &dyn Memory) -> Option<String> {
+    if at == NO_SCRATCH {
+        return None;
+    }
+    let (pointer, length) = (scratch.word(at)?, scratch.word(at + 8)?);
+    if length > LENGTH_MAX {
+        return None;
+    }
+    let kept = usize::try_from(length).ok()?.min(TEXT_BYTES);
+    let mut bytes = vec![0; kept];
+    memory.read(pointer, &mut bytes).ok()?;
+    Some(shown(&bytes, length > TEXT_BYTES as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, io};
+
+    use monitor_ebpf::{Window, side};
+
+    use super::*;
+
+    /// Words and texts at addresses.
+    #[derive(Default)]
+    struct Fake(BTreeMap<u64, u8>);
+
+    impl Fake {
+        fn put(&mut self, address: u64, bytes: &[u8]) {
+            self.0.extend(bytes.iter().enumerate().map(|(at, byte)| (address + at as u64, *byte)));
+        }
+    }
+
+    impl Memory for Fake {
+        fn read(&self, address: u64, buf: &mut [u8]) -> io::Result<()> {
+            for (at, byte) in buf.iter_mut().enumerate() {
+                let found = self.0.get(&(address.wrapping_add(at as u64)));
+                *byte = *found.ok_or(io::ErrorKind::InvalidInput)?;
+            }
+            Ok(())
+        }
+    }
+
+    /// An object with a type word, a pointer to what has the names, and the method's name there.
+    fn memory(type_word: u64, text: &[u8]) -> Fake {
+        let mut memory = Fake::default();
+        memory.put(0x1000, &type_word.to_ne_bytes());
+        memory.put(0x1008, &0x2000_u64.to_ne_bytes());
+        memory.put(0x2000, &0x3000_u64.to_ne_bytes());
+        memory.put(0x2008, &(text.len() as u64).to_ne_bytes());
+        memory.put(0x3000, text);
+        memory
+    }
+
+    fn recipe() -> Recipe {
+        let mut shape = Shape { side: side::CLIENT, inner_word: 0x77, ..Shape::UNUSED };
+        shape.labels[label::METHOD] = 16;
+        shape.windows[0] = Window { length: 16, ..Window::UNUSED };
+        shape.windows[1] =
+            Window { base: 8, length: 16, at: 16, guard_at: 0, guard_word: 0x77, ..Window::UNUSED };
+        let mut recipe = Recipe { shape_count: 1, ..Recipe::EMPTY };
+        recipe.shapes[0] = shape;
+        recipe
+    }
+
+    fn method(memory: &Fake, side: u8) -> Option<String> {
+        names(&recipe(), &Underway::of(side, 0x1000), memory).map(|names| names[label::METHOD].clone())
+    }
+
+    #[test]
+    fn names_are_read_where_the_recipe_has_them() {
+        assert_eq!(method(&memory(0x77, b"Echo"), side::CLIENT).as_deref(), Some("Echo"));
+        assert_eq!(method(&memory(0x77, b""), side::CLIENT).as_deref(), Some("unknown"));
+        let long = format!("{}…", "a".repeat(64));
+        assert_eq!(method(&memory(0x77, &[b'a'; 70]), side::CLIENT), Some(long));
+    }
+
+    #[test]
+    fn an_object_of_another_type_has_no_names() {
+        assert_eq!(method(&memory(0x78, b"Echo"), side::CLIENT), None);
+        assert_eq!(method(&memory(0x77, b"Echo"), side::SERVER), None);
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_unknown() {
+        let mut memory = memory(0x77, b"Echo");
+        memory.0.remove(&0x3000);
+        assert_eq!(method(&memory, side::CLIENT).as_deref(), Some("unknown"));
+        memory.put(0x2008, &u64::MAX.to_ne_bytes());
+        assert_eq!(method(&memory, side::CLIENT).as_deref(), Some("unknown"));
+    }
+}

@@ -1,0 +1,168 @@
+//! Calls in flight, as the programs keep them.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData},
+};
+use monitor_ebpf::{Bucket, DEPTH_BITS, Spilled, WAYS, key, name, side};
+
+use super::{
+    BpfError,
+    load::Sizes,
+    mapped::{Access, MappedWords},
+    maps::{map_array, take_hash},
+};
+
+/// Words of a bucket of the table.
+const BUCKET_WORDS: usize = size_of::<Bucket>() / 8;
+
+/// The calls in flight of one copy of a framework. Shared: a scrape looks at them while the pipeline drains.
+pub struct InFlight {
+    table: MappedWords,
+    objects: MappedWords,
+    spill: Mutex<HashMap<MapData, u64, Spilled>>,
+    buckets: usize,
+    /// Places of the table whose calls were too old at the last look, with their starts.
+    old: Mutex<HashSet<(usize, u64)>>,
+}
+
+/// One call in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Underway {
+    /// One of [`side`].
+    pub side: u8,
+    /// When it started, nanoseconds of `CLOCK_MONOTONIC`.
+    pub start_ns: u64,
+    /// Address of its object; 0 where it is not known.
+    pub object: u64,
+    key: u64,
+    /// Its place in the table; `None` in the spill map.
+    place: Option<usize>,
+}
+
+#[cfg(test)]
+impl Underway {
+    /// A call of an object.
+    pub(crate) fn of(side: u8, object: u64) -> Self {
+        Self { side, start_ns: 1, object, key: object, place: None }
+    }
+}
+
+impl InFlight {
+    pub(super) fn take(ebpf: &mut Ebpf, sizes: Sizes) -> Result<Self, BpfError> {
+        let buckets = sizes.buckets as usize;
+        Ok(Self {
+            table: map_array(ebpf, name::IN_FLIGHT, buckets * BUCKET_WORDS, Access::Write)?,
+            objects: map_array(ebpf, name::OBJECTS, buckets * WAYS, Access::Read)?,
+            spill: Mutex::new(take_hash(ebpf, name::SPILL)?),
+            buckets,
+            old: Mutex::default(),
+        })
+    }
+
+    /// All calls in flight: as many as `--max-in-flight` allows. A call that starts or finishes meanwhile is in or not.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Underway> {
+        let places = (0..self.buckets).flat_map(|bucket| (0..WAYS).map(move |way| (bucket, way)));
+        let mut calls: Vec<_> = places.filter_map(|(bucket, way)| self.call_at(bucket, way)).collect();
+        let spill = self.spill.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.extend(spill.iter().filter_map(Result::ok).map(|(key, call)| Underway {
+            side: side_of(key),
+            start_ns: call.start_ns,
+            // The other keys may be those of nested calls.
+            object: if side_of(key) == side::SERVER { key } else { 0 },
+            key,
+            place: None,
+        }));
+        calls
+    }
+
+    /// Whether this call is still under way.
+    #[must_use]
+    pub fn is_underway(&self, call: &Underway) -> bool {
+        if let Some(place) = call.place {
+            return self.call_at(place / WAYS, place % WAYS).as_ref() == Some(call);
+        }
+        let spill = self.spill.lock().unwrap_or_else(PoisonError::into_inner);
+        spill.get(&call.key, 0).is_ok_and(|found| found.start_ns == call.start_ns)
+    }
+
+    fn call_at(&self, bucket: usize, way: usize) -> Option<Underway> {
+        let (key, start_ns) = self.entry(bucket, way);
+        if key == 0 || start_ns == 0 {
+            return None;
+        }
+        let place = bucket * WAYS + way;
+        let object = match key & key::BITS {
+            key::GOROUTINE => self.objects.get(place),
+            _ => key & !key::BITS,
+        };
+        Some(Underway { side: side_of(key), start_ns, object, key, place: Some(place) })
+    }
+
+    /// Key and start in a way of a bucket.
+    fn entry(&self, bucket: usize, way: usize) -> (u64, u64) {
+        let word = bucket * BUCKET_WORDS + way;
+        (self.table.get(word), self.table.get(word + WAYS) >> DEPTH_BITS)
+    }
+
+    /// Forgets calls that started longer ago than that and were seen so the last time, too: a program that claims a
+    /// place writes the key before the start, so one look may see the start of an earlier call. Gives how many there
+    /// were.
+    ///
+    /// A call that finishes at the very moment may leave its place to another, which is then forgotten in its stead:
+    /// it will be counted as unpaired, and has no duration.
+    pub fn forget_older(&self, age: Duration) -> u64 {
+        let Some(oldest_ns) = monotonic().checked_sub(age) else { return 0 };
+        let oldest_ns = u64::try_from(oldest_ns.as_nanos()).unwrap_or(u64::MAX);
+        let mut forgotten = 0;
+        let mut old = self.old.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = std::mem::take(&mut *old);
+        for bucket in 0..self.buckets {
+            for way in 0..WAYS {
+                let (key, start_ns) = self.entry(bucket, way);
+                if key == 0 || start_ns == 0 || start_ns >= oldest_ns {
+                    continue;
+                }
+                let place = bucket * BUCKET_WORDS + way;
+                if seen.contains(&(place, start_ns)) {
+                    forgotten += u64::from(self.table.replace(place, key, 0));
+                } else {
+                    old.insert((place, start_ns));
+                }
+            }
+        }
+        forgotten + self.forget_spilled(oldest_ns)
+    }
+
+    fn forget_spilled(&self, oldest_ns: u64) -> u64 {
+        let mut spill = self.spill.lock().unwrap_or_else(PoisonError::into_inner);
+        let old: Vec<u64> = spill
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, call)| call.start_ns < oldest_ns)
+            .map(|(key, _)| key)
+            .collect();
+        old.into_iter().filter(|key| spill.remove(key).is_ok()).count() as u64
+    }
+}
+
+/// Only calls that the target handles have their object alone as key.
+fn side_of(key: u64) -> u8 {
+    if key & key::BITS == key::SERVER { side::SERVER } else { side::CLIENT }
+}
+
+/// The clock of the programs (`CLOCK_MONOTONIC`).
+#[must_use]
+pub fn monotonic() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to the timespec only, and can't fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default())
+}

@@ -1,0 +1,169 @@
+//! Calls that have started and not finished: how many, and for how long the oldest.
+
+use std::collections::BTreeMap;
+
+use monitor_ebpf::{LABELS, label};
+use prometheus::proto::MetricFamily;
+
+use super::{
+    Label, LabelSelection,
+    family::{FamilyBuilder, float},
+};
+use crate::pipeline::Side;
+
+/// Combinations of names that are told apart; past them `other` stands in.
+const GROUPS: usize = 1_024;
+/// Stands for names past the limit.
+const OTHER: &str = "other";
+/// Nanoseconds in a second.
+const NANOS: f64 = 1e9;
+
+/// The calls in flight of a target, by side and names.
+#[derive(Clone, Debug, Default)]
+pub struct UnderwayCalls {
+    groups: BTreeMap<(Side, [String; LABELS]), Group>,
+    /// Calls of a target that has ended.
+    pub never_finished: u64,
+}
+
+/// Calls with the same names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Group {
+    count: u64,
+    /// For how long the oldest has been under way, in nanoseconds.
+    oldest_ns: u64,
+}
+
+impl UnderwayCalls {
+    /// Adds a call that has been under way for so long.
+    pub fn add(&mut self, side: Side, names: [String; LABELS], age_ns: u64) {
+        let is_new = || !self.groups.contains_key(&(side, names.clone()));
+        let names =
+            if self.groups.len() >= GROUPS && is_new() { names.map(|_| OTHER.to_owned()) } else { names };
+        let group = self.groups.entry((side, names)).or_default();
+        group.count += 1;
+        group.oldest_ns = group.oldest_ns.max(age_ns);
+    }
+
+    /// All calls.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.groups.values().map(|group| group.count).sum()
+    }
+
+    /// Keeps the names of an earlier look, so that their series go on, with no calls where there are none now.
+    pub fn keep_names(&mut self, earlier: &Self) {
+        for key in earlier.groups.keys() {
+            if self.groups.len() >= GROUPS {
+                return;
+            }
+            self.groups.entry(key.clone()).or_default();
+        }
+    }
+}
+
+/// The families of calls in flight, under those of the chosen labels that are known before a call has finished. The
+/// first of a pair is the value of the label `target`, if the series are to carry one.
+#[must_use]
+pub fn underway(targets: &[(Option<String>, UnderwayCalls)], labels: &LabelSelection) -> Vec<MetricFamily> {
+    let mut families = Vec::new();
+    for side in [Side::Client, Side::Server] {
+        let name = side.name();
+        let mut count = FamilyBuilder::gauge(
+            &format!("kitex_{name}_in_flight"),
+            "Calls that have started and not finished.",
+        );
+        let mut age = FamilyBuilder::gauge(
+            &format!("kitex_{name}_oldest_call_age_seconds"),
+            "For how long the oldest of the calls in flight has been under way; 0 where there is none.",
+        );
+        for (target, calls) in targets {
+            for (values, group) in project(calls, side, labels) {
+                let mut pairs: Vec<(&str, &str)> = Vec::new();
+                pairs.extend(target.as_deref().map(|target| ("target", target)));
+                pairs.extend(values.iter().map(|(name, value)| (*name, value.as_str())));
+                count.push(&pairs, float(group.count));
+                age.push(&pairs, float(group.oldest_ns) / NANOS);
+            }
+        }
+        count.finish(&mut families);
+        age.finish(&mut families);
+    }
+    families
+}
+
+/// Names of labels with their values.
+type Pairs = Vec<(&'static str, String)>;
+
+/// The groups of a side under the chosen labels; those that become equal are one.
+fn project(calls: &UnderwayCalls, side: Side, labels: &LabelSelection) -> BTreeMap<Pairs, Group> {
+    let known = [
+        (Label::Caller, "caller", label::CALLER),
+        (Label::Callee, "callee", label::CALLEE),
+        (Label::Method, "method", label::METHOD),
+    ];
+    let known = known.into_iter().filter(|(label, ..)| labels.contains(*label)).collect::<Vec<_>>();
+    let mut groups: BTreeMap<Pairs, Group> = BTreeMap::new();
+    for ((_, names), group) in calls.groups.iter().filter(|((of, _), _)| *of == side) {
+        let pairs = known.iter().map(|(_, name, index)| (*name, names[*index].clone())).collect();
+        let sum = groups.entry(pairs).or_default();
+        sum.count += group.count;
+        sum.oldest_ns = sum.oldest_ns.max(group.oldest_ns);
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(method: &str) -> [String; LABELS] {
+        ["shop", "stock", method].map(str::to_owned)
+    }
+
+    fn values(families: &[MetricFamily], name: &str) -> Vec<(Vec<String>, f64)> {
+        let family = families.iter().find(|family| family.name() == name).unwrap();
+        let of = |metric: &prometheus::proto::Metric| {
+            metric.get_label().iter().map(|pair| pair.value().to_owned()).collect()
+        };
+        family.get_metric().iter().map(|metric| (of(metric), metric.get_gauge().get_value())).collect()
+    }
+
+    #[test]
+    fn calls_are_summed_under_the_chosen_labels() {
+        let mut calls = UnderwayCalls::default();
+        calls.add(Side::Client, names("Get"), 2_000_000_000);
+        calls.add(Side::Client, names("Get"), 5_000_000_000);
+        calls.add(Side::Client, names("Put"), 1_000_000_000);
+        let labels = "callee,status".parse().unwrap();
+        let families = underway(&[(None, calls.clone())], &labels);
+        assert_eq!(values(&families, "kitex_client_in_flight"), [(vec!["stock".to_owned()], 3.0)]);
+        let age = values(&families, "kitex_client_oldest_call_age_seconds");
+        assert_eq!(age, [(vec!["stock".to_owned()], 5.0)]);
+        assert_eq!(families.len(), 2, "no series of servers");
+    }
+
+    #[test]
+    fn series_go_on_without_calls() {
+        let mut earlier = UnderwayCalls::default();
+        earlier.add(Side::Server, names("Get"), 7);
+        let mut now = UnderwayCalls::default();
+        now.keep_names(&earlier);
+        assert_eq!(now.count(), 0);
+        let families = underway(&[(Some("7".to_owned()), now)], &"method".parse().unwrap());
+        assert_eq!(
+            values(&families, "kitex_server_in_flight"),
+            [(vec!["Get".to_owned(), "7".to_owned()], 0.0)]
+        );
+    }
+
+    #[test]
+    fn names_without_end_become_other() {
+        let mut calls = UnderwayCalls::default();
+        for number in 0..2 * GROUPS {
+            calls.add(Side::Client, names(&number.to_string()), 1);
+        }
+        assert_eq!(calls.count(), 2 * GROUPS as u64);
+        assert_eq!(calls.groups.len(), GROUPS + 1);
+    }
+}
