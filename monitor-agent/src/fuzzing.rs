@@ -103,11 +103,17 @@ fn check_type(found: &Type) {
     assert!(found.fields.iter().all(|field| field.offset <= found.size));
 }
 
-/// The DWARF of a file, searched for two structs of which the seeds have one.
+/// The DWARF of a file, searched for two structs of which the seeds have one, and for variables of the Go runtime.
 pub fn dwarf(data: &[u8]) {
     let names = ["example.com/pkg.T", "example.com/pkg.Missing"].map(str::to_owned).into();
-    if let Some(Ok(Some(structs))) = parse(data).map(|image| image.dwarf_structs(&names)) {
+    let Some(image) = parse(data) else { return };
+    if let Ok(Some(structs)) = image.dwarf_structs(&names) {
         assert!(structs.keys().all(|name| names.contains(name)));
+    }
+    let paths = ["sched.gFree.list.size", "sched#", "g.goid", "work.mode"].into();
+    if let Ok(Some(found)) = image.dwarf_runtime(&paths) {
+        assert!(found.places.keys().all(|path| paths.contains(&**path)));
+        assert!(found.variables.keys().all(|name| found.described.contains(name)));
     }
 }
 

@@ -45,6 +45,8 @@ pub enum Flavour {
     PlainDwarf,
     /// Position independent, without symbol table and DWARF.
     StrippedPie,
+    /// Without a symbol table, but with DWARF, which is not compressed. Since Go 1.22.
+    NoSymbols,
 }
 
 impl Flavour {
@@ -58,6 +60,7 @@ impl Flavour {
             Self::Pie => "pie",
             Self::PlainDwarf => "plain-dwarf",
             Self::StrippedPie => "stripped-pie",
+            Self::NoSymbols => "no-symbols",
         }
     }
 
@@ -68,6 +71,7 @@ impl Flavour {
             Self::Pie => &["-buildmode=pie"],
             Self::PlainDwarf => &["-ldflags=-compressdwarf=false"],
             Self::StrippedPie => &["-buildmode=pie", "-ldflags=-s -w"],
+            Self::NoSymbols => &["-ldflags=-s -w=0 -compressdwarf=false"],
         }
     }
 }

@@ -5,8 +5,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    path::Path,
+    fs::{self, File},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -14,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use monitor_agent::{
-    goruntime::{Arch, Detail, Layout, ProcessMemory, Reader, Readings, Sources, Value},
+    goruntime::{Arch, Detail, Fault, Known, Layout, ProcessMemory, Reader, Readings, Value},
     image::Image,
     target::Target,
 };
@@ -90,10 +91,11 @@ impl Runtime {
         let target = Target::open(process.pid())?;
         let bias = target.load_bias(image.link_base())?;
         let memory = ProcessMemory(File::open(format!("/proc/{}/mem", process.pid()))?);
+        let known = Known::of(&image)?;
         let mut version = image.go()?.version();
         version.minor = minor.unwrap_or(version.minor);
         let layout = Layout::of(version, Arch::Amd64).context("no layout")?;
-        let reader = Reader::new(Box::new(memory), Sources::of(&image)?, bias, layout, Detail::All);
+        let reader = Reader::new(Box::new(memory), known.sources, bias, layout, Detail::All);
         Ok(Self { process, reader })
     }
 
@@ -269,7 +271,12 @@ fn life(executable: &Path, stripped: bool) -> Result<()> {
         runtime.compare(stripped).with_context(|| format!("after `{command}`"))?;
     }
     ensure!(runtime.process.quit()?.success());
-    ensure!(runtime.reader.read().0.goroutines.is_none(), "read from a process that has ended");
+    let (readings, faults) = runtime.reader.read();
+    ensure!(
+        readings.metrics.is_empty() && readings.goroutines.is_none(),
+        "read from a process that has ended"
+    );
+    ensure!(!faults.is_empty() && faults.iter().all(|fault| *fault == Fault::Unreadable), "{faults:?}");
     Ok(())
 }
 
@@ -390,6 +397,98 @@ fn the_agent_serves_them() -> Result<()> {
     }
     ensure!(agent.scrape()?.families.keys().all(|name| !name.starts_with("go_")));
     agent.terminate()?;
+    Ok(())
+}
+
+/// What says where things are, in each kind of build.
+#[test]
+fn evidence_is_what_the_executable_has() -> Result<()> {
+    let table = format!("table for {NEWEST}");
+    let both = format!("DWARF, {table}");
+    for (flavour, offsets, variables) in [
+        (Flavour::Default, &both, "symbol table, DWARF"),
+        (Flavour::Pie, &both, "symbol table, DWARF"),
+        (Flavour::NoSymbols, &both, "DWARF"),
+        (Flavour::Stripped, &table, "instructions of the runtime"),
+    ] {
+        let executable = Program::Runtime.build_with(NEWEST, flavour)?;
+        let known = Known::of(&Image::parse(Box::new(File::open(&executable)?))?)?;
+        ensure!(known.evidence.offsets == *offsets, "{flavour:?}: {:?}", known.evidence);
+        ensure!(known.evidence.variables == variables, "{flavour:?}: {:?}", known.evidence);
+        ensure!(known.evidence.note.is_none(), "{flavour:?}: {:?}", known.evidence);
+    }
+    life(&Program::Runtime.build_with(NEWEST, Flavour::NoSymbols)?, false)
+}
+
+/// An executable of a test's own; it goes with its owner.
+struct Altered(PathBuf);
+
+impl Drop for Altered {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// An executable that differs in some bytes, wherever they are.
+fn altered(executable: &Path, from: &[u8], to: &[u8]) -> Result<Altered> {
+    let mut bytes = fs::read(executable)?;
+    let places: Vec<_> = (0..bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
+    ensure!(!places.is_empty() && from.len() == to.len(), "nothing to alter");
+    for at in places {
+        bytes[at..at + to.len()].copy_from_slice(to);
+    }
+    let name = format!(
+        "monitor-goruntime-{}-{}",
+        std::process::id(),
+        String::from_utf8_lossy(to).trim_matches('\0')
+    );
+    let file = Altered(std::env::temp_dir().join(name));
+    fs::write(&file.0, bytes)?;
+    fs::set_permissions(&file.0, fs::Permissions::from_mode(0o755))?;
+    Ok(file)
+}
+
+/// What can't be proven is left out as a whole, in one line, and counted.
+#[test]
+fn a_runtime_that_is_not_known_has_no_metrics() -> Result<()> {
+    let plain = Program::Runtime.build_with(NEWEST, Flavour::NoSymbols)?;
+    let stripped = Program::Runtime.build_with(NEWEST, Flavour::Stripped)?;
+    for (executable, from, to, reason, said) in [
+        // A field that another name has in the DWARF; a release to come; a tool chain of somebody's own.
+        (
+            &plain,
+            "ngsys\0",
+            "ngsyz\0",
+            "evidence_differs",
+            "sched.ngsys is 96 in the table for go1.27.3 and not there in the DWARF",
+        ),
+        (&stripped, NEWEST, "go1.99.3", "no_table", "where go1.99.3 keeps them is not known"),
+        (&stripped, NEWEST, "go1.27-v", "no_table", "go1.27-v is not a release of Go's own"),
+    ] {
+        let executable = altered(executable, from.as_bytes(), to.as_bytes())?;
+        let process = Process::start_command(&mut Command::new(&executable.0))?;
+        let agent = Agent::attach(&[process.pid()], &["--metrics", "go,process"])?;
+        let (first, scrape) = (agent.scrape()?, agent.scrape()?);
+        ensure!(
+            scrape.families.keys().all(|name| !name.starts_with("go_")),
+            "{to}: {:?}",
+            scrape.families.keys()
+        );
+        ensure!(scrape.families.contains_key("process_threads"), "{to}");
+        let target = process.pid().to_string();
+        for (scrape, kind) in [(&first, "first"), (&scrape, "second")] {
+            let counted =
+                scrape.value("monitor_read_errors_total", &[("target", &target), ("reason", reason)]);
+            ensure!(counted == Some(1.0), "{to}: {kind}: {counted:?}");
+        }
+        let log = agent.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+        ensure!(lines.len() == 1 && lines[0].contains(said), "{to}: {lines:?}");
+        agent.terminate()?;
+    }
+    // With DWARF that says the same as the table, such a tool chain is as good as Go's own.
+    let vendor = altered(&plain, NEWEST.as_bytes(), b"go1.27-v")?;
+    Runtime::start(&vendor.0)?.compare(false)?;
     Ok(())
 }
 

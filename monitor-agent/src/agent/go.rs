@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use prometheus::proto::MetricFamily;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::attached::Place;
 use crate::{
     failure::printable,
-    goruntime::{Arch, Detail, Fault, Layout, ProcessMemory, Reader, Sources},
+    goruntime::{Detail, Fault, Known, ProcessMemory, Reader, Unknown},
     metrics,
 };
 
 /// Why something could not be read, as `monitor_read_errors_total` tells it.
-const REASONS: [&str; 5] = ["implausible", "no_table", "not_found", "not_in_memory", "not_permitted"];
+const REASONS: [&str; 6] =
+    ["evidence_differs", "implausible", "no_table", "not_found", "not_in_memory", "not_permitted"];
 
 /// A reader, and what has gone wrong with it.
 #[derive(Debug)]
@@ -66,15 +67,19 @@ impl GoRuntime {
 }
 
 fn reader(place: &Place, detail: Detail) -> Result<Reader, (&'static str, String)> {
-    let image = &place.executable.image;
-    let version = image.go().map_err(|error| ("not_found", error.to_string()))?.version();
-    let layout = Layout::of(version, Arch::Amd64).ok_or_else(|| {
-        let release = printable(&place.executable.inspection.go_version);
-        ("no_table", format!("where {release} keeps them is not known to this version of the agent"))
+    let known = Known::of(&place.executable.image).map_err(|unknown| {
+        let reason = match &unknown {
+            Unknown::NoTable(_) | Unknown::NotGos(_) => "no_table",
+            Unknown::OffsetDiffers { .. } | Unknown::AddressDiffers { .. } => "evidence_differs",
+            Unknown::Image(_) => "not_found",
+        };
+        (reason, printable(&unknown.to_string()))
     })?;
-    let sources = Sources::of(image).map_err(|error| ("not_found", error.to_string()))?;
+    if let Some(note) = &known.evidence.note {
+        info!("{}: {}", place.name, printable(note));
+    }
     let memory = place.target.memory().map_err(|error| ("not_permitted", error.to_string()))?;
-    Ok(Reader::new(Box::new(ProcessMemory(memory)), sources, place.bias, layout, detail))
+    Ok(Reader::new(Box::new(ProcessMemory(memory)), known.sources, place.bias, known.layout, detail))
 }
 
 fn reason(fault: Fault) -> &'static str {

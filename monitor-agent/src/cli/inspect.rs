@@ -13,6 +13,7 @@ use super::args::InspectArguments;
 use crate::{
     agent,
     failure::{Failure, Kind, printable},
+    goruntime::Known,
     image::Image,
     plan::{Found, Inspection, Offset, Plan, cost_name},
     target::Target,
@@ -30,7 +31,18 @@ struct Report<'a> {
     exe: Option<&'a str>,
     build_id: Option<&'a str>,
     go_version: Option<&'a str>,
+    go_runtime: Option<RuntimeReport>,
     frameworks: Vec<FrameworkReport<'a>>,
+    reasons: Vec<String>,
+}
+
+/// Whether the metrics of the Go runtime can be had, and by what evidence.
+#[derive(Serialize)]
+struct RuntimeReport {
+    readable: bool,
+    offsets: Option<String>,
+    variables: Option<String>,
+    notes: Vec<String>,
     reasons: Vec<String>,
 }
 
@@ -116,6 +128,7 @@ impl Report<'_> {
             exe: None,
             build_id: None,
             go_version: None,
+            go_runtime: None,
             frameworks: Vec::new(),
             reasons: vec![failure.text.clone()],
         }
@@ -165,8 +178,28 @@ fn report<'a>(subject: &'a Subject, inspection: &'a Inspection) -> Report<'a> {
         exe: Some(&subject.exe),
         build_id: inspection.build_id.as_deref(),
         go_version: Some(&inspection.go_version),
+        go_runtime: Some(runtime_report(&subject.image)),
         frameworks,
         reasons,
+    }
+}
+
+fn runtime_report(image: &Image) -> RuntimeReport {
+    match Known::of(image) {
+        Ok(Known { evidence, .. }) => RuntimeReport {
+            readable: true,
+            offsets: Some(evidence.offsets),
+            variables: Some(evidence.variables),
+            notes: evidence.note.into_iter().collect(),
+            reasons: Vec::new(),
+        },
+        Err(unknown) => RuntimeReport {
+            readable: false,
+            offsets: None,
+            variables: None,
+            notes: Vec::new(),
+            reasons: vec![unknown.to_string()],
+        },
     }
 }
 
@@ -230,6 +263,9 @@ fn render(report: &Report<'_>) -> String {
     if let Some(build_id) = report.build_id {
         let _ = writeln!(text, "  build id    {build_id}");
     }
+    if let Some(runtime) = &report.go_runtime {
+        render_runtime(&mut text, runtime);
+    }
     for reason in &report.reasons {
         let _ = writeln!(text, "  because     {reason}");
     }
@@ -237,6 +273,18 @@ fn render(report: &Report<'_>) -> String {
         render_framework(&mut text, framework);
     }
     text.lines().map(|line| printable(line) + "\n").collect()
+}
+
+fn render_runtime(text: &mut String, runtime: &RuntimeReport) {
+    if let (Some(offsets), Some(variables)) = (&runtime.offsets, &runtime.variables) {
+        let _ = writeln!(text, "  go runtime  fields by {offsets}; variables by {variables}");
+    }
+    for reason in &runtime.reasons {
+        let _ = writeln!(text, "  go runtime  can't be read: {reason}");
+    }
+    for note in &runtime.notes {
+        let _ = writeln!(text, "  note        {note}");
+    }
 }
 
 fn render_framework(text: &mut String, framework: &FrameworkReport<'_>) {

@@ -11,7 +11,7 @@ use monitor_ebpf::LABELS;
 use super::{TARGETS, Target, memory::peak};
 use crate::{
     image::{
-        Image, files_with_dwarf,
+        Image, file_with_variables, files_with_dwarf,
         testing::{self, BASE, DATA, GoFile, Places, RODATA, TEXT},
     },
     plan::Inspection,
@@ -57,7 +57,7 @@ fn every_input_of_the_corpus_ends_soon_and_takes_little_memory() {
 fn seeds_are_what_the_parsers_are_written_for() {
     for (name, seeds) in [
         ("files", files()),
-        ("dwarf", files_with_dwarf()),
+        ("dwarf", [files_with_dwarf(), vec![file_with_variables()]].concat()),
         ("functions", functions()),
         ("label-sets", label_sets()),
     ] {

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
-    Fault, Layout, Memory,
+    Fault, Layout, Memory, Unknown,
     code::{Operand, operands},
     memory::{at, slice, u32_at, u64_at},
 };
-use crate::image::{Image, ImageError};
+use crate::image::{Image, ImageError, RuntimePlaces};
 
 /// More goroutines than memory holds.
 pub(super) const MAX_GOROUTINES: u64 = 1 << 32;
@@ -52,34 +52,79 @@ const FUNCTIONS: [&str; 7] = [
 pub struct Sources {
     symbols: HashMap<&'static str, u64>,
     operands: HashMap<&'static str, Vec<Operand>>,
+    evidence: &'static str,
+}
+
+/// All variables.
+fn names() -> impl Iterator<Item = &'static str> {
+    NEEDED.into_iter().chain(NAMED_ONLY)
+}
+
+/// All variables, by their names in their package.
+pub(super) fn variables() -> impl Iterator<Item = &'static str> {
+    names().map(in_package)
+}
+
+fn in_package(name: &'static str) -> &'static str {
+    name.strip_prefix("runtime.").unwrap_or(name)
 }
 
 impl Sources {
-    /// Reads the symbol table, and where it does not say all, the instructions of the functions that use them.
-    pub fn of(image: &Image) -> Result<Self, ImageError> {
-        let names: Vec<_> = NEEDED.into_iter().chain(NAMED_ONLY).collect();
-        // A damaged symbol table is like none: the code decides.
+    /// Reads the symbol table and what the DWARF says, and where they do not say all, the instructions of the functions
+    /// that use the variables.
+    pub(super) fn of(image: &Image, dwarf: Option<&RuntimePlaces>) -> Result<Self, Unknown> {
+        let names: Vec<_> = names().collect();
+        // A damaged symbol table is like none: the others decide.
         let symbols = image.symbols(&names).unwrap_or_default();
-        let mut sources = Self { symbols, operands: HashMap::new() };
-        if NEEDED.iter().all(|name| sources.symbols.contains_key(name)) {
-            return Ok(sources);
+        let mut sources = Self { symbols, operands: HashMap::new(), evidence: "symbol table" };
+        if let Some(dwarf) = dwarf {
+            sources.evidence = if sources.is_complete() { "symbol table, DWARF" } else { "DWARF" };
+            for variable in names {
+                sources.hear(dwarf, variable)?;
+            }
         }
+        if !sources.is_complete() {
+            sources.evidence = "instructions of the runtime";
+            sources.look_into_functions(image)?;
+        }
+        Ok(sources)
+    }
+
+    /// What says where the variables are.
+    pub(super) fn evidence(&self) -> &'static str {
+        self.evidence
+    }
+
+    fn is_complete(&self) -> bool {
+        NEEDED.iter().all(|name| self.symbols.contains_key(name))
+    }
+
+    /// What the DWARF says stands in for the symbol table, or must be the same.
+    fn hear(&mut self, dwarf: &RuntimePlaces, variable: &'static str) -> Result<(), Unknown> {
+        let Some(address) = dwarf.variables.get(in_package(variable)).copied() else { return Ok(()) };
+        let symbol = *self.symbols.entry(variable).or_insert(address);
+        if symbol == address {
+            return Ok(());
+        }
+        Err(Unknown::AddressDiffers { variable, symbol, dwarf: address })
+    }
+
+    fn look_into_functions(&mut self, image: &Image) -> Result<(), ImageError> {
         let go = image.go()?;
         for function in go.functions_named(&|name| FUNCTIONS.contains(&name))? {
             if let Some(name) = FUNCTIONS.into_iter().find(|name| *name == function.name) {
                 let found = operands(&go.code(&function)?, function.entry);
-                sources.operands.entry(name).or_default().extend(found);
+                self.operands.entry(name).or_default().extend(found);
             }
         }
-        Ok(sources)
+        Ok(())
     }
 
     /// A symbol table in which each variable is 64 KiB behind the one before.
     #[cfg(test)]
     pub(super) fn everywhere(first: u64) -> Self {
-        let names = NEEDED.into_iter().chain(NAMED_ONLY);
         let places = (0..).map(|index| first + (index << 16));
-        Self { symbols: names.zip(places).collect(), operands: HashMap::new() }
+        Self { symbols: names().zip(places).collect(), ..Self::default() }
     }
 
     /// What one function stores and names, moved by `bias`.

@@ -7,8 +7,8 @@ use std::{
 
 use serde::Deserialize;
 
-use super::Fault;
-use crate::image::GoVersion;
+use super::{Fault, Unknown};
+use crate::image::{GoVersion, RuntimePlaces};
 
 /// A processor for which there are tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,7 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| {
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
     minor: u32,
+    release: &'static str,
     places: HashMap<&'static str, u32>,
 }
 
@@ -59,7 +60,32 @@ impl Layout {
         let place = |(path, row): (&'static String, &'static Vec<Option<u32>>)| {
             Some((path.as_str(), row.get(column).copied().flatten()?))
         };
-        Some(Self { minor: version.minor, places: rows.iter().filter_map(place).collect() })
+        let release = tables.releases.get(column)?;
+        Some(Self { minor: version.minor, release, places: rows.iter().filter_map(place).collect() })
+    }
+
+    /// The release that the table was made from.
+    #[must_use]
+    pub fn release(&self) -> &'static str {
+        self.release
+    }
+
+    /// All paths that any release has.
+    pub(super) fn paths() -> impl Iterator<Item = &'static str> {
+        TABLES.amd64.keys().map(String::as_str)
+    }
+
+    /// Sees that the DWARF of a program says the same of what it describes.
+    pub(super) fn compare(&self, dwarf: &RuntimePlaces) -> Result<(), Unknown> {
+        let root = |path: &str| path.split(['.', '#']).next().unwrap_or_default().to_owned();
+        for path in Self::paths().filter(|path| dwarf.described.contains(&root(path))) {
+            let (table, dwarf) = (self.find(path).map(u64::from), dwarf.places.get(path).copied());
+            if table != dwarf {
+                let (path, release) = (path.to_owned(), self.release.to_owned());
+                return Err(Unknown::OffsetDiffers { path, release, table, dwarf });
+            }
+        }
+        Ok(())
     }
 
     /// The 26 of Go 1.26.

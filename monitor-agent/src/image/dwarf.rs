@@ -6,10 +6,11 @@
 //! looked for: the section is neither inflated nor held as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use gimli::{
-    Abbreviation, Abbreviations, Attribute, DebugAbbrev, DebugAbbrevOffset, DebugInfo, DebugInfoOffset,
-    EndianSlice, EntriesRaw, LittleEndian, UnitHeader, constants as dw,
+    Abbreviation, Abbreviations, Attribute, AttributeValue, DebugAbbrev, DebugAbbrevOffset, DebugInfo,
+    DebugInfoOffset, EndianSlice, EntriesRaw, LittleEndian, UnitHeader, UnitOffset, constants as dw,
 };
 
 use super::bytes::{u32_at, u64_at};
@@ -47,7 +48,18 @@ impl Image {
         &self,
         names: &BTreeSet<String>,
     ) -> Result<Option<BTreeMap<String, StructLayout>>, ImageError> {
-        let Some(info) = self.debug_section("info")? else { return Ok(None) };
+        let mut found = BTreeMap::new();
+        let has_dwarf = self.go_units(&mut |walk, unit| {
+            structs(walk, unit, names, &mut found)?;
+            Ok(if found.len() < names.len() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        Ok(has_dwarf.then_some(found))
+    }
+
+    /// Shows the units of Go code, one after the other, until one is the last that is wanted. False for a program
+    /// without DWARF.
+    pub(super) fn go_units(&self, visit: &mut Visit<'_>) -> Result<bool, ImageError> {
+        let Some(info) = self.debug_section("info")? else { return Ok(false) };
         let Some(mut abbreviations) = self.debug_section("abbrev")? else {
             return Err(ImageError::dwarf("it has no abbreviations"));
         };
@@ -56,9 +68,8 @@ impl Image {
         }
         let mut tables = Vec::new();
         abbreviations.append(&mut tables, abbreviations.left())?;
-        let mut search = Search { names, found: BTreeMap::new(), steps: MAX_STEPS };
-        search.section(info, &tables)?;
-        Ok(Some(search.found))
+        Walk { steps: MAX_STEPS }.section(info, &tables, visit)?;
+        Ok(true)
     }
 }
 
@@ -68,30 +79,76 @@ impl From<gimli::Error> for ImageError {
     }
 }
 
-type Bytes<'a> = EndianSlice<'a, LittleEndian>;
+pub(super) type Bytes<'a> = EndianSlice<'a, LittleEndian>;
+type Visit<'v> = dyn FnMut(&mut Walk, &Unit<'_>) -> Result<ControlFlow<()>, ImageError> + 'v;
 
-struct Search<'a> {
-    names: &'a BTreeSet<String>,
-    found: BTreeMap<String, StructLayout>,
+/// A unit of Go code.
+pub(super) struct Unit<'a> {
+    /// Where it starts in its section.
+    start: u64,
+    /// The path of its package.
+    pub(super) name: Option<&'a str>,
+    header: &'a UnitHeader<Bytes<'a>>,
+    abbreviations: &'a Abbreviations,
+}
+
+impl<'a> Unit<'a> {
+    /// The entries from a place on; without one, from the start.
+    pub(super) fn entries(&self, from: Option<UnitOffset>) -> Result<EntriesRaw<'a, Bytes<'a>>, ImageError> {
+        Ok(self.header.entries_raw(self.abbreviations, from)?)
+    }
+
+    /// The place in the section that an attribute refers to.
+    pub(super) fn target(&self, attribute: &Attribute<Bytes<'_>>) -> Option<u64> {
+        match attribute.raw_value() {
+            AttributeValue::UnitRef(place) => Some(self.in_section(place)),
+            AttributeValue::DebugInfoRef(DebugInfoOffset(place)) => Some(place as u64),
+            _ => None,
+        }
+    }
+
+    pub(super) fn in_section(&self, UnitOffset(place): UnitOffset) -> u64 {
+        self.start.saturating_add(place as u64)
+    }
+
+    /// A place in the section, if it is in this unit.
+    pub(super) fn place(&self, in_section: u64) -> Option<UnitOffset> {
+        let place = usize::try_from(in_section.checked_sub(self.start)?).ok()?;
+        (place < self.header.length_including_self()).then_some(UnitOffset(place))
+    }
+}
+
+/// Goes through entries, within bounds.
+pub(super) struct Walk {
     /// How many may still be taken.
     steps: u64,
 }
 
-impl Search<'_> {
-    fn section(&mut self, mut info: Contents<'_>, tables: &[u8]) -> Result<(), ImageError> {
-        let mut unit = Vec::new();
+impl Walk {
+    fn section(
+        &mut self,
+        mut info: Contents<'_>,
+        tables: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), ImageError> {
+        let mut buffer = Vec::new();
+        let size = info.left();
         // All Go code of a program shares one table.
         let mut known: Option<(usize, Abbreviations)> = None;
-        while info.left() > 0 && self.found.len() < self.names.len() {
-            next_unit(&mut info, &mut unit)?;
+        while info.left() > 0 {
+            let start = size - info.left();
+            next_unit(&mut info, &mut buffer)?;
             self.step(STEPS_PER_UNIT)?;
-            let header = DebugInfo::new(&unit, LittleEndian).header_from_offset(DebugInfoOffset(0))?;
+            let header = DebugInfo::new(&buffer, LittleEndian).header_from_offset(DebugInfoOffset(0))?;
             let DebugAbbrevOffset(at) = header.debug_abbrev_offset();
             let abbreviations = match known.take() {
                 Some((offset, abbreviations)) if offset == at => abbreviations,
                 _ => self.abbreviations(tables, at)?,
             };
-            self.unit(&header, &abbreviations)?;
+            let mut unit = Unit { start, name: None, header: &header, abbreviations: &abbreviations };
+            if self.is_go(&mut unit)? && visit(self, &unit)?.is_break() {
+                break;
+            }
             known = Some((at, abbreviations));
         }
         Ok(())
@@ -104,91 +161,53 @@ impl Search<'_> {
         Ok(DebugAbbrev::new(table, LittleEndian).abbreviations(DebugAbbrevOffset(0))?)
     }
 
-    /// Looks at the types of a unit, which are children of its first entry.
-    fn unit(
-        &mut self,
-        header: &UnitHeader<Bytes<'_>>,
-        abbreviations: &Abbreviations,
-    ) -> Result<(), ImageError> {
-        let mut entries = header.entries_raw(abbreviations, None)?;
-        if !self.is_go(&mut entries)? {
-            return Ok(());
-        }
-        while !entries.is_empty() && self.found.len() < self.names.len() {
-            let depth = entries.next_depth();
-            let Some(entry) = entries.read_abbreviation()? else { continue };
-            if depth != 1 || entry.tag() != dw::DW_TAG_structure_type {
-                self.attributes(&mut entries, entry, |_| {})?;
-                continue;
-            }
-            self.struct_type(&mut entries, entry)?;
-        }
-        Ok(())
-    }
-
-    fn is_go(&mut self, entries: &mut EntriesRaw<'_, Bytes<'_>>) -> Result<bool, ImageError> {
-        let Some(unit) = entries.read_abbreviation()? else { return Ok(false) };
+    fn is_go(&mut self, unit: &mut Unit<'_>) -> Result<bool, ImageError> {
+        let mut entries = unit.entries(None)?;
+        let Some(entry) = entries.read_abbreviation()? else { return Ok(false) };
         let mut language = None;
-        self.attributes(entries, unit, |attribute| {
-            if attribute.name() == dw::DW_AT_language {
-                language = attribute.udata_value();
-            }
-        })?;
-        Ok(unit.has_children() && language == Some(u64::from(dw::DW_LANG_Go.0)))
-    }
-
-    fn struct_type(
-        &mut self,
-        entries: &mut EntriesRaw<'_, Bytes<'_>>,
-        entry: &Abbreviation,
-    ) -> Result<(), ImageError> {
-        let (mut name, mut size) = (None, None);
-        self.attributes(entries, entry, |attribute| match attribute.name() {
-            dw::DW_AT_name => name = text(&attribute),
-            dw::DW_AT_byte_size => size = attribute.udata_value(),
+        self.attributes(&mut entries, entry, |attribute| match attribute.name() {
+            dw::DW_AT_language => language = attribute.udata_value(),
+            dw::DW_AT_name => unit.name = text(&attribute),
             _ => {}
         })?;
-        let (Some(name), Some(size)) = (name.filter(|name| self.names.contains(*name)), size) else {
-            return Ok(());
-        };
-        let fields = if entry.has_children() { self.members(entries)? } else { BTreeMap::new() };
-        self.found.insert(name.to_owned(), StructLayout { size, fields });
-        Ok(())
+        Ok(entry.has_children() && language == Some(u64::from(dw::DW_LANG_Go.0)))
     }
 
-    /// The fields that follow, up to the end of their struct.
-    fn members(
+    /// The fields of the struct whose entry was just read, in the order of the DWARF.
+    pub(super) fn members<'a>(
         &mut self,
-        entries: &mut EntriesRaw<'_, Bytes<'_>>,
-    ) -> Result<BTreeMap<String, u64>, ImageError> {
-        let mut fields = BTreeMap::new();
+        unit: &Unit<'a>,
+        entries: &mut EntriesRaw<'a, Bytes<'a>>,
+    ) -> Result<Vec<Member<'a>>, ImageError> {
+        let mut members = Vec::new();
         let depth = entries.next_depth();
         while entries.next_depth() >= depth {
             let at = entries.next_depth();
             let Some(entry) = entries.read_abbreviation()? else { continue };
-            let (mut name, mut offset) = (None, None);
+            let (mut name, mut offset, mut type_at) = (None, None, None);
             self.attributes(entries, entry, |attribute| match attribute.name() {
                 dw::DW_AT_name => name = text(&attribute),
                 dw::DW_AT_data_member_location => offset = attribute.udata_value(),
+                dw::DW_AT_type => type_at = unit.target(&attribute).and_then(|at| unit.place(at)),
                 _ => {}
             })?;
             if at == depth
                 && entry.tag() == dw::DW_TAG_member
                 && let Some((name, offset)) = name.zip(offset)
             {
-                fields.insert(name.to_owned(), offset);
+                members.push(Member { name, offset, type_at });
             }
-            if fields.len() > MAX_FIELDS {
+            if members.len() > MAX_FIELDS {
                 return Err(ImageError::dwarf("a struct has an impossible number of fields"));
             }
         }
-        Ok(fields)
+        Ok(members)
     }
 
     /// Visits the attributes of an entry. (`skip_attributes` of gimli adds up lengths unchecked.)
-    fn attributes<'a>(
+    pub(super) fn attributes<'a>(
         &mut self,
-        entries: &mut EntriesRaw<'_, Bytes<'a>>,
+        entries: &mut EntriesRaw<'a, Bytes<'a>>,
         entry: &Abbreviation,
         mut visit: impl FnMut(Attribute<Bytes<'a>>),
     ) -> Result<(), ImageError> {
@@ -206,10 +225,48 @@ impl Search<'_> {
     }
 }
 
+/// A field of a struct.
+pub(super) struct Member<'a> {
+    pub(super) name: &'a str,
+    /// In bytes from the start of the struct.
+    pub(super) offset: u64,
+    /// Where its type is described in the unit.
+    pub(super) type_at: Option<UnitOffset>,
+}
+
+/// Looks for structs among the types of a unit, which are children of its first entry.
+fn structs(
+    walk: &mut Walk,
+    unit: &Unit<'_>,
+    names: &BTreeSet<String>,
+    found: &mut BTreeMap<String, StructLayout>,
+) -> Result<(), ImageError> {
+    let mut entries = unit.entries(None)?;
+    while !entries.is_empty() && found.len() < names.len() {
+        let depth = entries.next_depth();
+        let Some(entry) = entries.read_abbreviation()? else { continue };
+        if depth != 1 || entry.tag() != dw::DW_TAG_structure_type {
+            walk.attributes(&mut entries, entry, |_| {})?;
+            continue;
+        }
+        let (mut name, mut size) = (None, None);
+        walk.attributes(&mut entries, entry, |attribute| match attribute.name() {
+            dw::DW_AT_name => name = text(&attribute),
+            dw::DW_AT_byte_size => size = attribute.udata_value(),
+            _ => {}
+        })?;
+        let (Some(name), Some(size)) = (name.filter(|name| names.contains(*name)), size) else { continue };
+        let members = if entry.has_children() { walk.members(unit, &mut entries)? } else { Vec::new() };
+        let fields = members.into_iter().map(|member| (member.name.to_owned(), member.offset)).collect();
+        found.insert(name.to_owned(), StructLayout { size, fields });
+    }
+    Ok(())
+}
+
 /// Text that is stored in the attribute itself, as Go does it.
-fn text<'a>(attribute: &Attribute<Bytes<'a>>) -> Option<&'a str> {
+pub(super) fn text<'a>(attribute: &Attribute<Bytes<'a>>) -> Option<&'a str> {
     match attribute.raw_value() {
-        gimli::AttributeValue::String(text) => std::str::from_utf8(text.slice()).ok(),
+        AttributeValue::String(text) => std::str::from_utf8(text.slice()).ok(),
         _ => None,
     }
 }

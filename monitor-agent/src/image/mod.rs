@@ -21,6 +21,7 @@ mod dwarf;
 mod elf;
 mod error;
 mod go;
+mod places;
 mod source;
 mod symbols;
 #[cfg(test)]
@@ -36,6 +37,9 @@ pub(crate) use dwarf::tests::files as files_with_dwarf;
 pub use elf::{Image, Segment};
 pub use error::ImageError;
 pub use go::{Function, GoImage, Itab};
+pub use places::RuntimePlaces;
+#[cfg(test)]
+pub(crate) use places::tests::good_file as file_with_variables;
 pub use source::Source;
 pub use types::{Field, Kind, Type};
 pub use version::GoVersion;

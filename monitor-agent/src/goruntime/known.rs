@@ -1,0 +1,134 @@
+//! What is known about the runtime in one executable, and the evidence for it.
+
+use thiserror::Error;
+
+use super::{Arch, Layout, Sources, globals::variables};
+use crate::image::{GoVersion, Image, ImageError, RuntimePlaces};
+
+/// Experiments of the tool chain that leave the runtime's structures as they are.
+const HARMLESS: &str = " X:boringcrypto";
+
+/// What a [`Reader`](super::Reader) needs of an executable.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Where fields lie.
+    pub layout: Layout,
+    /// Where variables are, or what leads to them.
+    pub sources: Sources,
+    /// What says so.
+    pub evidence: Evidence,
+}
+
+/// What says where things are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// Where fields lie.
+    pub offsets: String,
+    /// Where variables are.
+    pub variables: String,
+    /// What could not be heard, and why.
+    pub note: Option<String>,
+}
+
+/// Why nothing of the runtime is read.
+#[derive(Debug, Error)]
+pub enum Unknown {
+    /// There is no table for the release.
+    #[error("where {0} keeps them is not known to this version of the agent")]
+    NoTable(String),
+    /// The release is not one of Go's own, and there is nothing to compare it with.
+    #[error(
+        "{0} is not a release of Go's own, and without DWARF nothing shows that it keeps them where Go's own does"
+    )]
+    NotGos(String),
+    /// The DWARF says something else than the table.
+    #[error("{path} is {} in the table for {release} and {} in the DWARF", number(*table), number(*dwarf))]
+    OffsetDiffers {
+        /// The structure and the field.
+        path: String,
+        /// The release of the table.
+        release: String,
+        /// What the table says, if it has it.
+        table: Option<u64>,
+        /// What the DWARF says, if it has it.
+        dwarf: Option<u64>,
+    },
+    /// The DWARF says something else than the symbol table.
+    #[error("{variable} is at {symbol:#x} by the symbol table and at {dwarf:#x} by the DWARF")]
+    AddressDiffers {
+        /// The variable.
+        variable: &'static str,
+        /// Where the symbol table has it.
+        symbol: u64,
+        /// Where the DWARF has it.
+        dwarf: u64,
+    },
+    /// The executable can't be read.
+    #[error("the executable {0}")]
+    Image(#[from] ImageError),
+}
+
+fn number(value: Option<u64>) -> String {
+    value.map_or_else(|| "not there".to_owned(), |value| value.to_string())
+}
+
+impl Known {
+    /// Finds out about an executable. What its DWARF says must be what the table and the symbol table say.
+    pub fn of(image: &Image) -> Result<Self, Unknown> {
+        let release = image.build_info()?.go_version;
+        let layout = GoVersion::parse(&release).and_then(|version| Layout::of(version, Arch::Amd64));
+        let layout = layout.ok_or_else(|| Unknown::NoTable(release.clone()))?;
+        let (dwarf, note) = match dwarf(image) {
+            Ok(dwarf) => (dwarf, None),
+            // A damaged witness contradicts nothing.
+            Err(error) => {
+                (None, Some(format!("the executable {error}; what it says of the runtime is not heard")))
+            }
+        };
+        if dwarf.is_none() && !is_gos_own(&release) {
+            return Err(Unknown::NotGos(release));
+        }
+        if let Some(dwarf) = &dwarf {
+            layout.compare(dwarf)?;
+        }
+        let sources = Sources::of(image, dwarf.as_ref())?;
+        let table = format!("table for {}", layout.release());
+        let offsets = if dwarf.is_some() { format!("DWARF, {table}") } else { table };
+        let evidence = Evidence { offsets, variables: sources.evidence().to_owned(), note };
+        Ok(Self { layout, sources, evidence })
+    }
+}
+
+/// What the DWARF says, if it has something to say.
+fn dwarf(image: &Image) -> Result<Option<RuntimePlaces>, ImageError> {
+    let paths = Layout::paths().chain(variables()).collect();
+    Ok(image.dwarf_runtime(&paths)?.filter(|found| !found.described.is_empty()))
+}
+
+/// Whether a release is one that the tables are made from, or another of its series, unchanged.
+fn is_gos_own(release: &str) -> bool {
+    let numbers = release.strip_suffix(HARMLESS).unwrap_or(release).strip_prefix("go").unwrap_or_default();
+    numbers.split('.').all(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_of_others_are_told_apart() {
+        for release in ["go1.18", "go1.26.8", "go1.20.3 X:boringcrypto"] {
+            assert!(is_gos_own(release), "{release}");
+        }
+        for release in [
+            "go1.22.5-bigcorp",
+            "go1.22.5 (Red Hat 1.22.5-1.el9)",
+            "go1.21rc2",
+            "devel go1.26-4d3bd1",
+            "go1.25.1 X:greenteagc",
+            "",
+        ] {
+            assert!(!is_gos_own(release), "{release}");
+        }
+    }
+}
