@@ -23,6 +23,8 @@ struct SteadyLoad {
 }
 
 const ROUND: &str = "load 8000 16 5";
+/// Agents that come and go: a hundred that are killed, and some that end as they should.
+const CYCLES: u32 = 110;
 
 impl SteadyLoad {
     fn start(mut client: Process) -> Result<Self> {
@@ -58,7 +60,7 @@ fn outcome(answer: &Value) -> [Value; 4] {
 }
 
 #[test]
-fn fifty_agents_come_and_go() -> Result<()> {
+fn a_hundred_agents_are_killed() -> Result<()> {
     let mut server = Process::kitex(&["server"])?;
     let client = Process::kitex(&["client", "--connect", server.addr()?, "--nested"])?;
     let pids = [server.pid(), client.pid()];
@@ -66,32 +68,34 @@ fn fifty_agents_come_and_go() -> Result<()> {
     let before = BpfObjects::now()?;
     let load = SteadyLoad::start(client)?;
     let began = Instant::now();
-    for cycle in 1..=50 {
-        let agent = Agent::attach(&pids, &[])?;
-        for site in &sites {
+    for cycle in 1..=CYCLES {
+        // Both targets at once now and then; it takes the kernel its time.
+        let watched = if cycle % 11 == 0 { &pids[..] } else { &pids[..1] };
+        let agent = Agent::attach(watched, &[])?;
+        for site in &sites[..watched.len()] {
             ensure!(site.probed()? == site.count(), "cycle {cycle}: not all probes are in place");
         }
         if cycle == 1 {
             let loaded = BpfObjects::now()?.beyond(&before);
             let [programs, maps, links] = loaded.counts();
-            let probes = sites[0].count() + sites[1].count();
+            let probes = sites[0].count();
             // Were these not seen here, that they are gone would say nothing.
-            ensure!(programs >= 4 && maps >= 4 && links >= probes, "one agent has {loaded}");
+            ensure!(programs >= 2 && maps >= 4 && links >= probes, "one agent has {loaded}");
         }
-        // Each tenth is killed: the kernel then cleans up by itself.
-        let signal = if cycle % 10 == 0 { libc::SIGKILL } else { libc::SIGTERM };
+        // Most are killed: the kernel then cleans up by itself.
+        let signal = if cycle % 11 == 0 { libc::SIGTERM } else { libc::SIGKILL };
         let (status, _) = agent.end_by(signal)?;
         ensure!(status.success() || signal == libc::SIGKILL, "cycle {cycle}: {status}");
     }
     let cycles = began.elapsed();
     let (mut client, rounds) = load.stop()?;
-    eprintln!("50 cycles in {:.1} s, {rounds} rounds of calls", cycles.as_secs_f64());
+    eprintln!("{CYCLES} cycles in {:.1} s, {rounds} rounds of calls", cycles.as_secs_f64());
     ensure!(rounds > 10, "{rounds} rounds of calls in {cycles:?} are no load");
     for site in &sites {
         site.check_clean()?;
     }
     BpfObjects::wait_until_back(&before, Duration::from_secs(10))?;
-    // Not only alive: the fifty-first sees every call.
+    // Not only alive: the next one sees every call.
     server.command("settle")?;
     for process in [&mut client, &mut server] {
         process.command("reset")?;

@@ -34,7 +34,7 @@ pub(crate) static OBJECTS: Array<[u64; WAYS]> = Array::with_max_entries(16_384, 
 pub(crate) static SPILL: HashMap<u64, Spilled> = HashMap::with_max_entries(16_384, NO_PREALLOC);
 
 #[map]
-pub(crate) static LABEL_IDS: HashMap<LabelSet, u32> = HashMap::with_max_entries(4_352, 0);
+pub(crate) static LABEL_IDS: HashMap<LabelSet, u32> = HashMap::with_max_entries(4_352, NO_PREALLOC);
 
 #[map]
 pub(crate) static LABEL_SETS: Array<[u64; LABEL_SET_WORDS]> = Array::with_max_entries(4_352, MMAPABLE);
