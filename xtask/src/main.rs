@@ -9,6 +9,7 @@ mod lint;
 mod matrix;
 mod process;
 mod setup;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Task {
         /// Try only those whose name (such as v0.16.3-go1.26.8-pie) holds one of these, and write nothing
         filters: Vec<String>,
     },
+    /// Load targets for long while agents and targets come and go, and see every count stay exact (needs root)
+    Soak(soak::Options),
     /// Run all tests: unit, documentation, and end to end with real probes (needs root)
     Test {
         /// Run only tests whose name holds one of these
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Task::Lint => lint::all(),
         Task::Matrix { filters } => matrix::run(&filters),
         Task::Ebpf(_) => ebpf::build(),
+        Task::Soak(options) => soak::run(&options),
         Task::Test { filters } => test::all(&filters),
     };
     match outcome {

@@ -1,0 +1,273 @@
+//! A long run under full load: agents come and go, targets end and start again, scrapes go on. The account of an agent that
+//! stays all the time must close at every look, its counts equal the targets' own whenever the load pauses, and neither
+//! its memory nor its descriptors nor what is loaded in the kernel may grow.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Args, value_parser};
+use monitor_tests::{
+    agent::Agent,
+    chain::{check_calls, check_closed},
+    kernel::BpfObjects,
+    process::Process,
+    tally::DEFAULT_LABELS,
+};
+
+use crate::{
+    process::{output, root, say},
+    setup,
+};
+
+/// Calls under way at once.
+const CALLERS: u64 = 16;
+/// Calls that may be between two numbers of a scrape under load: of a quarter of a second, and inside the probes.
+const SLACK: [u64; 2] = [100_000, 4 * CALLERS];
+/// Between two looks at the agent.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Between two pauses of the load, in looks.
+const PAUSE_EVERY: u32 = 15;
+/// The agent's memory may end up so much higher than it was after the first quarter.
+const GROWTH_MIB: f64 = 1.0;
+const MIB: f64 = 1_048_576.0;
+
+/// How long.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Minutes of load
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = value_parser!(u32).range(1..=10_000))]
+    minutes: u32,
+    /// Seed of what happens when
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Write docs/soak.md
+    #[arg(long)]
+    write: bool,
+}
+
+/// Runs it, shows the result, and writes it down if asked to.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::agent_and_target("soak")?;
+    let before = BpfObjects::now()?;
+    let mut soak = Soak::start(options.seed)?;
+    let end = Instant::now() + Duration::from_secs(u64::from(options.minutes) * 60);
+    while Instant::now() < end {
+        soak.step().with_context(|| format!("after {} looks, seed {}", soak.done.looks, options.seed))?;
+    }
+    let report = soak.finish(options)?;
+    BpfObjects::wait_until_back(&before, Duration::from_secs(20))?;
+    println!("{report}");
+    if options.write {
+        let text = format!(
+            "# A long run under load\n\nWritten by `cargo xtask soak --minutes {} --seed {} --write` on {}. It ends \
+             with an error when an account does not close, a count differs from the target's own, a call fails that \
+             should not, memory or descriptors grow, or anything is left in the kernel.\n\n{report}",
+            options.minutes,
+            options.seed,
+            output(Command::new("date").args(["--utc", "+%Y-%m-%d"]))?,
+        );
+        let file = root().join("docs/soak.md");
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        say("written: docs/soak.md");
+    }
+    Ok(())
+}
+
+/// What has happened.
+#[derive(Debug, Default)]
+struct Done {
+    looks: u32,
+    pauses: u32,
+    guests: u32,
+    killed: u32,
+    restarts: u32,
+    calls: u64,
+}
+
+/// The processes that stay, and those that come and go.
+struct Soak {
+    server: Process,
+    client: Process,
+    agent: Agent,
+    /// A pair that ends and starts again, and its agent.
+    visitors: Option<(Process, Process, Agent)>,
+    /// Resident memory of the agent at each look, in MiB.
+    memory: Vec<f64>,
+    descriptors: usize,
+    random: Random,
+    done: Done,
+}
+
+impl Soak {
+    fn start(seed: u64) -> Result<Self> {
+        let (server, mut client) = pair()?;
+        let agent = Agent::attach(&[server.pid(), client.pid()], &[])?;
+        client.command(&format!("flow {CALLERS}"))?;
+        agent.scrape()?;
+        let descriptors = descriptors(agent.pid())?;
+        let (random, done) = (Random(seed | 1), Done::default());
+        Ok(Self { server, client, agent, visitors: None, memory: Vec::new(), descriptors, random, done })
+    }
+
+    /// Something happens, then all is looked at.
+    fn step(&mut self) -> Result<()> {
+        match self.random.below(4) {
+            0 | 1 => self.guest()?,
+            2 => self.restart()?,
+            _ => {}
+        }
+        thread::sleep(LOOK_EVERY);
+        self.look()?;
+        if self.done.looks.is_multiple_of(PAUSE_EVERY) {
+            self.pause()?;
+        }
+        Ok(())
+    }
+
+    /// Another agent watches the same targets for a moment, then ends or is killed.
+    fn guest(&mut self) -> Result<()> {
+        let guest = Agent::attach(&[self.server.pid(), self.client.pid()], &[])?;
+        thread::sleep(Duration::from_millis(self.random.below(1_000)));
+        guest.scrape()?;
+        self.done.guests += 1;
+        if self.random.below(2) == 0 {
+            self.done.killed += 1;
+            guest.end_by(libc::SIGKILL)?;
+        } else {
+            let (status, _) = guest.terminate()?;
+            ensure!(status.success(), "an agent ended with {status}");
+        }
+        Ok(())
+    }
+
+    /// The visitors end in the middle of their calls, and others take their place.
+    fn restart(&mut self) -> Result<()> {
+        self.done.restarts += u32::from(self.visitors.is_some());
+        if let Some((server, client, agent)) = self.visitors.take() {
+            let pids = [server.pid(), client.pid()];
+            drop((client, server));
+            // Both are noticed, and their probes taken away.
+            thread::sleep(Duration::from_secs(1));
+            let scrape = agent.scrape()?;
+            for pid in pids {
+                check_closed(&scrape, pid, [0, 0])?;
+            }
+            agent.terminate()?;
+        }
+        let (server, mut client) = pair()?;
+        let agent = Agent::attach(&[server.pid(), client.pid()], &[])?;
+        client.command("flow 2 2000")?;
+        self.visitors = Some((server, client, agent));
+        Ok(())
+    }
+
+    fn look(&mut self) -> Result<()> {
+        let scrape = self.agent.scrape()?;
+        for pid in [self.server.pid(), self.client.pid()] {
+            check_closed(&scrape, pid, SLACK)?;
+        }
+        self.memory.push(scrape.sum("monitor_agent_resident_memory_bytes", &[]) / MIB);
+        self.done.looks += 1;
+        Ok(())
+    }
+
+    /// Without load everything must be exact, since the very first call.
+    fn pause(&mut self) -> Result<()> {
+        self.client.command("pause")?;
+        self.server.command("settle")?;
+        let scrape = self.agent.scrape_settled()?;
+        for process in [&mut self.client, &mut self.server] {
+            self.done.calls = check_calls(process, &scrape, &DEFAULT_LABELS, true)?.total();
+        }
+        let descriptors = descriptors(self.agent.pid())?;
+        // A connection of the scrape may still be open.
+        ensure!(
+            descriptors <= self.descriptors + 2,
+            "the agent had {} descriptors, and now {descriptors}",
+            self.descriptors
+        );
+        self.done.pauses += 1;
+        self.client.command(&format!("flow {CALLERS}"))?;
+        Ok(())
+    }
+
+    fn finish(mut self, options: &Options) -> Result<String> {
+        self.pause()?;
+        self.client.command("pause")?;
+        let growth = growth(&self.memory);
+        ensure!(growth <= GROWTH_MIB, "the agent's memory has grown by {growth:.2} MiB: {:?}", self.memory);
+        let (status, _) = self.agent.terminate()?;
+        ensure!(status.success(), "the agent ended with {status}");
+        let Done { looks, pauses, guests, killed, restarts, calls } = self.done;
+        let mut report = String::new();
+        let mut row = |what: &str, value: String| writeln!(report, "| {what} | {value} |");
+        row("what", "number".to_owned())?;
+        row("---", "---".to_owned())?;
+        row("minutes of load", options.minutes.to_string())?;
+        row(
+            "calls, each counted by the agent on both sides as by the targets themselves",
+            calls.to_string(),
+        )?;
+        row("looks under load at which the account closed", looks.to_string())?;
+        row("pauses at which every count was exact", pauses.to_string())?;
+        row("other agents that came and went", format!("{guests}, {killed} of them killed"))?;
+        row("targets that ended in the middle of calls", (2 * restarts).to_string())?;
+        row("growth of the agent's memory after the first quarter, MiB", format!("{growth:.2}"))?;
+        Ok(report)
+    }
+}
+
+fn pair() -> Result<(Process, Process)> {
+    let server = Process::kitex(&["server"])?;
+    let client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    Ok((server, client))
+}
+
+fn descriptors(pid: u32) -> Result<usize> {
+    let directory = format!("/proc/{pid}/fd");
+    Ok(fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))?.count())
+}
+
+/// By how much a line through the numbers rises from the end of their first quarter to the last.
+fn growth(numbers: &[f64]) -> f64 {
+    let numbers = &numbers[numbers.len() / 4..];
+    let count = numbers.iter().map(|_| 1.0).sum::<f64>();
+    let places = (0_u32..).map(f64::from).zip(numbers);
+    let (place_mean, mean) = ((count - 1.0) / 2.0, numbers.iter().sum::<f64>() / count);
+    let (mut together, mut alone) = (0.0, 0.0);
+    for (place, number) in places {
+        together += (place - place_mean) * (number - mean);
+        alone += (place - place_mean).powi(2);
+    }
+    if alone > 0.0 { together / alone * (count - 1.0) } else { 0.0 }
+}
+
+/// Numbers that look random (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) % limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_is_that_of_the_line_after_the_first_quarter() {
+        assert!(growth(&[1.0, 9.0, 9.0, 9.0]).abs() < 1e-9);
+        assert!((growth(&[0.0, 1.0, 2.0, 3.0]) - 2.0).abs() < 1e-9);
+        assert!(growth(&[5.0]).abs() < 1e-9);
+    }
+}
