@@ -3,7 +3,8 @@
 use std::{io, path::Path};
 
 use crate::{
-    bpf::BpfError, export::http::ListenError, image::ImageError, plan::Refusal, target::TargetError,
+    bpf::BpfError, events::SocketError, export::http::ListenError, image::ImageError, plan::Refusal,
+    target::TargetError,
 };
 
 /// The kinds of failure and their exit codes. Scripts rely on the numbers.
@@ -124,6 +125,14 @@ fn advice(error: &ImageError) -> &'static str {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failure {}
+
 impl From<TargetError> for Failure {
     fn from(error: TargetError) -> Self {
         let kind = match &error {
@@ -146,6 +155,12 @@ impl From<BpfError> for Failure {
             BpfError::Kernel { .. } => Kind::Kernel,
         };
         Self::new(kind, error.to_string())
+    }
+}
+
+impl From<SocketError> for Failure {
+    fn from(error: SocketError) -> Self {
+        Self::new(Kind::Address, error.to_string())
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`http`] asks for pages, each over a connection of its own.
 //! - [`tally`] compares the agent's counters with the target's own, label set by label set; [`durations`] its
 //!   latencies; [`chain`] does both for a client, a relay and a server.
+//! - [`events`] runs `monitor-agent events` and compares its lines with each call that a target has logged.
 //! - [`usage`] tells what a command takes.
 //! - [`matrix`] tries releases of Kitex and Go and ways to build, as `tests/matrix.json` lists them.
 //! - [`kernel`] tells what is loaded in the kernel, [`text`] whether a target's code has probes in it; [`tracefs`] puts
@@ -14,6 +15,7 @@
 pub mod agent;
 pub mod chain;
 pub mod durations;
+pub mod events;
 pub mod http;
 pub mod kernel;
 pub mod matrix;

@@ -137,8 +137,10 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
         kitex.flat_map(|(_, metric)| metric.always.iter().chain(&metric.asked_for)).collect();
     let labels: Vec<_> = labels.into_iter().filter(|label| *label != "target").map(String::as_str).collect();
     let labels = labels.join(",");
+    let socket = concat!(env!("CARGO_TARGET_TMPDIR"), "/docs.sock");
     let flags =
         ["--kitex.bytes", "--kitex.stream-messages", "--kitex.labels", &labels, "--go.metrics", "all"];
+    let flags = [&flags[..], &["--events.socket", socket]].concat();
     let agent = Agent::attach(&[relay.pid(), server.pid()], &flags)?;
     client.command("load 500 4 2")?;
     check(&agent.scrape_settled()?, &metrics, true)?;
@@ -191,7 +193,7 @@ fn links_and_file_names_lead_somewhere() -> Result<()> {
 fn flags_in_examples_exist() -> Result<()> {
     let mut unknown = Vec::new();
     let mut seen = 0;
-    for command in ["run", "inspect"] {
+    for command in ["run", "events", "inspect"] {
         let help = run_to_end(&[command, "--help"], Duration::from_secs(5))?.stdout;
         let known: BTreeSet<_> = flags(&help).collect();
         for document in documents()? {

@@ -12,10 +12,11 @@ use prometheus::proto::MetricFamily;
 
 use super::{RunConfig, watch::Face};
 use crate::{
+    events::{Readers, SlowCalls, Wish},
     export::http::{Backend, SiteStatus, Status, TargetStatus},
     metrics::{
-        AgentStats, Family, FamilyBuilder, KitexView, Selection, TargetStats, UnderwayCalls, about, kitex,
-        merge, process::ProcessReader, underway,
+        AgentStats, EventStats, Family, FamilyBuilder, KitexView, Selection, TargetStats, UnderwayCalls,
+        about, kitex, merge, process::ProcessReader, underway,
     },
     pipeline::{Ladder, Snapshot},
 };
@@ -28,6 +29,10 @@ pub(super) struct Board {
     view: KitexView,
     /// What durations are counted between.
     ladder: Arc<Ladder>,
+    /// Those who read events, if anybody can.
+    readers: Option<Arc<Readers>>,
+    /// Calls that are kept, if any are.
+    slow_calls: Option<Arc<SlowCalls>>,
     /// Series carry the label `target` in `/metrics`.
     several: bool,
     ready: AtomicBool,
@@ -38,8 +43,10 @@ pub(super) struct Board {
 }
 
 impl Board {
-    pub(super) fn new(config: &RunConfig) -> Self {
+    pub(super) fn new(config: &RunConfig, readers: Option<Arc<Readers>>) -> Self {
         Self {
+            readers,
+            slow_calls: config.slow_calls.map(|limit| Arc::new(SlowCalls::new(limit))),
             faces: Mutex::default(),
             metrics: config.metrics.clone(),
             view: KitexView { labels: config.labels.clone(), buckets: Arc::new(config.buckets.clone()) },
@@ -54,6 +61,11 @@ impl Board {
 
     pub(super) fn ladder(&self) -> &Arc<Ladder> {
         &self.ladder
+    }
+
+    /// The calls that are kept, if any are.
+    pub(super) fn slow_calls(&self) -> Option<Arc<SlowCalls>> {
+        self.slow_calls.clone()
     }
 
     pub(super) fn add(&self, face: Arc<Face>) {
@@ -97,6 +109,10 @@ impl Board {
             cpu_seconds: own.cpu_seconds,
             resident_bytes: own.resident_bytes,
             scrapes: self.scrapes.load(Ordering::Relaxed),
+            events: self
+                .readers
+                .as_ref()
+                .map(|readers| EventStats { readers: readers.count(), dropped: readers.dropped() }),
         }
     }
 }
@@ -174,6 +190,10 @@ impl Backend for Board {
         self.scrapes.fetch_add(1, Ordering::Relaxed);
         let face = self.faces().into_iter().find(|face| face.pid == pid)?;
         Some(self.families(&[face], false))
+    }
+
+    fn calls(&self, wish: &Wish) -> Option<String> {
+        Some(self.slow_calls.as_ref()?.json(wish))
     }
 
     fn status(&self) -> Status {

@@ -8,9 +8,10 @@ use std::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
+    task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     RunConfig,
@@ -19,10 +20,14 @@ use super::{
     watch::{CHECK_EVERY, DRAIN_EVERY, Watch},
 };
 use crate::{
+    events::{EventSocket, EventStream, Filter, Format, Readers},
     export::http,
     failure::{Failure, Kind},
-    pipeline::Tracer,
+    pipeline::{Ladder, Tracer},
 };
+
+/// How long readers may take for their last lines and answers.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// Those who get the calls beside the aggregation.
 type Tracers = Vec<Box<dyn Tracer + Send>>;
@@ -51,7 +56,10 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
     let address = listener.local_addr().map_err(|error| Failure::new(Kind::Address, error.to_string()))?;
     info!("listening on http://{address}");
 
-    let board = Arc::new(Board::new(&config));
+    let socket = config.event_socket.as_deref().map(EventSocket::bind).transpose()?;
+    let readers = socket.is_some().then(Arc::<Readers>::default);
+
+    let board = Arc::new(Board::new(&config, readers.clone()));
     let (stop_serving, stopped) = oneshot::channel::<()>();
     let backend: Arc<dyn http::Backend> = board.clone();
     let server = tokio::spawn(http::serve(listener, backend, async move {
@@ -69,19 +77,27 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    board.set_ready(true);
     let mut tracers: Tracers = Vec::new();
-    let mut drain = interval(DRAIN_EVERY);
-    drain.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut check = interval(CHECK_EVERY);
-    check.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    if let Some(calls) = board.slow_calls() {
+        tracers.push(Box::new(calls));
+    }
+    let mut event_server = None;
+    if let (Some(socket), Some(readers)) = (socket, readers) {
+        tracers.push(Box::new(EventStream::new(Filter::default(), Format::Ndjson, Arc::clone(&readers))));
+        event_server = Some(EventServer::start(socket, readers));
+    }
+    board.set_ready(true);
+    let mut drain_tick = interval(DRAIN_EVERY);
+    drain_tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut check_tick = interval(CHECK_EVERY);
+    check_tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = drain.tick() => drain_all(&mut watches, &mut tracers),
-            _ = check.tick() => {
-                tokio::task::block_in_place(|| watches.iter_mut().for_each(|watch| watch.check(&mut tracers)));
+            _ = drain_tick.tick() => drain(&mut watches, &mut tracers),
+            _ = check_tick.tick() => {
+                tokio::task::block_in_place(|| check(&mut watches, &mut tracers));
                 if lifetime.is_over(watches.iter().any(Watch::is_up)) {
                     break;
                 }
@@ -90,33 +106,80 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
     }
     board.set_ready(false);
     tokio::task::block_in_place(|| finish(&mut watches, &mut tracers));
+    // Tells the readers that this was all.
+    drop(tracers);
     let _ = stop_serving.send(());
-    let _ = tokio::time::timeout(Duration::from_millis(500), server).await;
+    let events = async {
+        if let Some(server) = event_server {
+            server.stop().await;
+        }
+    };
+    let _ = tokio::time::timeout(GRACE, async { tokio::join!(server, events) }).await;
     Ok(())
 }
 
-fn attach_all(config: &RunConfig, board: &Board) -> Result<Vec<Watch>, Failure> {
-    let prepared = prepare(config)?;
-    let mut watches = Vec::with_capacity(prepared.len());
-    for prepared in prepared {
-        watches.push(Watch::attach(prepared, config, board.ladder())?);
+/// Lets programs read events.
+struct EventServer {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl EventServer {
+    fn start(socket: EventSocket, readers: Arc<Readers>) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            if let Err(error) = socket.serve(readers, stopped).await {
+                warn!("events can't be read: {error}");
+            }
+        });
+        Self { stop, task }
     }
+
+    /// Lets nobody in any more, and waits until those who are there have their last lines.
+    async fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.task.await;
+    }
+}
+
+fn attach_all(config: &RunConfig, board: &Board) -> Result<Vec<Watch>, Failure> {
+    let watches = attach(config, board.ladder())?;
     for watch in &watches {
         board.add(watch.face());
     }
     Ok(watches)
 }
 
+/// Attaches to every target; whatever fails leaves nothing attached.
+pub(super) fn attach(config: &RunConfig, ladder: &Arc<Ladder>) -> Result<Vec<Watch>, Failure> {
+    let prepared = prepare(config)?;
+    let mut watches = Vec::with_capacity(prepared.len());
+    for prepared in prepared {
+        watches.push(Watch::attach(prepared, config, ladder)?);
+    }
+    Ok(watches)
+}
+
 /// Takes everything out of the rings of the targets that are there.
-fn drain_all(watches: &mut [Watch], tracer: &mut dyn Tracer) {
+pub(super) fn drain(watches: &mut [Watch], tracer: &mut dyn Tracer) {
     for watch in watches.iter_mut().filter(|watch| watch.is_up()) {
         watch.drain(tracer);
     }
     tracer.flush();
 }
 
+/// Looks after every target.
+pub(super) fn check(watches: &mut [Watch], tracer: &mut dyn Tracer) {
+    for watch in watches {
+        watch.check(tracer);
+    }
+}
+
 /// Detaches everything at once, takes what is left, and says what it came to.
-fn finish(watches: &mut [Watch], tracer: &mut dyn Tracer) {
+pub(super) fn finish(watches: &mut [Watch], tracer: &mut dyn Tracer) {
     std::thread::scope(|scope| {
         for watch in watches.iter_mut().filter(|watch| watch.is_up()) {
             scope.spawn(|| watch.detach());

@@ -3,18 +3,22 @@
 mod attached;
 mod board;
 mod clock;
+mod events;
 mod go;
 mod in_flight;
 mod life;
 mod prepare;
+mod trace;
 mod unexpected;
 mod verify;
 mod watch;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
+pub use events::{EventsConfig, events};
 pub use life::run;
 pub use prepare::{NO_FRAMEWORK, describe, unattachable};
+pub use trace::{Trace, TraceConfig, watch};
 pub use verify::probe_in_place;
 
 use crate::{
@@ -41,6 +45,10 @@ pub struct RunConfig {
     pub labels: LabelSelection,
     /// What the programs are to read beside names and outcome.
     pub wanted: Wanted,
+    /// Where to let programs read events.
+    pub event_socket: Option<PathBuf>,
+    /// How many of the slowest and of the failed calls of each label set to keep, if any.
+    pub slow_calls: Option<usize>,
     /// Calls under way for longer are given up.
     pub max_call_age: Duration,
     /// How much of the Go runtime to show.

@@ -6,8 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::log::{Format, Verbosity};
 use crate::{
-    agent::RunConfig,
+    agent::{EventsConfig, RunConfig, TraceConfig},
     bpf::Limits,
+    events::{self, Condition, Filter},
     export::http::{Listen, parse_listen},
     failure::{Failure, Kind},
     goruntime::Detail,
@@ -28,6 +29,8 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     /// Attach to running processes and serve their metrics until they end or a signal comes.
     Run(RunArguments),
+    /// Attach to running processes and write a line for each call on stdout, until they end or a signal comes.
+    Events(EventsArguments),
     /// Show what would be attached to a process or executable, and the evidence for it; touches nothing.
     Inspect(InspectArguments),
 }
@@ -42,7 +45,7 @@ pub(super) struct RunArguments {
     #[arg(
         long = "web.listen-address",
         value_name = "ADDRESS",
-        default_value = "127.0.0.1:9790",
+        default_value_t = Listen::default(),
         value_parser = parse_listen
     )]
     listen_address: Listen,
@@ -75,6 +78,18 @@ pub(super) struct RunArguments {
     /// default, or all that can be read.
     #[arg(long = "go.metrics", value_name = "DETAIL", value_enum, default_value_t = GoMetrics::Default)]
     go_metrics: GoMetrics,
+
+    /// Also let programs read each call, as `events` writes it, from a Unix socket at this path. Only the agent's own
+    /// user may connect.
+    #[arg(long = "events.socket", value_name = "PATH")]
+    events_socket: Option<PathBuf>,
+
+    /// Also keep the N slowest and the N last failed calls of each combination of labels, for /api/v1/calls.
+    #[arg(
+        long = "capture.slow", value_name = "N",
+        allow_negative_numbers = true, value_parser = clap::value_parser!(u8).range(1..=100)
+    )]
+    capture_slow: Option<u8>,
 
     /// Combinations of labels kept for each target; past them `other` stands in for the names.
     #[arg(
@@ -136,6 +151,43 @@ impl From<GoMetrics> for Detail {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct EventsArguments {
+    /// Process to watch, as this host's /proc numbers it. Repeat it for several.
+    #[arg(long = "pid", value_name = "PID", required = true, allow_negative_numbers = true, value_parser = pid)]
+    pids: Vec<u32>,
+
+    /// How lines look.
+    #[arg(long, value_enum, default_value_t = EventFormat::Ndjson)]
+    format: EventFormat,
+
+    /// Only calls for which this holds: side=client or side=server, method=NAME, status=succeed or status=error,
+    /// `min_duration=5ms` (us, ms, s). Several values with commas: one must fit. Repeat it: all must hold.
+    #[arg(long = "filter", value_name = "FIELD=VALUE")]
+    filters: Vec<Condition>,
+
+    /// Also a line for each start; costs each call about as much as its finish does.
+    #[arg(long)]
+    starts: bool,
+
+    /// How much to log on stderr.
+    #[arg(long, value_enum, default_value_t = Verbosity::Warn)]
+    pub(super) log_level: Verbosity,
+
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) log_format: Format,
+}
+
+/// How a line of an event looks.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum EventFormat {
+    /// One JSON object a line
+    Ndjson,
+    /// For people
+    Pretty,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct InspectArguments {
     #[command(flatten)]
     pub(super) subject: Subject,
@@ -157,12 +209,40 @@ pub(super) struct Subject {
     pub(super) exe: Option<PathBuf>,
 }
 
+impl EventsArguments {
+    /// The validated meaning. Nothing is touched by this.
+    pub(super) fn validate(self) -> Result<EventsConfig, Failure> {
+        each_once(&self.pids)?;
+        let trace = TraceConfig {
+            starts: self.starts,
+            program_log_level: program_log_level(self.log_level),
+            ..TraceConfig::new(&self.pids)
+        };
+        let format = match self.format {
+            EventFormat::Ndjson => events::Format::Ndjson,
+            EventFormat::Pretty => events::Format::Pretty,
+        };
+        Ok(EventsConfig { trace, format, filter: Filter::all(self.filters) })
+    }
+}
+
+/// Refuses a process that is given twice.
+fn each_once(pids: &[u32]) -> Result<(), Failure> {
+    let mut seen = BTreeSet::new();
+    let Some(twice) = pids.iter().find(|pid| !seen.insert(**pid)) else { return Ok(()) };
+    Err(Failure::new(Kind::Usage, format!("--pid {twice} is given twice: give each process once")))
+}
+
 impl RunArguments {
     /// The validated meaning. Nothing is touched by this.
     pub(super) fn validate(self) -> Result<RunConfig, Failure> {
-        let mut seen = BTreeSet::new();
-        if let Some(twice) = self.pids.iter().find(|pid| !seen.insert(**pid)) {
-            let text = format!("--pid {twice} is given twice: give each process once");
+        each_once(&self.pids)?;
+        let wants_events = self.events_socket.is_some() || self.capture_slow.is_some();
+        if wants_events && !self.metrics.wants_calls() {
+            let text = format!(
+                "--events.socket and --capture.slow tell of calls, and --metrics {} wants none: add kitex",
+                self.metrics
+            );
             return Err(Failure::new(Kind::Usage, text));
         }
         Ok(RunConfig {
@@ -174,12 +254,14 @@ impl RunArguments {
                 errors: self.kitex_labels.contains(Label::ErrorClass),
                 sizes: self.kitex_bytes,
                 messages: self.kitex_stream_messages,
-                events: false,
+                events: wants_events,
                 starts: false,
                 protocol: self.metrics.contains(Family::Otel),
                 panics: self.metrics.contains(Family::Otel),
             },
             metrics: self.metrics,
+            event_socket: self.events_socket,
+            slow_calls: self.capture_slow.map(usize::from),
             max_call_age: Duration::from_secs(self.max_call_age.into()),
             labels: self.kitex_labels,
             go: self.go_metrics.into(),

@@ -21,6 +21,11 @@ pub fn main() -> ExitCode {
             log::init(arguments.log_level, format);
             (arguments.validate().and_then(agent::run), format)
         }
+        Command::Events(arguments) => {
+            let format = arguments.log_format;
+            log::init(arguments.log_level, format);
+            (arguments.validate().and_then(agent::events), format)
+        }
         Command::Inspect(arguments) => (inspect::inspect(&arguments), Format::Text),
     };
     let Err(failure) = result else { return ExitCode::SUCCESS };

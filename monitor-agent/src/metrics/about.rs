@@ -16,6 +16,17 @@ pub struct AgentStats {
     pub resident_bytes: Option<u64>,
     /// Scrapes answered.
     pub scrapes: u64,
+    /// The event stream, if there is one.
+    pub events: Option<EventStats>,
+}
+
+/// Who reads the event stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventStats {
+    /// Readers now.
+    pub readers: usize,
+    /// Lines that found no room with a reader.
+    pub dropped: u64,
 }
 
 /// How one target is watched.
@@ -130,6 +141,16 @@ fn about_agent(agent: &AgentStats, families: &mut Vec<MetricFamily>) {
     FamilyBuilder::counter("monitor_scrapes_total", "Scrapes answered.")
         .with(&[], float(agent.scrapes))
         .finish(families);
+    let Some(events) = agent.events else { return };
+    FamilyBuilder::gauge("monitor_event_readers", "Programs that read the event stream.")
+        .with(&[], float(events.readers as u64))
+        .finish(families);
+    FamilyBuilder::counter(
+        "monitor_event_lines_dropped_total",
+        "Lines of the event stream that a reader did not take in time; it is told how many.",
+    )
+    .with(&[], float(events.dropped))
+    .finish(families);
 }
 
 fn about_targets(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {

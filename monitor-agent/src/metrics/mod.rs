@@ -11,7 +11,7 @@ pub mod process;
 mod selection;
 mod underway;
 
-pub use about::{AgentStats, FrameworkStats, SiteStats, TargetStats, UnexpectedType, about};
+pub use about::{AgentStats, EventStats, FrameworkStats, SiteStats, TargetStats, UnexpectedType, about};
 pub use family::{FamilyBuilder, merge};
 pub use go::go;
 pub use kitex::{KitexView, Label, LabelSelection, LabelsError, kitex};

@@ -61,6 +61,12 @@ impl Default for Selection {
 }
 
 impl Selection {
+    /// The calls of every framework, and nothing else.
+    #[must_use]
+    pub fn calls() -> Self {
+        Self([Family::Kitex, Family::Grpc].into())
+    }
+
     /// Whether a family was chosen.
     #[must_use]
     pub fn contains(&self, family: Family) -> bool {

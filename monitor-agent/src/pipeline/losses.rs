@@ -8,7 +8,7 @@ use super::{EventKind, LossReason};
 const WAYS: [(EventKind, LossReason, &[Counter]); 6] = [
     (EventKind::Finish, LossReason::RingFull, &[Counter::RingFull, Counter::RingFullUnpaired]),
     (EventKind::Finish, LossReason::UnknownType, &[Counter::FinishUnknownType]),
-    (EventKind::Finish, LossReason::LabelTableFailed, &[Counter::FinishLost]),
+    (EventKind::Finish, LossReason::LabelTableFailed, &[Counter::FinishLost, Counter::FinishLostUnpaired]),
     (EventKind::Start, LossReason::RingFull, &[Counter::StartRingFull]),
     (EventKind::Start, LossReason::UnknownType, &[Counter::StartUnknownType]),
     (EventKind::Start, LossReason::LabelTableFailed, &[Counter::StartLabelLost]),

@@ -21,6 +21,8 @@ import (
 //	counts            the tally: {"counts":[{side,type,caller,callee,method,status,retry,count}],
 //	                  "started":n,"finished":n,"loop":[{method,result,count}]}
 //	durations         {"durations":[{labels…,count,sum,p50,p99,values:[[us,count]…]}]}, whole microseconds
+//	calls             {"calls":[{labels…,goroutine,duration_us,sent_bytes,received_bytes,time_ns}]}: each call since the
+//	                  last time, those of one goroutine in their order; with the tracer log only
 //	reset             zero the tally; refused while calls are under way
 //	settle            answers once no call is under way and none has been for 50 ms
 //	cpu               {"user_us":n,"system_us":n} of this process
@@ -36,6 +38,7 @@ import (
 //	bench SECONDS C   Lookup with 1 KB back to back: like load, and p50_us, p99_us, p999_us
 type control struct {
 	tally   *tally
+	log     *callLog
 	load    *load
 	handler *handler
 	ready   map[string]any
@@ -84,6 +87,11 @@ func (c *control) obey(command string, args []string) (map[string]any, error) {
 		return c.counts(), nil
 	case "durations":
 		return c.durations(), nil
+	case "calls":
+		if c.log == nil {
+			return nil, errors.New("calls are kept with --tracer tally,log only")
+		}
+		return map[string]any{"calls": c.log.take()}, nil
 	case "reset":
 		return c.reset()
 	case "settle":

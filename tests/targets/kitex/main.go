@@ -68,7 +68,7 @@ func parse(args []string) (options, error) {
 		flags.BoolVar(&o.nested, "nested", false, "make a second client's call in a middleware of each call")
 		defer func() { o.shortConn = *conns == "short" }()
 	}
-	tracers := flags.String("tracer", "tally", "none, tally, prometheus, or tally,prometheus")
+	tracers := flags.String("tracer", "tally", "none, or some of tally, log (every call by itself) and prometheus, with commas")
 	flags.StringVar(&o.metrics, "metrics-address", "127.0.0.1:0", "where the prometheus tracer is scraped, at /metrics")
 	if err := flags.Parse(args[1:]); err != nil {
 		return o, err
@@ -96,7 +96,7 @@ func run(o options) error {
 	if err != nil {
 		return err
 	}
-	c := control{tally: tally, ready: map[string]any{"ready": true, "pid": os.Getpid()}}
+	c := control{tally: tally, log: tracers.log, ready: map[string]any{"ready": true, "pid": os.Getpid()}}
 	if tracers.metricsAddr != "" {
 		c.ready["metrics"] = tracers.metricsAddr
 	}

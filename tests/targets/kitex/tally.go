@@ -104,19 +104,7 @@ func (t tracer) Start(ctx context.Context) context.Context {
 
 func (t tracer) Finish(ctx context.Context) {
 	ri := rpcinfo.GetRPCInfo(ctx)
-	to, s := ri.To(), ri.Stats()
-	l := labels{
-		Side:   t.side,
-		Type:   t.callType(ri),
-		Caller: orUnknown(ri.From().ServiceName()),
-		Callee: orUnknown(to.ServiceName()),
-		Method: orUnknown(to.Method()),
-		Status: "succeed",
-		Retry:  to.DefaultTag(rpcinfo.RetryTag, "0"),
-	}
-	if s.Error() != nil {
-		l.Status = "error"
-	}
+	l, s := labelsOf(ri, t.side), ri.Stats()
 	c := t.tally.cell(l)
 	c.count.Add(1)
 	start, finish := s.GetEvent(stats.RPCStart), s.GetEvent(stats.RPCFinish)
@@ -126,9 +114,27 @@ func (t tracer) Finish(ctx context.Context) {
 	t.tally.finished.Add(1)
 }
 
+// labelsOf names a finished call.
+func labelsOf(ri rpcinfo.RPCInfo, side string) labels {
+	to := ri.To()
+	l := labels{
+		Side:   side,
+		Type:   callType(ri, side),
+		Caller: orUnknown(ri.From().ServiceName()),
+		Callee: orUnknown(to.ServiceName()),
+		Method: orUnknown(to.Method()),
+		Status: "succeed",
+		Retry:  to.DefaultTag(rpcinfo.RetryTag, "0"),
+	}
+	if ri.Stats().Error() != nil {
+		l.Status = "error"
+	}
+	return l
+}
+
 // callType reads the interaction mode, which Kitex sets on clients only, and what a server knows of the method.
-func (t tracer) callType(ri rpcinfo.RPCInfo) string {
-	if t.side == "client" {
+func callType(ri rpcinfo.RPCInfo, side string) string {
+	if side == "client" {
 		switch ri.Config().InteractionMode() {
 		case rpcinfo.Oneway:
 			return "oneway"

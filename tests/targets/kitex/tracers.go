@@ -15,6 +15,8 @@ import (
 type tracers struct {
 	client, server []stats.Tracer
 	metricsAddr    string
+	// log has every call, if it is one of the tracers.
+	log *callLog
 }
 
 func newTracers(o options, tally *tally) (tracers, error) {
@@ -24,12 +26,16 @@ func newTracers(o options, tally *tally) (tracers, error) {
 		case "tally":
 			t.client = append(t.client, tracer{tally, "client"})
 			t.server = append(t.server, tracer{tally, "server"})
+		case "log":
+			t.log = new(callLog)
+			t.client = append(t.client, logger{t.log, "client"})
+			t.server = append(t.server, logger{t.log, "server"})
 		case "prometheus":
 			if err := t.addPrometheus(o); err != nil {
 				return t, err
 			}
 		default:
-			return t, fmt.Errorf("unknown tracer %q: none, tally or prometheus", kind)
+			return t, fmt.Errorf("unknown tracer %q: none, tally, log or prometheus", kind)
 		}
 	}
 	return t, nil

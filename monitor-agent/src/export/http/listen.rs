@@ -16,6 +16,13 @@ pub struct Listen {
     port: u16,
 }
 
+impl Default for Listen {
+    /// Where `run` listens unless told otherwise.
+    fn default() -> Self {
+        Self { host: Some("127.0.0.1".to_owned()), port: 9790 }
+    }
+}
+
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {

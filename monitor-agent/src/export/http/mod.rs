@@ -1,4 +1,5 @@
-//! The HTTP server: `/metrics`, `/targets/PID/metrics`, `/healthz`, `/readyz` and a page for people at `/`.
+//! The HTTP server: `/metrics`, `/targets/PID/metrics`, `/api/v1/calls`, `/healthz`, `/readyz` and a page for people
+//! at `/`.
 //!
 //! The process is root and the peer is anybody, so everything a peer can take is bounded (`LIMITS`): connections,
 //! the size and time of a request's head, the time to answer, and the time to take the answer. Bodies of requests
@@ -20,13 +21,14 @@ use std::{
 
 use axum::{
     Router,
-    extract::{Path, State},
+    extract::{Path, Query, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
 use flate2::{Compression, write::GzEncoder};
 use prometheus::proto::MetricFamily;
+use serde::Deserialize;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -36,6 +38,7 @@ use tokio::{
 pub use listen::{Listen, ListenError, bind, parse_listen};
 
 use super::{negotiate, page, text};
+use crate::{events::Wish, pipeline::Side};
 
 /// What the server shows. Its functions may take some milliseconds of CPU time; they run where that holds nobody up.
 pub trait Backend: Send + Sync + 'static {
@@ -45,6 +48,8 @@ pub trait Backend: Send + Sync + 'static {
     fn gather(&self) -> Vec<MetricFamily>;
     /// One target's families in the shape that the process itself would export; `None` for a pid that is no target.
     fn gather_target(&self, pid: u32) -> Option<Vec<MetricFamily>>;
+    /// The slowest and the failed calls that are wanted, as JSON; `None` when none are kept.
+    fn calls(&self, wish: &Wish) -> Option<String>;
     /// What the page tells.
     fn status(&self) -> Status;
 }
@@ -196,6 +201,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/", get(index))
         .route("/metrics", get(metrics))
         .route("/targets/{pid}/metrics", get(target_metrics))
+        .route("/api/v1/calls", get(calls))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .fallback(|| async { not_found() })
@@ -226,6 +232,39 @@ async fn target_metrics(
         return not_found();
     };
     scrape(&app, &headers, move |backend| backend.gather_target(pid)).await
+}
+
+/// Which calls a request wants.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CallsQuery {
+    target: Option<u32>,
+    side: Option<String>,
+    method: Option<String>,
+}
+
+impl CallsQuery {
+    fn wish(self) -> Option<Wish> {
+        let side = match self.side.as_deref() {
+            None => None,
+            Some("client") => Some(Side::Client),
+            Some("server") => Some(Side::Server),
+            Some(_) => return None,
+        };
+        Some(Wish { target: self.target, side, method: self.method })
+    }
+}
+
+async fn calls(State(app): State<Arc<App>>, query: Result<Query<CallsQuery>, QueryRejection>) -> Response {
+    let Some(wish) = query.ok().and_then(|Query(query)| query.wish()) else {
+        let text = "give any of target=PID, side=client, side=server, method=NAME\n";
+        return (StatusCode::BAD_REQUEST, text).into_response();
+    };
+    match blocking(&app, move |backend| backend.calls(&wish)).await {
+        Ok(Some(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Ok(None) => (StatusCode::NOT_FOUND, "no calls are kept; run with --capture.slow N\n").into_response(),
+        Err(answer) => answer,
+    }
 }
 
 async fn scrape(

@@ -59,6 +59,10 @@ impl Backend for Sample {
         self.families()
     }
 
+    fn calls(&self, wish: &Wish) -> Option<String> {
+        (wish.target != Some(13)).then(|| format!("{wish:?}"))
+    }
+
     fn gather_target(&self, pid: u32) -> Option<Vec<MetricFamily>> {
         assert_ne!(pid, 13, "this one panics");
         (pid == 42).then(|| vec![family("only_total")])
@@ -201,6 +205,23 @@ async fn targets_have_their_own_metrics() {
     ] {
         assert_eq!(server.get(path).await.status, 404, "{path}");
     }
+}
+
+#[tokio::test]
+async fn calls_are_chosen_by_their_query() {
+    let server = Server::start(LIMITS, Sample::default()).await;
+    let all = server.get("/api/v1/calls").await;
+    assert_eq!((all.status, all.header("content-type")), (200, Some("application/json")));
+    assert_eq!(all.text(), format!("{:?}", Wish::default()));
+    let some = server.get("/api/v1/calls?target=7&side=server&method=A%20b").await;
+    let wish = Wish { target: Some(7), side: Some(Side::Server), method: Some("A b".to_owned()) };
+    assert_eq!(some.text(), format!("{wish:?}"));
+    for query in ["colour=red", "target=-1", "side=both", "target=1&target=2"] {
+        let answer = server.get(&format!("/api/v1/calls?{query}")).await;
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.text().contains("method=NAME"), "{query}");
+    }
+    assert_eq!(server.get("/api/v1/calls?target=13").await.status, 404);
 }
 
 #[tokio::test]

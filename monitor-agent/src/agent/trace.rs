@@ -1,0 +1,115 @@
+//! Targets whose calls go to a tracer, one by one, and nowhere else: for Rust programs, and for `events`.
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    RunConfig, life,
+    watch::{CHECK_EVERY, DRAIN_EVERY, Watch},
+};
+use crate::{
+    bpf::Limits,
+    export::http::Listen,
+    failure::{Failure, Kind},
+    goruntime::Detail,
+    metrics::{LabelSelection, Selection},
+    pipeline::{Buckets, Ladder, Tracer},
+    plan::Wanted,
+};
+
+/// What to trace.
+#[derive(Clone, Debug)]
+pub struct TraceConfig {
+    /// Processes to watch, each once.
+    pub pids: Vec<u32>,
+    /// Starts are wanted too. Each costs the target about as much as a finish.
+    pub starts: bool,
+    /// Calls under way for longer are given up: they have no duration.
+    pub max_call_age: Duration,
+    /// Bounds of what a target may take in the kernel.
+    pub limits: Limits,
+    /// Most verbose level of the eBPF programs' own diagnostics, as `log::Level` counts; 0 for none.
+    pub program_log_level: u8,
+}
+
+impl TraceConfig {
+    /// The finished calls of these processes.
+    #[must_use]
+    pub fn new(pids: &[u32]) -> Self {
+        Self {
+            pids: pids.to_vec(),
+            starts: false,
+            max_call_age: Duration::from_hours(24),
+            limits: Limits::default(),
+            program_log_level: 0,
+        }
+    }
+
+    fn as_run(&self) -> RunConfig {
+        RunConfig {
+            pids: self.pids.clone(),
+            listen: Listen::default(),
+            metrics: Selection::calls(),
+            buckets: Buckets::default(),
+            labels: LabelSelection::default(),
+            wanted: Wanted { events: true, starts: self.starts, ..Wanted::default() },
+            event_socket: None,
+            slow_calls: None,
+            max_call_age: self.max_call_age,
+            go: Detail::Default,
+            limits: self.limits,
+            linger: Duration::ZERO,
+            program_log_level: self.program_log_level,
+        }
+    }
+}
+
+/// Targets with probes attached. Dropping it takes the probes away.
+pub struct Trace {
+    watches: Vec<Watch>,
+    checked: Instant,
+}
+
+impl Trace {
+    /// How often to poll: the ring holds so much, and lines that are read live shall not be older.
+    pub const POLL_EVERY: Duration = DRAIN_EVERY;
+
+    /// Attaches to all of these processes. One that can't be watched is the result, with nothing attached.
+    pub fn attach(config: &TraceConfig) -> Result<Self, Failure> {
+        if config.pids.is_empty() {
+            return Err(Failure::new(Kind::Usage, "no process to watch: give the pid of one"));
+        }
+        let watches = life::attach(&config.as_run(), &Arc::new(Ladder::default()))?;
+        Ok(Self { watches, checked: Instant::now() })
+    }
+
+    /// Hands over the calls since the last time; false once no target is left.
+    pub fn poll(&mut self, tracer: &mut dyn Tracer) -> bool {
+        life::drain(&mut self.watches, tracer);
+        if self.checked.elapsed() >= CHECK_EVERY {
+            self.checked = Instant::now();
+            life::check(&mut self.watches, tracer);
+        }
+        self.watches.iter().any(Watch::is_up)
+    }
+
+    /// Takes the probes away and hands over what is left. Takes a quarter of a second or so.
+    pub fn detach(mut self, tracer: &mut dyn Tracer) {
+        life::finish(&mut self.watches, tracer);
+    }
+}
+
+/// Hands the finished calls of these processes to a tracer, until the last of them has ended.
+///
+/// [`Trace`] leaves the loop to the caller.
+pub fn watch(pids: &[u32], tracer: &mut dyn Tracer) -> Result<(), Failure> {
+    let mut trace = Trace::attach(&TraceConfig::new(pids))?;
+    while trace.poll(tracer) {
+        thread::sleep(Trace::POLL_EVERY);
+    }
+    trace.detach(tracer);
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! Which calls a reader wants.
+
+use std::{str::FromStr, time::Duration};
+
+use thiserror::Error;
+
+use crate::pipeline::{FinishedCall, Labels, Side, StartedCall};
+
+/// One condition: `side=server`, `method=Echo,Lookup`, `status=error`, `min_duration=5ms`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// The target was on one of these sides.
+    Side(Vec<Side>),
+    /// The method is one of these.
+    Method(Vec<String>),
+    /// The call failed (`true`) or succeeded.
+    Status(Vec<bool>),
+    /// The call took so long or longer. One whose start was not seen does not.
+    MinDuration(Duration),
+}
+
+/// What is wrong with a condition.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ConditionError {
+    /// No `=`.
+    #[error("`{0}` is not FIELD=VALUE; fields are {FIELDS}")]
+    NoValue(String),
+    /// Not a field.
+    #[error("there is no field `{0}` to filter by; fields are {FIELDS}")]
+    Field(String),
+    /// Not a value that the field can have.
+    #[error("`{value}` is no {field}: {expected}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// What was given.
+        value: String,
+        /// What could be.
+        expected: &'static str,
+    },
+}
+
+const FIELDS: &str = "side, method, status, min_duration";
+
+impl FromStr for Condition {
+    type Err = ConditionError;
+
+    fn from_str(text: &str) -> Result<Self, ConditionError> {
+        let (field, values) = text.split_once('=').ok_or_else(|| ConditionError::NoValue(text.to_owned()))?;
+        match field.trim() {
+            "side" => each(values, side).map(Self::Side),
+            "method" => each(values, method).map(Self::Method),
+            "status" => each(values, status).map(Self::Status),
+            "min_duration" => duration(values.trim()).map(Self::MinDuration),
+            other => Err(ConditionError::Field(other.to_owned())),
+        }
+    }
+}
+
+fn each<T>(
+    values: &str,
+    parse: impl Fn(&str) -> Result<T, ConditionError>,
+) -> Result<Vec<T>, ConditionError> {
+    values.split(',').map(|value| parse(value.trim())).collect()
+}
+
+fn wrong(field: &'static str, value: &str, expected: &'static str) -> ConditionError {
+    ConditionError::Value { field, value: value.to_owned(), expected }
+}
+
+fn side(value: &str) -> Result<Side, ConditionError> {
+    let known = [Side::Client, Side::Server].into_iter().find(|side| side.name() == value);
+    known.ok_or_else(|| wrong("side", value, "client or server"))
+}
+
+fn method(value: &str) -> Result<String, ConditionError> {
+    if value.is_empty() {
+        return Err(wrong("method", value, "a name, or `unknown` for calls without one"));
+    }
+    Ok(value.to_owned())
+}
+
+fn status(value: &str) -> Result<bool, ConditionError> {
+    match value {
+        "succeed" => Ok(false),
+        "error" => Ok(true),
+        _ => Err(wrong("status", value, "succeed or error")),
+    }
+}
+
+fn duration(value: &str) -> Result<Duration, ConditionError> {
+    let failed = || wrong("min_duration", value, "a whole number of us, ms or s, such as 500us");
+    let end = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+    let (number, unit) = value.split_at(end);
+    let number: u64 = number.parse().map_err(|_| failed())?;
+    match unit {
+        "us" | "µs" => Ok(Duration::from_micros(number)),
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        _ => Err(failed()),
+    }
+}
+
+/// Conditions of which all must hold. Without any, every call passes.
+#[derive(Clone, Debug, Default)]
+pub struct Filter(Vec<Condition>);
+
+impl Filter {
+    /// All of these.
+    #[must_use]
+    pub fn all(conditions: Vec<Condition>) -> Self {
+        Self(conditions)
+    }
+
+    /// Whether a reader wants a finished call.
+    #[must_use]
+    pub fn takes_finish(&self, call: &FinishedCall<'_>) -> bool {
+        self.0.iter().all(|condition| match condition {
+            Condition::Status(wanted) => wanted.contains(&call.labels.failed),
+            Condition::MinDuration(least) => call.duration.is_some_and(|duration| duration >= *least),
+            Condition::Side(_) | Condition::Method(_) => takes_names(condition, call.labels),
+        })
+    }
+
+    /// Whether a reader wants a start: nobody knows yet how the call ends, so none passes a condition about that.
+    #[must_use]
+    pub fn takes_start(&self, call: &StartedCall<'_>) -> bool {
+        self.0.iter().all(|condition| takes_names(condition, call.labels))
+    }
+}
+
+fn takes_names(condition: &Condition, labels: &Labels) -> bool {
+    match condition {
+        Condition::Side(wanted) => wanted.contains(&labels.side),
+        Condition::Method(wanted) => wanted.contains(&labels.method),
+        Condition::Status(_) | Condition::MinDuration(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use monitor_ebpf::LabelSet;
+
+    use super::*;
+    use crate::pipeline::NoExecutable;
+
+    fn filter(conditions: &[&str]) -> Filter {
+        Filter::all(conditions.iter().map(|text| text.parse().expect("a condition")).collect())
+    }
+
+    fn labels(side: Side, method: &str, failed: bool) -> Arc<Labels> {
+        let labels = Labels::decode(&LabelSet::EMPTY, &NoExecutable);
+        Arc::new(Labels { side, method: method.to_owned(), failed, ..labels })
+    }
+
+    fn takes(conditions: &[&str], labels: &Arc<Labels>, duration_us: Option<u64>) -> bool {
+        filter(conditions).takes_finish(&FinishedCall {
+            target: 1,
+            label_set: 0,
+            labels,
+            time_ns: 0,
+            duration: duration_us.map(Duration::from_micros),
+            details: None,
+        })
+    }
+
+    #[test]
+    fn all_conditions_must_hold_and_one_value_of_each() {
+        let echo = &labels(Side::Server, "Echo", false);
+        assert!(takes(&[], echo, None));
+        assert!(takes(&["side=server", "method=Lookup,Echo", "status=succeed"], echo, None));
+        assert!(!takes(&["side=client"], echo, None));
+        assert!(!takes(&["side=client", "method=Echo"], echo, None));
+        assert!(!takes(&["method=Lookup"], echo, None));
+        assert!(!takes(&["status=error"], echo, None));
+        assert!(takes(&["status=error,succeed", "side=client,server"], echo, None));
+        // Of nothing known to be so long.
+        assert!(!takes(&["min_duration=0us"], echo, None));
+        let limits = [("1ms", true), ("1001us", false), ("1s", false), ("1000us", true)];
+        for (limit, passes) in limits {
+            assert_eq!(takes(&[&format!("min_duration={limit}")], echo, Some(1_000)), passes, "{limit}");
+        }
+    }
+
+    #[test]
+    fn a_start_passes_what_is_known_of_it() {
+        let echo = &labels(Side::Client, "Echo", false);
+        let start = StartedCall { target: 1, labels: echo, time_ns: 0, goroutine: 0 };
+        assert!(filter(&["side=client", "method=Echo"]).takes_start(&start));
+        assert!(!filter(&["status=succeed"]).takes_start(&start));
+        assert!(!filter(&["min_duration=1us"]).takes_start(&start));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let error = |text: &str| text.parse::<Condition>().expect_err(text).to_string();
+        assert!(error("methods=Echo").contains("no field `methods`"));
+        assert!(error("").contains("FIELD=VALUE"));
+        assert!(error("side=both").contains("client or server"));
+        assert!(error("status=").contains("succeed or error"));
+        assert!(error("method=").contains("a name"));
+        for text in ["min_duration=5", "min_duration=ms", "min_duration=-1s", "min_duration=1.5ms"] {
+            assert!(error(text).contains("us, ms or s"), "{text}");
+        }
+    }
+}

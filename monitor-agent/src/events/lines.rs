@@ -1,0 +1,292 @@
+//! An event as a line of text.
+
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+
+use crate::{
+    export::time::rfc3339,
+    failure::printable,
+    pipeline::{CallType, FinishedCall, Labels, Lost, Side, StartedCall},
+};
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line.
+    Ndjson,
+    /// For people.
+    Pretty,
+}
+
+/// Writes events as lines.
+#[derive(Debug)]
+pub(super) struct Lines {
+    format: Format,
+    time: TimeText,
+}
+
+impl Lines {
+    pub(super) fn new(format: Format) -> Self {
+        Self { format, time: TimeText::default() }
+    }
+
+    /// Appends the line of a start.
+    pub(super) fn start(&mut self, call: &StartedCall<'_>, out: &mut Vec<u8>) {
+        let (time, labels) = (self.time.of(call.time_ns), call.labels);
+        let line = StartLine {
+            event: "start",
+            time,
+            target: call.target,
+            side: labels.side.name(),
+            caller: &labels.caller,
+            callee: &labels.callee,
+            method: &labels.method,
+            call_type: is_told(labels).then_some(labels.call_type.name()),
+            goroutine: call.goroutine,
+        };
+        match self.format {
+            Format::Ndjson => json(&line, out),
+            Format::Pretty => pretty(out, time, &format!("{} starts {}", called(labels), via(labels))),
+        }
+    }
+
+    /// Appends the line of a finish.
+    pub(super) fn finish(&mut self, call: &FinishedCall<'_>, out: &mut Vec<u8>) {
+        let (time, labels) = (self.time.of(call.time_ns), call.labels);
+        let line = FinishLine {
+            event: "finish",
+            time,
+            target: call.target,
+            side: labels.side.name(),
+            caller: &labels.caller,
+            callee: &labels.callee,
+            method: &labels.method,
+            call_type: labels.call_type.name(),
+            status: labels.status(),
+            duration_us: call.duration.map(|duration| duration.as_micros()),
+            error: labels.failed.then_some(labels.error_class),
+            goroutine: call.details.map(|details| details.goroutine),
+            sent_bytes: call.details.and_then(|details| details.sent_bytes),
+            received_bytes: call.details.and_then(|details| details.received_bytes),
+        };
+        match self.format {
+            Format::Ndjson => json(&line, out),
+            Format::Pretty => pretty(out, time, &line.for_people(labels)),
+        }
+    }
+
+    /// Appends the line of a loss.
+    pub(super) fn lost(&mut self, lost: &Lost, out: &mut Vec<u8>) {
+        let time = self.time.of(lost.time_ns);
+        let line = LostLine {
+            event: "lost",
+            time,
+            target: lost.target,
+            lost: lost.count,
+            of: lost.event.name(),
+            reason: lost.reason.name(),
+        };
+        match self.format {
+            Format::Ndjson => json(&line, out),
+            Format::Pretty => {
+                let text = format!("pid {} lost {} of {}: {}", line.target, line.lost, line.of, line.reason);
+                pretty(out, time, &text);
+            }
+        }
+    }
+}
+
+/// The fields of a start, in their order; `docs/events.md` explains them.
+#[derive(Serialize)]
+struct StartLine<'a> {
+    event: &'static str,
+    time: &'a str,
+    target: u32,
+    side: &'static str,
+    caller: &'a str,
+    callee: &'a str,
+    method: &'a str,
+    #[serde(rename = "type")]
+    call_type: Option<&'static str>,
+    goroutine: u64,
+}
+
+/// The fields of a finish.
+#[derive(Serialize)]
+struct FinishLine<'a> {
+    event: &'static str,
+    time: &'a str,
+    target: u32,
+    side: &'static str,
+    caller: &'a str,
+    callee: &'a str,
+    method: &'a str,
+    #[serde(rename = "type")]
+    call_type: &'static str,
+    status: &'static str,
+    duration_us: Option<u128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goroutine: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    received_bytes: Option<u64>,
+}
+
+/// The fields of a loss.
+#[derive(Serialize)]
+struct LostLine<'a> {
+    event: &'static str,
+    time: &'a str,
+    target: u32,
+    lost: u64,
+    of: &'static str,
+    reason: &'static str,
+}
+
+impl FinishLine<'_> {
+    fn for_people(&self, labels: &Labels) -> String {
+        let mut text = called(labels);
+        let _ = match self.duration_us {
+            Some(us) => write!(text, " {us} µs"),
+            None => write!(text, " (start not seen)"),
+        };
+        let _ = write!(text, " {}", self.status);
+        if let Some(error) = self.error {
+            let _ = write!(text, " ({error})");
+        }
+        let _ = write!(text, " {}", via(labels));
+        for (bytes, what) in [(self.sent_bytes, "sent"), (self.received_bytes, "received")] {
+            if let Some(bytes) = bytes {
+                let _ = write!(text, ", {bytes} B {what}");
+            }
+        }
+        text
+    }
+}
+
+/// Servers start most calls before they know what they are asked for, and with it the type.
+fn is_told(labels: &Labels) -> bool {
+    labels.side == Side::Client || labels.call_type != CallType::PingPong
+}
+
+fn called(labels: &Labels) -> String {
+    format!("{} {}", labels.side.name(), labels.method)
+}
+
+fn via(labels: &Labels) -> String {
+    format!("{} -> {}", labels.caller, labels.callee)
+}
+
+fn json(line: &impl Serialize, out: &mut Vec<u8>) {
+    // Writing text and numbers to memory can't fail.
+    let _ = serde_json::to_writer(&mut *out, line);
+    out.push(b'\n');
+}
+
+/// Names are whatever the target's peers chose: nothing in them may steer a terminal.
+fn pretty(out: &mut Vec<u8>, time: &str, text: &str) {
+    let _ = writeln!(out, "{time} {}", printable(text));
+}
+
+/// Times as text. The part down to the second is kept, since most events share it.
+#[derive(Debug, Default)]
+struct TimeText {
+    second: Option<u64>,
+    text: String,
+}
+
+impl TimeText {
+    /// Bytes of the part that is kept: `2026-01-02T03:04:05`.
+    const KEPT: usize = 19;
+
+    fn of(&mut self, unix_ns: u64) -> &str {
+        let (second, nanos) = (unix_ns / 1_000_000_000, unix_ns % 1_000_000_000);
+        if self.second != Some(second) {
+            self.second = Some(second);
+            self.text = rfc3339(UNIX_EPOCH + Duration::from_secs(second));
+        }
+        self.text.truncate(Self::KEPT);
+        let _ = write!(self.text, ".{nanos:09}Z");
+        &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use monitor_ebpf::LabelSet;
+
+    use super::*;
+    use crate::pipeline::{Details, EventKind, LossReason, NoExecutable};
+
+    const TIME_NS: u64 = 1_767_323_045_000_000_006;
+
+    fn labels() -> Labels {
+        let labels = Labels::decode(&LabelSet::EMPTY, &NoExecutable);
+        Labels { method: "Ec\"ho\u{1b}".to_owned(), caller: "shop".to_owned(), ..labels }
+    }
+
+    fn finish(format: Format, labels: Labels, call: FinishedCall<'_>) -> String {
+        let mut out = Vec::new();
+        Lines::new(format).finish(&FinishedCall { labels: &Arc::new(labels), ..call }, &mut out);
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn a_finish_has_what_is_known() {
+        let known = &Arc::new(labels());
+        let details = Details { goroutine: 0xc000, sent_bytes: Some(5), received_bytes: None };
+        let call = FinishedCall {
+            target: 7,
+            label_set: 0,
+            labels: known,
+            time_ns: TIME_NS,
+            duration: Some(Duration::from_nanos(1_999)),
+            details: Some(details),
+        };
+        let failed = Labels { failed: true, error_class: "timeout", ..labels() };
+        assert_eq!(
+            finish(Format::Ndjson, failed.clone(), call),
+            "{\"event\":\"finish\",\"time\":\"2026-01-02T03:04:05.000000006Z\",\"target\":7,\"side\":\"client\",\
+             \"caller\":\"shop\",\"callee\":\"unknown\",\"method\":\"Ec\\\"ho\\u001b\",\"type\":\"pingpong\",\
+             \"status\":\"error\",\"duration_us\":1,\"error\":\"timeout\",\"goroutine\":49152,\"sent_bytes\":5}\n"
+        );
+        assert_eq!(
+            finish(Format::Pretty, failed, call),
+            "2026-01-02T03:04:05.000000006Z client Ec\"ho\\u{1b} 1 µs error (timeout) shop -> unknown, 5 B sent\n"
+        );
+        let unpaired = FinishedCall { duration: None, details: None, ..call };
+        let line = finish(Format::Ndjson, labels(), unpaired);
+        assert!(line.contains("\"status\":\"succeed\",\"duration_us\":null}"), "{line}");
+    }
+
+    #[test]
+    fn a_loss_says_how_many_and_why() {
+        let mut out = Vec::new();
+        let (event, reason) = (EventKind::Start, LossReason::RingFull);
+        Lines::new(Format::Ndjson)
+            .lost(&Lost { target: 7, time_ns: TIME_NS, event, reason, count: 3 }, &mut out);
+        assert_eq!(
+            String::from_utf8(out).expect("text"),
+            "{\"event\":\"lost\",\"time\":\"2026-01-02T03:04:05.000000006Z\",\"target\":7,\"lost\":3,\
+             \"of\":\"start\",\"reason\":\"ring_full\"}\n"
+        );
+    }
+
+    #[test]
+    fn times_are_whole_at_every_second() {
+        let mut text = TimeText::default();
+        for ns in [TIME_NS, TIME_NS + 1, TIME_NS + 999_999_994, TIME_NS, 0] {
+            assert_eq!(text.of(ns), rfc3339(UNIX_EPOCH + Duration::from_nanos(ns)));
+        }
+    }
+}

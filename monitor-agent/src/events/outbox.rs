@@ -1,0 +1,255 @@
+//! What waits for one reader.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt as _},
+    sync::Notify,
+};
+
+use super::lines::{Format, Lines};
+use crate::pipeline::{EventKind, LossReason, Lost};
+
+/// Pieces in which lines are written.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Lines that belong to one moment, each with what is lost when the line is.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) text: Vec<u8>,
+    lines: Vec<Line>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    /// Where it ends in the text.
+    end: usize,
+    loss: Loss,
+    count: u64,
+}
+
+/// What a reader is told in place of lines that it does not get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Loss {
+    pub(super) target: u32,
+    pub(super) event: EventKind,
+    pub(super) reason: LossReason,
+}
+
+impl Batch {
+    /// Ends a line that was appended to the text: it stands for so many events, whose loss would be this one.
+    pub(super) fn end_line(&mut self, loss: Loss, count: u64) {
+        self.lines.push(Line { end: self.text.len(), loss, count });
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+        self.lines.clear();
+    }
+}
+
+/// A reader's lines, as many as fit. What does not fit is counted, and told when there is room again.
+///
+/// Putting lines in never waits for the reader: the lock is held for a copy or for taking a piece out.
+#[derive(Debug)]
+pub struct Outbox {
+    capacity: usize,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    pieces: VecDeque<Vec<u8>>,
+    /// Bytes in all pieces, and in the one that is being written.
+    bytes: usize,
+    lost: BTreeMap<Loss, u64>,
+    /// Writes the lines that tell of losses.
+    lines: Lines,
+    is_closed: bool,
+}
+
+impl Outbox {
+    /// Room for so many bytes of lines that look so.
+    #[must_use]
+    pub fn new(capacity: usize, format: Format) -> Self {
+        let state = State {
+            pieces: VecDeque::new(),
+            bytes: 0,
+            lost: BTreeMap::new(),
+            lines: Lines::new(format),
+            is_closed: false,
+        };
+        Self { capacity, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts lines in, in their order, up to the first for which there is no room; gives how many there was none for.
+    pub(super) fn put(&self, batch: &Batch, time_ns: u64) -> u64 {
+        let mut state = self.lock();
+        state.tell_losses(time_ns, self.capacity);
+        let room = if state.lost.is_empty() { self.capacity.saturating_sub(state.bytes) } else { 0 };
+        let fitting = batch.lines.partition_point(|line| line.end <= room);
+        let (kept, dropped) = batch.lines.split_at(fitting);
+        let end = kept.last().map_or(0, |line| line.end);
+        state.append(batch.text.get(..end).unwrap_or_default());
+        for line in dropped {
+            *state.lost.entry(line.loss).or_default() += line.count;
+        }
+        drop(state);
+        self.changed.notify_one();
+        dropped.len() as u64
+    }
+
+    /// Says that nothing will be put in any more. What was lost is told now, whether there is room or not.
+    pub(super) fn close(&self, time_ns: u64) {
+        let mut state = self.lock();
+        state.tell_losses(time_ns, usize::MAX);
+        state.is_closed = true;
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Writes lines out as they come, until the outbox is closed and empty.
+    pub async fn write_to(&self, mut out: impl AsyncWrite + Unpin) -> std::io::Result<()> {
+        loop {
+            let next = {
+                let mut state = self.lock();
+                let piece = state.pieces.pop_front();
+                if piece.is_none() && state.is_closed {
+                    return Ok(());
+                }
+                piece
+            };
+            match next {
+                Some(piece) => {
+                    out.write_all(&piece).await?;
+                    out.flush().await?;
+                    self.lock().bytes -= piece.len();
+                }
+                // Lines that came in between have left a permit.
+                None => self.changed.notified().await,
+            }
+        }
+    }
+}
+
+impl State {
+    fn append(&mut self, text: &[u8]) {
+        if text.is_empty() {
+            return;
+        }
+        self.bytes += text.len();
+        match self.pieces.back_mut() {
+            Some(last) if last.len() < PIECE_BYTES => last.extend_from_slice(text),
+            _ => self.pieces.push_back(text.to_vec()),
+        }
+    }
+
+    /// Appends a line for each loss, as far as there is room.
+    fn tell_losses(&mut self, time_ns: u64, capacity: usize) {
+        while let Some((loss, count)) = self.lost.pop_first() {
+            let Loss { target, event, reason } = loss;
+            let mut line = Vec::new();
+            self.lines.lost(&Lost { target, time_ns, event, reason, count }, &mut line);
+            if self.bytes + line.len() > capacity {
+                self.lost.insert(loss, count);
+                return;
+            }
+            self.append(&line);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOSS: Loss = Loss { target: 7, event: EventKind::Finish, reason: LossReason::SlowReader };
+
+    fn batch(lines: &[&str]) -> Batch {
+        let mut batch = Batch::default();
+        for line in lines {
+            batch.text.extend_from_slice(line.as_bytes());
+            batch.text.push(b'\n');
+            batch.end_line(LOSS, 1);
+        }
+        batch
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+    }
+
+    /// All that waits, and whatever else is put in before the end.
+    fn written(outbox: &Outbox) -> String {
+        let mut out = Vec::new();
+        outbox.close(0);
+        runtime().block_on(outbox.write_to(&mut out)).expect("memory takes everything");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn what_fits_comes_out_in_order() {
+        let outbox = Outbox::new(100, Format::Ndjson);
+        assert_eq!(outbox.put(&batch(&["one", "two"]), 0), 0);
+        assert_eq!(outbox.put(&batch(&["three"]), 0), 0);
+        assert_eq!(written(&outbox), "one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_in_its_place() {
+        let outbox = Outbox::new(200, Format::Ndjson);
+        let long = "x".repeat(80);
+        assert_eq!(outbox.put(&batch(&[&long, &long, &long, "short"]), 0), 2);
+        // Nothing overtakes what was lost: there is no room to tell of it yet.
+        assert_eq!(outbox.put(&batch(&["short"]), 0), 1);
+        let text = written(&outbox);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[2].contains("\"lost\":3,\"of\":\"finish\",\"reason\":\"slow_reader\""), "{text}");
+    }
+
+    #[test]
+    fn a_loss_that_does_not_fit_stays_the_loss_it_was() {
+        let outbox = Outbox::new(10, Format::Ndjson);
+        let mut lost = Batch::default();
+        lost.text.extend_from_slice(b"a line about a loss\n");
+        lost.end_line(Loss { reason: LossReason::RingFull, ..LOSS }, 5);
+        assert_eq!(outbox.put(&lost, 0), 1);
+        assert_eq!(outbox.put(&batch(&["more"]), 0), 1);
+        let text = written(&outbox);
+        assert!(text.contains("\"lost\":5,\"of\":\"finish\",\"reason\":\"ring_full\""), "{text}");
+        assert!(text.contains("\"lost\":1,\"of\":\"finish\",\"reason\":\"slow_reader\""), "{text}");
+    }
+
+    #[test]
+    fn a_reader_that_catches_up_is_told_and_goes_on() {
+        let outbox = Outbox::new(300, Format::Ndjson);
+        let long = "x".repeat(250);
+        outbox.put(&batch(&[&long, &long]), 0);
+        let mut out = Vec::new();
+        runtime().block_on(async {
+            let writing = outbox.write_to(&mut out);
+            let more = async {
+                while outbox.lock().bytes > 0 {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(outbox.put(&batch(&["after"]), 0), 0);
+                outbox.close(0);
+            };
+            let (written, ()) = tokio::join!(writing, more);
+            written.expect("memory takes everything");
+        });
+        let text = String::from_utf8(out).expect("text");
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!((lines.len(), lines[2]), (3, "after"), "{text}");
+        assert!(lines[1].contains("\"lost\":1"), "{text}");
+    }
+}

@@ -1,0 +1,268 @@
+//! The Unix socket at which programs read the event stream.
+//!
+//! Only its owner may connect. Nothing is ever read from a reader.
+
+use std::{
+    fs::{self, File, Permissions, TryLockError},
+    io,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{
+            fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+            net::{UnixListener as StdListener, UnixStream as StdStream},
+        },
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use thiserror::Error;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    task::JoinSet,
+    time::{interval, sleep},
+};
+use tracing::warn;
+
+use super::{Format, Outbox, Readers};
+use crate::failure::printable;
+
+/// Readers at once; one more is turned away.
+const READERS: usize = 16;
+/// Text that may wait for one of them.
+const OUTBOX_BYTES: usize = 4 << 20;
+/// How often to see whether a reader is still there while there is nothing to write.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 16;
+/// Reading and writing for the owner, nothing for others.
+const OWNER_ONLY: u32 = 0o600;
+/// How often another agent's start is waited for, and how long each time.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why there can't be a socket at a path.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    /// Something else is there.
+    #[error("{0} is there and is no socket: give another path, or remove it")]
+    Occupied(String),
+    /// Another agent serves it.
+    #[error("{0} is served by another process: give another path")]
+    Live(String),
+    /// Whatever the system says.
+    #[error("can't listen on {path}: {source}")]
+    Io {
+        /// The path.
+        path: String,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// A socket that is bound. Its file is removed when this is dropped.
+#[derive(Debug)]
+pub struct EventSocket {
+    listener: StdListener,
+    path: PathBuf,
+    /// Device and inode of the file: another's file at the path is not removed.
+    file: (u64, u64),
+}
+
+impl EventSocket {
+    /// Makes the socket, for its owner only from its first moment on. One that nobody serves any more is replaced;
+    /// links are not followed.
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let failed = |source| SocketError::Io { path: shown(path), source };
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        // Two agents that start at once must not both find the socket of a third dead.
+        let directory = lock(parent.unwrap_or(Path::new("."))).map_err(failed)?;
+        remove_dead(path)?;
+        let listener = listen(path).map_err(failed)?;
+        drop(directory);
+        let found = fs::symlink_metadata(path).map_err(failed)?;
+        Ok(Self { listener, path: path.to_owned(), file: (found.dev(), found.ino()) })
+    }
+
+    /// Lets readers in until `shutdown` resolves, then waits for those that are there.
+    pub async fn serve(self, readers: Arc<Readers>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) if connections.len() < READERS => {
+                        connections.spawn(write_for(stream, Arc::clone(&readers)));
+                    }
+                    Ok(_) => warn!("{READERS} readers of events are there: one more was turned away"),
+                    Err(error) => {
+                        warn!(%error, "cannot accept a reader of events");
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                },
+            }
+        }
+        drop(self);
+        while connections.join_next().await.is_some() {}
+        Ok(())
+    }
+}
+
+impl Drop for EventSocket {
+    fn drop(&mut self) {
+        let is_own = |found: fs::Metadata| (found.dev(), found.ino()) == self.file;
+        if fs::symlink_metadata(&self.path).is_ok_and(is_own) {
+            // Nothing can be done about one that stays; the next agent replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Writes lines for one reader until the stream ends or the reader goes.
+async fn write_for(stream: UnixStream, readers: Arc<Readers>) {
+    let outbox = Arc::new(Outbox::new(OUTBOX_BYTES, Format::Ndjson));
+    readers.add(Arc::clone(&outbox));
+    let descriptor = stream.as_raw_fd();
+    let (_kept_open, out) = stream.into_split();
+    tokio::select! {
+        // Whatever the error, the reader is gone.
+        _ = outbox.write_to(out) => {}
+        () = hung_up(descriptor) => {}
+    }
+    readers.remove(&outbox);
+}
+
+/// Resolves when the other end of a connection is closed. One that has only stopped writing still reads.
+async fn hung_up(descriptor: i32) {
+    let mut look = interval(LOOK_EVERY);
+    loop {
+        look.tick().await;
+        let mut state = libc::pollfd { fd: descriptor, events: 0, revents: 0 };
+        // SAFETY: one valid entry; without waiting. The caller holds the descriptor open.
+        let found = unsafe { libc::poll(&raw mut state, 1, 0) };
+        if found == 1 && state.revents & (libc::POLLHUP | libc::POLLERR) != 0 {
+            return;
+        }
+    }
+}
+
+/// Holds a directory's lock until the file is dropped.
+fn lock(directory: &Path) -> io::Result<File> {
+    let directory = File::open(directory)?;
+    for _ in 0..LOCK_TRIES {
+        match directory.try_lock() {
+            Ok(()) => return Ok(directory),
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::WouldBlock, "another process holds the lock of its directory"))
+}
+
+/// Removes a socket that nobody serves any more.
+fn remove_dead(path: &Path) -> Result<(), SocketError> {
+    let failed = |source| SocketError::Io { path: shown(path), source };
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    if !found.file_type().is_socket() {
+        return Err(SocketError::Occupied(shown(path)));
+    }
+    match StdStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(failed(error)),
+        // One whose queue is full is served, too.
+        _ => Err(SocketError::Live(shown(path))),
+    }
+}
+
+fn listen(path: &Path) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Linux gives the file the mode of the socket (`unix_bind_bsd` in net/unix/af_unix.c): nobody else could connect
+    // even in the moment before it could be changed.
+    let file = File::from(OwnedFd::from(socket.try_clone()?));
+    file.set_permissions(Permissions::from_mode(OWNER_ONLY))?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(OwnedFd::from(socket).into())
+}
+
+fn shown(path: &Path) -> String {
+    printable(&path.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A directory of its own for each test.
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("monitor-agent-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).expect("a directory");
+        path
+    }
+
+    #[test]
+    fn only_the_owner_may_connect_and_nothing_stays() {
+        let path = directory("owner").join("socket");
+        let socket = EventSocket::bind(&path).expect("a socket");
+        let mode = fs::symlink_metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, OWNER_ONLY, "{mode:o}");
+        StdStream::connect(&path).expect("a connection");
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let path = directory("dead").join("socket");
+        // As an agent that was killed leaves it.
+        drop(StdListener::bind(&path).expect("a socket"));
+        assert!(path.exists());
+        let socket = EventSocket::bind(&path).expect("a socket in its place");
+        assert!(matches!(EventSocket::bind(&path), Err(SocketError::Live(_))));
+        drop(socket);
+    }
+
+    #[test]
+    fn other_files_stay_as_they_are() {
+        let directory = directory("other");
+        let file = directory.join("file");
+        fs::write(&file, "mine").expect("a file");
+        assert!(matches!(EventSocket::bind(&file), Err(SocketError::Occupied(_))));
+        // A link is something else, too, wherever it leads.
+        for (name, leads_to) in [("to-file", "file"), ("to-nothing", "nothing")] {
+            let link = directory.join(name);
+            let _ = symlink(directory.join(leads_to), &link);
+            assert!(matches!(EventSocket::bind(&link), Err(SocketError::Occupied(_))), "{name}");
+        }
+        assert_eq!(fs::read_to_string(&file).expect("the file"), "mine");
+        assert!(!directory.join("nothing").exists());
+        let nowhere = directory.join("no/such/directory");
+        assert!(matches!(EventSocket::bind(&nowhere), Err(SocketError::Io { .. })));
+    }
+
+    #[test]
+    fn a_file_that_replaced_the_socket_is_not_removed() {
+        let path = directory("replaced").join("socket");
+        let socket = EventSocket::bind(&path).expect("a socket");
+        fs::remove_file(&path).expect("it is there");
+        fs::write(&path, "mine").expect("a file");
+        drop(socket);
+        assert_eq!(fs::read_to_string(&path).expect("the file"), "mine");
+        fs::remove_file(&path).expect("it is there");
+    }
+}

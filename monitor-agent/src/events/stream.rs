@@ -1,0 +1,176 @@
+//! The tracer that writes lines for readers.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+use super::{
+    Filter, Format, Outbox,
+    lines::Lines,
+    outbox::{Batch, Loss},
+};
+use crate::pipeline::{EventKind, FinishedCall, LossReason, Lost, StartedCall, Tracer};
+
+/// Lines are handed to the readers at the latest when there is so much text of them.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Those who read the stream.
+#[derive(Debug, Default)]
+pub struct Readers {
+    outboxes: Mutex<Vec<Arc<Outbox>>>,
+    /// How many those are.
+    count: AtomicUsize,
+    /// Lines that found no room with a reader.
+    dropped: AtomicU64,
+}
+
+impl Readers {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Outbox>>> {
+        self.outboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets one more read, from now on.
+    pub fn add(&self, outbox: Arc<Outbox>) {
+        let mut outboxes = self.lock();
+        outboxes.push(outbox);
+        self.count.store(outboxes.len(), Ordering::Release);
+    }
+
+    /// Lets one read no more.
+    pub fn remove(&self, outbox: &Arc<Outbox>) {
+        let mut outboxes = self.lock();
+        outboxes.retain(|other| !Arc::ptr_eq(other, outbox));
+        self.count.store(outboxes.len(), Ordering::Release);
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Lines that were dropped since their reader had no room for them, of all readers there ever were.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Ends all of them once they have what waits for them.
+    fn close(&self, time_ns: u64) {
+        for outbox in self.lock().drain(..) {
+            outbox.close(time_ns);
+        }
+    }
+}
+
+/// Makes a line of each event that the filter takes, once for all readers. Without readers it does nothing.
+#[derive(Debug)]
+pub struct EventStream {
+    filter: Filter,
+    lines: Lines,
+    batch: Batch,
+    readers: Arc<Readers>,
+    /// Time of the newest event.
+    newest_ns: u64,
+}
+
+impl EventStream {
+    /// A stream for these readers.
+    #[must_use]
+    pub fn new(filter: Filter, format: Format, readers: Arc<Readers>) -> Self {
+        Self { filter, lines: Lines::new(format), batch: Batch::default(), readers, newest_ns: 0 }
+    }
+
+    fn end_line(&mut self, target: u32, event: EventKind, (reason, count): (LossReason, u64), time_ns: u64) {
+        self.newest_ns = self.newest_ns.max(time_ns);
+        self.batch.end_line(Loss { target, event, reason }, count);
+        if self.batch.text.len() >= BATCH_BYTES {
+            self.hand_over();
+        }
+    }
+
+    fn hand_over(&mut self) {
+        let outboxes = self.readers.lock();
+        // An empty batch lets those be told of losses who have room now.
+        let dropped: u64 = outboxes.iter().map(|outbox| outbox.put(&self.batch, self.newest_ns)).sum();
+        drop(outboxes);
+        self.readers.dropped.fetch_add(dropped, Ordering::Relaxed);
+        self.batch.clear();
+    }
+}
+
+impl Tracer for EventStream {
+    fn start(&mut self, call: &StartedCall<'_>) {
+        if self.readers.count() > 0 && self.filter.takes_start(call) {
+            self.lines.start(call, &mut self.batch.text);
+            self.end_line(call.target, EventKind::Start, (LossReason::SlowReader, 1), call.time_ns);
+        }
+    }
+
+    fn finish(&mut self, call: &FinishedCall<'_>) {
+        if self.readers.count() > 0 && self.filter.takes_finish(call) {
+            self.lines.finish(call, &mut self.batch.text);
+            self.end_line(call.target, EventKind::Finish, (LossReason::SlowReader, 1), call.time_ns);
+        }
+    }
+
+    fn lost(&mut self, lost: &Lost) {
+        if self.readers.count() > 0 {
+            self.lines.lost(lost, &mut self.batch.text);
+            self.end_line(lost.target, lost.event, (lost.reason, lost.count), lost.time_ns);
+        }
+    }
+
+    fn flush(&mut self) {
+        self.hand_over();
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.hand_over();
+        self.readers.close(self.newest_ns);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_ebpf::LabelSet;
+
+    use super::*;
+    use crate::pipeline::{Labels, NoExecutable};
+
+    #[test]
+    fn a_reader_gets_what_comes_while_it_reads() {
+        let readers = Arc::new(Readers::default());
+        let mut stream = EventStream::new(Filter::default(), Format::Ndjson, Arc::clone(&readers));
+        let labels = &Arc::new(Labels::decode(&LabelSet::EMPTY, &NoExecutable));
+        let mut finish = |target| {
+            stream.finish(&FinishedCall {
+                target,
+                label_set: 0,
+                labels,
+                time_ns: 1,
+                duration: None,
+                details: None,
+            });
+            stream.flush();
+        };
+        finish(1);
+        let outbox = Arc::new(Outbox::new(1 << 10, Format::Ndjson));
+        readers.add(Arc::clone(&outbox));
+        finish(2);
+        finish(3);
+        readers.remove(&outbox);
+        finish(4);
+        assert_eq!((readers.count(), readers.dropped()), (0, 0));
+        let mut out = Vec::new();
+        outbox.close(0);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(outbox.write_to(&mut out)).expect("memory takes everything");
+        let text = String::from_utf8(out).expect("text");
+        let targets: Vec<_> = text.lines().filter_map(|line| line.split("\"target\":").nth(1)).collect();
+        assert_eq!(targets.iter().map(|rest| &rest[..1]).collect::<Vec<_>>(), ["2", "3"], "{text}");
+    }
+}

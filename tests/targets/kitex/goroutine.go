@@ -1,0 +1,4 @@
+package main
+
+// goroutine gives the address of the running goroutine's descriptor.
+func goroutine() uintptr

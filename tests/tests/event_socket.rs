@@ -1,0 +1,228 @@
+//! Events for programs: many readers at a Unix socket, each by itself; and the calls that are kept.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::{UnixListener, UnixStream},
+    },
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    agent::{Agent, run_to_end},
+    chain::check_calls,
+    events::{SocketReader, check_same, logged, lost, lost_in_all, of_kind, parse},
+    process::Process,
+    tally::DEFAULT_LABELS,
+};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A path of its own for each test, with nothing there.
+fn path(name: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.sock"));
+    let _ = fs::remove_file(&path);
+    path
+}
+
+fn pair() -> Result<(Process, Process)> {
+    let server = Process::kitex(&["server", "--tracer", "tally,log"])?;
+    let client = Process::kitex(&["client", "--connect", server.addr()?, "--tracer", "tally,log"])?;
+    Ok((server, client))
+}
+
+fn attach(pids: &[u32], path: &std::path::Path, args: &[&str]) -> Result<Agent> {
+    let socket = path.to_str().context("a path that is text")?;
+    Agent::attach(pids, &[&["--events.socket", socket], args].concat())
+}
+
+/// One reads nothing for ten seconds under load, one all the time, one sends garbage, one hangs up.
+#[test]
+fn a_slow_reader_loses_its_own_events_only() -> Result<()> {
+    let path = path("slow");
+    let (mut server, mut client) = pair()?;
+    let agent = attach(&[client.pid(), server.pid()], &path, &[])?;
+    let reader = SocketReader::of(UnixStream::connect(&path)?);
+    let mut stopped = UnixStream::connect(&path)?;
+    let mut garbage = UnixStream::connect(&path)?;
+    garbage.write_all(&[0xff; 4_096])?;
+    drop(UnixStream::connect(&path)?);
+    thread::sleep(Duration::from_millis(200));
+
+    client.command("flow 8")?;
+    thread::sleep(Duration::from_secs(10));
+    let calls = client.command("pause")?["calls"].as_u64().context("no calls")?;
+    server.command("settle")?;
+    // Only now does it read; what comes from here on reaches it again.
+    let slow = thread::spawn(move || -> Result<Vec<Value>> {
+        let mut text = String::new();
+        stopped.read_to_string(&mut text)?;
+        parse(&text)
+    });
+    thread::sleep(Duration::from_millis(500));
+    let scrape = agent.scrape_settled()?;
+    assert_eq!(check_calls(&mut client, &scrape, &DEFAULT_LABELS, true)?.total(), calls);
+    assert_eq!(check_calls(&mut server, &scrape, &DEFAULT_LABELS, true)?.total(), calls);
+    let dropped = scrape.sum("monitor_event_lines_dropped_total", &[]);
+    client.command("call 100 Echo succeed")?;
+    server.command("settle")?;
+    agent.terminate()?;
+
+    let all = reader.to_end()?;
+    assert_eq!((of_kind(&all, "finish").len() as u64, of_kind(&all, "lost").len()), (2 * calls + 200, 0));
+    for process in [&mut client, &mut server] {
+        check_same(process.pid(), &all, &logged(process)?)?;
+    }
+    let slow = slow.join().expect("the thread runs to its end")?;
+    let (lines, lost) = (of_kind(&slow, "finish").len() as u64, lost(&slow, "finish", "slow_reader"));
+    assert_eq!(lines + lost, 2 * calls + 200, "{lines} lines, {lost} lost");
+    assert_eq!(lost, lost_in_all(&slow, "finish"));
+    ensure!(lost > 10_000, "only {lost} of {calls} calls were lost: it was not slow");
+    // Whatever else did not read, too.
+    #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+    let told = lost as f64;
+    ensure!(dropped >= told, "{dropped} dropped in all, {lost} by the one");
+    // What it got is a part of what there was, in the same order.
+    let mut rest = all.iter();
+    for line in of_kind(&slow, "finish") {
+        ensure!(rest.any(|other| other == line), "nobody else has {line}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_socket_is_the_owners_and_goes_with_the_agent() -> Result<()> {
+    let path = path("owner");
+    let (mut server, mut client) = pair()?;
+    // As an agent that was killed leaves it.
+    drop(UnixListener::bind(&path)?);
+    let agent = attach(&[server.pid()], &path, &[])?;
+    let metadata = fs::symlink_metadata(&path)?;
+    ensure!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    // A second agent must not take it away, and a file is nobody's socket.
+    let pid = server.pid().to_string();
+    let socket = path.to_str().context("a path that is text")?;
+    let args = ["run", "--pid", &pid, "--web.listen-address", "127.0.0.1:0", "--events.socket"];
+    let refused = |path: &str, said: &str| -> Result<()> {
+        let ended = run_to_end(&[&args[..], &[path]].concat(), PATIENCE)?;
+        ensure!(ended.code == Some(7) && ended.stderr.contains(said), "{path}: {ended:?}");
+        Ok(())
+    };
+    refused(socket, "is served by another process")?;
+    let file = path.with_extension("file");
+    fs::write(&file, "mine")?;
+    refused(file.to_str().context("text")?, "is no socket")?;
+    assert_eq!(fs::read_to_string(&file)?, "mine");
+    refused("/proc/nowhere/socket", "can't listen on")?;
+    let ended = run_to_end(&[&args[..], &[socket, "--metrics", "go"]].concat(), PATIENCE)?;
+    ensure!(ended.code == Some(2) && ended.stderr.contains("wants none"), "{ended:?}");
+
+    // The live one is none the worse for it.
+    let reader = SocketReader::of(UnixStream::connect(&path)?);
+    let begin = Instant::now();
+    while agent.scrape()?.sum("monitor_event_readers", &[]) < 1.0 {
+        ensure!(begin.elapsed() < PATIENCE, "it lets nobody in");
+    }
+    client.command("call 3 Echo succeed")?;
+    server.command("settle")?;
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(reader.lines()?.len(), 3);
+    let (status, took) = agent.terminate()?;
+    ensure!(status.success() && took < Duration::from_secs(2), "{status}, {took:?}");
+    assert_eq!(reader.to_end()?.len(), 3);
+    ensure!(!path.exists(), "the socket stays behind");
+    Ok(())
+}
+
+#[test]
+fn no_more_readers_than_there_is_memory_for() -> Result<()> {
+    let path = path("many");
+    let (server, _client) = pair()?;
+    let agent = attach(&[server.pid()], &path, &[])?;
+    let mut readers = Vec::new();
+    for _ in 0..16 {
+        readers.push(UnixStream::connect(&path)?);
+    }
+    let begin = Instant::now();
+    while agent.scrape()?.sum("monitor_event_readers", &[]) < 16.0 {
+        ensure!(begin.elapsed() < PATIENCE, "sixteen are not let in");
+    }
+    let mut one_more = UnixStream::connect(&path)?;
+    one_more.set_read_timeout(Some(PATIENCE))?;
+    assert_eq!(one_more.read(&mut [0])?, 0, "it is not turned away");
+    // Those who hang up leave their place, even when there is nothing to tell them.
+    readers.clear();
+    let begin = Instant::now();
+    while agent.scrape()?.sum("monitor_event_readers", &[]) > 0.0 {
+        ensure!(begin.elapsed() < PATIENCE, "they keep their places");
+        thread::sleep(Duration::from_millis(50));
+    }
+    agent.terminate()?;
+    Ok(())
+}
+
+/// What the agent keeps, beside all that the target has logged.
+#[test]
+fn the_slowest_and_the_last_failed_calls() -> Result<()> {
+    let (mut server, mut client) = pair()?;
+    let pids = [client.pid(), server.pid()];
+    let agent = Agent::attach(&pids, &["--capture.slow", "3"])?;
+    client.command("load 1500 4 8")?;
+    for sleep_us in [20_000, 40_000, 30_000, 60_000, 50_000] {
+        client.command(&format!("call 1 Store succeed 64 {sleep_us}"))?;
+    }
+    client.command("call 5 Echo fail")?;
+    server.command("settle")?;
+    thread::sleep(Duration::from_millis(250));
+    let calls = |query: &str| -> Result<Vec<Value>> {
+        let report: Value = serde_json::from_str(&agent.get(&format!("/api/v1/calls{query}"))?)?;
+        Ok(report["calls"].as_array().context("no calls")?.clone())
+    };
+    let target = client.pid();
+    let stores = calls(&format!("?target={target}&side=client&method=Store"))?;
+    let good = stores.iter().find(|set| set["status"] == "succeed").context("no successful calls")?;
+    let durations: Vec<_> = good["slowest"]
+        .as_array()
+        .context("a list")?
+        .iter()
+        .map(|call| call["duration_us"].as_u64())
+        .collect();
+    ensure!(durations.len() == 3 && durations.is_sorted_by(|one, next| one >= next), "{durations:?}");
+    for (duration, least) in durations.iter().zip([60_000, 50_000, 40_000]) {
+        ensure!(*duration >= Some(least) && *duration < Some(least + 9_000), "{durations:?}");
+    }
+    // The last failures are those that the process has logged last.
+    let own = logged(&mut client)?;
+    let failed: Vec<_> = own
+        .iter()
+        .rev()
+        .filter(|call| call["method"] == "Echo" && call["status"] == "error")
+        .take(3)
+        .collect();
+    let echoes = calls(&format!("?target={target}&method=Echo"))?;
+    let bad = echoes.iter().filter(|set| set["status"] == "error");
+    let kept: Vec<_> = bad.flat_map(|set| set["failed"].as_array().into_iter().flatten()).collect();
+    for call in &failed {
+        let same = |kept: &&&Value| {
+            ["goroutine", "sent_bytes", "received_bytes"].iter().all(|name| kept[*name] == call[*name])
+        };
+        ensure!(kept.iter().any(|kept| same(&kept)), "{call} is not in {kept:?}");
+    }
+    ensure!(calls("")?.len() > stores.len(), "a query chooses nothing");
+    assert_eq!(calls("?target=1")?.len(), 0);
+    for query in ["?colour=red", "?target=x", "?side=both"] {
+        assert_eq!(agent.status(&format!("/api/v1/calls{query}"))?, 400, "{query}");
+    }
+    agent.terminate()?;
+    let without = Agent::attach(&pids, &[])?;
+    assert_eq!(without.status("/api/v1/calls")?, 404);
+    without.terminate()?;
+    Ok(())
+}

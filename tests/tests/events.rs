@@ -1,0 +1,316 @@
+//! The event stream: the calls that the target itself has seen, one by one, and nothing lost in silence.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    agent::{executable, run_to_end},
+    chain::Chain,
+    events::{Events, check_same, logged, lost_in_all, of_kind},
+    process::Process,
+    targets::{Flavour, Program},
+    text::Sites,
+};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Durations that differ by more were torn apart by a loss of the processor between the agent's look and the target's.
+const CLOSE_US: u64 = 1_000;
+
+fn pair() -> Result<(Process, Process)> {
+    let server = Process::kitex(&["server", "--tracer", "tally,log"])?;
+    let client = Process::kitex(&["client", "--connect", server.addr()?, "--tracer", "tally,log"])?;
+    Ok((server, client))
+}
+
+/// Every line is as `docs/events.schema.json` says.
+fn check_schema(lines: &[Value]) -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("docs/events.schema.json");
+    let schema: Value = serde_json::from_slice(&fs::read(path)?)?;
+    let validator = jsonschema::validator_for(&schema)?;
+    for line in lines {
+        validator.validate(line).map_err(|error| anyhow::anyhow!("{line}: {error}"))?;
+    }
+    ensure!(!lines.is_empty(), "no lines: this shows nothing");
+    // A schema that takes anything shows nothing.
+    let mut other = lines[0].clone();
+    other["nonsense"] = 1.into();
+    ensure!(!validator.is_valid(&other), "the schema takes {other}");
+    Ok(())
+}
+
+fn field<'a>(line: &'a Value, name: &str) -> Result<&'a str> {
+    line[name].as_str().with_context(|| format!("no {name}: {line}"))
+}
+
+/// Client, relay and server in one run: nested calls, oneway calls, failures, panics; the log inside beside the lines.
+#[test]
+fn the_lines_are_the_calls_of_the_tracer_inside_one_by_one() -> Result<()> {
+    let log = ["--tracer", "tally,log"];
+    let server = Process::kitex(&[&["server"][..], &log].concat())?;
+    let relay = ["relay", "--connect", server.addr()?, "--service", "gate", "--caller", "gate"];
+    let relay = Process::kitex(&[&relay[..], &log].concat())?;
+    let client = ["client", "--connect", relay.addr()?, "--callee", "gate", "--nested"];
+    let client = Process::kitex(&[&client[..], &log].concat())?;
+    let mut chain = Chain { client, relay, server };
+    chain.warm_up()?;
+    for process in chain.each() {
+        logged(process)?;
+    }
+    let events = Events::attach(&chain.pids(), &[])?;
+    chain.load(6_000, 8, 11)?;
+    let lines = events.terminate()?;
+    check_schema(&lines)?;
+    assert_eq!(lost_in_all(&lines, "finish"), 0);
+    for process in chain.each() {
+        let own = logged(process)?;
+        ensure!(own.len() > 600, "only {} calls", own.len());
+        let differences = check_same(process.pid(), &lines, &own)?;
+        let apart = differences.iter().filter(|us| **us > CLOSE_US).count();
+        ensure!(apart * 50 <= differences.len(), "{apart} of {} durations differ", differences.len());
+    }
+    let failed = of_kind(&lines, "finish").into_iter().filter(|line| line["status"] == "error");
+    let classes: Vec<_> = failed.filter_map(|line| line["error"].as_str()).collect();
+    ensure!(classes.contains(&"biz") || classes.contains(&"remote"), "{classes:?}");
+    ensure!(!classes.contains(&"none"), "{classes:?}");
+    Ok(())
+}
+
+/// A line has the time of the event, not of its reading.
+#[test]
+fn times_are_those_of_the_events() -> Result<()> {
+    let (mut server, mut client) = pair()?;
+    client.command("call 1 Echo succeed")?;
+    logged(&mut client)?;
+    let events = Events::attach(&[client.pid()], &[])?;
+    client.command("call 20 Store succeed 64 2000")?;
+    server.command("settle")?;
+    let lines = events.terminate()?;
+    let own = logged(&mut client)?;
+    assert_eq!((lines.len(), own.len()), (20, 20));
+    for (line, call) in lines.iter().zip(&own) {
+        let (time, own_ns) = (field(line, "time")?, call["time_ns"].as_i64().context("no time")?);
+        // Both clocks have the date; what is compared is where in the minute it was.
+        let seconds: f64 = time[17..29].parse()?;
+        #[allow(clippy::cast_precision_loss, reason = "less than a minute")]
+        let own_seconds = (own_ns % 60_000_000_000) as f64 / 1e9;
+        let apart = (seconds - own_seconds).abs().min(60.0 - (seconds - own_seconds).abs());
+        ensure!(apart < 0.005, "{line} was at {own_ns}, {apart} s away");
+    }
+    Ok(())
+}
+
+#[test]
+fn lines_are_there_within_a_fifth_of_a_second() -> Result<()> {
+    let (_server, mut client) = pair()?;
+    let events = Events::attach(&[client.pid()], &[])?;
+    for round in 1..=10 {
+        client.command("call 1 Echo succeed")?;
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(events.lines()?.len(), round);
+    }
+    events.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn a_start_comes_before_its_finish() -> Result<()> {
+    let (mut server, mut client) = pair()?;
+    let events = Events::attach(&[client.pid(), server.pid()], &["--starts"])?;
+    client.command("load 2000 8 3")?;
+    server.command("settle")?;
+    let lines = events.terminate()?;
+    check_schema(&lines)?;
+    for process in [&client, &server] {
+        let own: Vec<_> = lines.iter().filter(|line| line["target"] == process.pid()).collect();
+        let mut under_way = std::collections::BTreeMap::new();
+        let mut pairs = 0;
+        for line in own {
+            let goroutine = line["goroutine"].as_u64().context("no goroutine")?;
+            if line["event"] == "start" {
+                ensure!(under_way.insert(goroutine, line).is_none(), "two starts: {line}");
+                continue;
+            }
+            let start = under_way.remove(&goroutine).with_context(|| format!("no start: {line}"))?;
+            ensure!(field(start, "time")? < field(line, "time")?, "{start} {line}");
+            if line["side"] == "client" {
+                for name in ["caller", "callee", "method", "type"] {
+                    assert_eq!(start[name], line[name], "{start} {line}");
+                }
+            } else {
+                assert_eq!((&start["method"], &start["type"]), (&"unknown".into(), &Value::Null), "{start}");
+                assert_eq!(start["callee"], line["callee"]);
+            }
+            pairs += 1;
+        }
+        assert_eq!((pairs, under_way.len()), (2_000, 0));
+    }
+    // Starts have label sets of their own: a metric shows nothing of them.
+    Ok(())
+}
+
+#[test]
+fn filters_choose_lines() -> Result<()> {
+    let (mut server, mut client) = pair()?;
+    let pids = [client.pid(), server.pid()];
+    let all = Events::attach(&pids, &[])?;
+    let failed = Events::attach(&pids, &["--filter", "side=server", "--filter", "status=error"])?;
+    let some = Events::attach(&pids, &["--filter", "method=Echo,Lookup"])?;
+    let slow = Events::attach(&pids, &["--filter", "min_duration=3ms", "--filter", "side=client"])?;
+    client.command("load 2000 4 5")?;
+    client.command("call 5 Store succeed 64 5000")?;
+    server.command("settle")?;
+    let all = all.terminate()?;
+    let expect = |chosen: &dyn Fn(&Value) -> bool, events: Events| -> Result<()> {
+        let lines = events.terminate()?;
+        // Each agent looks at the targets in its own time.
+        let sorted = |mut keys: Vec<_>| {
+            keys.sort_unstable();
+            keys
+        };
+        let expected = sorted(all.iter().filter(|line| chosen(line)).map(key).collect());
+        ensure!(!expected.is_empty() && expected.len() < all.len(), "this shows nothing");
+        ensure!(sorted(lines.iter().map(key).collect()) == expected, "{} lines", lines.len());
+        Ok(())
+    };
+    expect(&|line| line["side"] == "server" && line["status"] == "error", failed)?;
+    expect(&|line| line["method"] == "Echo" || line["method"] == "Lookup", some)?;
+    let lines = slow.terminate()?;
+    ensure!(lines.iter().all(|line| line["duration_us"].as_u64() >= Some(3_000)), "{lines:?}");
+    ensure!(lines.iter().filter(|line| line["method"] == "Store").count() >= 5, "{lines:?}");
+    Ok(())
+}
+
+/// What several agents say alike of one call.
+fn key(line: &Value) -> (u64, u64, String) {
+    let number = |name: &str| line[name].as_u64().unwrap_or_default();
+    (number("target"), number("goroutine"), line["method"].to_string() + &line["status"].to_string())
+}
+
+/// A ring of one page or so, and a reader that does not read: lines and losses are the calls.
+#[test]
+fn what_is_lost_is_told_and_the_sum_fits() -> Result<()> {
+    let (mut server, mut client) = pair()?;
+    let events = Events::attach(&[client.pid()], &[])?;
+    // Nothing takes records out of the ring of 4 MiB while the agent is stopped.
+    events.signal(libc::SIGSTOP)?;
+    client.command_within("load 90000 8 9", Duration::from_mins(2))?;
+    events.signal(libc::SIGCONT)?;
+    server.command("settle")?;
+    let lines = events.terminate()?;
+    check_schema(&lines)?;
+    let (finished, lost) = (of_kind(&lines, "finish").len() as u64, lost_in_all(&lines, "finish"));
+    assert_eq!(finished + lost, 90_000, "{finished} lines, {lost} lost");
+    ensure!(lost > 1_000, "the ring held all of them: {lost} lost");
+    Ok(())
+}
+
+#[test]
+fn a_closed_pipe_is_a_good_end() -> Result<()> {
+    let (_server, mut client) = pair()?;
+    for makes_calls in [true, false] {
+        let mut command = Command::new(executable()?);
+        command.args(["events", "--pid", &client.pid().to_string()]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut stderr = BufReader::new(child.stderr.take().context("no stderr")?);
+        let mut line = String::new();
+        stderr.read_line(&mut line)?;
+        assert_eq!(line, "attached\n");
+        drop(child.stdout.take());
+        if makes_calls {
+            client.command("call 3 Echo succeed")?;
+        }
+        let status = wait(&mut child)?;
+        assert_eq!(status, Some(0), "with calls: {makes_calls}");
+    }
+    Ok(())
+}
+
+fn wait(child: &mut std::process::Child) -> Result<Option<i32>> {
+    for _ in 0..500 {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.code());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill()?;
+    anyhow::bail!("still running")
+}
+
+#[test]
+fn it_ends_with_its_targets_and_by_ctrl_c() -> Result<()> {
+    let (mut server, mut client) = pair()?;
+    let events = Events::attach(&[client.pid(), server.pid()], &[])?;
+    let interrupted = Events::attach(&[server.pid()], &["--format", "pretty"])?;
+    client.command("call 4 Echo succeed")?;
+    server.command("settle")?;
+    interrupted.signal(libc::SIGINT)?;
+    let text = interrupted.text_to_end()?;
+    assert_eq!(text.lines().filter(|line| line.contains(" server Echo ")).count(), 4, "{text}");
+    client.quit()?;
+    server.quit()?;
+    let (status, lines) = events.wait()?;
+    assert_eq!((status.code(), lines.len()), (Some(0), 8));
+    Ok(())
+}
+
+#[test]
+fn what_can_not_be_is_refused_before_anything_is_attached() -> Result<()> {
+    let plain = Process::start(Program::Plain, Flavour::Default, &[])?;
+    let pid = plain.pid().to_string();
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["--filter", "colour=red"], 2, "side, method, status, min_duration"),
+        (&["--filter", "min_duration=5"], 2, "us, ms or s"),
+        (&["--format", "xml"], 2, "ndjson"),
+        (&["--pid", &pid], 2, "twice"),
+        (&["--nonsense"], 2, "--nonsense"),
+        (&[], 6, "no RPC framework"),
+    ];
+    for (args, code, said) in cases {
+        let ended = run_to_end(&[&["events", "--pid", &pid], args].concat(), PATIENCE)?;
+        assert_eq!((ended.code, &*ended.stdout), (Some(code), ""), "{args:?}: {}", ended.stderr);
+        ensure!(ended.stderr.contains(said), "{args:?}: {}", ended.stderr);
+        ensure!(ended.stderr.lines().all(|line| line != "attached"), "{args:?}: {}", ended.stderr);
+    }
+    // No process has this number: it is above the kernel's limit.
+    let ended = run_to_end(&["events", "--pid", "4194305"], PATIENCE)?;
+    assert_eq!((ended.code, &*ended.stdout), (Some(3), ""), "{}", ended.stderr);
+    Ok(())
+}
+
+/// The example of the library, on a real target.
+#[test]
+fn a_program_with_a_tracer_of_its_own() -> Result<()> {
+    let (mut server, mut client) = pair()?;
+    let cargo = std::env::var_os("CARGO").context("no CARGO")?;
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "--package", "monitor-agent", "--example", "slow_calls"]);
+    ensure!(build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("")).status()?.success());
+    let target = std::env::current_exe()?;
+    let target = target.ancestors().nth(2).context("a target directory")?;
+    let mut example = Command::new(target.join("examples/slow_calls"));
+    let child = example.arg(server.pid().to_string()).stdout(Stdio::piped()).spawn()?;
+    // It says nothing when it has attached, but its probes can be seen.
+    let sites = Sites::of(server.pid())?;
+    let begin = Instant::now();
+    while sites.probed()? < sites.count() {
+        ensure!(begin.elapsed() < PATIENCE, "it does not attach");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    client.command("call 10 Echo succeed")?;
+    client.command("call 3 Store succeed 64 3000")?;
+    server.command("settle")?;
+    server.quit()?;
+    let output = child.wait_with_output()?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success(), "{text}");
+    ensure!(text.lines().filter(|line| line.contains(" Store succeed ")).count() == 3, "{text}");
+    ensure!(text.ends_with("13 calls seen\n"), "{text}");
+    Ok(())
+}
