@@ -11,13 +11,17 @@ mod planning;
 mod report;
 
 use std::{
+    ffi::OsStr,
     fs,
+    io::{BufRead as _, BufReader},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, value_parser};
 use monitor_tests::{
     agent::{self, Agent},
@@ -54,7 +58,7 @@ pub(crate) struct Options {
     /// Rounds that count; one more comes first
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Seconds of calls for each of the four conditions in a round
+    /// Seconds of calls for each of the five conditions in a round
     #[arg(long, value_name = "S", default_value_t = 3, value_parser = value_parser!(u32).range(1..=60))]
     seconds: u32,
     /// Write docs/overhead.md
@@ -200,7 +204,7 @@ impl Bench {
             bail!("{calls} calls were made, and the empty programs ran otherwise: {programs:?}");
         }
         drop(empty);
-        let agent = self.attach(&agent::executable()?)?;
+        let agent = self.attach(&agent::executable()?, &[])?;
         let before = self.watched.calls;
         let calls = self.watched.call(self.seconds)?.calls;
         check_counts(&agent.scrape_settled()?, self.watched.calls - before)?;
@@ -222,6 +226,11 @@ impl Bench {
             Condition::Agent => {
                 let (sample, cost) = self.measure_agent(&agent::executable()?)?;
                 round.agent = cost;
+                sample
+            }
+            Condition::Events => {
+                let (sample, cost) = self.measure_events()?;
+                round.events = cost;
                 sample
             }
             Condition::InProcess => {
@@ -260,8 +269,29 @@ impl Bench {
 
     fn measure_agent(&mut self, executable: &Path) -> Result<(Sample, AgentCost)> {
         let begin = Instant::now();
-        let agent = self.attach(executable)?;
+        let agent = self.attach(executable, &[])?;
+        self.measure_with(agent, begin.elapsed())
+    }
+
+    /// With a reader of the agent's events, which must get all of them.
+    fn measure_events(&mut self) -> Result<(Sample, AgentCost)> {
+        let directory = root().join("target");
+        let socket = directory.join("bench-events.sock");
+        let begin = Instant::now();
+        let agent =
+            self.attach(&agent::executable()?, &[OsStr::new("--events.socket"), socket.as_os_str()])?;
         let ready = begin.elapsed();
+        let before = self.watched.calls;
+        let events = UnixStream::connect(&socket).context("cannot read events")?;
+        let reader = thread::spawn(move || BufReader::new(events).lines().map_while(Result::ok).count());
+        let measured = self.measure_with(agent, ready)?;
+        let lines = reader.join().map_err(|_| anyhow!("the reader of events panicked"))?;
+        check("the reader of events", float(lines as u64), float(self.watched.calls - before))?;
+        Ok(measured)
+    }
+
+    /// Measures a server that an agent has been attached to, so long after its start.
+    fn measure_with(&mut self, agent: Agent, ready: Duration) -> Result<(Sample, AgentCost)> {
         let before = self.watched.calls;
         self.watched.call(WARM_UP)?;
         let warm = self.watched.calls;
@@ -287,10 +317,11 @@ impl Bench {
     }
 
     /// Attaches an agent to the watched server.
-    fn attach(&self, executable: &Path) -> Result<Agent> {
+    fn attach(&self, executable: &Path, args: &[&OsStr]) -> Result<Agent> {
         let mut command = pinned(self.cores.others, executable);
         command.args(["run", "--web.listen-address", "127.0.0.1:0", "--pid"]);
-        Agent::start_command(command.arg(self.watched.server.pid().to_string()))?.wait_ready()
+        command.arg(self.watched.server.pid().to_string());
+        Agent::start_command(command.args(args))?.wait_ready()
     }
 }
 

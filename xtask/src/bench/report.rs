@@ -17,18 +17,21 @@ pub(super) enum Condition {
     Empty,
     /// The agent.
     Agent,
+    /// The agent, and a program that reads each call from its event socket.
+    Events,
     /// The in-process extension, and nothing attached.
     InProcess,
 }
 
 impl Condition {
-    pub(super) const ALL: [Self; 4] = [Self::Bare, Self::Empty, Self::Agent, Self::InProcess];
+    pub(super) const ALL: [Self; 5] = [Self::Bare, Self::Empty, Self::Agent, Self::Events, Self::InProcess];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
             Self::Empty => "two empty programs at the same sites",
             Self::Agent => "the agent",
+            Self::Events => "the agent, and a reader of its events",
             Self::InProcess => "monitor-prometheus in process",
         }
     }
@@ -67,9 +70,11 @@ pub(super) struct AgentCost {
 /// Every condition measured once.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Round {
-    samples: [Sample; 4],
+    samples: [Sample; 5],
     /// What the agent took itself.
     pub(super) agent: AgentCost,
+    /// What it took itself with a reader of its events.
+    pub(super) events: AgentCost,
 }
 
 impl Round {
@@ -206,6 +211,10 @@ impl Report {
         table(&[
             vec!["the agent itself".to_owned(), "median (min to max)".to_owned()],
             row("its own CPU per call, µs", |agent| agent.cpu_us, 2),
+            vec![
+                "its own CPU per call with a reader of its events, µs".to_owned(),
+                self.spread(|round| round.events.cpu_us).show(2),
+            ],
             row("its resident memory, MiB", |agent| agent.resident_mib, 1),
             row("kernel memory of its maps, MiB", |agent| agent.maps_mib, 1),
             row("loading and attaching, ms", |agent| agent.attach_ms, 0),
@@ -267,9 +276,9 @@ impl Report {
                {concurrency} calls under way at all times, {seconds} s per measurement after 0.3 s that are not \
                counted.\n\
              - The server has a processor of its own and `GOMAXPROCS=1`. The client and the agent share another.\n\
-             - Each round measures all four conditions, in an order that moves on by one from round to round. One more \
+             - Each round measures all five conditions, in an order that moves on by one from round to round. One more \
                round comes first and does not count.\n\
-             - The first three conditions are measured on one and the same server process, which has no tracer: \
+             - The first four conditions are measured on one and the same server process, which has no tracer: \
                programs and agent are attached to it and taken away again while it runs. The in-process extension is \
                in a second process of the same executable, which is idle meanwhile.\n\
              - The two empty programs (`r0 = 0; exit`) are at the sites that `monitor-agent inspect` names, with links \
@@ -277,7 +286,8 @@ impl Report {
              - Server CPU is the processor time of the server's process, user and kernel, hits of the probes and their \
                programs included, divided by the calls that the client counted.\n\
              - In each round the agent's counter and the number of durations in its histogram must equal the calls; \
-               so must the in-process extension's counter. Otherwise the benchmark fails.\n\
+               so must the in-process extension's counter, and the lines that the reader of events got. Otherwise the \
+               benchmark fails.\n\
              - The agent is scraped once in a round, after the measurement.\n\
              - The time inside the eBPF programs is the kernel's own (`BPF_ENABLE_STATS`), from the first round, less \
                what the same statistics say of the empty ones.\n\
@@ -345,7 +355,7 @@ mod tests {
     use super::*;
 
     /// A round in which a call takes the server so long under each condition.
-    fn round(server_us: [f64; 4]) -> Round {
+    fn round(server_us: [f64; 5]) -> Round {
         let mut round = Round::default();
         for (condition, server_us) in Condition::ALL.into_iter().zip(server_us) {
             round.set(condition, Sample { server_us, rate: 50_000.0, p50_us: 300.0, p99_us: 900.0 });
@@ -355,9 +365,9 @@ mod tests {
 
     fn report() -> Report {
         let rounds = vec![
-            round([14.0, 16.0, 17.0, 17.5]),
-            round([20.0, 21.5, 22.5, 23.5]),
-            round([15.0, 17.5, 18.5, 18.0]),
+            round([14.0, 16.0, 17.0, 17.2, 17.5]),
+            round([20.0, 21.5, 22.5, 22.6, 23.5]),
+            round([15.0, 17.5, 18.5, 18.9, 18.0]),
         ];
         let plan = |wall_ms| Plan { wall_ms, cpu_ms: 15.0, read_mib: 13.2, peak_mib: 12.5 };
         let planning =
@@ -395,10 +405,13 @@ mod tests {
     fn results_in_markdown() {
         let results = report().results();
         assert!(
-            results.contains("| bare                                 | 15.00 (14.00 to 20.00)  |"),
+            results.contains("| bare                                  | 15.00 (14.00 to 20.00)  |"),
             "{results}"
         );
-        assert!(results.contains("inside its eBPF programs per call, µs (one round) | 0.65 "), "{results}");
+        assert!(
+            results.contains("inside its eBPF programs per call, µs (one round)    | 0.65 "),
+            "{results}"
+        );
         assert!(
             results.contains("| nothing of the executable in memory | 46.2 (45.0 to 47.5) |"),
             "{results}"
