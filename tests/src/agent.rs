@@ -49,9 +49,21 @@ impl Agent {
         agent.wait_ready()
     }
 
+    /// Like [`Agent::attach`], with variables of the environment.
+    pub fn attach_with(variables: &[(&str, &str)], pids: &[u32], args: &[&str]) -> Result<Self> {
+        let agent = Self::start_with(variables, pids, args)?;
+        agent.wait_ready()
+    }
+
     /// Runs the agent on these processes, at a free port, and waits until it listens, not until it is ready.
     pub fn start(pids: &[u32], args: &[&str]) -> Result<Self> {
+        Self::start_with(&[], pids, args)
+    }
+
+    /// Like [`Agent::start`], with variables of the environment.
+    pub fn start_with(variables: &[(&str, &str)], pids: &[u32], args: &[&str]) -> Result<Self> {
         let mut command = Command::new(executable()?);
+        command.envs(variables.iter().copied());
         command.args(["run", "--web.listen-address", "127.0.0.1:0"]);
         for pid in pids {
             command.arg("--pid").arg(pid.to_string());

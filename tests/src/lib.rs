@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod chain;
+pub mod collector;
 pub mod durations;
 pub mod events;
 pub mod http;

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::paths;
 
 /// What the programs' `go.mod` files ask for.
-const GO_MINOR: u32 = 24;
+const GO_MINOR: u32 = 26;
 /// A build that takes longer is announced.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -30,6 +30,10 @@ pub enum Program {
     Strange,
     /// A Go program that tells what its runtime says about itself (`targets/runtime`).
     Runtime,
+    /// A Kitex server or client with all its monitoring inside (`targets/inside`).
+    Inside,
+    /// An OpenTelemetry Collector (`targets/collector`).
+    Collector,
 }
 
 /// How a program is built.
@@ -83,6 +87,8 @@ impl Program {
             Self::Plain => "plain-go",
             Self::Strange => "strange-target",
             Self::Runtime => "go-runtime",
+            Self::Inside => "inside",
+            Self::Collector => "collector",
         }
     }
 
@@ -92,6 +98,8 @@ impl Program {
             Self::Plain => "plain",
             Self::Strange => "strange",
             Self::Runtime => "runtime",
+            Self::Inside => "inside",
+            Self::Collector => "collector",
         })
     }
 

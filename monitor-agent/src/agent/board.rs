@@ -10,15 +10,22 @@ use std::{
 
 use prometheus::proto::MetricFamily;
 
-use super::{RunConfig, watch::Face};
+use super::{RunConfig, go::GoRuntime, watch::Face};
 use crate::{
     events::{Readers, SlowCalls, Wish},
-    export::http::{Backend, SiteStatus, Status, TargetStatus},
-    metrics::{
-        AgentStats, EventStats, Family, FamilyBuilder, KitexView, Selection, TargetStats, UnderwayCalls,
-        about, kitex, merge, process::ProcessReader, underway,
+    export::{
+        http::{Backend, SiteStatus, Status, TargetStatus},
+        otlp::{Outcomes, Source},
     },
-    pipeline::{Ladder, Snapshot},
+    goruntime::Readings,
+    metrics::{
+        AgentStats, EventStats, Family, FamilyBuilder, KitexView, PushStats, Selection, TargetStats,
+        UnderwayCalls, about, kitex, merge,
+        otel::{self, OtelView, Telemetry},
+        process::ProcessReader,
+        underway,
+    },
+    pipeline::{Buckets, Ladder, Snapshot},
 };
 
 /// See the [module](self).
@@ -27,6 +34,7 @@ pub(super) struct Board {
     faces: Mutex<Vec<Arc<Face>>>,
     metrics: Selection,
     view: KitexView,
+    otel: OtelView,
     /// What durations are counted between.
     ladder: Arc<Ladder>,
     /// Those who read events, if anybody can.
@@ -37,6 +45,8 @@ pub(super) struct Board {
     several: bool,
     ready: AtomicBool,
     scrapes: AtomicU64,
+    /// What became of pushes, if there are any.
+    pushes: Option<Arc<Outcomes>>,
     /// The agent itself, in `/proc`.
     own: Mutex<Option<ProcessReader>>,
     started: SystemTime,
@@ -50,10 +60,12 @@ impl Board {
             faces: Mutex::default(),
             metrics: config.metrics.clone(),
             view: KitexView { labels: config.labels.clone(), buckets: Arc::new(config.buckets.clone()) },
-            ladder: Arc::new(Ladder::of([&config.buckets])),
+            otel: config.otel,
+            ladder: Arc::new(ladder(config)),
             several: config.pids.len() > 1,
             ready: AtomicBool::new(false),
             scrapes: AtomicU64::new(0),
+            pushes: config.otlp.as_ref().map(|_| Arc::default()),
             own: Mutex::new(ProcessReader::open(std::process::id()).ok()),
             started: SystemTime::now(),
         }
@@ -97,9 +109,26 @@ impl Board {
             families.extend(underway(&underway_calls, &self.view.labels));
         }
         families.extend(processes(faces, with_target));
-        families.extend(go_runtimes(faces, with_target));
+        let readings: Vec<_> = faces.iter().map(|face| face.read_go()).collect();
+        if self.metrics.contains(Family::Go) {
+            families.extend(go_runtimes(faces, &readings, with_target));
+        }
+        families.extend(read_errors(faces));
+        if self.metrics.contains(Family::Otel) {
+            let targets = faces.iter().zip(&readings).zip(&snapshots).filter_map(
+                |((face, readings), (target, snapshot))| {
+                    let telemetry = face.subject.as_ref()?.telemetry(snapshot, readings.as_ref(), self.otel);
+                    Some((target.clone(), otel::families(&telemetry)))
+                },
+            );
+            families.extend(merge(targets.collect()));
+        }
         families.extend(about(&self.agent_stats(), &stats));
         families
+    }
+
+    pub(super) fn pushes(&self) -> Option<Arc<Outcomes>> {
+        self.pushes.clone()
     }
 
     fn agent_stats(&self) -> AgentStats {
@@ -113,6 +142,11 @@ impl Board {
                 .readers
                 .as_ref()
                 .map(|readers| EventStats { readers: readers.count(), dropped: readers.dropped() }),
+            pushes: self.pushes.as_ref().map(|outcomes| PushStats {
+                sent: outcomes.sent.load(Ordering::Relaxed),
+                failed: outcomes.failed.load(Ordering::Relaxed),
+                rejected_points: outcomes.rejected_points.load(Ordering::Relaxed),
+            }),
         }
     }
 }
@@ -123,6 +157,18 @@ fn stats(face: &Face, underway: &UnderwayCalls) -> TargetStats {
     stats.in_flight = underway.count();
     stats.never_finished = underway.never_finished;
     stats
+}
+
+/// What durations are counted between, for the families that were chosen.
+fn ladder(config: &RunConfig) -> Ladder {
+    let mut views: Vec<&Buckets> = Vec::new();
+    if config.metrics.contains(Family::Kitex) {
+        views.push(&config.buckets);
+    }
+    if config.metrics.contains(Family::Otel) {
+        views.extend(otel::buckets());
+    }
+    Ladder::of(views)
 }
 
 /// The frameworks of a target and its Go release, for people.
@@ -152,28 +198,44 @@ fn processes(faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
     merge(targets)
 }
 
-/// The Go runtimes of the targets that still live, and what could not be read of them.
-fn go_runtimes(faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
+/// The Go runtimes of the targets that still live.
+fn go_runtimes(faces: &[Arc<Face>], readings: &[Option<Readings>], with_target: bool) -> Vec<MetricFamily> {
+    let targets = faces.iter().zip(readings).filter_map(|(face, readings)| {
+        let go = face.go.lock().unwrap_or_else(PoisonError::into_inner);
+        let families = go.as_ref()?.families(readings.as_ref()?);
+        Some((with_target.then(|| face.pid.to_string()), families))
+    });
+    merge(targets.collect())
+}
+
+/// What could not be read of the Go runtimes.
+fn read_errors(faces: &[Arc<Face>]) -> Vec<MetricFamily> {
     let mut errors = FamilyBuilder::counter(
         "monitor_read_errors_total",
         "What of the target's memory could not be read for the metrics of its Go runtime, by reason.",
     );
-    let targets = faces
-        .iter()
-        .filter_map(|face| {
-            let pid = face.pid.to_string();
-            let mut go = face.go.lock().unwrap_or_else(PoisonError::into_inner);
-            let go = go.as_mut()?;
-            let families = go.families();
-            for (reason, count) in go.errors() {
-                errors.push(&[("target", &pid), ("reason", reason)], f64::from(*count));
-            }
-            Some((with_target.then_some(pid), families))
-        })
-        .collect();
-    let mut families = merge(targets);
+    for face in faces {
+        let pid = face.pid.to_string();
+        let go = face.go.lock().unwrap_or_else(PoisonError::into_inner);
+        for (reason, count) in go.iter().flat_map(GoRuntime::errors) {
+            errors.push(&[("target", &pid), ("reason", reason)], f64::from(*count));
+        }
+    }
+    let mut families = Vec::new();
     errors.finish(&mut families);
     families
+}
+
+impl Source for Board {
+    fn telemetry(&self) -> Vec<(u32, Telemetry)> {
+        let faces = self.faces();
+        let of_face = |face: &Arc<Face>| {
+            let subject = face.subject.as_ref()?;
+            let readings = face.read_go();
+            Some((face.pid, subject.telemetry(&face.published.get(), readings.as_ref(), self.otel)))
+        };
+        faces.iter().filter_map(of_face).collect()
+    }
 }
 
 impl Backend for Board {

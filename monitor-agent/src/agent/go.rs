@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use prometheus::proto::MetricFamily;
 use tracing::{info, warn};
 
-use super::attached::Place;
+use super::{RunConfig, attached::Place};
 use crate::{
     failure::printable,
-    goruntime::{Detail, Fault, Known, ProcessMemory, Reader, Unknown},
-    metrics,
+    goruntime::{Detail, Fault, Known, ProcessMemory, Reader, Readings, Unknown},
+    metrics::{self, Family},
 };
 
 /// Why something could not be read, as `monitor_read_errors_total` tells it.
@@ -29,21 +29,23 @@ pub(super) struct GoRuntime {
 
 impl GoRuntime {
     /// A reader for a target. What stands in the way is logged, and its metrics are absent.
-    pub(super) fn open(place: &Place, detail: Detail) -> Self {
+    pub(super) fn open(place: &Place, config: &RunConfig) -> Self {
         let name = place.name.clone();
-        let reader = reader(place, detail);
+        // Of what is not shown by default OpenTelemetry's old names have the calls of C.
+        let has_old_names = config.metrics.contains(Family::Otel) && config.otel.go.old;
+        let reader = reader(place, if has_old_names { Detail::All } else { config.go });
         let mut errors: BTreeMap<_, _> = REASONS.map(|reason| (reason, 0)).into();
         let reader = reader.map_err(|(reason, why)| {
             warn!("{name}: no metrics of its Go runtime: {why}");
             errors.insert(reason, 1);
         });
         let version = place.executable.inspection.go_version.clone();
-        Self { reader: reader.ok(), version, detail, target: name, errors }
+        Self { reader: reader.ok(), version, detail: config.go, target: name, errors }
     }
 
-    /// What can be read now.
-    pub(super) fn families(&mut self) -> Vec<MetricFamily> {
-        let Some(reader) = &mut self.reader else { return Vec::new() };
+    /// What can be read now; `None` where nothing can.
+    pub(super) fn read(&mut self) -> Option<Readings> {
+        let reader = self.reader.as_mut()?;
         let (readings, faults) = reader.read();
         for fault in faults {
             let count = self.errors.entry(reason(fault)).or_default();
@@ -52,7 +54,12 @@ impl GoRuntime {
                 warn!("{}: of its Go runtime {fault}; what depends on it is left out", self.target);
             }
         }
-        metrics::go(&readings, &self.version, self.detail)
+        Some(readings)
+    }
+
+    /// A reading as `client_golang` shows it.
+    pub(super) fn families(&self, readings: &Readings) -> Vec<MetricFamily> {
+        metrics::go(readings, &self.version, self.detail)
     }
 
     /// Reads no more: the target has ended.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     events::{EventSocket, EventStream, Filter, Format, Readers},
-    export::http,
+    export::{http, otlp},
     failure::{Failure, Kind},
     pipeline::{Ladder, Tracer},
 };
@@ -66,6 +66,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
         let _ = stopped.await;
     }));
 
+    let pusher = pusher(&config, &board)?;
     let mut lifetime = Lifetime::new(config.linger);
     let attaching = {
         let board = Arc::clone(&board);
@@ -86,6 +87,8 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
         tracers.push(Box::new(EventStream::new(Filter::default(), Format::Ndjson, Arc::clone(&readers))));
         event_server = Some(EventServer::start(socket, readers));
     }
+    let (stop_pushing, stopped) = oneshot::channel::<()>();
+    let pusher = pusher.map(|pusher| tokio::spawn(pusher.run(stopped)));
     board.set_ready(true);
     let mut drain_tick = interval(DRAIN_EVERY);
     drain_tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -114,8 +117,24 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
             server.stop().await;
         }
     };
-    let _ = tokio::time::timeout(GRACE, async { tokio::join!(server, events) }).await;
+    let _ = stop_pushing.send(());
+    let push = async {
+        if let Some(pusher) = pusher {
+            let _ = pusher.await;
+        }
+    };
+    // A push has its own limit.
+    let readers = tokio::time::timeout(GRACE, async { tokio::join!(server, events) });
+    let _ = tokio::join!(readers, push);
     Ok(())
+}
+
+/// What pushes by OTLP, if it is asked for.
+fn pusher(config: &RunConfig, board: &Arc<Board>) -> Result<Option<otlp::Exporter>, Failure> {
+    let (Some(settings), Some(outcomes)) = (config.otlp.clone(), board.pushes()) else { return Ok(None) };
+    let client =
+        otlp::Client::new(&settings).map_err(|error| Failure::new(Kind::Usage, format!("OTLP: {error}")))?;
+    Ok(Some(otlp::Exporter::new(settings, client, board.clone(), outcomes)))
 }
 
 /// Lets programs read events.

@@ -8,6 +8,7 @@ mod go;
 mod in_flight;
 mod life;
 mod prepare;
+mod subject;
 mod trace;
 mod unexpected;
 mod verify;
@@ -23,9 +24,9 @@ pub use verify::probe_in_place;
 
 use crate::{
     bpf::Limits,
-    export::http::Listen,
+    export::{http::Listen, otlp},
     goruntime::Detail,
-    metrics::{LabelSelection, Selection},
+    metrics::{LabelSelection, Selection, otel::OtelView},
     pipeline::Buckets,
     plan::Wanted,
 };
@@ -43,6 +44,12 @@ pub struct RunConfig {
     pub buckets: Buckets,
     /// Labels of the calls.
     pub labels: LabelSelection,
+    /// Names of OpenTelemetry's metrics.
+    pub otel: OtelView,
+    /// Attributes that the resources of all targets have.
+    pub resource: Vec<(String, String)>,
+    /// Where they are pushed to, if anywhere.
+    pub otlp: Option<otlp::Settings>,
     /// What the programs are to read beside names and outcome.
     pub wanted: Wanted,
     /// Where to let programs read events.

@@ -15,7 +15,7 @@ use crate::{
     export::http::Listen,
     failure::{Failure, Kind},
     goruntime::Detail,
-    metrics::{LabelSelection, Selection},
+    metrics::{LabelSelection, Selection, otel::OtelView},
     pipeline::{Buckets, Ladder, Tracer},
     plan::Wanted,
 };
@@ -55,6 +55,9 @@ impl TraceConfig {
             metrics: Selection::calls(),
             buckets: Buckets::default(),
             labels: LabelSelection::default(),
+            otel: OtelView::default(),
+            resource: Vec::new(),
+            otlp: None,
             wanted: Wanted { events: true, starts: self.starts, ..Wanted::default() },
             event_socket: None,
             slow_calls: None,

@@ -16,10 +16,12 @@ use super::{
     go::GoRuntime,
     in_flight::CallsInFlight,
     prepare::Prepared,
+    subject::Subject,
 };
 use crate::{
     bpf::Programs,
     failure::Failure,
+    goruntime::Readings,
     metrics::{Family, FrameworkStats, SiteStats, TargetStats, UnderwayCalls, process::ProcessReader},
     pipeline::{Ladder, Published, Snapshot, Tracer},
     plan::{Found, Plan, cost_name},
@@ -43,9 +45,16 @@ pub(super) struct Face {
     pub(super) go: Mutex<Option<GoRuntime>>,
     /// Its calls in flight, and those of the last look.
     in_flight: Mutex<(CallsInFlight, UnderwayCalls)>,
+    /// What OpenTelemetry's view of it needs beside, if that is asked for.
+    pub(super) subject: Option<Subject>,
 }
 
 impl Face {
+    /// What the Go runtime says now, if it is asked for and can be read.
+    pub(super) fn read_go(&self) -> Option<Readings> {
+        self.go.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.read()
+    }
+
     /// The numbers, to read or to change.
     pub(super) fn lock_stats(&self) -> MutexGuard<'_, TargetStats> {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner)
@@ -116,17 +125,20 @@ impl Watch {
         stats.attach = began.elapsed();
         let wanted = |family| config.metrics.contains(family);
         let process = wanted(Family::Process).then(|| ProcessReader::open(stats.pid).ok()).flatten();
-        let go = wanted(Family::Go).then(|| GoRuntime::open(&place, config.go));
+        let go = (wanted(Family::Go) || wanted(Family::Otel)).then(|| GoRuntime::open(&place, config));
         let copies = attached.iter().map(Attached::in_flight).collect();
         let in_flight = CallsInFlight::open(&place.target, &place.name, copies);
+        let since = SystemTime::now();
+        let subject = wanted(Family::Otel).then(|| Subject::of(&place.target, since, config));
         let face = Arc::new(Face {
             pid: stats.pid,
-            since: SystemTime::now(),
+            since,
             published: Published::default(),
             process: Mutex::new(process),
             stats: Mutex::new(stats),
             go: Mutex::new(go),
             in_flight: Mutex::new((in_flight, UnderwayCalls::default())),
+            subject,
         });
         Ok(Self { place, attached, leaving: None, clock: Clock::default(), is_up: true, face })
     }

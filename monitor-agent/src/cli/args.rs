@@ -1,6 +1,6 @@
 //! Arguments: what a user typed, and what it means once validated.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, env::VarError, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -9,10 +9,16 @@ use crate::{
     agent::{EventsConfig, RunConfig, TraceConfig},
     bpf::Limits,
     events::{self, Condition, Filter},
-    export::http::{Listen, parse_listen},
+    export::{
+        http::{Listen, parse_listen},
+        otlp,
+    },
     failure::{Failure, Kind},
     goruntime::Detail,
-    metrics::{Family, Label, LabelSelection, Selection},
+    metrics::{
+        Family, Label, LabelSelection, Selection,
+        otel::{Conventions, GoNames, OtelView, pairs},
+    },
     pipeline::Buckets,
     plan::Wanted,
 };
@@ -90,6 +96,17 @@ pub(super) struct RunArguments {
         allow_negative_numbers = true, value_parser = clap::value_parser!(u8).range(1..=100)
     )]
     capture_slow: Option<u8>,
+
+    /// Names of the Go runtime's metrics with `--metrics otel`: `new` (go.*), `old` (process.runtime.go.* and
+    /// runtime.uptime) or `both`. By default as Go's instrumentation library: new, and both where
+    /// `OTEL_GO_X_DEPRECATED_RUNTIME_METRICS` is true.
+    #[arg(long = "otel.go", value_name = "NAMES")]
+    otel_go: Option<GoNames>,
+
+    /// Also push the metrics of the family otel by OTLP, as the variables `OTEL_EXPORTER_OTLP_*` and `OTEL_METRIC_*`
+    /// say. `OTEL_METRICS_EXPORTER=otlp` does the same.
+    #[arg(long)]
+    otlp: bool,
 
     /// Combinations of labels kept for each target; past them `other` stands in for the names.
     #[arg(
@@ -245,25 +262,39 @@ impl RunArguments {
             );
             return Err(Failure::new(Kind::Usage, text));
         }
+        let pushes = self.otlp || otlp::Settings::chosen_by(&variable("OTEL_METRICS_EXPORTER")?);
+        let otlp = if pushes { Some(otlp_settings()?) } else { None };
+        let metrics = if pushes { self.metrics.with(Family::Otel) } else { self.metrics };
+        let has_otel = metrics.contains(Family::Otel);
+        let otel = OtelView {
+            conventions: Conventions::of_opt_in(&variable("OTEL_SEMCONV_STABILITY_OPT_IN")?),
+            go: match self.otel_go {
+                Some(names) => names,
+                None => GoNames::of_variable(&variable("OTEL_GO_X_DEPRECATED_RUNTIME_METRICS")?),
+            },
+        };
         Ok(RunConfig {
             pids: self.pids,
             listen: self.listen_address,
             buckets: self.latency_buckets,
             wanted: Wanted {
                 retries: self.kitex_labels.contains(Label::Retry),
-                errors: self.kitex_labels.contains(Label::ErrorClass),
+                errors: self.kitex_labels.contains(Label::ErrorClass) || (has_otel && otel.conventions.new),
                 sizes: self.kitex_bytes,
                 messages: self.kitex_stream_messages,
                 events: wants_events,
                 starts: false,
-                protocol: self.metrics.contains(Family::Otel),
-                panics: self.metrics.contains(Family::Otel),
+                protocol: has_otel,
+                panics: has_otel,
             },
-            metrics: self.metrics,
+            metrics,
             event_socket: self.events_socket,
             slow_calls: self.capture_slow.map(usize::from),
             max_call_age: Duration::from_secs(self.max_call_age.into()),
             labels: self.kitex_labels,
+            otel,
+            resource: if has_otel { pairs(&variable("OTEL_RESOURCE_ATTRIBUTES")?) } else { Vec::new() },
+            otlp,
             go: self.go_metrics.into(),
             limits: Limits {
                 label_sets: self.max_label_sets,
@@ -273,6 +304,20 @@ impl RunArguments {
             linger: Duration::from_secs(self.linger.into()),
             program_log_level: program_log_level(self.log_level),
         })
+    }
+}
+
+fn otlp_settings() -> Result<otlp::Settings, Failure> {
+    let read = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    otlp::Settings::of(&read).map_err(|error| Failure::new(Kind::Usage, error.to_string()))
+}
+
+/// A variable of the agent's own environment; empty where it is not set.
+fn variable(name: &str) -> Result<String, Failure> {
+    match std::env::var(name) {
+        Ok(value) => Ok(value),
+        Err(VarError::NotPresent) => Ok(String::new()),
+        Err(VarError::NotUnicode(_)) => Err(Failure::new(Kind::Usage, format!("{name} is not UTF-8"))),
     }
 }
 

@@ -159,6 +159,9 @@ pub(super) fn cycles(memstats: &Block, layout: &Layout) -> Result<GcCycles, Faul
     if !adds_up || (count == 0) != (last == 0) {
         return Err(WHAT);
     }
-    pauses.sort_unstable();
+    let oldest = count % PAUSES;
+    if count > PAUSES {
+        pauses.rotate_left(oldest as usize);
+    }
     Ok(GcCycles { count: count.into(), pause_total_ns: total, last_unix_ns: last, pauses_ns: pauses })
 }

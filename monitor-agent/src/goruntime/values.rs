@@ -70,7 +70,7 @@ pub struct GcCycles {
     pub pause_total_ns: u64,
     /// When the last ended, in nanoseconds since 1970; 0 if there was none.
     pub last_unix_ns: u64,
-    /// The pauses of the last 256 at most, in nanoseconds, the shortest first.
+    /// The pauses of the last 256 at most, in nanoseconds, the oldest first.
     pub pauses_ns: Vec<u64>,
 }
 

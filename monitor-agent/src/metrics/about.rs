@@ -18,6 +18,8 @@ pub struct AgentStats {
     pub scrapes: u64,
     /// The event stream, if there is one.
     pub events: Option<EventStats>,
+    /// What became of pushes by OTLP, if there are any.
+    pub pushes: Option<PushStats>,
 }
 
 /// Who reads the event stream.
@@ -27,6 +29,17 @@ pub struct EventStats {
     pub readers: usize,
     /// Lines that found no room with a reader.
     pub dropped: u64,
+}
+
+/// Pushes by OTLP.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PushStats {
+    /// Those that were taken.
+    pub sent: u64,
+    /// Those that were not.
+    pub failed: u64,
+    /// Points that the collector has thrown away.
+    pub rejected_points: u64,
 }
 
 /// How one target is watched.
@@ -141,6 +154,18 @@ fn about_agent(agent: &AgentStats, families: &mut Vec<MetricFamily>) {
     FamilyBuilder::counter("monitor_scrapes_total", "Scrapes answered.")
         .with(&[], float(agent.scrapes))
         .finish(families);
+    if let Some(pushes) = agent.pushes {
+        FamilyBuilder::counter("monitor_otlp_exports_total", "Pushes by OTLP, by what became of them.")
+            .with(&[("outcome", "sent")], float(pushes.sent))
+            .with(&[("outcome", "failed")], float(pushes.failed))
+            .finish(families);
+        FamilyBuilder::counter(
+            "monitor_otlp_rejected_points_total",
+            "Points that the collector has thrown away, as it said.",
+        )
+        .with(&[], float(pushes.rejected_points))
+        .finish(families);
+    }
     let Some(events) = agent.events else { return };
     FamilyBuilder::gauge("monitor_event_readers", "Programs that read the event stream.")
         .with(&[], float(events.readers as u64))

@@ -207,7 +207,8 @@ pub fn go(readings: &Readings, version: &str, detail: Detail) -> Vec<MetricFamil
 /// The pauses of the last collections.
 fn collections(cycles: &GcCycles, families: &mut Vec<MetricFamily>) {
     const QUARTERS: [(usize, f64); 5] = [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)];
-    let pauses = &cycles.pauses_ns;
+    let mut pauses = cycles.pauses_ns.clone();
+    pauses.sort_unstable();
     // As debug.ReadGCStats chooses them: runtime/debug/garbage.go.
     let place = |quarter: usize| (pauses.len() * quarter / 4).min(pauses.len().saturating_sub(1));
     let pause = |quarter| pauses.get(place(quarter)).copied().unwrap_or_default();
@@ -329,7 +330,7 @@ mod tests {
         // As debug.ReadGCStats gave them for these pauses.
         assert_eq!(quantiles(vec![]), [0.0; 5]);
         assert_eq!(quantiles(vec![1000]), [1e-6; 5]);
-        assert_eq!(quantiles(vec![1000, 2000]), [1e-6, 1e-6, 2e-6, 2e-6, 2e-6]);
+        assert_eq!(quantiles(vec![2000, 1000]), [1e-6, 1e-6, 2e-6, 2e-6, 2e-6]);
         assert_eq!(quantiles((1..=10).map(|pause| pause * 1000).collect()), [1e-6, 3e-6, 6e-6, 8e-6, 1e-5]);
     }
 

@@ -7,11 +7,14 @@ mod about;
 mod family;
 mod go;
 mod kitex;
+pub mod otel;
 pub mod process;
 mod selection;
 mod underway;
 
-pub use about::{AgentStats, EventStats, FrameworkStats, SiteStats, TargetStats, UnexpectedType, about};
+pub use about::{
+    AgentStats, EventStats, FrameworkStats, PushStats, SiteStats, TargetStats, UnexpectedType, about,
+};
 pub use family::{FamilyBuilder, merge};
 pub use go::go;
 pub use kitex::{KitexView, Label, LabelSelection, LabelsError, kitex};

@@ -73,6 +73,13 @@ impl Selection {
         self.0.contains(&family)
     }
 
+    /// This one and another family.
+    #[must_use]
+    pub fn with(mut self, family: Family) -> Self {
+        self.0.insert(family);
+        self
+    }
+
     /// Whether calls are to be watched. If not, any process can be a target.
     #[must_use]
     pub fn wants_calls(&self) -> bool {

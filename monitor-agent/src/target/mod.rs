@@ -11,6 +11,7 @@
 
 mod caps;
 mod maps;
+mod surroundings;
 #[cfg(test)]
 mod tests;
 

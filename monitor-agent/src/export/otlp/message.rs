@@ -1,0 +1,238 @@
+//! Telemetry as OTLP's messages.
+
+use std::collections::BTreeMap;
+
+use opentelemetry_proto::tonic::{
+    collector::metrics::v1::ExportMetricsServiceRequest,
+    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
+    metrics::v1::{
+        AggregationTemporality, Histogram, HistogramDataPoint, Metric as Message, NumberDataPoint,
+        ResourceMetrics, ScopeMetrics, Sum, metric, number_data_point,
+    },
+    resource::v1::Resource,
+};
+
+use super::Temporality;
+use crate::metrics::otel::{AttributeValue, Attributes, Data, Distribution, Metric, Scope, Telemetry};
+
+/// Points in a message: collectors take messages of 4 MiB by default.
+const POINTS_MAX: usize = 1_000;
+
+/// What tells a point from all others: target, scope, metric, attributes.
+type Key = (u32, &'static str, &'static str, Attributes);
+
+/// A value that the collector has, and when it was so.
+#[derive(Clone, Debug)]
+enum Value {
+    Sum(i64),
+    Distribution(Distribution),
+}
+
+/// The values that the collector has taken of those of which it gets differences.
+#[derive(Debug, Default)]
+pub(super) struct Taken(BTreeMap<Key, (Value, u64)>);
+
+impl Taken {
+    /// The collector has taken a batch.
+    pub(super) fn add(&mut self, batch: Batch) {
+        let time_ns = batch.time_ns;
+        self.0.extend(batch.values.into_iter().map(|(key, value)| (key, (value, time_ns))));
+    }
+}
+
+/// A message, and the values that it brings the collector up to.
+pub(super) struct Batch {
+    pub(super) request: ExportMetricsServiceRequest,
+    values: Vec<(Key, Value)>,
+    time_ns: u64,
+}
+
+/// A target's telemetry as messages.
+pub(super) fn batches(
+    pid: u32,
+    telemetry: &Telemetry,
+    time_ns: u64,
+    temporality: Temporality,
+    taken: &Taken,
+) -> Vec<Batch> {
+    let mut batches =
+        Batches { telemetry, time_ns, done: Vec::new(), open: Vec::new(), values: Vec::new(), points: 0 };
+    for scope in &telemetry.scopes {
+        for metric in &scope.metrics {
+            let source = MetricSource { pid, scope, metric, time_ns, temporality, taken };
+            source.add_to(&mut batches);
+        }
+    }
+    batches.close();
+    batches.done
+}
+
+/// Batches under construction.
+struct Batches<'a> {
+    telemetry: &'a Telemetry,
+    time_ns: u64,
+    done: Vec<Batch>,
+    open: Vec<ScopeMetrics>,
+    values: Vec<(Key, Value)>,
+    points: usize,
+}
+
+impl Batches<'_> {
+    fn add(&mut self, scope: &Scope, metric: Message, points: usize, values: Vec<(Key, Value)>) {
+        if self.points + points > POINTS_MAX {
+            self.close();
+        }
+        self.points += points;
+        self.values.extend(values);
+        let same = |open: &&mut ScopeMetrics| open.scope.as_ref().is_some_and(|open| open.name == scope.name);
+        if let Some(open) = self.open.last_mut().filter(same) {
+            return open.metrics.push(metric);
+        }
+        let name = InstrumentationScope {
+            name: scope.name.to_owned(),
+            version: scope.version.to_owned(),
+            ..InstrumentationScope::default()
+        };
+        self.open.push(ScopeMetrics { scope: Some(name), metrics: vec![metric], ..ScopeMetrics::default() });
+    }
+
+    fn close(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        let attributes = pairs(&self.telemetry.resource.attributes);
+        let resource = ResourceMetrics {
+            resource: Some(Resource { attributes, ..Resource::default() }),
+            scope_metrics: std::mem::take(&mut self.open),
+            ..ResourceMetrics::default()
+        };
+        self.done.push(Batch {
+            request: ExportMetricsServiceRequest { resource_metrics: vec![resource] },
+            values: std::mem::take(&mut self.values),
+            time_ns: self.time_ns,
+        });
+        self.points = 0;
+    }
+}
+
+/// A metric of a target at a time.
+struct MetricSource<'a> {
+    pid: u32,
+    scope: &'a Scope,
+    metric: &'a Metric,
+    time_ns: u64,
+    temporality: Temporality,
+    taken: &'a Taken,
+}
+
+impl MetricSource<'_> {
+    fn add_to(&self, batches: &mut Batches<'_>) {
+        match &self.metric.data {
+            Data::Sum { monotonic, points } => {
+                for points in points.chunks(POINTS_MAX) {
+                    self.add_sums(*monotonic, points, batches);
+                }
+            }
+            Data::Histogram(points) => {
+                for points in points.chunks(POINTS_MAX) {
+                    self.add_distributions(points, batches);
+                }
+            }
+        }
+    }
+
+    fn add_sums(&self, monotonic: bool, points: &[(Attributes, i64)], batches: &mut Batches<'_>) {
+        let is_delta = monotonic && self.temporality == Temporality::Delta;
+        let mut values = Vec::new();
+        let mut data_points = Vec::new();
+        for (attributes, value) in points {
+            let mut shown = *value;
+            let mut start_time_unix_nano = self.scope.since_ns;
+            if is_delta {
+                let key = self.key(attributes);
+                if let Some((Value::Sum(before), time_ns)) = self.taken.0.get(&key) {
+                    shown = value.saturating_sub(*before);
+                    start_time_unix_nano = *time_ns;
+                }
+                values.push((key, Value::Sum(*value)));
+            }
+            data_points.push(NumberDataPoint {
+                attributes: pairs(attributes),
+                start_time_unix_nano,
+                time_unix_nano: self.time_ns,
+                value: Some(number_data_point::Value::AsInt(shown)),
+                ..NumberDataPoint::default()
+            });
+        }
+        let count = data_points.len();
+        let data = metric::Data::Sum(Sum {
+            data_points,
+            aggregation_temporality: number(is_delta),
+            is_monotonic: monotonic,
+        });
+        batches.add(self.scope, self.message(data), count, values);
+    }
+
+    fn add_distributions(&self, points: &[(Attributes, Distribution)], batches: &mut Batches<'_>) {
+        let is_delta = self.temporality != Temporality::Cumulative;
+        let mut values = Vec::new();
+        let mut data_points = Vec::new();
+        for (attributes, value) in points {
+            let mut shown = value.clone();
+            let mut start_time_unix_nano = self.scope.since_ns;
+            if is_delta {
+                let key = self.key(attributes);
+                if let Some((Value::Distribution(before), time_ns)) = self.taken.0.get(&key) {
+                    shown = value.since(before);
+                    start_time_unix_nano = *time_ns;
+                }
+                values.push((key, Value::Distribution(value.clone())));
+            }
+            data_points.push(HistogramDataPoint {
+                attributes: pairs(attributes),
+                start_time_unix_nano,
+                time_unix_nano: self.time_ns,
+                count: shown.count(),
+                sum: Some(shown.sum),
+                explicit_bounds: shown.bounds,
+                bucket_counts: shown.counts,
+                ..HistogramDataPoint::default()
+            });
+        }
+        let count = data_points.len();
+        let data =
+            metric::Data::Histogram(Histogram { data_points, aggregation_temporality: number(is_delta) });
+        batches.add(self.scope, self.message(data), count, values);
+    }
+
+    fn key(&self, attributes: &Attributes) -> Key {
+        (self.pid, self.scope.name, self.metric.name, attributes.clone())
+    }
+
+    fn message(&self, data: metric::Data) -> Message {
+        Message {
+            name: self.metric.name.to_owned(),
+            description: self.metric.description.to_owned(),
+            unit: self.metric.unit.to_owned(),
+            data: Some(data),
+            ..Message::default()
+        }
+    }
+}
+
+fn number(is_delta: bool) -> i32 {
+    let temporality =
+        if is_delta { AggregationTemporality::Delta } else { AggregationTemporality::Cumulative };
+    temporality as i32
+}
+
+fn pairs(attributes: &Attributes) -> Vec<KeyValue> {
+    let pair = |(name, value): (&String, &AttributeValue)| {
+        let value = match value {
+            AttributeValue::Text(text) => any_value::Value::StringValue(text.clone()),
+            AttributeValue::Number(number) => any_value::Value::IntValue(*number),
+        };
+        KeyValue { key: name.clone(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+    };
+    attributes.iter().map(pair).collect()
+}

@@ -1,0 +1,187 @@
+//! Push by OTLP, the OpenTelemetry protocol, over gRPC or HTTP.
+//!
+//! The SDK's exporter takes only what the SDK itself has measured, so the messages are made here, of the official
+//! types (`opentelemetry-proto`). Nothing is queued: a round that fails sends nothing, and the next one sends the
+//! state as it is by then. With delta temporality it sends what has been added since the last value that the collector
+//! has taken, so a failure postpones and loses nothing.
+
+mod client;
+mod message;
+mod settings;
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{
+    sync::oneshot,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+use tracing::{info, warn};
+
+pub use client::Client;
+pub use settings::{Settings, SettingsError, Temporality};
+
+use crate::metrics::otel::Telemetry;
+use client::{Again, Refused};
+use message::{Batch, Taken};
+
+/// The first pause before something is sent again; each one after it is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// How long the last round may take, when the agent ends.
+const LAST_ROUND: Duration = Duration::from_millis(800);
+
+/// Has what is to be pushed.
+pub trait Source: Send + Sync + 'static {
+    /// All targets by pid, as they are now.
+    fn telemetry(&self) -> Vec<(u32, Telemetry)>;
+}
+
+/// What became of the rounds.
+#[derive(Debug, Default)]
+pub struct Outcomes {
+    /// All was taken.
+    pub sent: AtomicU64,
+    /// Not all was taken.
+    pub failed: AtomicU64,
+    /// Points that the collector has thrown away, as it said.
+    pub rejected_points: AtomicU64,
+}
+
+/// Pushes rounds of metrics.
+pub struct Exporter {
+    settings: Settings,
+    client: Client,
+    source: Arc<dyn Source>,
+    outcomes: Arc<Outcomes>,
+    taken: Taken,
+    /// Whether the last round was taken; `None` before the first.
+    works: Option<bool>,
+}
+
+impl Exporter {
+    /// An exporter that has not sent anything yet.
+    pub fn new(settings: Settings, client: Client, source: Arc<dyn Source>, outcomes: Arc<Outcomes>) -> Self {
+        Self { settings, client, source, outcomes, taken: Taken::default(), works: None }
+    }
+
+    /// Pushes at each interval until told to stop, and then once more.
+    pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
+        let mut ticks = interval_at(Instant::now() + self.settings.interval, self.settings.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = &mut stop => break,
+                _ = ticks.tick() => {}
+            }
+            // A round that is given up has taken nothing over.
+            tokio::select! {
+                _ = &mut stop => break,
+                () = self.round(self.settings.export_timeout) => {}
+            }
+        }
+        self.round(LAST_ROUND).await;
+    }
+
+    /// One round. Says when it is the first, or differs from the one before.
+    async fn round(&mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let result = match tokio::time::timeout_at(deadline, self.push(deadline)).await {
+            Ok(result) => result,
+            Err(_) => Err("no answer in time".to_owned()),
+        };
+        let outcome = if result.is_ok() { &self.outcomes.sent } else { &self.outcomes.failed };
+        outcome.fetch_add(1, Ordering::Relaxed);
+        let endpoint = &self.settings.endpoint;
+        match (&result, self.works) {
+            (Ok(()), None) => info!("OTLP: metrics go to {endpoint}"),
+            (Ok(()), Some(false)) => info!("OTLP: metrics go to {endpoint} again"),
+            (Err(why), None | Some(true)) => {
+                warn!("OTLP: metrics can't be sent to {endpoint}, which is tried on: {why}");
+            }
+            _ => {}
+        }
+        self.works = Some(result.is_ok());
+    }
+
+    async fn push(&mut self, deadline: Instant) -> Result<(), String> {
+        let source = Arc::clone(&self.source);
+        let telemetry = tokio::task::spawn_blocking(move || source.telemetry());
+        let telemetry = telemetry.await.map_err(|error| error.to_string())?;
+        let now = unix_ns(SystemTime::now());
+        let temporality = self.settings.temporality;
+        for (pid, telemetry) in telemetry {
+            for batch in message::batches(pid, &telemetry, now, temporality, &self.taken) {
+                self.send(&batch, deadline).await?;
+                self.taken.add(batch);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a batch, again and again while that makes sense and there is time.
+    async fn send(&self, batch: &Batch, deadline: Instant) -> Result<(), String> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let attempt = tokio::time::timeout(self.settings.timeout, self.client.send(&batch.request)).await;
+            let refused = match attempt {
+                Ok(Ok(reply)) => {
+                    self.note_rejected(reply.rejected_points, &reply.message);
+                    return Ok(());
+                }
+                Ok(Err(refused)) => refused,
+                Err(_) => Refused::for_now("no answer in time", None),
+            };
+            let wait = match refused.again {
+                Again::Never => return Err(refused.why),
+                Again::AfterPause => with_jitter(pause),
+                Again::After(wait) => wait,
+            };
+            if Instant::now() + wait >= deadline {
+                return Err(refused.why);
+            }
+            tokio::time::sleep(wait).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn note_rejected(&self, points: u64, message: &str) {
+        if points > 0 && self.outcomes.rejected_points.fetch_add(points, Ordering::Relaxed) == 0 {
+            warn!("OTLP: the collector has thrown {points} points away; more are only counted: {message}");
+        }
+    }
+}
+
+/// Between half of the pause and all of it, so that many agents do not come at once.
+fn with_jitter(pause: Duration) -> Duration {
+    let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+    pause / 2 + (pause / 2).mul_f64(f64::from(nanoseconds % 1_000) / 1_000.0)
+}
+
+/// Nanoseconds since 1970, as OTLP has times.
+#[must_use]
+pub fn unix_ns(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// An error with all that it came of.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            let _ = write!(text, ": {cause}");
+        }
+        source = error.source();
+    }
+    text
+}

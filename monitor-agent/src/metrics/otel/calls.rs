@@ -1,0 +1,184 @@
+//! Calls.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use super::{AttributeValue, Attributes, Choice, Data, Distribution, Metric, Resource, Scope};
+use crate::pipeline::{Buckets, Histogram, Labels, Series, Side, Snapshot};
+
+/// Bounds of the SDK's histograms by default, in milliseconds (`sdk/metric/reader.go` @ v1.47.0 of OpenTelemetry for
+/// Go). Those of today's conventions are the same without the first.
+const BOUNDS: [u32; 15] = [0, 5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10000];
+
+/// The buckets of both conventions.
+static BUCKETS: LazyLock<(Buckets, Buckets)> = LazyLock::new(|| {
+    let [_, positive @ ..] = &BOUNDS;
+    (Buckets::of_milliseconds(&BOUNDS, 1), Buckets::of_milliseconds(positive, 1_000))
+});
+
+/// The buckets that durations must be told apart by.
+#[must_use]
+pub fn buckets() -> [&'static Buckets; 2] {
+    [&BUCKETS.0, &BUCKETS.1]
+}
+
+/// Which semantic conventions for RPCs are followed: those up to v1.38, or those since v1.39.
+pub type Conventions = Choice;
+
+impl Conventions {
+    /// What a list as in `OTEL_SEMCONV_STABILITY_OPT_IN` asks for: `rpc` is today's names alone, `rpc/dup` both. What
+    /// else is in it is for others.
+    #[must_use]
+    pub fn of_opt_in(list: &str) -> Self {
+        let has = |word| list.split(',').any(|part| part.trim() == word);
+        let both = has("rpc/dup");
+        Self { old: both || !has("rpc"), new: both || has("rpc") }
+    }
+}
+
+/// The scopes of a target's calls.
+pub(super) fn scopes(
+    resource: &Resource,
+    snapshot: &Snapshot,
+    conventions: Conventions,
+    since_ns: u64,
+) -> Vec<Scope> {
+    let mut scopes = Vec::new();
+    if conventions.old {
+        let metric = |name, side| Metric {
+            name,
+            description: "",
+            unit: "",
+            data: histogram(snapshot, side, |labels| old(labels, resource), &BUCKETS.0, 1e6),
+        };
+        scopes.push(Scope {
+            name: "github.com/kitex-contrib/obs-opentelemetry",
+            version: "semver:0.39.0",
+            since_ns,
+            metrics: vec![
+                metric("rpc.client.duration", Side::Client),
+                metric("rpc.server.duration", Side::Server),
+            ],
+        });
+    }
+    if conventions.new {
+        let metric = |name, description, side| Metric {
+            name,
+            description,
+            unit: "s",
+            data: histogram(snapshot, side, new, &BUCKETS.1, 1e9),
+        };
+        // Descriptions as in the conventions' model/rpc/metrics.yaml @ v1.44.0.
+        let (client, server) = (
+            "Measures the duration of outgoing Remote Procedure Calls (RPC).",
+            "Measures the duration of an incoming Remote Procedure Call (RPC).",
+        );
+        scopes.push(Scope {
+            name: env!("CARGO_PKG_NAME"),
+            version: env!("CARGO_PKG_VERSION"),
+            since_ns,
+            metrics: vec![
+                metric("rpc.client.call.duration", client, Side::Client),
+                metric("rpc.server.call.duration", server, Side::Server),
+            ],
+        });
+    }
+    for scope in &mut scopes {
+        scope.metrics.retain(|metric| !matches!(&metric.data, Data::Histogram(points) if points.is_empty()));
+    }
+    scopes
+}
+
+/// The durations of calls by their attributes, in a unit of so many nanoseconds.
+fn histogram(
+    snapshot: &Snapshot,
+    side: Side,
+    attributes: impl Fn(&Labels) -> Attributes,
+    buckets: &Buckets,
+    unit: f64,
+) -> Data {
+    let mut points: BTreeMap<Attributes, Histogram> = BTreeMap::new();
+    let timed = |series: &&std::sync::Arc<Series>| series.labels.side == side && series.histogram.count() > 0;
+    for series in snapshot.series.iter().filter(timed) {
+        let point = points.entry(attributes(&series.labels));
+        point
+            .and_modify(|histogram| histogram.add(&series.histogram))
+            .or_insert_with(|| series.histogram.clone());
+    }
+    let distribution = |histogram: Histogram| Distribution {
+        bounds: buckets.bounds().to_vec(),
+        counts: histogram.counts(buckets),
+        sum: float(histogram.sum_ns) / unit,
+    };
+    Data::Histogram(
+        points.into_iter().map(|(attributes, histogram)| (attributes, distribution(histogram))).collect(),
+    )
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "OpenTelemetry's sums are floats; exact up to 2^53 ns, 104 days"
+)]
+fn float(sum: u128) -> f64 {
+    sum as f64
+}
+
+/// The attributes that Kitex's extension gives (`tracing/metrics.go` @ v0.3.0), which copies some of the resource's.
+fn old(labels: &Labels, resource: &Resource) -> Attributes {
+    let failed = labels.failed || labels.panicked;
+    let mut attributes = text([
+        ("rpc.system", "kitex"),
+        ("rpc.service", &labels.callee),
+        ("rpc.method", &labels.method),
+        ("request.protocol", &labels.protocol),
+        ("status.code", if failed { "Error" } else { "Unset" }),
+    ]);
+    attributes.extend(resource.of_points(labels));
+    if labels.side == Side::Server && labels.caller != UNKNOWN {
+        attributes.insert("peer.service".to_owned(), AttributeValue::Text(labels.caller.clone()));
+    }
+    attributes
+}
+
+/// The attributes of today's conventions, as far as they can be told.
+fn new(labels: &Labels) -> Attributes {
+    let method = match (labels.callee.as_str(), labels.method.as_str()) {
+        (_, UNKNOWN) => "_OTHER".to_owned(),
+        (UNKNOWN, method) => method.to_owned(),
+        (service, method) => format!("{service}/{method}"),
+    };
+    let mut attributes = text([("rpc.system.name", "kitex"), ("rpc.method", &method)]);
+    let error = match (labels.failed, labels.panicked, labels.error_class) {
+        (false, false, _) => return attributes,
+        (false, true, _) => "panic",
+        (true, _, "other" | "none") => "_OTHER",
+        (true, _, class) => class,
+    };
+    attributes.extend(text([("error.type", error)]));
+    attributes
+}
+
+/// What an empty name is shown as.
+pub(super) const UNKNOWN: &str = "unknown";
+
+fn text<const N: usize>(pairs: [(&str, &str); N]) -> Attributes {
+    pairs.map(|(name, value)| (name.to_owned(), AttributeValue::Text(value.to_owned()))).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_chosen_as_instrumentation_libraries_do_it() {
+        let chosen = |list| {
+            let Conventions { old, new } = Conventions::of_opt_in(list);
+            (old, new)
+        };
+        for list in ["", "http", "rpcs", "http/dup,database"] {
+            assert_eq!(chosen(list), (true, false), "{list}");
+        }
+        assert_eq!(chosen("http, rpc"), (false, true));
+        assert_eq!(chosen("rpc/dup"), (true, true));
+        assert_eq!(chosen("rpc,rpc/dup"), (true, true));
+    }
+}

@@ -1,0 +1,141 @@
+//! The names that OpenTelemetry's exporter for Prometheus gives (`go.opentelemetry.io/otel/exporters/prometheus`
+//! @ v0.69.0, with `github.com/prometheus/otlptranslator` @ v1.0.0 and its default strategy).
+
+use prometheus::proto::MetricFamily;
+
+use super::{AttributeValue, Attributes, Data, Metric, Telemetry};
+use crate::metrics::family::{FamilyBuilder, float};
+
+/// A target's metrics as families, `target_info` among them.
+#[must_use]
+pub fn families(telemetry: &Telemetry) -> Vec<MetricFamily> {
+    let mut families = Vec::new();
+    let resource = labels(&telemetry.resource.attributes);
+    FamilyBuilder::gauge("target_info", "Target metadata")
+        .with(&borrowed(&resource), 1.0)
+        .finish(&mut families);
+    for scope in &telemetry.scopes {
+        let of_scope = [
+            ("otel_scope_name", scope.name),
+            ("otel_scope_schema_url", ""),
+            ("otel_scope_version", scope.version),
+        ];
+        for metric in &scope.metrics {
+            family(metric, &of_scope).finish(&mut families);
+        }
+    }
+    families
+}
+
+fn family(metric: &Metric, of_scope: &[(&str, &str)]) -> FamilyBuilder {
+    let name = name(metric);
+    let all = |attributes: &Attributes| {
+        let mut labels = labels(attributes);
+        labels.extend(of_scope.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        labels
+    };
+    match &metric.data {
+        Data::Sum { monotonic, points } => {
+            let family = if *monotonic { FamilyBuilder::counter } else { FamilyBuilder::gauge };
+            let mut family = family(&name, metric.description);
+            for (attributes, value) in points {
+                family.push(&borrowed(&all(attributes)), signed(*value));
+            }
+            family
+        }
+        Data::Histogram(points) => {
+            let mut family = FamilyBuilder::histogram(&name, metric.description);
+            for (attributes, value) in points {
+                let buckets = value.bounds.iter().copied().zip(value.counts.iter().copied());
+                family.push_buckets(&borrowed(&all(attributes)), buckets, value.count(), value.sum);
+            }
+            family
+        }
+    }
+}
+
+/// The name with underscores, and what its unit and kind add to it.
+fn name(metric: &Metric) -> String {
+    let mut tokens: Vec<&str> = metric.name.split(['.', '_']).filter(|token| !token.is_empty()).collect();
+    let unit = match metric.unit {
+        "By" => Some("bytes"),
+        "%" => Some("percent"),
+        "s" => Some("seconds"),
+        "ms" => Some("milliseconds"),
+        "ns" => Some("nanoseconds"),
+        // A unit in braces is a remark.
+        _ => None,
+    };
+    if let Some(unit) = unit.filter(|unit| !tokens.contains(unit)) {
+        tokens.push(unit);
+    }
+    if matches!(metric.data, Data::Sum { monotonic: true, .. }) {
+        tokens.retain(|token| *token != "total");
+        tokens.push("total");
+    }
+    tokens.join("_")
+}
+
+fn labels(attributes: &Attributes) -> Vec<(String, String)> {
+    let label = |(name, value): (&String, &AttributeValue)| {
+        let value = match value {
+            AttributeValue::Text(text) => text.clone(),
+            AttributeValue::Number(number) => number.to_string(),
+        };
+        (label_name(name), value)
+    };
+    attributes.iter().map(label).collect()
+}
+
+/// A label's name: what Prometheus does not allow is an underscore, several are one.
+fn label_name(name: &str) -> String {
+    let mut label = String::with_capacity(name.len());
+    for character in name.chars() {
+        let allowed = if character.is_ascii_alphanumeric() { character } else { '_' };
+        if allowed != '_' || !label.ends_with('_') {
+            label.push(allowed);
+        }
+    }
+    if label.starts_with(|first: char| first.is_ascii_digit()) { format!("key_{label}") } else { label }
+}
+
+fn borrowed(labels: &[(String, String)]) -> Vec<(&str, &str)> {
+    labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+fn signed(value: i64) -> f64 {
+    let size = float(value.unsigned_abs());
+    if value < 0 { -size } else { size }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &'static str, unit: &'static str, monotonic: bool) -> String {
+        let data = Data::Sum { monotonic, points: Vec::new() };
+        super::name(&Metric { name, description: "", unit, data })
+    }
+
+    /// As the exporter named them in `tests/targets/inside`.
+    #[test]
+    fn names_are_those_of_the_exporter() {
+        assert_eq!(named("rpc.server.duration", "", false), "rpc_server_duration");
+        assert_eq!(named("rpc.server.call.duration", "s", false), "rpc_server_call_duration_seconds");
+        assert_eq!(named("go.memory.allocated", "By", true), "go_memory_allocated_bytes_total");
+        assert_eq!(named("go.memory.allocations", "{allocation}", true), "go_memory_allocations_total");
+        assert_eq!(named("go.config.gogc", "%", false), "go_config_gogc_percent");
+        assert_eq!(named("runtime.uptime", "ms", true), "runtime_uptime_milliseconds_total");
+        assert_eq!(
+            named("process.runtime.go.gc.pause_total_ns", "ns", true),
+            "process_runtime_go_gc_pause_ns_nanoseconds_total"
+        );
+    }
+
+    #[test]
+    fn labels_have_names_that_prometheus_takes() {
+        assert_eq!(label_name("telemetry.sdk.language"), "telemetry_sdk_language");
+        assert_eq!(label_name("a--b"), "a_b");
+        assert_eq!(label_name("1st"), "key_1st");
+    }
+}

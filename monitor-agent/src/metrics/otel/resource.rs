@@ -1,0 +1,203 @@
+//! What a target's metrics are about.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use super::{AttributeValue, Attributes, calls::UNKNOWN};
+use crate::pipeline::{Labels, Side, Snapshot};
+
+/// Those of the resource's attributes that Kitex's extension copies to each point (`tracing/metrics.go` @ v0.3.0).
+const OF_POINTS: [&str; 10] = [
+    "service.name",
+    "service.namespace",
+    "deployment.environment",
+    "service.instance.id",
+    "service.version",
+    "telemetry.sdk.language",
+    "telemetry.sdk.version",
+    "process.pid",
+    "host.name",
+    "host.id",
+];
+
+/// What is known of a target from outside.
+#[derive(Debug)]
+pub struct Identity {
+    /// Its pid, in its own namespace.
+    pid: u32,
+    /// The name of its host, if that is known.
+    host: Option<String>,
+    /// Its executable.
+    exe: String,
+    /// Variables of its environment by name, as far as they could be read: see [`Identity::VARIABLES`].
+    environment: BTreeMap<String, String>,
+    /// Attributes by name that it has unless it says otherwise.
+    more: Vec<(String, String)>,
+    /// The service's name, once calls have told it: it must not change in the life of a target.
+    named: Mutex<Option<String>>,
+}
+
+impl Identity {
+    /// An identity whose service has no name yet.
+    #[must_use]
+    pub fn new(
+        pid: u32,
+        host: Option<String>,
+        exe: &str,
+        environment: BTreeMap<String, String>,
+        more: Vec<(String, String)>,
+    ) -> Self {
+        Self { pid, host, exe: exe.to_owned(), environment, more, named: Mutex::default() }
+    }
+
+    /// The variables that say something about a resource.
+    pub const VARIABLES: [&str; 2] = ["OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME"];
+
+    /// The resource, as an SDK in the target would describe it.
+    #[must_use]
+    pub fn resource(&self, snapshot: &Snapshot) -> Resource {
+        let mut attributes: Attributes = self.more.iter().map(|(name, value)| text(name, value)).collect();
+        // Whose name it is the agent's environment can't say.
+        attributes.remove(SERVICE_NAME);
+        attributes.extend([
+            ("process.pid".to_owned(), AttributeValue::Number(self.pid.into())),
+            text("telemetry.sdk.language", "go"),
+            text("telemetry.sdk.name", env!("CARGO_PKG_NAME")),
+            text("telemetry.sdk.version", env!("CARGO_PKG_VERSION")),
+        ]);
+        attributes.extend(self.host.as_ref().map(|host| text("host.name", host)));
+        if let Some(list) = self.environment.get("OTEL_RESOURCE_ATTRIBUTES") {
+            attributes.extend(pairs(list).into_iter().map(|(name, value)| text(&name, &value)));
+        }
+        let name = self.environment.get("OTEL_SERVICE_NAME").filter(|name| !name.is_empty());
+        attributes.extend(name.map(|name| text(SERVICE_NAME, name)));
+        let is_named = attributes.contains_key(SERVICE_NAME);
+        if !is_named {
+            attributes.extend([text(SERVICE_NAME, &self.name(snapshot))]);
+        }
+        Resource { attributes, is_named }
+    }
+
+    /// The service's name by its calls: that under which it is called, else that under which it calls. Before either
+    /// is known what an SDK takes that was told none.
+    fn name(&self, snapshot: &Snapshot) -> String {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = named.as_ref() {
+            return name.clone();
+        }
+        let own = |side| {
+            let calls = snapshot.series.iter().map(|series| &series.labels);
+            calls.filter(|labels| labels.side == side).find_map(|labels| service(labels))
+        };
+        if let Some(name) = own(Side::Server).or_else(|| own(Side::Client)) {
+            return named.insert(name.to_owned()).clone();
+        }
+        let exe = self.exe.rsplit('/').next().unwrap_or(&self.exe);
+        format!("unknown_service:{exe}")
+    }
+}
+
+const SERVICE_NAME: &str = "service.name";
+
+/// The name that the target has in a call.
+fn service(labels: &Labels) -> Option<&str> {
+    let name = match labels.side {
+        Side::Client => &labels.caller,
+        Side::Server => &labels.callee,
+    };
+    (name != UNKNOWN).then_some(name)
+}
+
+/// What metrics are about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Its attributes.
+    pub attributes: Attributes,
+    /// The service's name is the target's own choice, not what its calls tell.
+    is_named: bool,
+}
+
+impl Resource {
+    /// The attributes that a point of a call has of it. A target that has said no name has in each call the one that
+    /// it has there.
+    pub(super) fn of_points(&self, labels: &Labels) -> Attributes {
+        let copied = self.attributes.iter().filter(|(name, _)| OF_POINTS.contains(&name.as_str()));
+        let mut attributes: Attributes = copied.map(|(name, value)| (name.clone(), value.clone())).collect();
+        if !self.is_named {
+            attributes.extend(service(labels).map(|name| text(SERVICE_NAME, name)));
+        }
+        attributes
+    }
+}
+
+fn text(name: &str, value: &str) -> (String, AttributeValue) {
+    (name.to_owned(), AttributeValue::Text(value.to_owned()))
+}
+
+/// A list such as `service.version=1.2,team=a%20b`, as SDKs read it: what can't be read is left out, as a whole.
+#[must_use]
+pub fn pairs(list: &str) -> Vec<(String, String)> {
+    let pair = |part: &str| {
+        let (name, value) = part.split_once('=')?;
+        let name = name.trim();
+        (!name.is_empty()).then(|| (name.to_owned(), decoded(value.trim())))
+    };
+    let pairs: Option<Vec<_>> = list.split(',').filter(|part| !part.trim().is_empty()).map(pair).collect();
+    pairs.unwrap_or_default()
+}
+
+/// Text with `%20` and the like for bytes.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let escaped = (*first == b'%').then(|| after.split_at_checked(2)).flatten();
+        let byte = escaped.and_then(|(digits, after)| {
+            let byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+            Some((byte, after))
+        });
+        let (byte, after) = byte.unwrap_or((*first, after));
+        bytes.push(byte);
+        rest = after;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service_name(environment: &[(&str, &str)]) -> AttributeValue {
+        let environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let identity = Identity::new(
+            1,
+            None,
+            "/bin/shop",
+            environment,
+            vec![(SERVICE_NAME.to_owned(), "agent".to_owned())],
+        );
+        identity.resource(&Snapshot::default()).attributes[SERVICE_NAME].clone()
+    }
+
+    #[test]
+    fn the_environment_names_the_service_as_for_an_sdk() {
+        let name = |name: &str| AttributeValue::Text(name.to_owned());
+        let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=one,team=a");
+        assert_eq!(service_name(&[attributes]), name("one"));
+        assert_eq!(service_name(&[attributes, ("OTEL_SERVICE_NAME", "two")]), name("two"));
+        assert_eq!(service_name(&[("OTEL_SERVICE_NAME", "")]), name("unknown_service:shop"));
+    }
+
+    #[test]
+    fn lists_are_decoded() {
+        let pairs =
+            |list| pairs(list).into_iter().map(|(name, value)| format!("{name}:{value}")).collect::<Vec<_>>();
+        assert_eq!(pairs("a=b, c = d%20e%2,"), ["a:b", "c:d e%2"]);
+        assert!(pairs("a=b,c").is_empty());
+        assert!(pairs("").is_empty());
+        assert_eq!(pairs("a=%ff%C3%A9="), ["a:\u{fffd}é="]);
+    }
+}

@@ -1,0 +1,301 @@
+//! The Go runtime.
+
+use super::{AttributeValue, Attributes, Choice, Data, Distribution, Metric, Scope};
+use crate::goruntime::{GcCycles, Readings};
+
+/// Which names the runtime's metrics have: those of the library up to v0.61, or those since.
+pub type GoNames = Choice;
+
+impl GoNames {
+    /// What `OTEL_GO_X_DEPRECATED_RUNTIME_METRICS` asks for, as the library reads it (`internal/x/x.go` @ v0.72.0): if
+    /// it is true, the old names as well.
+    #[must_use]
+    pub fn of_variable(value: &str) -> Self {
+        Self { old: matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"), new: true }
+    }
+}
+
+/// What is known of a runtime.
+#[derive(Clone, Copy, Debug)]
+pub struct Runtime<'a> {
+    /// What it says about itself.
+    pub readings: &'a Readings,
+    /// The pauses of its collector that were seen.
+    pub pauses: &'a Pauses,
+    /// For how long the process has been running, in milliseconds.
+    pub uptime_ms: Option<u64>,
+    /// When it was started, in nanoseconds since 1970; the runtime counts from then on.
+    pub since_ns: u64,
+}
+
+/// Pauses of a collector, as far as they were seen. The runtime keeps the last 256.
+#[derive(Clone, Debug)]
+pub struct Pauses {
+    distribution: Distribution,
+    /// Collections up to the last look.
+    collections: u64,
+}
+
+/// Bounds of the SDK's histograms by default, whatever the unit.
+const BOUNDS: [f64; 15] =
+    [0.0, 5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 250.0, 500.0, 750.0, 1000.0, 2500.0, 5000.0, 7500.0, 10000.0];
+
+impl Default for Pauses {
+    fn default() -> Self {
+        let distribution =
+            Distribution { bounds: BOUNDS.to_vec(), counts: vec![0; BOUNDS.len() + 1], sum: 0.0 };
+        Self { distribution, collections: 0 }
+    }
+}
+
+impl Pauses {
+    /// Adds the pauses of the collections since the last look.
+    pub fn look(&mut self, cycles: &GcCycles) {
+        let new = cycles.count.saturating_sub(self.collections);
+        let new = usize::try_from(new).unwrap_or(usize::MAX).min(cycles.pauses_ns.len());
+        self.collections = self.collections.max(cycles.count);
+        let (_, new) = cycles.pauses_ns.split_at(cycles.pauses_ns.len() - new);
+        for pause in new {
+            let pause = float(*pause);
+            let place = BOUNDS.partition_point(|bound| *bound < pause);
+            if let Some(count) = self.distribution.counts.get_mut(place) {
+                *count += 1;
+            }
+            self.distribution.sum += pause;
+        }
+    }
+}
+
+/// The scope of a runtime's metrics. What could not be read is absent.
+pub(super) fn scope(runtime: &Runtime<'_>, names: GoNames) -> Scope {
+    let mut metrics = Vec::new();
+    if names.old {
+        metrics.extend(old(runtime));
+    }
+    if names.new {
+        metrics.extend(new(runtime.readings));
+    }
+    Scope {
+        name: "go.opentelemetry.io/contrib/instrumentation/runtime",
+        version: "0.72.0",
+        since_ns: runtime.since_ns,
+        metrics,
+    }
+}
+
+/// Whether a sum only rises.
+const RISES: bool = true;
+const VARIES: bool = false;
+
+fn sum(
+    name: &'static str,
+    description: &'static str,
+    unit: &'static str,
+    monotonic: bool,
+    value: Option<u64>,
+) -> Option<Metric> {
+    let points = vec![(Attributes::new(), clamped(value?))];
+    Some(Metric { name, description, unit, data: Data::Sum { monotonic, points } })
+}
+
+/// `process.runtime.go.*` (`internal/deprecatedruntime/runtime.go` @ v0.72.0).
+fn old(runtime: &Runtime<'_>) -> impl Iterator<Item = Metric> {
+    let Runtime { readings, pauses, uptime_ms, .. } = runtime;
+    let of = |name| readings.unsigned(name);
+    let (objects, unused, free, released) = (
+        of("/memory/classes/heap/objects:bytes"),
+        of("/memory/classes/heap/unused:bytes"),
+        of("/memory/classes/heap/free:bytes"),
+        of("/memory/classes/heap/released:bytes"),
+    );
+    let (idle, in_use) = (added(free, released), added(objects, unused));
+    let live = of("/gc/heap/objects:objects");
+    let gc = readings.gc.as_ref();
+    let pause_ns = gc.map(|_| Metric {
+        name: "process.runtime.go.gc.pause_ns",
+        description: "Amount of nanoseconds in GC stop-the-world pauses",
+        unit: "ns",
+        data: Data::Histogram(vec![(Attributes::new(), pauses.distribution.clone())]),
+    });
+    [
+        sum("runtime.uptime", "Milliseconds since application was initialized", "ms", RISES, *uptime_ms),
+        sum(
+            "process.runtime.go.goroutines",
+            "Number of goroutines that currently exist",
+            "",
+            VARIES,
+            readings.goroutines,
+        ),
+        sum(
+            "process.runtime.go.cgo.calls",
+            "Number of cgo calls made by the current process",
+            "",
+            VARIES,
+            of("/cgo/go-to-c-calls:calls"),
+        ),
+        sum("process.runtime.go.mem.heap_alloc", "Bytes of allocated heap objects", "By", VARIES, objects),
+        sum("process.runtime.go.mem.heap_idle", "Bytes in idle (unused) spans", "By", VARIES, idle),
+        sum("process.runtime.go.mem.heap_inuse", "Bytes in in-use spans", "By", VARIES, in_use),
+        sum("process.runtime.go.mem.heap_objects", "Number of allocated heap objects", "", VARIES, live),
+        sum(
+            "process.runtime.go.mem.heap_released",
+            "Bytes of idle spans whose physical memory has been returned to the OS",
+            "By",
+            VARIES,
+            released,
+        ),
+        sum(
+            "process.runtime.go.mem.heap_sys",
+            "Bytes of heap memory obtained from the OS",
+            "By",
+            VARIES,
+            added(idle, in_use),
+        ),
+        // Go has not counted any for long: always zero there.
+        sum(
+            "process.runtime.go.mem.lookups",
+            "Number of pointer lookups performed by the runtime",
+            "",
+            RISES,
+            live.map(|_| 0),
+        ),
+        sum(
+            "process.runtime.go.mem.live_objects",
+            "Number of live objects is the number of cumulative Mallocs - Frees",
+            "",
+            VARIES,
+            live,
+        ),
+        sum(
+            "process.runtime.go.gc.count",
+            "Number of completed garbage collection cycles",
+            "",
+            RISES,
+            gc.map(|gc| gc.count),
+        ),
+        sum(
+            "process.runtime.go.gc.pause_total_ns",
+            "Cumulative nanoseconds in GC stop-the-world pauses since the program started",
+            "ns",
+            RISES,
+            gc.map(|gc| gc.pause_total_ns),
+        ),
+        pause_ns,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// `go.*` (`runtime.go` @ v0.72.0, with the descriptions of `semconv/v1.43.0/goconv` of OpenTelemetry for Go).
+fn new(readings: &Readings) -> impl Iterator<Item = Metric> {
+    let of = |name| readings.unsigned(name);
+    let stacks = of("/memory/classes/heap/stacks:bytes");
+    let (total, released) = (of("/memory/classes/total:bytes"), of("/memory/classes/heap/released:bytes"));
+    // Without a limit there is none to show.
+    let limit =
+        of("/gc/gomemlimit:bytes").filter(|limit| i64::try_from(*limit).is_ok_and(|limit| limit < i64::MAX));
+    let used = stacks.zip(total).zip(released).map(|((stacks, total), released)| {
+        let kind = |kind: &str| {
+            Attributes::from([("go.memory.type".to_owned(), AttributeValue::Text(kind.to_owned()))])
+        };
+        let other = total.saturating_sub(released).saturating_sub(stacks);
+        let points = vec![(kind("stack"), clamped(stacks)), (kind("other"), clamped(other))];
+        Metric {
+            name: "go.memory.used",
+            description: "Memory used by the Go runtime.",
+            unit: "By",
+            data: Data::Sum { monotonic: VARIES, points },
+        }
+    });
+    [
+        used,
+        sum(
+            "go.memory.limit",
+            "Go runtime memory limit configured by the user, if a limit exists.",
+            "By",
+            VARIES,
+            limit,
+        ),
+        sum(
+            "go.memory.allocated",
+            "Memory allocated to the heap by the application.",
+            "By",
+            RISES,
+            of("/gc/heap/allocs:bytes"),
+        ),
+        sum(
+            "go.memory.allocations",
+            "Count of allocations to the heap by the application.",
+            "{allocation}",
+            RISES,
+            of("/gc/heap/allocs:objects"),
+        ),
+        sum(
+            "go.memory.gc.goal",
+            "Heap size target for the end of the GC cycle.",
+            "By",
+            VARIES,
+            of("/gc/heap/goal:bytes"),
+        ),
+        sum(
+            "go.goroutine.count",
+            "Count of live goroutines.",
+            "{goroutine}",
+            VARIES,
+            of("/sched/goroutines:goroutines"),
+        ),
+        sum(
+            "go.processor.limit",
+            "The number of OS threads that can execute user-level Go code simultaneously.",
+            "{thread}",
+            VARIES,
+            of("/sched/gomaxprocs:threads"),
+        ),
+        sum(
+            "go.config.gogc",
+            "Heap size target percentage configured by the user, otherwise 100.",
+            "%",
+            VARIES,
+            of("/gc/gogc:percent"),
+        ),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+fn added(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    Some(one?.wrapping_add(other?))
+}
+
+/// As the library does it.
+fn clamped(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a pause has less than 2^53 ns")]
+fn float(pause: u64) -> f64 {
+    pause as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_pause_is_counted_once() {
+        let mut pauses = Pauses::default();
+        let cycles = |count, pauses_ns: &[u64]| GcCycles {
+            count,
+            pauses_ns: pauses_ns.to_vec(),
+            ..GcCycles::default()
+        };
+        pauses.look(&cycles(2, &[7, 20_000]));
+        pauses.look(&cycles(2, &[7, 20_000]));
+        assert_eq!((pauses.distribution.count(), pauses.distribution.sum), (2, 20_007.0));
+        pauses.look(&cycles(3, &[7, 20_000, 10]));
+        assert_eq!((pauses.distribution.counts[2], pauses.distribution.count()), (2, 3));
+        // More than the runtime keeps: those that it has.
+        pauses.look(&cycles(900, &[1, 1]));
+        assert_eq!(pauses.distribution.count(), 5);
+    }
+}

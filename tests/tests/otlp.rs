@@ -1,0 +1,248 @@
+//! Push by OTLP to a real OpenTelemetry Collector: what it has received is what the calls were, whatever happened to
+//! it in between.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    agent::Agent,
+    collector::{Collector, Point, totals},
+    process::Process,
+    scrape::Scrape,
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const SERVER: &str = "rpc.server.duration";
+const CLIENT: &str = "rpc.client.duration";
+
+/// Variables for an agent that pushes often.
+fn variables<'a>(
+    protocol: &'a str,
+    endpoint: &'a str,
+    more: &[(&'a str, &'a str)],
+) -> Vec<(&'a str, &'a str)> {
+    let mut variables = vec![
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "200"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "1000"),
+    ];
+    variables.extend(more);
+    variables
+}
+
+const DELTA: (&str, &str) = ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta");
+
+fn total(points: &[Point], metric: &str) -> i64 {
+    totals(points, metric).values().sum()
+}
+
+/// Calls by method and outcome, as `/metrics` has them under Kitex's names and as they were received.
+fn check_against(scrape: &Scrape, side: &str, points: &[Point]) -> Result<()> {
+    let mut shown: BTreeMap<(String, bool), f64> = BTreeMap::new();
+    for sample in scrape.samples(&format!("kitex_{side}_throughput")) {
+        let key = (sample.labels["method"].clone(), sample.labels["status"] == "error");
+        *shown.entry(key).or_default() += sample.value;
+    }
+    let mut received: BTreeMap<(String, bool), f64> = BTreeMap::new();
+    for (attributes, count) in totals(points, &format!("rpc.{side}.duration")) {
+        let key = (attributes["rpc.method"].clone(), attributes["status.code"] == "Error");
+        *received.entry(key).or_default() += f64::from(i32::try_from(count)?);
+    }
+    ensure!(shown == received, "{side}: /metrics has {shown:?}, the collector {received:?}");
+    Ok(())
+}
+
+#[test]
+fn a_collector_receives_what_is_shown() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let pids = [server.pid(), client.pid()];
+    for (protocol, more) in [
+        (
+            "grpc",
+            [("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"), ("OTEL_RESOURCE_ATTRIBUTES", "team=red%20one")],
+        ),
+        ("http/protobuf", [DELTA, ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]),
+    ] {
+        let mut collector = Collector::start()?;
+        let [grpc, http] = collector.ports();
+        let endpoint = format!("http://127.0.0.1:{}", if protocol == "grpc" { grpc } else { http });
+        let agent = Agent::attach_with(&variables(protocol, &endpoint, &more), &pids, &["--otlp"])?;
+        client.command("load 2000 4 1")?;
+        let scrape = agent.scrape_settled()?;
+        collector
+            .wait(PATIENCE, |points| [SERVER, CLIENT].iter().all(|metric| total(points, metric) >= 2000))
+            .with_context(|| format!("{protocol}: {}", agent.log()))?;
+        // What is still on its way at the end comes with the last push.
+        client.command("load 300 4 2")?;
+        let last = agent.scrape_settled()?;
+        let (status, _) = agent.terminate()?;
+        ensure!(status.success(), "{status}");
+        let points = collector.end()?;
+        check_against(&last, "server", &points)?;
+        check_against(&last, "client", &points)?;
+        assert_eq!((total(&points, SERVER), total(&points, CLIENT)), (2300, 2300));
+        assert_eq!(scrape.value("monitor_otlp_exports_total", &[("outcome", "failed")]), Some(0.0));
+        check_resources(&points, protocol == "grpc")?;
+        check_times(&points)?;
+        let is_delta =
+            |point: &Point| matches!(&*point.metric, SERVER | "go.memory.allocated") && point.is_delta;
+        assert_eq!(points.iter().any(is_delta), protocol != "grpc");
+        let gauges = points.iter().filter(|point| point.metric == "go.goroutine.count");
+        ensure!(gauges.clone().count() > 0 && gauges.clone().all(|point| !point.is_delta && point.count > 1));
+    }
+    Ok(())
+}
+
+/// Each target is a resource of its own.
+fn check_resources(points: &[Point], has_team: bool) -> Result<()> {
+    for (metric, service) in [(SERVER, "stock"), (CLIENT, "shop")] {
+        let mut of_metric = points.iter().filter(|point| point.metric == metric).peekable();
+        ensure!(of_metric.peek().is_some());
+        for point in of_metric {
+            assert_eq!(point.resource["service.name"], service);
+            assert_eq!(point.resource.get("team").map(String::as_str), has_team.then_some("red one"));
+            assert_eq!(point.attributes["service.name"], service);
+            assert_eq!(point.attributes["request.protocol"], "TTHeader|Framed");
+            assert_eq!(point.attributes.contains_key("peer.service"), metric == SERVER);
+        }
+    }
+    Ok(())
+}
+
+/// A delta begins where the one before it has ended, cumulative points all begin at one time.
+fn check_times(points: &[Point]) -> Result<()> {
+    let mut before: BTreeMap<_, &Point> = BTreeMap::new();
+    for point in points.iter().filter(|point| point.metric.starts_with("rpc.")) {
+        ensure!(point.start < point.time, "{point:?}");
+        if let Some(before) = before.insert((&point.metric, &point.attributes), point) {
+            let expected = if point.is_delta { before.time } else { before.start };
+            assert_eq!(point.start, expected, "{point:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_collector_that_was_away_lacks_nothing_afterwards() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let mut collector = Collector::start()?;
+    let ports = collector.ports();
+    let (grpc, http) = (format!("http://127.0.0.1:{}", ports[0]), format!("http://127.0.0.1:{}", ports[1]));
+    // The server's calls come as sums since the start, the client's as differences.
+    let cumulative = Agent::attach_with(
+        &variables("grpc", &grpc, &[]),
+        &[server.pid()],
+        &["--metrics", "otel", "--otlp"],
+    )?;
+    let delta = Agent::attach_with(
+        &variables("http/protobuf", &http, &[DELTA]),
+        &[client.pid()],
+        &["--metrics", "otel", "--otlp"],
+    )?;
+    let all = |points: &[Point], calls| total(points, SERVER) >= calls && total(points, CLIENT) >= calls;
+    client.command("load 1000 4 1")?;
+    collector.wait(PATIENCE, |points| all(points, 1000))?;
+    let mut received = collector.end()?;
+    let memory = [&cumulative, &delta].map(resident);
+
+    client.command("load 1000 4 2")?;
+    for agent in [&cumulative, &delta] {
+        agent.wait_for_log(PATIENCE, |line| line.contains("can't be sent").then_some(()))?;
+        thread::sleep(Duration::from_secs(1));
+        let begin = Instant::now();
+        let scrape = agent.scrape_settled()?;
+        ensure!(begin.elapsed() < Duration::from_secs(2), "a scrape took {:?}", begin.elapsed());
+        ensure!(scrape.sum("monitor_otlp_exports_total", &[("outcome", "failed")]) > 0.0);
+    }
+    for (agent, before) in [&cumulative, &delta].into_iter().zip(memory) {
+        let grown = resident(agent)? - before?;
+        ensure!(grown < 16e6, "{grown} bytes more while nobody takes anything");
+    }
+
+    let mut collector = Collector::start_on(ports)?;
+    collector.wait(PATIENCE, |points| all(points, 1000))?;
+    // The first ones are as if nothing had happened.
+    assert_eq!(total(collector.points(), SERVER), 2000);
+    assert_eq!(total(collector.points(), CLIENT), 1000);
+    client.command("load 1000 4 3")?;
+    for agent in [cumulative, delta] {
+        agent.wait_for_log(PATIENCE, |line| line.contains(" again").then_some(()))?;
+        let told = agent.log().lines().filter(|line| line.contains("can't be sent")).count();
+        assert_eq!(told, 1, "{}", agent.log());
+        agent.terminate()?;
+    }
+    received.extend(collector.end()?);
+    assert_eq!((total(&received, SERVER), total(&received, CLIENT)), (3000, 3000));
+    Ok(())
+}
+
+fn resident(agent: &Agent) -> Result<f64> {
+    agent.scrape()?.value("monitor_agent_resident_memory_bytes", &[]).context("no resident memory")
+}
+
+/// Answers each connection in the same way, or not at all.
+fn bad_collector(answer: &'static [u8]) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        let mut open = Vec::new();
+        for connection in listener.incoming() {
+            let Ok(mut connection) = connection else { break };
+            let _ = connection.set_read_timeout(Some(Duration::from_millis(200)));
+            let _ = connection.read(&mut [0; 4096]);
+            let _ = connection.write_all(answer);
+            if answer.is_empty() {
+                open.push(connection);
+            }
+        }
+    });
+    Ok(address.to_string())
+}
+
+#[test]
+fn a_collector_that_is_none_harms_nobody() -> Result<()> {
+    let mut server = Process::kitex(&["server"])?;
+    let refused = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let silent = bad_collector(b"")?;
+    let failing = bad_collector(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+    let later = bad_collector(
+        b"HTTP/1.1 503 No\r\nretry-after: 3600\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    )?;
+    let nonsense = bad_collector(b"\x00\x01\x02 what?\r\n\r\n")?;
+    for (endpoint, why) in [
+        (format!("http://{refused}"), "refused"),
+        (format!("http://{silent}"), "no answer in time"),
+        (format!("http://{failing}"), "500"),
+        (format!("http://{later}"), "503"),
+        (format!("http://{nonsense}"), "HTTP"),
+        (format!("https://{nonsense}"), "InvalidContentType"),
+        ("http://nowhere.invalid:1".to_owned(), "lookup"),
+    ] {
+        for protocol in ["http/protobuf", "grpc"] {
+            let variables = variables(protocol, &endpoint, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "300")]);
+            let agent = Agent::attach_with(&variables, &[server.pid()], &["--otlp"])?;
+            let line = agent
+                .wait_for_log(PATIENCE, |line| line.contains("can't be sent").then(|| line.to_owned()))?;
+            ensure!(protocol == "grpc" || line.contains(why), "{endpoint}: {line}");
+            thread::sleep(Duration::from_millis(700));
+            let begin = Instant::now();
+            agent.scrape()?;
+            ensure!(begin.elapsed() < Duration::from_millis(500), "a scrape took {:?}", begin.elapsed());
+            let told = agent.log().lines().filter(|line| line.contains("can't be sent")).count();
+            assert_eq!(told, 1, "{endpoint}: {}", agent.log());
+            let (status, took) = agent.terminate()?;
+            ensure!(status.success() && took < Duration::from_secs(2), "{endpoint}: {status} after {took:?}");
+        }
+    }
+    ensure!(server.is_running()?);
+    Ok(())
+}
