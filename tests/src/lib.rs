@@ -8,6 +8,7 @@
 //!   latencies; [`chain`] does both for a client, a relay and a server.
 //! - [`events`] runs `monitor-agent events` and compares its lines with each call that a target has logged.
 //! - [`usage`] tells what a command takes.
+//! - [`collector`] runs an OpenTelemetry Collector, [`prometheus`] a Prometheus.
 //! - [`matrix`] tries releases of Kitex and Go and ways to build, as `tests/matrix.json` lists them.
 //! - [`kernel`] tells what is loaded in the kernel, [`text`] whether a target's code has probes in it; [`tracefs`] puts
 //!   others there.
@@ -21,6 +22,7 @@ pub mod http;
 pub mod kernel;
 pub mod matrix;
 pub mod process;
+pub mod prometheus;
 pub mod scrape;
 pub mod tally;
 pub mod targets;

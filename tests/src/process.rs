@@ -65,11 +65,14 @@ impl Process {
         self.ready["addr"].as_str().with_context(|| format!("{} has no address", self.name))
     }
 
-    /// The in-process extension's own metrics, if its tracer is on.
+    /// Where the process serves metrics of its own, if it does.
+    pub fn metrics_address(&self) -> Result<&str> {
+        self.ready["metrics"].as_str().with_context(|| format!("{} serves no metrics", self.name))
+    }
+
+    /// The metrics that the process serves itself.
     pub fn in_process_metrics(&self) -> Result<Scrape> {
-        let address = self.ready["metrics"].as_str();
-        let address = address.with_context(|| format!("{} has no prometheus tracer", self.name))?;
-        Ok(Scrape::parse(&http::get(address, "/metrics")?.ok_body()?)?)
+        Ok(Scrape::parse(&http::get(self.metrics_address()?, "/metrics")?.ok_body()?)?)
     }
 
     /// Gives a command and waits for its answer, a minute at most.

@@ -5,13 +5,14 @@ use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
     net::TcpListener,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
-    agent::Agent,
+    agent::{Agent, executable, run_command_to_end},
     collector::{Collector, Point, totals},
     process::Process,
     scrape::Scrape,
@@ -244,5 +245,30 @@ fn a_collector_that_is_none_harms_nobody() -> Result<()> {
         }
     }
     ensure!(server.is_running()?);
+    Ok(())
+}
+
+#[test]
+fn settings_that_make_no_sense_end_the_agent_at_once() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    let pid = server.pid().to_string();
+    for (name, value) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "no list"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a header=x"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1s"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere.pem"),
+    ] {
+        let mut command = Command::new(executable()?);
+        command
+            .args(["run", "--otlp", "--web.listen-address", "127.0.0.1:0", "--pid", &pid])
+            .env(name, value);
+        let ended = run_command_to_end(&mut command, PATIENCE)?;
+        assert_eq!(ended.code, Some(2), "{name}={value}: {}", ended.stderr);
+        ensure!(!ended.stderr.contains("attached"), "{}", ended.stderr);
+        let told = [name, value, "HEADERS"].iter().any(|word| ended.stderr.contains(word));
+        ensure!(told, "{name}={value}: {}", ended.stderr);
+    }
     Ok(())
 }

@@ -158,6 +158,33 @@ fn go_minor(version: &str) -> Option<u32> {
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
+/// A Prometheus: the one on `PATH`, or Debian's, which is unpacked here and not installed, since its package would start
+/// it as a service.
+pub(crate) fn prometheus() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|directory| directory.join("prometheus"));
+    if let Some(found) = on_path.into_iter().find(|file| file.is_file()) {
+        return Ok(found);
+    }
+    let tool = tools().join("prometheus");
+    if !tool.exists() {
+        say("fetching Prometheus from Debian");
+        let unfinished = tools().join("prometheus.new");
+        let _ = fs::remove_dir_all(&unfinished);
+        fs::create_dir_all(&unfinished)?;
+        let fetch = || output(apt_get().args(["download", "prometheus"]).current_dir(&unfinished));
+        if fetch().is_err() {
+            output(apt_get().arg("update"))?;
+            fetch().context("cannot get Prometheus; one on PATH would be used")?;
+        }
+        for file in fs::read_dir(&unfinished)? {
+            output(Command::new("dpkg-deb").arg("--extract").arg(file?.path()).arg(&unfinished))?;
+        }
+        fs::rename(unfinished, &tool)?;
+    }
+    Ok(tool.join("usr/bin/prometheus"))
+}
+
 fn has_pip() -> bool {
     output(pip().arg("--version")).is_ok()
 }

@@ -60,11 +60,11 @@ fn build_agent(object: Option<&Path>) -> Result<()> {
 
 fn end_to_end(counts: &mut Counts, filters: &[String], object: Option<&Path>) -> Result<()> {
     say("end-to-end tests");
-    let go = setup::go()?;
+    let (go, prometheus) = (setup::go()?, setup::prometheus()?);
     // One at a time: each measures what it causes itself.
     let mut tests = cargo();
     tests.args(["test", "--locked", "--no-fail-fast", "--package", "monitor-tests", "--"]);
-    tests.arg("--test-threads=1").env("MONITOR_GO", go);
+    tests.arg("--test-threads=1").env("MONITOR_GO", go).env("MONITOR_PROMETHEUS", prometheus);
     counts.run(with_ebpf(&mut tests, object), filters)
 }
 

@@ -35,8 +35,8 @@ use message::{Batch, Taken};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// How long the last round may take, when the agent ends.
-const LAST_ROUND: Duration = Duration::from_millis(800);
+/// How long the last round may take, when the agent ends, and the one that is under way then.
+const LAST_ROUND: Duration = Duration::from_millis(400);
 
 /// Has what is to be pushed.
 pub trait Source: Send + Sync + 'static {
@@ -81,11 +81,14 @@ impl Exporter {
                 _ = &mut stop => break,
                 _ = ticks.tick() => {}
             }
-            // A round that is given up has taken nothing over.
+            let mut round = std::pin::pin!(self.round(self.settings.export_timeout));
             tokio::select! {
-                _ = &mut stop => break,
-                () = self.round(self.settings.export_timeout) => {}
+                () = &mut round => continue,
+                _ = &mut stop => {}
             }
+            // The collector may have what is under way: given up too early it would be sent once more.
+            let _ = tokio::time::timeout(LAST_ROUND, round).await;
+            break;
         }
         self.round(LAST_ROUND).await;
     }

@@ -1,0 +1,219 @@
+//! The queries of the in-process libraries' documentation, answered by a real Prometheus from what a process says of
+//! itself and, in the same run, from what the agent says of it.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    agent::Agent,
+    process::Process,
+    prometheus::{Answer, Endpoint, Prometheus},
+    targets::{Flavour, Program},
+};
+
+/// How near two answers must be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Near {
+    /// Equal.
+    Equal,
+    /// Within five percent.
+    Percent5,
+    /// Values move from moment to moment: only labels are compared, and that both are positive.
+    Labels,
+}
+
+use Near::{Equal, Labels, Percent5};
+
+/// As they stand in the documentation, and sums at rest.
+const QUERIES: &[(&str, &str, Near)] = &[
+    // https://github.com/kitex-contrib/monitor-prometheus, README @ v0.2.0.
+    (
+        "monitor-prometheus",
+        "sum(rate(kitex_client_throughput{status=\"succeed\"}[1m])) by (callee,method)",
+        Percent5,
+    ),
+    (
+        "monitor-prometheus",
+        "histogram_quantile(0.99, sum(rate(kitex_client_latency_us_bucket{status=\"succeed\"}[1m])) by \
+         (caller,callee,method,le))",
+        Percent5,
+    ),
+    (
+        "monitor-prometheus",
+        "sum(rate(kitex_server_throughput{status=\"succeed\"}[1m])) by (code,callee,method)",
+        Percent5,
+    ),
+    (
+        "monitor-prometheus",
+        "histogram_quantile(0.99, sum(rate(kitex_server_latency_us_bucket{status=\"succeed\"}[5m])) by \
+         (caller,callee,method,le))",
+        Percent5,
+    ),
+    (
+        "monitor-prometheus",
+        "sum(rate(kitex_server_throughput{status=\"error\"}[1m])) by (status,callee,method)",
+        Percent5,
+    ),
+    ("at rest", "kitex_client_throughput", Equal),
+    ("at rest", "kitex_server_throughput", Equal),
+    ("at rest", "kitex_client_latency_us_count", Equal),
+    ("at rest", "kitex_server_latency_us_count", Equal),
+    // https://github.com/kitex-contrib/obs-opentelemetry, README @ v0.3.0.
+    (
+        "obs-opentelemetry",
+        "sum(rate(rpc_server_duration_count{}[5m])) by (service_name, rpc_method)",
+        Percent5,
+    ),
+    (
+        "obs-opentelemetry",
+        "sum(rate(rpc_server_duration_count{status_code=\"Error\"}[5m])) by (service_name, rpc_method) / \
+         sum(rate(rpc_server_duration_count{}[5m])) by (service_name, rpc_method)",
+        Percent5,
+    ),
+    (
+        "obs-opentelemetry",
+        "histogram_quantile(0.99, sum(rate(rpc_server_duration_bucket{}[5m])) by (le, service_name, rpc_method))",
+        Percent5,
+    ),
+    (
+        "obs-opentelemetry",
+        "sum(rate(rpc_server_duration_count{}[5m])) by (service_name, peer_service)",
+        Percent5,
+    ),
+    // The agent is another SDK, and says so.
+    ("at rest", "sum(rpc_server_duration_count) without (telemetry_sdk_version)", Equal),
+    ("at rest", "sum(rpc_client_duration_count) without (telemetry_sdk_version)", Equal),
+    ("at rest", "sum(target_info) without (telemetry_sdk_name, telemetry_sdk_version)", Equal),
+    (
+        "at rest",
+        "count({__name__=~\"rpc_.*_count|go_memory_.*|go_goroutine_.*|go_processor_.*|go_config_.*\"}) by \
+         (__name__, otel_scope_name, otel_scope_version, otel_scope_schema_url)",
+        Equal,
+    ),
+    ("OpenTelemetry", "go_processor_limit", Equal),
+    ("OpenTelemetry", "go_config_gogc_percent", Equal),
+    ("OpenTelemetry", "go_memory_used_bytes", Labels),
+    ("OpenTelemetry", "go_memory_gc_goal_bytes", Labels),
+    // The library looks at its runtime every fifteen seconds only.
+    ("OpenTelemetry", "rate(go_memory_allocated_bytes_total[1m])", Labels),
+    ("OpenTelemetry", "rate(go_memory_allocations_total[1m])", Labels),
+    // What dashboards for https://github.com/prometheus/client_golang ask.
+    ("client_golang", "go_info", Equal),
+    ("client_golang", "go_sched_gomaxprocs_threads", Equal),
+    ("client_golang", "process_start_time_seconds", Percent5),
+    ("client_golang", "go_goroutines", Labels),
+    ("client_golang", "go_memstats_heap_inuse_bytes", Labels),
+    ("client_golang", "go_gc_duration_seconds{quantile=\"1\"}", Labels),
+    ("client_golang", "process_resident_memory_bytes", Labels),
+    ("client_golang", "rate(go_memstats_alloc_bytes_total[1m])", Percent5),
+    ("client_golang", "rate(go_memstats_mallocs_total[1m])", Percent5),
+    ("client_golang", "rate(process_cpu_seconds_total[1m])", Percent5),
+];
+
+/// How long counters rest before and after what is measured: a few scrapes.
+const REST: Duration = Duration::from_millis(2500);
+
+fn inside(args: &[&str]) -> Result<Process> {
+    Process::start_command(Command::new(Program::Inside.build(Flavour::Default)?).args(args))
+}
+
+fn now() -> Result<f64> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64())
+}
+
+#[test]
+fn queries_have_the_answers_that_they_have_inside() -> Result<()> {
+    let server = inside(&["--service", "stock"])?;
+    let mut client = inside(&["--service", "shop", "--connect", server.addr()?])?;
+    let labels = "caller,callee,method,status,retry";
+    let agent = Agent::attach(
+        &[server.pid(), client.pid()],
+        &["--metrics", "kitex,otel,go,process", "--kitex.labels", labels],
+    )?;
+    let processes = [("server", &server), ("client", &client)];
+    let own = processes.map(|(instance, process)| {
+        Ok(Endpoint { instance, address: process.metrics_address()?.to_owned(), path: "/metrics".to_owned() })
+    });
+    let outside = processes.map(|(instance, process)| Endpoint {
+        instance,
+        address: agent.address().to_owned(),
+        path: format!("/targets/{}/metrics", process.pid()),
+    });
+    let own = Prometheus::start("inside", &own.into_iter().collect::<Result<Vec<_>>>()?)?;
+    let outside = Prometheus::start("outside", &outside)?;
+
+    // All series are there before the rates begin.
+    client.command("load 300 8")?;
+    thread::sleep(REST);
+    for _ in 0..6 {
+        client.command("load 3000 8")?;
+    }
+    thread::sleep(REST);
+    let time = now()?;
+    let mut table = Table::default();
+    for &(source, query, near) in QUERIES {
+        let answers = (own.query(query, Some(time))?, outside.query(query, Some(time))?);
+        table.add(source, query, near, &answers.0, &answers.1);
+    }
+    agent.terminate()?;
+    table.finish()
+}
+
+/// What was asked and answered.
+#[derive(Default)]
+struct Table {
+    rows: String,
+    wrong: Vec<String>,
+}
+
+impl Table {
+    fn add(&mut self, source: &str, query: &str, near: Near, own: &Answer, outside: &Answer) {
+        let keys = |answer: &Answer| answer.keys().cloned().collect::<Vec<_>>();
+        if own.is_empty() || keys(own) != keys(outside) {
+            self.wrong.push(format!(
+                "{query}\n  labels inside  {:?}\n  labels outside {:?}",
+                keys(own),
+                keys(outside)
+            ));
+        }
+        let mut farthest: f64 = 0.0;
+        for (key, own) in own {
+            let Some(outside) = outside.get(key) else { continue };
+            let apart = if own.to_bits() == outside.to_bits() { 0.0 } else { (outside / own - 1.0).abs() };
+            farthest = farthest.max(if apart.is_nan() { f64::INFINITY } else { apart });
+            let is_near = match near {
+                Equal => apart == 0.0,
+                Percent5 => apart <= 0.05,
+                Labels => *own > 0.0 && *outside > 0.0,
+            };
+            if !is_near {
+                self.wrong.push(format!("{query}\n  {key:?}: inside {own}, outside {outside}"));
+            }
+        }
+        let demand = match near {
+            Equal => "equal",
+            Percent5 => "within 5 %",
+            Labels => "labels equal",
+        };
+        let query = query.replace('|', "\\|");
+        let (series, apart) = (own.len(), farthest * 100.0);
+        let _ = writeln!(self.rows, "| {source} | `{query}` | {series} | {demand} | {apart:.2} % |");
+    }
+
+    /// Leaves the table in `target/promql.md`.
+    fn finish(self) -> Result<()> {
+        let head = "| source | query | series | asked for | farthest apart |\n|---|---|---|---|---|\n";
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("promql.md");
+        fs::write(&path, format!("{head}{}", self.rows)).with_context(|| path.display().to_string())?;
+        println!("{head}{}", self.rows);
+        ensure!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
+        Ok(())
+    }
+}
