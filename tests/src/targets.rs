@@ -34,6 +34,33 @@ pub enum Program {
     Inside,
     /// An OpenTelemetry Collector (`targets/collector`).
     Collector,
+    /// A Go program with collectors of its own runtime's metrics in it (`targets/collectors`).
+    Collectors,
+}
+
+/// The oldest Go whose programs are watched.
+pub const OLDEST_GO: &str = "go1.18.10";
+/// The newest.
+pub const NEWEST_GO: &str = "go1.27.3";
+const GO_BETWEEN: [&str; 8] =
+    ["go1.19.13", "go1.20.14", "go1.21.13", "go1.22.12", "go1.23.12", "go1.24.11", "go1.25.5", "go1.26.8"];
+
+/// The releases of Go that a test tries: the oldest, the newest, and one of the others by the number of the commit; all of
+/// them with `MONITOR_ALL_GO`.
+#[must_use]
+pub fn go_releases() -> Vec<&'static str> {
+    if std::env::var_os("MONITOR_ALL_GO").is_some() {
+        return [&[OLDEST_GO], &GO_BETWEEN[..], &[NEWEST_GO]].concat();
+    }
+    let commits = Command::new("git").args(["rev-list", "--count", "HEAD"]).output().ok();
+    let turn = commits.and_then(|output| String::from_utf8(output.stdout).ok()?.trim().parse::<usize>().ok());
+    vec![OLDEST_GO, GO_BETWEEN[turn.unwrap_or_default() % GO_BETWEEN.len()], NEWEST_GO]
+}
+
+/// The 26 of `go1.26.8`.
+#[must_use]
+pub fn minor(release: &str) -> Option<u32> {
+    release.strip_prefix("go1.")?.split('.').next()?.parse().ok()
 }
 
 /// How a program is built.
@@ -89,6 +116,7 @@ impl Program {
             Self::Runtime => "go-runtime",
             Self::Inside => "inside",
             Self::Collector => "collector",
+            Self::Collectors => "go-collectors",
         }
     }
 
@@ -100,7 +128,22 @@ impl Program {
             Self::Runtime => "runtime",
             Self::Inside => "inside",
             Self::Collector => "collector",
+            Self::Collectors => "collectors",
         })
+    }
+
+    /// The modules that an older release of Go can build the program with.
+    fn modules(self, release: Option<&str>) -> Vec<String> {
+        let file = match release.and_then(minor) {
+            _ if self != Self::Collectors => return Vec::new(),
+            Some(18..=19) => "go1.18.mod",
+            Some(20..=22) => "go1.20.mod",
+            Some(23..=25) => "go1.23.mod",
+            _ => return Vec::new(),
+        };
+        let mut args = vec![format!("-modfile={}", self.source().join("mods").join(file).display())];
+        args.extend((file != "go1.23.mod").then(|| "-tags=old".to_owned()));
+        args
     }
 
     /// Builds the program and gives the path of the executable. `go build` decides what is stale, once in the life of
@@ -112,7 +155,7 @@ impl Program {
     }
 
     /// Builds the program with a release of Go, such as `go1.18.10`, which Go fetches if it is not there. Only
-    /// [`Program::Runtime`] can be built by those before the one that the others ask for.
+    /// [`Program::Runtime`] and [`Program::Collectors`] can be built by those before the one that the others ask for.
     pub fn build_with(self, release: &'static str, flavour: Flavour) -> Result<PathBuf> {
         self.build_by(Some(release), flavour)
     }
@@ -140,6 +183,7 @@ impl Program {
         let executable = directory.join(self.name());
         let mut command = Command::new(&go);
         command.arg("build").args(["-trimpath", "-buildvcs=false", "-mod=readonly"]).args(flavour.flags());
+        command.args(self.modules(release));
         command.arg("-o").arg(&executable).arg(".").current_dir(self.source());
         // The same binary wherever there is a C compiler or not.
         command.env("CGO_ENABLED", "0").envs(toolchain());

@@ -22,14 +22,10 @@ use monitor_agent::{
 use monitor_tests::{
     agent::Agent,
     process::Process,
-    targets::{Flavour, Program},
+    targets::{Flavour, NEWEST_GO, OLDEST_GO, Program, go_releases},
 };
 use serde_json::Value as Json;
 
-const OLDEST: &str = "go1.18.10";
-const NEWEST: &str = "go1.27.3";
-const BETWEEN: [&str; 8] =
-    ["go1.19.13", "go1.20.14", "go1.21.13", "go1.22.12", "go1.23.12", "go1.24.11", "go1.25.5", "go1.26.8"];
 /// What a target at rest may take or give back between two readings, in bytes.
 const MOVES: f64 = 96.0 * 1024.0;
 /// Objects likewise.
@@ -44,7 +40,8 @@ const NOT_READ: [&str; 5] = [
     "/sched/threads/total:threads",
 ];
 /// Metrics that the agent reads in releases too that do not have them yet.
-const READ_BEFORE: [&str; 8] = [
+const READ_BEFORE: [&str; 9] = [
+    "/cgo/go-to-c-calls:calls",
     "/gc/cleanups/executed:cleanups",
     "/gc/cleanups/queued:cleanups",
     "/gc/finalizers/executed:finalizers",
@@ -64,15 +61,6 @@ const NAMED_ONLY: [&str; 7] = [
     "/gc/limiter/last-enabled:gc-cycle",
     "/gc/stack/starting-size:bytes",
 ];
-
-fn releases() -> Vec<&'static str> {
-    if std::env::var_os("MONITOR_ALL_GO").is_some() {
-        return [&[OLDEST], &BETWEEN[..], &[NEWEST]].concat();
-    }
-    let commits = Command::new("git").args(["rev-list", "--count", "HEAD"]).output().ok();
-    let turn = commits.and_then(|output| String::from_utf8(output.stdout).ok()?.trim().parse::<usize>().ok());
-    vec![OLDEST, BETWEEN[turn.unwrap_or_default() % BETWEEN.len()], NEWEST]
-}
 
 struct Runtime {
     process: Process,
@@ -283,7 +271,7 @@ fn life(executable: &Path, stripped: bool) -> Result<()> {
 #[test]
 fn values_are_those_of_the_runtime_itself() -> Result<()> {
     let mut wrong = Vec::new();
-    for release in releases() {
+    for release in go_releases() {
         for (flavour, stripped) in [(Flavour::Default, false), (Flavour::StrippedPie, true)] {
             let executable = Program::Runtime.build_with(release, flavour)?;
             if let Err(error) = life(&executable, stripped) {
@@ -312,7 +300,7 @@ fn common(readings: &mut [&mut Readings], report: &mut Json) {
 #[test]
 fn a_table_that_does_not_fit_gives_no_wrong_value() -> Result<()> {
     let mut wrong = Vec::new();
-    for release in releases() {
+    for release in go_releases() {
         let executable = Program::Runtime.build_with(release, Flavour::Default)?;
         let (mut fitting, mut others) = (0, 0);
         for minor in 18..=27 {
@@ -345,19 +333,29 @@ fn a_table_that_does_not_fit_gives_no_wrong_value() -> Result<()> {
 /// Reads a target that allocates, collects and reads its own statistics all the time.
 #[test]
 fn under_load_nothing_is_torn() -> Result<()> {
-    for release in releases() {
+    for release in go_releases() {
         let mut runtime = Runtime::start(&Program::Runtime.build_with(release, Flavour::Default)?)?;
         runtime.process.command("churn 4")?;
         let (mut faults, mut goals, mut before) = (Vec::new(), 0, 0);
+        let mut seconds: BTreeMap<&str, f64> = BTreeMap::new();
         for _ in 0..10_000 {
             let (readings, failed) = runtime.reader.read();
             faults.extend(failed);
             let allocated = readings.unsigned("/gc/heap/allocs:bytes").unwrap_or(before);
             // Go 1.18 takes back what it counted ahead.
-            ensure!(allocated >= before || release == OLDEST, "{release}: {before} bytes, then {allocated}");
+            ensure!(
+                allocated >= before || release == OLDEST_GO,
+                "{release}: {before} bytes, then {allocated}"
+            );
             before = allocated;
             let objects = readings.unsigned("/memory/classes/heap/objects:bytes").unwrap_or_default();
             ensure!(objects < 1 << 30, "{release}: {objects} bytes of objects");
+            // All that is not whole is time that adds up.
+            for (name, value) in &readings.metrics {
+                let Value::Float(now) = value else { continue };
+                let before = seconds.insert(name, *now).unwrap_or_default();
+                ensure!(*now >= before, "{release}: {name}: {before}, then {now}");
+            }
             goals += u32::from(readings.metrics.contains_key("/gc/heap/goal:bytes"));
         }
         ensure!(before > 100 << 20, "{release}: the target allocated {before} bytes only");
@@ -403,7 +401,7 @@ fn the_agent_serves_them() -> Result<()> {
 /// What says where things are, in each kind of build.
 #[test]
 fn evidence_is_what_the_executable_has() -> Result<()> {
-    let table = format!("table for {NEWEST}");
+    let table = format!("table for {NEWEST_GO}");
     let both = format!("DWARF, {table}");
     for (flavour, offsets, variables) in [
         (Flavour::Default, &both, "symbol table, DWARF"),
@@ -411,13 +409,13 @@ fn evidence_is_what_the_executable_has() -> Result<()> {
         (Flavour::NoSymbols, &both, "DWARF"),
         (Flavour::Stripped, &table, "instructions of the runtime"),
     ] {
-        let executable = Program::Runtime.build_with(NEWEST, flavour)?;
+        let executable = Program::Runtime.build_with(NEWEST_GO, flavour)?;
         let known = Known::of(&Image::parse(Box::new(File::open(&executable)?))?)?;
         ensure!(known.evidence.offsets == *offsets, "{flavour:?}: {:?}", known.evidence);
         ensure!(known.evidence.variables == variables, "{flavour:?}: {:?}", known.evidence);
         ensure!(known.evidence.note.is_none(), "{flavour:?}: {:?}", known.evidence);
     }
-    life(&Program::Runtime.build_with(NEWEST, Flavour::NoSymbols)?, false)
+    life(&Program::Runtime.build_with(NEWEST_GO, Flavour::NoSymbols)?, false)
 }
 
 /// An executable of a test's own; it goes with its owner.
@@ -451,8 +449,8 @@ fn altered(executable: &Path, from: &[u8], to: &[u8]) -> Result<Altered> {
 /// What can't be proven is left out as a whole, in one line, and counted.
 #[test]
 fn a_runtime_that_is_not_known_has_no_metrics() -> Result<()> {
-    let plain = Program::Runtime.build_with(NEWEST, Flavour::NoSymbols)?;
-    let stripped = Program::Runtime.build_with(NEWEST, Flavour::Stripped)?;
+    let plain = Program::Runtime.build_with(NEWEST_GO, Flavour::NoSymbols)?;
+    let stripped = Program::Runtime.build_with(NEWEST_GO, Flavour::Stripped)?;
     for (executable, from, to, reason, said) in [
         // A field that another name has in the DWARF; a release to come; a tool chain of somebody's own.
         (
@@ -462,8 +460,8 @@ fn a_runtime_that_is_not_known_has_no_metrics() -> Result<()> {
             "evidence_differs",
             "sched.ngsys is 96 in the table for go1.27.3 and not there in the DWARF",
         ),
-        (&stripped, NEWEST, "go1.99.3", "no_table", "where go1.99.3 keeps them is not known"),
-        (&stripped, NEWEST, "go1.27-v", "no_table", "go1.27-v is not a release of Go's own"),
+        (&stripped, NEWEST_GO, "go1.99.3", "no_table", "where go1.99.3 keeps them is not known"),
+        (&stripped, NEWEST_GO, "go1.27-v", "no_table", "go1.27-v is not a release of Go's own"),
     ] {
         let executable = altered(executable, from.as_bytes(), to.as_bytes())?;
         let process = Process::start_command(&mut Command::new(&executable.0))?;
@@ -487,7 +485,7 @@ fn a_runtime_that_is_not_known_has_no_metrics() -> Result<()> {
         agent.terminate()?;
     }
     // With DWARF that says the same as the table, such a tool chain is as good as Go's own.
-    let vendor = altered(&plain, NEWEST.as_bytes(), b"go1.27-v")?;
+    let vendor = altered(&plain, NEWEST_GO.as_bytes(), b"go1.27-v")?;
     Runtime::start(&vendor.0)?.compare(false)?;
     Ok(())
 }

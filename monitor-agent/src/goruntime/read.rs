@@ -520,9 +520,7 @@ impl Moment<'_> {
             })
         };
         let calls = match self.globals.get("runtime.ncgocall") {
-            Ok(gone) if self.layout.minor() >= 19 => {
-                Some(u64_at(self.memory, gone)?.wrapping_add(sum(self.layout.get("m.ncgocall")?)?))
-            }
+            Ok(gone) => Some(u64_at(self.memory, gone)?.wrapping_add(sum(self.layout.get("m.ncgocall")?)?)),
             _ => None,
         };
         let mut waited = None;
