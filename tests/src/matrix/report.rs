@@ -15,8 +15,8 @@ all that bear company at the same time. *Supported* means that the agent counted
 counted: every call under the same labels (type, caller, callee, method, status, retry, error class), the same bytes, and
 the same messages of streams. A number that differs by one makes the row a failure.
 
-No release is in the agent's code: what it needs it finds in each executable, or it refuses. So releases between those
-below are likely to work, and `monitor-agent inspect` says so of a given executable without touching it.
+What the agent needs it finds in each executable, or it refuses; a release is in its code for one thing only, how
+combined protocols are written (`frameworks/kitex.rs`). So releases between those below are likely to work, and `monitor-agent inspect` says so of a given executable without touching it.
 ";
 
 const TAIL: &str = "

@@ -99,6 +99,7 @@ fn watch(matrix: &Matrix, executable: &Path, notes: Vec<String>) -> Result<Repor
     let labels = LABELS.join(",");
     let flags = ["--kitex.labels", &labels, "--kitex.bytes", "--kitex.stream-messages"];
     let agent = Agent::attach(&[calls.pid()], &flags)?;
+    let otel = Agent::attach(&[calls.pid()], &["--metrics", "otel"])?;
     let scenarios = run_all(&mut calls)?;
     let settled = calls.command("settle")?;
     let scrape = agent.scrape_settled()?;
@@ -108,6 +109,8 @@ fn watch(matrix: &Matrix, executable: &Path, notes: Vec<String>) -> Result<Repor
     tally.check(&Tally::of_agent(&scrape, &LABELS, None)?)?;
     check_account(&Account::of(&scrape, calls.pid()), &settled)?;
     check_bytes(&counts, &scrape, &matrix.racy)?;
+    check_otel(&counts, &otel.scrape_settled()?)?;
+    otel.terminate()?;
     let messages = check_messages(&messages, &scrape)?;
     agent.terminate()?;
     Ok(Report { calls: tally.total(), messages, scenarios, notes })
@@ -160,6 +163,29 @@ fn check_bytes(counts: &Value, scrape: &Scrape, racy: &[Racy]) -> Result<()> {
     Ok(())
 }
 
+/// Fails unless the agent has the calls by protocol and outcome, as OpenTelemetry's view has them.
+fn check_otel(counts: &Value, scrape: &Scrape) -> Result<()> {
+    const NAMES: [(&str, &str); 4] = [
+        ("callee", "rpc_service"),
+        ("method", "rpc_method"),
+        ("protocol", "request_protocol"),
+        ("status_code", "status_code"),
+    ];
+    let rows = counts["counts"].as_array().context("no counts")?;
+    let own = sums(rows, &NAMES.map(|(name, _)| name), "count")?;
+    let mut agents = BTreeMap::<Labels, u64>::new();
+    for side in ["client", "server"] {
+        for (labels, histogram) in scrape.histograms(&format!("rpc_{side}_duration")) {
+            let mut of = Labels::from([("side".to_owned(), side.to_owned())]);
+            for (name, label) in NAMES {
+                of.insert(name.to_owned(), labels.get(label).with_context(|| format!("no {label}"))?.clone());
+            }
+            *agents.entry(of).or_default() += whole(histogram.count);
+        }
+    }
+    check_equal("rpc_…_duration", &own, &agents, |_| false)
+}
+
 /// Fails unless the agent has the messages that the stream events tell of; gives how many.
 fn check_messages(messages: &Value, scrape: &Scrape) -> Result<u64> {
     let names = ["type", "caller", "callee", "method", "kind", "direction"];
@@ -197,14 +223,27 @@ fn check_sums(own: &BTreeMap<Labels, u64>, scrape: &Scrape, metric: &str, racy: 
         for sample in scrape.samples(&format!("kitex_{side}_{metric}")) {
             let mut of = sample.labels.clone();
             of.insert("side".to_owned(), side.to_owned());
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^53")]
-            agents.insert(of, sample.value as u64);
+            agents.insert(of, whole(sample.value));
         }
     }
+    check_equal(metric, own, &agents, |labels| racy.iter().any(|racy| racy.covers(labels, metric)))
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^53")]
+fn whole(count: f64) -> u64 {
+    count as u64
+}
+
+fn check_equal(
+    metric: &str,
+    own: &BTreeMap<Labels, u64>,
+    agents: &BTreeMap<Labels, u64>,
+    may_differ: impl Fn(&Labels) -> bool,
+) -> Result<()> {
     let mut differing = Vec::new();
     for labels in own.keys().chain(agents.keys()).collect::<BTreeSet<_>>() {
         let (own, agents) = (own.get(labels).unwrap_or(&0), agents.get(labels).unwrap_or(&0));
-        if own != agents && !racy.iter().any(|racy| racy.covers(labels, metric)) {
+        if own != agents && !may_differ(labels) {
             differing.push(format!("{labels:?}: the program {own}, the agent {agents}"));
         }
     }

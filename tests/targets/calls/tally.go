@@ -20,6 +20,9 @@ type labels struct {
 	Status     string `json:"status"`
 	Retry      string `json:"retry"`
 	ErrorClass string `json:"error_class"`
+	// As the extension for OpenTelemetry has them.
+	Protocol   string `json:"protocol"`
+	StatusCode string `json:"status_code"`
 }
 
 // totals is what is added up for one kind of call.
@@ -108,7 +111,7 @@ func (t *tally) callRows() []callRow {
 }
 
 func (l labels) sortKey() string {
-	return strings.Join([]string{l.Callee, l.Side, l.Caller, l.Method, l.Type, l.Status, l.ErrorClass, l.Retry}, "\x00")
+	return strings.Join([]string{l.Callee, l.Side, l.Caller, l.Method, l.Type, l.Status, l.ErrorClass, l.Retry, l.Protocol, l.StatusCode}, "\x00")
 }
 
 type messageRow struct {
@@ -167,9 +170,14 @@ func (t tracer) Finish(ctx context.Context) {
 		Status:     "succeed",
 		Retry:      ri.To().DefaultTag(rpcinfo.RetryTag, "0"),
 		ErrorClass: errorClass(s.Error()),
+		Protocol:   ri.Config().TransportProtocol().String(),
+		StatusCode: "Unset",
 	}
 	if s.Error() != nil {
 		l.Status = "error"
+	}
+	if panicked, _ := s.Panicked(); panicked || s.Error() != nil {
+		l.StatusCode = "Error"
 	}
 	t.tally.addCall(l, s.SendSize(), s.RecvSize())
 	t.progress.finished.Add(1)
