@@ -9,7 +9,7 @@ use std::{
         fd::{AsRawFd as _, OwnedFd},
         unix::{
             fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
-            net::{UnixListener as StdListener, UnixStream as StdStream},
+            net::UnixListener as StdListener,
         },
     },
     path::{Path, PathBuf},
@@ -176,14 +176,21 @@ fn remove_dead(path: &Path) -> Result<(), SocketError> {
     if !found.file_type().is_socket() {
         return Err(SocketError::Occupied(shown(path)));
     }
-    match StdStream::connect(path) {
+    match connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(failed)
         }
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(failed(error)),
-        // One whose queue is full is served, too.
+        // One whose queue is full is served, too: it would be waited for.
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(error)),
         _ => Err(SocketError::Live(shown(path))),
     }
+}
+
+/// Tries whether anybody answers, without waiting.
+fn connect(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
 }
 
 fn listen(path: &Path) -> io::Result<StdListener> {
@@ -204,20 +211,35 @@ fn shown(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::{fs::symlink, net::UnixStream as StdStream};
 
     use super::*;
 
-    /// A directory of its own for each test.
-    fn directory(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("monitor-agent-{}-{name}", std::process::id()));
-        fs::create_dir_all(&path).expect("a directory");
-        path
+    /// A directory of its own for each test, which is gone after it.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("monitor-agent-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).expect("a directory");
+            Self(path)
+        }
+
+        fn join(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
     }
 
     #[test]
     fn only_the_owner_may_connect_and_nothing_stays() {
-        let path = directory("owner").join("socket");
+        let directory = Directory::new("owner");
+        let path = directory.join("socket");
         let socket = EventSocket::bind(&path).expect("a socket");
         let mode = fs::symlink_metadata(&path).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, OWNER_ONLY, "{mode:o}");
@@ -228,18 +250,25 @@ mod tests {
 
     #[test]
     fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
-        let path = directory("dead").join("socket");
+        let directory = Directory::new("dead");
+        let path = directory.join("socket");
         // As an agent that was killed leaves it.
         drop(StdListener::bind(&path).expect("a socket"));
         assert!(path.exists());
         let socket = EventSocket::bind(&path).expect("a socket in its place");
+        assert!(matches!(EventSocket::bind(&path), Err(SocketError::Live(_))));
+        // One that lets nobody in, since it is stopped, is live all the same.
+        let mut waiting = Vec::new();
+        while connect(&path).is_ok() {
+            waiting.push(connect(&path));
+        }
         assert!(matches!(EventSocket::bind(&path), Err(SocketError::Live(_))));
         drop(socket);
     }
 
     #[test]
     fn other_files_stay_as_they_are() {
-        let directory = directory("other");
+        let directory = Directory::new("other");
         let file = directory.join("file");
         fs::write(&file, "mine").expect("a file");
         assert!(matches!(EventSocket::bind(&file), Err(SocketError::Occupied(_))));
@@ -257,12 +286,12 @@ mod tests {
 
     #[test]
     fn a_file_that_replaced_the_socket_is_not_removed() {
-        let path = directory("replaced").join("socket");
+        let directory = Directory::new("replaced");
+        let path = directory.join("socket");
         let socket = EventSocket::bind(&path).expect("a socket");
         fs::remove_file(&path).expect("it is there");
         fs::write(&path, "mine").expect("a file");
         drop(socket);
         assert_eq!(fs::read_to_string(&path).expect("the file"), "mine");
-        fs::remove_file(&path).expect("it is there");
     }
 }
