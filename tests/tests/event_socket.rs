@@ -196,7 +196,7 @@ fn the_slowest_and_the_last_failed_calls() -> Result<()> {
         .collect();
     ensure!(durations.len() == 3 && durations.is_sorted_by(|one, next| one >= next), "{durations:?}");
     for (duration, least) in durations.iter().zip([60_000, 50_000, 40_000]) {
-        ensure!(*duration >= Some(least) && *duration < Some(least + 9_000), "{durations:?}");
+        ensure!(*duration >= Some(least), "{durations:?}");
     }
     // The last failures are those that the process has logged last.
     let own = logged(&mut client)?;

@@ -94,6 +94,7 @@ fn times_are_those_of_the_events() -> Result<()> {
     let lines = events.terminate()?;
     let own = logged(&mut client)?;
     assert_eq!((lines.len(), own.len()), (20, 20));
+    let mut close = 0;
     for (line, call) in lines.iter().zip(&own) {
         let (time, own_ns) = (field(line, "time")?, call["time_ns"].as_i64().context("no time")?);
         // Both clocks have the date; what is compared is where in the minute it was.
@@ -101,8 +102,11 @@ fn times_are_those_of_the_events() -> Result<()> {
         #[allow(clippy::cast_precision_loss, reason = "less than a minute")]
         let own_seconds = (own_ns % 60_000_000_000) as f64 / 1e9;
         let apart = (seconds - own_seconds).abs().min(60.0 - (seconds - own_seconds).abs());
-        ensure!(apart < 0.005, "{line} was at {own_ns}, {apart} s away");
+        ensure!(apart < 1.0, "{line} was at {own_ns}, {apart} s away");
+        close += u32::from(apart < 0.002);
     }
+    // Others may have lost the processor between the agent's look at the clock and the target's.
+    ensure!(close >= 10, "only {close} of 20 times are close");
     Ok(())
 }
 
