@@ -152,17 +152,19 @@ impl Layout {
     fn offset(&self, name: &str) -> Result<u64> {
         if let Some(pair) = name.strip_prefix("itab(").and_then(|rest| rest.strip_suffix(')')) {
             let (interface, concrete) = pair.split_once(", *").context("no pair")?;
-            let interface =
-                if interface == "error" { interface.to_owned() } else { format!("{MODULE}/{interface}") };
-            return self.symbol(&format!("go:itab.*{MODULE}/{concrete},{interface}"));
+            let full = |name: &str| match name {
+                "error" | "net.Addr" | "net.TCPAddr" => name.to_owned(),
+                _ => format!("{MODULE}/{name}"),
+            };
+            return self.symbol(&format!("go:itab.*{},{}", full(concrete), full(interface)));
         }
         if let Some(map) = name.strip_prefix("size of an entry group of map") {
             return number(&self.0["sizes"], &format!("noalg.map.group{map}"));
         }
         let (owner, field) = name.rsplit_once('.').context("no field")?;
-        let owner = format!("/{owner}");
+        let (owner, below) = (owner.to_owned(), format!("/{owner}"));
         let structs = self.0["fields"].as_object().context("no structs")?;
-        let mut found = structs.iter().filter(|(name, _)| name.ends_with(&owner));
+        let mut found = structs.iter().filter(|(name, _)| **name == owner || name.ends_with(&below));
         let (_, fields) = found.next().with_context(|| format!("no struct {owner}"))?;
         ensure!(found.next().is_none(), "several structs {owner}");
         number(fields, field)

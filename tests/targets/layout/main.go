@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -62,7 +63,8 @@ func read(path, prefix string) (*layout, error) {
 		return nil, err
 	}
 	for _, symbol := range symbols {
-		if strings.HasPrefix(symbol.Name, prefix) || strings.HasPrefix(symbol.Name, "go:itab.*"+prefix) {
+		itab := strings.TrimPrefix(symbol.Name, "go:itab.*")
+		if strings.HasPrefix(itab, prefix) || strings.HasPrefix(itab, "net.TCPAddr,") {
 			l.Symbols[symbol.Name] = symbol.Value
 		}
 	}
@@ -73,7 +75,10 @@ func read(path, prefix string) (*layout, error) {
 	return l, l.structs(data, prefix)
 }
 
-// structs adds the named structs of the packages, and those that the runtime makes for maps.
+// others are structs outside of the packages that calls lead to, and those that the runtime makes for maps.
+var others = []string{"net.TCPAddr", "sync/atomic.Pointer[", "sync/atomic.Value", "noalg.map.group[", "map.group["}
+
+// structs adds the named structs of the packages, and the others.
 func (l *layout) structs(data *dwarf.Data, prefix string) error {
 	for reader := data.Reader(); ; {
 		entry, err := reader.Next()
@@ -84,8 +89,8 @@ func (l *layout) structs(data *dwarf.Data, prefix string) error {
 			reader.SkipChildren()
 		}
 		name, _ := entry.Val(dwarf.AttrName).(string)
-		wanted := strings.HasPrefix(name, prefix) || strings.HasPrefix(name, "noalg.map.group[") || strings.HasPrefix(name, "map.group[")
-		if entry.Tag != dwarf.TagStructType || !wanted {
+		isWanted := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
+		if entry.Tag != dwarf.TagStructType || !isWanted(prefix) && !slices.ContainsFunc(others, isWanted) {
 			continue
 		}
 		described, err := data.Type(entry.Offset)
