@@ -177,9 +177,8 @@ pub(crate) fn prometheus() -> Result<PathBuf> {
             output(apt_get().arg("update"))?;
             fetch().context("cannot get Prometheus; one on PATH would be used")?;
         }
-        for file in fs::read_dir(&unfinished)? {
-            output(Command::new("dpkg-deb").arg("--extract").arg(file?.path()).arg(&unfinished))?;
-        }
+        let package = fs::read_dir(&unfinished)?.next().context("nothing was fetched")??.path();
+        output(Command::new("dpkg-deb").arg("--extract").arg(package).arg(&unfinished))?;
         fs::rename(unfinished, &tool)?;
     }
     Ok(tool.join("usr/bin/prometheus"))
