@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::TcpListener,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -56,10 +57,22 @@ impl Collector {
 
     /// Starts a collector on the ports of one that has ended.
     pub fn start_on(ports: [u16; 2]) -> Result<Self> {
+        Self::start_with(ports, "")
+    }
+
+    /// Starts a collector that proves who it is, by the certificate and the key in these files.
+    pub fn start_tls(certificate: &Path, key: &Path) -> Result<Self> {
+        let ports = Self::start()?.ports;
+        let (certificate, key) = (certificate.display(), key.display());
+        Self::start_with(ports, &format!(", tls: {{cert_file: \"{certificate}\", key_file: \"{key}\"}}"))
+    }
+
+    /// Starts a collector whose receivers have more settings.
+    fn start_with(ports: [u16; 2], more: &str) -> Result<Self> {
         let [grpc, http] = ports;
         let configuration = format!(
-            "receivers:\n  otlp:\n    protocols:\n      grpc: {{endpoint: \"127.0.0.1:{grpc}\"}}\n      \
-             http: {{endpoint: \"127.0.0.1:{http}\"}}\nexporters:\n  lines:\nservice:\n  telemetry:\n    \
+            "receivers:\n  otlp:\n    protocols:\n      grpc: {{endpoint: \"127.0.0.1:{grpc}\"{more}}}\n      \
+             http: {{endpoint: \"127.0.0.1:{http}\"{more}}}\nexporters:\n  lines:\nservice:\n  telemetry:\n    \
              metrics: {{level: none}}\n    logs: {{level: error}}\n  pipelines:\n    \
              metrics: {{receivers: [otlp], exporters: [lines]}}\n"
         );

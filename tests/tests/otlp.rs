@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{Read as _, Write as _},
     net::TcpListener,
     process::Command,
@@ -183,6 +184,40 @@ fn a_collector_that_was_away_lacks_nothing_afterwards() -> Result<()> {
     }
     received.extend(collector.end()?);
     assert_eq!((total(&received, SERVER), total(&received, CLIENT)), (3000, 3000));
+    Ok(())
+}
+
+#[test]
+fn a_collector_must_prove_who_it_is() -> Result<()> {
+    let directory = std::env::temp_dir().join(format!("otlp-{}", std::process::id()));
+    fs::create_dir_all(&directory)?;
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let proof = rcgen::generate_simple_self_signed(names)?;
+    let (certificate, key) = (directory.join("certificate.pem"), directory.join("key.pem"));
+    fs::write(&certificate, proof.cert.pem())?;
+    fs::write(&key, proof.signing_key.serialize_pem())?;
+    let server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let trusted = certificate.to_str().context("a path that is not UTF-8")?;
+    for protocol in ["grpc", "http/protobuf"] {
+        let mut collector = Collector::start_tls(&certificate, &key)?;
+        let [grpc, http] = collector.ports();
+        let endpoint = format!("https://localhost:{}", if protocol == "grpc" { grpc } else { http });
+        let stranger =
+            Agent::attach_with(&variables(protocol, &endpoint, &[]), &[client.pid()], &["--otlp"])?;
+        let told = stranger
+            .wait_for_log(PATIENCE, |line| line.contains("can't be sent").then(|| line.to_owned()))?;
+        ensure!(told.contains("UnknownIssuer"), "{told}");
+        stranger.terminate()?;
+        let more = [("OTEL_EXPORTER_OTLP_CERTIFICATE", trusted)];
+        let friend =
+            Agent::attach_with(&variables(protocol, &endpoint, &more), &[client.pid()], &["--otlp"])?;
+        client.command("load 100 2 1")?;
+        let received = collector.wait(PATIENCE, |points| total(points, CLIENT) == 100);
+        received.with_context(|| friend.log())?;
+        friend.terminate()?;
+    }
+    fs::remove_dir_all(directory)?;
     Ok(())
 }
 
