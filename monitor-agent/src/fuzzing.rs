@@ -16,11 +16,11 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use monitor_ebpf::{LabelSet, TEXT_BYTES};
+use monitor_ebpf::{LABELS, LabelSet, TEXT_BYTES};
 
 use crate::{
     image::{GoVersion, Image, Kind, Source, Type, go_entry_site},
-    pipeline::{Executable, Labels},
+    pipeline::{Executable, Framework, Labels},
     plan::{Inspection, Wanted},
 };
 
@@ -136,18 +136,26 @@ pub fn labels(data: &[u8]) {
     set.lengths = std::array::from_fn(|_| next());
     set.marks = std::array::from_fn(|_| next());
     set.text = std::array::from_fn(|_| std::array::from_fn(|_| next()));
-    let labels = Labels::decode(&set, &Lookups);
-    for name in [&labels.caller, &labels.callee, &labels.method, &labels.retry] {
-        assert!(!name.is_empty() && name.len() <= 3 * TEXT_BYTES + '…'.len_utf8());
+    for (framework, room) in [(Framework::Kitex, TEXT_BYTES), (Framework::Grpc, LABELS * TEXT_BYTES)] {
+        let labels = Labels::decode(&set, &Lookups(framework));
+        for name in [&labels.caller, &labels.callee, &labels.method, &labels.retry] {
+            // One byte that is no character becomes three.
+            assert!(name.len() <= 3 * room + '…'.len_utf8());
+            assert!(!name.is_empty() || framework == Framework::Grpc);
+        }
     }
 }
 
 /// An executable with bytes at every even address.
-struct Lookups;
+struct Lookups(Framework);
 
 impl Executable for Lookups {
+    fn framework(&self) -> Framework {
+        self.0
+    }
+
     fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>> {
-        assert!(length <= TEXT_BYTES, "a lookup of {length} bytes");
+        assert!(length <= LABELS * TEXT_BYTES, "a lookup of {length} bytes");
         address.is_multiple_of(2).then(|| vec![b'x'; length])
     }
 

@@ -70,6 +70,27 @@ pub mod protocol {
     pub const UNREADABLE: u16 = u16::MAX;
 }
 
+/// Values of [`LabelSet::stream`]. Bits of 2 for a client that streams and 4 for a server that does, as Kitex numbers
+/// them; 0 where nothing is known.
+pub mod stream {
+    /// One request, one reply.
+    pub const UNARY: u8 = 1;
+    /// The client may send several messages.
+    pub const CLIENT: u8 = 2;
+    /// The server may.
+    pub const SERVER: u8 = 4;
+}
+
+/// Values of [`LabelSet::error`] where it is the code of a status, that are no code: see [`LabelSet::error`].
+pub mod status_code {
+    /// All is well.
+    pub const OK: u32 = 0;
+    /// Neither a status nor anything else that was expected.
+    pub const UNKNOWN: u32 = 2;
+    /// The code could not be read.
+    pub const UNREADABLE: u32 = u32::MAX;
+}
+
 /// Values of [`LabelSet::error`] that are no offset: an executable begins with its own header.
 pub mod error_class {
     /// No error, or not asked for.
@@ -88,8 +109,10 @@ pub mod extra {
     pub const MESSAGES_SENT: u32 = 2;
     /// Messages received on its streams.
     pub const MESSAGES_RECEIVED: u32 = 3;
+    /// Calls that have started.
+    pub const STARTED: u32 = 4;
     /// How many there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 5;
 }
 
 /// Bits of [`Record::flags`].
@@ -112,7 +135,8 @@ pub struct LabelSet {
     pub call_type: u8,
     /// 1 when the call finished with an error.
     pub failed: u8,
-    /// Kind of stream, as the framework numbers them, in the sets of messages; 0 in those of calls.
+    /// Kind of stream, one of [`stream`] or several, in the sets of messages and of calls whose sites are their shapes; 0
+    /// in those of others.
     pub stream: u8,
     /// How often the call was retried.
     pub retry: u16,
@@ -121,7 +145,8 @@ pub struct LabelSet {
     /// One of [`mark`] for each text.
     pub marks: [u8; LABELS],
     /// Class of the error: the offset of the object that stands for it from the executable's first address, or
-    /// one of [`error_class`].
+    /// one of [`error_class`]. Of calls whose sites are their shapes: the code of the status, or one of
+    /// [`status_code`].
     pub error: u32,
     /// The protocol that the call went over: see [`protocol`].
     pub protocol: u16,
@@ -180,7 +205,8 @@ pub struct Bucket {
     /// Key of the call in each way.
     pub keys: [u64; WAYS],
     /// Its start, nanoseconds of `CLOCK_MONOTONIC`, above [`DEPTH_BITS`] bits with the number of calls nested
-    /// in it, whose starts are in the spill map. Nine years of uptime fit.
+    /// in it, whose starts are in the spill map, or the kind of a call that is keyed by its object. Nine years of
+    /// uptime fit.
     pub starts: [u64; WAYS],
 }
 
@@ -190,7 +216,7 @@ pub struct Bucket {
 pub struct Spilled {
     /// Start of the call, nanoseconds of `CLOCK_MONOTONIC`.
     pub start_ns: u64,
-    /// Calls nested in this one that have not finished.
+    /// Calls nested in this one that have not finished; the kind of a call that is keyed by its object.
     pub nested: u64,
 }
 

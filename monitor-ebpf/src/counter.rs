@@ -48,8 +48,10 @@ pub enum Counter {
     MessageLost = 15,
     /// Starts whose event found no room in the ring.
     StartRingFull = 16,
-    /// Starts whose event was not sent, since no label set could be found for it.
+    /// Starts that are not counted under their labels and whose event was not sent, since no label set could be found.
     StartLabelLost = 17,
     /// As `FinishLost`, of calls whose start was not seen.
     FinishLostUnpaired = 18,
+    /// Finishes of streams that had finished already, or whose start was not seen.
+    FinishRepeated = 19,
 }

@@ -12,12 +12,14 @@ mod recipe;
 
 pub use call::{
     Bucket, DEPTH_BITS, Detail, Event, LABELS, LabelSet, MAX_NESTING, Record, Spilled, TEXT_BYTES, WAYS,
-    call_type, error_class, extra, key, label, mark, protocol, record_flag, retry_count, side,
+    call_type, error_class, extra, key, label, mark, protocol, record_flag, retry_count, side, status_code,
+    stream,
 };
 pub use counter::{COUNTERS, COUNTERS_OF_SIDE, Counter};
 pub use recipe::{
-    ALIASES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, Register, SCRATCH_BYTES,
-    Shape, TagMap, Test, TestOp, Window, event, size, window_flag, window_use,
+    ALIASES, ARGUMENT, FINISH_SITES, GATES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT,
+    Recipe, Register, SCRATCH_BYTES, Shape, Sited, TagMap, Test, TestOp, Window, event, policy, size,
+    window_flag, window_use,
 };
 
 /// Names of the maps and globals in the object, as the agent asks for them.

@@ -7,6 +7,9 @@
 //! stands for its type, and a pointer). The type word selects a [`Shape`]. A shape copies a few
 //! [`Window`]s of the target's memory into scratch memory; everything else (key, labels, type of call) is
 //! at a fixed place there.
+//!
+//! Where functions get a plain pointer there is no type word: the site selects the shape, and a [`Sited`] says what
+//! goes with it.
 
 /// Shapes that a recipe can hold.
 pub const MAX_SHAPES: usize = 4;
@@ -18,6 +21,12 @@ pub const ALIASES: u32 = 8;
 pub const SCRATCH_BYTES: usize = 192;
 /// [`Window::base`] of a window into the object itself.
 pub const OBJECT: u8 = u8::MAX;
+/// [`Window::base`] of a window into what the second argument of a site points to.
+pub const ARGUMENT: u8 = u8::MAX - 1;
+/// Questions that must all be answered with yes for a hit to be a finish.
+pub const GATES: usize = 3;
+/// Sites at which calls of one shape finish.
+pub const FINISH_SITES: usize = 2;
 /// [`Window::guard_at`] of a window that needs no guard.
 pub const NO_GUARD: u8 = u8::MAX;
 /// A place in scratch memory that doesn't exist: the recipe has no such value.
@@ -31,7 +40,7 @@ pub mod window_use {
     pub const FINISH: u8 = 2;
     /// The programs that count a stream's messages.
     pub const MESSAGE: u8 = 4;
-    /// The start program, where it sends events.
+    /// The start program, where calls are told by site and where it sends events.
     pub const START: u8 = 8;
 }
 
@@ -99,6 +108,18 @@ pub enum KeyKind {
     GoroutineUnlessStreaming = 1,
 }
 
+/// Bits of [`Sited::policy`].
+pub mod policy {
+    /// A start under a key that is in flight is another attempt of the same call.
+    pub const FIRST_START: u8 = 1;
+    /// Calls that are streams may finish twice, and nothing tells: without a start, a finish is none.
+    pub const FIRST_FINISH: u8 = 2;
+    /// The finish program reads the kind of call again, rather than take it from the start.
+    pub const KIND_AT_FINISH: u8 = 4;
+    /// Starts are counted under their labels.
+    pub const COUNT_STARTS: u8 = 8;
+}
+
 /// How a [`Test`] compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -163,6 +184,58 @@ pub struct Test {
     pub operand: u32,
 }
 
+/// What goes with a shape that is selected by site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Sited {
+    /// Address of the site in the target at which its calls start; 0 if none do.
+    pub start: u64,
+    /// Addresses of the sites at which they finish; 0 for none.
+    pub finishes: [u64; FINISH_SITES],
+    /// Type word of errors that have a status; 0 where the finish gets a status itself.
+    pub status_word: u64,
+    /// Type word of errors that may say that all is well.
+    pub well_word: u64,
+    /// The text by which they do, as the bytes of a word.
+    pub well_text: u64,
+    /// Type word of errors that wrap another; 0 if there are none.
+    pub wrap_word: u64,
+    /// Its length.
+    pub well_length: u8,
+    /// [`Register`] with the object's address at the start.
+    pub start_object: u8,
+    /// [`Register`] with the second argument at the start: what [`ARGUMENT`] means there.
+    pub start_argument: u8,
+    /// [`Register`] with the object's address at a finish.
+    pub finish_object: u8,
+    /// [`Register`] with the type word of the error at a finish, or of the status.
+    pub finish_error: u8,
+    /// [`Register`] with the second argument at a finish: the status, or the error's data word.
+    pub finish_argument: u8,
+    /// Place of the word that is the key, or [`NO_SCRATCH`] for the object's address.
+    pub key_at: u8,
+    /// Bits of [`policy`].
+    pub policy: u8,
+    /// A value of [`stream`](crate::stream): the kind of all its calls, where no place says it.
+    pub kind: u8,
+    /// Place of the byte that says whether the client streams, or [`NO_SCRATCH`].
+    pub client_streams_at: u8,
+    /// The same for the server.
+    pub server_streams_at: u8,
+    /// Place of the pointer from a status to its message; zero there means that all is well.
+    pub message_at: u8,
+    /// Place of the four bytes of the message that say the code.
+    pub code_at: u8,
+    /// Where in such an error the other one lies.
+    pub wrap_at: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// What must hold for a hit to be a finish.
+    pub gates: [Test; GATES],
+    /// What tells that a call whose start was not seen has finished before.
+    pub over: Test,
+}
+
 /// One concrete type of the object, and what lies where in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -198,6 +271,8 @@ pub struct Shape {
     pub oneway: Test,
     /// What to copy, in this order.
     pub windows: [Window; MAX_WINDOWS],
+    /// What goes with it where sites select shapes.
+    pub sited: Sited,
 }
 
 /// See the module's head.
@@ -230,8 +305,8 @@ pub struct Recipe {
     pub shape_count: u8,
     /// Bits of [`event`].
     pub events: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1 when sites select shapes, and the first label is as long as all of them.
+    pub by_site: u8,
     /// Offset of [`error_wrapped`](Self::error_wrapped)'s pointer to its class.
     pub error_wrapped_at: u16,
     /// By how much a call's 64-bit hash is shifted to get its bucket: the table has 2^(64 - this) buckets.
@@ -275,6 +350,35 @@ impl Window {
     };
 }
 
+impl Sited {
+    /// Of a shape that is not selected by site.
+    pub const UNUSED: Self = Self {
+        start: 0,
+        finishes: [0; FINISH_SITES],
+        status_word: 0,
+        well_word: 0,
+        well_text: 0,
+        wrap_word: 0,
+        well_length: 0,
+        start_object: 0,
+        start_argument: 0,
+        finish_object: 0,
+        finish_error: 0,
+        finish_argument: 0,
+        key_at: NO_SCRATCH,
+        policy: 0,
+        kind: 0,
+        client_streams_at: NO_SCRATCH,
+        server_streams_at: NO_SCRATCH,
+        message_at: NO_SCRATCH,
+        code_at: NO_SCRATCH,
+        wrap_at: 0,
+        reserved: [0; 2],
+        gates: [Test::NEVER; GATES],
+        over: Test::NEVER,
+    };
+}
+
 impl Test {
     /// A question whose answer is no.
     pub const NEVER: Self = Self { op: TestOp::Never as u8, at: 0, width: 8, reserved: 0, operand: 0 };
@@ -298,6 +402,7 @@ impl Shape {
         streaming: Test::NEVER,
         oneway: Test::NEVER,
         windows: [Window::UNUSED; MAX_WINDOWS],
+        sited: Sited::UNUSED,
     };
 }
 
@@ -317,7 +422,7 @@ impl Recipe {
         tag_map: TagMap::None as u8,
         shape_count: 0,
         events: 0,
-        reserved: 0,
+        by_site: 0,
         error_wrapped_at: 0,
         bucket_shift: 63,
         label_limit: 0,
@@ -338,6 +443,12 @@ impl Recipe {
     pub fn has_sizes(&self) -> bool {
         self.shapes.iter().any(|shape| shape.sizes != [NO_SCRATCH; 2])
     }
+
+    /// Whether anything but calls is counted by label set.
+    #[must_use]
+    pub fn has_extras(&self) -> bool {
+        self.has_sizes() || self.shapes.iter().any(|shape| shape.sited.policy & policy::COUNT_STARTS != 0)
+    }
 }
 
 #[cfg(feature = "user")]
@@ -349,7 +460,8 @@ mod pod {
 const _: () = {
     assert!(size_of::<Window>() == 16);
     assert!(size_of::<Test>() == 8);
-    assert!(size_of::<Shape>() == 48 + MAX_WINDOWS * 16);
+    assert!(size_of::<Shape>() == 48 + MAX_WINDOWS * 16 + size_of::<Sited>());
+    assert!(size_of::<Sited>() == 80 + GATES * 8);
     assert!(size_of::<Recipe>() == 80 + MAX_SHAPES * size_of::<Shape>());
     assert!(SCRATCH_BYTES.is_multiple_of(8) && SCRATCH_BYTES < NO_SCRATCH as usize);
 };

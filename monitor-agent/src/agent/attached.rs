@@ -274,6 +274,13 @@ struct Names<'a> {
 }
 
 impl pipeline::Executable for Names<'_> {
+    fn framework(&self) -> pipeline::Framework {
+        match self.plan {
+            Some(plan) if plan.is_sited() => pipeline::Framework::Grpc,
+            _ => pipeline::Framework::Kitex,
+        }
+    }
+
     fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>> {
         self.place.executable.image.read_only(address.wrapping_sub(self.place.bias), length)
     }

@@ -19,8 +19,8 @@ use crate::{
     },
     goruntime::Readings,
     metrics::{
-        AgentStats, EventStats, Family, FamilyBuilder, KitexView, PushStats, Selection, TargetStats,
-        UnderwayCalls, about, kitex, merge,
+        AgentStats, EventStats, Family, FamilyBuilder, GrpcView, KitexView, PushStats, Selection,
+        TargetStats, UnderwayCalls, about, grpc, kitex, merge,
         otel::{self, OtelView, Telemetry},
         process::ProcessReader,
         underway,
@@ -35,6 +35,7 @@ pub(super) struct Board {
     metrics: Selection,
     view: KitexView,
     otel: OtelView,
+    grpc: GrpcView,
     /// What durations are counted between.
     ladder: Arc<Ladder>,
     /// Those who read events, if anybody can.
@@ -54,6 +55,7 @@ pub(super) struct Board {
 
 impl Board {
     pub(super) fn new(config: &RunConfig, readers: Option<Arc<Readers>>) -> Self {
+        let grpc = GrpcView::default();
         Self {
             readers,
             slow_calls: config.slow_calls.map(|limit| Arc::new(SlowCalls::new(limit))),
@@ -61,7 +63,8 @@ impl Board {
             metrics: config.metrics.clone(),
             view: KitexView { labels: config.labels.clone(), buckets: Arc::new(config.buckets.clone()) },
             otel: config.otel,
-            ladder: Arc::new(ladder(config)),
+            ladder: Arc::new(ladder(config, &grpc)),
+            grpc,
             several: config.pids.len() > 1,
             ready: AtomicBool::new(false),
             scrapes: AtomicU64::new(0),
@@ -107,6 +110,9 @@ impl Board {
         if self.metrics.contains(Family::Kitex) {
             families.extend(kitex(&snapshots, &self.view));
             families.extend(underway(&underway_calls, &self.view.labels));
+        }
+        if self.metrics.contains(Family::Grpc) {
+            families.extend(grpc(&snapshots, &self.grpc, &self.ladder));
         }
         families.extend(processes(faces, with_target));
         let readings: Vec<_> = faces.iter().map(|face| face.read_go()).collect();
@@ -160,13 +166,16 @@ fn stats(face: &Face, underway: &UnderwayCalls) -> TargetStats {
 }
 
 /// What durations are counted between, for the families that were chosen.
-fn ladder(config: &RunConfig) -> Ladder {
+fn ladder(config: &RunConfig, grpc: &GrpcView) -> Ladder {
     let mut views: Vec<&Buckets> = Vec::new();
     if config.metrics.contains(Family::Kitex) {
         views.push(&config.buckets);
     }
     if config.metrics.contains(Family::Otel) {
         views.extend(otel::buckets());
+    }
+    if config.metrics.contains(Family::Grpc) {
+        views.push(&grpc.buckets);
     }
     Ladder::of(views)
 }

@@ -15,8 +15,7 @@ use crate::{
 };
 
 /// Said of an executable that no known framework is linked into.
-pub const NO_FRAMEWORK: &str =
-    "no RPC framework that the agent knows is linked into it (it knows Kitex, github.com/cloudwego/kitex)";
+pub const NO_FRAMEWORK: &str = "no RPC framework that the agent knows is linked into it (it knows Kitex, github.com/cloudwego/kitex, and gRPC-Go, google.golang.org/grpc)";
 /// What can be had of a Go process all the same.
 const WITHOUT_CALLS: &str = "`run --metrics go,process` gives its Go runtime and its process without calls";
 

@@ -92,7 +92,7 @@ impl Programs {
             buckets: buckets(limits.in_flight),
             label_limit: limits.label_sets,
             label_capacity: limits.label_sets.saturating_add(OTHER_LABEL_SETS),
-            has_extras: has_messages || recipe.has_sizes(),
+            has_extras: has_messages || recipe.has_extras(),
         };
         let recipe = Recipe {
             label_limit: sizes.label_limit,

@@ -193,3 +193,111 @@ pub struct ShapeSpec {
     /// with an interface in it, or `Pointer` to an interface. The interface is nil without a panic.
     pub panicked: &'static str,
 }
+
+/// A framework whose functions get plain pointers: which function is entered says what kind of call it is, and
+/// which of its arguments is what.
+///
+/// Names in the framework's topmost package begin with a dot. In paths, pointers are followed as Go follows them.
+#[derive(Debug)]
+pub struct SitedFramework {
+    /// Name in metrics, logs and `inspect`.
+    pub name: &'static str,
+    /// Module path under which the framework is published. Copies of it may have others.
+    pub module: &'static str,
+    /// The kinds of calls. One whose start is not in the executable can't happen in it.
+    pub calls: &'static [CallSpec],
+    /// How a call's end is told.
+    pub status: StatusSpec,
+    /// The labels of its calls.
+    pub labels: &'static [&'static str],
+}
+
+/// One kind of call.
+#[derive(Debug)]
+pub struct CallSpec {
+    /// Name in `inspect`.
+    pub name: &'static str,
+    /// Side of its calls.
+    pub side: Side,
+    /// Where it starts: the first of these that is there with these arguments.
+    pub start: &'static [Entry],
+    /// Where it finishes: of each list the first that is there. One of the first list must be.
+    pub finishes: &'static [&'static [Entry]],
+    /// It starts as the kind of call of this name does, and finishes elsewhere.
+    pub variant_of: Option<&'static str>,
+    /// Ways to the type that the object points to.
+    pub object: &'static [Way],
+    /// Path to the pointer that is the key, if that is not the object.
+    pub key: Option<&'static str>,
+    /// Path to the method's full name, in one of these.
+    pub method: &'static [&'static str],
+    /// How its kind of stream is told.
+    pub kind: KindSpec,
+    /// A start under a key that is in flight is another attempt of the same call.
+    pub first_start: bool,
+    /// A stream may finish twice: the first counts.
+    pub first_finish: bool,
+    /// Paths to a number, and what it is once a call has finished.
+    pub over: Option<(&'static [&'static str], u32)>,
+    /// Paths, one of each list, whose numbers must be zero for a hit of a finish to be one.
+    pub only_if_zero: &'static [&'static [&'static str]],
+}
+
+/// A function that a kind of call enters.
+#[derive(Debug)]
+pub struct Entry {
+    /// The function, without the module path.
+    pub function: &'static str,
+    /// Its arguments, or the first of them: `w` for a word, a digit for fewer bytes, braces around an interface.
+    pub arguments: &'static str,
+    /// Which word of the arguments is the object, counted from 0.
+    pub object: usize,
+    /// Which word is the second argument: at a start the description of the call, at a finish the status.
+    pub second: usize,
+    /// At a finish, which word is the type word of the error whose data is the second argument. `None`: that is a
+    /// status itself.
+    pub error: Option<usize>,
+}
+
+/// A way to a type: the type that implements an interface, then fields through pointers; `()` leads from a function
+/// to its parameter.
+#[derive(Debug)]
+pub struct Way {
+    /// Interface.
+    pub interface: &'static str,
+    /// A type that implements it.
+    pub concrete: &'static str,
+    /// Fields that lead on.
+    pub fields: &'static [&'static str],
+}
+
+/// How the kind of stream of a call is told.
+#[derive(Debug)]
+pub enum KindSpec {
+    /// It is none.
+    Unary,
+    /// The start has told.
+    AsStarted,
+    /// By two truth values behind the object: whether the client streams, and whether the server does.
+    Object(&'static str, &'static str),
+    /// By two of the struct that the second argument of the start points to, whose type these ways lead to.
+    Second(&'static [Way], &'static str, &'static str),
+}
+
+/// A status, and errors that have one.
+#[derive(Debug)]
+pub struct StatusSpec {
+    /// The type of errors that have one.
+    pub error: &'static str,
+    /// Path from such an error to the pointer to the status.
+    pub from_error: &'static str,
+    /// Path from a status to the pointer to its message. Where it is nil, all is well.
+    pub message: &'static str,
+    /// Path from the message to the code. 0: all is well.
+    pub code: &'static str,
+    /// The full name of a type of errors that says that all is well when its first field has this text, of at most
+    /// eight bytes.
+    pub well: (&'static str, &'static str),
+    /// The full name of a type of errors that wraps another, and its field with that.
+    pub wrap: (&'static str, &'static str),
+}

@@ -41,6 +41,13 @@ const MAX_FUNCTIONS: u64 = 1 << 22;
 /// No question that makes sense has more functions for an answer.
 const MAX_FOUND: usize = 1 << 16;
 
+/// Number of the data with a function's arguments.
+const ARGUMENTS: u8 = 5;
+/// It is never longer (`TraceArgsMaxLen` in internal/abi/type.go @ go1.27).
+const ARGUMENTS_MAX: usize = 171;
+/// A function has a handful of tables.
+const MAX_TABLES: u32 = 64;
+
 /// The Go side of an executable.
 pub struct GoImage<'a> {
     pub(super) image: &'a Image,
@@ -61,6 +68,8 @@ pub struct Function {
     pub entry: u64,
     /// Address behind its last byte; padding up to the next function included.
     pub end: u64,
+    /// Address of its record in the function table.
+    pub record: u64,
 }
 
 /// A pair of an interface type and a concrete type that the linker knew of. An interface value with that
@@ -120,6 +129,8 @@ impl TableFormat {
 struct Layout {
     types: usize,
     types_end: usize,
+    /// Where function data is that functions refer to by distance, since Go 1.18.
+    function_data: Option<usize>,
     itabs: ItabPlace,
 }
 
@@ -133,14 +144,14 @@ enum ItabPlace {
 
 impl Layout {
     fn of_release(minor: u32) -> Self {
-        let (types, types_end, itabs) = match minor {
-            ..=17 => (280, 288, ItabPlace::Pointers(344)),
-            18..=19 => (280, 288, ItabPlace::Pointers(360)),
-            20..=25 => (296, 304, ItabPlace::Pointers(376)),
-            26 => (296, 304, ItabPlace::Pointers(384)),
-            27.. => (296, 312, ItabPlace::Packed(320, 328)),
+        let (types, types_end, function_data, itabs) = match minor {
+            ..=17 => (280, 288, None, ItabPlace::Pointers(344)),
+            18..=19 => (280, 288, Some(304), ItabPlace::Pointers(360)),
+            20..=25 => (296, 304, Some(320), ItabPlace::Pointers(376)),
+            26 => (296, 304, Some(320), ItabPlace::Pointers(384)),
+            27.. => (296, 312, Some(344), ItabPlace::Packed(320, 328)),
         };
-        Self { types, types_end, itabs }
+        Self { types, types_end, function_data, itabs }
     }
 }
 
@@ -154,6 +165,7 @@ struct ModuleData {
     text_end: u64,
     types: u64,
     types_end: u64,
+    function_data: Option<u64>,
     itabs: Itabs,
 }
 
@@ -294,7 +306,18 @@ fn module_data(
             Itabs::Packed(Slice { address: types.checked_add(word(offset)?)?, len: word(size)? })
         }
     };
-    Some(ModuleData { names, functions, function_count, text, text_end, types, types_end, itabs })
+    let function_data = layout.function_data.and_then(word);
+    Some(ModuleData {
+        names,
+        functions,
+        function_count,
+        text,
+        text_end,
+        types,
+        types_end,
+        function_data,
+        itabs,
+    })
 }
 
 impl GoImage<'_> {
@@ -334,7 +357,8 @@ impl GoImage<'_> {
                 if found.len() == MAX_FOUND {
                     return Err(ImageError::malformed("too many of its Go functions have such a name"));
                 }
-                found.push(Function { name: name.to_owned(), entry, end });
+                let record = module.functions.address.saturating_add(record_at);
+                found.push(Function { name: name.to_owned(), entry, end, record });
             }
             entry = end;
         }
@@ -352,6 +376,28 @@ impl GoImage<'_> {
             return Err(ImageError::malformed(format!("a function at {:#x} is not code", function.entry)));
         }
         self.image.read(function.entry, to_len(len)?)
+    }
+
+    /// How a function's arguments lie, as the runtime has it for tracebacks (`FUNCDATA_ArgInfo`, internal/abi/symtab.go
+    /// and internal/abi/type.go @ go1.27): a `w` for each word and a digit for what is smaller, braces around what is
+    /// one argument, a `*` where the compiler left the rest out. `None` where it says nothing: before Go 1.18, and for
+    /// assembly.
+    pub fn arguments(&self, function: &Function) -> Result<Option<String>, ImageError> {
+        // The record's fixed part (`_func` in runtime/runtime2.go): since Go 1.20 with the first line.
+        let fixed = if self.version.minor < 20 { 40 } else { 44 };
+        let Some(base) = self.module.function_data else { return Ok(None) };
+        let head = self.image.read(function.record, fixed)?;
+        let (Some(tables), Some(data)) = (u32_at(&head, 28), head.last().copied()) else { return Ok(None) };
+        if tables > MAX_TABLES || data <= ARGUMENTS {
+            return Ok(None);
+        }
+        let at = fixed as u64 + 4 * (u64::from(tables) + u64::from(ARGUMENTS));
+        let offset = number(&self.image.read(function.record.saturating_add(at), 4)?)?;
+        if offset == u64::from(u32::MAX) {
+            return Ok(None);
+        }
+        let text = self.image.read_up_to(base.saturating_add(offset), ARGUMENTS_MAX)?;
+        Ok(arguments_of(&text))
     }
 
     /// All itabs that the linker made.
@@ -454,6 +500,26 @@ impl GoImage<'_> {
     fn method_count(&self, interface: u64) -> Result<u64, ImageError> {
         let data = self.image.read(interface.saturating_add(64), 8)?;
         u64_at(&data, 0).ok_or_else(too_many_itabs)
+    }
+}
+
+/// See [`GoImage::arguments`].
+fn arguments_of(data: &[u8]) -> Option<String> {
+    let mut text = String::new();
+    let mut bytes = data.iter();
+    loop {
+        match *bytes.next()? {
+            0xff => return Some(text),
+            0xfe => text.push('{'),
+            0xfd => text.push('}'),
+            0xfc | 0xfb => text.push('*'),
+            0xf0.. => return None,
+            _ => text.push(match *bytes.next()? {
+                8 => 'w',
+                size @ (1 | 2 | 4) => char::from(b'0' + size),
+                _ => return None,
+            }),
+        }
     }
 }
 
@@ -693,7 +759,7 @@ mod tests {
         for (entry, end) in
             [(TEXT + 4, TEXT), (places.table, places.table + 8), (TEXT, u64::MAX), (TEXT, TEXT + 4096)]
         {
-            assert!(go.code(&Function { name: String::new(), entry, end }).is_err(), "{entry:#x}");
+            assert!(go.code(&Function { name: String::new(), entry, end, record: 0 }).is_err(), "{entry:#x}");
         }
     }
 

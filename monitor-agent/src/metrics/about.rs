@@ -256,13 +256,15 @@ const PER_TARGET: &[PerTarget] = &[
     PerTarget {
         gauge: false,
         name: "monitor_finishes_total",
-        help: "Finished calls seen: timed, unpaired (start not seen), or with their duration lost.",
+        help: "Finished calls seen: timed, unpaired (start not seen), or with their duration lost; and repeated \
+               ends of streams, which are no calls.",
         label: "outcome",
         values: |target| {
             vec![
                 ("timed", float(target.counters.records_timed)),
                 ("unpaired", float(target.counters.unpaired)),
                 ("lost", float(target.counters.ring_full)),
+                ("repeated", float(target.counters.repeated)),
             ]
         },
     },
@@ -271,7 +273,7 @@ const PER_TARGET: &[PerTarget] = &[
         name: "monitor_events_lost_total",
         help: "What was lost of calls, by reason. Only with finish_unknown_type and label_table_failed is a \
                call missing in the throughput; ring_full loses a duration, size_unreadable a call's bytes, \
-               message a stream's message.",
+               message a stream's message, start_label_table_failed a start under its labels.",
         label: "reason",
         values: |target| {
             vec![
@@ -283,6 +285,7 @@ const PER_TARGET: &[PerTarget] = &[
                 ),
                 ("size_unreadable", float(target.counters.sizes_unread)),
                 ("message", float(target.counters.messages_lost)),
+                ("start_label_table_failed", float(target.counters.starts_lost)),
             ]
         },
     },

@@ -11,7 +11,7 @@ use prometheus::proto::MetricFamily;
 use thiserror::Error;
 
 use super::family::{FamilyBuilder, float};
-use crate::pipeline::{Buckets, Histogram, Labels, Series, Side, Snapshot, StreamKind};
+use crate::pipeline::{Buckets, Framework, Histogram, Labels, Series, Side, Snapshot, StreamKind};
 
 /// A label that a user can choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -228,13 +228,18 @@ fn sums(
 ) -> BTreeMap<Key, u64> {
     let mut sums = BTreeMap::new();
     for (target, snapshot) in snapshots {
-        for series in snapshot.series.iter().filter(|series| series.labels.side == side) {
+        for series in snapshot.series.iter().filter(|series| is_of(&series.labels, side)) {
             let Some(number) = number(series) else { continue };
             let values = selection.0.iter().map(|label| label.value(&series.labels)).collect();
             *sums.entry((target.clone(), values)).or_default() += number;
         }
     }
     sums
+}
+
+/// Whether they are those of a Kitex call, on this side.
+fn is_of(labels: &Labels, side: Side) -> bool {
+    labels.framework == Framework::Kitex && labels.side == side
 }
 
 fn project(
@@ -244,7 +249,7 @@ fn project(
 ) -> BTreeMap<Key, (u64, Histogram)> {
     let mut projected: BTreeMap<Key, (u64, Histogram)> = BTreeMap::new();
     for (target, snapshot) in snapshots {
-        let calls = |series: &&Arc<Series>| series.labels.side == side && series.total > 0;
+        let calls = |series: &&Arc<Series>| is_of(&series.labels, side) && series.total > 0;
         for series in snapshot.series.iter().filter(calls) {
             let values = selection.0.iter().map(|label| label.value(&series.labels)).collect();
             match projected.entry((target.clone(), values)) {
@@ -283,6 +288,7 @@ mod tests {
 
     fn series(method: &str, failed: bool, total: u64) -> Arc<Series> {
         let labels = Labels {
+            framework: Framework::Kitex,
             side: Side::Client,
             call_type: CallType::PingPong,
             caller: "shop".into(),
@@ -294,6 +300,7 @@ mod tests {
             protocol: String::new(),
             panicked: false,
             stream: StreamKind::Unknown,
+            code: None,
         };
         let mut histogram = Histogram::new(Arc::new(Ladder::of([&buckets()])));
         (0..total).for_each(|_| histogram.record(3_000));

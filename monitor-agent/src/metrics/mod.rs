@@ -6,6 +6,7 @@
 mod about;
 mod family;
 mod go;
+mod grpc;
 mod kitex;
 pub mod otel;
 pub mod process;
@@ -17,6 +18,7 @@ pub use about::{
 };
 pub use family::{FamilyBuilder, merge};
 pub use go::go;
+pub use grpc::{GrpcView, grpc};
 pub use kitex::{KitexView, Label, LabelSelection, LabelsError, kitex};
 pub use selection::{Family, Selection, SelectionError};
 pub use underway::{UnderwayCalls, underway};

@@ -43,6 +43,10 @@ pub struct CounterValues {
     pub sizes_unread: u64,
     /// Messages of streams that are in no count.
     pub messages_lost: u64,
+    /// Starts that are not counted under their labels.
+    pub starts_lost: u64,
+    /// Finishes of streams that had finished already, or whose start was not seen.
+    pub repeated: u64,
     /// Starts that were forgotten because they were too old.
     pub aged: u64,
     /// Records with a duration that arrived.
@@ -107,6 +111,8 @@ impl CounterValues {
             unexpected_not_kept,
             sizes_unread,
             messages_lost,
+            starts_lost,
+            repeated,
             aged,
             records_timed,
             records_unpaired,
@@ -135,6 +141,8 @@ impl CounterValues {
             (unexpected_not_kept, other.unexpected_not_kept),
             (sizes_unread, other.sizes_unread),
             (messages_lost, other.messages_lost),
+            (starts_lost, other.starts_lost),
+            (repeated, other.repeated),
             (aged, other.aged),
             (records_timed, other.records_timed),
             (records_unpaired, other.records_unpaired),
@@ -248,6 +256,8 @@ impl Aggregate {
             unexpected_not_kept: counter(Counter::UnexpectedNotKept),
             sizes_unread: counter(Counter::SizeUnread),
             messages_lost: counter(Counter::MessageLost),
+            starts_lost: counter(Counter::StartLabelLost),
+            repeated: counter(Counter::FinishRepeated),
             aged: self.aged,
             records_timed: self.records_timed,
             records_unpaired: self.records_unpaired,

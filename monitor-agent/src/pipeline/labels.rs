@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use monitor_ebpf::{LabelSet, TEXT_BYTES, call_type, error_class, label, mark, protocol, retry_count, side};
+use monitor_ebpf::{LabelSet, call_type, error_class, label, mark, protocol, retry_count, side, status_code};
 
 /// Longest string that is looked up in the file for a label whose bytes were not in memory.
 const LOOKUP_MAX: u64 = 1 << 20;
@@ -66,8 +66,21 @@ impl StreamKind {
     }
 }
 
+/// The framework whose calls they are, as far as the meaning of a label set depends on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Framework {
+    /// Kitex: three names, a class of errors.
+    #[default]
+    Kitex,
+    /// gRPC: one name for service and method, the code of a status.
+    Grpc,
+}
+
 /// What a label set needs of the executable to be decoded.
 pub trait Executable {
+    /// The framework.
+    fn framework(&self) -> Framework;
+
     /// Bytes that were not in memory: gets an address of the target and a length, and gives them only when they
     /// can't have changed since the file was mapped.
     fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>>;
@@ -82,6 +95,8 @@ pub trait Executable {
 /// The labels of a call. Names are as they are to be shown: `unknown` where the in-process code says so.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels {
+    /// The framework.
+    pub framework: Framework,
     /// Side of the call.
     pub side: Side,
     /// Kind of the call.
@@ -103,8 +118,10 @@ pub struct Labels {
     pub protocol: String,
     /// Whether the target's code panicked in it, if anybody asked. Not every panic ends in an error.
     pub panicked: bool,
-    /// Kind of stream, in the label sets of messages.
+    /// Kind of stream, in the label sets of messages and of gRPC.
     pub stream: StreamKind,
+    /// The status's code, where the framework has codes and it could be read.
+    pub code: Option<u32>,
 }
 
 impl Side {
@@ -133,8 +150,30 @@ impl CallType {
 impl Labels {
     /// Decodes what the programs wrote.
     pub fn decode(set: &LabelSet, executable: &dyn Executable) -> Self {
+        match executable.framework() {
+            Framework::Kitex => Self::decode_names(set, executable),
+            Framework::Grpc => Self::decode_path(set, executable),
+        }
+    }
+
+    /// Of a framework with one name for service and method, `/package.Service/Method`, which takes the room of all three.
+    fn decode_path(set: &LabelSet, executable: &dyn Executable) -> Self {
+        let path = text(set.text.as_flattened(), set, 0, executable);
+        let (service, method) = split_path(&path);
+        Self {
+            framework: Framework::Grpc,
+            callee: service.to_owned(),
+            method: method.to_owned(),
+            code: Some(set.error).filter(|code| *code != status_code::UNREADABLE),
+            error_class: if set.failed == 0 { NO_ERROR } else { OTHER },
+            ..Self::decode_names(&LabelSet { error: error_class::NONE, ..without_names(set) }, executable)
+        }
+    }
+
+    fn decode_names(set: &LabelSet, executable: &dyn Executable) -> Self {
         let name = |index: usize| name(set, index, executable);
         Self {
+            framework: Framework::Kitex,
             side: if set.side == side::SERVER { Side::Server } else { Side::Client },
             call_type: match set.call_type {
                 call_type::ONEWAY => CallType::Oneway,
@@ -161,6 +200,7 @@ impl Labels {
             },
             panicked: set.panicked != 0,
             stream: StreamKind::of(set.stream),
+            code: None,
         }
     }
 
@@ -195,27 +235,42 @@ const OTHER: &str = "other";
 /// The class of calls without an error.
 const NO_ERROR: &str = "none";
 
+/// Service and method of `/package.Service/Method`; twice the whole where it is no such name.
+fn split_path(path: &str) -> (&str, &str) {
+    let names = path.strip_prefix('/').unwrap_or(path).split_once('/');
+    names.unwrap_or((path, path))
+}
+
+fn without_names(set: &LabelSet) -> LabelSet {
+    let LabelSet { lengths, marks, text, .. } = LabelSet::EMPTY;
+    LabelSet { lengths, marks, text, ..*set }
+}
+
 fn name(set: &LabelSet, index: usize, executable: &dyn Executable) -> String {
-    let text = set.text.get(index).map_or(&[][..], |text| &text[..]);
+    text(set.text.get(index).map_or(&[][..], |text| &text[..]), set, index, executable)
+}
+
+/// A label that has this much room.
+fn text(room: &[u8], set: &LabelSet, index: usize, executable: &dyn Executable) -> String {
     let length = set.lengths.get(index).map_or(0, |length| usize::from(*length));
-    let text = text.get(..length).unwrap_or(text);
+    let text = room.get(..length).unwrap_or(room);
     match set.marks.get(index).copied() {
         Some(mark::WHOLE) => shown(text, false),
         Some(mark::CUT) => shown(text, true),
         Some(mark::OTHER) => OTHER.to_owned(),
         Some(mark::ADDRESS | mark::LITERAL) => {
-            looked_up(text, executable).unwrap_or_else(|| UNREADABLE.to_owned())
+            looked_up(text, room.len(), executable).unwrap_or_else(|| UNREADABLE.to_owned())
         }
         _ => UNREADABLE.to_owned(),
     }
 }
 
-fn looked_up(text: &[u8], executable: &dyn Executable) -> Option<String> {
+fn looked_up(text: &[u8], room: usize, executable: &dyn Executable) -> Option<String> {
     let (address, rest) = text.split_first_chunk()?;
     let (length, _) = rest.split_first_chunk()?;
     let (address, length) = (u64::from_ne_bytes(*address), u64::from_ne_bytes(*length));
-    let cut = length > TEXT_BYTES as u64;
-    let kept = usize::try_from(length.min(LOOKUP_MAX)).ok()?.min(TEXT_BYTES);
+    let cut = length > room as u64;
+    let kept = usize::try_from(length.min(LOOKUP_MAX)).ok()?.min(room);
     let bytes = executable.constant(address, kept)?;
     Some(shown(bytes.get(..kept)?, cut))
 }
@@ -243,6 +298,10 @@ pub(crate) struct NoExecutable;
 
 #[cfg(test)]
 impl Executable for NoExecutable {
+    fn framework(&self) -> Framework {
+        Framework::Kitex
+    }
+
     fn constant(&self, _: u64, _: usize) -> Option<Vec<u8>> {
         None
     }
@@ -275,9 +334,15 @@ mod tests {
     }
 
     /// Has `Echo` at 0x4000, and one class of errors at 0x500.
-    struct Echo;
+    struct Echo(Framework);
+
+    const ECHO: Echo = Echo(Framework::Kitex);
 
     impl Executable for Echo {
+        fn framework(&self) -> Framework {
+            self.0
+        }
+
         fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>> {
             (address == 0x4000 && length == 4).then(|| b"Echo".to_vec())
         }
@@ -311,7 +376,7 @@ mod tests {
 
     #[test]
     fn errors_are_told_apart_by_what_stands_for_them() {
-        let class = |error| Labels::decode(&LabelSet { error, ..LabelSet::EMPTY }, &Echo).error_class;
+        let class = |error| Labels::decode(&LabelSet { error, ..LabelSet::EMPTY }, &ECHO).error_class;
         assert_eq!(class(error_class::NONE), "none");
         assert_eq!(class(error_class::ELSEWHERE), "other");
         assert_eq!(class(0x500), "timeout");
@@ -320,9 +385,27 @@ mod tests {
 
     #[test]
     fn protocols_are_named_by_the_framework() {
-        let name = |protocol| Labels::decode(&LabelSet { protocol, ..LabelSet::EMPTY }, &Echo).protocol;
+        let name = |protocol| Labels::decode(&LabelSet { protocol, ..LabelSet::EMPTY }, &ECHO).protocol;
         let names = [protocol::NONE, 1, 2, protocol::UNREADABLE].map(name);
         assert_eq!(names, ["", "PurePayload", "unreadable", "unreadable"]);
+    }
+
+    #[test]
+    fn one_name_is_service_and_method() {
+        let decode = |path: &[u8]| {
+            let mut set = LabelSet { error: 5, failed: 1, stream: 2, ..LabelSet::EMPTY };
+            set.text.as_flattened_mut()[..path.len()].copy_from_slice(path);
+            set.lengths[0] = u8::try_from(path.len()).unwrap();
+            let labels = Labels::decode(&set, &Echo(Framework::Grpc));
+            assert_eq!((labels.code, labels.error_class, labels.failed), (Some(5), "other", true));
+            (labels.callee, labels.method)
+        };
+        let names = |service: &str, method: &str| (service.to_owned(), method.to_owned());
+        assert_eq!(decode(b"/a.b.Service/Method"), names("a.b.Service", "Method"));
+        assert_eq!(decode(b"Service/Method/More"), names("Service", "Method/More"));
+        assert_eq!(decode(b"nonsense"), names("nonsense", "nonsense"));
+        let long = [&b"/"[..], &[b's'; 90], b"/", &[b'm'; 100]].concat();
+        assert_eq!(decode(&long), names(&"s".repeat(90), &"m".repeat(100)));
     }
 
     #[test]
@@ -337,7 +420,7 @@ mod tests {
         bytes[..8].copy_from_slice(&0x4000_u64.to_ne_bytes());
         bytes[8..].copy_from_slice(&4_u64.to_ne_bytes());
         let set = set(&bytes, mark::ADDRESS);
-        assert_eq!(Labels::decode(&set, &Echo).method, "Echo");
+        assert_eq!(Labels::decode(&set, &ECHO).method, "Echo");
         assert_eq!(method(&set), "unreadable");
     }
 
@@ -350,7 +433,7 @@ mod tests {
             set.error = u32::from(bytes[5]);
             set.stream = bytes[6];
             set.protocol = u16::from(bytes[7]);
-            let labels = Labels::decode(&set, &Echo);
+            let labels = Labels::decode(&set, &ECHO);
             prop_assert!(!labels.method.is_empty());
         }
     }

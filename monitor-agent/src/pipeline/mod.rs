@@ -14,7 +14,7 @@ pub use aggregate::{Aggregate, CounterValues, Outcomes};
 pub use buckets::{Buckets, BucketsError, Ladder};
 #[cfg(test)]
 pub(crate) use labels::NoExecutable;
-pub use labels::{CallType, Executable, KnownLabels, Labels, Side, StreamKind, shown};
+pub use labels::{CallType, Executable, Framework, KnownLabels, Labels, Side, StreamKind, shown};
 pub use losses::Losses;
 pub use snapshot::{Extras, Histogram, Published, Series, Snapshot};
 pub use tracer::{Details, EventKind, FinishedCall, LossReason, Lost, StartedCall, Tracer};

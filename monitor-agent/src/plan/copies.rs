@@ -6,7 +6,7 @@ use std::{cell::Cell, collections::BTreeMap};
 
 use super::{Refusal, Role};
 use crate::{
-    frameworks::{Framework, Home},
+    frameworks::{Framework, Home, SitedFramework},
     image::{BuildInfo, Function, GoImage, ImageError},
 };
 
@@ -90,6 +90,68 @@ fn copy(framework: &Framework, prefix: String, functions: Vec<Function>) -> Opti
     Some(FrameworkCopy { module: unescape(&prefix), prefix, home, functions })
 }
 
+/// One copy of a framework whose calls are told by site.
+pub(super) struct SitedCopy {
+    /// Its path.
+    pub(super) module: String,
+    /// The framework's functions that are there under this path, by their names.
+    functions: Vec<(&'static str, Function)>,
+}
+
+impl SitedCopy {
+    /// The function of this name.
+    pub(super) fn function(&self, name: &str) -> Result<Option<&Function>, Refusal> {
+        let mut these = self.functions.iter().filter(|(of, _)| *of == name).map(|(_, function)| function);
+        let first = these.next();
+        match these.next() {
+            None => Ok(first),
+            Some(function) => Err(Refusal::FunctionTwice(function.name.clone())),
+        }
+    }
+
+    /// What its symbol is, but for escapes.
+    pub(super) fn symbol(&self, name: &str) -> String {
+        let slash = if name.starts_with('.') { "" } else { "/" };
+        format!("{}{slash}{name}", self.module)
+    }
+}
+
+/// Looks for copies of a framework whose calls are told by site: package paths under which any of them starts.
+pub(super) fn survey_sited(
+    framework: &'static SitedFramework,
+    go: &GoImage<'_>,
+) -> Result<Vec<SitedCopy>, ImageError> {
+    let starts = || framework.calls.iter().flat_map(|call| call.start).map(|entry| entry.function);
+    let finishes = framework.calls.iter().flat_map(|call| call.finishes).copied().flatten();
+    let mut names: Vec<&'static str> = starts().chain(finishes.map(|entry| entry.function)).collect();
+    names.sort_unstable();
+    names.dedup();
+    let functions = go.functions_named(&|symbol| names.iter().any(|name| before(symbol, name).is_some()))?;
+    let mut by_path: BTreeMap<String, Vec<(&'static str, Function)>> = BTreeMap::new();
+    for function in functions {
+        let found = names.iter().find_map(|name| Some((*name, unescape(before(&function.name, name)?))));
+        let Some((name, path)) = found else { continue };
+        by_path.entry(path).or_default().push((name, function));
+    }
+    by_path.retain(|_, functions| functions.iter().any(|(name, _)| starts().any(|start| start == *name)));
+    if by_path.len() > MAX_COPIES {
+        let what = format!("it has more than {MAX_COPIES} copies of {}", framework.name);
+        return Err(ImageError::Malformed { what });
+    }
+    let copies = by_path.into_iter().map(|(module, functions)| SitedCopy { module, functions });
+    let mut copies: Vec<_> = copies.collect();
+    copies.sort_by_key(|copy| copy.module != framework.module);
+    Ok(copies)
+}
+
+/// The module path before a name in a symbol; a name in the topmost package begins with a dot.
+fn before<'a>(symbol: &'a str, name: &str) -> Option<&'a str> {
+    if name.starts_with('.') {
+        return symbol.strip_suffix(name).filter(|path| !path.is_empty() && !path.contains(['(', '[']));
+    }
+    prefix_of(symbol, name)
+}
+
 /// Why a framework that the build info names has no copy; `None` when it doesn't name it.
 pub(super) fn absence(framework: &Framework, info: &BuildInfo, linked: bool) -> Option<Refusal> {
     let mut modules = info.main.iter().chain(&info.deps);
@@ -143,7 +205,7 @@ mod tests {
     use crate::{frameworks::FRAMEWORKS, image::Module};
 
     fn function(name: &str) -> Function {
-        Function { name: name.to_owned(), entry: 0, end: 0 }
+        Function { name: name.to_owned(), entry: 0, end: 0, record: 0 }
     }
 
     fn copy_of(prefix: &str, names: &[&str]) -> Option<FrameworkCopy> {

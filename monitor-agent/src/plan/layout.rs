@@ -4,7 +4,7 @@
 //! needed of each node depends on what is wanted; places close to each other share a window.
 
 use monitor_ebpf::{
-    LABELS, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, SCRATCH_BYTES, Shape, Test, TestOp, Window,
+    ARGUMENT, LABELS, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, SCRATCH_BYTES, Shape, Test, TestOp, Window,
     window_flag, window_use,
 };
 
@@ -18,6 +18,10 @@ pub(super) type NodeId = usize;
 
 /// The object itself.
 pub(super) const ROOT: NodeId = 0;
+/// What the second argument of a start points to, in trees of sites.
+pub(super) const DESCRIPTION: NodeId = 1;
+/// What that of a finish points to.
+pub(super) const STATUS: NodeId = 2;
 
 /// A place in what a node points to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +38,22 @@ struct Guard {
     word: u64,
 }
 
+/// How a node is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// By an argument: [`OBJECT`] or [`ARGUMENT`].
+    Root(u8),
+    /// By the pointer at a place.
+    Pointer(Place),
+    /// By an interface value.
+    Interface(Guard),
+}
+
 /// Something that a pointer leads to.
 #[derive(Clone, Debug)]
 struct Node {
-    /// The interface value that points to it; the object has none.
-    guard: Option<Guard>,
+    /// What points to it.
+    link: Link,
     /// Another node of which at most one of the two is ever read, as their guards exclude each other: the same
     /// value in another type. They share one place.
     twin_of: Option<NodeId>,
@@ -51,15 +66,29 @@ pub(super) struct Nodes(Vec<Node>);
 impl Nodes {
     /// The object alone.
     pub(super) fn new() -> Self {
-        Self(vec![Node { guard: None, twin_of: None }])
+        Self(vec![Node { link: Link::Root(OBJECT), twin_of: None }])
+    }
+
+    /// The object and the second arguments of start and finish.
+    pub(super) fn with_arguments() -> Self {
+        let roots = [OBJECT, ARGUMENT, ARGUMENT];
+        Self(roots.map(|base| Node { link: Link::Root(base), twin_of: None }).into())
     }
 
     /// The node behind an interface value that holds a pointer to a known type.
     pub(super) fn behind(&mut self, at: Place, itab: ItabRef) -> NodeId {
-        let guard = Some(Guard { at, word: itab.address });
-        let known = self.0.iter().position(|node| node.guard == guard);
+        self.linked(Link::Interface(Guard { at, word: itab.address }))
+    }
+
+    /// The node behind a pointer.
+    pub(super) fn pointed_to(&mut self, at: Place) -> NodeId {
+        self.linked(Link::Pointer(at))
+    }
+
+    fn linked(&mut self, link: Link) -> NodeId {
+        let known = self.0.iter().position(|node| node.link == link);
         known.unwrap_or_else(|| {
-            self.0.push(Node { guard, twin_of: None });
+            self.0.push(Node { link, twin_of: None });
             self.0.len() - 1
         })
     }
@@ -71,8 +100,24 @@ impl Nodes {
         }
     }
 
+    fn link(&self, node: NodeId) -> Link {
+        self.0.get(node).map_or(Link::Root(OBJECT), |node| node.link)
+    }
+
     fn guard(&self, node: NodeId) -> Option<Guard> {
-        self.0.get(node)?.guard
+        match self.link(node) {
+            Link::Interface(guard) => Some(guard),
+            Link::Root(_) | Link::Pointer(_) => None,
+        }
+    }
+
+    /// Where what points to a node lies, and how long it is.
+    fn pointer(&self, node: NodeId) -> Option<(Place, u64)> {
+        match self.link(node) {
+            Link::Root(_) => None,
+            Link::Pointer(at) => Some((at, 8)),
+            Link::Interface(guard) => Some((guard.at, 16)),
+        }
     }
 
     /// The node whose place a node has: itself, if it has no twin.
@@ -150,7 +195,7 @@ impl Reads {
         let message = if wanted.messages { window_use::MESSAGE } else { 0 };
         let start = if wanted.starts { window_use::START } else { 0 };
         let named = window_use::FINISH | message | start;
-        let mut needs = Needs { nodes: &self.nodes, all: Vec::new() };
+        let mut needs = Needs::new(&self.nodes);
         if let Some((place, _)) = self.inner {
             needs.add(place, 8, window_use::KEY | named);
         }
@@ -188,26 +233,30 @@ struct Need {
     uses: u8,
 }
 
-struct Needs<'a> {
+pub(super) struct Needs<'a> {
     nodes: &'a Nodes,
     all: Vec<Need>,
 }
 
 impl<'a> Needs<'a> {
-    /// Notes a need, and those of the interface values that lead there.
-    fn add(&mut self, place: Place, length: u64, uses: u8) {
+    pub(super) fn new(nodes: &'a Nodes) -> Self {
+        Self { nodes, all: Vec::new() }
+    }
+
+    /// Notes a need, and those of the pointers that lead there.
+    pub(super) fn add(&mut self, place: Place, length: u64, uses: u8) {
         self.all.push(Need { place, length, uses });
         let mut node = place.node;
-        while let Some(guard) = self.nodes.guard(node) {
-            self.all.push(Need { place: guard.at, length: 16, uses });
-            node = guard.at.node;
+        while let Some((at, length)) = self.nodes.pointer(node) {
+            self.all.push(Need { place: at, length, uses });
+            node = at.node;
         }
     }
 
     /// Cuts the needs into windows and gives each a place in scratch memory. `first` must be in the first one.
     ///
     /// What lies between needs is copied with them as long as there is room; the largest gaps are left out first.
-    fn windows(&self, first: Option<Place>) -> Result<Windows<'a>, Refusal> {
+    pub(super) fn windows(&self, first: Option<Place>) -> Result<Windows<'a>, Refusal> {
         let mut gaps: Vec<Gap> = (0..self.nodes.0.len()).flat_map(|node| self.gaps(node)).collect();
         gaps.sort_by_key(|gap| std::cmp::Reverse(gap.length));
         let mut refusal = Refusal::TooMuch("reads for a call");
@@ -321,14 +370,14 @@ struct Planned {
     twin: bool,
 }
 
-struct Windows<'a> {
+pub(super) struct Windows<'a> {
     nodes: &'a Nodes,
     planned: Vec<Planned>,
 }
 
 impl Windows<'_> {
     /// Where a place is found in scratch memory.
-    fn at(&self, place: Place) -> u8 {
+    pub(super) fn at(&self, place: Place) -> u8 {
         let holds = |window: &&Planned| {
             window.node == place.node && (window.piece.start..window.piece.end).contains(&place.offset)
         };
@@ -338,7 +387,7 @@ impl Windows<'_> {
             .unwrap_or(NO_SCRATCH)
     }
 
-    fn test(&self, question: &Asked) -> Test {
+    pub(super) fn test(&self, question: &Asked) -> Test {
         match question.places.first() {
             None => Test::NEVER,
             Some(place) => Test {
@@ -360,7 +409,7 @@ impl Windows<'_> {
     }
 
     /// The windows as the programs want them.
-    fn program(&self, bias: u64) -> Result<[Window; MAX_WINDOWS], Refusal> {
+    pub(super) fn program(&self, bias: u64) -> Result<[Window; MAX_WINDOWS], Refusal> {
         let too_far = |_| Refusal::TooMuch("bytes in an object");
         let mut windows = [Window::UNUSED; MAX_WINDOWS];
         for (index, (window, planned)) in windows.iter_mut().zip(&self.planned).enumerate() {
@@ -369,7 +418,11 @@ impl Windows<'_> {
             *window = Window {
                 guard_word: guard.map_or(0, |guard| guard.word.wrapping_add(bias)),
                 offset: u16::try_from(start).map_err(too_far)?,
-                base: guard.map_or(OBJECT, |guard| self.at(guard.at).saturating_add(8)),
+                base: match self.nodes.link(planned.node) {
+                    Link::Root(base) => base,
+                    Link::Pointer(at) => self.at(at),
+                    Link::Interface(guard) => self.at(guard.at).saturating_add(8),
+                },
                 length: u8::try_from(end - start).map_err(too_far)?,
                 at: u8::try_from(planned.at).map_err(too_far)?,
                 guard_at: guard.map_or(NO_GUARD, |guard| self.at(guard.at)),

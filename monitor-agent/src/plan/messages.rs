@@ -3,7 +3,10 @@
 //! They get a struct as their last argument, which has an error in it where there was none: the end of a stream
 //! is an event like a message is.
 
-use super::{Refusal, resolve::Resolver};
+use super::{
+    Refusal,
+    resolve::{PARAMETER_COUNT, PARAMETERS, Resolver},
+};
 use crate::{
     frameworks::{Framework, MessageSpec, Route},
     image::{Kind, Type},
@@ -13,10 +16,6 @@ use crate::{
 const REGISTERS: u64 = 9;
 /// Where the first argument on the stack lies, behind the return address, as long as nothing was pushed.
 const FIRST_ON_STACK: u64 = 8;
-/// Where a function type keeps its number of parameters, and behind it their types, if it has no name
-/// (`FuncType` in internal/abi/type.go @ go1.26).
-const PARAMETER_COUNT: u64 = 48;
-const PARAMETERS: u64 = 56;
 /// Receiver, context and object: what comes before the struct.
 const BEFORE: usize = 2;
 /// Nesting of structs that is looked into.

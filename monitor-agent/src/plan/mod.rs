@@ -13,6 +13,7 @@ mod refusal;
 mod resolve;
 mod shape;
 mod site;
+mod sited;
 mod witness;
 
 use std::ops::Range;
@@ -24,14 +25,15 @@ pub use refusal::Refusal;
 pub use shape::ShapePlan;
 pub use site::{Role, Site, cost_name};
 
-use copies::FrameworkCopy;
+use copies::{FrameworkCopy, SitedCopy};
 use errors::ErrorPlan;
 use messages::ErrorPlaces;
 use protocols::ProtocolNames;
 use resolve::Resolver;
+use sited::SitedCall;
 
 use crate::{
-    frameworks::{FRAMEWORKS, Framework},
+    frameworks::{FRAMEWORKS, Framework, SITED_FRAMEWORKS, SitedFramework},
     image::{BuildInfo, Function, GoImage, Image, ImageError, go_entry_site},
 };
 
@@ -114,12 +116,15 @@ pub struct Plan {
     pub offsets: Vec<Offset>,
     /// What can't be told in this executable, in words.
     pub notes: Vec<String>,
+    /// The kinds of calls, where they are told by site. There are no shapes then.
+    calls: Vec<SitedCall>,
+    label_names: &'static [&'static str],
     object: (Register, Register),
     error: (Register, Register),
     tag_map: TagMap,
     errors: Option<ErrorPlan>,
     message_errors: ErrorPlaces,
-    protocols: ProtocolNames,
+    protocols: Option<ProtocolNames>,
     /// Link-time addresses of the executable.
     image: Range<u64>,
     /// Link-time addresses of read-only data.
@@ -159,6 +164,9 @@ impl Inspection {
         let mut frameworks = Vec::new();
         for framework in FRAMEWORKS {
             frameworks.extend(find(framework, &info, image, &go)?);
+        }
+        for framework in SITED_FRAMEWORKS {
+            frameworks.extend(find_sited(framework, &info, image, &go)?);
         }
         let build_id = image.build_id().map(str::to_owned);
         Ok(Self { build_id, go_version: info.go_version.clone(), frameworks })
@@ -209,6 +217,23 @@ fn find(
     Ok(survey.copies.iter().map(plan).collect())
 }
 
+/// All copies of a framework whose calls are told by site. One that is linked in without any of its calls is not
+/// there: many programs use its codes and its names, and nothing else.
+fn find_sited(
+    framework: &'static SitedFramework,
+    info: &BuildInfo,
+    image: &Image,
+    go: &GoImage<'_>,
+) -> Result<Vec<Found>, ImageError> {
+    let found = |copy: &SitedCopy| Found {
+        name: framework.name,
+        module: copy.module.clone(),
+        version: copies::version(info, &copy.module),
+        plan: Plan::make_sited(framework, copy, image, go),
+    };
+    Ok(copies::survey_sited(framework, go)?.iter().map(found).collect())
+}
+
 /// Refuses builds of Go 1.17 and 1.18 with the experiment of passing arguments in registers turned off.
 fn check_calling_convention(info: &BuildInfo) -> Result<(), ImageError> {
     // The release's own text lists experiments behind ` X:`, the settings under GOEXPERIMENT.
@@ -235,7 +260,7 @@ impl Plan {
         let site = |role| find_site(role, &copy.symbol(framework, role), &copy.functions, image, go);
         let sites = vec![site(Role::Finish)?, site(Role::Start)?];
 
-        let mut resolver = Resolver::new(&copy.module, image, go)?;
+        let mut resolver = Resolver::new(&copy.module, &[], image, go)?;
         let mut shapes = Vec::new();
         for spec in framework.shapes {
             shapes.extend(ShapePlan::make(spec, &mut resolver)?);
@@ -273,18 +298,64 @@ impl Plan {
             shapes,
             offsets,
             notes,
+            calls: Vec::new(),
+            label_names: &["type", "caller", "callee", "method", "status"],
             object: (argument(framework.object.type_word)?, argument(framework.object.data)?),
             error: (argument(framework.error.type_word)?, argument(framework.error.data)?),
             tag_map,
             errors,
             message_errors,
-            protocols,
+            protocols: Some(protocols),
             image: addresses(image),
             literals: literals(image),
         };
         // What does not fit the programs is known before anything is attached.
         plan.recipe(0, Wanted::default())?;
         plan.with_note_if_all_is_too_much()
+    }
+
+    /// The same for a framework whose calls are told by site.
+    fn make_sited(
+        framework: &'static SitedFramework,
+        copy: &SitedCopy,
+        image: &Image,
+        go: &GoImage<'_>,
+    ) -> Result<Self, Refusal> {
+        let others = [framework.status.well.0, framework.status.wrap.0];
+        let mut resolver = Resolver::new(&copy.module, &others, image, go)?;
+        let sited::Found { calls, sites, mut notes } =
+            sited::find(framework, copy, (image, go), &mut resolver)?;
+        if calls.len() > MAX_SHAPES {
+            return Err(Refusal::TooMuch("kinds of calls"));
+        }
+        let (mut offsets, claims) = resolver.into_findings();
+        notes.extend(witness::check(image, &claims, &mut offsets)?);
+        let plan = Self {
+            sites,
+            message_sites: Vec::new(),
+            shapes: Vec::new(),
+            offsets,
+            notes,
+            calls,
+            label_names: framework.labels,
+            object: (Register::Rax, Register::Rax),
+            error: (Register::Rax, Register::Rax),
+            tag_map: TagMap::None,
+            protocols: None,
+            errors: None,
+            message_errors: ErrorPlaces::default(),
+            image: addresses(image),
+            literals: literals(image),
+        };
+        // What does not fit the programs is known before anything is attached.
+        plan.recipe(0, Wanted::default())?;
+        Ok(plan)
+    }
+
+    /// Whether the function that a call enters tells what it is, and a status how it ends.
+    #[must_use]
+    pub fn is_sited(&self) -> bool {
+        !self.calls.is_empty()
     }
 
     fn with_note_if_all_is_too_much(mut self) -> Result<Self, Refusal> {
@@ -299,7 +370,7 @@ impl Plan {
     /// The labels that can be told.
     #[must_use]
     pub fn labels(&self) -> Vec<&'static str> {
-        let mut labels = vec!["type", "caller", "callee", "method", "status"];
+        let mut labels = self.label_names.to_vec();
         if self.tag_map != TagMap::None {
             labels.push("retry");
         }
@@ -346,6 +417,11 @@ impl Plan {
             *place = shape.program(bias, wanted)?;
             recipe.shape_count += 1;
         }
+        for (place, call) in recipe.shapes.iter_mut().zip(&self.calls) {
+            *place = call.program(bias)?;
+            recipe.shape_count += 1;
+            recipe.by_site = 1;
+        }
         Ok(recipe)
     }
 
@@ -359,7 +435,7 @@ impl Plan {
     /// Name of the protocol with the framework's number, as this release of it writes that.
     #[must_use]
     pub fn protocol(&self, number: u16) -> String {
-        self.protocols.name(number)
+        self.protocols.map_or_else(String::new, |protocols| protocols.name(number))
     }
 }
 
@@ -440,6 +516,12 @@ fn find_site(
     if these.next().is_some() {
         return Err(Refusal::FunctionTwice(symbol.to_owned()));
     }
+    find_site_of(role, function, image, go)
+}
+
+/// The site in a function.
+fn find_site_of(role: Role, function: &Function, image: &Image, go: &GoImage<'_>) -> Result<Site, Refusal> {
+    let symbol = function.name.as_str();
     let code = go.code(function)?;
     let choice = go_entry_site(&code, function.entry)
         .map_err(|error| Refusal::NoSite { symbol: symbol.to_owned(), why: error.to_string() })?;

@@ -44,6 +44,16 @@ pub enum Refusal {
         /// What was found.
         why: String,
     },
+    /// A function has other arguments than the framework's description needs.
+    #[error("function {symbol} has the arguments {found}, not {expected}, so what it gets can't be proven")]
+    WrongArguments {
+        /// The function.
+        symbol: String,
+        /// What the executable says of its arguments.
+        found: String,
+        /// What was expected.
+        expected: &'static str,
+    },
     /// A type that must be there is not.
     #[error("type {0} can't be found in the executable's type metadata")]
     TypeMissing(String),

@@ -45,8 +45,14 @@ pub(super) struct FieldRef {
 }
 
 impl<'a> Resolver<'a> {
-    /// Reads all itabs of the interfaces of the copy of a framework at `module`, and those of its errors.
-    pub(super) fn new(module: &str, image: &'a Image, go: &'a GoImage<'a>) -> Result<Self, Refusal> {
+    /// Reads all itabs of the interfaces of the copy of a framework at `module`, and those of its errors and of
+    /// `others`.
+    pub(super) fn new(
+        module: &str,
+        others: &[&str],
+        image: &'a Image,
+        go: &'a GoImage<'a>,
+    ) -> Result<Self, Refusal> {
         let mut names = HashMap::new();
         let mut itabs: BTreeMap<_, Vec<ItabRef>> = BTreeMap::new();
         let mut left = MAX_ITABS;
@@ -57,7 +63,8 @@ impl<'a> Resolver<'a> {
                 continue;
             }
             let Some(concrete) = full_name(&mut names, go, itab.concrete) else { continue };
-            if is_error && !is_below(concrete.text.trim_start_matches('*'), module) {
+            let name = concrete.text.trim_start_matches('*');
+            if is_error && !is_below(name, module) && !others.contains(&name) {
                 continue;
             }
             left = left.checked_sub(1).ok_or_else(too_many_itabs)?;
@@ -71,14 +78,25 @@ impl<'a> Resolver<'a> {
     /// The itab under which a pointer to `concrete` is an `interface`; `None` when there is none: then no such
     /// value can exist that the compiler knew of.
     pub(super) fn itab(&mut self, interface: &str, concrete: &str) -> Result<Option<ItabRef>, Refusal> {
-        let key = (self.full(interface), format!("*{}", self.full(concrete)));
-        let Some(found) = self.itabs.get(&key) else { return Ok(None) };
-        let [itab] = found.as_slice() else {
-            return Err(Refusal::TypeTwice(concrete.to_owned()));
-        };
-        let itab = *itab;
-        self.note(format!("itab({interface}, *{concrete})"), itab.address);
+        let Some(itab) = self.only(&self.full(interface), &self.full(concrete))? else { return Ok(None) };
+        self.note(format!("itab({}, *{})", shown(interface), shown(concrete)), itab.address);
         Ok(Some(itab))
+    }
+
+    /// The itab of an error of a type that is not the framework's, by its full name.
+    pub(super) fn itab_of_error(&mut self, concrete: &str) -> Result<Option<ItabRef>, Refusal> {
+        let Some(itab) = self.only(ERROR, concrete)? else { return Ok(None) };
+        self.note(format!("itab({ERROR}, *{concrete})"), itab.address);
+        Ok(Some(itab))
+    }
+
+    /// The one itab of a pair, by full names.
+    fn only(&self, interface: &str, concrete: &str) -> Result<Option<ItabRef>, Refusal> {
+        match self.itabs.get(&(interface.to_owned(), format!("*{concrete}"))).map(Vec::as_slice) {
+            None => Ok(None),
+            Some([itab]) => Ok(Some(*itab)),
+            Some(_) => Err(Refusal::TypeTwice(concrete.to_owned())),
+        }
     }
 
     /// Like [`itab`](Self::itab), with the interface type itself.
@@ -102,21 +120,46 @@ impl<'a> Resolver<'a> {
             .collect()
     }
 
-    /// The type that a chain of fields leads to, from the struct type at an address, through pointers and slices.
+    /// The type that a chain of fields leads to, from the struct type at an address, through pointers and slices, and
+    /// where it says `()` to the parameter of a function.
     pub(super) fn type_behind(&self, struct_type: u64, fields: &[&str]) -> Result<Type, Refusal> {
         let mut found = self.go.type_at(struct_type)?;
         for name in fields {
+            if *name == "()" {
+                found = self.pointee(self.only_parameter(&found)?)?;
+                continue;
+            }
             let field = found.fields.iter().find(|field| field.name == *name);
             let address = field.map(|field| field.type_address).ok_or_else(|| Refusal::FieldMissing {
                 type_name: found.name.clone(),
                 field: (*name).to_owned(),
             })?;
-            found = self.go.type_at(address)?;
-            if let (Kind::Pointer | Kind::Slice, Some(elem)) = (found.kind, found.elem) {
-                found = self.go.type_at(elem)?;
-            }
+            found = self.pointee(self.go.type_at(address)?)?;
         }
         Ok(found)
+    }
+
+    /// What a pointer points to or a slice holds; any other type itself.
+    fn pointee(&self, found: Type) -> Result<Type, Refusal> {
+        match (found.kind, found.elem) {
+            (Kind::Pointer | Kind::Slice, Some(elem)) => Ok(self.go.type_at(elem)?),
+            _ => Ok(found),
+        }
+    }
+
+    /// The type of a function type's only parameter.
+    pub(super) fn only_parameter(&self, function: &Type) -> Result<Type, Refusal> {
+        let wrong =
+            || Refusal::wrong_type("what leads to a type", &function.name, "a function of one argument");
+        if function.kind != Kind::Func || function.pkg_path.is_some() {
+            return Err(wrong());
+        }
+        let [counts] = self.words(function.address.saturating_add(PARAMETER_COUNT))?;
+        if counts & 0xffff != 1 {
+            return Err(wrong());
+        }
+        let [parameter] = self.words(function.address.saturating_add(PARAMETERS))?;
+        self.type_at(parameter)
     }
 
     /// Whether the type at an address is the framework's of this name.
@@ -192,9 +235,24 @@ impl<'a> Resolver<'a> {
     }
 
     fn full(&self, name: &str) -> String {
-        if name == ERROR { name.to_owned() } else { format!("{}/{name}", self.module) }
+        match name {
+            ERROR => name.to_owned(),
+            _ if name.starts_with('.') => format!("{}{name}", self.module),
+            _ => format!("{}/{name}", self.module),
+        }
     }
 }
+
+/// A name of the framework's own, for people: that of its topmost package begins with a dot.
+fn shown(name: &str) -> &str {
+    name.strip_prefix('.').unwrap_or(name)
+}
+
+/// Where a function type keeps its number of parameters, and behind it their types, if it has no name
+/// (`FuncType` in internal/abi/type.go @ go1.26).
+pub(super) const PARAMETER_COUNT: u64 = 48;
+/// See [`PARAMETER_COUNT`].
+pub(super) const PARAMETERS: u64 = 56;
 
 /// The interface that Go itself defines.
 pub(super) const ERROR: &str = "error";
@@ -205,7 +263,7 @@ fn too_many_itabs() -> ImageError {
 
 /// Whether a type's full name is of a package of the module.
 fn is_below(name: &str, module: &str) -> bool {
-    name.strip_prefix(module).is_some_and(|rest| rest.starts_with('/'))
+    name.strip_prefix(module).is_some_and(|rest| rest.starts_with(['/', '.']))
 }
 
 /// An interface, or a type in one.

@@ -4,7 +4,7 @@ use monitor_ebpf::{KeyKind, LABELS, Shape, TagMap, TestOp, label, side};
 
 use super::{
     Refusal, Wanted,
-    layout::{Asked, Nodes, Place, ROOT, Reads},
+    layout::{Asked, NodeId, Nodes, Place, ROOT, Reads},
     resolve::{FieldRef, Resolver},
 };
 use crate::{
@@ -38,7 +38,7 @@ impl ShapePlan {
                 Some((Place { node: ROOT, offset: field.offset }, inner.address))
             }
         };
-        let mut walk = Walk { nodes: Nodes::new(), object: itab.pointee, resolver };
+        let mut walk = Walk { nodes: Nodes::new(), root: ROOT, object: itab.pointee, resolver };
         let mut labels = [Place { node: ROOT, offset: 0 }; LABELS];
         for (label, path) in
             [(label::CALLER, spec.caller), (label::CALLEE, spec.callee), (label::METHOD, spec.method)]
@@ -140,16 +140,18 @@ fn optional(why: Refusal) -> Result<Refusal, Refusal> {
 }
 
 /// Follows paths through the types, noting what lies on them.
-struct Walk<'a, 'b> {
-    nodes: Nodes,
-    /// Type of the object.
-    object: u64,
-    resolver: &'a mut Resolver<'b>,
+pub(super) struct Walk<'a, 'b> {
+    pub(super) nodes: Nodes,
+    /// Where paths begin.
+    pub(super) root: NodeId,
+    /// Type of what is there.
+    pub(super) object: u64,
+    pub(super) resolver: &'a mut Resolver<'b>,
 }
 
 impl Walk<'_, '_> {
     /// The place of a value of a kind and size.
-    fn value(
+    pub(super) fn value(
         &mut self,
         path: &str,
         expected: &'static str,
@@ -235,10 +237,10 @@ impl Walk<'_, '_> {
         Ok((places, width, failed))
     }
 
-    fn number(&mut self, path: &str) -> Result<(Place, u8), Refusal> {
+    pub(super) fn number(&mut self, path: &str) -> Result<(Place, u8), Refusal> {
         let (place, found) = self.follow(path)?;
         expect(path, &found, "a number of 1, 4 or 8 bytes", |kind| {
-            is_integer(kind) && matches!(found.size, 1 | 4 | 8)
+            (is_integer(kind) || kind == Kind::Pointer) && matches!(found.size, 1 | 4 | 8)
         })?;
         aligned(path, place, found.size)?;
         Ok((place, u8::try_from(found.size).unwrap_or(8)))
@@ -246,12 +248,17 @@ impl Walk<'_, '_> {
 
     /// Follows a path to a place and the type of what is there.
     fn follow(&mut self, path: &str) -> Result<(Place, Type), Refusal> {
-        let mut place = Place { node: ROOT, offset: 0 };
+        let mut place = Place { node: self.root, offset: 0 };
         let mut struct_type = self.object;
         let mut last: Option<Type> = None;
         for step in steps(path) {
             match step {
                 Step::Field(name) => {
+                    if let Some(pointer) = last.take().filter(|found| found.kind == Kind::Pointer) {
+                        aligned(path, place, pointer.size)?;
+                        place = Place { node: self.nodes.pointed_to(place), offset: 0 };
+                        struct_type = pointer.elem.unwrap_or(struct_type);
+                    }
                     let FieldRef { offset, field_type } = self.resolver.field(struct_type, name)?;
                     place.offset = place.offset.saturating_add(offset);
                     struct_type = field_type.address;
@@ -323,7 +330,7 @@ fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
 }
 
 impl Side {
-    fn code(self) -> u8 {
+    pub(super) fn code(self) -> u8 {
         match self {
             Self::Client => side::CLIENT,
             Self::Server => side::SERVER,

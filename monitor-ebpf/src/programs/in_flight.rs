@@ -59,20 +59,50 @@ impl Key {
     }
 }
 
-/// Remembers the start of a call of an object.
-#[inline(always)]
-pub(crate) fn insert(key: Key, object: u64, start_ns: u64) {
-    let Some(bucket) = key.bucket() else { return count_of(Counter::RefusedFull, key.side()) };
-    if let Some(start) = find(bucket, key.number()) {
-        insert_again(key, start, start_ns);
-    } else if !claim(bucket, key, object, start_ns) {
-        spill(key, start_ns);
+/// What was remembered of a call.
+#[derive(Clone, Copy)]
+pub(crate) struct Started {
+    /// When it started, nanoseconds of `CLOCK_MONOTONIC`.
+    pub(crate) at_ns: u64,
+    /// What kind of call it is; 0 where nobody said.
+    pub(crate) kind: u8,
+}
+
+impl Started {
+    /// From the start above [`DEPTH_BITS`] bits, which hold the kind of a call that is keyed by its object.
+    #[inline(always)]
+    fn of_word(word: u64) -> Self {
+        Self { at_ns: word >> DEPTH_BITS, kind: (word & DEPTH) as u8 }
     }
+}
+
+/// Remembers the start of a call of an object, and its kind if the object is the key.
+#[inline(always)]
+pub(crate) fn insert(key: Key, object: u64, start_ns: u64, kind: u8) {
+    let Some(bucket) = key.bucket() else { return count_of(Counter::RefusedFull, key.side()) };
+    let word = start_ns << DEPTH_BITS | u64::from(kind);
+    if let Some(start) = find(bucket, key.number()) {
+        insert_again(key, start, word);
+    } else if !claim(bucket, key, object, word) {
+        spill(key, start_ns, kind);
+    }
+}
+
+/// Is a call with this key in flight? One that went to the spill map is looked for as long as its bucket is full; a
+/// start that comes later is taken for another call.
+#[inline(always)]
+pub(crate) fn holds(key: Key) -> bool {
+    let Some(bucket) = key.bucket() else { return false };
+    let number = key.number();
+    if find(bucket, number).is_some() {
+        return true;
+    }
+    find(bucket, 0).is_none() && SPILL.get_ptr(number).is_some()
 }
 
 /// Forgets the call and gives its start, if it was seen.
 #[inline(always)]
-pub(crate) fn remove(key: Key) -> Option<u64> {
+pub(crate) fn remove(key: Key) -> Option<Started> {
     let bucket = key.bucket()?;
     let number = key.number();
     for way in 0..WAYS {
@@ -85,7 +115,7 @@ pub(crate) fn remove(key: Key) -> Option<u64> {
         // SAFETY: as above.
         let word = unsafe { start.read_volatile() };
         let depth = word & DEPTH;
-        if depth != 0 {
+        if depth != 0 && matches!(key, Key::Goroutine(_)) {
             // SAFETY: as above.
             unsafe { compare_exchange(start, word, word - u64::from(depth != DEPTH)) };
             return seen(take_nested(number, depth));
@@ -93,7 +123,7 @@ pub(crate) fn remove(key: Key) -> Option<u64> {
         // The agent may have given the call up just now, and another may have taken the way.
         // SAFETY: as above.
         let still_there = unsafe { compare_exchange(place, number, 0) } == number;
-        return still_there.then_some(word >> DEPTH_BITS);
+        return still_there.then(|| Started::of_word(word));
     }
     match key {
         Key::Object(..) => seen(take(number)),
@@ -155,8 +185,8 @@ unsafe fn nest(start: *mut u64) -> u64 {
 
 /// Functions that are not inlined give numbers only: 0 is no start.
 #[inline(always)]
-fn seen(start_ns: u64) -> Option<u64> {
-    (start_ns != 0).then_some(start_ns)
+fn seen(word: u64) -> Option<Started> {
+    (word != 0).then(|| Started::of_word(word))
 }
 
 /// Where the start of a call in its bucket is kept.
@@ -175,13 +205,13 @@ fn find(bucket: *mut Bucket, number: u64) -> Option<*mut u64> {
 
 /// Takes a free way of the bucket, if there is one.
 #[inline(always)]
-fn claim(bucket: *mut Bucket, key: Key, object: u64, start_ns: u64) -> bool {
+fn claim(bucket: *mut Bucket, key: Key, object: u64, word: u64) -> bool {
     for way in 0..WAYS {
         // SAFETY: a way of a bucket in the table.
         unsafe {
             let place = &raw mut (*bucket).keys[way];
             if place.read_volatile() == 0 && compare_exchange(place, 0, key.number()) == 0 {
-                (&raw mut (*bucket).starts[way]).write_volatile(start_ns << DEPTH_BITS);
+                (&raw mut (*bucket).starts[way]).write_volatile(word);
                 if let Key::Goroutine(_) = key {
                     note_object(key.index(), way, object);
                 }
@@ -203,27 +233,27 @@ fn note_object(bucket: u32, way: usize, object: u64) {
 
 /// A call starts whose key is in its bucket already.
 #[inline(always)]
-fn insert_again(key: Key, start: *mut u64, start_ns: u64) {
+fn insert_again(key: Key, start: *mut u64, word: u64) {
     match key {
         // One object has one call at a time: the one before has been given up.
         Key::Object(_, side) => {
             count_of(Counter::Abandoned, side);
             // SAFETY: a start in a bucket of the table.
-            unsafe { start.write_volatile(start_ns << DEPTH_BITS) }
+            unsafe { start.write_volatile(word) }
         }
         Key::Goroutine(_) => {
             // SAFETY: as above.
             let depth = unsafe { nest(start) };
-            insert_nested(key, depth, start_ns);
+            insert_nested(key, depth, word >> DEPTH_BITS);
         }
     }
 }
 
 /// A call starts for which there is no room in its bucket.
 #[inline(always)]
-fn spill(key: Key, start_ns: u64) {
+fn spill(key: Key, start_ns: u64, kind: u8) {
     let number = key.number();
-    let call = Spilled { start_ns, nested: 0 };
+    let call = Spilled { start_ns, nested: u64::from(kind) };
     let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
     if error != EXISTS {
         return count_of(Counter::RefusedFull, key.side());
@@ -269,7 +299,7 @@ fn insert_nested(outermost: Key, depth: u64, start_ns: u64) {
 }
 
 /// The innermost call of a goroutine finishes, whose outermost is in the spill map if it was kept at all; gives its
-/// start, or 0.
+/// start as [`take`] does.
 #[inline(never)]
 fn remove_spilled(outermost: u64) -> u64 {
     let Some(outer) = SPILL.get_ptr_mut(outermost) else { return 0 };
@@ -283,18 +313,18 @@ fn remove_spilled(outermost: u64) -> u64 {
     take_nested(outermost, depth)
 }
 
-/// Takes out the call that is nested so deep; gives its start, or 0.
+/// Takes out the call that is nested so deep; gives its start as [`take`] does.
 #[inline(always)]
 fn take_nested(outermost: u64, depth: u64) -> u64 {
     if depth > u64::from(MAX_NESTING) { 0 } else { take(outermost + depth) }
 }
 
-/// Takes a call out of the spill map; gives its start, or 0.
+/// Takes a call out of the spill map; gives its start and its kind as [`Started::of_word`] wants them, or 0.
 #[inline(never)]
 fn take(key: u64) -> u64 {
     let Some(call) = SPILL.get_ptr(key) else { return 0 };
     // SAFETY: no other call has this key while this one is in flight.
-    let start_ns = unsafe { (*call).start_ns };
+    let word = unsafe { (*call).start_ns << DEPTH_BITS | (*call).nested & DEPTH };
     let _ = SPILL.remove(key);
-    start_ns
+    word
 }

@@ -87,7 +87,7 @@ pub(crate) struct Facts {
     pub(crate) error: u32,
     /// How often it was retried.
     pub(crate) retry: u16,
-    /// Kind of stream, in the label sets of messages.
+    /// Kind of stream, in the label sets of messages and of calls that are told by site.
     pub(crate) stream: u8,
     /// The protocol: see [`monitor_ebpf::protocol`].
     pub(crate) protocol: u16,
@@ -115,7 +115,7 @@ pub(crate) fn number(shape: ShapeRef, facts: &Facts, scratch: &Scratch) -> Optio
     let set = unsafe { &mut *storage.as_mut_ptr() };
     set.clear(0);
     set.0.side = shape.side();
-    set.0.call_type = shape.call_type(scratch);
+    set.0.call_type = shape.call_type(facts.stream, scratch);
     set.0.failed = u8::from(facts.failed);
     set.0.error = facts.error;
     set.0.retry = facts.retry;
@@ -174,15 +174,16 @@ fn read(set: &mut LabelSet, label: usize, pointer: u64, length: u64) {
     if literal < recipe!(literals_length) && literal + length <= recipe!(literals_length) {
         return by_address(set, label, mark::LITERAL, pointer, length);
     }
-    let kept = if length > TEXT_BYTES as u64 {
+    let room = if recipe!(by_site) != 0 { LABELS * TEXT_BYTES } else { TEXT_BYTES };
+    let kept = if length > room as u64 {
         set.marks[label] = mark::CUT;
-        TEXT_BYTES as u32
+        room as u32
     } else {
         length as u32
     };
     set.lengths[label] = kept as u8;
     let text = (&raw mut set.text[label]).cast::<u8>();
-    // SAFETY: `kept` is at most the size of a text.
+    // SAFETY: `kept` is at most the size of a text, or of all of them, of which this is the first.
     if unsafe { bpf_probe_read_user(text.cast(), kept, pointer as *const _) } < 0 {
         // Not in memory: the agent may find the bytes in the file.
         count(Counter::LabelFault);

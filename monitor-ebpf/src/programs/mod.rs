@@ -8,6 +8,7 @@ mod maps;
 mod registers;
 mod scratch;
 mod shape;
+mod status;
 mod tags;
 mod totals;
 mod types;
@@ -16,8 +17,10 @@ use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::ProbeContext};
 use aya_log_ebpf::debug;
 use labels::Facts;
 use maps::{count, count_hot, count_of, recipe};
-use monitor_ebpf::{Counter, Detail, NO_SCRATCH, Record, event, extra, record_flag, size, window_use};
-use registers::Hit;
+use monitor_ebpf::{
+    Counter, Detail, NO_SCRATCH, Record, event, extra, policy, record_flag, size, window_use,
+};
+use registers::{Hit, Moment};
 use scratch::Scratch;
 use shape::ShapeRef;
 
@@ -27,36 +30,50 @@ const SIZE_MAX: u64 = 1 << 48;
 /// Remembers when the call started.
 #[inline(always)]
 pub(crate) fn start(ctx: &ProbeContext) {
-    let hit = Hit::read(ctx);
+    let hit = Hit::read(ctx, Moment::Start);
     if hit.is_skipped(recipe!(start_skip_flags)) {
         return;
     }
     let mut scratch = Scratch::new();
-    let Some(shape) = shape::find(hit.type_word, hit.object, &mut scratch) else {
+    let Some(shape) = shape::find(&hit, &mut scratch) else {
         count(Counter::StartUnknownType);
         in_flight::insert_unknown(hit.goroutine);
         debug!(ctx, "start: object of unknown type {:x}", hit.type_word);
         return;
     };
-    shape.copy_windows(hit.object, &mut scratch, window_use::KEY);
+    shape.copy_windows(&hit, &mut scratch, window_use::KEY);
+    let key = shape.key(&hit, &scratch);
+    if shape.has(policy::FIRST_START) && in_flight::holds(key) {
+        return;
+    }
     count_hot(Counter::Starts, shape.side());
-    let key = shape.key(hit.object, hit.goroutine, &scratch);
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    in_flight::insert(key, hit.object, now);
-    if recipe!(events) & event::STARTS != 0 {
-        send_start(shape, &hit, &mut scratch, now);
+    let is_told = recipe!(by_site) != 0 || recipe!(events) & event::STARTS != 0;
+    if is_told {
+        shape.copy_windows(&hit, &mut scratch, window_use::START);
     }
+    let kind = shape.kind(&scratch);
+    if is_told {
+        tell_start(shape, &hit, &scratch, kind, now);
+    }
+    in_flight::insert(key, hit.object, now, kind);
 }
 
-/// Sends the start of a call to the agent, with what is known of it already.
+/// Counts the start of a call under the labels that it has if all goes well, or sends it to the agent with what is
+/// known of it already.
 #[inline(always)]
-fn send_start(shape: ShapeRef, hit: &Hit, scratch: &mut Scratch, now: u64) {
-    shape.copy_windows(hit.object, scratch, window_use::START);
-    let facts = Facts::NONE;
+fn tell_start(shape: ShapeRef, hit: &Hit, scratch: &Scratch, kind: u8, now: u64) {
+    let facts = Facts { stream: kind, ..Facts::NONE };
     let Some(label_set) = labels::number(shape, &facts, scratch) else {
         return count(Counter::StartLabelLost);
     };
+    if shape.has(policy::COUNT_STARTS) {
+        totals::add_extra(extra::STARTED, label_set, 1);
+    }
+    if recipe!(events) & event::STARTS == 0 {
+        return;
+    }
     let record = Record { label_set, flags: record_flag::STARTED, start_ns: now, duration_ns: 0 };
     if !totals::send(record, || Detail { goroutine: hit.goroutine, sizes: [Detail::UNREAD; 2] }) {
         count(Counter::StartRingFull);
@@ -68,28 +85,35 @@ fn send_start(shape: ShapeRef, hit: &Hit, scratch: &mut Scratch, now: u64) {
 pub(crate) fn finish(ctx: &ProbeContext) {
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let hit = Hit::read(ctx);
+    let mut hit = Hit::read(ctx, Moment::Finish);
     if hit.is_skipped(recipe!(finish_skip_flags)) {
         return;
     }
     let mut scratch = Scratch::new();
-    let Some(shape) = shape::find(hit.type_word, hit.object, &mut scratch) else {
+    let Some(shape) = shape::find(&hit, &mut scratch) else {
         count(Counter::FinishUnknownType);
         in_flight::remove_unknown(hit.goroutine);
         debug!(ctx, "finish: object of unknown type {:x}", hit.type_word);
         return;
     };
-    shape.copy_windows(hit.object, &mut scratch, window_use::KEY | window_use::FINISH);
+    if recipe!(by_site) != 0 {
+        status::unwrap(&mut hit, shape);
+    }
+    shape.copy_windows(&hit, &mut scratch, window_use::KEY | window_use::FINISH);
+    if !shape.is_finished(&scratch) {
+        return;
+    }
 
-    let started = in_flight::remove(shape.key(hit.object, hit.goroutine, &scratch));
-    let facts = Facts {
-        failed: hit.error != 0,
-        error: errors::class(&hit),
-        retry: tags::retries(shape, &scratch),
-        stream: 0,
-        protocol: shape.protocol(&scratch),
-        panicked: shape.has_panicked(&scratch),
+    let started = in_flight::remove(shape.key(&hit, &scratch));
+    let kind = if shape.has(policy::KIND_AT_FINISH) {
+        shape.kind(&scratch)
+    } else {
+        started.map_or(0, |started| started.kind)
     };
+    if started.is_none() && shape.is_over(kind, &scratch) {
+        return count_of(Counter::FinishRepeated, shape.side());
+    }
+    let facts = facts(&hit, shape, kind, &scratch);
     let Some(label_set) = labels::number(shape, &facts, &scratch) else {
         let counter = if started.is_some() { Counter::FinishLost } else { Counter::FinishLostUnpaired };
         count_of(counter, shape.side());
@@ -98,9 +122,10 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     totals::add(label_set);
     add_sizes(shape, label_set, &scratch);
     let detail = || Detail { goroutine: hit.goroutine, sizes: sizes(shape, &scratch) };
-    if let Some(start_ns) = started {
-        let duration_ns = now.saturating_sub(start_ns);
-        if !totals::send(Record { label_set, flags: 0, start_ns, duration_ns }, detail) {
+    if let Some(started) = started {
+        let duration_ns = now.saturating_sub(started.at_ns);
+        let record = Record { label_set, flags: 0, start_ns: started.at_ns, duration_ns };
+        if !totals::send(record, detail) {
             count_of(Counter::RingFull, shape.side());
         }
     } else {
@@ -109,6 +134,23 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         if !totals::send(record, detail) {
             count_of(Counter::RingFullUnpaired, shape.side());
         }
+    }
+}
+
+/// What is told of a finished call beside its names.
+#[inline(always)]
+fn facts(hit: &Hit, shape: ShapeRef, kind: u8, scratch: &Scratch) -> Facts {
+    if recipe!(by_site) != 0 {
+        let code = status::code(hit, shape, scratch);
+        return Facts { failed: code != 0, error: code, stream: kind, ..Facts::NONE };
+    }
+    Facts {
+        failed: hit.error != 0,
+        error: errors::class(hit),
+        retry: tags::retries(shape, scratch),
+        stream: 0,
+        protocol: shape.protocol(scratch),
+        panicked: shape.has_panicked(scratch),
     }
 }
 
@@ -126,15 +168,15 @@ pub(crate) fn received(ctx: &ProbeContext) {
 
 #[inline(always)]
 fn message(ctx: &ProbeContext, kind: u32, skip_flags: u8, error_at: u16) {
-    let hit = Hit::read(ctx);
+    let hit = Hit::read(ctx, Moment::Message);
     if hit.is_skipped(skip_flags) || has_failed(&hit, error_at) {
         return;
     }
     let mut scratch = Scratch::new();
-    let Some(shape) = shape::find(hit.type_word, hit.object, &mut scratch) else {
+    let Some(shape) = shape::find(&hit, &mut scratch) else {
         return count(Counter::MessageLost);
     };
-    shape.copy_windows(hit.object, &mut scratch, window_use::KEY | window_use::MESSAGE);
+    shape.copy_windows(&hit, &mut scratch, window_use::KEY | window_use::MESSAGE);
     let facts = Facts { stream: shape.stream(&scratch), ..Facts::NONE };
     match labels::number(shape, &facts, &scratch) {
         Some(label_set) => totals::add_extra(kind, label_set, 1),

@@ -1,11 +1,25 @@
 //! The registers of the target at the hit.
 
 use aya_ebpf::programs::ProbeContext;
+use monitor_ebpf::{FINISH_SITES, MAX_SHAPES};
 
 use super::maps::recipe;
 
+/// What a hit may mean.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// A call starts.
+    Start,
+    /// A call finishes.
+    Finish,
+    /// A message goes through a stream.
+    Message,
+}
+
 /// What the recipe wants of the registers at a hit.
 pub(crate) struct Hit {
+    /// Number of the shape that the site selects.
+    pub(crate) shape: usize,
     /// Type word of the object.
     pub(crate) type_word: u64,
     /// Address of the object.
@@ -14,7 +28,7 @@ pub(crate) struct Hit {
     pub(crate) goroutine: u64,
     /// Type word of the error; means something at the finish site only.
     pub(crate) error: u64,
-    /// Data word of the error.
+    /// Data word of the error; the second argument, where sites select shapes.
     pub(crate) error_data: u64,
     /// The processor's flags.
     pub(crate) flags: u64,
@@ -25,9 +39,13 @@ pub(crate) struct Hit {
 impl Hit {
     /// Picks the registers that the recipe names.
     #[inline(always)]
-    pub(crate) fn read(ctx: &ProbeContext) -> Self {
+    pub(crate) fn read(ctx: &ProbeContext, moment: Moment) -> Self {
         let registers = Registers::copy(ctx);
+        if recipe!(by_site) != 0 {
+            return Self::at_site(&registers, moment);
+        }
         Self {
+            shape: MAX_SHAPES,
             type_word: registers.get(recipe!(object_type)),
             object: registers.get(recipe!(object)),
             goroutine: registers.get(recipe!(goroutine)),
@@ -38,11 +56,51 @@ impl Hit {
         }
     }
 
+    /// What the shape wants that the site selects.
+    #[inline(always)]
+    fn at_site(registers: &Registers, moment: Moment) -> Self {
+        let mut hit = Self {
+            shape: MAX_SHAPES,
+            type_word: 0,
+            object: 0,
+            goroutine: registers.get(recipe!(goroutine)),
+            error: 0,
+            error_data: 0,
+            flags: registers.flags,
+            stack: registers.stack,
+        };
+        for index in 0..MAX_SHAPES {
+            if index >= usize::from(recipe!(shape_count)) {
+                break;
+            }
+            if moment == Moment::Start && registers.place == recipe!(shapes[index].sited.start) {
+                hit.shape = index;
+                hit.object = registers.get(recipe!(shapes[index].sited.start_object));
+                hit.error_data = registers.get(recipe!(shapes[index].sited.start_argument));
+                break;
+            }
+            if moment == Moment::Finish && finishes(index, registers.place) {
+                hit.shape = index;
+                hit.object = registers.get(recipe!(shapes[index].sited.finish_object));
+                hit.error = registers.get(recipe!(shapes[index].sited.finish_error));
+                hit.error_data = registers.get(recipe!(shapes[index].sited.finish_argument));
+                break;
+            }
+        }
+        hit
+    }
+
     /// Is it no entry of the function? See [`monitor_ebpf::Recipe::start_skip_flags`].
     #[inline(always)]
     pub(crate) fn is_skipped(&self, flags: u8) -> bool {
         self.flags & u64::from(flags) != 0
     }
+}
+
+/// Do calls of a shape finish at this place?
+#[inline(always)]
+fn finishes(shape: usize, place: u64) -> bool {
+    (0..FINISH_SITES).any(|site| recipe!(shapes[shape].sited.finishes[site]) == place)
 }
 
 /// A copy of the registers that a recipe can name, so that one can be chosen by number: the verifier
@@ -51,6 +109,8 @@ struct Registers {
     values: [u64; 10],
     flags: u64,
     stack: u64,
+    /// The instruction under the probe.
+    place: u64,
 }
 
 impl Registers {
@@ -66,6 +126,7 @@ impl Registers {
             ],
             flags: saved.eflags,
             stack: saved.rsp,
+            place: saved.rip,
         }
     }
 

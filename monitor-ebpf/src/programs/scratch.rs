@@ -9,7 +9,7 @@ use super::maps::field;
 
 /// Word that fills memory nothing was copied to. As a pointer, a length or a type word it is implausible,
 /// so whatever was not read is refused where it is used.
-const UNREAD: u64 = u64::MAX;
+pub(crate) const UNREAD: u64 = u64::MAX;
 
 /// Addresses below are never mapped (`vm.mmap_min_addr`).
 const USER_MIN: u64 = 4_096;
@@ -74,6 +74,20 @@ impl Scratch {
     pub(crate) fn word(&self, at: u8) -> u64 {
         // SAFETY: see `copy`; places of words are multiples of eight.
         unsafe { self.place(at).cast::<u64>().read_volatile() }
+    }
+
+    /// The four bytes at a place.
+    #[inline(always)]
+    pub(crate) fn half(&self, at: u8) -> u32 {
+        // SAFETY: see `copy`; the agent aligns places to the width.
+        unsafe { self.place(at).cast::<u32>().read_volatile() }
+    }
+
+    /// The byte at a place.
+    #[inline(always)]
+    pub(crate) fn byte(&self, at: u8) -> u8 {
+        // SAFETY: see `copy`.
+        unsafe { self.place(at).read_volatile() }
     }
 
     /// Answers a question of the recipe. What was not read answers no.

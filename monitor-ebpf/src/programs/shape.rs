@@ -1,14 +1,15 @@
 //! Choosing the shape of an object, and copying what the shape says.
 
 use monitor_ebpf::{
-    KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Shape, Window, call_type, protocol,
-    window_flag, window_use,
+    ARGUMENT, GATES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Shape, TestOp, Window,
+    call_type, policy, protocol, status_code, stream, window_flag, window_use,
 };
 
 use super::{
     errors,
     maps::{RECIPE, field, recipe},
-    scratch::Scratch,
+    registers::Hit,
+    scratch::{Scratch, UNREAD},
     types,
 };
 
@@ -25,9 +26,18 @@ pub(crate) enum Key {
     Goroutine(u64),
 }
 
-/// The shape of an object, if the recipe has one. May copy the first window.
+/// The shape of a hit, if the recipe has one. May copy the first window.
 #[inline(always)]
-pub(crate) fn find(type_word: u64, object: u64, scratch: &mut Scratch) -> Option<ShapeRef> {
+pub(crate) fn find(hit: &Hit, scratch: &mut Scratch) -> Option<ShapeRef> {
+    if recipe!(by_site) != 0 {
+        return ShapeRef::number(hit.shape);
+    }
+    find_by_type(hit.type_word, hit.object, scratch)
+}
+
+/// The shape of an object.
+#[inline(always)]
+fn find_by_type(type_word: u64, object: u64, scratch: &mut Scratch) -> Option<ShapeRef> {
     if let Some(shape) = find_exactly(type_word, object, scratch) {
         return Some(shape);
     }
@@ -43,7 +53,7 @@ pub(crate) fn find(type_word: u64, object: u64, scratch: &mut Scratch) -> Option
         if inner_word == 0 {
             return Some(shape);
         }
-        shape.copy_window(0, object, scratch);
+        shape.copy_window(0, object, 0, scratch);
         let inner = scratch.word(field!(shape.0, inner_at));
         if types::is(inner, inner_word) {
             return Some(shape);
@@ -66,7 +76,7 @@ fn find_exactly(type_word: u64, object: u64, scratch: &mut Scratch) -> Option<Sh
         if inner_word == 0 {
             return Some(shape);
         }
-        shape.copy_window(0, object, scratch);
+        shape.copy_window(0, object, 0, scratch);
         if scratch.word(field!(shape.0, inner_at)) == inner_word {
             return Some(shape);
         }
@@ -84,7 +94,9 @@ impl ShapeRef {
 
     /// Copies the windows that have one of these uses.
     #[inline(always)]
-    pub(crate) fn copy_windows(self, object: u64, scratch: &mut Scratch, uses: u8) {
+    pub(crate) fn copy_windows(self, hit: &Hit, scratch: &mut Scratch, uses: u8) {
+        // What is behind an error that has no status is not read.
+        let argument = if self.has_status(hit) { hit.error_data } else { 0 };
         let first = usize::from(field!(self.0, inner_word) != 0);
         let mut expected = true;
         for index in 0..MAX_WINDOWS {
@@ -99,7 +111,7 @@ impl ShapeRef {
             }
             let flags = field!(self.0, windows[index].flags);
             let is_twin = flags & window_flag::TWIN != 0;
-            expected = self.copy_window(index, object, scratch) || (is_twin && expected);
+            expected = self.copy_window(index, hit.object, argument, scratch) || (is_twin && expected);
             let is_complete = uses & (window_use::FINISH | window_use::MESSAGE) != 0;
             if flags & window_flag::REPORT != 0 && !expected && is_complete {
                 types::report(scratch.word(field!(self.0, windows[index].guard_at)));
@@ -109,7 +121,7 @@ impl ShapeRef {
 
     /// Copies a window; false when its guard says no.
     #[inline(always)]
-    fn copy_window(self, index: usize, object: u64, scratch: &mut Scratch) -> bool {
+    fn copy_window(self, index: usize, object: u64, argument: u64, scratch: &mut Scratch) -> bool {
         // SAFETY: a place inside the recipe.
         let window: *const Window = unsafe { &raw const (*self.0).windows[index] };
         let guard_at = field!(window, guard_at);
@@ -120,7 +132,11 @@ impl ShapeRef {
             return false;
         }
         let base = field!(window, base);
-        let pointer = if base == OBJECT { object } else { scratch.word(base) };
+        let pointer = match base {
+            OBJECT => object,
+            ARGUMENT => argument,
+            place => scratch.word(place),
+        };
         let address = pointer.wrapping_add(u64::from(field!(window, offset)));
         scratch.copy(field!(window, at), field!(window, length), address);
         true
@@ -128,11 +144,103 @@ impl ShapeRef {
 
     /// The key of a call. Needs the windows that are marked so.
     #[inline(always)]
-    pub(crate) fn key(self, object: u64, goroutine: u64, scratch: &Scratch) -> Key {
-        if field!(self.0, key) == KeyKind::Object as u8 || self.is_streaming(scratch) {
+    pub(crate) fn key(self, hit: &Hit, scratch: &Scratch) -> Key {
+        if recipe!(by_site) != 0 {
+            let at = field!(self.0, sited.key_at);
+            let object = if at == NO_SCRATCH { hit.object } else { scratch.word(at) };
             return Key::Object(object, self.side());
         }
-        Key::Goroutine(goroutine)
+        if field!(self.0, key) == KeyKind::Object as u8 || self.is_streaming(scratch) {
+            return Key::Object(hit.object, self.side());
+        }
+        Key::Goroutine(hit.goroutine)
+    }
+
+    /// Has the shape this one of [`monitor_ebpf::policy`]?
+    #[inline(always)]
+    pub(crate) fn has(self, policy: u8) -> bool {
+        recipe!(by_site) != 0 && field!(self.0, sited.policy) & policy != 0
+    }
+
+    /// Is this hit the end of a call?
+    #[inline(always)]
+    pub(crate) fn is_finished(self, scratch: &Scratch) -> bool {
+        if recipe!(by_site) == 0 {
+            return true;
+        }
+        for index in 0..GATES {
+            if field!(self.0, sited.gates[index].op) == TestOp::Never as u8 {
+                break;
+            }
+            // SAFETY: a place inside the recipe.
+            if !scratch.answer(unsafe { &raw const (*self.0).sited.gates[index] }) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Has a call whose start was not seen finished before?
+    #[inline(always)]
+    pub(crate) fn is_over(self, kind: u8, scratch: &Scratch) -> bool {
+        if self.has(policy::FIRST_FINISH) && kind != stream::UNARY {
+            return true;
+        }
+        // SAFETY: a place inside the recipe.
+        recipe!(by_site) != 0 && scratch.answer(unsafe { &raw const (*self.0).sited.over })
+    }
+
+    /// Type word of errors that wrap another, and where it lies in them.
+    #[inline(always)]
+    pub(crate) fn wrap(self) -> (u64, u64) {
+        (field!(self.0, sited.wrap_word), u64::from(field!(self.0, sited.wrap_at)))
+    }
+
+    /// The kind of call by [`stream`]; 0 where it is not known.
+    #[inline(always)]
+    pub(crate) fn kind(self, scratch: &Scratch) -> u8 {
+        if recipe!(by_site) == 0 {
+            return 0;
+        }
+        let (client, server) =
+            (field!(self.0, sited.client_streams_at), field!(self.0, sited.server_streams_at));
+        if client == NO_SCRATCH || server == NO_SCRATCH {
+            return field!(self.0, sited.kind);
+        }
+        match (scratch.byte(client), scratch.byte(server)) {
+            (0, 0) => stream::UNARY,
+            (1, 0) => stream::CLIENT,
+            (0, 1) => stream::SERVER,
+            (1, 1) => stream::CLIENT | stream::SERVER,
+            _ => 0,
+        }
+    }
+
+    /// Type word, text and its length of errors that say that all is well.
+    #[inline(always)]
+    pub(crate) fn well(self) -> (u64, u64, u64) {
+        (
+            field!(self.0, sited.well_word),
+            field!(self.0, sited.well_text),
+            u64::from(field!(self.0, sited.well_length)),
+        )
+    }
+
+    /// Does the second argument lead to a status? At a start it leads elsewhere, and there is no error.
+    #[inline(always)]
+    pub(crate) fn has_status(self, hit: &Hit) -> bool {
+        let word = field!(self.0, sited.status_word);
+        word == 0 || hit.error == 0 || types::is(hit.error, word)
+    }
+
+    /// The code of the status that was copied.
+    #[inline(always)]
+    pub(crate) fn status_code(self, scratch: &Scratch) -> u32 {
+        match scratch.word(field!(self.0, sited.message_at)) {
+            0 => status_code::OK,
+            UNREAD => status_code::UNREADABLE,
+            _ => scratch.half(field!(self.0, sited.code_at)),
+        }
     }
 
     /// Is the call a stream?
@@ -144,8 +252,8 @@ impl ShapeRef {
 
     /// One of [`call_type`].
     #[inline(always)]
-    pub(crate) fn call_type(self, scratch: &Scratch) -> u8 {
-        if self.is_streaming(scratch) {
+    pub(crate) fn call_type(self, kind: u8, scratch: &Scratch) -> u8 {
+        if kind > stream::UNARY || self.is_streaming(scratch) {
             return call_type::STREAMING;
         }
         // SAFETY: a place inside the recipe.

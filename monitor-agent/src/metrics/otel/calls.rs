@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use super::{AttributeValue, Attributes, Choice, Data, Distribution, Metric, Resource, Scope};
-use crate::pipeline::{Buckets, Histogram, Labels, Series, Side, Snapshot};
+use crate::metrics::grpc::canonical_code_name;
+use crate::pipeline::{Buckets, Framework, Histogram, Labels, Series, Side, Snapshot};
 
 /// Bounds of the SDK's histograms by default, in milliseconds (`sdk/metric/reader.go` @ v1.47.0 of OpenTelemetry for
 /// Go). Those of today's conventions are the same without the first.
@@ -126,7 +127,7 @@ fn float(sum: u128) -> f64 {
 fn old(labels: &Labels, resource: &Resource) -> Attributes {
     let failed = labels.failed || labels.panicked;
     let mut attributes = text([
-        ("rpc.system", "kitex"),
+        ("rpc.system", system(labels)),
         ("rpc.service", &labels.callee),
         ("rpc.method", &labels.method),
         ("request.protocol", &labels.protocol),
@@ -146,7 +147,11 @@ fn new(labels: &Labels) -> Attributes {
         (UNKNOWN, method) => method.to_owned(),
         (service, method) => format!("{service}/{method}"),
     };
-    let mut attributes = text([("rpc.system.name", "kitex"), ("rpc.method", &method)]);
+    let mut attributes = text([("rpc.system.name", system(labels)), ("rpc.method", &method)]);
+    if labels.failed && labels.framework == Framework::Grpc {
+        attributes.extend(text([("error.type", &canonical_code_name(labels.code))]));
+        return attributes;
+    }
     let error = match (labels.failed, labels.panicked, labels.error_class) {
         (false, false, _) => return attributes,
         (false, true, _) => "panic",
@@ -155,6 +160,13 @@ fn new(labels: &Labels) -> Attributes {
     };
     attributes.extend(text([("error.type", error)]));
     attributes
+}
+
+fn system(labels: &Labels) -> &'static str {
+    match labels.framework {
+        Framework::Kitex => "kitex",
+        Framework::Grpc => "grpc",
+    }
 }
 
 /// What an empty name is shown as.
@@ -167,6 +179,12 @@ fn text<const N: usize>(pairs: [(&str, &str); N]) -> Attributes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_of_grpc_have_their_canonical_names() {
+        let names = [Some(0), Some(1), Some(4), Some(16), Some(99), None].map(canonical_code_name);
+        assert_eq!(names, ["OK", "CANCELLED", "DEADLINE_EXCEEDED", "UNAUTHENTICATED", "99", "_OTHER"]);
+    }
 
     #[test]
     fn names_are_chosen_as_instrumentation_libraries_do_it() {

@@ -1,0 +1,186 @@
+//! Calls of gRPC under the names of its Prometheus interceptors (`github.com/grpc-ecosystem/go-grpc-prometheus` @ v1.2.0,
+//! the same in `go-grpc-middleware/providers/prometheus` @ v1.1.0).
+
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
+use monitor_ebpf::extra;
+use prometheus::proto::MetricFamily;
+
+use super::family::{FamilyBuilder, float};
+use crate::pipeline::{Buckets, Framework, Histogram, Labels, Ladder, Series, Side, Snapshot, StreamKind};
+
+/// `prometheus.DefBuckets` of `client_golang`, in milliseconds.
+const MILLISECONDS: [u32; 11] = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000];
+
+/// The names of codes (`codes/code_string.go` @ v1.85.0), by their numbers.
+const CODES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+/// The name of a code, as gRPC-Go has it.
+fn code_name(code: Option<u32>) -> Cow<'static, str> {
+    let Some(code) = code else { return Cow::Borrowed("unreadable") };
+    let known = CODES.get(code as usize).copied();
+    known.map_or_else(|| Cow::Owned(format!("Code({code})")), Cow::Borrowed)
+}
+
+/// The name of a code in other languages, and in OpenTelemetry (`error.type`): `DEADLINE_EXCEEDED`.
+pub(super) fn canonical_code_name(code: Option<u32>) -> String {
+    let Some(code) = code else { return "_OTHER".to_owned() };
+    match CODES.get(code as usize) {
+        None => code.to_string(),
+        Some(&"OK") => "OK".to_owned(),
+        Some(&"Canceled") => "CANCELLED".to_owned(),
+        Some(name) => {
+            let breaks = |(at, letter): (usize, char)| {
+                let space = (at > 0 && letter.is_ascii_uppercase()).then_some('_');
+                space.into_iter().chain([letter.to_ascii_uppercase()])
+            };
+            name.char_indices().flat_map(breaks).collect()
+        }
+    }
+}
+
+/// The value of the label `grpc_type`.
+fn type_name(kind: StreamKind) -> &'static str {
+    match kind {
+        StreamKind::Unary => "unary",
+        StreamKind::Client => "client_stream",
+        StreamKind::Server => "server_stream",
+        StreamKind::Bidirectional => "bidi_stream",
+        StreamKind::Unknown => "unknown",
+    }
+}
+
+/// How the calls of gRPC are to be shown.
+#[derive(Clone, Debug)]
+pub struct GrpcView {
+    /// Bounds of the histograms.
+    pub buckets: Arc<Buckets>,
+}
+
+impl Default for GrpcView {
+    /// As the interceptors' own.
+    fn default() -> Self {
+        Self { buckets: Arc::new(Buckets::of_milliseconds(&MILLISECONDS, 1_000)) }
+    }
+}
+
+/// A target's label if there is one, then type, service and method.
+type Call<'a> = (Option<&'a str>, &'static str, &'a str, &'a str);
+
+fn labels((target, kind, service, method): Call<'_>) -> Vec<(&'static str, &str)> {
+    let mut labels = vec![("grpc_type", kind), ("grpc_service", service), ("grpc_method", method)];
+    labels.extend(target.map(|target| ("target", target)));
+    labels
+}
+
+/// The families of gRPC calls, for each target's snapshot. The first of a pair is the value of the label `target`, if
+/// the series are to carry one.
+#[must_use]
+pub fn grpc(
+    snapshots: &[(Option<String>, &Snapshot)],
+    view: &GrpcView,
+    ladder: &Arc<Ladder>,
+) -> Vec<MetricFamily> {
+    let mut families = Vec::new();
+    for side in [Side::Client, Side::Server] {
+        one_side(snapshots, side, view, ladder, &mut families);
+    }
+    families
+}
+
+fn one_side(
+    snapshots: &[(Option<String>, &Snapshot)],
+    side: Side,
+    view: &GrpcView,
+    ladder: &Arc<Ladder>,
+    families: &mut Vec<MetricFamily>,
+) {
+    let mut started: BTreeMap<Call<'_>, u64> = BTreeMap::new();
+    let mut handled: BTreeMap<(Call<'_>, Cow<'static, str>), u64> = BTreeMap::new();
+    let mut handling: BTreeMap<Call<'_>, Histogram> = BTreeMap::new();
+    for (target, snapshot) in snapshots {
+        for series in snapshot.series.iter().filter(|series| is_of(&series.labels, side)) {
+            let call = call_of(target.as_deref(), series);
+            let starts = series.extras.get(extra::STARTED as usize).copied().unwrap_or(0);
+            if starts > 0 {
+                *started.entry(call).or_default() += starts;
+            }
+            if series.total > 0 {
+                *handled.entry((call, code_name(series.labels.code))).or_default() += series.total;
+            }
+            if series.histogram.count() > 0 {
+                handling
+                    .entry(call)
+                    .or_insert_with(|| Histogram::new(Arc::clone(ladder)))
+                    .add(&series.histogram);
+            }
+        }
+    }
+    let [started_help, handled_help, handling_help] = help(side);
+    let name = |what: &str| format!("grpc_{}_{what}", side.name());
+    let mut family = FamilyBuilder::counter(&name("started_total"), started_help);
+    for (call, starts) in &started {
+        family.push(&labels(*call), float(*starts));
+    }
+    family.finish(families);
+    let mut family = FamilyBuilder::counter(&name("handled_total"), handled_help);
+    for ((call, code), calls) in &handled {
+        let mut labels = labels(*call);
+        labels.push(("grpc_code", code.as_ref()));
+        family.push(&labels, float(*calls));
+    }
+    family.finish(families);
+    let mut family = FamilyBuilder::histogram(&name("handling_seconds"), handling_help);
+    for (call, histogram) in &handling {
+        family.push_histogram(&labels(*call), &view.buckets, histogram, seconds(histogram.sum_ns));
+    }
+    family.finish(families);
+}
+
+fn is_of(labels: &Labels, side: Side) -> bool {
+    labels.framework == Framework::Grpc && labels.side == side
+}
+
+fn call_of<'a>(target: Option<&'a str>, series: &'a Series) -> Call<'a> {
+    let labels = &series.labels;
+    (target, type_name(labels.stream), &labels.callee, &labels.method)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
+fn seconds(nanoseconds: u128) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
+/// Help texts of the interceptors (`server_metrics.go`, `client_metrics.go` @ v1.2.0): started, handled, durations.
+fn help(side: Side) -> [&'static str; 3] {
+    match side {
+        Side::Client => [
+            "Total number of RPCs started on the client.",
+            "Total number of RPCs completed by the client, regardless of success or failure.",
+            "Histogram of response latency (seconds) of the gRPC until it is finished by the application.",
+        ],
+        Side::Server => [
+            "Total number of RPCs started on the server.",
+            "Total number of RPCs completed on the server, regardless of success or failure.",
+            "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server.",
+        ],
+    }
+}

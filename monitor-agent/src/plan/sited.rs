@@ -1,0 +1,389 @@
+//! Calls that are told by the function that they enter, proven in an executable.
+
+use monitor_ebpf::{
+    FINISH_SITES, GATES, LABELS, NO_SCRATCH, Shape, Sited, Test, TestOp, policy, stream, window_use,
+};
+
+use super::{
+    Refusal, Role, Site, argument,
+    copies::SitedCopy,
+    find_site_of,
+    layout::{Asked, DESCRIPTION, Needs, NodeId, Nodes, Place, ROOT, STATUS},
+    resolve::Resolver,
+    shape::Walk,
+};
+use crate::{
+    frameworks::{CallSpec, Entry, KindSpec, SitedFramework, StatusSpec, Way},
+    image::{GoImage, Image, Kind},
+};
+
+/// Longest text that the programs compare.
+const TEXT_MAX: usize = 8;
+
+/// A kind of call: where it starts and finishes, and what lies where then.
+#[derive(Clone, Debug)]
+pub(super) struct SitedCall {
+    spec: &'static CallSpec,
+    start: Option<(u64, &'static Entry)>,
+    finishes: Vec<u64>,
+    finish: &'static Entry,
+    nodes: Nodes,
+    key: Option<Place>,
+    method: Place,
+    streams: Option<[Place; 2]>,
+    status: Status,
+    gates: Vec<Asked>,
+    over: Option<Asked>,
+}
+
+/// Where the code of a finish's status lies.
+#[derive(Clone, Debug)]
+struct Status {
+    /// Itab of the errors that have one; 0 where the finish gets a status itself.
+    error: u64,
+    /// Itab of the errors that may say that all is well; 0 if there are none.
+    well: u64,
+    well_text: &'static str,
+    /// Itab of the errors that wrap another, and where it lies in them; 0 if there are none.
+    wrap: (u64, u8),
+    message: Place,
+    code: Place,
+}
+
+/// The calls of a copy of a framework, their sites with the finishes first, and notes about what can't be told.
+pub(super) struct Found {
+    pub(super) calls: Vec<SitedCall>,
+    pub(super) sites: Vec<Site>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Finds and proves everything that `framework` names in one of its copies.
+pub(super) fn find(
+    framework: &'static SitedFramework,
+    copy: &SitedCopy,
+    (image, go): (&Image, &GoImage<'_>),
+    resolver: &mut Resolver<'_>,
+) -> Result<Found, Refusal> {
+    let mut finder = Finder { framework, copy, image, go, sites: Vec::new(), notes: Vec::new() };
+    let mut calls: Vec<SitedCall> = Vec::new();
+    for spec in framework.calls {
+        let is_there = |name| calls.iter().any(|call: &SitedCall| call.spec.name == name);
+        if spec.variant_of.is_some_and(|name| !is_there(name)) {
+            continue;
+        }
+        calls.extend(finder.call(spec, resolver)?);
+    }
+    let Finder { mut sites, notes, .. } = finder;
+    if calls.is_empty() {
+        return Err(Refusal::NoShape);
+    }
+    sites.sort_by_key(|site| site.role == Role::Start);
+    for role in [Role::Start, Role::Finish] {
+        let mut flags = sites.iter().filter(|site| site.role == role).map(Site::skip_flags);
+        let first = flags.next();
+        if flags.any(|other| Some(other) != first) {
+            return Err(Refusal::TooMuch("kinds of sites"));
+        }
+    }
+    Ok(Found { calls, sites, notes })
+}
+
+struct Finder<'a> {
+    framework: &'static SitedFramework,
+    copy: &'a SitedCopy,
+    image: &'a Image,
+    go: &'a GoImage<'a>,
+    sites: Vec<Site>,
+    notes: Vec<String>,
+}
+
+impl Finder<'_> {
+    /// A kind of call; `None` where it can't happen.
+    fn call(
+        &mut self,
+        spec: &'static CallSpec,
+        resolver: &mut Resolver<'_>,
+    ) -> Result<Option<SitedCall>, Refusal> {
+        let start = self.entry(Role::Start, spec.start)?;
+        if start.is_none() && spec.variant_of.is_none() {
+            return Ok(None);
+        }
+        let mut finishes = Vec::new();
+        let mut finish = None;
+        for (index, entries) in spec.finishes.iter().enumerate() {
+            match self.entry(Role::Finish, entries)? {
+                Some((address, entry)) => {
+                    finishes.push(address);
+                    finish = finish.or(Some(entry));
+                }
+                None if index == 0 && spec.variant_of.is_some() => return Ok(None),
+                None if index == 0 => return Err(missing(self.copy, entries)),
+                None => {}
+            }
+        }
+        let Some(finish) = finish.filter(|_| finishes.len() <= FINISH_SITES) else {
+            return Err(Refusal::TooMuch("ends of a call"));
+        };
+        let object = type_at_end(spec.object, resolver)?;
+        let mut walk = Walk { nodes: Nodes::with_arguments(), root: ROOT, object, resolver };
+        let method =
+            first_of(spec.method, |path| walk.value(path, "a string", 16, |kind| kind == Kind::String))?;
+        let key = spec.key.map(|path| walk.number(path)).transpose()?.map(|(place, _)| place);
+        let mut gates = Vec::new();
+        let mut equal = |paths: &[&str], operand| {
+            let (place, width) = first_of(paths, |path| walk.number(path))?;
+            Ok::<_, Refusal>(Asked { places: vec![place], op: TestOp::Equal, width, operand })
+        };
+        for paths in spec.only_if_zero {
+            gates.push(equal(paths, 0)?);
+        }
+        let over = spec.over.map(|(paths, number)| equal(paths, number)).transpose()?;
+        if gates.len() > GATES {
+            return Err(Refusal::TooMuch("conditions"));
+        }
+        let streams = self.streams(spec, &mut walk)?;
+        let status = status(&self.framework.status, finish, &mut walk)?;
+        let nodes = walk.nodes;
+        Ok(Some(SitedCall {
+            spec,
+            start,
+            finishes,
+            finish,
+            nodes,
+            key,
+            method,
+            streams,
+            status,
+            gates,
+            over,
+        }))
+    }
+
+    /// The first of these functions that is there with its arguments, and a site in it.
+    fn entry(
+        &mut self,
+        role: Role,
+        entries: &'static [Entry],
+    ) -> Result<Option<(u64, &'static Entry)>, Refusal> {
+        let mut refusal = None;
+        for entry in entries {
+            let Some(function) = self.copy.function(entry.function)? else { continue };
+            let found = self.go.arguments(function)?.unwrap_or_default();
+            if !found.starts_with(entry.arguments) {
+                refusal = Some(Refusal::WrongArguments {
+                    symbol: function.name.clone(),
+                    found,
+                    expected: entry.arguments,
+                });
+                continue;
+            }
+            let known = self.sites.iter().find(|site| site.entry == function.entry);
+            if let Some(site) = known {
+                return Ok(Some((site.address, entry)));
+            }
+            let site = find_site_of(role, function, self.image, self.go)?;
+            let address = site.address;
+            self.sites.push(site);
+            return Ok(Some((address, entry)));
+        }
+        refusal.map_or(Ok(None), Err)
+    }
+
+    /// Where it lies whether client and server stream. That it can't be told is a note.
+    fn streams(&mut self, spec: &CallSpec, walk: &mut Walk<'_, '_>) -> Result<Option<[Place; 2]>, Refusal> {
+        let places = match &spec.kind {
+            KindSpec::Unary | KindSpec::AsStarted => return Ok(None),
+            KindSpec::Object(client, server) => truth_values(walk, client, server),
+            KindSpec::Second(ways, client, server) => match type_at_end(ways, walk.resolver) {
+                Ok(description) => {
+                    beside(walk, DESCRIPTION, description, |walk| truth_values(walk, client, server))
+                }
+                Err(why) => Err(why),
+            },
+        };
+        match places {
+            Ok(places) => Ok(Some(places)),
+            Err(why @ Refusal::Image(_)) => Err(why),
+            Err(why) => {
+                let reason = why.reason();
+                self.notes.push(format!("{}: kinds of streams can't be told ({reason})", spec.name));
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Follows paths from another root.
+fn beside<T>(
+    walk: &mut Walk<'_, '_>,
+    root: NodeId,
+    object: u64,
+    follow: impl FnOnce(&mut Walk<'_, '_>) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    let before = (walk.root, walk.object);
+    (walk.root, walk.object) = (root, object);
+    let found = follow(walk);
+    (walk.root, walk.object) = before;
+    found
+}
+
+fn truth_values(walk: &mut Walk<'_, '_>, client: &str, server: &str) -> Result<[Place; 2], Refusal> {
+    let mut value = |path: &str| walk.value(path, "a bool", 1, |kind| kind == Kind::Bool);
+    Ok([value(client)?, value(server)?])
+}
+
+fn missing(copy: &SitedCopy, entries: &[Entry]) -> Refusal {
+    let name = entries.first().map_or("", |entry| entry.function);
+    Refusal::FunctionMissing(copy.symbol(name))
+}
+
+/// What the first of several paths leads to that leads anywhere; or why the last does not.
+fn first_of<T>(paths: &[&str], mut find: impl FnMut(&str) -> Result<T, Refusal>) -> Result<T, Refusal> {
+    let mut refusal = Refusal::TypeMissing(String::new());
+    for path in paths {
+        match find(path) {
+            Err(why @ Refusal::FieldMissing { .. }) => refusal = why,
+            found => return found,
+        }
+    }
+    Err(refusal)
+}
+
+/// The address of the type that the first of several ways leads to whose types and fields are there.
+fn type_at_end(ways: &[Way], resolver: &mut Resolver<'_>) -> Result<u64, Refusal> {
+    let mut refusal = Refusal::TypeMissing(String::new());
+    for way in ways {
+        let Some(itab) = resolver.itab(way.interface, way.concrete)? else {
+            refusal = Refusal::TypeMissing(way.concrete.trim_start_matches('.').to_owned());
+            continue;
+        };
+        match resolver.type_behind(itab.pointee, way.fields) {
+            Ok(found) => return Ok(found.address),
+            Err(why @ Refusal::Image(_)) => return Err(why),
+            Err(why) => refusal = why,
+        }
+    }
+    Err(refusal)
+}
+
+/// Where a status and its code lie, from what the finish gets.
+fn status(spec: &'static StatusSpec, finish: &Entry, walk: &mut Walk<'_, '_>) -> Result<Status, Refusal> {
+    let missing = || Refusal::TypeMissing(spec.error.to_owned());
+    let error = walk.resolver.itab("error", spec.error)?.ok_or_else(missing)?;
+    let (well_type, well_text) = spec.well;
+    let well = walk.resolver.itab_of_error(well_type)?.map_or(0, |itab| itab.address);
+    let wrap = wrap(spec, walk.resolver)?;
+    let is_error = finish.error.is_some();
+    let (object, prefix) = if is_error {
+        (error.pointee, format!("{}.", spec.from_error))
+    } else {
+        (walk.resolver.type_behind(error.pointee, &[spec.from_error])?.address, String::new())
+    };
+    let (message, code) = beside(walk, STATUS, object, |walk| {
+        let (message, _) = walk.number(&format!("{prefix}{}", spec.message))?;
+        let path = format!("{prefix}{}.{}", spec.message, spec.code);
+        let code = walk.value(&path, "a number of 4 bytes", 4, |kind| kind == Kind::Int32)?;
+        Ok((message, code))
+    })?;
+    let (error, well, wrap) = if is_error { (error.address, well, wrap) } else { (0, 0, (0, 0)) };
+    Ok(Status { error, well, well_text, wrap, message, code })
+}
+
+/// The itab of errors that wrap another, and where it lies in them.
+fn wrap(spec: &StatusSpec, resolver: &mut Resolver<'_>) -> Result<(u64, u8), Refusal> {
+    let (wrap_type, field) = spec.wrap;
+    let Some(itab) = resolver.itab_of_error(wrap_type)? else { return Ok((0, 0)) };
+    let field = resolver.field(itab.pointee, field)?;
+    let at = u8::try_from(field.offset).map_err(|_| Refusal::TooMuch("bytes in an error"))?;
+    if field.field_type.kind != Kind::Interface {
+        return Err(Refusal::wrong_type(wrap_type, &field.field_type.name, "around an error"));
+    }
+    Ok((itab.address, at))
+}
+
+impl SitedCall {
+    /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
+    pub(super) fn program(&self, bias: u64) -> Result<Shape, Refusal> {
+        let windows = self.needs().windows(None)?;
+        let mut labels = [NO_SCRATCH; LABELS];
+        if let Some(label) = labels.first_mut() {
+            *label = windows.at(self.method);
+        }
+        let mut sited = Sited {
+            finish_object: argument(self.finish.object)? as u8,
+            finish_argument: argument(self.finish.second)? as u8,
+            finish_error: argument(self.finish.error.unwrap_or(self.finish.second))? as u8,
+            key_at: self.key.map_or(NO_SCRATCH, |key| windows.at(key)),
+            policy: self.policy(),
+            message_at: windows.at(self.status.message),
+            code_at: windows.at(self.status.code),
+            ..Sited::UNUSED
+        };
+        let in_target = |address: u64| if address == 0 { 0 } else { address.wrapping_add(bias) };
+        if let Some((address, entry)) = self.start {
+            sited.start = in_target(address);
+            sited.start_object = argument(entry.object)? as u8;
+            sited.start_argument = argument(entry.second)? as u8;
+        }
+        for (place, address) in sited.finishes.iter_mut().zip(&self.finishes) {
+            *place = in_target(*address);
+        }
+        sited.status_word = in_target(self.status.error);
+        sited.well_word = in_target(self.status.well);
+        let text = self.status.well_text.as_bytes();
+        let text = text.get(..TEXT_MAX).unwrap_or(text);
+        for (index, byte) in text.iter().enumerate() {
+            sited.well_text |= u64::from(*byte) << (8 * index);
+        }
+        sited.wrap_word = in_target(self.status.wrap.0);
+        sited.wrap_at = self.status.wrap.1;
+        sited.well_length = u8::try_from(text.len()).unwrap_or(0);
+        match (&self.spec.kind, self.streams) {
+            (KindSpec::Unary, _) => sited.kind = stream::UNARY,
+            (_, Some([client, server])) => {
+                sited.client_streams_at = windows.at(client);
+                sited.server_streams_at = windows.at(server);
+            }
+            _ => {}
+        }
+        for (place, gate) in sited.gates.iter_mut().zip(&self.gates) {
+            *place = windows.test(gate);
+        }
+        sited.over = self.over.as_ref().map_or(Test::NEVER, |over| windows.test(over));
+        let windows = windows.program(bias)?;
+        Ok(Shape { side: self.spec.side.code(), labels, windows, sited, ..Shape::UNUSED })
+    }
+
+    fn policy(&self) -> u8 {
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        bit(self.spec.first_start, policy::FIRST_START)
+            | bit(self.spec.first_finish, policy::FIRST_FINISH)
+            | bit(self.kind_is_in_object(), policy::KIND_AT_FINISH)
+            | policy::COUNT_STARTS
+    }
+
+    fn kind_is_in_object(&self) -> bool {
+        matches!(self.spec.kind, KindSpec::Object(..))
+    }
+
+    fn needs(&self) -> Needs<'_> {
+        let both = window_use::START | window_use::FINISH;
+        let mut needs = Needs::new(&self.nodes);
+        needs.add(self.method, 16, both);
+        if let Some(key) = self.key {
+            needs.add(key, 8, window_use::KEY);
+        }
+        let kind = if self.kind_is_in_object() { both } else { window_use::START };
+        for place in self.streams.into_iter().flatten() {
+            needs.add(place, 1, kind);
+        }
+        needs.add(self.status.message, 8, window_use::FINISH);
+        needs.add(self.status.code, 4, window_use::FINISH);
+        for gate in self.gates.iter().chain(&self.over) {
+            for place in &gate.places {
+                needs.add(*place, u64::from(gate.width), window_use::FINISH);
+            }
+        }
+        needs
+    }
+}
