@@ -18,6 +18,7 @@ pub mod chain;
 pub mod collector;
 pub mod durations;
 pub mod events;
+pub mod grpc;
 pub mod http;
 pub mod kernel;
 pub mod matrix;

@@ -1,6 +1,7 @@
-//! The compatibility matrix: releases of Kitex, releases of Go and ways to build, each tried with every kind of call.
+//! The compatibility matrix: releases of Kitex and of gRPC-Go, releases of Go and ways to build, each tried with every
+//! kind of call.
 //!
-//! `matrix.json` holds the cells. [`Cell::build`] makes the program `targets/calls` for one, [`watch`] has the agent
+//! `matrix.json` holds the cells. [`Cell::build`] makes the framework's program for one, [`watch`] has the agent
 //! watch it and compares, [`report`] writes `docs/compatibility.md`.
 
 pub mod report;
@@ -71,12 +72,37 @@ enum Source {
     Altered,
 }
 
-/// One combination of a release of Kitex, a release of Go and a way to build.
+/// A framework that the matrix has.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Framework {
+    /// Kitex: `targets/calls`.
+    #[default]
+    Kitex,
+    /// gRPC-Go: `targets/grpc`.
+    Grpc,
+}
+
+impl Framework {
+    /// The program that makes its calls, and the directory of its sources.
+    #[must_use]
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Kitex => "calls",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+/// One combination of a release of a framework, a release of Go and a way to build.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cell {
-    /// Release of Kitex, such as `v0.16.3`.
-    pub kitex: String,
+    /// The framework.
+    #[serde(default)]
+    pub framework: Framework,
+    /// Release of the framework, such as `v0.16.3`.
+    pub release: String,
     /// Release of Go, such as `1.26.8`.
     pub go: String,
     /// Name of the way to build.
@@ -96,7 +122,8 @@ fn default_build() -> String {
 
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-go{}-{}", self.kitex, self.go, self.build)
+        let framework = if self.framework == Framework::Grpc { "grpc-" } else { "" };
+        write!(f, "{framework}{}-go{}-{}", self.release, self.go, self.build)
     }
 }
 
@@ -109,7 +136,7 @@ impl Matrix {
         let matrix: Self = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
         for cell in &matrix.cells {
             ensure!(matrix.builds.contains_key(&cell.build), "{cell}: no such way to build");
-            Release::of(&cell.kitex).with_context(|| cell.to_string())?;
+            Release::of(&cell.release).with_context(|| cell.to_string())?;
         }
         Ok(matrix)
     }

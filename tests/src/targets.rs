@@ -36,6 +36,8 @@ pub enum Program {
     Collector,
     /// A Go program with collectors of its own runtime's metrics in it (`targets/collectors`).
     Collectors,
+    /// A program that makes every kind of gRPC call (`targets/grpc`).
+    Grpc,
 }
 
 /// The oldest Go whose programs are watched.
@@ -117,6 +119,7 @@ impl Program {
             Self::Inside => "inside",
             Self::Collector => "collector",
             Self::Collectors => "go-collectors",
+            Self::Grpc => "grpc-target",
         }
     }
 
@@ -129,6 +132,7 @@ impl Program {
             Self::Inside => "inside",
             Self::Collector => "collector",
             Self::Collectors => "collectors",
+            Self::Grpc => "grpc",
         })
     }
 

@@ -12,6 +12,7 @@ use monitor_tests::{
     agent::{Agent, run_to_end},
     process::Process,
     scrape::{Kind, Sample, Scrape},
+    targets::{Flavour, Program},
 };
 
 /// A row of a table in `docs/metrics.md`.
@@ -144,9 +145,15 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
     let flags =
         ["--kitex.bytes", "--kitex.stream-messages", "--kitex.labels", &labels, "--go.metrics", "all"];
     let flags = [&flags[..], &["--events.socket", socket]].concat();
-    let agent = Agent::attach(&[relay.pid(), server.pid()], &flags)?;
+    let mut grpc = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[relay.pid(), server.pid(), grpc.pid()], &flags)?;
     client.command("load 500 4 2")?;
-    check(&agent.scrape_settled()?, &metrics, true)?;
+    grpc.command("run all 1")?;
+    let scrape = agent.scrape_settled()?;
+    check(&scrape, &metrics, true)?;
+    for name in metrics.keys().filter(|name| name.starts_with("grpc_")) {
+        ensure!(scrape.families.contains_key(name), "in docs/metrics.md, but not in a scrape: {name}");
+    }
     agent.terminate()?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Builds `targets/calls` for one cell.
+//! Builds the program of one cell.
 
 use std::{
     fs::{self, File},
@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{Cell, Matrix, Source, fork};
+use super::{Cell, Framework, Matrix, Source, fork};
 use crate::{paths, process::Process, targets};
 
 impl Cell {
@@ -21,8 +21,10 @@ impl Cell {
         lock.lock()?;
         let build = matrix.builds.get(&self.build).with_context(|| format!("{self}: no such build"))?;
         let mut go = self.sources(build.source, &room)?;
-        go.tags = matrix.tags(&self.kitex)?;
-        let executable = room.join("calls");
+        if self.framework == Framework::Kitex {
+            go.tags = matrix.tags(&self.release)?;
+        }
+        let executable = room.join(self.framework.program());
         let mut flags = build.flags.clone();
         if build.profile {
             let plain = room.join("unprofiled");
@@ -36,34 +38,35 @@ impl Cell {
         Ok(executable)
     }
 
-    /// The program's sources, with Kitex where the cell wants it.
+    /// The program's sources, with the framework where the cell wants it.
     fn sources(&self, source: Source, room: &Path) -> Result<Go> {
-        let program = paths::tests().join("targets/calls");
-        let modfile = modfile(&program, &self.kitex);
+        let program = paths::tests().join("targets").join(self.framework.program());
+        let modfile = modfile(&program, &self.release);
         let go = |directory| Go { directory, modfile: None, gopath: None, tags: String::new() };
         match source {
             Source::Modules => Ok(Go { modfile: Some(modfile), ..go(program) }),
             Source::Vendored => {
                 let gopath = room.join("gopath");
-                let directory = gopath.join("src/calls-target");
+                let directory = gopath.join("src").join(format!("{}-target", self.framework.program()));
                 fork::copy_program(&program, &modfile, &directory)?;
                 // -e: it wants what files for other releases import, too.
                 run(command(&directory, &self.go).args(["mod", "vendor", "-e"]))?;
                 Ok(Go { gopath: Some(gopath), ..go(directory) })
             }
             Source::Renamed | Source::Altered => {
+                ensure!(self.framework == Framework::Kitex, "{self}: forks are made of Kitex only");
                 let directory = room.join("program");
                 fork::copy_program(&program, &modfile, &directory)?;
                 let kitex = module(&directory, &self.go)?;
                 let altered = source == Source::Altered;
-                fork::make(&kitex, &room.join("kitex"), &directory, &self.kitex, altered)?;
+                fork::make(&kitex, &room.join("kitex"), &directory, &self.release, altered)?;
                 Ok(go(directory))
             }
         }
     }
 }
 
-/// The modules that a release of Kitex is built with: the program's own `go.mod` is for the newest.
+/// The modules that a release is built with: the program's own `go.mod` is for the newest.
 fn modfile(program: &Path, release: &str) -> PathBuf {
     let of_release = program.join("mods").join(format!("{release}.mod"));
     if of_release.exists() { of_release } else { program.join("go.mod") }

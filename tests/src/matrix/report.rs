@@ -5,15 +5,16 @@ use std::{
     fmt::Write as _,
 };
 
-use super::{Cell, Matrix, Racy, watch::Verdict};
+use super::{Cell, Framework, Matrix, Racy, watch::Verdict};
 
 const HEAD: &str = "# Compatibility
 
 Written by `cargo xtask matrix` from what it found; do not edit. Each row below is one executable: the agent watches it
-while it makes every kind of call that its release of Kitex has, as client and server, one kind after the other and then
+while it makes every kind of call that its release of the framework has, as client and server, one kind after the other and then
 all that bear company at the same time. *Supported* means that the agent counted what a tracer inside the process
 counted: every call under the same labels (type, caller, callee, method, status, retry, error class), the same bytes, and
-the same messages of streams. A number that differs by one makes the row a failure.
+the same messages of streams. For gRPC-Go interceptors count inside: calls that started and that were handled under the
+same labels (type, service, method, code). A number that differs by one makes the row a failure.
 
 What the agent needs it finds in each executable, or it refuses; a release is in its code for one thing only, how
 combined protocols are written (`frameworks/kitex.rs`). So releases between those below are likely to work, and `monitor-agent inspect` says so of a given executable without touching it.
@@ -27,8 +28,8 @@ cargo xtask matrix            # everything, and this file; an hour on two proces
 cargo xtask matrix v0.13      # the rows whose name (release-goRELEASE-build) holds this; this file stays as it is
 ```
 
-The rows are in `tests/matrix.json`, the program is `tests/targets/calls`, its modules for each release are in
-`tests/targets/calls/mods`. Other releases of Go come through the Go module proxy. `cargo xtask test` tries the newest and
+The rows are in `tests/matrix.json`, the programs are `tests/targets/calls` and `tests/targets/grpc`, their modules for
+each release are in `mods` there. Other releases of Go come through the Go module proxy. `cargo xtask test` tries the newest and
 the oldest row, and others in turn.
 ";
 
@@ -37,38 +38,62 @@ the oldest row, and others in turn.
 pub fn document(matrix: &Matrix, results: &[(&Cell, Verdict)]) -> String {
     let mut text = HEAD.to_owned();
     text.push_str("\n## Releases of Kitex and Go, and builds\n\n| Kitex | Go | build | result | calls | stream messages |\n|---|---|---|---|---|---|\n");
-    for (cell, verdict) in results {
-        let about = matrix.builds.get(&cell.build).map_or("", |build| build.about.as_str());
-        let Cell { kitex, go, build, .. } = cell;
-        let _ = writeln!(text, "| {kitex} | {go} | {build}: {about} | {} |", outcome(verdict));
+    for (cell, verdict) in of(Framework::Kitex, results) {
+        let _ = writeln!(text, "{} {} |", row(matrix, cell, verdict), messages(verdict));
     }
-    scenarios(&mut text, results);
+    text.push_str("\n## Releases of gRPC-Go and Go, and builds\n\n| gRPC-Go | Go | build | result | calls |\n|---|---|---|---|---|\n");
+    for (cell, verdict) in of(Framework::Grpc, results) {
+        let _ = writeln!(text, "{}", row(matrix, cell, verdict));
+    }
+    for (name, framework) in [("Kitex", Framework::Kitex), ("gRPC-Go", Framework::Grpc)] {
+        let _ = writeln!(text, "\n## Kinds of calls, {name}\n");
+        scenarios(&mut text, framework, results);
+    }
     notes(&mut text, results);
     racy(&mut text, matrix);
     text.push_str(TAIL);
     text
 }
 
+/// The results of one framework.
+fn of<'a>(
+    framework: Framework,
+    results: &'a [(&'a Cell, Verdict)],
+) -> impl Iterator<Item = (&'a Cell, &'a Verdict)> {
+    let of_framework = results.iter().filter(move |(cell, _)| cell.framework == framework);
+    of_framework.map(|(cell, verdict)| (*cell, verdict))
+}
+
+fn row(matrix: &Matrix, cell: &Cell, verdict: &Verdict) -> String {
+    let about = matrix.builds.get(&cell.build).map_or("", |build| build.about.as_str());
+    let Cell { release, go, build, .. } = cell;
+    format!("| {release} | {go} | {build}: {about} | {} |", outcome(verdict))
+}
+
+fn messages(verdict: &Verdict) -> String {
+    if let Verdict::Supported(report) = verdict { report.messages.to_string() } else { String::new() }
+}
+
 fn outcome(verdict: &Verdict) -> String {
     match verdict {
-        Verdict::Supported(report) => format!("supported | {} | {}", report.calls, report.messages),
-        Verdict::Refused(reason) => format!("refused: {} | | ", one_line(reason)),
-        Verdict::NotBuildable(reason) => format!("not buildable: {} | | ", one_line(reason)),
-        Verdict::Failed(reason) => format!("**fails**: {} | | ", one_line(reason)),
+        Verdict::Supported(report) => format!("supported | {}", report.calls),
+        Verdict::Refused(reason) => format!("refused: {} | ", one_line(reason)),
+        Verdict::NotBuildable(reason) => format!("not buildable: {} | ", one_line(reason)),
+        Verdict::Failed(reason) => format!("**fails**: {} | ", one_line(reason)),
     }
 }
 
 /// The kinds of calls by release, where it is built as `go build` does it.
-fn scenarios(text: &mut String, results: &[(&Cell, Verdict)]) {
+fn scenarios(text: &mut String, framework: Framework, results: &[(&Cell, Verdict)]) {
     let mut reports = Vec::new();
-    for (cell, verdict) in results {
+    for (cell, verdict) in of(framework, results) {
         if let (Verdict::Supported(report), "default") = (verdict, cell.build.as_str()) {
             reports.push((cell, report));
         }
     }
-    text.push_str("\n## Kinds of calls\n\n`ok` is a kind of call that was made and counted exactly.\n\n| |");
+    text.push_str("`ok` is a kind of call that was made and counted exactly.\n\n| |");
     for (cell, _) in &reports {
-        let _ = write!(text, " {}, Go {} |", cell.kitex, cell.go);
+        let _ = write!(text, " {}, Go {} |", cell.release, cell.go);
     }
     let _ = writeln!(text, "\n|---|{}", "---|".repeat(reports.len()));
     let names = reports.iter().flat_map(|(_, report)| report.scenarios.keys()).collect::<BTreeSet<_>>();

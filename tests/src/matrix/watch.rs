@@ -9,10 +9,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::{Cell, Matrix, Racy};
+use super::{Cell, Framework, Matrix, Racy};
 use crate::{
     agent::{self, Agent},
     chain::Account,
+    grpc,
     process::Process,
     scrape::{Labels, Scrape},
     tally::Tally,
@@ -23,6 +24,8 @@ pub const LABELS: [&str; 7] = ["type", "caller", "callee", "method", "status", "
 /// How often each scenario is repeated by itself, and how often with all others at the same time.
 const ALONE: u32 = 2;
 const TOGETHER: u32 = 3;
+/// Unary gRPC calls, many of them at the same time.
+const LOAD: &str = "load 2000 16";
 /// Why a scenario is not compared whose calls don't finish.
 const ENDLESS: &str = "its calls never finish, so no counter shows them";
 /// How often a scenario is tried whose calls end otherwise than they are meant to.
@@ -65,7 +68,10 @@ pub fn cell(matrix: &Matrix, cell: &Cell) -> Verdict {
     let watched = cell.build(matrix).and_then(|executable| {
         Ok(match inspect(&executable)? {
             Inspection::Refused(reason) => Verdict::Refused(reason),
-            Inspection::Attachable(notes) => Verdict::Supported(watch(matrix, &executable, notes)?),
+            Inspection::Attachable(notes) => Verdict::Supported(match cell.framework {
+                Framework::Kitex => watch(matrix, &executable, notes)?,
+                Framework::Grpc => watch_grpc(&executable, notes)?,
+            }),
         })
     });
     watched.unwrap_or_else(|error| Verdict::Failed(format!("{error:#}")))
@@ -91,6 +97,22 @@ fn inspect(executable: &Path) -> Result<Inspection> {
         Some(true) => Ok(Inspection::Attachable(texts("notes"))),
         _ => Ok(Inspection::Refused(texts("reasons").join("; "))),
     }
+}
+
+/// Has a gRPC program make every kind of call, and then many at the same time.
+fn watch_grpc(executable: &Path, notes: Vec<String>) -> Result<Report> {
+    // Up to v1.40 calls are tried again only where the environment says so.
+    let mut command = std::process::Command::new(executable);
+    let mut calls = Process::start_command(command.env("GRPC_GO_RETRY", "on"))?;
+    let agent = Agent::attach(&[calls.pid()], &[])?;
+    let listed = calls.command("scenarios")?;
+    let names = listed["scenarios"].as_array().context("no scenarios")?.iter().filter_map(Value::as_str);
+    let scenarios = names.map(|name| (name.to_owned(), None)).collect();
+    calls.command(&format!("run all {ALONE}"))?;
+    calls.command(LOAD)?;
+    let counted = grpc::check(&mut calls, &agent.scrape_settled()?, false)?;
+    agent.terminate()?;
+    Ok(Report { calls: counted.total(), messages: 0, scenarios, notes })
 }
 
 /// Runs every scenario that the program has, one after the other and then those that bear company at the same time.

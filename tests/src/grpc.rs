@@ -1,0 +1,140 @@
+//! Compares what the agent counted of gRPC calls with what `targets/grpc` counted itself.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    chain::Account,
+    process::Process,
+    scrape::{Labels, Scrape},
+};
+
+/// What names a call; `side` is not a label of the agent's.
+const NAMES: [&str; 4] = ["side", "grpc_type", "grpc_service", "grpc_method"];
+/// What a call ended with.
+const CODE: &str = "grpc_code";
+/// The kind of calls that end without a start: the refused ones.
+const UNPAIRED: &str = "unknown";
+
+/// Calls by their names: those that started, and with their code those that ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Starts.
+    pub started: BTreeMap<Labels, u64>,
+    /// Ends.
+    pub handled: BTreeMap<Labels, u64>,
+}
+
+impl Calls {
+    /// What a target answers to `counts`.
+    pub fn of_target(process: &mut Process) -> Result<Self> {
+        let counts = process.command("counts")?;
+        let mut calls = Self::default();
+        for row in counts["counts"].as_array().context("no counts in the target's answer")? {
+            let number = |name: &str| row[name].as_u64().with_context(|| format!("no {name} in {row}"));
+            add(&mut calls.started, labels_of(row, &NAMES)?, number("started")?);
+            let names = [&NAMES[..], &[CODE]].concat();
+            add(&mut calls.handled, labels_of(row, &names)?, number("handled")?);
+        }
+        Ok(calls)
+    }
+
+    /// What the agent counted, for one target where it watches several.
+    #[must_use]
+    pub fn of_agent(scrape: &Scrape, target: Option<u32>) -> Self {
+        let mut calls = Self::default();
+        for (name, sums) in [("started", &mut calls.started), ("handled", &mut calls.handled)] {
+            for side in ["client", "server"] {
+                for sample in scrape.samples(&format!("grpc_{side}_{name}_total")) {
+                    let mut labels = sample.labels.clone();
+                    let of = labels.remove("target");
+                    if of != target.map(|pid| pid.to_string()) {
+                        continue;
+                    }
+                    labels.insert("side".to_owned(), side.to_owned());
+                    add(sums, labels, whole(sample.value));
+                }
+            }
+        }
+        calls
+    }
+
+    /// Fails, with a list of what differs, unless the agent counted exactly these calls, and any at all.
+    pub fn check(&self, agent: &Self) -> Result<()> {
+        let mut different = Vec::new();
+        for (own, agents) in [(&self.started, &agent.started), (&self.handled, &agent.handled)] {
+            for labels in own.keys().chain(agents.keys()) {
+                let (own, agents) = (own.get(labels), agents.get(labels));
+                if own != agents {
+                    different.push(format!("{labels:?}: the target {own:?}, the agent {agents:?}"));
+                }
+            }
+        }
+        ensure!(different.is_empty(), "counted differently:\n{}", different.join("\n"));
+        ensure!(!self.handled.is_empty(), "neither the agent nor the target counted anything");
+        Ok(())
+    }
+
+    /// All that ended.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.handled.values().sum()
+    }
+
+    /// All that ended without a start.
+    fn unpaired(&self) -> u64 {
+        let refused = self.handled.iter().filter(|(labels, _)| labels["grpc_type"] == UNPAIRED);
+        refused.map(|(_, calls)| calls).sum()
+    }
+}
+
+/// Fails unless the agent counted exactly the calls of a target that it was attached to before the first: starts, ends,
+/// durations and its own account of them. Gives the calls.
+pub fn check(process: &mut Process, scrape: &Scrape, several: bool) -> Result<Calls> {
+    let (pid, target) = (process.pid(), several.then(|| process.pid()));
+    let own = Calls::of_target(process)?;
+    own.check(&Calls::of_agent(scrape, target)).with_context(|| format!("pid {pid}"))?;
+    let account = Account::of(scrape, pid);
+    let started: u64 = own.started.values().sum();
+    ensure!(account.starts >= started, "{started} calls started: {account:?}");
+    for side in ["client", "server"] {
+        check_durations(&own, scrape, side, target)?;
+    }
+    Ok(own)
+}
+
+/// Each call whose start was seen is in a histogram.
+fn check_durations(own: &Calls, scrape: &Scrape, side: &str, target: Option<u32>) -> Result<()> {
+    let target = target.map(|pid| pid.to_string());
+    let histograms = scrape.histograms(&format!("grpc_{side}_handling_seconds"));
+    let of_target = histograms.iter().filter(|(labels, _)| labels.get("target") == target.as_ref());
+    let timed: u64 = of_target.map(|(_, histogram)| whole(histogram.count)).sum();
+    let of_side = own.handled.iter().filter(|(labels, _)| labels["side"] == side);
+    let ended: u64 = of_side.map(|(_, calls)| calls).sum();
+    let refused = if side == "server" { own.unpaired() } else { 0 };
+    ensure!(timed + refused == ended, "{side}: {timed} durations, {refused} refused calls, {ended} calls");
+    Ok(())
+}
+
+fn labels_of(row: &Value, names: &[&str]) -> Result<Labels> {
+    let value = |name: &&str| {
+        let text = row[*name].as_str().with_context(|| format!("no {name} in {row}"))?;
+        Ok(((*name).to_owned(), text.to_owned()))
+    };
+    names.iter().map(value).collect()
+}
+
+fn add(sums: &mut BTreeMap<Labels, u64>, labels: Labels, calls: u64) {
+    if calls > 0 {
+        *sums.entry(labels).or_default() += calls;
+    }
+}
+
+/// A count as the whole number that it is.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of calls")]
+pub fn whole(value: f64) -> u64 {
+    value as u64
+}

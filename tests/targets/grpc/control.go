@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// control obeys lines on stdin. Each is answered by one JSON line; {"error": text} says why it could not be done.
+//
+//	scenarios         {"scenarios":[name…]}
+//	run SCENARIO N    makes N repetitions and waits until no call is under way: {"repeated"}; `all` for all of them
+//	load N C          makes N unary calls, C at the same time
+//	counts            {"counts":[{side,grpc_type,grpc_service,grpc_method,grpc_code,started,handled}]}
+//	quit              answers, then ends; the end of stdin does the same
+type control struct {
+	tally *tally
+	stage *stage
+}
+
+var errUsage = errors.New("wrong or missing arguments")
+
+// patience is how long calls may take to end.
+const patience = 20 * time.Second
+
+func newControl() (*control, error) {
+	t := newTally()
+	s, err := newStage(t)
+	return &control{t, s}, err
+}
+
+func (c *control) serve(in io.Reader, out io.Writer) error {
+	answer := json.NewEncoder(out)
+	if err := answer.Encode(map[string]interface{}{"ready": true, "pid": os.Getpid(), "addr": c.stage.address}); err != nil {
+		return err
+	}
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		if len(words) == 0 {
+			continue
+		}
+		reply, err := c.obey(words[0], words[1:])
+		if err != nil {
+			reply = map[string]interface{}{"error": err.Error()}
+		}
+		if err := answer.Encode(reply); err != nil || words[0] == "quit" {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+func (c *control) obey(command string, args []string) (map[string]interface{}, error) {
+	switch command {
+	case "scenarios":
+		names := []string{}
+		for _, s := range scenarios {
+			names = append(names, s.name)
+		}
+		return map[string]interface{}{"scenarios": names}, nil
+	case "run":
+		return c.run(args)
+	case "load":
+		return c.load(args)
+	case "counts":
+		return map[string]interface{}{"counts": c.tally.rows()}, nil
+	case "quit":
+		return map[string]interface{}{"quit": true}, nil
+	}
+	return nil, fmt.Errorf("no command %q", command)
+}
+
+func (c *control) run(args []string) (map[string]interface{}, error) {
+	if len(args) != 2 {
+		return nil, errUsage
+	}
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return nil, errUsage
+	}
+	found := false
+	for _, s := range scenarios {
+		if s.name != args[0] && args[0] != "all" {
+			continue
+		}
+		found = true
+		for i := 0; i < n; i++ {
+			if err := s.run(c.stage); err != nil {
+				return nil, fmt.Errorf("%s: %w", s.name, err)
+			}
+		}
+	}
+	if !found {
+		return nil, fmt.Errorf("no scenario %q", args[0])
+	}
+	return map[string]interface{}{"repeated": n}, c.settle()
+}
+
+func (c *control) load(args []string) (map[string]interface{}, error) {
+	if len(args) != 2 {
+		return nil, errUsage
+	}
+	n, err := strconv.Atoi(args[0])
+	workers, err2 := strconv.Atoi(args[1])
+	if err != nil || err2 != nil || workers < 1 {
+		return nil, errUsage
+	}
+	begin := time.Now()
+	if err := c.stage.load(n, workers); err != nil {
+		return nil, err
+	}
+	took := time.Since(begin)
+	return map[string]interface{}{"calls": n, "seconds": took.Seconds()}, c.settle()
+}
+
+// settle waits until no call is under way, for a moment.
+func (c *control) settle() error {
+	begin, still := time.Now(), time.Now()
+	for time.Since(still) < 50*time.Millisecond {
+		time.Sleep(time.Millisecond)
+		if c.tally.underWay() != 0 {
+			still = time.Now()
+		}
+		if time.Since(begin) > patience {
+			return fmt.Errorf("%d calls are still under way", c.tally.underWay())
+		}
+	}
+	return nil
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"sort"
+	"strings"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+)
+
+// kind names calls before their end is known.
+type kind struct {
+	Side    string `json:"side"`
+	Type    string `json:"grpc_type"`
+	Service string `json:"grpc_service"`
+	Method  string `json:"grpc_method"`
+}
+
+type labels struct {
+	kind
+	Code string `json:"grpc_code"`
+}
+
+// tally counts calls as interceptors see them.
+type tally struct {
+	mu      sync.Mutex
+	started map[kind]uint64
+	handled map[labels]uint64
+	running int64
+}
+
+func newTally() *tally {
+	return &tally{started: map[kind]uint64{}, handled: map[labels]uint64{}}
+}
+
+func newKind(side, method string, clientStreams, serverStreams bool) kind {
+	names := strings.SplitN(strings.TrimPrefix(method, "/"), "/", 2)
+	types := map[[2]bool]string{
+		{false, false}: "unary", {true, false}: "client_stream", {false, true}: "server_stream", {true, true}: "bidi_stream",
+	}
+	return kind{side, types[[2]bool{clientStreams, serverStreams}], names[0], names[1]}
+}
+
+func (t *tally) start(k kind) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.started[k]++
+	t.running++
+}
+
+func (t *tally) end(k kind, code codes.Code) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.handled[labels{k, code.String()}]++
+	t.running--
+}
+
+// refused counts a call that no interceptor sees.
+func (t *tally) refused(k kind, code codes.Code) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.handled[labels{k, code.String()}]++
+}
+
+func (t *tally) underWay() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.running
+}
+
+type row struct {
+	labels
+	Started uint64 `json:"started"`
+	Handled uint64 `json:"handled"`
+}
+
+// rows has the starts, under no code, and the ends.
+func (t *tally) rows() []row {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rows := []row{}
+	for k, n := range t.started {
+		rows = append(rows, row{labels: labels{kind: k}, Started: n})
+	}
+	for l, n := range t.handled {
+		rows = append(rows, row{labels: l, Handled: n})
+	}
+	sort.Slice(rows, func(i, j int) bool { return rows[i].sortKey() < rows[j].sortKey() })
+	return rows
+}
+
+func (l labels) sortKey() string {
+	return strings.Join([]string{l.Side, l.Service, l.Method, l.Type, l.Code}, "\x00")
+}

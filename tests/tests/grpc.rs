@@ -1,0 +1,96 @@
+//! gRPC-Go: what the agent counts outside is what interceptors count inside.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use monitor_tests::{
+    agent::{Agent, run_to_end},
+    grpc,
+    process::Process,
+    targets::{Flavour, Program},
+};
+
+/// Every kind of call, counted outside and inside.
+fn counts_exactly(flavour: Flavour) -> Result<()> {
+    let mut target = Process::start(Program::Grpc, flavour, &[])?;
+    let agent = Agent::attach(&[target.pid()], &[])?;
+    target.command("run all 3")?;
+    target.command("load 3000 16")?;
+    let scrape = agent.scrape_settled()?;
+    let calls = grpc::check(&mut target, &scrape, false)?;
+    ensure!(calls.total() > 6_000, "{} calls", calls.total());
+    ensure!(scrape.samples("kitex_server_throughput").next().is_none(), "calls of another framework");
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn every_kind_of_call_is_counted_once() -> Result<()> {
+    counts_exactly(Flavour::Default)
+}
+
+#[test]
+fn a_stripped_executable_that_lies_anywhere_is_proven_as_well() -> Result<()> {
+    counts_exactly(Flavour::StrippedPie)
+}
+
+#[test]
+fn two_frameworks_side_by_side_are_told_apart() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[server.pid(), target.pid()], &[])?;
+    client.command("load 500 4 1")?;
+    target.command("run all 1")?;
+    let scrape = agent.scrape_settled()?;
+    grpc::check(&mut target, &scrape, true)?;
+    let calls = |name: &str, pid: u32| grpc::whole(scrape.sum(name, &[("target", pid.to_string().as_str())]));
+    ensure!(calls("kitex_server_throughput", target.pid()) == 0, "gRPC under the names of Kitex");
+    ensure!(calls("kitex_server_throughput", server.pid()) == 500, "Kitex under its own names");
+    ensure!(calls("grpc_server_handled_total", server.pid()) == 0, "Kitex under the names of gRPC");
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn calls_under_way_are_not_timed() -> Result<()> {
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    target.send("load 60000 16")?;
+    let agent = Agent::attach(&[target.pid()], &[])?;
+    target.answer(Duration::from_mins(1))?;
+    let scrape = agent.scrape_settled()?;
+    for side in ["client", "server"] {
+        let sum = |name: &str| scrape.sum(&format!("grpc_{side}_{name}"), &[]);
+        let (started, handled) = (sum("started_total"), sum("handled_total"));
+        let timed = scrape.histogram(&format!("grpc_{side}_handling_seconds"), &[]);
+        let timed = timed.map_or(0.0, |histogram| histogram.count);
+        ensure!(grpc::whole(started) == grpc::whole(timed), "{side}: {started} started, {timed} timed");
+        ensure!(timed <= handled, "{side}: {timed} timed, {handled} handled");
+        ensure!(handled < 60_000.0 && handled > 0.0, "{side}: {handled} of 60000 calls seen");
+    }
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn inspect_shows_both_sides_and_the_labels() -> Result<()> {
+    let executable = Program::Grpc.build(Flavour::Stripped)?;
+    let path = executable.to_str().expect("a path that is UTF-8");
+    let ended = run_to_end(&["inspect", "--json", "--exe", path], Duration::from_secs(20))?;
+    let said: serde_json::Value = serde_json::from_str(&ended.stdout)?;
+    let framework = &said["frameworks"][0];
+    ensure!(framework["name"] == "grpc" && framework["attachable"] == true, "{said}");
+    ensure!(framework["labels"].as_array().is_some_and(|labels| labels.len() == 4), "{said}");
+    let symbols: Vec<_> = framework["sites"].as_array().into_iter().flatten().collect();
+    for (role, symbol) in [
+        ("start", "google.golang.org/grpc.(*Server).processUnaryRPC"),
+        ("start", "google.golang.org/grpc.(*clientStream).newAttemptLocked"),
+        ("finish", "google.golang.org/grpc/internal/transport.(*http2Server).writeStatus"),
+        ("finish", "google.golang.org/grpc/internal/transport.(*serverHandlerTransport).writeStatus"),
+        ("finish", "google.golang.org/grpc.(*clientStream).finish"),
+    ] {
+        let is_there = symbols.iter().any(|site| site["role"] == role && site["symbol"] == symbol);
+        ensure!(is_there, "no {role} at {symbol}: {said}");
+    }
+    Ok(())
+}
