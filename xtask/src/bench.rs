@@ -1,6 +1,6 @@
 //! Measures what watching costs a server: its processor time per call with nothing attached, with two programs that
 //! do nothing at the agent's sites, with the agent, and with the in-process extension instead. Also what it takes the
-//! agent to plan.
+//! agent to plan, and to scrape a Go runtime.
 //!
 //! Only numbers of one run are compared. A run that miscounts a single call is worth nothing and fails.
 
@@ -9,6 +9,7 @@ mod kernel;
 mod machine;
 mod planning;
 mod report;
+mod scrapes;
 
 use std::{
     ffi::OsStr,
@@ -22,7 +23,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use clap::{Args, value_parser};
+use clap::{Args, ValueEnum, value_parser};
 use monitor_tests::{
     agent::{self, Agent},
     process::Process,
@@ -64,13 +65,57 @@ pub(crate) struct Options {
     /// Write docs/overhead.md
     #[arg(long)]
     write: bool,
+    /// Measure this part only, and with --write write only its section
+    #[arg(long, value_name = "PART", value_enum, conflicts_with = "against")]
+    only: Option<Part>,
     /// Measure this executable of another agent too, in turn with the one that is built here
     #[arg(long, value_name = "AGENT")]
     against: Option<PathBuf>,
 }
 
+/// What can be measured alone.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Part {
+    /// Scrapes of a Go runtime
+    Scrapes,
+}
+
+impl Options {
+    /// The command that repeats it.
+    fn command(&self) -> String {
+        match self.only {
+            Some(Part::Scrapes) => {
+                format!("cargo xtask bench --only scrapes --rounds {} --write", self.rounds)
+            }
+            None => format!("cargo xtask bench --rounds {} --seconds {} --write", self.rounds, self.seconds),
+        }
+    }
+}
+
 /// Measures, shows the result, and writes it down if asked to.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    match options.only {
+        Some(Part::Scrapes) => run_scrapes(options),
+        None => run_all(options),
+    }
+}
+
+fn run_scrapes(options: &Options) -> Result<()> {
+    setup::agent_and_go("bench")?;
+    let scrapes = scrapes::measure(Cores::choose()?.others, options.rounds)?;
+    println!("{}", scrapes.results());
+    if options.write {
+        scrapes::write(&scrapes, &options.command(), &today()?, &machine::description()?)?;
+        say("written: docs/overhead.md");
+    }
+    Ok(())
+}
+
+fn today() -> Result<String> {
+    output(Command::new("date").args(["--utc", "+%Y-%m-%d"]))
+}
+
+fn run_all(options: &Options) -> Result<()> {
     let executable = setup::agent_and_target("bench")?;
     let cores = Cores::choose()?;
     let plan = Plan::of(&executable)?;
@@ -84,23 +129,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (begin, own) = (Times::now()?, bench.cpu_time()?);
     let planning = planning::measure(&executable, cores.others, options.rounds)?;
     let report = Report { planning, ..bench.rounds(options.rounds)? };
+    let scrapes = scrapes::measure(cores.others, options.rounds)?;
     if let Some(other) = &options.against {
         bench.compare(other, options.rounds)?;
     }
     let own = bench.cpu_time()?.saturating_sub(own);
     let (others, steal) = Times::now()?.shares_since(begin, own);
-    println!("{}", report.results());
+    println!("{}\n{}", report.results(), scrapes.results());
     if others + steal > IDLE {
         let percent = (others + steal) * 100.0;
         say(&format!("others took {percent:.0} % of this machine meanwhile: run it again when it is idle"));
     }
     if options.write {
         let setting = Setting {
-            command: format!(
-                "cargo xtask bench --rounds {} --seconds {} --write",
-                options.rounds, options.seconds
-            ),
-            date: output(Command::new("date").args(["--utc", "+%Y-%m-%d"]))?,
+            command: options.command(),
+            date: today()?,
             machine: machine::description()?,
             versions: bench.plan.versions()?,
             seconds: options.seconds,
@@ -110,7 +153,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         };
         let file = root().join("docs/overhead.md");
         fs::create_dir_all(root().join("docs"))?;
-        fs::write(&file, report.document(&setting))
+        let document = report.document(&setting);
+        let Setting { command, date, machine, .. } = &setting;
+        fs::write(&file, scrapes.merged_into(&document, command, date, machine))
             .with_context(|| format!("cannot write {}", file.display()))?;
         say("written: docs/overhead.md");
     }

@@ -16,15 +16,19 @@ use crate::{
     setup::{self, Need},
 };
 
-/// A bug-fix release of each series. A newer one is used once its table is made; the agent checks what it reads.
-const RELEASES: [&str; 10] = [
+/// A bug-fix release of each series, and of the series in which a fix has moved fields the first one and that fix, in the
+/// order of their age. Those between are as the one before them, and newer ones as the newest: the agent checks what it
+/// reads, and a program's own DWARF says it.
+const RELEASES: [&str; 12] = [
     "go1.18.10",
     "go1.19.13",
     "go1.20.14",
     "go1.21.13",
     "go1.22.12",
+    "go1.23.0",
     "go1.23.12",
-    "go1.24.11",
+    "go1.24.0",
+    "go1.24.6",
     "go1.25.5",
     "go1.26.8",
     "go1.27.3",

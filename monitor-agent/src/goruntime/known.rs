@@ -73,7 +73,8 @@ fn number(value: Option<u64>) -> String {
 }
 
 impl Known {
-    /// Finds out about an executable. What its DWARF says must be what the table and the symbol table say.
+    /// Finds out about an executable. What its DWARF says must be what the table of its very release and the symbol table
+    /// say; beside the table of another release of its series it is what counts.
     pub fn of(image: &Image) -> Result<Self, Unknown> {
         let release = image.build_info()?.go_version;
         let layout = GoVersion::parse(&release).and_then(|version| Layout::of(version, Arch::Amd64));
@@ -88,12 +89,15 @@ impl Known {
         if dwarf.is_none() && !is_gos_own(&release) {
             return Err(Unknown::NotGos(release));
         }
-        if let Some(dwarf) = &dwarf {
-            layout.compare(dwarf)?;
-        }
-        let sources = Sources::of(image, dwarf.as_ref())?;
         let table = format!("table for {}", layout.release());
-        let offsets = if dwarf.is_some() { format!("DWARF, {table}") } else { table };
+        let (layout, offsets) = match dwarf.as_ref().map(|dwarf| (dwarf, layout.compare(dwarf))) {
+            None => (layout, table),
+            Some((_, Ok(()))) => (layout, format!("DWARF, {table}")),
+            Some((_, Err(differs))) if layout.release() == release => return Err(differs),
+            // The table is that of another release, which proves nothing for this one.
+            Some((dwarf, Err(_))) => (layout.told_by(dwarf), "DWARF".to_owned()),
+        };
+        let sources = Sources::of(image, dwarf.as_ref())?;
         let evidence = Evidence { offsets, variables: sources.evidence().to_owned(), note };
         Ok(Self { layout, sources, evidence })
     }

@@ -46,13 +46,19 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The table of a release, if there is one. A bug-fix release has the table of its series.
+    /// The table of a release, if there is one: that of the newest bug-fix release of its series that is not newer, since
+    /// fixes have moved fields too; before the first of them nothing has moved.
     #[must_use]
     pub fn of(version: GoVersion, arch: Arch) -> Option<Self> {
         let tables = &*TABLES;
-        let series = |name: &String| GoVersion::parse(name).map(|known| (known.major, known.minor));
-        let wanted = Some((version.major, version.minor));
-        let column = tables.releases.iter().position(|name| series(name) == wanted)?;
+        let releases = tables.releases.iter().map(|name| GoVersion::parse(name)).enumerate();
+        let series = releases.filter_map(|(column, known)| {
+            let known = known.filter(|known| (known.major, known.minor) == (version.major, version.minor));
+            known.map(|known| (column, known.patch))
+        });
+        let series: Vec<_> = series.collect();
+        let not_newer = series.iter().rev().find(|(_, patch)| *patch <= version.patch);
+        let (column, _) = *not_newer.or(series.first())?;
         let rows = match arch {
             Arch::Amd64 => &tables.amd64,
             Arch::Arm64 => &tables.arm64,
@@ -75,10 +81,20 @@ impl Layout {
         TABLES.amd64.keys().map(String::as_str)
     }
 
+    /// The same with what the DWARF of a program says of what it describes.
+    pub(super) fn told_by(mut self, dwarf: &RuntimePlaces) -> Self {
+        for path in Self::paths().filter(|path| dwarf.describes(path)) {
+            match dwarf.places.get(path).and_then(|place| u32::try_from(*place).ok()) {
+                Some(place) => self.places.insert(path, place),
+                None => self.places.remove(path),
+            };
+        }
+        self
+    }
+
     /// Sees that the DWARF of a program says the same of what it describes.
     pub(super) fn compare(&self, dwarf: &RuntimePlaces) -> Result<(), Unknown> {
-        let root = |path: &str| path.split(['.', '#']).next().unwrap_or_default().to_owned();
-        for path in Self::paths().filter(|path| dwarf.described.contains(&root(path))) {
+        for path in Self::paths().filter(|path| dwarf.describes(path)) {
             let (table, dwarf) = (self.find(path).map(u64::from), dwarf.places.get(path).copied());
             if table != dwarf {
                 let (path, release) = (path.to_owned(), self.release.to_owned());
@@ -126,6 +142,18 @@ mod tests {
             }
             assert!(layout(17, arch).is_none() && layout(28, arch).is_none());
         }
+    }
+
+    #[test]
+    fn a_fix_that_moved_fields_has_a_table_of_its_own() {
+        let place = |minor, patch| {
+            Layout::of(GoVersion { major: 1, minor, patch }, Arch::Amd64)
+                .and_then(|known| known.find("m.alllink"))
+        };
+        assert_eq!((place(23, 0), place(23, 11), place(23, 12)), (Some(328), Some(328), Some(352)));
+        assert_eq!((place(24, 0), place(24, 5), place(24, 6)), (Some(328), Some(328), Some(352)));
+        // Newer than any table, and older.
+        assert_eq!((place(24, 99), place(22, 3)), (Some(352), place(22, 12)));
     }
 
     #[test]

@@ -29,6 +29,14 @@ pub struct RuntimePlaces {
     pub places: BTreeMap<String, u64>,
 }
 
+impl RuntimePlaces {
+    /// Whether the variable or struct that a path starts with is described.
+    #[must_use]
+    pub fn describes(&self, path: &str) -> bool {
+        self.described.contains(split(path).0)
+    }
+}
+
 impl Image {
     /// Where the DWARF says that fields lie in the variables and structs of the package `runtime`. A path is the name
     /// of a variable or struct and of fields in it, such as `sched.gFree.n`, for the distance in bytes from its start;

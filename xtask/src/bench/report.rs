@@ -114,7 +114,7 @@ impl Spread {
         Self { median, min: sorted[0], max: sorted[last] }
     }
 
-    fn show(self, digits: usize) -> String {
+    pub(super) fn show(self, digits: usize) -> String {
         let Self { median, min, max } = self;
         format!("{median:.digits$} ({min:.digits$} to {max:.digits$})")
     }
@@ -317,7 +317,7 @@ fn ratio(of: f64, to: f64) -> String {
 }
 
 /// A table in Markdown, its columns as wide as they need to be; the first row is its head.
-fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
