@@ -29,7 +29,7 @@ pub struct Endpoint {
     pub path: String,
 }
 
-/// A running Prometheus that scrapes every second.
+/// A running Prometheus that scrapes twice a second, so that when it does so matters little for rates over some ten seconds.
 pub struct Prometheus {
     child: Child,
     address: String,
@@ -45,7 +45,7 @@ impl Prometheus {
         let directory = paths::target().join("tmp").join(format!("prometheus-{name}-{}", std::process::id()));
         fs::create_dir_all(&directory)?;
         let mut configuration =
-            "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n".to_owned();
+            "global: {scrape_interval: 500ms, scrape_timeout: 500ms}\nscrape_configs:\n".to_owned();
         for Endpoint { instance, address, path } in endpoints {
             write!(
                 configuration,
