@@ -254,6 +254,28 @@ pub struct Detail {
     pub sizes: [u64; 2],
 }
 
+/// Goes through the ring buffer in place of an [`Event`] where someone wants the peers, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PeerEvent {
+    /// What the event would be.
+    pub event: Event,
+    /// The peer.
+    pub peer: Peer,
+}
+
+/// The address of a call's peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Peer {
+    /// The IP address, in network order.
+    pub address: [u8; 16],
+    /// How many bytes of it there are: 4 or 16; 0 when it was not read.
+    pub length: u32,
+    /// The port.
+    pub port: u32,
+}
+
 impl Detail {
     /// Stands for a byte count that was not read.
     pub const UNREAD: u64 = u64::MAX;
@@ -278,4 +300,5 @@ const _: () = {
     assert!(core::mem::offset_of!(Record, duration_ns) == 16);
     assert!(size_of::<Event>() == 48);
     assert!(core::mem::offset_of!(Event, detail) == 24);
+    assert!(size_of::<PeerEvent>() == 72 && core::mem::offset_of!(PeerEvent, peer) == 48);
 };

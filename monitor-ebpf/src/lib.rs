@@ -11,9 +11,9 @@ mod counter;
 mod recipe;
 
 pub use call::{
-    Bucket, DEPTH_BITS, Detail, Event, LABELS, LabelSet, MAX_NESTING, Record, Spilled, TEXT_BYTES, WAYS,
-    call_type, error_class, extra, key, label, mark, protocol, record_flag, retry_count, side, status_code,
-    stream,
+    Bucket, DEPTH_BITS, Detail, Event, LABELS, LabelSet, MAX_NESTING, Peer, PeerEvent, Record, Spilled,
+    TEXT_BYTES, WAYS, call_type, error_class, extra, key, label, mark, protocol, record_flag, retry_count,
+    side, status_code, stream,
 };
 pub use counter::{COUNTERS, COUNTERS_OF_SIDE, Counter};
 pub use recipe::{
@@ -59,6 +59,7 @@ pub mod name {
     pub const COUNTERS: &str = "COUNTERS";
     /// Mappable array with one `u32`: label set numbers handed out so far, also those past the end.
     pub const NEXT_LABEL: &str = "NEXT_LABEL";
-    /// Ring buffer of [`Record`](crate::Record) or [`Event`](crate::Event), which their lengths tell apart.
+    /// Ring buffer of [`Record`](crate::Record), [`Event`](crate::Event) or [`PeerEvent`](crate::PeerEvent), which
+    /// their lengths tell apart.
     pub const RECORDS: &str = "RECORDS";
 }

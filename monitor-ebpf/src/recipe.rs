@@ -59,6 +59,8 @@ pub mod event {
     pub const FINISHES: u8 = 1;
     /// Starts are sent, too.
     pub const STARTS: u8 = 2;
+    /// Events have the call's peer.
+    pub const PEERS: u8 = 4;
 }
 
 /// Index of each count in [`Shape::sizes`].
@@ -263,8 +265,12 @@ pub struct Shape {
     /// Place of a pointer that is not nil once the call has panicked, and then leads to a word that is not zero; or
     /// [`NO_SCRATCH`].
     pub panic_at: u8,
+    /// Place of the slice header of the peer's IP address, or [`NO_SCRATCH`].
+    pub peer_at: u8,
+    /// Place of the eight bytes with the peer's port.
+    pub peer_port_at: u8,
     /// Zero.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 2],
     /// Is the call a stream?
     pub streaming: Test,
     /// Is it oneway? Asked of calls that are no streams.
@@ -398,7 +404,9 @@ impl Shape {
         sizes: [NO_SCRATCH; 2],
         protocol_at: NO_SCRATCH,
         panic_at: NO_SCRATCH,
-        reserved: [0; 4],
+        peer_at: NO_SCRATCH,
+        peer_port_at: NO_SCRATCH,
+        reserved: [0; 2],
         streaming: Test::NEVER,
         oneway: Test::NEVER,
         windows: [Window::UNUSED; MAX_WINDOWS],

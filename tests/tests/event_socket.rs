@@ -1,6 +1,7 @@
 //! Events for programs: many readers at a Unix socket, each by itself; and the calls that are kept.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{Read as _, Write as _},
     os::unix::{
@@ -198,6 +199,15 @@ fn the_slowest_and_the_last_failed_calls() -> Result<()> {
     for (duration, least) in durations.iter().zip([60_000, 50_000, 40_000]) {
         ensure!(*duration >= Some(least), "{durations:?}");
     }
+    // Servers know who called.
+    let own = logged(&mut server)?;
+    let peers: BTreeSet<_> = own.iter().filter_map(|call| call["peer"].as_str()).collect();
+    let handled = calls("?side=server&method=Store")?;
+    let slowest = handled.iter().flat_map(|set| set["slowest"].as_array().into_iter().flatten());
+    for call in slowest {
+        ensure!(call["peer"].as_str().is_some_and(|peer| peers.contains(peer)), "{call} is not of {peers:?}");
+    }
+    ensure!(!handled.is_empty() && !peers.is_empty(), "no peers: this shows nothing");
     // The last failures are those that the process has logged last.
     let own = logged(&mut client)?;
     let failed: Vec<_> = own

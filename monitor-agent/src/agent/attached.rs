@@ -1,11 +1,12 @@
 //! Doing: one plan attached to one target, and the state of its calls.
 
 use std::{
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use monitor_ebpf::{Detail, Recipe, Record, record_flag};
+use monitor_ebpf::{Detail, NO_SCRATCH, Peer, Recipe, Record, record_flag};
 use tracing::warn;
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     verify::{check_in_place, check_text, still_running},
 };
 use crate::{
-    bpf::{InFlight, Maps, Programs},
+    bpf::{InFlight, Maps, More, Programs},
     failure::Failure,
     metrics::UnexpectedType,
     pipeline::{
@@ -57,7 +58,7 @@ pub(super) struct Attached {
     aggregate: Aggregate,
     losses: Losses,
     /// Records that came while the totals were read: they belong to the next snapshot.
-    waiting: Vec<(Record, Option<Detail>)>,
+    waiting: Vec<(Record, Option<More>)>,
     unexpected: Unexpected,
     /// Starts are sent.
     has_starts: bool,
@@ -97,6 +98,9 @@ impl Attached {
                 place.name, found.name, found.version
             );
         }
+        if config.wanted.peers && recipe.shapes.iter().all(|shape| shape.peer_at == NO_SCRATCH) {
+            warn!("{}: the peers of its {} {} calls can't be read", place.name, found.name, found.version);
+        }
         if config.wanted.messages && plan.message_sites.is_empty() {
             warn!(
                 "{}: its {} {} has no functions that messages of streams go through, so they are not counted",
@@ -132,11 +136,11 @@ impl Attached {
         // Decoding labels needs the maps, which taking records out holds.
         let mut batch = std::mem::take(waiting);
         loop {
-            let taken = maps.drain(BATCH, |record, detail| batch.push((record, detail)));
-            for (record, detail) in &batch {
+            let taken = maps.drain(BATCH, |record, more| batch.push((record, more)));
+            for (record, more) in &batch {
                 let labels = labels.get(record.label_set, || decode(maps, record.label_set));
-                Call { target, record, detail: *detail, labels, clock }.hand_over(aggregate, tracer);
-                bytes += HEADER_BYTES + size_of::<Record>() + detail.map_or(0, |_| size_of::<Detail>());
+                Call { target, record, more: *more, labels, clock }.hand_over(aggregate, tracer);
+                bytes += HEADER_BYTES + size_of::<Record>() + more.map_or(0, size_of_more);
             }
             records += batch.len();
             batch.clear();
@@ -150,7 +154,7 @@ impl Attached {
             aggregate.total(number, labels, maps.total(number), maps.extras(number));
         }
         // Calls that were counted after the last record was taken out, and before the totals were read.
-        maps.drain(BATCH, |record, detail| batch.push((record, detail)));
+        maps.drain(BATCH, |record, more| batch.push((record, more)));
         let timed = batch.iter().filter(|(record, _)| record.flags & NOT_TIMED == 0);
         aggregate.waiting(
             timed.map(|(record, _)| labels.get(record.label_set, || decode(maps, record.label_set)).side),
@@ -203,7 +207,7 @@ impl Attached {
 struct Call<'a> {
     target: u32,
     record: &'a Record,
-    detail: Option<Detail>,
+    more: Option<More>,
     labels: &'a Arc<Labels>,
     clock: Clock,
 }
@@ -213,7 +217,7 @@ impl Call<'_> {
         let Record { label_set, flags, start_ns, duration_ns } = *self.record;
         let time_ns = self.clock.unix_ns(start_ns.saturating_add(duration_ns));
         if flags & record_flag::STARTED != 0 {
-            let goroutine = self.detail.map_or(0, |detail| detail.goroutine);
+            let goroutine = self.more.map_or(0, |(detail, _)| detail.goroutine);
             return tracer.start(&StartedCall {
                 target: self.target,
                 labels: self.labels,
@@ -228,16 +232,31 @@ impl Call<'_> {
             labels: self.labels,
             time_ns,
             duration: is_paired.then(|| Duration::from_nanos(duration_ns)),
-            details: self.detail.map(details),
+            details: self.more.map(details),
         };
         aggregate.finish(&call);
         tracer.finish(&call);
     }
 }
 
-fn details(detail: Detail) -> Details {
+fn details((detail, peer): More) -> Details {
     let [sent_bytes, received_bytes] = detail.sizes.map(|size| (size != Detail::UNREAD).then_some(size));
-    Details { goroutine: detail.goroutine, sent_bytes, received_bytes }
+    Details { goroutine: detail.goroutine, sent_bytes, received_bytes, peer: peer.and_then(peer_address) }
+}
+
+/// An address as it was read; `None` where it was not.
+fn peer_address(peer: Peer) -> Option<SocketAddr> {
+    let ip = match peer.length {
+        4 => IpAddr::from(*peer.address.first_chunk::<4>()?),
+        16 => IpAddr::from(peer.address).to_canonical(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::try_from(peer.port).ok()?))
+}
+
+/// Bytes in the ring of what an event has beside its record.
+fn size_of_more((_, peer): More) -> usize {
+    size_of::<Detail>() + peer.map_or(0, |_| size_of::<Peer>())
 }
 
 /// The sites to attach, in the order of attaching: finishes first, so that no start is seen whose finish is not.

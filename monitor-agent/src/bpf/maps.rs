@@ -10,7 +10,7 @@ use aya::{
     maps::{HashMap, Map, MapData, RingBuf},
 };
 use monitor_ebpf::{
-    ALIASES, COUNTERS, COUNTERS_OF_SIDE, Counter, Detail, LabelSet, Record, extra, name, side,
+    ALIASES, COUNTERS, COUNTERS_OF_SIDE, Counter, Detail, LabelSet, Peer, Record, extra, name, side,
 };
 
 use super::{
@@ -67,15 +67,15 @@ impl Maps {
     }
 
     /// Hands what waits in the ring to `take`, at most `limit` records; gives how many there were. Those of events come
-    /// with their details.
+    /// with what else they have.
     ///
     /// Fewer than `limit` means that the ring is empty, or that its next record is still being written.
-    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(Record, Option<Detail>)) -> usize {
+    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(Record, Option<More>)) -> usize {
         let mut count = 0;
         while count < limit {
             let Some(item) = self.records.next() else { break };
-            if let Some((record, detail)) = decode(&item) {
-                take(record, detail);
+            if let Some((record, more)) = decode(&item) {
+                take(record, more);
             }
             count += 1;
         }
@@ -187,8 +187,11 @@ pub(super) fn take_hash<V: aya::Pod>(
     HashMap::try_from(map).map_err(|error| BpfError::from_map("open a hash map", error))
 }
 
-/// A record from its bytes, with its details if there are more; `None` when there are too few.
-fn decode(bytes: &[u8]) -> Option<(Record, Option<Detail>)> {
+/// What an event has beside the record, and some of them beside that.
+pub type More = (Detail, Option<Peer>);
+
+/// A record from its bytes, with what else there is if there are more; `None` when there are too few.
+fn decode(bytes: &[u8]) -> Option<(Record, Option<More>)> {
     let (label_set, rest) = bytes.split_first_chunk()?;
     let (flags, rest) = rest.split_first_chunk()?;
     let (start_ns, rest) = rest.split_first_chunk()?;
@@ -199,17 +202,25 @@ fn decode(bytes: &[u8]) -> Option<(Record, Option<Detail>)> {
         start_ns: u64::from_ne_bytes(*start_ns),
         duration_ns: u64::from_ne_bytes(*duration_ns),
     };
-    Some((record, decode_detail(rest)))
+    Some((record, decode_more(rest)))
 }
 
-fn decode_detail(bytes: &[u8]) -> Option<Detail> {
+fn decode_more(bytes: &[u8]) -> Option<More> {
     let (goroutine, rest) = bytes.split_first_chunk()?;
     let (sent, rest) = rest.split_first_chunk()?;
-    let (received, _) = rest.split_first_chunk()?;
-    Some(Detail {
+    let (received, rest) = rest.split_first_chunk()?;
+    let detail = Detail {
         goroutine: u64::from_ne_bytes(*goroutine),
         sizes: [u64::from_ne_bytes(*sent), u64::from_ne_bytes(*received)],
-    })
+    };
+    Some((detail, decode_peer(rest)))
+}
+
+fn decode_peer(bytes: &[u8]) -> Option<Peer> {
+    let (address, rest) = bytes.split_first_chunk()?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let (port, _) = rest.split_first_chunk()?;
+    Some(Peer { address: *address, length: u32::from_ne_bytes(*length), port: u32::from_ne_bytes(*port) })
 }
 
 #[cfg(test)]
@@ -218,13 +229,20 @@ mod tests {
 
     #[test]
     fn a_record_is_read_field_by_field() {
-        let mut bytes = [0_u8; 48];
-        for (place, value) in [(0, 7), (4, 1), (8, 9), (16, 5), (24, 3), (32, 11), (40, 13)] {
+        let mut bytes = [0_u8; 72];
+        for (place, value) in
+            [(0, 7), (4, 1), (8, 9), (16, 5), (24, 3), (32, 11), (40, 13), (48, 127), (64, 4), (68, 80)]
+        {
             bytes[place] = value;
         }
         let record = Record { label_set: 7, flags: 1, start_ns: 9, duration_ns: 5 };
         assert_eq!(decode(&bytes[..24]), Some((record, None)));
         assert_eq!(decode(&bytes[..23]), None);
-        assert_eq!(decode(&bytes), Some((record, Some(Detail { goroutine: 3, sizes: [11, 13] }))));
+        let detail = Detail { goroutine: 3, sizes: [11, 13] };
+        assert_eq!(decode(&bytes[..48]), Some((record, Some((detail, None)))));
+        let mut address = [0; 16];
+        address[0] = 127;
+        let peer = Peer { address, length: 4, port: 80 };
+        assert_eq!(decode(&bytes), Some((record, Some((detail, Some(peer))))));
     }
 }

@@ -13,4 +13,4 @@ mod maps;
 pub use error::BpfError;
 pub use in_flight::{InFlight, Underway, monotonic};
 pub use load::{Limits, Programs};
-pub use maps::Maps;
+pub use maps::{Maps, More};

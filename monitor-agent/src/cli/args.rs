@@ -254,18 +254,17 @@ impl RunArguments {
     /// The validated meaning. Nothing is touched by this.
     pub(super) fn validate(self) -> Result<RunConfig, Failure> {
         each_once(&self.pids)?;
-        let wants_events = self.events_socket.is_some() || self.capture_slow.is_some();
-        if wants_events && !self.metrics.wants_calls() {
-            let text = format!(
-                "--events.socket and --capture.slow tell of calls, and --metrics {} wants none: add kitex",
-                self.metrics
-            );
-            return Err(Failure::new(Kind::Usage, text));
-        }
         let pushes = self.otlp || otlp::Settings::chosen_by(&variable("OTEL_METRICS_EXPORTER")?);
         let otlp = if pushes { Some(otlp_settings()?) } else { None };
         let metrics = if pushes { self.metrics.with(Family::Otel) } else { self.metrics };
         let has_otel = metrics.contains(Family::Otel);
+        let wants_events = self.events_socket.is_some() || self.capture_slow.is_some();
+        if wants_events && !metrics.wants_calls() {
+            let text = format!(
+                "--events.socket and --capture.slow tell of calls, and --metrics {metrics} wants none: add kitex"
+            );
+            return Err(Failure::new(Kind::Usage, text));
+        }
         let otel = OtelView {
             conventions: Conventions::of_opt_in(&variable("OTEL_SEMCONV_STABILITY_OPT_IN")?),
             go: match self.otel_go {
@@ -284,6 +283,7 @@ impl RunArguments {
                 messages: self.kitex_stream_messages,
                 events: wants_events,
                 starts: false,
+                peers: self.capture_slow.is_some(),
                 protocol: has_otel,
                 panics: has_otel,
             },

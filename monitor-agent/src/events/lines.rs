@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     io::Write as _,
+    net::SocketAddr,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -73,6 +74,7 @@ impl Lines {
             goroutine: call.details.map(|details| details.goroutine),
             sent_bytes: call.details.and_then(|details| details.sent_bytes),
             received_bytes: call.details.and_then(|details| details.received_bytes),
+            peer: call.details.and_then(|details| details.peer),
         };
         match self.format {
             Format::Ndjson => json(&line, out),
@@ -138,6 +140,8 @@ struct FinishLine<'a> {
     sent_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     received_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<SocketAddr>,
 }
 
 /// The fields of a loss.
@@ -167,6 +171,9 @@ impl FinishLine<'_> {
             if let Some(bytes) = bytes {
                 let _ = write!(text, ", {bytes} B {what}");
             }
+        }
+        if let Some(peer) = self.peer {
+            let _ = write!(text, ", from {peer}");
         }
         text
     }
@@ -244,7 +251,8 @@ mod tests {
     #[test]
     fn a_finish_has_what_is_known() {
         let known = &Arc::new(labels());
-        let details = Details { goroutine: 0xc000, sent_bytes: Some(5), received_bytes: None };
+        let peer = Some(SocketAddr::from(([127, 0, 0, 1], 80)));
+        let details = Details { goroutine: 0xc000, sent_bytes: Some(5), received_bytes: None, peer };
         let call = FinishedCall {
             target: 7,
             label_set: 0,
@@ -258,11 +266,12 @@ mod tests {
             finish(Format::Ndjson, failed.clone(), call),
             "{\"event\":\"finish\",\"time\":\"2026-01-02T03:04:05.000000006Z\",\"target\":7,\"side\":\"client\",\
              \"caller\":\"shop\",\"callee\":\"unknown\",\"method\":\"Ec\\\"ho\\u001b\",\"type\":\"pingpong\",\
-             \"status\":\"error\",\"duration_us\":1,\"error\":\"timeout\",\"goroutine\":49152,\"sent_bytes\":5}\n"
+             \"status\":\"error\",\"duration_us\":1,\"error\":\"timeout\",\"goroutine\":49152,\"sent_bytes\":5,\
+             \"peer\":\"127.0.0.1:80\"}\n"
         );
         assert_eq!(
             finish(Format::Pretty, failed, call),
-            "2026-01-02T03:04:05.000000006Z client Ec\"ho\\u{1b} 1 µs error (timeout) shop -> unknown, 5 B sent\n"
+            "2026-01-02T03:04:05.000000006Z client Ec\"ho\\u{1b} 1 µs error (timeout) shop -> unknown, 5 B sent, from 127.0.0.1:80\n"
         );
         let unpaired = FinishedCall { duration: None, details: None, ..call };
         let line = finish(Format::Ndjson, labels(), unpaired);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
@@ -190,6 +191,8 @@ struct DescribedCall {
     sent_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     received_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<SocketAddr>,
 }
 
 fn described(call: &Call) -> DescribedCall {
@@ -199,6 +202,7 @@ fn described(call: &Call) -> DescribedCall {
         goroutine: call.details.map(|details| details.goroutine),
         sent_bytes: call.details.and_then(|details| details.sent_bytes),
         received_bytes: call.details.and_then(|details| details.received_bytes),
+        peer: call.details.and_then(|details| details.peer),
     }
 }
 

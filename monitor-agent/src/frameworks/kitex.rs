@@ -144,6 +144,7 @@ const SERVER: ShapeSpec = ShapeSpec {
     ),
     stream: "invocation.streamingMode",
     sizes: ["stats.sendSize", "stats.recvSize"],
+    peer: Some(["from.address.(*net.TCPAddr).IP", "from.address.(*net.TCPAddr).Port"]),
     tags: None,
     protocol: "config.transportProtocol",
     panicked: "stats.panicErr",
@@ -171,6 +172,10 @@ const SERVER_SEPARATE: ShapeSpec = ShapeSpec {
     ),
     stream: "invocation.(*pkg/rpcinfo.invocation).streamingMode",
     sizes: SIZES,
+    peer: Some([
+        "from.(*pkg/rpcinfo.endpointInfo).address.(*net.TCPAddr).IP",
+        "from.(*pkg/rpcinfo.endpointInfo).address.(*net.TCPAddr).Port",
+    ]),
     tags: None,
     protocol: PROTOCOL,
     panicked: PANICKED,
@@ -197,6 +202,8 @@ const CLIENT: ShapeSpec = ShapeSpec {
     oneway: Question::Equals(&["config.(*pkg/rpcinfo.rpcConfig).interactionMode"], 1),
     stream: "invocation.(*pkg/rpcinfo.invocation).streamingMode",
     sizes: SIZES,
+    // The instance that was called is of a type of the service discovery's own.
+    peer: None,
     tags: Some("to.(*pkg/rpcinfo/remoteinfo.remoteInfo).tags"),
     protocol: PROTOCOL,
     panicked: PANICKED,

@@ -185,6 +185,8 @@ pub struct ShapeSpec {
     pub stream: &'static str,
     /// Paths to the number of bytes sent and received for the call; not there in every release.
     pub sizes: [&'static str; 2],
+    /// Paths to the peer's IP address, a slice, and its port; where it can be told at all.
+    pub peer: Option<[&'static str; 2]>,
     /// Path to the tags that hold the number of retries under `retry`.
     pub tags: Option<&'static str>,
     /// Path to the number of the protocol.

@@ -1,6 +1,6 @@
 //! Calls, one by one, for whoever wants more than sums of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::Labels;
 
@@ -73,6 +73,8 @@ pub struct Details {
     pub sent_bytes: Option<u64>,
     /// Bytes received for it; likewise.
     pub received_bytes: Option<u64>,
+    /// The address of the peer's connection, on a server that was reached by TCP; where it was asked for.
+    pub peer: Option<SocketAddr>,
 }
 
 /// Events that were lost.

@@ -158,6 +158,8 @@ pub(super) struct Reads {
     pub(super) stream: Option<Place>,
     pub(super) sizes: Option<[Place; 2]>,
     pub(super) protocol: Option<Place>,
+    /// The peer's IP address, a slice, and its port.
+    pub(super) peer: Option<[Place; 2]>,
     /// A pointer to what was recovered from a panic.
     pub(super) panicked: Option<Place>,
 }
@@ -167,6 +169,7 @@ impl Reads {
     pub(super) fn program(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
         let windows = self.needs(wanted).windows(self.inner.map(|(place, _)| place))?;
         let at = |place: Option<Place>| place.map_or(NO_SCRATCH, |place| windows.at(place));
+        let peer = self.peer.filter(|_| wanted.peers);
         let mut shape = Shape {
             type_word: self.type_word.wrapping_add(bias),
             side: self.side,
@@ -177,6 +180,8 @@ impl Reads {
             sizes: [0, 1].map(|index| {
                 at(self.sizes.filter(|_| wanted.reads_sizes()).and_then(|sizes| sizes.get(index).copied()))
             }),
+            peer_at: at(peer.map(|[address, _]| address)),
+            peer_port_at: at(peer.map(|[_, port]| port)),
             protocol_at: at(self.protocol.filter(|_| wanted.protocol)),
             panic_at: at(self.panicked.filter(|_| wanted.panics)),
             streaming: windows.test(&self.streaming),
@@ -219,6 +224,10 @@ impl Reads {
         let sizes = self.sizes.filter(|_| wanted.reads_sizes());
         for place in sizes.into_iter().flatten().chain(protocol).chain(panicked) {
             needs.add(place, 8, window_use::FINISH);
+        }
+        if let Some([address, port]) = self.peer.filter(|_| wanted.peers) {
+            needs.add(address, 16, window_use::FINISH);
+            needs.add(port, 8, window_use::FINISH);
         }
         needs
     }
@@ -477,6 +486,7 @@ mod tests {
             tags: None,
             stream: Some(place(invocation, 72)),
             sizes: Some([place(stats, 56), place(stats, 72)]),
+            peer: None,
             protocol: Some(place(config, 40)),
             panicked: Some(place(stats, 112)),
         }
@@ -517,6 +527,24 @@ mod tests {
         check_places(&sizes);
         assert_ne!(sizes.sizes, [NO_SCRATCH; 2]);
         assert_eq!(sizes.sizes[size::RECEIVED] - sizes.sizes[size::SENT], 16);
+    }
+
+    #[test]
+    fn a_peer_is_read_where_it_is_wanted() {
+        let mut reads = server();
+        let from = reads.nodes.behind(place(ROOT, 0), itab(0x100));
+        let address = reads.nodes.behind(place(from, 32), itab(0x600));
+        reads.peer = Some([place(address, 0), place(address, 24)]);
+        let wanted = Wanted { events: true, peers: true, ..Wanted::default() };
+        // Beside the bytes there is no room for it.
+        assert!(matches!(reads.program(0, wanted), Err(Refusal::TooMuch(_))));
+        reads.sizes = None;
+        let without = reads.program(0, Wanted { peers: false, ..wanted }).expect("a shape");
+        assert_eq!((without.peer_at, used(&without).len()), (NO_SCRATCH, 6));
+        let with = reads.program(0, wanted).expect("a shape");
+        check_places(&with);
+        assert_eq!((with.peer_port_at - with.peer_at, used(&with).len()), (24, 8));
+        assert!(used(&with).iter().any(|window| window.guard_word == 0x600));
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod witness;
 
 use std::ops::Range;
 
-use monitor_ebpf::{MAX_SHAPES, Recipe, Register, TagMap, event};
+use monitor_ebpf::{MAX_SHAPES, Recipe, Register, Shape, TagMap, event};
 use serde::Serialize;
 
 pub use refusal::Refusal;
@@ -64,6 +64,8 @@ pub struct Wanted {
     pub events: bool,
     /// Each start, too.
     pub starts: bool,
+    /// The peer's address in each finish. The first thing to be left out where not everything can be read at once.
+    pub peers: bool,
     /// The protocol that a call went over.
     pub protocol: bool,
     /// Whether the target's code panicked in it.
@@ -71,7 +73,7 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Everything there is.
+    /// Everything but peers.
     pub const ALL: Self = Self {
         retries: true,
         errors: true,
@@ -79,6 +81,7 @@ impl Wanted {
         messages: true,
         events: true,
         starts: true,
+        peers: false,
         protocol: true,
         panics: true,
     };
@@ -96,7 +99,8 @@ impl Wanted {
     /// Bits of [`event`].
     fn events(self) -> u8 {
         let starts = if self.starts { event::STARTS } else { 0 };
-        if self.events { event::FINISHES | starts } else { 0 }
+        let peers = if self.peers { event::PEERS } else { 0 };
+        if self.events { event::FINISHES | starts | peers } else { 0 }
     }
 }
 
@@ -414,7 +418,7 @@ impl Plan {
             *flags = site.skip_flags();
         }
         for (place, shape) in recipe.shapes.iter_mut().zip(&self.shapes) {
-            *place = shape.program(bias, wanted)?;
+            *place = without_peers_rather_than_not(shape, bias, wanted)?;
             recipe.shape_count += 1;
         }
         for (place, call) in recipe.shapes.iter_mut().zip(&self.calls) {
@@ -436,6 +440,14 @@ impl Plan {
     #[must_use]
     pub fn protocol(&self, number: u16) -> String {
         self.protocols.map_or_else(String::new, |protocols| protocols.name(number))
+    }
+}
+
+/// The shape for a process, with the peer's address if there is room for that beside the rest.
+fn without_peers_rather_than_not(shape: &ShapePlan, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
+    match shape.program(bias, wanted) {
+        Err(Refusal::TooMuch(_)) if wanted.peers => shape.program(bias, Wanted { peers: false, ..wanted }),
+        other => other,
     }
 }
 

@@ -59,7 +59,7 @@ impl<'a> Resolver<'a> {
         for itab in go.itabs()? {
             let Some(interface) = full_name(&mut names, go, itab.interface) else { continue };
             let is_error = interface.text == ERROR;
-            if !is_error && !is_below(&interface.text, module) {
+            if !is_error && interface.text != ADDRESS && !is_below(&interface.text, module) {
                 continue;
             }
             let Some(concrete) = full_name(&mut names, go, itab.concrete) else { continue };
@@ -236,7 +236,7 @@ impl<'a> Resolver<'a> {
 
     fn full(&self, name: &str) -> String {
         match name {
-            ERROR => name.to_owned(),
+            ERROR | ADDRESS | TCP_ADDRESS => name.to_owned(),
             _ if name.starts_with('.') => format!("{}{name}", self.module),
             _ => format!("{}/{name}", self.module),
         }
@@ -256,6 +256,9 @@ pub(super) const PARAMETERS: u64 = 56;
 
 /// The interface that Go itself defines.
 pub(super) const ERROR: &str = "error";
+/// The interface of addresses, and the type that those of TCP have, in Go's own library.
+const ADDRESS: &str = "net.Addr";
+const TCP_ADDRESS: &str = "net.TCPAddr";
 
 fn too_many_itabs() -> ImageError {
     ImageError::Malformed { what: "it has more Go itabs of the framework than a program needs".to_owned() }

@@ -73,6 +73,13 @@ impl ShapePlan {
                 None
             }
         };
+        let peer = match spec.peer.map(|paths| walk.peer(paths)).transpose() {
+            Ok(peer) => peer,
+            Err(why) => {
+                notes.add("the address of the peer can't be told", &optional(why)?);
+                None
+            }
+        };
         let stream = match walk.word(spec.stream) {
             Ok(stream) => Some(stream),
             Err(why) => {
@@ -107,6 +114,7 @@ impl ShapePlan {
             tags: tags.as_ref().map(|(place, _)| *place),
             stream,
             sizes,
+            peer,
             protocol,
             panicked,
         };
@@ -189,6 +197,11 @@ impl Walk<'_, '_> {
             place.offset = place.offset.saturating_add(8);
         }
         Ok(place)
+    }
+
+    fn peer(&mut self, [address, port]: [&str; 2]) -> Result<[Place; 2], Refusal> {
+        let address = self.value(address, "a slice", 24, |kind| kind == Kind::Slice)?;
+        Ok([address, self.word(port)?])
     }
 
     fn map(&mut self, path: &str) -> Result<(Place, Option<TagMap>), Refusal> {

@@ -5,6 +5,7 @@ mod errors;
 mod in_flight;
 mod labels;
 mod maps;
+mod peer;
 mod registers;
 mod scratch;
 mod shape;
@@ -75,7 +76,9 @@ fn tell_start(shape: ShapeRef, hit: &Hit, scratch: &Scratch, kind: u8, now: u64)
         return;
     }
     let record = Record { label_set, flags: record_flag::STARTED, start_ns: now, duration_ns: 0 };
-    if !totals::send(record, || Detail { goroutine: hit.goroutine, sizes: [Detail::UNREAD; 2] }) {
+    let detail = || Detail { goroutine: hit.goroutine, sizes: [Detail::UNREAD; 2] };
+    // SAFETY: the place is valid for writes.
+    if !totals::send(record, detail, |place| unsafe { peer::read(shape, scratch, place) }) {
         count(Counter::StartRingFull);
     }
 }
@@ -122,16 +125,18 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     totals::add(label_set);
     add_sizes(shape, label_set, &scratch);
     let detail = || Detail { goroutine: hit.goroutine, sizes: sizes(shape, &scratch) };
+    // SAFETY: the place is valid for writes.
+    let peer = |place| unsafe { peer::read(shape, &scratch, place) };
     if let Some(started) = started {
         let duration_ns = now.saturating_sub(started.at_ns);
         let record = Record { label_set, flags: 0, start_ns: started.at_ns, duration_ns };
-        if !totals::send(record, detail) {
+        if !totals::send(record, detail, peer) {
             count_of(Counter::RingFull, shape.side());
         }
     } else {
         count_of(Counter::Unpaired, shape.side());
         let record = Record { label_set, flags: record_flag::UNPAIRED, start_ns: now, duration_ns: 0 };
-        if !totals::send(record, detail) {
+        if !totals::send(record, detail, peer) {
             count_of(Counter::RingFullUnpaired, shape.side());
         }
     }

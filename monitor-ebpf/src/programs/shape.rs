@@ -317,4 +317,10 @@ impl ShapeRef {
     pub(crate) fn tags_at(self) -> u8 {
         field!(self.0, tags_at)
     }
+
+    /// Where the slice header of the peer's IP address lies, and where its port.
+    #[inline(always)]
+    pub(crate) fn peer_at(self) -> (u8, u8) {
+        (field!(self.0, peer_at), field!(self.0, peer_port_at))
+    }
 }

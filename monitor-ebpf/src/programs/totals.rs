@@ -1,7 +1,7 @@
 //! What leaves the kernel: exact totals, and a record of each call.
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use monitor_ebpf::{Detail, Event, Record, extra};
+use monitor_ebpf::{Detail, Event, Peer, PeerEvent, Record, event, extra};
 
 use super::{
     asm::{self, increment},
@@ -29,12 +29,25 @@ pub(crate) fn add_extra(kind: u32, label_set: u32, value: u64) {
 
 /// Sends a record, or an event where the recipe says so, without waking the agent: a wakeup costs the target some
 /// 20 µs on a virtual machine, and the agent looks by itself. False when the ring is full.
+///
+/// `peer` gets a place that is valid for writes, and must fill it.
 #[inline(always)]
-pub(crate) fn send(record: Record, detail: impl FnOnce() -> Detail) -> bool {
-    if recipe!(events) == 0 {
+pub(crate) fn send(record: Record, detail: impl FnOnce() -> Detail, peer: impl FnOnce(*mut Peer)) -> bool {
+    let events = recipe!(events);
+    if events == 0 {
         return send_value(record);
     }
-    send_value(Event { record, detail: detail() })
+    if events & event::PEERS == 0 {
+        return send_value(Event { record, detail: detail() });
+    }
+    let Some(mut entry) = RECORDS.reserve::<PeerEvent>(0) else { return false };
+    let place = entry.as_mut_ptr();
+    // SAFETY: the place is in the ring, and ours until it is submitted.
+    unsafe { (&raw mut (*place).event).write(Event { record, detail: detail() }) }
+    // SAFETY: as above.
+    peer(unsafe { &raw mut (*place).peer });
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+    true
 }
 
 #[inline(always)]

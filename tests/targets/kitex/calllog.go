@@ -17,6 +17,8 @@ type loggedCall struct {
 	DurationUS int64  `json:"duration_us"`
 	SentBytes  uint64 `json:"sent_bytes"`
 	RecvBytes  uint64 `json:"received_bytes"`
+	// Peer is the other end's address, on a server.
+	Peer string `json:"peer,omitempty"`
 	// TimeNS is when it finished, since 1970.
 	TimeNS int64 `json:"time_ns"`
 }
@@ -49,6 +51,9 @@ func (l logger) Finish(ctx context.Context) {
 	s := ri.Stats()
 	call := loggedCall{labels: labelsOf(ri, l.side), Goroutine: uint64(goroutine())}
 	call.SentBytes, call.RecvBytes = s.SendSize(), s.RecvSize()
+	if address := ri.From().Address(); l.side == "server" && address != nil {
+		call.Peer = address.String()
+	}
 	if start, finish := s.GetEvent(stats.RPCStart), s.GetEvent(stats.RPCFinish); start != nil && finish != nil {
 		call.DurationUS = finish.Time().Sub(start.Time()).Microseconds()
 		call.TimeNS = finish.Time().UnixNano()
