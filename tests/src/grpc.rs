@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    chain::Account,
+    chain::{Account, check_closed},
     process::Process,
     scrape::{Labels, Scrape},
 };
@@ -102,6 +102,7 @@ pub fn check(process: &mut Process, scrape: &Scrape, several: bool) -> Result<Ca
     for side in ["client", "server"] {
         check_durations(&own, scrape, side, target)?;
     }
+    check_closed(scrape, pid, [0, 0])?;
     Ok(own)
 }
 

@@ -62,6 +62,11 @@ impl CallsInFlight {
                 calls.never_finished += found.len() as u64;
                 continue;
             }
+            // The families with names are those of Kitex.
+            if recipe.by_site != 0 {
+                calls.others += found.len() as u64;
+                continue;
+            }
             for call in found {
                 let names = self.names(recipe, &call, &mut names_left);
                 // What was read belongs to the call only if it is still the same.

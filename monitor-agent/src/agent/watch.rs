@@ -126,9 +126,7 @@ impl Watch {
         let wanted = |family| config.metrics.contains(family);
         let process = wanted(Family::Process).then(|| ProcessReader::open(stats.pid).ok()).flatten();
         let go = (wanted(Family::Go) || wanted(Family::Otel)).then(|| GoRuntime::open(&place, config));
-        // The families that show them are those of Kitex.
-        let copies =
-            attached.iter().map(Attached::in_flight).filter(|(recipe, _)| recipe.by_site == 0).collect();
+        let copies = attached.iter().map(Attached::in_flight).collect();
         let in_flight = CallsInFlight::open(&place.target, &place.name, copies);
         let since = SystemTime::now();
         let subject = wanted(Family::Otel).then(|| Subject::of(&place.target, since, config));

@@ -22,6 +22,8 @@ const NANOS: f64 = 1e9;
 #[derive(Clone, Debug, Default)]
 pub struct UnderwayCalls {
     groups: BTreeMap<(Side, [String; LABELS]), Group>,
+    /// Calls of frameworks whose calls in flight have no families.
+    pub others: u64,
     /// Calls of a target that has ended.
     pub never_finished: u64,
 }
@@ -48,7 +50,7 @@ impl UnderwayCalls {
     /// All calls.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.groups.values().map(|group| group.count).sum()
+        self.others + self.groups.values().map(|group| group.count).sum::<u64>()
     }
 
     /// Keeps the names of an earlier look, so that their series go on, with no calls where there are none now.
