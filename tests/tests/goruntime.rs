@@ -130,9 +130,9 @@ impl Runtime {
 /// What does not move at rest.
 fn exact(ours: &Readings, report: &Json) -> Result<Vec<String>> {
     let gc = ours.gc.as_ref().context("no collections")?;
-    let mut pauses: Vec<u64> =
-        report["pauses_ns"].as_array().into_iter().flatten().filter_map(Json::as_u64).collect();
-    pauses.sort_unstable();
+    // The program tells the newest first.
+    let pauses: Vec<u64> =
+        report["pauses_ns"].as_array().into_iter().flatten().rev().filter_map(Json::as_u64).collect();
     let mut wrong = Vec::new();
     if pauses != gc.pauses_ns {
         wrong.push(format!("pauses: {:?}, {pauses:?}", gc.pauses_ns));
