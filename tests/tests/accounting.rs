@@ -105,7 +105,7 @@ fn under_load_the_account_closes_but_for_the_calls_of_a_moment() -> Result<()> {
 }
 
 #[test]
-fn stopped_for_long_under_full_load_the_agent_loses_durations_only() -> Result<()> {
+fn stopped_for_long_the_agent_loses_durations_only() -> Result<()> {
     let (mut server, mut client) = pair()?;
     let agent = Agent::attach(&[server.pid()], &[])?;
     client.command("flow 16")?;
