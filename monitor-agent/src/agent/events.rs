@@ -10,7 +10,10 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::trace::{Trace, TraceConfig};
+use super::{
+    life::to_the_end,
+    trace::{Trace, TraceConfig},
+};
 use crate::{
     events::{EventStream, Filter, Format, Outbox, Readers},
     failure::{Failure, Kind},
@@ -36,15 +39,7 @@ pub struct EventsConfig {
 
 /// Writes a line for each event on stdout until the last target has ended, a signal comes or nobody reads any more.
 pub fn events(config: EventsConfig) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Kind::Running, format!("can't start: {error}")))?;
-    let result = runtime.block_on(live(config));
-    // A write that is still under way ends with the process.
-    runtime.shutdown_background();
-    result
+    to_the_end(live(config))
 }
 
 async fn live(config: EventsConfig) -> Result<(), Failure> {

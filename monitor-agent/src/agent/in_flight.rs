@@ -38,11 +38,13 @@ impl fmt::Debug for CallsInFlight {
 
 impl CallsInFlight {
     pub(super) fn open(target: &Target, name: &str, copies: Vec<(Recipe, Arc<InFlight>)>) -> Self {
-        let memory = target.memory().map(ProcessMemory);
+        // Only those of Kitex have names; without any there is nothing to read, and nothing to complain of.
+        let has_names = copies.iter().any(|(recipe, _)| recipe.by_site == 0);
+        let memory = has_names.then(|| target.memory().map(ProcessMemory)).transpose();
         let memory = memory.inspect_err(|error| {
             warn!("{name}: calls in flight are shown without their names: {error}");
         });
-        Self { copies, memory: memory.ok(), has_ended: false }
+        Self { copies, memory: memory.ok().flatten(), has_ended: false }
     }
 
     /// The target has ended: what is still in flight will never finish.

@@ -37,13 +37,18 @@ const LAST_RECORDS: Duration = Duration::from_millis(10);
 
 /// Watches the targets until they have all ended and the linger is over, or a signal comes.
 pub fn run(config: RunConfig) -> Result<(), Failure> {
+    to_the_end(live(config))
+}
+
+/// Runs to its end what waits for signals, targets and readers.
+pub(super) fn to_the_end(life: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Kind::Running, format!("can't start: {error}")))?;
-    let result = runtime.block_on(live(config));
-    // Connections that are still open end with the process.
+    let result = runtime.block_on(life);
+    // Connections that are still open, and writes under way, end with the process.
     runtime.shutdown_background();
     result
 }
