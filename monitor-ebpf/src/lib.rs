@@ -32,6 +32,8 @@ pub mod name {
     pub const SENT: &str = "stream_sent";
     /// The program that counts messages received.
     pub const RECEIVED: &str = "stream_received";
+    /// The program that does nothing.
+    pub const NOTHING: &str = "nothing";
     /// Read-only global of type [`Recipe`](crate::Recipe).
     pub const RECIPE: &str = "RECIPE";
     /// Mappable array of [`Bucket`](crate::Bucket): the in-flight table.

@@ -6,23 +6,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor_ebpf::{Detail, NO_SCRATCH, Peer, Recipe, Record, record_flag};
+use monitor_ebpf::{Counter, Detail, NO_SCRATCH, Peer, Recipe, Record, extra, record_flag};
 use tracing::warn;
 
 use super::{
     RunConfig,
     clock::Clock,
+    overhead::probe_kind,
     prepare::Executable,
     unexpected::Unexpected,
     verify::{check_in_place, check_text, still_running},
 };
 use crate::{
-    bpf::{InFlight, Maps, More, Programs},
+    bpf::{InFlight, Maps, More, Programs, RunTimes},
     failure::Failure,
+    image::CostClass,
     metrics::UnexpectedType,
     pipeline::{
         self, Aggregate, Details, EventKind, FinishedCall, KnownLabels, Labels, Ladder, Losses, Lost,
-        Snapshot, StartedCall, Tracer,
+        PerProbe, ProbeKind, Snapshot, StartedCall, Tracer,
     },
     plan::{Found, Plan, Role, Site},
     target::Target,
@@ -66,6 +68,7 @@ pub(super) struct Attached {
     has_bytes: bool,
     max_age: Duration,
     last_ageing: Instant,
+    site_costs: Vec<(Role, CostClass)>,
 }
 
 impl Attached {
@@ -122,6 +125,7 @@ impl Attached {
             recipe,
             max_age: config.max_call_age,
             last_ageing: Instant::now(),
+            site_costs: sites.iter().map(|site| (site.role, site.cost)).collect(),
         })
     }
 
@@ -194,6 +198,42 @@ impl Attached {
     /// The types that were not expected.
     pub(super) fn unexpected(&self) -> impl Iterator<Item = &UnexpectedType> {
         self.unexpected.types()
+    }
+
+    /// What a hit costs at each of its sites.
+    pub(super) fn site_costs(&self) -> impl Iterator<Item = (Role, CostClass)> {
+        self.site_costs.iter().copied()
+    }
+
+    /// Hits that the programs have counted, for each kind of probe.
+    pub(super) fn hits(&self) -> PerProbe<u64> {
+        let maps = &self.maps;
+        let counted =
+            |counters: &[Counter]| counters.iter().map(|counter| maps.counter(*counter)).sum::<u64>();
+        let mut hits = [
+            counted(&[Counter::Starts, Counter::StartUnknownType]),
+            counted(&[
+                Counter::FinishUnknownType,
+                Counter::FinishLost,
+                Counter::FinishLostUnpaired,
+                Counter::FinishRepeated,
+            ]),
+            counted(&[Counter::MessageLost]),
+        ];
+        for number in maps.label_sets() {
+            hits[ProbeKind::Finish as usize] += maps.total(number);
+            let extras = maps.extras(number);
+            hits[ProbeKind::Message as usize] +=
+                extras[extra::MESSAGES_SENT as usize] + extras[extra::MESSAGES_RECEIVED as usize];
+        }
+        hits
+    }
+
+    /// How often its programs have run and for how long, while the kernel measured it; `None` once they are taken away.
+    pub(super) fn run_times(&self) -> Option<impl Iterator<Item = (ProbeKind, RunTimes)>> {
+        let programs = self.programs.as_ref()?;
+        let roles = [Role::Start, Role::Finish, Role::Sent, Role::Received];
+        Some(roles.into_iter().map(|role| (probe_kind(role), programs.run_times(role))))
     }
 
     /// Hands out the programs: dropping them takes the probes away.

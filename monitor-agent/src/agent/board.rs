@@ -19,13 +19,13 @@ use crate::{
     },
     goruntime::Readings,
     metrics::{
-        AgentStats, EventStats, Family, FamilyBuilder, GrpcView, KitexView, PushStats, Selection,
+        AgentStats, CostStats, EventStats, Family, FamilyBuilder, GrpcView, KitexView, PushStats, Selection,
         TargetStats, UnderwayCalls, about, grpc, kitex, merge,
         otel::{self, OtelView, Telemetry},
         process::ProcessReader,
         underway,
     },
-    pipeline::{Buckets, Ladder, Snapshot},
+    pipeline::{Buckets, Budget, Ladder, Snapshot},
 };
 
 /// See the [module](self).
@@ -48,6 +48,8 @@ pub(super) struct Board {
     scrapes: AtomicU64,
     /// What became of pushes, if there are any.
     pushes: Option<Arc<Outcomes>>,
+    /// What probes cost, as far as it is known by now.
+    costs: Mutex<CostStats>,
     /// The agent itself, in `/proc`.
     own: Mutex<Option<ProcessReader>>,
     started: SystemTime,
@@ -69,6 +71,10 @@ impl Board {
             ready: AtomicBool::new(false),
             scrapes: AtomicU64::new(0),
             pushes: config.otlp.as_ref().map(|_| Arc::default()),
+            costs: Mutex::new(CostStats {
+                hits: Vec::new(),
+                budget: config.overhead_budget.map(Budget::ratio),
+            }),
             own: Mutex::new(ProcessReader::open(std::process::id()).ok()),
             started: SystemTime::now(),
         }
@@ -137,6 +143,11 @@ impl Board {
         self.pushes.clone()
     }
 
+    /// Seconds that a hit of a probe takes whose program does nothing, by the instruction's cost class.
+    pub(super) fn set_hit_costs(&self, hits: Vec<(&'static str, f64)>) {
+        self.costs.lock().unwrap_or_else(PoisonError::into_inner).hits = hits;
+    }
+
     fn agent_stats(&self) -> AgentStats {
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let own = own.as_mut().map(ProcessReader::read).unwrap_or_default();
@@ -144,6 +155,7 @@ impl Board {
             cpu_seconds: own.cpu_seconds,
             resident_bytes: own.resident_bytes,
             scrapes: self.scrapes.load(Ordering::Relaxed),
+            costs: self.costs.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             events: self
                 .readers
                 .as_ref()

@@ -16,7 +16,8 @@ use tracing::{info, warn};
 use super::{
     RunConfig,
     board::Board,
-    prepare::prepare,
+    overhead::{HitCosts, Overheads, measured_before},
+    prepare::{Prepared, prepare},
     watch::{CHECK_EVERY, DRAIN_EVERY, Watch},
 };
 use crate::{
@@ -77,7 +78,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
         let board = Arc::clone(&board);
         tokio::task::spawn_blocking(move || attach_all(&config, &board))
     };
-    let mut watches = tokio::select! {
+    let (mut watches, hit_costs) = tokio::select! {
         watches = attaching => watches.map_err(|error| Failure::new(Kind::Running, error.to_string()))??,
         // The kernel takes away what was attached when the process ends.
         _ = terminate.recv() => return Ok(()),
@@ -95,6 +96,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
     let (stop_pushing, stopped) = oneshot::channel::<()>();
     let pusher = pusher.map(|pusher| tokio::spawn(pusher.run(stopped)));
     board.set_ready(true);
+    let mut overheads = Overheads::new(hit_costs, &watches, &board);
     let mut drain_tick = interval(DRAIN_EVERY);
     drain_tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut check_tick = interval(CHECK_EVERY);
@@ -105,7 +107,10 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
             _ = interrupt.recv() => break,
             _ = drain_tick.tick() => drain(&mut watches, &mut tracers),
             _ = check_tick.tick() => {
-                tokio::task::block_in_place(|| check(&mut watches, &mut tracers));
+                tokio::task::block_in_place(|| {
+                    check(&mut watches, &mut tracers);
+                    overheads.look(&mut watches, &board);
+                });
                 if lifetime.is_over(watches.iter().any(Watch::is_up)) {
                     break;
                 }
@@ -169,17 +174,23 @@ impl EventServer {
     }
 }
 
-fn attach_all(config: &RunConfig, board: &Board) -> Result<Vec<Watch>, Failure> {
-    let watches = attach(config, board.ladder())?;
+/// Attaches to every target; gives what a hit of a probe costs too, where that had to be known before.
+fn attach_all(config: &RunConfig, board: &Board) -> Result<(Vec<Watch>, Option<HitCosts>), Failure> {
+    let prepared = prepare(config)?;
+    let hit_costs = measured_before(config, &prepared)?;
+    let watches = attach(prepared, config, board.ladder())?;
     for watch in &watches {
         board.add(watch.face());
     }
-    Ok(watches)
+    Ok((watches, hit_costs))
 }
 
 /// Attaches to every target; whatever fails leaves nothing attached.
-pub(super) fn attach(config: &RunConfig, ladder: &Arc<Ladder>) -> Result<Vec<Watch>, Failure> {
-    let prepared = prepare(config)?;
+pub(super) fn attach(
+    prepared: Vec<Prepared>,
+    config: &RunConfig,
+    ladder: &Arc<Ladder>,
+) -> Result<Vec<Watch>, Failure> {
     let mut watches = Vec::with_capacity(prepared.len());
     for prepared in prepared {
         watches.push(Watch::attach(prepared, config, ladder)?);

@@ -7,6 +7,7 @@ mod events;
 mod go;
 mod in_flight;
 mod life;
+mod overhead;
 mod prepare;
 mod subject;
 mod trace;
@@ -27,7 +28,7 @@ use crate::{
     export::{http::Listen, otlp},
     goruntime::Detail,
     metrics::{LabelSelection, Selection, otel::OtelView},
-    pipeline::Buckets,
+    pipeline::{Buckets, Budget},
     plan::Wanted,
 };
 
@@ -64,6 +65,8 @@ pub struct RunConfig {
     pub limits: Limits,
     /// How long to go on serving after the last target has ended.
     pub linger: Duration,
+    /// What the probes may cost a target, if that is limited.
+    pub overhead_budget: Option<Budget>,
     /// Most verbose level of the eBPF programs' own diagnostics, as `log::Level` counts; 0 for none.
     pub program_log_level: u8,
 }

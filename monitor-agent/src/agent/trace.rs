@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     RunConfig, life,
+    prepare::prepare,
     watch::{CHECK_EVERY, DRAIN_EVERY, Watch},
 };
 use crate::{
@@ -65,6 +66,7 @@ impl TraceConfig {
             go: Detail::Default,
             limits: self.limits,
             linger: Duration::ZERO,
+            overhead_budget: None,
             program_log_level: self.program_log_level,
         }
     }
@@ -85,7 +87,8 @@ impl Trace {
         if config.pids.is_empty() {
             return Err(Failure::new(Kind::Usage, "no process to watch: give the pid of one"));
         }
-        let watches = life::attach(&config.as_run(), &Arc::new(Ladder::default()))?;
+        let config = config.as_run();
+        let watches = life::attach(prepare(&config)?, &config, &Arc::new(Ladder::default()))?;
         Ok(Self { watches, checked: Instant::now() })
     }
 

@@ -15,15 +15,17 @@ use super::{
     describe,
     go::GoRuntime,
     in_flight::CallsInFlight,
+    overhead::probe_kind,
     prepare::Prepared,
     subject::Subject,
 };
 use crate::{
-    bpf::Programs,
+    bpf::{Programs, RunTimes},
     failure::Failure,
     goruntime::Readings,
+    image::CostClass,
     metrics::{Family, FrameworkStats, SiteStats, TargetStats, UnderwayCalls, process::ProcessReader},
-    pipeline::{Ladder, Published, Snapshot, Tracer},
+    pipeline::{Ladder, PerProbe, Published, Snapshot, Tracer},
     plan::{Found, Plan, cost_name},
     target::Liveness,
 };
@@ -231,6 +233,47 @@ impl Watch {
     /// Whether its calls are watched.
     pub(super) fn has_calls(&self) -> bool {
         !self.attached.is_empty()
+    }
+
+    /// The class of the sites of each kind of probe: where there are both, the dearer.
+    pub(super) fn cost_classes(&self) -> PerProbe<Option<CostClass>> {
+        let mut classes = PerProbe::default();
+        for (role, cost) in self.attached.iter().flat_map(Attached::site_costs) {
+            let class = &mut classes[probe_kind(role) as usize];
+            if *class != Some(CostClass::SingleStepped) {
+                *class = Some(cost);
+            }
+        }
+        classes
+    }
+
+    /// Hits that the programs have counted, for each kind of probe.
+    pub(super) fn hits(&self) -> PerProbe<u64> {
+        let mut sums = PerProbe::default();
+        for hits in self.attached.iter().map(Attached::hits) {
+            for (sum, more) in sums.iter_mut().zip(hits) {
+                *sum += more;
+            }
+        }
+        sums
+    }
+
+    /// How often the programs for each kind of probe have run and for how long, while the kernel measured it; `None`
+    /// once they are taken away.
+    pub(super) fn run_times(&self) -> Option<PerProbe<RunTimes>> {
+        let mut sums = PerProbe::default();
+        for attached in &self.attached {
+            for (kind, times) in attached.run_times()? {
+                let sum: &mut RunTimes = &mut sums[kind as usize];
+                *sum = sum.plus(times);
+            }
+        }
+        Some(sums)
+    }
+
+    /// CPU time of the target since it started; `None` once it has ended.
+    pub(super) fn cpu_time(&self) -> Option<Duration> {
+        self.is_up.then(|| self.place.target.cpu_time()).flatten()
     }
 
     /// Calls counted, and those of them whose duration is not known.

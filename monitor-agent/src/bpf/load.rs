@@ -12,7 +12,7 @@ use aya::{
 };
 use monitor_ebpf::{COUNTERS, Recipe, WAYS, extra, name};
 
-use super::{BpfError, Maps};
+use super::{BpfError, Maps, RunTimes};
 use crate::plan::Role;
 
 /// Built by `cargo xtask ebpf`, kept in the repository: building the agent needs cargo only.
@@ -69,6 +69,31 @@ fn program_name(role: Role) -> &'static str {
         Role::Received => name::RECEIVED,
     }
 }
+
+/// Loads the program that does nothing, with the smallest maps: it uses none of them.
+pub(super) fn load_nothing() -> Result<Ebpf, BpfError> {
+    let load = || -> Result<Ebpf, EbpfError> {
+        let mut loader = EbpfLoader::new();
+        loader.btf(None).map_max_entries(name::RECORDS, SMALLEST_RING);
+        for map in
+            [name::IN_FLIGHT, name::OBJECTS, name::SPILL, name::LABEL_IDS, name::LABEL_SETS, name::TOTALS]
+        {
+            loader.map_max_entries(map, 1);
+        }
+        let mut ebpf = loader.load(OBJECT)?;
+        nothing(&mut ebpf)?.load()?;
+        Ok(ebpf)
+    };
+    load().map_err(|error| BpfError::from_ebpf("load an empty eBPF program", error))
+}
+
+/// The loaded program that does nothing.
+pub(super) fn nothing(ebpf: &mut Ebpf) -> Result<&mut UProbe, ProgramError> {
+    program_named(ebpf, name::NOTHING)
+}
+
+/// Bytes: whole pages, a power of two.
+const SMALLEST_RING: u32 = 4096;
 
 /// The programs of one target: loaded, and attached as far as [`Programs::attach`] was called.
 ///
@@ -170,6 +195,15 @@ impl Programs {
         aya_log::EbpfLogger::init(&mut self.ebpf).ok()
     }
 
+    /// How often the program of a role has run, and for how long, while the kernel measured it; zeros if it is not
+    /// loaded.
+    #[must_use]
+    pub fn run_times(&self, role: Role) -> RunTimes {
+        let program: Option<&UProbe> =
+            self.ebpf.program(program_name(role)).and_then(|program| program.try_into().ok());
+        program.map(RunTimes::of).unwrap_or_default()
+    }
+
     /// Takes the probes away: start sites first, then all others at once.
     ///
     /// The kernel takes about 100 ms for each link on a virtual machine; the caller should not be a task.
@@ -193,8 +227,12 @@ impl Drop for Programs {
 }
 
 fn program(ebpf: &mut Ebpf, role: Role) -> Result<&mut UProbe, ProgramError> {
-    let Some(program) = ebpf.program_mut(program_name(role)) else {
-        return Err(ProgramError::InvalidName { name: program_name(role).to_owned() });
+    program_named(ebpf, program_name(role))
+}
+
+fn program_named<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut UProbe, ProgramError> {
+    let Some(program) = ebpf.program_mut(name) else {
+        return Err(ProgramError::InvalidName { name: name.to_owned() });
     };
     program.try_into()
 }

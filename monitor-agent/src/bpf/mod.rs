@@ -4,13 +4,17 @@
 //! part of its read-only data, so the verifier removes what the target doesn't need; its maps are its own,
 //! so a target can exhaust nothing but its own limits, and calls of two targets can't mix.
 
+mod calibrate;
 mod error;
 mod in_flight;
 mod load;
 mod mapped;
 mod maps;
+mod stats;
 
+pub use calibrate::HitCost;
 pub use error::BpfError;
 pub use in_flight::{InFlight, Underway, monotonic};
 pub use load::{Limits, Programs};
 pub use maps::{Maps, More};
+pub use stats::{Measuring, RunTimes};

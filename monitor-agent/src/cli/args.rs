@@ -302,6 +302,7 @@ impl RunArguments {
                 ring_bytes: self.ring_bytes,
             },
             linger: Duration::from_secs(self.linger.into()),
+            overhead_budget: None,
             program_log_level: program_log_level(self.log_level),
         })
     }

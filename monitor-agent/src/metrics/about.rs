@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use prometheus::proto::MetricFamily;
 
-use super::family::{FamilyBuilder, float};
+use super::{
+    family::{FamilyBuilder, float},
+    overhead::{CostStats, OverheadStats, overhead},
+};
 use crate::pipeline::{CounterValues, Outcomes, Side};
 
 /// The agent itself.
@@ -20,6 +23,8 @@ pub struct AgentStats {
     pub events: Option<EventStats>,
     /// What became of pushes by OTLP, if there are any.
     pub pushes: Option<PushStats>,
+    /// What probes cost on this machine, and what they may.
+    pub costs: CostStats,
 }
 
 /// Who reads the event stream.
@@ -75,6 +80,8 @@ pub struct TargetStats {
     pub attach: Duration,
     /// Its probes.
     pub sites: Vec<SiteStats>,
+    /// What they cost it.
+    pub overhead: OverheadStats,
 }
 
 impl TargetStats {
@@ -130,6 +137,7 @@ pub fn about(agent: &AgentStats, targets: &[TargetStats]) -> Vec<MetricFamily> {
     about_calls(&watched, &mut families);
     about_sides(&watched, &mut families);
     about_types(&watched, &mut families);
+    overhead(&agent.costs, watched.iter().map(|target| (target.pid, &target.overhead)), &mut families);
     families
 }
 

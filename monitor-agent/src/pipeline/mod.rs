@@ -5,16 +5,20 @@
 
 mod aggregate;
 mod buckets;
+mod budget;
 mod labels;
 mod losses;
+mod overhead;
 mod snapshot;
 mod tracer;
 
 pub use aggregate::{Aggregate, CounterValues, Outcomes};
 pub use buckets::{Buckets, BucketsError, Ladder};
+pub use budget::{Budget, BudgetError, LEVELS, Percent, Shedding, Step};
 #[cfg(test)]
 pub(crate) use labels::NoExecutable;
 pub use labels::{CallType, Executable, Framework, KnownLabels, Labels, Side, StreamKind, shown};
 pub use losses::Losses;
+pub use overhead::{Look, Overhead, PerProbe, ProbeCost, ProbeKind};
 pub use snapshot::{Extras, Histogram, Published, Series, Snapshot};
 pub use tracer::{Details, EventKind, FinishedCall, LossReason, Lost, StartedCall, Tracer};

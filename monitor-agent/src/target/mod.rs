@@ -263,6 +263,23 @@ impl Target {
         })
     }
 
+    /// CPU time of the process since it started, of all its threads; `None` once it has ended.
+    #[must_use]
+    pub fn cpu_time(&self) -> Option<Duration> {
+        let pid = libc::pid_t::try_from(self.pid()).ok()?;
+        let mut clock = 0;
+        // SAFETY: writes to the clock's number only.
+        if unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) } != 0 {
+            return None;
+        }
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes to the timespec only.
+        if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+            return None;
+        }
+        Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?))
+    }
+
     /// Where the executable's file is mapped, in ascending order of addresses.
     ///
     /// Matched by device and inode, or else by name: on overlayfs and btrfs `maps` has other numbers than `stat`.

@@ -1,0 +1,220 @@
+//! What watching costs the targets: measured on the agent itself, sampled in the kernel, worked out for each target.
+
+use std::{
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use tracing::{info, warn};
+
+use super::{RunConfig, attached::sites, board::Board, prepare::Prepared, watch::Watch};
+use crate::{
+    bpf::{HitCost, Measuring, RunTimes},
+    failure::Failure,
+    image::CostClass,
+    metrics::OverheadStats,
+    pipeline::{Look, Overhead, PerProbe, ProbeCost, ProbeKind},
+    plan::{Role, cost_name},
+};
+
+/// How often the targets are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the kernel measures run times, until the next check of the targets: it costs each run some time.
+const SAMPLE_EVERY: Duration = Duration::from_secs(10);
+
+/// What a hit costs on this machine, by class, as far as it was measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct HitCosts {
+    emulated: Option<HitCost>,
+    single_stepped: Option<HitCost>,
+}
+
+impl HitCosts {
+    /// Measures what hits of these classes cost: takes some 150 ms for each class. The kernel must be able to measure run
+    /// times, too.
+    fn measure(classes: &[CostClass]) -> Result<Self, Failure> {
+        let measure = |class| classes.contains(&class).then(|| HitCost::measure(class)).transpose();
+        Ok(Self {
+            emulated: measure(CostClass::Emulated)?,
+            single_stepped: measure(CostClass::SingleStepped)?,
+        })
+    }
+
+    fn get(&self, class: CostClass) -> Option<HitCost> {
+        match class {
+            CostClass::Emulated => self.emulated,
+            CostClass::SingleStepped => self.single_stepped,
+        }
+    }
+
+    /// The cost of a hit of each kind of probe, of the class that its sites have.
+    fn of(&self, classes: PerProbe<Option<CostClass>>) -> PerProbe<ProbeCost> {
+        let cost = |class: Option<CostClass>| self.get(class?);
+        classes.map(|class| {
+            cost(class).map_or_else(ProbeCost::default, |cost| ProbeCost::new(cost.hit, cost.empty_run))
+        })
+    }
+
+    fn seconds(&self) -> Vec<(&'static str, f64)> {
+        let classes = [CostClass::Emulated, CostClass::SingleStepped].into_iter();
+        classes.filter_map(|class| Some((cost_name(class), self.get(class)?.hit.as_secs_f64()))).collect()
+    }
+}
+
+/// What a budget needs to know before anything is attached; `None` without one. Where it can't be known that is the
+/// result, since a budget that can't be kept must not be promised.
+pub(super) fn measured_before(
+    config: &RunConfig,
+    prepared: &[Prepared],
+) -> Result<Option<HitCosts>, Failure> {
+    let Some(budget) = config.overhead_budget else { return Ok(None) };
+    let plans = prepared.iter().flat_map(|one| one.executable.inspection.plans());
+    let classes: Vec<_> =
+        plans.flat_map(|(_, plan)| sites(plan, config.wanted.messages)).map(|site| site.cost).collect();
+    let costs = HitCosts::measure(&classes).map_err(|failure| Failure {
+        text: format!("--overhead-budget {budget} can't be kept: {failure}"),
+        ..failure
+    })?;
+    Ok(Some(costs))
+}
+
+/// A kind of probe, by the role of its sites.
+pub(super) fn probe_kind(role: Role) -> ProbeKind {
+    match role {
+        Role::Start => ProbeKind::Start,
+        Role::Finish => ProbeKind::Finish,
+        Role::Sent | Role::Received => ProbeKind::Message,
+    }
+}
+
+/// What the kernel has measured of a target's programs, and what they have counted meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    hits: PerProbe<u64>,
+    runs: PerProbe<RunTimes>,
+}
+
+impl Mark {
+    /// `None` while the programs can't be asked.
+    fn of(watch: &Watch) -> Option<Self> {
+        Some(Self { hits: watch.hits(), runs: watch.run_times()? })
+    }
+}
+
+/// The overhead of all targets.
+pub(super) struct Overheads {
+    measuring: Option<JoinHandle<Result<HitCosts, Failure>>>,
+    /// In the order of the watches; empty while the cost of a hit is not known.
+    targets: Vec<Overhead>,
+    /// Run times are being measured, since these were read.
+    sample: Option<(Measuring, Vec<Option<Mark>>)>,
+    began: Instant,
+    next_look: Instant,
+    next_sample: Instant,
+}
+
+impl Overheads {
+    /// Of these targets. Where the cost of a hit is not known yet it is measured beside all else: detaching the probe
+    /// takes a while.
+    pub(super) fn new(known: Option<HitCosts>, watches: &[Watch], board: &Board) -> Self {
+        let now = Instant::now();
+        let mut overheads = Self {
+            measuring: None,
+            targets: Vec::new(),
+            sample: None,
+            began: now,
+            next_look: now,
+            next_sample: now,
+        };
+        if let Some(costs) = known {
+            overheads.begin(costs, watches, board);
+            return overheads;
+        }
+        let classes: Vec<CostClass> = watches.iter().flat_map(Watch::cost_classes).flatten().collect();
+        if !classes.is_empty() {
+            overheads.measuring = Some(std::thread::spawn(move || HitCosts::measure(&classes)));
+        }
+        overheads
+    }
+
+    fn begin(&mut self, costs: HitCosts, watches: &[Watch], board: &Board) {
+        board.set_hit_costs(costs.seconds());
+        for (class, seconds) in costs.seconds() {
+            info!("a hit of a probe ({class}) takes {:.2} µs on this machine", seconds * 1e6);
+        }
+        self.targets = watches.iter().map(|watch| Overhead::new(costs.of(watch.cost_classes()))).collect();
+    }
+
+    /// Goes on with what is due. To be called every 100 ms or so.
+    pub(super) fn look(&mut self, watches: &mut [Watch], board: &Board) {
+        if self.measuring.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.take_costs(watches, board);
+        }
+        if self.targets.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        self.end_sample(watches);
+        if now >= self.next_sample {
+            self.next_sample = now + SAMPLE_EVERY;
+            self.begin_sample(watches);
+        }
+        if now >= self.next_look {
+            self.next_look = now + LOOK_EVERY;
+            self.look_at_targets(watches, now - self.began);
+        }
+    }
+
+    fn take_costs(&mut self, watches: &[Watch], board: &Board) {
+        match self.measuring.take().map(JoinHandle::join) {
+            Some(Ok(Ok(costs))) => self.begin(costs, watches, board),
+            Some(Ok(Err(failure))) => warn!("what the probes cost is not known: {failure}"),
+            // A panic there has been reported.
+            _ => (),
+        }
+    }
+
+    fn begin_sample(&mut self, watches: &[Watch]) {
+        match Measuring::begin() {
+            Ok(measuring) => self.sample = Some((measuring, watches.iter().map(Mark::of).collect())),
+            Err(error) => {
+                warn!("what the probes cost is no longer known: {error}");
+                self.targets.clear();
+                for watch in watches {
+                    watch.face().lock_stats().overhead = OverheadStats::default();
+                }
+            }
+        }
+    }
+
+    fn end_sample(&mut self, watches: &[Watch]) {
+        let Some((measuring, marks)) = self.sample.take() else { return };
+        for ((overhead, watch), before) in self.targets.iter_mut().zip(watches).zip(marks) {
+            let (Some(before), Some(after)) = (before, Mark::of(watch)) else { continue };
+            for kind in ProbeKind::ALL {
+                let runs = after.runs[kind as usize].since(before.runs[kind as usize]);
+                let counted = after.hits[kind as usize].saturating_sub(before.hits[kind as usize]);
+                overhead.cost_mut(kind).sample(counted, runs.runs, runs.time);
+            }
+        }
+        drop(measuring);
+    }
+
+    fn look_at_targets(&mut self, watches: &mut [Watch], at: Duration) {
+        for (overhead, watch) in self.targets.iter_mut().zip(watches) {
+            let Some(cpu) = watch.cpu_time() else {
+                watch.face().lock_stats().overhead.ratio = None;
+                continue;
+            };
+            overhead.look(Look { at, cpu, hits: watch.hits() });
+            let runs = ProbeKind::ALL
+                .into_iter()
+                .filter_map(|kind| Some((kind.name(), overhead.cost(kind).run()?)))
+                .collect();
+            let face = watch.face();
+            let mut stats = face.lock_stats();
+            stats.overhead.ratio = overhead.ratio();
+            stats.overhead.runs = runs;
+        }
+    }
+}

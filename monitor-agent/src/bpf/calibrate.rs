@@ -1,0 +1,104 @@
+//! What a hit of a probe costs on this machine, measured on the agent itself: no target pays for it.
+
+use std::{
+    arch::naked_asm,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeScope};
+
+use super::{
+    BpfError, Measuring, RunTimes,
+    load::{load_nothing, nothing},
+};
+use crate::{image::CostClass, target::Target};
+
+/// What was tried, in errors.
+const ACTION: &str = "measure what a hit of a probe costs";
+/// Calls that are timed; their median counts, so that some may be disturbed.
+const CALLS: usize = 501;
+/// Words that are read before each call: a service does other work between two hits, and the kernel's way to the
+/// program then lies in no near cache.
+const DISPLACING: usize = (256 << 10) / size_of::<u64>();
+/// Words of a cache line.
+const LINE: usize = 64 / size_of::<u64>();
+
+/// What the kernel takes for a hit, whatever its program does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HitCost {
+    /// From the probed instruction to the next, with a program that does nothing.
+    pub hit: Duration,
+    /// What the kernel measures as the run time of that program: of the measuring itself.
+    pub empty_run: Duration,
+}
+
+impl HitCost {
+    /// Probes a function of the agent's own for some 150 ms, and calls it some hundred times.
+    pub fn measure(class: CostClass) -> Result<Self, BpfError> {
+        let function = match class {
+            CostClass::Emulated => emulated,
+            CostClass::SingleStepped => single_stepped,
+        };
+        let location = UProbeAttachLocation::AbsoluteOffset(file_offset(function)?);
+        let mut ebpf = load_nothing()?;
+        let mut memory = vec![1; DISPLACING];
+        let bare = call_time(function, &mut memory);
+        let failed = |error| BpfError::from_program(ACTION, error);
+        let program = nothing(&mut ebpf).map_err(failed)?;
+        program.attach(location, Path::new("/proc/self/exe"), UProbeScope::CallingProcess).map_err(failed)?;
+        let hit = call_time(function, &mut memory).saturating_sub(bare);
+        let before = RunTimes::of(program);
+        let measuring = Measuring::begin()?;
+        call_time(function, &mut memory);
+        drop(measuring);
+        let empty_run = RunTimes::of(program).since(before).mean();
+        empty_run.map(|empty_run| Self { hit, empty_run }).ok_or_else(|| {
+            BpfError::from_io(ACTION, std::io::Error::other("the probe on the agent itself was not hit"))
+        })
+    }
+}
+
+/// Time of one call among other work, the median of many.
+fn call_time(function: extern "C" fn(), memory: &mut [u64]) -> Duration {
+    let mut times: Vec<Duration> = (0..CALLS)
+        .map(|_| {
+            displace(memory);
+            let begin = Instant::now();
+            function();
+            begin.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    times[CALLS / 2]
+}
+
+/// Takes the near caches for other data.
+fn displace(memory: &mut [u64]) {
+    for word in memory.iter_mut().step_by(LINE) {
+        *word = std::hint::black_box(*word + 1);
+    }
+}
+
+/// Where the first instruction of a function lies in the agent's own file.
+fn file_offset(function: extern "C" fn()) -> Result<u64, BpfError> {
+    let failed = |error: std::io::Error| BpfError::from_io(ACTION, error);
+    let address = function as usize as u64;
+    let own = Target::open(std::process::id()).map_err(|error| failed(std::io::Error::other(error)))?;
+    let mappings = own.mappings().map_err(|error| failed(std::io::Error::other(error)))?;
+    let holds = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address));
+    let offset = holds.map(|mapping| address - mapping.start + mapping.offset);
+    offset.ok_or_else(|| failed(std::io::Error::other("its own code is not mapped from its file")))
+}
+
+/// Begins with an instruction that the kernel emulates.
+#[unsafe(naked)]
+extern "C" fn emulated() {
+    naked_asm!("push rbp", "pop rbp", "ret")
+}
+
+/// Begins with one that it single-steps.
+#[unsafe(naked)]
+extern "C" fn single_stepped() {
+    naked_asm!("lea rax, [rdi + 1]", "ret")
+}

@@ -1,0 +1,248 @@
+//! A budget for what the probes may cost a target, and what is given up to keep it.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use thiserror::Error;
+
+/// The part of a target's CPU time that its probes may take, above 0 and at most 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budget(f64);
+
+impl Budget {
+    /// As a ratio.
+    #[must_use]
+    pub fn ratio(self) -> f64 {
+        self.0
+    }
+}
+
+/// What is wrong with a budget.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum BudgetError {
+    /// Not a number with a percent sign.
+    #[error("not a percentage: give a number and a percent sign, such as 1% or 0.5%")]
+    NotAPercentage,
+    /// Probes that cost nothing do not exist.
+    #[error("no probe costs nothing, so such a budget can't be kept: give one above 0%, such as 1%")]
+    Nothing,
+    /// More than there is.
+    #[error("more than all of the target's CPU time: give at most 100%")]
+    TooMuch,
+}
+
+impl FromStr for Budget {
+    type Err = BudgetError;
+
+    fn from_str(text: &str) -> Result<Self, BudgetError> {
+        let number = text.strip_suffix('%').ok_or(BudgetError::NotAPercentage)?;
+        let is_plain = number.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-'));
+        let percent: f64 = number.parse().ok().filter(|_| is_plain).ok_or(BudgetError::NotAPercentage)?;
+        if percent <= 0.0 {
+            return Err(BudgetError::Nothing);
+        }
+        if percent > 100.0 {
+            return Err(BudgetError::TooMuch);
+        }
+        Ok(Self(percent / 100.0))
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Percent(self.0))
+    }
+}
+
+/// A ratio in percent, for people.
+#[derive(Clone, Copy, Debug)]
+pub struct Percent(pub f64);
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = self.0 * 100.0;
+        let digits = if percent < 0.1 { 3 } else { 2 };
+        let text = format!("{percent:.digits$}");
+        write!(f, "{}%", text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
+/// Steps of the ladder, each with the share of starts that are probed there: all, some, few, none. Totals never go.
+pub const LEVELS: [f64; 4] = [1.0, SOME, FEW, 0.0];
+/// Share of the time in which starts are probed on the second step, and on the third.
+const SOME: f64 = 0.2;
+const FEW: f64 = 0.05;
+
+/// Nothing is shed sooner after the last step: what the ratio is of must be all of the time since.
+const SHED_AFTER: Duration = Duration::from_secs(6);
+/// For how long a richer step must fit before it is taken.
+const RESTORE_AFTER: Duration = Duration::from_secs(15);
+/// A richer step fits if it would take this part of the budget at most.
+const FITS: f64 = 0.8;
+
+/// How much detail of a target is shed now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shedding {
+    /// Index into [`LEVELS`].
+    level: usize,
+    /// When the last step was taken.
+    stepped: Duration,
+    /// Since when a richer level would fit.
+    fits_since: Option<Duration>,
+    /// The end of the ladder is reached, and it is not enough.
+    exhausted: bool,
+}
+
+/// What has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Detail is shed, down to this level.
+    Shed(usize),
+    /// Detail is back, up to this level.
+    Restored(usize),
+    /// Nothing is left to shed, and the budget is passed all the same.
+    Exhausted,
+}
+
+impl Shedding {
+    /// Begins at a moment, with nothing shed.
+    #[must_use]
+    pub fn new(now: Duration) -> Self {
+        Self { stepped: now, ..Self::default() }
+    }
+
+    /// Index into [`LEVELS`].
+    #[must_use]
+    pub fn level(&self) -> usize {
+        self.level
+    }
+
+    /// Decides by the ratio now, and by what it would be with a share of the starts probed.
+    pub fn look(
+        &mut self,
+        now: Duration,
+        budget: Budget,
+        ratio: f64,
+        ratio_with: impl Fn(f64) -> f64,
+    ) -> Option<Step> {
+        let since_step = now.saturating_sub(self.stepped);
+        if ratio > budget.ratio() {
+            self.fits_since = None;
+            if since_step < SHED_AFTER {
+                return None;
+            }
+            return self.shed(now, |level| ratio_with(LEVELS[level]) <= budget.ratio());
+        }
+        self.exhausted = false;
+        let fits = |level: &usize| ratio_with(LEVELS[*level]) <= budget.ratio() * FITS;
+        let Some(level) = (0..self.level).find(fits) else {
+            self.fits_since = None;
+            return None;
+        };
+        let since = *self.fits_since.get_or_insert(now);
+        if now.saturating_sub(since) < RESTORE_AFTER {
+            return None;
+        }
+        *self = Self { level, ..Self::new(now) };
+        Some(Step::Restored(level))
+    }
+
+    /// To the first level that fits, or else to the last.
+    fn shed(&mut self, now: Duration, fits: impl Fn(usize) -> bool) -> Option<Step> {
+        let last = LEVELS.len() - 1;
+        if self.level == last {
+            let is_news = !std::mem::replace(&mut self.exhausted, true);
+            return is_news.then_some(Step::Exhausted);
+        }
+        let level = (self.level + 1..last).find(|level| fits(*level)).unwrap_or(last);
+        *self = Self { level, ..Self::new(now) };
+        Some(Step::Shed(level))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(text: &str) -> Budget {
+        text.parse().unwrap()
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// A finish costs 4 %, a start 3 %.
+    fn cost(starts: f64) -> f64 {
+        0.04 + 0.03 * starts
+    }
+
+    #[test]
+    fn what_a_budget_may_be() {
+        for (text, ratio) in [("1%", 0.01), ("0.5%", 0.005), ("100%", 1.0), (".25%", 0.0025)] {
+            assert!((budget(text).ratio() - ratio).abs() < 1e-12, "{text}");
+        }
+        for text in ["", "%", "1", "one%", "1 %", "nan%", "NaN%", "inf%", "-inf%", "1e1%", "+1%", "1%%"] {
+            assert_eq!(text.parse::<Budget>(), Err(BudgetError::NotAPercentage), "{text}");
+        }
+        for text in ["0%", "0.0%", "-1%", "-0%"] {
+            assert_eq!(text.parse::<Budget>(), Err(BudgetError::Nothing), "{text}");
+        }
+        for text in ["100.1%", "1000%"] {
+            assert_eq!(text.parse::<Budget>(), Err(BudgetError::TooMuch), "{text}");
+        }
+        assert_eq!(budget("0.50%").to_string(), "0.5%");
+        assert_eq!(Percent(0.12345).to_string(), "12.35%");
+        assert_eq!(Percent(0.0).to_string(), "0%");
+    }
+
+    #[test]
+    fn a_budget_that_is_kept_changes_nothing() {
+        let mut shedding = Shedding::new(at(0));
+        for second in 0..100 {
+            assert_eq!(shedding.look(at(second), budget("10%"), cost(1.0), cost), None);
+        }
+        assert_eq!(shedding.level(), 0);
+    }
+
+    #[test]
+    fn as_much_is_shed_as_is_needed() {
+        for (text, level) in [("5%", 1), ("4.2%", 2), ("4%", 3), ("0.5%", 3)] {
+            let mut shedding = Shedding::new(at(0));
+            assert_eq!(shedding.look(at(5), budget(text), cost(1.0), cost), None, "too soon");
+            assert_eq!(shedding.look(at(6), budget(text), cost(1.0), cost), Some(Step::Shed(level)));
+            // What it costs then does not bring it back: it would be shed again.
+            for second in 7..100 {
+                let step = shedding.look(at(second), budget(text), cost(LEVELS[level]), cost);
+                assert!(matches!(step, None | Some(Step::Exhausted)), "{text}: {step:?}");
+            }
+            assert_eq!(shedding.level(), level);
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_ladder_is_told_once() {
+        let mut shedding = Shedding::new(at(0));
+        let steps = |shedding: &mut Shedding, seconds: std::ops::Range<u64>, ratio: f64| {
+            seconds
+                .filter_map(|second| shedding.look(at(second), budget("0.5%"), ratio, |_| ratio))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(steps(&mut shedding, 0..60, 0.04), [Step::Shed(3), Step::Exhausted]);
+        assert_eq!(steps(&mut shedding, 60..62, 0.0045), []);
+        assert_eq!(steps(&mut shedding, 62..90, 0.04), [Step::Exhausted]);
+    }
+
+    #[test]
+    fn it_comes_back_when_it_fits_with_something_to_spare() {
+        let mut shedding = Shedding::new(at(0));
+        assert_eq!(shedding.look(at(6), budget("1%"), cost(1.0), cost), Some(Step::Shed(3)));
+        let light = |starts| cost(starts) / 10.0;
+        assert_eq!(shedding.look(at(20), budget("1%"), light(0.0), light), None);
+        // A moment of load in between, and all begins again.
+        assert_eq!(shedding.look(at(30), budget("1%"), 0.009, |_| 0.009), None);
+        assert_eq!(shedding.look(at(31), budget("1%"), light(0.0), light), None);
+        assert_eq!(shedding.look(at(45), budget("1%"), light(0.0), light), None);
+        assert_eq!(shedding.look(at(46), budget("1%"), light(0.0), light), Some(Step::Restored(0)));
+        assert_eq!(shedding.level(), 0);
+    }
+}
