@@ -1,8 +1,8 @@
-//! What is loaded in the kernel, whoever loaded it.
+//! What is loaded in the kernel, but for what other tools on this machine hold.
 
 use std::{
-    collections::BTreeSet,
-    fmt, io, thread,
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs, io, thread,
     time::{Duration, Instant},
 };
 
@@ -13,8 +13,9 @@ const BPF_PROG_GET_NEXT_ID: libc::c_int = 11;
 const BPF_MAP_GET_NEXT_ID: libc::c_int = 12;
 const BPF_LINK_GET_NEXT_ID: libc::c_int = 31;
 
-/// The numbers of all BPF objects in the kernel. It gives a number to one object only, and takes objects away some time
-/// after their last user is gone.
+/// The numbers of all BPF objects in the kernel but those that a living process holds which this one has not started:
+/// other tools come and go. The kernel gives a number to one object only, and takes objects away some time after their
+/// last user is gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BpfObjects {
     programs: BTreeSet<u32>,
@@ -25,11 +26,44 @@ pub struct BpfObjects {
 impl BpfObjects {
     /// Those that are there now. Needs root.
     pub fn now() -> io::Result<Self> {
-        Ok(Self {
+        let all = Self {
             programs: all(BPF_PROG_GET_NEXT_ID)?,
             maps: all(BPF_MAP_GET_NEXT_ID)?,
             links: all(BPF_LINK_GET_NEXT_ID)?,
-        })
+        };
+        Ok(all.beyond(&Self::of_strangers()?))
+    }
+
+    /// Those held by processes that are not this one's descendants.
+    fn of_strangers() -> io::Result<Self> {
+        let parents = parents()?;
+        let is_own = |pid: u32| {
+            let ancestors = std::iter::successors(Some(pid), |pid| parents.get(pid).copied());
+            ancestors.take(parents.len()).any(|pid| pid == std::process::id())
+        };
+        let mut held = Self::default();
+        for pid in parents.keys().filter(|pid| !is_own(**pid)) {
+            // One that has ended holds nothing.
+            let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { continue };
+            for descriptor in descriptors.flatten() {
+                held.add_descriptor(&fs::read_to_string(descriptor.path()).unwrap_or_default());
+            }
+        }
+        Ok(held)
+    }
+
+    /// Adds what a descriptor's entry in `fdinfo` names.
+    fn add_descriptor(&mut self, info: &str) {
+        for line in info.lines() {
+            let Some((name, number)) = line.split_once(":\t") else { continue };
+            let numbers = match name {
+                "prog_id" => &mut self.programs,
+                "map_id" => &mut self.maps,
+                "link_id" => &mut self.links,
+                _ => continue,
+            };
+            numbers.extend(number.trim().parse::<u32>());
+        }
     }
 
     /// Those that were not there before.
@@ -71,6 +105,21 @@ impl fmt::Display for BpfObjects {
     }
 }
 
+/// All processes, and the parent of each.
+fn parents() -> io::Result<BTreeMap<u32, u32>> {
+    let mut parents = BTreeMap::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        // The name before it may hold anything.
+        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
+        parents.extend(parent.map(|parent| (pid, parent)));
+    }
+    Ok(parents)
+}
+
 fn all(command: libc::c_int) -> io::Result<BTreeSet<u32>> {
     let mut numbers = BTreeSet::new();
     let mut last = 0;
@@ -92,4 +141,23 @@ fn next_id(command: libc::c_int, after: u32) -> io::Result<Option<u32>> {
     }
     let error = io::Error::last_os_error();
     if error.raw_os_error() == Some(libc::ENOENT) { Ok(None) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_that_a_descriptor_names() {
+        let mut held = BpfObjects::default();
+        held.add_descriptor("pos:\t0\nlink_type:\tperf\nlink_id:\t7\nprog_tag:\t0a1b\nprog_id:\t12\n");
+        held.add_descriptor("pos:\t0\nmap_type:\t2\nmap_id:\t30\n");
+        assert_eq!(held.to_string(), "programs {12}, maps {30}, links {7}");
+    }
+
+    #[test]
+    fn every_process_has_a_parent() {
+        let parent = std::os::unix::process::parent_id();
+        assert_eq!(parents().unwrap().get(&std::process::id()), Some(&parent));
+    }
 }
