@@ -1,6 +1,7 @@
 //! The event stream: the calls that the target itself has seen, one by one, and nothing lost in silence.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader},
     path::Path,
@@ -13,6 +14,7 @@ use monitor_tests::{
     agent::{executable, run_to_end},
     chain::Chain,
     events::{Events, check_same, logged, lost_in_all, of_kind},
+    grpc,
     process::Process,
     targets::{Flavour, Program},
     text::Sites,
@@ -133,7 +135,7 @@ fn a_start_comes_before_its_finish() -> Result<()> {
     check_schema(&lines)?;
     for process in [&client, &server] {
         let own: Vec<_> = lines.iter().filter(|line| line["target"] == process.pid()).collect();
-        let mut under_way = std::collections::BTreeMap::new();
+        let mut under_way = BTreeMap::new();
         let mut pairs = 0;
         for line in own {
             let goroutine = line["goroutine"].as_u64().context("no goroutine")?;
@@ -316,5 +318,33 @@ fn a_program_with_a_tracer_of_its_own() -> Result<()> {
     ensure!(output.status.success(), "{text}");
     ensure!(text.lines().filter(|line| line.contains(" Store succeed ")).count() == 3, "{text}");
     ensure!(text.ends_with("13 calls seen\n"), "{text}");
+    Ok(())
+}
+
+/// gRPC's calls are lines as well, and what failed has the name of its code.
+#[test]
+fn calls_of_grpc_are_lines_with_the_codes_that_they_ended_with() -> Result<()> {
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let events = Events::attach(&[target.pid()], &[])?;
+    target.command("run all 2")?;
+    target.command("load 500 4")?;
+    let lines = events.terminate()?;
+    check_schema(&lines)?;
+    assert_eq!(lost_in_all(&lines, "finish"), 0);
+    let mut seen: BTreeMap<[String; 4], u64> = BTreeMap::new();
+    for line in of_kind(&lines, "finish") {
+        let code = if line["status"] == "succeed" { "OK" } else { field(line, "error")? };
+        let key = [field(line, "side")?, field(line, "callee")?, field(line, "method")?, code];
+        *seen.entry(key.map(str::to_owned)).or_default() += 1;
+    }
+    let mut own = BTreeMap::new();
+    for (labels, calls) in grpc::Calls::of_target(&mut target)?.handled {
+        let names = ["side", "grpc_service", "grpc_method", "grpc_code"];
+        // A code that gRPC has no name for.
+        let value =
+            |name: &str| if labels[name].starts_with("Code(") { "other" } else { &labels[name] }.to_owned();
+        *own.entry(names.map(value)).or_default() += calls;
+    }
+    assert_eq!(seen, own);
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! gRPC-Go: what the agent counts outside is what interceptors count inside.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{Agent, run_to_end},
     grpc,
@@ -48,6 +48,42 @@ fn two_frameworks_side_by_side_are_told_apart() -> Result<()> {
     ensure!(calls("kitex_server_throughput", target.pid()) == 0, "gRPC under the names of Kitex");
     ensure!(calls("kitex_server_throughput", server.pid()) == 500, "Kitex under its own names");
     ensure!(calls("grpc_server_handled_total", server.pid()) == 0, "Kitex under the names of gRPC");
+    agent.terminate()?;
+    Ok(())
+}
+
+/// Kitex and gRPC-Go in one process, called in turn by the same goroutines: each has its own numbers.
+#[test]
+fn two_frameworks_in_one_process_are_told_apart() -> Result<()> {
+    let executable = Program::Inside.build(Flavour::Default)?;
+    let start = |args: &[&str]| Process::start_command(Command::new(&executable).args(args));
+    let server = start(&["--service", "stock"])?;
+    let mut client = start(&["--service", "shop", "--connect", server.addr()?])?;
+    let agent = Agent::attach(&[client.pid()], &[])?;
+    let answer = client.command("both 2000 8")?;
+    let scrape = agent.scrape_settled()?;
+    for (side, own) in [("server", "servers"), ("client", "clients")] {
+        let own = answer[own].as_object().context("no counts in the target's answer")?;
+        ensure!(own.len() == 2, "{own:?}");
+        for (code, calls) in own {
+            let name = format!("grpc_{side}_handled_total");
+            let labels = [
+                ("grpc_type", "unary"),
+                ("grpc_service", "grpc.health.v1.Health"),
+                ("grpc_method", "Check"),
+                ("grpc_code", code.as_str()),
+            ];
+            let counted = scrape.value(&name, &labels).map(grpc::whole);
+            ensure!(counted == calls.as_u64(), "{side} {code}: {counted:?}, inside {calls}");
+        }
+        ensure!(grpc::whole(scrape.sum(&format!("grpc_{side}_handled_total"), &[])) == 2000, "{side}");
+        let timed = scrape.histogram(&format!("grpc_{side}_handling_seconds"), &[]);
+        ensure!(timed.is_some_and(|timed| grpc::whole(timed.count) == 2000), "{side}: not all timed");
+    }
+    ensure!(grpc::whole(scrape.sum("kitex_client_throughput", &[])) == 2000, "Kitex's own calls");
+    ensure!(scrape.samples("kitex_server_throughput").next().is_none(), "nothing is served with Kitex here");
+    let timed = scrape.histogram("kitex_client_latency_us", &[]);
+    ensure!(timed.is_some_and(|timed| grpc::whole(timed.count) == 2000), "not all of Kitex's are timed");
     agent.terminate()?;
     Ok(())
 }

@@ -7,46 +7,26 @@ use monitor_ebpf::extra;
 use prometheus::proto::MetricFamily;
 
 use super::family::{FamilyBuilder, float};
-use crate::pipeline::{Buckets, Framework, Histogram, Labels, Ladder, Series, Side, Snapshot, StreamKind};
+use crate::pipeline::{
+    Buckets, Framework, Histogram, Labels, Ladder, Series, Side, Snapshot, StreamKind, codes,
+};
 
 /// `prometheus.DefBuckets` of `client_golang`, in milliseconds.
 const MILLISECONDS: [u32; 11] = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000];
 
-/// The names of codes (`codes/code_string.go` @ v1.85.0), by their numbers.
-const CODES: [&str; 17] = [
-    "OK",
-    "Canceled",
-    "Unknown",
-    "InvalidArgument",
-    "DeadlineExceeded",
-    "NotFound",
-    "AlreadyExists",
-    "PermissionDenied",
-    "ResourceExhausted",
-    "FailedPrecondition",
-    "Aborted",
-    "OutOfRange",
-    "Unimplemented",
-    "Internal",
-    "Unavailable",
-    "DataLoss",
-    "Unauthenticated",
-];
-
 /// The name of a code, as gRPC-Go has it.
 fn code_name(code: Option<u32>) -> Cow<'static, str> {
     let Some(code) = code else { return Cow::Borrowed("unreadable") };
-    let known = CODES.get(code as usize).copied();
-    known.map_or_else(|| Cow::Owned(format!("Code({code})")), Cow::Borrowed)
+    codes::name(code).map_or_else(|| Cow::Owned(format!("Code({code})")), Cow::Borrowed)
 }
 
 /// The name of a code in other languages, and in OpenTelemetry (`error.type`): `DEADLINE_EXCEEDED`.
 pub(super) fn canonical_code_name(code: Option<u32>) -> String {
     let Some(code) = code else { return "_OTHER".to_owned() };
-    match CODES.get(code as usize) {
+    match codes::name(code) {
         None => code.to_string(),
-        Some(&"OK") => "OK".to_owned(),
-        Some(&"Canceled") => "CANCELLED".to_owned(),
+        Some("OK") => "OK".to_owned(),
+        Some("Canceled") => "CANCELLED".to_owned(),
         Some(name) => {
             let breaks = |(at, letter): (usize, char)| {
                 let space = (at > 0 && letter.is_ascii_uppercase()).then_some('_');

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use monitor_ebpf::{LabelSet, call_type, error_class, label, mark, protocol, retry_count, side, status_code};
 
+use super::codes;
+
 /// Longest string that is looked up in the file for a label whose bytes were not in memory.
 const LOOKUP_MAX: u64 = 1 << 20;
 
@@ -111,7 +113,7 @@ pub struct Labels {
     pub failed: bool,
     /// How often it was retried, in digits; `unreadable` where that could not be read.
     pub retry: String,
-    /// Class of the error; `none` where there is none, and where nobody asked.
+    /// Class of the error, or the name of gRPC's code; `none` where there is none, and where nobody asked.
     pub error_class: &'static str,
     /// The protocol that it went over, as the framework writes that; empty where nobody asked, `unreadable` where that
     /// could not be read.
@@ -165,7 +167,11 @@ impl Labels {
             callee: service.to_owned(),
             method: method.to_owned(),
             code: Some(set.error).filter(|code| *code != status_code::UNREADABLE),
-            error_class: if set.failed == 0 { NO_ERROR } else { OTHER },
+            error_class: match set.error {
+                _ if set.failed == 0 => NO_ERROR,
+                status_code::UNREADABLE => UNREADABLE,
+                code => codes::name(code).unwrap_or(OTHER),
+            },
             ..Self::decode_names(&LabelSet { error: error_class::NONE, ..without_names(set) }, executable)
         }
     }
@@ -397,7 +403,7 @@ mod tests {
             set.text.as_flattened_mut()[..path.len()].copy_from_slice(path);
             set.lengths[0] = u8::try_from(path.len()).unwrap();
             let labels = Labels::decode(&set, &Echo(Framework::Grpc));
-            assert_eq!((labels.code, labels.error_class, labels.failed), (Some(5), "other", true));
+            assert_eq!((labels.code, labels.error_class, labels.failed), (Some(5), "NotFound", true));
             (labels.callee, labels.method)
         };
         let names = |service: &str, method: &str| (service.to_owned(), method.to_owned());

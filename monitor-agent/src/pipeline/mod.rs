@@ -6,6 +6,7 @@
 mod aggregate;
 mod buckets;
 mod budget;
+pub(crate) mod codes;
 mod labels;
 mod losses;
 mod overhead;

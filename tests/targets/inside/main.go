@@ -5,6 +5,7 @@
 // It is steered by lines on stdin, each answered by one JSON line on stdout, and ends with the end of stdin.
 //
 //	load N C    N mixed calls from C goroutines; answers when all have finished
+//	both N C    N calls of Kitex and N of gRPC in turn from C goroutines: {"calls","servers":{code: n},"clients":{code: n}}
 //	quit        answers, then ends
 package main
 
@@ -181,14 +182,22 @@ func obey(ready map[string]any, caller client.Client) error {
 		words := strings.Fields(lines.Text())
 		var calls, goroutines int
 		reply := map[string]any{}
-		switch _, err := fmt.Sscanf(lines.Text(), "load %d %d", &calls, &goroutines); {
+		var command string
+		_, err := fmt.Sscanf(lines.Text(), "%s %d %d", &command, &calls, &goroutines)
+		switch {
 		case len(words) == 1 && words[0] == "quit":
 			reply["quit"] = true
-		case err != nil || caller == nil:
-			reply["error"] = fmt.Sprintf("unknown command %q here", lines.Text())
-		default:
+		case err == nil && caller != nil && command == "load":
 			reply["failed"] = load(caller, calls, goroutines)
 			reply["calls"] = calls
+		case err == nil && caller != nil && command == "both":
+			other, err := newSecond()
+			if err != nil {
+				return err
+			}
+			reply = other.both(caller, calls, goroutines)
+		default:
+			reply["error"] = fmt.Sprintf("unknown command %q here", lines.Text())
 		}
 		if err := answer.Encode(reply); err != nil || reply["quit"] != nil {
 			return err
