@@ -152,7 +152,7 @@ impl From<BpfError> for Failure {
     fn from(error: BpfError) -> Self {
         let kind = match &error {
             BpfError::Permission { .. } => Kind::Permission,
-            BpfError::Kernel { .. } => Kind::Kernel,
+            BpfError::Memory { .. } | BpfError::Kernel { .. } => Kind::Kernel,
         };
         Self::new(kind, error.to_string())
     }

@@ -605,12 +605,15 @@ fn kernels_that_cannot_do_it() -> Result<()> {
         (libc::SYS_bpf, Some(BPF_PROG_LOAD), libc::EINVAL, KERNEL, "load"),
         (libc::SYS_perf_event_open, None, libc::ENOSYS, KERNEL, "attach a uprobe"),
         (libc::SYS_perf_event_open, None, libc::ENOENT, KERNEL, "attach a uprobe"),
+        // No room for the maps.
+        (libc::SYS_bpf, Some(BPF_MAP_CREATE), libc::ENOMEM, KERNEL, "load"),
         // The default filter of containers.
         (libc::SYS_bpf, None, libc::EPERM, PERMISSION, "load"),
         (libc::SYS_perf_event_open, None, libc::EPERM, PERMISSION, "attach a uprobe"),
     ];
     for (call, first_argument, errno, code, action) in cases {
         let words: &[&str] = match code {
+            KERNEL if errno == libc::ENOMEM => &["no memory", action, "--max-in-flight", "--ring-bytes"],
             KERNEL => &["this kernel can't", action, "5.15"],
             _ => &["permission denied", action, "seccomp"],
         };
@@ -620,8 +623,18 @@ fn kernels_that_cannot_do_it() -> Result<()> {
             .with_context(|| format!("call {call} {first_argument:?} fails with {errno}"))?;
         sites.check_clean()?;
     }
-    // All that is nothing but the filter: the same process is fine without it.
-    let agent = Agent::attach(&[process.pid()], &[])?;
+    // All that is nothing but the filter: the same process is fine without it, and with no memory that may be locked,
+    // which limits maps before Linux 5.11 only.
+    let mut command = run_command(&["--pid", &pid])?;
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: between fork and exec the closure makes one system call, on a value of its own.
+    unsafe {
+        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const none) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    let agent = Agent::start_command(&mut command)?.wait_ready()?;
     sites.check_probed()?;
     agent.terminate()?;
     ensure!(process.is_running()?);

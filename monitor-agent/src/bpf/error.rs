@@ -19,6 +19,17 @@ pub enum BpfError {
         /// Capabilities that this process lacks, or "none".
         missing: String,
     },
+    /// The kernel has no room for a map.
+    #[error(
+        "the kernel has no memory to {action} ({words}): choose a lower --max-in-flight, --max-label-sets or --ring-bytes",
+        words = in_words(source)
+    )]
+    Memory {
+        /// What was tried.
+        action: &'static str,
+        /// What the kernel said.
+        source: anyhow::Error,
+    },
     /// The kernel can't do it.
     #[error(
         "this kernel can't {action}: {words}; Linux 5.15 or later with uprobes and BPF is needed",
@@ -59,8 +70,11 @@ impl BpfError {
     }
 
     fn new(action: &'static str, code: Option<i32>, source: anyhow::Error) -> Self {
-        if !matches!(code, Some(libc::EPERM | libc::EACCES)) {
-            return Self::Kernel { action, source };
+        match code {
+            Some(libc::EPERM | libc::EACCES) => (),
+            // E2BIG of a map: more than its kind may have.
+            Some(libc::ENOMEM | libc::E2BIG) => return Self::Memory { action, source },
+            _ => return Self::Kernel { action, source },
         }
         let missing = crate::target::missing_capabilities();
         let missing = if missing.is_empty() {

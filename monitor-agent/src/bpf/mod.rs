@@ -6,6 +6,7 @@
 
 mod calibrate;
 mod error;
+mod features;
 mod in_flight;
 mod load;
 mod mapped;
@@ -14,6 +15,7 @@ mod stats;
 
 pub use calibrate::HitCost;
 pub use error::BpfError;
+pub use features::{KernelFeature, kernel_features, kernel_release};
 pub use in_flight::{InFlight, Underway, monotonic};
 pub use load::{Limits, Programs};
 pub use maps::{Maps, More};

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::args::InspectArguments;
 use crate::{
     agent,
+    bpf::{KernelFeature, kernel_features, kernel_release},
     failure::{Failure, Kind, printable},
     goruntime::Known,
     image::Image,
@@ -34,6 +35,16 @@ struct Report<'a> {
     go_runtime: Option<RuntimeReport>,
     frameworks: Vec<FrameworkReport<'a>>,
     reasons: Vec<String>,
+    /// Only of a running process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<KernelReport>,
+}
+
+/// What the kernel that runs the process can do.
+#[derive(Serialize)]
+struct KernelReport {
+    release: String,
+    features: Vec<KernelFeature>,
 }
 
 /// Whether the metrics of the Go runtime can be had, and by what evidence.
@@ -131,6 +142,7 @@ impl Report<'_> {
             go_runtime: None,
             frameworks: Vec::new(),
             reasons: vec![failure.text.clone()],
+            kernel: None,
         }
     }
 }
@@ -181,6 +193,10 @@ fn report<'a>(subject: &'a Subject, inspection: &'a Inspection) -> Report<'a> {
         go_runtime: Some(runtime_report(&subject.image)),
         frameworks,
         reasons,
+        kernel: subject
+            .target
+            .as_ref()
+            .map(|_| KernelReport { release: kernel_release(), features: kernel_features() }),
     }
 }
 
@@ -272,6 +288,9 @@ fn render(report: &Report<'_>) -> String {
     for framework in &report.frameworks {
         render_framework(&mut text, framework);
     }
+    if let Some(kernel) = &report.kernel {
+        render_kernel(&mut text, kernel);
+    }
     text.lines().map(|line| printable(line) + "\n").collect()
 }
 
@@ -284,6 +303,19 @@ fn render_runtime(text: &mut String, runtime: &RuntimeReport) {
     }
     for note in &runtime.notes {
         let _ = writeln!(text, "  note        {note}");
+    }
+}
+
+fn render_kernel(text: &mut String, kernel: &KernelReport) {
+    let _ = writeln!(text, "\nkernel {}", kernel.release);
+    for KernelFeature { name, present, used, why } in &kernel.features {
+        let state = match (present, used) {
+            (None, _) => "not tried, for want of a capability",
+            (Some(false), _) => "absent",
+            (Some(true), true) => "in use",
+            (Some(true), false) => "not used",
+        };
+        let _ = writeln!(text, "  {name}: {state}: {why}");
     }
 }
 
