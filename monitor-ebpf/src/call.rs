@@ -123,6 +123,24 @@ pub mod record_flag {
     pub const STARTED: u32 = 2;
 }
 
+/// Index of each word by which the agent says which starts are seen. Its probes at the starts may be in place in windows
+/// only, while those at the finishes always are.
+pub mod sampling {
+    /// Every start since then has been seen, nanoseconds of `CLOCK_MONOTONIC`; `u64::MAX` while not all are.
+    pub const SEEN_SINCE: u32 = 0;
+    /// One of those below.
+    pub const MODE: u32 = 1;
+    /// How many words there are.
+    pub const COUNT: u32 = 2;
+
+    /// Starts have been seen ever since the probes were attached.
+    pub const FULL: u64 = 0;
+    /// They are seen in windows.
+    pub const WINDOWS: u64 = 1;
+    /// All are seen again, after windows.
+    pub const FULL_AGAIN: u64 = 2;
+}
+
 /// One combination of labels, by content: two sets are equal when all their bytes are.
 ///
 /// Unused bytes of a text are zero.

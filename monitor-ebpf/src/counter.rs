@@ -54,4 +54,8 @@ pub enum Counter {
     FinishLostUnpaired = 18,
     /// Finishes of streams that had finished already, or whose start was not seen.
     FinishRepeated = 19,
+    /// Finished calls whose start was not seen, since starts are watched in windows: see [`sampling`](crate::sampling).
+    SampledOut = 20,
+    /// Starts seen in a window that no finish can be matched with, since it has closed.
+    StartSampledOut = 21,
 }

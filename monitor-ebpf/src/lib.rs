@@ -13,7 +13,7 @@ mod recipe;
 pub use call::{
     Bucket, DEPTH_BITS, Detail, Event, LABELS, LabelSet, MAX_NESTING, Peer, PeerEvent, Record, Spilled,
     TEXT_BYTES, WAYS, call_type, error_class, extra, key, label, mark, protocol, record_flag, retry_count,
-    side, status_code, stream,
+    sampling, side, status_code, stream,
 };
 pub use counter::{COUNTERS, COUNTERS_OF_SIDE, Counter};
 pub use recipe::{
@@ -41,6 +41,8 @@ pub mod name {
     /// Mappable array: for each bucket of the in-flight table the addresses of the objects of the calls in its ways,
     /// where the key is not the object.
     pub const OBJECTS: &str = "OBJECTS";
+    /// Mappable array of `u64`: which starts are seen, by [`sampling`](crate::sampling). Written by the agent.
+    pub const SAMPLING: &str = "SAMPLING";
     /// Hash: call key to [`Spilled`](crate::Spilled).
     pub const SPILL: &str = "SPILL";
     /// Hash: [`LabelSet`](crate::LabelSet) to its number.

@@ -159,6 +159,8 @@ pub struct Account {
     pub timed: u64,
     /// Finishes whose start was not seen.
     pub unpaired: u64,
+    /// Finishes whose start was not watched.
+    pub sampled_out: u64,
     /// Finishes whose duration was lost.
     pub lost: u64,
     /// Calls that have started and not finished.
@@ -193,6 +195,7 @@ impl Account {
             starts: sum("monitor_starts_total"),
             timed: finishes("timed"),
             unpaired: finishes("unpaired"),
+            sampled_out: finishes("sampled_out"),
             lost: finishes("lost"),
             in_flight: sum("monitor_calls_in_flight"),
             faults,
@@ -235,13 +238,14 @@ pub fn check_closed(scrape: &Scrape, pid: u32, slack: [u64; 2]) -> Result<()> {
         let parts = [
             calls("timed"),
             calls("unpaired"),
+            calls("sampled_out"),
             calls("lost"),
             sum("monitor_calls_pending", &[("side", side)]),
         ];
         let finished = calls("finished");
         ensure!(
             finished.abs_diff(parts.iter().sum()) <= slack[1],
-            "{finished} calls of the {side} became {parts:?} (timed, unpaired, lost, pending)"
+            "{finished} calls of the {side} became {parts:?} (timed, unpaired, sampled out, lost, pending)"
         );
     }
     Ok(())

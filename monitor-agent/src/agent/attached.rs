@@ -10,18 +10,19 @@ use monitor_ebpf::{Counter, Detail, NO_SCRATCH, Peer, Recipe, Record, extra, rec
 use tracing::warn;
 
 use super::{
-    RunConfig,
+    Latency, RunConfig,
     clock::Clock,
     overhead::probe_kind,
     prepare::Executable,
+    probes::Probes,
     unexpected::Unexpected,
     verify::{check_in_place, check_text, still_running},
 };
 use crate::{
-    bpf::{InFlight, Maps, More, Programs, RunTimes},
+    bpf::{InFlight, Maps, More, Programs, RunTimes, Sampling},
     failure::Failure,
     image::CostClass,
-    metrics::UnexpectedType,
+    metrics::{LatencySource, UnexpectedType},
     pipeline::{
         self, Aggregate, Details, EventKind, FinishedCall, KnownLabels, Labels, Ladder, Losses, Lost,
         PerProbe, ProbeKind, Snapshot, StartedCall, Tracer,
@@ -49,7 +50,7 @@ pub(super) struct Place {
 
 /// One framework of a target, with its probes.
 pub(super) struct Attached {
-    programs: Option<Programs>,
+    probes: Option<Probes>,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     maps: Maps,
     /// What the programs were loaded with.
@@ -110,8 +111,9 @@ impl Attached {
                 place.name, found.name, found.version
             );
         }
+        let probes = Probes::new(programs, Arc::clone(maps.sampling()), place, starts_by_turns(plan))?;
         Ok(Self {
-            programs: Some(programs),
+            probes: Some(probes),
             logger,
             maps,
             framework,
@@ -180,8 +182,24 @@ impl Attached {
         (Snapshot { has_bytes: self.has_bytes, ..snapshot }, bytes as u64)
     }
 
-    /// Forgets calls that are too old to be still under way, and finds out about types that were not expected.
+    /// Chooses the calls of which durations are taken, from soon on.
+    pub(super) fn set_latency(&mut self, latency: Latency) {
+        if let Some(probes) = &mut self.probes {
+            probes.set_latency(latency);
+        }
+    }
+
+    /// Where durations come from.
+    pub(super) fn latency_source(&self) -> LatencySource {
+        if self.maps.sampling().in_windows() { LatencySource::Windows } else { LatencySource::Probes }
+    }
+
+    /// Forgets calls that are too old to be still under way, finds out about types that were not expected, and opens
+    /// and closes windows.
     pub(super) fn look_after(&mut self, place: &Place) {
+        if let Some(probes) = &mut self.probes {
+            probes.look_after(place);
+        }
         self.unexpected.look(&self.maps, place);
         let often = (self.max_age / 10).min(AGEING_AT_MOST);
         if self.last_ageing.elapsed() >= often {
@@ -190,9 +208,9 @@ impl Attached {
         }
     }
 
-    /// The calls in flight, and how to read their names.
-    pub(super) fn in_flight(&self) -> (Recipe, Arc<InFlight>) {
-        (self.recipe, Arc::clone(self.maps.in_flight()))
+    /// The calls in flight, how to read their names, and whether they are all.
+    pub(super) fn in_flight(&self) -> (Recipe, Arc<InFlight>, Arc<Sampling>) {
+        (self.recipe, Arc::clone(self.maps.in_flight()), Arc::clone(self.maps.sampling()))
     }
 
     /// The types that were not expected.
@@ -229,17 +247,18 @@ impl Attached {
         hits
     }
 
-    /// How often its programs have run and for how long, while the kernel measured it; `None` once they are taken away.
+    /// How often its programs have run and for how long, while the kernel measured it; `None` while probes are
+    /// being put in place or taken away, and afterwards.
     pub(super) fn run_times(&self) -> Option<impl Iterator<Item = (ProbeKind, RunTimes)>> {
-        let programs = self.programs.as_ref()?;
+        let programs = self.probes.as_ref()?.programs()?;
         let roles = [Role::Start, Role::Finish, Role::Sent, Role::Received];
         Some(roles.into_iter().map(|role| (probe_kind(role), programs.run_times(role))))
     }
 
-    /// Hands out the programs: dropping them takes the probes away.
-    pub(super) fn take_programs(&mut self) -> Option<Programs> {
+    /// Hands out the probes: dropping them takes them away.
+    pub(super) fn take_probes(&mut self) -> Option<Probes> {
         self.logger = None;
-        self.programs.take()
+        self.probes.take()
     }
 }
 
@@ -304,6 +323,13 @@ pub(super) fn sites(plan: &Plan, messages: bool) -> Vec<&Site> {
     let of = |role| plan.sites.iter().filter(move |site| site.role == role);
     let counts = plan.message_sites.iter().filter(|_| messages);
     of(Role::Finish).chain(of(Role::Start)).chain(counts).collect()
+}
+
+/// Offsets of the starts whose probes may be taken away now and then. Starts of gRPC-Go are counted under their labels,
+/// and a call has several: their probes stay.
+fn starts_by_turns(plan: &Plan) -> Vec<u64> {
+    let starts = plan.sites.iter().filter(|site| site.role == Role::Start && !plan.is_sited());
+    starts.map(|site| site.file_offset).collect()
 }
 
 fn load(recipe: &Recipe, sites: &[&Site], config: &RunConfig) -> Result<Programs, Failure> {

@@ -6,7 +6,7 @@ use monitor_ebpf::{LABELS, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, SCRATCH_BYTES, 
 use tracing::warn;
 
 use crate::{
-    bpf::{InFlight, Underway, monotonic},
+    bpf::{InFlight, Sampling, Underway, monotonic},
     goruntime::{Memory, ProcessMemory},
     metrics::UnderwayCalls,
     pipeline::{Side, shown},
@@ -23,8 +23,8 @@ type Names = [String; LABELS];
 
 /// See the [module](self).
 pub(super) struct CallsInFlight {
-    /// Each copy of a framework: what its programs go by, and its calls.
-    copies: Vec<(Recipe, Arc<InFlight>)>,
+    /// Each copy of a framework: what its programs go by, its calls, and whether these are all.
+    copies: Vec<(Recipe, Arc<InFlight>, Arc<Sampling>)>,
     /// Where names are read; `None` where that is not permitted, and after the target's end.
     memory: Option<ProcessMemory>,
     has_ended: bool,
@@ -37,9 +37,13 @@ impl fmt::Debug for CallsInFlight {
 }
 
 impl CallsInFlight {
-    pub(super) fn open(target: &Target, name: &str, copies: Vec<(Recipe, Arc<InFlight>)>) -> Self {
+    pub(super) fn open(
+        target: &Target,
+        name: &str,
+        copies: Vec<(Recipe, Arc<InFlight>, Arc<Sampling>)>,
+    ) -> Self {
         // Only those of Kitex have names; without any there is nothing to read, and nothing to complain of.
-        let has_names = copies.iter().any(|(recipe, _)| recipe.by_site == 0);
+        let has_names = copies.iter().any(|(recipe, ..)| recipe.by_site == 0);
         let memory = has_names.then(|| target.memory().map(ProcessMemory)).transpose();
         let memory = memory.inspect_err(|error| {
             warn!("{name}: calls in flight are shown without their names: {error}");
@@ -58,10 +62,16 @@ impl CallsInFlight {
         let mut calls = UnderwayCalls::default();
         let now_ns = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
         let mut names_left = NAMED;
-        for (recipe, in_flight) in &self.copies {
+        for (recipe, in_flight, sampling) in &self.copies {
             let found = in_flight.calls();
             if self.has_ended {
                 calls.never_finished += found.len() as u64;
+                continue;
+            }
+            // How many there are in truth is not known then.
+            if sampling.in_windows() {
+                calls.others += found.len() as u64;
+                calls.is_sample = true;
                 continue;
             }
             // The families with names are those of Kitex.

@@ -9,6 +9,7 @@ mod in_flight;
 mod life;
 mod overhead;
 mod prepare;
+mod probes;
 mod subject;
 mod trace;
 mod unexpected;
@@ -20,6 +21,7 @@ use std::{path::PathBuf, time::Duration};
 pub use events::{EventsConfig, events};
 pub use life::run;
 pub use prepare::{NO_FRAMEWORK, describe, unattachable};
+pub use probes::Latency;
 pub use trace::{Trace, TraceConfig, watch};
 pub use verify::probe_in_place;
 
@@ -51,6 +53,8 @@ pub struct RunConfig {
     pub resource: Vec<(String, String)>,
     /// Where they are pushed to, if anywhere.
     pub otlp: Option<otlp::Settings>,
+    /// Of which calls durations are taken.
+    pub latency: Latency,
     /// What the programs are to read beside names and outcome.
     pub wanted: Wanted,
     /// Where to let programs read events.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    RunConfig, life,
+    Latency, RunConfig, life,
     prepare::prepare,
     watch::{CHECK_EVERY, DRAIN_EVERY, Watch},
 };
@@ -59,6 +59,7 @@ impl TraceConfig {
             otel: OtelView::default(),
             resource: Vec::new(),
             otlp: None,
+            latency: Latency::Full,
             wanted: Wanted { events: true, starts: self.starts, ..Wanted::default() },
             event_socket: None,
             slow_calls: None,

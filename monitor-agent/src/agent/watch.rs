@@ -9,7 +9,7 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
-    RunConfig,
+    Latency, RunConfig,
     attached::{Attached, Place, sites},
     clock::Clock,
     describe,
@@ -17,14 +17,17 @@ use super::{
     in_flight::CallsInFlight,
     overhead::probe_kind,
     prepare::Prepared,
+    probes::Probes,
     subject::Subject,
 };
 use crate::{
-    bpf::{Programs, RunTimes},
+    bpf::RunTimes,
     failure::Failure,
     goruntime::Readings,
     image::CostClass,
-    metrics::{Family, FrameworkStats, SiteStats, TargetStats, UnderwayCalls, process::ProcessReader},
+    metrics::{
+        Family, FrameworkStats, LatencySource, SiteStats, TargetStats, UnderwayCalls, process::ProcessReader,
+    },
     pipeline::{Ladder, PerProbe, Published, Snapshot, Tracer},
     plan::{Found, Plan, cost_name},
     target::Liveness,
@@ -67,7 +70,9 @@ impl Face {
         let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         let (reader, last) = &mut *in_flight;
         let mut calls = reader.read();
-        calls.keep_names(last);
+        if !calls.is_sample {
+            calls.keep_names(last);
+        }
         last.clone_from(&calls);
         calls
     }
@@ -142,7 +147,9 @@ impl Watch {
             in_flight: Mutex::new((in_flight, UnderwayCalls::default())),
             subject,
         });
-        Ok(Self { place, attached, leaving: None, clock: Clock::default(), is_up: true, face })
+        let mut watch = Self { place, attached, leaving: None, clock: Clock::default(), is_up: true, face };
+        watch.set_latency(config.latency);
+        Ok(watch)
     }
 
     /// What readers see of it.
@@ -192,8 +199,24 @@ impl Watch {
             Liveness::Replaced => "has started another program",
         };
         warn!("{} {what}; its totals are kept", describe(&self.place.target));
-        let programs = self.take_programs();
-        self.leaving = Some(std::thread::spawn(move || drop_side_by_side(programs)));
+        let probes = self.take_probes();
+        self.leaving = Some(std::thread::spawn(move || drop_side_by_side(probes)));
+    }
+
+    /// Chooses the calls of which durations are taken, from soon on; they are counted all the same.
+    pub(super) fn set_latency(&mut self, latency: Latency) {
+        for attached in &mut self.attached {
+            attached.set_latency(latency);
+        }
+        let sources = self.latency_sources();
+        if let Some(words) = sources.iter().max().and_then(|source| source.in_words()) {
+            info!("{}: {words}", self.place.name);
+        }
+        self.face.lock_stats().latency_sources = sources;
+    }
+
+    fn latency_sources(&self) -> Vec<LatencySource> {
+        self.attached.iter().map(Attached::latency_source).collect()
     }
 
     fn look_after(&mut self) {
@@ -201,7 +224,10 @@ impl Watch {
             attached.look_after(&self.place);
         }
         let unexpected = self.attached.iter().flat_map(Attached::unexpected).cloned().collect();
-        self.face.lock_stats().unexpected = unexpected;
+        let sources = self.latency_sources();
+        let mut stats = self.face.lock_stats();
+        stats.unexpected = unexpected;
+        stats.latency_sources = sources;
     }
 
     /// Says that the target is no longer watched. Only once its last calls are published: who sees it down sees
@@ -219,15 +245,15 @@ impl Watch {
     /// Takes the probes away, and waits until they are. Takes some 200 ms, for all targets together if run side by
     /// side.
     pub(super) fn detach(&mut self) {
-        drop_side_by_side(self.take_programs());
+        drop_side_by_side(self.take_probes());
         if let Some(leaving) = self.leaving.take() {
             // A panic there has been reported, and leaves nothing attached.
             let _ = leaving.join();
         }
     }
 
-    fn take_programs(&mut self) -> Vec<Programs> {
-        self.attached.iter_mut().filter_map(Attached::take_programs).collect()
+    fn take_probes(&mut self) -> Vec<Probes> {
+        self.attached.iter_mut().filter_map(Attached::take_probes).collect()
     }
 
     /// Whether its calls are watched.
@@ -279,14 +305,14 @@ impl Watch {
     /// Calls counted, and those of them whose duration is not known.
     pub(super) fn summary(&self) -> (u64, u64) {
         let counters = self.face.lock_stats().counters;
-        (counters.finished, counters.unpaired + counters.ring_full)
+        (counters.finished, counters.unpaired + counters.sampled_out + counters.ring_full)
     }
 }
 
-fn drop_side_by_side(programs: Vec<Programs>) {
+fn drop_side_by_side(probes: Vec<Probes>) {
     std::thread::scope(|scope| {
-        for programs in programs {
-            scope.spawn(move || drop(programs));
+        for probes in probes {
+            scope.spawn(move || drop(probes));
         }
     });
 }

@@ -183,6 +183,15 @@ impl Programs {
         Ok(())
     }
 
+    /// Takes the probes at the starts away, all at once. The kernel takes about 100 ms for that; the caller should not be
+    /// a task.
+    pub fn detach_starts(&mut self) {
+        let (starts, others) =
+            std::mem::take(&mut self.links).into_iter().partition(|(of, _)| *of == Role::Start);
+        self.links = others;
+        drop_side_by_side(starts);
+    }
+
     /// The maps of the programs. Once only: the second call is an error.
     pub fn maps(&mut self) -> Result<Maps, BpfError> {
         Maps::take(&mut self.ebpf, self.sizes)
@@ -208,16 +217,17 @@ impl Programs {
     ///
     /// The kernel takes about 100 ms for each link on a virtual machine; the caller should not be a task.
     fn detach(&mut self) {
-        let (starts, others) =
-            std::mem::take(&mut self.links).into_iter().partition::<Vec<_>, _>(|(of, _)| *of == Role::Start);
-        for links in [starts, others] {
-            std::thread::scope(|scope| {
-                for (_, link) in links {
-                    scope.spawn(move || drop(link));
-                }
-            });
-        }
+        self.detach_starts();
+        drop_side_by_side(std::mem::take(&mut self.links));
     }
+}
+
+fn drop_side_by_side(links: Vec<(Role, UProbeLink)>) {
+    std::thread::scope(|scope| {
+        for (_, link) in links {
+            scope.spawn(move || drop(link));
+        }
+    });
 }
 
 impl Drop for Programs {

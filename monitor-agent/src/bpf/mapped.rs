@@ -60,6 +60,15 @@ impl MappedWords {
         unsafe { self.start.add(index).as_ref().load(Ordering::Acquire) }
     }
 
+    /// Writes a word that the kernel side only reads.
+    pub(super) fn set(&self, index: usize, new: u64) {
+        if index >= self.words || self.access != Access::Write {
+            return;
+        }
+        // SAFETY: inside the mapping, which lives as long as `self` and may be written to.
+        unsafe { self.start.add(index).as_ref() }.store(new, Ordering::SeqCst);
+    }
+
     /// Writes `new` to the word at an index if `old` is there; says whether it was.
     pub(super) fn replace(&self, index: usize, old: u64, new: u64) -> bool {
         if index >= self.words || self.access != Access::Write {

@@ -14,7 +14,7 @@ use monitor_ebpf::{
 };
 
 use super::{
-    BpfError, InFlight,
+    BpfError, InFlight, Sampling,
     load::Sizes,
     mapped::{Access, MappedWords},
 };
@@ -33,6 +33,7 @@ pub struct Maps {
     label_sets: MappedWords,
     next_label: MappedWords,
     in_flight: Arc<InFlight>,
+    sampling: Arc<Sampling>,
     aliases: MappedWords,
     unexpected: HashMap<MapData, u64, u64>,
     sizes: Sizes,
@@ -60,6 +61,7 @@ impl Maps {
             label_sets: map_array(ebpf, name::LABEL_SETS, labels * LABEL_SET_WORDS, Access::Read)?,
             next_label: map_array(ebpf, name::NEXT_LABEL, 2, Access::Read)?,
             in_flight: Arc::new(InFlight::take(ebpf, sizes)?),
+            sampling: Arc::new(Sampling::take(ebpf)?),
             aliases: map_array(ebpf, name::ALIASES, ALIASES as usize * 2, Access::Write)?,
             unexpected: take_hash(ebpf, name::UNEXPECTED)?,
             sizes,
@@ -112,6 +114,12 @@ impl Maps {
     #[must_use]
     pub fn in_flight(&self) -> &Arc<InFlight> {
         &self.in_flight
+    }
+
+    /// Which starts the programs see.
+    #[must_use]
+    pub fn sampling(&self) -> &Arc<Sampling> {
+        &self.sampling
     }
 
     /// Type words that no shape expects, and how often each was met.

@@ -11,6 +11,7 @@ mod in_flight;
 mod load;
 mod mapped;
 mod maps;
+mod sampling;
 mod stats;
 
 pub use calibrate::HitCost;
@@ -19,4 +20,5 @@ pub use features::{KernelFeature, kernel_features, kernel_release};
 pub use in_flight::{InFlight, Underway, monotonic};
 pub use load::{Limits, Programs};
 pub use maps::{Maps, More};
+pub use sampling::Sampling;
 pub use stats::{Measuring, RunTimes};

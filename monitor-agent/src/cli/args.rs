@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::log::{Format, Verbosity};
 use crate::{
-    agent::{EventsConfig, RunConfig, TraceConfig},
+    agent::{EventsConfig, Latency, RunConfig, TraceConfig},
     bpf::Limits,
     events::{self, Condition, Filter},
     export::{
@@ -65,6 +65,18 @@ pub(super) struct RunArguments {
     /// `fine` (tells microseconds apart) or a list such as 100,500,1000.
     #[arg(long, value_name = "SPEC", default_value = "default", allow_negative_numbers = true)]
     latency_buckets: Buckets,
+
+    /// Calls whose durations are taken: of all, or of a sample, at a lower cost for the target. Calls are counted
+    /// exactly in both.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = LatencyMode::Full)]
+    latency: LatencyMode,
+
+    /// With `--latency economy`, seconds in which starts are watched for one, at a random time.
+    #[arg(
+        long = "latency.every", value_name = "SECONDS", default_value_t = 10,
+        allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(2..=3_600)
+    )]
+    latency_every: u32,
 
     /// Labels of kitex_* metrics, of type, caller, callee, method, status, retry, `error_class`. The in-process
     /// extension's released code has caller,callee,method,status,retry.
@@ -147,6 +159,15 @@ pub(super) struct RunArguments {
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) log_format: Format,
+}
+
+/// Of which calls durations are taken.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LatencyMode {
+    /// Of all: a probe at the start of each call and one at its finish
+    Full,
+    /// Of the calls that start in one second of every ten: a probe at each finish, and at starts for that second
+    Economy,
 }
 
 /// How much of the Go runtime to show.
@@ -272,7 +293,12 @@ impl RunArguments {
                 None => GoNames::of_variable(&variable("OTEL_GO_X_DEPRECATED_RUNTIME_METRICS")?),
             },
         };
+        let every = Duration::from_secs(self.latency_every.into());
         Ok(RunConfig {
+            latency: match self.latency {
+                LatencyMode::Full => Latency::Full,
+                LatencyMode::Economy => Latency::Economy { every },
+            },
             pids: self.pids,
             listen: self.listen_address,
             buckets: self.latency_buckets,

@@ -1,6 +1,9 @@
 //! What the agent says about itself and about how it watches: everything under `monitor_`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use prometheus::proto::MetricFamily;
 
@@ -62,6 +65,8 @@ pub struct TargetStats {
     pub frameworks: Vec<FrameworkStats>,
     /// The Go release it was built with.
     pub go_version: String,
+    /// Where the durations of its calls come from, of each copy of a framework.
+    pub latency_sources: Vec<LatencySource>,
     /// Types that calls came with and that were not expected.
     pub unexpected: Vec<UnexpectedType>,
     /// The programs' counters.
@@ -99,6 +104,35 @@ pub struct FrameworkStats {
     pub name: String,
     /// Its version.
     pub version: String,
+}
+
+/// Where durations of calls come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LatencySource {
+    /// Probes at start and finish of each call.
+    Probes,
+    /// Probes at the finishes, and in windows at the starts.
+    Windows,
+}
+
+impl LatencySource {
+    /// As a label's value.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Probes => "probes",
+            Self::Windows => "windows",
+        }
+    }
+
+    /// For people, unless it is as usual.
+    #[must_use]
+    pub fn in_words(self) -> Option<&'static str> {
+        match self {
+            Self::Probes => None,
+            Self::Windows => Some("durations are taken of the calls that start in windows of a second"),
+        }
+    }
 }
 
 /// A type that calls came with and that was not expected.
@@ -264,13 +298,14 @@ const PER_TARGET: &[PerTarget] = &[
     PerTarget {
         gauge: false,
         name: "monitor_finishes_total",
-        help: "Finished calls seen: timed, unpaired (start not seen), or with their duration lost; and repeated \
-               ends of streams, which are no calls.",
+        help: "Finished calls seen: timed, unpaired (start not seen), sampled out (start not watched), or with their \
+               duration lost; and repeated ends of streams, which are no calls.",
         label: "outcome",
         values: |target| {
             vec![
                 ("timed", float(target.counters.records_timed)),
                 ("unpaired", float(target.counters.unpaired)),
+                ("sampled_out", float(target.counters.sampled_out)),
                 ("lost", float(target.counters.ring_full)),
                 ("repeated", float(target.counters.repeated)),
             ]
@@ -308,6 +343,7 @@ const PER_TARGET: &[PerTarget] = &[
                 ("nested_too_deep", float(target.counters.refused_nested)),
                 ("abandoned", float(target.counters.abandoned)),
                 ("aged", float(target.counters.aged)),
+                ("sampled_out", float(target.counters.starts_sampled_out)),
                 ("label_table_failed", float(target.counters.finishes_lost)),
                 ("target_ended", float(target.never_finished)),
                 ("unknown_type", float(target.counters.starts_unknown_type)),
@@ -319,7 +355,12 @@ const PER_TARGET: &[PerTarget] = &[
         name: "monitor_unpaired_finishes_total",
         help: "Finished calls without a duration, by reason.",
         label: "reason",
-        values: |target| vec![("start_not_seen", float(target.counters.unpaired))],
+        values: |target| {
+            vec![
+                ("start_not_seen", float(target.counters.unpaired)),
+                ("sampled_out", float(target.counters.sampled_out)),
+            ]
+        },
     },
     PerTarget {
         gauge: true,
@@ -403,8 +444,16 @@ fn about_calls(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
 fn about_sides(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
     let mut calls = FamilyBuilder::counter(
         "monitor_calls_total",
-        "Finished calls by what became of them: `finished` are all; timed, unpaired, lost and those pending add up to \
-         it.",
+        "Finished calls by what became of them: `finished` are all; timed, unpaired, sampled out, lost and those pending \
+         add up to it.",
+    );
+    let mut sampled = FamilyBuilder::gauge(
+        "monitor_latency_sampled_ratio",
+        "Share of the finished calls that have a duration.",
+    );
+    let mut sources = FamilyBuilder::gauge(
+        "monitor_latency_source_info",
+        "Where durations come from: probes at each start and finish, or at the starts in windows only; always 1.",
     );
     let mut pending = FamilyBuilder::gauge(
         "monitor_calls_pending",
@@ -415,18 +464,31 @@ fn about_sides(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
         for (side, outcomes) in
             [(Side::Client, target.counters.client), (Side::Server, target.counters.server)]
         {
-            let Outcomes { finished, timed, unpaired, lost, pending: on_their_way } = outcomes;
+            let Outcomes { finished, timed, unpaired, sampled_out, lost, pending: on_their_way } = outcomes;
             let target = ("target", pid.as_str());
-            for (outcome, count) in
-                [("finished", finished), ("timed", timed), ("unpaired", unpaired), ("lost", lost)]
-            {
+            for (outcome, count) in [
+                ("finished", finished),
+                ("timed", timed),
+                ("unpaired", unpaired),
+                ("sampled_out", sampled_out),
+                ("lost", lost),
+            ] {
                 calls.push(&[target, ("side", side.name()), ("outcome", outcome)], float(count));
             }
             pending.push(&[target, ("side", side.name())], float(on_their_way));
+            if finished > 0 {
+                sampled.push(&[target, ("side", side.name())], float(timed) / float(finished));
+            }
+        }
+        let of_target: BTreeSet<_> = target.latency_sources.iter().collect();
+        for source in of_target {
+            sources.push(&[("target", &pid), ("source", source.name())], 1.0);
         }
     }
     calls.finish(families);
     pending.finish(families);
+    sampled.finish(families);
+    sources.finish(families);
 }
 
 fn about_types(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {

@@ -15,7 +15,8 @@ mod selection;
 mod underway;
 
 pub use about::{
-    AgentStats, EventStats, FrameworkStats, PushStats, SiteStats, TargetStats, UnexpectedType, about,
+    AgentStats, EventStats, FrameworkStats, LatencySource, PushStats, SiteStats, TargetStats, UnexpectedType,
+    about,
 };
 pub use family::{FamilyBuilder, merge};
 pub use go::go;

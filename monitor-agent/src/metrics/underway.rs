@@ -22,8 +22,10 @@ const NANOS: f64 = 1e9;
 #[derive(Clone, Debug, Default)]
 pub struct UnderwayCalls {
     groups: BTreeMap<(Side, [String; LABELS]), Group>,
-    /// Calls of frameworks whose calls in flight have no families.
+    /// Calls that are in no family.
     pub others: u64,
+    /// Some of them are not seen, so none are shown.
+    pub is_sample: bool,
     /// Calls of a target that has ended.
     pub never_finished: u64,
 }

@@ -23,6 +23,10 @@ pub struct CounterValues {
     pub abandoned: u64,
     /// Finished calls whose start was not seen.
     pub unpaired: u64,
+    /// Finished calls whose start was not seen because starts are watched in windows.
+    pub sampled_out: u64,
+    /// Starts that no finish can be matched with, since their window has closed.
+    pub starts_sampled_out: u64,
     /// Finished calls whose start was seen and whose record found no room in the ring.
     pub ring_full: u64,
     /// Finished calls whose start was not seen and whose record found no room in the ring.
@@ -73,6 +77,8 @@ pub struct Outcomes {
     pub timed: u64,
     /// Their starts were not seen.
     pub unpaired: u64,
+    /// Their starts were not seen because starts are watched in windows.
+    pub sampled_out: u64,
     /// Their durations found no room in the ring.
     pub lost: u64,
     /// Their records have arrived since the totals were read, or just before.
@@ -81,10 +87,11 @@ pub struct Outcomes {
 
 impl Outcomes {
     fn add(&mut self, other: &Self) {
-        let Self { finished, timed, unpaired, lost, pending } = other;
+        let Self { finished, timed, unpaired, sampled_out, lost, pending } = other;
         self.finished += finished;
         self.timed += timed;
         self.unpaired += unpaired;
+        self.sampled_out += sampled_out;
         self.lost += lost;
         self.pending += pending;
     }
@@ -101,6 +108,8 @@ impl CounterValues {
             refused_nested,
             abandoned,
             unpaired,
+            sampled_out,
+            starts_sampled_out,
             ring_full,
             ring_full_unpaired,
             label_sets_refused,
@@ -131,6 +140,8 @@ impl CounterValues {
             (refused_nested, other.refused_nested),
             (abandoned, other.abandoned),
             (unpaired, other.unpaired),
+            (sampled_out, other.sampled_out),
+            (starts_sampled_out, other.starts_sampled_out),
             (ring_full, other.ring_full),
             (ring_full_unpaired, other.ring_full_unpaired),
             (label_sets_refused, other.label_sets_refused),
@@ -223,6 +234,7 @@ impl Aggregate {
             finished: of_side().map(|series| series.total).sum(),
             timed: of_side().map(|series| series.histogram.count()).sum(),
             unpaired: counter(Counter::Unpaired),
+            sampled_out: counter(Counter::SampledOut),
             lost: counter(Counter::RingFull),
             pending: self.waiting[usize::from(side == Side::Server)],
         }
@@ -246,6 +258,8 @@ impl Aggregate {
             refused_nested: counter(Counter::RefusedNested),
             abandoned: counter(Counter::Abandoned),
             unpaired: counter(Counter::Unpaired),
+            sampled_out: counter(Counter::SampledOut),
+            starts_sampled_out: counter(Counter::StartSampledOut),
             ring_full: counter(Counter::RingFull),
             ring_full_unpaired: counter(Counter::RingFullUnpaired),
             label_sets_refused: counter(Counter::LabelSetRefused),

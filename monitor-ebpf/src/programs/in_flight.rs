@@ -7,11 +7,11 @@
 //! No other program touches a call's entries: an object has one call at a time, and a goroutine runs on one thread
 //! at a time. The claim of a free way is contended; and the agent takes out what is too old to be still under way.
 
-use monitor_ebpf::{Bucket, Counter, DEPTH_BITS, MAX_NESTING, Spilled, WAYS, key, side};
+use monitor_ebpf::{Bucket, Counter, DEPTH_BITS, MAX_NESTING, Spilled, WAYS, key, sampling, side};
 
 use super::{
     asm::compare_exchange,
-    maps::{IN_FLIGHT, OBJECTS, SPILL, count_of, recipe},
+    maps::{IN_FLIGHT, OBJECTS, SAMPLING, SPILL, count_of, recipe},
     shape::Key,
 };
 
@@ -50,7 +50,7 @@ impl Key {
     /// Number of the key's bucket.
     #[inline(always)]
     fn index(self) -> u32 {
-        (self.number().wrapping_mul(SPREAD) >> recipe!(bucket_shift)) as u32
+        bucket_of(self.number())
     }
 
     #[inline(always)]
@@ -100,9 +100,9 @@ pub(crate) fn holds(key: Key) -> bool {
     find(bucket, 0).is_none() && SPILL.get_ptr(number).is_some()
 }
 
-/// Forgets the call and gives its start, if it was seen.
+/// Forgets the call that finishes with this object and gives its start, if it was seen and is surely its own.
 #[inline(always)]
-pub(crate) fn remove(key: Key) -> Option<Started> {
+pub(crate) fn remove(key: Key, object: u64) -> Option<Started> {
     let bucket = key.bucket()?;
     let number = key.number();
     for way in 0..WAYS {
@@ -114,6 +114,9 @@ pub(crate) fn remove(key: Key) -> Option<Started> {
         }
         // SAFETY: as above.
         let word = unsafe { start.read_volatile() };
+        if may_be_of_another(key, word >> DEPTH_BITS) {
+            return seen(take_own(number, way as u64, object));
+        }
         let depth = word & DEPTH;
         if depth != 0 && matches!(key, Key::Goroutine(_)) {
             // SAFETY: as above.
@@ -125,10 +128,15 @@ pub(crate) fn remove(key: Key) -> Option<Started> {
         let still_there = unsafe { compare_exchange(place, number, 0) } == number;
         return still_there.then(|| Started::of_word(word));
     }
-    match key {
-        Key::Object(..) => seen(take(number)),
-        Key::Goroutine(_) => seen(remove_spilled(number)),
+    if let Key::Goroutine(_) = key {
+        return seen(remove_spilled(number));
     }
+    let started = seen(take(number))?;
+    if may_be_of_another(key, started.at_ns) {
+        count_of(Counter::StartSampledOut, key.side());
+        return None;
+    }
+    Some(started)
 }
 
 /// A call of unknown type starts. Inside another of its goroutine it nests as a known one would, but without a start:
@@ -162,8 +170,78 @@ pub(crate) fn insert_unknown(goroutine: u64) -> u32 {
 #[inline(never)]
 pub(crate) fn remove_unknown(goroutine: u64) -> u32 {
     let key = Key::Goroutine(goroutine);
-    if remove(key).is_some() {
+    if remove(key, 0).is_some() {
         count_of(Counter::Abandoned, key.side());
+    }
+    0
+}
+
+/// Number of a key's bucket.
+#[inline(always)]
+fn bucket_of(number: u64) -> u32 {
+    (number.wrapping_mul(SPREAD) >> recipe!(bucket_shift)) as u32
+}
+
+/// One of the words of [`sampling`].
+#[inline(always)]
+fn sampling(index: u32) -> u64 {
+    // SAFETY: the map's values are `u64`.
+    SAMPLING.get_ptr(index).map_or(0, |word| unsafe { word.read_volatile() })
+}
+
+/// Have starts been watched in windows, so that one that was not seen is nothing unusual?
+#[inline(always)]
+pub(crate) fn is_sampled() -> bool {
+    sampling(sampling::MODE) != sampling::FULL
+}
+
+/// Can a start under this key be that of another call than the one that finishes? A server's object has one call at a
+/// time, whose finish is always seen. Calls of a goroutine nest, which shows as long as all their starts are seen. A
+/// client's stream may be dropped without a finish, and its object used for another.
+#[inline(always)]
+fn may_be_of_another(key: Key, start_ns: u64) -> bool {
+    if recipe!(by_site) != 0 || key.side() == side::SERVER {
+        return false;
+    }
+    let is_stream = matches!(key, Key::Object(..));
+    start_ns < sampling(sampling::SEEN_SINCE) || (is_stream && sampling(sampling::MODE) == sampling::WINDOWS)
+}
+
+/// A call finishes after starts went unseen: gives the start in a way of its bucket as [`take`] does if it is surely its
+/// own. That is so if the object is the one it started with, since nobody else can have that before this finish. The
+/// start is forgotten in any case: the next finish could not tell either.
+#[inline(never)]
+fn take_own(number: u64, way: u64, object: u64) -> u64 {
+    let (index, way) = (bucket_of(number), way as usize & (WAYS - 1));
+    let Some(bucket) = IN_FLIGHT.get_ptr_mut(index) else { return 0 };
+    let Some(objects) = OBJECTS.get_ptr(index) else { return 0 };
+    // SAFETY: a way of a bucket in the table, and of the objects beside it.
+    let (word, started_with, was_there) = unsafe {
+        let word = (&raw const (*bucket).starts[way]).read_volatile();
+        let started_with = (&raw const (*objects)[way]).read_volatile();
+        (word, started_with, compare_exchange(&raw mut (*bucket).keys[way], number, 0) == number)
+    };
+    if !was_there {
+        return 0;
+    }
+    if number & key::BITS == key::GOROUTINE && word & DEPTH == 0 && started_with == object {
+        return word;
+    }
+    count_of(Counter::StartSampledOut, side::CLIENT);
+    if number & key::BITS == key::GOROUTINE && word & DEPTH != 0 {
+        forget_spilled(number);
+    }
+    0
+}
+
+/// Forgets all starts of a goroutine in the spill map, since it can't be told any more which finish is whose. Gives
+/// nothing of use.
+#[inline(never)]
+fn forget_spilled(outermost: u64) -> u32 {
+    for depth in 0..=u64::from(MAX_NESTING) {
+        if SPILL.remove(outermost + depth).is_ok() {
+            count_of(Counter::StartSampledOut, side::CLIENT);
+        }
     }
     0
 }
@@ -304,7 +382,11 @@ fn insert_nested(outermost: Key, depth: u64, start_ns: u64) {
 fn remove_spilled(outermost: u64) -> u64 {
     let Some(outer) = SPILL.get_ptr_mut(outermost) else { return 0 };
     // SAFETY: the entry is this goroutine's own.
-    let depth = unsafe { (*outer).nested };
+    let (start_ns, depth) = unsafe { ((*outer).start_ns, (*outer).nested) };
+    if start_ns < sampling(sampling::SEEN_SINCE) {
+        forget_spilled(outermost);
+        return 0;
+    }
     if depth == 0 {
         return take(outermost);
     }

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use monitor_ebpf::{
     ALIASES as TYPE_ALIASES, Bucket, COUNTERS as ROW, COUNTERS_OF_SIDE, Counter, LabelSet, Recipe, Spilled,
-    WAYS,
+    WAYS, sampling,
 };
 
 use super::asm::increment;
@@ -29,6 +29,9 @@ pub(crate) static IN_FLIGHT: Array<Bucket> = Array::with_max_entries(16_384, MMA
 
 #[map]
 pub(crate) static OBJECTS: Array<[u64; WAYS]> = Array::with_max_entries(16_384, MMAPABLE);
+
+#[map]
+pub(crate) static SAMPLING: Array<u64> = Array::with_max_entries(sampling::COUNT, MMAPABLE);
 
 #[map]
 pub(crate) static SPILL: HashMap<u64, Spilled> = HashMap::with_max_entries(16_384, NO_PREALLOC);

@@ -107,7 +107,7 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         return;
     }
 
-    let started = in_flight::remove(shape.key(&hit, &scratch));
+    let started = in_flight::remove(shape.key(&hit, &scratch), hit.object);
     let kind = if shape.has(policy::KIND_AT_FINISH) {
         shape.kind(&scratch)
     } else {
@@ -134,7 +134,12 @@ pub(crate) fn finish(ctx: &ProbeContext) {
             count_of(Counter::RingFull, shape.side());
         }
     } else {
-        count_of(Counter::Unpaired, shape.side());
+        let is_sampled = recipe!(by_site) == 0 && in_flight::is_sampled();
+        count_of(if is_sampled { Counter::SampledOut } else { Counter::Unpaired }, shape.side());
+        // Nobody waits for it: it is in the total, and has no duration.
+        if is_sampled && recipe!(events) == 0 {
+            return;
+        }
         let record = Record { label_set, flags: record_flag::UNPAIRED, start_ns: now, duration_ns: 0 };
         if !totals::send(record, detail, peer) {
             count_of(Counter::RingFullUnpaired, shape.side());

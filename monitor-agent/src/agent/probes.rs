@@ -1,0 +1,247 @@
+//! The probes of one plan: all of them in place, or those at the starts in windows of a second.
+//!
+//! The kernel takes a tenth of a second and more to take a probe away, so that is done on a thread of its own, which
+//! has the programs for as long.
+
+use std::{
+    fs::File,
+    hash::{BuildHasher as _, RandomState},
+    ops::Range,
+    os::fd::AsRawFd as _,
+    path::PathBuf,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tracing::warn;
+
+use super::attached::Place;
+use crate::{
+    bpf::{BpfError, Programs, Sampling},
+    plan::Role,
+    target::{Liveness, TargetError},
+};
+
+/// How long a window is, at least: it ends when the target is next looked after.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Of which calls durations are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Latency {
+    /// Of all calls.
+    #[default]
+    Full,
+    /// Of a sample of them, which costs the target less; all are counted.
+    Economy {
+        /// The probes at the starts are in place for a second in each such period, at a random time in it. Longer than
+        /// a second.
+        every: Duration,
+    },
+}
+
+/// See the [module](self). Dropping it takes the probes away, and waits until they are.
+pub(super) struct Probes {
+    hands: Hands,
+    sampling: Arc<Sampling>,
+    /// `None` where they are never taken away.
+    starts: Option<Starts>,
+    /// Those at the starts are in place.
+    is_open: bool,
+    /// When they are to be; `None` for always.
+    schedule: Option<Schedule>,
+}
+
+/// What it takes to put the probes at the starts back.
+#[derive(Clone)]
+struct Starts {
+    /// Held open: the path of a process that has ended may come to mean another file.
+    exe: Arc<File>,
+    pid: u32,
+    /// Offsets in the file.
+    offsets: Vec<u64>,
+}
+
+/// Who has the programs.
+enum Hands {
+    Held(Programs),
+    Away(JoinHandle<Returned>),
+    /// In the middle of a change only.
+    Empty,
+}
+
+/// What comes back from a change.
+struct Returned {
+    programs: Programs,
+    /// Whether those at the starts are in place now.
+    is_open: bool,
+    failure: Option<BpfError>,
+}
+
+impl Probes {
+    /// Takes over programs whose probes are all in place. Those at the `starts` are taken away now and then if the latency
+    /// is to be sampled; without any they never are.
+    pub(super) fn new(
+        programs: Programs,
+        sampling: Arc<Sampling>,
+        place: &Place,
+        starts: Vec<u64>,
+    ) -> Result<Self, TargetError> {
+        let starts = if starts.is_empty() {
+            None
+        } else {
+            Some(Starts { exe: Arc::new(place.target.open_exe()?), pid: place.target.pid(), offsets: starts })
+        };
+        Ok(Self { hands: Hands::Held(programs), sampling, starts, is_open: true, schedule: None })
+    }
+
+    /// The programs, unless a thread has them.
+    pub(super) fn programs(&self) -> Option<&Programs> {
+        match &self.hands {
+            Hands::Held(programs) => Some(programs),
+            _ => None,
+        }
+    }
+
+    /// Chooses the calls of which durations are taken. Takes effect when the probes are next looked after.
+    pub(super) fn set_latency(&mut self, latency: Latency) {
+        self.schedule = match latency {
+            Latency::Economy { every } if self.starts.is_some() => {
+                self.sampling.begin_windows();
+                Some(Schedule::new(every, Instant::now()))
+            }
+            _ => None,
+        };
+    }
+
+    /// Puts the probes at the starts in place, or takes them away, if it is time to.
+    pub(super) fn look_after(&mut self, place: &Place) {
+        self.take_back(place);
+        let wants_open = self.schedule.as_mut().is_none_or(|schedule| schedule.is_open(Instant::now()));
+        if wants_open != self.is_open {
+            self.change(wants_open);
+        } else if self.schedule.is_none() {
+            self.sampling.end_windows();
+        }
+    }
+
+    /// Lets a thread open or close a window, unless one is at it already.
+    fn change(&mut self, open: bool) {
+        let Some(starts) = self.starts.clone() else { return };
+        self.hands = match std::mem::replace(&mut self.hands, Hands::Empty) {
+            Hands::Held(programs) => {
+                let sampling = Arc::clone(&self.sampling);
+                Hands::Away(thread::spawn(move || {
+                    if open {
+                        starts.put_in_place(programs, &sampling)
+                    } else {
+                        take_away(programs, &sampling)
+                    }
+                }))
+            }
+            busy => busy,
+        };
+    }
+
+    /// Takes the programs back from a thread that is done.
+    fn take_back(&mut self, place: &Place) {
+        if !matches!(&self.hands, Hands::Away(thread) if thread.is_finished()) {
+            return;
+        }
+        let Hands::Away(thread) = std::mem::replace(&mut self.hands, Hands::Empty) else { return };
+        // A panic there has been reported, and leaves nothing attached.
+        let Ok(Returned { programs, is_open, failure }) = thread.join() else { return };
+        self.hands = Hands::Held(programs);
+        self.is_open = is_open;
+        let Some(failure) = failure else { return };
+        if place.target.liveness() == Liveness::Running {
+            warn!("{}: the probes at the starts of calls are not in place: {failure}", place.name);
+        }
+    }
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        if let Hands::Away(thread) = std::mem::replace(&mut self.hands, Hands::Empty) {
+            // Its programs are dropped here.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Starts {
+    /// Opens a window, or leaves it closed as a whole.
+    fn put_in_place(&self, mut programs: Programs, sampling: &Sampling) -> Returned {
+        let exe = PathBuf::from(format!("/proc/self/fd/{}", self.exe.as_raw_fd()));
+        let attach = |offset: &u64| programs.attach(Role::Start, &exe, self.pid, *offset);
+        let failure = self.offsets.iter().try_for_each(attach).err();
+        if failure.is_some() {
+            programs.detach_starts();
+        } else {
+            sampling.open();
+        }
+        Returned { programs, is_open: failure.is_none(), failure }
+    }
+}
+
+/// Closes a window.
+fn take_away(mut programs: Programs, sampling: &Sampling) -> Returned {
+    sampling.close();
+    programs.detach_starts();
+    Returned { programs, is_open: false, failure: None }
+}
+
+/// When windows are open: once in each period, at a random time, so that a load with a rhythm of its own is not met at
+/// the same beat again and again.
+#[derive(Debug)]
+struct Schedule {
+    every: Duration,
+    window: Range<Instant>,
+    period_ends: Instant,
+}
+
+impl Schedule {
+    /// The first window is open now.
+    fn new(every: Duration, now: Instant) -> Self {
+        Self { every, window: now..now + WINDOW, period_ends: now + every }
+    }
+
+    fn is_open(&mut self, now: Instant) -> bool {
+        if now >= self.period_ends {
+            let opens = now + random_below(self.every.saturating_sub(WINDOW));
+            *self = Self { every: self.every, window: opens..opens + WINDOW, period_ends: now + self.every };
+        }
+        self.window.contains(&now)
+    }
+}
+
+/// A random duration, in whole milliseconds.
+fn random_below(limit: Duration) -> Duration {
+    let milliseconds = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
+    // Each state has keys of its own, which are random.
+    Duration::from_millis(RandomState::new().hash_one(0) % milliseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_period_has_one_window_somewhere_in_it() {
+        let began = Instant::now();
+        let mut schedule = Schedule::new(Duration::from_secs(10), began);
+        let mut opened_at = BTreeSet::new();
+        for period in 0..20 {
+            let mut is_open =
+                |tick: &u32| schedule.is_open(began + (100 * period + tick) * Duration::from_millis(100));
+            let open: Vec<_> = (0..100).filter(&mut is_open).collect();
+            let (first, last) = (open[0], open[open.len() - 1]);
+            assert!((9..=10).contains(&open.len()) && last - first < 10, "{open:?}");
+            assert!(period > 0 || first == 0, "{open:?}");
+            opened_at.insert(first);
+        }
+        assert!(opened_at.len() > 5, "{opened_at:?}");
+    }
+}

@@ -1,0 +1,54 @@
+//! Telling the programs which starts they see.
+
+use aya::Ebpf;
+use monitor_ebpf::{name, sampling};
+
+use super::{
+    BpfError,
+    in_flight::monotonic,
+    mapped::{Access, MappedWords},
+    maps::map_array,
+};
+
+/// Which starts of calls the programs of one copy of a framework see.
+///
+/// The programs give a call no start that may be another's: see [`monitor_ebpf::sampling`].
+pub struct Sampling(MappedWords);
+
+impl Sampling {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+        map_array(ebpf, name::SAMPLING, sampling::COUNT as usize, Access::Write).map(Self)
+    }
+
+    /// From now on starts are watched in windows. Those under way are seen on.
+    pub fn begin_windows(&self) {
+        self.set(sampling::MODE, sampling::WINDOWS);
+    }
+
+    /// From now on starts go unseen. To be called before the first probe at a start is taken away.
+    pub fn close(&self) {
+        self.set(sampling::SEEN_SINCE, u64::MAX);
+    }
+
+    /// From now on all starts are seen. To be called after the last probe at a start was put in place.
+    pub fn open(&self) {
+        self.set(sampling::SEEN_SINCE, u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Starts are no longer watched in windows. To be called when all are seen.
+    pub fn end_windows(&self) {
+        if self.in_windows() {
+            self.set(sampling::MODE, sampling::FULL_AGAIN);
+        }
+    }
+
+    /// Whether starts are watched in windows.
+    #[must_use]
+    pub fn in_windows(&self) -> bool {
+        self.0.get(sampling::MODE as usize) == sampling::WINDOWS
+    }
+
+    fn set(&self, word: u32, value: u64) {
+        self.0.set(word as usize, value);
+    }
+}

@@ -1,0 +1,157 @@
+//! Durations of a sample of the calls: all calls are counted, those whose durations are taken have the right ones, and the
+//! account says what became of the others.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use monitor_tests::{
+    agent::Agent,
+    chain::{Account, check_closed},
+    durations::{self, Durations},
+    process::Process,
+    scrape::Scrape,
+    tally::{DEFAULT_LABELS, Tally},
+    targets::{Flavour, Program},
+};
+
+/// Windows of a second in every two.
+const OFTEN: [&str; 6] = ["--latency", "economy", "--latency.every", "2", "--latency-buckets", "fine"];
+/// One window, right after the agent has attached, and then for long none.
+const ONCE: [&str; 6] =
+    ["--latency", "economy", "--latency.every", "3600", "--latency-buckets", "1000000,2500000"];
+/// By when that window has surely ended.
+const ENDED_BY: Duration = Duration::from_secs(2);
+
+fn of_target(scrape: &Scrape, name: &str, pid: u32, labels: &[(&str, &str)]) -> f64 {
+    let pid = pid.to_string();
+    let labels: Vec<_> = [("target", pid.as_str())].into_iter().chain(labels.iter().copied()).collect();
+    scrape.sum(name, &labels)
+}
+
+/// Fails unless each duration that the agent shows of a process can be one that the process has measured itself: one that
+/// was given a wrong start would be as long as the time between two windows.
+fn check_extremes(process: &mut Process, scrape: &Scrape) -> Result<u64> {
+    let own = Durations::of_target(&process.command("durations")?, &DEFAULT_LABELS)?;
+    let mut timed = 0.0;
+    for (labels, histogram) in durations::of_agent(scrape, Some(process.pid())) {
+        timed += histogram.count;
+        let bounds = (histogram.quantile_bounds(0.0), histogram.quantile_bounds(1.0));
+        let (Some(shortest), Some(longest)) = bounds else { continue };
+        let own = &own[&labels];
+        let (min, max) = (own.quantile(0.0).unwrap_or(0.0), own.quantile(1.0).unwrap_or(0.0));
+        // A thread can lose its processor between a probe and the target's own clock.
+        ensure!(longest.0 <= max + 50_000.0, "{labels:?}: {longest:?} µs, and none over {max}");
+        ensure!(shortest.1 >= min * 0.5, "{labels:?}: {shortest:?} µs, and none below {min}");
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^53")]
+    Ok(timed as u64)
+}
+
+#[test]
+fn all_calls_are_counted_and_some_are_timed() -> Result<()> {
+    let mut server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?, "--nested"])?;
+    client.command("call 1 Echo succeed")?;
+    for process in [&mut client, &mut server] {
+        process.command("settle")?;
+        process.command("reset")?;
+    }
+    let pids = [client.pid(), server.pid()];
+    let agent = Agent::attach(&pids, &OFTEN)?;
+    client.command("flow 8 3000")?;
+    let began = Instant::now();
+    let mut sampled = Vec::new();
+    while began.elapsed() < Duration::from_secs(6) {
+        thread::sleep(Duration::from_millis(500));
+        let scrape = agent.scrape()?;
+        for pid in pids {
+            check_closed(&scrape, pid, [2_000, 100])?;
+        }
+        sampled.push(of_target(&scrape, "monitor_starts_total", pids[0], &[]));
+        ensure!(
+            scrape.samples("kitex_server_in_flight").next().is_none(),
+            "a sample is shown as if it were all"
+        );
+    }
+    // Starts come in windows.
+    let still = sampled.windows(2).filter(|pair| pair[0].total_cmp(&pair[1]).is_eq()).count();
+    ensure!((2..=8).contains(&still), "{sampled:?}");
+    client.command("pause")?;
+    server.command("settle")?;
+    let scrape = agent.scrape_settled()?;
+    for (process, side) in [&mut client, &mut server].into_iter().zip(["client", "server"]) {
+        let pid = process.pid();
+        let own = Tally::of_target(&process.command("counts")?, &DEFAULT_LABELS)?;
+        own.check(&Tally::of_agent(&scrape, &DEFAULT_LABELS, Some(pid))?)?;
+        check_closed(&scrape, pid, [0, 0])?;
+        let account = Account::of(&scrape, pid);
+        ensure!((account.in_flight, account.lost) == (0, 0), "{account:?}");
+        ensure!(account.timed + account.unpaired + account.sampled_out == own.total(), "{account:?}");
+        let timed = check_extremes(process, &scrape)?;
+        ensure!(timed == account.timed, "{timed}: {account:?}");
+        let share = of_target(&scrape, "monitor_latency_sampled_ratio", pid, &[("side", side)]);
+        ensure!((0.2..0.9).contains(&share), "{share}: {account:?}");
+        let source = [("source", "windows")];
+        ensure!(of_target(&scrape, "monitor_latency_source_info", pid, &source).to_string() == "1");
+    }
+    agent.terminate()?;
+    Ok(())
+}
+
+/// What an agent that has had its only window shows of a target that did this in it, and that later.
+fn across_the_end(inside: &[&str], after: &[&str]) -> Result<Scrape> {
+    let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &ONCE)?;
+    for command in inside {
+        target.command(command)?;
+    }
+    thread::sleep(ENDED_BY);
+    for command in after {
+        target.command(command)?;
+    }
+    let scrape = agent.scrape_settled()?;
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    ensure!(agent.terminate()?.0.success());
+    ensure!(target.quit()?.success(), "the target did not end well");
+    Ok(scrape)
+}
+
+/// Calls of a side that were timed, and those of them that took longer than a second.
+fn timed(scrape: &Scrape, side: &str) -> (u64, u64) {
+    let histograms = scrape.histograms(&format!("kitex_{side}_latency_us"));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^53")]
+    histograms.values().fold((0, 0), |(all, long), histogram| {
+        (all + histogram.count as u64, long + (histogram.count - histogram.buckets[0].1) as u64)
+    })
+}
+
+fn sampled_out(scrape: &Scrape) -> [String; 2] {
+    ["monitor_finishes_total", "monitor_unpaired_starts_total"].map(|name| {
+        let label = if name.contains("starts") { "reason" } else { "outcome" };
+        scrape.sum(name, &[(label, "sampled_out")]).to_string()
+    })
+}
+
+#[test]
+fn a_call_that_outlasts_its_window_is_timed() -> Result<()> {
+    let scrape = across_the_end(&["open 5 client 1", "open 7 server 1"], &["close 12", "call 20 client"])?;
+    assert_eq!((timed(&scrape, "client"), timed(&scrape, "server")), ((5, 5), (7, 7)));
+    assert_eq!(sampled_out(&scrape), ["20", "0"]);
+    Ok(())
+}
+
+#[test]
+fn a_call_whose_start_was_not_seen_gets_no_other_start() -> Result<()> {
+    // The inner call starts when the window has ended, and finishes before the outer one.
+    let scrape = across_the_end(&["inside 1 client client 2000"], &[])?;
+    assert_eq!(timed(&scrape, "client"), (0, 0));
+    assert_eq!(sampled_out(&scrape), ["2", "1"]);
+    // Which of three calls of a goroutine is the first to finish can't be told any more.
+    let scrape = across_the_end(&["open 4 client 3", "call 9 client"], &["close 4"])?;
+    assert_eq!(timed(&scrape, "client"), (9, 0));
+    assert_eq!(sampled_out(&scrape), ["12", "12"]);
+    Ok(())
+}
