@@ -38,6 +38,10 @@ pub enum Program {
     Collectors,
     /// A program that makes every kind of gRPC call (`targets/grpc`).
     Grpc,
+    /// A gRPC server, or a client that loads it (`targets/echo`).
+    Echo,
+    /// A program that enters Kitex's functions as fast as it is told (`targets/synthetic`).
+    Synthetic,
 }
 
 /// The oldest Go whose programs are watched.
@@ -120,6 +124,8 @@ impl Program {
             Self::Collector => "collector",
             Self::Collectors => "go-collectors",
             Self::Grpc => "grpc-target",
+            Self::Echo => "grpc-echo",
+            Self::Synthetic => "synthetic-target",
         }
     }
 
@@ -133,6 +139,8 @@ impl Program {
             Self::Collector => "collector",
             Self::Collectors => "collectors",
             Self::Grpc => "grpc",
+            Self::Echo => "echo",
+            Self::Synthetic => "synthetic",
         })
     }
 

@@ -13,6 +13,7 @@ use monitor_tests::{
     process::Process,
     tally::{DEFAULT_LABELS, IN_PROCESS_LABELS, Tally},
     targets::Flavour,
+    text::Sites,
 };
 use serde_json::Value;
 
@@ -173,6 +174,39 @@ fn two_processes_of_one_executable() -> Result<()> {
         assert_eq!(alone.samples("monitor_target_up").count(), 1, "another target's series");
     }
     assert_eq!(agent.status("/targets/1/metrics")?, 404);
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn calls_over_mux() -> Result<()> {
+    let mut server = Process::kitex(&["server", "--mux"])?;
+    let mut client = Process::kitex(&["client", "--protocol", "mux", "--connect", server.addr()?])?;
+    let agent = Agent::attach(&[client.pid(), server.pid()], &[])?;
+    client.command("load 5000 8 9")?;
+    for process in [&mut client, &mut server] {
+        process.command("settle")?;
+    }
+    let scrape = agent.scrape_settled()?;
+    for process in [&mut client, &mut server] {
+        assert_eq!(check_calls(process, &scrape, &DEFAULT_LABELS, true)?.total(), 5_000);
+    }
+    agent.terminate()?;
+    Ok(())
+}
+
+/// What the bench compares with counts calls, too, if not as exactly.
+#[test]
+fn naive_sites_count_most_calls_once() -> Result<()> {
+    let mut server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    client.command("load 1000 8 1")?;
+    let agent = Agent::attach(&[server.pid()], &["--sites", "naive"])?;
+    ensure!(Sites::of(server.pid())?.probed()? == 0, "a probe is at a site that is not naive");
+    client.command("load 5000 8 9")?;
+    server.command("settle")?;
+    let calls = agent.scrape_settled()?.sum("kitex_server_throughput", &[]);
+    ensure!((5_000.0..5_050.0).contains(&calls), "{calls} of 5000 calls");
     agent.terminate()?;
     Ok(())
 }

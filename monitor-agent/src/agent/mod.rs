@@ -31,7 +31,7 @@ use crate::{
     goruntime::Detail,
     metrics::{LabelSelection, Selection, otel::OtelView},
     pipeline::{Buckets, Budget},
-    plan::Wanted,
+    plan::{SiteChoosing, Wanted},
 };
 
 /// What `run` is to do, validated.
@@ -57,6 +57,8 @@ pub struct RunConfig {
     pub latency: Latency,
     /// What the programs are to read beside names and outcome.
     pub wanted: Wanted,
+    /// How the places for probes are chosen.
+    pub sites: SiteChoosing,
     /// Where to let programs read events.
     pub event_socket: Option<PathBuf>,
     /// How many of the slowest and of the failed calls of each label set to keep, if any.

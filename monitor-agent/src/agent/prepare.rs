@@ -10,7 +10,7 @@ use crate::{
     failure::{Failure, Kind, printable},
     image::{Image, ImageError},
     metrics::{Family, Selection},
-    plan::{Inspection, Plan},
+    plan::{Inspection, Plan, SiteChoosing},
     target::{FileId, Target},
 };
 
@@ -47,7 +47,7 @@ pub(super) fn prepare(config: &RunConfig) -> Result<Vec<Prepared>, Failure> {
         let file = target.identity().exe;
         let executable = match executables.get(&file) {
             Some(known) => Arc::clone(known),
-            None => Arc::new(executable(&target, &config.metrics)?),
+            None => Arc::new(executable(&target, config)?),
         };
         executables.insert(file, Arc::clone(&executable));
         Ok(Prepared { target, executable })
@@ -55,17 +55,21 @@ pub(super) fn prepare(config: &RunConfig) -> Result<Vec<Prepared>, Failure> {
     .collect()
 }
 
-fn executable(target: &Target, metrics: &Selection) -> Result<Executable, Failure> {
+fn executable(target: &Target, config: &RunConfig) -> Result<Executable, Failure> {
+    let metrics = &config.metrics;
     let name = describe(target);
     let file = target.open_exe()?;
     let image = Image::parse(Box::new(file)).map_err(|error| Failure::of_image(&name, &error))?;
     let look = if metrics.wants_calls() { Inspection::of } else { Inspection::without_frameworks };
-    let inspection = look(&image).map_err(|error| Failure::of_contents(&name, &error))?;
+    let mut inspection = look(&image).map_err(|error| Failure::of_contents(&name, &error))?;
     if metrics.contains(Family::Go) && inspection.go_version.is_empty() {
         return Err(Failure::of_image(&name, &ImageError::NotGo));
     }
     if metrics.wants_calls() {
         check_calls(&name, &inspection, metrics)?;
+    }
+    if config.sites == SiteChoosing::Naive {
+        inspection.choose_naive_sites();
     }
     Ok(Executable { image, inspection })
 }

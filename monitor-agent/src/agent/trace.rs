@@ -18,7 +18,7 @@ use crate::{
     goruntime::Detail,
     metrics::{LabelSelection, Selection, otel::OtelView},
     pipeline::{Buckets, Ladder, Tracer},
-    plan::Wanted,
+    plan::{SiteChoosing, Wanted},
 };
 
 /// What to trace.
@@ -61,6 +61,7 @@ impl TraceConfig {
             otlp: None,
             latency: Latency::Full,
             wanted: Wanted { events: true, starts: self.starts, ..Wanted::default() },
+            sites: SiteChoosing::Best,
             event_socket: None,
             slow_calls: None,
             max_call_age: self.max_call_age,

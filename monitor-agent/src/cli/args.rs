@@ -20,7 +20,7 @@ use crate::{
         otel::{Conventions, GoNames, OtelView, pairs},
     },
     pipeline::Buckets,
-    plan::Wanted,
+    plan::{SiteChoosing, Wanted},
 };
 
 /// Watches the RPCs of running processes from outside: no change to the service, no rebuild, no restart.
@@ -148,6 +148,10 @@ pub(super) struct RunArguments {
     )]
     ring_bytes: u32,
 
+    /// Where in their functions probes go: `best`, or `naive` for the first instruction, to measure what that costs.
+    #[arg(long, value_enum, default_value_t = Sites::Best, hide = true)]
+    sites: Sites,
+
     /// Seconds to go on serving after the last target has ended.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, allow_negative_numbers = true)]
     linger: u32,
@@ -168,6 +172,24 @@ enum LatencyMode {
     Full,
     /// Of the calls that start in one second of every ten: a probe at each finish, and at starts for that second
     Economy,
+}
+
+/// Where in their functions probes go.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Sites {
+    /// Where one call is one hit, and a hit costs least
+    Best,
+    /// At the first instruction
+    Naive,
+}
+
+impl From<Sites> for SiteChoosing {
+    fn from(sites: Sites) -> Self {
+        match sites {
+            Sites::Best => Self::Best,
+            Sites::Naive => Self::Naive,
+        }
+    }
 }
 
 /// How much of the Go runtime to show.
@@ -314,6 +336,7 @@ impl RunArguments {
                 panics: has_otel,
             },
             metrics,
+            sites: self.sites.into(),
             event_socket: self.events_socket,
             slow_calls: self.capture_slow.map(usize::from),
             max_call_age: Duration::from_secs(self.max_call_age.into()),

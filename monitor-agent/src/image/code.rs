@@ -115,6 +115,12 @@ pub fn go_entry_site(code: &[u8], entry: u64) -> Result<SiteChoice, CodeError> {
     body.describe(index, kind, why, code)
 }
 
+/// The site that tools take which do not look at the code: the function's first instruction. It may run twice for one
+/// call, and is mostly one that the kernel single-steps.
+pub fn first_instruction(code: &[u8], entry: u64) -> Result<SiteChoice, CodeError> {
+    Body::decode(code, entry)?.describe(0, SiteKind::Entry, "the first instruction, whatever it is", code)
+}
+
 /// The instructions of a function.
 struct Body {
     entry: u64,
@@ -441,6 +447,13 @@ mod tests {
         assert_eq!(found(NOSPLIT_1_26), push_at(0, SiteKind::Entry));
         assert_eq!((site(NOSPLIT_1_20).offset, site(NOSPLIT_1_20).cost), (0, CostClass::SingleStepped));
         assert_eq!((site(LEAF_1_26).offset, site(LEAF_1_26).cost), (0, CostClass::SingleStepped));
+    }
+
+    #[test]
+    fn the_first_instruction_is_the_check_which_is_single_stepped() {
+        let first = first_instruction(&bytes(SMALL_1_21), ENTRY).expect("a site");
+        assert_eq!((first.offset, first.kind, first.cost), (0, SiteKind::Entry, CostClass::SingleStepped));
+        assert!(first.instruction.starts_with("cmp rsp,"), "{}", first.instruction);
     }
 
     #[test]

@@ -30,7 +30,7 @@ mod types;
 mod version;
 
 pub use buildinfo::{BuildInfo, Module};
-pub use code::{CodeError, CostClass, SiteChoice, SiteKind, go_entry_site};
+pub use code::{CodeError, CostClass, SiteChoice, SiteKind, first_instruction, go_entry_site};
 pub use dwarf::StructLayout;
 #[cfg(test)]
 pub(crate) use dwarf::tests::files as files_with_dwarf;

@@ -23,7 +23,7 @@ use serde::Serialize;
 
 pub use refusal::Refusal;
 pub use shape::ShapePlan;
-pub use site::{Role, Site, cost_name};
+pub use site::{Role, Site, SiteChoosing, cost_name};
 
 use copies::{FrameworkCopy, SitedCopy};
 use errors::ErrorPlan;
@@ -185,6 +185,16 @@ impl Inspection {
             Err(error) => return Err(error),
         };
         Ok(Self { build_id: image.build_id().map(str::to_owned), go_version, frameworks: Vec::new() })
+    }
+
+    /// Puts all probes of Kitex to the first instructions of their functions: see [`SiteChoosing::Naive`].
+    pub fn choose_naive_sites(&mut self) {
+        let plans = self.frameworks.iter_mut().filter_map(|found| found.plan.as_mut().ok());
+        for plan in plans.filter(|plan| !plan.is_sited()) {
+            for site in plan.sites.iter_mut().chain(&mut plan.message_sites) {
+                site.choose_first_instruction();
+            }
+        }
     }
 
     /// The plans there are, with the name and version of their framework.
@@ -589,6 +599,22 @@ mod tests {
 
     fn notes(changes: &[(&str, &str)]) -> Vec<String> {
         only(changes).plan.expect("a plan").notes
+    }
+
+    #[test]
+    fn naive_sites_are_the_functions_first_instructions() {
+        let (file, _) = GoFile { kitex: true, ..GoFile::of_release(26) }.build();
+        let image = Image::parse(Box::new(file)).expect("an image");
+        let mut inspection = Inspection::of(&image).expect("a Go program");
+        let sites = |inspection: &Inspection| inspection.plans().next().expect("a plan").1.sites.clone();
+        let best = sites(&inspection);
+        inspection.choose_naive_sites();
+        for (best, naive) in best.iter().zip(sites(&inspection)) {
+            assert_eq!((naive.address, naive.symbol.as_str()), (best.entry, best.symbol.as_str()));
+            assert_eq!(best.file_offset - naive.file_offset, best.address - best.entry);
+            assert_eq!(image.file_offset(naive.address), Some(naive.file_offset));
+            assert_eq!(naive.skip_flags(), 0);
+        }
     }
 
     #[test]

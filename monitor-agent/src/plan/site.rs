@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::image::{CostClass, SiteKind};
+use crate::image::{CostClass, SiteChoice, SiteKind, first_instruction};
 
 /// What a hit of a site means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,27 @@ impl Site {
             _ => 0,
         }
     }
+
+    /// Moves it to its function's first instruction.
+    pub(super) fn choose_first_instruction(&mut self) {
+        // The whole function has been decoded before.
+        let Ok(first) = first_instruction(&self.code, self.entry) else { return };
+        self.file_offset = self.file_offset.wrapping_sub(self.address.wrapping_sub(self.entry));
+        self.address = self.entry;
+        SiteChoice { instruction: self.instruction, cost: self.cost, kind: self.kind, why: self.why, .. } =
+            first;
+    }
+}
+
+/// How the places for probes in functions are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SiteChoosing {
+    /// Where one call is one hit, and a hit costs least.
+    #[default]
+    Best,
+    /// At the first instruction of each function, as other tools do it; Kitex's only. To compare with: a call can hit
+    /// such a site twice, and is then counted twice.
+    Naive,
 }
 
 /// A cost class as `inspect` and the metrics write it.

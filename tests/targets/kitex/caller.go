@@ -14,6 +14,9 @@ import (
 	"github.com/cloudwego/kitex/transport"
 )
 
+// muxConnections is how many connections all calls share with the protocol mux.
+const muxConnections = 2
+
 // caller is a client of one server.
 type caller struct {
 	client client.Client
@@ -47,13 +50,15 @@ func newClient(o options, callee string, tracers []stats.Tracer, opts ...client.
 		client.WithDestService(callee),
 		client.WithClientBasicInfo(&rpcinfo.EndpointBasicInfo{ServiceName: o.caller}),
 	)
-	if o.protocol == "ttheader" {
+	if o.protocol == "framed" {
+		opts = append(opts, client.WithTransportProtocol(transport.Framed))
+	} else {
 		opts = append(opts, client.WithTransportProtocol(transport.TTHeader),
 			client.WithMetaHandler(transmeta.ClientTTHeaderHandler))
-	} else {
-		opts = append(opts, client.WithTransportProtocol(transport.Framed))
 	}
-	if o.shortConn {
+	if o.protocol == "mux" {
+		opts = append(opts, client.WithMuxConnection(muxConnections))
+	} else if o.shortConn {
 		opts = append(opts, client.WithShortConnection())
 	} else {
 		// Connections outlive every pause between two phases of a test.

@@ -35,7 +35,8 @@ import (
 //	call N METHOD ACTION [BYTES [SLEEP_US]]    N equal calls, one after the other
 //	flow C [QPS]      mixed calls until pause; answers at once
 //	pause             ends the flow, waits for its last call; connections stay open; answers like load
-//	bench SECONDS C   Lookup with 1 KB back to back: like load, and p50_us, p99_us, p999_us
+//	bench SECONDS C [LONGEST]    Lookup with 1 KB back to back: like load, and p50_us, p99_us, p999_us; so many of the
+//	                  longest and more as "longest":[{begin_ns,us}], begun at nanoseconds since 1970
 type control struct {
 	tally   *tally
 	log     *callLog
@@ -238,16 +239,20 @@ func (c *control) flow(args []string) (map[string]any, error) {
 }
 
 func (c *control) bench(args []string) (map[string]any, error) {
-	if len(args) != 2 {
+	if len(args) < 2 {
 		return nil, errUsage
 	}
 	seconds, err := strconv.ParseFloat(args[0], 64)
-	workers, err2 := strconv.Atoi(args[1])
-	if err != nil || err2 != nil || workers < 1 {
+	n, err2 := numbers(append(args[1:], "0"), 2, 3)
+	if err != nil || err2 != nil || n[0] == 0 {
 		return nil, errUsage
 	}
-	out, values := c.load.bench(time.Duration(seconds*float64(time.Second)), workers)
+	longest := longest{limit: int(n[1])}
+	out, values := c.load.bench(time.Duration(seconds*float64(time.Second)), int(n[0]), &longest)
 	reply := out.reply()
+	if longest.limit > 0 {
+		reply["longest"] = longest.calls
+	}
 	reply["p50_us"], reply["p99_us"], reply["p999_us"] =
 		quantile(values, 0.5), quantile(values, 0.99), quantile(values, 0.999)
 	return reply, nil

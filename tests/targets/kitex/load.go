@@ -205,14 +205,16 @@ func (l *load) pause() (outcome, error) {
 }
 
 // bench calls Lookup with 1 KB back to back from c goroutines and returns the durations that the callers saw.
-func (l *load) bench(d time.Duration, c int) (outcome, [][2]uint64) {
+func (l *load) bench(d time.Duration, c int, longest *longest) (outcome, [][2]uint64) {
 	var durations histogram
 	end := time.Now().Add(d)
 	next := func() (uint64, bool) { return 0, time.Now().Before(end) }
 	out := l.run(c, next, func(uint64) loopKey {
 		begin := time.Now()
 		key := l.callKind(&kind{method: "Lookup", payload: 1024})
-		durations.add(time.Since(begin).Microseconds())
+		took := time.Since(begin).Microseconds()
+		durations.add(took)
+		longest.add(begin, took)
 		return key
 	})
 	return out, durations.values()

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cloudwego/kitex/pkg/klog"
@@ -28,6 +29,7 @@ type options struct {
 	shortConn bool
 	retry     bool
 	nested    bool
+	mux       bool
 	tracers   []string
 	metrics   string
 }
@@ -57,12 +59,13 @@ func parse(args []string) (options, error) {
 	if serves {
 		flags.StringVar(&o.listen, "listen", "127.0.0.1:0", "address to listen on")
 		flags.StringVar(&o.service, "service", "stock", "name of this service, the callee of its calls; may be empty")
+		flags.BoolVar(&o.mux, "mux", false, "serve clients with --protocol mux, and no others")
 	}
 	if calls {
 		flags.StringVar(&o.connect, "connect", "", "address of the server to call")
 		flags.StringVar(&o.callee, "callee", "stock", "name of the service to call")
 		flags.StringVar(&o.caller, "caller", "shop", "name of this client; may be empty")
-		flags.StringVar(&o.protocol, "protocol", "ttheader", "framed or ttheader (carries the caller's name)")
+		flags.StringVar(&o.protocol, "protocol", "ttheader", "framed, ttheader (carries the caller's name) or mux (ttheader, many calls on one connection)")
 		conns := flags.String("conns", "long", "long or short connections")
 		flags.BoolVar(&o.retry, "retry", false, "retry failed calls, up to twice, until Kitex's breaker stops it")
 		flags.BoolVar(&o.nested, "nested", false, "make a second client's call in a middleware of each call")
@@ -79,8 +82,8 @@ func parse(args []string) (options, error) {
 	if calls && o.connect == "" {
 		return o, fmt.Errorf("%s needs --connect ADDR", o.role)
 	}
-	if calls && o.protocol != "framed" && o.protocol != "ttheader" {
-		return o, fmt.Errorf("unknown protocol %q: framed or ttheader", o.protocol)
+	if calls && !slices.Contains([]string{"framed", "ttheader", "mux"}, o.protocol) {
+		return o, fmt.Errorf("unknown protocol %q: framed, ttheader or mux", o.protocol)
 	}
 	if *tracers != "none" {
 		o.tracers = strings.Split(*tracers, ",")

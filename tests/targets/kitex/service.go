@@ -92,6 +92,9 @@ func startServer(o options, listener net.Listener, h *handler, tracers []stats.T
 		server.WithMetaHandler(transmeta.ServerTTHeaderHandler),
 		server.WithServerBasicInfo(&rpcinfo.EndpointBasicInfo{ServiceName: o.service}),
 	}
+	if o.mux {
+		opts = append(opts, server.WithMuxTransport())
+	}
 	for _, tracer := range tracers {
 		opts = append(opts, server.WithTracer(tracer))
 	}

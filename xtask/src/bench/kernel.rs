@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::fd::{FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
 };
 
 use anyhow::{Context as _, Result};
 
-/// `BPF_ENABLE_STATS` (uapi/linux/bpf.h).
+// Numbers of uapi/linux/bpf.h.
+const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_ENABLE_STATS: libc::c_int = 32;
 
 /// The system call, for the commands that answer with a file descriptor.
@@ -64,6 +66,94 @@ pub(super) fn programs(pid: u32) -> Result<Vec<Program>> {
     Ok(programs.into_values().collect())
 }
 
+/// What the kernel has made of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Translated {
+    pub(super) name: String,
+    /// Instructions that are left once the verifier has removed what never runs.
+    pub(super) instructions: u64,
+    /// Those of them that call a helper of the kernel.
+    pub(super) helper_calls: u64,
+    /// Bytes of machine code.
+    pub(super) machine_bytes: u64,
+    /// Instructions that the verifier went through, on all ways.
+    pub(super) verified: u64,
+}
+
+/// The programs that a process holds, in the order of their numbers.
+pub(super) fn translated(pid: u32) -> Result<Vec<Translated>> {
+    let mut programs = BTreeMap::new();
+    for info in descriptors(pid)? {
+        if let (Some(id), Some(verified)) = (field(&info, "prog_id"), field(&info, "verified_insns")) {
+            programs.insert(u32::try_from(id)?, verified);
+        }
+    }
+    programs.into_iter().map(|(id, verified)| translate(id, verified)).collect()
+}
+
+/// The head of `struct bpf_prog_info`; the kernel fills in as much as there is room for.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct ProgramInfo {
+    program_type: u32,
+    id: u32,
+    tag: [u8; 8],
+    machine_bytes: u32,
+    instruction_bytes: u32,
+    machine_code: u64,
+    instructions: u64,
+    load_time: u64,
+    user: u32,
+    map_count: u32,
+    maps: u64,
+    name: [u8; 16],
+}
+
+fn translate(id: u32, verified: u64) -> Result<Translated> {
+    let failed = || format!("cannot ask about the program {id}");
+    // The head of `union bpf_attr`: an id, then the next and flags.
+    let program = bpf(BPF_PROG_GET_FD_BY_ID, &[id, 0, 0]).with_context(failed)?;
+    let sizes = program_info(&program, ProgramInfo::default()).with_context(failed)?;
+    let mut code = vec![0_u64; sizes.instruction_bytes as usize / size_of::<u64>()];
+    let wanted = ProgramInfo {
+        instruction_bytes: sizes.instruction_bytes,
+        instructions: code.as_mut_ptr().expose_provenance() as u64,
+        ..ProgramInfo::default()
+    };
+    let info = program_info(&program, wanted).with_context(failed)?;
+    let name = info.name.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(Translated {
+        name: String::from_utf8_lossy(name).into_owned(),
+        instructions: code.len() as u64,
+        helper_calls: code.iter().filter(|instruction| calls_a_helper(**instruction)).count() as u64,
+        machine_bytes: info.machine_bytes.into(),
+        verified,
+    })
+}
+
+/// `BPF_JMP | BPF_CALL` without a source register; with one it calls another function of the program.
+fn calls_a_helper(instruction: u64) -> bool {
+    instruction & 0xf0ff == 0x85
+}
+
+/// The head of `union bpf_attr` for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct Ask {
+    fd: RawFd,
+    size: u32,
+    info: *mut ProgramInfo,
+}
+
+fn program_info(program: &OwnedFd, mut info: ProgramInfo) -> io::Result<ProgramInfo> {
+    let size = u32::try_from(size_of::<ProgramInfo>()).map_err(io::Error::other)?;
+    let ask = Ask { fd: program.as_raw_fd(), size, info: &raw mut info };
+    // SAFETY: the kernel writes to the info, as many bytes as it is told that has, and to the instructions that the info
+    // leads to, whose length it has, too. Both outlive the call.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const ask, size_of::<Ask>()) };
+    if answer == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Bytes of kernel memory in the maps that a process holds.
 pub(super) fn map_bytes(pid: u32) -> Result<u64> {
     let mut maps = BTreeMap::new();
@@ -91,7 +181,15 @@ fn field(info: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::field;
+    use super::{calls_a_helper, field};
+
+    #[test]
+    fn calls_of_helpers_and_others() {
+        // call 14; call of a function 2 instructions further on; r0 = 0x85
+        assert!(calls_a_helper(0x0000_000e_0000_0085));
+        assert!(!calls_a_helper(0x0000_0002_0000_1085));
+        assert!(!calls_a_helper(0x0000_0085_0000_00b7));
+    }
 
     #[test]
     fn fields_of_a_descriptor() {

@@ -12,10 +12,20 @@ use monitor_tests::{
     usage::{self, Usage},
 };
 
-use super::{MIB, machine::pinned, report::float};
+use serde_json::{Value, json};
+
+use super::{
+    MIB,
+    machine::pinned,
+    report::{Spread, float, row, table, verdict},
+    section::Section,
+};
 use crate::process::root;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The most that planning should take while nothing of the executable is in memory.
+const AIM_MS: f64 = 300.0;
+const AIM_MIB: f64 = 60.0;
 
 /// Every plan that was made.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +67,50 @@ pub(super) fn measure(executable: &Path, core: usize, times: u32) -> Result<Plan
         planning.warm.push(plan(&copy.0, core)?);
     }
     Ok(planning)
+}
+
+impl Planning {
+    /// What there is to say about it.
+    pub(super) fn section(&self) -> Section {
+        let Self { size_mib, cold, warm } = self;
+        let of = |plans: &[Plan], number: fn(&Plan) -> f64| Spread::of(plans.iter().map(number));
+        let line = |what: &str, plans: &[Plan]| {
+            let column = |number: fn(&Plan) -> f64| of(plans, number).show(1);
+            vec![
+                what.to_owned(),
+                column(|plan| plan.wall_ms),
+                column(|plan| plan.cpu_ms),
+                column(|plan| plan.read_mib),
+                column(|plan| plan.peak_mib),
+            ]
+        };
+        let head = format!("planning ({size_mib:.1} MiB)");
+        let plans = table(&[
+            row([&head, "time, ms", "CPU, ms", "read from disk, MiB", "peak memory, MiB"]),
+            line("nothing of the executable in memory", cold),
+            line("executable in memory", warm),
+        ]);
+        let (ms, mib) = (of(cold, |plan| plan.wall_ms).median, of(cold, |plan| plan.peak_mib).median);
+        let aims = format!(
+            "- Aim: at most {AIM_MS} ms ({}) and {AIM_MIB} MiB ({}) with nothing of it in memory.\n",
+            verdict(ms, AIM_MS),
+            verdict(mib, AIM_MIB)
+        );
+        let results = |plans: &[Plan]| -> Value {
+            json!({
+                "wall_ms": of(plans, |plan| plan.wall_ms),
+                "cpu_ms": of(plans, |plan| plan.cpu_ms),
+                "read_mib": of(plans, |plan| plan.read_mib),
+                "peak_mib": of(plans, |plan| plan.peak_mib),
+            })
+        };
+        Section {
+            part: "planning",
+            blocks: vec![("planning", format!("{plans}\n{aims}"))],
+            results: json!({ "size_mib": size_mib, "cold": results(cold), "warm": results(warm) }),
+            ..Section::default()
+        }
+    }
 }
 
 fn plan(executable: &Path, core: usize) -> Result<Plan> {

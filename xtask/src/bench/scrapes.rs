@@ -1,6 +1,6 @@
 //! What a scrape of a Go runtime takes: of the agent's processor time, and of the target's.
 
-use std::{fs, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
@@ -9,11 +9,13 @@ use monitor_tests::{
     targets::{Flavour, Program},
 };
 
+use serde_json::json;
+
 use super::{
     machine::{cpu_time, pinned},
-    report::{Spread, table},
+    report::{Spread, row, table, verdict},
+    section::Section,
 };
-use crate::process::root;
 
 /// Goroutines of the target.
 const GOROUTINES: [u32; 3] = [10, 10_000, 100_000];
@@ -23,7 +25,6 @@ const DETAILS: [&str; 2] = ["default", "all"];
 const SCRAPES: u32 = 100;
 /// What a scrape may take of the agent's processor time with the most goroutines, in milliseconds.
 const AIM_MS: f64 = 5.0;
-const HEADING: &str = "## Scrapes of a Go runtime\n";
 
 /// Every scrape that was measured.
 #[derive(Clone, Debug, Default)]
@@ -46,13 +47,13 @@ pub(super) fn measure(core: usize, rounds: u32) -> Result<Scrapes> {
         target.command(&format!("goroutines {goroutines}"))?;
         target.command("gc 2")?;
         for detail in DETAILS {
-            rows.push(row(&target, goroutines, detail, core, rounds)?);
+            rows.push(one(&target, goroutines, detail, core, rounds)?);
         }
     }
     Ok(Scrapes(rows))
 }
 
-fn row(target: &Process, goroutines: u32, detail: &'static str, core: usize, rounds: u32) -> Result<Row> {
+fn one(target: &Process, goroutines: u32, detail: &'static str, core: usize, rounds: u32) -> Result<Row> {
     let mut command = pinned(core, &agent::executable()?);
     command.args(["run", "--web.listen-address", "127.0.0.1:0", "--metrics", "go", "--go.metrics", detail]);
     let agent = Agent::start_command(command.arg("--pid").arg(target.pid().to_string()))?.wait_ready()?;
@@ -78,46 +79,41 @@ fn row(target: &Process, goroutines: u32, detail: &'static str, core: usize, rou
 }
 
 impl Scrapes {
-    /// The table, in Markdown, and whether the aim was met.
-    pub(super) fn results(&self) -> String {
-        let heads = ["goroutines", "`--go.metrics`", "agent's CPU, ms", "target's CPU, ms"];
+    /// What there is to say about them.
+    pub(super) fn section(&self) -> Section {
+        let heads = row(["goroutines", "`--go.metrics`", "agent's CPU, ms", "target's CPU, ms"]);
+        let spread = |numbers: &[f64]| Spread::of(numbers.iter().copied());
         let rows = self.0.iter().map(|row| {
-            let spread = |numbers: &[f64]| Spread::of(numbers.iter().copied()).show(3);
             vec![
                 row.goroutines.to_string(),
                 row.detail.to_owned(),
-                spread(&row.agent_ms),
-                spread(&row.target_ms),
+                spread(&row.agent_ms).show(3),
+                spread(&row.target_ms).show(3),
             ]
         });
-        let rows: Vec<_> = [heads.map(str::to_owned).to_vec()].into_iter().chain(rows).collect();
-        format!("{}\n- Aim: at most {AIM_MS} ms of the agent's.\n", table(&rows))
-    }
-
-    /// The document with this section, the last, in place of the one that it had.
-    pub(super) fn merged_into(&self, document: &str, command: &str, day: &str, machine: &str) -> String {
-        let before = document.split_once(HEADING).map_or(document, |(before, _)| before).trim_end();
-        let results = self.results();
+        let table = table(&[heads].into_iter().chain(rows).collect::<Vec<_>>());
         let rounds = self.0.first().map_or(0, |row| row.agent_ms.len());
-        format!(
-            "{before}\n\n{HEADING}\n\
-             Written by `{command}` on {day}, on: {machine}.\n\n\
-             Processor time for one scrape; medians of {rounds} rounds of {SCRAPES} scrapes, and in parentheses the lowest \
-             and the highest.\n\n\
-             {results}\
-             - `monitor-agent run --metrics go` on a Go program that is at rest, with nothing attached to it; whole scrapes \
-               over HTTP, all that the agent does meanwhile included.\n\
-             - What the target takes is its own doing: the agent reads its pages and nothing else.\n"
-        )
+        let worst = self.0.iter().map(|row| spread(&row.agent_ms).median).fold(0.0, f64::max);
+        let results = self.0.iter().map(|row| {
+            json!({
+                "goroutines": row.goroutines,
+                "detail": row.detail,
+                "agent_ms": spread(&row.agent_ms),
+                "target_ms": spread(&row.target_ms),
+            })
+        });
+        let text = format!(
+            "Processor time for one scrape; medians of {rounds} rounds of {SCRAPES} scrapes, and in parentheses the lowest \
+             and the highest.\n\n{table}\n- Aim: at most {AIM_MS} ms of the agent's: {}.\n",
+            verdict(worst, AIM_MS)
+        );
+        Section {
+            part: "scrapes",
+            blocks: vec![("scrapes", text)],
+            results: results.collect(),
+            ..Section::default()
+        }
     }
-}
-
-/// Writes the section into the document that is there.
-pub(super) fn write(scrapes: &Scrapes, command: &str, day: &str, machine: &str) -> Result<()> {
-    let file = root().join("docs/overhead.md");
-    let document = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    fs::write(&file, scrapes.merged_into(&document, command, day, machine))
-        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 #[cfg(test)]
@@ -125,13 +121,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_section_takes_the_place_of_the_old_one() {
-        let row = Row { goroutines: 10, detail: "all", agent_ms: vec![1.5, 2.5], target_ms: vec![0.0, 0.0] };
-        let scrapes = Scrapes(vec![row]);
-        let once = scrapes.merged_into("# What watching costs\n", "cargo xtask bench", "2026-01-02", "one");
-        let twice = scrapes.merged_into(&once, "cargo xtask bench", "2026-01-03", "one");
-        assert_eq!(twice.matches(HEADING).count(), 1, "{twice}");
-        assert!(twice.contains("| 10         | all            | 2.000 (1.500 to 2.500) |"), "{twice}");
-        assert!(twice.starts_with("# What watching costs\n\n## ") && twice.contains("2026-01-03"), "{twice}");
+    fn the_worst_is_compared_with_the_aim() {
+        let row = |agent_ms: f64| Row {
+            goroutines: 10,
+            detail: "all",
+            agent_ms: vec![agent_ms, agent_ms + 1.0],
+            target_ms: vec![0.0],
+        };
+        let (_, text) = Scrapes(vec![row(1.5), row(5.0)]).section().blocks.remove(0);
+        assert!(text.contains("| 10         | all            | 2.000 (1.500 to 2.500) |"), "{text}");
+        assert!(text.contains("agent's: not met."), "{text}");
     }
 }

@@ -1,0 +1,67 @@
+//! What is at work in a server while it is measured.
+
+/// One of the things that a server is measured with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// Nothing.
+    Bare,
+    /// Empty programs at the agent's sites.
+    Empty,
+    /// The agent.
+    Agent(Mode),
+    /// The in-process library, and nothing attached.
+    InProcess,
+    /// Another tool, by its place among those that were given.
+    Peer(usize),
+}
+
+/// How the agent runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// As it is by default.
+    Plain,
+    /// With a program that reads each call from its event socket.
+    Events,
+    /// With its probes at the functions' first instructions, where other tools put theirs.
+    Naive,
+}
+
+impl Condition {
+    /// All that a Kitex server can be measured with, but peers.
+    pub(super) const ALL: [Self; 6] = [
+        Self::Bare,
+        Self::Empty,
+        Self::Agent(Mode::Plain),
+        Self::Agent(Mode::Events),
+        Self::Agent(Mode::Naive),
+        Self::InProcess,
+    ];
+
+    /// A short name without spaces; not of peers, which have names of their own.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Empty => "empty",
+            Self::Agent(Mode::Plain) => "agent",
+            Self::Agent(Mode::Events) => "events",
+            Self::Agent(Mode::Naive) => "naive",
+            Self::InProcess => "in_process",
+            Self::Peer(_) => "peer",
+        }
+    }
+}
+
+impl Mode {
+    /// Arguments of `run`, beside those that all modes have.
+    pub(super) fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain | Self::Events => &[],
+            Self::Naive => &["--sites", "naive"],
+        }
+    }
+
+    /// Whether it counts and times each call once.
+    pub(super) fn is_exact(self) -> bool {
+        self != Self::Naive
+    }
+}

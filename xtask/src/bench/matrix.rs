@@ -1,0 +1,439 @@
+//! Calls over each protocol, with few and with many at once, with one thing after the other at work in the server.
+
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::{
+    charts::{self, Bar},
+    condition::{Condition, Mode},
+    machine::Cores,
+    peers::Peer,
+    report::{Spread, ratio, row, show_ratio, table, verdict},
+    section::Section,
+    stage::{AgentCost, Inside, Load, Protocol, Sample, Stage},
+};
+use crate::process::say;
+
+/// The most that the agent should add, in units of what two empty programs add.
+const AIM: f64 = 1.3;
+/// The most that the agent itself should take for a call, in microseconds; of memory, in MiB; of time, in milliseconds.
+const AIM_CPU_US: f64 = 0.5;
+const AIM_RESIDENT_MIB: f64 = 30.0;
+const AIM_MAPS_MIB: f64 = 8.0;
+const AIM_ATTACH_MS: f64 = 300.0;
+/// Ratios differ that much between runs on one machine.
+const TOLERANCE: f64 = 0.3;
+/// Calls under way at once in the cells that are measured at length.
+const USUAL: u32 = 16;
+/// A cell that is not the main one has the rounds divided by this.
+const BRIEF: u32 = 4;
+/// What a call of a service takes of processor time, in microseconds, in the table of what it all means.
+const SERVICES_US: [f64; 3] = [10.0, 100.0, 1000.0];
+
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan<'a> {
+    /// Rounds of the main cell.
+    pub(super) rounds: u32,
+    pub(super) seconds: u32,
+    pub(super) peers: &'a [Peer],
+    pub(super) peers_ready_after: Duration,
+}
+
+/// One protocol with so many calls at once.
+#[derive(Debug)]
+struct Cell {
+    protocol: Protocol,
+    concurrency: u32,
+    /// Each thing that the server was measured with, and its name.
+    conditions: Vec<(Condition, String)>,
+    /// What was measured, in the order of the conditions. At least one.
+    rounds: Vec<Vec<Sample>>,
+    inside: Option<Inside>,
+}
+
+/// Measures all cells.
+pub(super) fn measure(plan: Plan<'_>, cores: Cores) -> Result<Section> {
+    let mut cells = Vec::new();
+    for protocol in [Protocol::TtHeader, Protocol::Framed, Protocol::Mux, Protocol::Grpc] {
+        let mut stage = Stage::start(protocol, cores, plan.peers, plan.peers_ready_after)?;
+        // The one that everything is compared by comes first.
+        let concurrencies: &[u32] = if protocol == Protocol::Grpc { &[USUAL] } else { &[USUAL, 1, 100] };
+        for concurrency in concurrencies {
+            cells.push(measure_cell(&mut stage, protocol, *concurrency, plan)?);
+        }
+    }
+    Ok(section(&cells))
+}
+
+fn measure_cell(stage: &mut Stage<'_>, protocol: Protocol, concurrency: u32, plan: Plan<'_>) -> Result<Cell> {
+    let is_main = protocol == Protocol::TtHeader && concurrency == USUAL;
+    let load = Load { seconds: plan.seconds.into(), concurrency };
+    let title = format!("{}, {concurrency} at once", protocol.name());
+    let inside = if is_main {
+        say(&format!("{title}: a first round, which does not count"));
+        Some(stage.look_inside(load)?)
+    } else {
+        None
+    };
+    let conditions = conditions(protocol, is_main, plan.peers.len());
+    let named = |condition| (condition, name(condition, protocol, stage));
+    let mut cell = Cell {
+        protocol,
+        concurrency,
+        conditions: conditions.into_iter().map(named).collect(),
+        rounds: Vec::new(),
+        inside,
+    };
+    let count = if is_main { plan.rounds } else { (plan.rounds / BRIEF).max(1) };
+    for number in 1..=count {
+        // Each in turn is the first.
+        let mut order: Vec<usize> = (0..cell.conditions.len()).collect();
+        order.rotate_left(number as usize % cell.conditions.len());
+        let mut round = vec![Sample::default(); cell.conditions.len()];
+        for index in order {
+            let (condition, name) = &cell.conditions[index];
+            let sample = stage.measure(*condition, load);
+            round[index] = sample.with_context(|| format!("measuring {title}: {name}"))?;
+        }
+        let times = round.iter().map(|sample| format!("{:.2}", sample.server_us)).collect::<Vec<_>>();
+        say(&format!("{title}, round {number} of {count}: {} µs per call", times.join(", ")));
+        cell.rounds.push(round);
+    }
+    Ok(cell)
+}
+
+fn conditions(protocol: Protocol, is_main: bool, peers: usize) -> Vec<Condition> {
+    let wanted = |condition: &Condition| match condition {
+        Condition::Agent(Mode::Naive) => is_main,
+        Condition::Agent(Mode::Events) => protocol != Protocol::Grpc,
+        _ => true,
+    };
+    Condition::ALL.into_iter().filter(wanted).chain((0..peers).map(Condition::Peer)).collect()
+}
+
+fn name(condition: Condition, protocol: Protocol, stage: &Stage<'_>) -> String {
+    match condition {
+        Condition::Bare => "bare".to_owned(),
+        Condition::Empty if protocol == Protocol::Grpc => "empty programs at the same sites".to_owned(),
+        Condition::Empty => "two empty programs at the same sites".to_owned(),
+        Condition::Agent(Mode::Plain) => "the agent".to_owned(),
+        Condition::Agent(Mode::Events) => "the agent, and a reader of its events".to_owned(),
+        Condition::Agent(Mode::Naive) => "the agent, at naive sites".to_owned(),
+        Condition::InProcess if protocol == Protocol::Grpc => "go-grpc-prometheus in process".to_owned(),
+        Condition::InProcess => "monitor-prometheus in process".to_owned(),
+        Condition::Peer(peer) => stage.peer_name(peer).to_owned(),
+    }
+}
+
+impl Cell {
+    fn spread(&self, index: usize, number: impl Fn(&Sample) -> f64) -> Spread {
+        Spread::of(self.rounds.iter().map(|round| number(&round[index])))
+    }
+
+    fn index(&self, condition: Condition) -> Option<usize> {
+        self.conditions.iter().position(|(other, _)| *other == condition)
+    }
+
+    /// What something adds to the bare server's time for a call in the same round, in microseconds.
+    fn added(&self, index: usize) -> Spread {
+        let bare = self.index(Condition::Bare).unwrap_or_default();
+        Spread::of(self.rounds.iter().map(|round| round[index].server_us - round[bare].server_us))
+    }
+
+    fn added_by(&self, condition: Condition) -> Option<f64> {
+        Some(self.added(self.index(condition)?).median)
+    }
+
+    /// What one thing adds in units of what another does.
+    fn ratio(&self, of: Condition, to: Condition) -> Option<f64> {
+        ratio(self.added_by(of)?, self.added_by(to)?)
+    }
+
+    fn title(&self) -> String {
+        format!("{}, {} calls at once", self.protocol.name(), self.concurrency)
+    }
+
+    fn table(&self) -> String {
+        let mut rows = vec![row([
+            "at work in the server",
+            "server CPU per call, µs",
+            "added, µs",
+            "calls/s",
+            "p50, µs",
+            "p99, µs",
+            "p99.9, µs",
+            "watcher's own CPU per call, µs",
+        ])];
+        for (index, (condition, name)) in self.conditions.iter().enumerate() {
+            let column = |number: fn(&Sample) -> f64, digits| self.spread(index, number).show(digits);
+            let watches = self.rounds[0][index].watcher.is_some();
+            rows.push(vec![
+                name.clone(),
+                column(|sample| sample.server_us, 2),
+                if *condition == Condition::Bare { String::new() } else { self.added(index).show(2) },
+                column(|sample| sample.rate, 0),
+                column(|sample| sample.p50_us, 0),
+                column(|sample| sample.p99_us, 0),
+                column(|sample| sample.p999_us, 0),
+                if watches {
+                    column(|sample| sample.watcher.map_or(0.0, |watcher| watcher.cpu_us), 2)
+                } else {
+                    String::new()
+                },
+            ]);
+        }
+        table(&rows)
+    }
+
+    fn results(&self) -> Value {
+        let mut conditions = serde_json::Map::new();
+        for (index, (condition, name)) in self.conditions.iter().enumerate() {
+            let key = if let Condition::Peer(_) = condition { name } else { condition.key() };
+            let watcher = self.rounds[0][index].watcher;
+            conditions.insert(
+                key.to_owned(),
+                json!({
+                    "name": name,
+                    "server_us": self.spread(index, |sample| sample.server_us),
+                    "added_us": self.added(index),
+                    "calls_per_second": self.spread(index, |sample| sample.rate),
+                    "p50_us": self.spread(index, |sample| sample.p50_us),
+                    "p99_us": self.spread(index, |sample| sample.p99_us),
+                    "p999_us": self.spread(index, |sample| sample.p999_us),
+                    "watcher_us": watcher.map(|_| self.spread(index, |sample| sample.watcher.map_or(0.0, |watcher| watcher.cpu_us))),
+                    "miscounted": watcher.and_then(|watcher| watcher.agent).map(|_| self.cost(index, |cost| cost.miscounted)),
+                }),
+            );
+        }
+        json!({
+            "protocol": self.protocol,
+            "concurrency": self.concurrency,
+            "rounds": self.rounds.len(),
+            "inside": self.inside,
+            "conditions": conditions,
+        })
+    }
+
+    /// A number of the agent itself.
+    fn cost(&self, index: usize, number: impl Fn(&AgentCost) -> f64) -> Spread {
+        self.spread(index, |sample| {
+            let cost = sample.watcher.and_then(|watcher| watcher.agent);
+            number(&cost.unwrap_or_default())
+        })
+    }
+}
+
+/// Ratios of what is added that are comparable between runs.
+const RATIOS: [(&str, Condition, Condition); 4] = [
+    ("agent to empty programs", Condition::Agent(Mode::Plain), Condition::Empty),
+    ("agent to in process", Condition::Agent(Mode::Plain), Condition::InProcess),
+    ("events to agent", Condition::Agent(Mode::Events), Condition::Agent(Mode::Plain)),
+    ("agent to naive", Condition::Agent(Mode::Plain), Condition::Agent(Mode::Naive)),
+];
+
+fn section(cells: &[Cell]) -> Section {
+    // The first is the main one.
+    let main = &cells[0];
+    let mut figures = BTreeMap::new();
+    for cell in cells.iter().filter(|cell| cell.concurrency == USUAL) {
+        for (what, of, to) in RATIOS {
+            if let Some(ratio) = cell.ratio(of, to) {
+                figures.insert(format!("{}: {what}", cell.protocol.name()), ratio);
+            }
+        }
+    }
+    Section {
+        part: "matrix",
+        blocks: vec![("matrix", matrix(cells)), ("agent", agent(main)), ("service", service(cells))],
+        charts: vec![("overhead-added.svg", chart(main))],
+        results: cells.iter().map(Cell::results).collect(),
+        figures,
+        tolerance: TOLERANCE,
+    }
+}
+
+fn matrix(cells: &[Cell]) -> String {
+    let mut text = String::new();
+    for (number, cell) in cells.iter().enumerate() {
+        let rounds = cell.rounds.len();
+        let heading = format!(
+            "### {}\n\nMedians of {rounds} rounds, and in parentheses the lowest and the highest.\n\n",
+            cell.title()
+        );
+        let _ = writeln!(text, "{heading}{}\n{}", cell.table(), ratios(cell));
+        if number == 0 {
+            text += "![What watching adds to a call](overhead-added.svg)\n\n";
+        }
+    }
+    text
+}
+
+fn ratios(cell: &Cell) -> String {
+    let mut text = String::new();
+    let agent = Condition::Agent(Mode::Plain);
+    let to_empty = cell.ratio(agent, Condition::Empty);
+    let met = to_empty.map_or("not to be told", |ratio| verdict(ratio, AIM));
+    let _ = writeln!(
+        text,
+        "- The agent adds {} times what the empty programs add (aim: at most {AIM}: {met}).",
+        show_ratio(to_empty)
+    );
+    let to_inside = cell.ratio(agent, Condition::InProcess);
+    let met = to_inside.map_or("not to be told", |ratio| verdict(ratio, 1.0));
+    let _ = writeln!(
+        text,
+        "- The agent adds {} times what the in-process library adds (aim: less: {met}).",
+        show_ratio(to_inside)
+    );
+    if let Some(naive) = cell.index(Condition::Agent(Mode::Naive)) {
+        let ratio = cell.ratio(Condition::Agent(Mode::Naive), agent);
+        let miscounted = cell.cost(naive, |cost| cost.miscounted * 100.0);
+        let _ = writeln!(
+            text,
+            "- At naive sites it adds {} times what it adds at its own; it then counted {} % too many calls.",
+            show_ratio(ratio),
+            miscounted.show(4)
+        );
+    }
+    text
+}
+
+/// What the agent itself takes.
+fn agent(cell: &Cell) -> String {
+    let Some(index) = cell.index(Condition::Agent(Mode::Plain)) else { return String::new() };
+    let cpu = |index| cell.spread(index, |sample| sample.watcher.map_or(0.0, |watcher| watcher.cpu_us));
+    let mut rows = vec![row(["the agent itself", "median (min to max)", "aim"])];
+    let mut add = |what: &str, spread: Spread, digits, aim: Option<(f64, &str)>| {
+        let aim = aim.map(|(aim, unit)| format!("≤ {aim} {unit}: {}", verdict(spread.median, aim)));
+        rows.push(vec![what.to_owned(), spread.show(digits), aim.unwrap_or_default()]);
+    };
+    add("its own CPU per call, µs", cpu(index), 2, Some((AIM_CPU_US, "µs")));
+    if let Some(events) = cell.index(Condition::Agent(Mode::Events)) {
+        add("its own CPU per call with a reader of its events, µs", cpu(events), 2, None);
+    }
+    let cost = |number: fn(&AgentCost) -> f64| cell.cost(index, number);
+    add("its resident memory, MiB", cost(|cost| cost.resident_mib), 1, Some((AIM_RESIDENT_MIB, "MiB")));
+    add("kernel memory of its maps, MiB", cost(|cost| cost.maps_mib), 1, Some((AIM_MAPS_MIB, "MiB")));
+    add("loading and attaching, ms", cost(|cost| cost.attach_ms), 0, Some((AIM_ATTACH_MS, "ms")));
+    add("from its start until ready, ms", cost(|cost| cost.ready_ms), 0, None);
+    add(
+        "from SIGTERM until detached and ended, ms",
+        cost(|cost| cost.end_ms),
+        0,
+        Some((AIM_ATTACH_MS, "ms")),
+    );
+    if let Some(Inside { empty_ns, agent_ns }) = cell.inside {
+        let inside = Spread::of([(agent_ns - empty_ns) / 1000.0]);
+        rows.push(vec![
+            "inside its eBPF programs per call, µs (one round)".to_owned(),
+            format!("{:.2}", inside.median),
+            String::new(),
+        ]);
+    }
+    table(&rows)
+}
+
+/// What is added, as a share of what calls of services take.
+fn service(cells: &[Cell]) -> String {
+    let mut rows = vec![row(["at work in the server", "at 10 µs of CPU per call", "at 100 µs", "at 1 ms"])];
+    for cell in cells.iter().filter(|cell| cell.concurrency == USUAL) {
+        for (index, (_, name)) in cell.conditions.iter().enumerate().skip(1) {
+            let added = cell.added(index).median;
+            let share = |us: f64| format!("{:.*} %", if us > 100.0 { 2 } else { 1 }, 100.0 * added / us);
+            let name = format!("{}: {name} ({added:.2} µs)", cell.protocol.name());
+            rows.push([name].into_iter().chain(SERVICES_US.map(share)).collect());
+        }
+    }
+    table(&rows)
+}
+
+fn chart(cell: &Cell) -> String {
+    let bars = cell
+        .conditions
+        .iter()
+        .enumerate()
+        .skip(1)
+        .map(|(index, (_, name))| Bar { label: name.clone(), value: cell.added(index) });
+    let title = format!("Server CPU that is added to each call, µs ({})", cell.title());
+    charts::bars(&title, 2, &bars.collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cell in which a call takes the server so long under each condition.
+    fn cell(rounds: &[[f64; 6]]) -> Cell {
+        let sample = |server_us| Sample { server_us, rate: 50_000.0, p50_us: 300.0, ..Sample::default() };
+        Cell {
+            protocol: Protocol::TtHeader,
+            concurrency: 16,
+            conditions: Condition::ALL
+                .into_iter()
+                .map(|condition| (condition, condition.key().to_owned()))
+                .collect(),
+            rounds: rounds.iter().map(|round| round.map(sample).to_vec()).collect(),
+            inside: Some(Inside { empty_ns: 120.0, agent_ns: 770.0 }),
+        }
+    }
+
+    fn measured() -> Cell {
+        cell(&[
+            [14.0, 16.0, 17.0, 17.2, 34.0, 17.5],
+            [20.0, 21.5, 22.5, 22.6, 40.5, 23.5],
+            [15.0, 17.5, 18.5, 18.9, 35.0, 18.0],
+        ])
+    }
+
+    #[test]
+    fn differences_are_taken_within_a_round() {
+        // The medians are 15.0, 17.5 and 18.5: their differences would be 2.5 and 3.5.
+        let cell = measured();
+        assert_eq!(cell.added(1), Spread { median: 2.0, min: 1.5, max: 2.5 });
+        assert_eq!(cell.added(2), Spread { median: 3.0, min: 2.5, max: 3.5 });
+        assert_eq!(cell.added(5), Spread { median: 3.5, min: 3.0, max: 3.5 });
+    }
+
+    #[test]
+    fn ratios_are_of_what_is_added() {
+        let text = ratios(&measured());
+        assert!(
+            text.contains("adds 1.50 times what the empty programs add (aim: at most 1.3: not met)"),
+            "{text}"
+        );
+        assert!(text.contains("adds 0.86 times what the in-process library adds (aim: less: met)"), "{text}");
+        assert!(text.contains("adds 6.67 times what it adds at its own"), "{text}");
+        let figures = section(&[measured()]).figures;
+        assert_eq!(figures.len(), 4, "{figures:?}");
+        assert!((figures["TTHeader: agent to empty programs"] - 1.5).abs() < 1e-9);
+        assert!((figures["TTHeader: agent to naive"] - 0.15).abs() < 1e-9);
+    }
+
+    #[test]
+    fn results_in_markdown() {
+        let blocks: BTreeMap<_, _> = section(&[measured()]).blocks.into_iter().collect();
+        assert!(
+            blocks["matrix"].contains("| bare                  | 15.00 (14.00 to 20.00)  |"),
+            "{}",
+            blocks["matrix"]
+        );
+        assert!(
+            blocks["agent"].contains("inside its eBPF programs per call, µs (one round)    | 0.65 "),
+            "{}",
+            blocks["agent"]
+        );
+        let services = &blocks["service"];
+        assert!(services.contains("TTHeader: agent (3.00 µs)"), "{services}");
+        assert!(services.contains("| 30.0 %                   | 3.0 %     | 0.30 %  |"), "{services}");
+    }
+
+    #[test]
+    fn only_the_main_cell_has_naive_sites_and_grpc_no_events() {
+        assert_eq!(conditions(Protocol::TtHeader, true, 1).len(), 7);
+        assert_eq!(conditions(Protocol::Mux, false, 0).len(), 5);
+        assert_eq!(conditions(Protocol::Grpc, false, 2).len(), 6);
+    }
+}
