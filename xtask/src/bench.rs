@@ -11,6 +11,7 @@ mod kernel;
 mod machine;
 mod matrix;
 mod peers;
+mod pipeline;
 mod planning;
 mod programs;
 mod report;
@@ -93,6 +94,8 @@ enum Part {
     Sweeps,
     /// How long calls are held up when it attaches and detaches
     Stalls,
+    /// How many records the agent takes out of a ring in a second
+    Pipeline,
     /// Scrapes of a Go runtime
     Scrapes,
 }
@@ -106,8 +109,10 @@ impl Part {
 impl Options {
     /// The command that repeats a part of it.
     fn command(&self) -> String {
-        let only: String = self.only.iter().map(|part| format!(" --only {}", part.name())).collect();
-        format!("cargo xtask bench{only} --rounds {} --seconds {} --write", self.rounds, self.seconds)
+        let mut words = vec!["cargo xtask bench".to_owned()];
+        words.extend(self.only.iter().map(|part| format!("--only {}", part.name())));
+        words.push(format!("--rounds {} --seconds {} --write", self.rounds, self.seconds));
+        words.join(" ")
     }
 
     fn parts(&self) -> &[Part] {
@@ -177,6 +182,7 @@ fn measure(part: Part, options: &Options, cores: Cores) -> Result<Section> {
         }
         Part::Sweeps => sweeps::measure(cores, options.seconds),
         Part::Stalls => stalls::measure(cores, options.rounds),
+        Part::Pipeline => pipeline::measure(cores.others),
         Part::Scrapes => Ok(scrapes::measure(cores.others, options.rounds)?.section()),
     }
 }

@@ -263,16 +263,16 @@ impl Attached {
 }
 
 /// A record, with all that it takes to make a call of it.
-struct Call<'a> {
-    target: u32,
-    record: &'a Record,
-    more: Option<More>,
-    labels: &'a Arc<Labels>,
-    clock: Clock,
+pub(super) struct Call<'a> {
+    pub(super) target: u32,
+    pub(super) record: &'a Record,
+    pub(super) more: Option<More>,
+    pub(super) labels: &'a Arc<Labels>,
+    pub(super) clock: Clock,
 }
 
 impl Call<'_> {
-    fn hand_over(&self, aggregate: &mut Aggregate, tracer: &mut dyn Tracer) {
+    pub(super) fn hand_over(&self, aggregate: &mut Aggregate, tracer: &mut dyn Tracer) {
         let Record { label_set, flags, start_ns, duration_ns } = *self.record;
         let time_ns = self.clock.unix_ns(start_ns.saturating_add(duration_ns));
         if flags & record_flag::STARTED != 0 {

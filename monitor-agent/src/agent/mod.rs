@@ -10,6 +10,7 @@ mod life;
 mod overhead;
 mod prepare;
 mod probes;
+mod replay;
 mod subject;
 mod trace;
 mod unexpected;
@@ -22,6 +23,7 @@ pub use events::{EventsConfig, events};
 pub use life::run;
 pub use prepare::{NO_FRAMEWORK, describe, unattachable};
 pub use probes::Latency;
+pub use replay::Replay;
 pub use trace::{Trace, TraceConfig, watch};
 pub use verify::probe_in_place;
 

@@ -199,7 +199,7 @@ pub(super) fn take_hash<V: aya::Pod>(
 pub type More = (Detail, Option<Peer>);
 
 /// A record from its bytes, with what else there is if there are more; `None` when there are too few.
-fn decode(bytes: &[u8]) -> Option<(Record, Option<More>)> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<(Record, Option<More>)> {
     let (label_set, rest) = bytes.split_first_chunk()?;
     let (flags, rest) = rest.split_first_chunk()?;
     let (start_ns, rest) = rest.split_first_chunk()?;

@@ -19,6 +19,7 @@ pub use error::BpfError;
 pub use features::{KernelFeature, kernel_features, kernel_release};
 pub use in_flight::{InFlight, Underway, monotonic};
 pub use load::{Limits, Programs};
+pub(crate) use maps::decode;
 pub use maps::{Maps, More};
 pub use sampling::Sampling;
 pub use stats::{Measuring, RunTimes};

@@ -299,10 +299,8 @@ pub fn shown(bytes: &[u8], cut: bool) -> String {
 }
 
 /// An executable that nothing is known of.
-#[cfg(test)]
 pub(crate) struct NoExecutable;
 
-#[cfg(test)]
 impl Executable for NoExecutable {
     fn framework(&self) -> Framework {
         Framework::Kitex

@@ -16,7 +16,6 @@ mod tracer;
 pub use aggregate::{Aggregate, CounterValues, Outcomes};
 pub use buckets::{Buckets, BucketsError, Ladder};
 pub use budget::{Budget, BudgetError, LEVELS, Percent, Shedding, Step};
-#[cfg(test)]
 pub(crate) use labels::NoExecutable;
 pub use labels::{CallType, Executable, Framework, KnownLabels, Labels, Side, StreamKind, shown};
 pub use losses::Losses;

@@ -22,16 +22,19 @@ pub(super) enum Mode {
     Plain,
     /// With a program that reads each call from its event socket.
     Events,
+    /// With durations of a sample of the calls.
+    Economy,
     /// With its probes at the functions' first instructions, where other tools put theirs.
     Naive,
 }
 
 impl Condition {
     /// All that a Kitex server can be measured with, but peers.
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Bare,
         Self::Empty,
         Self::Agent(Mode::Plain),
+        Self::Agent(Mode::Economy),
         Self::Agent(Mode::Events),
         Self::Agent(Mode::Naive),
         Self::InProcess,
@@ -44,6 +47,7 @@ impl Condition {
             Self::Empty => "empty",
             Self::Agent(Mode::Plain) => "agent",
             Self::Agent(Mode::Events) => "events",
+            Self::Agent(Mode::Economy) => "economy",
             Self::Agent(Mode::Naive) => "naive",
             Self::InProcess => "in_process",
             Self::Peer(_) => "peer",
@@ -56,12 +60,18 @@ impl Mode {
     pub(super) fn args(self) -> &'static [&'static str] {
         match self {
             Self::Plain | Self::Events => &[],
+            Self::Economy => &["--latency", "economy"],
             Self::Naive => &["--sites", "naive"],
         }
     }
 
-    /// Whether it counts and times each call once.
-    pub(super) fn is_exact(self) -> bool {
+    /// Whether it counts each call once.
+    pub(super) fn counts_all(self) -> bool {
         self != Self::Naive
+    }
+
+    /// Whether it has the duration of each call.
+    pub(super) fn times_all(self) -> bool {
+        matches!(self, Self::Plain | Self::Events)
     }
 }

@@ -34,6 +34,8 @@ use crate::process::{output, root};
 const WARM_UP: f64 = 0.3;
 /// How much longer than its calls a measurement may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Seconds from one sample of durations to the next.
+const PERIOD: f64 = 10.0;
 /// The share of calls that may be counted wrongly where the sites do not allow for exact counts.
 const INEXACT: f64 = 0.01;
 
@@ -144,6 +146,8 @@ pub(super) struct Watcher {
 pub(super) struct AgentCost {
     /// Calls that it counted too many or, below zero, too few, as a share.
     pub(super) miscounted: f64,
+    /// The share of the calls that it has the durations of.
+    pub(super) timed: f64,
     /// Its resident memory in MiB.
     pub(super) resident_mib: f64,
     /// Kernel memory of its maps in MiB.
@@ -244,6 +248,10 @@ impl<'a> Stage<'a> {
                 self.watched.measure(load)
             }
             Condition::Agent(Mode::Events) => self.measure_events(load),
+            Condition::Agent(Mode::Economy) => {
+                let load = Load { seconds: load.seconds.max(PERIOD), ..load };
+                self.measure_agent(Mode::Economy, &agent::executable()?, load)
+            }
             Condition::Agent(mode) => self.measure_agent(mode, &agent::executable()?, load),
             Condition::InProcess => self.measure_in_process(load),
             Condition::Peer(peer) => self.measure_peer(peer, load),
@@ -276,7 +284,7 @@ impl<'a> Stage<'a> {
     pub(super) fn measure_agent(&mut self, mode: Mode, executable: &Path, load: Load) -> Result<Sample> {
         let begin = Instant::now();
         let agent = self.attach(mode, executable)?;
-        self.measure_with(agent, begin.elapsed(), mode.is_exact(), load)
+        self.measure_with(agent, begin.elapsed(), mode, load)
     }
 
     /// With a reader of the agent's events, which must get all of them.
@@ -289,14 +297,14 @@ impl<'a> Stage<'a> {
         let before = self.watched.calls;
         let events = UnixStream::connect(&socket).context("cannot read events")?;
         let reader = thread::spawn(move || BufReader::new(events).lines().map_while(Result::ok).count());
-        let sample = self.measure_with(agent, ready, true, load)?;
+        let sample = self.measure_with(agent, ready, Mode::Events, load)?;
         let lines = reader.join().map_err(|_| anyhow!("the reader of events panicked"))?;
         check("the reader of events", float(lines as u64), float(self.watched.calls - before))?;
         Ok(sample)
     }
 
     /// Measures a server that an agent has been attached to, so long after its start.
-    fn measure_with(&mut self, agent: Agent, ready: Duration, is_exact: bool, load: Load) -> Result<Sample> {
+    fn measure_with(&mut self, agent: Agent, ready: Duration, mode: Mode, load: Load) -> Result<Sample> {
         let before = self.watched.calls;
         self.watched.call(Load { seconds: WARM_UP, ..load })?;
         let warm = self.watched.calls;
@@ -305,8 +313,12 @@ impl<'a> Stage<'a> {
         let cpu = cpu_time(agent.pid())?.saturating_sub(cpu);
         let scrape = agent.scrape_settled()?;
         let calls = self.watched.calls - before;
-        if is_exact {
+        if mode.counts_all() {
             self.check_counts(&scrape, calls)?;
+        }
+        let timed = self.timed(&scrape) / float(calls);
+        if mode.times_all() {
+            check("the agent's histogram", timed, 1.0)?;
         }
         let miscounted = scrape.sum(self.protocol.counter(), &[]) / float(calls) - 1.0;
         if miscounted.abs() > INEXACT {
@@ -319,6 +331,7 @@ impl<'a> Stage<'a> {
         }
         let cost = AgentCost {
             miscounted,
+            timed,
             resident_mib: scrape.sum("monitor_agent_resident_memory_bytes", &[]) / MIB,
             maps_mib: float(maps) / MIB,
             attach_ms: scrape.sum("monitor_attach_seconds", &[]) * 1000.0,
@@ -342,13 +355,16 @@ impl<'a> Stage<'a> {
         command
     }
 
-    /// Fails unless the agent has counted and timed each of these calls, under the labels that they have.
+    /// Calls that the agent has the durations of.
+    fn timed(&self, scrape: &Scrape) -> f64 {
+        scrape.histogram(self.protocol.histogram(), &[]).map_or(0.0, |histogram| histogram.count)
+    }
+
+    /// Fails unless the agent has counted each of these calls, under the labels that they have.
     fn check_counts(&self, scrape: &Scrape, calls: u64) -> Result<()> {
         let (counter, calls) = (self.protocol.counter(), float(calls));
         check("the agent", scrape.sum(counter, self.protocol.labels()), calls)?;
-        check("the agent, over all labels,", scrape.sum(counter, &[]), calls)?;
-        let timed = scrape.histogram(self.protocol.histogram(), &[]).map_or(0.0, |histogram| histogram.count);
-        check("the agent's histogram", timed, calls)
+        check("the agent, over all labels,", scrape.sum(counter, &[]), calls)
     }
 }
 

@@ -1,0 +1,96 @@
+//! How many records the agent decodes and aggregates in a second of one processor's time: a full ring, over and over.
+//!
+//! One line of JSON on stdout; `cargo xtask bench --only pipeline` makes a table of it.
+
+use std::time::{Duration, Instant};
+
+use monitor_agent::agent::Replay;
+use monitor_ebpf::LabelSet;
+
+/// Bytes of a ring, as it is by default.
+const RING: usize = 4 << 20;
+/// Bytes of the header that the kernel puts before each record: its length, and where its page is.
+const HEADER: usize = 8;
+/// Bytes of a record, and of an event.
+const RECORD: usize = 24;
+const EVENT: usize = 48;
+const TIMES: usize = 20;
+const ROUNDS: usize = 7;
+
+fn main() {
+    let figures: Vec<String> = [("records", RECORD, 10), ("records", RECORD, 1_000), ("events", EVENT, 10)]
+        .into_iter()
+        .map(|(what, size, label_sets)| {
+            let rates = rates(size, label_sets);
+            format!("{{\"what\":\"{what}\",\"label_sets\":{label_sets},\"per_second\":{rates:?}}}")
+        })
+        .collect();
+    println!("[{}]", figures.join(","));
+}
+
+/// Records a second, in each round.
+fn rates(size: usize, label_sets: u32) -> Vec<f64> {
+    let ring = ring(size, label_sets);
+    let sets = (0..label_sets).map(label_set).collect();
+    let mut replay = Replay::new(sets);
+    let rounds = (0..=ROUNDS).map(|_| {
+        let begin = Instant::now();
+        let before = replay.drain([], 0).counters.records_timed;
+        for _ in 0..TIMES {
+            replay.drain(Items(&ring), 1);
+        }
+        let taken = replay.drain([], 0).counters.records_timed - before;
+        rate(taken, begin.elapsed())
+    });
+    // The first decodes the labels.
+    rounds.skip(1).collect()
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a few million")]
+fn rate(records: u64, time: Duration) -> f64 {
+    records as f64 / time.as_secs_f64()
+}
+
+/// A full ring, as the kernel would have it.
+fn ring(size: usize, label_sets: u32) -> Vec<u8> {
+    let mut ring = Vec::with_capacity(RING);
+    // Any order of labels, and durations from a microsecond to a second.
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    while ring.len() + HEADER + size <= RING {
+        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        let label_set = u32::try_from(random >> 33).unwrap_or_default() % label_sets;
+        let duration = (random >> 3 & 0xffff) << (random >> 59 & 0xf);
+        ring.extend(u32::try_from(size).unwrap_or_default().to_ne_bytes());
+        ring.extend(0_u32.to_ne_bytes());
+        ring.extend(label_set.to_ne_bytes());
+        ring.extend(0_u32.to_ne_bytes());
+        ring.extend(random.to_ne_bytes());
+        ring.extend(duration.to_ne_bytes());
+        ring.resize(ring.len() + size - RECORD, 0);
+    }
+    ring
+}
+
+/// A client's calls of one method.
+fn label_set(number: u32) -> LabelSet {
+    let mut set = LabelSet::EMPTY;
+    let method = format!("Method{number}");
+    set.text[2][..method.len()].copy_from_slice(method.as_bytes());
+    set.lengths[2] = method.len().try_into().unwrap_or_default();
+    set
+}
+
+/// The records in a ring.
+struct Items<'a>(&'a [u8]);
+
+impl<'a> Iterator for Items<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (length, rest) = self.0.split_first_chunk()?;
+        let length = usize::try_from(u32::from_ne_bytes(*length)).ok()?;
+        let (item, rest) = rest.get(HEADER - size_of::<u32>()..)?.split_at_checked(length)?;
+        self.0 = rest;
+        Some(item)
+    }
+}
