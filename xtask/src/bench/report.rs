@@ -32,7 +32,7 @@ impl Spread {
 
 /// One number in units of another; none where that makes no sense.
 pub(super) fn ratio(of: f64, to: f64) -> Option<f64> {
-    (to > 0.0).then(|| of / to)
+    (of > 0.0 && to > 0.0).then(|| of / to)
 }
 
 /// A ratio in words.
@@ -99,6 +99,7 @@ mod tests {
     #[test]
     fn a_ratio_to_nothing_is_none() {
         assert_eq!(ratio(3.0, 2.0), Some(1.5));
+        assert_eq!(ratio(-0.1, 1.0), None);
         assert_eq!(show_ratio(ratio(1.0, -0.1)), "(not to be told from noise)");
     }
 
