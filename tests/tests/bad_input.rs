@@ -414,6 +414,13 @@ fn values_that_mean_nothing() -> Result<()> {
         ("--ring-bytes", &["", "lots", "0", "4096", "65537", "-65536", "4294967296", "2147483648"]),
         ("--max-label-sets", &["", "0", "many", "-5", "1048577"]),
         ("--max-in-flight", &["", "0", "many", "-5", "16777217"]),
+        (
+            "--overhead-budget",
+            &[
+                "", "%", "1", "much", "1 %", "nan%", "inf%", "0%", "0.0%", "-1%", "-0%", "100.1%", "1e9%",
+                "1%%",
+            ],
+        ),
         ("--linger", &["", "-1", "long", "4294967296"]),
         ("--log-level", &["", "loud"]),
         ("--log-format", &["", "xml"]),
@@ -548,9 +555,10 @@ fn an_ordinary_user_is_told_which_capability_is_missing() -> Result<()> {
     Ok(())
 }
 
-/// `bpf(2)`: make a map, and attach a program (`include/uapi/linux/bpf.h`).
+/// `bpf(2)`: make a map, load a program, measure run times (`include/uapi/linux/bpf.h`).
 const BPF_MAP_CREATE: u32 = 0;
 const BPF_PROG_LOAD: u32 = 5;
+const BPF_ENABLE_STATS: u32 = 32;
 
 /// Makes a system call fail in this command, as on a kernel that does not have it; only if its first argument is this
 /// one, where there is one.
@@ -590,6 +598,40 @@ fn without(command: &mut Command, call: libc::c_long, first_argument: Option<u32
     };
     // SAFETY: between fork and exec the closure makes two system calls and nothing else.
     unsafe { command.pre_exec(install) };
+    Ok(())
+}
+
+/// A budget is promised only where what it is of can be known, which is found out before anything is attached.
+#[test]
+fn budgets_that_cannot_be_kept() -> Result<()> {
+    let process = Process::kitex(&["server"])?;
+    let sites = Sites::of(process.pid())?;
+    let pid = process.pid().to_string();
+    let args = ["--pid", &pid, "--overhead-budget", "1%"];
+    for (call, first_argument, errno, code, action) in [
+        (libc::SYS_bpf, Some(BPF_ENABLE_STATS), libc::EPERM, PERMISSION, "run time"),
+        (libc::SYS_bpf, Some(BPF_ENABLE_STATS), libc::EINVAL, KERNEL, "run time"),
+        (libc::SYS_perf_event_open, None, libc::EPERM, PERMISSION, "a hit of a probe"),
+        (libc::SYS_perf_event_open, None, libc::ENOENT, KERNEL, "a hit of a probe"),
+    ] {
+        let mut command = run_command(&args)?;
+        without(&mut command, call, first_argument, errno)?;
+        let words = ["--overhead-budget 1%", "can't be kept", action];
+        let ended = refused_command(&mut command, code, &words)?;
+        ensure!(!ended.stderr.contains("attached to"), "{ended:#?}");
+        sites.check_clean()?;
+    }
+    let mut command = run_command(&args)?;
+    command.args(["--metrics", "go,process"]);
+    refused_command(&mut command, USAGE, &["--overhead-budget", "no", "go,process"])?;
+
+    // Without a budget all else goes on, and the log says what is missing.
+    let mut command = run_command(&["--pid", &pid])?;
+    without(&mut command, libc::SYS_bpf, Some(BPF_ENABLE_STATS), libc::EPERM)?;
+    let agent = Agent::start_command(&mut command)?.wait_ready()?;
+    agent.wait_for_log(PATIENCE, |line| line.contains("what the probes cost is not known").then_some(()))?;
+    ensure!(!agent.scrape()?.families.contains_key("monitor_target_overhead_ratio"), "{}", agent.log());
+    agent.terminate()?;
     Ok(())
 }
 

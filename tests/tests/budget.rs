@@ -1,51 +1,138 @@
-//! What watching costs a target is known, and kept within a budget.
+//! What watching costs a target is known, and kept within a budget: by giving up durations, never calls.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result, ensure};
-use monitor_tests::{agent::Agent, process::Process, scrape::Scrape};
+use anyhow::{Context as _, Result, bail, ensure};
+use monitor_tests::{
+    agent::Agent,
+    chain::check_closed,
+    process::Process,
+    scrape::Scrape,
+    tally::{DEFAULT_LABELS, Tally},
+};
 
 /// What the ratio is of.
 const WINDOW: Duration = Duration::from_secs(5);
 
-fn pair() -> Result<(Process, Process)> {
-    let server = Process::kitex(&["server"])?;
-    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
-    client.command("call 1 Echo succeed")?;
-    Ok((server, client))
+/// A server, and an agent that watches it.
+struct Watched {
+    agent: Agent,
+    pid: String,
 }
 
-/// The one value of a metric with these labels.
-fn value(scrape: &Scrape, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
-    scrape.value(name, labels).with_context(|| format!("no {name} {labels:?}"))
+impl Watched {
+    fn start(server: &Process, args: &[&str]) -> Result<Self> {
+        Ok(Self { agent: Agent::attach(&[server.pid()], args)?, pid: server.pid().to_string() })
+    }
+
+    /// The one value of a metric about the server.
+    fn value(&self, scrape: &Scrape, name: &str, label: Option<(&str, &str)>) -> Result<f64> {
+        let labels: Vec<_> = [("target", self.pid.as_str())].into_iter().chain(label).collect();
+        scrape.value(name, &labels).with_context(|| format!("no {name} {labels:?}"))
+    }
+
+    fn level(&self) -> Result<f64> {
+        self.value(&self.agent.scrape()?, "monitor_shed_level", None)
+    }
+
+    fn wait_for_level(&self, level: f64, patience: Duration) -> Result<()> {
+        let begin = Instant::now();
+        while !is(self.level()?, level) {
+            if begin.elapsed() > patience {
+                bail!("not at level {level} after {patience:?}:\n{}", self.agent.log());
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+}
+
+/// Whole numbers, which floats hold exactly.
+fn is(value: f64, expected: f64) -> bool {
+    (value - expected).abs() < 0.5
 }
 
 #[test]
-fn what_watching_costs_is_what_its_parts_add_up_to() -> Result<()> {
-    let (server, mut client) = pair()?;
-    let agent = Agent::attach(&[server.pid()], &[])?;
+fn a_budget_is_kept_by_giving_up_durations_and_they_come_back() -> Result<()> {
+    let mut server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let generous = Watched::start(&server, &["--overhead-budget", "100%"])?;
+    let mean = Watched::start(&server, &["--overhead-budget", "0.2%"])?;
     client.command("flow 16")?;
-    std::thread::sleep(Duration::from_millis(1_500));
-    let (before, began) = (agent.scrape()?, Instant::now());
-    std::thread::sleep(WINDOW + Duration::from_millis(500));
-    let (after, seconds) = (agent.scrape()?, began.elapsed().as_secs_f64());
-    client.command("pause")?;
-    agent.terminate()?;
 
-    let pid = server.pid().to_string();
-    let of = |role: &str| value(&after, "monitor_program_run_seconds", &[("target", &pid), ("role", role)]);
-    let hit = value(&after, "monitor_probe_hit_cost_seconds", &[("cost_class", "emulated")])?;
-    let (start, finish) = (of("start")?, of("finish")?);
+    // Nothing is shed by the generous one, and its ratio is what its parts add up to.
+    thread::sleep(Duration::from_millis(1_500));
+    let (before, began) = (generous.agent.scrape()?, Instant::now());
+    thread::sleep(WINDOW + Duration::from_millis(500));
+    check_parts(&generous, &before, &generous.agent.scrape()?, began.elapsed())?;
+
+    mean.wait_for_level(3.0, Duration::from_secs(20))?;
+    let said = mean.agent.log();
+    let words = ["the budget is 0.2%", "no durations are taken", "(level 3)"];
+    ensure!(said.lines().any(|line| words.iter().all(|word| line.contains(word))), "{said}");
+    // The probe at the starts is taken away, and the ratio is that of the time since.
+    thread::sleep(WINDOW + Duration::from_millis(1_500));
+    let low = mean.agent.scrape()?;
+    thread::sleep(Duration::from_millis(500));
+    let later = mean.agent.scrape()?;
+    let starts = |scrape: &Scrape| mean.value(scrape, "monitor_starts_total", None);
+    ensure!(is(starts(&low)?, starts(&later)?), "starts are seen all the same");
+    let high = generous.value(&generous.agent.scrape()?, "monitor_target_overhead_ratio", None)?;
+    let low = mean.value(&low, "monitor_target_overhead_ratio", None)?;
+    ensure!(low > 0.0 && low < 0.85 * high, "{low} without starts, {high} with them");
+    // A finish alone takes more than that, which is said too.
+    mean.agent.wait_for_log(WINDOW, |line| line.contains("nothing left to give up").then_some(()))?;
+
+    client.command("pause")?;
+    server.command("settle")?;
+    let counted = Tally::of_target(&server.command("counts")?, &DEFAULT_LABELS)?;
+    for watched in [&generous, &mean] {
+        let scrape = watched.agent.scrape_settled()?;
+        counted.check(&Tally::of_agent(&scrape, &DEFAULT_LABELS, None)?)?;
+        check_closed(&scrape, server.pid(), [0, 0])?;
+    }
+    let scrape = generous.agent.scrape()?;
+    ensure!(is(generous.value(&scrape, "monitor_shed_level", None)?, 0.0));
+    ensure!(is(generous.value(&scrape, "monitor_shed_steps_total", Some(("direction", "shed")))?, 0.0));
+
+    // Without load there is room for everything again.
+    mean.wait_for_level(0.0, Duration::from_secs(30))?;
+    thread::sleep(Duration::from_millis(500));
+    let timed = |scrape: &Scrape| mean.value(scrape, "monitor_finishes_total", Some(("outcome", "timed")));
+    let before = timed(&mean.agent.scrape()?)?;
+    client.command("call 500 Echo succeed")?;
+    let scrape = mean.agent.scrape_settled()?;
+    ensure!(is(timed(&scrape)?, before + 500.0), "{} calls of 500 have a duration", timed(&scrape)? - before);
+    for direction in ["shed", "restored"] {
+        let steps = mean.value(&scrape, "monitor_shed_steps_total", Some(("direction", direction)))?;
+        ensure!(is(steps, 1.0), "{steps} steps: {direction}\n{}", mean.agent.log());
+    }
+    check_closed(&scrape, server.pid(), [0, 0])?;
+    generous.agent.terminate()?;
+    mean.agent.terminate()?;
+    Ok(())
+}
+
+/// The ratio is that of hits and programs to the target's CPU time, each by itself.
+fn check_parts(watched: &Watched, before: &Scrape, after: &Scrape, between: Duration) -> Result<()> {
+    let run = |role| watched.value(after, "monitor_program_run_seconds", Some(("role", role)));
+    let hit = after
+        .value("monitor_probe_hit_cost_seconds", &[("cost_class", "emulated")])
+        .context("no cost of a hit")?;
+    let (start, finish) = (run("start")?, run("finish")?);
     // Wide enough for any machine, and too narrow for a unit that is wrong.
     ensure!((1e-7..2e-5).contains(&hit), "a hit takes {hit} s");
-    ensure!((2e-8..1e-5).contains(&start) && start < finish && finish < 2e-5, "{start} s, {finish} s");
-
-    let rate = |name| (after.sum(name, &[]) - before.sum(name, &[])) / seconds;
+    ensure!((1e-8..1e-5).contains(&start) && start < finish && finish < 2e-5, "{start} s, {finish} s");
+    let rate = |name| (after.sum(name, &[]) - before.sum(name, &[])) / between.as_secs_f64();
     let calls = rate("kitex_server_throughput");
-    let added = calls * (hit + start + hit + finish);
-    let expected = added / rate("process_cpu_seconds_total");
-    let ratio = value(&after, "monitor_target_overhead_ratio", &[("target", &pid)])?;
     ensure!(calls > 1_000.0, "{calls} calls a second");
+    let expected = calls * (hit + start + hit + finish) / rate("process_cpu_seconds_total");
+    let ratio = watched.value(after, "monitor_target_overhead_ratio", None)?;
     ensure!((ratio / expected - 1.0).abs() < 0.3, "the ratio is {ratio}, its parts give {expected}");
+    let budget = after.value("monitor_overhead_budget_ratio", &[]);
+    ensure!(budget.is_some_and(|budget| is(budget, 1.0)), "the budget is {budget:?}");
     Ok(())
 }

@@ -189,6 +189,11 @@ impl Attached {
         }
     }
 
+    /// Whether there is a choice.
+    pub(super) fn has_windows(&self) -> bool {
+        self.probes.as_ref().is_some_and(Probes::has_windows)
+    }
+
     /// Where durations come from.
     pub(super) fn latency_source(&self) -> LatencySource {
         if self.maps.sampling().in_windows() { LatencySource::Windows } else { LatencySource::Probes }

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::{
     RunConfig,
     board::Board,
-    overhead::{HitCosts, Overheads, measured_before},
+    overhead::{Goal, HitCosts, Overheads, measured_before},
     prepare::{Prepared, prepare},
     watch::{CHECK_EVERY, DRAIN_EVERY, Watch},
 };
@@ -74,6 +74,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
 
     let pusher = pusher(&config, &board)?;
     let mut lifetime = Lifetime::new(config.linger);
+    let goal = Goal { budget: config.overhead_budget, latency: config.latency };
     let attaching = {
         let board = Arc::clone(&board);
         tokio::task::spawn_blocking(move || attach_all(&config, &board))
@@ -96,7 +97,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
     let (stop_pushing, stopped) = oneshot::channel::<()>();
     let pusher = pusher.map(|pusher| tokio::spawn(pusher.run(stopped)));
     board.set_ready(true);
-    let mut overheads = Overheads::new(hit_costs, &watches, &board);
+    let mut overheads = Overheads::new(goal, hit_costs, &watches, &board);
     let mut drain_tick = interval(DRAIN_EVERY);
     drain_tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut check_tick = interval(CHECK_EVERY);

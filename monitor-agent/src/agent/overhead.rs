@@ -7,19 +7,20 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{RunConfig, attached::sites, board::Board, prepare::Prepared, watch::Watch};
+use super::{Latency, RunConfig, attached::sites, board::Board, prepare::Prepared, watch::Watch};
 use crate::{
     bpf::{HitCost, Measuring, RunTimes},
     failure::Failure,
     image::CostClass,
-    metrics::OverheadStats,
-    pipeline::{Look, Overhead, PerProbe, ProbeCost, ProbeKind},
+    metrics::{OverheadStats, SheddingStats},
+    pipeline::{Budget, Look, Overhead, PerProbe, Percent, ProbeCost, ProbeKind, Shedding, Step},
     plan::{Role, cost_name},
 };
 
 /// How often the targets are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often the kernel measures run times, until the next check of the targets: it costs each run some time.
+/// How often the kernel measures run times, until the next check of the targets: it costs each run some time. Sooner where
+/// nothing of a program has been seen yet.
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
 
 /// What a hit costs on this machine, by class, as far as it was measured.
@@ -101,11 +102,122 @@ impl Mark {
     }
 }
 
+/// What was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Goal {
+    /// What the probes may cost each target, if that is limited.
+    pub(super) budget: Option<Budget>,
+    /// The calls whose durations are taken where nothing is shed.
+    pub(super) latency: Latency,
+}
+
+/// One target: what the probes cost it, and what is given up so that they cost less.
+struct Target {
+    overhead: Overhead,
+    /// The levels, from what was asked for to the least.
+    ladder: Vec<Latency>,
+    shedding: Shedding,
+    /// Steps down and up so far.
+    steps: [u64; 2],
+}
+
+impl Target {
+    fn new(watch: &Watch, costs: HitCosts, latency: Latency, now: Duration) -> Self {
+        let ladder = if watch.has_windows() { ladder(latency) } else { vec![latency] };
+        Self {
+            overhead: Overhead::new(costs.of(watch.cost_classes())),
+            shedding: Shedding::new(now, ladder.len() - 1),
+            ladder,
+            steps: [0; 2],
+        }
+    }
+
+    /// What the probes take at a level: as measured where that is steady, as it would be where starts come and go or at
+    /// another level.
+    fn ratio_at(&self, level: usize, measured: f64) -> f64 {
+        let latency = self.ladder[level];
+        if level == self.shedding.level() && !matches!(latency, Latency::Economy { .. }) {
+            return measured;
+        }
+        self.overhead.ratio_with(latency.share()).unwrap_or(measured)
+    }
+
+    /// Keeps the budget as well as can be.
+    fn keep(&mut self, budget: Budget, at: Duration, watch: &mut Watch) {
+        let Some(measured) = self.overhead.ratio() else { return };
+        let mut shedding = self.shedding;
+        let step = shedding.look(at, budget, |level| self.ratio_at(level, measured));
+        self.shedding = shedding;
+        let now = Percent(measured);
+        match step {
+            None => (),
+            Some(Step::Shed(level)) => {
+                self.steps[0] += 1;
+                let words = in_words(self.ladder[level]);
+                warn!(
+                    "{}: its probes take {now} of its CPU time, the budget is {budget}: {words} (level {level})",
+                    watch.name()
+                );
+                watch.set_latency(self.ladder[level]);
+            }
+            Some(Step::Restored(level)) => {
+                self.steps[1] += 1;
+                let words = in_words(self.ladder[level]);
+                info!(
+                    "{}: its probes take {now} of its CPU time, the budget is {budget}: {words} again (level {level})",
+                    watch.name()
+                );
+                watch.set_latency(self.ladder[level]);
+            }
+            Some(Step::Exhausted) => warn!(
+                "{}: its probes take {now} of its CPU time, over the budget of {budget}, with nothing left to give up: \
+                 calls are counted all the same",
+                watch.name()
+            ),
+        }
+    }
+
+    fn stats(&self, has_budget: bool) -> OverheadStats {
+        let run = |kind: ProbeKind| Some((kind.name(), self.overhead.cost(kind).run()?));
+        OverheadStats {
+            ratio: self.overhead.ratio(),
+            runs: ProbeKind::ALL.into_iter().filter_map(run).collect(),
+            shedding: has_budget.then_some(SheddingStats {
+                level: self.shedding.level(),
+                shed: self.steps[0],
+                restored: self.steps[1],
+            }),
+        }
+    }
+}
+
+/// From what was asked for down: durations of some calls, of few, of none. Totals never go.
+fn ladder(asked: Latency) -> Vec<Latency> {
+    let every = |seconds| Latency::Economy { every: Duration::from_secs(seconds) };
+    let lower = [every(SOME), every(FEW), Latency::Off].into_iter();
+    std::iter::once(asked).chain(lower.filter(|latency| latency.share() < asked.share())).collect()
+}
+
+/// Seconds in which starts are probed for one, on the steps between all and none.
+const SOME: u64 = 5;
+const FEW: u64 = 20;
+
+fn in_words(latency: Latency) -> String {
+    match latency {
+        Latency::Full => "durations are taken of all calls".to_owned(),
+        Latency::Economy { every } => {
+            format!("durations are taken of the calls that start in one second of {}", every.as_secs())
+        }
+        Latency::Off => "no durations are taken".to_owned(),
+    }
+}
+
 /// The overhead of all targets.
 pub(super) struct Overheads {
     measuring: Option<JoinHandle<Result<HitCosts, Failure>>>,
     /// In the order of the watches; empty while the cost of a hit is not known.
-    targets: Vec<Overhead>,
+    targets: Vec<Target>,
+    goal: Goal,
     /// Run times are being measured, since these were read.
     sample: Option<(Measuring, Vec<Option<Mark>>)>,
     began: Instant,
@@ -116,11 +228,12 @@ pub(super) struct Overheads {
 impl Overheads {
     /// Of these targets. Where the cost of a hit is not known yet it is measured beside all else: detaching the probe
     /// takes a while.
-    pub(super) fn new(known: Option<HitCosts>, watches: &[Watch], board: &Board) -> Self {
+    pub(super) fn new(goal: Goal, known: Option<HitCosts>, watches: &[Watch], board: &Board) -> Self {
         let now = Instant::now();
         let mut overheads = Self {
             measuring: None,
             targets: Vec::new(),
+            goal,
             sample: None,
             began: now,
             next_look: now,
@@ -142,7 +255,9 @@ impl Overheads {
         for (class, seconds) in costs.seconds() {
             info!("a hit of a probe ({class}) takes {:.2} µs on this machine", seconds * 1e6);
         }
-        self.targets = watches.iter().map(|watch| Overhead::new(costs.of(watch.cost_classes()))).collect();
+        let now = self.began.elapsed();
+        self.targets =
+            watches.iter().map(|watch| Target::new(watch, costs, self.goal.latency, now)).collect();
     }
 
     /// Goes on with what is due. To be called every 100 ms or so.
@@ -189,32 +304,31 @@ impl Overheads {
 
     fn end_sample(&mut self, watches: &[Watch]) {
         let Some((measuring, marks)) = self.sample.take() else { return };
-        for ((overhead, watch), before) in self.targets.iter_mut().zip(watches).zip(marks) {
+        for ((target, watch), before) in self.targets.iter_mut().zip(watches).zip(marks) {
             let (Some(before), Some(after)) = (before, Mark::of(watch)) else { continue };
             for kind in ProbeKind::ALL {
                 let runs = after.runs[kind as usize].since(before.runs[kind as usize]);
                 let counted = after.hits[kind as usize].saturating_sub(before.hits[kind as usize]);
-                overhead.cost_mut(kind).sample(counted, runs.runs, runs.time);
+                target.overhead.cost_mut(kind).sample(counted, runs.runs, runs.time);
             }
         }
         drop(measuring);
     }
 
     fn look_at_targets(&mut self, watches: &mut [Watch], at: Duration) {
-        for (overhead, watch) in self.targets.iter_mut().zip(watches) {
+        for (target, watch) in self.targets.iter_mut().zip(watches) {
             let Some(cpu) = watch.cpu_time() else {
                 watch.face().lock_stats().overhead.ratio = None;
                 continue;
             };
-            overhead.look(Look { at, cpu, hits: watch.hits() });
-            let runs = ProbeKind::ALL
-                .into_iter()
-                .filter_map(|kind| Some((kind.name(), overhead.cost(kind).run()?)))
-                .collect();
-            let face = watch.face();
-            let mut stats = face.lock_stats();
-            stats.overhead.ratio = overhead.ratio();
-            stats.overhead.runs = runs;
+            target.overhead.look(Look { at, cpu, hits: watch.hits() });
+            if let Some(budget) = self.goal.budget {
+                target.keep(budget, at, watch);
+            }
+            watch.face().lock_stats().overhead = target.stats(self.goal.budget.is_some());
+        }
+        if self.targets.iter().any(|target| target.overhead.is_unsampled()) {
+            self.next_sample = Instant::now();
         }
     }
 }

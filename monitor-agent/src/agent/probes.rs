@@ -38,6 +38,19 @@ pub enum Latency {
         /// a second.
         every: Duration,
     },
+    /// Of none: no probe is at the starts.
+    Off,
+}
+
+impl Latency {
+    /// The part of the time in which starts are probed.
+    pub(super) fn share(self) -> f64 {
+        match self {
+            Self::Full => 1.0,
+            Self::Economy { every } => WINDOW.as_secs_f64() / every.as_secs_f64(),
+            Self::Off => 0.0,
+        }
+    }
 }
 
 /// See the [module](self). Dropping it takes the probes away, and waits until they are.
@@ -105,13 +118,21 @@ impl Probes {
 
     /// Chooses the calls of which durations are taken. Takes effect when the probes are next looked after.
     pub(super) fn set_latency(&mut self, latency: Latency) {
-        self.schedule = match latency {
-            Latency::Economy { every } if self.starts.is_some() => {
-                self.sampling.begin_windows();
-                Some(Schedule::new(every, Instant::now()))
-            }
-            _ => None,
+        let now = Instant::now();
+        let schedule = match latency {
+            Latency::Full => None,
+            Latency::Economy { every } => Some(Schedule::new(every, now)),
+            Latency::Off => Some(Schedule::never(now)),
         };
+        self.schedule = schedule.filter(|_| self.has_windows());
+        if self.schedule.is_some() {
+            self.sampling.begin_windows();
+        }
+    }
+
+    /// Whether the probes at the starts may be taken away.
+    pub(super) fn has_windows(&self) -> bool {
+        self.starts.is_some()
     }
 
     /// Puts the probes at the starts in place, or takes them away, if it is time to.
@@ -206,6 +227,11 @@ impl Schedule {
         Self { every, window: now..now + WINDOW, period_ends: now + every }
     }
 
+    /// None ever opens.
+    fn never(now: Instant) -> Self {
+        Self { every: AGES, window: now..now, period_ends: now + AGES }
+    }
+
     fn is_open(&mut self, now: Instant) -> bool {
         if now >= self.period_ends {
             let opens = now + random_below(self.every.saturating_sub(WINDOW));
@@ -214,6 +240,9 @@ impl Schedule {
         self.window.contains(&now)
     }
 }
+
+/// No run of the agent is longer: a hundred years.
+const AGES: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// A random duration, in whole milliseconds.
 fn random_below(limit: Duration) -> Duration {
@@ -243,5 +272,9 @@ mod tests {
             opened_at.insert(first);
         }
         assert!(opened_at.len() > 5, "{opened_at:?}");
+        let mut schedule = Schedule::never(began);
+        assert!(
+            (0..1_000_000).step_by(777).all(|second| !schedule.is_open(began + Duration::from_secs(second)))
+        );
     }
 }

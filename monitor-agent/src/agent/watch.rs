@@ -149,6 +149,9 @@ impl Watch {
         });
         let mut watch = Self { place, attached, leaving: None, clock: Clock::default(), is_up: true, face };
         watch.set_latency(config.latency);
+        if let Some(words) = watch.latency_sources().iter().max().and_then(|source| source.in_words()) {
+            info!("{}: {words}", watch.place.name);
+        }
         Ok(watch)
     }
 
@@ -208,11 +211,17 @@ impl Watch {
         for attached in &mut self.attached {
             attached.set_latency(latency);
         }
-        let sources = self.latency_sources();
-        if let Some(words) = sources.iter().max().and_then(|source| source.in_words()) {
-            info!("{}: {words}", self.place.name);
-        }
-        self.face.lock_stats().latency_sources = sources;
+        self.face.lock_stats().latency_sources = self.latency_sources();
+    }
+
+    /// Whether there is a choice.
+    pub(super) fn has_windows(&self) -> bool {
+        self.attached.iter().any(Attached::has_windows)
+    }
+
+    /// The target, for messages.
+    pub(super) fn name(&self) -> &str {
+        &self.place.name
     }
 
     fn latency_sources(&self) -> Vec<LatencySource> {

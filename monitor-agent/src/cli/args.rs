@@ -19,7 +19,7 @@ use crate::{
         Family, Label, LabelSelection, Selection,
         otel::{Conventions, GoNames, OtelView, pairs},
     },
-    pipeline::Buckets,
+    pipeline::{Buckets, Budget},
     plan::{SiteChoosing, Wanted},
 };
 
@@ -77,6 +77,11 @@ pub(super) struct RunArguments {
         allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(2..=3_600)
     )]
     latency_every: u32,
+
+    /// Part of each target's CPU time that watching may cost it, such as 1%. Past it durations are given up, of more and
+    /// more calls; every call is counted all the same. They come back when they fit.
+    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true)]
+    overhead_budget: Option<Budget>,
 
     /// Labels of kitex_* metrics, of type, caller, callee, method, status, retry, `error_class`. The in-process
     /// extension's released code has caller,callee,method,status,retry.
@@ -308,6 +313,12 @@ impl RunArguments {
             );
             return Err(Failure::new(Kind::Usage, text));
         }
+        if let Some(budget) = self.overhead_budget.filter(|_| !metrics.wants_calls()) {
+            let text = format!(
+                "--overhead-budget {budget} is for probes, and --metrics {metrics} wants none: leave it out, or add kitex"
+            );
+            return Err(Failure::new(Kind::Usage, text));
+        }
         let otel = OtelView {
             conventions: Conventions::of_opt_in(&variable("OTEL_SEMCONV_STABILITY_OPT_IN")?),
             go: match self.otel_go {
@@ -351,7 +362,7 @@ impl RunArguments {
                 ring_bytes: self.ring_bytes,
             },
             linger: Duration::from_secs(self.linger.into()),
-            overhead_budget: None,
+            overhead_budget: self.overhead_budget,
             program_log_level: program_log_level(self.log_level),
         })
     }

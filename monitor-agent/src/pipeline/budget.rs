@@ -66,24 +66,18 @@ impl fmt::Display for Percent {
     }
 }
 
-/// Steps of the ladder, each with the share of starts that are probed there: all, some, few, none. Totals never go.
-pub const LEVELS: [f64; 4] = [1.0, SOME, FEW, 0.0];
-/// Share of the time in which starts are probed on the second step, and on the third.
-const SOME: f64 = 0.2;
-const FEW: f64 = 0.05;
-
-/// Nothing is shed sooner after the last step: what the ratio is of must be all of the time since.
+/// Nothing is shed, or found to be not enough, sooner after the last step: the ratio must be that of the time since.
 const SHED_AFTER: Duration = Duration::from_secs(6);
-/// For how long a richer step must fit before it is taken.
-const RESTORE_AFTER: Duration = Duration::from_secs(15);
-/// A richer step fits if it would take this part of the budget at most.
+/// For how long a richer level must fit before it is taken.
+const RESTORE_AFTER: Duration = Duration::from_secs(10);
+/// A level fits as a richer one if it would take this part of the budget at most, so that it is not given up again soon.
 const FITS: f64 = 0.8;
 
-/// How much detail of a target is shed now.
+/// How much detail of a target is shed now: a ladder of levels, from nothing (0) to all that can be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shedding {
-    /// Index into [`LEVELS`].
     level: usize,
+    last: usize,
     /// When the last step was taken.
     stepped: Duration,
     /// Since when a richer level would fit.
@@ -104,37 +98,27 @@ pub enum Step {
 }
 
 impl Shedding {
-    /// Begins at a moment, with nothing shed.
+    /// Begins at a moment with nothing shed; `last` is the level at which all is that can be.
     #[must_use]
-    pub fn new(now: Duration) -> Self {
-        Self { stepped: now, ..Self::default() }
+    pub fn new(now: Duration, last: usize) -> Self {
+        Self { last, stepped: now, ..Self::default() }
     }
 
-    /// Index into [`LEVELS`].
+    /// The level.
     #[must_use]
     pub fn level(&self) -> usize {
         self.level
     }
 
-    /// Decides by the ratio now, and by what it would be with a share of the starts probed.
-    pub fn look(
-        &mut self,
-        now: Duration,
-        budget: Budget,
-        ratio: f64,
-        ratio_with: impl Fn(f64) -> f64,
-    ) -> Option<Step> {
-        let since_step = now.saturating_sub(self.stepped);
-        if ratio > budget.ratio() {
+    /// Decides by what the probes take, or would take, at each level: parts of the target's CPU time.
+    pub fn look(&mut self, now: Duration, budget: Budget, ratio_at: impl Fn(usize) -> f64) -> Option<Step> {
+        if ratio_at(self.level) > budget.ratio() {
             self.fits_since = None;
-            if since_step < SHED_AFTER {
-                return None;
-            }
-            return self.shed(now, |level| ratio_with(LEVELS[level]) <= budget.ratio());
+            return self.shed(now, |level| ratio_at(*level) <= budget.ratio());
         }
         self.exhausted = false;
-        let fits = |level: &usize| ratio_with(LEVELS[*level]) <= budget.ratio() * FITS;
-        let Some(level) = (0..self.level).find(fits) else {
+        let richer = (0..self.level).find(|level| ratio_at(*level) <= budget.ratio() * FITS);
+        let Some(level) = richer else {
             self.fits_since = None;
             return None;
         };
@@ -142,20 +126,26 @@ impl Shedding {
         if now.saturating_sub(since) < RESTORE_AFTER {
             return None;
         }
-        *self = Self { level, ..Self::new(now) };
+        self.step_to(level, now);
         Some(Step::Restored(level))
     }
 
     /// To the first level that fits, or else to the last.
-    fn shed(&mut self, now: Duration, fits: impl Fn(usize) -> bool) -> Option<Step> {
-        let last = LEVELS.len() - 1;
-        if self.level == last {
+    fn shed(&mut self, now: Duration, fits: impl Fn(&usize) -> bool) -> Option<Step> {
+        if now.saturating_sub(self.stepped) < SHED_AFTER {
+            return None;
+        }
+        if self.level == self.last {
             let is_news = !std::mem::replace(&mut self.exhausted, true);
             return is_news.then_some(Step::Exhausted);
         }
-        let level = (self.level + 1..last).find(|level| fits(*level)).unwrap_or(last);
-        *self = Self { level, ..Self::new(now) };
+        let level = (self.level + 1..self.last).find(fits).unwrap_or(self.last);
+        self.step_to(level, now);
         Some(Step::Shed(level))
+    }
+
+    fn step_to(&mut self, level: usize, now: Duration) {
+        *self = Self { level, ..Self::new(now, self.last) };
     }
 }
 
@@ -171,9 +161,9 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// A finish costs 4 %, a start 3 %.
-    fn cost(starts: f64) -> f64 {
-        0.04 + 0.03 * starts
+    /// What each level takes: a finish costs 4 %, a start 3 %.
+    fn cost(level: usize) -> f64 {
+        [0.07, 0.046, 0.0415, 0.04][level]
     }
 
     #[test]
@@ -197,9 +187,9 @@ mod tests {
 
     #[test]
     fn a_budget_that_is_kept_changes_nothing() {
-        let mut shedding = Shedding::new(at(0));
+        let mut shedding = Shedding::new(at(0), 3);
         for second in 0..100 {
-            assert_eq!(shedding.look(at(second), budget("10%"), cost(1.0), cost), None);
+            assert_eq!(shedding.look(at(second), budget("10%"), cost), None);
         }
         assert_eq!(shedding.level(), 0);
     }
@@ -207,12 +197,12 @@ mod tests {
     #[test]
     fn as_much_is_shed_as_is_needed() {
         for (text, level) in [("5%", 1), ("4.2%", 2), ("4%", 3), ("0.5%", 3)] {
-            let mut shedding = Shedding::new(at(0));
-            assert_eq!(shedding.look(at(5), budget(text), cost(1.0), cost), None, "too soon");
-            assert_eq!(shedding.look(at(6), budget(text), cost(1.0), cost), Some(Step::Shed(level)));
-            // What it costs then does not bring it back: it would be shed again.
+            let mut shedding = Shedding::new(at(0), 3);
+            assert_eq!(shedding.look(at(5), budget(text), cost), None, "too soon");
+            assert_eq!(shedding.look(at(6), budget(text), cost), Some(Step::Shed(level)));
+            // That it costs less then does not bring it back: it would be shed again.
             for second in 7..100 {
-                let step = shedding.look(at(second), budget(text), cost(LEVELS[level]), cost);
+                let step = shedding.look(at(second), budget(text), cost);
                 assert!(matches!(step, None | Some(Step::Exhausted)), "{text}: {step:?}");
             }
             assert_eq!(shedding.level(), level);
@@ -221,28 +211,37 @@ mod tests {
 
     #[test]
     fn the_end_of_the_ladder_is_told_once() {
-        let mut shedding = Shedding::new(at(0));
         let steps = |shedding: &mut Shedding, seconds: std::ops::Range<u64>, ratio: f64| {
             seconds
-                .filter_map(|second| shedding.look(at(second), budget("0.5%"), ratio, |_| ratio))
+                .filter_map(|second| shedding.look(at(second), budget("0.5%"), |_| ratio))
                 .collect::<Vec<_>>()
         };
+        let mut shedding = Shedding::new(at(0), 3);
         assert_eq!(steps(&mut shedding, 0..60, 0.04), [Step::Shed(3), Step::Exhausted]);
         assert_eq!(steps(&mut shedding, 60..62, 0.0045), []);
         assert_eq!(steps(&mut shedding, 62..90, 0.04), [Step::Exhausted]);
+        // Of some targets there is nothing to shed.
+        let mut shedding = Shedding::new(at(0), 0);
+        assert_eq!(steps(&mut shedding, 0..60, 0.04), [Step::Exhausted]);
+        assert_eq!(shedding.level(), 0);
     }
 
     #[test]
     fn it_comes_back_when_it_fits_with_something_to_spare() {
-        let mut shedding = Shedding::new(at(0));
-        assert_eq!(shedding.look(at(6), budget("1%"), cost(1.0), cost), Some(Step::Shed(3)));
-        let light = |starts| cost(starts) / 10.0;
-        assert_eq!(shedding.look(at(20), budget("1%"), light(0.0), light), None);
+        let mut shedding = Shedding::new(at(0), 3);
+        assert_eq!(shedding.look(at(6), budget("1%"), cost), Some(Step::Shed(3)));
+        let light = |level| cost(level) / 10.0;
+        assert_eq!(shedding.look(at(20), budget("1%"), light), None);
         // A moment of load in between, and all begins again.
-        assert_eq!(shedding.look(at(30), budget("1%"), 0.009, |_| 0.009), None);
-        assert_eq!(shedding.look(at(31), budget("1%"), light(0.0), light), None);
-        assert_eq!(shedding.look(at(45), budget("1%"), light(0.0), light), None);
-        assert_eq!(shedding.look(at(46), budget("1%"), light(0.0), light), Some(Step::Restored(0)));
-        assert_eq!(shedding.level(), 0);
+        assert_eq!(shedding.look(at(29), budget("1%"), |_| 0.009), None);
+        assert_eq!(shedding.look(at(30), budget("1%"), light), None);
+        assert_eq!(shedding.look(at(39), budget("1%"), light), None);
+        assert_eq!(shedding.look(at(40), budget("1%"), light), Some(Step::Restored(0)));
+        // Not to a level that would take nearly all of it.
+        let mut shedding = Shedding::new(at(0), 3);
+        assert_eq!(shedding.look(at(6), budget("1%"), cost), Some(Step::Shed(3)));
+        let steps: Vec<_> =
+            (7..100).filter_map(|second| shedding.look(at(second), budget("6%"), cost)).collect();
+        assert_eq!(steps, [Step::Restored(1)]);
     }
 }

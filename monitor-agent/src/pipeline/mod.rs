@@ -15,7 +15,7 @@ mod tracer;
 
 pub use aggregate::{Aggregate, CounterValues, Outcomes};
 pub use buckets::{Buckets, BucketsError, Ladder};
-pub use budget::{Budget, BudgetError, LEVELS, Percent, Shedding, Step};
+pub use budget::{Budget, BudgetError, Percent, Shedding, Step};
 pub(crate) use labels::NoExecutable;
 pub use labels::{CallType, Executable, Framework, KnownLabels, Labels, Side, StreamKind, shown};
 pub use losses::Losses;

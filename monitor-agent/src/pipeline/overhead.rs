@@ -144,11 +144,6 @@ impl Overhead {
         }
     }
 
-    /// Forgets all looks: the next ones are of a target that is watched otherwise.
-    pub fn begin_anew(&mut self) {
-        self.looks.drain(..self.looks.len().saturating_sub(1));
-    }
-
     /// The share of the target's CPU time that the probes have taken lately; `None` before there are two looks.
     #[must_use]
     pub fn ratio(&self) -> Option<f64> {
@@ -165,6 +160,13 @@ impl Overhead {
         hits[ProbeKind::Start as usize] = hits[ProbeKind::Finish as usize] * starts;
         let then = self.added(hits);
         Some(then / (rates.cpu - now + then).max(IDLE))
+    }
+
+    /// Whether there have been hits lately of programs of which no run was sampled yet.
+    #[must_use]
+    pub fn is_unsampled(&self) -> bool {
+        let hits = self.rates().map(|rates| rates.hits).unwrap_or_default();
+        self.costs.iter().zip(hits).any(|(cost, hits)| hits > 0.0 && cost.run().is_none())
     }
 
     /// Seconds of CPU time a second.
@@ -237,6 +239,20 @@ mod tests {
             overhead.look(look(second, 5_000, 100_000));
         }
         assert!(close(overhead.ratio().unwrap(), 0.0));
+    }
+
+    #[test]
+    fn hits_without_a_sample_are_noticed() {
+        let mut overhead = Overhead::new([ProbeCost::new(MICROSECOND, Duration::ZERO); 3]);
+        overhead.look(look(0, 0, 0));
+        overhead.look(look(1, 10, 0));
+        assert!(!overhead.is_unsampled());
+        overhead.look(look(2, 20, 1));
+        assert!(overhead.is_unsampled());
+        overhead.cost_mut(ProbeKind::Finish).sample(1, 1, MICROSECOND);
+        assert!(overhead.is_unsampled());
+        overhead.cost_mut(ProbeKind::Start).sample(1, 1, MICROSECOND);
+        assert!(!overhead.is_unsampled());
     }
 
     #[test]
