@@ -29,8 +29,9 @@ const AIM_ATTACH_MS: f64 = 300.0;
 const TOLERANCE: f64 = 0.3;
 /// Calls under way at once in the cells that are measured at length.
 const USUAL: u32 = 16;
-/// A cell that is not the main one has the rounds divided by this.
+/// A cell that is not the main one has the rounds divided by this, and at most so many seconds for each measurement.
 const BRIEF: u32 = 4;
+const BRIEF_SECONDS: u32 = 2;
 /// What a call of a service takes of processor time, in microseconds, in the table of what it all means.
 const SERVICES_US: [f64; 3] = [10.0, 100.0, 1000.0];
 
@@ -72,7 +73,8 @@ pub(super) fn measure(plan: Plan<'_>, cores: Cores) -> Result<Section> {
 
 fn measure_cell(stage: &mut Stage<'_>, protocol: Protocol, concurrency: u32, plan: Plan<'_>) -> Result<Cell> {
     let is_main = protocol == Protocol::TtHeader && concurrency == USUAL;
-    let load = Load { seconds: plan.seconds.into(), concurrency };
+    let seconds = if is_main { plan.seconds } else { plan.seconds.min(BRIEF_SECONDS) };
+    let load = Load { seconds: seconds.into(), concurrency };
     let title = format!("{}, {concurrency} at once", protocol.name());
     let inside = if is_main {
         say(&format!("{title}: a first round, which does not count"));
