@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use crate::{
     bpf::BpfError, events::SocketError, export::http::ListenError, image::ImageError, plan::Refusal,
-    target::TargetError,
+    specs::SpecError, target::TargetError,
 };
 
 /// The kinds of failure and their exit codes. Scripts rely on the numbers.
@@ -155,6 +155,12 @@ impl From<BpfError> for Failure {
             BpfError::Memory { .. } | BpfError::Kernel { .. } => Kind::Kernel,
         };
         Self::new(kind, error.to_string())
+    }
+}
+
+impl From<SpecError> for Failure {
+    fn from(error: SpecError) -> Self {
+        Self::new(Kind::Usage, printable(&error.to_string()))
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     image::{GoVersion, Image, Kind, Source, Type, go_entry_site},
     pipeline::{Executable, Framework, Labels},
     plan::{Inspection, Wanted},
+    specs::{FILE_MAX, SpecError, Specs, read},
 };
 
 /// One fuzz target.
@@ -36,7 +37,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub static TARGETS: [Target; 8] = [
+pub static TARGETS: [Target; 9] = [
     Target { name: "elf", run: elf, seeds: "files" },
     Target { name: "buildinfo", run: buildinfo, seeds: "files" },
     Target { name: "pclntab", run: pclntab, seeds: "files" },
@@ -45,6 +46,7 @@ pub static TARGETS: [Target; 8] = [
     Target { name: "code", run: code, seeds: "functions" },
     Target { name: "labels", run: labels, seeds: "label-sets" },
     Target { name: "plan", run: plan, seeds: "files" },
+    Target { name: "spec", run: spec, seeds: "specs" },
 ];
 
 /// The ELF level of a file: headers, segments, notes, relocations.
@@ -172,7 +174,7 @@ impl Executable for Lookups {
 pub fn plan(data: &[u8]) {
     const BIAS: u64 = 0x5555_5555_0000;
     let Some(image) = parse(data) else { return };
-    let Ok(inspection) = Inspection::of(&image) else { return };
+    let Ok(inspection) = Inspection::of(&image, &Specs::default()) else { return };
     for found in &inspection.frameworks {
         match &found.plan {
             Ok(plan) => {
@@ -183,6 +185,29 @@ pub fn plan(data: &[u8]) {
                     (&image, u64::from(u16::from_le_bytes([data[data.len() - 2], data[data.len() - 1]])));
                 let _ = (plan.labels(), plan.error_class(image, image.link_base().wrapping_add(address)));
             }
+            Err(refusal) => assert!(!refusal.to_string().is_empty()),
+        }
+    }
+}
+
+/// A user's spec: an error with a place in it, or a plan or a refusal for a program with Kitex in it.
+pub fn spec(data: &[u8]) {
+    const PROGRAM: &[u8] = include_bytes!("../../fuzz/seeds/files/3");
+    let Ok(text) = str::from_utf8(data) else { return };
+    let spec = match read("spec.toml", text) {
+        Ok(spec) => spec,
+        Err(SpecError::At { line, column, what, .. }) => {
+            let lines = text.bytes().filter(|byte| *byte == b'\n').count() + 1;
+            assert!((1..=lines).contains(&line) && column >= 1 && !what.is_empty());
+            return;
+        }
+        Err(error) => return assert!(text.len() > FILE_MAX, "{error}"),
+    };
+    let Some(image) = parse(PROGRAM) else { return };
+    let specs = Specs::of(vec![spec]).expect("one goes with itself");
+    for found in Inspection::of_specs(&image, &specs).expect("a Go program").frameworks {
+        match found.plan {
+            Ok(plan) => assert!(plan.recipe(0, Wanted::ALL).is_ok_and(|recipe| recipe.by_site != 0)),
             Err(refusal) => assert!(!refusal.to_string().is_empty()),
         }
     }

@@ -1,7 +1,7 @@
 //! `monitor-agent`: an out-of-process RPC monitor on eBPF.
 //!
 //! Dependencies point one way: [`cli`] asks the [`agent`], which brings together the [`target`] (a process),
-//! its [`image`] (an executable), the [`frameworks`] it may contain, the [`plan`] that follows from both, the
+//! its [`image`] (an executable), the [`frameworks`] it may contain, the [`specs`] of its user, the [`plan`] that follows from both, the
 //! programs that [`bpf`] attaches, the [`pipeline`] of their records, what [`goruntime`] reads from its memory, the
 //! [`metrics`] made of those, and their [`export`]; or single calls and their [`events`]. `docs/ARCHITECTURE.md` tells
 //! the whole story.
@@ -23,6 +23,7 @@ pub mod image;
 pub mod metrics;
 pub mod pipeline;
 pub mod plan;
+pub mod specs;
 pub mod target;
 
 pub use agent::{Trace, TraceConfig, watch};

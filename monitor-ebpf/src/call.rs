@@ -79,6 +79,8 @@ pub mod stream {
     pub const CLIENT: u8 = 2;
     /// The server may.
     pub const SERVER: u8 = 4;
+    /// Not a kind of stream, but the first operation of a user's spec; the others follow.
+    pub const FIRST_OPERATION: u8 = 2;
 }
 
 /// Values of [`LabelSet::error`] where it is the code of a status, that are no code: see [`LabelSet::error`].

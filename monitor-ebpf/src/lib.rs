@@ -17,9 +17,9 @@ pub use call::{
 };
 pub use counter::{COUNTERS, COUNTERS_OF_SIDE, Counter};
 pub use recipe::{
-    ALIASES, ARGUMENT, FINISH_SITES, GATES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT,
-    Recipe, Register, SCRATCH_BYTES, Shape, Sited, TagMap, Test, TestOp, Window, event, policy, size,
-    window_flag, window_use,
+    ALIASES, ANY_SITE, ARGUMENT, FINISH_SITES, GATES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH,
+    OBJECT, Recipe, Register, SCRATCH_BYTES, Shape, Sited, TagMap, Test, TestOp, Window, by_site, event,
+    outcome, policy, size, window_flag, window_use,
 };
 
 /// Names of the maps and globals in the object, as the agent asks for them.

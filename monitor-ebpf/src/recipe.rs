@@ -106,8 +106,32 @@ pub enum KeyKind {
     /// The object's address: start and finish get the same object.
     Object = 0,
     /// The goroutine, with nesting, except for streams, which are keyed by their object: start and finish
-    /// run on one goroutine and nest properly, but the object may be another after a retry.
+    /// run on one goroutine and nest properly, but the object may be another after a retry. Where sites select
+    /// shapes: the goroutine, with nesting, whatever the call is.
     GoroutineUnlessStreaming = 1,
+    /// A number of up to 60 bits. Only where sites select shapes.
+    Number = 2,
+}
+
+/// Values of [`Recipe::by_site`] but for 0.
+pub mod by_site {
+    /// The first label is a path, which is as long as all of them; the end of a call has a status.
+    pub const PATH: u8 = 1;
+    /// Labels are names, and [`Sited::outcome`] says what tells the end.
+    pub const NAMES: u8 = 2;
+}
+
+/// Stands in a [`Sited`] for the address of any site there is: its shape is the only one.
+pub const ANY_SITE: u64 = u64::MAX;
+
+/// Values of [`Sited::outcome`]: what is read of the end of an operation. The number is kept as the code of a status is.
+pub mod outcome {
+    /// Nothing.
+    pub const NONE: u8 = 0;
+    /// It has failed if there is an error.
+    pub const ERROR: u8 = 1;
+    /// A number in the register of the error.
+    pub const NUMBER: u8 = 2;
 }
 
 /// Bits of [`Sited::policy`].
@@ -190,9 +214,9 @@ pub struct Test {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Sited {
-    /// Address of the site in the target at which its calls start; 0 if none do.
+    /// Address of the site in the target at which its calls start; 0 if none do, or [`ANY_SITE`].
     pub start: u64,
-    /// Addresses of the sites at which they finish; 0 for none.
+    /// Addresses of the sites at which they finish; 0 for none, or [`ANY_SITE`].
     pub finishes: [u64; FINISH_SITES],
     /// Type word of errors that have a status; 0 where the finish gets a status itself.
     pub status_word: u64,
@@ -230,12 +254,20 @@ pub struct Sited {
     pub code_at: u8,
     /// Where in such an error the other one lies.
     pub wrap_at: u8,
-    /// Zero.
-    pub reserved: [u8; 2],
+    /// [`Register`] with the key at the start, unless that lies at `key_at`.
+    pub start_key: u8,
+    /// The same at a finish.
+    pub finish_key: u8,
     /// What must hold for a hit to be a finish.
     pub gates: [Test; GATES],
     /// What tells that a call whose start was not seen has finished before.
     pub over: Test,
+    /// A value of [`outcome`], where labels are names.
+    pub outcome: u8,
+    /// How many bytes of the number lie at `code_at`: 1, 4 or 8, or 0 for none.
+    pub number_width: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
 }
 
 /// One concrete type of the object, and what lies where in it.
@@ -311,7 +343,7 @@ pub struct Recipe {
     pub shape_count: u8,
     /// Bits of [`event`].
     pub events: u8,
-    /// 1 when sites select shapes, and the first label is as long as all of them.
+    /// One of [`by_site`] when sites select shapes; else 0.
     pub by_site: u8,
     /// Offset of [`error_wrapped`](Self::error_wrapped)'s pointer to its class.
     pub error_wrapped_at: u16,
@@ -379,9 +411,13 @@ impl Sited {
         message_at: NO_SCRATCH,
         code_at: NO_SCRATCH,
         wrap_at: 0,
-        reserved: [0; 2],
+        start_key: 0,
+        finish_key: 0,
         gates: [Test::NEVER; GATES],
         over: Test::NEVER,
+        outcome: outcome::NONE,
+        number_width: 0,
+        reserved: [0; 6],
     };
 }
 
@@ -469,7 +505,7 @@ const _: () = {
     assert!(size_of::<Window>() == 16);
     assert!(size_of::<Test>() == 8);
     assert!(size_of::<Shape>() == 48 + MAX_WINDOWS * 16 + size_of::<Sited>());
-    assert!(size_of::<Sited>() == 80 + GATES * 8);
+    assert!(size_of::<Sited>() == 88 + GATES * 8);
     assert!(size_of::<Recipe>() == 80 + MAX_SHAPES * size_of::<Shape>());
     assert!(SCRATCH_BYTES.is_multiple_of(8) && SCRATCH_BYTES < NO_SCRATCH as usize);
 };

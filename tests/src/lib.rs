@@ -7,6 +7,7 @@
 //! - [`tally`] compares the agent's counters with the target's own, label set by label set; [`durations`] its
 //!   latencies; [`chain`] does both for a client, a relay and a server.
 //! - [`events`] runs `monitor-agent events` and compares its lines with each call that a target has logged.
+//! - [`specs`] makes files of the examples in `docs/specs.md`.
 //! - [`usage`] tells what a command takes.
 //! - [`collector`] runs an OpenTelemetry Collector, [`prometheus`] a Prometheus.
 //! - [`matrix`] tries releases of Kitex and Go and ways to build, as `tests/matrix.json` lists them.
@@ -25,6 +26,7 @@ pub mod matrix;
 pub mod process;
 pub mod prometheus;
 pub mod scrape;
+pub mod specs;
 pub mod tally;
 pub mod targets;
 pub mod text;

@@ -42,6 +42,10 @@ pub enum Program {
     Echo,
     /// A program that enters Kitex's functions as fast as it is told (`targets/synthetic`).
     Synthetic,
+    /// A program that does what only specs describe (`targets/operations`).
+    Operations,
+    /// A server of Hertz that gets requests (`targets/hertz`).
+    Hertz,
 }
 
 /// The oldest Go whose programs are watched.
@@ -126,6 +130,8 @@ impl Program {
             Self::Grpc => "grpc-target",
             Self::Echo => "grpc-echo",
             Self::Synthetic => "synthetic-target",
+            Self::Operations => "operations",
+            Self::Hertz => "hertz-target",
         }
     }
 
@@ -141,6 +147,8 @@ impl Program {
             Self::Grpc => "grpc",
             Self::Echo => "echo",
             Self::Synthetic => "synthetic",
+            Self::Operations => "operations",
+            Self::Hertz => "hertz",
         })
     }
 

@@ -39,7 +39,13 @@ fn version() -> Result<()> {
 #[test]
 fn help_is_as_it_was() -> Result<()> {
     let mut text = String::new();
-    for args in [&["--help"][..], &["run", "--help"], &["events", "--help"], &["inspect", "--help"]] {
+    for args in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["events", "--help"],
+        &["inspect", "--help"],
+        &["spec", "check", "--help"],
+    ] {
         let ended = run_to_end(args)?;
         assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
         writeln!(text, "$ monitor-agent {}", args.join(" "))?;

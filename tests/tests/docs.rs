@@ -232,8 +232,12 @@ fn links_and_file_names_lead_somewhere() -> Result<()> {
 fn flags_in_examples_exist() -> Result<()> {
     let mut unknown = Vec::new();
     let mut seen = 0;
-    for command in ["run", "events", "inspect"] {
-        let help = run_to_end(&[command, "--help"], Duration::from_secs(5))?.stdout;
+    for command in ["run", "events", "inspect", "spec check"] {
+        let help = run_to_end(
+            &[command.split(' ').collect::<Vec<_>>(), vec!["--help"]].concat(),
+            Duration::from_secs(5),
+        )?
+        .stdout;
         let known: BTreeSet<_> = flags(&help).collect();
         for document in documents()? {
             for line in

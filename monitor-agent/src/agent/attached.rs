@@ -87,7 +87,7 @@ impl Attached {
         }
         let recipe = plan
             .recipe(place.bias, config.wanted)
-            .map_err(|refusal| Failure::of_refusal(&place.name, found.name, &refusal))?;
+            .map_err(|refusal| Failure::of_refusal(&place.name, &found.name, &refusal))?;
         let mut programs = load(&recipe, &sites, config)?;
         let maps = programs.maps()?;
         let logger = if config.program_log_level > 0 { programs.logger() } else { None };
@@ -96,16 +96,20 @@ impl Attached {
         for site in &sites {
             check_in_place(place, site)?;
         }
-        if config.wanted.sizes && !recipe.has_sizes() {
+        let is_framework = found.spec.is_none();
+        if is_framework && config.wanted.sizes && !recipe.has_sizes() {
             warn!(
                 "{}: its {} {} does not record the bytes of calls, so they are not counted",
                 place.name, found.name, found.version
             );
         }
-        if config.wanted.peers && recipe.shapes.iter().all(|shape| shape.peer_at == NO_SCRATCH) {
+        if is_framework
+            && config.wanted.peers
+            && recipe.shapes.iter().all(|shape| shape.peer_at == NO_SCRATCH)
+        {
             warn!("{}: the peers of its {} {} calls can't be read", place.name, found.name, found.version);
         }
-        if config.wanted.messages && plan.message_sites.is_empty() {
+        if is_framework && config.wanted.messages && plan.message_sites.is_empty() {
             warn!(
                 "{}: its {} {} has no functions that messages of streams go through, so they are not counted",
                 place.name, found.name, found.version
@@ -135,7 +139,11 @@ impl Attached {
     /// were.
     pub(super) fn drain(&mut self, place: &Place, clock: Clock, tracer: &mut dyn Tracer) -> (Snapshot, u64) {
         let Self { maps, labels, aggregate, framework, waiting, .. } = self;
-        let names = Names { place, plan: place.executable.plan(*framework) };
+        let names = Names { place, found: place.executable.inspection.frameworks.get(*framework) };
+        // Operations of specs are no calls: they are counted and timed, and nobody is told of each.
+        let mut nobody = Nobody;
+        let is_spec = names.found.is_some_and(|found| found.spec.is_some());
+        let tracer: &mut dyn Tracer = if is_spec { &mut nobody } else { tracer };
         let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), &names);
         let target = place.target.pid();
         let (mut records, mut bytes) = (0, 0);
@@ -357,18 +365,40 @@ fn attach_sites(programs: &mut Programs, place: &Place, sites: &[&Site]) -> Resu
     Ok(())
 }
 
+/// Takes no notice of anything.
+struct Nobody;
+
+impl Tracer for Nobody {
+    fn finish(&mut self, _: &FinishedCall<'_>) {}
+}
+
 /// What label sets need of the executable.
 struct Names<'a> {
     place: &'a Place,
-    plan: Option<&'a Plan>,
+    found: Option<&'a Found>,
+}
+
+impl Names<'_> {
+    fn plan(&self) -> Option<&Plan> {
+        self.found?.plan.as_ref().ok()
+    }
 }
 
 impl pipeline::Executable for Names<'_> {
     fn framework(&self) -> pipeline::Framework {
-        match self.plan {
+        if let Some((spec, _)) = self.found.and_then(|found| found.spec.as_ref()) {
+            return pipeline::Framework::Spec { spec: *spec, operation: 0 };
+        }
+        match self.plan() {
             Some(plan) if plan.is_sited() => pipeline::Framework::Grpc,
             _ => pipeline::Framework::Kitex,
         }
+    }
+
+    fn fails(&self, operation: u8, number: Option<u32>) -> bool {
+        let spec = self.found.and_then(|found| found.spec.as_ref());
+        let operation = spec.and_then(|(_, spec)| spec.operations.get(usize::from(operation)));
+        operation.is_some_and(|operation| operation.fails(number))
     }
 
     fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>> {
@@ -378,11 +408,11 @@ impl pipeline::Executable for Names<'_> {
     fn error_class(&self, offset: u32) -> &'static str {
         let image = &self.place.executable.image;
         let address = image.link_base().wrapping_add(offset.into());
-        self.plan.map_or("other", |plan| plan.error_class(image, address))
+        self.plan().map_or("other", |plan| plan.error_class(image, address))
     }
 
     fn protocol(&self, number: u16) -> Option<String> {
-        self.plan.map(|plan| plan.protocol(number))
+        self.plan().map(|plan| plan.protocol(number))
     }
 }
 

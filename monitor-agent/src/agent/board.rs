@@ -20,12 +20,13 @@ use crate::{
     goruntime::Readings,
     metrics::{
         AgentStats, CostStats, EventStats, Family, FamilyBuilder, GrpcView, KitexView, PushStats, Selection,
-        TargetStats, UnderwayCalls, about, grpc, kitex, merge,
+        TargetStats, UnderwayCalls, about, grpc, kitex, merge, operations,
         otel::{self, OtelView, Telemetry},
         process::ProcessReader,
         underway,
     },
     pipeline::{Buckets, Budget, Ladder, Snapshot},
+    specs::Specs,
 };
 
 /// See the [module](self).
@@ -36,6 +37,7 @@ pub(super) struct Board {
     view: KitexView,
     otel: OtelView,
     grpc: GrpcView,
+    specs: Specs,
     /// What durations are counted between.
     ladder: Arc<Ladder>,
     /// Those who read events, if anybody can.
@@ -67,6 +69,7 @@ impl Board {
             otel: config.otel,
             ladder: Arc::new(ladder(config, &grpc)),
             grpc,
+            specs: config.specs.clone(),
             several: config.pids.len() > 1,
             ready: AtomicBool::new(false),
             scrapes: AtomicU64::new(0),
@@ -120,6 +123,7 @@ impl Board {
         if self.metrics.contains(Family::Grpc) {
             families.extend(grpc(&snapshots, &self.grpc, &self.ladder));
         }
+        families.extend(operations(&snapshots, &self.specs, &self.grpc.buckets, &self.ladder));
         families.extend(processes(faces, with_target));
         let readings: Vec<_> = faces.iter().map(|face| face.read_go()).collect();
         if self.metrics.contains(Family::Go) {
@@ -186,7 +190,7 @@ fn ladder(config: &RunConfig, grpc: &GrpcView) -> Ladder {
     if config.metrics.contains(Family::Otel) {
         views.extend(otel::buckets());
     }
-    if config.metrics.contains(Family::Grpc) {
+    if config.metrics.contains(Family::Grpc) || !config.specs.is_empty() {
         views.push(&grpc.buckets);
     }
     Ladder::of(views)

@@ -34,6 +34,7 @@ use crate::{
     metrics::{LabelSelection, Selection, otel::OtelView},
     pipeline::{Buckets, Budget},
     plan::{SiteChoosing, Wanted},
+    specs::Specs,
 };
 
 /// What `run` is to do, validated.
@@ -45,6 +46,8 @@ pub struct RunConfig {
     pub listen: Listen,
     /// What to show of each target.
     pub metrics: Selection,
+    /// Operations to watch that are no framework's.
+    pub specs: Specs,
     /// Bounds of the latency histograms.
     pub buckets: Buckets,
     /// Labels of the calls.

@@ -1,7 +1,7 @@
 //! Knowing: from a pid to a plan. Nothing is attached here.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -10,7 +10,7 @@ use crate::{
     failure::{Failure, Kind, printable},
     image::{Image, ImageError},
     metrics::{Family, Selection},
-    plan::{Inspection, Plan, SiteChoosing},
+    plan::{Inspection, SiteChoosing},
     target::{FileId, Target},
 };
 
@@ -25,13 +25,6 @@ pub(super) struct Executable {
     pub(super) inspection: Inspection,
 }
 
-impl Executable {
-    /// The plan of one of its frameworks.
-    pub(super) fn plan(&self, framework: usize) -> Option<&Plan> {
-        self.inspection.frameworks.get(framework)?.plan.as_ref().ok()
-    }
-}
-
 /// A process that can be watched.
 pub(super) struct Prepared {
     pub(super) target: Target,
@@ -42,7 +35,7 @@ pub(super) struct Prepared {
 pub(super) fn prepare(config: &RunConfig) -> Result<Vec<Prepared>, Failure> {
     let mut executables: HashMap<FileId, Arc<Executable>> = HashMap::new();
     let pids = config.pids.iter();
-    pids.map(|pid| {
+    let prepared = pids.map(|pid| {
         let target = Target::open(*pid)?;
         let file = target.identity().exe;
         let executable = match executables.get(&file) {
@@ -51,17 +44,23 @@ pub(super) fn prepare(config: &RunConfig) -> Result<Vec<Prepared>, Failure> {
         };
         executables.insert(file, Arc::clone(&executable));
         Ok(Prepared { target, executable })
-    })
-    .collect()
+    });
+    let prepared = prepared.collect::<Result<Vec<_>, Failure>>()?;
+    check_specs(&prepared)?;
+    Ok(prepared)
 }
 
 fn executable(target: &Target, config: &RunConfig) -> Result<Executable, Failure> {
-    let metrics = &config.metrics;
+    let RunConfig { metrics, specs, .. } = config;
     let name = describe(target);
     let file = target.open_exe()?;
     let image = Image::parse(Box::new(file)).map_err(|error| Failure::of_image(&name, &error))?;
-    let look = if metrics.wants_calls() { Inspection::of } else { Inspection::without_frameworks };
-    let mut inspection = look(&image).map_err(|error| Failure::of_contents(&name, &error))?;
+    let inspection = match (metrics.wants_calls(), specs.is_empty()) {
+        (true, _) => Inspection::of(&image, specs),
+        (false, false) => Inspection::of_specs(&image, specs),
+        (false, true) => Inspection::without_frameworks(&image),
+    };
+    let mut inspection = inspection.map_err(|error| Failure::of_contents(&name, &error))?;
     if metrics.contains(Family::Go) && inspection.go_version.is_empty() {
         return Err(Failure::of_image(&name, &ImageError::NotGo));
     }
@@ -74,7 +73,24 @@ fn executable(target: &Target, config: &RunConfig) -> Result<Executable, Failure
     Ok(Executable { image, inspection })
 }
 
-/// Refuses an executable in which there are no calls of those that are wanted.
+/// Refuses a spec that can't be used in any of the targets. In those among several where it can't a warning does.
+fn check_specs(prepared: &[Prepared]) -> Result<(), Failure> {
+    let mut refused: BTreeMap<u8, Option<Failure>> = BTreeMap::new();
+    for Prepared { target, executable } in prepared {
+        for found in &executable.inspection.frameworks {
+            let Some((number, _)) = found.spec else { continue };
+            let failure = found.plan.as_ref().err();
+            let failure = failure.map(|why| Failure::of_refusal(&describe(target), &found.name, why));
+            let known = refused.entry(number).or_insert_with(|| failure);
+            if found.plan.is_ok() {
+                *known = None;
+            }
+        }
+    }
+    refused.into_values().flatten().next().map_or(Ok(()), Err)
+}
+
+/// Refuses an executable in which there are no calls of those that are wanted, nor operations.
 fn check_calls(name: &str, inspection: &Inspection, metrics: &Selection) -> Result<(), Failure> {
     let mut plans = inspection.plans().peekable();
     if plans.peek().is_none() {
@@ -82,10 +98,10 @@ fn check_calls(name: &str, inspection: &Inspection, metrics: &Selection) -> Resu
     }
     let mut others = BTreeSet::new();
     for (found, _) in plans {
-        if metrics.wants_calls_of(found.name) {
+        if found.spec.is_some() || metrics.wants_calls_of(&found.name) {
             return Ok(());
         }
-        others.insert(found.name);
+        others.insert(found.name.as_str());
     }
     let others = others.into_iter().collect::<Vec<_>>().join(",");
     let text =
@@ -104,7 +120,7 @@ pub fn describe(target: &Target) -> String {
 #[must_use]
 pub fn unattachable(name: &str, inspection: &Inspection) -> Failure {
     let refusals =
-        inspection.frameworks.iter().filter_map(|found| Some((found.name, found.plan.as_ref().err()?)));
+        inspection.frameworks.iter().filter_map(|found| Some((&found.name, found.plan.as_ref().err()?)));
     let reasons: Vec<_> =
         refusals.map(|(framework, refusal)| Failure::of_refusal(name, framework, refusal)).collect();
     let reason = reasons.into_iter().next();

@@ -19,6 +19,7 @@ use crate::{
     metrics::{LabelSelection, Selection, otel::OtelView},
     pipeline::{Buckets, Ladder, Tracer},
     plan::{SiteChoosing, Wanted},
+    specs::Specs,
 };
 
 /// What to trace.
@@ -54,6 +55,7 @@ impl TraceConfig {
             pids: self.pids.clone(),
             listen: Listen::default(),
             metrics: Selection::calls(),
+            specs: Specs::default(),
             buckets: Buckets::default(),
             labels: LabelSelection::default(),
             otel: OtelView::default(),

@@ -112,13 +112,18 @@ impl Watch {
             ..TargetStats::default()
         };
         for (index, found) in place.executable.inspection.frameworks.iter().enumerate() {
-            if !config.metrics.wants_calls_of(found.name) {
+            if found.spec.is_none() && !config.metrics.wants_calls_of(&found.name) {
                 continue;
             }
             let plan = match &found.plan {
                 Ok(plan) => plan,
                 Err(refusal) => {
-                    warn!("{}: its {} at {} is not watched: {refusal}", place.name, found.name, found.module);
+                    warn!(
+                        "{}: its {} {}is not watched: {refusal}",
+                        place.name,
+                        found.name,
+                        at(&found.module)
+                    );
                     continue;
                 }
             };
@@ -318,6 +323,11 @@ impl Watch {
     }
 }
 
+/// Where something lies, if that is known.
+fn at(module: &str) -> String {
+    if module.is_empty() { String::new() } else { format!("at {module} ") }
+}
+
 fn drop_side_by_side(probes: Vec<Probes>) {
     std::thread::scope(|scope| {
         for probes in probes {
@@ -327,7 +337,7 @@ fn drop_side_by_side(probes: Vec<Probes>) {
 }
 
 fn add_stats(stats: &mut TargetStats, (found, plan): (&Found, &Plan), config: &RunConfig) {
-    stats.frameworks.push(FrameworkStats { name: found.name.to_owned(), version: found.version.clone() });
+    stats.frameworks.push(FrameworkStats { name: found.name.clone(), version: found.version.clone() });
     stats.label_sets_limit += u64::from(config.limits.label_sets);
     stats.ring_capacity += u64::from(config.limits.ring_bytes);
     stats.sites.extend(sites(plan, config.wanted.messages).into_iter().map(|site| SiteStats {

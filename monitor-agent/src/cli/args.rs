@@ -21,6 +21,7 @@ use crate::{
     },
     pipeline::{Buckets, Budget},
     plan::{SiteChoosing, Wanted},
+    specs::Specs,
 };
 
 /// Watches the RPCs of running processes from outside: no change to the service, no rebuild, no restart.
@@ -39,6 +40,26 @@ pub(super) enum Command {
     Events(EventsArguments),
     /// Show what would be attached to a process or executable, and the evidence for it; touches nothing.
     Inspect(InspectArguments),
+    /// Descriptions of operations that no framework knows of.
+    #[command(subcommand)]
+    Spec(SpecCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SpecCommand {
+    /// Say what is wrong with a spec and where, or else what it would attach.
+    Check(SpecArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SpecArguments {
+    /// File, or the name of a spec that the agent has.
+    #[arg(value_name = "FILE")]
+    pub(super) spec: String,
+
+    /// Executable in which everything that it names must be proven; needs no root and no process.
+    #[arg(long, value_name = "PATH")]
+    pub(super) exe: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -60,6 +81,11 @@ pub(super) struct RunArguments {
     /// grpc) no probe is attached, and any Go process can be watched.
     #[arg(long, value_name = "LIST", default_value_t)]
     metrics: Selection,
+
+    /// Also watch the operations that a spec describes: a file, or the name of one that the agent has (net-http, hertz). Repeat
+    /// it for several.
+    #[arg(long = "spec", value_name = "FILE")]
+    specs: Vec<String>,
 
     /// Bounds of the latency histograms in microseconds: `default` (as the in-process extension: 5 ms to 1 s),
     /// `fine` (tells microseconds apart) or a list such as 100,500,1000.
@@ -257,6 +283,11 @@ pub(super) struct InspectArguments {
     #[command(flatten)]
     pub(super) subject: Subject,
 
+    /// Also look for the operations that a spec describes: a file, or the name of one that the agent has (net-http, hertz).
+    /// Repeat it for several.
+    #[arg(long = "spec", value_name = "FILE")]
+    pub(super) specs: Vec<String>,
+
     /// Print one JSON object.
     #[arg(long)]
     pub(super) json: bool,
@@ -302,6 +333,7 @@ impl RunArguments {
     /// The validated meaning. Nothing is touched by this.
     pub(super) fn validate(self) -> Result<RunConfig, Failure> {
         each_once(&self.pids)?;
+        let specs = Specs::load(&self.specs)?;
         let pushes = self.otlp || otlp::Settings::chosen_by(&variable("OTEL_METRICS_EXPORTER")?);
         let otlp = if pushes { Some(otlp_settings()?) } else { None };
         let metrics = if pushes { self.metrics.with(Family::Otel) } else { self.metrics };
@@ -348,6 +380,7 @@ impl RunArguments {
             },
             metrics,
             sites: self.sites.into(),
+            specs,
             event_socket: self.events_socket,
             slow_calls: self.capture_slow.map(usize::from),
             max_call_age: Duration::from_secs(self.max_call_age.into()),

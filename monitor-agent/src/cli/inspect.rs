@@ -9,7 +9,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::args::InspectArguments;
+use super::args::{InspectArguments, SpecArguments};
 use crate::{
     agent,
     bpf::{KernelFeature, kernel_features, kernel_release},
@@ -17,6 +17,7 @@ use crate::{
     goruntime::Known,
     image::Image,
     plan::{Found, Inspection, Offset, Plan, cost_name},
+    specs::{self, Specs},
     target::Target,
 };
 
@@ -65,7 +66,7 @@ struct FrameworkReport<'a> {
     attachable: bool,
     sites: Vec<SiteReport<'a>>,
     offsets: &'a [Offset],
-    labels: Vec<&'static str>,
+    labels: Vec<&'a str>,
     notes: &'a [String],
     reasons: Vec<String>,
 }
@@ -94,9 +95,10 @@ struct Subject {
 }
 
 pub(super) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
+    let specs = Specs::load(&arguments.specs)?;
     let outcome = Subject::open(arguments).and_then(|subject| {
-        let inspection =
-            Inspection::of(&subject.image).map_err(|error| Failure::of_contents(&subject.name, &error))?;
+        let inspection = Inspection::of(&subject.image, &specs)
+            .map_err(|error| Failure::of_contents(&subject.name, &error))?;
         Ok((subject, inspection))
     });
     let (subject, inspection) = match outcome {
@@ -111,6 +113,26 @@ pub(super) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
     let report = report(&subject, &inspection);
     print(&if arguments.json { json(&report)? } else { render(&report) })?;
     if report.attachable { Ok(()) } else { Err(agent::unattachable(&subject.name, &inspection)) }
+}
+
+/// `spec check`: says what a spec watches, and with an executable what would be attached to it.
+pub(super) fn check_spec(arguments: &SpecArguments) -> Result<(), Failure> {
+    let specs = Specs::load(std::slice::from_ref(&arguments.spec))?;
+    let mut text = String::new();
+    for (_, spec) in specs.iter() {
+        let _ = writeln!(text, "{}: a good spec, for {}", arguments.spec, specs::metrics_of(spec));
+    }
+    let Some(path) = &arguments.exe else { return print(&text) };
+    let subject = Subject::file(path)?;
+    let inspection = Inspection::of_specs(&subject.image, &specs)
+        .map_err(|error| Failure::of_contents(&subject.name, &error))?;
+    for found in &inspection.frameworks {
+        if let Err(refusal) = &found.plan {
+            return Err(Failure::of_refusal(&subject.name, &found.name, refusal));
+        }
+        render_framework(&mut text, &framework_report(&subject, found));
+    }
+    print(&text.lines().map(|line| printable(line) + "\n").collect::<String>())
 }
 
 fn json(report: &Report<'_>) -> Result<String, Failure> {
@@ -221,7 +243,7 @@ fn runtime_report(image: &Image) -> RuntimeReport {
 
 fn framework_report<'a>(subject: &Subject, found: &'a Found) -> FrameworkReport<'a> {
     let empty = FrameworkReport {
-        name: found.name,
+        name: &found.name,
         module: &found.module,
         version: &found.version,
         attachable: false,
@@ -320,8 +342,12 @@ fn render_kernel(text: &mut String, kernel: &KernelReport) {
 }
 
 fn render_framework(text: &mut String, framework: &FrameworkReport<'_>) {
-    let _ = writeln!(text, "\n{} {}", framework.name, framework.version);
-    let _ = writeln!(text, "  module  {}", framework.module);
+    if framework.module.is_empty() {
+        let _ = writeln!(text, "\n{}", framework.name);
+    } else {
+        let _ = writeln!(text, "\n{} {}", framework.name, framework.version);
+        let _ = writeln!(text, "  module  {}", framework.module);
+    }
     for reason in &framework.reasons {
         let _ = writeln!(text, "  can't be watched: {reason}");
     }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::agent;
-use args::{Arguments, Command};
+use args::{Arguments, Command, SpecCommand};
 use log::Format;
 
 /// Runs the command that the process was started with, says on stderr why it failed, and gives the exit code.
@@ -27,6 +27,7 @@ pub fn main() -> ExitCode {
             (arguments.validate().and_then(agent::events), format)
         }
         Command::Inspect(arguments) => (inspect::inspect(&arguments), Format::Text),
+        Command::Spec(SpecCommand::Check(arguments)) => (inspect::check_spec(&arguments), Format::Text),
     };
     let Err(failure) = result else { return ExitCode::SUCCESS };
     log::failure(&failure, format);

@@ -15,6 +15,7 @@ use crate::{
         testing::{self, BASE, DATA, GoFile, Places, RODATA, TEXT},
     },
     plan::Inspection,
+    specs::Specs,
 };
 
 /// More than ten times what the slowest input takes in a debug build.
@@ -75,10 +76,22 @@ fn seeds_are_what_the_parsers_are_written_for() {
     }
     for (number, file) in files().into_iter().enumerate() {
         let image = Image::parse(Box::new(file)).expect("an image");
-        for found in Inspection::of(&image).expect("a Go program").frameworks {
+        for found in Inspection::of(&image, &Specs::default()).expect("a Go program").frameworks {
             let plan = found.plan.unwrap_or_else(|refusal| panic!("{number}: {refusal}"));
             assert!(plan.shapes.len() >= 2, "{number}: {} shapes", plan.shapes.len());
         }
+    }
+}
+
+#[test]
+fn the_spec_among_the_seeds_is_for_the_program_that_it_is_tried_on() {
+    let read = |path: &str| fs::read(fuzz().join(path)).expect("a seed");
+    let text = String::from_utf8(read("seeds/specs/3")).expect("text");
+    let specs = Specs::of(vec![crate::specs::read("", &text).expect("a spec")]).expect("one");
+    let image = Image::parse(Box::new(read("seeds/files/3"))).expect("an image");
+    for found in Inspection::of_specs(&image, &specs).expect("a Go program").frameworks {
+        let plan = found.plan.unwrap_or_else(|refusal| panic!("{refusal}"));
+        assert!(plan.sites.len() >= 4 && plan.labels().len() == 4, "{:?}", plan.sites);
     }
 }
 
@@ -233,6 +246,23 @@ fn tell(file: &mut [u8], part: std::ops::Range<usize>, place: Index, width: usiz
     }
 }
 
+/// What may stand in a spec in place of something else.
+fn change() -> impl Strategy<Value = String> {
+    let words = [
+        "*",
+        "(*a.b).",
+        "key = 9",
+        "{www}",
+        "[[operation]]\n",
+        "\"",
+        "returns = {}",
+        "ri.",
+        "at_most = 64",
+        "\n",
+    ];
+    prop_oneof![prop::sample::select(words.map(str::to_owned).to_vec()), ".{0,20}", Just(String::new())]
+}
+
 fn part() -> impl Strategy<Value = Part> {
     use Part::{All, FunctionTable, Headers, ModuleData, Types};
     prop::sample::select(vec![Headers, Types, Types, FunctionTable, ModuleData, All])
@@ -251,9 +281,27 @@ proptest! {
             let part = part.of(file.len(), places);
             tell(&mut file, part, *place, 1 << width, lie);
         }
-        for target in TARGETS.iter().filter(|target| !["code", "labels"].contains(&target.name)) {
+        for target in TARGETS.iter().filter(|target| !["code", "labels", "spec"].contains(&target.name)) {
             run(target, &file, &lies);
         }
+    }
+
+    #[test]
+    fn specs_with_anything_in_them_end_soon(
+        seed in any::<Index>(),
+        changes in prop::collection::vec((any::<Index>(), 0_usize..40, change()), 1..4),
+    ) {
+        let target = TARGETS.iter().find(|target| target.name == "spec").expect("a target");
+        let seeds = inputs(&fuzz().join("seeds/specs"));
+        let seed = fs::read_to_string(&seeds[seed.index(seeds.len())]).expect("a spec");
+        let mut text: Vec<char> = seed.chars().collect();
+        for (place, length, change) in &changes {
+            let at = place.index(text.len() + 1);
+            let end = text.len().min(at + length);
+            text.splice(at..end, change.chars());
+        }
+        let text: String = text.into_iter().collect();
+        run(target, text.as_bytes(), &text);
     }
 
     #[test]

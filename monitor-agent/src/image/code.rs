@@ -19,6 +19,8 @@ use thiserror::Error;
 const MAX_WAY_OUT: usize = 64;
 /// The longest check has five instructions.
 const MAX_PROLOGUE: usize = 16;
+/// Functions have a few.
+const MAX_RETURNS: usize = 32;
 /// Decoding this much takes a few milliseconds.
 const MAX_CODE: usize = 256 << 10;
 
@@ -50,6 +52,8 @@ pub enum SiteKind {
     StackCheckBranch,
     /// The first instruction of a function without stack check, or its frame push: one hit for each call.
     Entry,
+    /// An instruction with which the function returns: one hit for each call, at one of them.
+    Return,
 }
 
 /// A place for a probe in a function.
@@ -88,6 +92,18 @@ pub enum CodeError {
         /// Bytes from the function's first instruction.
         offset: u64,
     },
+    /// No instruction returns.
+    #[error("the function does not return")]
+    NoReturn,
+    /// More returns than are worth a probe each.
+    #[error("the function has more than {MAX_RETURNS} instructions that return")]
+    TooManyReturns,
+    /// It goes on in another function, which returns in its place.
+    #[error("the instruction at +{from:#x} jumps to another function, which returns in place of this one")]
+    LeftByJump {
+        /// The jump.
+        from: u64,
+    },
     /// An instruction jumps back to the site or before it, so that one call could hit it twice.
     #[error(
         "the instruction at +{from:#x} jumps to +{to:#x}: a probe at +{site:#x} could run twice for one call"
@@ -119,6 +135,31 @@ pub fn go_entry_site(code: &[u8], entry: u64) -> Result<SiteChoice, CodeError> {
 /// call, and is mostly one that the kernel single-steps.
 pub fn first_instruction(code: &[u8], entry: u64) -> Result<SiteChoice, CodeError> {
     Body::decode(code, entry)?.describe(0, SiteKind::Entry, "the first instruction, whatever it is", code)
+}
+
+/// The sites at which a Go function returns. At each the results are in the registers of Go's calling convention, and R14
+/// has the goroutine. A panic leaves the function without one.
+pub fn go_return_sites(code: &[u8], entry: u64) -> Result<Vec<SiteChoice>, CodeError> {
+    let body = Body::decode(code, entry)?;
+    let end = entry.saturating_add(code.len() as u64);
+    let mut sites = Vec::new();
+    for (index, instruction) in body.instructions.iter().enumerate() {
+        let leaves = !(entry..end).contains(&instruction.near_branch_target());
+        match instruction.flow_control() {
+            FlowControl::Return => {
+                sites.push(body.describe(index, SiteKind::Return, "one of the function's returns", code)?);
+            }
+            FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch if leaves => {
+                return Err(CodeError::LeftByJump { from: body.offset(instruction) });
+            }
+            _ => {}
+        }
+    }
+    match sites.len() {
+        0 => Err(CodeError::NoReturn),
+        1..=MAX_RETURNS => Ok(sites),
+        _ => Err(CodeError::TooManyReturns),
+    }
 }
 
 /// The instructions of a function.
@@ -482,6 +523,27 @@ mod tests {
         // test rax, rax; jbe; push rbp; pop rbp; ret; call; jmp entry: a loop, entered again by itself.
         let refused = go_entry_site(&bytes("4885c0 7603 55 5d c3 e800000000 ebf1"), ENTRY);
         assert_eq!(refused, Err(CodeError::Reentered { site: 0, from: 13, to: 0 }));
+    }
+
+    #[test]
+    fn every_return_is_a_site() {
+        // test eax, eax; je +1; ret; ret; int3
+        let code = [0x85, 0xc0, 0x74, 0x01, 0xc3, 0xc3, 0xcc];
+        let sites = go_return_sites(&code, 0x1000).expect("sites");
+        let found: Vec<_> =
+            sites.iter().map(|site| (site.offset, site.cost, site.instruction.as_str())).collect();
+        assert_eq!(found, [(4, CostClass::SingleStepped, "ret"), (5, CostClass::SingleStepped, "ret")]);
+    }
+
+    #[test]
+    fn a_function_that_does_not_return_itself_has_no_returns() {
+        let error = |code: &[u8]| go_return_sites(code, 0x1000).expect_err("no sites");
+        assert_eq!(error(&[0x90, 0x90]), CodeError::NoReturn);
+        assert_eq!(error(&[0x85, 0xc0, 0xeb, 0x7f, 0xc3]), CodeError::LeftByJump { from: 2 });
+        assert_eq!(error(&[0x74, 0x7f, 0xc3]), CodeError::LeftByJump { from: 0 });
+        assert_eq!(error(&[0xc3; MAX_RETURNS + 1]), CodeError::TooManyReturns);
+        // A jump inside the function.
+        assert!(go_return_sites(&[0xeb, 0x00, 0xc3], 0x1000).is_ok());
     }
 
     #[test]

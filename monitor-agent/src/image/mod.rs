@@ -30,7 +30,9 @@ mod types;
 mod version;
 
 pub use buildinfo::{BuildInfo, Module};
-pub use code::{CodeError, CostClass, SiteChoice, SiteKind, first_instruction, go_entry_site};
+pub use code::{
+    CodeError, CostClass, SiteChoice, SiteKind, first_instruction, go_entry_site, go_return_sites,
+};
 pub use dwarf::StructLayout;
 #[cfg(test)]
 pub(crate) use dwarf::tests::files as files_with_dwarf;

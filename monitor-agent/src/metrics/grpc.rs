@@ -145,7 +145,7 @@ fn call_of<'a>(target: Option<&'a str>, series: &'a Series) -> Call<'a> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
-fn seconds(nanoseconds: u128) -> f64 {
+pub(super) fn seconds(nanoseconds: u128) -> f64 {
     nanoseconds as f64 / 1e9
 }
 

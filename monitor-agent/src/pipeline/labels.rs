@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use monitor_ebpf::{LabelSet, call_type, error_class, label, mark, protocol, retry_count, side, status_code};
+use monitor_ebpf::{
+    LabelSet, call_type, error_class, label, mark, protocol, retry_count, side, status_code, stream,
+};
 
 use super::codes;
 
@@ -76,6 +78,13 @@ pub enum Framework {
     Kitex,
     /// gRPC: one name for service and method, the code of a status.
     Grpc,
+    /// A user's spec: up to three names and a number, which only the spec knows the meaning of.
+    Spec {
+        /// Number of the spec.
+        spec: u8,
+        /// Number of the operation in it; 0 where that is not known yet.
+        operation: u8,
+    },
 }
 
 /// What a label set needs of the executable to be decoded.
@@ -86,6 +95,12 @@ pub trait Executable {
     /// Bytes that were not in memory: gets an address of the target and a length, and gives them only when they
     /// can't have changed since the file was mapped.
     fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>>;
+
+    /// Whether an operation of a spec has failed that ended with this number.
+    fn fails(&self, operation: u8, number: Option<u32>) -> bool {
+        let _ = (operation, number);
+        false
+    }
 
     /// Name of the class of errors that the object at this offset of the executable stands for.
     fn error_class(&self, offset: u32) -> &'static str;
@@ -155,6 +170,21 @@ impl Labels {
         match executable.framework() {
             Framework::Kitex => Self::decode_names(set, executable),
             Framework::Grpc => Self::decode_path(set, executable),
+            Framework::Spec { spec, .. } => Self::decode_operation(spec, set, executable),
+        }
+    }
+
+    /// Of an operation of a spec: the names in their order, and a number.
+    fn decode_operation(spec: u8, set: &LabelSet, executable: &dyn Executable) -> Self {
+        let operation = set.stream.saturating_sub(stream::FIRST_OPERATION);
+        let code = Some(set.error).filter(|code| *code != status_code::UNREADABLE);
+        let failed = set.failed != 0 || executable.fails(operation, code);
+        Self {
+            framework: Framework::Spec { spec, operation },
+            code,
+            failed,
+            error_class: if failed { OTHER } else { NO_ERROR },
+            ..Self::decode_names(&LabelSet { error: error_class::NONE, stream: 0, ..*set }, executable)
         }
     }
 

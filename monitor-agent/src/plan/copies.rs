@@ -184,7 +184,7 @@ fn below<'a>(symbol: &'a str, path: &str) -> Option<&'a str> {
 }
 
 /// A package path from a symbol, in which the linker writes unusual bytes as `%xx` (`objabi.PathToPrefix`).
-fn unescape(prefix: &str) -> String {
+pub(super) fn unescape(prefix: &str) -> String {
     let mut bytes = Vec::with_capacity(prefix.len());
     let mut rest = prefix.as_bytes();
     while let Some((&first, after)) = rest.split_first() {

@@ -5,10 +5,12 @@
 //! attaches one; nothing else lies between knowing and doing.
 
 mod copies;
+mod described;
 mod errors;
 mod layout;
 mod messages;
 mod protocols;
+mod reach;
 mod refusal;
 mod resolve;
 mod shape;
@@ -16,9 +18,9 @@ mod site;
 mod sited;
 mod witness;
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
-use monitor_ebpf::{MAX_SHAPES, Recipe, Register, Shape, TagMap, event};
+use monitor_ebpf::{MAX_SHAPES, Recipe, Register, Shape, TagMap, by_site, event};
 use serde::Serialize;
 
 pub use refusal::Refusal;
@@ -26,6 +28,7 @@ pub use shape::ShapePlan;
 pub use site::{Role, Site, SiteChoosing, cost_name};
 
 use copies::{FrameworkCopy, SitedCopy};
+use described::Described;
 use errors::ErrorPlan;
 use messages::ErrorPlaces;
 use protocols::ProtocolNames;
@@ -34,7 +37,11 @@ use sited::SitedCall;
 
 use crate::{
     frameworks::{FRAMEWORKS, Framework, SITED_FRAMEWORKS, SitedFramework},
-    image::{BuildInfo, Function, GoImage, Image, ImageError, go_entry_site},
+    image::{
+        BuildInfo, CodeError, Function, GoImage, Image, ImageError, SiteChoice, go_entry_site,
+        go_return_sites,
+    },
+    specs::{Spec, Specs},
 };
 
 /// A number of a plan, and where it was found.
@@ -122,7 +129,9 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// The kinds of calls, where they are told by site. There are no shapes then.
     calls: Vec<SitedCall>,
-    label_names: &'static [&'static str],
+    /// What a spec describes, where that is what the plan is for.
+    operations: Vec<Described>,
+    label_names: Vec<String>,
     object: (Register, Register),
     error: (Register, Register),
     tag_map: TagMap,
@@ -138,8 +147,10 @@ pub struct Plan {
 /// One copy of a framework found in an executable.
 #[derive(Debug)]
 pub struct Found {
-    /// The framework's name.
-    pub name: &'static str,
+    /// The framework's name, or the spec's.
+    pub name: String,
+    /// Which spec it is, if it is one.
+    pub spec: Option<(u8, Arc<Spec>)>,
     /// The path under which this copy was found.
     pub module: String,
     /// Its version, as the build info has it, or `unknown`.
@@ -160,8 +171,8 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Looks for every framework in an executable and plans those that are there.
-    pub fn of(image: &Image) -> Result<Self, ImageError> {
+    /// Looks for every framework in an executable and plans those that are there, and all specs.
+    pub fn of(image: &Image, specs: &Specs) -> Result<Self, ImageError> {
         let info = image.build_info()?;
         let go = image.go()?;
         check_calling_convention(&info)?;
@@ -172,8 +183,19 @@ impl Inspection {
         for framework in SITED_FRAMEWORKS {
             frameworks.extend(find_sited(framework, &info, image, &go)?);
         }
+        frameworks.extend(find_described(specs, &info, image, &go));
         let build_id = image.build_id().map(str::to_owned);
         Ok(Self { build_id, go_version: info.go_version.clone(), frameworks })
+    }
+
+    /// The same with specs alone.
+    pub fn of_specs(image: &Image, specs: &Specs) -> Result<Self, ImageError> {
+        let info = image.build_info()?;
+        let go = image.go()?;
+        check_calling_convention(&info)?;
+        let frameworks = find_described(specs, &info, image, &go);
+        let build_id = image.build_id().map(str::to_owned);
+        Ok(Self { build_id, go_version: info.go_version, frameworks })
     }
 
     /// What there is to say about an executable whose calls nobody wants. The Go release is empty for a program that
@@ -212,7 +234,8 @@ fn find(
 ) -> Result<Vec<Found>, ImageError> {
     let survey = copies::survey(framework, go)?;
     let found = |module: &str, version: String, plan| Found {
-        name: framework.name,
+        name: framework.name.to_owned(),
+        spec: None,
         module: module.to_owned(),
         version,
         plan,
@@ -240,12 +263,40 @@ fn find_sited(
     go: &GoImage<'_>,
 ) -> Result<Vec<Found>, ImageError> {
     let found = |copy: &SitedCopy| Found {
-        name: framework.name,
+        name: framework.name.to_owned(),
+        spec: None,
         module: copy.module.clone(),
         version: copies::version(info, &copy.module),
         plan: Plan::make_sited(framework, copy, image, go),
     };
     Ok(copies::survey_sited(framework, go)?.iter().map(found).collect())
+}
+
+/// Each spec, planned or refused. Two that watch the same function don't go together, however they name it.
+fn find_described(specs: &Specs, info: &BuildInfo, image: &Image, go: &GoImage<'_>) -> Vec<Found> {
+    let mut all: Vec<Found> = Vec::new();
+    for (number, spec) in specs.iter() {
+        let mut plan = Plan::make_described(spec, image, go);
+        if let Ok(made) = &plan
+            && let Some(refusal) = all.iter().find_map(|found| claimed(found, made))
+        {
+            plan = Err(refusal);
+        }
+        let version = match spec.module.as_str() {
+            "std" => info.go_version.clone(),
+            path => copies::version(info, path),
+        };
+        let (name, module) = (spec.name.clone(), spec.module.clone());
+        all.push(Found { name, spec: Some((number, Arc::clone(spec))), module, version, plan });
+    }
+    all
+}
+
+/// Why a plan can't be used beside that of another spec.
+fn claimed(other: &Found, plan: &Plan) -> Option<Refusal> {
+    let sites = &other.plan.as_ref().ok()?.sites;
+    let shared = plan.sites.iter().find(|site| sites.iter().any(|known| known.entry == site.entry))?;
+    Some(Refusal::Claimed(shared.symbol.clone(), other.name.clone()))
 }
 
 /// Refuses builds of Go 1.17 and 1.18 with the experiment of passing arguments in registers turned off.
@@ -313,7 +364,8 @@ impl Plan {
             offsets,
             notes,
             calls: Vec::new(),
-            label_names: &["type", "caller", "callee", "method", "status"],
+            operations: Vec::new(),
+            label_names: ["type", "caller", "callee", "method", "status"].map(str::to_owned).into(),
             object: (argument(framework.object.type_word)?, argument(framework.object.data)?),
             error: (argument(framework.error.type_word)?, argument(framework.error.data)?),
             tag_map,
@@ -351,7 +403,8 @@ impl Plan {
             offsets,
             notes,
             calls,
-            label_names: framework.labels,
+            operations: Vec::new(),
+            label_names: framework.labels.iter().map(|label| (*label).to_owned()).collect(),
             object: (Register::Rax, Register::Rax),
             error: (Register::Rax, Register::Rax),
             tag_map: TagMap::None,
@@ -366,10 +419,40 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether the function that a call enters tells what it is, and a status how it ends.
+    /// The same for a user's spec.
+    fn make_described(spec: &Arc<Spec>, image: &Image, go: &GoImage<'_>) -> Result<Self, Refusal> {
+        let mut resolver = Resolver::of_types(&described::types(spec), image, go)?;
+        let described::Found { operations, sites, mut notes } =
+            described::find(spec, (image, go), &mut resolver)?;
+        let (mut offsets, claims) = resolver.into_findings();
+        notes.extend(witness::check(image, &claims, &mut offsets)?);
+        let plan = Self {
+            sites,
+            message_sites: Vec::new(),
+            shapes: Vec::new(),
+            offsets,
+            notes,
+            calls: Vec::new(),
+            operations,
+            label_names: spec.labels.clone(),
+            object: (Register::Rax, Register::Rax),
+            error: (Register::Rax, Register::Rax),
+            tag_map: TagMap::None,
+            protocols: None,
+            errors: None,
+            message_errors: ErrorPlaces::default(),
+            image: addresses(image),
+            literals: literals(image),
+        };
+        // What does not fit the programs is known before anything is attached.
+        plan.recipe(0, Wanted::default())?;
+        Ok(plan)
+    }
+
+    /// Whether the function that a call enters tells what it is.
     #[must_use]
     pub fn is_sited(&self) -> bool {
-        !self.calls.is_empty()
+        !self.calls.is_empty() || !self.operations.is_empty()
     }
 
     fn with_note_if_all_is_too_much(mut self) -> Result<Self, Refusal> {
@@ -383,8 +466,8 @@ impl Plan {
 
     /// The labels that can be told.
     #[must_use]
-    pub fn labels(&self) -> Vec<&'static str> {
-        let mut labels = self.label_names.to_vec();
+    pub fn labels(&self) -> Vec<&str> {
+        let mut labels: Vec<_> = self.label_names.iter().map(String::as_str).collect();
         if self.tag_map != TagMap::None {
             labels.push("retry");
         }
@@ -434,7 +517,14 @@ impl Plan {
         for (place, call) in recipe.shapes.iter_mut().zip(&self.calls) {
             *place = call.program(bias)?;
             recipe.shape_count += 1;
-            recipe.by_site = 1;
+            recipe.by_site = by_site::PATH;
+        }
+        for (place, operation) in recipe.shapes.iter_mut().zip(&self.operations) {
+            *place = operation.program(bias)?;
+            recipe.shape_count += 1;
+            recipe.by_site = by_site::NAMES;
+            // Those who read events read of calls.
+            recipe.events = 0;
         }
         Ok(recipe)
     }
@@ -543,23 +633,43 @@ fn find_site(
 
 /// The site in a function.
 fn find_site_of(role: Role, function: &Function, image: &Image, go: &GoImage<'_>) -> Result<Site, Refusal> {
-    let symbol = function.name.as_str();
     let code = go.code(function)?;
-    let choice = go_entry_site(&code, function.entry)
-        .map_err(|error| Refusal::NoSite { symbol: symbol.to_owned(), why: error.to_string() })?;
+    let choice = go_entry_site(&code, function.entry).map_err(|error| no_site(function, &error))?;
+    site(role, function, &code.into(), choice, image)
+}
+
+/// The sites at which a function returns.
+fn return_sites_of(function: &Function, image: &Image, go: &GoImage<'_>) -> Result<Vec<Site>, Refusal> {
+    let code = go.code(function)?;
+    let choices = go_return_sites(&code, function.entry).map_err(|error| no_site(function, &error))?;
+    let code = code.into();
+    choices.into_iter().map(|choice| site(Role::Finish, function, &code, choice, image)).collect()
+}
+
+fn no_site(function: &Function, error: &CodeError) -> Refusal {
+    Refusal::NoSite { symbol: function.name.clone(), why: error.to_string() }
+}
+
+fn site(
+    role: Role,
+    function: &Function,
+    code: &Arc<[u8]>,
+    choice: SiteChoice,
+    image: &Image,
+) -> Result<Site, Refusal> {
     let address = function.entry.wrapping_add(choice.offset);
     let file_offset = image.file_offset(address).ok_or_else(|| Refusal::NoSite {
-        symbol: symbol.to_owned(),
+        symbol: function.name.clone(),
         why: "its code is in no segment".into(),
     })?;
     Ok(Site {
         role,
-        symbol: symbol.to_owned(),
+        symbol: function.name.clone(),
         address,
         file_offset,
         instruction: choice.instruction,
         entry: function.entry,
-        code: code.into(),
+        code: Arc::clone(code),
         cost: choice.cost,
         kind: choice.kind,
         why: choice.why,
@@ -584,7 +694,7 @@ mod tests {
             }
         }
         let image = Image::parse(Box::new(file)).expect("an image");
-        Inspection::of(&image).expect("a Go program").frameworks
+        Inspection::of(&image, &Specs::default()).expect("a Go program").frameworks
     }
 
     fn only(changes: &[(&str, &str)]) -> Found {
@@ -605,7 +715,7 @@ mod tests {
     fn naive_sites_are_the_functions_first_instructions() {
         let (file, _) = GoFile { kitex: true, ..GoFile::of_release(26) }.build();
         let image = Image::parse(Box::new(file)).expect("an image");
-        let mut inspection = Inspection::of(&image).expect("a Go program");
+        let mut inspection = Inspection::of(&image, &Specs::default()).expect("a Go program");
         let sites = |inspection: &Inspection| inspection.plans().next().expect("a plan").1.sites.clone();
         let best = sites(&inspection);
         inspection.choose_naive_sites();

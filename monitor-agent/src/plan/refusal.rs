@@ -52,11 +52,37 @@ pub enum Refusal {
         /// What the executable says of its arguments.
         found: String,
         /// What was expected.
-        expected: &'static str,
+        expected: String,
     },
+    /// A pattern of a spec matches more functions than it may.
+    #[error(
+        "{pattern} matches {found} functions, and may match {limit}: raise at_most, or write more of the name"
+    )]
+    TooManyFunctions {
+        /// The pattern.
+        pattern: String,
+        /// How many there are.
+        found: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Two operations of a spec can't be told apart.
+    #[error(
+        "operations {0} and {1} can't be told apart: they finish in the same function, or start in one with other keys"
+    )]
+    NotApart(String, String),
+    /// Two specs watch the same function.
+    #[error("function {0} is watched for spec {1} already")]
+    Claimed(String, String),
     /// A type that must be there is not.
     #[error("type {0} can't be found in the executable's type metadata")]
     TypeMissing(String),
+    /// A type that a spec names is not there, or nothing leads to it.
+    #[error(
+        "type {0} can't be found among those that the program uses as interfaces, nor behind them, so what lies in it \
+         can't be proven"
+    )]
+    TypeUnused(String),
     /// A field that must be there is not.
     #[error("type {type_name} has no field {field}, so the layout can't be proven")]
     FieldMissing {

@@ -1,10 +1,10 @@
 //! Names to numbers: types, fields and itabs of an executable, with the evidence for each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use monitor_ebpf::TagMap;
 
-use super::{Offset, Refusal, witness::Claim};
+use super::{Offset, Refusal, reach, witness::Claim};
 use crate::image::{GoImage, Image, ImageError, Kind, Type};
 
 /// The evidence for everything here, before the DWARF is asked.
@@ -22,6 +22,8 @@ pub(super) struct Resolver<'a> {
     module: String,
     /// Itabs by the full names of interface and concrete type; more than one of a pair is ambiguous.
     itabs: BTreeMap<(String, String), Vec<ItabRef>>,
+    /// Addresses of types that no itab has, by name.
+    reached: BTreeMap<String, BTreeSet<u64>>,
     offsets: BTreeMap<String, Offset>,
     /// The offsets that are those of fields.
     claims: Vec<Claim>,
@@ -72,7 +74,68 @@ impl<'a> Resolver<'a> {
             found.push(ItabRef { address: itab.address, pointee: concrete.pointee });
         }
         go.check_types()?;
-        Ok(Self { image, go, module: module.to_owned(), itabs, offsets: BTreeMap::new(), claims: Vec::new() })
+        Ok(Self {
+            image,
+            go,
+            module: module.to_owned(),
+            itabs,
+            reached: BTreeMap::new(),
+            offsets: BTreeMap::new(),
+            claims: Vec::new(),
+        })
+    }
+
+    /// The same for names that are whole: of the types in `concretes` and the interfaces that they are used as. Those that
+    /// are used as none are looked for behind the types that are.
+    pub(super) fn of_types(
+        concretes: &[&str],
+        image: &'a Image,
+        go: &'a GoImage<'a>,
+    ) -> Result<Self, Refusal> {
+        let mut names = HashMap::new();
+        let mut itabs: BTreeMap<_, Vec<ItabRef>> = BTreeMap::new();
+        let mut used = BTreeMap::new();
+        for itab in go.itabs()? {
+            let Some(concrete) = full_name(&mut names, go, itab.concrete) else { continue };
+            used.insert(concrete.pointee, concrete.text.clone());
+            if !concretes.contains(&concrete.text.trim_start_matches('*')) {
+                continue;
+            }
+            let Some(interface) = full_name(&mut names, go, itab.interface) else { continue };
+            let found = itabs.entry((interface.text, concrete.text)).or_default();
+            found.push(ItabRef { address: itab.address, pointee: concrete.pointee });
+        }
+        let is_used = |name: &&str| used.values().any(|text| text.trim_start_matches('*') == *name);
+        let missing: Vec<_> = concretes.iter().copied().filter(|name| !is_used(name)).collect();
+        let reached =
+            if missing.is_empty() { BTreeMap::new() } else { reach::named(&missing, &used, image, go) };
+        go.check_types()?;
+        let module = String::new();
+        Ok(Self { image, go, module, itabs, reached, offsets: BTreeMap::new(), claims: Vec::new() })
+    }
+
+    /// The struct type of this name: it, or a pointer to it, is used as some interface, or lies behind a type that is.
+    pub(super) fn type_named(&self, name: &str) -> Result<u64, Refusal> {
+        let full = self.full(name);
+        match self
+            .reached
+            .get(&full)
+            .map(|addresses| addresses.iter().copied().collect::<Vec<_>>())
+            .as_deref()
+        {
+            Some([address]) => return Ok(*address),
+            Some([_, _, ..]) => return Err(Refusal::TypeTwice(full)),
+            Some([]) | None => {}
+        }
+        let mut found =
+            self.itabs.iter().filter(|((_, concrete), _)| concrete.trim_start_matches('*') == full);
+        let Some((_, itabs)) = found.next() else { return Err(Refusal::TypeUnused(full)) };
+        let first = itabs.first().map_or(0, |itab| itab.pointee);
+        let others = itabs.iter().chain(found.flat_map(|(_, itabs)| itabs));
+        if others.into_iter().any(|itab| itab.pointee != first) {
+            return Err(Refusal::TypeTwice(full));
+        }
+        Ok(first)
     }
 
     /// The itab under which a pointer to `concrete` is an `interface`; `None` when there is none: then no such
@@ -237,6 +300,7 @@ impl<'a> Resolver<'a> {
     fn full(&self, name: &str) -> String {
         match name {
             ERROR | ADDRESS | TCP_ADDRESS => name.to_owned(),
+            _ if self.module.is_empty() => name.to_owned(),
             _ if name.starts_with('.') => format!("{}{name}", self.module),
             _ => format!("{}/{name}", self.module),
         }
@@ -300,7 +364,7 @@ fn full_name(names: &mut HashMap<u64, Option<TypeName>>, go: &GoImage<'_>, addre
 }
 
 /// `github.com/…/pkg/rpcinfo.rpcInfo` from the short name that the runtime has and the package path.
-fn type_full_name(found: &Type) -> String {
+pub(super) fn type_full_name(found: &Type) -> String {
     match &found.pkg_path {
         Some(path) => {
             let short = found.name.rsplit('.').next().unwrap_or(&found.name);

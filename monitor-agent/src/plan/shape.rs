@@ -172,6 +172,20 @@ impl Walk<'_, '_> {
         Ok(place)
     }
 
+    /// The place of a string, or of a slice of bytes, which begins as one does.
+    pub(super) fn text(&mut self, path: &str) -> Result<Place, Refusal> {
+        let (place, found) = self.follow(path)?;
+        let is_bytes = match found.elem.filter(|_| found.kind == Kind::Slice) {
+            Some(elem) => self.resolver.type_at(elem)?.kind == Kind::Uint8,
+            None => false,
+        };
+        expect(path, &found, "a string or a slice of bytes", |kind| {
+            (kind == Kind::String && found.size == 16) || (is_bytes && found.size == 24)
+        })?;
+        aligned(path, place, 8)?;
+        Ok(place)
+    }
+
     fn word(&mut self, path: &str) -> Result<Place, Refusal> {
         self.value(path, "a number of 8 bytes", 8, is_integer)
     }

@@ -78,6 +78,12 @@ pub(super) fn find(
         return Err(Refusal::NoShape);
     }
     sites.sort_by_key(|site| site.role == Role::Start);
+    same_kinds(&sites)?;
+    Ok(Found { calls, sites, notes })
+}
+
+/// Refuses sites of one role at which hits are told from others in different ways: the programs have one way for all.
+pub(super) fn same_kinds(sites: &[Site]) -> Result<(), Refusal> {
     for role in [Role::Start, Role::Finish] {
         let mut flags = sites.iter().filter(|site| site.role == role).map(Site::skip_flags);
         let first = flags.next();
@@ -85,7 +91,7 @@ pub(super) fn find(
             return Err(Refusal::TooMuch("kinds of sites"));
         }
     }
-    Ok(Found { calls, sites, notes })
+    Ok(())
 }
 
 struct Finder<'a> {
@@ -173,7 +179,7 @@ impl Finder<'_> {
                 refusal = Some(Refusal::WrongArguments {
                     symbol: function.name.clone(),
                     found,
-                    expected: entry.arguments,
+                    expected: entry.arguments.to_owned(),
                 });
                 continue;
             }
@@ -312,6 +318,7 @@ impl SitedCall {
         let mut sited = Sited {
             finish_object: argument(self.finish.object)? as u8,
             finish_argument: argument(self.finish.second)? as u8,
+            finish_key: argument(self.finish.object)? as u8,
             finish_error: argument(self.finish.error.unwrap_or(self.finish.second))? as u8,
             key_at: self.key.map_or(NO_SCRATCH, |key| windows.at(key)),
             policy: self.policy(),
@@ -323,6 +330,7 @@ impl SitedCall {
         if let Some((address, entry)) = self.start {
             sited.start = in_target(address);
             sited.start_object = argument(entry.object)? as u8;
+            sited.start_key = sited.start_object;
             sited.start_argument = argument(entry.second)? as u8;
         }
         for (place, address) in sited.finishes.iter_mut().zip(&self.finishes) {

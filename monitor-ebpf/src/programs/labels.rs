@@ -3,7 +3,7 @@
 //! Strings are interned by content: the whole set is the key of the map, so two sets never merge.
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
-use monitor_ebpf::{Counter, LABELS, LabelSet, NO_SCRATCH, TEXT_BYTES, error_class, mark, protocol};
+use monitor_ebpf::{Counter, LABELS, LabelSet, NO_SCRATCH, TEXT_BYTES, by_site, error_class, mark, protocol};
 
 use super::{
     asm::fetch_increment,
@@ -174,7 +174,7 @@ fn read(set: &mut LabelSet, label: usize, pointer: u64, length: u64) {
     if literal < recipe!(literals_length) && literal + length <= recipe!(literals_length) {
         return by_address(set, label, mark::LITERAL, pointer, length);
     }
-    let room = if recipe!(by_site) != 0 { LABELS * TEXT_BYTES } else { TEXT_BYTES };
+    let room = if recipe!(by_site) == by_site::PATH { LABELS * TEXT_BYTES } else { TEXT_BYTES };
     let kept = if length > room as u64 {
         set.marks[label] = mark::CUT;
         room as u32

@@ -19,7 +19,7 @@ use aya_log_ebpf::debug;
 use labels::Facts;
 use maps::{count, count_hot, count_of, recipe};
 use monitor_ebpf::{
-    Counter, Detail, NO_SCRATCH, Record, event, extra, policy, record_flag, size, window_use,
+    Counter, Detail, NO_SCRATCH, Record, by_site, event, extra, policy, record_flag, size, window_use,
 };
 use registers::{Hit, Moment};
 use scratch::Scratch;
@@ -50,7 +50,7 @@ pub(crate) fn start(ctx: &ProbeContext) {
     count_hot(Counter::Starts, shape.side());
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let is_told = recipe!(by_site) != 0 || recipe!(events) & event::STARTS != 0;
+    let is_told = shape.has(policy::COUNT_STARTS) || recipe!(events) & event::STARTS != 0;
     if is_told {
         shape.copy_windows(&hit, &mut scratch, window_use::START);
     }
@@ -58,6 +58,8 @@ pub(crate) fn start(ctx: &ProbeContext) {
     if is_told {
         tell_start(shape, &hit, &scratch, kind, now);
     }
+    // The start of a goroutine's call has the depth of its nesting where others have their kind.
+    let kind = if key.is_goroutine() { 0 } else { kind };
     in_flight::insert(key, hit.object, now, kind);
 }
 
@@ -150,6 +152,10 @@ pub(crate) fn finish(ctx: &ProbeContext) {
 /// What is told of a finished call beside its names.
 #[inline(always)]
 fn facts(hit: &Hit, shape: ShapeRef, kind: u8, scratch: &Scratch) -> Facts {
+    if recipe!(by_site) == by_site::NAMES {
+        let (number, failed) = shape.outcome(hit, scratch);
+        return Facts { failed, error: number, stream: kind, ..Facts::NONE };
+    }
     if recipe!(by_site) != 0 {
         let code = status::code(hit, shape, scratch);
         return Facts { failed: code != 0, error: code, stream: kind, ..Facts::NONE };

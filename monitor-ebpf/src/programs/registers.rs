@@ -1,7 +1,7 @@
 //! The registers of the target at the hit.
 
 use aya_ebpf::programs::ProbeContext;
-use monitor_ebpf::{FINISH_SITES, MAX_SHAPES};
+use monitor_ebpf::{ANY_SITE, FINISH_SITES, MAX_SHAPES};
 
 use super::maps::recipe;
 
@@ -20,7 +20,7 @@ pub(crate) enum Moment {
 pub(crate) struct Hit {
     /// Number of the shape that the site selects.
     pub(crate) shape: usize,
-    /// Type word of the object.
+    /// Type word of the object; the call's key, where sites select shapes.
     pub(crate) type_word: u64,
     /// Address of the object.
     pub(crate) object: u64,
@@ -73,14 +73,16 @@ impl Hit {
             if index >= usize::from(recipe!(shape_count)) {
                 break;
             }
-            if moment == Moment::Start && registers.place == recipe!(shapes[index].sited.start) {
+            if moment == Moment::Start && is_at(registers.place, recipe!(shapes[index].sited.start)) {
                 hit.shape = index;
+                hit.type_word = registers.get(recipe!(shapes[index].sited.start_key));
                 hit.object = registers.get(recipe!(shapes[index].sited.start_object));
                 hit.error_data = registers.get(recipe!(shapes[index].sited.start_argument));
                 break;
             }
             if moment == Moment::Finish && finishes(index, registers.place) {
                 hit.shape = index;
+                hit.type_word = registers.get(recipe!(shapes[index].sited.finish_key));
                 hit.object = registers.get(recipe!(shapes[index].sited.finish_object));
                 hit.error = registers.get(recipe!(shapes[index].sited.finish_error));
                 hit.error_data = registers.get(recipe!(shapes[index].sited.finish_argument));
@@ -100,7 +102,13 @@ impl Hit {
 /// Do calls of a shape finish at this place?
 #[inline(always)]
 fn finishes(shape: usize, place: u64) -> bool {
-    (0..FINISH_SITES).any(|site| recipe!(shapes[shape].sited.finishes[site]) == place)
+    (0..FINISH_SITES).any(|site| is_at(place, recipe!(shapes[shape].sited.finishes[site])))
+}
+
+/// Is a place this site, or may it be any?
+#[inline(always)]
+fn is_at(place: u64, site: u64) -> bool {
+    place == site || site == ANY_SITE
 }
 
 /// A copy of the registers that a recipe can name, so that one can be chosen by number: the verifier

@@ -2,7 +2,7 @@
 
 use monitor_ebpf::{
     ARGUMENT, GATES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Shape, TestOp, Window,
-    call_type, policy, protocol, status_code, stream, window_flag, window_use,
+    call_type, outcome, policy, protocol, status_code, stream, window_flag, window_use,
 };
 
 use super::{
@@ -24,6 +24,14 @@ pub(crate) enum Key {
     Object(u64, u8),
     /// The goroutine's address.
     Goroutine(u64),
+}
+
+impl Key {
+    /// Is it a goroutine, whose calls nest?
+    #[inline(always)]
+    pub(crate) fn is_goroutine(self) -> bool {
+        matches!(self, Self::Goroutine(_))
+    }
 }
 
 /// The shape of a hit, if the recipe has one. May copy the first window.
@@ -146,14 +154,28 @@ impl ShapeRef {
     #[inline(always)]
     pub(crate) fn key(self, hit: &Hit, scratch: &Scratch) -> Key {
         if recipe!(by_site) != 0 {
-            let at = field!(self.0, sited.key_at);
-            let object = if at == NO_SCRATCH { hit.object } else { scratch.word(at) };
-            return Key::Object(object, self.side());
+            return self.key_of_site(hit, scratch);
         }
         if field!(self.0, key) == KeyKind::Object as u8 || self.is_streaming(scratch) {
             return Key::Object(hit.object, self.side());
         }
         Key::Goroutine(hit.goroutine)
+    }
+
+    /// The key of a call whose site selects its shape.
+    #[inline(always)]
+    fn key_of_site(self, hit: &Hit, scratch: &Scratch) -> Key {
+        let kind = field!(self.0, key);
+        if kind == KeyKind::GoroutineUnlessStreaming as u8 {
+            return Key::Goroutine(hit.goroutine);
+        }
+        let at = field!(self.0, sited.key_at);
+        let key = if at == NO_SCRATCH { hit.type_word } else { scratch.word(at) };
+        if kind == KeyKind::Number as u8 {
+            // Never 0, and a multiple of eight as objects' addresses are.
+            return Key::Object(key << 3 | 1 << 63, self.side());
+        }
+        Key::Object(key, self.side())
     }
 
     /// Has the shape this one of [`monitor_ebpf::policy`]?
@@ -231,6 +253,23 @@ impl ShapeRef {
     pub(crate) fn has_status(self, hit: &Hit) -> bool {
         let word = field!(self.0, sited.status_word);
         word == 0 || hit.error == 0 || types::is(hit.error, word)
+    }
+
+    /// The number that tells how an operation ended, and whether an error says that it failed.
+    #[inline(always)]
+    pub(crate) fn outcome(self, hit: &Hit, scratch: &Scratch) -> (u32, bool) {
+        let outcome = field!(self.0, sited.outcome);
+        if outcome == outcome::NUMBER {
+            return (hit.error as u32, false);
+        }
+        let at = field!(self.0, sited.code_at);
+        let number = match field!(self.0, sited.number_width) {
+            0 => 0,
+            1 => u32::from(scratch.byte(at)),
+            4 => scratch.half(at),
+            _ => scratch.word(at) as u32,
+        };
+        (number, outcome == outcome::ERROR && hit.error != 0)
     }
 
     /// The code of the status that was copied.

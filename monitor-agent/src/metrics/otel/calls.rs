@@ -98,7 +98,12 @@ fn histogram(
     unit: f64,
 ) -> Data {
     let mut points: BTreeMap<Attributes, Histogram> = BTreeMap::new();
-    let timed = |series: &&std::sync::Arc<Series>| series.labels.side == side && series.histogram.count() > 0;
+    let timed = |series: &&std::sync::Arc<Series>| {
+        let Series { labels, histogram, .. } = series.as_ref();
+        // Operations of specs are no RPCs.
+        let is_call = !matches!(labels.framework, Framework::Spec { .. });
+        is_call && labels.side == side && histogram.count() > 0
+    };
     for series in snapshot.series.iter().filter(timed) {
         let point = points.entry(attributes(&series.labels));
         point
@@ -166,6 +171,7 @@ fn system(labels: &Labels) -> &'static str {
     match labels.framework {
         Framework::Kitex => "kitex",
         Framework::Grpc => "grpc",
+        Framework::Spec { .. } => "",
     }
 }
 

@@ -1,0 +1,331 @@
+//! Operations that a user's spec describes, proven in an executable.
+
+use std::sync::Arc;
+
+use monitor_ebpf::{
+    ANY_SITE, FINISH_SITES, KeyKind, LABELS, NO_SCRATCH, Register, Shape, Sited, outcome, policy, stream,
+    window_use,
+};
+
+use super::{
+    Refusal, Role, Site, argument, copies, find_site_of,
+    layout::{Needs, Nodes, Place, ROOT, STATUS},
+    resolve::Resolver,
+    return_sites_of,
+    shape::Walk,
+};
+use crate::{
+    frameworks::Side,
+    image::{Function, GoImage, Image},
+    specs::{Entry, Finish, Key, Operation, Policy, Source, Spec, Words, steps_of},
+};
+
+/// An operation: where it starts and finishes, and what lies where then.
+#[derive(Clone, Debug)]
+pub(super) struct Described {
+    /// Its number in the spec.
+    number: usize,
+    spec: Arc<Spec>,
+    /// Addresses of the sites, and what is in which register there.
+    starts: Vec<u64>,
+    start_key: Register,
+    finishes: Vec<u64>,
+    end: Words,
+    nodes: Nodes,
+    /// The strings among its labels, in their order.
+    texts: Vec<Place>,
+    number_at: Option<(Place, u8)>,
+}
+
+/// The operations of a spec that are in an executable, their sites with the finishes first, and notes about the others.
+pub(super) struct Found {
+    pub(super) operations: Vec<Described>,
+    pub(super) sites: Vec<Site>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Names of the types that a spec's paths go through.
+pub(super) fn types(spec: &Spec) -> Vec<&str> {
+    spec.operations.iter().flat_map(types_of).collect()
+}
+
+fn types_of(operation: &Operation) -> Vec<&str> {
+    let steps = operation.labels.iter().filter_map(Source::path).flat_map(steps_of);
+    let held = steps.filter_map(|step| step.strip_prefix("(*")?.strip_suffix(')'));
+    operation.types.values().map(String::as_str).chain(held).collect()
+}
+
+/// Finds and proves everything that a spec names. An operation of several may be missing: a note says so.
+pub(super) fn find(
+    spec: &Arc<Spec>,
+    (image, go): (&Image, &GoImage<'_>),
+    resolver: &mut Resolver<'_>,
+) -> Result<Found, Refusal> {
+    let entries = || spec.operations.iter().flat_map(Operation::entries);
+    let functions = go.functions_named(&|symbol| {
+        let symbol = copies::unescape(symbol);
+        entries().any(|entry| entry.is_like(&symbol))
+    })?;
+    let mut finder = Finder { image, go, functions, sites: Vec::new() };
+    let mut found = Found { operations: Vec::new(), sites: Vec::new(), notes: Vec::new() };
+    let mut refusal = Refusal::NoShape;
+    for number in 0..spec.operations.len() {
+        match finder.operation(spec, number, resolver) {
+            Ok(operation) => found.operations.push(operation),
+            Err(why @ Refusal::FunctionMissing(_)) if spec.operations.len() > 1 => {
+                let name = spec.operations.get(number).map_or("", |operation| &operation.name);
+                found.notes.push(format!("{name} is not watched ({})", why.reason()));
+                refusal = why;
+            }
+            Err(why) => return Err(why),
+        }
+    }
+    if found.operations.is_empty() {
+        return Err(refusal);
+    }
+    check_sites(&found.operations)?;
+    found.sites = finder.sites;
+    let used = |site: &Site| {
+        let of = |operation: &Described| match site.role {
+            Role::Start => operation.starts.contains(&site.address),
+            _ => operation.finishes.contains(&site.address),
+        };
+        found.operations.iter().any(of)
+    };
+    let is_used: Vec<_> = found.sites.iter().map(used).collect();
+    let mut is_used = is_used.into_iter();
+    found.sites.retain(|_| is_used.next().unwrap_or_default());
+    found.sites.sort_by_key(|site| site.role == Role::Start);
+    super::sited::same_kinds(&found.sites)?;
+    Ok(found)
+}
+
+/// Refuses operations that what is entered can't tell apart: each finish must be of one of them, and those that start
+/// at the same site must have the same key.
+fn check_sites(operations: &[Described]) -> Result<(), Refusal> {
+    for (index, one) in operations.iter().enumerate() {
+        for other in operations.iter().take(index) {
+            let finishes = one.finishes.iter().any(|site| other.finishes.contains(site));
+            let starts = one.starts.iter().any(|site| other.starts.contains(site));
+            if finishes || (starts && one.way_to_start() != other.way_to_start()) {
+                let [one, other] =
+                    [one, other].map(|of| of.operation().map_or("", |found| &found.name).to_owned());
+                return Err(Refusal::NotApart(other, one));
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Finder<'a> {
+    image: &'a Image,
+    go: &'a GoImage<'a>,
+    functions: Vec<Function>,
+    sites: Vec<Site>,
+}
+
+impl Finder<'_> {
+    fn operation(
+        &mut self,
+        spec: &Arc<Spec>,
+        number: usize,
+        resolver: &mut Resolver<'_>,
+    ) -> Result<Described, Refusal> {
+        let operation = spec.operations.get(number).ok_or(Refusal::NoShape)?;
+        let (start, entered) = self.choose(&operation.start)?;
+        let mut starts = Vec::new();
+        for function in &entered {
+            starts.push(self.site(Role::Start, function)?);
+        }
+        let (end, finishes) = match &operation.finish {
+            Finish::Entered(entries) => {
+                let (finish, left) = self.choose(entries)?;
+                let sites = left.iter().map(|function| self.site(Role::Finish, function));
+                (finish.words.clone(), sites.collect::<Result<Vec<_>, _>>()?)
+            }
+            Finish::Returned(words) => {
+                let mut finishes = Vec::new();
+                for function in &entered {
+                    finishes.extend(self.returns(function)?);
+                }
+                (words.clone(), finishes)
+            }
+        };
+        let several = starts.len() > 1 || finishes.len() > FINISH_SITES;
+        if several && spec.operations.len() > 1 {
+            return Err(Refusal::TooMuch("sites of one among several operations"));
+        }
+        let start_key = register(start.words.key)?;
+        let described = Described {
+            number,
+            spec: Arc::clone(spec),
+            starts,
+            start_key,
+            finishes,
+            end,
+            nodes: Nodes::with_arguments(),
+            texts: Vec::new(),
+            number_at: None,
+        };
+        described.with_labels(operation, resolver)
+    }
+
+    /// The first of some entries that is there with its arguments, and the functions that are meant by it.
+    fn choose<'b>(&self, entries: &'b [Entry]) -> Result<(&'b Entry, Vec<Function>), Refusal> {
+        let mut refusal = None;
+        for entry in entries {
+            let like = |function: &&Function| entry.is_like(&copies::unescape(&function.name));
+            let found: Vec<_> = self.functions.iter().filter(like).cloned().collect();
+            if found.is_empty() {
+                continue;
+            }
+            let limit = entry.at_most.unwrap_or(1);
+            if found.len() > limit {
+                let pattern = entry.function.clone();
+                return Err(Refusal::TooManyFunctions { pattern, found: found.len(), limit });
+            }
+            match found.iter().try_for_each(|function| self.check_arguments(function, entry)) {
+                Ok(()) => return Ok((entry, found)),
+                Err(why @ Refusal::WrongArguments { .. }) => refusal = Some(why),
+                Err(why) => return Err(why),
+            }
+        }
+        let name = entries.first().map_or("", |entry| &entry.function);
+        Err(refusal.unwrap_or_else(|| Refusal::FunctionMissing(name.to_owned())))
+    }
+
+    fn check_arguments(&self, function: &Function, entry: &Entry) -> Result<(), Refusal> {
+        let found = self.go.arguments(function)?.unwrap_or_default();
+        if found.starts_with(&entry.arguments) {
+            return Ok(());
+        }
+        let expected = entry.arguments.clone();
+        Err(Refusal::WrongArguments { symbol: function.name.clone(), found, expected })
+    }
+
+    /// The site at a function's entry: its address.
+    fn site(&mut self, role: Role, function: &Function) -> Result<u64, Refusal> {
+        let known = self.sites.iter().find(|site| site.role == role && site.entry == function.entry);
+        if let Some(site) = known {
+            return Ok(site.address);
+        }
+        let site = find_site_of(role, function, self.image, self.go)?;
+        let address = site.address;
+        self.sites.push(site);
+        Ok(address)
+    }
+
+    fn returns(&mut self, function: &Function) -> Result<Vec<u64>, Refusal> {
+        let sites = return_sites_of(function, self.image, self.go)?;
+        let addresses = sites.iter().map(|site| site.address).collect();
+        self.sites.extend(sites);
+        Ok(addresses)
+    }
+}
+
+/// The register of a word; that of the goroutine for none.
+fn register(word: Option<usize>) -> Result<Register, Refusal> {
+    word.map_or(Ok(Register::R14), argument)
+}
+
+impl Described {
+    pub(super) fn operation(&self) -> Option<&Operation> {
+        self.spec.operations.get(self.number)
+    }
+
+    /// What a hit of its start is taken for.
+    fn way_to_start(&self) -> Option<(Register, Key, Policy, Side)> {
+        let operation = self.operation()?;
+        Some((self.start_key, operation.key, operation.policy, operation.side))
+    }
+
+    /// Follows the paths of its labels.
+    fn with_labels(mut self, operation: &Operation, resolver: &mut Resolver<'_>) -> Result<Self, Refusal> {
+        let nodes = std::mem::replace(&mut self.nodes, Nodes::with_arguments());
+        let mut walk = Walk { nodes, root: ROOT, object: 0, resolver };
+        for source in &operation.labels {
+            let Some(path) = source.path() else { continue };
+            let (name, fields) = path.split_once('.').unwrap_or((path, ""));
+            let index = self.end.pointers.iter().position(|(pointer, _)| pointer == name);
+            walk.root = if index == Some(0) { ROOT } else { STATUS };
+            let type_name = operation.types.get(name).map_or("", String::as_str);
+            walk.object = walk.resolver.type_named(type_name)?;
+            if matches!(source, Source::Name(_)) {
+                self.texts.push(walk.text(fields)?);
+            } else {
+                self.number_at = Some(walk.number(fields)?);
+            }
+        }
+        self.nodes = walk.nodes;
+        Ok(self)
+    }
+
+    /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
+    pub(super) fn program(&self, bias: u64) -> Result<Shape, Refusal> {
+        let Some(operation) = self.operation() else { return Err(Refusal::NoShape) };
+        let windows = self.needs().windows(None)?;
+        let mut labels = [NO_SCRATCH; LABELS];
+        for (label, place) in labels.iter_mut().zip(&self.texts) {
+            *label = windows.at(*place);
+        }
+        let pointer = |index: usize| self.end.pointers.get(index).map(|(_, word)| *word);
+        let told = self.end.error.or(self.end.number);
+        let [start] = addresses(&self.starts, bias);
+        let mut sited = Sited {
+            start,
+            finishes: addresses(&self.finishes, bias),
+            start_key: self.start_key as u8,
+            finish_key: register(self.end.key)? as u8,
+            finish_object: register(pointer(0))? as u8,
+            finish_argument: register(pointer(1))? as u8,
+            finish_error: register(told)? as u8,
+            outcome: match (self.end.error, self.end.number) {
+                (Some(_), _) => outcome::ERROR,
+                (None, Some(_)) => outcome::NUMBER,
+                (None, None) => outcome::NONE,
+            },
+            kind: stream::FIRST_OPERATION + u8::try_from(self.number).unwrap_or_default(),
+            policy: policy::KIND_AT_FINISH | policy(operation.policy),
+            ..Sited::UNUSED
+        };
+        if let Some((place, width)) = self.number_at {
+            sited.code_at = windows.at(place);
+            sited.number_width = width;
+        }
+        let key = match (operation.key, operation.policy) {
+            (_, Policy::Nested) => KeyKind::GoroutineUnlessStreaming,
+            // A pointer may be nil, which no key of an object is.
+            (Key::Number | Key::Pointer, _) => KeyKind::Number,
+            (Key::Goroutine, _) => KeyKind::Object,
+        };
+        let windows = windows.program(bias)?;
+        Ok(Shape { side: operation.side.code(), key: key as u8, labels, windows, sited, ..Shape::UNUSED })
+    }
+
+    fn needs(&self) -> Needs<'_> {
+        let mut needs = Needs::new(&self.nodes);
+        for place in &self.texts {
+            needs.add(*place, 16, window_use::FINISH);
+        }
+        if let Some((place, width)) = self.number_at {
+            needs.add(place, u64::from(width), window_use::FINISH);
+        }
+        needs
+    }
+}
+
+/// The addresses of sites in the target; where there are more than are told apart, any.
+fn addresses<const N: usize>(sites: &[u64], bias: u64) -> [u64; N] {
+    if sites.len() > N {
+        return [ANY_SITE; N];
+    }
+    std::array::from_fn(|index| sites.get(index).map_or(0, |address| address.wrapping_add(bias)))
+}
+
+fn policy(policy: Policy) -> u8 {
+    match policy {
+        Policy::Overwrite | Policy::Nested => 0,
+        Policy::FirstStart => policy::FIRST_START,
+        Policy::FirstFinish => policy::FIRST_FINISH,
+    }
+}

@@ -1,0 +1,356 @@
+//! What users tell the agent about functions that it does not know: operations, each with a start and an end, described
+//! by names only. One file describes one family of metrics.
+//!
+//! [`read()`] makes a [`Spec`] of a file's text, with the place of whatever is wrong with it. What a spec names is found
+//! and proven in an executable by the [plan](crate::plan), as what the agent knows itself is.
+
+mod glob;
+mod known;
+mod names;
+mod read;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::Read as _,
+    path::Path,
+    sync::Arc,
+};
+
+use thiserror::Error;
+
+pub use known::KNOWN;
+pub use names::steps_of;
+pub use read::read;
+
+use crate::frameworks::Side;
+
+/// Longest file.
+pub const FILE_MAX: usize = 64 << 10;
+/// Operations of a spec.
+pub const OPERATIONS_MAX: usize = monitor_ebpf::MAX_SHAPES;
+/// Functions to choose from, over releases, for one end of an operation.
+pub const ALTERNATIVES_MAX: usize = 8;
+/// Functions that a pattern may match at most, whatever it says.
+pub const MATCHES_MAX: usize = 64;
+/// Steps of a path.
+pub const STEPS_MAX: usize = 8;
+/// Labels of a spec.
+pub const LABELS_MAX: usize = 8;
+/// Names among them that are read from memory.
+pub const TEXTS_MAX: usize = monitor_ebpf::LABELS;
+/// Arguments that paths can begin at.
+pub const POINTERS_MAX: usize = 2;
+/// Words of arguments and results that are in registers.
+pub const REGISTERS: usize = 9;
+/// Specs in one run.
+pub const SPECS_MAX: usize = 16;
+
+/// One file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// What its metrics begin with.
+    pub name: String,
+    /// The help text of its metrics; empty for one that the agent makes.
+    pub help: String,
+    /// Path of the module whose version is shown; empty for none.
+    pub module: String,
+    /// Names of its labels.
+    pub labels: Vec<String>,
+    /// What is measured: at least one.
+    pub operations: Vec<Operation>,
+}
+
+/// What begins in one function and ends in another, or in the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Name in `inspect`.
+    pub name: String,
+    /// Whether the target does it for others, or asks others for it.
+    pub side: Side,
+    /// What tells operations under way apart.
+    pub key: Key,
+    /// What a start does that meets another under its key, and a finish that meets none.
+    pub policy: Policy,
+    /// Where it starts: the first of these that is there.
+    pub start: Vec<Entry>,
+    /// Where it finishes.
+    pub finish: Finish,
+    /// Types of the pointers at the finish, by their names in paths.
+    pub types: BTreeMap<String, String>,
+    /// Values of the spec's labels, in the order of their names.
+    pub labels: Vec<Source>,
+    /// Which numbers mean that it has failed.
+    pub failed: Option<Comparison>,
+}
+
+/// Where an operation finishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// At the entry of the first of these that is there.
+    Entered(Vec<Entry>),
+    /// Where the functions that it starts in return. Each return costs a step in the kernel.
+    Returned(Words),
+}
+
+/// A function, or several whose names are like a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its full name, in which `*` stands for any text where [`at_most`](Self::at_most) says so.
+    pub function: String,
+    /// How many functions the pattern may match. `None`: it is no pattern.
+    pub at_most: Option<usize>,
+    /// Its arguments, or the first of them, as [`GoImage::arguments`](crate::image::GoImage::arguments) writes them.
+    pub arguments: String,
+    /// Which of them are what.
+    pub words: Words,
+}
+
+/// Which words of a function's arguments or results are what, counted from 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    /// The key, if it is not the goroutine.
+    pub key: Option<usize>,
+    /// Pointers, by their names in paths.
+    pub pointers: Vec<(String, usize)>,
+    /// The type word of an error.
+    pub error: Option<usize>,
+    /// A number.
+    pub number: Option<usize>,
+}
+
+/// What tells operations under way apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// The goroutine, which starts and finishes it.
+    Goroutine,
+    /// A pointer that start and finish get.
+    Pointer,
+    /// A number below 2^60 that they get.
+    Number,
+}
+
+/// What happens where starts and finishes do not take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// A start takes the place of one that has not finished.
+    Overwrite,
+    /// The first start counts.
+    FirstStart,
+    /// A finish without a start is none.
+    FirstFinish,
+    /// Operations of a goroutine can begin inside others; the innermost finishes first.
+    Nested,
+}
+
+/// Where the value of a label comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The string at the end of a path, which begins with the name of a pointer.
+    Name(String),
+    /// A number of at most 32 bits.
+    Number {
+        /// The path to it; `None` for the number among the words of the finish.
+        path: Option<String>,
+        /// What 0 is shown as, if not as itself.
+        zero: Option<String>,
+    },
+    /// Always this text.
+    Text(String),
+    /// How it ended: the first text where it succeeded, the second where it failed.
+    Outcome([String; 2]),
+}
+
+impl Source {
+    /// The path that it lies at the end of.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::Name(path) => Some(path),
+            Self::Number { path, .. } => path.as_deref(),
+            Self::Text(_) | Self::Outcome(_) => None,
+        }
+    }
+}
+
+/// A comparison with a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// `== N`
+    Equal(u32),
+    /// `!= N`
+    Not(u32),
+    /// `>= N`
+    AtLeast(u32),
+    /// `< N`
+    Below(u32),
+}
+
+impl Comparison {
+    /// Whether it holds for a number.
+    #[must_use]
+    pub fn holds(self, number: u32) -> bool {
+        match self {
+            Self::Equal(operand) => number == operand,
+            Self::Not(operand) => number != operand,
+            Self::AtLeast(operand) => number >= operand,
+            Self::Below(operand) => number < operand,
+        }
+    }
+}
+
+impl Operation {
+    /// The functions that it finishes in, where those are others than it starts in.
+    #[must_use]
+    pub fn finishes(&self) -> &[Entry] {
+        match &self.finish {
+            Finish::Entered(entries) => entries,
+            Finish::Returned(_) => &[],
+        }
+    }
+
+    /// All functions that it names.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.start.iter().chain(self.finishes())
+    }
+
+    /// Whether an operation that ended with this number has failed.
+    #[must_use]
+    pub fn fails(&self, number: Option<u32>) -> bool {
+        self.failed.zip(number).is_some_and(|(comparison, number)| comparison.holds(number))
+    }
+}
+
+impl Entry {
+    /// Whether a function is meant.
+    #[must_use]
+    pub fn is_like(&self, symbol: &str) -> bool {
+        match self.at_most {
+            None => self.function == symbol,
+            Some(_) => glob::is_like(&self.function, symbol),
+        }
+    }
+}
+
+/// What is wrong with a spec.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum SpecError {
+    /// Something at a place of the file, both counted from 1.
+    #[error("{file}:{line}:{column}: {what}")]
+    At {
+        /// The file.
+        file: String,
+        /// Line.
+        line: usize,
+        /// Character in the line.
+        column: usize,
+        /// What.
+        what: String,
+    },
+    /// The file can't be read.
+    #[error("spec {file} can't be read: {why}")]
+    Unreadable {
+        /// The file.
+        file: String,
+        /// Why.
+        why: String,
+    },
+    /// It is too long.
+    #[error("spec {0} is longer than {FILE_MAX} bytes")]
+    TooLong(String),
+    /// It does not go with another.
+    #[error("specs {0} and {1} {2}: use one of them")]
+    Together(String, String, String),
+    /// There are too many.
+    #[error("more than {SPECS_MAX} specs")]
+    TooMany,
+}
+
+/// The specs of a run. None of them has the name or a function of another.
+#[derive(Clone, Debug, Default)]
+pub struct Specs(Vec<Arc<Spec>>);
+
+impl Specs {
+    /// Reads specs: files, or those that the agent has by a name of its own.
+    pub fn load(names: &[String]) -> Result<Self, SpecError> {
+        Self::of(names.iter().map(|name| load(name)).collect::<Result<_, _>>()?)
+    }
+
+    /// Specs that go together.
+    pub fn of(specs: Vec<Spec>) -> Result<Self, SpecError> {
+        if specs.len() > SPECS_MAX {
+            return Err(SpecError::TooMany);
+        }
+        for (index, spec) in specs.iter().enumerate() {
+            for other in specs.iter().take(index) {
+                apart(other, spec)?;
+            }
+        }
+        Ok(Self(specs.into_iter().map(Arc::new).collect()))
+    }
+
+    /// Each with its number, which is small.
+    pub fn iter(&self) -> impl Iterator<Item = (u8, &Arc<Spec>)> {
+        (0..).zip(&self.0)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The metrics and labels that a spec gives, for people.
+#[must_use]
+pub fn metrics_of(spec: &Spec) -> String {
+    let labels = spec.labels.join(", ");
+    format!("{0}_total and {0}_duration_seconds with the labels {labels}", spec.name)
+}
+
+/// Refuses two specs that would count into the same metrics, or count the same function.
+fn apart(one: &Spec, other: &Spec) -> Result<(), SpecError> {
+    let together = |what: String| Err(SpecError::Together(one.name.clone(), other.name.clone(), what));
+    if one.name == other.name {
+        return together(format!("both have the metrics {}_total", one.name));
+    }
+    let functions = |spec: &Spec| -> BTreeSet<String> {
+        let entries = spec.operations.iter().flat_map(Operation::entries);
+        entries.map(|entry| entry.function.clone()).collect()
+    };
+    match functions(one).intersection(&functions(other)).next() {
+        Some(function) => together(format!("both watch {function}")),
+        None => Ok(()),
+    }
+}
+
+/// The spec in a file, or the one that the agent has under this name.
+fn load(name: &str) -> Result<Spec, SpecError> {
+    if let Some((_, text)) = KNOWN.iter().find(|(known, _)| *known == name) {
+        return read(name, text);
+    }
+    let unreadable = |why: String| SpecError::Unreadable { file: name.to_owned(), why };
+    let mut bytes = Vec::new();
+    let path = Path::new(name);
+    // Looked at before it is opened: opening a pipe waits for its writer.
+    let metadata = path.metadata().map_err(|error| unreadable(format!("{error}{}", known_ones())))?;
+    if !metadata.is_file() {
+        return Err(unreadable("it is not a regular file".to_owned()));
+    }
+    let file = File::open(path).map_err(|error| unreadable(error.to_string()))?;
+    file.take(FILE_MAX as u64 + 1).read_to_end(&mut bytes).map_err(|error| unreadable(error.to_string()))?;
+    if bytes.len() > FILE_MAX {
+        return Err(SpecError::TooLong(name.to_owned()));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
+    read(name, &text)
+}
+
+/// Said to someone who may have meant one of the agent's own.
+fn known_ones() -> String {
+    let names: Vec<_> = KNOWN.iter().map(|(name, _)| *name).collect();
+    format!("; the agent has {}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests;

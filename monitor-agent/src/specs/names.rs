@@ -1,0 +1,147 @@
+//! What names in a spec may be.
+
+use super::STEPS_MAX;
+
+/// What the agent's own metrics begin with.
+const TAKEN: [&str; 7] = ["monitor_", "kitex_", "grpc_", "rpc_", "go_", "process_", "target_"];
+/// Labels that series have for other reasons.
+const TAKEN_LABELS: [&str; 3] = ["target", "le", "quantile"];
+/// Longest name of metrics and labels.
+const NAME_MAX: usize = 64;
+/// Longest name of a function or type.
+const SYMBOL_MAX: usize = 256;
+
+/// Why metrics can't begin with this name, if they can't.
+pub(super) fn metric(name: &str) -> Result<(), String> {
+    if !is_name(name, true) {
+        return Err(format!(
+            "`{name}` is no name for metrics: letters, digits, underscores and colons, no digit first, at most \
+             {NAME_MAX}"
+        ));
+    }
+    match TAKEN.iter().find(|taken| format!("{name}_").starts_with(**taken)) {
+        Some(taken) => Err(format!("metrics that begin with {taken} are the agent's own")),
+        None => Ok(()),
+    }
+}
+
+/// The same of a label.
+pub(super) fn label(name: &str) -> Result<(), String> {
+    if !is_name(name, false) || name.starts_with("__") {
+        return Err(format!(
+            "`{name}` is no name for a label: letters, digits and underscores, no digit and no two underscores \
+             first, at most {NAME_MAX}"
+        ));
+    }
+    if TAKEN_LABELS.contains(&name) {
+        return Err(format!("the label {name} has a meaning of its own"));
+    }
+    Ok(())
+}
+
+fn is_name(name: &str, colons: bool) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || (colons && c == ':');
+    (1..=NAME_MAX).contains(&name.len())
+        && name.chars().all(fits)
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// The same of a function or a type, by its full name.
+pub(super) fn symbol(name: &str, what: &str) -> Result<(), String> {
+    let is_clean = name.chars().all(|c| !c.is_control() && c != ' ');
+    if !is_clean || name.len() > SYMBOL_MAX {
+        return Err(format!("`{}` is no name of a {what}", name.escape_default()));
+    }
+    if !name.contains('.') {
+        return Err(format!(
+            "`{name}` is no full name of a {what}: write the whole path of its package before it"
+        ));
+    }
+    Ok(())
+}
+
+/// The same of how arguments lie.
+pub(super) fn arguments(text: &str) -> Result<(), String> {
+    let mut depth = 0_usize;
+    for c in text.chars() {
+        match c {
+            'w' | '1' | '2' | '4' => {}
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            _ => {
+                return Err(format!(
+                    "`{}` are no arguments: write w for a word, 1, 2 or 4 for fewer bytes, braces around what is one \
+                     argument of several",
+                    text.escape_default()
+                ));
+            }
+        }
+    }
+    if depth > 0 || text.len() > SYMBOL_MAX {
+        return Err(format!("`{text}` has a brace that is not closed"));
+    }
+    Ok(())
+}
+
+/// The words that arguments have: for each whether it is 8 bytes long, and whether it is the first of two of one
+/// argument, as the type word of an interface is.
+pub(super) fn words(arguments: &str) -> Vec<(bool, bool)> {
+    let mut words: Vec<(bool, bool)> = Vec::new();
+    let mut inside = Vec::new();
+    for c in arguments.chars() {
+        match c {
+            '{' => inside.push(words.len()),
+            '}' => {
+                let first = inside.pop().filter(|first| words.len() == first + 2);
+                if let Some(word) = first.and_then(|first| words.get_mut(first)) {
+                    word.1 = true;
+                }
+            }
+            c => words.push((c == 'w', false)),
+        }
+    }
+    words
+}
+
+/// Cuts a path at the dots that are not inside parentheses.
+pub fn steps_of(path: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0_i32;
+    path.split(move |c| {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        c == '.' && depth == 0
+    })
+}
+
+/// What is wrong with a path, if anything. It begins with the name of a pointer.
+pub(super) fn path(path: &str) -> Result<(), String> {
+    let steps: Vec<_> = steps_of(path).collect();
+    let wrong = |why: String| Err(format!("`{}` is no path: {why}", path.escape_default()));
+    if path.len() > SYMBOL_MAX || steps.len() > STEPS_MAX + 1 {
+        return wrong(format!("it has more than {STEPS_MAX} steps"));
+    }
+    if steps.len() < 2 {
+        return wrong("write the name of a pointer, a dot, and fields".to_owned());
+    }
+    for (index, step) in steps.iter().enumerate() {
+        let held = step.strip_prefix("(*").and_then(|rest| rest.strip_suffix(')'));
+        let is_type =
+            held.is_some_and(|name| symbol(name, "type").is_ok() && !name.contains(['(', ')', '*']));
+        let is_field = !step.is_empty()
+            && step.chars().all(|c| c.is_alphanumeric() || c == '_')
+            && !step.starts_with(|c: char| c.is_numeric());
+        if is_type && (index < 2 || index + 1 == steps.len()) {
+            return wrong(format!("{step} must stand between fields"));
+        }
+        if !is_type && !is_field {
+            return wrong(format!("`{step}` is neither a field nor a type as in (*package.Type)"));
+        }
+        if index > 0 && steps.iter().skip(1).take(index - 1).any(|other| other == step) {
+            return wrong(format!("it goes through {step} twice, and paths may not go round"));
+        }
+    }
+    Ok(())
+}

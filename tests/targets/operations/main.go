@@ -1,0 +1,21 @@
+// Command operations does things that no framework knows of, and counts them itself: jobs of a queue, which begin in one
+// function and end in another, work that one function does from its entry to its return, and requests to a server of
+// net/http.
+package main
+
+import (
+	"fmt"
+	"os"
+)
+
+func main() {
+	server, err := newServer()
+	if err == nil {
+		c := &control{queue: newQueue(), work: &work{}, server: server}
+		err = c.serve(os.Stdin, os.Stdout)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}

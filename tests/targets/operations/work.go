@@ -1,0 +1,40 @@
+package main
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+)
+
+// work is done by one function, which calls itself.
+type work struct {
+	done, failed atomic.Int64
+}
+
+var errOdd = errors.New("an odd number")
+
+// step goes down to 0, one step inside the other. Odd steps fail.
+//
+//go:noinline
+func (w *work) step(n int) (int, error) {
+	if n < 0 {
+		w.done.Add(1)
+		return 0, nil
+	}
+	inner, _ := w.step(n - 1)
+	if n%2 == 1 {
+		w.failed.Add(1)
+		return inner, errOdd
+	}
+	w.done.Add(1)
+	return inner + 1, nil
+}
+
+// run has n goroutines take steps, three inside each other and one to end them.
+func (w *work) run(n int) {
+	var ended sync.WaitGroup
+	for range n {
+		ended.Go(func() { _, _ = w.step(2) })
+	}
+	ended.Wait()
+}

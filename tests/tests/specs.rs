@@ -1,0 +1,234 @@
+//! Specs: what they describe is counted as the target counts it itself, and what is wrong with one is said.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_agent::specs::{KNOWN, read};
+use monitor_tests::{
+    agent::{Agent, run_to_end},
+    chain::check_closed,
+    grpc::whole,
+    process::Process,
+    scrape::Scrape,
+    specs,
+    targets::{Flavour, Program},
+};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a path that is UTF-8")
+}
+
+/// The values of a counter by those of some labels, which are all that it has; slashes in them are bars.
+fn counted(scrape: &Scrape, name: &str, labels: &[&str]) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for sample in scrape.samples(name) {
+        assert_eq!(sample.labels.len(), labels.len(), "{:?}", sample.labels);
+        let values: Vec<_> = labels.iter().map(|label| sample.labels[*label].replace('/', "|")).collect();
+        *counts.entry(values.join("/")).or_default() += whole(sample.value);
+    }
+    counts
+}
+
+/// The same as the target counted it.
+fn own(counts: &Value) -> Result<BTreeMap<String, u64>> {
+    let counts = counts.as_object().context("no counts")?;
+    Ok(counts.iter().map(|(key, count)| (key.clone(), count.as_u64().unwrap_or_default())).collect())
+}
+
+/// Each operation that was counted has a duration.
+fn check_durations(scrape: &Scrape, name: &str) -> Result<()> {
+    let timed: f64 =
+        scrape.histograms(&format!("{name}_duration_seconds")).values().map(|one| one.count).sum();
+    let counted = scrape.sum(&format!("{name}_total"), &[]);
+    ensure!(whole(timed) == whole(counted) && timed > 0.0, "{name}: {timed} timed of {counted}");
+    Ok(())
+}
+
+/// Everything that `targets/operations` does, by the specs of the documents and by the agent's own.
+fn counts_exactly(flavour: Flavour) -> Result<()> {
+    let mut target = Process::start(Program::Operations, flavour, &[])?;
+    let (jobs, work) = (specs::documented("jobs")?, specs::documented("work")?);
+    let agent = Agent::attach(
+        &[target.pid()],
+        &["--spec", path(&jobs), "--spec", path(&work), "--spec", "net-http", "--metrics", "go,kitex"],
+    )?;
+    for line in ["jobs 1000", "work 500", "requests 20"] {
+        target.command(line)?;
+    }
+    let scrape = agent.scrape_settled()?;
+    let counts = target.command("counts")?;
+    let jobs = counted(&scrape, "jobs_total", &["queue", "kind", "tries", "status"]);
+    ensure!(jobs == own(&counts["jobs"])?, "jobs: {jobs:?}, {}", counts["jobs"]);
+    let work = counted(&scrape, "work_total", &["status"]);
+    ensure!(work == own(&counts["work"])?, "work: {work:?}, {}", counts["work"]);
+    ensure!(work.values().sum::<u64>() == 2_000, "{work:?}");
+    let requests = counted(&scrape, "http_server_requests_total", &["method", "code", "version"]);
+    ensure!(requests == own(&counts["requests"])?, "requests: {requests:?}, {}", counts["requests"]);
+    for name in ["jobs", "work", "http_server_requests"] {
+        check_durations(&scrape, name)?;
+    }
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn operations_are_counted_once() -> Result<()> {
+    counts_exactly(Flavour::Default)
+}
+
+#[test]
+fn operations_of_a_stripped_executable_that_lies_anywhere_are_proven_as_well() -> Result<()> {
+    counts_exactly(Flavour::StrippedPie)
+}
+
+#[test]
+fn requests_to_hertz_are_counted_once() -> Result<()> {
+    let mut target = Process::start(Program::Hertz, Flavour::Stripped, &[])?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", "hertz"])?;
+    target.command("requests 50")?;
+    let scrape = agent.scrape_settled()?;
+    let counts = target.command("counts")?;
+    let requests = counted(&scrape, "hertz_server_requests_total", &["method", "route", "code"]);
+    ensure!(requests == own(&counts["requests"])?, "{requests:?}, {}", counts["requests"]);
+    ensure!(requests.values().sum::<u64>() == 750, "{requests:?}");
+    check_durations(&scrape, "hertz_server_requests")?;
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
+/// What `inspect` says of a spec in the target.
+fn inspected(spec: &str) -> Result<(i32, Value)> {
+    let executable = Program::Operations.build(Flavour::Default)?;
+    let ended = run_to_end(&["inspect", "--json", "--exe", path(&executable), "--spec", spec], PATIENCE)?;
+    let said = serde_json::from_str(&ended.stdout).with_context(|| ended.stderr.clone())?;
+    Ok((ended.code.unwrap_or(-1), said))
+}
+
+#[test]
+fn inspect_shows_what_returns_cost() -> Result<()> {
+    let (code, said) = inspected(path(&specs::documented("work")?))?;
+    ensure!(code == 0 && said["frameworks"][0]["attachable"] == true, "{said}");
+    let sites: Vec<_> = said["frameworks"][0]["sites"].as_array().into_iter().flatten().collect();
+    let of = |role: &str, cost: &str| {
+        sites.iter().filter(|site| site["role"] == role && site["cost_class"] == cost).count()
+    };
+    ensure!(
+        of("start", "emulated") == 1 && of("finish", "single-stepped") == 3 && sites.len() == 4,
+        "{said}"
+    );
+    ensure!(said["frameworks"][0]["labels"] == json!(["status"]), "{said}");
+    Ok(())
+}
+
+/// The code and the error of `spec check` with a spec in which a part has been replaced.
+fn checked(name: &str, part: &str, other: &str) -> Result<(i32, String)> {
+    let text = specs::text(name)?;
+    ensure!(text.contains(part), "no {part} in {text}");
+    let file = specs::file("changed", &text.replacen(part, other, 1))?;
+    let executable = Program::Operations.build(Flavour::Default)?;
+    let ended = run_to_end(&["spec", "check", path(&file), "--exe", path(&executable)], PATIENCE)?;
+    Ok((ended.code.unwrap_or(-1), ended.stderr))
+}
+
+#[test]
+fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
+    for (name, part, other, code, expected) in [
+        ("jobs", "key = 1", "kye = 1", 2, "changed.toml:18:1: unknown field `kye`"),
+        ("jobs", "error = 2", "error = 7", 2, "changed.toml:25:9: there are 4 words in `ww{ww}`"),
+        ("work", "allow_expensive = true", "", 2, "allow_expensive = true"),
+        ("jobs", "job.queue.name", "job.queue.title", 6, "type main.queueName has no field title"),
+        ("jobs", "job.kind", "job.fails", 6, "fails is bool, not a string or a slice of bytes"),
+        ("jobs", "{ number = \"job.tries\" }", "{ number = \"job.kind\" }", 6, "not a number"),
+        ("jobs", "queue).begin", "queue).begun", 6, "function main.(*queue).begun is not in the executable"),
+        ("jobs", "arguments = \"ww\"", "arguments = \"www\"", 6, "has the arguments ww, not www"),
+        ("jobs", "job = \"main.job\"", "job = \"main.jobs\"", 6, "type main.jobs can't be found"),
+        ("work", "(*work).step\"", "(*work).*\"\nat_most = 1", 6, "matches 3 functions, and may match 1"),
+        (
+            "work",
+            "(*work).step\"",
+            "(*work).x*\"\nat_most = 9",
+            6,
+            "main.(*work).x* is not in the executable",
+        ),
+    ] {
+        let (ended, said) = checked(name, part, other)?;
+        ensure!(ended == code && said.contains(expected), "{other}: {ended}, {said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn specs_that_do_not_go_together_are_refused() -> Result<()> {
+    let target = Process::start(Program::Operations, Flavour::Default, &[])?;
+    let pid = target.pid().to_string();
+    let jobs = specs::documented("jobs")?;
+    let again = specs::file("again", &specs::text("jobs")?.replace("name = \"jobs\"", "name = \"again\""))?;
+    let other = specs::file(
+        "other",
+        &specs::text("jobs")?.replace("*queue", "*other").replace("\"jobs\"", "\"other\""),
+    )?;
+    for (others, code, expected) in [
+        ([&jobs, &jobs], 2, "both have the metrics jobs_total"),
+        ([&jobs, &again], 2, "both watch main.(*queue).begin"),
+        ([&jobs, &other], 6, "main.(*other).begin is not in the executable"),
+    ] {
+        let args = others.map(|file| ["--spec", path(file)]).concat();
+        let args = [&["run", "--pid", &pid, "--web.listen-address", ":0"], &args[..]].concat();
+        let ended = run_to_end(&args, PATIENCE)?;
+        ensure!(ended.code == Some(code) && ended.stderr.contains(expected), "{}", ended.stderr);
+    }
+    Ok(())
+}
+
+/// The properties of a part of the schema, in their order.
+fn properties<'a>(schema: &'a Value, part: &str) -> Vec<&'a str> {
+    let part = if part.is_empty() { schema } else { &schema["$defs"][part] };
+    part["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect()
+}
+
+#[test]
+fn the_schema_for_editors_is_what_the_agent_takes() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("");
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(root.join("docs/spec.schema.json"))?)?;
+    let validator = jsonschema::validator_for(&schema)?;
+    let is_valid = |text: &str| -> Result<bool> { Ok(validator.is_valid(&toml::from_str::<Value>(text)?)) };
+    let (jobs, work) = (specs::text("jobs")?, specs::text("work")?);
+    let known = KNOWN.iter().map(|(_, text)| *text);
+    for text in [jobs.as_str(), work.as_str()].into_iter().chain(known) {
+        ensure!(is_valid(text)? && read("", text).is_ok(), "{text}");
+    }
+    for (text, part, other) in [
+        (&jobs, "name = \"jobs\"", ""),
+        (&jobs, "key = 1", "kye = 1"),
+        (&jobs, "key = 1", "key = \"one\""),
+        (&jobs, "\"pointer\"", "\"thread\""),
+        (&work, "allow_expensive = true", ""),
+        (&work, "[\"done\", \"failed\"]", "[\"done\"]"),
+    ] {
+        let changed = text.replacen(part, other, 1);
+        ensure!(changed != *text && !is_valid(&changed)? && read("", &changed).is_err(), "{changed}");
+    }
+    // An unknown field is answered by all that are known.
+    for (part, text, at, end) in [
+        ("", &jobs, "name = \"jobs\"", "\n"),
+        ("operation", &jobs, "key = \"pointer\"", "\n"),
+        ("entry", &jobs, "error = 2", "\n"),
+        ("returns", &work, "error = 1", ", "),
+        ("source", &work, "outcome = ", ", "),
+    ] {
+        let changed = text.replacen(at, &format!("nothing = 1{end}{at}"), 1);
+        let error = read("", &changed).expect_err("an unknown field").to_string();
+        let (_, expected) = error.split_once("expected one of ").with_context(|| error.clone())?;
+        let mut expected: Vec<_> = expected.split(", ").map(|name| name.trim_matches('`')).collect();
+        let mut documented = properties(&schema, part);
+        expected.sort_unstable();
+        documented.sort_unstable();
+        ensure!(expected == documented, "{part}: {expected:?}, {documented:?}");
+    }
+    Ok(())
+}
