@@ -123,6 +123,9 @@ pub mod record_flag {
     pub const UNPAIRED: u32 = 1;
     /// The call has just started; the duration means nothing. Only in events.
     pub const STARTED: u32 = 2;
+    /// The call itself has recorded its start: that is in nanoseconds since 1970, and in place of the duration there is
+    /// the finish, nanoseconds of `CLOCK_MONOTONIC`.
+    pub const RECORDED: u32 = 4;
 }
 
 /// Index of each word by which the agent says which starts are seen. Its probes at the starts may be in place in windows

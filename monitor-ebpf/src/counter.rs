@@ -58,4 +58,6 @@ pub enum Counter {
     SampledOut = 20,
     /// Starts seen in a window that no finish can be matched with, since it has closed.
     StartSampledOut = 21,
+    /// Finished calls that have recorded their start themselves and whose record found no room in the ring.
+    RingFullRecorded = 22,
 }

@@ -18,8 +18,8 @@ pub use call::{
 pub use counter::{COUNTERS, COUNTERS_OF_SIDE, Counter};
 pub use recipe::{
     ALIASES, ANY_SITE, ARGUMENT, FINISH_SITES, GATES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH,
-    OBJECT, Recipe, Register, SCRATCH_BYTES, Shape, Sited, TagMap, Test, TestOp, Window, by_site, event,
-    outcome, policy, size, window_flag, window_use,
+    OBJECT, Recipe, Recorded, Register, SCRATCH_BYTES, Shape, Sited, TagMap, Test, TestOp, Window, by_site,
+    event, outcome, policy, size, window_flag, window_use,
 };
 
 /// Names of the maps and globals in the object, as the agent asks for them.

@@ -42,6 +42,8 @@ pub mod window_use {
     pub const MESSAGE: u8 = 4;
     /// The start program, where calls are told by site and where it sends events.
     pub const START: u8 = 8;
+    /// The finish program, of calls whose start was not seen.
+    pub const RECORDED: u8 = 16;
 }
 
 /// Bits of [`Window::flags`].
@@ -210,6 +212,22 @@ pub struct Test {
     pub operand: u32,
 }
 
+/// Where a call itself says when it started: in an element of a slice of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Recorded {
+    /// Was the event recorded?
+    pub is_set: Test,
+    /// Place of its time, nanoseconds since 1970; or [`NO_SCRATCH`].
+    pub time_at: u8,
+    /// Place of the slice's length.
+    pub count_at: u8,
+    /// Which element it is.
+    pub index: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+}
+
 /// What goes with a shape that is selected by site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -307,6 +325,8 @@ pub struct Shape {
     pub streaming: Test,
     /// Is it oneway? Asked of calls that are no streams.
     pub oneway: Test,
+    /// Its own record of its start.
+    pub recorded: Recorded,
     /// What to copy, in this order.
     pub windows: [Window; MAX_WINDOWS],
     /// What goes with it where sites select shapes.
@@ -426,6 +446,12 @@ impl Test {
     pub const NEVER: Self = Self { op: TestOp::Never as u8, at: 0, width: 8, reserved: 0, operand: 0 };
 }
 
+impl Recorded {
+    /// There is none, or it is not wanted.
+    pub const NONE: Self =
+        Self { is_set: Test::NEVER, time_at: NO_SCRATCH, count_at: NO_SCRATCH, index: 0, reserved: [0; 5] };
+}
+
 impl Shape {
     /// A shape that is not used.
     pub const UNUSED: Self = Self {
@@ -445,6 +471,7 @@ impl Shape {
         reserved: [0; 2],
         streaming: Test::NEVER,
         oneway: Test::NEVER,
+        recorded: Recorded::NONE,
         windows: [Window::UNUSED; MAX_WINDOWS],
         sited: Sited::UNUSED,
     };
@@ -504,7 +531,8 @@ mod pod {
 const _: () = {
     assert!(size_of::<Window>() == 16);
     assert!(size_of::<Test>() == 8);
-    assert!(size_of::<Shape>() == 48 + MAX_WINDOWS * 16 + size_of::<Sited>());
+    assert!(size_of::<Recorded>() == 16);
+    assert!(size_of::<Shape>() == 64 + MAX_WINDOWS * 16 + size_of::<Sited>());
     assert!(size_of::<Sited>() == 88 + GATES * 8);
     assert!(size_of::<Recipe>() == 80 + MAX_SHAPES * size_of::<Shape>());
     assert!(SCRATCH_BYTES.is_multiple_of(8) && SCRATCH_BYTES < NO_SCRATCH as usize);

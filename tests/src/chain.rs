@@ -159,6 +159,8 @@ pub struct Account {
     pub timed: u64,
     /// Finishes whose start was not seen.
     pub unpaired: u64,
+    /// Finishes with a duration from the start that the call has recorded.
+    pub recorded: u64,
     /// Finishes whose start was not watched.
     pub sampled_out: u64,
     /// Finishes whose duration was lost.
@@ -195,6 +197,7 @@ impl Account {
             starts: sum("monitor_starts_total"),
             timed: finishes("timed"),
             unpaired: finishes("unpaired"),
+            recorded: finishes("recorded"),
             sampled_out: finishes("sampled_out"),
             lost: finishes("lost"),
             in_flight: sum("monitor_calls_in_flight"),

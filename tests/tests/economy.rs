@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, ensure};
 use monitor_tests::{
     agent::Agent,
-    chain::{Account, check_closed},
+    chain::{Account, check_closed, check_durations},
     durations::{self, Durations},
     process::Process,
     scrape::Scrape,
@@ -50,52 +50,97 @@ fn check_extremes(process: &mut Process, scrape: &Scrape) -> Result<u64> {
     Ok(timed as u64)
 }
 
-#[test]
-fn all_calls_are_counted_and_some_are_timed() -> Result<()> {
-    let mut server = Process::kitex(&["server"])?;
-    let mut client = Process::kitex(&["client", "--connect", server.addr()?, "--nested"])?;
+/// A server and a client whose calls have others inside them, both already acquainted.
+fn pair(args: &[&str]) -> Result<[(Process, &'static str); 2]> {
+    let mut server = Process::kitex(&[&["server"], args].concat())?;
+    let client = [&["client", "--connect", server.addr()?, "--nested"], args].concat();
+    let mut client = Process::kitex(&client)?;
     client.command("call 1 Echo succeed")?;
     for process in [&mut client, &mut server] {
         process.command("settle")?;
         process.command("reset")?;
     }
-    let pids = [client.pid(), server.pid()];
+    Ok([(client, "client"), (server, "server")])
+}
+
+/// Fails unless the agent's counts are those of the process, and its account closes with nothing lost.
+fn check_counts(process: &mut Process, scrape: &Scrape) -> Result<Account> {
+    let own = Tally::of_target(&process.command("counts")?, &DEFAULT_LABELS)?;
+    own.check(&Tally::of_agent(scrape, &DEFAULT_LABELS, Some(process.pid()))?)?;
+    check_closed(scrape, process.pid(), [0, 0])?;
+    let account = Account::of(scrape, process.pid());
+    ensure!((account.in_flight, account.lost) == (0, 0), "{account:?}");
+    let finished = account.timed + account.recorded + account.unpaired + account.sampled_out;
+    ensure!(finished == own.total(), "{account:?}");
+    Ok(account)
+}
+
+#[test]
+fn all_calls_are_counted_and_some_are_timed() -> Result<()> {
+    let mut pair = pair(&["--unrecorded"])?;
+    let pids = [pair[0].0.pid(), pair[1].0.pid()];
     let agent = Agent::attach(&pids, &OFTEN)?;
-    client.command("flow 8 3000")?;
+    pair[0].0.command("flow 8 3000")?;
     let began = Instant::now();
-    let mut sampled = Vec::new();
+    let mut starts = Vec::new();
     while began.elapsed() < Duration::from_secs(6) {
         thread::sleep(Duration::from_millis(500));
         let scrape = agent.scrape()?;
         for pid in pids {
             check_closed(&scrape, pid, [2_000, 100])?;
         }
-        sampled.push(of_target(&scrape, "monitor_starts_total", pids[0], &[]));
+        starts.push(of_target(&scrape, "monitor_starts_total", pids[0], &[]));
         ensure!(
             scrape.samples("kitex_server_in_flight").next().is_none(),
             "a sample is shown as if it were all"
         );
     }
-    // Starts come in windows.
-    let still = sampled.windows(2).filter(|pair| pair[0].total_cmp(&pair[1]).is_eq()).count();
-    ensure!((2..=8).contains(&still), "{sampled:?}");
-    client.command("pause")?;
-    server.command("settle")?;
+    // They come in windows.
+    let still = starts.windows(2).filter(|pair| pair[0].total_cmp(&pair[1]).is_eq()).count();
+    ensure!((2..=8).contains(&still), "{starts:?}");
+    pair[0].0.command("pause")?;
+    pair[1].0.command("settle")?;
     let scrape = agent.scrape_settled()?;
-    for (process, side) in [&mut client, &mut server].into_iter().zip(["client", "server"]) {
+    for (process, side) in &mut pair {
         let pid = process.pid();
-        let own = Tally::of_target(&process.command("counts")?, &DEFAULT_LABELS)?;
-        own.check(&Tally::of_agent(&scrape, &DEFAULT_LABELS, Some(pid))?)?;
-        check_closed(&scrape, pid, [0, 0])?;
-        let account = Account::of(&scrape, pid);
-        ensure!((account.in_flight, account.lost) == (0, 0), "{account:?}");
-        ensure!(account.timed + account.unpaired + account.sampled_out == own.total(), "{account:?}");
+        let account = check_counts(process, &scrape)?;
         let timed = check_extremes(process, &scrape)?;
-        ensure!(timed == account.timed, "{timed}: {account:?}");
+        ensure!((timed, account.recorded) == (account.timed, 0), "{timed}: {account:?}");
         let share = of_target(&scrape, "monitor_latency_sampled_ratio", pid, &[("side", side)]);
         ensure!((0.2..0.9).contains(&share), "{share}: {account:?}");
         let source = [("source", "windows")];
         ensure!(of_target(&scrape, "monitor_latency_source_info", pid, &source).to_string() == "1");
+    }
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn where_calls_record_their_starts_all_are_timed_without_windows() -> Result<()> {
+    let mut pair = pair(&[])?;
+    let pids = [pair[0].0.pid(), pair[1].0.pid()];
+    let agent = Agent::attach(&pids, &OFTEN)?;
+    pair[0].0.command("flow 8 3000")?;
+    // The first window, and a period without.
+    thread::sleep(Duration::from_millis(2_500));
+    let early = agent.scrape()?;
+    thread::sleep(Duration::from_millis(2_500));
+    let late = agent.scrape()?;
+    pair[0].0.command("pause")?;
+    pair[1].0.command("settle")?;
+    let scrape = agent.scrape_settled()?;
+    for pid in pids {
+        let starts = [&early, &late].map(|scrape| of_target(scrape, "monitor_starts_total", pid, &[]));
+        ensure!(starts[0].total_cmp(&starts[1]).is_eq(), "starts are watched: {starts:?}");
+        let source = [("source", "recorded")];
+        ensure!(of_target(&scrape, "monitor_latency_source_info", pid, &source).to_string() == "1");
+    }
+    for (process, _) in &mut pair {
+        let account = check_counts(process, &scrape)?;
+        ensure!(account.recorded > account.timed, "{account:?}");
+        ensure!(account.sampled_out == 0 && account.unpaired < 20, "{account:?}");
+        check_extremes(process, &scrape)?;
+        check_durations(process, &scrape, &DEFAULT_LABELS, true)?;
     }
     agent.terminate()?;
     Ok(())

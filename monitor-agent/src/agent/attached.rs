@@ -67,6 +67,8 @@ pub(super) struct Attached {
     has_starts: bool,
     /// The programs add up the bytes of calls.
     has_bytes: bool,
+    /// Calls may record their starts themselves.
+    may_be_recorded: bool,
     max_age: Duration,
     last_ageing: Instant,
     site_costs: Vec<(Role, CostClass)>,
@@ -128,6 +130,7 @@ impl Attached {
             unexpected: Unexpected::new(&recipe, place),
             has_starts: config.wanted.starts,
             has_bytes: config.wanted.sizes && recipe.has_sizes(),
+            may_be_recorded: recipe.shapes.iter().any(|shape| shape.recorded.time_at != NO_SCRATCH),
             recipe,
             max_age: config.max_call_age,
             last_ageing: Instant::now(),
@@ -204,14 +207,23 @@ impl Attached {
 
     /// Where durations come from.
     pub(super) fn latency_source(&self) -> LatencySource {
-        if self.maps.sampling().in_windows() { LatencySource::Windows } else { LatencySource::Probes }
+        if !self.maps.sampling().in_windows() {
+            return LatencySource::Probes;
+        }
+        let needs_no_windows = self.probes.as_ref().is_some_and(Probes::needs_no_windows);
+        if needs_no_windows && self.may_be_recorded {
+            LatencySource::Recorded
+        } else {
+            LatencySource::Windows
+        }
     }
 
     /// Forgets calls that are too old to be still under way, finds out about types that were not expected, and opens
     /// and closes windows.
     pub(super) fn look_after(&mut self, place: &Place) {
         if let Some(probes) = &mut self.probes {
-            probes.look_after(place);
+            let missed = self.maps.counter(Counter::SampledOut);
+            probes.look_after(place, self.may_be_recorded.then_some(missed));
         }
         self.unexpected.look(&self.maps, place);
         let often = (self.max_age / 10).min(AGEING_AT_MOST);
@@ -297,15 +309,17 @@ impl Call<'_> {
                 goroutine,
             });
         }
-        let is_paired = flags & record_flag::UNPAIRED == 0;
-        let call = FinishedCall {
-            target: self.target,
-            label_set,
-            labels: self.labels,
-            time_ns,
-            duration: is_paired.then(|| Duration::from_nanos(duration_ns)),
-            details: self.more.map(details),
+        let (time_ns, duration) = if flags & record_flag::RECORDED != 0 {
+            let duration = self.clock.between(start_ns, duration_ns);
+            aggregate.recorded(self.labels.side, duration.is_some());
+            (self.clock.unix_ns(duration_ns), duration)
+        } else {
+            let is_paired = flags & record_flag::UNPAIRED == 0;
+            (time_ns, is_paired.then(|| Duration::from_nanos(duration_ns)))
         };
+        let details = self.more.map(details);
+        let call =
+            FinishedCall { target: self.target, label_set, labels: self.labels, time_ns, duration, details };
         aggregate.finish(&call);
         tracer.finish(&call);
     }

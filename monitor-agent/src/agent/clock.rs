@@ -8,6 +8,8 @@ use crate::bpf::monotonic;
 const TRIES: usize = 5;
 /// A reading that can't be wrong by more nanoseconds is good enough.
 const CLOSE_NS: u64 = 250;
+/// When the clocks are further apart by more nanoseconds than they were, the time of day has been set.
+const STEP_NS: u64 = 10_000;
 
 /// How far the time of day is ahead of the programs' clock.
 ///
@@ -18,15 +20,33 @@ pub(super) struct Clock {
     ahead_ns: u64,
     /// By how much it may be wrong.
     error_ns: u64,
+    /// Times of day before this one, by the programs' clock, may be from before the time of day was set.
+    set_at: u64,
 }
 
 impl Clock {
     /// Compares the clocks. As long as they run at one pace nothing changes, so that events keep their order.
     pub(super) fn look(&mut self) {
-        let now = Self::compare();
-        if now.ahead_ns.abs_diff(self.ahead_ns) > self.error_ns + now.error_ns {
-            *self = now;
+        self.take(Self::compare(), nanos(monotonic()));
+    }
+
+    fn take(&mut self, now: Self, now_ns: u64) {
+        let apart = now.ahead_ns.abs_diff(self.ahead_ns);
+        if apart <= self.error_ns + now.error_ns {
+            return;
         }
+        let was_set = self.ahead_ns != 0 && apart > STEP_NS;
+        // A moment before it was set back seems to be later, by as much.
+        let back_ns = self.ahead_ns.saturating_sub(now.ahead_ns);
+        let set_at = if was_set { self.set_at.max(now_ns.saturating_add(back_ns)) } else { self.set_at };
+        *self = Self { set_at, ..now };
+    }
+
+    /// The time from a moment of the day to one of the programs' clock, both before the last look; `None` if the time of
+    /// day may have been set in between.
+    pub(super) fn between(&self, unix_ns: u64, monotonic_ns: u64) -> Option<Duration> {
+        let began_ns = unix_ns.checked_sub(self.ahead_ns).filter(|began| *began >= self.set_at)?;
+        monotonic_ns.checked_sub(began_ns).map(Duration::from_nanos)
     }
 
     /// The nanoseconds since 1970 at a moment of the programs' clock.
@@ -41,13 +61,13 @@ impl Clock {
 
     /// The best of a few readings.
     fn compare() -> Self {
-        let mut best = Self { ahead_ns: 0, error_ns: u64::MAX };
+        let mut best = Self { ahead_ns: 0, error_ns: u64::MAX, set_at: 0 };
         for _ in 0..TRIES {
             let before = nanos(monotonic());
             let unix = nanos(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
             let error_ns = nanos(monotonic()).saturating_sub(before) / 2;
             if error_ns < best.error_ns {
-                best = Self { ahead_ns: unix.saturating_sub(before + error_ns), error_ns };
+                best = Self { ahead_ns: unix.saturating_sub(before + error_ns), error_ns, set_at: 0 };
             }
             if error_ns < CLOSE_NS {
                 break;
@@ -78,5 +98,28 @@ mod tests {
         }
         // It moves only as far as the system clock is steered.
         assert!(first.abs_diff(clock.ahead_ns) < 1_000_000);
+    }
+
+    #[test]
+    fn no_time_is_taken_across_a_moment_at_which_the_clock_was_set() {
+        const SECOND: u64 = 1_000_000_000;
+        let at = |ahead_ns| Clock { ahead_ns, error_ns: 100, set_at: 0 };
+        let begun = |clock: &Clock, unix_ns| clock.between(unix_ns, 100 * SECOND).map(|time| time.as_secs());
+        let mut clock = Clock::default();
+        clock.take(at(1_000 * SECOND), SECOND);
+        assert_eq!(begun(&clock, 1_003 * SECOND), Some(97));
+        assert_eq!(begun(&clock, 1_101 * SECOND), None, "after its end");
+        // As far as it is read, and steered.
+        clock.take(at(1_000 * SECOND + 5_000), 50 * SECOND);
+        assert_eq!(begun(&clock, 1_003 * SECOND), Some(97));
+        // Set forward by a minute at 50 s: what began at 40 s seems to have begun before the start of all.
+        clock.take(at(1_060 * SECOND), 50 * SECOND);
+        assert_eq!(begun(&clock, 1_040 * SECOND), None);
+        assert_eq!(begun(&clock, 1_109 * SECOND), None);
+        assert_eq!(begun(&clock, 1_110 * SECOND), Some(50));
+        // Set back by twenty seconds at 60 s: what began at 55 s seems to have begun at 75 s.
+        clock.take(at(1_040 * SECOND), 60 * SECOND);
+        assert_eq!(begun(&clock, 1_115 * SECOND), None);
+        assert_eq!(begun(&clock, 1_120 * SECOND), Some(20));
     }
 }

@@ -135,10 +135,17 @@ impl Probes {
         self.starts.is_some()
     }
 
-    /// Puts the probes at the starts in place, or takes them away, if it is time to.
-    pub(super) fn look_after(&mut self, place: &Place) {
+    /// Whether there were no calls lately that did not record their start themselves.
+    pub(super) fn needs_no_windows(&self) -> bool {
+        self.schedule.as_ref().is_some_and(|schedule| schedule.window.is_empty())
+    }
+
+    /// Puts the probes at the starts in place, or takes them away, if it is time to. Where calls may record their starts
+    /// themselves, `missed` is how many that did not have got no duration so far.
+    pub(super) fn look_after(&mut self, place: &Place, missed: Option<u64>) {
         self.take_back(place);
-        let wants_open = self.schedule.as_mut().is_none_or(|schedule| schedule.is_open(Instant::now()));
+        let now = Instant::now();
+        let wants_open = self.schedule.as_mut().is_none_or(|schedule| schedule.is_open(now, missed));
         if wants_open != self.is_open {
             self.change(wants_open);
         } else if self.schedule.is_none() {
@@ -213,29 +220,35 @@ fn take_away(mut programs: Programs, sampling: &Sampling) -> Returned {
 }
 
 /// When windows are open: once in each period, at a random time, so that a load with a rhythm of its own is not met at
-/// the same beat again and again.
+/// the same beat again and again; and not at all after a period in which no call had need of it.
 #[derive(Debug)]
 struct Schedule {
     every: Duration,
     window: Range<Instant>,
     period_ends: Instant,
+    /// Calls without a duration up to this period.
+    missed: Option<u64>,
 }
 
 impl Schedule {
     /// The first window is open now.
     fn new(every: Duration, now: Instant) -> Self {
-        Self { every, window: now..now + WINDOW, period_ends: now + every }
+        Self { every, window: now..now + WINDOW, period_ends: now + every, missed: None }
     }
 
     /// None ever opens.
     fn never(now: Instant) -> Self {
-        Self { every: AGES, window: now..now, period_ends: now + AGES }
+        Self { every: AGES, window: now..now, period_ends: now + AGES, missed: None }
     }
 
-    fn is_open(&mut self, now: Instant) -> bool {
+    /// `missed`: calls so far that got no duration for want of a start, if there may be none.
+    fn is_open(&mut self, now: Instant, missed: Option<u64>) -> bool {
         if now >= self.period_ends {
             let opens = now + random_below(self.every.saturating_sub(WINDOW));
-            *self = Self { every: self.every, window: opens..opens + WINDOW, period_ends: now + self.every };
+            let is_needed = missed.is_none_or(|missed| missed > self.missed.unwrap_or(0));
+            self.window = opens..if is_needed { opens + WINDOW } else { opens };
+            self.period_ends = now + self.every;
+            self.missed = missed;
         }
         self.window.contains(&now)
     }
@@ -263,8 +276,9 @@ mod tests {
         let mut schedule = Schedule::new(Duration::from_secs(10), began);
         let mut opened_at = BTreeSet::new();
         for period in 0..20 {
-            let mut is_open =
-                |tick: &u32| schedule.is_open(began + (100 * period + tick) * Duration::from_millis(100));
+            let mut is_open = |tick: &u32| {
+                schedule.is_open(began + (100 * period + tick) * Duration::from_millis(100), None)
+            };
             let open: Vec<_> = (0..100).filter(&mut is_open).collect();
             let (first, last) = (open[0], open[open.len() - 1]);
             assert!((9..=10).contains(&open.len()) && last - first < 10, "{open:?}");
@@ -274,7 +288,20 @@ mod tests {
         assert!(opened_at.len() > 5, "{opened_at:?}");
         let mut schedule = Schedule::never(began);
         assert!(
-            (0..1_000_000).step_by(777).all(|second| !schedule.is_open(began + Duration::from_secs(second)))
+            (0..1_000_000)
+                .step_by(777)
+                .all(|second| !schedule.is_open(began + Duration::from_secs(second), None))
         );
+    }
+
+    #[test]
+    fn there_is_no_window_after_a_period_without_need() {
+        let (every, began) = (Duration::from_secs(10), Instant::now());
+        let mut schedule = Schedule::new(every, began);
+        for (period, missed, expected) in [(1, 0, false), (2, 7, true), (3, 7, false), (4, 8, true)] {
+            let mut ticks = (0..100).map(|tick| began + period * every + tick * Duration::from_millis(100));
+            assert_eq!(ticks.any(|now| schedule.is_open(now, Some(missed))), expected, "period {period}");
+            schedule.period_ends = began + (period + 1) * every;
+        }
     }
 }

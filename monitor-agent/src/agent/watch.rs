@@ -154,8 +154,8 @@ impl Watch {
         });
         let mut watch = Self { place, attached, leaving: None, clock: Clock::default(), is_up: true, face };
         watch.set_latency(config.latency);
-        if let Some(words) = watch.latency_sources().iter().max().and_then(|source| source.in_words()) {
-            info!("{}: {words}", watch.place.name);
+        if config.latency != Latency::Full && watch.has_windows() {
+            info!("{}: durations are taken of the calls that start in windows of a second", watch.name());
         }
         Ok(watch)
     }
@@ -216,7 +216,7 @@ impl Watch {
         for attached in &mut self.attached {
             attached.set_latency(latency);
         }
-        self.face.lock_stats().latency_sources = self.latency_sources();
+        self.note_latency_sources();
     }
 
     /// Whether there is a choice.
@@ -229,8 +229,17 @@ impl Watch {
         &self.place.name
     }
 
-    fn latency_sources(&self) -> Vec<LatencySource> {
-        self.attached.iter().map(Attached::latency_source).collect()
+    /// Shows where durations come from now, and says so if calls have begun or ceased to record their starts.
+    fn note_latency_sources(&self) {
+        let sources: Vec<_> = self.attached.iter().map(Attached::latency_source).collect();
+        let before = std::mem::replace(&mut self.face.lock_stats().latency_sources, sources.clone());
+        let [are_recorded, were_recorded] =
+            [sources, before].map(|sources| sources.contains(&LatencySource::Recorded));
+        if are_recorded && !were_recorded {
+            info!("{}: its calls record their starts, so durations need no windows", self.place.name);
+        } else if were_recorded && !are_recorded {
+            info!("{}: not all of its calls record their starts", self.place.name);
+        }
     }
 
     fn look_after(&mut self) {
@@ -238,10 +247,8 @@ impl Watch {
             attached.look_after(&self.place);
         }
         let unexpected = self.attached.iter().flat_map(Attached::unexpected).cloned().collect();
-        let sources = self.latency_sources();
-        let mut stats = self.face.lock_stats();
-        stats.unexpected = unexpected;
-        stats.latency_sources = sources;
+        self.face.lock_stats().unexpected = unexpected;
+        self.note_latency_sources();
     }
 
     /// Says that the target is no longer watched. Only once its last calls are published: who sees it down sees

@@ -201,7 +201,7 @@ pub(super) struct RunArguments {
 enum LatencyMode {
     /// Of all: a probe at the start of each call and one at its finish
     Full,
-    /// Of the calls that start in one second of every ten: a probe at each finish, and at starts for that second
+    /// A probe at each finish. Durations of calls that record their start, else of those in one second of every ten
     Economy,
 }
 
@@ -377,6 +377,7 @@ impl RunArguments {
                 peers: self.capture_slow.is_some(),
                 protocol: has_otel,
                 panics: has_otel,
+                recorded: matches!(self.latency, LatencyMode::Economy),
             },
             metrics,
             sites: self.sites.into(),

@@ -8,8 +8,8 @@
 //! read there and nowhere later. The error is in the arguments only; it is not stored yet.
 
 use super::spec::{
-    Condition, ErrorSpec, Framework, Home, Key, MessageSpec, Pair, ProtocolSpec, Question, Route, ShapeSpec,
-    Side,
+    Condition, ErrorSpec, Framework, Home, Key, MessageSpec, Pair, ProtocolSpec, Question, RecordedSpec,
+    Route, ShapeSpec, Side,
 };
 
 /// See the [module](self).
@@ -147,6 +147,7 @@ const SERVER: ShapeSpec = ShapeSpec {
     peer: Some(["from.address.(*net.TCPAddr).IP", "from.address.(*net.TCPAddr).Port"]),
     tags: None,
     protocol: "config.transportProtocol",
+    recorded: recorded("stats.eventMap"),
     panicked: "stats.panicErr",
 };
 
@@ -178,6 +179,7 @@ const SERVER_SEPARATE: ShapeSpec = ShapeSpec {
     ]),
     tags: None,
     protocol: PROTOCOL,
+    recorded: recorded("stats.(*pkg/rpcinfo.rpcStats).eventMap"),
     panicked: PANICKED,
 };
 
@@ -206,6 +208,7 @@ const CLIENT: ShapeSpec = ShapeSpec {
     peer: None,
     tags: Some("to.(*pkg/rpcinfo/remoteinfo.remoteInfo).tags"),
     protocol: PROTOCOL,
+    recorded: recorded("stats.(*pkg/rpcinfo.rpcStats).eventMap"),
     panicked: PANICKED,
 };
 
@@ -216,6 +219,12 @@ const SIZES: [&str; 2] = ["stats.(*pkg/rpcinfo.rpcStats).sendSize", "stats.(*pkg
 const PROTOCOL: &str = "config.(*pkg/rpcinfo.rpcConfig).transportProtocol";
 /// Likewise. A `Value` up to v0.16.1, a `Pointer` since v0.16.2 (`pkg/rpcinfo/rpcstats.go`).
 const PANICKED: &str = "stats.(*pkg/rpcinfo.rpcStats).panicErr";
+
+/// `RPCStart`, which calls record where a tracer is registered, since v0.16.2 as a number (`pkg/stats/event.go`,
+/// `pkg/rpcinfo/rpcstats.go` @ v0.16.3). A retried call has it from its first attempt, with a bit more in the state.
+const fn recorded(events: &'static str) -> RecordedSpec {
+    RecordedSpec { events, index: 5, state: ("state", 2), time: "time" }
+}
 
 /// Client and server streaming, of a mode that is 0 for none, 1 for a unary call over a streaming protocol,
 /// 2, 4 and 6 for the kinds of streams (`pkg/serviceinfo/serviceinfo.go` @ v0.16.3).

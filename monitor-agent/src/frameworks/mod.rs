@@ -9,7 +9,7 @@ mod spec;
 
 pub use spec::{
     Alternatives, CallSpec, Condition, Entry, ErrorSpec, Framework, Home, Key, KindSpec, MessageSpec, Pair,
-    ProtocolSpec, Question, Route, ShapeSpec, Side, SitedFramework, StatusSpec, Way,
+    ProtocolSpec, Question, RecordedSpec, Route, ShapeSpec, Side, SitedFramework, StatusSpec, Way,
 };
 
 /// The frameworks whose calls are told by the type of their object.

@@ -156,6 +156,19 @@ pub struct Condition {
     pub holds: &'static str,
 }
 
+/// An event that calls record themselves, in a slice.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordedSpec {
+    /// Path to the slice.
+    pub events: &'static str,
+    /// Which element is the start of the call.
+    pub index: u8,
+    /// Its number that has this bit set once the event was recorded.
+    pub state: (&'static str, u32),
+    /// Its time, nanoseconds since 1970.
+    pub time: &'static str,
+}
+
 /// One type that the object can have.
 #[derive(Debug)]
 pub struct ShapeSpec {
@@ -191,6 +204,8 @@ pub struct ShapeSpec {
     pub tags: Option<&'static str>,
     /// Path to the number of the protocol.
     pub protocol: &'static str,
+    /// The start of the call as it records it itself; not in every release, and not by every service.
+    pub recorded: RecordedSpec,
     /// Path to what was recovered from a panic: a `sync/atomic` value, of the type `Value` with a struct that begins
     /// with an interface in it, or `Pointer` to an interface. The interface is nil without a panic.
     pub panicked: &'static str,

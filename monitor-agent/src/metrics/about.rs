@@ -113,6 +113,8 @@ pub enum LatencySource {
     Probes,
     /// Probes at the finishes, and in windows at the starts.
     Windows,
+    /// Probes at the finishes, and starts that the calls record themselves.
+    Recorded,
 }
 
 impl LatencySource {
@@ -122,15 +124,7 @@ impl LatencySource {
         match self {
             Self::Probes => "probes",
             Self::Windows => "windows",
-        }
-    }
-
-    /// For people, unless it is as usual.
-    #[must_use]
-    pub fn in_words(self) -> Option<&'static str> {
-        match self {
-            Self::Probes => None,
-            Self::Windows => Some("durations are taken of the calls that start in windows of a second"),
+            Self::Recorded => "recorded",
         }
     }
 }
@@ -298,13 +292,14 @@ const PER_TARGET: &[PerTarget] = &[
     PerTarget {
         gauge: false,
         name: "monitor_finishes_total",
-        help: "Finished calls seen: timed, unpaired (start not seen), sampled out (start not watched), or with their \
-               duration lost; and repeated ends of streams, which are no calls.",
+        help: "Finished calls seen: timed, unpaired (start not seen), timed by the start that they have \
+               recorded, sampled out (start not watched), or with their duration lost; and repeated ends of streams, which are no calls.",
         label: "outcome",
         values: |target| {
             vec![
                 ("timed", float(target.counters.records_timed)),
                 ("unpaired", float(target.counters.unpaired)),
+                ("recorded", float(target.counters.recorded)),
                 ("sampled_out", float(target.counters.sampled_out)),
                 ("lost", float(target.counters.ring_full)),
                 ("repeated", float(target.counters.repeated)),
@@ -315,12 +310,20 @@ const PER_TARGET: &[PerTarget] = &[
         gauge: false,
         name: "monitor_events_lost_total",
         help: "What was lost of calls, by reason. Only with finish_unknown_type and label_table_failed is a \
-               call missing in the throughput; ring_full loses a duration, size_unreadable a call's bytes, \
+               call missing in the throughput; ring_full and clock_set lose a duration, size_unreadable a call's bytes, \
                message a stream's message, start_label_table_failed a start under its labels.",
         label: "reason",
         values: |target| {
             vec![
-                ("ring_full", float(target.counters.ring_full + target.counters.ring_full_unpaired)),
+                (
+                    "ring_full",
+                    float(
+                        target.counters.ring_full
+                            + target.counters.ring_full_unpaired
+                            + target.counters.ring_full_recorded,
+                    ),
+                ),
+                ("clock_set", float(target.counters.clock_set)),
                 ("finish_unknown_type", float(target.counters.finishes_unknown_type)),
                 (
                     "label_table_failed",
@@ -453,7 +456,8 @@ fn about_sides(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
     );
     let mut sources = FamilyBuilder::gauge(
         "monitor_latency_source_info",
-        "Where durations come from: probes at each start and finish, or at the starts in windows only; always 1.",
+        "Where durations come from: probes at each start and finish, at the starts in windows only, or starts that the \
+         target records; always 1.",
     );
     let mut pending = FamilyBuilder::gauge(
         "monitor_calls_pending",

@@ -29,6 +29,12 @@ pub struct CounterValues {
     pub starts_sampled_out: u64,
     /// Finished calls whose start was seen and whose record found no room in the ring.
     pub ring_full: u64,
+    /// Finished calls that have recorded their start themselves and whose record found no room in the ring.
+    pub ring_full_recorded: u64,
+    /// Finished calls with a duration from the start that they have recorded themselves.
+    pub recorded: u64,
+    /// Finished calls that have recorded their start, and since which the target's clock may have been set.
+    pub clock_set: u64,
     /// Finished calls whose start was not seen and whose record found no room in the ring.
     pub ring_full_unpaired: u64,
     /// Finished calls counted under `other`.
@@ -53,7 +59,7 @@ pub struct CounterValues {
     pub repeated: u64,
     /// Starts that were forgotten because they were too old.
     pub aged: u64,
-    /// Records with a duration that arrived.
+    /// Records that arrived of calls whose start was seen.
     pub records_timed: u64,
     /// Records without one that arrived.
     pub records_unpaired: u64,
@@ -79,7 +85,7 @@ pub struct Outcomes {
     pub unpaired: u64,
     /// Their starts were not seen because starts are watched in windows.
     pub sampled_out: u64,
-    /// Their durations found no room in the ring.
+    /// Their durations found no room in the ring, or the clock was set meanwhile.
     pub lost: u64,
     /// Their records have arrived since the totals were read, or just before.
     pub pending: u64,
@@ -112,6 +118,9 @@ impl CounterValues {
             starts_sampled_out,
             ring_full,
             ring_full_unpaired,
+            ring_full_recorded,
+            recorded,
+            clock_set,
             label_sets_refused,
             finishes_lost,
             finishes_lost_unpaired,
@@ -144,6 +153,9 @@ impl CounterValues {
             (starts_sampled_out, other.starts_sampled_out),
             (ring_full, other.ring_full),
             (ring_full_unpaired, other.ring_full_unpaired),
+            (ring_full_recorded, other.ring_full_recorded),
+            (recorded, other.recorded),
+            (clock_set, other.clock_set),
             (label_sets_refused, other.label_sets_refused),
             (finishes_lost, other.finishes_lost),
             (finishes_lost_unpaired, other.finishes_lost_unpaired),
@@ -176,13 +188,25 @@ pub struct Aggregate {
     /// Records that belong to the next snapshot: those of clients, and of servers.
     waiting: [u64; 2],
     aged: u64,
+    recorded: u64,
+    /// Calls of clients, and of servers, whose recorded start means nothing.
+    clock_set: [u64; 2],
 }
 
 impl Aggregate {
     /// Nothing yet.
     #[must_use]
     pub fn new(ladder: Arc<Ladder>) -> Self {
-        Self { ladder, series: Vec::new(), records_timed: 0, records_unpaired: 0, waiting: [0; 2], aged: 0 }
+        Self {
+            ladder,
+            series: Vec::new(),
+            records_timed: 0,
+            records_unpaired: 0,
+            waiting: [0; 2],
+            aged: 0,
+            recorded: 0,
+            clock_set: [0; 2],
+        }
     }
 
     /// Takes note of the calls whose records came after the last one that is counted, by their sides: they are counted
@@ -210,6 +234,16 @@ impl Aggregate {
         self.aged += calls;
     }
 
+    /// Takes note that a finished call has recorded its start itself: it has a duration, or else the clock was set
+    /// meanwhile.
+    pub fn recorded(&mut self, side: Side, has_duration: bool) {
+        if has_duration {
+            self.recorded += 1;
+        } else {
+            self.clock_set[usize::from(side == Side::Server)] += 1;
+        }
+    }
+
     fn series_mut(&mut self, label_set: u32, labels: &Arc<Labels>) -> &mut Series {
         let index = label_set as usize;
         if index >= self.series.len() {
@@ -235,7 +269,9 @@ impl Aggregate {
             timed: of_side().map(|series| series.histogram.count()).sum(),
             unpaired: counter(Counter::Unpaired),
             sampled_out: counter(Counter::SampledOut),
-            lost: counter(Counter::RingFull),
+            lost: counter(Counter::RingFull)
+                + counter(Counter::RingFullRecorded)
+                + self.clock_set[usize::from(side == Side::Server)],
             pending: self.waiting[usize::from(side == Side::Server)],
         }
     }
@@ -262,6 +298,9 @@ impl Aggregate {
             starts_sampled_out: counter(Counter::StartSampledOut),
             ring_full: counter(Counter::RingFull),
             ring_full_unpaired: counter(Counter::RingFullUnpaired),
+            ring_full_recorded: counter(Counter::RingFullRecorded),
+            recorded: self.recorded,
+            clock_set: self.clock_set.iter().sum(),
             label_sets_refused: counter(Counter::LabelSetRefused),
             finishes_lost: counter(Counter::FinishLost),
             finishes_lost_unpaired: counter(Counter::FinishLostUnpaired),
@@ -273,7 +312,7 @@ impl Aggregate {
             starts_lost: counter(Counter::StartLabelLost),
             repeated: counter(Counter::FinishRepeated),
             aged: self.aged,
-            records_timed: self.records_timed,
+            records_timed: self.records_timed - self.recorded,
             records_unpaired: self.records_unpaired,
             label_sets: series.len() as u64,
             finished: series.iter().map(|series| series.total).sum(),

@@ -4,9 +4,11 @@ use monitor_ebpf::Counter;
 
 use super::{EventKind, LossReason};
 
+const FULL: &[Counter] = &[Counter::RingFull, Counter::RingFullUnpaired, Counter::RingFullRecorded];
+
 /// Each way to lose an event, and the counters that count it.
 const WAYS: [(EventKind, LossReason, &[Counter]); 6] = [
-    (EventKind::Finish, LossReason::RingFull, &[Counter::RingFull, Counter::RingFullUnpaired]),
+    (EventKind::Finish, LossReason::RingFull, FULL),
     (EventKind::Finish, LossReason::UnknownType, &[Counter::FinishUnknownType]),
     (EventKind::Finish, LossReason::LabelTableFailed, &[Counter::FinishLost, Counter::FinishLostUnpaired]),
     (EventKind::Start, LossReason::RingFull, &[Counter::StartRingFull]),

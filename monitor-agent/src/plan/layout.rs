@@ -4,8 +4,8 @@
 //! needed of each node depends on what is wanted; places close to each other share a window.
 
 use monitor_ebpf::{
-    ARGUMENT, LABELS, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, SCRATCH_BYTES, Shape, Test, TestOp, Window,
-    window_flag, window_use,
+    ARGUMENT, LABELS, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Recorded, SCRATCH_BYTES, Shape, Test,
+    TestOp, Window, window_flag, window_use,
 };
 
 use super::{Refusal, Wanted, resolve::ItabRef};
@@ -139,6 +139,16 @@ pub(super) struct Asked {
     pub(super) operand: u32,
 }
 
+/// An event that calls record themselves.
+#[derive(Clone, Debug)]
+pub(super) struct RecordedAt {
+    /// How many events there are.
+    pub(super) count: Place,
+    pub(super) is_set: Asked,
+    pub(super) time: Place,
+    pub(super) index: u8,
+}
+
 /// All values of a shape that can be told, and where they lie.
 #[derive(Clone, Debug)]
 pub(super) struct Reads {
@@ -160,6 +170,8 @@ pub(super) struct Reads {
     pub(super) protocol: Option<Place>,
     /// The peer's IP address, a slice, and its port.
     pub(super) peer: Option<[Place; 2]>,
+    /// The start of the call.
+    pub(super) recorded: Option<RecordedAt>,
     /// A pointer to what was recovered from a panic.
     pub(super) panicked: Option<Place>,
 }
@@ -186,6 +198,15 @@ impl Reads {
             panic_at: at(self.panicked.filter(|_| wanted.panics)),
             streaming: windows.test(&self.streaming),
             oneway: windows.test(&self.oneway),
+            recorded: self.recorded.as_ref().filter(|_| wanted.recorded).map_or(Recorded::NONE, |recorded| {
+                Recorded {
+                    is_set: windows.test(&recorded.is_set),
+                    time_at: windows.at(recorded.time),
+                    count_at: windows.at(recorded.count),
+                    index: recorded.index,
+                    ..Recorded::NONE
+                }
+            }),
             windows: windows.program(bias)?,
             ..Shape::UNUSED
         };
@@ -225,6 +246,13 @@ impl Reads {
         for place in sizes.into_iter().flatten().chain(protocol).chain(panicked) {
             needs.add(place, 8, window_use::FINISH);
         }
+        if let Some(recorded) = self.recorded.as_ref().filter(|_| wanted.recorded) {
+            needs.add_late(recorded.count, 8);
+            needs.add_late(recorded.time, 8);
+            for place in &recorded.is_set.places {
+                needs.add_late(*place, recorded.is_set.width.into());
+            }
+        }
         if let Some([address, port]) = self.peer.filter(|_| wanted.peers) {
             needs.add(address, 16, window_use::FINISH);
             needs.add(port, 8, window_use::FINISH);
@@ -257,6 +285,18 @@ impl<'a> Needs<'a> {
         self.all.push(Need { place, length, uses });
         let mut node = place.node;
         while let Some((at, length)) = self.nodes.pointer(node) {
+            self.all.push(Need { place: at, length, uses });
+            node = at.node;
+        }
+    }
+
+    /// Notes what is read only once it is known that the start was not seen. What the object has beside the rest is
+    /// copied with that.
+    fn add_late(&mut self, place: Place, length: u64) {
+        self.all.push(Need { place, length, uses: window_use::RECORDED });
+        let mut node = place.node;
+        while let Some((at, length)) = self.nodes.pointer(node) {
+            let uses = if at.node == ROOT { window_use::FINISH } else { window_use::RECORDED };
             self.all.push(Need { place: at, length, uses });
             node = at.node;
         }
@@ -488,6 +528,7 @@ mod tests {
             sizes: Some([place(stats, 56), place(stats, 72)]),
             peer: None,
             protocol: Some(place(config, 40)),
+            recorded: None,
             panicked: Some(place(stats, 112)),
         }
     }

@@ -77,10 +77,12 @@ pub struct Wanted {
     pub protocol: bool,
     /// Whether the target's code panicked in it.
     pub panics: bool,
+    /// When it started, as it has recorded itself, if that was not seen. Left out where not everything can be read.
+    pub recorded: bool,
 }
 
 impl Wanted {
-    /// Everything but peers.
+    /// Everything but peers and recorded starts.
     pub const ALL: Self = Self {
         retries: true,
         errors: true,
@@ -91,6 +93,7 @@ impl Wanted {
         peers: false,
         protocol: true,
         panics: true,
+        recorded: false,
     };
 
     /// The class of an error is read.
@@ -511,7 +514,7 @@ impl Plan {
             *flags = site.skip_flags();
         }
         for (place, shape) in recipe.shapes.iter_mut().zip(&self.shapes) {
-            *place = without_peers_rather_than_not(shape, bias, wanted)?;
+            *place = as_far_as_there_is_room(shape, bias, wanted)?;
             recipe.shape_count += 1;
         }
         for (place, call) in recipe.shapes.iter_mut().zip(&self.calls) {
@@ -543,10 +546,15 @@ impl Plan {
     }
 }
 
-/// The shape for a process, with the peer's address if there is room for that beside the rest.
-fn without_peers_rather_than_not(shape: &ShapePlan, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
+/// The shape for a process, with the peer's address and the recorded start if there is room for them beside the rest.
+fn as_far_as_there_is_room(shape: &ShapePlan, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
     match shape.program(bias, wanted) {
-        Err(Refusal::TooMuch(_)) if wanted.peers => shape.program(bias, Wanted { peers: false, ..wanted }),
+        Err(Refusal::TooMuch(_)) if wanted.peers => {
+            as_far_as_there_is_room(shape, bias, Wanted { peers: false, ..wanted })
+        }
+        Err(Refusal::TooMuch(_)) if wanted.recorded => {
+            shape.program(bias, Wanted { recorded: false, ..wanted })
+        }
         other => other,
     }
 }

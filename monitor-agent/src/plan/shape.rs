@@ -4,11 +4,11 @@ use monitor_ebpf::{KeyKind, LABELS, Shape, TagMap, TestOp, label, side};
 
 use super::{
     Refusal, Wanted,
-    layout::{Asked, NodeId, Nodes, Place, ROOT, Reads},
+    layout::{Asked, NodeId, Nodes, Place, ROOT, Reads, RecordedAt},
     resolve::{FieldRef, Resolver},
 };
 use crate::{
-    frameworks::{Alternatives, Key, Question, ShapeSpec, Side},
+    frameworks::{Alternatives, Key, Question, RecordedSpec, ShapeSpec, Side},
     image::{Kind, Type},
 };
 
@@ -80,13 +80,7 @@ impl ShapePlan {
                 None
             }
         };
-        let stream = match walk.word(spec.stream) {
-            Ok(stream) => Some(stream),
-            Err(why) => {
-                optional(why)?;
-                None
-            }
-        };
+        let stream = or_none(walk.word(spec.stream))?;
         let protocol = match walk.word(spec.protocol) {
             Ok(protocol) => Some(protocol),
             Err(why) => {
@@ -94,6 +88,8 @@ impl ShapePlan {
                 None
             }
         };
+        // Where it can't be told starts are watched all the same.
+        let recorded = or_none(walk.recorded(spec.recorded))?;
         let panicked = match walk.atomic(spec.panicked) {
             Ok(panicked) => Some(panicked),
             Err(why) => {
@@ -116,6 +112,7 @@ impl ShapePlan {
             sizes,
             peer,
             protocol,
+            recorded,
             panicked,
         };
         Ok(Some(Self { notes: notes.notes, tag_map: tags.and_then(|(_, layout)| layout), reads }))
@@ -145,6 +142,11 @@ fn optional(why: Refusal) -> Result<Refusal, Refusal> {
         Refusal::Image(_) => Err(why),
         _ => Ok(why),
     }
+}
+
+/// What a release simply lacks is none.
+fn or_none<T>(found: Result<T, Refusal>) -> Result<Option<T>, Refusal> {
+    found.map_or_else(|why| optional(why).map(|_| None), |found| Ok(Some(found)))
 }
 
 /// Follows paths through the types, noting what lies on them.
@@ -211,6 +213,20 @@ impl Walk<'_, '_> {
             place.offset = place.offset.saturating_add(8);
         }
         Ok(place)
+    }
+
+    /// An event that calls record themselves.
+    fn recorded(&mut self, spec: RecordedSpec) -> Result<RecordedAt, Refusal> {
+        let events = self.value(spec.events, "a slice", 24, |kind| kind == Kind::Slice)?;
+        let element = format!("{}.[{}]", spec.events, spec.index);
+        let (state, bit) = spec.state;
+        let (state, width) = self.number(&format!("{element}.{state}"))?;
+        Ok(RecordedAt {
+            count: Place { offset: events.offset.saturating_add(8), ..events },
+            is_set: Asked { places: vec![state], op: TestOp::AnyBit, width, operand: bit },
+            time: self.word(&format!("{element}.{}", spec.time))?,
+            index: spec.index,
+        })
     }
 
     fn peer(&mut self, [address, port]: [&str; 2]) -> Result<[Place; 2], Refusal> {
@@ -291,6 +307,15 @@ impl Walk<'_, '_> {
                     struct_type = field_type.address;
                     last = Some(field_type);
                 }
+                Step::Element(index) => {
+                    let missing = || Refusal::TypeMissing(path.to_owned());
+                    let slice = last.take().ok_or_else(missing)?;
+                    expect(path, &slice, "a slice", |kind| kind == Kind::Slice)?;
+                    let element = self.resolver.type_at(slice.elem.ok_or_else(missing)?)?;
+                    let offset = element.size.saturating_mul(index);
+                    place = Place { node: self.nodes.pointed_to(place), offset };
+                    struct_type = element.address;
+                }
                 Step::Holds(concrete) => {
                     let missing = || Refusal::TypeMissing(concrete.to_owned());
                     let interface = last.take().ok_or_else(missing)?;
@@ -334,6 +359,8 @@ fn aligned(what: &str, place: Place, size: u64) -> Result<(), Refusal> {
 enum Step<'a> {
     /// To a field of the struct.
     Field(&'a str),
+    /// To an element of a slice.
+    Element(u64),
     /// Through an interface, to the type that it must hold a pointer to.
     Holds(&'a str),
 }
@@ -352,7 +379,8 @@ fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
         }
         let (name, after) = rest.split_once('.').unwrap_or((rest, ""));
         rest = after;
-        Some(Step::Field(name))
+        let index = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        Some(index.and_then(|index| index.parse().ok()).map_or(Step::Field(name), Step::Element))
     })
 }
 
@@ -385,5 +413,7 @@ mod tests {
             [Step::Field("to"), Step::Holds("pkg/rpcinfo/remoteinfo.remoteInfo"), Step::Field("serviceName")];
         assert_eq!(steps(path).collect::<Vec<_>>(), expected);
         assert_eq!(steps("from.serviceName").count(), 2);
+        let expected = [Step::Field("events"), Step::Element(5), Step::Field("time")];
+        assert_eq!(steps("events.[5].time").collect::<Vec<_>>(), expected);
     }
 }

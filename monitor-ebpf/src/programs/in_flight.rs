@@ -103,7 +103,14 @@ pub(crate) fn holds(key: Key) -> bool {
 /// Forgets the call that finishes with this object and gives its start, if it was seen and is surely its own.
 #[inline(always)]
 pub(crate) fn remove(key: Key, object: u64) -> Option<Started> {
-    let bucket = key.bucket()?;
+    seen(remove_word(key, object))
+}
+
+/// As [`remove`], with the start as [`take`] gives it: a number on every way, since the compiler may move around what
+/// an `Option` has beside nothing, and the verifier takes that for a read.
+#[inline(always)]
+fn remove_word(key: Key, object: u64) -> u64 {
+    let Some(bucket) = key.bucket() else { return 0 };
     let number = key.number();
     for way in 0..WAYS {
         // SAFETY: a way of a bucket in the table.
@@ -115,28 +122,28 @@ pub(crate) fn remove(key: Key, object: u64) -> Option<Started> {
         // SAFETY: as above.
         let word = unsafe { start.read_volatile() };
         if may_be_of_another(key, word >> DEPTH_BITS) {
-            return seen(take_own(number, way as u64, object));
+            return take_own(number, way as u64, object);
         }
         let depth = word & DEPTH;
         if depth != 0 && matches!(key, Key::Goroutine(_)) {
             // SAFETY: as above.
             unsafe { compare_exchange(start, word, word - u64::from(depth != DEPTH)) };
-            return seen(take_nested(number, depth));
+            return take_nested(number, depth);
         }
         // The agent may have given the call up just now, and another may have taken the way.
         // SAFETY: as above.
         let still_there = unsafe { compare_exchange(place, number, 0) } == number;
-        return still_there.then(|| Started::of_word(word));
+        return if still_there { word } else { 0 };
     }
     if let Key::Goroutine(_) = key {
-        return seen(remove_spilled(number));
+        return remove_spilled(number);
     }
-    let started = seen(take(number))?;
-    if may_be_of_another(key, started.at_ns) {
-        count_of(Counter::StartSampledOut, key.side());
-        return None;
+    let word = take(number);
+    if word == 0 || !may_be_of_another(key, word >> DEPTH_BITS) {
+        return word;
     }
-    Some(started)
+    count_of(Counter::StartSampledOut, key.side());
+    0
 }
 
 /// A call of unknown type starts. Inside another of its goroutine it nests as a known one would, but without a start:

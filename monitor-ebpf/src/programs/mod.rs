@@ -110,6 +110,7 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     }
 
     let started = in_flight::remove(shape.key(&hit, &scratch), hit.object);
+    let recorded = if started.is_none() { shape.recorded_start(&hit, &mut scratch) } else { 0 };
     let kind = if shape.has(policy::KIND_AT_FINISH) {
         shape.kind(&scratch)
     } else {
@@ -129,12 +130,12 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     let detail = || Detail { goroutine: hit.goroutine, sizes: sizes(shape, &scratch) };
     // SAFETY: the place is valid for writes.
     let peer = |place| unsafe { peer::read(shape, &scratch, place) };
-    if let Some(started) = started {
+    let (record, if_full) = if let Some(started) = started {
         let duration_ns = now.saturating_sub(started.at_ns);
-        let record = Record { label_set, flags: 0, start_ns: started.at_ns, duration_ns };
-        if !totals::send(record, detail, peer) {
-            count_of(Counter::RingFull, shape.side());
-        }
+        (Record { label_set, flags: 0, start_ns: started.at_ns, duration_ns }, Counter::RingFull)
+    } else if recorded != 0 {
+        let flags = record_flag::RECORDED;
+        (Record { label_set, flags, start_ns: recorded, duration_ns: now }, Counter::RingFullRecorded)
     } else {
         let is_sampled = recipe!(by_site) == 0 && in_flight::is_sampled();
         count_of(if is_sampled { Counter::SampledOut } else { Counter::Unpaired }, shape.side());
@@ -142,10 +143,11 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         if is_sampled && recipe!(events) == 0 {
             return;
         }
-        let record = Record { label_set, flags: record_flag::UNPAIRED, start_ns: now, duration_ns: 0 };
-        if !totals::send(record, detail, peer) {
-            count_of(Counter::RingFullUnpaired, shape.side());
-        }
+        let flags = record_flag::UNPAIRED;
+        (Record { label_set, flags, start_ns: now, duration_ns: 0 }, Counter::RingFullUnpaired)
+    };
+    if !totals::send(record, detail, peer) {
+        count_of(if_full, shape.side());
     }
 }
 

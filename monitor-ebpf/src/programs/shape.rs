@@ -13,6 +13,11 @@ use super::{
     types,
 };
 
+/// Windows with these uses are copied at each finish.
+const COPIED: u8 = window_use::KEY | window_use::FINISH;
+/// No call records so many kinds of events: such a number was not read rightly.
+const EVENTS_MAX: u64 = 1 << 16;
+
 /// A shape of the recipe.
 #[derive(Clone, Copy)]
 pub(crate) struct ShapeRef(*const Shape);
@@ -148,6 +153,30 @@ impl ShapeRef {
         let address = pointer.wrapping_add(u64::from(field!(window, offset)));
         scratch.copy(field!(window, at), field!(window, length), address);
         true
+    }
+
+    /// When a call started by its own record, nanoseconds since 1970; 0 where it has none, or nobody asks.
+    #[inline(always)]
+    pub(crate) fn recorded_start(self, hit: &Hit, scratch: &mut Scratch) -> u64 {
+        let at = field!(self.0, recorded.time_at);
+        if recipe!(by_site) != 0 || at == NO_SCRATCH {
+            return 0;
+        }
+        for index in 0..MAX_WINDOWS {
+            if field!(self.0, windows[index].length) == 0 {
+                break;
+            }
+            // The others have been copied by now.
+            if field!(self.0, windows[index].uses) & (window_use::RECORDED | COPIED) == window_use::RECORDED {
+                self.copy_window(index, hit.object, 0, scratch);
+            }
+        }
+        let count = scratch.word(field!(self.0, recorded.count_at));
+        let is_there = count > u64::from(field!(self.0, recorded.index)) && count < EVENTS_MAX;
+        // SAFETY: a place inside the recipe.
+        let is_set = scratch.answer(unsafe { &raw const (*self.0).recorded.is_set });
+        let time = scratch.word(at);
+        if is_there && is_set && time != UNREAD { time } else { 0 }
     }
 
     /// The key of a call. Needs the windows that are marked so.

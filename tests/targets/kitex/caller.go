@@ -75,6 +75,9 @@ func newClient(o options, callee string, tracers []stats.Tracer, opts ...client.
 	for _, tracer := range tracers {
 		opts = append(opts, client.WithTracer(tracer))
 	}
+	if o.unrecorded {
+		opts = append(opts, client.WithStatsLevel(stats.LevelDisabled))
+	}
 	c, err := client.NewClient(serviceInfo(methods), opts...)
 	if err != nil {
 		return nil, err

@@ -30,8 +30,10 @@ type options struct {
 	retry     bool
 	nested    bool
 	mux       bool
-	tracers   []string
-	metrics   string
+	// unrecorded calls have no events in their statistics.
+	unrecorded bool
+	tracers    []string
+	metrics    string
 }
 
 func main() {
@@ -72,6 +74,7 @@ func parse(args []string) (options, error) {
 		defer func() { o.shortConn = *conns == "short" }()
 	}
 	tracers := flags.String("tracer", "tally", "none, or some of tally, log (every call by itself) and prometheus, with commas")
+	flags.BoolVar(&o.unrecorded, "unrecorded", false, "keep Kitex from recording when calls start; the tally takes the time itself")
 	flags.StringVar(&o.metrics, "metrics-address", "127.0.0.1:0", "where the prometheus tracer is scraped, at /metrics")
 	if err := flags.Parse(args[1:]); err != nil {
 		return o, err

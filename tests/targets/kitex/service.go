@@ -98,6 +98,9 @@ func startServer(o options, listener net.Listener, h *handler, tracers []stats.T
 	for _, tracer := range tracers {
 		opts = append(opts, server.WithTracer(tracer))
 	}
+	if o.unrecorded {
+		opts = append(opts, server.WithStatsLevel(stats.LevelDisabled))
+	}
 	s := server.NewServer(opts...)
 	if err := s.RegisterService(serviceInfo(methods[:len(methods)-1]), h); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/pkg/stats"
@@ -95,10 +96,18 @@ func (l labels) sortKey() string {
 type tracer struct {
 	tally *tally
 	side  string
+	// clocked is set where Kitex does not record when calls start.
+	clocked bool
 }
+
+// began is the key of the time at which a call has started.
+type began struct{}
 
 func (t tracer) Start(ctx context.Context) context.Context {
 	t.tally.started.Add(1)
+	if t.clocked {
+		return context.WithValue(ctx, began{}, time.Now())
+	}
 	return ctx
 }
 
@@ -110,6 +119,8 @@ func (t tracer) Finish(ctx context.Context) {
 	start, finish := s.GetEvent(stats.RPCStart), s.GetEvent(stats.RPCFinish)
 	if start != nil && finish != nil {
 		c.durations.add(finish.Time().Sub(start.Time()).Microseconds())
+	} else if start, ok := ctx.Value(began{}).(time.Time); ok && t.clocked {
+		c.durations.add(time.Since(start).Microseconds())
 	}
 	t.tally.finished.Add(1)
 }

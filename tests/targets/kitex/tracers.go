@@ -24,8 +24,8 @@ func newTracers(o options, tally *tally) (tracers, error) {
 	for _, kind := range o.tracers {
 		switch kind {
 		case "tally":
-			t.client = append(t.client, tracer{tally, "client"})
-			t.server = append(t.server, tracer{tally, "server"})
+			t.client = append(t.client, tracer{tally, "client", o.unrecorded})
+			t.server = append(t.server, tracer{tally, "server", o.unrecorded})
 		case "log":
 			t.log = new(callLog)
 			t.client = append(t.client, logger{t.log, "client"})
