@@ -19,6 +19,7 @@ mod scrapes;
 mod section;
 mod stage;
 mod stalls;
+mod steps;
 mod sweeps;
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
@@ -86,6 +87,8 @@ pub(crate) struct Options {
 enum Part {
     /// What the kernel makes of the agent's programs: counts, which need no idle machine
     Programs,
+    /// What the kernel takes for a hit, and for what programs ask of it
+    Steps,
     /// Planning
     Planning,
     /// Servers over each protocol, with one thing after the other at work in them
@@ -167,6 +170,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn measure(part: Part, options: &Options, cores: Cores) -> Result<Section> {
     match part {
         Part::Programs => programs::measure(),
+        Part::Steps => steps::measure(options.rounds),
         Part::Planning => {
             let executable = Program::Kitex.build(Flavour::Default)?;
             Ok(planning::measure(&executable, cores.others, options.rounds)?.section())

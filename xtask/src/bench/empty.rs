@@ -1,5 +1,5 @@
-//! Two programs that do nothing, at the sites where the agent puts its own: what the kernel takes for two hits,
-//! whatever the programs are.
+//! Programs that do nothing, at the sites where the agent puts its own: what the kernel takes for the hits, whatever the
+//! programs are. And how a program that does something is put at a site.
 
 use std::{
     ffi::CString,
@@ -19,7 +19,7 @@ const BPF_PERF_EVENT: u32 = 41;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 
 /// `r0 = 0; exit`.
-static NOTHING: [u64; 2] = [0xb7, 0x95];
+pub(super) static NOTHING: [u64; 2] = [0xb7, 0x95];
 
 /// The head of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel takes the rest as zero.
 #[repr(C)]
@@ -28,6 +28,11 @@ struct ProgramLoad {
     instruction_count: u32,
     instructions: *const u64,
     license: *const libc::c_char,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
 }
 
 /// The head of `union bpf_attr` for `BPF_LINK_CREATE`.
@@ -58,33 +63,47 @@ struct PerfEvent {
 
 /// Empty programs at some sites of a process, until this is dropped.
 pub(super) struct Empty {
-    _links: Vec<OwnedFd>,
-    _programs: Vec<OwnedFd>,
+    _attached: Vec<Attached>,
 }
 
 impl Empty {
     /// Puts a program of its own at each of these file offsets of the process's executable, with the kind of link
     /// that the agent makes too.
     pub(super) fn attach(pid: u32, offsets: &[u64]) -> Result<Self> {
-        let mut links = Vec::new();
-        let mut programs = Vec::new();
-        for offset in offsets {
-            let program = load()?;
-            links.push(link(&program, &uprobe(pid, *offset)?)?);
-            programs.push(program);
-        }
-        Ok(Self { _links: links, _programs: programs })
+        let attached = offsets.iter().map(|offset| Attached::new(pid, *offset, &NOTHING, 0));
+        Ok(Self { _attached: attached.collect::<Result<_>>()? })
     }
 }
 
-fn load() -> Result<OwnedFd> {
+/// A program at a site, until this is dropped.
+pub(super) struct Attached {
+    _link: OwnedFd,
+    _program: OwnedFd,
+}
+
+impl Attached {
+    /// Loads these instructions, with flags as `BPF_PROG_LOAD` wants them, and puts them at a file offset of the process's
+    /// executable.
+    pub(super) fn new(pid: u32, offset: u64, code: &[u64], flags: u32) -> Result<Self> {
+        let program = load(code, flags)?;
+        Ok(Self { _link: link(&program, &uprobe(pid, offset)?)?, _program: program })
+    }
+}
+
+fn load(code: &[u64], flags: u32) -> Result<OwnedFd> {
     let attributes = ProgramLoad {
         program_type: BPF_PROG_TYPE_KPROBE,
-        instruction_count: NOTHING.len().try_into()?,
-        instructions: NOTHING.as_ptr(),
-        license: c"MIT".as_ptr(),
+        instruction_count: code.len().try_into()?,
+        instructions: code.as_ptr(),
+        // Some helpers are for such programs only.
+        license: c"Dual MIT/GPL".as_ptr(),
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags,
     };
-    bpf(BPF_PROG_LOAD, &attributes).context("cannot load an empty eBPF program")
+    bpf(BPF_PROG_LOAD, &attributes).context("cannot load an eBPF program")
 }
 
 fn uprobe(pid: u32, offset: u64) -> Result<OwnedFd> {
@@ -120,5 +139,5 @@ fn link(program: &OwnedFd, event: &OwnedFd) -> Result<OwnedFd> {
         attach_type: BPF_PERF_EVENT,
         flags: 0,
     };
-    bpf(BPF_LINK_CREATE, &attributes).context("cannot attach an empty eBPF program")
+    bpf(BPF_LINK_CREATE, &attributes).context("cannot attach an eBPF program")
 }

@@ -208,9 +208,10 @@ mod tests {
     #[test]
     fn the_document_has_a_place_for_everything() {
         let document = fs::read_to_string(root().join(DOCUMENT)).unwrap();
-        for block in
-            ["matrix", "service", "agent", "planning", "sweeps", "stalls", "pipeline", "programs", "scrapes"]
-        {
+        for block in [
+            "matrix", "service", "agent", "planning", "sweeps", "stalls", "pipeline", "programs", "steps",
+            "scrapes",
+        ] {
             replace(&document, block, "").unwrap();
         }
     }
