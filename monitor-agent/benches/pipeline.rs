@@ -35,11 +35,11 @@ fn rates(size: usize, label_sets: u32) -> Vec<f64> {
     let mut replay = Replay::new(sets);
     let rounds = (0..=ROUNDS).map(|_| {
         let begin = Instant::now();
-        let before = replay.drain([], 0).counters.records_timed;
+        let before = replay.snapshot().counters.records_timed;
         for _ in 0..TIMES {
             replay.drain(Items(&ring), 1);
         }
-        let taken = replay.drain([], 0).counters.records_timed - before;
+        let taken = replay.snapshot().counters.records_timed - before;
         rate(taken, begin.elapsed())
     });
     // The first decodes the labels.

@@ -24,8 +24,8 @@ use crate::{
     image::CostClass,
     metrics::{LatencySource, UnexpectedType},
     pipeline::{
-        self, Aggregate, Details, EventKind, FinishedCall, KnownLabels, Labels, Ladder, Losses, Lost,
-        PerProbe, ProbeKind, Snapshot, StartedCall, Tracer,
+        self, Aggregate, Changes, Details, EventKind, FinishedCall, KnownLabels, Labels, Ladder, Losses,
+        Lost, PerProbe, ProbeKind, StartedCall, Tracer,
     },
     plan::{Found, Plan, Role, Site},
     target::Target,
@@ -138,9 +138,9 @@ impl Attached {
         })
     }
 
-    /// Takes everything out of the ring, for the tracer too; gives what a scrape may read, and how many bytes there
+    /// Takes everything out of the ring, for the tracer too; gives what is new for a scrape, and how many bytes there
     /// were.
-    pub(super) fn drain(&mut self, place: &Place, clock: Clock, tracer: &mut dyn Tracer) -> (Snapshot, u64) {
+    pub(super) fn drain(&mut self, place: &Place, clock: Clock, tracer: &mut dyn Tracer) -> (Changes, u64) {
         let Self { maps, labels, aggregate, framework, waiting, .. } = self;
         let names = Names { place, found: place.executable.inspection.frameworks.get(*framework) };
         // Operations of specs are no calls: they are counted and timed, and nobody is told of each.
@@ -189,8 +189,8 @@ impl Attached {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
-        let snapshot = aggregate.snapshot(&|counter, side| maps.counter_of(counter, side));
-        (Snapshot { has_bytes: self.has_bytes, ..snapshot }, bytes as u64)
+        let changes = aggregate.changes(&|counter, side| maps.counter_of(counter, side));
+        (Changes { has_bytes: self.has_bytes, ..changes }, bytes as u64)
     }
 
     /// Chooses the calls of which durations are taken, from soon on.

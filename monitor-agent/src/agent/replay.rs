@@ -7,7 +7,7 @@ use monitor_ebpf::LabelSet;
 use super::{attached::Call, clock::Clock};
 use crate::{
     bpf::decode,
-    pipeline::{Aggregate, Extras, KnownLabels, Labels, Ladder, NoExecutable, Snapshot},
+    pipeline::{Aggregate, Extras, KnownLabels, Labels, Ladder, NoExecutable, Published, Snapshot},
 };
 
 /// Records are decoded, counted and timed here as in a run.
@@ -17,6 +17,7 @@ pub struct Replay {
     label_sets: Vec<LabelSet>,
     labels: KnownLabels,
     aggregate: Aggregate,
+    published: Published,
 }
 
 impl Replay {
@@ -24,13 +25,12 @@ impl Replay {
     #[must_use]
     pub fn new(label_sets: Vec<LabelSet>) -> Self {
         let aggregate = Aggregate::new(Arc::new(Ladder::default()));
-        Self { label_sets, labels: KnownLabels::default(), aggregate }
+        Self { label_sets, labels: KnownLabels::default(), aggregate, published: Published::default() }
     }
 
-    /// Takes all of these records, each its bytes in a ring, and the totals of `calls` calls of each label set; gives what
-    /// a scrape would read then.
-    pub fn drain<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8]>, calls: u64) -> Snapshot {
-        let Self { label_sets, labels, aggregate } = self;
+    /// Takes all of these records, each its bytes in a ring, and the totals of `calls` calls of each label set.
+    pub fn drain<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8]>, calls: u64) {
+        let Self { label_sets, labels, aggregate, published } = self;
         let decoded = |number: u32| Labels::decode(&label_sets[number as usize], &NoExecutable);
         let batch: Vec<_> = records.into_iter().filter_map(decode).collect();
         for (record, more) in &batch {
@@ -41,7 +41,13 @@ impl Replay {
         for number in (0..).take(label_sets.len()) {
             aggregate.total(number, labels.get(number, || decoded(number)), calls, Extras::default());
         }
-        aggregate.snapshot(&|_, _| 0)
+        published.update(vec![aggregate.changes(&|_, _| 0)]);
+    }
+
+    /// What a scrape would read.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.published.get()
     }
 }
 
@@ -57,7 +63,8 @@ mod tests {
         let mut replay = Replay::new(vec![LabelSet::EMPTY, set]);
         // Number 1, no flags, started at 5, took 3000 ns.
         let record = [1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0xb8, 0xb, 0, 0, 0, 0, 0, 0];
-        let snapshot = replay.drain([&record[..], &record[..], &record[..20]], 2);
+        replay.drain([&record[..], &record[..], &record[..20]], 2);
+        let snapshot = replay.snapshot();
         assert_eq!(snapshot.counters.records_timed, 2);
         assert_eq!(snapshot.series.iter().map(|series| series.histogram.sum_us).collect::<Vec<_>>(), [0, 6]);
     }

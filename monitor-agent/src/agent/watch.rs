@@ -28,7 +28,7 @@ use crate::{
     metrics::{
         Family, FrameworkStats, LatencySource, SiteStats, TargetStats, UnderwayCalls, process::ProcessReader,
     },
-    pipeline::{Ladder, PerProbe, Published, Snapshot, Tracer},
+    pipeline::{CounterValues, Ladder, PerProbe, Published, Tracer},
     plan::{Found, Plan, cost_name},
     target::Liveness,
 };
@@ -173,18 +173,20 @@ impl Watch {
     /// Takes everything out of the rings, for the tracer too, and publishes what a scrape may read.
     pub(super) fn drain(&mut self, tracer: &mut dyn Tracer) {
         self.clock.look();
-        let mut snapshot = Snapshot::default();
+        let mut counters = CounterValues::default();
         let mut ring_bytes = 0;
+        let mut changes = Vec::with_capacity(self.attached.len());
         for attached in &mut self.attached {
             let (one, bytes) = attached.drain(&self.place, self.clock, tracer);
-            snapshot.add(one);
+            counters.add(&one.counters);
+            changes.push(one);
             ring_bytes += bytes;
         }
         let mut stats = self.face.lock_stats();
-        stats.counters = snapshot.counters;
+        stats.counters = counters;
         stats.ring_bytes = ring_bytes;
         drop(stats);
-        self.face.published.set(snapshot);
+        self.face.published.update(changes);
     }
 
     /// Looks after the calls in flight, and notices that the target has ended. The probes are then taken away beside

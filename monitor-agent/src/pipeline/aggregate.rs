@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use monitor_ebpf::{Counter, side};
 
-use super::{Extras, FinishedCall, Histogram, Labels, Ladder, Series, Side, Snapshot, Tracer};
+use super::{Changes, Extras, FinishedCall, Histogram, Labels, Ladder, Series, Side, Tracer};
 
 /// Values of the programs' counters, and what the agent itself counts about records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -178,11 +178,22 @@ impl CounterValues {
 }
 
 /// Aggregates one target's calls.
+///
+/// What is done at each drain depends on how many label sets have changed since the last one, not on how many there are.
 #[derive(Debug)]
 pub struct Aggregate {
     ladder: Arc<Ladder>,
     /// Indexed by label set number; `None` until its first call is seen.
     series: Vec<Option<Arc<Series>>>,
+    /// The totals and extras of `series`, side by side: most are only compared.
+    known: Vec<(u64, Extras)>,
+    /// Numbers of the label sets that have changed since the last [`Changes`], each once.
+    changed: Vec<u32>,
+    is_changed: Vec<bool>,
+    /// Label sets that have calls or messages.
+    label_sets: u64,
+    /// Sums of clients, and of servers.
+    sums: [Sums; 2],
     records_timed: u64,
     records_unpaired: u64,
     /// Records that belong to the next snapshot: those of clients, and of servers.
@@ -193,6 +204,15 @@ pub struct Aggregate {
     clock_set: [u64; 2],
 }
 
+/// Sums over all label sets of one side.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    /// Calls, by the totals.
+    finished: u64,
+    /// Calls in histograms.
+    timed: u64,
+}
+
 impl Aggregate {
     /// Nothing yet.
     #[must_use]
@@ -200,6 +220,11 @@ impl Aggregate {
         Self {
             ladder,
             series: Vec::new(),
+            known: Vec::new(),
+            changed: Vec::new(),
+            is_changed: Vec::new(),
+            label_sets: 0,
+            sums: [Sums::default(); 2],
             records_timed: 0,
             records_unpaired: 0,
             waiting: [0; 2],
@@ -214,19 +239,23 @@ impl Aggregate {
     pub fn waiting(&mut self, sides: impl Iterator<Item = Side>) {
         self.waiting = [0; 2];
         for side in sides {
-            self.waiting[usize::from(side == Side::Server)] += 1;
+            self.waiting[of_side(side)] += 1;
         }
     }
 
     /// Takes over a label set's exact total and extras.
     pub fn total(&mut self, label_set: u32, labels: &Arc<Labels>, total: u64, extras: Extras) {
-        let known = self.series.get(label_set as usize).and_then(Option::as_ref);
-        if known.map_or((0, Extras::default()), |series| (series.total, series.extras)) == (total, extras) {
+        let before = self.known.get(label_set as usize).copied().unwrap_or_default();
+        if before == (total, extras) {
             return;
         }
         let series = self.series_mut(label_set, labels);
         series.total = total;
         series.extras = extras;
+        self.known[label_set as usize] = (total, extras);
+        self.label_sets += u64::from(before == Default::default());
+        // Totals only rise.
+        self.sums[of_side(labels.side)].finished += total.saturating_sub(before.0);
     }
 
     /// Counts calls that were forgotten because they were too old.
@@ -240,7 +269,7 @@ impl Aggregate {
         if has_duration {
             self.recorded += 1;
         } else {
-            self.clock_set[usize::from(side == Side::Server)] += 1;
+            self.clock_set[of_side(side)] += 1;
         }
     }
 
@@ -248,6 +277,12 @@ impl Aggregate {
         let index = label_set as usize;
         if index >= self.series.len() {
             self.series.resize(index + 1, None);
+            self.known.resize(index + 1, Default::default());
+            self.is_changed.resize(index + 1, false);
+        }
+        if !self.is_changed[index] {
+            self.is_changed[index] = true;
+            self.changed.push(label_set);
         }
         let ladder = &self.ladder;
         // A snapshot that is still read keeps its own copy.
@@ -263,29 +298,44 @@ impl Aggregate {
 
     /// What became of one side's calls.
     fn outcomes(&self, side: Side, counter: &dyn Fn(Counter) -> u64) -> Outcomes {
-        let of_side = || self.series.iter().flatten().filter(|series| series.labels.side == side);
+        let Sums { finished, timed } = self.sums[of_side(side)];
         Outcomes {
-            finished: of_side().map(|series| series.total).sum(),
-            timed: of_side().map(|series| series.histogram.count()).sum(),
+            finished,
+            timed,
             unpaired: counter(Counter::Unpaired),
             sampled_out: counter(Counter::SampledOut),
             lost: counter(Counter::RingFull)
                 + counter(Counter::RingFullRecorded)
-                + self.clock_set[usize::from(side == Side::Server)],
-            pending: self.waiting[usize::from(side == Side::Server)],
+                + self.clock_set[of_side(side)],
+            pending: self.waiting[of_side(side)],
         }
     }
 
-    /// What a scrape may read. `counter` gives the value of a counter of the programs for a [`side`].
+    /// The label sets that have changed since this was last asked for.
+    fn take_changed(&mut self) -> Vec<(u32, Arc<Series>)> {
+        let Self { series, known, changed, is_changed, .. } = self;
+        let mut taken = Vec::with_capacity(changed.len());
+        // One without a call yet is not shown.
+        changed.retain(|number| {
+            let index = *number as usize;
+            let Some(series) = series[index].as_ref().filter(|_| known[index] != Default::default()) else {
+                return true;
+            };
+            is_changed[index] = false;
+            taken.push((*number, Arc::clone(series)));
+            false
+        });
+        taken
+    }
+
+    /// What is new for those who scrape. `counter` gives the value of a counter of the programs for a [`side`].
     #[must_use]
-    pub fn snapshot(&self, counter: &dyn Fn(Counter, u8) -> u64) -> Snapshot {
+    pub fn changes(&mut self, counter: &dyn Fn(Counter, u8) -> u64) -> Changes {
         let of_client = |which| counter(which, side::CLIENT);
         let of_server = |which| counter(which, side::SERVER);
         let (client, server) =
             (self.outcomes(Side::Client, &of_client), self.outcomes(Side::Server, &of_server));
         let counter = |which| of_client(which) + of_server(which);
-        let has_any = |series: &&Arc<Series>| series.total > 0 || series.extras != Extras::default();
-        let series: Vec<_> = self.series.iter().flatten().filter(has_any).cloned().collect();
         let counters = CounterValues {
             starts: counter(Counter::Starts),
             starts_unknown_type: counter(Counter::StartUnknownType),
@@ -314,13 +364,17 @@ impl Aggregate {
             aged: self.aged,
             records_timed: self.records_timed - self.recorded,
             records_unpaired: self.records_unpaired,
-            label_sets: series.len() as u64,
-            finished: series.iter().map(|series| series.total).sum(),
+            label_sets: self.label_sets,
+            finished: client.finished + server.finished,
             client,
             server,
         };
-        Snapshot { series, has_bytes: false, counters }
+        Changes { series: self.take_changed(), has_bytes: false, counters }
     }
+}
+
+fn of_side(side: Side) -> usize {
+    usize::from(side == Side::Server)
 }
 
 impl Tracer for Aggregate {
@@ -330,6 +384,7 @@ impl Tracer for Aggregate {
             return;
         };
         self.records_timed += 1;
+        self.sums[of_side(call.labels.side)].timed += 1;
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.series_mut(call.label_set, call.labels).histogram.record(nanoseconds);
     }
@@ -343,7 +398,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pipeline::Buckets;
+    use crate::pipeline::{Buckets, Published, Snapshot};
 
     fn labels(number: u32) -> Arc<Labels> {
         let mut set = LabelSet::EMPTY;
@@ -362,6 +417,13 @@ mod tests {
         aggregate.total(label_set, &labels(label_set), total, Extras::default());
     }
 
+    /// All that has been counted so far.
+    fn snapshot(aggregate: &mut Aggregate) -> Arc<Snapshot> {
+        let published = Published::default();
+        published.update(vec![aggregate.changes(&|_, _| 0)]);
+        published.get()
+    }
+
     #[test]
     fn durations_are_cut_to_whole_microseconds() {
         let buckets = "1,2".parse().unwrap();
@@ -370,7 +432,7 @@ mod tests {
             finish(&mut aggregate, 0, Some(duration_ns));
         }
         total(&mut aggregate, 0, 3);
-        let snapshot = aggregate.snapshot(&|_, _| 0);
+        let snapshot = snapshot(&mut aggregate);
         let histogram = &snapshot.series[0].histogram;
         assert_eq!(histogram.counts(&buckets), [1, 1, 1]);
         assert_eq!((histogram.sum_us, histogram.sum_ns), (6, 7_998));
@@ -382,7 +444,7 @@ mod tests {
         let mut aggregate = Aggregate::new(Arc::default());
         finish(&mut aggregate, 1, None);
         total(&mut aggregate, 1, 1);
-        let snapshot = aggregate.snapshot(&|_, _| 0);
+        let snapshot = snapshot(&mut aggregate);
         assert_eq!(snapshot.series[0].total, 1);
         assert_eq!(snapshot.series[0].histogram.count(), 0);
         assert_eq!(snapshot.counters.records_unpaired, 1);
@@ -391,11 +453,41 @@ mod tests {
     #[test]
     fn a_snapshot_does_not_change_afterwards() {
         let mut aggregate = Aggregate::new(Arc::default());
+        let published = Published::default();
         total(&mut aggregate, 0, 1);
-        let before = aggregate.snapshot(&|_, _| 0);
+        published.update(vec![aggregate.changes(&|_, _| 0)]);
+        let before = published.get();
         total(&mut aggregate, 0, 2);
+        published.update(vec![aggregate.changes(&|_, _| 0)]);
         assert_eq!(before.series[0].total, 1);
-        assert_eq!(aggregate.snapshot(&|_, _| 0).series[0].total, 2);
+        assert_eq!(published.get().series[0].total, 2);
+    }
+
+    #[test]
+    fn only_what_has_changed_is_handed_on() {
+        let mut aggregate = Aggregate::new(Arc::default());
+        let numbers = |aggregate: &mut Aggregate| {
+            let changes = aggregate.changes(&|_, _| 0);
+            changes.series.iter().map(|(number, _)| *number).collect::<Vec<_>>()
+        };
+        for number in 0..5 {
+            total(&mut aggregate, number, 1);
+        }
+        assert_eq!(numbers(&mut aggregate), [0, 1, 2, 3, 4]);
+        finish(&mut aggregate, 3, Some(1));
+        finish(&mut aggregate, 3, Some(1));
+        total(&mut aggregate, 1, 1);
+        total(&mut aggregate, 2, 7);
+        assert_eq!(numbers(&mut aggregate), [3, 2]);
+        assert!(numbers(&mut aggregate).is_empty());
+        // Its record is there before its total.
+        finish(&mut aggregate, 9, Some(1));
+        assert!(numbers(&mut aggregate).is_empty());
+        total(&mut aggregate, 9, 1);
+        assert_eq!(numbers(&mut aggregate), [9]);
+        let counters = aggregate.changes(&|_, _| 0).counters;
+        let sums = (counters.label_sets, counters.finished, counters.client.timed + counters.server.timed);
+        assert_eq!(sums, (6, 12, 3));
     }
 
     proptest! {
@@ -406,7 +498,7 @@ mod tests {
                 finish(&mut aggregate, 3, Some(*duration));
             }
             total(&mut aggregate, 3, 1);
-            let snapshot = aggregate.snapshot(&|_, _| 0);
+            let snapshot = snapshot(&mut aggregate);
             prop_assert_eq!(snapshot.series[0].histogram.count(), durations.len() as u64);
             prop_assert_eq!(snapshot.series[0].histogram.sum_us, durations.iter().map(|ns| ns / 1_000).sum::<u64>());
         }

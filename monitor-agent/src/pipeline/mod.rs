@@ -20,5 +20,5 @@ pub(crate) use labels::NoExecutable;
 pub use labels::{CallType, Executable, Framework, KnownLabels, Labels, Side, StreamKind, shown};
 pub use losses::Losses;
 pub use overhead::{Look, Overhead, PerProbe, ProbeCost, ProbeKind};
-pub use snapshot::{Extras, Histogram, Published, Series, Snapshot};
+pub use snapshot::{Changes, Extras, Histogram, Published, Series, Snapshot};
 pub use tracer::{Details, EventKind, FinishedCall, LossReason, Lost, StartedCall, Tracer};
