@@ -119,7 +119,7 @@ pub enum KeyKind {
 pub mod by_site {
     /// The first label is a path, which is as long as all of them; the end of a call has a status.
     pub const PATH: u8 = 1;
-    /// Labels are names, and [`Sited::outcome`] says what tells the end.
+    /// Labels are names, and [`Sited::outcome`](super::Sited::outcome) says what tells the end.
     pub const NAMES: u8 = 2;
 }
 
