@@ -65,12 +65,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("{report}");
     if options.write {
         let text = format!(
-            "# A long run under load\n\nWritten by `cargo xtask soak --minutes {} --seed {} --write` on {}. It ends \
-             with an error when an account does not close, a count differs from the target's own, a call fails that \
+            "# A long run under load\n\nWritten by `cargo xtask soak --minutes {} --seed {} --write` on {}, at commit {}. It \
+             ends with an error when an account does not close, a count differs from the target's own, a call fails that \
              should not, memory or descriptors grow, or anything is left in the kernel.\n\n{report}",
             options.minutes,
             options.seed,
             output(Command::new("date").args(["--utc", "+%Y-%m-%d"]))?,
+            output(Command::new("git").args(["rev-parse", "--short", "HEAD"]).current_dir(root()))?,
         );
         let file = root().join("docs/soak.md");
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;

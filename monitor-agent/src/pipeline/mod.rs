@@ -1,7 +1,7 @@
 //! From records to what a scrape reads: decode, aggregate, publish.
 //!
-//! One direction, no way back: the pipeline never waits for a reader, and a reader takes the newest
-//! [`Snapshot`] and never waits for the pipeline. No I/O here: records and counters come in as values.
+//! One direction, no way back: what has changed is published, and a reader takes a [`Snapshot`] of the newest. Each waits
+//! for the other only while pointers are copied. No I/O here: records and counters come in as values.
 
 mod aggregate;
 mod buckets;

@@ -107,7 +107,7 @@ struct Newest {
 }
 
 impl Published {
-    /// All of them at one moment. Holds the pipeline up while pointers are copied, some ten nanoseconds for each label set.
+    /// All of them at one moment. Holds the pipeline up while a pointer for each label set is copied.
     #[must_use]
     pub fn get(&self) -> Arc<Snapshot> {
         let newest = self.lock();
