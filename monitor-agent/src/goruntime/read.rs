@@ -199,7 +199,8 @@ impl Moment<'_> {
             match read(self) {
                 Ok(value) => return Some(value),
                 Err(Fault::NoPlace(_)) => return None,
-                Err(Fault::Implausible(_)) if attempt < attempts => {}
+                // A pointer that has just been changed may lead nowhere, too.
+                Err(Fault::Implausible(_) | Fault::Unreadable) if attempt < attempts => {}
                 Err(fault) => {
                     self.faults.push(fault);
                     return None;
