@@ -367,10 +367,8 @@ fn under_load_nothing_is_torn() -> Result<()> {
             goals += u32::from(readings.metrics.contains_key("/gc/heap/goal:bytes"));
         }
         ensure!(before > 100 << 20, "{release}: the target allocated {before} bytes only");
-        // The kernel does not give a page now and then, for some milliseconds: then there is no value, and none is wrong.
-        let unreadable = faults.iter().filter(|fault| **fault == Fault::Unreadable).count();
         ensure!(
-            faults.len() == unreadable && unreadable <= 100,
+            faults.is_empty(),
             "{release}: {} faults, {goals} goals: {:?}",
             faults.len(),
             &faults[..faults.len().min(9)]

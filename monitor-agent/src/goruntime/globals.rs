@@ -285,12 +285,26 @@ pub(super) fn processors(memory: &dyn Memory, layout: &Layout, allp: u64) -> Res
         .collect()
 }
 
-/// The newest thread, whose own goroutine knows it.
+/// The newest thread. That it is one is known by the newest whose own goroutine leads back to it: a thread is in the list
+/// a moment before it has one (`allocm` in runtime/proc.go), and may lose the processor in that moment.
 pub(super) fn first_thread(memory: &dyn Memory, layout: &Layout, allm: u64) -> Result<u64, Fault> {
-    let thread = u64_at(memory, allm)?;
-    let goroutine = u64_at(memory, at(thread, layout.get("m.g0")?))?;
-    let back = u64_at(memory, at(goroutine, layout.get("g.m")?))?;
-    if thread != 0 && back == thread { Ok(thread) } else { Err(Fault::Implausible("a thread's goroutine")) }
+    /// So many may be that new at once.
+    const NEW: usize = 8;
+    let first = u64_at(memory, allm)?;
+    let mut thread = first;
+    for _ in 0..NEW {
+        if thread == 0 {
+            break;
+        }
+        let goroutine = u64_at(memory, at(thread, layout.get("m.g0")?))?;
+        if goroutine == 0 {
+            thread = u64_at(memory, at(thread, layout.get("m.alllink")?))?;
+            continue;
+        }
+        let back = u64_at(memory, at(goroutine, layout.get("g.m")?))?;
+        return if back == thread { Ok(first) } else { Err(Fault::Implausible("a thread's goroutine")) };
+    }
+    Err(Fault::Implausible("a thread's goroutine"))
 }
 
 /// Sees that the allocators of spans and caches are accounted for in the statistics.

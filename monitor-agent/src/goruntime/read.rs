@@ -199,7 +199,7 @@ impl Moment<'_> {
             match read(self) {
                 Ok(value) => return Some(value),
                 Err(Fault::NoPlace(_)) => return None,
-                // A pointer that has just been changed may lead nowhere, too.
+                // A pointer that is not set yet leads nowhere.
                 Err(Fault::Implausible(_) | Fault::Unreadable) if attempt < attempts => {}
                 Err(fault) => {
                     self.faults.push(fault);
