@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{Cell, Framework, Matrix, Racy};
@@ -30,6 +30,12 @@ const LOAD: &str = "load 2000 16";
 const ENDLESS: &str = "its calls never finish, so no counter shows them";
 /// How often a scenario is tried whose calls end otherwise than they are meant to.
 const TRIES: u32 = 3;
+/// How often a program is watched until each call's bytes could be read. An object that nobody has written to yet may lie
+/// on a page that the kernel has not made yet, which the programs can't read; that is counted, and rare: about one call in
+/// ten thousand where memory comes in small pages.
+const WATCHES: u32 = 5;
+/// Reason of the loss of a call's bytes, and nothing else of it.
+const UNREAD: &str = "size_unreadable";
 /// How long the agent may take to say what is in a file.
 const INSPECTION: Duration = Duration::from_secs(20);
 
@@ -69,7 +75,7 @@ pub fn cell(matrix: &Matrix, cell: &Cell) -> Verdict {
         Ok(match inspect(&executable)? {
             Inspection::Refused(reason) => Verdict::Refused(reason),
             Inspection::Attachable(notes) => Verdict::Supported(match cell.framework {
-                Framework::Kitex => watch(matrix, &executable, notes)?,
+                Framework::Kitex => watch_until_read(matrix, &executable, &notes)?,
                 Framework::Grpc => watch_grpc(&executable, notes)?,
             }),
         })
@@ -115,8 +121,21 @@ fn watch_grpc(executable: &Path, notes: Vec<String>) -> Result<Report> {
     Ok(Report { calls: counted.total(), messages: 0, scenarios, notes })
 }
 
+/// Watches a program until everything could be read, and what could be agrees each time.
+fn watch_until_read(matrix: &Matrix, executable: &Path, notes: &[String]) -> Result<Report> {
+    for _ in 0..WATCHES {
+        if let Some(report) = watch(matrix, executable, notes.to_vec())? {
+            return Ok(report);
+        }
+        eprintln!("some calls' bytes were on pages that were not there yet: once more");
+    }
+    bail!("in each of {WATCHES} tries some calls' bytes could not be read")
+}
+
 /// Runs every scenario that the program has, one after the other and then those that bear company at the same time.
-fn watch(matrix: &Matrix, executable: &Path, notes: Vec<String>) -> Result<Report> {
+///
+/// Gives nothing if some calls' bytes could not be read, but everything else agrees.
+fn watch(matrix: &Matrix, executable: &Path, notes: Vec<String>) -> Result<Option<Report>> {
     let mut calls = Process::start_command(&mut std::process::Command::new(executable))?;
     let labels = LABELS.join(",");
     let flags = ["--kitex.labels", &labels, "--kitex.bytes", "--kitex.stream-messages"];
@@ -129,13 +148,15 @@ fn watch(matrix: &Matrix, executable: &Path, notes: Vec<String>) -> Result<Repor
     let messages = calls.command("messages")?;
     let tally = Tally::of_target(&counts, &LABELS)?;
     tally.check(&Tally::of_agent(&scrape, &LABELS, None)?)?;
-    check_account(&Account::of(&scrape, calls.pid()), &settled)?;
-    check_bytes(&counts, &scrape, &matrix.racy)?;
+    let unread = check_account(&Account::of(&scrape, calls.pid()), &settled)?;
+    if unread == 0 {
+        check_bytes(&counts, &scrape, &matrix.racy)?;
+    }
     check_otel(&counts, &otel.scrape_settled()?)?;
     otel.terminate()?;
     let messages = check_messages(&messages, &scrape)?;
     agent.terminate()?;
-    Ok(Report { calls: tally.total(), messages, scenarios, notes })
+    Ok((unread == 0).then(|| Report { calls: tally.total(), messages, scenarios, notes }))
 }
 
 fn run_all(calls: &mut Process) -> Result<BTreeMap<String, Option<String>>> {
@@ -164,15 +185,18 @@ fn run_alone(calls: &mut Process, name: &str) -> Result<()> {
     (1..TRIES).find_map(|_| run().ok()).map_or_else(run, Ok).map(drop)
 }
 
-/// Fails unless the agent has seen each start and each finish that the tracer saw, and lost nothing.
-fn check_account(account: &Account, settled: &Value) -> Result<()> {
+/// Fails unless the agent has seen each start and each finish that the tracer saw, and lost nothing but bytes; gives how
+/// often it could not read those.
+fn check_account(account: &Account, settled: &Value) -> Result<u64> {
     let seen = |what: &str| settled[what].as_u64().with_context(|| format!("no {what} in {settled}"));
     let (started, finished) = (seen("started")?, seen("finished")?);
     ensure!(account.starts == started, "{started} calls started: {account:?}");
     ensure!(account.timed == finished, "{finished} calls finished: {account:?}");
     ensure!(account.in_flight == started - finished, "{started} started, {finished} finished: {account:?}");
-    ensure!(account.found_faults().is_empty(), "{:?}", account.found_faults());
-    Ok(())
+    let (unread, others): (Vec<_>, Vec<_>) =
+        account.found_faults().into_iter().partition(|(name, _)| name.contains(UNREAD));
+    ensure!(others.is_empty(), "{others:?}");
+    Ok(unread.into_iter().map(|(_, times)| times).sum())
 }
 
 /// Fails unless the agent has the bytes that the RPCs' own statistics have.
