@@ -8,11 +8,12 @@ use monitor_ebpf::{
 };
 
 use super::{
-    Refusal, Role, Site, argument, copies, find_site_of,
+    Refusal, Role, Site, copies,
     layout::{Needs, Nodes, Place, ROOT, STATUS},
+    recipe::argument,
     resolve::Resolver,
-    return_sites_of,
     shape::Walk,
+    site::{find_site_of, return_sites_of},
 };
 use crate::{
     frameworks::Side,

@@ -11,6 +11,7 @@ mod layout;
 mod messages;
 mod protocols;
 mod reach;
+mod recipe;
 mod refusal;
 mod resolve;
 mod shape;
@@ -20,9 +21,10 @@ mod witness;
 
 use std::{ops::Range, sync::Arc};
 
-use monitor_ebpf::{MAX_SHAPES, Recipe, Register, Shape, TagMap, by_site, event};
+use monitor_ebpf::{MAX_SHAPES, Register, TagMap};
 use serde::Serialize;
 
+pub use recipe::Wanted;
 pub use refusal::Refusal;
 pub use shape::ShapePlan;
 pub use site::{Role, Site, SiteChoosing, cost_name};
@@ -32,15 +34,14 @@ use described::Described;
 use errors::ErrorPlan;
 use messages::ErrorPlaces;
 use protocols::ProtocolNames;
+use recipe::argument;
 use resolve::Resolver;
+use site::find_site;
 use sited::SitedCall;
 
 use crate::{
     frameworks::{FRAMEWORKS, Framework, SITED_FRAMEWORKS, SitedFramework},
-    image::{
-        BuildInfo, CodeError, Function, GoImage, Image, ImageError, SiteChoice, go_entry_site,
-        go_return_sites,
-    },
+    image::{BuildInfo, GoImage, Image, ImageError},
     specs::{Spec, Specs},
 };
 
@@ -53,65 +54,6 @@ pub struct Offset {
     pub value: u64,
     /// What proves it.
     pub evidence: String,
-}
-
-/// What the programs are asked for beside the calls and their names. Each costs the target some reads per call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one choice of the user's")]
-pub struct Wanted {
-    /// How often a call was retried.
-    pub retries: bool,
-    /// The class of its error.
-    pub errors: bool,
-    /// Bytes sent and received for it.
-    pub sizes: bool,
-    /// Messages of streams, at the message sites.
-    pub messages: bool,
-    /// Each finished call by itself, with its goroutine, the class of its error and its bytes.
-    pub events: bool,
-    /// Each start, too.
-    pub starts: bool,
-    /// The peer's address in each finish. The first thing to be left out where not everything can be read at once.
-    pub peers: bool,
-    /// The protocol that a call went over.
-    pub protocol: bool,
-    /// Whether the target's code panicked in it.
-    pub panics: bool,
-    /// When it started, as it has recorded itself, if that was not seen. Left out where not everything can be read.
-    pub recorded: bool,
-}
-
-impl Wanted {
-    /// Everything but peers and recorded starts.
-    pub const ALL: Self = Self {
-        retries: true,
-        errors: true,
-        sizes: true,
-        messages: true,
-        events: true,
-        starts: true,
-        peers: false,
-        protocol: true,
-        panics: true,
-        recorded: false,
-    };
-
-    /// The class of an error is read.
-    fn reads_errors(self) -> bool {
-        self.errors || self.events
-    }
-
-    /// The bytes are read.
-    fn reads_sizes(self) -> bool {
-        self.sizes || self.events
-    }
-
-    /// Bits of [`event`].
-    fn events(self) -> u8 {
-        let starts = if self.starts { event::STARTS } else { 0 };
-        let peers = if self.peers { event::PEERS } else { 0 };
-        if self.events { event::FINISHES | starts | peers } else { 0 }
-    }
 }
 
 /// Types of a service's own that a note has by name.
@@ -358,16 +300,9 @@ impl Plan {
             .and_then(|sites| Ok((sites, messages::error_places(framework, &mut resolver)?)));
         let messages = or_note(messages, "the messages of streams can't be counted", &mut notes)?;
         let (message_sites, message_errors) = messages.unwrap_or_default();
-        let (mut offsets, claims) = resolver.into_findings();
-        notes.extend(witness::check(image, &claims, &mut offsets)?);
         let plan = Self {
-            sites,
             message_sites,
             shapes,
-            offsets,
-            notes,
-            calls: Vec::new(),
-            operations: Vec::new(),
             label_names: ["type", "caller", "callee", "method", "status"].map(str::to_owned).into(),
             object: (argument(framework.object.type_word)?, argument(framework.object.data)?),
             error: (argument(framework.error.type_word)?, argument(framework.error.data)?),
@@ -375,12 +310,9 @@ impl Plan {
             errors,
             message_errors,
             protocols: Some(protocols),
-            image: addresses(image),
-            literals: literals(image),
+            ..Self::of_sites(sites, notes, resolver, image)?
         };
-        // What does not fit the programs is known before anything is attached.
-        plan.recipe(0, Wanted::default())?;
-        plan.with_note_if_all_is_too_much()
+        plan.fitting()?.with_note_if_all_is_too_much()
     }
 
     /// The same for a framework whose calls are told by site.
@@ -392,64 +324,57 @@ impl Plan {
     ) -> Result<Self, Refusal> {
         let others = [framework.status.well.0, framework.status.wrap.0];
         let mut resolver = Resolver::new(&copy.module, &others, image, go)?;
-        let sited::Found { calls, sites, mut notes } =
-            sited::find(framework, copy, (image, go), &mut resolver)?;
+        let sited::Found { calls, sites, notes } = sited::find(framework, copy, (image, go), &mut resolver)?;
         if calls.len() > MAX_SHAPES {
             return Err(Refusal::TooMuch("kinds of calls"));
         }
-        let (mut offsets, claims) = resolver.into_findings();
-        notes.extend(witness::check(image, &claims, &mut offsets)?);
-        let plan = Self {
-            sites,
-            message_sites: Vec::new(),
-            shapes: Vec::new(),
-            offsets,
-            notes,
-            calls,
-            operations: Vec::new(),
-            label_names: framework.labels.iter().map(|label| (*label).to_owned()).collect(),
-            object: (Register::Rax, Register::Rax),
-            error: (Register::Rax, Register::Rax),
-            tag_map: TagMap::None,
-            protocols: None,
-            errors: None,
-            message_errors: ErrorPlaces::default(),
-            image: addresses(image),
-            literals: literals(image),
-        };
-        // What does not fit the programs is known before anything is attached.
-        plan.recipe(0, Wanted::default())?;
-        Ok(plan)
+        let label_names = framework.labels.iter().map(|label| (*label).to_owned()).collect();
+        Self { calls, label_names, ..Self::of_sites(sites, notes, resolver, image)? }.fitting()
     }
 
     /// The same for a user's spec.
     fn make_described(spec: &Arc<Spec>, image: &Image, go: &GoImage<'_>) -> Result<Self, Refusal> {
         let mut resolver = Resolver::of_types(&described::types(spec), image, go)?;
-        let described::Found { operations, sites, mut notes } =
+        let described::Found { operations, sites, notes } =
             described::find(spec, (image, go), &mut resolver)?;
+        let label_names = spec.labels.clone();
+        Self { operations, label_names, ..Self::of_sites(sites, notes, resolver, image)? }.fitting()
+    }
+
+    /// A plan of what has been found, which the DWARF must not contradict. What lies where at the sites is for the caller
+    /// to add.
+    fn of_sites(
+        sites: Vec<Site>,
+        mut notes: Vec<String>,
+        resolver: Resolver<'_>,
+        image: &Image,
+    ) -> Result<Self, Refusal> {
         let (mut offsets, claims) = resolver.into_findings();
         notes.extend(witness::check(image, &claims, &mut offsets)?);
-        let plan = Self {
+        Ok(Self {
             sites,
             message_sites: Vec::new(),
             shapes: Vec::new(),
             offsets,
             notes,
             calls: Vec::new(),
-            operations,
-            label_names: spec.labels.clone(),
+            operations: Vec::new(),
+            label_names: Vec::new(),
             object: (Register::Rax, Register::Rax),
             error: (Register::Rax, Register::Rax),
             tag_map: TagMap::None,
-            protocols: None,
             errors: None,
             message_errors: ErrorPlaces::default(),
+            protocols: None,
             image: addresses(image),
             literals: literals(image),
-        };
-        // What does not fit the programs is known before anything is attached.
-        plan.recipe(0, Wanted::default())?;
-        Ok(plan)
+        })
+    }
+
+    /// Refuses what does not fit the programs, before anything is attached.
+    fn fitting(self) -> Result<Self, Refusal> {
+        self.recipe(0, Wanted::default())?;
+        Ok(self)
     }
 
     /// Whether the function that a call enters tells what it is.
@@ -480,58 +405,6 @@ impl Plan {
         labels
     }
 
-    /// The recipe for a process in which the executable lies `bias` bytes above its link-time addresses.
-    pub fn recipe(&self, bias: u64, wanted: Wanted) -> Result<Recipe, Refusal> {
-        let mut recipe = Recipe {
-            object_type: self.object.0 as u8,
-            object: self.object.1 as u8,
-            goroutine: Register::R14 as u8,
-            error: self.error.0 as u8,
-            error_data: self.error.1 as u8,
-            read_errors: u8::from(wanted.reads_errors()),
-            events: wanted.events(),
-            tag_map: if wanted.retries { self.tag_map } else { TagMap::None } as u8,
-            image: self.image.start.wrapping_add(bias),
-            image_length: self.image.end - self.image.start,
-            literals: self.literals.start.wrapping_add(bias),
-            literals_length: self.literals.end - self.literals.start,
-            sent_error_at: self.message_errors.sent,
-            received_error_at: self.message_errors.received,
-            ..Recipe::EMPTY
-        };
-        if let Some(errors) = &self.errors {
-            recipe.error_wrapped = errors.wrapped.wrapping_add(bias);
-            recipe.error_wrapped_at = errors.wrapped_at;
-            recipe.error_plain = if errors.plain == 0 { 0 } else { errors.plain.wrapping_add(bias) };
-        }
-        for site in self.sites.iter().chain(&self.message_sites) {
-            let flags = match site.role {
-                Role::Start => &mut recipe.start_skip_flags,
-                Role::Finish => &mut recipe.finish_skip_flags,
-                Role::Sent => &mut recipe.sent_skip_flags,
-                Role::Received => &mut recipe.received_skip_flags,
-            };
-            *flags = site.skip_flags();
-        }
-        for (place, shape) in recipe.shapes.iter_mut().zip(&self.shapes) {
-            *place = as_far_as_there_is_room(shape, bias, wanted)?;
-            recipe.shape_count += 1;
-        }
-        for (place, call) in recipe.shapes.iter_mut().zip(&self.calls) {
-            *place = call.program(bias)?;
-            recipe.shape_count += 1;
-            recipe.by_site = by_site::PATH;
-        }
-        for (place, operation) in recipe.shapes.iter_mut().zip(&self.operations) {
-            *place = operation.program(bias)?;
-            recipe.shape_count += 1;
-            recipe.by_site = by_site::NAMES;
-            // Those who read events read of calls.
-            recipe.events = 0;
-        }
-        Ok(recipe)
-    }
-
     /// Name of the class of errors that an object of the executable stands for, by its link-time address: what
     /// the programs count errors under. `other` for what is none.
     #[must_use]
@@ -543,19 +416,6 @@ impl Plan {
     #[must_use]
     pub fn protocol(&self, number: u16) -> String {
         self.protocols.map_or_else(String::new, |protocols| protocols.name(number))
-    }
-}
-
-/// The shape for a process, with the peer's address and the recorded start if there is room for them beside the rest.
-fn as_far_as_there_is_room(shape: &ShapePlan, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
-    match shape.program(bias, wanted) {
-        Err(Refusal::TooMuch(_)) if wanted.peers => {
-            as_far_as_there_is_room(shape, bias, Wanted { peers: false, ..wanted })
-        }
-        Err(Refusal::TooMuch(_)) if wanted.recorded => {
-            shape.program(bias, Wanted { recorded: false, ..wanted })
-        }
-        other => other,
     }
 }
 
@@ -596,92 +456,12 @@ fn addresses(image: &Image) -> Range<u64> {
     start..ends.max().unwrap_or(start).max(start)
 }
 
-/// The register of a Go function's integer argument.
-///
-/// Go's `src/cmd/compile/abi-internal.md`, amd64 architecture; the same since Go 1.17.
-fn argument(index: usize) -> Result<Register, Refusal> {
-    const INTEGER_ARGUMENTS: [Register; 9] = [
-        Register::Rax,
-        Register::Rbx,
-        Register::Rcx,
-        Register::Rdi,
-        Register::Rsi,
-        Register::R8,
-        Register::R9,
-        Register::R10,
-        Register::R11,
-    ];
-    INTEGER_ARGUMENTS.get(index).copied().ok_or(Refusal::TooMuch("arguments in registers"))
-}
-
 /// The largest segment that is never written nor executed: string literals lie there, and so do not change.
 fn literals(image: &Image) -> Range<u64> {
     let constant = image.segments().iter().filter(|segment| !segment.writable && !segment.executable);
     // What lies past the file's part is not what the file has.
     let largest = constant.max_by_key(|segment| segment.file_size);
     largest.map_or(0..0, |segment| segment.address..segment.address.saturating_add(segment.file_size))
-}
-
-fn find_site(
-    role: Role,
-    symbol: &str,
-    functions: &[Function],
-    image: &Image,
-    go: &GoImage<'_>,
-) -> Result<Site, Refusal> {
-    let mut these = functions.iter().filter(|function| function.name == symbol);
-    let Some(function) = these.next() else {
-        return Err(Refusal::FunctionMissing(symbol.to_owned()));
-    };
-    if these.next().is_some() {
-        return Err(Refusal::FunctionTwice(symbol.to_owned()));
-    }
-    find_site_of(role, function, image, go)
-}
-
-/// The site in a function.
-fn find_site_of(role: Role, function: &Function, image: &Image, go: &GoImage<'_>) -> Result<Site, Refusal> {
-    let code = go.code(function)?;
-    let choice = go_entry_site(&code, function.entry).map_err(|error| no_site(function, &error))?;
-    site(role, function, &code.into(), choice, image)
-}
-
-/// The sites at which a function returns.
-fn return_sites_of(function: &Function, image: &Image, go: &GoImage<'_>) -> Result<Vec<Site>, Refusal> {
-    let code = go.code(function)?;
-    let choices = go_return_sites(&code, function.entry).map_err(|error| no_site(function, &error))?;
-    let code = code.into();
-    choices.into_iter().map(|choice| site(Role::Finish, function, &code, choice, image)).collect()
-}
-
-fn no_site(function: &Function, error: &CodeError) -> Refusal {
-    Refusal::NoSite { symbol: function.name.clone(), why: error.to_string() }
-}
-
-fn site(
-    role: Role,
-    function: &Function,
-    code: &Arc<[u8]>,
-    choice: SiteChoice,
-    image: &Image,
-) -> Result<Site, Refusal> {
-    let address = function.entry.wrapping_add(choice.offset);
-    let file_offset = image.file_offset(address).ok_or_else(|| Refusal::NoSite {
-        symbol: function.name.clone(),
-        why: "its code is in no segment".into(),
-    })?;
-    Ok(Site {
-        role,
-        symbol: function.name.clone(),
-        address,
-        file_offset,
-        instruction: choice.instruction,
-        entry: function.entry,
-        code: Arc::clone(code),
-        cost: choice.cost,
-        kind: choice.kind,
-        why: choice.why,
-    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
-//! Sites: where a probe goes.
+//! Sites: where a probe goes, and how that place is found in a function.
 
 use std::sync::Arc;
 
-use crate::image::{CostClass, SiteChoice, SiteKind, first_instruction};
+use super::Refusal;
+use crate::image::{
+    CodeError, CostClass, Function, GoImage, Image, SiteChoice, SiteKind, first_instruction, go_entry_site,
+    go_return_sites,
+};
 
 /// What a hit of a site means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,4 +101,76 @@ pub fn cost_name(cost: CostClass) -> &'static str {
         CostClass::Emulated => "emulated",
         CostClass::SingleStepped => "single-stepped",
     }
+}
+
+/// The site in the only function with a symbol.
+pub(super) fn find_site(
+    role: Role,
+    symbol: &str,
+    functions: &[Function],
+    image: &Image,
+    go: &GoImage<'_>,
+) -> Result<Site, Refusal> {
+    let mut these = functions.iter().filter(|function| function.name == symbol);
+    let Some(function) = these.next() else {
+        return Err(Refusal::FunctionMissing(symbol.to_owned()));
+    };
+    if these.next().is_some() {
+        return Err(Refusal::FunctionTwice(symbol.to_owned()));
+    }
+    find_site_of(role, function, image, go)
+}
+
+/// The site in a function.
+pub(super) fn find_site_of(
+    role: Role,
+    function: &Function,
+    image: &Image,
+    go: &GoImage<'_>,
+) -> Result<Site, Refusal> {
+    let code = go.code(function)?;
+    let choice = go_entry_site(&code, function.entry).map_err(|error| no_site(function, &error))?;
+    site(role, function, &code.into(), choice, image)
+}
+
+/// The sites at which a function returns.
+pub(super) fn return_sites_of(
+    function: &Function,
+    image: &Image,
+    go: &GoImage<'_>,
+) -> Result<Vec<Site>, Refusal> {
+    let code = go.code(function)?;
+    let choices = go_return_sites(&code, function.entry).map_err(|error| no_site(function, &error))?;
+    let code = code.into();
+    choices.into_iter().map(|choice| site(Role::Finish, function, &code, choice, image)).collect()
+}
+
+fn no_site(function: &Function, error: &CodeError) -> Refusal {
+    Refusal::NoSite { symbol: function.name.clone(), why: error.to_string() }
+}
+
+fn site(
+    role: Role,
+    function: &Function,
+    code: &Arc<[u8]>,
+    choice: SiteChoice,
+    image: &Image,
+) -> Result<Site, Refusal> {
+    let address = function.entry.wrapping_add(choice.offset);
+    let file_offset = image.file_offset(address).ok_or_else(|| Refusal::NoSite {
+        symbol: function.name.clone(),
+        why: "its code is in no segment".into(),
+    })?;
+    Ok(Site {
+        role,
+        symbol: function.name.clone(),
+        address,
+        file_offset,
+        instruction: choice.instruction,
+        entry: function.entry,
+        code: Arc::clone(code),
+        cost: choice.cost,
+        kind: choice.kind,
+        why: choice.why,
+    })
 }

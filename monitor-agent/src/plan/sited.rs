@@ -5,12 +5,13 @@ use monitor_ebpf::{
 };
 
 use super::{
-    Refusal, Role, Site, argument,
+    Refusal, Role, Site,
     copies::SitedCopy,
-    find_site_of,
     layout::{Asked, DESCRIPTION, Needs, NodeId, Nodes, Place, ROOT, STATUS},
+    recipe::argument,
     resolve::Resolver,
     shape::Walk,
+    site::find_site_of,
 };
 use crate::{
     frameworks::{CallSpec, Entry, KindSpec, SitedFramework, StatusSpec, Way},

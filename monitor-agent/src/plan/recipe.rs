@@ -1,0 +1,149 @@
+//! Recipes: a plan's numbers as the programs take them, for one process and what is wanted of its calls.
+
+use monitor_ebpf::{Recipe, Register, Shape, TagMap, by_site, event};
+
+use super::{Plan, Refusal, Role, ShapePlan};
+
+/// What the programs are asked for beside the calls and their names. Each costs the target some reads per call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one choice of the user's")]
+pub struct Wanted {
+    /// How often a call was retried.
+    pub retries: bool,
+    /// The class of its error.
+    pub errors: bool,
+    /// Bytes sent and received for it.
+    pub sizes: bool,
+    /// Messages of streams, at the message sites.
+    pub messages: bool,
+    /// Each finished call by itself, with its goroutine, the class of its error and its bytes.
+    pub events: bool,
+    /// Each start, too.
+    pub starts: bool,
+    /// The peer's address in each finish. The first thing to be left out where not everything can be read at once.
+    pub peers: bool,
+    /// The protocol that a call went over.
+    pub protocol: bool,
+    /// Whether the target's code panicked in it.
+    pub panics: bool,
+    /// When it started, as it has recorded itself, if that was not seen. Left out where not everything can be read.
+    pub recorded: bool,
+}
+
+impl Wanted {
+    /// Everything but peers and recorded starts.
+    pub const ALL: Self = Self {
+        retries: true,
+        errors: true,
+        sizes: true,
+        messages: true,
+        events: true,
+        starts: true,
+        peers: false,
+        protocol: true,
+        panics: true,
+        recorded: false,
+    };
+
+    /// The class of an error is read.
+    fn reads_errors(self) -> bool {
+        self.errors || self.events
+    }
+
+    /// The bytes are read.
+    pub(super) fn reads_sizes(self) -> bool {
+        self.sizes || self.events
+    }
+
+    /// Bits of [`event`].
+    fn events(self) -> u8 {
+        let starts = if self.starts { event::STARTS } else { 0 };
+        let peers = if self.peers { event::PEERS } else { 0 };
+        if self.events { event::FINISHES | starts | peers } else { 0 }
+    }
+}
+
+impl Plan {
+    /// The recipe for a process in which the executable lies `bias` bytes above its link-time addresses.
+    pub fn recipe(&self, bias: u64, wanted: Wanted) -> Result<Recipe, Refusal> {
+        let mut recipe = Recipe {
+            object_type: self.object.0 as u8,
+            object: self.object.1 as u8,
+            goroutine: Register::R14 as u8,
+            error: self.error.0 as u8,
+            error_data: self.error.1 as u8,
+            read_errors: u8::from(wanted.reads_errors()),
+            events: wanted.events(),
+            tag_map: if wanted.retries { self.tag_map } else { TagMap::None } as u8,
+            image: self.image.start.wrapping_add(bias),
+            image_length: self.image.end - self.image.start,
+            literals: self.literals.start.wrapping_add(bias),
+            literals_length: self.literals.end - self.literals.start,
+            sent_error_at: self.message_errors.sent,
+            received_error_at: self.message_errors.received,
+            ..Recipe::EMPTY
+        };
+        if let Some(errors) = &self.errors {
+            recipe.error_wrapped = errors.wrapped.wrapping_add(bias);
+            recipe.error_wrapped_at = errors.wrapped_at;
+            recipe.error_plain = if errors.plain == 0 { 0 } else { errors.plain.wrapping_add(bias) };
+        }
+        for site in self.sites.iter().chain(&self.message_sites) {
+            let flags = match site.role {
+                Role::Start => &mut recipe.start_skip_flags,
+                Role::Finish => &mut recipe.finish_skip_flags,
+                Role::Sent => &mut recipe.sent_skip_flags,
+                Role::Received => &mut recipe.received_skip_flags,
+            };
+            *flags = site.skip_flags();
+        }
+        for (place, shape) in recipe.shapes.iter_mut().zip(&self.shapes) {
+            *place = as_far_as_there_is_room(shape, bias, wanted)?;
+            recipe.shape_count += 1;
+        }
+        for (place, call) in recipe.shapes.iter_mut().zip(&self.calls) {
+            *place = call.program(bias)?;
+            recipe.shape_count += 1;
+            recipe.by_site = by_site::PATH;
+        }
+        for (place, operation) in recipe.shapes.iter_mut().zip(&self.operations) {
+            *place = operation.program(bias)?;
+            recipe.shape_count += 1;
+            recipe.by_site = by_site::NAMES;
+            // Those who read events read of calls.
+            recipe.events = 0;
+        }
+        Ok(recipe)
+    }
+}
+
+/// The shape for a process, with the peer's address and the recorded start if there is room for them beside the rest.
+fn as_far_as_there_is_room(shape: &ShapePlan, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
+    match shape.program(bias, wanted) {
+        Err(Refusal::TooMuch(_)) if wanted.peers => {
+            as_far_as_there_is_room(shape, bias, Wanted { peers: false, ..wanted })
+        }
+        Err(Refusal::TooMuch(_)) if wanted.recorded => {
+            shape.program(bias, Wanted { recorded: false, ..wanted })
+        }
+        other => other,
+    }
+}
+
+/// The register of a Go function's integer argument.
+///
+/// Go's `src/cmd/compile/abi-internal.md`, amd64 architecture; the same since Go 1.17.
+pub(super) fn argument(index: usize) -> Result<Register, Refusal> {
+    const INTEGER_ARGUMENTS: [Register; 9] = [
+        Register::Rax,
+        Register::Rbx,
+        Register::Rcx,
+        Register::Rdi,
+        Register::Rsi,
+        Register::R8,
+        Register::R9,
+        Register::R10,
+        Register::R11,
+    ];
+    INTEGER_ARGUMENTS.get(index).copied().ok_or(Refusal::TooMuch("arguments in registers"))
+}
