@@ -117,6 +117,9 @@ pub mod extra {
     pub const COUNT: u32 = 5;
 }
 
+/// Stands for the number of a label set where a message is of no stream: its call says all about it.
+pub const NO_MESSAGE: u32 = u32::MAX;
+
 /// Bits of [`Record::flags`].
 pub mod record_flag {
     /// No start was seen for this finish; the duration means nothing.

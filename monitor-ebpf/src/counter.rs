@@ -44,7 +44,7 @@ pub enum Counter {
     UnexpectedNotKept = 13,
     /// Finished calls whose byte counts could not be read: they are in no sum.
     SizeUnread = 14,
-    /// Messages of streams that no label set could be found for.
+    /// Messages of streams that no label set could be found for, or whose beginning was not seen.
     MessageLost = 15,
     /// Starts whose event found no room in the ring.
     StartRingFull = 16,
@@ -60,4 +60,8 @@ pub enum Counter {
     StartSampledOut = 21,
     /// Finished calls that have recorded their start themselves and whose record found no room in the ring.
     RingFullRecorded = 22,
+    /// Functions for messages entered, where messages are counted as they return.
+    MessageEntered = 23,
+    /// Such functions left.
+    MessageLeft = 24,
 }

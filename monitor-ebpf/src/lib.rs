@@ -11,15 +11,15 @@ mod counter;
 mod recipe;
 
 pub use call::{
-    Bucket, DEPTH_BITS, Detail, Event, LABELS, LabelSet, MAX_NESTING, Peer, PeerEvent, Record, Spilled,
-    TEXT_BYTES, WAYS, call_type, error_class, extra, key, label, mark, protocol, record_flag, retry_count,
-    sampling, side, status_code, stream,
+    Bucket, DEPTH_BITS, Detail, Event, LABELS, LabelSet, MAX_NESTING, NO_MESSAGE, Peer, PeerEvent, Record,
+    Spilled, TEXT_BYTES, WAYS, call_type, error_class, extra, key, label, mark, protocol, record_flag,
+    retry_count, sampling, side, status_code, stream,
 };
 pub use counter::{COUNTERS, COUNTERS_OF_SIDE, Counter};
 pub use recipe::{
-    ALIASES, ANY_SITE, ARGUMENT, FINISH_SITES, GATES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH,
-    OBJECT, Recipe, Recorded, Register, SCRATCH_BYTES, Shape, Sited, TagMap, Test, TestOp, Window, by_site,
-    event, outcome, policy, size, window_flag, window_use,
+    ALIASES, ANY_SITE, ARGUMENT, FINISH_SITES, GATES, KeyKind, MAX_SHAPES, MAX_WINDOWS, MESSAGE_SITES,
+    Messages, NO_FIELD, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, Recorded, Register, SCRATCH_BYTES, Shape,
+    Sited, TagMap, Test, TestOp, Window, by_site, event, outcome, policy, size, window_flag, window_use,
 };
 
 /// Names of the maps and globals in the object, as the agent asks for them.
@@ -32,6 +32,8 @@ pub mod name {
     pub const SENT: &str = "stream_sent";
     /// The program that counts messages received.
     pub const RECEIVED: &str = "stream_received";
+    /// The program that notes whose message is about to go through, where that is known before it has.
+    pub const ENTERED: &str = "stream_entered";
     /// The program that does nothing.
     pub const NOTHING: &str = "nothing";
     /// Read-only global of type [`Recipe`](crate::Recipe).
@@ -45,6 +47,9 @@ pub mod name {
     pub const SAMPLING: &str = "SAMPLING";
     /// Hash: call key to [`Spilled`](crate::Spilled).
     pub const SPILL: &str = "SPILL";
+    /// Hash: goroutine and direction of a message that is about to go through to the number of its label set, or
+    /// [`NO_MESSAGE`](crate::NO_MESSAGE).
+    pub const MESSAGES: &str = "MESSAGES";
     /// Hash: [`LabelSet`](crate::LabelSet) to its number.
     pub const LABEL_IDS: &str = "LABEL_IDS";
     /// Mappable array: the [`LabelSet`](crate::LabelSet) of each number.

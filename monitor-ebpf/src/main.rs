@@ -1,4 +1,4 @@
-//! The uprobe programs: one at the function where an RPC starts, one where it finishes, two that count the messages of
+//! The uprobe programs: one at the function where an RPC starts, one where it finishes, three that count the messages of
 //! streams where someone asks for that, and one that does nothing, to measure what a hit costs by itself.
 //!
 //! What they read comes from the [recipe](monitor_ebpf::Recipe). Since Linux 6.0 uprobe programs can be
@@ -45,6 +45,13 @@ pub(crate) fn stream_sent(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub(crate) fn stream_received(ctx: ProbeContext) -> u32 {
     programs::received(&ctx);
+    0
+}
+
+/// A message is about to be sent or received on a stream.
+#[uprobe]
+pub(crate) fn stream_entered(ctx: ProbeContext) -> u32 {
+    programs::entered(&ctx);
     0
 }
 

@@ -27,6 +27,10 @@ pub const ARGUMENT: u8 = u8::MAX - 1;
 pub const GATES: usize = 3;
 /// Sites at which calls of one shape finish.
 pub const FINISH_SITES: usize = 2;
+/// Functions that messages of one shape's streams go through: one for sending, one for receiving.
+pub const MESSAGE_SITES: usize = 2;
+/// A field that doesn't exist, where its place would be.
+pub const NO_FIELD: u16 = u16::MAX;
 /// [`Window::guard_at`] of a window that needs no guard.
 pub const NO_GUARD: u8 = u8::MAX;
 /// A place in scratch memory that doesn't exist: the recipe has no such value.
@@ -228,6 +232,27 @@ pub struct Recorded {
     pub reserved: [u8; 5],
 }
 
+/// Where messages of streams go through, of a shape that is selected by site: functions whose receiver leads to the
+/// object, and that return an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Messages {
+    /// Addresses of the sites at their entries: sending, receiving. 0 for none.
+    pub entered: [u64; MESSAGE_SITES],
+    /// Type word of the interface value that holds the object; 0 where there is none.
+    pub object_word: u64,
+    /// Type word that it has where there is no call, or 0.
+    pub no_call_word: u64,
+    /// Where in the receiver a pointer to the object lies, or that interface value; [`NO_FIELD`] where the receiver is the
+    /// object.
+    pub object_at: u16,
+    /// Where in the receiver the pointer to the description of the call lies; [`NO_FIELD`] where there is none, and the
+    /// start has told the kind of call.
+    pub description_at: u16,
+    /// Where in the description it lies whether the client streams, and whether the server does.
+    pub streams_at: [u16; 2],
+}
+
 /// What goes with a shape that is selected by site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -286,6 +311,8 @@ pub struct Sited {
     pub number_width: u8,
     /// Zero.
     pub reserved: [u8; 6],
+    /// Where messages of its streams go through.
+    pub messages: Messages,
 }
 
 /// One concrete type of the object, and what lies where in it.
@@ -355,6 +382,8 @@ pub struct Recipe {
     pub sent_skip_flags: u8,
     /// The same for that of messages received.
     pub received_skip_flags: u8,
+    /// The same for the functions of [`Messages`].
+    pub entered_skip_flags: u8,
     /// 1 when errors are to be told apart.
     pub read_errors: u8,
     /// A value of [`TagMap`].
@@ -365,19 +394,25 @@ pub struct Recipe {
     pub events: u8,
     /// One of [`by_site`] when sites select shapes; else 0.
     pub by_site: u8,
+    /// Zero.
+    pub reserved: u8,
     /// Offset of [`error_wrapped`](Self::error_wrapped)'s pointer to its class.
     pub error_wrapped_at: u16,
+    /// Where above the stack pointer the function for messages sent has the type word of its error, at its entry;
+    /// zero there means that a message went through. 0: it has none.
+    pub sent_error_at: u16,
+    /// The same for messages received.
+    pub received_error_at: u16,
+    /// Zero.
+    pub reserved_half: u16,
     /// By how much a call's 64-bit hash is shifted to get its bucket: the table has 2^(64 - this) buckets.
     pub bucket_shift: u32,
     /// Label sets that may be kept in full; past them `other` stands in for the strings.
     pub label_limit: u32,
     /// Label set numbers that exist, `other` included.
     pub label_capacity: u32,
-    /// Where above the stack pointer the function for messages sent has the type word of its error, at its entry;
-    /// zero there means that a message went through. 0: it has none.
-    pub sent_error_at: u16,
-    /// The same for messages received.
-    pub received_error_at: u16,
+    /// Zero.
+    pub reserved_word: u32,
     /// Type word of the errors that hold a pointer to the class they belong to; 0 when there is no such type.
     pub error_wrapped: u64,
     /// Type word of the errors that are classes themselves; 0 when there is no such type.
@@ -438,6 +473,19 @@ impl Sited {
         outcome: outcome::NONE,
         number_width: 0,
         reserved: [0; 6],
+        messages: Messages::NONE,
+    };
+}
+
+impl Messages {
+    /// There are none, or nobody asks.
+    pub const NONE: Self = Self {
+        entered: [0; MESSAGE_SITES],
+        object_word: 0,
+        no_call_word: 0,
+        object_at: NO_FIELD,
+        description_at: NO_FIELD,
+        streams_at: [NO_FIELD; 2],
     };
 }
 
@@ -489,17 +537,21 @@ impl Recipe {
         finish_skip_flags: 0,
         sent_skip_flags: 0,
         received_skip_flags: 0,
+        entered_skip_flags: 0,
         read_errors: 0,
         tag_map: TagMap::None as u8,
         shape_count: 0,
         events: 0,
         by_site: 0,
+        reserved: 0,
         error_wrapped_at: 0,
+        sent_error_at: 0,
+        received_error_at: 0,
+        reserved_half: 0,
         bucket_shift: 63,
         label_limit: 0,
         label_capacity: 0,
-        sent_error_at: 0,
-        received_error_at: 0,
+        reserved_word: 0,
         error_wrapped: 0,
         error_plain: 0,
         image: 0,
@@ -533,7 +585,8 @@ const _: () = {
     assert!(size_of::<Test>() == 8);
     assert!(size_of::<Recorded>() == 16);
     assert!(size_of::<Shape>() == 64 + MAX_WINDOWS * 16 + size_of::<Sited>());
-    assert!(size_of::<Sited>() == 88 + GATES * 8);
-    assert!(size_of::<Recipe>() == 80 + MAX_SHAPES * size_of::<Shape>());
+    assert!(size_of::<Messages>() == 40);
+    assert!(size_of::<Sited>() == 88 + GATES * 8 + size_of::<Messages>());
+    assert!(size_of::<Recipe>() == 88 + MAX_SHAPES * size_of::<Shape>());
     assert!(SCRATCH_BYTES.is_multiple_of(8) && SCRATCH_BYTES < NO_SCRATCH as usize);
 };

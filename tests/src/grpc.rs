@@ -18,13 +18,20 @@ const CODE: &str = "grpc_code";
 /// The kind of calls that end without a start: the refused ones.
 const UNPAIRED: &str = "unknown";
 
-/// Calls by their names: those that started, and with their code those that ended.
+/// Numbers by what they are of.
+type Sums = BTreeMap<Labels, u64>;
+
+/// Calls by their names: those that started, and with their code those that ended; and their messages.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Calls {
     /// Starts.
-    pub started: BTreeMap<Labels, u64>,
+    pub started: Sums,
     /// Ends.
-    pub handled: BTreeMap<Labels, u64>,
+    pub handled: Sums,
+    /// Messages received.
+    pub received: Sums,
+    /// Messages sent.
+    pub sent: Sums,
 }
 
 impl Calls {
@@ -34,7 +41,13 @@ impl Calls {
         let mut calls = Self::default();
         for row in counts["counts"].as_array().context("no counts in the target's answer")? {
             let number = |name: &str| row[name].as_u64().with_context(|| format!("no {name} in {row}"));
-            add(&mut calls.started, labels_of(row, &NAMES)?, number("started")?);
+            for (name, sums) in [
+                ("started", &mut calls.started),
+                ("received", &mut calls.received),
+                ("sent", &mut calls.sent),
+            ] {
+                add(sums, labels_of(row, &NAMES)?, number(name)?);
+            }
             let names = [&NAMES[..], &[CODE]].concat();
             add(&mut calls.handled, labels_of(row, &names)?, number("handled")?);
         }
@@ -45,7 +58,12 @@ impl Calls {
     #[must_use]
     pub fn of_agent(scrape: &Scrape, target: Option<u32>) -> Self {
         let mut calls = Self::default();
-        for (name, sums) in [("started", &mut calls.started), ("handled", &mut calls.handled)] {
+        for (name, sums) in [
+            ("started", &mut calls.started),
+            ("handled", &mut calls.handled),
+            ("msg_received", &mut calls.received),
+            ("msg_sent", &mut calls.sent),
+        ] {
             for side in ["client", "server"] {
                 for sample in scrape.samples(&format!("grpc_{side}_{name}_total")) {
                     let mut labels = sample.labels.clone();
@@ -63,17 +81,18 @@ impl Calls {
 
     /// Fails, with a list of what differs, unless the agent counted exactly these calls, and any at all.
     pub fn check(&self, agent: &Self) -> Result<()> {
-        let mut different = Vec::new();
-        for (own, agents) in [(&self.started, &agent.started), (&self.handled, &agent.handled)] {
-            for labels in own.keys().chain(agents.keys()) {
-                let (own, agents) = (own.get(labels), agents.get(labels));
-                if own != agents {
-                    different.push(format!("{labels:?}: the target {own:?}, the agent {agents:?}"));
-                }
-            }
-        }
-        ensure!(different.is_empty(), "counted differently:\n{}", different.join("\n"));
+        same(&[(&self.started, &agent.started), (&self.handled, &agent.handled)])?;
         ensure!(!self.handled.is_empty(), "neither the agent nor the target counted anything");
+        Ok(())
+    }
+
+    /// The same for their messages, of streams in both directions among them.
+    pub fn check_messages(&self, agent: &Self) -> Result<()> {
+        same(&[(&self.received, &agent.received), (&self.sent, &agent.sent)]).context("messages")?;
+        for (side, sums) in ["client", "server"].into_iter().zip([&self.sent, &self.received]) {
+            let is_stream = |labels: &Labels| labels["side"] == side && labels["grpc_type"] == "bidi_stream";
+            ensure!(sums.keys().any(is_stream), "no messages of streams on the side of the {side}");
+        }
         Ok(())
     }
 
@@ -81,6 +100,12 @@ impl Calls {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.handled.values().sum()
+    }
+
+    /// All messages, in both directions.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.received.values().chain(self.sent.values()).sum()
     }
 
     /// All that ended without a start.
@@ -106,6 +131,31 @@ pub fn check(process: &mut Process, scrape: &Scrape, several: bool) -> Result<Ca
     Ok(own)
 }
 
+/// The same for the messages of a target that the agent counts messages of. None is lost.
+pub fn check_messages(process: &mut Process, scrape: &Scrape, several: bool) -> Result<()> {
+    let target = several.then(|| process.pid());
+    let pid = process.pid().to_string();
+    Calls::of_target(process)?.check_messages(&Calls::of_agent(scrape, target))?;
+    let lost = scrape.value("monitor_events_lost_total", &[("reason", "message"), ("target", pid.as_str())]);
+    ensure!(lost == Some(0.0), "messages lost: {lost:?}");
+    Ok(())
+}
+
+/// Fails, with a list of what differs, unless each pair of sums is the same.
+fn same(pairs: &[(&Sums, &Sums)]) -> Result<()> {
+    let mut different = Vec::new();
+    for (own, agents) in pairs {
+        for labels in own.keys().chain(agents.keys()) {
+            let (own, agents) = (own.get(labels), agents.get(labels));
+            if own != agents {
+                different.push(format!("{labels:?}: the target {own:?}, the agent {agents:?}"));
+            }
+        }
+    }
+    ensure!(different.is_empty(), "counted differently:\n{}", different.join("\n"));
+    Ok(())
+}
+
 /// Each call whose start was seen is in a histogram.
 fn check_durations(own: &Calls, scrape: &Scrape, side: &str, target: Option<u32>) -> Result<()> {
     let target = target.map(|pid| pid.to_string());
@@ -127,7 +177,7 @@ fn labels_of(row: &Value, names: &[&str]) -> Result<Labels> {
     names.iter().map(value).collect()
 }
 
-fn add(sums: &mut BTreeMap<Labels, u64>, labels: Labels, calls: u64) {
+fn add(sums: &mut Sums, labels: Labels, calls: u64) {
     if calls > 0 {
         *sums.entry(labels).or_default() += calls;
     }

@@ -142,8 +142,15 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
     let labels: Vec<_> = labels.into_iter().filter(|label| *label != "target").map(String::as_str).collect();
     let labels = labels.join(",");
     let socket = concat!(env!("CARGO_TARGET_TMPDIR"), "/docs.sock");
-    let flags =
-        ["--kitex.bytes", "--kitex.stream-messages", "--kitex.labels", &labels, "--go.metrics", "all"];
+    let flags = [
+        "--kitex.bytes",
+        "--kitex.stream-messages",
+        "--grpc.messages",
+        "--kitex.labels",
+        &labels,
+        "--go.metrics",
+        "all",
+    ];
     let flags = [&flags[..], &["--events.socket", socket]].concat();
     let mut grpc = Process::start(Program::Grpc, Flavour::Default, &[])?;
     let agent = Agent::attach(&[relay.pid(), server.pid(), grpc.pid()], &flags)?;

@@ -35,6 +35,18 @@ fn a_stripped_executable_that_lies_anywhere_is_proven_as_well() -> Result<()> {
 }
 
 #[test]
+fn messages_are_counted_as_interceptors_count_them() -> Result<()> {
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &["--grpc.messages"])?;
+    target.command("run all 20")?;
+    let scrape = agent.scrape_settled()?;
+    grpc::check(&mut target, &scrape, false)?;
+    grpc::check_messages(&mut target, &scrape, false)?;
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
 fn two_frameworks_side_by_side_are_told_apart() -> Result<()> {
     let server = Process::kitex(&["server"])?;
     let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
@@ -124,6 +136,10 @@ fn inspect_shows_both_sides_and_the_labels() -> Result<()> {
         ("finish", "google.golang.org/grpc/internal/transport.(*http2Server).writeStatus"),
         ("finish", "google.golang.org/grpc/internal/transport.(*serverHandlerTransport).writeStatus"),
         ("finish", "google.golang.org/grpc.(*clientStream).finish"),
+        ("enter", "google.golang.org/grpc.(*serverStream).SendMsg"),
+        ("count", "google.golang.org/grpc.(*serverStream).SendMsg"),
+        ("enter", "google.golang.org/grpc.(*clientStream).RecvMsg"),
+        ("count", "google.golang.org/grpc.(*clientStream).RecvMsg"),
     ] {
         let is_there = symbols.iter().any(|site| site["role"] == role && site["symbol"] == symbol);
         ensure!(is_there, "no {role} at {symbol}: {said}");

@@ -27,7 +27,7 @@ use crate::{
         self, Aggregate, Changes, Details, EventKind, FinishedCall, KnownLabels, Labels, Ladder, Losses,
         Lost, PerProbe, ProbeKind, StartedCall, Tracer,
     },
-    plan::{Found, Plan, Role, Site},
+    plan::{Found, Plan, Role, Site, Wanted},
     target::Target,
 };
 
@@ -83,7 +83,7 @@ impl Attached {
         config: &RunConfig,
         ladder: &Arc<Ladder>,
     ) -> Result<Self, Failure> {
-        let sites = sites(plan, config.wanted.messages);
+        let sites = sites(plan, config.wanted);
         for site in &sites {
             check_text(place, site)?;
         }
@@ -111,7 +111,7 @@ impl Attached {
         {
             warn!("{}: the peers of its {} {} calls can't be read", place.name, found.name, found.version);
         }
-        if is_framework && config.wanted.messages && plan.message_sites.is_empty() {
+        if is_framework && plan.wants_messages(config.wanted) && plan.message_sites.is_empty() {
             warn!(
                 "{}: its {} {} has no functions that messages of streams go through, so they are not counted",
                 place.name, found.name, found.version
@@ -262,6 +262,7 @@ impl Attached {
                 Counter::FinishRepeated,
             ]),
             counted(&[Counter::MessageLost]),
+            counted(&[Counter::MessageEntered]),
         ];
         for number in maps.label_sets() {
             hits[ProbeKind::Finish as usize] += maps.total(number);
@@ -269,6 +270,9 @@ impl Attached {
             hits[ProbeKind::Message as usize] +=
                 extras[extra::MESSAGES_SENT as usize] + extras[extra::MESSAGES_RECEIVED as usize];
         }
+        // Where messages are counted as functions return, that is all hits, of what was no message, too.
+        let messages = &mut hits[ProbeKind::Message as usize];
+        *messages = (*messages).max(counted(&[Counter::MessageLeft]));
         hits
     }
 
@@ -276,7 +280,7 @@ impl Attached {
     /// being put in place or taken away, and afterwards.
     pub(super) fn run_times(&self) -> Option<impl Iterator<Item = (ProbeKind, RunTimes)>> {
         let programs = self.probes.as_ref()?.programs()?;
-        let roles = [Role::Start, Role::Finish, Role::Sent, Role::Received];
+        let roles = [Role::Start, Role::Finish, Role::Sent, Role::Received, Role::Entered];
         Some(roles.into_iter().map(|role| (probe_kind(role), programs.run_times(role))))
     }
 
@@ -346,10 +350,9 @@ fn size_of_more((_, peer): More) -> usize {
 }
 
 /// The sites to attach, in the order of attaching: finishes first, so that no start is seen whose finish is not.
-pub(super) fn sites(plan: &Plan, messages: bool) -> Vec<&Site> {
+pub(super) fn sites(plan: &Plan, wanted: Wanted) -> Vec<&Site> {
     let of = |role| plan.sites.iter().filter(move |site| site.role == role);
-    let counts = plan.message_sites.iter().filter(|_| messages);
-    of(Role::Finish).chain(of(Role::Start)).chain(counts).collect()
+    of(Role::Finish).chain(of(Role::Start)).chain(plan.wanted_message_sites(wanted)).collect()
 }
 
 /// Offsets of the starts whose probes may be taken away now and then. Starts of gRPC-Go are counted under their labels,

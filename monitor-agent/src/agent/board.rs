@@ -59,7 +59,7 @@ pub(super) struct Board {
 
 impl Board {
     pub(super) fn new(config: &RunConfig, readers: Option<Arc<Readers>>) -> Self {
-        let grpc = GrpcView::default();
+        let grpc = GrpcView { messages: config.wanted.grpc_messages, ..GrpcView::default() };
         Self {
             readers,
             slow_calls: config.slow_calls.map(|limit| Arc::new(SlowCalls::new(limit))),

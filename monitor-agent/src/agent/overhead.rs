@@ -71,7 +71,7 @@ pub(super) fn measured_before(
     let Some(budget) = config.overhead_budget else { return Ok(None) };
     let plans = prepared.iter().flat_map(|one| one.executable.inspection.plans());
     let classes: Vec<_> =
-        plans.flat_map(|(_, plan)| sites(plan, config.wanted.messages)).map(|site| site.cost).collect();
+        plans.flat_map(|(_, plan)| sites(plan, config.wanted)).map(|site| site.cost).collect();
     let costs = HitCosts::measure(&classes).map_err(|failure| Failure {
         text: format!("--overhead-budget {budget} can't be kept: {failure}"),
         ..failure
@@ -85,6 +85,7 @@ pub(super) fn probe_kind(role: Role) -> ProbeKind {
         Role::Start => ProbeKind::Start,
         Role::Finish => ProbeKind::Finish,
         Role::Sent | Role::Received => ProbeKind::Message,
+        Role::Entered => ProbeKind::Entry,
     }
 }
 

@@ -45,7 +45,7 @@ impl Unexpected {
         let shapes = recipe.shapes.iter();
         let words = shapes.flat_map(|shape| {
             let guards = shape.windows.iter().map(|window| window.guard_word);
-            [shape.type_word, shape.inner_word].into_iter().chain(guards)
+            [shape.type_word, shape.inner_word, shape.sited.messages.object_word].into_iter().chain(guards)
         });
         let mut known: Vec<(u64, Itab)> = Vec::new();
         for word in words {

@@ -349,7 +349,7 @@ fn add_stats(stats: &mut TargetStats, (found, plan): (&Found, &Plan), config: &R
     stats.frameworks.push(FrameworkStats { name: found.name.clone(), version: found.version.clone() });
     stats.label_sets_limit += u64::from(config.limits.label_sets);
     stats.ring_capacity += u64::from(config.limits.ring_bytes);
-    stats.sites.extend(sites(plan, config.wanted.messages).into_iter().map(|site| SiteStats {
+    stats.sites.extend(sites(plan, config.wanted).into_iter().map(|site| SiteStats {
         role: site.role.name(),
         symbol: site.symbol.clone(),
         instruction: site.instruction.clone(),

@@ -67,6 +67,7 @@ fn program_name(role: Role) -> &'static str {
         Role::Finish => name::FINISH,
         Role::Sent => name::SENT,
         Role::Received => name::RECEIVED,
+        Role::Entered => name::ENTERED,
     }
 }
 
@@ -154,6 +155,10 @@ impl Programs {
             .map_max_entries(name::IN_FLIGHT, sizes.buckets)
             .map_max_entries(name::OBJECTS, sizes.buckets)
             .map_max_entries(name::SPILL, (limits.in_flight / 4).max(SPILL_MIN))
+            .map_max_entries(
+                name::MESSAGES,
+                if roles.contains(&Role::Entered) { limits.in_flight } else { 1 },
+            )
             .map_max_entries(name::LABEL_IDS, sizes.label_capacity)
             .map_max_entries(name::LABEL_SETS, sizes.label_capacity)
             .map_max_entries(name::TOTALS, labels)

@@ -63,6 +63,7 @@ pub(super) struct SpecArguments {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one choice of the user's")]
 pub(super) struct RunArguments {
     /// Process to watch, as this host's /proc numbers it. Repeat it for several.
     #[arg(long = "pid", value_name = "PID", required = true, allow_negative_numbers = true, value_parser = pid)]
@@ -122,6 +123,11 @@ pub(super) struct RunArguments {
     /// Also count the messages of streams (Kitex v0.16.0 and later); costs each message a probe.
     #[arg(long = "kitex.stream-messages")]
     kitex_stream_messages: bool,
+
+    /// Also count the messages of gRPC-Go's calls; costs each message of a stream two probes, one of which is dear, and
+    /// in some releases those of unary calls, too.
+    #[arg(long = "grpc.messages")]
+    grpc_messages: bool,
 
     /// Metrics of the target's Go runtime: what its own Prometheus client would show by
     /// default, or all that can be read.
@@ -372,6 +378,7 @@ impl RunArguments {
                 errors: self.kitex_labels.contains(Label::ErrorClass) || (has_otel && otel.conventions.new),
                 sizes: self.kitex_bytes,
                 messages: self.kitex_stream_messages,
+                grpc_messages: self.grpc_messages,
                 events: wants_events,
                 starts: false,
                 peers: self.capture_slow.is_some(),

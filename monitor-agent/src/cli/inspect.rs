@@ -16,7 +16,7 @@ use crate::{
     failure::{Failure, Kind, printable},
     goruntime::Known,
     image::Image,
-    plan::{Found, Inspection, Offset, Plan, cost_name},
+    plan::{Found, Inspection, Offset, Plan, Role, cost_name},
     specs::{self, Specs},
     target::Target,
 };
@@ -365,7 +365,12 @@ fn render_framework(text: &mut String, framework: &FrameworkReport<'_>) {
         );
         let _ = writeln!(text, "          {}", site.why);
         if site.on_request {
-            let _ = writeln!(text, "          on request: counts the messages of streams");
+            let what = if site.role == Role::Entered.name() {
+                "notes whose message it is"
+            } else {
+                "counts the messages of streams"
+            };
+            let _ = writeln!(text, "          on request: {what}");
         }
     }
     if !framework.labels.is_empty() {

@@ -6,7 +6,9 @@
 //! finishes once, but for one that never gets a stream: since v1.47.0 nothing is called for its end but what decides
 //! whether there will be another attempt.
 
-use super::spec::{CallSpec, Entry, KindSpec, Side, SitedFramework, StatusSpec, Way};
+use super::spec::{
+    CallSpec, Entry, KindSpec, ObjectOf, Side, SitedFramework, SitedMessages, StatusSpec, Way,
+};
 
 /// See the [module](self).
 pub(super) static GRPC: SitedFramework = SitedFramework {
@@ -87,13 +89,28 @@ const SERVER_STREAM: CallSpec = CallSpec {
     // `streamDone`. A handler that can't receive or send has its status written before it returns, and then again.
     over: Some((&["Stream.state", "state"], 3)),
     only_if_zero: &[],
+    messages: &[SitedMessages {
+        sent: ".(*serverStream).SendMsg",
+        received: ".(*serverStream).RecvMsg",
+        arguments: MESSAGE,
+        receiver: &[Way { interface: ".ServerStream", concrete: ".serverStream", fields: &[] }],
+        object: ObjectOf::Pointer("s"),
+        description: DESCRIPTION,
+    }],
 };
+
+/// A message is an interface value.
+const MESSAGE: &str = "w{ww}";
+
+/// A server's stream has its own since v1.75.0.
+const DESCRIPTION: [&str; 3] = ["desc", "ClientStreams", "ServerStreams"];
 
 /// Unary calls on a server, up to v1.83.2.
 const SERVER_UNARY: CallSpec = CallSpec {
     name: "server, unary",
     start: &processed(".(*Server).processUnaryRPC"),
     kind: KindSpec::Unary,
+    messages: &[],
     ..SERVER_STREAM
 };
 
@@ -115,10 +132,7 @@ const CLIENT: CallSpec = CallSpec {
         error: Some(1),
     }]],
     variant_of: None,
-    object: &[
-        Way { interface: "internal/resolver.ClientStream", concrete: ".clientStream", fields: &[] },
-        Way { interface: ".ClientStream", concrete: ".clientStream", fields: &[] },
-    ],
+    object: CLIENT_STREAM,
     key: None,
     method: &["callHdr.Method"],
     kind: KindSpec::Object("desc.ClientStreams", "desc.ServerStreams"),
@@ -126,7 +140,35 @@ const CLIENT: CallSpec = CallSpec {
     first_finish: true,
     over: None,
     only_if_zero: &[],
+    messages: &[
+        // Since v1.84.0 what the user gets. Health checks are streams that are no calls.
+        SitedMessages {
+            sent: ".(*clientStreamWrapper).SendMsg",
+            received: ".(*clientStreamWrapper).RecvMsg",
+            arguments: MESSAGE,
+            receiver: &[Way { interface: ".ClientStream", concrete: ".clientStreamWrapper", fields: &[] }],
+            object: ObjectOf::Interface {
+                field: "ClientStream",
+                holds: ".clientStream",
+                no_call: ".addrConnStream",
+            },
+            description: DESCRIPTION,
+        },
+        SitedMessages {
+            sent: ".(*clientStream).SendMsg",
+            received: ".(*clientStream).RecvMsg",
+            arguments: MESSAGE,
+            receiver: CLIENT_STREAM,
+            object: ObjectOf::Itself,
+            description: DESCRIPTION,
+        },
+    ],
 };
+
+const CLIENT_STREAM: &[Way] = &[
+    Way { interface: "internal/resolver.ClientStream", concrete: ".clientStream", fields: &[] },
+    Way { interface: ".ClientStream", concrete: ".clientStream", fields: &[] },
+];
 
 /// A client's call whose attempt got no stream, and that won't be tried again: there is no stream, none may be made
 /// unseen, and the service's configuration has no retries.
@@ -154,5 +196,6 @@ const CLIENT_WITHOUT_STREAM: CallSpec = CallSpec {
         &["allowTransparentRetry"],
         &["cs.methodConfig.RetryPolicy"],
     ],
+    messages: &[],
     ..CLIENT
 };

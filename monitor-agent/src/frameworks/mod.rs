@@ -8,8 +8,9 @@ mod kitex;
 mod spec;
 
 pub use spec::{
-    Alternatives, CallSpec, Condition, Entry, ErrorSpec, Framework, Home, Key, KindSpec, MessageSpec, Pair,
-    ProtocolSpec, Question, RecordedSpec, Route, ShapeSpec, Side, SitedFramework, StatusSpec, Way,
+    Alternatives, CallSpec, Condition, Entry, ErrorSpec, Framework, Home, Key, KindSpec, MessageSpec,
+    ObjectOf, Pair, ProtocolSpec, Question, RecordedSpec, Route, ShapeSpec, Side, SitedFramework,
+    SitedMessages, StatusSpec, Way,
 };
 
 /// The frameworks whose calls are told by the type of their object.

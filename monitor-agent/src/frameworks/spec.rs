@@ -258,6 +258,44 @@ pub struct CallSpec {
     pub over: Option<(&'static [&'static str], u32)>,
     /// Paths, one of each list, whose numbers must be zero for a hit of a finish to be one.
     pub only_if_zero: &'static [&'static [&'static str]],
+    /// Where the messages of its streams go through: the first of these that is there.
+    pub messages: &'static [SitedMessages],
+}
+
+/// The two methods of a type through which messages go, one call for each. There was a message if they return no error.
+#[derive(Debug)]
+pub struct SitedMessages {
+    /// Sending, without the module path.
+    pub sent: &'static str,
+    /// Receiving.
+    pub received: &'static str,
+    /// The arguments of both.
+    pub arguments: &'static str,
+    /// Ways to the type.
+    pub receiver: &'static [Way],
+    /// Where it has the object of the call.
+    pub object: ObjectOf,
+    /// Its field with the description of the call, and the fields of that which say whether the client streams, and
+    /// whether the server does. Where a release has none the start of the call has told.
+    pub description: [&'static str; 3],
+}
+
+/// Where the receiver of a method has the object of a call.
+#[derive(Debug)]
+pub enum ObjectOf {
+    /// It is the object.
+    Itself,
+    /// In this field, which is a pointer.
+    Pointer(&'static str),
+    /// In a field that is an interface.
+    Interface {
+        /// The field.
+        field: &'static str,
+        /// The type in it that the object has.
+        holds: &'static str,
+        /// A type that it holds where there is no call.
+        no_call: &'static str,
+    },
 }
 
 /// A function that a kind of call enters.

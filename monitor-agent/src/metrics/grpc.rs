@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use monitor_ebpf::extra;
+use monitor_ebpf::{extra, status_code};
 use prometheus::proto::MetricFamily;
 
 use super::family::{FamilyBuilder, float};
@@ -53,12 +53,14 @@ fn type_name(kind: StreamKind) -> &'static str {
 pub struct GrpcView {
     /// Bounds of the histograms.
     pub buckets: Arc<Buckets>,
+    /// Messages are counted.
+    pub messages: bool,
 }
 
 impl Default for GrpcView {
     /// As the interceptors' own.
     fn default() -> Self {
-        Self { buckets: Arc::new(Buckets::of_milliseconds(&MILLISECONDS, 1_000)) }
+        Self { buckets: Arc::new(Buckets::of_milliseconds(&MILLISECONDS, 1_000)), messages: false }
     }
 }
 
@@ -96,6 +98,7 @@ fn one_side(
     let mut started: BTreeMap<Call<'_>, u64> = BTreeMap::new();
     let mut handled: BTreeMap<(Call<'_>, Cow<'static, str>), u64> = BTreeMap::new();
     let mut handling: BTreeMap<Call<'_>, Histogram> = BTreeMap::new();
+    let mut messages: [BTreeMap<Call<'_>, u64>; 2] = Default::default();
     for (target, snapshot) in snapshots {
         for series in snapshot.series.iter().filter(|series| is_of(&series.labels, side)) {
             let call = call_of(target.as_deref(), series);
@@ -105,6 +108,9 @@ fn one_side(
             }
             if series.total > 0 {
                 *handled.entry((call, code_name(series.labels.code))).or_default() += series.total;
+            }
+            for (sums, more) in messages.iter_mut().zip(messages_of(series)).filter(|(_, more)| *more > 0) {
+                *sums.entry(call).or_default() += more;
             }
             if series.histogram.count() > 0 {
                 handling
@@ -133,6 +139,34 @@ fn one_side(
         family.push_histogram(&labels(*call), &view.buckets, histogram, seconds(histogram.sum_ns));
     }
     family.finish(families);
+    if !view.messages {
+        return;
+    }
+    for ((what, help), sums) in
+        ["msg_received_total", "msg_sent_total"].iter().zip(help_of_messages(side)).zip(&messages)
+    {
+        let mut family = FamilyBuilder::counter(&name(what), help);
+        for (call, messages) in sums {
+            family.push(&labels(*call), float(*messages));
+        }
+        family.finish(families);
+    }
+}
+
+/// Messages received and sent. Those of a stream are counted one by one. A unary call has a request as it starts and a
+/// reply if it ends well, as the interceptors count it.
+fn messages_of(series: &Series) -> [u64; 2] {
+    let extra = |number: u32| series.extras.get(number as usize).copied().unwrap_or(0);
+    let Labels { stream, side, code, .. } = *series.labels;
+    if stream != StreamKind::Unary {
+        return [extra(extra::MESSAGES_RECEIVED), extra(extra::MESSAGES_SENT)];
+    }
+    let request = extra(extra::STARTED);
+    let reply = if code == Some(status_code::OK) { series.total } else { 0 };
+    match side {
+        Side::Client => [reply, request],
+        Side::Server => [request, reply],
+    }
 }
 
 fn is_of(labels: &Labels, side: Side) -> bool {
@@ -149,6 +183,20 @@ pub(super) fn seconds(nanoseconds: u128) -> f64 {
     nanoseconds as f64 / 1e9
 }
 
+/// The same of messages received and sent.
+fn help_of_messages(side: Side) -> [&'static str; 2] {
+    match side {
+        Side::Client => [
+            "Total number of RPC stream messages received by the client.",
+            "Total number of gRPC stream messages sent by the client.",
+        ],
+        Side::Server => [
+            "Total number of RPC stream messages received on the server.",
+            "Total number of gRPC stream messages sent by the server.",
+        ],
+    }
+}
+
 /// Help texts of the interceptors (`server_metrics.go`, `client_metrics.go` @ v1.2.0): started, handled, durations.
 fn help(side: Side) -> [&'static str; 3] {
     match side {
@@ -162,5 +210,65 @@ fn help(side: Side) -> [&'static str; 3] {
             "Total number of RPCs completed on the server, regardless of success or failure.",
             "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server.",
         ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::{CallType, Extras};
+
+    fn series(side: Side, stream: StreamKind, code: Option<u32>, total: u64) -> Series {
+        let labels = Labels {
+            framework: Framework::Grpc,
+            side,
+            call_type: CallType::PingPong,
+            caller: String::new(),
+            callee: "shop.Stock".into(),
+            method: "Lookup".into(),
+            failed: code != Some(status_code::OK),
+            retry: "0".into(),
+            error_class: "none",
+            protocol: String::new(),
+            panicked: false,
+            stream,
+            code,
+        };
+        let mut extras = Extras::default();
+        extras[extra::STARTED as usize] = 7;
+        extras[extra::MESSAGES_RECEIVED as usize] = 20;
+        extras[extra::MESSAGES_SENT as usize] = 30;
+        let histogram = Histogram::new(Arc::new(Ladder::of([&*GrpcView::default().buckets])));
+        Series { labels: Arc::new(labels), total, histogram, extras }
+    }
+
+    #[test]
+    fn messages_of_unary_calls_follow_from_the_calls() {
+        let well = Some(status_code::OK);
+        for (side, stream, code, expected) in [
+            (Side::Client, StreamKind::Unary, well, [5, 7]),
+            (Side::Client, StreamKind::Unary, Some(14), [0, 7]),
+            (Side::Server, StreamKind::Unary, well, [7, 5]),
+            (Side::Server, StreamKind::Unary, None, [7, 0]),
+            (Side::Server, StreamKind::Client, well, [20, 30]),
+            (Side::Client, StreamKind::Unknown, well, [20, 30]),
+        ] {
+            let messages = messages_of(&series(side, stream, code, 5));
+            assert_eq!(messages, expected, "{side:?} {stream:?} {code:?}");
+        }
+    }
+
+    #[test]
+    fn messages_are_shown_on_request_only() {
+        let series = vec![Arc::new(series(Side::Server, StreamKind::Server, Some(status_code::OK), 5))];
+        let snapshot = Snapshot { series, ..Snapshot::default() };
+        for messages in [false, true] {
+            let view = GrpcView { messages, ..GrpcView::default() };
+            let ladder = Arc::new(Ladder::of([&*view.buckets]));
+            let families = grpc(&[(None, &snapshot)], &view, &ladder);
+            let names: Vec<_> = families.iter().map(MetricFamily::name).collect();
+            assert_eq!(names.contains(&"grpc_server_msg_received_total"), messages, "{names:?}");
+            assert_eq!(names.contains(&"grpc_server_msg_sent_total"), messages, "{names:?}");
+        }
     }
 }

@@ -11,11 +11,13 @@ pub enum ProbeKind {
     Finish,
     /// Messages of streams.
     Message,
+    /// Messages that are about to go through, where they are counted as they return.
+    Entry,
 }
 
 impl ProbeKind {
     /// All of them, as [`PerProbe`] has them.
-    pub const ALL: [Self; 3] = [Self::Start, Self::Finish, Self::Message];
+    pub const ALL: [Self; 4] = [Self::Start, Self::Finish, Self::Message, Self::Entry];
 
     /// Its name, that of the role of its sites.
     #[must_use]
@@ -24,6 +26,7 @@ impl ProbeKind {
             Self::Start => "start",
             Self::Finish => "finish",
             Self::Message => "count",
+            Self::Entry => "enter",
         }
     }
 }
@@ -203,14 +206,18 @@ mod tests {
 
     /// A hit costs a microsecond; the programs for starts take 300 ns and those for finishes 500 ns.
     fn overhead() -> Overhead {
-        let mut overhead = Overhead::new([ProbeCost::new(MICROSECOND, Duration::from_nanos(50)); 3]);
+        let mut overhead = Overhead::new([ProbeCost::new(MICROSECOND, Duration::from_nanos(50)); 4]);
         overhead.cost_mut(ProbeKind::Start).sample(1_000, 1_000, 350 * MICROSECOND);
         overhead.cost_mut(ProbeKind::Finish).sample(1_000, 1_000, 550 * MICROSECOND);
         overhead
     }
 
     fn look(seconds: u64, cpu_ms: u64, calls: u64) -> Look {
-        Look { at: Duration::from_secs(seconds), cpu: Duration::from_millis(cpu_ms), hits: [calls, calls, 0] }
+        Look {
+            at: Duration::from_secs(seconds),
+            cpu: Duration::from_millis(cpu_ms),
+            hits: [calls, calls, 0, 0],
+        }
     }
 
     #[test]
@@ -243,7 +250,7 @@ mod tests {
 
     #[test]
     fn hits_without_a_sample_are_noticed() {
-        let mut overhead = Overhead::new([ProbeCost::new(MICROSECOND, Duration::ZERO); 3]);
+        let mut overhead = Overhead::new([ProbeCost::new(MICROSECOND, Duration::ZERO); 4]);
         overhead.look(look(0, 0, 0));
         overhead.look(look(1, 10, 0));
         assert!(!overhead.is_unsampled());

@@ -40,7 +40,7 @@ impl FrameworkCopy {
             Role::Start => self.home.start,
             Role::Finish => self.home.finish,
             Role::Sent => framework.messages.sent,
-            Role::Received => framework.messages.received,
+            Role::Received | Role::Entered => framework.messages.received,
         };
         format!("{}/{name}", self.prefix)
     }
@@ -123,7 +123,10 @@ pub(super) fn survey_sited(
 ) -> Result<Vec<SitedCopy>, ImageError> {
     let starts = || framework.calls.iter().flat_map(|call| call.start).map(|entry| entry.function);
     let finishes = framework.calls.iter().flat_map(|call| call.finishes).copied().flatten();
-    let mut names: Vec<&'static str> = starts().chain(finishes.map(|entry| entry.function)).collect();
+    let messages = framework.calls.iter().flat_map(|call| call.messages);
+    let messages = messages.flat_map(|messages| [messages.sent, messages.received]);
+    let mut names: Vec<&'static str> =
+        starts().chain(finishes.map(|entry| entry.function)).chain(messages).collect();
     names.sort_unstable();
     names.dedup();
     let functions = go.functions_named(&|symbol| names.iter().any(|name| before(symbol, name).is_some()))?;

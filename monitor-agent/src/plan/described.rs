@@ -217,7 +217,7 @@ impl Finder<'_> {
     }
 
     fn returns(&mut self, function: &Function) -> Result<Vec<u64>, Refusal> {
-        let sites = return_sites_of(function, self.image, self.go)?;
+        let sites = return_sites_of(Role::Finish, function, self.image, self.go)?;
         let addresses = sites.iter().map(|site| site.address).collect();
         self.sites.extend(sites);
         Ok(addresses)

@@ -17,6 +17,7 @@ mod resolve;
 mod shape;
 mod site;
 mod sited;
+mod sited_messages;
 mod witness;
 
 use std::{ops::Range, sync::Arc};
@@ -324,12 +325,14 @@ impl Plan {
     ) -> Result<Self, Refusal> {
         let others = [framework.status.well.0, framework.status.wrap.0];
         let mut resolver = Resolver::new(&copy.module, &others, image, go)?;
-        let sited::Found { calls, sites, notes } = sited::find(framework, copy, (image, go), &mut resolver)?;
+        let sited::Found { calls, sites, message_sites, notes } =
+            sited::find(framework, copy, (image, go), &mut resolver)?;
         if calls.len() > MAX_SHAPES {
             return Err(Refusal::TooMuch("kinds of calls"));
         }
         let label_names = framework.labels.iter().map(|label| (*label).to_owned()).collect();
-        Self { calls, label_names, ..Self::of_sites(sites, notes, resolver, image)? }.fitting()
+        let plan = Self::of_sites(sites, notes, resolver, image)?;
+        Self { message_sites, calls, label_names, ..plan }.fitting()
     }
 
     /// The same for a user's spec.

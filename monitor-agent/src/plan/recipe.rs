@@ -2,7 +2,7 @@
 
 use monitor_ebpf::{Recipe, Register, Shape, TagMap, by_site, event};
 
-use super::{Plan, Refusal, Role, ShapePlan};
+use super::{Plan, Refusal, Role, ShapePlan, Site};
 
 /// What the programs are asked for beside the calls and their names. Each costs the target some reads per call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,8 +14,10 @@ pub struct Wanted {
     pub errors: bool,
     /// Bytes sent and received for it.
     pub sizes: bool,
-    /// Messages of streams, at the message sites.
+    /// Messages of streams of Kitex, at the message sites.
     pub messages: bool,
+    /// The same of gRPC-Go.
+    pub grpc_messages: bool,
     /// Each finished call by itself, with its goroutine, the class of its error and its bytes.
     pub events: bool,
     /// Each start, too.
@@ -37,6 +39,7 @@ impl Wanted {
         errors: true,
         sizes: true,
         messages: true,
+        grpc_messages: true,
         events: true,
         starts: true,
         peers: false,
@@ -64,6 +67,18 @@ impl Wanted {
 }
 
 impl Plan {
+    /// Where the messages of streams are counted, if they are wanted.
+    #[must_use]
+    pub fn wanted_message_sites(&self, wanted: Wanted) -> &[Site] {
+        if self.wants_messages(wanted) { &self.message_sites } else { &[] }
+    }
+
+    /// Whether the messages of its framework's streams are wanted.
+    #[must_use]
+    pub fn wants_messages(&self, wanted: Wanted) -> bool {
+        if self.is_sited() { wanted.grpc_messages } else { wanted.messages }
+    }
+
     /// The recipe for a process in which the executable lies `bias` bytes above its link-time addresses.
     pub fn recipe(&self, bias: u64, wanted: Wanted) -> Result<Recipe, Refusal> {
         let mut recipe = Recipe {
@@ -94,6 +109,7 @@ impl Plan {
                 Role::Finish => &mut recipe.finish_skip_flags,
                 Role::Sent => &mut recipe.sent_skip_flags,
                 Role::Received => &mut recipe.received_skip_flags,
+                Role::Entered => &mut recipe.entered_skip_flags,
             };
             *flags = site.skip_flags();
         }
@@ -102,7 +118,7 @@ impl Plan {
             recipe.shape_count += 1;
         }
         for (place, call) in recipe.shapes.iter_mut().zip(&self.calls) {
-            *place = call.program(bias)?;
+            *place = call.program(bias, wanted)?;
             recipe.shape_count += 1;
             recipe.by_site = by_site::PATH;
         }

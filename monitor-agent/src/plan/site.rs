@@ -19,16 +19,19 @@ pub enum Role {
     Sent,
     /// A message may have been received.
     Received,
+    /// A message is about to be sent or received: whose, is to be noted.
+    Entered,
 }
 
 impl Role {
-    /// The role's name: messages are only counted, in both directions.
+    /// The role's name: messages are only counted, in both directions, and by some frameworks as they return.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::Finish => "finish",
             Self::Sent | Self::Received => "count",
+            Self::Entered => "enter",
         }
     }
 }
@@ -135,6 +138,7 @@ pub(super) fn find_site_of(
 
 /// The sites at which a function returns.
 pub(super) fn return_sites_of(
+    role: Role,
     function: &Function,
     image: &Image,
     go: &GoImage<'_>,
@@ -142,7 +146,7 @@ pub(super) fn return_sites_of(
     let code = go.code(function)?;
     let choices = go_return_sites(&code, function.entry).map_err(|error| no_site(function, &error))?;
     let code = code.into();
-    choices.into_iter().map(|choice| site(Role::Finish, function, &code, choice, image)).collect()
+    choices.into_iter().map(|choice| site(role, function, &code, choice, image)).collect()
 }
 
 fn no_site(function: &Function, error: &CodeError) -> Refusal {

@@ -1,17 +1,19 @@
 //! Calls that are told by the function that they enter, proven in an executable.
 
 use monitor_ebpf::{
-    FINISH_SITES, GATES, LABELS, NO_SCRATCH, Shape, Sited, Test, TestOp, policy, stream, window_use,
+    FINISH_SITES, GATES, LABELS, Messages, NO_SCRATCH, Shape, Sited, Test, TestOp, policy, stream, window_use,
 };
 
 use super::{
-    Refusal, Role, Site,
+    Refusal, Role, Site, Wanted,
     copies::SitedCopy,
     layout::{Asked, DESCRIPTION, Needs, NodeId, Nodes, Place, ROOT, STATUS},
+    or_note,
     recipe::argument,
     resolve::Resolver,
     shape::Walk,
     site::find_site_of,
+    sited_messages::{self, MessagePlan},
 };
 use crate::{
     frameworks::{CallSpec, Entry, KindSpec, SitedFramework, StatusSpec, Way},
@@ -35,6 +37,7 @@ pub(super) struct SitedCall {
     status: Status,
     gates: Vec<Asked>,
     over: Option<Asked>,
+    messages: Option<MessagePlan>,
 }
 
 /// Where the code of a finish's status lies.
@@ -55,6 +58,8 @@ struct Status {
 pub(super) struct Found {
     pub(super) calls: Vec<SitedCall>,
     pub(super) sites: Vec<Site>,
+    /// Sites of messages, entries first.
+    pub(super) message_sites: Vec<Site>,
     pub(super) notes: Vec<String>,
 }
 
@@ -65,7 +70,15 @@ pub(super) fn find(
     (image, go): (&Image, &GoImage<'_>),
     resolver: &mut Resolver<'_>,
 ) -> Result<Found, Refusal> {
-    let mut finder = Finder { framework, copy, image, go, sites: Vec::new(), notes: Vec::new() };
+    let mut finder = Finder {
+        framework,
+        copy,
+        image,
+        go,
+        sites: Vec::new(),
+        message_sites: Vec::new(),
+        notes: Vec::new(),
+    };
     let mut calls: Vec<SitedCall> = Vec::new();
     for spec in framework.calls {
         let is_there = |name| calls.iter().any(|call: &SitedCall| call.spec.name == name);
@@ -74,18 +87,20 @@ pub(super) fn find(
         }
         calls.extend(finder.call(spec, resolver)?);
     }
-    let Finder { mut sites, notes, .. } = finder;
+    let Finder { mut sites, mut message_sites, notes, .. } = finder;
     if calls.is_empty() {
         return Err(Refusal::NoShape);
     }
     sites.sort_by_key(|site| site.role == Role::Start);
+    message_sites.sort_by_key(|site| site.role != Role::Entered);
     same_kinds(&sites)?;
-    Ok(Found { calls, sites, notes })
+    same_kinds(&message_sites)?;
+    Ok(Found { calls, sites, message_sites, notes })
 }
 
 /// Refuses sites of one role at which hits are told from others in different ways: the programs have one way for all.
 pub(super) fn same_kinds(sites: &[Site]) -> Result<(), Refusal> {
-    for role in [Role::Start, Role::Finish] {
+    for role in [Role::Start, Role::Finish, Role::Entered] {
         let mut flags = sites.iter().filter(|site| site.role == role).map(Site::skip_flags);
         let first = flags.next();
         if flags.any(|other| Some(other) != first) {
@@ -101,6 +116,7 @@ struct Finder<'a> {
     image: &'a Image,
     go: &'a GoImage<'a>,
     sites: Vec<Site>,
+    message_sites: Vec<Site>,
     notes: Vec<String>,
 }
 
@@ -151,6 +167,7 @@ impl Finder<'_> {
         let streams = self.streams(spec, &mut walk)?;
         let status = status(&self.framework.status, finish, &mut walk)?;
         let nodes = walk.nodes;
+        let messages = self.messages(spec, object, resolver)?;
         Ok(Some(SitedCall {
             spec,
             start,
@@ -163,6 +180,26 @@ impl Finder<'_> {
             status,
             gates,
             over,
+            messages,
+        }))
+    }
+
+    /// Where the messages of its streams go through. That they can't be counted is a note.
+    fn messages(
+        &mut self,
+        spec: &CallSpec,
+        object: u64,
+        resolver: &mut Resolver<'_>,
+    ) -> Result<Option<MessagePlan>, Refusal> {
+        if spec.messages.is_empty() {
+            return Ok(None);
+        }
+        let found = sited_messages::find(spec.messages, object, self.copy, (self.image, self.go), resolver);
+        let without = format!("{}: the messages of streams can't be counted", spec.name);
+        let found = or_note(found, &without, &mut self.notes)?;
+        Ok(found.map(|(messages, sites)| {
+            self.message_sites.extend(sites);
+            messages
         }))
     }
 
@@ -257,7 +294,7 @@ fn first_of<T>(paths: &[&str], mut find: impl FnMut(&str) -> Result<T, Refusal>)
 }
 
 /// The address of the type that the first of several ways leads to whose types and fields are there.
-fn type_at_end(ways: &[Way], resolver: &mut Resolver<'_>) -> Result<u64, Refusal> {
+pub(super) fn type_at_end(ways: &[Way], resolver: &mut Resolver<'_>) -> Result<u64, Refusal> {
     let mut refusal = Refusal::TypeMissing(String::new());
     for way in ways {
         let Some(itab) = resolver.itab(way.interface, way.concrete)? else {
@@ -310,8 +347,9 @@ fn wrap(spec: &StatusSpec, resolver: &mut Resolver<'_>) -> Result<(u64, u8), Ref
 
 impl SitedCall {
     /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
-    pub(super) fn program(&self, bias: u64) -> Result<Shape, Refusal> {
-        let windows = self.needs().windows(None)?;
+    pub(super) fn program(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
+        let messages = self.messages.as_ref().filter(|_| wanted.grpc_messages);
+        let windows = self.needs(messages.is_some()).windows(None)?;
         let mut labels = [NO_SCRATCH; LABELS];
         if let Some(label) = labels.first_mut() {
             *label = windows.at(self.method);
@@ -358,6 +396,7 @@ impl SitedCall {
         for (place, gate) in sited.gates.iter_mut().zip(&self.gates) {
             *place = windows.test(gate);
         }
+        sited.messages = messages.map_or(Messages::NONE, |messages| messages.program(bias));
         sited.over = self.over.as_ref().map_or(Test::NEVER, |over| windows.test(over));
         let windows = windows.program(bias)?;
         Ok(Shape { side: self.spec.side.code(), labels, windows, sited, ..Shape::UNUSED })
@@ -375,10 +414,10 @@ impl SitedCall {
         matches!(self.spec.kind, KindSpec::Object(..))
     }
 
-    fn needs(&self) -> Needs<'_> {
+    fn needs(&self, messages: bool) -> Needs<'_> {
         let both = window_use::START | window_use::FINISH;
         let mut needs = Needs::new(&self.nodes);
-        needs.add(self.method, 16, both);
+        needs.add(self.method, 16, both | if messages { window_use::MESSAGE } else { 0 });
         if let Some(key) = self.key {
             needs.add(key, 8, window_use::KEY);
         }

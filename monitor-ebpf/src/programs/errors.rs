@@ -25,6 +25,16 @@ pub(crate) fn class(hit: &Hit) -> u32 {
     u32::try_from(offset).unwrap_or(error_class::ELSEWHERE)
 }
 
+/// The byte at an address; all ones when it can't be read.
+#[inline(always)]
+pub(crate) fn byte(address: u64) -> u8 {
+    let mut byte = 0_u8;
+    // SAFETY: the byte is one.
+    let is_read = is_user_address(address)
+        && unsafe { bpf_probe_read_user((&raw mut byte).cast(), 1, address as *const _) } == 0;
+    if is_read { byte } else { u8::MAX }
+}
+
 /// The word at an address; 0 when it can't be read.
 #[inline(always)]
 pub(crate) fn word(address: u64) -> u64 {

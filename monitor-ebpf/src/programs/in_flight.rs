@@ -100,6 +100,18 @@ pub(crate) fn holds(key: Key) -> bool {
     find(bucket, 0).is_none() && SPILL.get_ptr(number).is_some()
 }
 
+/// The kind of a call that is in flight, keyed by its object; 0 where it is not, or nobody knows.
+#[inline(always)]
+pub(crate) fn kind(key: Key) -> u8 {
+    let Some(bucket) = key.bucket() else { return 0 };
+    if let Some(start) = find(bucket, key.number()) {
+        // SAFETY: a start in a bucket of the table.
+        return Started::of_word(unsafe { start.read_volatile() }).kind;
+    }
+    // SAFETY: the entry stays while its call is in flight.
+    SPILL.get_ptr(key.number()).map_or(0, |call| unsafe { (*call).nested as u8 })
+}
+
 /// Forgets the call that finishes with this object and gives its start, if it was seen and is surely its own.
 #[inline(always)]
 pub(crate) fn remove(key: Key, object: u64) -> Option<Started> {

@@ -37,6 +37,9 @@ pub(crate) static SAMPLING: Array<u64> = Array::with_max_entries(sampling::COUNT
 pub(crate) static SPILL: HashMap<u64, Spilled> = HashMap::with_max_entries(16_384, NO_PREALLOC);
 
 #[map]
+pub(crate) static MESSAGES: HashMap<u64, u32> = HashMap::with_max_entries(16_384, NO_PREALLOC);
+
+#[map]
 pub(crate) static LABEL_IDS: HashMap<LabelSet, u32> = HashMap::with_max_entries(4_352, NO_PREALLOC);
 
 #[map]

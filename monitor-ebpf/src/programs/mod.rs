@@ -5,6 +5,7 @@ mod errors;
 mod in_flight;
 mod labels;
 mod maps;
+mod messages;
 mod peer;
 mod registers;
 mod scratch;
@@ -18,6 +19,7 @@ use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::ProbeContext};
 use aya_log_ebpf::debug;
 use labels::Facts;
 use maps::{count, count_hot, count_of, recipe};
+pub(crate) use messages::{entered, received, sent};
 use monitor_ebpf::{
     Counter, Detail, NO_SCRATCH, Record, by_site, event, extra, policy, record_flag, size, window_use,
 };
@@ -170,42 +172,6 @@ fn facts(hit: &Hit, shape: ShapeRef, kind: u8, scratch: &Scratch) -> Facts {
         protocol: shape.protocol(scratch),
         panicked: shape.has_panicked(scratch),
     }
-}
-
-/// Counts a message that was sent on a stream.
-#[inline(always)]
-pub(crate) fn sent(ctx: &ProbeContext) {
-    message(ctx, extra::MESSAGES_SENT, recipe!(sent_skip_flags), recipe!(sent_error_at));
-}
-
-/// Counts a message that was received on a stream.
-#[inline(always)]
-pub(crate) fn received(ctx: &ProbeContext) {
-    message(ctx, extra::MESSAGES_RECEIVED, recipe!(received_skip_flags), recipe!(received_error_at));
-}
-
-#[inline(always)]
-fn message(ctx: &ProbeContext, kind: u32, skip_flags: u8, error_at: u16) {
-    let hit = Hit::read(ctx, Moment::Message);
-    if hit.is_skipped(skip_flags) || has_failed(&hit, error_at) {
-        return;
-    }
-    let mut scratch = Scratch::new();
-    let Some(shape) = shape::find(&hit, &mut scratch) else {
-        return count(Counter::MessageLost);
-    };
-    shape.copy_windows(&hit, &mut scratch, window_use::KEY | window_use::MESSAGE);
-    let facts = Facts { stream: shape.stream(&scratch), ..Facts::NONE };
-    match labels::number(shape, &facts, &scratch) {
-        Some(label_set) => totals::add_extra(kind, label_set, 1),
-        None => count(Counter::MessageLost),
-    }
-}
-
-/// Did the message not go through? The end of a stream comes as an error, too.
-#[inline(always)]
-fn has_failed(hit: &Hit, error_at: u16) -> bool {
-    error_at != 0 && errors::word(hit.stack.wrapping_add(u64::from(error_at))) != 0
 }
 
 /// Adds up the bytes of a finished call, where the recipe asks for them.

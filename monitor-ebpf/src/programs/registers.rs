@@ -1,7 +1,7 @@
 //! The registers of the target at the hit.
 
 use aya_ebpf::programs::ProbeContext;
-use monitor_ebpf::{ANY_SITE, FINISH_SITES, MAX_SHAPES};
+use monitor_ebpf::{ANY_SITE, FINISH_SITES, MAX_SHAPES, MESSAGE_SITES, Register};
 
 use super::maps::recipe;
 
@@ -12,8 +12,10 @@ pub(crate) enum Moment {
     Start,
     /// A call finishes.
     Finish,
-    /// A message goes through a stream.
+    /// A message has gone through a stream, or has not.
     Message,
+    /// A message is about to.
+    Entered,
 }
 
 /// What the recipe wants of the registers at a hit.
@@ -30,6 +32,8 @@ pub(crate) struct Hit {
     pub(crate) error: u64,
     /// Data word of the error; the second argument, where sites select shapes.
     pub(crate) error_data: u64,
+    /// Which way a message goes: 0 for one that is sent, 1 for one that is received.
+    pub(crate) direction: u32,
     /// The processor's flags.
     pub(crate) flags: u64,
     /// The stack pointer: at a function's entry, where the return address is.
@@ -51,6 +55,7 @@ impl Hit {
             goroutine: registers.get(recipe!(goroutine)),
             error: registers.get(recipe!(error)),
             error_data: registers.get(recipe!(error_data)),
+            direction: 0,
             flags: registers.flags,
             stack: registers.stack,
         }
@@ -66,9 +71,15 @@ impl Hit {
             goroutine: registers.get(recipe!(goroutine)),
             error: 0,
             error_data: 0,
+            direction: 0,
             flags: registers.flags,
             stack: registers.stack,
         };
+        if moment == Moment::Message {
+            // The function's only result, of two words.
+            hit.error = registers.get(Register::Rax as u8);
+            return hit;
+        }
         for index in 0..MAX_SHAPES {
             if index >= usize::from(recipe!(shape_count)) {
                 break;
@@ -88,6 +99,14 @@ impl Hit {
                 hit.error_data = registers.get(recipe!(shapes[index].sited.finish_argument));
                 break;
             }
+            let entered = if moment == Moment::Entered { entered(index, registers.place) } else { None };
+            if let Some(direction) = entered {
+                hit.shape = index;
+                hit.direction = direction;
+                // The function's receiver.
+                hit.object = registers.get(Register::Rax as u8);
+                break;
+            }
         }
         hit
     }
@@ -103,6 +122,13 @@ impl Hit {
 #[inline(always)]
 fn finishes(shape: usize, place: u64) -> bool {
     (0..FINISH_SITES).any(|site| is_at(place, recipe!(shapes[shape].sited.finishes[site])))
+}
+
+/// Which way messages of a shape's streams go that enter this place.
+#[inline(always)]
+fn entered(shape: usize, place: u64) -> Option<u32> {
+    let enters = |way: &usize| place == recipe!(shapes[shape].sited.messages.entered[*way]);
+    (0..MESSAGE_SITES).find(enters).map(|way| way as u32)
 }
 
 /// Is a place this site, or may it be any?

@@ -1,8 +1,8 @@
 //! Choosing the shape of an object, and copying what the shape says.
 
 use monitor_ebpf::{
-    ARGUMENT, GATES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Shape, TestOp, Window,
-    call_type, outcome, policy, protocol, status_code, stream, window_flag, window_use,
+    ARGUMENT, GATES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_FIELD, NO_GUARD, NO_SCRATCH, OBJECT, Shape, TestOp,
+    Window, call_type, outcome, policy, protocol, status_code, stream, window_flag, window_use,
 };
 
 use super::{
@@ -36,6 +36,28 @@ impl Key {
     #[inline(always)]
     pub(crate) fn is_goroutine(self) -> bool {
         matches!(self, Self::Goroutine(_))
+    }
+}
+
+/// Whose message goes through a function.
+pub(crate) enum MessageOf {
+    /// That of the call with this object.
+    Call(u64),
+    /// That of a stream which is no call of the target's.
+    NoCall,
+    /// It can't be told.
+    Unknown,
+}
+
+/// The kind of call, by whether the client streams and whether the server does; 0 where that was not read.
+#[inline(always)]
+fn kind_of(client: u8, server: u8) -> u8 {
+    match (client, server) {
+        (0, 0) => stream::UNARY,
+        (1, 0) => stream::CLIENT,
+        (0, 1) => stream::SERVER,
+        (1, 1) => stream::CLIENT | stream::SERVER,
+        _ => 0,
     }
 }
 
@@ -258,13 +280,44 @@ impl ShapeRef {
         if client == NO_SCRATCH || server == NO_SCRATCH {
             return field!(self.0, sited.kind);
         }
-        match (scratch.byte(client), scratch.byte(server)) {
-            (0, 0) => stream::UNARY,
-            (1, 0) => stream::CLIENT,
-            (0, 1) => stream::SERVER,
-            (1, 1) => stream::CLIENT | stream::SERVER,
-            _ => 0,
+        kind_of(scratch.byte(client), scratch.byte(server))
+    }
+
+    /// The same for the stream that a message goes through, by its description; `None` where only the start has told.
+    #[inline(always)]
+    pub(crate) fn kind_of_message(self, hit: &Hit) -> Option<u8> {
+        let at = field!(self.0, sited.messages.description_at);
+        if at == NO_FIELD {
+            return None;
         }
+        let description = errors::word(hit.object.wrapping_add(u64::from(at)));
+        let streams = |at: u16| errors::byte(description.wrapping_add(u64::from(at)));
+        let client = streams(field!(self.0, sited.messages.streams_at[0]));
+        Some(kind_of(client, streams(field!(self.0, sited.messages.streams_at[1]))))
+    }
+
+    /// The object of the call that a message belongs to, from the receiver of the function that it goes through.
+    #[inline(always)]
+    pub(crate) fn object_of_message(self, hit: &Hit) -> MessageOf {
+        let at = field!(self.0, sited.messages.object_at);
+        if at == NO_FIELD {
+            return MessageOf::Call(hit.object);
+        }
+        let place = hit.object.wrapping_add(u64::from(at));
+        let expected = field!(self.0, sited.messages.object_word);
+        if expected == 0 {
+            return MessageOf::Call(errors::word(place));
+        }
+        let found = errors::word(place);
+        if types::is(found, expected) {
+            return MessageOf::Call(errors::word(place.wrapping_add(8)));
+        }
+        let no_call = field!(self.0, sited.messages.no_call_word);
+        if no_call != 0 && found == no_call {
+            return MessageOf::NoCall;
+        }
+        types::report(found);
+        MessageOf::Unknown
     }
 
     /// Type word, text and its length of errors that say that all is well.

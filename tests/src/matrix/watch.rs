@@ -110,15 +110,17 @@ fn watch_grpc(executable: &Path, notes: Vec<String>) -> Result<Report> {
     // Up to v1.40 calls are tried again only where the environment says so.
     let mut command = std::process::Command::new(executable);
     let mut calls = Process::start_command(command.env("GRPC_GO_RETRY", "on"))?;
-    let agent = Agent::attach(&[calls.pid()], &[])?;
+    let agent = Agent::attach(&[calls.pid()], &["--grpc.messages"])?;
     let listed = calls.command("scenarios")?;
     let names = listed["scenarios"].as_array().context("no scenarios")?.iter().filter_map(Value::as_str);
     let scenarios = names.map(|name| (name.to_owned(), None)).collect();
     calls.command(&format!("run all {ALONE}"))?;
     calls.command(LOAD)?;
-    let counted = grpc::check(&mut calls, &agent.scrape_settled()?, false)?;
+    let scrape = agent.scrape_settled()?;
+    let counted = grpc::check(&mut calls, &scrape, false)?;
+    grpc::check_messages(&mut calls, &scrape, false)?;
     agent.terminate()?;
-    Ok(Report { calls: counted.total(), messages: 0, scenarios, notes })
+    Ok(Report { calls: counted.total(), messages: counted.messages(), scenarios, notes })
 }
 
 /// Watches a program until everything could be read, and what could be agrees each time.

@@ -17,7 +17,8 @@ import (
 //	scenarios         {"scenarios":[name…]}
 //	run SCENARIO N    makes N repetitions and waits until no call is under way: {"repeated"}; `all` for all of them
 //	load N C          makes N unary calls, C at the same time
-//	counts            {"counts":[{side,grpc_type,grpc_service,grpc_method,grpc_code,started,handled}]}
+//	counts            {"counts":[{side,grpc_type,grpc_service,grpc_method,grpc_code,started,handled,
+//	                  received,sent}]}
 //	quit              answers, then ends; the end of stdin does the same
 type control struct {
 	tally *tally

@@ -28,7 +28,9 @@ func (t *tally) serverUnary(
 			err = status.Error(codes.Internal, "it panicked")
 		}
 		t.end(k, code(err))
+		t.message(t.sent, k, err)
 	}()
+	t.message(t.received, k, nil)
 	return handle(ctx, request)
 }
 
@@ -43,7 +45,26 @@ func (t *tally) serverStream(
 		}
 		t.end(k, code(err))
 	}()
-	return handle(server, stream)
+	return handle(server, &served{stream, t, k})
+}
+
+// served counts the messages of a stream that is handled.
+type served struct {
+	grpc.ServerStream
+	tally *tally
+	kind  kind
+}
+
+func (s *served) SendMsg(message interface{}) error {
+	err := s.ServerStream.SendMsg(message)
+	s.tally.message(s.tally.sent, s.kind, err)
+	return err
+}
+
+func (s *served) RecvMsg(message interface{}) error {
+	err := s.ServerStream.RecvMsg(message)
+	s.tally.message(s.tally.received, s.kind, err)
+	return err
 }
 
 func (t *tally) clientUnary(
@@ -52,7 +73,9 @@ func (t *tally) clientUnary(
 ) error {
 	k := newKind("client", method, false, false)
 	t.start(k)
+	t.message(t.sent, k, nil)
 	err := invoke(ctx, method, request, reply, connection, options...)
+	t.message(t.received, k, err)
 	t.end(k, code(err))
 	return err
 }
@@ -68,21 +91,29 @@ func (t *tally) clientStream(
 		t.end(k, code(err))
 		return nil, err
 	}
-	return &heard{ClientStream: stream, desc: desc, end: func(err error) { t.end(k, code(err)) }}, nil
+	return &heard{ClientStream: stream, tally: t, kind: k, desc: desc}, nil
 }
 
-// heard tells the end of a stream, once.
+// heard counts the messages of a stream that was opened, and tells its end, once.
 type heard struct {
 	grpc.ClientStream
-	desc *grpc.StreamDesc
-	once sync.Once
-	end  func(error)
+	tally *tally
+	kind  kind
+	desc  *grpc.StreamDesc
+	once  sync.Once
+}
+
+func (h *heard) SendMsg(message interface{}) error {
+	err := h.ClientStream.SendMsg(message)
+	h.tally.message(h.tally.sent, h.kind, err)
+	return err
 }
 
 func (h *heard) RecvMsg(message interface{}) error {
 	err := h.ClientStream.RecvMsg(message)
+	h.tally.message(h.tally.received, h.kind, err)
 	if err != nil || !h.desc.ServerStreams {
-		h.once.Do(func() { h.end(err) })
+		h.once.Do(func() { h.tally.end(h.kind, code(err)) })
 	}
 	return err
 }

@@ -40,6 +40,7 @@ var scenarios = []scenario{
 	{"from the server with an error", func(s *stage) error { return receive(s.plain, "codef", codes.NotFound) }},
 	{"from the client", func(s *stage) error { return send(s.plain, "hello", codes.OK) }},
 	{"from the client with an error", func(s *stage) error { return send(s.plain, "codeh", codes.PermissionDenied) }},
+	{"from the client with a reply and an error", func(s *stage) error { return send(s.plain, "late", codes.Aborted) }},
 	{"stream canceled", streamCanceled},
 	{"stream with a deadline", streamDeadline},
 	{"behind net/http", behindHTTP},

@@ -135,5 +135,8 @@ func gathered(_ interface{}, stream grpc.ServerStream) error {
 			return err
 		}
 	}
-	return stream.SendMsg(message)
+	if err := stream.SendMsg(message); err != nil || message.Value != "late" {
+		return err
+	}
+	return status.Error(codes.Aborted, "after the reply")
 }

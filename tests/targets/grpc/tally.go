@@ -26,11 +26,16 @@ type tally struct {
 	mu      sync.Mutex
 	started map[kind]uint64
 	handled map[labels]uint64
-	running int64
+	// Messages that went through: those of unary calls as go-grpc-prometheus counts them, a request for each that
+	// starts and a reply for each that ends well.
+	received, sent map[kind]uint64
+	running        int64
 }
 
 func newTally() *tally {
-	return &tally{started: map[kind]uint64{}, handled: map[labels]uint64{}}
+	return &tally{
+		started: map[kind]uint64{}, handled: map[labels]uint64{}, received: map[kind]uint64{}, sent: map[kind]uint64{},
+	}
 }
 
 func newKind(side, method string, clientStreams, serverStreams bool) kind {
@@ -55,6 +60,16 @@ func (t *tally) end(k kind, code codes.Code) {
 	t.running--
 }
 
+// message counts one in a direction, if there was one.
+func (t *tally) message(direction map[kind]uint64, k kind, err error) {
+	if err != nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	direction[k]++
+}
+
 // refused counts a call that no interceptor sees.
 func (t *tally) refused(k kind, code codes.Code) {
 	t.mu.Lock()
@@ -70,17 +85,19 @@ func (t *tally) underWay() int64 {
 
 type row struct {
 	labels
-	Started uint64 `json:"started"`
-	Handled uint64 `json:"handled"`
+	Started  uint64 `json:"started"`
+	Handled  uint64 `json:"handled"`
+	Received uint64 `json:"received"`
+	Sent     uint64 `json:"sent"`
 }
 
-// rows has the starts, under no code, and the ends.
+// rows has the starts and the messages, under no code, and the ends.
 func (t *tally) rows() []row {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	rows := []row{}
 	for k, n := range t.started {
-		rows = append(rows, row{labels: labels{kind: k}, Started: n})
+		rows = append(rows, row{labels: labels{kind: k}, Started: n, Received: t.received[k], Sent: t.sent[k]})
 	}
 	for l, n := range t.handled {
 		rows = append(rows, row{labels: l, Handled: n})
