@@ -19,6 +19,7 @@ use std::{
 use monitor_ebpf::{LABELS, LabelSet, TEXT_BYTES};
 
 use crate::{
+    frameworks,
     image::{GoVersion, Image, Kind, Source, Type, go_entry_site},
     pipeline::{Executable, Framework, Labels},
     plan::{Inspection, Wanted},
@@ -190,18 +191,17 @@ pub fn plan(data: &[u8]) {
     }
 }
 
-/// A user's spec: an error with a place in it, or a plan or a refusal for a program with Kitex in it.
+/// A user's spec: an error with a place in it, or a plan or a refusal for a program with Kitex in it. The same text as a
+/// framework's file: the same error, or what it says.
 pub fn spec(data: &[u8]) {
     const PROGRAM: &[u8] = include_bytes!("../../fuzz/seeds/files/3");
     let Ok(text) = str::from_utf8(data) else { return };
+    if let Err(error) = frameworks::read("framework.toml", text) {
+        check_place(text, &error);
+    }
     let spec = match read("spec.toml", text) {
         Ok(spec) => spec,
-        Err(SpecError::At { line, column, what, .. }) => {
-            let lines = text.bytes().filter(|byte| *byte == b'\n').count() + 1;
-            assert!((1..=lines).contains(&line) && column >= 1 && !what.is_empty());
-            return;
-        }
-        Err(error) => return assert!(text.len() > FILE_MAX, "{error}"),
+        Err(error) => return check_place(text, &error),
     };
     let Some(image) = parse(PROGRAM) else { return };
     let specs = Specs::of(vec![spec]).expect("one goes with itself");
@@ -211,6 +211,15 @@ pub fn spec(data: &[u8]) {
             Err(refusal) => assert!(!refusal.to_string().is_empty()),
         }
     }
+}
+
+/// An error about a file has a place in its text, unless that is too long.
+fn check_place(text: &str, error: &SpecError) {
+    let SpecError::At { line, column, what, .. } = error else {
+        return assert!(text.len() > FILE_MAX, "{error}");
+    };
+    let lines = text.bytes().filter(|byte| *byte == b'\n').count() + 1;
+    assert!((1..=lines).contains(line) && *column >= 1 && !what.is_empty());
 }
 
 fn parse(data: &[u8]) -> Option<Image> {

@@ -1,9 +1,16 @@
 //! Specs: what they describe is counted as the target counts it itself, and what is wrong with one is said.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
-use monitor_agent::specs::{KNOWN, read};
+use monitor_agent::{
+    frameworks,
+    specs::{KNOWN, read},
+};
 use monitor_tests::{
     agent::{Agent, run_to_end},
     chain::check_closed,
@@ -230,5 +237,37 @@ fn the_schema_for_editors_is_what_the_agent_takes() -> Result<()> {
         documented.sort_unstable();
         ensure!(expected == documented, "{part}: {expected:?}, {documented:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn the_schema_has_the_agents_own_frameworks() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("");
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(root.join("docs/spec.schema.json"))?)?;
+    let of_frameworks = json!({ "$ref": "#/$defs/framework", "$defs": schema["$defs"] });
+    let (of_specs, of_frameworks) =
+        (jsonschema::validator_for(&schema)?, jsonschema::validator_for(&of_frameworks)?);
+    for (file, text) in frameworks::FILES {
+        let value = toml::from_str::<Value>(text)?;
+        let errors: Vec<_> = of_frameworks.iter_errors(&value).map(|error| error.to_string()).collect();
+        ensure!(errors.is_empty(), "{file}: {errors:?}");
+        ensure!(!of_specs.is_valid(&value), "{file} is taken for a spec");
+        let error = read(file, text).expect_err("no spec").to_string();
+        ensure!(error.contains("only the frameworks that the agent has itself have the key "), "{error}");
+        for (part, other) in
+            [("told_by = ", "tolt_by = "), ("side = \"server\"", ""), ("[[operation", "[[opration")]
+        {
+            let changed = text.replacen(part, other, 1);
+            ensure!(changed != text && frameworks::read(file, &changed).is_err(), "{file}: {other}");
+            let is_valid =
+                toml::from_str::<Value>(&changed).is_ok_and(|value| of_frameworks.is_valid(&value));
+            ensure!(!is_valid, "{file}: the schema takes {other}");
+        }
+    }
+    // What only they have is known to the reader of specs.
+    let of =
+        |parts: &[&str]| -> BTreeSet<_> { parts.iter().flat_map(|part| properties(&schema, part)).collect() };
+    let keys = &of(&["by_type", "by_function", "shape", "call"]) - &of(&["", "operation"]);
+    ensure!(keys == BTreeSet::from(frameworks::FRAMEWORK_KEYS), "{keys:?}");
     Ok(())
 }

@@ -91,7 +91,7 @@ fn fuzz(target: &str, seconds: u32) -> Result<()> {
     fuzzer.arg(format!("-artifact_prefix={}/", crashes.display()));
     // What is found goes to the first directory.
     fuzzer.arg(&found).arg(root().join("fuzz/corpus").join(target));
-    fuzzer.args(entries(&root().join("fuzz/seeds"))?);
+    fuzzer.args(entries(&root().join("fuzz/seeds"))?).arg(root().join("monitor-agent/frameworks"));
     run_command(&mut fuzzer).with_context(|| {
         format!(
             "{target} cannot take an input that is now in {}: put it into fuzz/corpus/{target} together with the fix",

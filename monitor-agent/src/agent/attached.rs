@@ -21,6 +21,7 @@ use super::{
 use crate::{
     bpf::{InFlight, Maps, More, Programs, RunTimes, Sampling},
     failure::Failure,
+    frameworks::Family,
     image::CostClass,
     metrics::{LatencySource, UnexpectedType},
     pipeline::{
@@ -406,9 +407,9 @@ impl pipeline::Executable for Names<'_> {
         if let Some((spec, _)) = self.found.and_then(|found| found.spec.as_ref()) {
             return pipeline::Framework::Spec { spec: *spec, operation: 0 };
         }
-        match self.plan() {
-            Some(plan) if plan.is_sited() => pipeline::Framework::Grpc,
-            _ => pipeline::Framework::Kitex,
+        match self.plan().and_then(Plan::family) {
+            Some(Family::Grpc) => pipeline::Framework::Grpc,
+            Some(Family::Kitex) | None => pipeline::Framework::Kitex,
         }
     }
 

@@ -21,7 +21,7 @@ use std::{path::PathBuf, time::Duration};
 
 pub use events::{EventsConfig, events};
 pub use life::run;
-pub use prepare::{NO_FRAMEWORK, describe, unattachable};
+pub use prepare::{describe, no_framework, unattachable};
 pub use probes::Latency;
 pub use replay::Replay;
 pub use trace::{Trace, TraceConfig, watch};

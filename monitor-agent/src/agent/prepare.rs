@@ -8,6 +8,7 @@ use std::{
 use super::RunConfig;
 use crate::{
     failure::{Failure, Kind, printable},
+    frameworks::known,
     image::{Image, ImageError},
     metrics::{Family, Selection},
     plan::{Inspection, SiteChoosing},
@@ -15,7 +16,12 @@ use crate::{
 };
 
 /// Said of an executable that no known framework is linked into.
-pub const NO_FRAMEWORK: &str = "no RPC framework that the agent knows is linked into it (it knows Kitex, github.com/cloudwego/kitex, and gRPC-Go, google.golang.org/grpc)";
+#[must_use]
+pub fn no_framework() -> String {
+    let known: Vec<_> = known().titles().map(|(title, module)| format!("{title}, {module}")).collect();
+    format!("no RPC framework that the agent knows is linked into it (it knows {})", known.join(", and "))
+}
+
 /// What can be had of a Go process all the same.
 const WITHOUT_CALLS: &str = "`run --metrics go,process` gives its Go runtime and its process without calls";
 
@@ -125,7 +131,7 @@ pub fn unattachable(name: &str, inspection: &Inspection) -> Failure {
         refusals.map(|(framework, refusal)| Failure::of_refusal(name, framework, refusal)).collect();
     let reason = reasons.into_iter().next();
     let reason = reason.unwrap_or_else(|| {
-        Failure::new(Kind::Unprovable, format!("{name} can't be watched: {NO_FRAMEWORK}"))
+        Failure::new(Kind::Unprovable, format!("{name} can't be watched: {}", no_framework()))
     });
     Failure { text: format!("{}; {WITHOUT_CALLS}", reason.text), ..reason }
 }

@@ -204,7 +204,7 @@ impl Subject {
 fn report<'a>(subject: &'a Subject, inspection: &'a Inspection) -> Report<'a> {
     let frameworks: Vec<_> =
         inspection.frameworks.iter().map(|found| framework_report(subject, found)).collect();
-    let reasons = if frameworks.is_empty() { vec![agent::NO_FRAMEWORK.to_owned()] } else { Vec::new() };
+    let reasons = if frameworks.is_empty() { vec![agent::no_framework()] } else { Vec::new() };
     Report {
         name: &subject.name,
         attachable: frameworks.iter().any(|framework| framework.attachable),

@@ -258,6 +258,8 @@ fn change() -> impl Strategy<Value = String> {
         "returns = {}",
         "ri.",
         "at_most = 64",
+        "is = \"& 6\"",
+        "(a.B).(*c.D)",
         "\n",
     ];
     prop_oneof![prop::sample::select(words.map(str::to_owned).to_vec()), ".{0,20}", Just(String::new())]
@@ -292,7 +294,8 @@ proptest! {
         changes in prop::collection::vec((any::<Index>(), 0_usize..40, change()), 1..4),
     ) {
         let target = TARGETS.iter().find(|target| target.name == "spec").expect("a target");
-        let seeds = inputs(&fuzz().join("seeds/specs"));
+        let frameworks = fuzz().with_file_name("monitor-agent").join("frameworks");
+        let seeds = [inputs(&fuzz().join("seeds/specs")), inputs(&frameworks)].concat();
         let seed = fs::read_to_string(&seeds[seed.index(seeds.len())]).expect("a spec");
         let mut text: Vec<char> = seed.chars().collect();
         for (place, length, change) in &changes {

@@ -7,8 +7,9 @@ use monitor_ebpf::{extra, status_code};
 use prometheus::proto::MetricFamily;
 
 use super::family::{FamilyBuilder, float};
-use crate::pipeline::{
-    Buckets, Framework, Histogram, Labels, Ladder, Series, Side, Snapshot, StreamKind, codes,
+use crate::{
+    frameworks::known,
+    pipeline::{Buckets, Framework, Histogram, Labels, Ladder, Series, Side, Snapshot, StreamKind},
 };
 
 /// `prometheus.DefBuckets` of `client_golang`, in milliseconds.
@@ -17,13 +18,13 @@ const MILLISECONDS: [u32; 11] = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_0
 /// The name of a code, as gRPC-Go has it.
 fn code_name(code: Option<u32>) -> Cow<'static, str> {
     let Some(code) = code else { return Cow::Borrowed("unreadable") };
-    codes::name(code).map_or_else(|| Cow::Owned(format!("Code({code})")), Cow::Borrowed)
+    known().code(code).map_or_else(|| Cow::Owned(format!("Code({code})")), Cow::Borrowed)
 }
 
 /// The name of a code in other languages, and in OpenTelemetry (`error.type`): `DEADLINE_EXCEEDED`.
 pub(super) fn canonical_code_name(code: Option<u32>) -> String {
     let Some(code) = code else { return "_OTHER".to_owned() };
-    match codes::name(code) {
+    match known().code(code) {
         None => code.to_string(),
         Some("OK") => "OK".to_owned(),
         Some("Canceled") => "CANCELLED".to_owned(),

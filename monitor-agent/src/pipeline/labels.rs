@@ -6,7 +6,7 @@ use monitor_ebpf::{
     LabelSet, call_type, error_class, label, mark, protocol, retry_count, side, status_code, stream,
 };
 
-use super::codes;
+use crate::frameworks;
 
 /// Longest string that is looked up in the file for a label whose bytes were not in memory.
 const LOOKUP_MAX: u64 = 1 << 20;
@@ -200,7 +200,7 @@ impl Labels {
             error_class: match set.error {
                 _ if set.failed == 0 => NO_ERROR,
                 status_code::UNREADABLE => UNREADABLE,
-                code => codes::name(code).unwrap_or(OTHER),
+                code => frameworks::known().code(code).unwrap_or(OTHER),
             },
             ..Self::decode_names(&LabelSet { error: error_class::NONE, ..without_names(set) }, executable)
         }

@@ -6,7 +6,6 @@
 mod aggregate;
 mod buckets;
 mod budget;
-pub(crate) mod codes;
 mod labels;
 mod losses;
 mod overhead;

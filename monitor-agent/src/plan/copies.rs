@@ -6,7 +6,7 @@ use std::{cell::Cell, collections::BTreeMap};
 
 use super::{Refusal, Role};
 use crate::{
-    frameworks::{Framework, Home, SitedFramework},
+    frameworks::{self, Framework, Home, SitedFramework},
     image::{BuildInfo, Function, GoImage, ImageError},
 };
 
@@ -20,7 +20,7 @@ pub(super) struct FrameworkCopy {
     /// The same as symbols have it.
     prefix: String,
     /// Which of the framework's functions it has.
-    home: Home,
+    home: &'static Home,
     /// All functions of the framework's description that are there under this path.
     pub(super) functions: Vec<Function>,
 }
@@ -37,26 +37,42 @@ impl FrameworkCopy {
     /// The symbol of the function with this role, which may or may not be there.
     pub(super) fn symbol(&self, framework: &Framework, role: Role) -> String {
         let name = match role {
-            Role::Start => self.home.start,
-            Role::Finish => self.home.finish,
-            Role::Sent => framework.messages.sent,
-            Role::Received | Role::Entered => framework.messages.received,
+            Role::Start => &self.home.start.name,
+            Role::Finish => &self.home.finish.name,
+            Role::Sent => &framework.messages.sent,
+            Role::Received | Role::Entered => &framework.messages.received,
         };
         format!("{}/{name}", self.prefix)
+    }
+
+    /// Refuses a start and a finish function that get other arguments than the framework's do, where the executable says
+    /// which they get.
+    pub(super) fn check_arguments(&self, go: &GoImage<'_>) -> Result<(), Refusal> {
+        for frameworks::Function { name, arguments } in [&self.home.start, &self.home.finish] {
+            let is_meant = |function: &&Function| prefix_of(&function.name, name).is_some();
+            for function in self.functions.iter().filter(is_meant) {
+                let Some(found) = go.arguments(function)? else { continue };
+                if !found.starts_with(arguments) {
+                    let (symbol, expected) = (function.name.clone(), arguments.clone());
+                    return Err(Refusal::WrongArguments { symbol, found, expected });
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 /// Looks for copies of `framework`. Reads the function table once.
-pub(super) fn survey(framework: &Framework, go: &GoImage<'_>) -> Result<Survey, ImageError> {
+pub(super) fn survey(framework: &'static Framework, go: &GoImage<'_>) -> Result<Survey, ImageError> {
     let names: Vec<&str> = framework
         .homes
         .iter()
-        .flat_map(|home| [home.start, home.finish])
-        .chain([framework.messages.sent, framework.messages.received])
+        .flat_map(|home| [&*home.start.name, &*home.finish.name])
+        .chain([&*framework.messages.sent, &*framework.messages.received])
         .collect();
     let linked = Cell::new(false);
     let functions = go.functions_named(&|symbol| {
-        if below(symbol, framework.module).is_some() {
+        if below(symbol, &framework.module).is_some() {
             linked.set(true);
         }
         names.iter().any(|name| prefix_of(symbol, name).is_some())
@@ -77,14 +93,14 @@ pub(super) fn survey(framework: &Framework, go: &GoImage<'_>) -> Result<Survey, 
 }
 
 /// The copy under one prefix, in the home of which most is there; `None` when nothing of any is.
-fn copy(framework: &Framework, prefix: String, functions: Vec<Function>) -> Option<FrameworkCopy> {
+fn copy(framework: &'static Framework, prefix: String, functions: Vec<Function>) -> Option<FrameworkCopy> {
     let present = |home: &Home| {
         let has = |name| functions.iter().any(|function| prefix_of(&function.name, name).is_some());
-        usize::from(has(home.start)) + usize::from(has(home.finish))
+        usize::from(has(&home.start.name)) + usize::from(has(&home.finish.name))
     };
     // Of equals the last counts.
-    let home = framework.homes.iter().rev().max_by_key(|home| present(home)).copied()?;
-    if present(&home) == 0 {
+    let home = framework.homes.iter().rev().max_by_key(|home| present(home))?;
+    if present(home) == 0 {
         return None;
     }
     Some(FrameworkCopy { module: unescape(&prefix), prefix, home, functions })
@@ -121,12 +137,12 @@ pub(super) fn survey_sited(
     framework: &'static SitedFramework,
     go: &GoImage<'_>,
 ) -> Result<Vec<SitedCopy>, ImageError> {
-    let starts = || framework.calls.iter().flat_map(|call| call.start).map(|entry| entry.function);
-    let finishes = framework.calls.iter().flat_map(|call| call.finishes).copied().flatten();
-    let messages = framework.calls.iter().flat_map(|call| call.messages);
-    let messages = messages.flat_map(|messages| [messages.sent, messages.received]);
+    let starts = || framework.calls.iter().flat_map(|call| &call.start).map(|entry| &*entry.function);
+    let finishes = framework.calls.iter().flat_map(|call| &call.finishes).flatten();
+    let messages = framework.calls.iter().flat_map(|call| &call.messages);
+    let messages = messages.flat_map(|messages| [&*messages.sent, &*messages.received]);
     let mut names: Vec<&'static str> =
-        starts().chain(finishes.map(|entry| entry.function)).chain(messages).collect();
+        starts().chain(finishes.map(|entry| &*entry.function)).chain(messages).collect();
     names.sort_unstable();
     names.dedup();
     let functions = go.functions_named(&|symbol| names.iter().any(|name| before(symbol, name).is_some()))?;
@@ -156,14 +172,14 @@ fn before<'a>(symbol: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// Why a framework that the build info names has no copy; `None` when it doesn't name it.
-pub(super) fn absence(framework: &Framework, info: &BuildInfo, linked: bool) -> Option<Refusal> {
+pub(super) fn absence(framework: &'static Framework, info: &BuildInfo, linked: bool) -> Option<Refusal> {
     let mut modules = info.main.iter().chain(&info.deps);
     modules.find(|module| module.path == framework.module)?;
-    let homes: Vec<_> = framework.homes.iter().map(|home| home.start).collect();
+    let homes: Vec<_> = framework.homes.iter().map(|home| &*home.start.name).collect();
     Some(if linked {
-        Refusal::FunctionsMissing { module: framework.module, functions: homes.join(" nor ") }
+        Refusal::FunctionsMissing { module: &framework.module, functions: homes.join(" nor ") }
     } else {
-        Refusal::NamesMissing(framework.module)
+        Refusal::NamesMissing(&framework.module)
     })
 }
 
@@ -205,7 +221,7 @@ pub(super) fn unescape(prefix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{frameworks::FRAMEWORKS, image::Module};
+    use crate::{frameworks::known, image::Module};
 
     fn function(name: &str) -> Function {
         Function { name: name.to_owned(), entry: 0, end: 0, record: 0 }
@@ -213,7 +229,7 @@ mod tests {
 
     fn copy_of(prefix: &str, names: &[&str]) -> Option<FrameworkCopy> {
         let functions = names.iter().map(|name| function(&format!("{prefix}/{name}"))).collect();
-        copy(FRAMEWORKS[0], prefix.to_owned(), functions)
+        copy(&known().by_type[0], prefix.to_owned(), functions)
     }
 
     #[test]
@@ -237,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_home_is_the_one_with_both_functions() {
-        let symbol = |copy: &FrameworkCopy| copy.symbol(FRAMEWORKS[0], Role::Start);
+        let symbol = |copy: &FrameworkCopy| copy.symbol(&known().by_type[0], Role::Start);
         let old = ["internal/stats.(*Controller).DoStart", "internal/stats.(*Controller).DoFinish"];
         let new = ["pkg/rpcinfo.(*TraceController).DoStart", "pkg/rpcinfo.(*TraceController).DoFinish"];
         let found = copy_of("a.b/c", &old).expect("a copy");
@@ -283,9 +299,9 @@ mod tests {
 
     #[test]
     fn a_framework_that_is_only_named_is_refused_with_the_reason() {
-        let framework = FRAMEWORKS[0];
+        let framework = &known().by_type[0];
         let info = BuildInfo {
-            deps: vec![Module { path: framework.module.to_owned(), ..Module::default() }],
+            deps: vec![Module { path: framework.module.clone(), ..Module::default() }],
             ..BuildInfo::default()
         };
         assert!(matches!(absence(framework, &info, true), Some(Refusal::FunctionsMissing { .. })));

@@ -25,30 +25,30 @@ pub(super) struct ErrorPlan {
     pub(super) plain: u64,
     /// Offset of the message in a class.
     message_at: u64,
-    names: &'static [(&'static str, &'static str)],
+    names: &'static [(String, String)],
     /// Itabs of other errors, with the name of their class.
     types: Vec<(u64, &'static str)>,
 }
 
 impl ErrorPlan {
     /// Finds and proves what `spec` names.
-    pub(super) fn make(spec: &ErrorSpec, resolver: &mut Resolver<'_>) -> Result<Self, Refusal> {
+    pub(super) fn make(spec: &'static ErrorSpec, resolver: &mut Resolver<'_>) -> Result<Self, Refusal> {
         let missing = |name: &str| Refusal::TypeMissing(name.to_owned());
-        let wrapped = resolver.itab(ERROR, spec.wrapped)?.ok_or_else(|| missing(spec.wrapped))?;
-        let points = resolver.field(wrapped.pointee, spec.points)?;
-        let wrong = |found: &str, expected| Refusal::wrong_type(spec.points, found, expected);
+        let wrapped = resolver.itab(ERROR, &spec.wrapped)?.ok_or_else(|| missing(&spec.wrapped))?;
+        let points = resolver.field(wrapped.pointee, &spec.points)?;
+        let wrong = |found: &str, expected| Refusal::wrong_type(&spec.points, found, expected);
         let class = match (points.field_type.kind, points.field_type.elem) {
-            (Kind::Pointer, Some(class)) if resolver.is_named(class, spec.class)? => class,
+            (Kind::Pointer, Some(class)) if resolver.is_named(class, &spec.class)? => class,
             _ => return Err(wrong(&points.field_type.name, "a pointer to a class of errors")),
         };
-        let message = resolver.field(class, spec.message)?;
+        let message = resolver.field(class, &spec.message)?;
         if message.field_type.kind != Kind::String {
             return Err(wrong(&message.field_type.name, "a string"));
         }
-        let plain = resolver.itab(ERROR, spec.class)?.map_or(0, |itab| itab.address);
+        let plain = resolver.itab(ERROR, &spec.class)?.map_or(0, |itab| itab.address);
         let mut types = Vec::new();
-        for (name, class) in spec.types {
-            types.extend(resolver.itab(ERROR, name)?.map(|itab| (itab.address, *class)));
+        for (name, class) in &spec.types {
+            types.extend(resolver.itab(ERROR, name)?.map(|itab| (itab.address, class.as_str())));
         }
         let wrapped_at = u16::try_from(points.offset).map_err(|_| Refusal::TooMuch("bytes in an error"))?;
         Ok(Self {
@@ -56,7 +56,7 @@ impl ErrorPlan {
             wrapped_at,
             plain,
             message_at: message.offset,
-            names: spec.names,
+            names: &spec.names,
             types,
         })
     }

@@ -36,16 +36,16 @@ pub(super) fn error_places(
 ) -> Result<ErrorPlaces, Refusal> {
     let spec = &framework.messages;
     let mut known = None;
-    for route in spec.routes {
-        let Some(itab) = resolver.itab(route.interface, route.concrete)? else { continue };
+    for route in &spec.routes {
+        let Some(itab) = resolver.itab(&route.way.interface, &route.way.concrete)? else { continue };
         let found = of_route(spec, route, itab.pointee, framework, resolver)?;
         if known.is_some_and(|known| known != found) {
-            return Err(Refusal::wrong_type(spec.error, "at several places", "at one"));
+            return Err(Refusal::wrong_type(&spec.error, "at several places", "at one"));
         }
         known = Some(found);
     }
     known.ok_or_else(|| {
-        Refusal::TypeMissing(spec.routes.first().map_or("", |route| route.concrete).to_owned())
+        Refusal::TypeMissing(spec.routes.first().map_or("", |route| &route.way.concrete).to_owned())
     })
 }
 
@@ -58,11 +58,12 @@ fn of_route(
 ) -> Result<ErrorPlaces, Refusal> {
     let before = framework.object.data as u64 + 1;
     let mut place = |field: &str| {
-        let function = resolver.type_behind(start, &[route.fields, &[field]].concat())?;
+        let fields: Vec<_> = route.way.fields.iter().map(String::as_str).chain([field]).collect();
+        let function = resolver.type_behind(start, &fields)?;
         let event = last_parameter(&function, resolver)?;
         on_stack(spec, &event, before, resolver)
     };
-    Ok(ErrorPlaces { sent: place(route.sent)?, received: place(route.received)? })
+    Ok(ErrorPlaces { sent: place(&route.sent)?, received: place(&route.received)? })
 }
 
 /// The struct that a function type without a name has as its third and last parameter.
@@ -94,7 +95,7 @@ fn on_stack(
     if words + before <= REGISTERS {
         return Err(wrong("passed in registers", "on the stack"));
     }
-    let field = resolver.field(event.address, spec.error)?;
+    let field = resolver.field(event.address, &spec.error)?;
     if field.field_type.name != super::resolve::ERROR || !field.offset.is_multiple_of(8) {
         return Err(wrong(&field.field_type.name, "an event with an error"));
     }

@@ -41,7 +41,7 @@ use site::find_site;
 use sited::SitedCall;
 
 use crate::{
-    frameworks::{FRAMEWORKS, Framework, SITED_FRAMEWORKS, SitedFramework},
+    frameworks::{Family, Framework, Metrics, SitedFramework, known},
     image::{BuildInfo, GoImage, Image, ImageError},
     specs::{Spec, Specs},
 };
@@ -77,6 +77,8 @@ pub struct Plan {
     calls: Vec<SitedCall>,
     /// What a spec describes, where that is what the plan is for.
     operations: Vec<Described>,
+    /// What its calls feed; a spec's have metrics of their own.
+    family: Option<Family>,
     label_names: Vec<String>,
     object: (Register, Register),
     error: (Register, Register),
@@ -123,10 +125,10 @@ impl Inspection {
         let go = image.go()?;
         check_calling_convention(&info)?;
         let mut frameworks = Vec::new();
-        for framework in FRAMEWORKS {
+        for framework in &known().by_type {
             frameworks.extend(find(framework, &info, image, &go)?);
         }
-        for framework in SITED_FRAMEWORKS {
+        for framework in &known().sited {
             frameworks.extend(find_sited(framework, &info, image, &go)?);
         }
         frameworks.extend(find_described(specs, &info, image, &go));
@@ -180,7 +182,7 @@ fn find(
 ) -> Result<Vec<Found>, ImageError> {
     let survey = copies::survey(framework, go)?;
     let found = |module: &str, version: String, plan| Found {
-        name: framework.name.to_owned(),
+        name: framework.name.clone(),
         spec: None,
         module: module.to_owned(),
         version,
@@ -189,7 +191,7 @@ fn find(
     let version = |module: &str| copies::version(info, module);
     if survey.copies.is_empty() {
         let absence = copies::absence(framework, info, survey.linked);
-        let absent = |refusal| found(framework.module, version(framework.module), Err(refusal));
+        let absent = |refusal| found(&framework.module, version(&framework.module), Err(refusal));
         return Ok(absence.map(absent).into_iter().collect());
     }
     let plan = |copy: &FrameworkCopy| {
@@ -209,7 +211,7 @@ fn find_sited(
     go: &GoImage<'_>,
 ) -> Result<Vec<Found>, ImageError> {
     let found = |copy: &SitedCopy| Found {
-        name: framework.name.to_owned(),
+        name: framework.name.clone(),
         spec: None,
         module: copy.module.clone(),
         version: copies::version(info, &copy.module),
@@ -270,10 +272,11 @@ impl Plan {
     ) -> Result<Self, Refusal> {
         let site = |role| find_site(role, &copy.symbol(framework, role), &copy.functions, image, go);
         let sites = vec![site(Role::Finish)?, site(Role::Start)?];
+        copy.check_arguments(go)?;
 
         let mut resolver = Resolver::new(&copy.module, &[], image, go)?;
         let mut shapes = Vec::new();
-        for spec in framework.shapes {
+        for spec in &framework.shapes {
             shapes.extend(ShapePlan::make(spec, &mut resolver)?);
         }
         if shapes.is_empty() {
@@ -304,7 +307,8 @@ impl Plan {
         let plan = Self {
             message_sites,
             shapes,
-            label_names: ["type", "caller", "callee", "method", "status"].map(str::to_owned).into(),
+            label_names: framework.metrics.labels.clone(),
+            family: Some(framework.metrics.family),
             object: (argument(framework.object.type_word)?, argument(framework.object.data)?),
             error: (argument(framework.error.type_word)?, argument(framework.error.data)?),
             tag_map,
@@ -323,16 +327,17 @@ impl Plan {
         image: &Image,
         go: &GoImage<'_>,
     ) -> Result<Self, Refusal> {
-        let others = [framework.status.well.0, framework.status.wrap.0];
+        let others = [&*framework.status.well.0, &*framework.status.wrap.0];
         let mut resolver = Resolver::new(&copy.module, &others, image, go)?;
         let sited::Found { calls, sites, message_sites, notes } =
             sited::find(framework, copy, (image, go), &mut resolver)?;
         if calls.len() > MAX_SHAPES {
             return Err(Refusal::TooMuch("kinds of calls"));
         }
-        let label_names = framework.labels.iter().map(|label| (*label).to_owned()).collect();
+        let Metrics { family, labels } = &framework.metrics;
+        let (family, label_names) = (Some(*family), labels.clone());
         let plan = Self::of_sites(sites, notes, resolver, image)?;
-        Self { message_sites, calls, label_names, ..plan }.fitting()
+        Self { message_sites, calls, family, label_names, ..plan }.fitting()
     }
 
     /// The same for a user's spec.
@@ -362,6 +367,7 @@ impl Plan {
             notes,
             calls: Vec::new(),
             operations: Vec::new(),
+            family: None,
             label_names: Vec::new(),
             object: (Register::Rax, Register::Rax),
             error: (Register::Rax, Register::Rax),
@@ -378,6 +384,12 @@ impl Plan {
     fn fitting(self) -> Result<Self, Refusal> {
         self.recipe(0, Wanted::default())?;
         Ok(self)
+    }
+
+    /// The family of metrics that its calls feed; none for a spec's, which have metrics of their own.
+    #[must_use]
+    pub fn family(&self) -> Option<Family> {
+        self.family
     }
 
     /// Whether the function that a call enters tells what it is.
@@ -441,7 +453,7 @@ fn or_note<T>(
 /// Notes about the types with which a service implements the framework's interfaces itself.
 fn foreign_types(framework: &Framework, resolver: &Resolver<'_>) -> Vec<String> {
     let interfaces = framework.open_interfaces.iter();
-    let note = |(interface, what): &(&str, &str)| {
+    let note = |(interface, what): &(String, String)| {
         let types = resolver.foreign(interface);
         let (named, more) = types.split_at(types.len().min(FOREIGN_NAMED));
         let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };

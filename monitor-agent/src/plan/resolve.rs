@@ -185,17 +185,17 @@ impl<'a> Resolver<'a> {
 
     /// The type that a chain of fields leads to, from the struct type at an address, through pointers and slices, and
     /// where it says `()` to the parameter of a function.
-    pub(super) fn type_behind(&self, struct_type: u64, fields: &[&str]) -> Result<Type, Refusal> {
+    pub(super) fn type_behind(&self, struct_type: u64, fields: &[impl AsRef<str>]) -> Result<Type, Refusal> {
         let mut found = self.go.type_at(struct_type)?;
-        for name in fields {
-            if *name == "()" {
+        for name in fields.iter().map(AsRef::as_ref) {
+            if name == "()" {
                 found = self.pointee(self.only_parameter(&found)?)?;
                 continue;
             }
-            let field = found.fields.iter().find(|field| field.name == *name);
+            let field = found.fields.iter().find(|field| field.name == name);
             let address = field.map(|field| field.type_address).ok_or_else(|| Refusal::FieldMissing {
                 type_name: found.name.clone(),
-                field: (*name).to_owned(),
+                field: name.to_owned(),
             })?;
             found = self.pointee(self.go.type_at(address)?)?;
         }

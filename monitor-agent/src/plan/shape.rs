@@ -26,62 +26,62 @@ impl ShapePlan {
     /// Plans a shape; `None` when its type isn't in the executable. Without the names of caller, callee and
     /// method, and without what the key depends on, it is refused; what else is missing is a note.
     pub(super) fn make(spec: &ShapeSpec, resolver: &mut Resolver<'_>) -> Result<Option<Self>, Refusal> {
-        let Some(itab) = resolver.itab(spec.interface, spec.concrete)? else { return Ok(None) };
-        let inner = match spec.when {
+        let Some(itab) = resolver.itab(&spec.interface, &spec.concrete)? else { return Ok(None) };
+        let inner = match &spec.when {
             None => None,
             Some(condition) => {
-                let Some(inner) = resolver.itab(condition.interface, condition.holds)? else {
+                let Some(inner) = resolver.itab(&condition.interface, &condition.holds)? else {
                     return Ok(None);
                 };
-                let field = resolver.field(itab.pointee, condition.field)?;
-                expect(condition.field, &field.field_type, "an interface", |kind| kind == Kind::Interface)?;
+                let field = resolver.field(itab.pointee, &condition.field)?;
+                expect(&condition.field, &field.field_type, "an interface", |kind| kind == Kind::Interface)?;
                 Some((Place { node: ROOT, offset: field.offset }, inner.address))
             }
         };
         let mut walk = Walk { nodes: Nodes::new(), root: ROOT, object: itab.pointee, resolver };
         let mut labels = [Place { node: ROOT, offset: 0 }; LABELS];
         for (label, path) in
-            [(label::CALLER, spec.caller), (label::CALLEE, spec.callee), (label::METHOD, spec.method)]
+            [(label::CALLER, &spec.caller), (label::CALLEE, &spec.callee), (label::METHOD, &spec.method)]
         {
             if let Some(place) = labels.get_mut(label) {
                 *place = walk.value(path, "a string", 16, |kind| kind == Kind::String)?;
             }
         }
-        let mut notes = Notes { shape: spec.name, notes: Vec::new() };
+        let mut notes = Notes { shape: &spec.name, notes: Vec::new() };
         let key_asks_streaming = spec.key == Key::GoroutineUnlessStreaming;
-        let (streaming, why) = walk.question(spec.streaming)?;
+        let (streaming, why) = walk.question(&spec.streaming)?;
         match why {
             Some(why) if key_asks_streaming && streaming.places.is_empty() => return Err(why),
             Some(why) => notes.add("streaming calls can't be told apart, they count as pingpong", &why),
             None => {}
         }
-        let (oneway, why) = walk.question(spec.oneway)?;
+        let (oneway, why) = walk.question(&spec.oneway)?;
         if let Some(why) = why {
             notes.add("oneway calls can't be told apart, they count as pingpong", &why);
         }
-        let tags = match spec.tags.map(|path| walk.map(path)).transpose() {
+        let tags = match spec.tags.as_ref().map(|path| walk.map(path)).transpose() {
             Ok(tags) => tags,
             Err(why) => {
                 notes.add("retries can't be told", &optional(why)?);
                 None
             }
         };
-        let sizes = match walk.sizes(spec.sizes) {
+        let sizes = match walk.sizes(&spec.sizes) {
             Ok(sizes) => Some(sizes),
             Err(why) => {
                 notes.add("bytes can't be told", &optional(why)?);
                 None
             }
         };
-        let peer = match spec.peer.map(|paths| walk.peer(paths)).transpose() {
+        let peer = match spec.peer.as_ref().map(|paths| walk.peer(paths)).transpose() {
             Ok(peer) => peer,
             Err(why) => {
                 notes.add("the address of the peer can't be told", &optional(why)?);
                 None
             }
         };
-        let stream = or_none(walk.word(spec.stream))?;
-        let protocol = match walk.word(spec.protocol) {
+        let stream = or_none(walk.word(&spec.stream))?;
+        let protocol = match walk.word(&spec.protocol) {
             Ok(protocol) => Some(protocol),
             Err(why) => {
                 notes.add("the protocol can't be told", &optional(why)?);
@@ -89,8 +89,8 @@ impl ShapePlan {
             }
         };
         // Where it can't be told starts are watched all the same.
-        let recorded = or_none(walk.recorded(spec.recorded))?;
-        let panicked = match walk.atomic(spec.panicked) {
+        let recorded = or_none(walk.recorded(&spec.recorded))?;
+        let panicked = match walk.atomic(&spec.panicked) {
             Ok(panicked) => Some(panicked),
             Err(why) => {
                 notes.add("panics that end without an error count as succeeded", &optional(why)?);
@@ -125,12 +125,12 @@ impl ShapePlan {
 }
 
 /// What can't be told of a shape.
-struct Notes {
-    shape: &'static str,
+struct Notes<'a> {
+    shape: &'a str,
     notes: Vec<String>,
 }
 
-impl Notes {
+impl Notes<'_> {
     fn add(&mut self, what: &str, why: &Refusal) {
         self.notes.push(format!("{}: {what} ({})", self.shape, why.reason()));
     }
@@ -192,7 +192,7 @@ impl Walk<'_, '_> {
         self.value(path, "a number of 8 bytes", 8, is_integer)
     }
 
-    fn sizes(&mut self, [sent, received]: [&str; 2]) -> Result<[Place; 2], Refusal> {
+    fn sizes(&mut self, [sent, received]: &[String; 2]) -> Result<[Place; 2], Refusal> {
         Ok([self.word(sent)?, self.word(received)?])
     }
 
@@ -216,20 +216,20 @@ impl Walk<'_, '_> {
     }
 
     /// An event that calls record themselves.
-    fn recorded(&mut self, spec: RecordedSpec) -> Result<RecordedAt, Refusal> {
-        let events = self.value(spec.events, "a slice", 24, |kind| kind == Kind::Slice)?;
+    fn recorded(&mut self, spec: &RecordedSpec) -> Result<RecordedAt, Refusal> {
+        let events = self.value(&spec.events, "a slice", 24, |kind| kind == Kind::Slice)?;
         let element = format!("{}.[{}]", spec.events, spec.index);
-        let (state, bit) = spec.state;
+        let (state, bit) = &spec.state;
         let (state, width) = self.number(&format!("{element}.{state}"))?;
         Ok(RecordedAt {
             count: Place { offset: events.offset.saturating_add(8), ..events },
-            is_set: Asked { places: vec![state], op: TestOp::AnyBit, width, operand: bit },
+            is_set: Asked { places: vec![state], op: TestOp::AnyBit, width, operand: *bit },
             time: self.word(&format!("{element}.{}", spec.time))?,
             index: spec.index,
         })
     }
 
-    fn peer(&mut self, [address, port]: [&str; 2]) -> Result<[Place; 2], Refusal> {
+    fn peer(&mut self, [address, port]: &[String; 2]) -> Result<[Place; 2], Refusal> {
         let address = self.value(address, "a slice", 24, |kind| kind == Kind::Slice)?;
         Ok([address, self.word(port)?])
     }
@@ -241,10 +241,10 @@ impl Walk<'_, '_> {
     }
 
     /// A question, and why it has no answer, or not in all types that its value can come in.
-    fn question(&mut self, question: Question) -> Result<(Asked, Option<Refusal>), Refusal> {
+    fn question(&mut self, question: &Question) -> Result<(Asked, Option<Refusal>), Refusal> {
         let (paths, op, operand) = match question {
-            Question::Equals(paths, operand) => (paths, TestOp::Equal, operand),
-            Question::AnyBit(paths, operand) => (paths, TestOp::AnyBit, operand),
+            Question::Equals(paths, operand) => (paths, TestOp::Equal, *operand),
+            Question::AnyBit(paths, operand) => (paths, TestOp::AnyBit, *operand),
         };
         let (places, width, failed) = self.alternatives(paths)?;
         Ok((Asked { places, op, width, operand }, failed))
@@ -252,7 +252,7 @@ impl Walk<'_, '_> {
 
     /// The places of a value in types that stand for each other, its width, and why one is missing. A type that
     /// isn't in the executable is not missed if another is.
-    fn alternatives(&mut self, paths: Alternatives) -> Result<(Vec<Place>, u8, Option<Refusal>), Refusal> {
+    fn alternatives(&mut self, paths: &Alternatives) -> Result<(Vec<Place>, u8, Option<Refusal>), Refusal> {
         let mut places: Vec<Place> = Vec::new();
         let mut width = 8;
         let mut absent = None;

@@ -16,7 +16,7 @@ use super::{
     sited_messages::{self, MessagePlan},
 };
 use crate::{
-    frameworks::{CallSpec, Entry, KindSpec, SitedFramework, StatusSpec, Way},
+    frameworks::{Alternatives, CallSpec, Entry, KindSpec, SitedFramework, StatusSpec, Way},
     image::{GoImage, Image, Kind},
 };
 
@@ -80,9 +80,9 @@ pub(super) fn find(
         notes: Vec::new(),
     };
     let mut calls: Vec<SitedCall> = Vec::new();
-    for spec in framework.calls {
-        let is_there = |name| calls.iter().any(|call: &SitedCall| call.spec.name == name);
-        if spec.variant_of.is_some_and(|name| !is_there(name)) {
+    for spec in &framework.calls {
+        let is_there = |name: &str| calls.iter().any(|call: &SitedCall| call.spec.name == name);
+        if spec.variant_of.as_ref().is_some_and(|name| !is_there(name)) {
             continue;
         }
         calls.extend(finder.call(spec, resolver)?);
@@ -127,7 +127,7 @@ impl Finder<'_> {
         spec: &'static CallSpec,
         resolver: &mut Resolver<'_>,
     ) -> Result<Option<SitedCall>, Refusal> {
-        let start = self.entry(Role::Start, spec.start)?;
+        let start = self.entry(Role::Start, &spec.start)?;
         if start.is_none() && spec.variant_of.is_none() {
             return Ok(None);
         }
@@ -147,20 +147,20 @@ impl Finder<'_> {
         let Some(finish) = finish.filter(|_| finishes.len() <= FINISH_SITES) else {
             return Err(Refusal::TooMuch("ends of a call"));
         };
-        let object = type_at_end(spec.object, resolver)?;
+        let object = type_at_end(&spec.object, resolver)?;
         let mut walk = Walk { nodes: Nodes::with_arguments(), root: ROOT, object, resolver };
         let method =
-            first_of(spec.method, |path| walk.value(path, "a string", 16, |kind| kind == Kind::String))?;
-        let key = spec.key.map(|path| walk.number(path)).transpose()?.map(|(place, _)| place);
+            first_of(&spec.method, |path| walk.value(path, "a string", 16, |kind| kind == Kind::String))?;
+        let key = spec.key.as_ref().map(|path| walk.number(path)).transpose()?.map(|(place, _)| place);
         let mut gates = Vec::new();
-        let mut equal = |paths: &[&str], operand| {
+        let mut equal = |(paths, operand): &(Alternatives, u32)| {
             let (place, width) = first_of(paths, |path| walk.number(path))?;
-            Ok::<_, Refusal>(Asked { places: vec![place], op: TestOp::Equal, width, operand })
+            Ok::<_, Refusal>(Asked { places: vec![place], op: TestOp::Equal, width, operand: *operand })
         };
-        for paths in spec.only_if_zero {
-            gates.push(equal(paths, 0)?);
+        for condition in &spec.only_if {
+            gates.push(equal(condition)?);
         }
-        let over = spec.over.map(|(paths, number)| equal(paths, number)).transpose()?;
+        let over = spec.over.as_ref().map(equal).transpose()?;
         if gates.len() > GATES {
             return Err(Refusal::TooMuch("conditions"));
         }
@@ -187,14 +187,14 @@ impl Finder<'_> {
     /// Where the messages of its streams go through. That they can't be counted is a note.
     fn messages(
         &mut self,
-        spec: &CallSpec,
+        spec: &'static CallSpec,
         object: u64,
         resolver: &mut Resolver<'_>,
     ) -> Result<Option<MessagePlan>, Refusal> {
         if spec.messages.is_empty() {
             return Ok(None);
         }
-        let found = sited_messages::find(spec.messages, object, self.copy, (self.image, self.go), resolver);
+        let found = sited_messages::find(&spec.messages, object, self.copy, (self.image, self.go), resolver);
         let without = format!("{}: the messages of streams can't be counted", spec.name);
         let found = or_note(found, &without, &mut self.notes)?;
         Ok(found.map(|(messages, sites)| {
@@ -211,13 +211,13 @@ impl Finder<'_> {
     ) -> Result<Option<(u64, &'static Entry)>, Refusal> {
         let mut refusal = None;
         for entry in entries {
-            let Some(function) = self.copy.function(entry.function)? else { continue };
+            let Some(function) = self.copy.function(&entry.function)? else { continue };
             let found = self.go.arguments(function)?.unwrap_or_default();
-            if !found.starts_with(entry.arguments) {
+            if !found.starts_with(&entry.arguments) {
                 refusal = Some(Refusal::WrongArguments {
                     symbol: function.name.clone(),
                     found,
-                    expected: entry.arguments.to_owned(),
+                    expected: entry.arguments.clone(),
                 });
                 continue;
             }
@@ -277,12 +277,12 @@ fn truth_values(walk: &mut Walk<'_, '_>, client: &str, server: &str) -> Result<[
 }
 
 fn missing(copy: &SitedCopy, entries: &[Entry]) -> Refusal {
-    let name = entries.first().map_or("", |entry| entry.function);
+    let name = entries.first().map_or("", |entry| &entry.function);
     Refusal::FunctionMissing(copy.symbol(name))
 }
 
 /// What the first of several paths leads to that leads anywhere; or why the last does not.
-fn first_of<T>(paths: &[&str], mut find: impl FnMut(&str) -> Result<T, Refusal>) -> Result<T, Refusal> {
+fn first_of<T>(paths: &[String], mut find: impl FnMut(&str) -> Result<T, Refusal>) -> Result<T, Refusal> {
     let mut refusal = Refusal::TypeMissing(String::new());
     for path in paths {
         match find(path) {
@@ -297,11 +297,11 @@ fn first_of<T>(paths: &[&str], mut find: impl FnMut(&str) -> Result<T, Refusal>)
 pub(super) fn type_at_end(ways: &[Way], resolver: &mut Resolver<'_>) -> Result<u64, Refusal> {
     let mut refusal = Refusal::TypeMissing(String::new());
     for way in ways {
-        let Some(itab) = resolver.itab(way.interface, way.concrete)? else {
+        let Some(itab) = resolver.itab(&way.interface, &way.concrete)? else {
             refusal = Refusal::TypeMissing(way.concrete.trim_start_matches('.').to_owned());
             continue;
         };
-        match resolver.type_behind(itab.pointee, way.fields) {
+        match resolver.type_behind(itab.pointee, &way.fields) {
             Ok(found) => return Ok(found.address),
             Err(why @ Refusal::Image(_)) => return Err(why),
             Err(why) => refusal = why,
@@ -312,16 +312,16 @@ pub(super) fn type_at_end(ways: &[Way], resolver: &mut Resolver<'_>) -> Result<u
 
 /// Where a status and its code lie, from what the finish gets.
 fn status(spec: &'static StatusSpec, finish: &Entry, walk: &mut Walk<'_, '_>) -> Result<Status, Refusal> {
-    let missing = || Refusal::TypeMissing(spec.error.to_owned());
-    let error = walk.resolver.itab("error", spec.error)?.ok_or_else(missing)?;
-    let (well_type, well_text) = spec.well;
+    let missing = || Refusal::TypeMissing(spec.error.clone());
+    let error = walk.resolver.itab("error", &spec.error)?.ok_or_else(missing)?;
+    let (well_type, well_text) = &spec.well;
     let well = walk.resolver.itab_of_error(well_type)?.map_or(0, |itab| itab.address);
     let wrap = wrap(spec, walk.resolver)?;
     let is_error = finish.error.is_some();
     let (object, prefix) = if is_error {
         (error.pointee, format!("{}.", spec.from_error))
     } else {
-        (walk.resolver.type_behind(error.pointee, &[spec.from_error])?.address, String::new())
+        (walk.resolver.type_behind(error.pointee, &[&spec.from_error])?.address, String::new())
     };
     let (message, code) = beside(walk, STATUS, object, |walk| {
         let (message, _) = walk.number(&format!("{prefix}{}", spec.message))?;
@@ -335,7 +335,7 @@ fn status(spec: &'static StatusSpec, finish: &Entry, walk: &mut Walk<'_, '_>) ->
 
 /// The itab of errors that wrap another, and where it lies in them.
 fn wrap(spec: &StatusSpec, resolver: &mut Resolver<'_>) -> Result<(u64, u8), Refusal> {
-    let (wrap_type, field) = spec.wrap;
+    let (wrap_type, field) = &spec.wrap;
     let Some(itab) = resolver.itab_of_error(wrap_type)? else { return Ok((0, 0)) };
     let field = resolver.field(itab.pointee, field)?;
     let at = u8::try_from(field.offset).map_err(|_| Refusal::TooMuch("bytes in an error"))?;

@@ -45,9 +45,9 @@ pub(super) fn find(
     for spec in specs {
         let mut sites = Vec::new();
         let mut entered = [0; MESSAGE_SITES];
-        let functions = [(spec.sent, Role::Sent), (spec.received, Role::Received)];
+        let functions = [(&spec.sent, Role::Sent), (&spec.received, Role::Received)];
         for (address, (name, role)) in entered.iter_mut().zip(functions) {
-            match sites_of(name, role, spec.arguments, copy, file) {
+            match sites_of(name, role, &spec.arguments, copy, file) {
                 Ok(found) => {
                     *address = found.first().map_or(0, |site| site.address);
                     sites.extend(found);
@@ -59,11 +59,11 @@ pub(super) fn find(
         if entered.contains(&0) {
             continue;
         }
-        let receiver = type_at_end(spec.receiver, resolver)?;
+        let receiver = type_at_end(&spec.receiver, resolver)?;
         let plan = MessagePlan {
             entered,
             object: object_of(&spec.object, receiver, object, resolver)?,
-            description: description(spec.description, receiver, resolver)?,
+            description: description(&spec.description, receiver, resolver)?,
         };
         return Ok((plan, sites));
     }
@@ -121,7 +121,7 @@ fn object_of(
 
 /// Where the description lies; `None` where the receiver has none.
 fn description(
-    [name, client, server]: [&str; 3],
+    [name, client, server]: &[String; 3],
     receiver: u64,
     resolver: &mut Resolver<'_>,
 ) -> Result<Option<(u16, [u16; 2])>, Refusal> {

@@ -6,8 +6,8 @@
 
 mod glob;
 mod known;
-mod names;
-mod read;
+pub(crate) mod names;
+pub(crate) mod read;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -12,7 +12,7 @@ const NAME_MAX: usize = 64;
 const SYMBOL_MAX: usize = 256;
 
 /// Why metrics can't begin with this name, if they can't.
-pub(super) fn metric(name: &str) -> Result<(), String> {
+pub(crate) fn metric(name: &str) -> Result<(), String> {
     if !is_name(name, true) {
         return Err(format!(
             "`{name}` is no name for metrics: letters, digits, underscores and colons, no digit first, at most \
@@ -26,7 +26,7 @@ pub(super) fn metric(name: &str) -> Result<(), String> {
 }
 
 /// The same of a label.
-pub(super) fn label(name: &str) -> Result<(), String> {
+pub(crate) fn label(name: &str) -> Result<(), String> {
     if !is_name(name, false) || name.starts_with("__") {
         return Err(format!(
             "`{name}` is no name for a label: letters, digits and underscores, no digit and no two underscores \
@@ -47,7 +47,7 @@ fn is_name(name: &str, colons: bool) -> bool {
 }
 
 /// The same of a function or a type, by its full name.
-pub(super) fn symbol(name: &str, what: &str) -> Result<(), String> {
+pub(crate) fn symbol(name: &str, what: &str) -> Result<(), String> {
     let is_clean = name.chars().all(|c| !c.is_control() && c != ' ');
     if !is_clean || name.len() > SYMBOL_MAX {
         return Err(format!("`{}` is no name of a {what}", name.escape_default()));
@@ -61,7 +61,7 @@ pub(super) fn symbol(name: &str, what: &str) -> Result<(), String> {
 }
 
 /// The same of how arguments lie.
-pub(super) fn arguments(text: &str) -> Result<(), String> {
+pub(crate) fn arguments(text: &str) -> Result<(), String> {
     let mut depth = 0_usize;
     for c in text.chars() {
         match c {
@@ -85,7 +85,7 @@ pub(super) fn arguments(text: &str) -> Result<(), String> {
 
 /// The words that arguments have: for each whether it is 8 bytes long, and whether it is the first of two of one
 /// argument, as the type word of an interface is.
-pub(super) fn words(arguments: &str) -> Vec<(bool, bool)> {
+pub(crate) fn words(arguments: &str) -> Vec<(bool, bool)> {
     let mut words: Vec<(bool, bool)> = Vec::new();
     let mut inside = Vec::new();
     for c in arguments.chars() {
@@ -116,8 +116,16 @@ pub fn steps_of(path: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Why this is no name of a field, if it is none.
+pub(crate) fn field(name: &str) -> Result<(), String> {
+    let is_name = !name.is_empty()
+        && name.chars().all(|c| c.is_alphanumeric() || c == '_')
+        && !name.starts_with(|c: char| c.is_numeric());
+    if is_name { Ok(()) } else { Err(format!("`{}` is no name of a field", name.escape_default())) }
+}
+
 /// What is wrong with a path, if anything. It begins with the name of a pointer.
-pub(super) fn path(path: &str) -> Result<(), String> {
+pub(crate) fn path(path: &str) -> Result<(), String> {
     let steps: Vec<_> = steps_of(path).collect();
     let wrong = |why: String| Err(format!("`{}` is no path: {why}", path.escape_default()));
     if path.len() > SYMBOL_MAX || steps.len() > STEPS_MAX + 1 {
@@ -130,9 +138,7 @@ pub(super) fn path(path: &str) -> Result<(), String> {
         let held = step.strip_prefix("(*").and_then(|rest| rest.strip_suffix(')'));
         let is_type =
             held.is_some_and(|name| symbol(name, "type").is_ok() && !name.contains(['(', ')', '*']));
-        let is_field = !step.is_empty()
-            && step.chars().all(|c| c.is_alphanumeric() || c == '_')
-            && !step.starts_with(|c: char| c.is_numeric());
+        let is_field = field(step).is_ok();
         if is_type && (index < 2 || index + 1 == steps.len()) {
             return wrong(format!("{step} must stand between fields"));
         }

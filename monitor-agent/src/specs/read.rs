@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, ops::Range};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 use toml::Spanned;
 
@@ -12,7 +12,7 @@ use super::{
     ALTERNATIVES_MAX, Comparison, Entry, FILE_MAX, Finish, Key, LABELS_MAX, MATCHES_MAX, OPERATIONS_MAX,
     Operation, POINTERS_MAX, Policy, Source, Spec, SpecError, TEXTS_MAX, Words, names,
 };
-use crate::frameworks::Side;
+use crate::frameworks::{FRAMEWORK_KEYS, Side};
 
 /// In place of a path to a number: it is among the words of the finish.
 const ARGUMENT: &str = "argument";
@@ -21,14 +21,34 @@ const TEXT_MAX: usize = 256;
 
 /// Reads a spec. `file` is what errors call it.
 pub fn read(file: &str, text: &str) -> Result<Spec, SpecError> {
+    of_text(file, text, spec).map_err(explained)
+}
+
+/// Adds why a key is not known, where the agent's own frameworks have it.
+fn explained(mut error: SpecError) -> SpecError {
+    if let SpecError::At { what, .. } = &mut error {
+        let key = what.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+        if let Some(key) = key.filter(|key| FRAMEWORK_KEYS.contains(key)) {
+            *what = format!("only the frameworks that the agent has itself have the key {key} here: {what}");
+        }
+    }
+    error
+}
+
+/// Reads what a file's text says, and makes something of it.
+pub(crate) fn of_text<W: DeserializeOwned, T>(
+    file: &str,
+    text: &str,
+    make: impl FnOnce(W) -> Result<T, Wrong>,
+) -> Result<T, SpecError> {
     if text.len() > FILE_MAX {
         return Err(SpecError::TooLong(file.to_owned()));
     }
-    let written: Written = toml::from_str(text).map_err(|error| {
+    let written: W = toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         place(file, text, at, error.message())
     })?;
-    spec(written).map_err(|Wrong { at, what }| place(file, text, at.start, &what))
+    make(written).map_err(|Wrong { at, what }| place(file, text, at.start, &what))
 }
 
 /// The error at a byte of the text.
@@ -44,18 +64,18 @@ fn place(file: &str, text: &str, at: usize, what: &str) -> SpecError {
 }
 
 /// What is wrong, and where in the text.
-struct Wrong {
+pub(crate) struct Wrong {
     at: Range<usize>,
     what: String,
 }
 
 /// Something wrong at a value.
-fn wrong<T, V>(at: &Spanned<T>, what: impl Into<String>) -> Result<V, Wrong> {
+pub(crate) fn wrong<T, V>(at: &Spanned<T>, what: impl Into<String>) -> Result<V, Wrong> {
     Err(Wrong { at: at.span(), what: what.into() })
 }
 
 /// Puts a place to what is wrong with a value.
-fn check<T>(value: &Spanned<T>, found: Result<(), String>) -> Result<(), Wrong> {
+pub(crate) fn check<T>(value: &Spanned<T>, found: Result<(), String>) -> Result<(), Wrong> {
     found.map_err(|what| Wrong { at: value.span(), what })
 }
 
@@ -91,10 +111,19 @@ struct WrittenOperation {
 
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum WrittenSide {
+pub(crate) enum WrittenSide {
     Client,
     #[default]
     Server,
+}
+
+impl From<WrittenSide> for Side {
+    fn from(written: WrittenSide) -> Self {
+        match written {
+            WrittenSide::Client => Self::Client,
+            WrittenSide::Server => Self::Server,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -116,7 +145,7 @@ enum WrittenPolicy {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenEntry {
+pub(crate) struct WrittenEntry {
     function: Spanned<String>,
     at_most: Option<Spanned<usize>>,
     arguments: Option<Spanned<String>>,
@@ -214,7 +243,7 @@ fn spans_several(operation: &Operation) -> bool {
 }
 
 /// A text that is not too long and has no control characters.
-fn short(text: &Spanned<String>) -> Result<String, Wrong> {
+pub(crate) fn short(text: &Spanned<String>) -> Result<String, Wrong> {
     if text.get_ref().len() > TEXT_MAX || text.get_ref().chars().any(char::is_control) {
         return wrong(text, format!("give one line of at most {TEXT_MAX} bytes"));
     }
@@ -242,10 +271,7 @@ fn operation(spanned: &Spanned<WrittenOperation>) -> Result<Operation, Wrong> {
     let failed = written.failed.as_ref().map(comparison).transpose()?;
     let operation = Operation {
         name: short(&written.name)?,
-        side: match written.side {
-            WrittenSide::Client => Side::Client,
-            WrittenSide::Server => Side::Server,
-        },
+        side: written.side.into(),
         key,
         policy,
         start,
@@ -295,7 +321,11 @@ fn entries(
     entries.iter().map(|entry| self::entry(entry, needs_key, is_finish)).collect()
 }
 
-fn entry(spanned: &Spanned<WrittenEntry>, needs_key: bool, is_finish: bool) -> Result<Entry, Wrong> {
+pub(crate) fn entry(
+    spanned: &Spanned<WrittenEntry>,
+    needs_key: bool,
+    is_finish: bool,
+) -> Result<Entry, Wrong> {
     let written = spanned.get_ref();
     let function = &written.function;
     check(function, names::symbol(function.get_ref(), "function"))?;
@@ -455,7 +485,7 @@ fn source(value: &Spanned<WrittenSource>) -> Result<Source, Wrong> {
     }
 }
 
-fn comparison(text: &Spanned<String>) -> Result<Comparison, Wrong> {
+pub(crate) fn comparison(text: &Spanned<String>) -> Result<Comparison, Wrong> {
     let parts = text.get_ref().trim().split_once(' ');
     let parsed = parts.and_then(|(op, number)| {
         let number: u32 = number.trim().parse().ok()?;

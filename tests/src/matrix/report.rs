@@ -17,7 +17,7 @@ the same messages of streams. For gRPC-Go interceptors count inside: calls that 
 same labels (type, service, method, code). A number that differs by one makes the row a failure.
 
 What the agent needs it finds in each executable, or it refuses; a release is in its code for one thing only, how
-combined protocols are written (`frameworks/kitex.rs`). So releases between those below are likely to work, and `monitor-agent inspect` says so of a given executable without touching it.
+combined protocols are written (`monitor-agent/frameworks/kitex.toml`). So releases between those below are likely to work, and `monitor-agent inspect` says so of a given executable without touching it.
 ";
 
 const TAIL: &str = "
