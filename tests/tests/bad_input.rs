@@ -555,9 +555,10 @@ fn an_ordinary_user_is_told_which_capability_is_missing() -> Result<()> {
     Ok(())
 }
 
-/// `bpf(2)`: make a map, load a program, measure run times (`include/uapi/linux/bpf.h`).
+/// `bpf(2)`: make a map, load a program, link one, measure run times (`include/uapi/linux/bpf.h`).
 const BPF_MAP_CREATE: u32 = 0;
 const BPF_PROG_LOAD: u32 = 5;
+const BPF_LINK_CREATE: u32 = 28;
 const BPF_ENABLE_STATS: u32 = 32;
 
 /// Makes a system call fail in this command, as on a kernel that does not have it; only if its first argument is this
@@ -615,6 +616,8 @@ fn budgets_that_cannot_be_kept() -> Result<()> {
         (libc::SYS_perf_event_open, None, libc::ENOENT, KERNEL, "a hit of a probe"),
     ] {
         let mut command = run_command(&args)?;
+        // Where the kernel has multi-uprobe links, perf events are not asked for.
+        command.args(["--links", "perf"]);
         without(&mut command, call, first_argument, errno)?;
         let words = ["--overhead-budget 1%", "can't be kept", action];
         let ended = refused_command(&mut command, code, &words)?;
@@ -634,6 +637,9 @@ fn budgets_that_cannot_be_kept() -> Result<()> {
     agent.terminate()?;
     Ok(())
 }
+
+/// What probes hang on where the kernel has no multi-uprobe links.
+const PERF: &[&str] = &["--links", "perf"];
 
 #[test]
 fn kernels_that_cannot_do_it() -> Result<()> {
@@ -659,12 +665,24 @@ fn kernels_that_cannot_do_it() -> Result<()> {
             KERNEL => &["this kernel can't", action, "5.15"],
             _ => &["permission denied", action, "seccomp"],
         };
-        let mut command = run_command(&["--pid", &pid])?;
-        without(&mut command, call, first_argument, errno)?;
-        refused_command(&mut command, code, words)
-            .with_context(|| format!("call {call} {first_argument:?} fails with {errno}"))?;
-        sites.check_clean()?;
+        // Perf events are asked for only where nothing else can be had.
+        let ways: &[&[&str]] = if call == libc::SYS_bpf { &[&[], PERF] } else { &[PERF] };
+        for way in ways {
+            let mut command = run_command(&["--pid", &pid])?;
+            command.args(*way);
+            without(&mut command, call, first_argument, errno)?;
+            refused_command(&mut command, code, words)
+                .with_context(|| format!("{way:?}: call {call} {first_argument:?} fails with {errno}"))?;
+            sites.check_clean()?;
+        }
     }
+    // No links of any kind: a probe then hangs on its perf event.
+    let mut command = run_command(&["--pid", &pid])?;
+    without(&mut command, libc::SYS_bpf, Some(BPF_LINK_CREATE), libc::EINVAL)?;
+    let agent = Agent::start_command(&mut command)?.wait_ready()?;
+    sites.check_probed()?;
+    agent.terminate()?;
+    sites.check_clean()?;
     // All that is nothing but the filter: the same process is fine without it, and with no memory that may be locked,
     // which limits maps before Linux 5.11 only.
     let mut command = run_command(&["--pid", &pid])?;

@@ -370,13 +370,15 @@ fn load(recipe: &Recipe, sites: &[&Site], config: &RunConfig) -> Result<Programs
             roles.push(site.role);
         }
     }
-    Ok(Programs::load(recipe, &roles, config.limits, config.program_log_level)?)
+    Ok(Programs::load(recipe, &roles, config.limits, config.links, config.program_log_level)?)
 }
 
 fn attach_sites(programs: &mut Programs, place: &Place, sites: &[&Site]) -> Result<(), Failure> {
     let target = &place.target;
-    for site in sites {
-        let attached = programs.attach(site.role, &target.exe(), target.pid(), site.file_offset);
+    for of_role in sites.chunk_by(|one, next| one.role == next.role) {
+        let Some(first) = of_role.first() else { continue };
+        let offsets: Vec<u64> = of_role.iter().map(|site| site.file_offset).collect();
+        let attached = programs.attach(first.role, &target.exe(), target.pid(), &offsets);
         // A process that ends in the middle makes the kernel's error misleading.
         attached.map_err(|error| still_running(target).err().unwrap_or_else(|| error.into()))?;
     }

@@ -74,7 +74,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
 
     let pusher = pusher(&config, &board)?;
     let mut lifetime = Lifetime::new(config.linger);
-    let goal = Goal { budget: config.overhead_budget, latency: config.latency };
+    let goal = Goal { budget: config.overhead_budget, latency: config.latency, links: config.links };
     let attaching = {
         let board = Arc::clone(&board);
         tokio::task::spawn_blocking(move || attach_all(&config, &board))

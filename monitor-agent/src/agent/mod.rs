@@ -28,7 +28,7 @@ pub use trace::{Trace, TraceConfig, watch};
 pub use verify::probe_in_place;
 
 use crate::{
-    bpf::Limits,
+    bpf::{Limits, ProbeLinks},
     export::{http::Listen, otlp},
     goruntime::Detail,
     metrics::{LabelSelection, Selection, otel::OtelView},
@@ -64,6 +64,8 @@ pub struct RunConfig {
     pub wanted: Wanted,
     /// How the places for probes are chosen.
     pub sites: SiteChoosing,
+    /// What probes hang on.
+    pub links: ProbeLinks,
     /// Where to let programs read events.
     pub event_socket: Option<PathBuf>,
     /// How many of the slowest and of the failed calls of each label set to keep, if any.

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::{Latency, RunConfig, attached::sites, board::Board, prepare::Prepared, watch::Watch};
 use crate::{
-    bpf::{HitCost, Measuring, RunTimes},
+    bpf::{HitCost, Measuring, ProbeLinks, RunTimes},
     failure::Failure,
     image::CostClass,
     metrics::{OverheadStats, SheddingStats},
@@ -33,8 +33,8 @@ pub(super) struct HitCosts {
 impl HitCosts {
     /// Measures what hits of these classes cost: takes some 150 ms for each class. The kernel must be able to measure run
     /// times, too.
-    fn measure(classes: &[CostClass]) -> Result<Self, Failure> {
-        let measure = |class| classes.contains(&class).then(|| HitCost::measure(class)).transpose();
+    fn measure(classes: &[CostClass], links: ProbeLinks) -> Result<Self, Failure> {
+        let measure = |class| classes.contains(&class).then(|| HitCost::measure(class, links)).transpose();
         Ok(Self {
             emulated: measure(CostClass::Emulated)?,
             single_stepped: measure(CostClass::SingleStepped)?,
@@ -72,7 +72,7 @@ pub(super) fn measured_before(
     let plans = prepared.iter().flat_map(|one| one.executable.inspection.plans());
     let classes: Vec<_> =
         plans.flat_map(|(_, plan)| sites(plan, config.wanted)).map(|site| site.cost).collect();
-    let costs = HitCosts::measure(&classes).map_err(|failure| Failure {
+    let costs = HitCosts::measure(&classes, config.links).map_err(|failure| Failure {
         text: format!("--overhead-budget {budget} can't be kept: {failure}"),
         ..failure
     })?;
@@ -110,6 +110,8 @@ pub(super) struct Goal {
     pub(super) budget: Option<Budget>,
     /// The calls whose durations are taken where nothing is shed.
     pub(super) latency: Latency,
+    /// What probes hang on.
+    pub(super) links: ProbeLinks,
 }
 
 /// One target: what the probes cost it, and what is given up so that they cost less.
@@ -246,7 +248,7 @@ impl Overheads {
         }
         let classes: Vec<CostClass> = watches.iter().flat_map(Watch::cost_classes).flatten().collect();
         if !classes.is_empty() {
-            overheads.measuring = Some(std::thread::spawn(move || HitCosts::measure(&classes)));
+            overheads.measuring = Some(std::thread::spawn(move || HitCosts::measure(&classes, goal.links)));
         }
         overheads
     }

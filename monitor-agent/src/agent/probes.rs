@@ -1,6 +1,6 @@
 //! The probes of one plan: all of them in place, or those at the starts in windows of a second.
 //!
-//! The kernel takes a tenth of a second and more to take a probe away, so that is done on a thread of its own, which
+//! The kernel takes a twentieth of a second and more to take a probe away, so that is done on a thread of its own, which
 //! has the programs for as long.
 
 use std::{
@@ -201,8 +201,7 @@ impl Starts {
     /// Opens a window, or leaves it closed as a whole.
     fn put_in_place(&self, mut programs: Programs, sampling: &Sampling) -> Returned {
         let exe = PathBuf::from(format!("/proc/self/fd/{}", self.exe.as_raw_fd()));
-        let attach = |offset: &u64| programs.attach(Role::Start, &exe, self.pid, *offset);
-        let failure = self.offsets.iter().try_for_each(attach).err();
+        let failure = programs.attach(Role::Start, &exe, self.pid, &self.offsets).err();
         if failure.is_some() {
             programs.detach_starts();
         } else {

@@ -12,7 +12,7 @@ use super::{
     watch::{CHECK_EVERY, DRAIN_EVERY, Watch},
 };
 use crate::{
-    bpf::Limits,
+    bpf::{Limits, ProbeLinks},
     export::http::Listen,
     failure::{Failure, Kind},
     goruntime::Detail,
@@ -64,6 +64,7 @@ impl TraceConfig {
             latency: Latency::Full,
             wanted: Wanted { events: true, starts: self.starts, ..Wanted::default() },
             sites: SiteChoosing::Best,
+            links: ProbeLinks::Best,
             event_socket: None,
             slow_calls: None,
             max_call_age: self.max_call_age,

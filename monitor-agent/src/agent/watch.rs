@@ -19,6 +19,7 @@ use super::{
     prepare::Prepared,
     probes::Probes,
     subject::Subject,
+    verify::still_running,
 };
 use crate::{
     bpf::RunTimes,
@@ -100,7 +101,10 @@ impl Watch {
         let Prepared { target, executable } = prepared;
         let began = Instant::now();
         let name = describe(&target);
-        let bias = target.load_bias(executable.image.link_base())?;
+        let bias = target
+            .load_bias(executable.image.link_base())
+            // A process that ends has no mappings any more.
+            .map_err(|error| still_running(&target).err().unwrap_or_else(|| error.into()))?;
         let place = Place { target, executable, bias, name };
         let mut attached = Vec::new();
         let mut stats = TargetStats {

@@ -2,17 +2,16 @@
 
 use std::{
     arch::naked_asm,
+    io,
     path::Path,
+    process,
     time::{Duration, Instant},
 };
 
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeScope};
+use monitor_ebpf::name;
 
-use super::{
-    BpfError, Measuring, RunTimes,
-    load::{load_nothing, nothing},
-};
-use crate::{image::CostClass, target::Target};
+use super::{BpfError, Measuring, ProbeLinks, load::load_nothing, object::Link, own_code::file_offset};
+use crate::image::CostClass;
 
 /// What was tried, in errors.
 const ACTION: &str = "measure what a hit of a probe costs";
@@ -34,28 +33,29 @@ pub struct HitCost {
 }
 
 impl HitCost {
-    /// Probes a function of the agent's own for some 150 ms, and calls it some hundred times.
-    pub fn measure(class: CostClass) -> Result<Self, BpfError> {
+    /// Probes a function of the agent's own for some 100 ms, and calls it some hundred times.
+    pub fn measure(class: CostClass, links: ProbeLinks) -> Result<Self, BpfError> {
+        let failed = |error| BpfError::from_io(ACTION, error);
         let function = match class {
             CostClass::Emulated => emulated,
             CostClass::SingleStepped => single_stepped,
         };
-        let location = UProbeAttachLocation::AbsoluteOffset(file_offset(function)?);
-        let mut ebpf = load_nothing()?;
+        let offset = file_offset(function).map_err(failed)?;
+        let mut object = load_nothing(links)?;
         let mut memory = vec![1; DISPLACING];
         let bare = call_time(function, &mut memory);
-        let failed = |error| BpfError::from_program(ACTION, error);
-        let program = nothing(&mut ebpf).map_err(failed)?;
-        program.attach(location, Path::new("/proc/self/exe"), UProbeScope::CallingProcess).map_err(failed)?;
+        let attached =
+            object.attach(name::NOTHING, Path::new("/proc/self/exe"), process::id(), &[offset], ACTION)?;
         let hit = call_time(function, &mut memory).saturating_sub(bare);
-        let before = RunTimes::of(program);
+        let before = object.run_times(name::NOTHING);
         let measuring = Measuring::begin()?;
         call_time(function, &mut memory);
         drop(measuring);
-        let empty_run = RunTimes::of(program).since(before).mean();
-        empty_run.map(|empty_run| Self { hit, empty_run }).ok_or_else(|| {
-            BpfError::from_io(ACTION, std::io::Error::other("the probe on the agent itself was not hit"))
-        })
+        let empty_run = object.run_times(name::NOTHING).since(before).mean();
+        Link::detach_all(attached);
+        empty_run
+            .map(|empty_run| Self { hit, empty_run })
+            .ok_or_else(|| failed(io::Error::other("the probe on the agent itself was not hit")))
     }
 }
 
@@ -78,17 +78,6 @@ fn displace(memory: &mut [u64]) {
     for word in memory.iter_mut().step_by(LINE) {
         *word = std::hint::black_box(*word + 1);
     }
-}
-
-/// Where the first instruction of a function lies in the agent's own file.
-fn file_offset(function: extern "C" fn()) -> Result<u64, BpfError> {
-    let failed = |error: std::io::Error| BpfError::from_io(ACTION, error);
-    let address = function as usize as u64;
-    let own = Target::open(std::process::id()).map_err(|error| failed(std::io::Error::other(error)))?;
-    let mappings = own.mappings().map_err(|error| failed(std::io::Error::other(error)))?;
-    let holds = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address));
-    let offset = holds.map(|mapping| address - mapping.start + mapping.offset);
-    offset.ok_or_else(|| failed(std::io::Error::other("its own code is not mapped from its file")))
 }
 
 /// Begins with an instruction that the kernel emulates.

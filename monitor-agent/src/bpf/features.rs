@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::AsFd as _,
     path::Path,
 };
 
@@ -15,7 +15,7 @@ use aya::{
 };
 use serde::Serialize;
 
-use super::Measuring;
+use super::{Measuring, multi, syscall};
 
 /// One thing that kernels can do or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -45,19 +45,44 @@ pub fn kernel_features() -> Vec<KernelFeature> {
     let tried = |try_it: fn() -> bool| may_try.then(try_it);
     let used = |name, present, why| KernelFeature { name, present, used: true, why };
     let unused = |name, present, why| KernelFeature { name, present, used: false, why };
+    let has_multi_links = tried(has_multi_uprobes);
+    let multi_links_work = tried(multi::works);
+    // Where nothing may be tried, neither is known.
+    let [may_use_multi, may_use_perf] =
+        [true, false].map(|works| multi_links_work.is_none_or(|work| work == works));
     vec![
-        used("uprobes by perf_event_open", Some(Path::new(UPROBE_PMU).exists()), "a probe at each site"),
-        used(
-            "perf links",
-            tried(|| features().bpf_perf_link()),
-            "a probe is gone with the agent; without them, by its perf event",
-        ),
+        KernelFeature {
+            name: "multi-uprobe links",
+            present: has_multi_links,
+            used: may_use_multi,
+            why: if has_multi_links == Some(true) && !may_use_multi {
+                "this kernel's see no threads of a process but the main one"
+            } else {
+                "all probes of a program in a process are one link, and links are taken away side by side"
+            },
+        },
+        KernelFeature {
+            name: "uprobes by perf_event_open",
+            present: Some(Path::new(UPROBE_PMU).exists()),
+            used: may_use_perf,
+            why: "a probe at each site, where there are no multi-uprobe links",
+        },
+        KernelFeature {
+            name: "perf links",
+            present: tried(|| features().bpf_perf_link()),
+            used: may_use_perf,
+            why: "a probe by perf_event_open is gone with the agent; without them, by its perf event",
+        },
         used(
             "ring buffer",
             tried(|| is_map_supported(MapType::RingBuf).unwrap_or(false)),
             "durations and events",
         ),
-        used("mapped arrays", tried(has_mapped_arrays), "totals and counters are read without a system call"),
+        used(
+            "mapped arrays",
+            tried(|| syscall::mappable_word().is_ok()),
+            "totals and counters are read without a system call",
+        ),
         used(
             "run time statistics",
             tried(|| Measuring::begin().is_ok()),
@@ -67,11 +92,6 @@ pub fn kernel_features() -> Vec<KernelFeature> {
             "memory accounting by cgroup",
             tried(|| is_helper_supported(ProgramType::SocketFilter, COARSE_CLOCK).unwrap_or(false)),
             "RLIMIT_MEMLOCK is no limit for maps; without it, it is raised",
-        ),
-        unused(
-            "multi-uprobe links",
-            tried(has_multi_uprobes),
-            "each of Kitex's programs has one site, so there is nothing to put into one link",
         ),
         unused(
             "optimised probes on five-byte nops",
@@ -101,96 +121,13 @@ const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 /// `BPF_FUNC_ktime_get_coarse_ns`: came with Linux 5.11, as the accounting did, which nothing else shows.
 const COARSE_CLOCK: BpfHelper = BpfHelper::BPF_FUNC_ktime_get_coarse_ns;
 
-// Numbers and structures of include/uapi/linux/bpf.h.
-const BPF_MAP_CREATE: libc::c_int = 0;
-const BPF_PROG_LOAD: libc::c_int = 5;
-const BPF_LINK_CREATE: libc::c_int = 28;
-const BPF_MAP_TYPE_ARRAY: u32 = 2;
-const BPF_F_MMAPABLE: u32 = 1 << 10;
-const BPF_PROG_TYPE_KPROBE: u32 = 2;
-const BPF_TRACE_UPROBE_MULTI: u32 = 48;
-
-/// The head of `union bpf_attr` for `BPF_MAP_CREATE`; the kernel takes the rest as zero.
-#[repr(C)]
-struct MapCreate {
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    map_flags: u32,
-}
-
-/// The same for `BPF_PROG_LOAD`.
-#[repr(C)]
-#[derive(Default)]
-struct ProgramLoad {
-    program_type: u32,
-    instruction_count: u32,
-    instructions: u64,
-    license: u64,
-    log: [u64; 2],
-    kernel_version: u32,
-    flags: u32,
-    name: [u8; 16],
-    interface: u32,
-    expected_attach_type: u32,
-}
-
-/// The same for `BPF_LINK_CREATE` of several uprobes.
-#[repr(C)]
-struct MultiUprobeLink {
-    program: u32,
-    target: u32,
-    attach_type: u32,
-    flags: u32,
-    path: u64,
-    offsets: u64,
-    reference_counters: u64,
-    cookies: u64,
-    count: u32,
-    uprobe_flags: u32,
-    pid: u64,
-}
-
-fn has_mapped_arrays() -> bool {
-    let attributes = MapCreate {
-        map_type: BPF_MAP_TYPE_ARRAY,
-        key_size: 4,
-        value_size: 8,
-        max_entries: 1,
-        map_flags: BPF_F_MMAPABLE,
-    };
-    bpf(BPF_MAP_CREATE, &attributes).is_ok()
-}
-
 /// Asks for probes in what is no file: a kernel that has them says just that.
 fn has_multi_uprobes() -> bool {
-    // `r0 = 0; exit`.
-    let nothing = [0xb7_u64, 0x95];
-    let attributes = ProgramLoad {
-        program_type: BPF_PROG_TYPE_KPROBE,
-        instruction_count: 2,
-        instructions: address(nothing.as_ptr()),
-        license: address(c"GPL".as_ptr()),
-        expected_attach_type: BPF_TRACE_UPROBE_MULTI,
-        ..ProgramLoad::default()
+    let Ok(program) = syscall::load_for_multi_uprobes("nothing", c"GPL", &multi::nothing(), &mut []) else {
+        return false;
     };
-    let Ok(program) = bpf(BPF_PROG_LOAD, &attributes) else { return false };
-    let offset = 0_u64;
-    let attributes = MultiUprobeLink {
-        program: program.as_raw_fd().unsigned_abs(),
-        target: 0,
-        attach_type: BPF_TRACE_UPROBE_MULTI,
-        flags: 0,
-        path: address(c"/".as_ptr()),
-        offsets: address(&raw const offset),
-        reference_counters: 0,
-        cookies: 0,
-        count: 1,
-        uprobe_flags: 0,
-        pid: 0,
-    };
-    bpf(BPF_LINK_CREATE, &attributes).is_err_and(|error| error.raw_os_error() == Some(libc::EBADF))
+    syscall::link_uprobes(program.as_fd(), c"/", 0, &[0])
+        .is_err_and(|error| error.raw_os_error() == Some(libc::EBADF))
 }
 
 /// `uprobes: Optimize on top of nop5`, x86-64. Trying it would take a system call that ends whoever makes it elsewhere
@@ -212,21 +149,6 @@ fn holds(stream: &mut impl io::Read, wanted: &[u8]) -> io::Result<bool> {
         if held.windows(wanted.len()).any(|window| window == wanted) {
             return Ok(true);
         }
-    }
-}
-
-fn address<T>(pointer: *const T) -> u64 {
-    pointer.expose_provenance() as u64
-}
-
-/// A command that gives a descriptor.
-fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: pointer and size are those of the attributes, and what they point to lives in the caller.
-    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attributes, size_of::<T>()) };
-    match i32::try_from(answer) {
-        // SAFETY: these commands give a new descriptor, which belongs to nobody yet.
-        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -1,22 +1,15 @@
 //! Loading the object for one target, attaching its programs, detaching them.
 
-use std::{num::NonZeroU32, path::Path};
+use std::path::Path;
 
-use aya::{
-    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned,
-    programs::{
-        ProgramError, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
-    },
-    util::nr_cpus,
-};
+use aya::{EbpfError, EbpfLoader, VerifierLogLevel, programs::ProgramError, util::nr_cpus};
 use monitor_ebpf::{COUNTERS, Recipe, WAYS, extra, name};
 
-use super::{BpfError, Maps, RunTimes};
+use super::{
+    BpfError, Maps, ProbeLinks, RunTimes,
+    object::{Link, Object},
+};
 use crate::plan::Role;
-
-/// Built by `cargo xtask ebpf`, kept in the repository: building the agent needs cargo only.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor.bpf.o"));
 
 /// Label sets kept beyond the limit, for those with `other` in place of their strings: every combination of
 /// side, type, status and a few retry counts.
@@ -72,25 +65,15 @@ fn program_name(role: Role) -> &'static str {
 }
 
 /// Loads the program that does nothing, with the smallest maps: it uses none of them.
-pub(super) fn load_nothing() -> Result<Ebpf, BpfError> {
-    let load = || -> Result<Ebpf, EbpfError> {
-        let mut loader = EbpfLoader::new();
-        loader.btf(None).map_max_entries(name::RECORDS, SMALLEST_RING);
-        for map in
-            [name::IN_FLIGHT, name::OBJECTS, name::SPILL, name::LABEL_IDS, name::LABEL_SETS, name::TOTALS]
-        {
-            loader.map_max_entries(map, 1);
-        }
-        let mut ebpf = loader.load(OBJECT)?;
-        nothing(&mut ebpf)?.load()?;
-        Ok(ebpf)
-    };
-    load().map_err(|error| BpfError::from_ebpf("load an empty eBPF program", error))
-}
-
-/// The loaded program that does nothing.
-pub(super) fn nothing(ebpf: &mut Ebpf) -> Result<&mut UProbe, ProgramError> {
-    program_named(ebpf, name::NOTHING)
+pub(super) fn load_nothing(links: ProbeLinks) -> Result<Object, BpfError> {
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(name::RECORDS, SMALLEST_RING);
+    for map in [name::IN_FLIGHT, name::OBJECTS, name::SPILL, name::LABEL_IDS, name::LABEL_SETS, name::TOTALS]
+    {
+        loader.map_max_entries(map, 1);
+    }
+    let object = Object::load(&mut loader, &[name::NOTHING], links);
+    object.map_err(|error| BpfError::from_ebpf("load an empty eBPF program", error))
 }
 
 /// Bytes: whole pages, a power of two.
@@ -100,8 +83,8 @@ const SMALLEST_RING: u32 = 4096;
 ///
 /// Dropping it detaches everything.
 pub struct Programs {
-    ebpf: Ebpf,
-    links: Vec<(Role, UProbeLink)>,
+    object: Object,
+    links: Vec<(Role, Link)>,
     sizes: Sizes,
 }
 
@@ -110,7 +93,13 @@ impl Programs {
     ///
     /// `log_level` is the most verbose level of the programs' own diagnostics, 0 for none, as `log::Level`
     /// counts; statements above it are removed by the verifier.
-    pub fn load(recipe: &Recipe, roles: &[Role], limits: Limits, log_level: u8) -> Result<Self, BpfError> {
+    pub fn load(
+        recipe: &Recipe,
+        roles: &[Role],
+        limits: Limits,
+        links: ProbeLinks,
+        log_level: u8,
+    ) -> Result<Self, BpfError> {
         let cpus = nr_cpus().map_err(|(_, error)| BpfError::from_io("count its CPUs", error))?;
         let has_messages = roles.iter().any(|role| matches!(role, Role::Sent | Role::Received));
         let sizes = Sizes {
@@ -127,112 +116,64 @@ impl Programs {
             ..*recipe
         };
         // The verifier's log is asked for by a second try only: writing it makes every load slower.
-        let load = |log| Self::load_with(&recipe, roles, limits, sizes, log_level, log);
-        let ebpf = match load(VerifierLogLevel::DISABLE) {
+        let load = |log| load_with(&recipe, roles, limits, sizes, links, log_level, log);
+        let object = match load(VerifierLogLevel::DISABLE) {
             Err(EbpfError::ProgramError(ProgramError::LoadError { .. })) => load(VerifierLogLevel::DEBUG),
             other => other,
         };
-        let ebpf = ebpf.map_err(|error| BpfError::from_ebpf("load the eBPF programs", error))?;
-        Ok(Self { ebpf, links: Vec::new(), sizes })
+        let object = object.map_err(|error| BpfError::from_ebpf("load the eBPF programs", error))?;
+        Ok(Self { object, links: Vec::new(), sizes })
     }
 
-    fn load_with(
-        recipe: &Recipe,
-        roles: &[Role],
-        limits: Limits,
-        sizes: Sizes,
-        log_level: u8,
-        verifier_log: VerifierLogLevel,
-    ) -> Result<Ebpf, EbpfError> {
-        let labels = sizes.label_capacity.saturating_mul(sizes.cpus);
-        let extras = if sizes.has_extras { labels.saturating_mul(extra::COUNT) } else { 1 };
-        let mut ebpf = EbpfLoader::new()
-            // No program asks for a kernel type, and parsing the kernel's takes 30 ms.
-            .btf(None)
-            .verifier_log_level(verifier_log)
-            .override_global(name::RECIPE, recipe, true)
-            .override_global("AYA_LOG_LEVEL", &log_level, true)
-            .map_max_entries(name::IN_FLIGHT, sizes.buckets)
-            .map_max_entries(name::OBJECTS, sizes.buckets)
-            .map_max_entries(name::SPILL, (limits.in_flight / 4).max(SPILL_MIN))
-            .map_max_entries(
-                name::MESSAGES,
-                if roles.contains(&Role::Entered) { limits.in_flight } else { 1 },
-            )
-            .map_max_entries(name::LABEL_IDS, sizes.label_capacity)
-            .map_max_entries(name::LABEL_SETS, sizes.label_capacity)
-            .map_max_entries(name::TOTALS, labels)
-            .map_max_entries(name::EXTRAS, extras)
-            .map_max_entries(name::COUNTERS, COUNTERS.saturating_mul(sizes.cpus))
-            .map_max_entries(name::RECORDS, limits.ring_bytes)
-            .load(OBJECT)?;
-        for role in roles {
-            program(&mut ebpf, *role)?.load()?;
-        }
-        Ok(ebpf)
-    }
-
-    /// Puts a probe at `file_offset` of the executable `exe`, for process `pid` only.
+    /// Puts the program of a role at these offsets of the executable `exe`, for process `pid` only.
     ///
     /// Finish sites must be attached before start sites, so that no start is seen whose finish is not.
-    pub fn attach(&mut self, role: Role, exe: &Path, pid: u32, file_offset: u64) -> Result<(), BpfError> {
-        let failed = |error| BpfError::from_program("attach a uprobe", error);
-        let Some(pid) = NonZeroU32::new(pid) else {
-            return Err(BpfError::missing("attach a uprobe", "process 0"));
-        };
-        let program = program(&mut self.ebpf, role).map_err(failed)?;
-        let location = UProbeAttachLocation::AbsoluteOffset(file_offset);
-        let link = program.attach(location, exe, UProbeScope::OneProcess(pid)).map_err(failed)?;
-        let link = program.take_link(link).map_err(failed)?;
-        self.links.push((role, link));
+    pub fn attach(&mut self, role: Role, exe: &Path, pid: u32, file_offsets: &[u64]) -> Result<(), BpfError> {
+        let links = self.object.attach(program_name(role), exe, pid, file_offsets, "attach a uprobe")?;
+        self.links.extend(links.into_iter().map(|link| (role, link)));
         Ok(())
     }
 
-    /// Takes the probes at the starts away, all at once. The kernel takes about 100 ms for that; the caller should not be
-    /// a task.
+    /// Takes the probes at the starts away, all at once. The kernel takes 50 ms for that, with perf events 100 ms for
+    /// each; the caller should not be a task.
     pub fn detach_starts(&mut self) {
         let (starts, others) =
             std::mem::take(&mut self.links).into_iter().partition(|(of, _)| *of == Role::Start);
         self.links = others;
-        drop_side_by_side(starts);
+        detach_all(starts);
     }
 
     /// The maps of the programs. Once only: the second call is an error.
     pub fn maps(&mut self) -> Result<Maps, BpfError> {
-        Maps::take(&mut self.ebpf, self.sizes)
+        Maps::take(&mut self.object.ebpf, self.sizes)
     }
 
     /// Forwards the programs' own diagnostics to the log, until the programs are dropped.
     ///
     /// `None` when there is nothing to forward: the level left no statement in the programs.
     pub fn logger(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
-        aya_log::EbpfLogger::init(&mut self.ebpf).ok()
+        aya_log::EbpfLogger::init(&mut self.object.ebpf).ok()
     }
 
     /// How often the program of a role has run, and for how long, while the kernel measured it; zeros if it is not
     /// loaded.
     #[must_use]
     pub fn run_times(&self, role: Role) -> RunTimes {
-        let program: Option<&UProbe> =
-            self.ebpf.program(program_name(role)).and_then(|program| program.try_into().ok());
-        program.map(RunTimes::of).unwrap_or_default()
+        self.object.run_times(program_name(role))
     }
 
     /// Takes the probes away: start sites first, then all others at once.
     ///
-    /// The kernel takes about 100 ms for each link on a virtual machine; the caller should not be a task.
+    /// The kernel takes 50 ms for each of these steps, with perf events 100 ms for each site; the caller should not be a
+    /// task.
     fn detach(&mut self) {
         self.detach_starts();
-        drop_side_by_side(std::mem::take(&mut self.links));
+        detach_all(std::mem::take(&mut self.links));
     }
 }
 
-fn drop_side_by_side(links: Vec<(Role, UProbeLink)>) {
-    std::thread::scope(|scope| {
-        for (_, link) in links {
-            scope.spawn(move || drop(link));
-        }
-    });
+fn detach_all(links: Vec<(Role, Link)>) {
+    Link::detach_all(links.into_iter().map(|(_, link)| link));
 }
 
 impl Drop for Programs {
@@ -241,13 +182,32 @@ impl Drop for Programs {
     }
 }
 
-fn program(ebpf: &mut Ebpf, role: Role) -> Result<&mut UProbe, ProgramError> {
-    program_named(ebpf, program_name(role))
-}
-
-fn program_named<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut UProbe, ProgramError> {
-    let Some(program) = ebpf.program_mut(name) else {
-        return Err(ProgramError::InvalidName { name: name.to_owned() });
-    };
-    program.try_into()
+fn load_with(
+    recipe: &Recipe,
+    roles: &[Role],
+    limits: Limits,
+    sizes: Sizes,
+    links: ProbeLinks,
+    log_level: u8,
+    verifier_log: VerifierLogLevel,
+) -> Result<Object, EbpfError> {
+    let labels = sizes.label_capacity.saturating_mul(sizes.cpus);
+    let extras = if sizes.has_extras { labels.saturating_mul(extra::COUNT) } else { 1 };
+    let programs: Vec<_> = roles.iter().copied().map(program_name).collect();
+    let mut loader = EbpfLoader::new();
+    loader
+        .verifier_log_level(verifier_log)
+        .override_global(name::RECIPE, recipe, true)
+        .override_global("AYA_LOG_LEVEL", &log_level, true)
+        .map_max_entries(name::IN_FLIGHT, sizes.buckets)
+        .map_max_entries(name::OBJECTS, sizes.buckets)
+        .map_max_entries(name::SPILL, (limits.in_flight / 4).max(SPILL_MIN))
+        .map_max_entries(name::MESSAGES, if roles.contains(&Role::Entered) { limits.in_flight } else { 1 })
+        .map_max_entries(name::LABEL_IDS, sizes.label_capacity)
+        .map_max_entries(name::LABEL_SETS, sizes.label_capacity)
+        .map_max_entries(name::TOTALS, labels)
+        .map_max_entries(name::EXTRAS, extras)
+        .map_max_entries(name::COUNTERS, COUNTERS.saturating_mul(sizes.cpus))
+        .map_max_entries(name::RECORDS, limits.ring_bytes);
+    Object::load(&mut loader, &programs, links)
 }

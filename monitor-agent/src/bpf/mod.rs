@@ -1,6 +1,6 @@
 //! The door to the kernel: loads the programs, attaches them to sites, reads their maps.
 //!
-//! The only module that names aya. One loaded object serves one framework in one target: the recipe is
+//! The only module that names aya, or makes the system call itself. One loaded object serves one framework in one target: the recipe is
 //! part of its read-only data, so the verifier removes what the target doesn't need; its maps are its own,
 //! so a target can exhaust nothing but its own limits, and calls of two targets can't mix.
 
@@ -11,8 +11,12 @@ mod in_flight;
 mod load;
 mod mapped;
 mod maps;
+mod multi;
+mod object;
+mod own_code;
 mod sampling;
 mod stats;
+mod syscall;
 
 pub use calibrate::HitCost;
 pub use error::BpfError;
@@ -21,5 +25,6 @@ pub use in_flight::{InFlight, Underway, monotonic};
 pub use load::{Limits, Programs};
 pub(crate) use maps::decode;
 pub use maps::{Maps, More};
+pub use object::ProbeLinks;
 pub use sampling::Sampling;
 pub use stats::{Measuring, RunTimes};

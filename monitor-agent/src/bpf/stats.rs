@@ -1,13 +1,13 @@
 //! The kernel's own measure of how long programs run.
 
-use std::{os::fd::OwnedFd, time::Duration};
-
-use aya::{
-    programs::UProbe,
-    sys::{Stats, enable_stats},
+use std::{
+    os::fd::{BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
-use super::BpfError;
+use aya::sys::{Stats, enable_stats};
+
+use super::{BpfError, syscall::program_info};
 
 /// While this is held the kernel measures how long every eBPF program on the machine runs, which costs each run some
 /// 58 ns: it should be held for moments only.
@@ -35,11 +35,12 @@ pub struct RunTimes {
 }
 
 impl RunTimes {
-    /// Of a program; zeros if it is not loaded.
-    pub(super) fn of(program: &UProbe) -> Self {
-        program
-            .info()
-            .map_or_else(|_| Self::default(), |info| Self { runs: info.run_count(), time: info.run_time() })
+    /// Of a program; zeros if the kernel does not tell.
+    pub(super) fn of(program: BorrowedFd<'_>) -> Self {
+        program_info(program).map_or_else(
+            |_| Self::default(),
+            |info| Self { runs: info.run_cnt, time: Duration::from_nanos(info.run_time_ns) },
+        )
     }
 
     /// What has come since an earlier reading.

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::log::{Format, Verbosity};
 use crate::{
     agent::{EventsConfig, Latency, RunConfig, TraceConfig},
-    bpf::Limits,
+    bpf::{Limits, ProbeLinks},
     events::{self, Condition, Filter},
     export::{
         http::{Listen, parse_listen},
@@ -189,6 +189,10 @@ pub(super) struct RunArguments {
     #[arg(long, value_enum, default_value_t = Sites::Best, hide = true)]
     sites: Sites,
 
+    /// What probes hang on: `best`, or `perf` for a perf event each, as on kernels that have nothing better, to test that.
+    #[arg(long, value_enum, default_value_t = Links::Best, hide = true)]
+    links: Links,
+
     /// Seconds to go on serving after the last target has ended.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, allow_negative_numbers = true)]
     linger: u32,
@@ -225,6 +229,24 @@ impl From<Sites> for SiteChoosing {
         match sites {
             Sites::Best => Self::Best,
             Sites::Naive => Self::Naive,
+        }
+    }
+}
+
+/// What probes hang on.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Links {
+    /// What the kernel has
+    Best,
+    /// A perf event each
+    Perf,
+}
+
+impl From<Links> for ProbeLinks {
+    fn from(links: Links) -> Self {
+        match links {
+            Links::Best => Self::Best,
+            Links::Perf => Self::Perf,
         }
     }
 }
@@ -388,6 +410,7 @@ impl RunArguments {
             },
             metrics,
             sites: self.sites.into(),
+            links: self.links.into(),
             specs,
             event_socket: self.events_socket,
             slow_calls: self.capture_slow.map(usize::from),

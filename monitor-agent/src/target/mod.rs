@@ -248,6 +248,10 @@ impl Target {
         if stat.starttime != self.identity.start_time || is_dead(&stat) {
             return Liveness::Exited;
         }
+        // Its memory goes before the rest of it does. A file that was deleted is found by this all the same.
+        if exe.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Liveness::Exited;
+        }
         let other_stack = stat.startstack != 0 && stat.startstack != self.identity.start_stack;
         let other_exe = exe.is_ok_and(|exe| exe != self.identity.exe);
         if other_stack || other_exe { Liveness::Replaced } else { Liveness::Running }

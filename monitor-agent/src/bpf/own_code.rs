@@ -1,0 +1,15 @@
+//! Where the agent's own functions are in its own file: what it finds out with probes, it finds out on itself.
+
+use std::io;
+
+use crate::target::Target;
+
+/// Where the first instruction of a function is.
+pub(super) fn file_offset(function: extern "C" fn()) -> io::Result<u64> {
+    let address = function as usize as u64;
+    let own = Target::open(std::process::id()).map_err(io::Error::other)?;
+    let mappings = own.mappings().map_err(io::Error::other)?;
+    let holds = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address));
+    let offset = holds.map(|mapping| address - mapping.start + mapping.offset);
+    offset.ok_or_else(|| io::Error::other("its own code is not mapped from its file"))
+}

@@ -1,0 +1,172 @@
+//! bpf(2), where aya has no way to ask for it.
+
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+use aya_obj::generated::{bpf_insn, bpf_prog_info};
+
+// Numbers and structures of include/uapi/linux/bpf.h.
+const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+const BPF_PROG_TYPE_KPROBE: u32 = 2;
+const BPF_TRACE_UPROBE_MULTI: u32 = 48;
+
+/// The head of `union bpf_attr` for `BPF_MAP_CREATE`; the kernel takes the rest as zero.
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+}
+
+/// The same for `BPF_PROG_LOAD`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramLoad {
+    program_type: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_bytes: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; NAME_BYTES],
+    interface: u32,
+    expected_attach_type: u32,
+}
+
+/// The same for `BPF_LINK_CREATE` of several uprobes.
+#[repr(C)]
+struct MultiUprobeLink {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    path: u64,
+    offsets: u64,
+    reference_counters: u64,
+    cookies: u64,
+    count: u32,
+    uprobe_flags: u32,
+    pid: u64,
+}
+
+/// The same for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct ObjectInfo {
+    object: u32,
+    bytes: u32,
+    info: u64,
+}
+
+/// Bytes of a program's name, the zero at its end included.
+const NAME_BYTES: usize = 16;
+
+/// Makes an array of one word that can be mapped into memory.
+pub(super) fn mappable_word() -> io::Result<OwnedFd> {
+    let attributes = MapCreate {
+        map_type: BPF_MAP_TYPE_ARRAY,
+        key_size: 4,
+        value_size: 8,
+        max_entries: 1,
+        map_flags: BPF_F_MMAPABLE,
+    };
+    make(BPF_MAP_CREATE, &attributes)
+}
+
+/// Loads a program for multi-uprobe links. The verifier writes to `log`, if that has room.
+pub(super) fn load_for_multi_uprobes(
+    name: &str,
+    license: &CStr,
+    instructions: &[bpf_insn],
+    log: &mut [u8],
+) -> io::Result<OwnedFd> {
+    let mut short_name = [0; NAME_BYTES];
+    // The last byte stays zero.
+    for (to, from) in short_name[..NAME_BYTES - 1].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    let attributes = ProgramLoad {
+        program_type: BPF_PROG_TYPE_KPROBE,
+        instruction_count: length(instructions)?,
+        instructions: address(instructions.as_ptr()),
+        license: address(license.as_ptr()),
+        log_level: u32::from(!log.is_empty()),
+        log_bytes: length(log)?,
+        log: if log.is_empty() { 0 } else { address(log.as_mut_ptr()) },
+        name: short_name,
+        expected_attach_type: BPF_TRACE_UPROBE_MULTI,
+        ..ProgramLoad::default()
+    };
+    make(BPF_PROG_LOAD, &attributes)
+}
+
+/// Puts a program at offsets of an executable, for one process only, until the link is closed.
+pub(super) fn link_uprobes(
+    program: BorrowedFd<'_>,
+    exe: &CStr,
+    pid: u32,
+    offsets: &[u64],
+) -> io::Result<OwnedFd> {
+    let attributes = MultiUprobeLink {
+        program: program.as_raw_fd().unsigned_abs(),
+        target: 0,
+        attach_type: BPF_TRACE_UPROBE_MULTI,
+        flags: 0,
+        path: address(exe.as_ptr()),
+        offsets: address(offsets.as_ptr()),
+        reference_counters: 0,
+        cookies: 0,
+        count: length(offsets)?,
+        uprobe_flags: 0,
+        pid: pid.into(),
+    };
+    make(BPF_LINK_CREATE, &attributes)
+}
+
+/// What the kernel knows of a program.
+pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
+    // SAFETY: made of numbers, for which zero is a value: nothing beyond the structure itself is asked for.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let attributes = ObjectInfo {
+        object: program.as_raw_fd().unsigned_abs(),
+        bytes: u32::try_from(size_of_val(&info)).map_err(io::Error::other)?,
+        info: address(&raw mut info),
+    };
+    call(BPF_OBJ_GET_INFO_BY_FD, &attributes).map(|_| info)
+}
+
+fn length<T>(list: &[T]) -> io::Result<u32> {
+    u32::try_from(list.len()).map_err(io::Error::other)
+}
+
+fn address<T>(pointer: *const T) -> u64 {
+    pointer.expose_provenance() as u64
+}
+
+/// A command that gives a descriptor.
+fn make<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
+    let descriptor = call(command, attributes)?;
+    // SAFETY: these commands give a new descriptor, which belongs to nobody yet.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+fn call<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_int> {
+    // SAFETY: pointer and size are those of the attributes, and what they point to lives in the caller.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attributes, size_of::<T>()) };
+    match libc::c_int::try_from(answer) {
+        Ok(answer) if answer >= 0 => Ok(answer),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
