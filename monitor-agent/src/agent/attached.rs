@@ -409,7 +409,7 @@ impl pipeline::Executable for Names<'_> {
         if let Some((spec, _)) = self.found.and_then(|found| found.spec.as_ref()) {
             return pipeline::Framework::Spec { spec: *spec, operation: 0 };
         }
-        match self.plan().and_then(Plan::family) {
+        match self.found.and_then(|found| found.family) {
             Some(Family::Grpc) => pipeline::Framework::Grpc,
             Some(Family::Kitex) | None => pipeline::Framework::Kitex,
         }

@@ -104,7 +104,7 @@ fn check_calls(name: &str, inspection: &Inspection, metrics: &Selection) -> Resu
     }
     let mut others = BTreeSet::new();
     for (found, _) in plans {
-        if found.spec.is_some() || metrics.wants_calls_of(&found.name) {
+        if found.family.is_none_or(|family| metrics.wants_calls_of(family)) {
             return Ok(());
         }
         others.insert(found.name.as_str());

@@ -116,7 +116,7 @@ impl Watch {
             ..TargetStats::default()
         };
         for (index, found) in place.executable.inspection.frameworks.iter().enumerate() {
-            if found.spec.is_none() && !config.metrics.wants_calls_of(&found.name) {
+            if found.family.is_some_and(|family| !config.metrics.wants_calls_of(family)) {
                 continue;
             }
             let plan = match &found.plan {

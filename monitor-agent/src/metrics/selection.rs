@@ -4,6 +4,8 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use thiserror::Error;
 
+use crate::frameworks;
+
 /// Metrics that are chosen together. Those about the agent itself are always there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
@@ -86,10 +88,14 @@ impl Selection {
         self.0.iter().any(|family| family.tells_of_calls())
     }
 
-    /// Whether the calls of this framework are in a family that was chosen.
+    /// Whether calls that feed this family are shown somewhere.
     #[must_use]
-    pub fn wants_calls_of(&self, framework: &str) -> bool {
-        self.0.iter().any(|family| *family == Family::Otel || family.name() == framework)
+    pub fn wants_calls_of(&self, calls: frameworks::Family) -> bool {
+        let family = match calls {
+            frameworks::Family::Kitex => Family::Kitex,
+            frameworks::Family::Grpc => Family::Grpc,
+        };
+        self.contains(Family::Otel) || self.contains(family)
     }
 }
 
@@ -153,8 +159,8 @@ mod tests {
         for family in ["kitex", "otel", "grpc"] {
             assert!(selection(family).wants_calls(), "{family}");
         }
-        assert!(selection("kitex,go").wants_calls_of("kitex"));
-        assert!(selection("otel").wants_calls_of("kitex"));
-        assert!(!selection("grpc,go").wants_calls_of("kitex"));
+        assert!(selection("kitex,go").wants_calls_of(frameworks::Family::Kitex));
+        assert!(selection("otel").wants_calls_of(frameworks::Family::Kitex));
+        assert!(!selection("grpc,go").wants_calls_of(frameworks::Family::Kitex));
     }
 }

@@ -41,7 +41,7 @@ use site::find_site;
 use sited::SitedCall;
 
 use crate::{
-    frameworks::{Family, Framework, Metrics, SitedFramework, known},
+    frameworks::{Family, Framework, SitedFramework, known},
     image::{BuildInfo, GoImage, Image, ImageError},
     specs::{Spec, Specs},
 };
@@ -77,8 +77,6 @@ pub struct Plan {
     calls: Vec<SitedCall>,
     /// What a spec describes, where that is what the plan is for.
     operations: Vec<Described>,
-    /// What its calls feed; a spec's have metrics of their own.
-    family: Option<Family>,
     label_names: Vec<String>,
     object: (Register, Register),
     error: (Register, Register),
@@ -97,6 +95,8 @@ pub struct Plan {
 pub struct Found {
     /// The framework's name, or the spec's.
     pub name: String,
+    /// The family of metrics that its calls feed; none for a spec's, which have metrics of their own.
+    pub family: Option<Family>,
     /// Which spec it is, if it is one.
     pub spec: Option<(u8, Arc<Spec>)>,
     /// The path under which this copy was found.
@@ -183,6 +183,7 @@ fn find(
     let survey = copies::survey(framework, go)?;
     let found = |module: &str, version: String, plan| Found {
         name: framework.name.clone(),
+        family: Some(framework.metrics.family),
         spec: None,
         module: module.to_owned(),
         version,
@@ -212,6 +213,7 @@ fn find_sited(
 ) -> Result<Vec<Found>, ImageError> {
     let found = |copy: &SitedCopy| Found {
         name: framework.name.clone(),
+        family: Some(framework.metrics.family),
         spec: None,
         module: copy.module.clone(),
         version: copies::version(info, &copy.module),
@@ -235,7 +237,8 @@ fn find_described(specs: &Specs, info: &BuildInfo, image: &Image, go: &GoImage<'
             path => copies::version(info, path),
         };
         let (name, module) = (spec.name.clone(), spec.module.clone());
-        all.push(Found { name, spec: Some((number, Arc::clone(spec))), module, version, plan });
+        let spec = Some((number, Arc::clone(spec)));
+        all.push(Found { name, family: None, spec, module, version, plan });
     }
     all
 }
@@ -308,7 +311,6 @@ impl Plan {
             message_sites,
             shapes,
             label_names: framework.metrics.labels.clone(),
-            family: Some(framework.metrics.family),
             object: (argument(framework.object.type_word)?, argument(framework.object.data)?),
             error: (argument(framework.error.type_word)?, argument(framework.error.data)?),
             tag_map,
@@ -334,10 +336,9 @@ impl Plan {
         if calls.len() > MAX_SHAPES {
             return Err(Refusal::TooMuch("kinds of calls"));
         }
-        let Metrics { family, labels } = &framework.metrics;
-        let (family, label_names) = (Some(*family), labels.clone());
+        let label_names = framework.metrics.labels.clone();
         let plan = Self::of_sites(sites, notes, resolver, image)?;
-        Self { message_sites, calls, family, label_names, ..plan }.fitting()
+        Self { message_sites, calls, label_names, ..plan }.fitting()
     }
 
     /// The same for a user's spec.
@@ -367,7 +368,6 @@ impl Plan {
             notes,
             calls: Vec::new(),
             operations: Vec::new(),
-            family: None,
             label_names: Vec::new(),
             object: (Register::Rax, Register::Rax),
             error: (Register::Rax, Register::Rax),
@@ -384,12 +384,6 @@ impl Plan {
     fn fitting(self) -> Result<Self, Refusal> {
         self.recipe(0, Wanted::default())?;
         Ok(self)
-    }
-
-    /// The family of metrics that its calls feed; none for a spec's, which have metrics of their own.
-    #[must_use]
-    pub fn family(&self) -> Option<Family> {
-        self.family
     }
 
     /// Whether the function that a call enters tells what it is.

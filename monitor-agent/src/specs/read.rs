@@ -266,6 +266,12 @@ fn operation(spanned: &Spanned<WrittenOperation>) -> Result<Operation, Wrong> {
     let mut types = BTreeMap::new();
     for (pointer, name) in &written.types {
         check(name, names::symbol(name.get_ref(), "type"))?;
+        if name.get_ref().starts_with('(') {
+            return wrong(
+                name,
+                "only the frameworks that the agent has itself have ways to types: write a full name",
+            );
+        }
         types.insert(pointer.clone(), name.get_ref().clone());
     }
     let failed = written.failed.as_ref().map(comparison).transpose()?;

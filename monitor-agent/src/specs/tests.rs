@@ -66,6 +66,17 @@ fn errors_have_a_place() {
         ("key = \"pointer\"", "key = \"goroutine\"", "jobs.toml:10:1: the key is the goroutine"),
         ("arguments = \"ww\"", "arguments = \"4w\"\nkey = 0", "duplicate key"),
         ("name = \"jobs\"", "name = ", "jobs.toml:2:"),
+        (
+            "\"main.job\"",
+            "\"(main.work).(*main.job)\"",
+            "jobs.toml:8:17: only the frameworks that the agent has",
+        ),
+        (
+            "name = \"jobs\"",
+            "name = \"jobs\"\nstatus = 1",
+            "jobs.toml:3:1: only the frameworks that the agent has",
+        ),
+        ("error = 2", "retries = 2", "unknown field `retries`"),
     ] {
         let text = error(part, other);
         assert!(text.contains(expected), "{text}\nis not: {expected}");
