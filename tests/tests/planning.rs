@@ -306,6 +306,23 @@ fn a_function_table_that_lies() -> Result<()> {
 
 /// Rows that send the reader to and fro in a table of a terabyte, which takes no space on the disk.
 #[test]
+fn arguments_that_lie() -> Result<()> {
+    // How three interface values behind a receiver lie, as the runtime has it for tracebacks.
+    const ARGUMENTS: &[u8] =
+        &[0, 8, 0xfe, 8, 8, 16, 8, 0xfd, 0xfe, 24, 8, 32, 8, 0xfd, 0xfe, 40, 8, 48, 8, 0xfd, 0xff];
+    // The size of the last word.
+    const SIZE: u64 = 18;
+    let lie = Lie::about_kitex("arguments")?;
+    let all = fs::read(&lie.path)?;
+    let places = find(&all, ARGUMENTS);
+    ensure!(!places.is_empty(), "no arguments as those of DoFinish");
+    for at in places {
+        lie.file.write_all_at(&[4], at + SIZE)?;
+    }
+    refused(&lie, UNPROVABLE, "DoFinish has the arguments w{ww}{ww}{w4}, not w{ww}{ww}{ww}")
+}
+
+#[test]
 fn a_function_table_without_end() -> Result<()> {
     const ROWS: u64 = 1 << 20;
     const SIZE: u64 = 1 << 40;
