@@ -16,6 +16,7 @@ const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
 const BPF_PERF_EVENT: u32 = 41;
+const BPF_TRACE_UPROBE_MULTI: u32 = 48;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 
 /// `r0 = 0; exit`.
@@ -33,15 +34,35 @@ struct ProgramLoad {
     log: u64,
     kernel_version: u32,
     flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    /// Of perf events any will do.
+    attach_type: u32,
 }
 
-/// The head of `union bpf_attr` for `BPF_LINK_CREATE`.
+/// The head of `union bpf_attr` for `BPF_LINK_CREATE` of a perf event.
 #[repr(C)]
 struct LinkCreate {
     program: RawFd,
     target: RawFd,
     attach_type: u32,
     flags: u32,
+}
+
+/// The same of several uprobes.
+#[repr(C)]
+struct MultiUprobeLink {
+    program: RawFd,
+    target: RawFd,
+    attach_type: u32,
+    flags: u32,
+    path: *const libc::c_char,
+    offsets: *const u64,
+    reference_counters: u64,
+    cookies: u64,
+    count: u32,
+    uprobe_flags: u32,
+    pid: u64,
 }
 
 /// `struct perf_event_attr` in its second version, 72 bytes.
@@ -83,14 +104,17 @@ pub(super) struct Attached {
 
 impl Attached {
     /// Loads these instructions, with flags as `BPF_PROG_LOAD` wants them, and puts them at a file offset of the process's
-    /// executable.
+    /// executable: with a multi-uprobe link, as the agent does; before Linux 6.6 with a perf event.
     pub(super) fn new(pid: u32, offset: u64, code: &[u64], flags: u32) -> Result<Self> {
-        let program = load(code, flags)?;
+        if let Ok(program) = load(code, flags, BPF_TRACE_UPROBE_MULTI) {
+            return Ok(Self { _link: multi_link(&program, pid, offset)?, _program: program });
+        }
+        let program = load(code, flags, 0)?;
         Ok(Self { _link: link(&program, &uprobe(pid, offset)?)?, _program: program })
     }
 }
 
-fn load(code: &[u64], flags: u32) -> Result<OwnedFd> {
+fn load(code: &[u64], flags: u32, attach_type: u32) -> Result<OwnedFd> {
     let attributes = ProgramLoad {
         program_type: BPF_PROG_TYPE_KPROBE,
         instruction_count: code.len().try_into()?,
@@ -102,8 +126,30 @@ fn load(code: &[u64], flags: u32) -> Result<OwnedFd> {
         log: 0,
         kernel_version: 0,
         flags,
+        name: [0; 16],
+        interface: 0,
+        attach_type,
     };
     bpf(BPF_PROG_LOAD, &attributes).context("cannot load an eBPF program")
+}
+
+fn multi_link(program: &OwnedFd, pid: u32, offset: u64) -> Result<OwnedFd> {
+    let path = CString::new(format!("/proc/{pid}/exe"))?;
+    let attributes = MultiUprobeLink {
+        program: program.as_raw_fd(),
+        target: 0,
+        attach_type: BPF_TRACE_UPROBE_MULTI,
+        flags: 0,
+        path: path.as_ptr(),
+        offsets: &raw const offset,
+        reference_counters: 0,
+        cookies: 0,
+        count: 1,
+        uprobe_flags: 0,
+        pid: pid.into(),
+    };
+    bpf(BPF_LINK_CREATE, &attributes)
+        .with_context(|| format!("cannot attach an eBPF program at {offset:#x} of process {pid}"))
 }
 
 fn uprobe(pid: u32, offset: u64) -> Result<OwnedFd> {

@@ -22,7 +22,7 @@ use super::{
     charts::{self, Bar},
     kernel,
     machine::{Cores, cpu_time, pinned},
-    report::{Spread, float, row, table, verdict},
+    report::{Spread, float, ratio, row, show_ratio, table, verdict},
     section::Section,
 };
 use crate::process::{root, say};
@@ -31,6 +31,10 @@ use crate::process::{root, say};
 const USUAL_RATE: f64 = 10_000.0;
 /// With room for as many label sets as any sweep has.
 const ROOM: [&str; 2] = ["--max-label-sets", "16384"];
+/// What changes in a sweep that has ends to compare.
+const LABEL_SETS: &str = "label sets";
+const OWN_EXECUTABLES: &str = "targets, each its own executable";
+const SHARED_EXECUTABLE: &str = "targets that share one executable";
 /// Seconds of calls that settle what was just attached.
 const WARM_UP: f64 = 0.3;
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -41,6 +45,10 @@ const DETACHED_WITHIN: Duration = Duration::from_mins(1);
 const AIM_CPU_US: f64 = 0.5;
 const AIM_PERCENT: f64 = 5.0;
 const AIM_PEAK_MIB: f64 = 60.0;
+/// What is meant to be flat may be so many times as much at the far end.
+const AIM_FLAT: f64 = 1.25;
+/// Whatever ends the agent waits that long.
+const AIM_END_MS: f64 = 2_000.0;
 /// The rate and the executable that the aims are about.
 const AIM_RATE: f64 = 100_000.0;
 const AIM_SIZE_MIB: f64 = 30.0;
@@ -60,6 +68,8 @@ struct Point {
     agent_percent: f64,
     /// Microseconds of the targets' processor time for a call, what they do themselves included.
     target_us: f64,
+    /// What of that was not there without the agent, just before.
+    added_us: f64,
     resident_mib: f64,
     maps_mib: f64,
     /// The most that was resident until it was ready: planning.
@@ -83,7 +93,7 @@ pub(super) fn measure(cores: Cores, seconds: u32) -> Result<Section> {
     }
     for methods in [10_u32, 100, 1_000, 10_000] {
         points.push(Sweep { args: &ROOM, ..sweep }.point(
-            "label sets",
+            LABEL_SETS,
             methods.into(),
             alone,
             USUAL_RATE,
@@ -93,24 +103,12 @@ pub(super) fn measure(cores: Cores, seconds: u32) -> Result<Section> {
     let copies = Copies::of(&executable, 50)?;
     for count in [1_u32, 10, 50] {
         let count = f64::from(count);
-        points.push(sweep.point(
-            "targets, each its own executable",
-            count,
-            copies.first(count),
-            USUAL_RATE,
-            10,
-        )?);
+        points.push(sweep.point(OWN_EXECUTABLES, count, copies.first(count), USUAL_RATE, 10)?);
     }
     drop(copies);
     for count in [1_usize, 10, 50] {
         let same = vec![executable.clone(); count];
-        points.push(sweep.point(
-            "targets that share one executable",
-            float(count as u64),
-            &same,
-            USUAL_RATE,
-            10,
-        )?);
+        points.push(sweep.point(SHARED_EXECUTABLE, float(count as u64), &same, USUAL_RATE, 10)?);
     }
     for executable in [executable.clone(), ballast::build(12_500)?, ballast::build(50_000)?] {
         let size = float(fs::metadata(&executable)?.len()) / MIB;
@@ -141,13 +139,17 @@ impl Sweep {
             Process::start_command(pinned(self.cores.server, executable).env("GOMAXPROCS", "1"))
         };
         let mut targets = executables.iter().map(start).collect::<Result<Vec<_>>>()?;
+        let measuring = || format!("measuring {number} {what}");
+        calls(&mut targets, rate, WARM_UP, methods).with_context(measuring)?;
+        let bare = Load::make(&mut targets, rate, self.seconds, methods).with_context(measuring)?;
         let point = self.measure(&mut targets, rate, methods);
-        let (agent, point) = point.with_context(|| format!("measuring {number} {what}"))?;
+        let (agent, point) = point.with_context(measuring)?;
         let begin = Instant::now();
         let status = end(agent)?;
         ensure!(status, "the agent ended badly with {number} {what}");
         let end_ms = begin.elapsed().as_secs_f64() * 1000.0;
-        let point = Point { what: what.to_owned(), number, end_ms, ..point };
+        let added_us = point.target_us - bare.target_us;
+        let point = Point { what: what.to_owned(), number, added_us, end_ms, ..point };
         say(&format!("{number} {what}: {:.2} µs of the agent's CPU per call", point.agent_us));
         Ok(point)
     }
@@ -163,14 +165,9 @@ impl Sweep {
         let ready_ms = begin.elapsed().as_secs_f64() * 1000.0;
         let peak_mib = peak_mib(agent.pid())?;
         let warm = calls(targets, rate, WARM_UP, methods)?;
-        let cpu = |targets: &[Process]| {
-            targets.iter().map(|target| cpu_time(target.pid())).sum::<Result<Duration>>()
-        };
-        let before = (cpu_time(agent.pid())?, cpu(targets)?, Instant::now());
-        let made = calls(targets, rate, self.seconds, methods)?;
-        let elapsed = before.2.elapsed().as_secs_f64();
-        let agent_cpu = cpu_time(agent.pid())?.saturating_sub(before.0).as_secs_f64();
-        let target_cpu = cpu(targets)?.saturating_sub(before.1).as_secs_f64();
+        let before = cpu_time(agent.pid())?;
+        let Load { made, seconds: elapsed, target_us } = Load::make(targets, rate, self.seconds, methods)?;
+        let agent_cpu = cpu_time(agent.pid())?.saturating_sub(before).as_secs_f64();
         let scrape = agent.scrape_settled()?;
         let counted = scrape.sum("kitex_server_throughput", &[]);
         if counted.total_cmp(&float(warm + made)).is_ne() {
@@ -182,7 +179,8 @@ impl Sweep {
             calls_per_second: float(made) / elapsed,
             agent_us: agent_cpu * 1e6 / float(made),
             agent_percent: agent_cpu / elapsed * 100.0,
-            target_us: target_cpu * 1e6 / float(made),
+            target_us,
+            added_us: 0.0,
             resident_mib: scrape.sum("monitor_agent_resident_memory_bytes", &[]) / MIB,
             maps_mib: float(kernel::map_bytes(agent.pid())?) / MIB,
             peak_mib,
@@ -191,6 +189,27 @@ impl Sweep {
             end_ms: 0.0,
         };
         Ok((agent, point))
+    }
+}
+
+/// Calls that all targets have made together.
+struct Load {
+    made: u64,
+    seconds: f64,
+    /// Microseconds of the targets' processor time for a call.
+    target_us: f64,
+}
+
+impl Load {
+    fn make(targets: &mut [Process], rate: f64, seconds: f64, methods: u32) -> Result<Self> {
+        let cpu = |targets: &[Process]| {
+            targets.iter().map(|target| cpu_time(target.pid())).sum::<Result<Duration>>()
+        };
+        let (before, begin) = (cpu(targets)?, Instant::now());
+        let made = calls(targets, rate, seconds, methods)?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let target_us = cpu(targets)?.saturating_sub(before).as_secs_f64() * 1e6 / float(made);
+        Ok(Self { made, seconds, target_us })
     }
 }
 
@@ -257,6 +276,7 @@ fn section(points: &[Point]) -> Section {
         "agent's CPU per call, µs",
         "of one processor, %",
         "targets' CPU per call, µs",
+        "of that added, µs",
         "resident, MiB",
         "maps, MiB",
         "peak until ready, MiB",
@@ -271,6 +291,7 @@ fn section(points: &[Point]) -> Section {
             format!("{:.2}", point.agent_us),
             format!("{:.2}", point.agent_percent),
             format!("{:.2}", point.target_us),
+            format!("{:.2}", point.added_us),
             format!("{:.1}", point.resident_mib),
             format!("{:.1}", point.maps_mib),
             format!("{:.1}", point.peak_mib),
@@ -310,7 +331,56 @@ fn aims(points: &[Point]) -> String {
             verdict(point.peak_mib, AIM_PEAK_MIB)
         );
     }
+    for what in [LABEL_SETS, OWN_EXECUTABLES] {
+        if let Some((few, many)) = ends(points, what) {
+            let flat = |few: f64, many: f64| {
+                let times = ratio(many, few);
+                format!("{} ({})", show_ratio(times), verdict(times.unwrap_or(f64::INFINITY), AIM_FLAT))
+            };
+            let _ = writeln!(
+                text,
+                "- Aim with {} {what}: a call takes at most {AIM_FLAT} times what it takes with {}. Added to the targets: {}; \
+                 of the agent's own CPU: {}.",
+                many.number,
+                few.number,
+                flat(few.added_us, many.added_us),
+                flat(few.agent_us, many.agent_us)
+            );
+        }
+    }
+    if let Some((few, many)) = ends(points, SHARED_EXECUTABLE) {
+        let _ = writeln!(
+            text,
+            "- With {} {SHARED_EXECUTABLE} a call takes {} times what it takes with {}, added to the targets, and {} times of \
+             the agent's own CPU. No aim: the kernel asks all who watch an executable at each hit.",
+            many.number,
+            show_ratio(ratio(many.added_us, few.added_us)),
+            few.number,
+            show_ratio(ratio(many.agent_us, few.agent_us))
+        );
+    }
+    if let Some((few, many)) = ends(points, OWN_EXECUTABLES) {
+        let more = many.number - few.number;
+        let each = |few: f64, many: f64| (many - few) / more;
+        let _ = writeln!(
+            text,
+            "- Aim with {} {OWN_EXECUTABLES}: at most {AIM_END_MS} ms of detaching and ending: {}. Each target more takes \
+             {:.1} MiB of resident memory and {:.1} MiB of maps, which are in the first figure, too: the ring twice.",
+            many.number,
+            verdict(many.end_ms, AIM_END_MS),
+            each(few.resident_mib, many.resident_mib),
+            each(few.maps_mib, many.maps_mib)
+        );
+    }
     text
+}
+
+/// The points with the least and the most of what changes.
+fn ends<'a>(points: &'a [Point], what: &str) -> Option<(&'a Point, &'a Point)> {
+    let of = || points.iter().filter(|point| point.what == what);
+    let few = of().min_by(|a, b| a.number.total_cmp(&b.number))?;
+    let many = of().max_by(|a, b| a.number.total_cmp(&b.number))?;
+    (few.number < many.number).then_some((few, many))
 }
 
 fn chart(points: &[Point]) -> String {
@@ -333,6 +403,7 @@ mod tests {
             agent_us,
             agent_percent: number * agent_us / 1e4,
             target_us: 3.0,
+            added_us: agent_us,
             resident_mib: 20.0,
             maps_mib: 7.5,
             peak_mib: number,
@@ -356,5 +427,28 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("of 30 MiB: at most 60 MiB until ready: met"), "{text}");
+        assert!(!text.contains("label sets"), "{text}");
+    }
+
+    #[test]
+    fn what_is_flat_is_told_by_the_ends_of_a_sweep() {
+        let mut points = vec![
+            point(LABEL_SETS, 10.0, 1.0),
+            point(LABEL_SETS, 100.0, 9.0),
+            point(LABEL_SETS, 1_000.0, 1.2),
+            point(OWN_EXECUTABLES, 1.0, 1.0),
+            point(OWN_EXECUTABLES, 11.0, 1.5),
+        ];
+        points[4] = Point { resident_mib: 120.0, end_ms: 2_100.0, ..points[4].clone() };
+        let text = aims(&points);
+        assert!(
+            text.contains("with 10. Added to the targets: 1.20 (met); of the agent's own CPU: 1.20 (met)"),
+            "{text}"
+        );
+        assert!(text.contains("with 1. Added to the targets: 1.50 (not met)"), "{text}");
+        assert!(
+            text.contains("2000 ms of detaching and ending: not met. Each target more takes 10.0 MiB"),
+            "{text}"
+        );
     }
 }
