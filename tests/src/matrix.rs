@@ -84,6 +84,15 @@ pub enum Framework {
 }
 
 impl Framework {
+    /// Its name, for people.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Kitex => "Kitex",
+            Self::Grpc => "gRPC-Go",
+        }
+    }
+
     /// The program that makes its calls, and the directory of its sources.
     #[must_use]
     pub fn program(self) -> &'static str {

@@ -4,7 +4,7 @@ use std::{fs, time::Instant};
 
 use anyhow::{Result, bail};
 use monitor_tests::matrix::{
-    Matrix, report,
+    Cell, Framework, Matrix, report,
     watch::{self, Verdict},
 };
 
@@ -13,16 +13,23 @@ use crate::{
     setup,
 };
 
-/// Tries the cells whose name holds one of the filters; without a filter, all, and writes `docs/compatibility.md`.
+/// Tries the cells whose name holds one of the filters; without a filter, all, and writes `docs/compatibility.md`. With the
+/// name of a framework, its cells and its part of that.
 pub(crate) fn run(filters: &[String]) -> Result<()> {
+    let framework = match filters {
+        [name] if name == "kitex" => Some(Framework::Kitex),
+        [name] if name == "grpc" => Some(Framework::Grpc),
+        _ => None,
+    };
+    let is_chosen = |cell: &Cell| match framework {
+        Some(framework) => cell.framework == framework,
+        None => filters.is_empty() || filters.iter().any(|filter| cell.to_string().contains(filter)),
+    };
     setup::agent_and_go("matrix")?;
     let matrix = Matrix::read()?;
     let mut results = Vec::new();
-    for cell in &matrix.cells {
+    for cell in matrix.cells.iter().filter(|cell| is_chosen(cell)) {
         let name = cell.to_string();
-        if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter)) {
-            continue;
-        }
         let begin = Instant::now();
         let verdict = watch::cell(&matrix, cell);
         println!("{name}: {} ({:.0} s)", shown(&verdict), begin.elapsed().as_secs_f64());
@@ -31,9 +38,10 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     if results.is_empty() {
         bail!("no cell has such a name; tests/matrix.json lists them");
     }
-    if filters.is_empty() {
+    if filters.is_empty() || framework.is_some() {
         let path = root().join("docs/compatibility.md");
-        fs::write(&path, report::document(&matrix, &results))?;
+        let before = fs::read_to_string(&path)?;
+        fs::write(&path, report::document(&matrix, &results, &before))?;
         say(&format!("written: {}", path.display()));
     }
     let failed = results.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Failed(_))).count();

@@ -54,12 +54,16 @@ impl Cell {
                 Ok(Go { gopath: Some(gopath), ..go(directory) })
             }
             Source::Renamed | Source::Altered => {
-                ensure!(self.framework == Framework::Kitex, "{self}: forks are made of Kitex only");
                 let directory = room.join("program");
                 fork::copy_program(&program, &modfile, &directory)?;
-                let kitex = module(&directory, &self.go)?;
-                let altered = source == Source::Altered;
-                fork::make(&kitex, &room.join("kitex"), &directory, &self.release, altered)?;
+                let module = module(self.framework, &directory, &self.go)?;
+                let copy = room.join("framework");
+                if source == Source::Altered {
+                    ensure!(self.framework == Framework::Kitex, "{self}: only Kitex is altered");
+                    fork::alter(&module, &copy, &directory)?;
+                } else {
+                    fork::rename(self.framework, &module, &copy, &directory, &self.release)?;
+                }
                 Ok(go(directory))
             }
         }
@@ -110,11 +114,12 @@ fn command(directory: &Path, release: &str) -> Command {
     command
 }
 
-/// Where the module cache has Kitex.
-fn module(directory: &Path, release: &str) -> Result<PathBuf> {
-    run(command(directory, release).args(["mod", "download", "github.com/cloudwego/kitex"]))?;
+/// Where the module cache has a framework.
+fn module(framework: Framework, directory: &Path, release: &str) -> Result<PathBuf> {
+    let path = fork::path_of(framework);
+    run(command(directory, release).args(["mod", "download", path]))?;
     let mut list = command(directory, release);
-    list.args(["list", "-mod=mod", "-m", "-f", "{{.Dir}}", "github.com/cloudwego/kitex"]);
+    list.args(["list", "-mod=mod", "-m", "-f", "{{.Dir}}", path]);
     Ok(said(&mut list)?.into())
 }
 

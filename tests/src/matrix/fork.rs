@@ -1,4 +1,4 @@
-//! Makes forks of Kitex: under another import path, or with structs that no release has.
+//! Makes forks of frameworks: under another import path, or with structs that no release has.
 
 use std::{
     fs,
@@ -7,12 +7,25 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// The import path of Kitex.
-const KITEX: &str = "github.com/cloudwego/kitex";
-/// The import path of the renamed fork.
-const FORK: &str = "example.com/rpc/fork/kitex";
+use super::Framework;
 
-/// What the fork has otherwise: a file, a text that occurs in it once, and the text for it.
+/// The import path of a framework.
+pub(super) fn path_of(framework: Framework) -> &'static str {
+    match framework {
+        Framework::Kitex => "github.com/cloudwego/kitex",
+        Framework::Grpc => "google.golang.org/grpc",
+    }
+}
+
+/// The import path of its renamed fork.
+fn fork_of(framework: Framework) -> &'static str {
+    match framework {
+        Framework::Kitex => "example.com/rpc/fork/kitex",
+        Framework::Grpc => "example.com/rpc/fork/grpc",
+    }
+}
+
+/// What the altered fork of Kitex has otherwise: a file, a text that occurs in it once, and the text for it.
 const ALTERATIONS: &[(&str, &str, &str)] = &[
     (
         "pkg/rpcinfo/rpcinfo.go",
@@ -57,23 +70,33 @@ pub(super) fn copy_program(program: &Path, modfile: &Path, to: &Path) -> Result<
     Ok(())
 }
 
-/// Copies Kitex to `fork` and makes the copied program use it: under another import path, or altered under its own.
-pub(super) fn make(kitex: &Path, fork: &Path, program: &Path, release: &str, altered: bool) -> Result<()> {
+/// Copies a framework to `fork` and makes the copied program use it, under another import path.
+pub(super) fn rename(
+    framework: Framework,
+    module: &Path,
+    fork: &Path,
+    program: &Path,
+    release: &str,
+) -> Result<()> {
     clear(fork)?;
-    copy_module(kitex, fork)?;
-    let modfile = program.join("go.mod");
-    if altered {
-        for (file, before, after) in ALTERATIONS {
-            alter(&fork.join(file), before, after)?;
-        }
-        return append(&modfile, &format!("\nreplace {KITEX} => {}\n", fork.display()));
-    }
+    copy_module(module, fork)?;
     for directory in [fork, program] {
         for path in files(directory)? {
-            rename(&path, release)?;
+            rename_in(framework, &path, release)?;
         }
     }
-    append(&modfile, &format!("\nreplace {FORK} => {}\n", fork.display()))
+    append(&program.join("go.mod"), &format!("\nreplace {} => {}\n", fork_of(framework), fork.display()))
+}
+
+/// The same with Kitex altered, under its own import path.
+pub(super) fn alter(kitex: &Path, fork: &Path, program: &Path) -> Result<()> {
+    clear(fork)?;
+    copy_module(kitex, fork)?;
+    for (file, before, after) in ALTERATIONS {
+        replace(&fork.join(file), before, after)?;
+    }
+    let path = path_of(Framework::Kitex);
+    append(&program.join("go.mod"), &format!("\nreplace {path} => {}\n", fork.display()))
 }
 
 fn clear(directory: &Path) -> Result<()> {
@@ -110,18 +133,23 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Renames Kitex in a Go source or a `go.mod`. A replaced module keeps the number of the release it was made from.
-fn rename(path: &Path, release: &str) -> Result<()> {
+/// Renames a framework in a Go source or a `go.mod`. A replaced module keeps the number of the release it was made from.
+fn rename_in(framework: Framework, path: &Path, release: &str) -> Result<()> {
+    let (before, after) = (path_of(framework), fork_of(framework));
     let is_mod = path.file_name().is_some_and(|name| name == "go.mod");
     if !is_mod && path.extension().is_none_or(|extension| extension != "go") {
         return Ok(());
     }
     let text = fs::read_to_string(path)?;
-    let mut renamed = text.replace(&format!("\"{KITEX}"), &format!("\"{FORK}"));
+    // The path of another module may begin with it.
+    let mut renamed = text.clone();
+    for end in ['"', '/'] {
+        renamed = renamed.replace(&format!("\"{before}{end}"), &format!("\"{after}{end}"));
+    }
     if is_mod {
         renamed = renamed
-            .replace(&format!("module {KITEX}\n"), &format!("module {FORK}\n"))
-            .replace(&format!("{KITEX} {release}\n"), &format!("{FORK} {release}\n"));
+            .replace(&format!("module {before}\n"), &format!("module {after}\n"))
+            .replace(&format!("{before} {release}\n"), &format!("{after} {release}\n"));
     }
     if renamed != text {
         fs::write(path, renamed)?;
@@ -129,7 +157,7 @@ fn rename(path: &Path, release: &str) -> Result<()> {
     Ok(())
 }
 
-fn alter(path: &Path, before: &str, after: &str) -> Result<()> {
+fn replace(path: &Path, before: &str, after: &str) -> Result<()> {
     let text = fs::read_to_string(path)?;
     ensure!(text.matches(before).count() == 1, "{} has not the text to alter: {before}", path.display());
     Ok(fs::write(path, text.replace(before, after))?)

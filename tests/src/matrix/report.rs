@@ -13,18 +13,26 @@ Written by `cargo xtask matrix` from what it found; do not edit. Each row below 
 while it makes every kind of call that its release of the framework has, as client and server, one kind after the other and then
 all that bear company at the same time. *Supported* means that the agent counted what a tracer inside the process
 counted: every call under the same labels (type, caller, callee, method, status, retry, error class), the same bytes, and
-the same messages of streams. For gRPC-Go interceptors count inside: calls that started and that were handled under the
-same labels (type, service, method, code). A number that differs by one makes the row a failure.
+the same messages of streams. For gRPC-Go interceptors count inside: calls that started and that were handled, and messages
+that were received and sent, under the same labels (type, service, method, code). A number that differs by one makes the row a failure.
 
 What the agent needs it finds in each executable, or it refuses; a release is in its code for one thing only, how
 combined protocols are written (`monitor-agent/frameworks/kitex.toml`). So releases between those below are likely to work, and `monitor-agent inspect` says so of a given executable without touching it.
 ";
 
 const TAIL: &str = "
+## Specs that come with the agent
+
+| spec | tested with | how |
+|---|---|---|
+| `net-http` | `net/http` of Go 1.26, as it is and stripped, position independent, and of Go 1.27, stripped | every method, status and version counted against a handler inside: `tests/tests/specs.rs` |
+| `hertz` | Hertz v0.10.4 over its standard transport, stripped | every method, route and status counted against a middleware inside, on connections kept and closed: the same |
+
 ## To see it yourself
 
 ```
 cargo xtask matrix            # everything, and this file; an hour on two processors with empty caches
+cargo xtask matrix grpc       # all rows of gRPC-Go, and that part of this file; likewise kitex
 cargo xtask matrix v0.13      # the rows whose name (release-goRELEASE-build) holds this; this file stays as it is
 ```
 
@@ -33,35 +41,44 @@ each release are in `mods` there. Other releases of Go come through the Go modul
 the oldest row, and others in turn.
 ";
 
-/// The document.
+/// The document, in which the parts of the frameworks that there are results of are new, and those of others as `before`.
 #[must_use]
-pub fn document(matrix: &Matrix, results: &[(&Cell, Verdict)]) -> String {
+pub fn document(matrix: &Matrix, results: &[(&Cell, Verdict)], before: &str) -> String {
     let mut text = HEAD.to_owned();
-    text.push_str("\n## Releases of Kitex and Go, and builds\n\n| Kitex | Go | build | result | calls | stream messages |\n|---|---|---|---|---|---|\n");
-    for (cell, verdict) in of(Framework::Kitex, results) {
-        let _ = writeln!(text, "{} {} |", row(matrix, cell, verdict), messages(verdict));
+    for framework in [Framework::Kitex, Framework::Grpc] {
+        let of_framework = results.iter().filter(|(cell, _)| cell.framework == framework).collect::<Vec<_>>();
+        if of_framework.is_empty() {
+            text.push_str(part(before, framework));
+        } else {
+            framework_part(&mut text, matrix, framework, &of_framework);
+        }
     }
-    text.push_str("\n## Releases of gRPC-Go and Go, and builds\n\n| gRPC-Go | Go | build | result | calls |\n|---|---|---|---|---|\n");
-    for (cell, verdict) in of(Framework::Grpc, results) {
-        let _ = writeln!(text, "{}", row(matrix, cell, verdict));
-    }
-    for (name, framework) in [("Kitex", Framework::Kitex), ("gRPC-Go", Framework::Grpc)] {
-        let _ = writeln!(text, "\n## Kinds of calls, {name}\n");
-        scenarios(&mut text, framework, results);
-    }
-    notes(&mut text, results);
-    racy(&mut text, matrix);
     text.push_str(TAIL);
     text
 }
 
-/// The results of one framework.
-fn of<'a>(
-    framework: Framework,
-    results: &'a [(&'a Cell, Verdict)],
-) -> impl Iterator<Item = (&'a Cell, &'a Verdict)> {
-    let of_framework = results.iter().filter(move |(cell, _)| cell.framework == framework);
-    of_framework.map(|(cell, verdict)| (*cell, verdict))
+/// The part of a document about one framework: from its heading to the next of the same rank.
+fn part(document: &str, framework: Framework) -> &str {
+    let Some(start) = document.find(&format!("\n## {}\n", framework.title())) else { return "" };
+    let rest = document.get(start..).unwrap_or_default();
+    let end = rest.get(1..).and_then(|rest| rest.find("\n## ")).map_or(rest.len(), |end| end + 1);
+    rest.get(..end).unwrap_or_default()
+}
+
+fn framework_part(text: &mut String, matrix: &Matrix, framework: Framework, results: &[&(&Cell, Verdict)]) {
+    let title = framework.title();
+    let _ = writeln!(text, "\n## {title}\n\n### Releases and builds, {title}\n");
+    let _ = writeln!(text, "| {title} | Go | build | result | calls | messages |\n|---|---|---|---|---|---|");
+    for (cell, verdict) in results {
+        let _ = writeln!(text, "{} {} |", row(matrix, cell, verdict), messages(verdict));
+    }
+    let _ = writeln!(text, "\n### Kinds of calls, {title}\n");
+    scenarios(text, results);
+    let _ = writeln!(text, "\n### What cannot be told, {title}\n");
+    notes(text, results);
+    if framework == Framework::Kitex {
+        racy(text, matrix);
+    }
 }
 
 fn row(matrix: &Matrix, cell: &Cell, verdict: &Verdict) -> String {
@@ -84,9 +101,9 @@ fn outcome(verdict: &Verdict) -> String {
 }
 
 /// The kinds of calls by release, where it is built as `go build` does it.
-fn scenarios(text: &mut String, framework: Framework, results: &[(&Cell, Verdict)]) {
+fn scenarios(text: &mut String, results: &[&(&Cell, Verdict)]) {
     let mut reports = Vec::new();
-    for (cell, verdict) in of(framework, results) {
+    for (cell, verdict) in results {
         if let (Verdict::Supported(report), "default") = (verdict, cell.build.as_str()) {
             reports.push((cell, report));
         }
@@ -123,8 +140,8 @@ fn number<'a>(reasons: &mut Vec<&'a str>, reason: &'a str) -> usize {
 }
 
 /// What the agent says it cannot tell, each with the rows that it says so of.
-fn notes(text: &mut String, results: &[(&Cell, Verdict)]) {
-    text.push_str("\n## What cannot be told\n\nThe words are those of `inspect`; each has a rule that says what is counted then: [inspect.md](inspect.md).\n\n");
+fn notes(text: &mut String, results: &[&(&Cell, Verdict)]) {
+    text.push_str("The words are those of `inspect`; each has a rule that says what is counted then: [inspect.md](inspect.md).\n\n");
     let mut of_note = BTreeMap::<_, Vec<_>>::new();
     let mut supported = 0;
     for (cell, verdict) in results {
@@ -134,6 +151,9 @@ fn notes(text: &mut String, results: &[(&Cell, Verdict)]) {
             of_note.entry(one_line(note)).or_default().push(cell.to_string());
         }
     }
+    if of_note.is_empty() {
+        text.push_str("Nothing: `inspect` has no notes.\n");
+    }
     for (note, cells) in of_note {
         let cells = if cells.len() == supported { "all rows".to_owned() } else { cells.join(", ") };
         let _ = writeln!(text, "- {note}. In {cells}.");
@@ -142,7 +162,7 @@ fn notes(text: &mut String, results: &[(&Cell, Verdict)]) {
 
 /// What is left out of the comparison.
 fn racy(text: &mut String, matrix: &Matrix) {
-    text.push_str("\n## What is not compared\n\n");
+    text.push_str("\n### What is not compared\n\n");
     for Racy { callee, side, number, why } in &matrix.racy {
         let _ = writeln!(text, "- `{number}` of {callee} on the {side}: {why}");
     }
@@ -172,7 +192,7 @@ mod tests {
             (first, Verdict::Supported(report)),
             (second, Verdict::Refused("because | of it\nand more".to_owned())),
         ];
-        let text = document(&matrix, &results);
+        let text = document(&matrix, &results, "");
         assert!(
             text.contains("supported | 12 | 3 |") && text.contains("refused: because \\| of it |"),
             "{text}"
@@ -180,5 +200,13 @@ mod tests {
         assert!(text.contains("| inline | [1] |\n| local | [1] |"), "{text}");
         assert_eq!(text.matches("not yet").count(), 1, "{text}");
         assert!(text.contains("- no oneway. In all rows.\n"), "{text}");
+        // What there are no new results of stays.
+        let grpc = matrix.cells.iter().find(|cell| cell.framework == Framework::Grpc).unwrap();
+        let later = document(&matrix, &[(grpc, Verdict::Refused("no".to_owned()))], &text);
+        assert_eq!(part(&later, Framework::Kitex), part(&text, Framework::Kitex));
+        assert!(
+            later.starts_with(HEAD) && later.ends_with(TAIL) && later.contains("refused: no |"),
+            "{later}"
+        );
     }
 }

@@ -25,6 +25,9 @@ var scenarios = []scenario{
 	{"compressed", func(s *stage) error {
 		return call(context.Background(), s.plain, "hello", grpc.UseCompressor("gzip"))
 	}},
+	{"custom codec", func(s *stage) error {
+		return call(context.Background(), s.plain, "hello", grpc.CallContentSubtype(reversed{}.Name()))
+	}},
 	{"too large for the client", func(s *stage) error {
 		return fails(codes.ResourceExhausted, call(context.Background(), s.plain, "large", grpc.MaxCallRecvMsgSize(1024)))
 	}},
