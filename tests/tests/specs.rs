@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    process::Command,
     time::Duration,
 };
 
@@ -18,7 +19,7 @@ use monitor_tests::{
     process::Process,
     scrape::Scrape,
     specs,
-    targets::{Flavour, Program},
+    targets::{Flavour, NEWEST_GO, Program},
 };
 use serde_json::{Value, json};
 
@@ -55,8 +56,8 @@ fn check_durations(scrape: &Scrape, name: &str) -> Result<()> {
 }
 
 /// Everything that `targets/operations` does, by the specs of the documents and by the agent's own.
-fn counts_exactly(flavour: Flavour) -> Result<()> {
-    let mut target = Process::start(Program::Operations, flavour, &[])?;
+fn counts_exactly(executable: &Path) -> Result<()> {
+    let mut target = Process::start_command(&mut Command::new(executable))?;
     let (jobs, work) = (specs::documented("jobs")?, specs::documented("work")?);
     let agent = Agent::attach(
         &[target.pid()],
@@ -84,12 +85,18 @@ fn counts_exactly(flavour: Flavour) -> Result<()> {
 
 #[test]
 fn operations_are_counted_once() -> Result<()> {
-    counts_exactly(Flavour::Default)
+    counts_exactly(&Program::Operations.build(Flavour::Default)?)
 }
 
 #[test]
 fn operations_of_a_stripped_executable_that_lies_anywhere_are_proven_as_well() -> Result<()> {
-    counts_exactly(Flavour::StrippedPie)
+    counts_exactly(&Program::Operations.build(Flavour::StrippedPie)?)
+}
+
+/// There HTTP/2 is a package of its own.
+#[test]
+fn operations_are_counted_once_with_the_newest_go() -> Result<()> {
+    counts_exactly(&Program::Operations.build_with(NEWEST_GO, Flavour::Stripped)?)
 }
 
 #[test]
