@@ -156,6 +156,7 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
     let agent = Agent::attach(&[relay.pid(), server.pid(), grpc.pid()], &flags)?;
     client.command("load 500 4 2")?;
     grpc.command("run all 1")?;
+    grpc.command("hang 1")?;
     let scrape = agent.scrape_settled()?;
     check(&scrape, &metrics, true)?;
     for name in metrics.keys().filter(|name| name.starts_with("grpc_")) {

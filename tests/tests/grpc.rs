@@ -120,6 +120,42 @@ fn calls_under_way_are_not_timed() -> Result<()> {
     Ok(())
 }
 
+/// Handlers that hang show while they do, on both sides, under their names.
+#[test]
+fn calls_in_flight_have_names_and_ages() -> Result<()> {
+    let mut target = Process::start(Program::Grpc, Flavour::StrippedPie, &[])?;
+    let agent = Agent::attach(&[target.pid()], &[])?;
+    target.command("run unary 3")?;
+    target.command("hang 5")?;
+    std::thread::sleep(Duration::from_millis(400));
+    let named =
+        |kind, method| [("grpc_type", kind), ("grpc_service", "monitor.test.Echo"), ("grpc_method", method)];
+    let scrape = agent.scrape()?;
+    for side in ["server", "client"] {
+        for (kind, method) in [("unary", "Call"), ("bidi_stream", "Chat")] {
+            let value = |what: &str| scrape.value(&format!("grpc_{side}_{what}"), &named(kind, method));
+            ensure!(value("in_flight").map(grpc::whole) == Some(5), "{side}: {:?}", value("in_flight"));
+            let age = value("oldest_call_age_seconds").unwrap_or_default();
+            ensure!((0.4..20.0).contains(&age), "{side}: {age}");
+        }
+        let all = scrape.sum(&format!("grpc_{side}_in_flight"), &[]);
+        ensure!(grpc::whole(all) == 10, "{side}: {all} calls in flight");
+    }
+    ensure!(scrape.samples("kitex_server_in_flight").next().is_none(), "calls of another framework");
+    target.command("release")?;
+    let scrape = agent.scrape_settled()?;
+    for side in ["server", "client"] {
+        for what in ["in_flight", "oldest_call_age_seconds"] {
+            let name = format!("grpc_{side}_{what}");
+            let value = scrape.value(&name, &named("unary", "Call"));
+            ensure!(value == Some(0.0), "{name} went on with {value:?}");
+        }
+    }
+    grpc::check(&mut target, &scrape, false)?;
+    agent.terminate()?;
+    Ok(())
+}
+
 #[test]
 fn inspect_shows_both_sides_and_the_labels() -> Result<()> {
     let executable = Program::Grpc.build(Flavour::Stripped)?;

@@ -23,7 +23,7 @@ use crate::{
         TargetStats, UnderwayCalls, about, grpc, kitex, merge, operations,
         otel::{self, OtelView, Telemetry},
         process::ProcessReader,
-        underway,
+        underway, underway_grpc,
     },
     pipeline::{Buckets, Budget, Ladder, Snapshot},
     specs::Specs,
@@ -122,6 +122,7 @@ impl Board {
         }
         if self.metrics.contains(Family::Grpc) {
             families.extend(grpc(&snapshots, &self.grpc, &self.ladder));
+            families.extend(underway_grpc(&underway_calls));
         }
         families.extend(operations(&snapshots, &self.specs, &self.grpc.buckets, &self.ladder));
         families.extend(processes(faces, with_target));

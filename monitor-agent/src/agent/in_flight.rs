@@ -2,14 +2,16 @@
 
 use std::{fmt, sync::Arc};
 
-use monitor_ebpf::{LABELS, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, SCRATCH_BYTES, Shape, TEXT_BYTES, label};
+use monitor_ebpf::{
+    LABELS, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, SCRATCH_BYTES, Shape, TEXT_BYTES, by_site, label,
+};
 use tracing::warn;
 
 use crate::{
     bpf::{InFlight, Sampling, Underway, monotonic},
     goruntime::{Memory, ProcessMemory},
     metrics::UnderwayCalls,
-    pipeline::{Side, shown},
+    pipeline::{Side, StreamKind, shown, split_path},
     target::Target,
 };
 
@@ -42,8 +44,8 @@ impl CallsInFlight {
         name: &str,
         copies: Vec<(Recipe, Arc<InFlight>, Arc<Sampling>)>,
     ) -> Self {
-        // Only those of Kitex have names; without any there is nothing to read, and nothing to complain of.
-        let has_names = copies.iter().any(|(recipe, ..)| recipe.by_site == 0);
+        // Those of specs have no names yet; without any there is nothing to read, and nothing to complain of.
+        let has_names = copies.iter().any(|(recipe, ..)| recipe.by_site != by_site::NAMES);
         let memory = has_names.then(|| target.memory().map(ProcessMemory)).transpose();
         let memory = memory.inspect_err(|error| {
             warn!("{name}: calls in flight are shown without their names: {error}");
@@ -74,30 +76,57 @@ impl CallsInFlight {
                 calls.is_sample = true;
                 continue;
             }
-            // The families with names are those of Kitex.
-            if recipe.by_site != 0 {
+            // The labels of a spec are read at the finish.
+            if recipe.by_site == by_site::NAMES {
                 calls.others += found.len() as u64;
                 continue;
             }
             for call in found {
-                let names = self.names(recipe, &call, &mut names_left);
-                // What was read belongs to the call only if it is still the same.
-                if names.is_some() && !in_flight.is_underway(&call) {
-                    continue;
-                }
+                let memory = self.memory_for_one(&mut names_left);
                 let side = if call.side == monitor_ebpf::side::SERVER { Side::Server } else { Side::Client };
                 let age_ns = now_ns.saturating_sub(call.start_ns);
-                calls.add(side, names.unwrap_or_else(unknown), age_ns);
+                // What was read belongs to the call only if it is still the same.
+                let is_another = |was_read: bool| was_read && !in_flight.is_underway(&call);
+                if recipe.by_site == by_site::PATH {
+                    let names = memory.and_then(|memory| path(recipe, &call, memory));
+                    if !is_another(names.is_some()) {
+                        let names = names.unwrap_or_else(|| [shown(&[], false), shown(&[], false)]);
+                        calls.add_grpc(side, StreamKind::of(call.kind), names, age_ns);
+                    }
+                    continue;
+                }
+                let names = memory.and_then(|memory| names(recipe, &call, memory));
+                if !is_another(names.is_some()) {
+                    calls.add(side, names.unwrap_or_else(unknown), age_ns);
+                }
             }
         }
         calls
     }
 
-    fn names(&self, recipe: &Recipe, call: &Underway, left: &mut usize) -> Option<Names> {
+    /// Where the names of one more call are read, unless so many have been.
+    fn memory_for_one(&self, left: &mut usize) -> Option<&ProcessMemory> {
         let memory = self.memory.as_ref()?;
         *left = left.checked_sub(1)?;
-        names(recipe, call, memory)
+        Some(memory)
     }
+}
+
+/// Service and method of a call whose object was told by the site of its start. The memory of one that will never finish
+/// may be used for something else by now: what is no name of a method is none.
+fn path(recipe: &Recipe, call: &Underway, memory: &dyn Memory) -> Option<[String; 2]> {
+    let shapes = recipe.shapes.iter().take(recipe.shape_count.into());
+    // A variant starts as another does, and has another object at its end.
+    let mut of_side = shapes.filter(|shape| {
+        shape.side == call.side && shape.sited.start != 0 && shape.sited.key_at == NO_SCRATCH
+    });
+    let shape = of_side.next()?;
+    let scratch = Scratch::copy(shape, call.object, memory);
+    let path = name(*shape.labels.first()?, LABELS * TEXT_BYTES, &scratch, memory)?;
+    let names =
+        path.strip_prefix('/').filter(|names| names.contains('/') && !names.contains(char::is_control))?;
+    let (service, method) = split_path(names);
+    Some([service, method].map(|name| shown(name.as_bytes(), false)))
 }
 
 fn unknown() -> Names {
@@ -107,7 +136,7 @@ fn unknown() -> Names {
 /// The names of a call as its object has them now. What can't be read, or is not there yet, is unknown.
 fn names(recipe: &Recipe, call: &Underway, memory: &dyn Memory) -> Option<Names> {
     let (shape, scratch) = shape(recipe, call, memory)?;
-    Some(shape.labels.map(|at| name(at, &scratch, memory).unwrap_or_else(|| shown(&[], false))))
+    Some(shape.labels.map(|at| name(at, TEXT_BYTES, &scratch, memory).unwrap_or_else(|| shown(&[], false))))
 }
 
 /// The shape of a call's object, with what it says to copy. The start program has seen the object's type, but kept only
@@ -157,8 +186,8 @@ impl Scratch {
     }
 }
 
-/// The string whose header is at this place.
-fn name(at: u8, scratch: &Scratch, memory: &dyn Memory) -> Option<String> {
+/// The string whose header is at this place, for which there is so much room.
+fn name(at: u8, room: usize, scratch: &Scratch, memory: &dyn Memory) -> Option<String> {
     if at == NO_SCRATCH {
         return None;
     }
@@ -166,10 +195,10 @@ fn name(at: u8, scratch: &Scratch, memory: &dyn Memory) -> Option<String> {
     if length > LENGTH_MAX {
         return None;
     }
-    let kept = usize::try_from(length).ok()?.min(TEXT_BYTES);
+    let kept = usize::try_from(length).ok()?.min(room);
     let mut bytes = vec![0; kept];
     memory.read(pointer, &mut bytes).ok()?;
-    Some(shown(&bytes, length > TEXT_BYTES as u64))
+    Some(shown(&bytes, length > room as u64))
 }
 
 #[cfg(test)]

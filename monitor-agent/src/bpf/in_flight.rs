@@ -41,6 +41,8 @@ pub struct Underway {
     pub start_ns: u64,
     /// Address of its object; 0 where it is not known.
     pub object: u64,
+    /// Its kind, one of [`stream`](monitor_ebpf::stream), where the programs have noted it; else 0.
+    pub kind: u8,
     key: u64,
     /// Its place in the table; `None` in the spill map.
     place: Option<usize>,
@@ -50,7 +52,7 @@ pub struct Underway {
 impl Underway {
     /// A call of an object.
     pub(crate) fn of(side: u8, object: u64) -> Self {
-        Self { side, start_ns: 1, object, key: object, place: None }
+        Self { side, start_ns: 1, object, kind: 0, key: object, place: None }
     }
 }
 
@@ -77,6 +79,7 @@ impl InFlight {
             start_ns: call.start_ns,
             // The other keys may be those of nested calls.
             object: if side_of(key) == side::SERVER { key } else { 0 },
+            kind: if side_of(key) == side::SERVER { low_bits(call.nested) } else { 0 },
             key,
             place: None,
         }));
@@ -94,22 +97,24 @@ impl InFlight {
     }
 
     fn call_at(&self, bucket: usize, way: usize) -> Option<Underway> {
-        let (key, start_ns) = self.entry(bucket, way);
+        let (key, word) = self.entry(bucket, way);
+        let start_ns = word >> DEPTH_BITS;
         if key == 0 || start_ns == 0 {
             return None;
         }
         let place = bucket * WAYS + way;
-        let object = match key & key::BITS {
-            key::GOROUTINE => self.objects.get(place),
-            _ => key & !key::BITS,
+        // Those of a goroutine have the number of calls nested in them where others have their kind.
+        let (object, kind) = match key & key::BITS {
+            key::GOROUTINE => (self.objects.get(place), 0),
+            _ => (key & !key::BITS, low_bits(word)),
         };
-        Some(Underway { side: side_of(key), start_ns, object, key, place: Some(place) })
+        Some(Underway { side: side_of(key), start_ns, object, kind, key, place: Some(place) })
     }
 
-    /// Key and start in a way of a bucket.
+    /// Key and start in a way of a bucket, the start above [`DEPTH_BITS`] bits.
     fn entry(&self, bucket: usize, way: usize) -> (u64, u64) {
         let word = bucket * BUCKET_WORDS + way;
-        (self.table.get(word), self.table.get(word + WAYS) >> DEPTH_BITS)
+        (self.table.get(word), self.table.get(word + WAYS))
     }
 
     /// Forgets calls that started longer ago than that and were seen so the last time, too: a program that claims a
@@ -126,7 +131,8 @@ impl InFlight {
         let seen = std::mem::take(&mut *old);
         for bucket in 0..self.buckets {
             for way in 0..WAYS {
-                let (key, start_ns) = self.entry(bucket, way);
+                let (key, word) = self.entry(bucket, way);
+                let start_ns = word >> DEPTH_BITS;
                 if key == 0 || start_ns == 0 || start_ns >= oldest_ns {
                     continue;
                 }
@@ -151,6 +157,11 @@ impl InFlight {
             .collect();
         old.into_iter().filter(|key| spill.remove(key).is_ok()).count() as u64
     }
+}
+
+/// What is below the start in a word of the table.
+fn low_bits(word: u64) -> u8 {
+    u8::try_from(word & ((1 << DEPTH_BITS) - 1)).unwrap_or_default()
 }
 
 /// Only calls that the target handles have their object alone as key.

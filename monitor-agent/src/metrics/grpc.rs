@@ -39,7 +39,7 @@ pub(super) fn canonical_code_name(code: Option<u32>) -> String {
 }
 
 /// The value of the label `grpc_type`.
-fn type_name(kind: StreamKind) -> &'static str {
+pub(super) fn type_name(kind: StreamKind) -> &'static str {
     match kind {
         StreamKind::Unary => "unary",
         StreamKind::Client => "client_stream",

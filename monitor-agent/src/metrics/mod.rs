@@ -26,4 +26,4 @@ pub use kitex::{KitexView, Label, LabelSelection, LabelsError, kitex};
 pub use operations::operations;
 pub use overhead::{CostStats, OverheadStats, SheddingStats};
 pub use selection::{Family, Selection, SelectionError};
-pub use underway::{UnderwayCalls, underway};
+pub use underway::{UnderwayCalls, underway, underway_grpc};

@@ -8,8 +8,9 @@ use prometheus::proto::MetricFamily;
 use super::{
     Label, LabelSelection,
     family::{FamilyBuilder, float},
+    grpc::type_name,
 };
-use crate::pipeline::Side;
+use crate::pipeline::{Side, StreamKind};
 
 /// Combinations of names that are told apart; past them `other` stands in.
 const GROUPS: usize = 1_024;
@@ -21,7 +22,9 @@ const NANOS: f64 = 1e9;
 /// The calls in flight of a target, by side and names.
 #[derive(Clone, Debug, Default)]
 pub struct UnderwayCalls {
-    groups: BTreeMap<(Side, [String; LABELS]), Group>,
+    kitex: Groups<[String; LABELS]>,
+    /// By kind, service and method.
+    grpc: Groups<(StreamKind, [String; 2])>,
     /// Calls that are in no family.
     pub others: u64,
     /// Some of them are not seen, so none are shown.
@@ -29,6 +32,10 @@ pub struct UnderwayCalls {
     /// Calls of a target that has ended.
     pub never_finished: u64,
 }
+
+/// Groups by side and names.
+#[derive(Clone, Debug)]
+struct Groups<N>(BTreeMap<(Side, N), Group>);
 
 /// Calls with the same names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,50 +46,99 @@ struct Group {
 }
 
 impl UnderwayCalls {
-    /// Adds a call that has been under way for so long.
+    /// Adds a call of Kitex that has been under way for so long.
     pub fn add(&mut self, side: Side, names: [String; LABELS], age_ns: u64) {
-        let is_new = || !self.groups.contains_key(&(side, names.clone()));
-        let names =
-            if self.groups.len() >= GROUPS && is_new() { names.map(|_| OTHER.to_owned()) } else { names };
-        let group = self.groups.entry((side, names)).or_default();
-        group.count += 1;
-        group.oldest_ns = group.oldest_ns.max(age_ns);
+        self.kitex.add(side, names, age_ns, |names| names.map(|_| OTHER.to_owned()));
+    }
+
+    /// The same for a call of gRPC, of a service's method.
+    pub fn add_grpc(&mut self, side: Side, kind: StreamKind, names: [String; 2], age_ns: u64) {
+        self.grpc.add(side, (kind, names), age_ns, |(kind, names)| (kind, names.map(|_| OTHER.to_owned())));
     }
 
     /// All calls.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.others + self.groups.values().map(|group| group.count).sum::<u64>()
+        self.others + self.kitex.count() + self.grpc.count()
     }
 
     /// Keeps the names of an earlier look, so that their series go on, with no calls where there are none now.
     pub fn keep_names(&mut self, earlier: &Self) {
-        for key in earlier.groups.keys() {
-            if self.groups.len() >= GROUPS {
+        self.kitex.keep_names(&earlier.kitex);
+        self.grpc.keep_names(&earlier.grpc);
+    }
+}
+
+impl<N> Default for Groups<N> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<N: Ord + Clone> Groups<N> {
+    fn add(&mut self, side: Side, names: N, age_ns: u64, other: impl FnOnce(N) -> N) {
+        let mut key = (side, names);
+        if self.0.len() >= GROUPS && !self.0.contains_key(&key) {
+            key.1 = other(key.1);
+        }
+        let group = self.0.entry(key).or_default();
+        group.count += 1;
+        group.oldest_ns = group.oldest_ns.max(age_ns);
+    }
+
+    fn count(&self) -> u64 {
+        self.0.values().map(|group| group.count).sum()
+    }
+
+    fn keep_names(&mut self, earlier: &Self) {
+        for key in earlier.0.keys() {
+            if self.0.len() >= GROUPS {
                 return;
             }
-            self.groups.entry(key.clone()).or_default();
+            self.0.entry(key.clone()).or_default();
         }
     }
 }
 
-/// The families of calls in flight, under those of the chosen labels that are known before a call has finished. The
+/// The families of Kitex's calls in flight, under those of the chosen labels that are known before a call has finished. The
 /// first of a pair is the value of the label `target`, if the series are to carry one.
 #[must_use]
 pub fn underway(targets: &[(Option<String>, UnderwayCalls)], labels: &LabelSelection) -> Vec<MetricFamily> {
+    families("kitex", targets, |calls, side| project(calls, side, labels))
+}
+
+/// The same for those of gRPC.
+#[must_use]
+pub fn underway_grpc(targets: &[(Option<String>, UnderwayCalls)]) -> Vec<MetricFamily> {
+    families("grpc", targets, |calls, side| {
+        let of_side = calls.grpc.0.iter().filter(|((of, _), _)| *of == side);
+        let pairs = |kind: StreamKind, [service, method]: &[String; 2]| {
+            let names = [("grpc_service", service), ("grpc_method", method)];
+            let names = names.map(|(name, value)| (name, value.clone()));
+            [("grpc_type", type_name(kind).to_owned())].into_iter().chain(names).collect()
+        };
+        of_side.map(|((_, (kind, names)), group)| (pairs(*kind, names), *group)).collect()
+    })
+}
+
+fn families(
+    framework: &str,
+    targets: &[(Option<String>, UnderwayCalls)],
+    groups: impl Fn(&UnderwayCalls, Side) -> BTreeMap<Pairs, Group>,
+) -> Vec<MetricFamily> {
     let mut families = Vec::new();
     for side in [Side::Client, Side::Server] {
         let name = side.name();
         let mut count = FamilyBuilder::gauge(
-            &format!("kitex_{name}_in_flight"),
+            &format!("{framework}_{name}_in_flight"),
             "Calls that have started and not finished.",
         );
         let mut age = FamilyBuilder::gauge(
-            &format!("kitex_{name}_oldest_call_age_seconds"),
+            &format!("{framework}_{name}_oldest_call_age_seconds"),
             "For how long the oldest of the calls in flight has been under way; 0 where there is none.",
         );
         for (target, calls) in targets {
-            for (values, group) in project(calls, side, labels) {
+            for (values, group) in groups(calls, side) {
                 let mut pairs: Vec<(&str, &str)> = Vec::new();
                 pairs.extend(target.as_deref().map(|target| ("target", target)));
                 pairs.extend(values.iter().map(|(name, value)| (*name, value.as_str())));
@@ -108,7 +164,7 @@ fn project(calls: &UnderwayCalls, side: Side, labels: &LabelSelection) -> BTreeM
     ];
     let known = known.into_iter().filter(|(label, ..)| labels.contains(*label)).collect::<Vec<_>>();
     let mut groups: BTreeMap<Pairs, Group> = BTreeMap::new();
-    for ((_, names), group) in calls.groups.iter().filter(|((of, _), _)| *of == side) {
+    for ((_, names), group) in calls.kitex.0.iter().filter(|((of, _), _)| *of == side) {
         let pairs = known.iter().map(|(_, name, index)| (*name, names[*index].clone())).collect();
         let sum = groups.entry(pairs).or_default();
         sum.count += group.count;
@@ -168,6 +224,20 @@ mod tests {
             calls.add(Side::Client, names(&number.to_string()), 1);
         }
         assert_eq!(calls.count(), 2 * GROUPS as u64);
-        assert_eq!(calls.groups.len(), GROUPS + 1);
+        assert_eq!(calls.kitex.0.len(), GROUPS + 1);
+    }
+
+    #[test]
+    fn calls_of_grpc_are_apart() {
+        let mut calls = UnderwayCalls::default();
+        let names = || ["shop.Stock", "Watch"].map(str::to_owned);
+        calls.add_grpc(Side::Server, StreamKind::Server, names(), 3_000_000_000);
+        calls.add_grpc(Side::Server, StreamKind::Server, names(), 1);
+        assert_eq!(calls.count(), 2);
+        assert!(underway(&[(None, calls.clone())], &LabelSelection::default()).is_empty());
+        let families = underway_grpc(&[(None, calls)]);
+        let labels: Vec<_> = ["Watch", "shop.Stock", "server_stream"].map(str::to_owned).into();
+        assert_eq!(values(&families, "grpc_server_in_flight"), [(labels.clone(), 2.0)]);
+        assert_eq!(values(&families, "grpc_server_oldest_call_age_seconds"), [(labels, 3.0)]);
     }
 }

@@ -47,7 +47,9 @@ pub enum StreamKind {
 }
 
 impl StreamKind {
-    fn of(number: u8) -> Self {
+    /// By one of [`stream`].
+    #[must_use]
+    pub fn of(number: u8) -> Self {
         match number {
             1 => Self::Unary,
             2 => Self::Client,
@@ -272,7 +274,8 @@ const OTHER: &str = "other";
 const NO_ERROR: &str = "none";
 
 /// Service and method of `/package.Service/Method`; twice the whole where it is no such name.
-fn split_path(path: &str) -> (&str, &str) {
+#[must_use]
+pub fn split_path(path: &str) -> (&str, &str) {
     let names = path.strip_prefix('/').unwrap_or(path).split_once('/');
     names.unwrap_or((path, path))
 }

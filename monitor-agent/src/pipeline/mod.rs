@@ -16,7 +16,7 @@ pub use aggregate::{Aggregate, CounterValues, Outcomes};
 pub use buckets::{Buckets, BucketsError, Ladder};
 pub use budget::{Budget, BudgetError, Percent, Shedding, Step};
 pub(crate) use labels::NoExecutable;
-pub use labels::{CallType, Executable, Framework, KnownLabels, Labels, Side, StreamKind, shown};
+pub use labels::{CallType, Executable, Framework, KnownLabels, Labels, Side, StreamKind, shown, split_path};
 pub use losses::Losses;
 pub use overhead::{Look, Overhead, PerProbe, ProbeCost, ProbeKind};
 pub use snapshot::{Changes, Extras, Histogram, Published, Series, Snapshot};

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,12 +18,16 @@ import (
 //	scenarios         {"scenarios":[name…]}
 //	run SCENARIO N    makes N repetitions and waits until no call is under way: {"repeated"}; `all` for all of them
 //	load N C          makes N unary calls, C at the same time
+//	hang N            makes N unary calls and N streams that end with the next `release` only: {"hanging"}
+//	release           ends them, and waits until no call is under way: {"released"}
 //	counts            {"counts":[{side,grpc_type,grpc_service,grpc_method,grpc_code,started,handled,
 //	                  received,sent}]}
 //	quit              answers, then ends; the end of stdin does the same
 type control struct {
 	tally *tally
 	stage *stage
+	// cancel ends the calls that hang.
+	cancel context.CancelFunc
 }
 
 var errUsage = errors.New("wrong or missing arguments")
@@ -33,7 +38,7 @@ const patience = 20 * time.Second
 func newControl() (*control, error) {
 	t := newTally()
 	s, err := newStage(t)
-	return &control{t, s}, err
+	return &control{t, s, func() {}}, err
 }
 
 func (c *control) serve(in io.Reader, out io.Writer) error {
@@ -70,6 +75,10 @@ func (c *control) obey(command string, args []string) (map[string]interface{}, e
 		return c.run(args)
 	case "load":
 		return c.load(args)
+	case "hang":
+		return c.hang(args)
+	case "release":
+		return map[string]interface{}{"released": true}, c.release()
 	case "counts":
 		return map[string]interface{}{"counts": c.tally.rows()}, nil
 	case "quit":
@@ -119,6 +128,44 @@ func (c *control) load(args []string) (map[string]interface{}, error) {
 	}
 	took := time.Since(begin)
 	return map[string]interface{}{"calls": n, "seconds": took.Seconds()}, c.settle()
+}
+
+// hang makes calls whose handlers wait for their end, and waits until those have been entered.
+func (c *control) hang(args []string) (map[string]interface{}, error) {
+	if len(args) != 1 {
+		return nil, errUsage
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return nil, errUsage
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.cancel = cancel
+	for i := 0; i < n; i++ {
+		go func() { _ = call(ctx, c.stage.plain, "wait") }()
+		go func() {
+			if stream, err := open(ctx, c.stage.plain, &echo, "wait"); err == nil {
+				_ = stream.RecvMsg(new(text))
+			}
+		}()
+	}
+	// On both sides.
+	return map[string]interface{}{"hanging": 2 * n}, c.await(int64(4 * n))
+}
+
+func (c *control) release() error {
+	c.cancel()
+	return c.settle()
+}
+
+// await waits until so many calls are under way.
+func (c *control) await(n int64) error {
+	for begin := time.Now(); c.tally.underWay() != n; time.Sleep(time.Millisecond) {
+		if time.Since(begin) > patience {
+			return fmt.Errorf("%d calls are under way, not %d", c.tally.underWay(), n)
+		}
+	}
+	return nil
 }
 
 // settle waits until no call is under way, for a moment.
