@@ -20,7 +20,7 @@ use monitor_ebpf::{LABELS, LabelSet, TEXT_BYTES};
 
 use crate::{
     frameworks,
-    image::{GoVersion, Image, Kind, Source, Type, go_entry_site},
+    image::{GoVersion, Image, Kind, Source, Type, go_entry_site, native_entry_site},
     pipeline::{Executable, Framework, Labels},
     plan::{Inspection, Wanted},
     specs::{FILE_MAX, SpecError, Specs, read},
@@ -127,6 +127,10 @@ pub fn code(data: &[u8]) {
         let start = usize::try_from(site.offset).expect("an offset in the function");
         assert_eq!(code.get(start..start + site.bytes.len()), Some(&*site.bytes));
     }
+    if let Ok(site) = native_entry_site(code, u64::from_le_bytes(*entry)) {
+        let start = usize::try_from(site.offset).expect("an offset in the function");
+        assert_eq!(code.get(start..start + site.bytes.len()), Some(&*site.bytes));
+    }
 }
 
 /// A label set as the programs write it. Lookups give as many bytes as they are asked for.
@@ -186,6 +190,21 @@ pub fn plan(data: &[u8]) {
                     (&image, u64::from(u16::from_le_bytes([data[data.len() - 2], data[data.len() - 1]])));
                 let _ = (plan.labels(), plan.error_class(image, image.link_base().wrapping_add(address)));
             }
+            Err(refusal) => assert!(!refusal.to_string().is_empty()),
+        }
+    }
+    native_plan(&image);
+}
+
+/// Every function that an executable's symbols name, for a program that Go has not built.
+fn native_plan(image: &Image) {
+    const SPEC: &str = "name = \"any\"\n[native]\nname = \"any\"\nkey = \"thread\"\nallow_expensive = true\n\
+                        returns = { by = \"instructions\" }\n[[native.start]]\nfunction = \"*\"\nat_most = 64\n";
+    let specs = Specs::of(vec![read("any.toml", SPEC).expect("a good spec")]).expect("one goes with itself");
+    let Ok(inspection) = Inspection::of_specs(image, &specs) else { return };
+    for found in inspection.frameworks {
+        match found.plan {
+            Ok(plan) => assert!(plan.recipe(0, Wanted::ALL).is_ok()),
             Err(refusal) => assert!(!refusal.to_string().is_empty()),
         }
     }

@@ -54,6 +54,8 @@ pub mod mark {
     /// The string is a literal of the executable: its bytes lie in read-only data and never change, so its
     /// address and length (two `u64`) stand for them. They need not be read for every call.
     pub const LITERAL: u8 = 5;
+    /// The text was not in memory, and ends at a byte that is 0: its address (`u64`) stands for it.
+    pub const C_ADDRESS: u8 = 6;
 }
 
 /// Values of [`LabelSet::retry`] with a meaning of their own.

@@ -8,6 +8,7 @@
 
 mod call;
 mod counter;
+mod native;
 mod recipe;
 
 pub use call::{
@@ -16,6 +17,7 @@ pub use call::{
     retry_count, sampling, side, status_code, stream,
 };
 pub use counter::{COUNTERS, COUNTERS_OF_SIDE, Counter};
+pub use native::{Native, NativeText, form, moment, word};
 pub use recipe::{
     ALIASES, ANY_SITE, ARGUMENT, FINISH_SITES, GATES, KeyKind, MAX_SHAPES, MAX_WINDOWS, MESSAGE_SITES,
     Messages, NO_FIELD, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, Recorded, Register, SCRATCH_BYTES, Shape,
@@ -34,8 +36,16 @@ pub mod name {
     pub const RECEIVED: &str = "stream_received";
     /// The program that notes whose message is about to go through, where that is known before it has.
     pub const ENTERED: &str = "stream_entered";
+    /// The program at the start of an operation of native functions.
+    pub const NATIVE_START: &str = "native_start";
+    /// The one at its finish.
+    pub const NATIVE_FINISH: &str = "native_finish";
+    /// The one behind a return probe, where it finishes by that.
+    pub const NATIVE_RETURN: &str = "native_return";
     /// The program that does nothing.
     pub const NOTHING: &str = "nothing";
+    /// The same behind a return probe.
+    pub const NOTHING_RETURNED: &str = "nothing_returned";
     /// Read-only global of type [`Recipe`](crate::Recipe).
     pub const RECIPE: &str = "RECIPE";
     /// Mappable array of [`Bucket`](crate::Bucket): the in-flight table.

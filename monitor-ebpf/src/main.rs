@@ -1,5 +1,6 @@
 //! The uprobe programs: one at the function where an RPC starts, one where it finishes, three that count the messages of
-//! streams where someone asks for that, and one that does nothing, to measure what a hit costs by itself.
+//! streams where someone asks for that, three for operations of native functions, and one that does nothing, to measure
+//! what a hit costs by itself.
 //!
 //! What they read comes from the [recipe](monitor_ebpf::Recipe). Since Linux 6.0 uprobe programs can be
 //! preempted, and a program may then run on the same CPU in between: nothing here uses memory that two
@@ -18,7 +19,10 @@
 
 mod programs;
 
-use aya_ebpf::{macros::uprobe, programs::ProbeContext};
+use aya_ebpf::{
+    macros::{uprobe, uretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
 
 /// Start of an RPC.
 #[uprobe]
@@ -55,9 +59,36 @@ pub(crate) fn stream_entered(ctx: ProbeContext) -> u32 {
     0
 }
 
+/// Start of an operation of native functions.
+#[uprobe]
+pub(crate) fn native_start(ctx: ProbeContext) -> u32 {
+    programs::native::start(ctx.regs);
+    0
+}
+
+/// Finish of one, at an instruction.
+#[uprobe]
+pub(crate) fn native_finish(ctx: ProbeContext) -> u32 {
+    programs::native::finish(ctx.regs);
+    0
+}
+
+/// Finish of one, behind a return probe.
+#[uretprobe]
+pub(crate) fn native_return(ctx: RetProbeContext) -> u32 {
+    programs::native::finish(ctx.regs);
+    0
+}
+
 /// Whatever a hit of this one takes, the kernel takes for any.
 #[uprobe]
 pub(crate) fn nothing(_ctx: ProbeContext) -> u32 {
+    0
+}
+
+/// The same for a return probe.
+#[uretprobe]
+pub(crate) fn nothing_returned(_ctx: RetProbeContext) -> u32 {
     0
 }
 

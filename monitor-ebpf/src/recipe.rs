@@ -11,6 +11,8 @@
 //! Where functions get a plain pointer there is no type word: the site selects the shape, and a [`Sited`] says what
 //! goes with it.
 
+use crate::Native;
+
 /// Shapes that a recipe can hold.
 pub const MAX_SHAPES: usize = 4;
 /// Windows that a shape can have.
@@ -427,6 +429,8 @@ pub struct Recipe {
     pub literals_length: u64,
     /// The shapes.
     pub shapes: [Shape; MAX_SHAPES],
+    /// The operation, where it is one of native functions: there are no shapes then.
+    pub native: Native,
 }
 
 impl Window {
@@ -559,6 +563,7 @@ impl Recipe {
         literals: 0,
         literals_length: 0,
         shapes: [Shape::UNUSED; MAX_SHAPES],
+        native: Native::NONE,
     };
 
     /// Whether the bytes of calls are added up.
@@ -587,6 +592,6 @@ const _: () = {
     assert!(size_of::<Shape>() == 64 + MAX_WINDOWS * 16 + size_of::<Sited>());
     assert!(size_of::<Messages>() == 40);
     assert!(size_of::<Sited>() == 88 + GATES * 8 + size_of::<Messages>());
-    assert!(size_of::<Recipe>() == 88 + MAX_SHAPES * size_of::<Shape>());
+    assert!(size_of::<Recipe>() == 88 + MAX_SHAPES * size_of::<Shape>() + size_of::<Native>());
     assert!(SCRATCH_BYTES.is_multiple_of(8) && SCRATCH_BYTES < NO_SCRATCH as usize);
 };

@@ -2,6 +2,7 @@
 //! agent as a process, and the comparison of what both counted.
 //!
 //! - [`targets`] builds the Go programs under `tests/targets`; [`process`] runs one and talks to it.
+//! - [`native`] builds those that are not Go's.
 //! - [`agent`] runs the agent and scrapes it; [`scrape`] reads the text strictly.
 //! - [`http`] asks for pages, each over a connection of its own.
 //! - [`tally`] compares the agent's counters with the target's own, label set by label set; [`durations`] its
@@ -23,6 +24,7 @@ pub mod grpc;
 pub mod http;
 pub mod kernel;
 pub mod matrix;
+pub mod native;
 pub mod process;
 pub mod prometheus;
 pub mod scrape;

@@ -44,6 +44,8 @@ pub(crate) enum Need {
     Lint,
     /// Build and run the Go programs that the agent is tried on.
     Targets,
+    /// Build those of C++.
+    Native,
 }
 
 /// Sees to it that Debian's packages for these needs are there.
@@ -87,6 +89,13 @@ fn missing(need: Need) -> Vec<&'static str> {
             ("g++", "/usr/bin/g++"),
         ],
         Need::Fuzz => &[("g++", "/usr/bin/g++")],
+        Need::Native => &[
+            ("g++", "/usr/bin/g++"),
+            ("thrift-compiler", "/usr/bin/thrift"),
+            ("libthrift-dev", "/usr/include/thrift/Thrift.h"),
+            // Its headers need some of those.
+            ("libboost-dev", "/usr/include/boost/numeric/conversion/cast.hpp"),
+        ],
         Need::Lint => &[("rust-web-clippy", BPF_CLIPPY)],
         Need::Targets if go_on_path().is_some() || go_bin().exists() || has_pip() => &[],
         Need::Targets => &[("python3-pip", "")],

@@ -50,7 +50,7 @@ fn prepare() -> Result<()> {
             "the end-to-end tests load eBPF programs and need root: sudo env PATH=\"$PATH\" cargo xtask test"
         );
     }
-    setup::packages(&[Need::Targets])
+    setup::packages(&[Need::Targets, Need::Native])
 }
 
 fn build_agent(object: Option<&Path>) -> Result<()> {

@@ -415,6 +415,11 @@ impl pipeline::Executable for Names<'_> {
         }
     }
 
+    fn reads_any_number(&self) -> bool {
+        let spec = self.found.and_then(|found| found.spec.as_ref());
+        spec.is_some_and(|(_, spec)| spec.native().is_some())
+    }
+
     fn fails(&self, operation: u8, number: Option<u32>) -> bool {
         let spec = self.found.and_then(|found| found.spec.as_ref());
         let operation = spec.and_then(|(_, spec)| spec.operations.get(usize::from(operation)));

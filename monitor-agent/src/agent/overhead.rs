@@ -28,6 +28,7 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct HitCosts {
     emulated: Option<HitCost>,
     single_stepped: Option<HitCost>,
+    returned: Option<HitCost>,
 }
 
 impl HitCosts {
@@ -38,6 +39,7 @@ impl HitCosts {
         Ok(Self {
             emulated: measure(CostClass::Emulated)?,
             single_stepped: measure(CostClass::SingleStepped)?,
+            returned: measure(CostClass::Returned)?,
         })
     }
 
@@ -45,6 +47,7 @@ impl HitCosts {
         match class {
             CostClass::Emulated => self.emulated,
             CostClass::SingleStepped => self.single_stepped,
+            CostClass::Returned => self.returned,
         }
     }
 
@@ -57,7 +60,7 @@ impl HitCosts {
     }
 
     fn seconds(&self) -> Vec<(&'static str, f64)> {
-        let classes = [CostClass::Emulated, CostClass::SingleStepped].into_iter();
+        let classes = [CostClass::Emulated, CostClass::SingleStepped, CostClass::Returned].into_iter();
         classes.filter_map(|class| Some((cost_name(class), self.get(class)?.hit.as_secs_f64()))).collect()
     }
 }

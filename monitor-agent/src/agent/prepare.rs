@@ -67,7 +67,8 @@ fn executable(target: &Target, config: &RunConfig) -> Result<Executable, Failure
         (false, true) => Inspection::without_frameworks(&image),
     };
     let mut inspection = inspection.map_err(|error| Failure::of_contents(&name, &error))?;
-    if metrics.contains(Family::Go) && inspection.go_version.is_empty() {
+    // With a spec of native functions there is something else to show; the log says that there is no Go runtime.
+    if metrics.contains(Family::Go) && inspection.go_version.is_empty() && inspection.frameworks.is_empty() {
         return Err(Failure::of_image(&name, &ImageError::NotGo));
     }
     if metrics.wants_calls() {

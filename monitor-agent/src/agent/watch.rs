@@ -141,7 +141,12 @@ impl Watch {
         stats.attach = began.elapsed();
         let wanted = |family| config.metrics.contains(family);
         let process = wanted(Family::Process).then(|| ProcessReader::open(stats.pid).ok()).flatten();
-        let go = (wanted(Family::Go) || wanted(Family::Otel)).then(|| GoRuntime::open(&place, config));
+        let is_go = !place.executable.inspection.go_version.is_empty();
+        if !is_go {
+            info!("{}: Go has not built it, so there is no Go runtime to read", place.name);
+        }
+        let go =
+            (is_go && (wanted(Family::Go) || wanted(Family::Otel))).then(|| GoRuntime::open(&place, config));
         let copies = attached.iter().map(Attached::in_flight).collect();
         let in_flight = CallsInFlight::open(&place.target, &place.name, copies);
         let since = SystemTime::now();
@@ -290,12 +295,10 @@ impl Watch {
 
     /// The class of the sites of each kind of probe: where there are both, the dearer.
     pub(super) fn cost_classes(&self) -> PerProbe<Option<CostClass>> {
-        let mut classes = PerProbe::default();
+        let mut classes: PerProbe<Option<CostClass>> = PerProbe::default();
         for (role, cost) in self.attached.iter().flat_map(Attached::site_costs) {
             let class = &mut classes[probe_kind(role) as usize];
-            if *class != Some(CostClass::SingleStepped) {
-                *class = Some(cost);
-            }
+            *class = (*class).max(Some(cost));
         }
         classes
     }

@@ -37,21 +37,30 @@ impl HitCost {
     pub fn measure(class: CostClass, links: ProbeLinks) -> Result<Self, BpfError> {
         let failed = |error| BpfError::from_io(ACTION, error);
         let function = match class {
-            CostClass::Emulated => emulated,
+            CostClass::Emulated | CostClass::Returned => emulated,
             CostClass::SingleStepped => single_stepped,
         };
+        let is_return = class == CostClass::Returned;
+        // aya's links are told by the program whether a probe is a return probe.
+        let links = if is_return { ProbeLinks::Perf } else { links };
         let offset = file_offset(function).map_err(failed)?;
         let mut object = load_nothing(links)?;
         let mut memory = vec![1; DISPLACING];
+        let exe = Path::new("/proc/self/exe");
+        let mut attached = Vec::new();
+        if is_return {
+            // Its function is probed at its entry as well, and that hit has a class of its own.
+            attached.extend(object.attach(name::NOTHING, exe, process::id(), &[offset], ACTION)?);
+        }
+        let name = if is_return { name::NOTHING_RETURNED } else { name::NOTHING };
         let bare = call_time(function, &mut memory);
-        let attached =
-            object.attach(name::NOTHING, Path::new("/proc/self/exe"), process::id(), &[offset], ACTION)?;
+        attached.extend(object.attach(name, exe, process::id(), &[offset], ACTION)?);
         let hit = call_time(function, &mut memory).saturating_sub(bare);
-        let before = object.run_times(name::NOTHING);
+        let before = object.run_times(name);
         let measuring = Measuring::begin()?;
         call_time(function, &mut memory);
         drop(measuring);
-        let empty_run = object.run_times(name::NOTHING).since(before).mean();
+        let empty_run = object.run_times(name).since(before).mean();
         Link::detach_all(attached);
         empty_run
             .map(|empty_run| Self { hit, empty_run })

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use aya::{EbpfError, EbpfLoader, VerifierLogLevel, programs::ProgramError, util::nr_cpus};
-use monitor_ebpf::{COUNTERS, Recipe, WAYS, extra, name};
+use monitor_ebpf::{COUNTERS, Native, Recipe, WAYS, extra, name, word};
 
 use super::{
     BpfError, Maps, ProbeLinks, RunTimes,
@@ -54,8 +54,12 @@ fn buckets(in_flight: u32) -> u32 {
 /// Room for nested calls, however few may be in flight.
 const SPILL_MIN: u32 = 64;
 
-fn program_name(role: Role) -> &'static str {
+fn program_name(native: &Native, role: Role) -> &'static str {
+    let is_native = *native != Native::NONE;
     match role {
+        Role::Start if is_native => name::NATIVE_START,
+        Role::Finish if is_native && native.finish_key == word::LEFT_STACK => name::NATIVE_RETURN,
+        Role::Finish if is_native => name::NATIVE_FINISH,
         Role::Start => name::START,
         Role::Finish => name::FINISH,
         Role::Sent => name::SENT,
@@ -64,7 +68,7 @@ fn program_name(role: Role) -> &'static str {
     }
 }
 
-/// Loads the program that does nothing, with the smallest maps: it uses none of them.
+/// Loads the programs that do nothing, with the smallest maps: it uses none of them.
 pub(super) fn load_nothing(links: ProbeLinks) -> Result<Object, BpfError> {
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(name::RECORDS, SMALLEST_RING);
@@ -72,7 +76,7 @@ pub(super) fn load_nothing(links: ProbeLinks) -> Result<Object, BpfError> {
     {
         loader.map_max_entries(map, 1);
     }
-    let object = Object::load(&mut loader, &[name::NOTHING], links);
+    let object = Object::load(&mut loader, &[name::NOTHING, name::NOTHING_RETURNED], links);
     object.map_err(|error| BpfError::from_ebpf("load an empty eBPF program", error))
 }
 
@@ -86,6 +90,7 @@ pub struct Programs {
     object: Object,
     links: Vec<(Role, Link)>,
     sizes: Sizes,
+    native: Native,
 }
 
 impl Programs {
@@ -122,14 +127,20 @@ impl Programs {
             other => other,
         };
         let object = object.map_err(|error| BpfError::from_ebpf("load the eBPF programs", error))?;
-        Ok(Self { object, links: Vec::new(), sizes })
+        Ok(Self { object, links: Vec::new(), sizes, native: recipe.native })
     }
 
     /// Puts the program of a role at these offsets of the executable `exe`, for process `pid` only.
     ///
     /// Finish sites must be attached before start sites, so that no start is seen whose finish is not.
     pub fn attach(&mut self, role: Role, exe: &Path, pid: u32, file_offsets: &[u64]) -> Result<(), BpfError> {
-        let links = self.object.attach(program_name(role), exe, pid, file_offsets, "attach a uprobe")?;
+        let links = self.object.attach(
+            program_name(&self.native, role),
+            exe,
+            pid,
+            file_offsets,
+            "attach a uprobe",
+        )?;
         self.links.extend(links.into_iter().map(|link| (role, link)));
         Ok(())
     }
@@ -159,7 +170,7 @@ impl Programs {
     /// loaded.
     #[must_use]
     pub fn run_times(&self, role: Role) -> RunTimes {
-        self.object.run_times(program_name(role))
+        self.object.run_times(program_name(&self.native, role))
     }
 
     /// Takes the probes away: start sites first, then all others at once.
@@ -193,7 +204,9 @@ fn load_with(
 ) -> Result<Object, EbpfError> {
     let labels = sizes.label_capacity.saturating_mul(sizes.cpus);
     let extras = if sizes.has_extras { labels.saturating_mul(extra::COUNT) } else { 1 };
-    let programs: Vec<_> = roles.iter().copied().map(program_name).collect();
+    let programs: Vec<_> = roles.iter().map(|role| program_name(&recipe.native, *role)).collect();
+    // aya's links are told by the program whether a probe is a return probe.
+    let links = if recipe.native.finish_key == word::LEFT_STACK { ProbeLinks::Perf } else { links };
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(verifier_log)

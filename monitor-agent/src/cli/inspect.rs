@@ -211,8 +211,8 @@ fn report<'a>(subject: &'a Subject, inspection: &'a Inspection) -> Report<'a> {
         pid: subject.target.as_ref().map(Target::pid),
         exe: Some(&subject.exe),
         build_id: inspection.build_id.as_deref(),
-        go_version: Some(&inspection.go_version),
-        go_runtime: Some(runtime_report(&subject.image)),
+        go_version: Some(inspection.go_version.as_str()).filter(|version| !version.is_empty()),
+        go_runtime: (!inspection.go_version.is_empty()).then(|| runtime_report(&subject.image)),
         frameworks,
         reasons,
         kernel: subject

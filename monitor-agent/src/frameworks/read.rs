@@ -507,8 +507,8 @@ fn equals(written: &WrittenQuestion, root: &str) -> Result<(Alternatives, u32), 
 }
 
 fn equal(written: &Spanned<String>) -> Result<u32, Wrong> {
-    match comparison(written)? {
-        Comparison::Equal(number) => Ok(number),
+    match comparison(written, 0..=u32::MAX.into())? {
+        Comparison::Equal(number) => Ok(u32::try_from(number).unwrap_or(u32::MAX)),
         _ => wrong(written, "only == can be asked here"),
     }
 }

@@ -22,13 +22,15 @@ const MAX_PROLOGUE: usize = 16;
 /// Functions have a few.
 const MAX_RETURNS: usize = 32;
 /// Decoding this much takes a few milliseconds.
-const MAX_CODE: usize = 256 << 10;
+pub(super) const MAX_CODE: usize = 256 << 10;
 
-/// What a probe on an instruction costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a probe costs, the dearer the later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CostClass {
     /// The kernel emulates the instruction: about half a microsecond for each hit.
     Emulated,
+    /// The kernel puts an address of its own in place of the return address, and emulates the jump to the right one.
+    Returned,
     /// The kernel single-steps the instruction: several microseconds, ten and more in a virtual machine.
     SingleStepped,
 }
@@ -38,6 +40,7 @@ impl fmt::Display for CostClass {
         f.write_str(match self {
             Self::Emulated => "emulated",
             Self::SingleStepped => "single-stepped",
+            Self::Returned => "return-probe",
         })
     }
 }
@@ -127,7 +130,7 @@ pub fn go_entry_site(code: &[u8], entry: u64) -> Result<SiteChoice, CodeError> {
     let body = Body::decode(code, entry)?;
     let prologue = Prologue::read(&body);
     let (index, kind, why) = prologue.choose(&body)?;
-    body.check_once(index, &prologue)?;
+    body.check_once(index, &prologue.ways_back)?;
     body.describe(index, kind, why, code)
 }
 
@@ -137,9 +140,9 @@ pub fn first_instruction(code: &[u8], entry: u64) -> Result<SiteChoice, CodeErro
     Body::decode(code, entry)?.describe(0, SiteKind::Entry, "the first instruction, whatever it is", code)
 }
 
-/// The sites at which a Go function returns. At each the results are in the registers of Go's calling convention, and R14
-/// has the goroutine. A panic leaves the function without one.
-pub fn go_return_sites(code: &[u8], entry: u64) -> Result<Vec<SiteChoice>, CodeError> {
+/// The sites at which a function returns. At each the results are in the registers of its calling convention; in a Go
+/// function R14 has the goroutine. A panic or an exception leaves the function without one.
+pub fn return_sites(code: &[u8], entry: u64) -> Result<Vec<SiteChoice>, CodeError> {
     let body = Body::decode(code, entry)?;
     let end = entry.saturating_add(code.len() as u64);
     let mut sites = Vec::new();
@@ -163,13 +166,13 @@ pub fn go_return_sites(code: &[u8], entry: u64) -> Result<Vec<SiteChoice>, CodeE
 }
 
 /// The instructions of a function.
-struct Body {
+pub(super) struct Body {
     entry: u64,
-    instructions: Vec<Instruction>,
+    pub(super) instructions: Vec<Instruction>,
 }
 
 impl Body {
-    fn decode(code: &[u8], entry: u64) -> Result<Self, CodeError> {
+    pub(super) fn decode(code: &[u8], entry: u64) -> Result<Self, CodeError> {
         if code.is_empty() {
             return Err(CodeError::Empty);
         }
@@ -207,15 +210,15 @@ impl Body {
     }
 
     /// Proves that one call hits the site once: nothing jumps to it, or to something before it from which
-    /// it is reached again, but the stack check's own way back to the entry.
-    fn check_once(&self, index: usize, prologue: &Prologue) -> Result<(), CodeError> {
+    /// it is reached again, but the `expected` jumps, which are the stack check's own way back to the entry.
+    pub(super) fn check_once(&self, index: usize, expected: &[usize]) -> Result<(), CodeError> {
         let site = self.instructions.get(index).map_or(0, |i| self.offset(i));
         for (i, instruction) in self.instructions.iter().enumerate() {
             if !jumps_near(instruction) {
                 continue;
             }
             let to = instruction.near_branch_target().wrapping_sub(self.entry);
-            let way_back = to == 0 && prologue.ways_back.contains(&i);
+            let way_back = to == 0 && expected.contains(&i);
             let recursion = to == 0 && instruction.flow_control() == FlowControl::Call;
             if to <= site && !way_back && !recursion {
                 return Err(CodeError::Reentered { site, from: self.offset(instruction), to });
@@ -224,7 +227,7 @@ impl Body {
         Ok(())
     }
 
-    fn describe(
+    pub(super) fn describe(
         &self,
         index: usize,
         kind: SiteKind,
@@ -344,7 +347,7 @@ fn jumps_near(i: &Instruction) -> bool {
 /// What the kernel does with an instruction under a probe: `branch_setup_xol_ops` and
 /// `push_setup_xol_ops` in arch/x86/kernel/uprobes.c @ v5.15. (Later kernels emulate more; none of it
 /// stands where it would be chosen.)
-fn cost(i: &Instruction) -> CostClass {
+pub(super) fn cost(i: &Instruction) -> CostClass {
     let emulated = match i.code() {
         Code::Push_r64
         | Code::Nopd
@@ -529,7 +532,7 @@ mod tests {
     fn every_return_is_a_site() {
         // test eax, eax; je +1; ret; ret; int3
         let code = [0x85, 0xc0, 0x74, 0x01, 0xc3, 0xc3, 0xcc];
-        let sites = go_return_sites(&code, 0x1000).expect("sites");
+        let sites = return_sites(&code, 0x1000).expect("sites");
         let found: Vec<_> =
             sites.iter().map(|site| (site.offset, site.cost, site.instruction.as_str())).collect();
         assert_eq!(found, [(4, CostClass::SingleStepped, "ret"), (5, CostClass::SingleStepped, "ret")]);
@@ -537,13 +540,13 @@ mod tests {
 
     #[test]
     fn a_function_that_does_not_return_itself_has_no_returns() {
-        let error = |code: &[u8]| go_return_sites(code, 0x1000).expect_err("no sites");
+        let error = |code: &[u8]| return_sites(code, 0x1000).expect_err("no sites");
         assert_eq!(error(&[0x90, 0x90]), CodeError::NoReturn);
         assert_eq!(error(&[0x85, 0xc0, 0xeb, 0x7f, 0xc3]), CodeError::LeftByJump { from: 2 });
         assert_eq!(error(&[0x74, 0x7f, 0xc3]), CodeError::LeftByJump { from: 0 });
         assert_eq!(error(&[0xc3; MAX_RETURNS + 1]), CodeError::TooManyReturns);
         // A jump inside the function.
-        assert!(go_return_sites(&[0xeb, 0x00, 0xc3], 0x1000).is_ok());
+        assert!(return_sites(&[0xeb, 0x00, 0xc3], 0x1000).is_ok());
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod dwarf;
 mod elf;
 mod error;
 mod go;
+mod native;
 mod places;
 mod source;
 mod symbols;
@@ -30,15 +31,14 @@ mod types;
 mod version;
 
 pub use buildinfo::{BuildInfo, Module};
-pub use code::{
-    CodeError, CostClass, SiteChoice, SiteKind, first_instruction, go_entry_site, go_return_sites,
-};
+pub use code::{CodeError, CostClass, SiteChoice, SiteKind, first_instruction, go_entry_site, return_sites};
 pub use dwarf::StructLayout;
 #[cfg(test)]
 pub(crate) use dwarf::tests::files as files_with_dwarf;
 pub use elf::{Image, Segment};
 pub use error::ImageError;
 pub use go::{Function, GoImage, Itab};
+pub use native::{NativeFunction, native_entry_site};
 pub use places::RuntimePlaces;
 #[cfg(test)]
 pub(crate) use places::tests::good_file as file_with_variables;

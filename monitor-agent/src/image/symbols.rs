@@ -13,6 +13,10 @@ const WHAT: &str = "symbol table";
 /// Programs of 100 MB have half a million.
 const MAX_SYMBOLS: u64 = 1 << 22;
 const MAX_NAMES: u64 = 64 << 20;
+/// All names together: programs of 100 MB have 50 MB. Those of several symbols may be at one place.
+const MAX_TEXT: usize = 256 << 20;
+/// Longer names are not looked for.
+const NAME_MAX: usize = 4096;
 /// Symbols are read in pieces of this many.
 const PIECE: u64 = 1 << 14;
 const SYMBOL: u64 = size_of::<elf::Sym64<LE>>() as u64;
@@ -22,15 +26,54 @@ impl Image {
     /// has none. Where a name is there twice, its first place is given.
     pub fn symbols(&self, names: &[&'static str]) -> Result<HashMap<&'static str, u64>, ImageError> {
         let mut found = HashMap::new();
+        let Some(table) = self.symbol_table(elf::SHT_SYMTAB)? else { return Ok(found) };
+        let text = table.text(self)?;
+        table.visit(self, &mut |symbol| {
+            if let Some(name) = named(symbol, &text, names) {
+                found.entry(name).or_insert(symbol.st_value.get(LE));
+            }
+            found.len() < names.len()
+        })?;
+        Ok(found)
+    }
+
+    /// Visits the functions of both symbol tables that have an address and a size: name, address, size. False if there is
+    /// no table.
+    pub(super) fn visit_functions(&self, visit: &mut dyn FnMut(&str, u64, u64)) -> Result<bool, ImageError> {
+        let mut left = MAX_TEXT;
+        let mut has_table = false;
+        for kind in [elf::SHT_SYMTAB, elf::SHT_DYNSYM] {
+            let Some(table) = self.symbol_table(kind)? else { continue };
+            has_table = true;
+            let text = table.text(self)?;
+            table.visit(self, &mut |symbol| {
+                let (address, size) = (symbol.st_value.get(LE), symbol.st_size.get(LE));
+                if symbol.st_type() != elf::STT_FUNC || address == 0 || size == 0 {
+                    return true;
+                }
+                let Some(name) = name(symbol, &text) else { return true };
+                visit(name, address, size);
+                left = left.saturating_sub(name.len());
+                left > 0
+            })?;
+            if left == 0 {
+                return Err(ImageError::malformed("its symbols have longer names than any program's"));
+            }
+        }
+        Ok(has_table)
+    }
+
+    /// The table of symbols of a kind: the file's own, or that for the dynamic linker.
+    fn symbol_table(&self, kind: elf::SectionType) -> Result<Option<Table>, ImageError> {
         let source = self.source();
         let header = file_header(source)?;
         let (offset, count) = (header.e_shoff.get(LE), usize::from(header.e_shnum.get(LE)));
         if offset == 0 || count == 0 {
-            return Ok(found);
+            return Ok(None);
         }
         let sections: Vec<elf::SectionHeader64<LE>> = read_table(source, offset, count, "section headers")?;
-        let Some(table) = sections.iter().find(|s| s.sh_type.get(LE) == elf::SHT_SYMTAB) else {
-            return Ok(found);
+        let Some(table) = sections.iter().find(|section| section.sh_type.get(LE) == kind) else {
+            return Ok(None);
         };
         let strings = usize::try_from(table.sh_link.get(LE)).ok().and_then(|index| sections.get(index));
         let strings = strings.ok_or_else(|| ImageError::malformed("its symbol table has no names"))?;
@@ -38,23 +81,50 @@ impl Image {
         if text_size > MAX_NAMES || symbols > MAX_SYMBOLS {
             return Err(ImageError::malformed("its symbol table is too large"));
         }
-        let text_size = usize::try_from(text_size).unwrap_or(0);
-        let text = read_bytes(source, strings.sh_offset.get(LE), text_size, WHAT)?;
+        let text = (strings.sh_offset.get(LE), usize::try_from(text_size).unwrap_or(0));
+        Ok(Some(Table { offset: table.sh_offset.get(LE), symbols, text }))
+    }
+}
+
+/// A table of symbols.
+struct Table {
+    /// Where it is in the file, and how many symbols it has.
+    offset: u64,
+    symbols: u64,
+    /// Where its names are, and how many bytes.
+    text: (u64, usize),
+}
+
+impl Table {
+    /// The names of all its symbols.
+    fn text(&self, image: &Image) -> Result<Vec<u8>, ImageError> {
+        read_bytes(image.source(), self.text.0, self.text.1, WHAT)
+    }
+
+    /// Visits its symbols until `visit` says that this is enough.
+    fn visit(&self, image: &Image, visit: &mut dyn FnMut(&elf::Sym64<LE>) -> bool) -> Result<(), ImageError> {
         let mut first = 0;
-        while first < symbols && found.len() < names.len() {
-            let piece = PIECE.min(symbols - first);
-            let at = table.sh_offset.get(LE).saturating_add(first * SYMBOL);
-            let data = read_bytes(source, at, usize::try_from(piece * SYMBOL).unwrap_or(0), WHAT)?;
-            let piece_of: &[elf::Sym64<LE>] = slice_from_all_bytes(&data).unwrap_or_default();
-            for symbol in piece_of {
-                if let Some(name) = named(symbol, &text, names) {
-                    found.entry(name).or_insert(symbol.st_value.get(LE));
-                }
+        while first < self.symbols {
+            let piece = PIECE.min(self.symbols - first);
+            let at = self.offset.saturating_add(first * SYMBOL);
+            let data = read_bytes(image.source(), at, usize::try_from(piece * SYMBOL).unwrap_or(0), WHAT)?;
+            let symbols: &[elf::Sym64<LE>] = slice_from_all_bytes(&data).unwrap_or_default();
+            if !symbols.iter().all(&mut *visit) {
+                break;
             }
             first += piece;
         }
-        Ok(found)
+        Ok(())
     }
+}
+
+/// A symbol's name, if it is one that a compiler gives.
+fn name<'a>(symbol: &elf::Sym64<LE>, text: &'a [u8]) -> Option<&'a str> {
+    let start = usize::try_from(symbol.st_name.get(LE)).ok()?;
+    let rest = text.get(start..)?;
+    let rest = rest.get(..NAME_MAX).unwrap_or(rest);
+    let end = rest.iter().position(|byte| *byte == 0)?;
+    std::str::from_utf8(rest.get(..end)?).ok().filter(|name| !name.is_empty())
 }
 
 /// Which of the names is a symbol's.

@@ -97,7 +97,9 @@ fn values<'a>(operation: &'a Operation, labels: &'a Labels) -> Vec<Cow<'a, str>>
     let value = |source: &'a Source| -> Cow<'a, str> {
         match source {
             Source::Name(_) => names.next().map_or(Cow::Borrowed(""), |name| Cow::Borrowed(name.as_str())),
-            Source::Number { zero, .. } => number(labels.code, zero.as_deref()),
+            Source::Number { zero, .. } => {
+                number(labels.code.map(|code| operation.number(code)), zero.as_deref())
+            }
             Source::Text(text) => Cow::Borrowed(text.as_str()),
             Source::Outcome([succeeded, failed]) => {
                 Cow::Borrowed(if labels.failed { failed.as_str() } else { succeeded.as_str() })
@@ -107,7 +109,7 @@ fn values<'a>(operation: &'a Operation, labels: &'a Labels) -> Vec<Cow<'a, str>>
     operation.labels.iter().map(value).collect()
 }
 
-fn number(number: Option<u32>, zero: Option<&str>) -> Cow<'_, str> {
+fn number(number: Option<i64>, zero: Option<&str>) -> Cow<'_, str> {
     match (number, zero) {
         (Some(0), Some(zero)) => Cow::Borrowed(zero),
         (Some(number), _) => Cow::Owned(number.to_string()),

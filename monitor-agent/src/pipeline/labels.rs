@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use monitor_ebpf::{
-    LabelSet, call_type, error_class, label, mark, protocol, retry_count, side, status_code, stream,
+    LabelSet, TEXT_BYTES, call_type, error_class, label, mark, protocol, retry_count, side, status_code,
+    stream,
 };
 
 use crate::frameworks;
@@ -98,6 +99,11 @@ pub trait Executable {
     /// can't have changed since the file was mapped.
     fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>>;
 
+    /// Whether any number of an operation of a spec may be what was read. Else one with all bits set was not read.
+    fn reads_any_number(&self) -> bool {
+        false
+    }
+
     /// Whether an operation of a spec has failed that ended with this number.
     fn fails(&self, operation: u8, number: Option<u32>) -> bool {
         let _ = (operation, number);
@@ -179,7 +185,8 @@ impl Labels {
     /// Of an operation of a spec: the names in their order, and a number.
     fn decode_operation(spec: u8, set: &LabelSet, executable: &dyn Executable) -> Self {
         let operation = set.stream.saturating_sub(stream::FIRST_OPERATION);
-        let code = Some(set.error).filter(|code| *code != status_code::UNREADABLE);
+        let is_read = |code: &u32| *code != status_code::UNREADABLE || executable.reads_any_number();
+        let code = Some(set.error).filter(is_read);
         let failed = set.failed != 0 || executable.fails(operation, code);
         Self {
             framework: Framework::Spec { spec, operation },
@@ -300,6 +307,7 @@ fn text(room: &[u8], set: &LabelSet, index: usize, executable: &dyn Executable) 
         Some(mark::ADDRESS | mark::LITERAL) => {
             looked_up(text, room.len(), executable).unwrap_or_else(|| UNREADABLE.to_owned())
         }
+        Some(mark::C_ADDRESS) => looked_up_c(text, executable).unwrap_or_else(|| UNREADABLE.to_owned()),
         _ => UNREADABLE.to_owned(),
     }
 }
@@ -312,6 +320,14 @@ fn looked_up(text: &[u8], room: usize, executable: &dyn Executable) -> Option<St
     let kept = usize::try_from(length.min(LOOKUP_MAX)).ok()?.min(room);
     let bytes = executable.constant(address, kept)?;
     Some(shown(bytes.get(..kept)?, cut))
+}
+
+/// A text that ends at a byte that is 0, by its address.
+fn looked_up_c(text: &[u8], executable: &dyn Executable) -> Option<String> {
+    let address = u64::from_ne_bytes(*text.first_chunk()?);
+    let bytes = executable.constant(address, TEXT_BYTES + 1)?;
+    let end = bytes.iter().position(|byte| *byte == 0);
+    Some(shown(bytes.get(..end.unwrap_or(TEXT_BYTES))?, end.is_none()))
 }
 
 /// A name's bytes as a label value: never empty, always UTF-8, marked when it was cut.

@@ -297,7 +297,7 @@ impl Described {
             (_, Policy::Nested) => KeyKind::GoroutineUnlessStreaming,
             // A pointer may be nil, which no key of an object is.
             (Key::Number | Key::Pointer, _) => KeyKind::Number,
-            (Key::Goroutine, _) => KeyKind::Object,
+            (Key::Goroutine | Key::Thread | Key::Int, _) => KeyKind::Object,
         };
         let windows = windows.program(bias)?;
         Ok(Shape { side: operation.side.code(), key: key as u8, labels, windows, sited, ..Shape::UNUSED })

@@ -9,6 +9,7 @@ mod described;
 mod errors;
 mod layout;
 mod messages;
+mod native;
 mod protocols;
 mod reach;
 mod recipe;
@@ -34,6 +35,7 @@ use copies::{FrameworkCopy, SitedCopy};
 use described::Described;
 use errors::ErrorPlan;
 use messages::ErrorPlaces;
+use native::NativePlan;
 use protocols::ProtocolNames;
 use recipe::argument;
 use resolve::Resolver;
@@ -43,7 +45,7 @@ use sited::SitedCall;
 use crate::{
     frameworks::{Family, Framework, SitedFramework, known},
     image::{BuildInfo, GoImage, Image, ImageError},
-    specs::{Spec, Specs},
+    specs::{Native, Spec, Specs},
 };
 
 /// A number of a plan, and where it was found.
@@ -77,6 +79,8 @@ pub struct Plan {
     calls: Vec<SitedCall>,
     /// What a spec describes, where that is what the plan is for.
     operations: Vec<Described>,
+    /// The same, of native functions.
+    native: Option<NativePlan>,
     label_names: Vec<String>,
     object: (Register, Register),
     error: (Register, Register),
@@ -112,7 +116,7 @@ pub struct Found {
 pub struct Inspection {
     /// Build id of the file, if it has one.
     pub build_id: Option<String>,
-    /// The Go release it was built with.
+    /// The Go release it was built with; empty for a program that Go has not built.
     pub go_version: String,
     /// Frameworks found in it; a framework that is there in several copies several times.
     pub frameworks: Vec<Found>,
@@ -121,29 +125,30 @@ pub struct Inspection {
 impl Inspection {
     /// Looks for every framework in an executable and plans those that are there, and all specs.
     pub fn of(image: &Image, specs: &Specs) -> Result<Self, ImageError> {
-        let info = image.build_info()?;
-        let go = image.go()?;
-        check_calling_convention(&info)?;
+        let program = GoProgram::open(image, specs)?;
         let mut frameworks = Vec::new();
-        for framework in &known().by_type {
-            frameworks.extend(find(framework, &info, image, &go)?);
+        if let Some(GoProgram { info, go }) = &program {
+            for framework in &known().by_type {
+                frameworks.extend(find(framework, info, image, go)?);
+            }
+            for framework in &known().sited {
+                frameworks.extend(find_sited(framework, info, image, go)?);
+            }
         }
-        for framework in &known().sited {
-            frameworks.extend(find_sited(framework, &info, image, &go)?);
-        }
-        frameworks.extend(find_described(specs, &info, image, &go));
-        let build_id = image.build_id().map(str::to_owned);
-        Ok(Self { build_id, go_version: info.go_version.clone(), frameworks })
+        frameworks.extend(find_described(specs, image, program.as_ref()));
+        Ok(Self::of_program(image, program, frameworks))
     }
 
     /// The same with specs alone.
     pub fn of_specs(image: &Image, specs: &Specs) -> Result<Self, ImageError> {
-        let info = image.build_info()?;
-        let go = image.go()?;
-        check_calling_convention(&info)?;
-        let frameworks = find_described(specs, &info, image, &go);
-        let build_id = image.build_id().map(str::to_owned);
-        Ok(Self { build_id, go_version: info.go_version, frameworks })
+        let program = GoProgram::open(image, specs)?;
+        let frameworks = find_described(specs, image, program.as_ref());
+        Ok(Self::of_program(image, program, frameworks))
+    }
+
+    fn of_program(image: &Image, program: Option<GoProgram<'_>>, frameworks: Vec<Found>) -> Self {
+        let go_version = program.map_or_else(String::new, |program| program.info.go_version);
+        Self { build_id: image.build_id().map(str::to_owned), go_version, frameworks }
     }
 
     /// What there is to say about an executable whose calls nobody wants. The Go release is empty for a program that
@@ -170,6 +175,25 @@ impl Inspection {
     /// The plans there are, with the name and version of their framework.
     pub fn plans(&self) -> impl Iterator<Item = (&Found, &Plan)> {
         self.frameworks.iter().filter_map(|found| Some((found, found.plan.as_ref().ok()?)))
+    }
+}
+
+/// What a Go program says of itself.
+struct GoProgram<'a> {
+    info: BuildInfo,
+    go: GoImage<'a>,
+}
+
+impl<'a> GoProgram<'a> {
+    /// Reads it. `None` for a program that Go has not built, if a spec is about such.
+    fn open(image: &'a Image, specs: &Specs) -> Result<Option<Self>, ImageError> {
+        let info = match image.build_info() {
+            Err(ImageError::NotGo) if specs.has_native() => return Ok(None),
+            info => info?,
+        };
+        let go = image.go()?;
+        check_calling_convention(&info)?;
+        Ok(Some(Self { info, go }))
     }
 }
 
@@ -223,18 +247,24 @@ fn find_sited(
 }
 
 /// Each spec, planned or refused. Two that watch the same function don't go together, however they name it.
-fn find_described(specs: &Specs, info: &BuildInfo, image: &Image, go: &GoImage<'_>) -> Vec<Found> {
+fn find_described(specs: &Specs, image: &Image, program: Option<&GoProgram<'_>>) -> Vec<Found> {
     let mut all: Vec<Found> = Vec::new();
     for (number, spec) in specs.iter() {
-        let mut plan = Plan::make_described(spec, image, go);
+        let mut plan = match (spec.native(), program) {
+            (Some(native), None) => Plan::make_native(spec, native, image),
+            (Some(_), Some(_)) => Err(Refusal::NativeInGo),
+            (None, Some(GoProgram { go, .. })) => Plan::make_described(spec, image, go),
+            (None, None) => Err(ImageError::NotGo.into()),
+        };
         if let Ok(made) = &plan
             && let Some(refusal) = all.iter().find_map(|found| claimed(found, made))
         {
             plan = Err(refusal);
         }
-        let version = match spec.module.as_str() {
-            "std" => info.go_version.clone(),
-            path => copies::version(info, path),
+        let version = match (program, spec.module.as_str()) {
+            (None, _) => String::new(),
+            (Some(GoProgram { info, .. }), "std") => info.go_version.clone(),
+            (Some(GoProgram { info, .. }), path) => copies::version(info, path),
         };
         let (name, module) = (spec.name.clone(), spec.module.clone());
         let spec = Some((number, Arc::clone(spec)));
@@ -350,6 +380,13 @@ impl Plan {
         Self { operations, label_names, ..Self::of_sites(sites, notes, resolver, image)? }.fitting()
     }
 
+    /// The same for one of native functions.
+    fn make_native(spec: &Spec, native: &Native, image: &Image) -> Result<Self, Refusal> {
+        let native::Found { operation, sites, notes } = native::find(spec, native, image)?;
+        let label_names = spec.labels.clone();
+        Self { native: Some(operation), label_names, ..Self::without_offsets(sites, notes, image) }.fitting()
+    }
+
     /// A plan of what has been found, which the DWARF must not contradict. What lies where at the sites is for the caller
     /// to add.
     fn of_sites(
@@ -360,14 +397,20 @@ impl Plan {
     ) -> Result<Self, Refusal> {
         let (mut offsets, claims) = resolver.into_findings();
         notes.extend(witness::check(image, &claims, &mut offsets)?);
-        Ok(Self {
+        Ok(Self { offsets, ..Self::without_offsets(sites, notes, image) })
+    }
+
+    /// A plan for which no offset is needed.
+    fn without_offsets(sites: Vec<Site>, notes: Vec<String>, image: &Image) -> Self {
+        Self {
             sites,
             message_sites: Vec::new(),
             shapes: Vec::new(),
-            offsets,
+            offsets: Vec::new(),
             notes,
             calls: Vec::new(),
             operations: Vec::new(),
+            native: None,
             label_names: Vec::new(),
             object: (Register::Rax, Register::Rax),
             error: (Register::Rax, Register::Rax),
@@ -377,7 +420,7 @@ impl Plan {
             protocols: None,
             image: addresses(image),
             literals: literals(image),
-        })
+        }
     }
 
     /// Refuses what does not fit the programs, before anything is attached.
@@ -389,7 +432,7 @@ impl Plan {
     /// Whether the function that a call enters tells what it is.
     #[must_use]
     pub fn is_sited(&self) -> bool {
-        !self.calls.is_empty() || !self.operations.is_empty()
+        !self.calls.is_empty() || !self.operations.is_empty() || self.native.is_some()
     }
 
     fn with_note_if_all_is_too_much(mut self) -> Result<Self, Refusal> {

@@ -2,7 +2,7 @@
 
 use monitor_ebpf::{Recipe, Register, Shape, TagMap, by_site, event};
 
-use super::{Plan, Refusal, Role, ShapePlan, Site};
+use super::{Plan, Refusal, Role, ShapePlan, Site, native::NativePlan};
 
 /// What the programs are asked for beside the calls and their names. Each costs the target some reads per call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,6 +127,11 @@ impl Plan {
             recipe.shape_count += 1;
             recipe.by_site = by_site::NAMES;
             // Those who read events read of calls.
+            recipe.events = 0;
+        }
+        if let Some(NativePlan(program)) = self.native {
+            recipe.native = program;
+            recipe.by_site = by_site::NAMES;
             recipe.events = 0;
         }
         Ok(recipe)

@@ -74,6 +74,22 @@ pub enum Refusal {
     /// Two specs watch the same function.
     #[error("function {0} is watched for spec {1} already")]
     Claimed(String, String),
+    /// A spec of native functions, and a Go program.
+    #[error(
+        "it is a Go program, whose functions have another calling convention and whose stacks move: describe them with          [[operation]]"
+    )]
+    NativeInGo,
+    /// Nothing says where native functions are.
+    #[error("the executable has no symbols, so where its functions are can't be known: it was stripped")]
+    NoSymbols,
+    /// A native function is not in the symbol table.
+    #[error("function {0} is not among the symbols of the executable, or has no size there")]
+    SymbolMissing(String),
+    /// A function that gets no C++ string as its name has it.
+    #[error(
+        "the mangled name of {0} has no std::string of the C++11 ABI among its arguments, so how its strings lie can't be          proven"
+    )]
+    NoCxxString(String),
     /// A type that must be there is not.
     #[error("type {0} can't be found in the executable's type metadata")]
     TypeMissing(String),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Refusal;
 use crate::image::{
     CodeError, CostClass, Function, GoImage, Image, SiteChoice, SiteKind, first_instruction, go_entry_site,
-    go_return_sites,
+    return_sites,
 };
 
 /// What a hit of a site means.
@@ -103,6 +103,7 @@ pub fn cost_name(cost: CostClass) -> &'static str {
     match cost {
         CostClass::Emulated => "emulated",
         CostClass::SingleStepped => "single-stepped",
+        CostClass::Returned => "return-probe",
     }
 }
 
@@ -132,8 +133,8 @@ pub(super) fn find_site_of(
     go: &GoImage<'_>,
 ) -> Result<Site, Refusal> {
     let code = go.code(function)?;
-    let choice = go_entry_site(&code, function.entry).map_err(|error| no_site(function, &error))?;
-    site(role, function, &code.into(), choice, image)
+    let choice = go_entry_site(&code, function.entry).map_err(|error| no_site(&function.name, &error))?;
+    site(role, (&function.name, function.entry), &code.into(), choice, image)
 }
 
 /// The sites at which a function returns.
@@ -144,34 +145,36 @@ pub(super) fn return_sites_of(
     go: &GoImage<'_>,
 ) -> Result<Vec<Site>, Refusal> {
     let code = go.code(function)?;
-    let choices = go_return_sites(&code, function.entry).map_err(|error| no_site(function, &error))?;
+    let choices = return_sites(&code, function.entry).map_err(|error| no_site(&function.name, &error))?;
     let code = code.into();
-    choices.into_iter().map(|choice| site(role, function, &code, choice, image)).collect()
+    let site = |choice| site(role, (&function.name, function.entry), &code, choice, image);
+    choices.into_iter().map(site).collect()
 }
 
-fn no_site(function: &Function, error: &CodeError) -> Refusal {
-    Refusal::NoSite { symbol: function.name.clone(), why: error.to_string() }
+pub(super) fn no_site(symbol: &str, error: &CodeError) -> Refusal {
+    Refusal::NoSite { symbol: symbol.to_owned(), why: error.to_string() }
 }
 
-fn site(
+/// The site that was chosen in a function, which has a name and an address.
+pub(super) fn site(
     role: Role,
-    function: &Function,
+    (symbol, entry): (&str, u64),
     code: &Arc<[u8]>,
     choice: SiteChoice,
     image: &Image,
 ) -> Result<Site, Refusal> {
-    let address = function.entry.wrapping_add(choice.offset);
+    let address = entry.wrapping_add(choice.offset);
     let file_offset = image.file_offset(address).ok_or_else(|| Refusal::NoSite {
-        symbol: function.name.clone(),
+        symbol: symbol.to_owned(),
         why: "its code is in no segment".into(),
     })?;
     Ok(Site {
         role,
-        symbol: function.name.clone(),
+        symbol: symbol.to_owned(),
         address,
         file_offset,
         instruction: choice.instruction,
-        entry: function.entry,
+        entry,
         code: Arc::clone(code),
         cost: choice.cost,
         kind: choice.kind,

@@ -7,6 +7,7 @@
 mod glob;
 mod known;
 pub(crate) mod names;
+mod native;
 pub(crate) mod read;
 
 use std::{
@@ -21,6 +22,7 @@ use thiserror::Error;
 
 pub use known::KNOWN;
 pub use names::steps_of;
+pub use native::{Native, NativeEntry, NativeFinish, Text, Width};
 pub use read::read;
 
 use crate::frameworks::Side;
@@ -82,6 +84,8 @@ pub struct Operation {
     pub labels: Vec<Source>,
     /// Which numbers mean that it has failed.
     pub failed: Option<Comparison>,
+    /// Its functions, where those are native: there are none of Go then.
+    pub native: Option<Native>,
 }
 
 /// Where an operation finishes.
@@ -128,6 +132,11 @@ pub enum Key {
     Pointer,
     /// A number below 2^60 that they get.
     Number,
+    /// Of native functions: the four bytes of a number that they get.
+    Int,
+    /// Of native functions: the thread, which starts and finishes it; the function's stack, where that it returns is the
+    /// finish.
+    Thread,
 }
 
 /// What happens where starts and finishes do not take turns.
@@ -177,19 +186,19 @@ impl Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comparison {
     /// `== N`
-    Equal(u32),
+    Equal(i64),
     /// `!= N`
-    Not(u32),
+    Not(i64),
     /// `>= N`
-    AtLeast(u32),
+    AtLeast(i64),
     /// `< N`
-    Below(u32),
+    Below(i64),
 }
 
 impl Comparison {
     /// Whether it holds for a number.
     #[must_use]
-    pub fn holds(self, number: u32) -> bool {
+    pub fn holds(self, number: i64) -> bool {
         match self {
             Self::Equal(operand) => number == operand,
             Self::Not(operand) => number != operand,
@@ -209,15 +218,27 @@ impl Operation {
         }
     }
 
-    /// All functions that it names.
+    /// All functions of Go that it names.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.start.iter().chain(self.finishes())
+    }
+
+    /// The names of all its functions.
+    fn functions(&self) -> impl Iterator<Item = &str> {
+        let native = self.native.iter().flat_map(Native::entries).map(|entry| entry.function.as_str());
+        self.entries().map(|entry| entry.function.as_str()).chain(native)
+    }
+
+    /// What a number that was read for it means: those of native functions have a sign.
+    #[must_use]
+    pub fn number(&self, read: u32) -> i64 {
+        if self.native.is_some() { i64::from(read.cast_signed()) } else { i64::from(read) }
     }
 
     /// Whether an operation that ended with this number has failed.
     #[must_use]
     pub fn fails(&self, number: Option<u32>) -> bool {
-        self.failed.zip(number).is_some_and(|(comparison, number)| comparison.holds(number))
+        self.failed.zip(number).is_some_and(|(comparison, number)| comparison.holds(self.number(number)))
     }
 }
 
@@ -229,6 +250,14 @@ impl Entry {
             None => self.function == symbol,
             Some(_) => glob::is_like(&self.function, symbol),
         }
+    }
+}
+
+impl Spec {
+    /// What it says of native functions, if it is about those.
+    #[must_use]
+    pub fn native(&self) -> Option<&Native> {
+        self.operations.first()?.native.as_ref()
     }
 }
 
@@ -294,6 +323,12 @@ impl Specs {
         (0..).zip(&self.0)
     }
 
+    /// Whether one of them is about native functions, which a program may have that Go has not built.
+    #[must_use]
+    pub fn has_native(&self) -> bool {
+        self.0.iter().any(|spec| spec.native().is_some())
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -315,8 +350,7 @@ fn apart(one: &Spec, other: &Spec) -> Result<(), SpecError> {
         return together(format!("both have the metrics {}_total", one.name));
     }
     let functions = |spec: &Spec| -> BTreeSet<String> {
-        let entries = spec.operations.iter().flat_map(Operation::entries);
-        entries.map(|entry| entry.function.clone()).collect()
+        spec.operations.iter().flat_map(Operation::functions).map(str::to_owned).collect()
     };
     match functions(one).intersection(&functions(other)).next() {
         Some(function) => together(format!("both watch {function}")),

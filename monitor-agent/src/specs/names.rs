@@ -60,6 +60,18 @@ pub(crate) fn symbol(name: &str, what: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The same of a native function, by its name in the symbol table.
+pub(super) fn native_symbol(name: &str) -> Result<(), String> {
+    let is_clean = name.chars().all(|c| !c.is_control() && c != ' ');
+    if name.is_empty() || !is_clean || name.len() > SYMBOL_MAX {
+        return Err(format!(
+            "`{}` is no name of a function as `nm` prints it, of at most {SYMBOL_MAX} bytes; a pattern may be shorter",
+            name.escape_default()
+        ));
+    }
+    Ok(())
+}
+
 /// The same of how arguments lie.
 pub(crate) fn arguments(text: &str) -> Result<(), String> {
     let mut depth = 0_usize;

@@ -1,6 +1,10 @@
 //! From a file's text to a [`Spec`], or to what is wrong in it and where.
 
-use std::{collections::BTreeMap, fmt, ops::Range};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::{Range, RangeInclusive},
+};
 
 use serde::{
     Deserialize, Deserializer,
@@ -11,6 +15,7 @@ use toml::Spanned;
 use super::{
     ALTERNATIVES_MAX, Comparison, Entry, FILE_MAX, Finish, Key, LABELS_MAX, MATCHES_MAX, OPERATIONS_MAX,
     Operation, POINTERS_MAX, Policy, Source, Spec, SpecError, TEXTS_MAX, Words, names,
+    native::{self, WrittenNative},
 };
 use crate::frameworks::{FRAMEWORK_KEYS, Side};
 
@@ -86,7 +91,8 @@ struct Written {
     name: Spanned<String>,
     help: Option<Spanned<String>>,
     module: Option<Spanned<String>>,
-    operation: Spanned<Vec<Spanned<WrittenOperation>>>,
+    operation: Option<Spanned<Vec<Spanned<WrittenOperation>>>>,
+    native: Option<Spanned<WrittenNative>>,
 }
 
 #[derive(Deserialize)]
@@ -166,16 +172,16 @@ struct WrittenWords {
 }
 
 /// A path, or a table that says something else.
-enum WrittenSource {
+pub(super) enum WrittenSource {
     Path(String),
     Other(OtherSource),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OtherSource {
-    number: Option<String>,
-    zero: Option<String>,
+pub(super) struct OtherSource {
+    pub(super) number: Option<String>,
+    pub(super) zero: Option<String>,
     text: Option<String>,
     outcome: Option<[String; 2]>,
 }
@@ -206,9 +212,22 @@ fn spec(written: Written) -> Result<Spec, Wrong> {
     check(&written.name, names::metric(written.name.get_ref()))?;
     let help = written.help.as_ref().map(short).transpose()?.unwrap_or_default();
     let module = written.module.as_ref().map(short).transpose()?.unwrap_or_default();
-    let operations = written.operation.get_ref();
+    let operation = match (written.operation, written.native) {
+        (Some(operation), None) => operation,
+        (None, Some(native)) if written.module.is_none() => {
+            let operation = native::operation(&native)?;
+            let labels = native.get_ref().labels.keys().cloned().collect();
+            let name = written.name.into_inner();
+            return Ok(Spec { name, help, module, labels, operations: vec![operation] });
+        }
+        (None, Some(native)) => return wrong(&native, "only Go programs say which modules they are made of"),
+        _ => {
+            return wrong(&written.name, "a spec has operations of Go functions, or one of native functions");
+        }
+    };
+    let operations = operation.get_ref();
     if operations.is_empty() || operations.len() > OPERATIONS_MAX {
-        return wrong(&written.operation, format!("a spec has from 1 to {OPERATIONS_MAX} operations"));
+        return wrong(&operation, format!("a spec has from 1 to {OPERATIONS_MAX} operations"));
     }
     let mut labels: Option<Vec<String>> = None;
     let mut read = Vec::new();
@@ -274,7 +293,7 @@ fn operation(spanned: &Spanned<WrittenOperation>) -> Result<Operation, Wrong> {
         }
         types.insert(pointer.clone(), name.get_ref().clone());
     }
-    let failed = written.failed.as_ref().map(comparison).transpose()?;
+    let failed = written.failed.as_ref().map(|text| comparison(text, 0..=u32::MAX.into())).transpose()?;
     let operation = Operation {
         name: short(&written.name)?,
         side: written.side.into(),
@@ -285,6 +304,7 @@ fn operation(spanned: &Spanned<WrittenOperation>) -> Result<Operation, Wrong> {
         types,
         labels: sources(written)?,
         failed,
+        native: None,
     };
     every_word(&operation, spanned)?;
     Ok(operation)
@@ -461,7 +481,7 @@ fn sources(written: &WrittenOperation) -> Result<Vec<Source>, Wrong> {
     Ok(sources)
 }
 
-fn source(value: &Spanned<WrittenSource>) -> Result<Source, Wrong> {
+pub(super) fn source(value: &Spanned<WrittenSource>) -> Result<Source, Wrong> {
     let other = match value.get_ref() {
         WrittenSource::Path(path) => {
             check(value, names::path(path))?;
@@ -491,10 +511,11 @@ fn source(value: &Spanned<WrittenSource>) -> Result<Source, Wrong> {
     }
 }
 
-pub(crate) fn comparison(text: &Spanned<String>) -> Result<Comparison, Wrong> {
+/// A comparison with a number that can be there.
+pub(crate) fn comparison(text: &Spanned<String>, numbers: RangeInclusive<i64>) -> Result<Comparison, Wrong> {
     let parts = text.get_ref().trim().split_once(' ');
     let parsed = parts.and_then(|(op, number)| {
-        let number: u32 = number.trim().parse().ok()?;
+        let number = number.trim().parse().ok().filter(|number| numbers.contains(number))?;
         Some(match op {
             "==" => Comparison::Equal(number),
             "!=" => Comparison::Not(number),

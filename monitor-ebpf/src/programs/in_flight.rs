@@ -195,6 +195,88 @@ pub(crate) fn remove_unknown(goroutine: u64) -> u32 {
     0
 }
 
+/// Stands for no label set.
+pub(crate) const NO_LABEL_SET: u32 = super::labels::NO_NUMBER;
+
+/// What was remembered of an operation that may have its names from its start.
+pub(crate) struct Named {
+    /// When it started, nanoseconds of `CLOCK_MONOTONIC`; 0 where that was not seen.
+    pub(crate) at_ns: u64,
+    /// Its label set at the start, or [`NO_LABEL_SET`].
+    pub(crate) label_set: u32,
+}
+
+/// Remembers the start of an operation that is keyed by an object, and its label set.
+#[inline(always)]
+pub(crate) fn insert_named(key: Key, label_set: u32, start_ns: u64) {
+    let index = key.index();
+    let (Some(bucket), Some(label_sets)) = (IN_FLIGHT.get_ptr_mut(index), OBJECTS.get_ptr_mut(index)) else {
+        return count_of(Counter::RefusedFull, key.side());
+    };
+    let number = key.number();
+    // First the way that has the key already, then any that is free.
+    for is_free in [false, true] {
+        for way in 0..WAYS {
+            // SAFETY: a way of a bucket in the table, and of the words beside it.
+            unsafe {
+                let place = &raw mut (*bucket).keys[way];
+                let wanted = if is_free { 0 } else { number };
+                if place.read_volatile() != wanted || (is_free && compare_exchange(place, 0, number) != 0) {
+                    continue;
+                }
+                (&raw mut (*label_sets)[way]).write_volatile(u64::from(label_set));
+                (&raw mut (*bucket).starts[way]).write_volatile(start_ns << DEPTH_BITS);
+            }
+            if !is_free {
+                count_of(Counter::Abandoned, key.side());
+            }
+            return;
+        }
+    }
+    let call = Spilled { start_ns, nested: u64::from(label_set) << DEPTH_BITS };
+    let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
+    let is_there = error == EXISTS;
+    if is_there {
+        count_of(Counter::Abandoned, key.side());
+    }
+    if !is_there || SPILL.insert(number, call, ANY).is_err() {
+        count_of(Counter::RefusedFull, key.side());
+    }
+}
+
+/// Forgets an operation that finishes and gives what was remembered of it.
+#[inline(always)]
+pub(crate) fn remove_named(key: Key) -> Named {
+    const NOTHING: Named = Named { at_ns: 0, label_set: NO_LABEL_SET };
+    let index = key.index();
+    let (Some(bucket), Some(label_sets)) = (IN_FLIGHT.get_ptr_mut(index), OBJECTS.get_ptr(index)) else {
+        return NOTHING;
+    };
+    let number = key.number();
+    for way in 0..WAYS {
+        // SAFETY: a way of a bucket in the table, and of the words beside it.
+        unsafe {
+            let place = &raw mut (*bucket).keys[way];
+            if place.read_volatile() != number {
+                continue;
+            }
+            let at_ns = (&raw const (*bucket).starts[way]).read_volatile() >> DEPTH_BITS;
+            let label_set = (&raw const (*label_sets)[way]).read_volatile() as u32;
+            // The agent may have given it up just now, and another may have taken the way.
+            if compare_exchange(place, number, 0) != number {
+                return NOTHING;
+            }
+            return Named { at_ns, label_set };
+        }
+    }
+    let Some(call) = SPILL.get_ptr(number) else { return NOTHING };
+    // SAFETY: no other operation has this key while this one is under way.
+    let found =
+        unsafe { Named { at_ns: (*call).start_ns, label_set: ((*call).nested >> DEPTH_BITS) as u32 } };
+    let _ = SPILL.remove(number);
+    found
+}
+
 /// Number of a key's bucket.
 #[inline(always)]
 fn bucket_of(number: u64) -> u32 {

@@ -2,7 +2,7 @@
 //!
 //! Strings are interned by content: the whole set is the key of the map, so two sets never merge.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str};
 use monitor_ebpf::{Counter, LABELS, LabelSet, NO_SCRATCH, TEXT_BYTES, by_site, error_class, mark, protocol};
 
 use super::{
@@ -19,7 +19,7 @@ const LENGTH_MAX: u64 = 1 << 20;
 /// `BPF_NOEXIST`.
 const NO_EXIST: u64 = 1;
 /// Stands for no number.
-const NO_NUMBER: u32 = u32::MAX;
+pub(crate) const NO_NUMBER: u32 = u32::MAX;
 /// Spreads bits over a word: 2^64 divided by the golden ratio.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Index in `NEXT_LABEL` of the next number for a set in full.
@@ -68,6 +68,15 @@ impl Aligned {
             difference |= self.word(index) ^ unsafe { known.add(index).read_volatile() };
         }
         difference == 0
+    }
+
+    /// Becomes a set of the map.
+    #[inline(always)]
+    fn copy(&mut self, known: *const u64) {
+        for word in 0..LABEL_SET_WORDS {
+            // SAFETY: both have this many words.
+            unsafe { self.words().add(word).write_volatile(known.add(word).read_volatile()) }
+        }
     }
 
     #[inline(always)]
@@ -132,6 +141,20 @@ pub(crate) fn number(shape: ShapeRef, facts: &Facts, scratch: &Scratch) -> Optio
     (number != NO_NUMBER).then_some(number)
 }
 
+/// The number of a label set that is that of a number, or else empty, but for what `fill` puts there; or [`NO_NUMBER`].
+#[inline(always)]
+pub(crate) fn number_of(base: u32, fill: impl FnOnce(&mut LabelSet)) -> u32 {
+    let mut storage = core::mem::MaybeUninit::<Aligned>::uninit();
+    // SAFETY: every byte is written before it is read.
+    let set = unsafe { &mut *storage.as_mut_ptr() };
+    match LABEL_SETS.get_ptr(base) {
+        Some(known) => set.copy(known.cast()),
+        None => set.clear(0),
+    }
+    fill(&mut set.0);
+    known_number(set)
+}
+
 /// The set's number, or [`NO_NUMBER`]. Functions that are not inlined give plain numbers only.
 #[inline(never)]
 fn known_number(set: &mut Aligned) -> u32 {
@@ -188,6 +211,68 @@ fn read(set: &mut LabelSet, label: usize, pointer: u64, length: u64) {
         // Not in memory: the agent may find the bytes in the file.
         count(Counter::LabelFault);
         by_address(set, label, mark::ADDRESS, pointer, length);
+    }
+}
+
+/// Copies a string into the set whose pointer and length lie at an address.
+#[inline(always)]
+pub(crate) fn read_behind(set: &mut LabelSet, label: usize, address: u64) {
+    let mut header = [0_u64; 2];
+    // SAFETY: the header has this many bytes.
+    let result = unsafe {
+        bpf_probe_read_user((&raw mut header).cast(), size_of_val(&header) as u32, address as *const _)
+    };
+    if result < 0 {
+        count(Counter::LabelUnreadable);
+        set.marks[label] = mark::UNREADABLE;
+        return;
+    }
+    read(set, label, header[0], header[1]);
+}
+
+/// Copies a string into the set that ends at a byte which is 0. No pointer at all is an empty one.
+#[inline(always)]
+pub(crate) fn read_c(set: &mut LabelSet, label: usize, pointer: u64) {
+    if pointer == 0 {
+        return;
+    }
+    if !is_user_address(pointer) {
+        count(Counter::LabelUnreadable);
+        set.marks[label] = mark::UNREADABLE;
+        return;
+    }
+    let text = (&raw mut set.text[label]).cast::<u8>();
+    // SAFETY: a text has this many bytes.
+    let result = unsafe { bpf_probe_read_user_str(text.cast(), TEXT_BYTES as u32, pointer as *const _) };
+    if result < 0 {
+        // Not in memory: the agent may find the bytes in the file.
+        count(Counter::LabelFault);
+        set.marks[label] = mark::C_ADDRESS;
+        set.lengths[label] = 8;
+        // SAFETY: a text lies at a multiple of eight in an aligned set. The helper has cleared the rest.
+        return unsafe { text.cast::<u64>().write_volatile(pointer) };
+    }
+    // The helper counts the byte at the end.
+    let length = result.cast_unsigned();
+    if length < TEXT_BYTES as u64 {
+        set.lengths[label] = (length as u8).saturating_sub(1);
+        return;
+    }
+    // The helper has put a 0 into the last place, whatever is there.
+    let last = TEXT_BYTES as u64 - 1;
+    let mut rest = [0_u8; 2];
+    // SAFETY: one byte each.
+    let is_cut = unsafe {
+        let read = |into: *mut u8, at: u64| {
+            bpf_probe_read_user(into.cast(), 1, pointer.wrapping_add(at) as *const _)
+        };
+        read(&raw mut rest[0], last) < 0
+            || rest[0] != 0 && (read(&raw mut rest[1], last + 1) < 0 || rest[1] != 0)
+    };
+    set.text[label][TEXT_BYTES - 1] = rest[0];
+    set.lengths[label] = TEXT_BYTES as u8 - u8::from(rest[0] == 0);
+    if is_cut {
+        set.marks[label] = mark::CUT;
     }
 }
 

@@ -6,6 +6,7 @@ mod in_flight;
 mod labels;
 mod maps;
 mod messages;
+pub(crate) mod native;
 mod peer;
 mod registers;
 mod scratch;

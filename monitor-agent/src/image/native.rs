@@ -1,0 +1,182 @@
+//! Functions that no Go compiler has made: where they are, and where in them to put a probe.
+//!
+//! What is known of them is their symbol: name, address and size. Their arguments are in the registers of System V's
+//! calling convention when they are entered, and their return address lies where the stack pointer points.
+
+use std::collections::BTreeMap;
+
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
+
+use super::{
+    CodeError, CostClass, Image, ImageError, SiteChoice, SiteKind,
+    code::{Body, MAX_CODE, cost},
+};
+
+/// More functions than these are not told apart: a pattern of a spec may match a few.
+const MAX_FOUND: usize = 1 << 14;
+/// The first push or branch of a function is one of its first few instructions.
+const MAX_PROLOGUE: usize = 8;
+
+/// A function of the symbol table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NativeFunction {
+    /// Its name as it is in the table, mangled if the compiler does that.
+    pub name: String,
+    /// Link-time address of its first instruction.
+    pub entry: u64,
+    /// How many bytes it has.
+    pub size: u64,
+}
+
+impl Image {
+    /// The functions with a size whose names are wanted, by address, each once: one of several names counts. `None` if
+    /// the file has no symbols at all. There are never more than some ten thousand.
+    pub fn native_functions(
+        &self,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Option<Vec<NativeFunction>>, ImageError> {
+        let mut found: BTreeMap<u64, NativeFunction> = BTreeMap::new();
+        let has_table = self.visit_functions(&mut |name, entry, size| {
+            if found.len() < MAX_FOUND && wanted(name) {
+                found.entry(entry).or_insert_with(|| NativeFunction { name: name.to_owned(), entry, size });
+            }
+        })?;
+        Ok(has_table.then(|| found.into_values().collect()))
+    }
+
+    /// The instructions of a function.
+    pub fn native_code(&self, function: &NativeFunction) -> Result<Vec<u8>, ImageError> {
+        let size = usize::try_from(function.size).unwrap_or(usize::MAX);
+        // More than is looked at tells that it is too long.
+        self.read(function.entry, size.min(MAX_CODE + 1))
+    }
+}
+
+/// Chooses the site for a probe that wants the arguments of a function, and for one that wants its return: at the site the
+/// registers of the arguments and the stack pointer are as the caller left them, and one call hits it once.
+pub fn native_entry_site(code: &[u8], entry: u64) -> Result<SiteChoice, CodeError> {
+    let body = Body::decode(code, entry)?;
+    if let Some(index) = emulated(&body)
+        && body.check_once(index, &[]).is_ok()
+    {
+        let why =
+            if index == 0 { "the first instruction" } else { "behind what leaves all arguments in place" };
+        return body.describe(index, SiteKind::Entry, why, code);
+    }
+    body.check_once(0, &[])?;
+    body.describe(
+        0,
+        SiteKind::Entry,
+        "the first instruction: none that is emulated has all arguments in place",
+        code,
+    )
+}
+
+/// The first instruction that the kernel emulates on the straight path on which arguments and stack stay as they are.
+fn emulated(body: &Body) -> Option<usize> {
+    for (index, instruction) in body.instructions.iter().enumerate().take(MAX_PROLOGUE) {
+        if cost(instruction) == CostClass::Emulated {
+            return Some(index);
+        }
+        if !leaves_arguments(instruction) {
+            return None;
+        }
+    }
+    None
+}
+
+/// Whether an instruction goes on with the next one and changes neither a register of an argument nor the stack pointer.
+fn leaves_arguments(instruction: &Instruction) -> bool {
+    if instruction.flow_control() != FlowControl::Next {
+        return false;
+    }
+    match instruction.mnemonic() {
+        Mnemonic::Endbr64 | Mnemonic::Nop | Mnemonic::Cmp | Mnemonic::Test => true,
+        Mnemonic::Mov
+        | Mnemonic::Lea
+        | Mnemonic::Movzx
+        | Mnemonic::Movsx
+        | Mnemonic::Movsxd
+        | Mnemonic::Xor => {
+            instruction.op0_kind() == OpKind::Register && !is_argument(instruction.op0_register())
+        }
+        _ => false,
+    }
+}
+
+/// Whether it is one of the registers in which there are arguments, or the stack pointer.
+fn is_argument(register: Register) -> bool {
+    matches!(
+        register.full_register(),
+        Register::RDI
+            | Register::RSI
+            | Register::RDX
+            | Register::RCX
+            | Register::R8
+            | Register::R9
+            | Register::RSP
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENTRY: u64 = 0x1000;
+
+    /// Offset, cost and text of the site in a function.
+    fn site(code: &[u8]) -> Result<(u64, CostClass, String), CodeError> {
+        native_entry_site(code, ENTRY).map(|site| (site.offset, site.cost, site.instruction))
+    }
+
+    fn emulated(code: &[u8]) -> (u64, String) {
+        let (offset, cost, text) = site(code).expect("a site");
+        assert_eq!(cost, CostClass::Emulated, "{text}");
+        (offset, text)
+    }
+
+    #[test]
+    fn the_site_is_the_first_emulated_instruction_with_all_arguments_in_place() {
+        // endbr64; push rbp; mov rbp, rsp; pop rbp; ret
+        assert_eq!(emulated(b"\xf3\x0f\x1e\xfa\x55\x48\x89\xe5\x5d\xc3"), (4, "push rbp".to_owned()));
+        // push r15; ret
+        assert_eq!(emulated(b"\x41\x57\xc3"), (0, "push r15".to_owned()));
+        // test edi, edi; jne +1; nop; ret
+        let (offset, text) = emulated(b"\x85\xff\x75\x01\x90\xc3");
+        assert!(offset == 2 && text.starts_with("jne"), "{offset} {text}");
+        // mov eax, edi; push rbx; ret
+        assert_eq!(emulated(b"\x89\xf8\x53\xc3").0, 2);
+    }
+
+    #[test]
+    fn what_changes_arguments_or_stack_is_not_passed() {
+        for code in [
+            // sub rsp, 8; push rbx; ret
+            &b"\x48\x83\xec\x08\x53\xc3"[..],
+            // mov edi, esi; push rbx; ret
+            b"\x89\xf7\x53\xc3",
+            // xor ecx, ecx; push rbx; ret
+            b"\x31\xc9\x53\xc3",
+            // mov dl, 1; push rbx; ret
+            b"\xb2\x01\x53\xc3",
+            // pop rax; push rax; ret
+            b"\x58\x50\xc3",
+            // ret
+            b"\xc3",
+        ] {
+            let (offset, cost, text) = site(code).expect("a site");
+            assert_eq!((offset, cost), (0, CostClass::SingleStepped), "{text}");
+        }
+    }
+
+    #[test]
+    fn one_call_hits_the_site_once() {
+        // mov eax, edi; push rbx; jmp to the push: the first instruction is entered once all the same.
+        let (offset, ..) = site(b"\x89\xf8\x53\xeb\xfd").expect("a site");
+        assert_eq!(offset, 0);
+        // push rbx; jmp to the push.
+        assert!(matches!(site(b"\x53\xeb\xfd"), Err(CodeError::Reentered { .. })));
+        // A call of itself is another call: push rbx; call to the push; pop rbx; ret
+        assert_eq!(emulated(b"\x53\xe8\xfa\xff\xff\xff\x5b\xc3").0, 0);
+    }
+}

@@ -1,0 +1,373 @@
+//! Specs of native functions: those that C, C++ or Rust was compiled to.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{
+    ALTERNATIVES_MAX, Key, LABELS_MAX, MATCHES_MAX, Operation, Policy, Source, TEXTS_MAX, names,
+    read::{WrittenSide, WrittenSource, Wrong, check, comparison, short, source, wrong},
+};
+use crate::{frameworks::Side, specs::Finish};
+
+/// Arguments of a native function that are in registers.
+const ARGUMENTS: usize = monitor_ebpf::word::ARGUMENTS as usize;
+/// In place of a path to a number: it is an argument.
+const ARGUMENT: &str = "argument";
+/// The same: it is what the function returns.
+const RESULT: &str = "result";
+
+/// The functions of an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Native {
+    /// Where it starts: the first of these that is there.
+    pub start: Vec<NativeEntry>,
+    /// Where it finishes.
+    pub finish: NativeFinish,
+}
+
+/// Where an operation finishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NativeFinish {
+    /// At the entry of the first of these that is there.
+    Entered(Vec<NativeEntry>),
+    /// At the return instructions of the functions that it starts in.
+    Instructions(Option<Width>),
+    /// Behind a return probe, which takes the place of the return address on the stack.
+    Probe(Option<Width>),
+}
+
+/// How a number is returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Width {
+    /// In one byte.
+    Bool,
+    /// In four.
+    Int,
+}
+
+/// A function, or several whose names are like a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NativeEntry {
+    /// Its name in the symbol table, in which `*` stands for any text where [`at_most`](Self::at_most) says so.
+    pub function: String,
+    /// How many functions the pattern may match. `None`: it is no pattern.
+    pub at_most: Option<usize>,
+    /// The argument that is the key, counted from 0.
+    pub key: Option<usize>,
+    /// Arguments that are strings, by the names that labels have for them.
+    pub texts: BTreeMap<String, (usize, Text)>,
+    /// The argument that is a number.
+    pub number: Option<usize>,
+}
+
+/// How an argument is a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// It points to bytes that end with one that is 0.
+    C,
+    /// It points to a `std::string` of the C++11 ABI of libstdc++.
+    Cxx11,
+}
+
+impl Native {
+    /// All functions that it names.
+    pub fn entries(&self) -> impl Iterator<Item = &NativeEntry> {
+        self.start.iter().chain(self.finishes())
+    }
+
+    /// The functions that it finishes in, where those are others than it starts in.
+    #[must_use]
+    pub fn finishes(&self) -> &[NativeEntry] {
+        match &self.finish {
+            NativeFinish::Entered(entries) => entries,
+            NativeFinish::Instructions(_) | NativeFinish::Probe(_) => &[],
+        }
+    }
+
+    /// How the number is returned, if one is read.
+    #[must_use]
+    pub fn result(&self) -> Option<Width> {
+        match self.finish {
+            NativeFinish::Instructions(width) | NativeFinish::Probe(width) => width,
+            NativeFinish::Entered(_) => None,
+        }
+    }
+}
+
+impl NativeEntry {
+    /// Whether a function is meant.
+    #[must_use]
+    pub fn is_like(&self, symbol: &str) -> bool {
+        match self.at_most {
+            None => self.function == symbol,
+            Some(_) => super::glob::is_like(&self.function, symbol),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenNative {
+    name: Spanned<String>,
+    #[serde(default)]
+    side: WrittenSide,
+    key: Spanned<WrittenKey>,
+    policy: Option<WrittenPolicy>,
+    start: Spanned<Vec<Spanned<WrittenEntry>>>,
+    finish: Option<Spanned<Vec<Spanned<WrittenEntry>>>>,
+    returns: Option<Spanned<WrittenReturns>>,
+    #[serde(default)]
+    allow_expensive: bool,
+    #[serde(default)]
+    nothing_is_thrown: bool,
+    #[serde(default)]
+    pub(super) labels: BTreeMap<String, Spanned<WrittenSource>>,
+    failed: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WrittenKey {
+    Thread,
+    Pointer,
+    Number,
+    Int,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WrittenPolicy {
+    Overwrite,
+    FirstStart,
+    FirstFinish,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenReturns {
+    by: WrittenBy,
+    number: Option<Width>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WrittenBy {
+    Instructions,
+    Probe,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenEntry {
+    function: Spanned<String>,
+    at_most: Option<Spanned<usize>>,
+    key: Option<Spanned<usize>>,
+    #[serde(default)]
+    cstrings: BTreeMap<String, Spanned<usize>>,
+    #[serde(default)]
+    strings: BTreeMap<String, Spanned<usize>>,
+    number: Option<Spanned<usize>>,
+}
+
+/// The operation that is written.
+pub(super) fn operation(spanned: &Spanned<WrittenNative>) -> Result<Operation, Wrong> {
+    let written = spanned.get_ref();
+    let key = match written.key.get_ref() {
+        WrittenKey::Thread => Key::Thread,
+        WrittenKey::Pointer => Key::Pointer,
+        WrittenKey::Number => Key::Number,
+        WrittenKey::Int => Key::Int,
+    };
+    let start = entries(&written.start, key)?;
+    let finish = match (&written.finish, &written.returns) {
+        (Some(finish), None) => NativeFinish::Entered(entries(finish, key)?),
+        (None, Some(returns)) => self::returns(written, returns, key)?,
+        _ => return wrong(spanned, "an operation ends where it says with one of finish and returns"),
+    };
+    if written.allow_expensive && !matches!(finish, NativeFinish::Instructions(_)) {
+        return wrong(spanned, "allow_expensive is for returns by instructions: there are none");
+    }
+    if written.nothing_is_thrown && !matches!(finish, NativeFinish::Probe(_)) {
+        return wrong(spanned, "nothing_is_thrown is for returns by a probe: there are none");
+    }
+    let native = Native { start, finish };
+    let labels = sources(spanned, &native)?;
+    let failed = written.failed.as_ref();
+    let failed = failed.map(|text| comparison(text, i32::MIN.into()..=i32::MAX.into())).transpose()?;
+    let operation = Operation {
+        name: short(&written.name)?,
+        side: Side::from(written.side),
+        key,
+        policy: match written.policy {
+            None | Some(WrittenPolicy::Overwrite) => Policy::Overwrite,
+            Some(WrittenPolicy::FirstStart) => Policy::FirstStart,
+            Some(WrittenPolicy::FirstFinish) => Policy::FirstFinish,
+        },
+        start: Vec::new(),
+        finish: Finish::Entered(Vec::new()),
+        types: BTreeMap::new(),
+        labels,
+        failed,
+        native: Some(native),
+    };
+    every_number(&operation, spanned)?;
+    Ok(operation)
+}
+
+fn entries(written: &Spanned<Vec<Spanned<WrittenEntry>>>, key: Key) -> Result<Vec<NativeEntry>, Wrong> {
+    let entries = written.get_ref();
+    if entries.is_empty() || entries.len() > ALTERNATIVES_MAX {
+        return wrong(written, format!("give from 1 to {ALTERNATIVES_MAX} functions to choose from"));
+    }
+    entries.iter().map(|entry| self::entry(entry, key)).collect()
+}
+
+fn entry(spanned: &Spanned<WrittenEntry>, key: Key) -> Result<NativeEntry, Wrong> {
+    let written = spanned.get_ref();
+    let function = &written.function;
+    check(function, names::native_symbol(function.get_ref()))?;
+    match &written.at_most {
+        None if function.get_ref().contains('*') => {
+            return wrong(function, "a pattern needs at_most: how many functions it may match");
+        }
+        Some(limit) if !(1..=MATCHES_MAX).contains(limit.get_ref()) => {
+            return wrong(limit, format!("a pattern may match from 1 to {MATCHES_MAX} functions"));
+        }
+        _ => {}
+    }
+    let places = written.key.iter().chain(&written.number);
+    let mut places = places.chain(written.cstrings.values()).chain(written.strings.values());
+    if let Some(place) = places.find(|place| *place.get_ref() >= ARGUMENTS) {
+        return wrong(
+            place,
+            format!("only the first {ARGUMENTS} arguments are in registers, counted from 0"),
+        );
+    }
+    match (&written.key, key) {
+        (None, Key::Thread) | (Some(_), Key::Pointer | Key::Number | Key::Int) => {}
+        (Some(place), _) => return wrong(place, "the key is the thread"),
+        (None, _) => return wrong(spanned, "say which argument is the key"),
+    }
+    let of = |texts: &BTreeMap<String, Spanned<usize>>, form| {
+        texts.iter().map(|(name, place)| (name.clone(), (*place.get_ref(), form))).collect::<Vec<_>>()
+    };
+    let mut texts: BTreeMap<_, _> = of(&written.cstrings, Text::C).into_iter().collect();
+    for (name, text) in of(&written.strings, Text::Cxx11) {
+        if texts.insert(name.clone(), text).is_some() {
+            return wrong(spanned, format!("`{name}` is a C string and a C++ string"));
+        }
+    }
+    Ok(NativeEntry {
+        function: function.get_ref().clone(),
+        at_most: written.at_most.as_ref().map(|limit| *limit.get_ref()),
+        key: written.key.as_ref().map(|place| *place.get_ref()),
+        texts,
+        number: written.number.as_ref().map(|place| *place.get_ref()),
+    })
+}
+
+fn returns(
+    written: &WrittenNative,
+    returns: &Spanned<WrittenReturns>,
+    key: Key,
+) -> Result<NativeFinish, Wrong> {
+    if key != Key::Thread {
+        return wrong(
+            &written.key,
+            "a function returns on the thread that entered it: the key must be `thread`",
+        );
+    }
+    let number = returns.get_ref().number;
+    match returns.get_ref().by {
+        WrittenBy::Instructions if written.allow_expensive => Ok(NativeFinish::Instructions(number)),
+        WrittenBy::Instructions => wrong(
+            returns,
+            "the kernel steps through each return, which takes the target 10 µs and more on a virtual machine: \
+             if that is fine, write allow_expensive = true",
+        ),
+        WrittenBy::Probe if written.nothing_is_thrown => Ok(NativeFinish::Probe(number)),
+        WrittenBy::Probe => wrong(
+            returns,
+            "an exception or a panic that leaves a function with a return probe ends the target, since the return address \
+             on its stack is the kernel's: if none ever does, write nothing_is_thrown = true",
+        ),
+    }
+}
+
+fn sources(spanned: &Spanned<WrittenNative>, native: &Native) -> Result<Vec<Source>, Wrong> {
+    let written = spanned.get_ref();
+    if let Some(extra) = written.labels.values().nth(LABELS_MAX) {
+        return wrong(extra, format!("a spec has at most {LABELS_MAX} labels"));
+    }
+    let mut sources = Vec::new();
+    for (name, value) in &written.labels {
+        check(value, names::label(name))?;
+        let source = match value.get_ref() {
+            WrittenSource::Path(text) => Source::Name(text.clone()),
+            WrittenSource::Other(other) => match other.number.as_deref() {
+                None => source(value)?,
+                Some(ARGUMENT | RESULT) => Source::Number { path: None, zero: other.zero.clone() },
+                Some(_) => return wrong(value, "a number is an `argument` or the `result`"),
+            },
+        };
+        if let Source::Name(text) = &source
+            && !is_at_each(&native.start, text)
+            && !is_at_each(native.finishes(), text)
+        {
+            return wrong(value, format!("`{text}` is no string of each start, nor of each finish"));
+        }
+        sources.push(source);
+    }
+    let names = sources.iter().filter(|source| matches!(source, Source::Name(_))).count();
+    let numbers = sources.iter().filter(|source| matches!(source, Source::Number { .. })).count();
+    if names > TEXTS_MAX || numbers > 1 {
+        let what = format!("at most {TEXTS_MAX} strings and one number are read for an operation");
+        return wrong(&written.start, what);
+    }
+    Ok(sources)
+}
+
+/// Whether each of some functions has a string of this name.
+fn is_at_each(entries: &[NativeEntry], text: &str) -> bool {
+    !entries.is_empty() && entries.iter().all(|entry| entry.texts.contains_key(text))
+}
+
+/// Refuses numbers that are asked for and not there, or there more than once.
+fn every_number(operation: &Operation, spanned: &Spanned<WrittenNative>) -> Result<(), Wrong> {
+    let written = spanned.get_ref();
+    let Some(native) = &operation.native else { return Ok(()) };
+    let at_each =
+        |entries: &[NativeEntry]| !entries.is_empty() && entries.iter().all(|entry| entry.number.is_some());
+    let arguments = [at_each(&native.start), at_each(native.finishes())];
+    let is_argument = arguments.contains(&true);
+    let is_result = native.result().is_some();
+    if usize::from(is_result) + arguments.iter().filter(|there| **there).count() > 1 {
+        return wrong(
+            spanned,
+            "there is one number at the most: an argument of the start or the finish, or the result",
+        );
+    }
+    for value in written.labels.values() {
+        let WrittenSource::Other(other) = value.get_ref() else { continue };
+        match other.number.as_deref() {
+            Some(ARGUMENT) if !is_argument => {
+                return wrong(value, "each start or each finish must say which argument is the number");
+            }
+            Some(RESULT) if !is_result => {
+                return wrong(value, "returns must say what number is returned: \"int\" or \"bool\"");
+            }
+            _ => {}
+        }
+    }
+    if let Some(failed) = written.failed.as_ref().filter(|_| !is_argument && !is_result) {
+        return wrong(failed, "there is no number to compare");
+    }
+    let mut outcomes = operation.labels.iter().zip(written.labels.values());
+    match outcomes.find(|(source, _)| matches!(source, Source::Outcome(_))) {
+        Some((_, value)) if operation.failed.is_none() => wrong(value, "`failed` must compare a number"),
+        _ => Ok(()),
+    }
+}

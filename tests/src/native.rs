@@ -1,0 +1,134 @@
+//! Builds the programs of `targets/native`, which no Go compiler makes.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::paths;
+
+/// How the program of corner cases is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// Position independent, as compilers do it unasked.
+    Default,
+    /// At a fixed address.
+    Fixed,
+    /// Position independent, without symbols.
+    Stripped,
+}
+
+impl Build {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Default => "corners",
+            Self::Fixed => "corners-fixed",
+            Self::Stripped => "corners-stripped",
+        }
+    }
+
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Default => &["-pie", "-fPIE"],
+            Self::Fixed => &["-no-pie", "-fno-pie"],
+            Self::Stripped => &["-pie", "-fPIE", "-s"],
+        }
+    }
+}
+
+/// What a C++ program is built with. Whole functions, so that what they end with can be said here.
+const CXX_FLAGS: [&str; 7] = [
+    "-std=c++17",
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-pthread",
+    "-fno-optimize-sibling-calls",
+    "-fno-reorder-blocks-and-partition",
+];
+
+/// The program of corner cases.
+pub fn corners(build: Build) -> Result<PathBuf> {
+    let source = sources().join("corners.cc");
+    let (directory, _lock) = directory()?;
+    let executable = directory.join(build.name());
+    if is_newer(&executable, &[&source])? {
+        return Ok(executable);
+    }
+    run(Command::new("g++").args(CXX_FLAGS).args(build.flags()).arg("-o").arg(&executable).arg(&source))?;
+    Ok(executable)
+}
+
+/// The Thrift server and client, with the code that Thrift's compiler makes.
+pub fn server() -> Result<PathBuf> {
+    let (source, service) = (sources().join("server.cc"), sources().join("stock.thrift"));
+    let (directory, _lock) = directory()?;
+    let executable = directory.join("server");
+    if is_newer(&executable, &[&source, &service])? {
+        return Ok(executable);
+    }
+    run(Command::new("thrift").args(["--gen", "cpp:no_skeleton", "-o"]).arg(&directory).arg(&service))?;
+    let made = directory.join("gen-cpp");
+    // Without parts of functions elsewhere, and quick to build.
+    run(Command::new("g++")
+        .args(CXX_FLAGS)
+        .args(["-O1", "-I"])
+        .arg(&made)
+        .arg("-o")
+        .arg(&executable)
+        .arg(&source)
+        .args(["Stock.cpp", "stock_types.cpp"].map(|file| made.join(file)))
+        .arg("-lthrift"))?;
+    Ok(executable)
+}
+
+/// The gRPC server of `targets/async`, by the cargo that runs the tests.
+pub fn async_server() -> Result<PathBuf> {
+    let (directory, _lock) = directory()?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = directory.join("async");
+    run(Command::new(cargo)
+        .args(["build", "--quiet", "--locked", "--manifest-path"])
+        .arg(paths::tests().join("targets/async/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&built))?;
+    Ok(built.join("debug/async-target"))
+}
+
+/// Where the sources are.
+fn sources() -> PathBuf {
+    paths::tests().join("targets/native")
+}
+
+/// Where the programs go, locked: a file that is run cannot be written.
+fn directory() -> Result<(PathBuf, File)> {
+    let directory = paths::target().join("targets/native");
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let lock = File::create(directory.join("lock"))?;
+    lock.lock()?;
+    Ok((directory, lock))
+}
+
+/// Whether a file is there that was made after all of those.
+fn is_newer(made: &Path, sources: &[&Path]) -> Result<bool> {
+    let Ok(made) = made.metadata() else { return Ok(false) };
+    let made = made.modified()?;
+    for source in sources {
+        if source.metadata()?.modified()? >= made {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let missing = "`cargo xtask test` installs it";
+    let status = command.status().with_context(|| format!("cannot start {command:?}: {missing}"))?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}

@@ -1,0 +1,422 @@
+//! Specs of native functions: what they describe is counted as the target counts it itself, however its functions end, and
+//! what can't be is refused.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    agent::{Agent, run_to_end},
+    chain::check_closed,
+    grpc::whole,
+    native::{Build, async_server, corners, server},
+    process::Process,
+    scrape::Scrape,
+    specs,
+    targets::{Flavour, Program},
+};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The two ways in which the end of a function can be seen.
+const WAYS: [&str; 2] = ["instructions", "probe"];
+/// What the example of the documents has of the first way.
+const BY_INSTRUCTIONS: &str = "returns = { by = \"instructions\", number = \"int\" }\nallow_expensive = true";
+
+const BY_RETURNS: &str = "returns = { by = \"instructions\" }\nallow_expensive = true";
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a path that is UTF-8")
+}
+
+fn start(build: Build) -> Result<Process> {
+    Process::start_command(&mut Command::new(corners(build)?))
+}
+
+/// How a spec asks for one of the ways.
+fn returns(way: &str) -> &'static str {
+    match way {
+        "probe" => "returns = { by = \"probe\", number = \"int\" }\nnothing_is_thrown = true",
+        _ => BY_INSTRUCTIONS,
+    }
+}
+
+/// A spec of one function, by its returns.
+fn spec_of(function: &str, way: &str) -> Result<std::path::PathBuf> {
+    let text = format!(
+        "name = \"stock\"\n[native]\nname = \"one\"\nkey = \"thread\"\n{}\n[native.labels]\nresult = {{ number = \"result\" }}\n\
+         [[native.start]]\nfunction = \"{function}\"\n",
+        returns(way)
+    );
+    specs::file(&format!("{}-{way}", function.replace('*', "any")), &text)
+}
+
+/// The values of the counter by those of its labels, which are given in order.
+fn counted(scrape: &Scrape, labels: &[&str]) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for sample in scrape.samples("stock_total") {
+        let values: Vec<_> = labels.iter().map(|label| sample.labels[*label].as_str()).collect();
+        *counts.entry(values.join("/")).or_default() += whole(sample.value);
+    }
+    counts
+}
+
+/// The same as the target counted it.
+fn own(counts: &Value) -> Result<BTreeMap<String, u64>> {
+    let counts = counts.as_object().context("no counts")?;
+    Ok(counts.iter().map(|(key, count)| (key.clone(), count.as_u64().unwrap_or_default())).collect())
+}
+
+/// How many operations have a duration, and their sum in seconds.
+fn timed(scrape: &Scrape) -> (u64, f64) {
+    let all = scrape.histograms("stock_duration_seconds");
+    (all.values().map(|one| whole(one.count)).sum(), all.values().map(|one| one.sum).sum())
+}
+
+/// Lookups with every kind of name, by the example of the documents or a change of it.
+fn lookups_are_counted(build: Build, spec: &Path) -> Result<()> {
+    let mut target = start(build)?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(spec)])?;
+    target.command("lookups 200")?;
+    let scrape = agent.scrape_settled()?;
+    let expected = own(&target.command("counts")?["lookups"])?;
+    let found = counted(&scrape, &["item", "result"]);
+    ensure!(found == expected, "{found:?}\nis not {expected:?}");
+    let failed = whole(scrape.sum("stock_total", &[("status", "missing")]));
+    ensure!(failed == 200 && found.values().sum::<u64>() == 14 * 200, "{failed} missing of {found:?}");
+    ensure!(timed(&scrape).0 == 14 * 200, "{:?}", timed(&scrape));
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn lookups_are_counted_once() -> Result<()> {
+    lookups_are_counted(Build::Default, &specs::documented("stock")?)
+}
+
+#[test]
+fn so_they_are_at_a_fixed_address_and_by_a_return_probe() -> Result<()> {
+    let text = specs::text("stock")?;
+    ensure!(text.contains(BY_INSTRUCTIONS), "{text}");
+    let probe = specs::file("stock-probe", &text.replace(BY_INSTRUCTIONS, returns("probe")))?;
+    lookups_are_counted(Build::Fixed, &probe)
+}
+
+#[test]
+fn names_past_the_limit_are_other() -> Result<()> {
+    let mut target = start(Build::Default)?;
+    let spec = specs::documented("stock")?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec), "--max-label-sets", "3"])?;
+    target.command("lookups 100")?;
+    let scrape = agent.scrape_settled()?;
+    let found = counted(&scrape, &["item"]);
+    ensure!(found.values().sum::<u64>() == 1_400 && found["other"] >= 1_100 && found.len() <= 4, "{found:?}");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn a_function_that_calls_itself_is_counted_each_time() -> Result<()> {
+    for way in WAYS {
+        let mut target = start(Build::Default)?;
+        let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec_of("stock_recurse", way)?)])?;
+        target.command("recurse 100")?;
+        let scrape = agent.scrape_settled()?;
+        let expected: BTreeMap<_, _> = (0..=20).map(|depth| (depth.to_string(), 100)).collect();
+        ensure!(counted(&scrape, &["result"]) == expected, "{way}: {:?}", counted(&scrape, &["result"]));
+        ensure!(timed(&scrape).0 == 2_100, "{way}: {:?}", timed(&scrape));
+        check_closed(&scrape, target.pid(), [0, 0])?;
+        agent.terminate()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn durations_are_those_of_the_function() -> Result<()> {
+    for way in WAYS {
+        let mut target = start(Build::Default)?;
+        let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec_of("stock_nap", way)?)])?;
+        let begin = Instant::now();
+        target.command("nap 10")?;
+        let whole = begin.elapsed().as_secs_f64();
+        let (count, sum) = timed(&agent.scrape_settled()?);
+        ensure!(count == 10 && (0.2..=whole).contains(&sum), "{way}: {count} took {sum} s of {whole} s");
+        agent.terminate()?;
+    }
+    Ok(())
+}
+
+/// A function that is left otherwise than by returning `left` times, then returns: it is counted once, with its own
+/// duration, and each start is accounted for.
+fn is_left(command: &str, function: &str, way: &str) -> Result<()> {
+    let mut target = start(Build::Default)?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec_of(function, way)?)])?;
+    target.command(&format!("{command} 30"))?;
+    thread::sleep(Duration::from_secs(1));
+    // Where it had been left before, a second ago.
+    target.command(&format!("{command} 0"))?;
+    let scrape = agent.scrape_settled()?;
+    let (count, sum) = timed(&scrape);
+    ensure!(count == 2 && sum < 0.5, "{way}: {count} took {sum} s");
+    ensure!(counted(&scrape, &["result"]) == [("0".to_owned(), 2)].into(), "{way}");
+    ensure!(whole(scrape.sum("monitor_starts_total", &[])) == 32, "{way}: not all starts were seen");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    ensure!(target.command("nap 1")?["ran"] == 1, "{way}: the target does not go on");
+    Ok(())
+}
+
+#[test]
+fn a_jump_out_of_a_function_is_no_return() -> Result<()> {
+    WAYS.iter().try_for_each(|way| is_left("jumps", "stock_jump", way))
+}
+
+#[test]
+fn a_thread_that_ends_in_a_function_does_not_return() -> Result<()> {
+    WAYS.iter().try_for_each(|way| is_left("leaves", "stock_leave", way))
+}
+
+#[test]
+fn an_exception_passes_probed_return_instructions() -> Result<()> {
+    is_left("throws", "stock_throw", "instructions")
+}
+
+#[test]
+fn an_exception_through_a_return_probe_ends_the_target_as_documented() -> Result<()> {
+    let mut target = start(Build::Default)?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec_of("stock_throw", "probe")?)])?;
+    target.send("throws 1")?;
+    let begin = Instant::now();
+    while target.is_running()? {
+        ensure!(
+            begin.elapsed() < PATIENCE,
+            "docs/specs.md says that this ends the target; it doesn't any more"
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn two_functions_are_paired_by_an_argument() -> Result<()> {
+    for (key, start_word, end_word) in [("pointer", 0, 1), ("int", 1, 0)] {
+        let text = format!(
+            "name = \"stock\"\n[native]\nname = \"job\"\nkey = \"{key}\"\n[native.labels]\nkind = \"kind\"\n\
+             [[native.start]]\nfunction = \"stock_begin\"\nkey = {start_word}\n\
+             [[native.finish]]\nfunction = \"stock_end\"\nkey = {end_word}\ncstrings = {{ kind = 2 }}\n"
+        );
+        let spec = specs::file(&format!("pairs-{key}"), &text)?;
+        let mut target = start(Build::Default)?;
+        let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec)])?;
+        target.command("pairs 1000")?;
+        let scrape = agent.scrape_settled()?;
+        let expected = [("even".to_owned(), 500), ("odd".to_owned(), 500)].into();
+        ensure!(counted(&scrape, &["kind"]) == expected, "{key}: {:?}", counted(&scrape, &["kind"]));
+        ensure!(timed(&scrape).0 == 1_000, "{key}: {:?}", timed(&scrape));
+        check_closed(&scrape, target.pid(), [0, 0])?;
+        agent.terminate()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn numbers_of_one_byte_and_patterns() -> Result<()> {
+    let text = "name = \"stock\"\n[native]\nname = \"one\"\nkey = \"thread\"\n\
+                returns = { by = \"instructions\", number = \"bool\" }\nallow_expensive = true\nfailed = \"== 0\"\n\
+                [native.labels]\nstatus = { outcome = [\"even\", \"odd\"] }\n[[native.start]]\nfunction = \"stock_is_even\"\n";
+    let even = specs::file("even", text)?;
+    let many = spec_of("stock_many_*\"\nat_most = \"3", "instructions");
+    let many = std::fs::read_to_string(many?)?
+        .replace("\"stock\"", "\"many\"")
+        .replace("at_most = \"3\"", "at_most = 3");
+    let many = specs::file("many", &many)?;
+    let mut target = start(Build::Default)?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&even), "--spec", path(&many)])?;
+    target.command("even 101")?;
+    target.command("many 70")?;
+    let scrape = agent.scrape_settled()?;
+    let expected = [("even".to_owned(), 51), ("odd".to_owned(), 50)].into();
+    ensure!(counted(&scrape, &["status"]) == expected, "{:?}", counted(&scrape, &["status"]));
+    ensure!(whole(scrape.sum("many_total", &[])) == 210, "{}", scrape.sum("many_total", &[]));
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
+/// A spec that only counts, by the returns of functions like a pattern.
+fn counting(name: &str, pattern: &str, at_most: u32, returns: &str) -> Result<std::path::PathBuf> {
+    let text = format!(
+        "name = \"{name}\"\n[native]\nname = \"one\"\nkey = \"thread\"\n{returns}\n\
+         [[native.start]]\nfunction = \"{pattern}\"\nat_most = {at_most}\n"
+    );
+    specs::file(name, &text)
+}
+
+#[test]
+fn calls_of_a_thrift_server_are_counted_once() -> Result<()> {
+    let executable = server()?;
+    let mut target = Process::start_command(Command::new(&executable).arg("server"))?;
+    // The handler, which throws; what the compiler has made around it, which doesn't.
+    let handler = "name = \"stock\"\n[native]\nname = \"lookup\"\nkey = \"thread\"\nallow_expensive = true\n\
+                   returns = { by = \"instructions\", number = \"int\" }\n\
+                   [native.labels]\nitem = \"item\"\nresult = { number = \"result\" }\n\
+                   [[native.start]]\nfunction = \"_ZN12StockHandler6lookup*\"\nat_most = 1\nstrings = { item = 1 }\n";
+    let handler = specs::file("handler", handler)?;
+    let probe = "returns = { by = \"probe\" }\nnothing_is_thrown = true";
+    let processed = counting("processed", "_ZN5stock14StockProcessor*process_*", 2, probe)?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&handler), "--spec", path(&processed)])?;
+    let address = target.addr()?.to_owned();
+    let status = Command::new(&executable).args(["client", &address, "1200"]).status()?;
+    ensure!(status.success(), "the client: {status}");
+    let scrape = agent.scrape_settled()?;
+    let own = target.command("counts")?;
+    ensure!(own["returned"] == 2_400 && own["thrown"] == 1_200 && own["restocked"] == 1_200, "{own}");
+    let expected = [
+        ("apple/0".to_owned(), 400),
+        ("apple/1".to_owned(), 400),
+        ("apple/2".to_owned(), 400),
+        (format!("{}…/7", "p".repeat(64)), 1_200),
+    ];
+    let found = counted(&scrape, &["item", "result"]);
+    ensure!(found == expected.into(), "{found:?}");
+    ensure!(timed(&scrape).0 == 2_400, "{:?}", timed(&scrape));
+    ensure!(whole(scrape.sum("processed_total", &[])) == 4_800, "{}", scrape.sum("processed_total", &[]));
+    // What was left by an exception has ended, in no total.
+    let left = scrape.sum("monitor_unpaired_starts_total", &[]) + scrape.sum("monitor_calls_in_flight", &[]);
+    ensure!(whole(left) == 1_200, "{left} were left by an exception");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn of_an_async_function_the_polls_are_counted_and_of_another_the_calls() -> Result<()> {
+    let mut target = Process::start_command(&mut Command::new(async_server()?))?;
+    let check = counting("checked", "*check_item*", 1, BY_RETURNS)?;
+    let polls = counting("polls", "_ZN12async_target11answer_item*closure*", 1, BY_RETURNS)?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&check), "--spec", path(&polls)])?;
+    target.command("calls 1000")?;
+    let scrape = agent.scrape_settled()?;
+    let own = target.command("counts")?;
+    ensure!(own["calls"] == 1_000 && own["checked"] == 1_000, "{own}");
+    ensure!(whole(scrape.sum("checked_total", &[])) == 1_000, "{}", scrape.sum("checked_total", &[]));
+    let polled = whole(scrape.sum("polls_total", &[]));
+    ensure!(own["polls"] == polled && polled >= 3_000, "{polled} polls, {own}");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
+/// The code and the error of `spec check` with the example of the documents in which a part has been replaced.
+fn checked(executable: &Path, part: &str, other: &str) -> Result<(i32, String)> {
+    let text = specs::text("stock")?;
+    ensure!(text.contains(part), "no {part} in {text}");
+    let file = specs::file("changed-stock", &text.replacen(part, other, 1))?;
+    let ended = run_to_end(&["spec", "check", path(&file), "--exe", path(executable)], PATIENCE)?;
+    Ok((ended.code.unwrap_or(-1), ended.stderr))
+}
+
+#[test]
+fn what_can_not_be_watched_is_refused() -> Result<()> {
+    let executable = corners(Build::Default)?;
+    for (part, other, code, expected) in [
+        ("\"stock_lookup\"", "\"stock_lokup\"", 6, "function stock_lokup is not among the symbols"),
+        ("\"stock_lookup\"", "\"stock_many_*\"\nat_most = 2", 6, "matches 3 functions, and may match 2"),
+        ("\"stock_lookup\"", "\"stock_*\"", 2, "a pattern needs at_most"),
+        ("\"stock_lookup\"", "\"stock_*\"\nat_most = 10000", 2, "from 1 to 64 functions"),
+        ("cstrings = { item = 1 }", "cstrings = { item = 6 }", 2, "only the first 6 arguments"),
+        ("cstrings = { item = 1 }", "cstrings = { other = 1 }", 2, "`item` is no string of each start"),
+        ("cstrings = { item = 1 }", "strings = { item = 1 }", 6, "has no std::string of the C++11 ABI"),
+        ("cstrings = { item = 1 }", "cstrings = { item = 1 }\nkey = 0", 2, "the key is the thread"),
+        ("allow_expensive = true", "", 2, "write allow_expensive = true"),
+        ("by = \"instructions\"", "by = \"probe\"", 2, "write nothing_is_thrown = true"),
+        (
+            BY_INSTRUCTIONS,
+            "returns = { by = \"probe\", number = \"int\" }",
+            2,
+            "write nothing_is_thrown = true",
+        ),
+        ("number = \"int\" }", "}", 2, "returns must say what number is returned"),
+        ("failed = \"< 0\"\n", "", 2, "`failed` must compare a number"),
+        ("key = \"thread\"", "key = \"goroutine\"", 2, "unknown variant `goroutine`"),
+        ("help = ", "module = \"std\"\nhelp = ", 2, "only Go programs say which modules"),
+    ] {
+        let (ended, said) = checked(&executable, part, other)?;
+        ensure!(ended == code && said.contains(expected), "{other}: {ended}, {said}");
+    }
+    // This test itself has some ten thousand functions.
+    let (ended, said) = checked(&std::env::current_exe()?, "\"stock_lookup\"", "\"_*\"\nat_most = 64")?;
+    ensure!(ended == 6 && said.contains("functions, and may match 64"), "{ended}, {said}");
+    let (ended, said) = checked(&corners(Build::Stripped)?, "", "")?;
+    ensure!(ended == 6 && said.contains("function stock_lookup is not among the symbols"), "{ended}, {said}");
+    let go = Program::Operations.build(Flavour::Default)?;
+    let (ended, said) = checked(&go, "", "")?;
+    ensure!(ended == 6 && said.contains("it is a Go program"), "{ended}, {said}");
+    let jobs = specs::documented("jobs")?;
+    let ended = run_to_end(&["spec", "check", path(&jobs), "--exe", path(&executable)], PATIENCE)?;
+    ensure!(ended.code == Some(6) && ended.stderr.contains("is not a Go program"), "{}", ended.stderr);
+    Ok(())
+}
+
+#[test]
+fn specs_that_claim_the_same_function_are_refused() -> Result<()> {
+    let target = start(Build::Default)?;
+    let pid = target.pid().to_string();
+    let text = specs::text("stock")?;
+    let same = specs::file("same", &text.replace("\"stock\"", "\"same\""))?;
+    let like =
+        text.replace("\"stock\"", "\"like\"").replace("\"stock_lookup\"", "\"stock_look*\"\nat_most = 1");
+    let like = specs::file("like", &like)?;
+    let stock = specs::documented("stock")?;
+    for (other, code, expected) in [
+        (&same, 2, "both watch stock_lookup"),
+        (&like, 6, "function stock_lookup is watched for spec stock already"),
+    ] {
+        let args = [
+            "run",
+            "--pid",
+            &pid,
+            "--web.listen-address",
+            ":0",
+            "--spec",
+            path(&stock),
+            "--spec",
+            path(other),
+        ];
+        let ended = run_to_end(&args, PATIENCE)?;
+        ensure!(
+            ended.code == Some(code) && ended.stderr.contains(expected),
+            "{:?} {}",
+            ended.code,
+            ended.stderr
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn inspect_shows_how_ends_are_seen() -> Result<()> {
+    let executable = corners(Build::Default)?;
+    for (way, cost) in [("instructions", "single-stepped"), ("probe", "return-probe")] {
+        let spec = spec_of("stock_throw", way)?;
+        let ended =
+            run_to_end(&["inspect", "--json", "--exe", path(&executable), "--spec", path(&spec)], PATIENCE)?;
+        let said: Value = serde_json::from_str(&ended.stdout).with_context(|| ended.stderr.clone())?;
+        ensure!(ended.code == Some(0) && said["go_version"].is_null(), "{said}");
+        let one = &said["frameworks"][0];
+        let sites: Vec<_> = one["sites"].as_array().into_iter().flatten().collect();
+        let is = |site: &&&Value, role: &str, cost: &str| site["role"] == role && site["cost_class"] == cost;
+        ensure!(sites.iter().filter(|site| is(site, "start", "emulated")).count() == 1, "{said}");
+        ensure!(sites.iter().filter(|site| is(site, "finish", cost)).count() == sites.len() - 1, "{said}");
+        ensure!(one["notes"].to_string().contains("ends the target") == (way == "probe"), "{said}");
+    }
+    Ok(())
+}
