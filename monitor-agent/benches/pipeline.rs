@@ -1,8 +1,13 @@
 //! How many records the agent decodes and aggregates in a second of one processor's time: a full ring, over and over.
 //!
-//! One line of JSON on stdout; `cargo xtask bench --only pipeline` makes a table of it.
+//! One line of JSON on stdout; `cargo xtask bench --only pipeline` makes a table of it. A directory with rings that were
+//! recorded may be given; other rings are made here.
 
-use std::time::{Duration, Instant};
+use std::{
+    env, fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use monitor_agent::agent::Replay;
 use monitor_ebpf::LabelSet;
@@ -18,26 +23,46 @@ const TIMES: usize = 20;
 const ROUNDS: usize = 7;
 
 fn main() {
-    let figures: Vec<String> = [("records", RECORD, 10), ("records", RECORD, 1_000), ("events", EVENT, 10)]
-        .into_iter()
-        .map(|(what, size, label_sets)| {
-            let rates = rates(size, label_sets);
-            format!("{{\"what\":\"{what}\",\"label_sets\":{label_sets},\"per_second\":{rates:?}}}")
-        })
-        .collect();
+    let mut figures: Vec<String> =
+        [("records", RECORD, 10), ("records", RECORD, 1_000), ("events", EVENT, 10)]
+            .into_iter()
+            .map(|(what, size, label_sets)| {
+                figure(what, &ring(size, label_sets), (0..label_sets).map(label_set).collect())
+            })
+            .collect();
+    // Cargo has arguments of its own.
+    if let Some(directory) = env::args_os().skip(1).map(PathBuf::from).find(|path| path.is_dir()) {
+        for what in ["records", "events"] {
+            let read = |name: String| fs::read(directory.join(name)).expect("a recorded file");
+            let sets = label_sets(&read(format!("{what}.labels")));
+            figures.push(figure(&format!("{what}, recorded"), &read(format!("{what}.ring")), sets));
+        }
+    }
     println!("[{}]", figures.join(","));
 }
 
+fn figure(what: &str, ring: &[u8], sets: Vec<LabelSet>) -> String {
+    let label_sets = sets.len();
+    let rates = rates(ring, sets);
+    format!("{{\"what\":\"{what}\",\"label_sets\":{label_sets},\"per_second\":{rates:?}}}")
+}
+
+/// Label sets as the programs write them.
+fn label_sets(bytes: &[u8]) -> Vec<LabelSet> {
+    let (sets, rest) = bytes.as_chunks::<{ size_of::<LabelSet>() }>();
+    assert!(rest.is_empty(), "half a label set");
+    // SAFETY: it is made of numbers, for which all bytes are values.
+    sets.iter().map(|bytes| unsafe { bytes.as_ptr().cast::<LabelSet>().read_unaligned() }).collect()
+}
+
 /// Records a second, in each round.
-fn rates(size: usize, label_sets: u32) -> Vec<f64> {
-    let ring = ring(size, label_sets);
-    let sets = (0..label_sets).map(label_set).collect();
+fn rates(ring: &[u8], sets: Vec<LabelSet>) -> Vec<f64> {
     let mut replay = Replay::new(sets);
     let rounds = (0..=ROUNDS).map(|_| {
         let begin = Instant::now();
         let before = replay.snapshot().counters.records_timed;
         for _ in 0..TIMES {
-            replay.drain(Items(&ring), 1);
+            replay.drain(Items(ring), 1);
         }
         let taken = replay.snapshot().counters.records_timed - before;
         rate(taken, begin.elapsed())

@@ -14,6 +14,7 @@ mod peers;
 mod pipeline;
 mod planning;
 mod programs;
+mod recorded;
 mod report;
 mod scrapes;
 mod section;
@@ -186,7 +187,7 @@ fn measure(part: Part, options: &Options, cores: Cores) -> Result<Section> {
         }
         Part::Sweeps => sweeps::measure(cores, options.seconds),
         Part::Stalls => stalls::measure(cores, options.rounds),
-        Part::Pipeline => pipeline::measure(cores.others),
+        Part::Pipeline => pipeline::measure(cores),
         Part::Scrapes => Ok(scrapes::measure(cores.others, options.rounds)?.section()),
     }
 }

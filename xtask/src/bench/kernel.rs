@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 
 // Numbers of uapi/linux/bpf.h.
 const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
+const BPF_MAP_GET_FD_BY_ID: libc::c_int = 14;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_ENABLE_STATS: libc::c_int = 32;
 
@@ -152,6 +153,36 @@ fn program_info(program: &OwnedFd, mut info: ProgramInfo) -> io::Result<ProgramI
     let answer =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const ask, size_of::<Ask>()) };
     if answer == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A map that a process holds.
+#[derive(Debug)]
+pub(super) struct Map {
+    /// `BPF_MAP_TYPE_…`.
+    pub(super) kind: u64,
+    /// Bytes of a value.
+    pub(super) value_bytes: u64,
+    /// How many values it has room for; of a ring, bytes.
+    pub(super) entries: u64,
+    id: u32,
+}
+
+impl Map {
+    /// Opens it, as one more of its holders.
+    pub(super) fn open(&self) -> Result<OwnedFd> {
+        // The head of `union bpf_attr`: an id, then the next and flags.
+        bpf(BPF_MAP_GET_FD_BY_ID, &[self.id, 0, 0]).with_context(|| format!("cannot open map {}", self.id))
+    }
+}
+
+/// The maps that a process holds.
+pub(super) fn maps(pid: u32) -> Result<Vec<Map>> {
+    let map = |info: &String| {
+        let (kind, value_bytes) = (field(info, "map_type")?, field(info, "value_size")?);
+        let (entries, id) = (field(info, "max_entries")?, field(info, "map_id")?);
+        Some(Map { kind, value_bytes, entries, id: u32::try_from(id).ok()? })
+    };
+    Ok(descriptors(pid)?.iter().filter_map(map).collect())
 }
 
 /// Bytes of kernel memory in the maps that a process holds.

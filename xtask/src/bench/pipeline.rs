@@ -1,13 +1,15 @@
-//! How many records the agent decodes and aggregates in a second: `monitor-agent/benches/pipeline.rs`, as a table.
+//! How many records the agent decodes and aggregates in a second: `monitor-agent/benches/pipeline.rs`, as a table. Beside
+//! rings that it makes itself it gets two that were recorded: a Kitex server's, whose agent did not look for a while.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    machine::pinned,
+    machine::{Cores, pinned},
+    recorded,
     report::{Spread, row, table, verdict},
     section::Section,
 };
@@ -25,11 +27,15 @@ struct Figure {
 }
 
 /// Builds it and runs it on one processor.
-pub(super) fn measure(core: usize) -> Result<Section> {
+pub(super) fn measure(cores: Cores) -> Result<Section> {
     let bench = ["bench", "--quiet", "--locked", "--package", "monitor-agent", "--bench", "pipeline"];
     output(cargo().args(bench).arg("--no-run"))?;
-    let mut pinned = pinned(core, Path::new(cargo().get_program()));
-    let text = output(pinned.args(bench).current_dir(root()).env_remove("LD_LIBRARY_PATH"))?;
+    let directory = root().join("target/recorded");
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    recorded::record(cores, &directory)?;
+    let mut pinned = pinned(cores.others, Path::new(cargo().get_program()));
+    let pinned = pinned.args(bench).arg("--").arg(&directory);
+    let text = output(pinned.current_dir(root()).env_remove("LD_LIBRARY_PATH"))?;
     section(serde_json::from_str(&text).context("what the benchmark wrote")?)
 }
 
