@@ -107,6 +107,12 @@ pub enum CodeError {
         /// The jump.
         from: u64,
     },
+    /// The kernel refuses a probe on it: `uprobe_init_insn` in arch/x86/kernel/uprobes.c.
+    #[error("the instruction at +{offset:#x} has the prefix `lock`, and the kernel probes none that has")]
+    Locked {
+        /// Bytes from the function's first instruction.
+        offset: u64,
+    },
     /// An instruction jumps back to the site or before it, so that one call could hit it twice.
     #[error(
         "the instruction at +{from:#x} jumps to +{to:#x}: a probe at +{site:#x} could run twice for one call"
@@ -236,6 +242,9 @@ impl Body {
     ) -> Result<SiteChoice, CodeError> {
         let instruction = self.instructions.get(index).ok_or(CodeError::Empty)?;
         let offset = self.offset(instruction);
+        if instruction.has_lock_prefix() {
+            return Err(CodeError::Locked { offset });
+        }
         let from = usize::try_from(offset).ok();
         let bytes = from.and_then(|from| code.get(from..from.checked_add(instruction.len())?));
         Ok(SiteChoice {

@@ -170,6 +170,12 @@ mod tests {
     }
 
     #[test]
+    fn a_locked_instruction_is_refused() {
+        // lock inc dword ptr [rdi]; ret
+        assert_eq!(site(b"\xf0\xff\x07\xc3"), Err(CodeError::Locked { offset: 0 }));
+    }
+
+    #[test]
     fn one_call_hits_the_site_once() {
         // mov eax, edi; push rbx; jmp to the push: the first instruction is entered once all the same.
         let (offset, ..) = site(b"\x89\xf8\x53\xeb\xfd").expect("a site");
