@@ -3,6 +3,7 @@
 mod args;
 mod inspect;
 mod log;
+mod memory;
 
 use std::process::ExitCode;
 
@@ -15,6 +16,7 @@ use log::Format;
 /// Runs the command that the process was started with, says on stderr why it failed, and gives the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    memory::give_back();
     let (result, format) = match Arguments::parse().command {
         Command::Run(arguments) => {
             let format = arguments.log_format;
