@@ -7,6 +7,8 @@ pub(super) enum Condition {
     Bare,
     /// Empty programs at the agent's sites.
     Empty,
+    /// The same, attached by perf events: what tools pay that know no other way.
+    EmptyByPerfEvents,
     /// The agent.
     Agent(Mode),
     /// The in-process library, and nothing attached.
@@ -30,7 +32,7 @@ pub(super) enum Mode {
 
 impl Condition {
     /// All that a Kitex server can be measured with, but peers.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Bare,
         Self::Empty,
         Self::Agent(Mode::Plain),
@@ -38,6 +40,7 @@ impl Condition {
         Self::Agent(Mode::Events),
         Self::Agent(Mode::Naive),
         Self::InProcess,
+        Self::EmptyByPerfEvents,
     ];
 
     /// A short name without spaces; not of peers, which have names of their own.
@@ -45,6 +48,7 @@ impl Condition {
         match self {
             Self::Bare => "bare",
             Self::Empty => "empty",
+            Self::EmptyByPerfEvents => "empty_by_perf_events",
             Self::Agent(Mode::Plain) => "agent",
             Self::Agent(Mode::Events) => "events",
             Self::Agent(Mode::Economy) => "economy",

@@ -94,6 +94,12 @@ impl Empty {
         let attached = offsets.iter().map(|offset| Attached::new(pid, *offset, &NOTHING, 0));
         Ok(Self { _attached: attached.collect::<Result<_>>()? })
     }
+
+    /// The same with perf events, as tools do that know no other way.
+    pub(super) fn attach_by_perf_events(pid: u32, offsets: &[u64]) -> Result<Self> {
+        let attached = offsets.iter().map(|offset| Attached::by_perf_event(pid, *offset, &NOTHING, 0));
+        Ok(Self { _attached: attached.collect::<Result<_>>()? })
+    }
 }
 
 /// A program at a site, until this is dropped.
@@ -109,6 +115,10 @@ impl Attached {
         if let Ok(program) = load(code, flags, BPF_TRACE_UPROBE_MULTI) {
             return Ok(Self { _link: multi_link(&program, pid, offset)?, _program: program });
         }
+        Self::by_perf_event(pid, offset, code, flags)
+    }
+
+    fn by_perf_event(pid: u32, offset: u64, code: &[u64], flags: u32) -> Result<Self> {
         let program = load(code, flags, 0)?;
         Ok(Self { _link: link(&program, &uprobe(pid, offset)?)?, _program: program })
     }

@@ -111,7 +111,7 @@ fn measure_cell(stage: &mut Stage<'_>, protocol: Protocol, concurrency: u32, pla
 
 fn conditions(protocol: Protocol, is_main: bool, peers: usize) -> Vec<Condition> {
     let wanted = |condition: &Condition| match condition {
-        Condition::Agent(Mode::Naive | Mode::Economy) => is_main,
+        Condition::Agent(Mode::Naive | Mode::Economy) | Condition::EmptyByPerfEvents => is_main,
         Condition::Agent(Mode::Events) => protocol != Protocol::Grpc,
         _ => true,
     };
@@ -123,6 +123,7 @@ fn name(condition: Condition, protocol: Protocol, stage: &Stage<'_>) -> String {
         Condition::Bare => "bare".to_owned(),
         Condition::Empty if protocol == Protocol::Grpc => "empty programs at the same sites".to_owned(),
         Condition::Empty => "two empty programs at the same sites".to_owned(),
+        Condition::EmptyByPerfEvents => "two empty programs there, by perf events".to_owned(),
         Condition::Agent(Mode::Plain) => "the agent".to_owned(),
         Condition::Agent(Mode::Events) => "the agent, and a reader of its events".to_owned(),
         Condition::Agent(Mode::Economy) => "the agent, economy".to_owned(),
@@ -294,6 +295,17 @@ fn ratios(cell: &Cell) -> String {
         "- The agent adds {} times what the in-process library adds (aim: less: {met}).",
         show_ratio(to_inside)
     );
+    if let Some(by_events) = cell.added_by(Condition::EmptyByPerfEvents) {
+        let to = |condition| show_ratio(cell.added_by(condition).and_then(|added| ratio(added, by_events)));
+        let _ = writeln!(
+            text,
+            "- Empty programs that are attached by perf events, as other tools do, add {} times what they add so; the agent {} \
+             times what those add, and with economy {} times.",
+            show_ratio(cell.added_by(Condition::Empty).and_then(|added| ratio(by_events, added))),
+            to(agent),
+            to(Condition::Agent(Mode::Economy))
+        );
+    }
     if let Some(economy) = cell.index(Condition::Agent(Mode::Economy)) {
         let ratio = cell.ratio(Condition::Agent(Mode::Economy), Condition::Empty);
         let met = ratio.map_or("not to be told", |ratio| verdict(ratio, AIM_ECONOMY));
@@ -383,7 +395,7 @@ mod tests {
     use super::*;
 
     /// A cell in which a call takes the server so long under each condition.
-    fn cell(rounds: &[[f64; 7]]) -> Cell {
+    fn cell(rounds: &[[f64; 8]]) -> Cell {
         let sample = |server_us| Sample { server_us, rate: 50_000.0, p50_us: 300.0, ..Sample::default() };
         Cell {
             protocol: Protocol::TtHeader,
@@ -399,9 +411,9 @@ mod tests {
 
     fn measured() -> Cell {
         cell(&[
-            [14.0, 16.0, 17.0, 15.0, 17.2, 34.0, 17.5],
-            [20.0, 21.5, 22.5, 21.2, 22.6, 40.5, 23.5],
-            [15.0, 17.5, 18.5, 17.0, 18.9, 35.0, 18.0],
+            [14.0, 16.0, 17.0, 15.0, 17.2, 34.0, 17.5, 16.4],
+            [20.0, 21.5, 22.5, 21.2, 22.6, 40.5, 23.5, 22.0],
+            [15.0, 17.5, 18.5, 17.0, 18.9, 35.0, 18.0, 17.6],
         ])
     }
 
@@ -450,7 +462,7 @@ mod tests {
 
     #[test]
     fn only_the_main_cell_has_economy_and_naive_sites_and_grpc_no_events() {
-        assert_eq!(conditions(Protocol::TtHeader, true, 1).len(), 8);
+        assert_eq!(conditions(Protocol::TtHeader, true, 1).len(), 9);
         assert_eq!(conditions(Protocol::Mux, false, 0).len(), 5);
         assert_eq!(conditions(Protocol::Grpc, false, 2).len(), 6);
     }

@@ -243,6 +243,10 @@ impl<'a> Stage<'a> {
     pub(super) fn measure(&mut self, condition: Condition, load: Load) -> Result<Sample> {
         match condition {
             Condition::Bare => self.watched.measure(load),
+            Condition::EmptyByPerfEvents => {
+                let _attached = Empty::attach_by_perf_events(self.watched.server.pid(), &self.sites)?;
+                self.watched.measure(load)
+            }
             Condition::Empty => {
                 let _attached = Empty::attach(self.watched.server.pid(), &self.sites)?;
                 self.watched.measure(load)
