@@ -8,7 +8,7 @@ const THRESHOLD: libc::c_int = 128 << 10;
 /// Has what planning and loading take given back to the system when they are done with it.
 ///
 /// glibc does so at first, but keeps all the more, up to 64 MiB for each heap, the larger the pieces that have been freed
-/// (`mallopt(3)`): an agent with one target then stays at 45 MiB in place of 30. Numbers that are set stay as they are.
+/// (`mallopt(3)`): an agent with one target then stays at 48 MiB in place of 25. Numbers that are set stay as they are.
 pub(super) fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for parameter in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
