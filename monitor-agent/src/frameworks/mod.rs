@@ -3,8 +3,12 @@
 //! A framework is described by names only: of functions, types and fields. Which addresses and offsets these
 //! have in a given executable is the [plan](crate::plan)'s to find and to prove.
 
+mod by_function;
+mod by_type;
+mod parts;
 mod read;
 mod spec;
+mod written;
 
 use std::sync::LazyLock;
 

@@ -5,10 +5,12 @@
 //! and proven in an executable by the [plan](crate::plan), as what the agent knows itself is.
 
 mod glob;
+pub(crate) mod go;
 mod known;
 pub(crate) mod names;
 mod native;
 pub(crate) mod read;
+pub(crate) mod written;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -235,6 +237,17 @@ impl Operation {
         if self.native.is_some() { i64::from(read.cast_signed()) } else { i64::from(read) }
     }
 
+    /// Whether it says which of them have failed.
+    #[must_use]
+    pub fn tells_outcome(&self) -> bool {
+        let has_error = match &self.finish {
+            _ if self.native.is_some() => false,
+            Finish::Entered(entries) => entries.iter().all(|entry| entry.words.error.is_some()),
+            Finish::Returned(words) => words.error.is_some(),
+        };
+        has_error || self.failed.is_some()
+    }
+
     /// Whether an operation that ended with this number has failed.
     #[must_use]
     pub fn fails(&self, number: Option<u32>) -> bool {
@@ -321,6 +334,12 @@ impl Specs {
     /// Each with its number, which is small.
     pub fn iter(&self) -> impl Iterator<Item = (u8, &Arc<Spec>)> {
         (0..).zip(&self.0)
+    }
+
+    /// The one with this number.
+    #[must_use]
+    pub fn get(&self, number: u8) -> Option<&Spec> {
+        self.0.get(usize::from(number)).map(Arc::as_ref)
     }
 
     /// Whether one of them is about native functions, which a program may have that Go has not built.

@@ -7,7 +7,8 @@ use toml::Spanned;
 
 use super::{
     ALTERNATIVES_MAX, Key, LABELS_MAX, MATCHES_MAX, Operation, Policy, Source, TEXTS_MAX, names,
-    read::{WrittenSide, WrittenSource, Wrong, check, comparison, short, source, wrong},
+    read::{Wrong, check, comparison, short, source, wrong},
+    written::{WrittenSide, WrittenSource},
 };
 use crate::{frameworks::Side, specs::Finish};
 

@@ -1,0 +1,219 @@
+//! What a framework's file says whose calls are told by the function that they enter.
+
+use monitor_ebpf::{FINISH_SITES, GATES};
+use toml::Spanned;
+
+use super::{
+    parts::{alternatives, below, equals, few, few_choices, field, metrics, no_user_words, symbol, way},
+    spec::{CallSpec, Entry, KindSpec, ObjectOf, SitedFramework, SitedMessages, StatusSpec, Way},
+    written::{CallPolicy, WrittenByFunction, WrittenCall, WrittenMethods, WrittenStatus, WrittenStreams},
+};
+use crate::specs::{
+    ALTERNATIVES_MAX, OPERATIONS_MAX,
+    go::entry,
+    names,
+    read::{Wrong, check, short, wrong},
+    written::WrittenEntry,
+};
+
+/// Codes that a status can have.
+const CODES_MAX: usize = 64;
+/// Longest text that the programs compare.
+const COMPARED_MAX: usize = 8;
+
+pub(super) fn framework(written: &WrittenByFunction) -> Result<SitedFramework, Wrong> {
+    few(&written.operation, OPERATIONS_MAX)?;
+    let mut calls: Vec<CallSpec> = Vec::new();
+    for operation in written.operation.get_ref() {
+        let call = call(operation)?;
+        let starts_as = operation.get_ref().starts_as.as_ref();
+        if let Some(of) = starts_as.filter(|of| !calls.iter().any(|call| call.name == *of.get_ref())) {
+            return wrong(of, "there is no operation of this name before this one");
+        }
+        calls.push(call);
+    }
+    Ok(SitedFramework {
+        name: short(&written.name)?,
+        title: short(&written.title)?,
+        metrics: metrics(&written.metrics)?,
+        module: short(&written.module)?,
+        calls,
+        status: status(&written.status)?,
+    })
+}
+
+fn call(spanned: &Spanned<WrittenCall>) -> Result<CallSpec, Wrong> {
+    let written = spanned.get_ref();
+    if written.start.is_some() == written.starts_as.is_some() {
+        return wrong(spanned, "an operation starts where it says with one of start and starts_as");
+    }
+    let (start, started) = match &written.start {
+        Some(start) => ends(start, false)?,
+        None => (Vec::new(), None),
+    };
+    let (finish, root) = ends(&written.finish, true)?;
+    let mut finishes = vec![finish];
+    let mut roots = vec![started, root.clone()];
+    if let Some(also) = &written.also_finish {
+        let (also, root) = ends(also, true)?;
+        finishes.push(also);
+        roots.push(root);
+    }
+    let Some(root) = root.filter(|root| roots.iter().flatten().all(|other| other == root)) else {
+        return wrong(spanned, "the key is one pointer, of one name at start and finish");
+    };
+    if finishes.len() > FINISH_SITES || written.only_if.len() > GATES {
+        return wrong(spanned, format!("there are at most {FINISH_SITES} ends and {GATES} conditions"));
+    }
+    let policy = written.policy.unwrap_or(CallPolicy::Overwrite);
+    let is_first = matches!(policy, CallPolicy::First);
+    let path = |text: &Spanned<String>| below(text, text.get_ref(), &root);
+    let conditions = written.only_if.iter().map(|condition| equals(condition, &root));
+    Ok(CallSpec {
+        name: short(&written.name)?,
+        side: written.side.into(),
+        start,
+        finishes,
+        variant_of: written.starts_as.as_ref().map(short).transpose()?,
+        object: ways(written, &root, spanned)?,
+        key: written.key_at.as_ref().map(path).transpose()?,
+        method: alternatives(&written.labels.method, &root)?,
+        kind: kind(spanned, &root)?,
+        first_start: is_first,
+        first_finish: is_first,
+        over: written.over.as_ref().map(|over| equals(over, &root)).transpose()?,
+        only_if: conditions.collect::<Result<_, _>>()?,
+        messages: written.messages.as_ref().map(methods).transpose()?.unwrap_or_default(),
+    })
+}
+
+/// The methods that messages go through.
+fn methods(written: &Spanned<Vec<WrittenMethods>>) -> Result<Vec<SitedMessages>, Wrong> {
+    few(written, ALTERNATIVES_MAX)?;
+    let methods = written.get_ref().iter().map(|methods| {
+        check(&methods.arguments, names::arguments(methods.arguments.get_ref()))?;
+        let object = match (&methods.pointer, &methods.interface) {
+            (None, None) => ObjectOf::Itself,
+            (Some(pointer), None) => ObjectOf::Pointer(field(pointer)?),
+            (None, Some(interface)) => ObjectOf::Interface {
+                field: field(&interface.field)?,
+                holds: symbol(&interface.holds)?,
+                no_call: symbol(&interface.no_call)?,
+            },
+            (Some(pointer), Some(_)) => {
+                return wrong(pointer, "the call is behind a pointer or an interface");
+            }
+        };
+        Ok(SitedMessages {
+            sent: symbol(&methods.sent)?,
+            received: symbol(&methods.received)?,
+            arguments: methods.arguments.get_ref().clone(),
+            receiver: few_choices(&methods.way)?
+                .iter()
+                .map(|text| way(&methods.way, text))
+                .collect::<Result<_, _>>()?,
+            object,
+            description: description(&methods.streams)?,
+        })
+    });
+    methods.collect()
+}
+
+/// A field with the description of a call, and two fields of that.
+fn description(written: &WrittenStreams) -> Result<[String; 3], Wrong> {
+    let parts = |path: &Spanned<String>| {
+        let (name, rest) = path.get_ref().split_once('.').unwrap_or_default();
+        let parts = names::field(name).and_then(|()| names::field(rest));
+        check(path, parts)?;
+        Ok((name.to_owned(), rest.to_owned()))
+    };
+    let ((name, client), (other, server)) = (parts(&written.client)?, parts(&written.server)?);
+    if name != other {
+        return wrong(&written.server, "both fields are in one description");
+    }
+    Ok([name, client, server])
+}
+
+/// Functions to choose from, and what all of them call the pointer that is the key.
+fn ends(
+    written: &Spanned<Vec<Spanned<WrittenEntry>>>,
+    is_finish: bool,
+) -> Result<(Vec<Entry>, Option<String>), Wrong> {
+    few(written, ALTERNATIVES_MAX)?;
+    let mut entries = Vec::new();
+    let mut root: Option<String> = None;
+    for spanned in written.get_ref() {
+        let found = no_user_words(spanned, entry(spanned, true, true)?)?;
+        let words = &found.words;
+        let is_key = |(_, word): &&(String, usize)| words.key == Some(*word);
+        let Some((name, object)) = words.pointers.iter().find(is_key) else {
+            return wrong(spanned, "the key is one of the pointers");
+        };
+        if root.get_or_insert_with(|| name.clone()) != name {
+            return wrong(spanned, "the pointer that is the key has one name");
+        }
+        let other = words.pointers.iter().find(|pointer| !is_key(pointer)).map(|(_, word)| *word);
+        let second = match (other, words.error) {
+            (None, Some(error)) if is_finish => error + 1,
+            (Some(status), None) => status,
+            (None, None) if !is_finish => *object,
+            _ => return wrong(spanned, "a finish gets a status or an error, a start neither"),
+        };
+        entries.push(Entry {
+            object: *object,
+            second,
+            error: words.error,
+            function: found.function,
+            arguments: found.arguments,
+        });
+    }
+    Ok((entries, root))
+}
+
+fn kind(spanned: &Spanned<WrittenCall>, root: &str) -> Result<KindSpec, Wrong> {
+    let written = spanned.get_ref();
+    let is_unary = written.unary.as_ref().is_some_and(|unary| *unary.get_ref());
+    let Some(WrittenStreams { client, server }) = &written.streams else {
+        return match (is_unary, &written.starts_as) {
+            (true, None) => Ok(KindSpec::Unary),
+            (false, Some(_)) => Ok(KindSpec::AsStarted),
+            _ => wrong(
+                spanned,
+                "say which streams it has, or that it is unary; its start says so for starts_as",
+            ),
+        };
+    };
+    if is_unary || written.starts_as.is_some() {
+        return wrong(client, "what is unary, or told by the start, has no streams here");
+    }
+    let of = client.get_ref().split('.').next().unwrap_or_default();
+    let (client, server) = (below(client, client.get_ref(), of)?, below(server, server.get_ref(), of)?);
+    if of == root {
+        return Ok(KindSpec::Object(client, server));
+    }
+    Ok(KindSpec::Second(ways(written, of, spanned)?, client, server))
+}
+
+/// Ways to the type of a pointer.
+fn ways(written: &WrittenCall, pointer: &str, spanned: &Spanned<WrittenCall>) -> Result<Vec<Way>, Wrong> {
+    let Some(ways) = written.types.get(pointer) else {
+        return wrong(spanned, format!("say of which type {pointer} is"));
+    };
+    few_choices(ways)?.iter().map(|text| way(ways, text)).collect()
+}
+
+fn status(written: &WrittenStatus) -> Result<StatusSpec, Wrong> {
+    few(&written.codes, CODES_MAX)?;
+    if written.well.text.get_ref().len() > COMPARED_MAX {
+        return wrong(&written.well.text, format!("at most {COMPARED_MAX} bytes are compared"));
+    }
+    Ok(StatusSpec {
+        error: symbol(&written.error)?,
+        from_error: field(&written.from_error)?,
+        message: field(&written.message)?,
+        code: field(&written.code)?,
+        well: (symbol(&written.well.error)?, short(&written.well.text)?),
+        wrap: (symbol(&written.wrap.error)?, field(&written.wrap.field)?),
+        codes: written.codes.get_ref().iter().map(short).collect::<Result<_, _>>()?,
+    })
+}

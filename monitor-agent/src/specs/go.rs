@@ -1,0 +1,275 @@
+//! What a spec's file says about functions of Go.
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+
+use super::{
+    ALTERNATIVES_MAX, Entry, Finish, Key, LABELS_MAX, MATCHES_MAX, Operation, POINTERS_MAX, Policy,
+    REGISTERS, Source, TEXTS_MAX, Words, names,
+    read::{Wrong, check, comparison, short, source, wrong},
+    written::{WrittenEntry, WrittenKey, WrittenOperation, WrittenPolicy, WrittenSide, WrittenWords},
+};
+
+/// Whether it has more functions than are told apart.
+pub(super) fn spans_several(operation: &Operation) -> bool {
+    matches!(operation.finish, Finish::Returned(_))
+        || operation.entries().any(|entry| entry.at_most.is_some())
+}
+
+/// The operation that is written.
+pub(super) fn operation(spanned: &Spanned<WrittenOperation>) -> Result<Operation, Wrong> {
+    let written = spanned.get_ref();
+    let (key, policy) = key_and_policy(written)?;
+    let needs_key = key != Key::Goroutine;
+    let start = entries(&written.start, needs_key, false)?;
+    let finish = match (&written.finish, &written.returns) {
+        (Some(finish), None) => Finish::Entered(entries(finish, needs_key, true)?),
+        (None, Some(returns)) => Finish::Returned(self::returns(written, returns, key)?),
+        _ => return wrong(spanned, "an operation ends where it says with one of finish and returns"),
+    };
+    if written.allow_expensive && matches!(finish, Finish::Entered(_)) {
+        return wrong(spanned, "allow_expensive is for returns: there are none");
+    }
+    let mut types = BTreeMap::new();
+    for (pointer, name) in &written.types {
+        check(name, names::symbol(name.get_ref(), "type"))?;
+        if name.get_ref().starts_with('(') {
+            return wrong(
+                name,
+                "only the frameworks that the agent has itself have ways to types: write a full name",
+            );
+        }
+        types.insert(pointer.clone(), name.get_ref().clone());
+    }
+    let failed = written.failed.as_ref().map(|text| comparison(text, 0..=u32::MAX.into())).transpose()?;
+    let operation = Operation {
+        name: short(&written.name)?,
+        side: written.side.into(),
+        key,
+        policy,
+        start,
+        finish,
+        types,
+        labels: sources(written)?,
+        failed,
+        native: None,
+    };
+    every_word(&operation, spanned)?;
+    Ok(operation)
+}
+
+fn key_and_policy(written: &WrittenOperation) -> Result<(Key, Policy), Wrong> {
+    let key = match written.key.get_ref() {
+        WrittenKey::Goroutine => Key::Goroutine,
+        WrittenKey::Pointer => Key::Pointer,
+        WrittenKey::Number => Key::Number,
+    };
+    let Some(chosen) = &written.policy else { return Ok((key, Policy::Overwrite)) };
+    let policy = match chosen.get_ref() {
+        WrittenPolicy::Overwrite => Policy::Overwrite,
+        WrittenPolicy::FirstStart => Policy::FirstStart,
+        WrittenPolicy::FirstFinish => Policy::FirstFinish,
+        WrittenPolicy::Nested => Policy::Nested,
+    };
+    if policy != Policy::Nested {
+        return Ok((key, policy));
+    }
+    if key != Key::Goroutine {
+        return wrong(chosen, "only operations of a goroutine nest: the key must be `goroutine`");
+    }
+    if matches!(written.side, WrittenSide::Server) {
+        return wrong(chosen, "nested operations are the target's own: write side = \"client\"");
+    }
+    Ok((key, policy))
+}
+
+fn entries(
+    written: &Spanned<Vec<Spanned<WrittenEntry>>>,
+    needs_key: bool,
+    is_finish: bool,
+) -> Result<Vec<Entry>, Wrong> {
+    let entries = written.get_ref();
+    if entries.is_empty() || entries.len() > ALTERNATIVES_MAX {
+        return wrong(written, format!("give from 1 to {ALTERNATIVES_MAX} functions to choose from"));
+    }
+    entries.iter().map(|entry| self::entry(entry, needs_key, is_finish)).collect()
+}
+
+pub(crate) fn entry(
+    spanned: &Spanned<WrittenEntry>,
+    needs_key: bool,
+    is_finish: bool,
+) -> Result<Entry, Wrong> {
+    let written = spanned.get_ref();
+    let function = &written.function;
+    check(function, names::symbol(function.get_ref(), "function"))?;
+    match (&written.at_most, function.get_ref().contains('*') && !is_method(function.get_ref())) {
+        (None, true) => return wrong(function, "a pattern needs at_most: how many functions it may match"),
+        (Some(limit), _) if !(1..=MATCHES_MAX).contains(limit.get_ref()) => {
+            return wrong(limit, format!("a pattern may match from 1 to {MATCHES_MAX} functions"));
+        }
+        _ => {}
+    }
+    let words = Words {
+        key: written.key.as_ref().map(|word| *word.get_ref()),
+        ..words(&written.pointers, written.error.as_ref(), written.number.as_ref())?
+    };
+    if needs_key != words.key.is_some() {
+        let what =
+            if needs_key { "say which word of its arguments is the key" } else { "the key is the goroutine" };
+        return wrong(spanned, what);
+    }
+    if !is_finish && (!words.pointers.is_empty() || words.error.is_some() || words.number.is_some()) {
+        return wrong(spanned, "names and outcome are read at the finish: a start has a key only");
+    }
+    let arguments = arguments(spanned, &words)?;
+    let at_most = written.at_most.as_ref().map(|limit| *limit.get_ref());
+    Ok(Entry { function: function.get_ref().clone(), at_most, arguments, words })
+}
+
+/// Whether the only stars of a name are those of methods' receivers, as in `pkg.(*T).Method`.
+fn is_method(name: &str) -> bool {
+    name.matches('*').count() == name.matches("(*").count() && !name.contains("(*)")
+}
+
+/// Which arguments an entry has. Those that it says the meaning of must be among them.
+fn arguments(spanned: &Spanned<WrittenEntry>, words: &Words) -> Result<String, Wrong> {
+    let written = spanned.get_ref();
+    let Some(arguments) = &written.arguments else {
+        if *words == Words::default() {
+            return Ok(String::new());
+        }
+        let what = "say how its arguments lie, as in arguments = \"w{ww}\": `spec check --exe` tells what a program has";
+        return wrong(spanned, what);
+    };
+    check(arguments, names::arguments(arguments.get_ref()))?;
+    let known = names::words(arguments.get_ref());
+    let places = [&written.key, &written.error, &written.number].into_iter().flatten();
+    for place in places.chain(written.pointers.values()) {
+        if *place.get_ref() >= known.len() {
+            return wrong(
+                place,
+                format!("there are {} words in `{}`, counted from 0", known.len(), arguments.get_ref()),
+            );
+        }
+    }
+    let is_word = |word: usize| known.get(word).is_some_and(|(whole, _)| *whole);
+    let pointer = written.pointers.values().find(|word| !is_word(*word.get_ref()));
+    if let Some(word) = pointer.or(written.key.as_ref().filter(|word| !is_word(*word.get_ref()))) {
+        return wrong(word, "this word has fewer than 8 bytes");
+    }
+    let is_pair = |word: usize| known.get(word).is_some_and(|(_, first)| *first);
+    if let Some(error) = written.error.as_ref().filter(|word| !is_pair(*word.get_ref())) {
+        return wrong(error, "an error has two words, as in {ww}: give the number of the first");
+    }
+    Ok(arguments.get_ref().clone())
+}
+
+fn returns(written: &WrittenOperation, returns: &Spanned<WrittenWords>, key: Key) -> Result<Words, Wrong> {
+    if !written.allow_expensive {
+        let what = "the kernel steps through each return, which takes the target 10 µs and more on a virtual machine: \
+                    if that is fine, write allow_expensive = true";
+        return wrong(returns, what);
+    }
+    if key != Key::Goroutine {
+        return wrong(
+            &written.key,
+            "a function returns on the goroutine that entered it: the key must be `goroutine`",
+        );
+    }
+    let found = returns.get_ref();
+    let words = words(&found.pointers, found.error.as_ref(), found.number.as_ref())?;
+    let places = found.error.iter().chain(&found.number).chain(found.pointers.values());
+    if let Some(place) = places.into_iter().find(|place| *place.get_ref() >= REGISTERS) {
+        return wrong(place, format!("only the first {REGISTERS} words of results are in registers"));
+    }
+    Ok(words)
+}
+
+fn words(
+    pointers: &BTreeMap<String, Spanned<usize>>,
+    error: Option<&Spanned<usize>>,
+    number: Option<&Spanned<usize>>,
+) -> Result<Words, Wrong> {
+    if let Some(extra) = pointers.values().nth(POINTERS_MAX) {
+        return wrong(extra, format!("paths can begin at {POINTERS_MAX} pointers at most"));
+    }
+    if let (Some(_), Some(number)) = (error, number) {
+        return wrong(number, "an operation is told by an error or by a number, not both");
+    }
+    Ok(Words {
+        key: None,
+        pointers: pointers.iter().map(|(name, word)| (name.clone(), *word.get_ref())).collect(),
+        error: error.map(|word| *word.get_ref()),
+        number: number.map(|word| *word.get_ref()),
+    })
+}
+
+fn sources(written: &WrittenOperation) -> Result<Vec<Source>, Wrong> {
+    if let Some(extra) = written.labels.values().nth(LABELS_MAX) {
+        return wrong(extra, format!("a spec has at most {LABELS_MAX} labels"));
+    }
+    let mut sources = Vec::new();
+    for (name, value) in &written.labels {
+        check(value, names::label(name))?;
+        sources.push(source(value)?);
+    }
+    let count = |is: fn(&Source) -> bool| sources.iter().filter(|source| is(source)).count();
+    if count(|source| matches!(source, Source::Name(_))) > TEXTS_MAX
+        || count(|source| matches!(source, Source::Number { .. })) > 1
+    {
+        return wrong(
+            &written.start,
+            format!("at most {TEXTS_MAX} strings and one number are read for an operation"),
+        );
+    }
+    Ok(sources)
+}
+
+/// Refuses names that nothing has, and what is asked for without saying where it is.
+fn every_word(operation: &Operation, spanned: &Spanned<WrittenOperation>) -> Result<(), Wrong> {
+    let written = spanned.get_ref();
+    let ends: Vec<&Words> = match &operation.finish {
+        Finish::Entered(entries) => entries.iter().map(|entry| &entry.words).collect(),
+        Finish::Returned(words) => vec![words],
+    };
+    let is_pointer = |name: &str| ends.iter().all(|words| words.pointers.iter().any(|(of, _)| of == name));
+    for (pointer, name) in &written.types {
+        if !is_pointer(pointer) {
+            return wrong(name, format!("there is no pointer {pointer} at each finish"));
+        }
+    }
+    let mut has_number = ends.iter().all(|words| words.number.is_some());
+    for (source, value) in operation.labels.iter().zip(written.labels.values()) {
+        if let Some(path) = source.path() {
+            let root = path.split('.').next().unwrap_or_default();
+            if !is_pointer(root) || !operation.types.contains_key(root) {
+                let what = format!("`{root}` must be in the pointers of each finish, and its type in types");
+                return wrong(value, what);
+            }
+        }
+        match source {
+            Source::Number { path: Some(_), .. } if ends.iter().any(|words| words.number.is_some()) => {
+                return wrong(value, "there is one number at the most: this one, or that of the finish");
+            }
+            Source::Number { path: None, .. } if !has_number => {
+                return wrong(value, "each finish must say which word is the number");
+            }
+            Source::Number { .. } => has_number = true,
+            Source::Name(_) | Source::Text(_) | Source::Outcome(_) => {}
+        }
+    }
+    if let Some(failed) = written.failed.as_ref().filter(|_| !has_number) {
+        return wrong(failed, "there is no number to compare");
+    }
+    let outcome = operation.labels.iter().zip(written.labels.values());
+    let mut outcome = outcome.filter(|(source, _)| matches!(source, Source::Outcome(_)));
+    if let Some((_, value)) = outcome.next().filter(|_| !operation.tells_outcome()) {
+        return wrong(
+            value,
+            "each finish must say which word is the error, or `failed` must compare a number",
+        );
+    }
+    Ok(())
+}
