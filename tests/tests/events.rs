@@ -1,8 +1,9 @@
 //! The event stream: the calls that the target itself has seen, one by one, and nothing lost in silence.
 
+mod schema;
+
 use std::{
     collections::BTreeMap,
-    fs,
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Command, Stdio},
@@ -19,6 +20,7 @@ use monitor_tests::{
     targets::{Flavour, Program},
     text::Sites,
 };
+use schema::check_schema;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,22 +31,6 @@ fn pair() -> Result<(Process, Process)> {
     let server = Process::kitex(&["server", "--tracer", "tally,log"])?;
     let client = Process::kitex(&["client", "--connect", server.addr()?, "--tracer", "tally,log"])?;
     Ok((server, client))
-}
-
-/// Every line is as `docs/events.schema.json` says.
-fn check_schema(lines: &[Value]) -> Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("docs/events.schema.json");
-    let schema: Value = serde_json::from_slice(&fs::read(path)?)?;
-    let validator = jsonschema::validator_for(&schema)?;
-    for line in lines {
-        validator.validate(line).map_err(|error| anyhow::anyhow!("{line}: {error}"))?;
-    }
-    ensure!(!lines.is_empty(), "no lines: this shows nothing");
-    // A schema that takes anything shows nothing.
-    let mut other = lines[0].clone();
-    other["nonsense"] = 1.into();
-    ensure!(!validator.is_valid(&other), "the schema takes {other}");
-    Ok(())
 }
 
 fn field<'a>(line: &'a Value, name: &str) -> Result<&'a str> {

@@ -1,6 +1,8 @@
 //! Specs of native functions: what they describe is counted as the target counts it itself, however its functions end, and
 //! what can't be is refused.
 
+mod schema;
+
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -13,6 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{Agent, run_to_end},
     chain::check_closed,
+    events::Events,
     grpc::whole,
     native::{Build, async_server, corners, server},
     process::Process,
@@ -20,6 +23,7 @@ use monitor_tests::{
     specs,
     targets::{Flavour, Program},
 };
+use schema::check_schema;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -106,6 +110,28 @@ fn so_they_are_at_a_fixed_address_and_by_a_return_probe() -> Result<()> {
     ensure!(text.contains(BY_INSTRUCTIONS), "{text}");
     let probe = specs::file("stock-probe", &text.replace(BY_INSTRUCTIONS, returns("probe")))?;
     lookups_are_counted(Build::Fixed, &probe)
+}
+
+#[test]
+fn each_lookup_is_an_event() -> Result<()> {
+    let mut target = start(Build::Default)?;
+    let events = Events::attach(&[target.pid()], &["--spec", path(&specs::documented("stock")?)])?;
+    target.command("lookups 200")?;
+    let expected = own(&target.command("counts")?["lookups"])?;
+    let lines = events.terminate()?;
+    check_schema(&lines)?;
+    let mut found = BTreeMap::new();
+    for line in &lines {
+        let labels = &line["labels"];
+        let values = labels["item"].as_str().zip(labels["result"].as_str());
+        let (item, result) = values.with_context(|| line.to_string())?;
+        *found.entry(format!("{item}/{result}")).or_default() += 1;
+        let status = if labels["status"] == "missing" { "error" } else { "succeed" };
+        ensure!(line["status"] == status && line["duration_us"].is_u64(), "{line}");
+        ensure!(line["operation"] == "lookup" && line["goroutine"].is_null(), "{line}");
+    }
+    ensure!(found == expected, "{found:?}\nis not {expected:?}");
+    Ok(())
 }
 
 #[test]

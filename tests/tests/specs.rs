@@ -1,5 +1,7 @@
 //! Specs: what they describe is counted as the target counts it itself, and what is wrong with one is said.
 
+mod schema;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -15,12 +17,14 @@ use monitor_agent::{
 use monitor_tests::{
     agent::{Agent, run_to_end},
     chain::check_closed,
+    events::Events,
     grpc::whole,
     process::Process,
     scrape::Scrape,
     specs,
     targets::{Flavour, NEWEST_GO, Program},
 };
+use schema::check_schema;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -112,6 +116,52 @@ fn requests_to_hertz_are_counted_once() -> Result<()> {
     check_durations(&scrape, "hertz_server_requests")?;
     check_closed(&scrape, target.pid(), [0, 0])?;
     agent.terminate()?;
+    Ok(())
+}
+
+/// How many lines there are with each combination of the values of a spec's labels, in their order; slashes in them are bars.
+fn in_lines(lines: &[Value], spec: &str, labels: &[&str]) -> Result<BTreeMap<String, u64>> {
+    let mut counts = BTreeMap::new();
+    for line in lines.iter().filter(|line| line["spec"] == spec) {
+        let values = labels.iter().map(|label| Some(line["labels"][*label].as_str()?.replace('/', "|")));
+        let values: Option<Vec<_>> = values.collect();
+        let key = values.with_context(|| line.to_string())?.join("/");
+        *counts.entry(key).or_default() += 1;
+    }
+    Ok(counts)
+}
+
+#[test]
+fn each_operation_is_an_event() -> Result<()> {
+    let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
+    let (jobs, work) = (specs::documented("jobs")?, specs::documented("work")?);
+    let args = ["--spec", path(&jobs), "--spec", path(&work), "--spec", "net-http", "--starts"];
+    let events = Events::attach(&[target.pid()], &args)?;
+    for line in ["jobs 1000", "work 500", "requests 20"] {
+        target.command(line)?;
+    }
+    let counts = target.command("counts")?;
+    let lines = events.terminate()?;
+    check_schema(&lines)?;
+    for (spec, name, labels) in [
+        ("jobs", "jobs", &["queue", "kind", "tries", "status"][..]),
+        ("work", "work", &["status"]),
+        ("http_server_requests", "requests", &["method", "code", "version"]),
+    ] {
+        let found = in_lines(&lines, spec, labels)?;
+        ensure!(found == own(&counts[name])?, "{spec}: {found:?}, {}", counts[name]);
+    }
+    for line in &lines {
+        let goroutine = line["goroutine"].as_u64().with_context(|| line.to_string())?;
+        ensure!(line["event"] == "finish" && line["duration_us"].is_u64() && goroutine > 0, "{line}");
+        // Requests have a code, and nothing says which of them mean failure.
+        let status = match line["labels"]["status"].as_str() {
+            Some("failed") => json!("error"),
+            Some(_) => json!("succeed"),
+            None => Value::Null,
+        };
+        ensure!(line["status"] == status, "{line}");
+    }
     Ok(())
 }
 

@@ -129,7 +129,7 @@ impl Attached {
             losses: Losses::default(),
             waiting: Vec::new(),
             unexpected: Unexpected::new(&recipe, place),
-            has_starts: config.wanted.starts,
+            has_starts: is_framework && config.wanted.starts,
             has_bytes: config.wanted.sizes && recipe.has_sizes(),
             may_be_recorded: recipe.shapes.iter().any(|shape| shape.recorded.time_at != NO_SCRATCH),
             recipe,
@@ -144,10 +144,6 @@ impl Attached {
     pub(super) fn drain(&mut self, place: &Place, clock: Clock, tracer: &mut dyn Tracer) -> (Changes, u64) {
         let Self { maps, labels, aggregate, framework, waiting, .. } = self;
         let names = Names { place, found: place.executable.inspection.frameworks.get(*framework) };
-        // Operations of specs are no calls: they are counted and timed, and nobody is told of each.
-        let mut nobody = Nobody;
-        let is_spec = names.found.is_some_and(|found| found.spec.is_some());
-        let tracer: &mut dyn Tracer = if is_spec { &mut nobody } else { tracer };
         let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), &names);
         let target = place.target.pid();
         let (mut records, mut bytes) = (0, 0);
@@ -383,13 +379,6 @@ fn attach_sites(programs: &mut Programs, place: &Place, sites: &[&Site]) -> Resu
         attached.map_err(|error| still_running(target).err().unwrap_or_else(|| error.into()))?;
     }
     Ok(())
-}
-
-/// Takes no notice of anything.
-struct Nobody;
-
-impl Tracer for Nobody {
-    fn finish(&mut self, _: &FinishedCall<'_>) {}
 }
 
 /// What label sets need of the executable.

@@ -15,7 +15,7 @@ use super::{
     trace::{Trace, TraceConfig},
 };
 use crate::{
-    events::{EventStream, Filter, Format, Outbox, Readers},
+    events::{EventStream, Filter, Format, Lines, Outbox, Readers},
     failure::{Failure, Kind},
 };
 
@@ -47,6 +47,7 @@ async fn live(config: EventsConfig) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let EventsConfig { trace, format, filter } = config;
+    let specs = trace.specs.clone();
     let attaching = tokio::task::spawn_blocking(move || Trace::attach(&trace));
     let mut trace = tokio::select! {
         trace = attaching => trace.map_err(|error| Failure::new(Kind::Running, error.to_string()))??,
@@ -57,7 +58,7 @@ async fn live(config: EventsConfig) -> Result<(), Failure> {
     eprintln!("attached");
     let readers = Arc::new(Readers::default());
     let mut writing = write_for(&readers, tokio::io::stdout(), format);
-    let mut stream = EventStream::new(filter, format, readers);
+    let mut stream = EventStream::new(filter, Lines::new(format, specs), readers);
     let mut poll = interval(Trace::POLL_EVERY);
     poll.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut look = interval(LOOK_EVERY);

@@ -21,7 +21,7 @@ use super::{
     watch::{CHECK_EVERY, DRAIN_EVERY, Watch},
 };
 use crate::{
-    events::{EventSocket, EventStream, Filter, Format, Readers},
+    events::{EventSocket, EventStream, Filter, Format, Lines, Readers},
     export::{http, otlp},
     failure::{Failure, Kind},
     pipeline::{Ladder, Tracer},
@@ -75,6 +75,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
     let pusher = pusher(&config, &board)?;
     let mut lifetime = Lifetime::new(config.linger);
     let goal = Goal { budget: config.overhead_budget, latency: config.latency, links: config.links };
+    let specs = config.specs.clone();
     let attaching = {
         let board = Arc::clone(&board);
         tokio::task::spawn_blocking(move || attach_all(&config, &board))
@@ -91,7 +92,8 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
     }
     let mut event_server = None;
     if let (Some(socket), Some(readers)) = (socket, readers) {
-        tracers.push(Box::new(EventStream::new(Filter::default(), Format::Ndjson, Arc::clone(&readers))));
+        let lines = Lines::new(Format::Ndjson, specs);
+        tracers.push(Box::new(EventStream::new(Filter::default(), lines, Arc::clone(&readers))));
         event_server = Some(EventServer::start(socket, readers));
     }
     let (stop_pushing, stopped) = oneshot::channel::<()>();

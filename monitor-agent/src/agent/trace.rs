@@ -27,7 +27,9 @@ use crate::{
 pub struct TraceConfig {
     /// Processes to watch, each once.
     pub pids: Vec<u32>,
-    /// Starts are wanted too. Each costs the target about as much as a finish.
+    /// Operations to trace beside the calls: [`Labels::operation`](crate::pipeline::Labels::operation) tells which one it was.
+    pub specs: Specs,
+    /// Starts of calls are wanted too. Each costs the target about as much as a finish.
     pub starts: bool,
     /// Calls under way for longer are given up: they have no duration.
     pub max_call_age: Duration,
@@ -43,6 +45,7 @@ impl TraceConfig {
     pub fn new(pids: &[u32]) -> Self {
         Self {
             pids: pids.to_vec(),
+            specs: Specs::default(),
             starts: false,
             max_call_age: Duration::from_hours(24),
             limits: Limits::default(),
@@ -55,7 +58,7 @@ impl TraceConfig {
             pids: self.pids.clone(),
             listen: Listen::default(),
             metrics: Selection::calls(),
-            specs: Specs::default(),
+            specs: self.specs.clone(),
             buckets: Buckets::default(),
             labels: LabelSelection::default(),
             otel: OtelView::default(),

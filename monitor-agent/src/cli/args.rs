@@ -275,6 +275,11 @@ pub(super) struct EventsArguments {
     #[arg(long = "pid", value_name = "PID", required = true, allow_negative_numbers = true, value_parser = pid)]
     pids: Vec<u32>,
 
+    /// Also a line for each operation that a spec describes: a file, or the name of one that the agent has (net-http, hertz).
+    /// Repeat it for several.
+    #[arg(long = "spec", value_name = "FILE")]
+    specs: Vec<String>,
+
     /// How lines look.
     #[arg(long, value_enum, default_value_t = EventFormat::Ndjson)]
     format: EventFormat,
@@ -284,7 +289,7 @@ pub(super) struct EventsArguments {
     #[arg(long = "filter", value_name = "FIELD=VALUE")]
     filters: Vec<Condition>,
 
-    /// Also a line for each start; costs each call about as much as its finish does.
+    /// Also a line for each start of a call; costs each call about as much as its finish does.
     #[arg(long)]
     starts: bool,
 
@@ -338,6 +343,7 @@ impl EventsArguments {
     pub(super) fn validate(self) -> Result<EventsConfig, Failure> {
         each_once(&self.pids)?;
         let trace = TraceConfig {
+            specs: Specs::load(&self.specs)?,
             starts: self.starts,
             program_log_level: program_log_level(self.log_level),
             ..TraceConfig::new(&self.pids)

@@ -11,7 +11,7 @@ use crate::pipeline::{FinishedCall, Labels, Side, StartedCall};
 pub enum Condition {
     /// The target was on one of these sides.
     Side(Vec<Side>),
-    /// The method is one of these.
+    /// The method is one of these. Operations of specs have none.
     Method(Vec<String>),
     /// The call failed (`true`) or succeeded.
     Status(Vec<bool>),
@@ -132,7 +132,7 @@ impl Filter {
 fn takes_names(condition: &Condition, labels: &Labels) -> bool {
     match condition {
         Condition::Side(wanted) => wanted.contains(&labels.side),
-        Condition::Method(wanted) => wanted.contains(&labels.method),
+        Condition::Method(wanted) => !labels.is_operation() && wanted.contains(&labels.method),
         Condition::Status(_) | Condition::MinDuration(_) => false,
     }
 }

@@ -1,6 +1,8 @@
 //! An event as a line of text.
 
 use std::{
+    borrow::Cow,
+    collections::BTreeMap,
     fmt::Write as _,
     io::Write as _,
     net::SocketAddr,
@@ -13,6 +15,7 @@ use crate::{
     export::time::rfc3339,
     failure::printable,
     pipeline::{CallType, FinishedCall, Labels, Lost, Side, StartedCall},
+    specs::{Operation, Spec, Specs},
 };
 
 /// How lines look.
@@ -26,14 +29,17 @@ pub enum Format {
 
 /// Writes events as lines.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub struct Lines {
     format: Format,
     time: TimeText,
+    specs: Specs,
 }
 
 impl Lines {
-    pub(super) fn new(format: Format) -> Self {
-        Self { format, time: TimeText::default() }
+    /// Lines that look so, of calls and of operations of these specs.
+    #[must_use]
+    pub fn new(format: Format, specs: Specs) -> Self {
+        Self { format, time: TimeText::default(), specs }
     }
 
     /// Appends the line of a start.
@@ -59,6 +65,13 @@ impl Lines {
     /// Appends the line of a finish.
     pub(super) fn finish(&mut self, call: &FinishedCall<'_>, out: &mut Vec<u8>) {
         let (time, labels) = (self.time.of(call.time_ns), call.labels);
+        if let Some((spec, operation)) = labels.operation(&self.specs) {
+            let line = OperationLine::of(call, time, spec, operation);
+            return match self.format {
+                Format::Ndjson => json(&line, out),
+                Format::Pretty => pretty(out, time, &line.for_people()),
+            };
+        }
         let line = FinishLine {
             event: "finish",
             time,
@@ -144,6 +157,24 @@ struct FinishLine<'a> {
     peer: Option<SocketAddr>,
 }
 
+/// The fields of the finish of an operation that a spec describes.
+#[derive(Serialize)]
+struct OperationLine<'a> {
+    event: &'static str,
+    time: &'a str,
+    target: u32,
+    spec: &'a str,
+    operation: &'a str,
+    side: &'static str,
+    labels: BTreeMap<&'a str, Cow<'a, str>>,
+    /// Absent where the spec doesn't say what a failure is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    duration_us: Option<u128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goroutine: Option<u64>,
+}
+
 /// The fields of a loss.
 #[derive(Serialize)]
 struct LostLine<'a> {
@@ -155,13 +186,48 @@ struct LostLine<'a> {
     reason: &'static str,
 }
 
+impl<'a> OperationLine<'a> {
+    fn of(call: &FinishedCall<'a>, time: &'a str, spec: &'a Spec, operation: &'a Operation) -> Self {
+        let names = spec.labels.iter().map(String::as_str);
+        Self {
+            event: "finish",
+            time,
+            target: call.target,
+            spec: &spec.name,
+            operation: &operation.name,
+            side: call.labels.side.name(),
+            labels: names.zip(call.labels.values(operation)).collect(),
+            status: operation.tells_outcome().then(|| call.labels.status()),
+            duration_us: call.duration.map(|duration| duration.as_micros()),
+            goroutine: call.details.map(|details| details.goroutine).filter(|_| operation.native.is_none()),
+        }
+    }
+
+    fn for_people(&self) -> String {
+        let mut text = format!("{} {}", self.spec, self.operation);
+        let _ = took(self.duration_us, &mut text);
+        if let Some(status) = self.status {
+            let _ = write!(text, " {status}");
+        }
+        for (name, value) in &self.labels {
+            let _ = write!(text, " {name}={value}");
+        }
+        text
+    }
+}
+
+/// Appends how long it took.
+fn took(duration_us: Option<u128>, text: &mut String) -> std::fmt::Result {
+    match duration_us {
+        Some(us) => write!(text, " {us} µs"),
+        None => write!(text, " (start not seen)"),
+    }
+}
+
 impl FinishLine<'_> {
     fn for_people(&self, labels: &Labels) -> String {
         let mut text = called(labels);
-        let _ = match self.duration_us {
-            Some(us) => write!(text, " {us} µs"),
-            None => write!(text, " (start not seen)"),
-        };
+        let _ = took(self.duration_us, &mut text);
         let _ = write!(text, " {}", self.status);
         if let Some(error) = self.error {
             let _ = write!(text, " ({error})");
@@ -244,7 +310,8 @@ mod tests {
 
     fn finish(format: Format, labels: Labels, call: FinishedCall<'_>) -> String {
         let mut out = Vec::new();
-        Lines::new(format).finish(&FinishedCall { labels: &Arc::new(labels), ..call }, &mut out);
+        Lines::new(format, Specs::default())
+            .finish(&FinishedCall { labels: &Arc::new(labels), ..call }, &mut out);
         String::from_utf8(out).expect("text")
     }
 
@@ -282,7 +349,7 @@ mod tests {
     fn a_loss_says_how_many_and_why() {
         let mut out = Vec::new();
         let (event, reason) = (EventKind::Start, LossReason::RingFull);
-        Lines::new(Format::Ndjson)
+        Lines::new(Format::Ndjson, Specs::default())
             .lost(&Lost { target: 7, time_ns: TIME_NS, event, reason, count: 3 }, &mut out);
         assert_eq!(
             String::from_utf8(out).expect("text"),

@@ -11,7 +11,7 @@ mod socket;
 mod stream;
 
 pub use filter::{Condition, ConditionError, Filter};
-pub use lines::Format;
+pub use lines::{Format, Lines};
 pub use outbox::Outbox;
 pub use slowest::{SlowCalls, Wish};
 pub use socket::{EventSocket, SocketError};

@@ -11,7 +11,10 @@ use tokio::{
 };
 
 use super::lines::{Format, Lines};
-use crate::pipeline::{EventKind, LossReason, Lost};
+use crate::{
+    pipeline::{EventKind, LossReason, Lost},
+    specs::Specs,
+};
 
 /// Pieces in which lines are written.
 const PIECE_BYTES: usize = 64 << 10;
@@ -80,7 +83,7 @@ impl Outbox {
             pieces: VecDeque::new(),
             bytes: 0,
             lost: BTreeMap::new(),
-            lines: Lines::new(format),
+            lines: Lines::new(format, Specs::default()),
             is_closed: false,
         };
         Self { capacity, state: Mutex::new(state), changed: Notify::new() }

@@ -108,8 +108,11 @@ impl SlowCalls {
 }
 
 impl Tracer for Arc<SlowCalls> {
+    /// Operations of specs have labels of their own: they are not kept.
     fn finish(&mut self, call: &FinishedCall<'_>) {
-        self.keep(call);
+        if !call.labels.is_operation() {
+            self.keep(call);
+        }
     }
 }
 

@@ -6,8 +6,7 @@ use std::sync::{
 };
 
 use super::{
-    Filter, Format, Outbox,
-    lines::Lines,
+    Filter, Lines, Outbox,
     outbox::{Batch, Loss},
 };
 use crate::pipeline::{EventKind, FinishedCall, LossReason, Lost, StartedCall, Tracer};
@@ -78,8 +77,8 @@ pub struct EventStream {
 impl EventStream {
     /// A stream for these readers.
     #[must_use]
-    pub fn new(filter: Filter, format: Format, readers: Arc<Readers>) -> Self {
-        Self { filter, lines: Lines::new(format), batch: Batch::default(), readers, newest_ns: 0 }
+    pub fn new(filter: Filter, lines: Lines, readers: Arc<Readers>) -> Self {
+        Self { filter, lines, batch: Batch::default(), readers, newest_ns: 0 }
     }
 
     fn end_line(&mut self, target: u32, event: EventKind, (reason, count): (LossReason, u64), time_ns: u64) {
@@ -139,12 +138,17 @@ mod tests {
     use monitor_ebpf::LabelSet;
 
     use super::*;
-    use crate::pipeline::{Labels, NoExecutable};
+    use crate::{
+        events::Format,
+        pipeline::{Labels, NoExecutable},
+        specs::Specs,
+    };
 
     #[test]
     fn a_reader_gets_what_comes_while_it_reads() {
         let readers = Arc::new(Readers::default());
-        let mut stream = EventStream::new(Filter::default(), Format::Ndjson, Arc::clone(&readers));
+        let lines = Lines::new(Format::Ndjson, Specs::default());
+        let mut stream = EventStream::new(Filter::default(), lines, Arc::clone(&readers));
         let labels = &Arc::new(Labels::decode(&LabelSet::EMPTY, &NoExecutable));
         let mut finish = |target| {
             stream.finish(&FinishedCall {

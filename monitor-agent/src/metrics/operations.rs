@@ -13,8 +13,8 @@ use super::{
     grpc::seconds,
 };
 use crate::{
-    pipeline::{Buckets, Framework, Histogram, Labels, Ladder, Snapshot},
-    specs::{Operation, Source, Spec, Specs},
+    pipeline::{Buckets, Histogram, Ladder, Snapshot},
+    specs::{Spec, Specs},
 };
 
 /// A target's label if there is one, then the values of the spec's labels.
@@ -30,15 +30,15 @@ pub fn operations(
     ladder: &Arc<Ladder>,
 ) -> Vec<MetricFamily> {
     let mut families = Vec::new();
-    for (number, spec) in specs.iter() {
-        of_spec(snapshots, (number, spec), buckets, ladder, &mut families);
+    for (_, spec) in specs.iter() {
+        of_spec(snapshots, (specs, spec), buckets, ladder, &mut families);
     }
     families
 }
 
 fn of_spec(
     snapshots: &[(Option<String>, &Snapshot)],
-    (number, spec): (u8, &Spec),
+    (specs, spec): (&Specs, &Arc<Spec>),
     buckets: &Buckets,
     ladder: &Arc<Ladder>,
     families: &mut Vec<MetricFamily>,
@@ -46,8 +46,11 @@ fn of_spec(
     let mut sums: BTreeMap<Key<'_>, (u64, Histogram)> = BTreeMap::new();
     for (target, snapshot) in snapshots {
         for series in snapshot.series.iter().filter(|series| series.total > 0) {
-            let Some(operation) = operation_of(number, spec, &series.labels) else { continue };
-            let key = (target.as_deref(), values(operation, &series.labels));
+            let Some((of, operation)) = series.labels.operation(specs) else { continue };
+            if of.name != spec.name {
+                continue;
+            }
+            let key = (target.as_deref(), series.labels.values(operation));
             let (total, histogram) = match sums.entry(key) {
                 Entry::Vacant(entry) => entry.insert((0, Histogram::new(Arc::clone(ladder)))),
                 Entry::Occupied(entry) => entry.into_mut(),
@@ -79,40 +82,4 @@ fn of_spec(
     }
     totals.finish(families);
     durations.finish(families);
-}
-
-/// The operation whose labels these are, if they are those of one of this spec.
-fn operation_of<'a>(number: u8, spec: &'a Spec, labels: &Labels) -> Option<&'a Operation> {
-    match labels.framework {
-        Framework::Spec { spec: of, operation } if of == number => {
-            spec.operations.get(usize::from(operation))
-        }
-        _ => None,
-    }
-}
-
-/// The values of an operation's labels, in the order of their names.
-fn values<'a>(operation: &'a Operation, labels: &'a Labels) -> Vec<Cow<'a, str>> {
-    let mut names = [&labels.caller, &labels.callee, &labels.method].into_iter();
-    let value = |source: &'a Source| -> Cow<'a, str> {
-        match source {
-            Source::Name(_) => names.next().map_or(Cow::Borrowed(""), |name| Cow::Borrowed(name.as_str())),
-            Source::Number { zero, .. } => {
-                number(labels.code.map(|code| operation.number(code)), zero.as_deref())
-            }
-            Source::Text(text) => Cow::Borrowed(text.as_str()),
-            Source::Outcome([succeeded, failed]) => {
-                Cow::Borrowed(if labels.failed { failed.as_str() } else { succeeded.as_str() })
-            }
-        }
-    };
-    operation.labels.iter().map(value).collect()
-}
-
-fn number(number: Option<i64>, zero: Option<&str>) -> Cow<'_, str> {
-    match (number, zero) {
-        (Some(0), Some(zero)) => Cow::Borrowed(zero),
-        (Some(number), _) => Cow::Owned(number.to_string()),
-        (None, _) => Cow::Borrowed("unreadable"),
-    }
 }

@@ -8,6 +8,7 @@ mod buckets;
 mod budget;
 mod labels;
 mod losses;
+mod operations;
 mod overhead;
 mod snapshot;
 mod tracer;

@@ -126,13 +126,13 @@ impl Plan {
             *place = operation.program(bias)?;
             recipe.shape_count += 1;
             recipe.by_site = by_site::NAMES;
-            // Those who read events read of calls.
-            recipe.events = 0;
+            // Its names are known when it finishes, and it has no peer.
+            recipe.events &= event::FINISHES;
         }
         if let Some(NativePlan(program)) = self.native {
             recipe.native = program;
             recipe.by_site = by_site::NAMES;
-            recipe.events = 0;
+            recipe.events &= event::FINISHES;
         }
         Ok(recipe)
     }

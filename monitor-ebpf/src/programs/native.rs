@@ -60,7 +60,7 @@ pub(crate) fn finish(registers: *const pt_regs) {
         let flags = record_flag::UNPAIRED;
         (Record { label_set, flags, start_ns: now, duration_ns: 0 }, Counter::RingFullUnpaired)
     };
-    // Specs feed no events.
+    // There are no goroutines, and nobody counts bytes.
     let detail = || Detail { goroutine: 0, sizes: [Detail::UNREAD; 2] };
     if !totals::send(record, detail, |_| ()) {
         count_of(if_full, side);
