@@ -64,6 +64,8 @@ pub mod name {
     pub const LABEL_IDS: &str = "LABEL_IDS";
     /// Mappable array: the [`LabelSet`](crate::LabelSet) of each number.
     pub const LABEL_SETS: &str = "LABEL_SETS";
+    /// Array of `u64`: numbers of label sets, each plus one, by a hash of the set; 0 for none.
+    pub const LABEL_CACHE: &str = "LABEL_CACHE";
     /// Mappable array of `u64`: finished calls, one row of label set numbers for each CPU.
     pub const TOTALS: &str = "TOTALS";
     /// Mappable array of `u64`: [`extra`](crate::extra) counts of the label sets, one row of label set numbers for

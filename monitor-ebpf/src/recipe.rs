@@ -413,8 +413,9 @@ pub struct Recipe {
     pub label_limit: u32,
     /// Label set numbers that exist, `other` included.
     pub label_capacity: u32,
-    /// Zero.
-    pub reserved_word: u32,
+    /// By how much a label set's 64-bit hash is shifted to get its place in the cache of their numbers, which has
+    /// 2^(64 - this).
+    pub cache_shift: u32,
     /// Type word of the errors that hold a pointer to the class they belong to; 0 when there is no such type.
     pub error_wrapped: u64,
     /// Type word of the errors that are classes themselves; 0 when there is no such type.
@@ -555,7 +556,7 @@ impl Recipe {
         bucket_shift: 63,
         label_limit: 0,
         label_capacity: 0,
-        reserved_word: 0,
+        cache_shift: 63,
         error_wrapped: 0,
         error_plain: 0,
         image: 0,

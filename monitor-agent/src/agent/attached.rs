@@ -72,29 +72,57 @@ pub(super) struct Attached {
     may_be_recorded: bool,
     max_age: Duration,
     last_ageing: Instant,
+    /// So many bytes in the ring are a part of it that matters.
+    much_bytes: u64,
     site_costs: Vec<(Role, CostClass)>,
 }
 
-impl Attached {
-    /// Attaches a plan; whatever fails leaves nothing attached.
+/// A plan's programs, attached; nothing is known yet of whether their probes are seen to be in place.
+pub(super) struct Begun {
+    /// Which framework of the executable it is.
+    pub(super) framework: usize,
+    recipe: Recipe,
+    programs: Programs,
+    maps: Maps,
+}
+
+impl Begun {
+    /// Loads a plan's programs and puts them at its sites, which takes the kernel its time; whatever fails leaves nothing
+    /// attached. Writes nothing to the log, so that several targets can be attached to side by side.
     pub(super) fn attach(
         place: &Place,
         framework: usize,
         (found, plan): (&Found, &Plan),
         config: &RunConfig,
-        ladder: &Arc<Ladder>,
     ) -> Result<Self, Failure> {
         let sites = sites(plan, config.wanted);
-        for site in &sites {
-            check_text(place, site)?;
-        }
         let recipe = plan
             .recipe(place.bias, config.wanted)
             .map_err(|refusal| Failure::of_refusal(&place.name, &found.name, &refusal))?;
         let mut programs = load(&recipe, &sites, config)?;
         let maps = programs.maps()?;
-        let logger = if config.program_log_level > 0 { programs.logger() } else { None };
         attach_sites(&mut programs, place, &sites)?;
+        Ok(Self { framework, recipe, programs, maps })
+    }
+}
+
+impl Attached {
+    /// Refuses a plan that doesn't fit what runs. To be called before it is attached.
+    pub(super) fn check(place: &Place, plan: &Plan, config: &RunConfig) -> Result<(), Failure> {
+        sites(plan, config.wanted).into_iter().try_for_each(|site| check_text(place, site))
+    }
+
+    /// Takes over programs whose probes must be in place by now; whatever fails leaves nothing attached.
+    pub(super) fn new(
+        place: &Place,
+        begun: Begun,
+        (found, plan): (&Found, &Plan),
+        config: &RunConfig,
+        ladder: &Arc<Ladder>,
+    ) -> Result<Self, Failure> {
+        let Begun { framework, recipe, mut programs, maps } = begun;
+        let sites = sites(plan, config.wanted);
+        let logger = if config.program_log_level > 0 { programs.logger() } else { None };
         still_running(&place.target)?;
         for site in &sites {
             check_in_place(place, site)?;
@@ -135,6 +163,7 @@ impl Attached {
             recipe,
             max_age: config.max_call_age,
             last_ageing: Instant::now(),
+            much_bytes: u64::from(config.limits.ring_bytes) / 16,
             site_costs: sites.iter().map(|site| (site.role, site.cost)).collect(),
         })
     }
@@ -188,6 +217,11 @@ impl Attached {
         }
         let changes = aggregate.changes(&|counter, side| maps.counter_of(counter, side));
         (Changes { has_bytes: self.has_bytes, ..changes }, bytes as u64)
+    }
+
+    /// Whether the ring must not be left alone for as long as usual.
+    pub(super) fn is_filling(&self) -> bool {
+        self.maps.waiting_bytes() >= self.much_bytes
     }
 
     /// Chooses the calls of which durations are taken, from soon on.

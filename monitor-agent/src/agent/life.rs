@@ -1,7 +1,13 @@
 //! The life of a run: bind, attach, drain until the end, detach, exit.
 
 use std::{
-    sync::Arc,
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,7 +24,7 @@ use super::{
     board::Board,
     overhead::{Goal, HitCosts, Overheads, measured_before},
     prepare::{Prepared, prepare},
-    watch::{CHECK_EVERY, DRAIN_EVERY, Watch},
+    watch::{CHECK_EVERY, Checked, DRAIN_EVERY, Watch},
 };
 use crate::{
     events::{EventSocket, EventStream, Filter, Format, Lines, Readers},
@@ -108,7 +114,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = drain_tick.tick() => drain(&mut watches, &mut tracers),
+            _ = drain_tick.tick() => drain_those(&mut watches, Watch::is_due, &mut tracers),
             _ = check_tick.tick() => {
                 tokio::task::block_in_place(|| {
                     check(&mut watches, &mut tracers);
@@ -189,21 +195,58 @@ fn attach_all(config: &RunConfig, board: &Board) -> Result<(Vec<Watch>, Option<H
 }
 
 /// Attaches to every target; whatever fails leaves nothing attached.
+///
+/// The kernel's part is done for several targets side by side, everything that is written to the log in their order.
 pub(super) fn attach(
     prepared: Vec<Prepared>,
     config: &RunConfig,
     ladder: &Arc<Ladder>,
 ) -> Result<Vec<Watch>, Failure> {
-    let mut watches = Vec::with_capacity(prepared.len());
-    for prepared in prepared {
-        watches.push(Watch::attach(prepared, config, ladder)?);
-    }
-    Ok(watches)
+    let checked = prepared.into_iter().map(|prepared| Checked::new(prepared, config));
+    let checked = checked.collect::<Result<Vec<_>, _>>()?;
+    let begun = side_by_side(checked, |checked| checked.attach(config))?;
+    begun.into_iter().map(|begun| Watch::new(begun, config, ladder)).collect()
 }
+
+/// Does a job for each of these on a few threads; gives the results in their order, or the first failure in that order.
+/// What was not begun when a job failed is left undone.
+fn side_by_side<T: Send, R: Send, E: Send>(
+    jobs: Vec<T>,
+    work: impl Fn(T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = (processors * THREADS_PER_PROCESSOR).min(jobs.len());
+    let queue = Mutex::new(jobs.into_iter().enumerate());
+    let results = Mutex::new(BTreeMap::new());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let keep = |index, result| results.lock().unwrap_or_else(PoisonError::into_inner).insert(index, result);
+    let has_failed = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                // Looked at first: a job that was taken is done, so none before the first failure is missed.
+                while !has_failed.load(Ordering::Relaxed) {
+                    let Some((index, job)) = next() else { break };
+                    let result = work(job);
+                    has_failed.fetch_or(result.is_err(), Ordering::Relaxed);
+                    keep(index, result);
+                }
+            });
+        }
+    });
+    results.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+}
+
+/// For some of the time of attaching the kernel lets all processors do something else once.
+const THREADS_PER_PROCESSOR: usize = 2;
 
 /// Takes everything out of the rings of the targets that are there.
 pub(super) fn drain(watches: &mut [Watch], tracer: &mut dyn Tracer) {
-    for watch in watches.iter_mut().filter(|watch| watch.is_up()) {
+    drain_those(watches, |_| true, tracer);
+}
+
+fn drain_those(watches: &mut [Watch], is_due: fn(&Watch) -> bool, tracer: &mut dyn Tracer) {
+    for watch in watches.iter_mut().filter(|watch| watch.is_up() && is_due(watch)) {
         watch.drain(tracer);
     }
     tracer.flush();
@@ -218,12 +261,12 @@ pub(super) fn check(watches: &mut [Watch], tracer: &mut dyn Tracer) {
 
 /// Detaches everything at once, takes what is left, and says what it came to.
 pub(super) fn finish(watches: &mut [Watch], tracer: &mut dyn Tracer) {
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for watch in watches.iter_mut().filter(|watch| watch.is_up()) {
             scope.spawn(|| watch.detach());
         }
     });
-    std::thread::sleep(LAST_RECORDS);
+    thread::sleep(LAST_RECORDS);
     for watch in watches.iter_mut() {
         watch.drain(tracer);
         watch.set_down();
@@ -259,5 +302,33 @@ impl Lifetime {
             Instant::now()
         });
         since.elapsed() >= self.linger
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_keep_their_order_whoever_is_done_first() {
+        let work = |job: u64| {
+            thread::sleep(Duration::from_millis(10 - job));
+            Ok::<_, u64>(job * 2)
+        };
+        assert_eq!(side_by_side((0..10).collect(), work), Ok((0..10).map(|job| job * 2).collect()));
+        assert_eq!(side_by_side(Vec::new(), work), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn the_first_failure_counts_and_ends_it() {
+        let begun = Mutex::new(Vec::new());
+        let work = |job: u64| {
+            begun.lock().unwrap().push(job);
+            // The second to fail is there first.
+            thread::sleep(Duration::from_millis(if job == 2 { 20 } else { 1 }));
+            if job < 2 { Ok(job) } else { Err(job) }
+        };
+        assert_eq!(side_by_side((0..1_000).collect(), work), Err(2));
+        assert!(begun.into_inner().unwrap().len() < 1_000);
     }
 }

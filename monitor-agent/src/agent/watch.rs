@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::{
     Latency, RunConfig,
-    attached::{Attached, Place, sites},
+    attached::{self, Attached, Place, sites},
     clock::Clock,
     describe,
     go::GoRuntime,
@@ -86,26 +86,68 @@ pub(super) struct Watch {
     attached: Vec<Attached>,
     /// Takes the probes away from a target that has ended.
     leaving: Option<JoinHandle<()>>,
+    /// When the target was last seen to run, by all that tells it.
+    seen_running: Instant,
+    /// When the rings were last drained.
+    drained: Instant,
     clock: Clock,
     is_up: bool,
     face: Arc<Face>,
 }
 
-impl Watch {
-    /// Attaches every plan of a prepared target; whatever fails leaves nothing attached.
-    pub(super) fn attach(
-        prepared: Prepared,
-        config: &RunConfig,
-        ladder: &Arc<Ladder>,
-    ) -> Result<Self, Failure> {
+/// A target whose text is that of its plans.
+pub(super) struct Checked(Place);
+
+/// A target with programs attached.
+pub(super) struct Begun {
+    place: Place,
+    /// Of each framework that is watched.
+    programs: Vec<attached::Begun>,
+    /// How long that took.
+    took: Duration,
+}
+
+impl Checked {
+    /// Refuses a target whose text is not that of its plans.
+    pub(super) fn new(prepared: Prepared, config: &RunConfig) -> Result<Self, Failure> {
         let Prepared { target, executable } = prepared;
-        let began = Instant::now();
         let name = describe(&target);
         let bias = target
             .load_bias(executable.image.link_base())
             // A process that ends has no mappings any more.
             .map_err(|error| still_running(&target).err().unwrap_or_else(|| error.into()))?;
         let place = Place { target, executable, bias, name };
+        for (_, _, plan) in plans(&place, config) {
+            Attached::check(&place, plan, config)?;
+        }
+        Ok(Self(place))
+    }
+
+    /// Attaches every plan; whatever fails leaves nothing attached. Writes nothing to the log.
+    pub(super) fn attach(self, config: &RunConfig) -> Result<Begun, Failure> {
+        let (Self(place), began) = (self, Instant::now());
+        let attach = |(index, found, plan)| attached::Begun::attach(&place, index, (found, plan), config);
+        let programs = plans(&place, config).map(attach).collect::<Result<_, _>>()?;
+        Ok(Begun { place, programs, took: began.elapsed() })
+    }
+}
+
+/// The plans of a target's frameworks that are to be watched, each with the number and the name of its framework.
+fn plans<'a>(place: &'a Place, config: &'a RunConfig) -> impl Iterator<Item = (usize, &'a Found, &'a Plan)> {
+    let frameworks = place.executable.inspection.frameworks.iter().enumerate();
+    let wanted = frameworks.filter(|(_, found)| is_wanted(found, config));
+    wanted.filter_map(|(index, found)| Some((index, found, found.plan.as_ref().ok()?)))
+}
+
+fn is_wanted(found: &Found, config: &RunConfig) -> bool {
+    found.family.is_none_or(|family| config.metrics.wants_calls_of(family))
+}
+
+impl Watch {
+    /// Takes over a target with programs attached; whatever fails leaves nothing attached.
+    pub(super) fn new(begun: Begun, config: &RunConfig, ladder: &Arc<Ladder>) -> Result<Self, Failure> {
+        let Begun { place, programs, took } = begun;
+        let mut programs = programs.into_iter().peekable();
         let mut attached = Vec::new();
         let mut stats = TargetStats {
             pid: place.target.pid(),
@@ -116,7 +158,7 @@ impl Watch {
             ..TargetStats::default()
         };
         for (index, found) in place.executable.inspection.frameworks.iter().enumerate() {
-            if found.family.is_some_and(|family| !config.metrics.wants_calls_of(family)) {
+            if !is_wanted(found, config) {
                 continue;
             }
             let plan = match &found.plan {
@@ -131,14 +173,15 @@ impl Watch {
                     continue;
                 }
             };
-            attached.push(Attached::attach(&place, index, (found, plan), config, ladder)?);
+            let Some(begun) = programs.next_if(|begun| begun.framework == index) else { continue };
+            attached.push(Attached::new(&place, begun, (found, plan), config, ladder)?);
             info!("attached to {}: {} {}, {}", place.name, found.name, found.version, stats.go_version);
             add_stats(&mut stats, (found, plan), config);
         }
         if attached.is_empty() {
             info!("watching {}: {}, no calls", place.name, config.metrics);
         }
-        stats.attach = began.elapsed();
+        stats.attach = took;
         let wanted = |family| config.metrics.contains(family);
         let process = wanted(Family::Process).then(|| ProcessReader::open(stats.pid).ok()).flatten();
         let is_go = !place.executable.inspection.go_version.is_empty();
@@ -161,7 +204,16 @@ impl Watch {
             in_flight: Mutex::new((in_flight, UnderwayCalls::default())),
             subject,
         });
-        let mut watch = Self { place, attached, leaving: None, clock: Clock::default(), is_up: true, face };
+        let mut watch = Self {
+            place,
+            attached,
+            leaving: None,
+            seen_running: Instant::now(),
+            drained: Instant::now(),
+            clock: Clock::default(),
+            is_up: true,
+            face,
+        };
         watch.set_latency(config.latency);
         if config.latency != Latency::Full && watch.has_windows() {
             info!("{}: durations are taken of the calls that start in windows of a second", watch.name());
@@ -179,8 +231,15 @@ impl Watch {
         self.is_up
     }
 
+    /// Whether it is time to drain: what a visit takes is much the same for one call and for a hundred, so rings in which
+    /// little waits are left alone every other time.
+    pub(super) fn is_due(&self) -> bool {
+        self.drained.elapsed() > DRAIN_EVERY * 3 / 2 || self.attached.iter().any(Attached::is_filling)
+    }
+
     /// Takes everything out of the rings, for the tracer too, and publishes what a scrape may read.
     pub(super) fn drain(&mut self, tracer: &mut dyn Tracer) {
+        self.drained = Instant::now();
         self.clock.look();
         let mut counters = CounterValues::default();
         let mut ring_bytes = 0;
@@ -212,7 +271,7 @@ impl Watch {
             return;
         }
         self.look_after();
-        let what = match self.place.target.liveness() {
+        let what = match self.liveness() {
             Liveness::Running => return,
             Liveness::Exited => "has ended",
             Liveness::Replaced => "has started another program",
@@ -220,6 +279,16 @@ impl Watch {
         warn!("{} {what}; its totals are kept", describe(&self.place.target));
         let probes = self.take_probes();
         self.leaving = Some(std::thread::spawn(move || drop_side_by_side(probes)));
+    }
+
+    /// Asks all that tells now and then only: with many targets that would be most of what the agent does.
+    fn liveness(&mut self) -> Liveness {
+        let target = &self.place.target;
+        if self.seen_running.elapsed() < LOOK_CLOSELY_EVERY && target.seems_running() {
+            return Liveness::Running;
+        }
+        self.seen_running = Instant::now();
+        target.liveness()
     }
 
     /// Chooses the calls of which durations are taken, from soon on; they are counted all the same.
@@ -365,7 +434,9 @@ fn add_stats(stats: &mut TargetStats, (found, plan): (&Found, &Plan), config: &R
     }));
 }
 
-/// How long a scrape may be behind: a drain every so often.
+/// How often rings are looked at. A scrape may be behind by twice as long.
 pub(super) const DRAIN_EVERY: Duration = Duration::from_millis(50);
+/// How often all is asked that tells whether a target runs.
+const LOOK_CLOSELY_EVERY: Duration = Duration::from_secs(1);
 /// How often targets are looked after.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);

@@ -6,10 +6,7 @@ use std::{
     time::Duration,
 };
 
-use aya::{
-    Ebpf,
-    maps::{HashMap, MapData},
-};
+use aya::maps::{HashMap, MapData};
 use monitor_ebpf::{Bucket, DEPTH_BITS, Spilled, WAYS, key, name, side};
 
 use super::{
@@ -17,6 +14,7 @@ use super::{
     load::Sizes,
     mapped::{Access, MappedWords},
     maps::{map_array, take_hash},
+    object::Object,
 };
 
 /// Words of a bucket of the table.
@@ -57,12 +55,12 @@ impl Underway {
 }
 
 impl InFlight {
-    pub(super) fn take(ebpf: &mut Ebpf, sizes: Sizes) -> Result<Self, BpfError> {
+    pub(super) fn take(object: &mut Object, sizes: Sizes) -> Result<Self, BpfError> {
         let buckets = sizes.buckets as usize;
         Ok(Self {
-            table: map_array(ebpf, name::IN_FLIGHT, buckets * BUCKET_WORDS, Access::Write)?,
-            objects: map_array(ebpf, name::OBJECTS, buckets * WAYS, Access::Read)?,
-            spill: Mutex::new(take_hash(ebpf, name::SPILL)?),
+            table: map_array(object, name::IN_FLIGHT, buckets * BUCKET_WORDS, Access::Write)?,
+            objects: map_array(object, name::OBJECTS, buckets * WAYS, Access::Read)?,
+            spill: Mutex::new(take_hash(object, name::SPILL)?),
             buckets,
             old: Mutex::default(),
         })

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use aya::{EbpfError, EbpfLoader, VerifierLogLevel, programs::ProgramError, util::nr_cpus};
+use aya::{EbpfError, util::nr_cpus};
 use monitor_ebpf::{COUNTERS, Native, Recipe, WAYS, extra, name, word};
 
 use super::{
     BpfError, Maps, ProbeLinks, RunTimes,
-    object::{Link, Object},
+    object::{Link, Object, Settings},
 };
 use crate::plan::Role;
 
@@ -42,6 +42,8 @@ pub(super) struct Sizes {
     pub(super) label_limit: u32,
     /// All of them.
     pub(super) label_capacity: u32,
+    /// Places for their numbers, by a hash of the set.
+    pub(super) label_cache: u32,
     /// Bytes or messages are counted, too.
     pub(super) has_extras: bool,
 }
@@ -49,6 +51,12 @@ pub(super) struct Sizes {
 /// Buckets for this many calls in flight: a power of two, at least two.
 fn buckets(in_flight: u32) -> u32 {
     in_flight.div_ceil(u32::try_from(WAYS).unwrap_or(1)).max(2).next_power_of_two()
+}
+
+/// Places for the numbers of so many label sets: two that fall on one place are looked up by their content again and
+/// again, and with four places for each set few do. A power of two, at least two; 2 MiB at most.
+fn label_cache(label_sets: u32) -> u32 {
+    label_sets.clamp(1, 65_536).next_power_of_two() * 4
 }
 
 /// Room for nested calls, however few may be in flight.
@@ -70,13 +78,12 @@ fn program_name(native: &Native, role: Role) -> &'static str {
 
 /// Loads the programs that do nothing, with the smallest maps: it uses none of them.
 pub(super) fn load_nothing(links: ProbeLinks) -> Result<Object, BpfError> {
-    let mut loader = EbpfLoader::new();
-    loader.map_max_entries(name::RECORDS, SMALLEST_RING);
-    for map in [name::IN_FLIGHT, name::OBJECTS, name::SPILL, name::LABEL_IDS, name::LABEL_SETS, name::TOTALS]
-    {
-        loader.map_max_entries(map, 1);
-    }
-    let object = Object::load(&mut loader, &[name::NOTHING, name::NOTHING_RETURNED], links);
+    let mut entries = vec![(name::RECORDS, SMALLEST_RING)];
+    let unused =
+        [name::IN_FLIGHT, name::OBJECTS, name::SPILL, name::LABEL_IDS, name::LABEL_SETS, name::TOTALS];
+    entries.extend(unused.map(|map| (map, 1)));
+    let settings = Settings { globals: Vec::new(), entries };
+    let object = Object::load(&settings, &[name::NOTHING, name::NOTHING_RETURNED], links);
     object.map_err(|error| BpfError::from_ebpf("load an empty eBPF program", error))
 }
 
@@ -112,20 +119,17 @@ impl Programs {
             buckets: buckets(limits.in_flight),
             label_limit: limits.label_sets,
             label_capacity: limits.label_sets.saturating_add(OTHER_LABEL_SETS),
+            label_cache: label_cache(limits.label_sets),
             has_extras: has_messages || recipe.has_extras(),
         };
         let recipe = Recipe {
             label_limit: sizes.label_limit,
             label_capacity: sizes.label_capacity,
             bucket_shift: u64::BITS - sizes.buckets.trailing_zeros(),
+            cache_shift: u64::BITS - sizes.label_cache.trailing_zeros(),
             ..*recipe
         };
-        // The verifier's log is asked for by a second try only: writing it makes every load slower.
-        let load = |log| load_with(&recipe, roles, limits, sizes, links, log_level, log);
-        let object = match load(VerifierLogLevel::DISABLE) {
-            Err(EbpfError::ProgramError(ProgramError::LoadError { .. })) => load(VerifierLogLevel::DEBUG),
-            other => other,
-        };
+        let object = load_with(&recipe, roles, limits, sizes, links, log_level);
         let object = object.map_err(|error| BpfError::from_ebpf("load the eBPF programs", error))?;
         Ok(Self { object, links: Vec::new(), sizes, native: recipe.native })
     }
@@ -156,14 +160,14 @@ impl Programs {
 
     /// The maps of the programs. Once only: the second call is an error.
     pub fn maps(&mut self) -> Result<Maps, BpfError> {
-        Maps::take(&mut self.object.ebpf, self.sizes)
+        Maps::take(&mut self.object, self.sizes)
     }
 
     /// Forwards the programs' own diagnostics to the log, until the programs are dropped.
     ///
     /// `None` when there is nothing to forward: the level left no statement in the programs.
     pub fn logger(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
-        aya_log::EbpfLogger::init(&mut self.object.ebpf).ok()
+        self.object.logger()
     }
 
     /// How often the program of a role has run, and for how long, while the kernel measured it; zeros if it is not
@@ -200,27 +204,48 @@ fn load_with(
     sizes: Sizes,
     links: ProbeLinks,
     log_level: u8,
-    verifier_log: VerifierLogLevel,
 ) -> Result<Object, EbpfError> {
     let labels = sizes.label_capacity.saturating_mul(sizes.cpus);
     let extras = if sizes.has_extras { labels.saturating_mul(extra::COUNT) } else { 1 };
     let programs: Vec<_> = roles.iter().map(|role| program_name(&recipe.native, *role)).collect();
     // aya's links are told by the program whether a probe is a return probe.
     let links = if recipe.native.finish_key == word::LEFT_STACK { ProbeLinks::Perf } else { links };
-    let mut loader = EbpfLoader::new();
-    loader
-        .verifier_log_level(verifier_log)
-        .override_global(name::RECIPE, recipe, true)
-        .override_global("AYA_LOG_LEVEL", &log_level, true)
-        .map_max_entries(name::IN_FLIGHT, sizes.buckets)
-        .map_max_entries(name::OBJECTS, sizes.buckets)
-        .map_max_entries(name::SPILL, (limits.in_flight / 4).max(SPILL_MIN))
-        .map_max_entries(name::MESSAGES, if roles.contains(&Role::Entered) { limits.in_flight } else { 1 })
-        .map_max_entries(name::LABEL_IDS, sizes.label_capacity)
-        .map_max_entries(name::LABEL_SETS, sizes.label_capacity)
-        .map_max_entries(name::TOTALS, labels)
-        .map_max_entries(name::EXTRAS, extras)
-        .map_max_entries(name::COUNTERS, COUNTERS.saturating_mul(sizes.cpus))
-        .map_max_entries(name::RECORDS, limits.ring_bytes);
-    Object::load(&mut loader, &programs, links)
+    let messages = if roles.contains(&Role::Entered) { limits.in_flight } else { 1 };
+    let settings = Settings {
+        globals: vec![(name::RECIPE, bytes_of(recipe)), ("AYA_LOG_LEVEL", std::slice::from_ref(&log_level))],
+        entries: vec![
+            (name::IN_FLIGHT, sizes.buckets),
+            (name::OBJECTS, sizes.buckets),
+            (name::SPILL, (limits.in_flight / 4).max(SPILL_MIN)),
+            (name::MESSAGES, messages),
+            (name::LABEL_IDS, sizes.label_capacity),
+            (name::LABEL_SETS, sizes.label_capacity),
+            (name::LABEL_CACHE, sizes.label_cache),
+            (name::TOTALS, labels),
+            (name::EXTRAS, extras),
+            (name::COUNTERS, COUNTERS.saturating_mul(sizes.cpus)),
+            (name::RECORDS, limits.ring_bytes),
+        ],
+    };
+    Object::load(&settings, &programs, links)
+}
+
+/// The recipe as the programs have it in their constants.
+fn bytes_of(recipe: &Recipe) -> &[u8] {
+    fn is_plain<T: aya::Pod>(_: &T) {}
+
+    is_plain(recipe);
+    // SAFETY: as many bytes as it has, and it is made of numbers without gaps.
+    unsafe { std::slice::from_raw_parts((&raw const *recipe).cast(), size_of::<Recipe>()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label_cache;
+
+    #[test]
+    fn the_cache_has_room_for_all_label_sets_and_no_end_of_memory() {
+        let sizes = [0, 1, 4_096, 10_000, u32::MAX].map(label_cache);
+        assert_eq!(sizes, [4, 4, 16_384, 65_536, 262_144]);
+    }
 }

@@ -34,13 +34,23 @@ unsafe impl Sync for MappedWords {}
 impl MappedWords {
     /// Maps the first `words` words of the map's values.
     pub(super) fn new(map: BorrowedFd<'_>, words: usize, access: Access) -> io::Result<Self> {
+        Self::at(map, 0, words, access)
+    }
+
+    /// Maps words that lie so many bytes, whole pages, into what the map has to be mapped.
+    pub(super) fn at(
+        map: BorrowedFd<'_>,
+        offset: libc::off_t,
+        words: usize,
+        access: Access,
+    ) -> io::Result<Self> {
         let protection = match access {
             Access::Read => libc::PROT_READ,
             Access::Write => libc::PROT_READ | libc::PROT_WRITE,
         };
         // SAFETY: asks for a new mapping; overwrites none.
         let start = unsafe {
-            libc::mmap(std::ptr::null_mut(), words * 8, protection, libc::MAP_SHARED, map.as_raw_fd(), 0)
+            libc::mmap(std::ptr::null_mut(), words * 8, protection, libc::MAP_SHARED, map.as_raw_fd(), offset)
         };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());

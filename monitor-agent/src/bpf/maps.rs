@@ -5,10 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use aya::{
-    Ebpf,
-    maps::{HashMap, Map, MapData, RingBuf},
-};
+use aya::maps::{HashMap, Map, MapData, RingBuf};
 use monitor_ebpf::{
     ALIASES, COUNTERS, COUNTERS_OF_SIDE, Counter, Detail, LabelSet, Peer, Record, extra, name, side,
 };
@@ -17,6 +14,7 @@ use super::{
     BpfError, InFlight, Sampling,
     load::Sizes,
     mapped::{Access, MappedWords},
+    object::Object,
 };
 
 /// Words of a label set.
@@ -27,6 +25,7 @@ const UNEXPECTED_MAX: usize = 64;
 /// The maps of one target's programs. Readable after the programs are gone.
 pub struct Maps {
     records: RingBuf<MapData>,
+    filling: Filling,
     totals: MappedWords,
     extras: Option<MappedWords>,
     counters: MappedWords,
@@ -40,30 +39,32 @@ pub struct Maps {
 }
 
 impl Maps {
-    pub(super) fn take(ebpf: &mut Ebpf, sizes: Sizes) -> Result<Self, BpfError> {
+    pub(super) fn take(object: &mut Object, sizes: Sizes) -> Result<Self, BpfError> {
         let cpus = sizes.cpus as usize;
         let labels = sizes.label_capacity as usize;
-        let Some(records) = ebpf.take_map(name::RECORDS) else {
+        let Some(records) = object.take_map(name::RECORDS) else {
             return Err(BpfError::missing("give its maps", name::RECORDS));
         };
+        let filling = Filling::of(&records)?;
         let records =
             RingBuf::try_from(records).map_err(|error| BpfError::from_map("map the ring buffer", error))?;
         let extras = if sizes.has_extras {
-            Some(map_array(ebpf, name::EXTRAS, extra::COUNT as usize * labels * cpus, Access::Read)?)
+            Some(map_array(object, name::EXTRAS, extra::COUNT as usize * labels * cpus, Access::Read)?)
         } else {
             None
         };
         Ok(Self {
             records,
-            totals: map_array(ebpf, name::TOTALS, labels * cpus, Access::Read)?,
+            filling,
+            totals: map_array(object, name::TOTALS, labels * cpus, Access::Read)?,
             extras,
-            counters: map_array(ebpf, name::COUNTERS, COUNTERS as usize * cpus, Access::Read)?,
-            label_sets: map_array(ebpf, name::LABEL_SETS, labels * LABEL_SET_WORDS, Access::Read)?,
-            next_label: map_array(ebpf, name::NEXT_LABEL, 2, Access::Read)?,
-            in_flight: Arc::new(InFlight::take(ebpf, sizes)?),
-            sampling: Arc::new(Sampling::take(ebpf)?),
-            aliases: map_array(ebpf, name::ALIASES, ALIASES as usize * 2, Access::Write)?,
-            unexpected: take_hash(ebpf, name::UNEXPECTED)?,
+            counters: map_array(object, name::COUNTERS, COUNTERS as usize * cpus, Access::Read)?,
+            label_sets: map_array(object, name::LABEL_SETS, labels * LABEL_SET_WORDS, Access::Read)?,
+            next_label: map_array(object, name::NEXT_LABEL, 2, Access::Read)?,
+            in_flight: Arc::new(InFlight::take(object, sizes)?),
+            sampling: Arc::new(Sampling::take(object)?),
+            aliases: map_array(object, name::ALIASES, ALIASES as usize * 2, Access::Write)?,
+            unexpected: take_hash(object, name::UNEXPECTED)?,
             sizes,
         })
     }
@@ -82,6 +83,12 @@ impl Maps {
             count += 1;
         }
         count
+    }
+
+    /// Bytes that wait in the ring, headers included.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> u64 {
+        self.filling.bytes()
     }
 
     /// Finished calls of a label set, exactly.
@@ -174,13 +181,42 @@ impl Maps {
     }
 }
 
+/// How full a ring is, without a system call and without taking anything out.
+struct Filling {
+    /// Bytes that were taken out, ever.
+    consumed: MappedWords,
+    /// Bytes that were put in, ever.
+    produced: MappedWords,
+}
+
+impl Filling {
+    /// A ring can be mapped as two pages with one position each, and its bytes behind them (`kernel/bpf/ringbuf.c`).
+    fn of(ring: &Map) -> Result<Self, BpfError> {
+        let Map::RingBuf(ring) = ring else {
+            return Err(BpfError::missing("give its maps", name::RECORDS));
+        };
+        let position = |page: libc::off_t| {
+            let mapped = MappedWords::at(ring.fd().as_fd(), page * PAGE, 1, Access::Read);
+            mapped.map_err(|error| BpfError::from_io("map the positions of a ring into memory", error))
+        };
+        Ok(Self { consumed: position(0)?, produced: position(1)? })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.produced.get(0).saturating_sub(self.consumed.get(0))
+    }
+}
+
+/// Bytes of a page (amd64).
+const PAGE: libc::off_t = 4096;
+
 pub(super) fn map_array(
-    ebpf: &mut Ebpf,
+    object: &mut Object,
     name: &'static str,
     words: usize,
     access: Access,
 ) -> Result<MappedWords, BpfError> {
-    let Some(Map::Array(map)) = ebpf.map(name) else {
+    let Some(Map::Array(map)) = object.map(name) else {
         return Err(BpfError::missing("give its maps", name));
     };
     let fd: BorrowedFd<'_> = map.fd().as_fd();
@@ -188,10 +224,10 @@ pub(super) fn map_array(
 }
 
 pub(super) fn take_hash<V: aya::Pod>(
-    ebpf: &mut Ebpf,
+    object: &mut Object,
     name: &'static str,
 ) -> Result<HashMap<MapData, u64, V>, BpfError> {
-    let map = ebpf.take_map(name).ok_or_else(|| BpfError::missing("give its maps", name))?;
+    let map = object.take_map(name).ok_or_else(|| BpfError::missing("give its maps", name))?;
     HashMap::try_from(map).map_err(|error| BpfError::from_map("open a hash map", error))
 }
 

@@ -10,11 +10,14 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    maps::Map,
     programs::{
         ProgramError, UProbe,
         uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
     },
 };
+use aya_log::EbpfLogger;
+use log::Log;
 
 use super::{
     BpfError, RunTimes,
@@ -34,11 +37,20 @@ pub enum ProbeLinks {
     Perf,
 }
 
+/// What an object is loaded with.
+pub(super) struct Settings<'a> {
+    /// Values of its constants, by name.
+    pub(super) globals: Vec<(&'static str, &'a [u8])>,
+    /// Sizes of maps, by name; the others are as the object says.
+    pub(super) entries: Vec<(&'static str, u32)>,
+}
+
 /// The object, loaded.
-pub(super) struct Object {
-    pub(super) ebpf: Ebpf,
-    /// The programs, where multi-uprobe links are used: aya has then loaded none.
-    multi: Option<MultiPrograms>,
+pub(super) enum Object {
+    /// For multi-uprobe links.
+    Multi(MultiPrograms),
+    /// By aya, for perf events.
+    Perf(Ebpf),
 }
 
 /// From one site or several to a program. The kernel takes its time to take one away.
@@ -62,24 +74,53 @@ impl Link {
 }
 
 impl Object {
-    /// Loads these programs, with the maps as the loader is told to make them.
+    /// Makes the maps, and loads these programs.
     pub(super) fn load(
-        loader: &mut EbpfLoader<'_>,
+        settings: &Settings<'_>,
         programs: &[&'static str],
         links: ProbeLinks,
     ) -> Result<Self, EbpfError> {
-        let mut ebpf = loader
-            // No program asks for a kernel type, and parsing the kernel's takes 30 ms.
-            .btf(None)
-            .load(OBJECT)?;
         if links == ProbeLinks::Best && multi::works() {
-            let multi = MultiPrograms::load(OBJECT, &ebpf, programs)?;
-            return Ok(Self { ebpf, multi: Some(multi) });
+            return MultiPrograms::load(OBJECT, settings, programs).map(Self::Multi);
         }
+        let mut loader = EbpfLoader::new();
+        // No program asks for a kernel type.
+        loader.btf(None);
+        for (name, value) in &settings.globals {
+            loader.override_global(name, *value, true);
+        }
+        for (map, entries) in &settings.entries {
+            loader.map_max_entries(map, *entries);
+        }
+        let mut ebpf = loader.load(OBJECT)?;
         for name in programs {
             program(&mut ebpf, name)?.load()?;
         }
-        Ok(Self { ebpf, multi: None })
+        Ok(Self::Perf(ebpf))
+    }
+
+    /// A map.
+    pub(super) fn map(&self, name: &str) -> Option<&Map> {
+        match self {
+            Self::Multi(multi) => multi.map(name),
+            Self::Perf(ebpf) => ebpf.map(name),
+        }
+    }
+
+    /// The same, for whoever asks first.
+    pub(super) fn take_map(&mut self, name: &str) -> Option<Map> {
+        match self {
+            Self::Multi(multi) => multi.take_map(name),
+            Self::Perf(ebpf) => ebpf.take_map(name),
+        }
+    }
+
+    /// What forwards the programs' own diagnostics.
+    pub(super) fn logger(&mut self) -> Option<EbpfLogger<&'static dyn Log>> {
+        match self {
+            Self::Multi(multi) => multi.logger(),
+            Self::Perf(ebpf) => EbpfLogger::init(ebpf).ok(),
+        }
     }
 
     /// Puts a program at offsets of an executable, for one process only; errors say that this was for an `action`.
@@ -94,14 +135,16 @@ impl Object {
         let Some(pid) = NonZeroU32::new(pid) else {
             return Err(BpfError::from_io(action, io::ErrorKind::InvalidInput.into()));
         };
-        if let Some(multi) = &self.multi {
-            let link = multi.attach(name, exe, pid.get(), offsets);
-            return link
-                .map(|link| vec![Link::Multi(link)])
-                .map_err(|error| BpfError::from_io(action, error));
-        }
+        let ebpf = match self {
+            Self::Multi(multi) => {
+                let link = multi.attach(name, exe, pid.get(), offsets);
+                let link = link.map_err(|error| BpfError::from_io(action, error))?;
+                return Ok(vec![Link::Multi(link)]);
+            }
+            Self::Perf(ebpf) => ebpf,
+        };
         let failed = |error| BpfError::from_program(action, error);
-        let program = program(&mut self.ebpf, name).map_err(failed)?;
+        let program = program(ebpf, name).map_err(failed)?;
         let mut attach = |offset: &u64| {
             let location = UProbeAttachLocation::AbsoluteOffset(*offset);
             let link = program.attach(location, exe, UProbeScope::OneProcess(pid))?;
@@ -117,10 +160,10 @@ impl Object {
 
     /// A loaded program.
     fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
-        if let Some(multi) = &self.multi {
-            return multi.get(name).map(OwnedFd::as_fd);
-        }
-        let program: &UProbe = self.ebpf.program(name)?.try_into().ok()?;
+        let program: &UProbe = match self {
+            Self::Multi(multi) => return multi.get(name).map(OwnedFd::as_fd),
+            Self::Perf(ebpf) => ebpf.program(name)?.try_into().ok()?,
+        };
         program.fd().ok().map(|program| program.as_fd())
     }
 }

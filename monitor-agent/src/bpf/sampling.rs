@@ -1,6 +1,5 @@
 //! Telling the programs which starts they see.
 
-use aya::Ebpf;
 use monitor_ebpf::{name, sampling};
 
 use super::{
@@ -8,6 +7,7 @@ use super::{
     in_flight::monotonic,
     mapped::{Access, MappedWords},
     maps::map_array,
+    object::Object,
 };
 
 /// Which starts of calls the programs of one copy of a framework see.
@@ -16,8 +16,8 @@ use super::{
 pub struct Sampling(MappedWords);
 
 impl Sampling {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
-        map_array(ebpf, name::SAMPLING, sampling::COUNT as usize, Access::Write).map(Self)
+    pub(super) fn take(object: &mut Object) -> Result<Self, BpfError> {
+        map_array(object, name::SAMPLING, sampling::COUNT as usize, Access::Write).map(Self)
     }
 
     /// From now on starts are watched in windows. Those under way are seen on.

@@ -10,10 +10,14 @@ use aya_obj::generated::{bpf_insn, bpf_prog_info};
 
 // Numbers and structures of include/uapi/linux/bpf.h.
 const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_MAP_FREEZE: libc::c_int = 22;
 const BPF_LINK_CREATE: libc::c_int = 28;
-const BPF_MAP_TYPE_ARRAY: u32 = 2;
+pub(super) const BPF_MAP_TYPE_HASH: u32 = 1;
+pub(super) const BPF_MAP_TYPE_ARRAY: u32 = 2;
+pub(super) const BPF_MAP_TYPE_RINGBUF: u32 = 27;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
@@ -26,6 +30,15 @@ struct MapCreate {
     value_size: u32,
     max_entries: u32,
     map_flags: u32,
+}
+
+/// The same for `BPF_MAP_UPDATE_ELEM`.
+#[repr(C)]
+struct Element {
+    map: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// The same for `BPF_PROG_LOAD`.
@@ -83,6 +96,23 @@ pub(super) fn mappable_word() -> io::Result<OwnedFd> {
         map_flags: BPF_F_MMAPABLE,
     };
     make(BPF_MAP_CREATE, &attributes)
+}
+
+/// Sets the first value of an array, which must have as many bytes as its values.
+pub(super) fn set_first(array: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+    let first = 0_u32;
+    let attributes = Element {
+        map: array.as_raw_fd().unsigned_abs(),
+        key: address(&raw const first),
+        value: address(value.as_ptr()),
+        flags: 0,
+    };
+    call(BPF_MAP_UPDATE_ELEM, &attributes).map(|_| ())
+}
+
+/// Lets no process change a map any more, so that the verifier may take its values for constants.
+pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+    call(BPF_MAP_FREEZE, &map.as_raw_fd()).map(|_| ())
 }
 
 /// Loads a program for multi-uprobe links. The verifier writes to `log`, if that has room.

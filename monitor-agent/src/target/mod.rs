@@ -257,6 +257,18 @@ impl Target {
         if other_stack || other_exe { Liveness::Replaced } else { Liveness::Running }
     }
 
+    /// Whether nothing hints that it is no longer the process that was opened, at a small part of what
+    /// [`Target::liveness`] takes. What that alone finds out: that the first thread has exited while others run, and an
+    /// exec whose former memory another process shares.
+    #[must_use]
+    pub fn seems_running(&self) -> bool {
+        let Ok(memory) = &self.memory else { return false };
+        // Memory that nobody has any more gives no bytes; where the stack began there is always something.
+        let mut byte = [0];
+        !has_ended(&self.pidfd)
+            && memory.read_at(&mut byte, self.identity.start_stack).is_ok_and(|bytes| bytes == 1)
+    }
+
     /// By how much the executable lies above the addresses in its file: its lowest mapping less `link_base`,
     /// the address (rounded down to a page) of the first loadable segment. 0 unless it is a PIE.
     pub fn load_bias(&self, link_base: u64) -> Result<u64, TargetError> {

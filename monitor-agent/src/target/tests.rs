@@ -153,9 +153,11 @@ fn an_exec_of_another_file_and_of_the_same_file_replaces() {
         settled(&child, fs::canonicalize("/bin/sh").expect("a shell").file_name().expect("a name"));
         let target = child.open();
         assert_eq!(target.liveness(), Liveness::Running, "{program}");
+        assert!(target.seems_running(), "{program}");
         io::Write::write_all(child.0.stdin.as_mut().expect("a pipe"), b"go\n").expect("the shell reads");
         wait_until(|| target.liveness() != Liveness::Running);
         assert_eq!(target.liveness(), Liveness::Replaced, "{program}");
+        assert!(!target.seems_running(), "{program}");
         assert!(matches!(target.mappings(), Err(TargetError::Replaced(_))));
         assert!(matches!(target.read_memory(0x1000, &mut [0]), Err(TargetError::Replaced(_))));
     }

@@ -7,9 +7,7 @@ use monitor_ebpf::{Counter, LABELS, LabelSet, NO_SCRATCH, TEXT_BYTES, by_site, e
 
 use super::{
     asm::fetch_increment,
-    maps::{
-        LABEL_CACHE, LABEL_CACHE_BITS, LABEL_IDS, LABEL_SET_WORDS, LABEL_SETS, NEXT_LABEL, count, recipe,
-    },
+    maps::{LABEL_CACHE, LABEL_IDS, LABEL_SET_WORDS, LABEL_SETS, NEXT_LABEL, count, recipe},
     scratch::{Scratch, is_user_address},
     shape::ShapeRef,
 };
@@ -158,7 +156,7 @@ pub(crate) fn number_of(base: u32, fill: impl FnOnce(&mut LabelSet)) -> u32 {
 /// The set's number, or [`NO_NUMBER`]. Functions that are not inlined give plain numbers only.
 #[inline(never)]
 fn known_number(set: &mut Aligned) -> u32 {
-    let Some(cached) = LABEL_CACHE.get_ptr_mut((set.hash() >> (u64::BITS - LABEL_CACHE_BITS)) as u32) else {
+    let Some(cached) = LABEL_CACHE.get_ptr_mut((set.hash() >> recipe!(cache_shift)) as u32) else {
         return NO_NUMBER;
     };
     // SAFETY: the map's values are `u64`.

@@ -48,10 +48,7 @@ pub(crate) static LABEL_SETS: Array<[u64; LABEL_SET_WORDS]> = Array::with_max_en
 /// Label set numbers by a hash of the set, each plus one; 0 for none. Saves most look-ups in `LABEL_IDS`, whose
 /// hash of a whole set takes longer than everything else about labels but reading them.
 #[map]
-pub(crate) static LABEL_CACHE: Array<u64> = Array::with_max_entries(1 << LABEL_CACHE_BITS, 0);
-
-/// Sets that can be in the cache at once, as a power of two.
-pub(crate) const LABEL_CACHE_BITS: u32 = 10;
+pub(crate) static LABEL_CACHE: Array<u64> = Array::with_max_entries(16_384, 0);
 
 #[map]
 pub(crate) static TOTALS: Array<u64> = Array::with_max_entries(4_352, MMAPABLE);
