@@ -52,7 +52,7 @@ const CONCURRENCY: u32 = 16;
 /// How to measure.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Rounds of the main cell of the matrix, of planning and of scrapes; other cells have a quarter of them
+    /// Rounds of the main cell of the matrix, of planning and of scrapes; other cells have a quarter of them, sweeps half
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Seconds of calls in each measurement
@@ -185,7 +185,7 @@ fn measure(part: Part, options: &Options, cores: Cores) -> Result<Section> {
             };
             matrix::measure(plan, cores)
         }
-        Part::Sweeps => sweeps::measure(cores, options.seconds),
+        Part::Sweeps => sweeps::measure(cores, options.seconds, options.rounds.div_ceil(2)),
         Part::Stalls => stalls::measure(cores, options.rounds),
         Part::Pipeline => pipeline::measure(cores),
         Part::Scrapes => Ok(scrapes::measure(cores.others, options.rounds)?.section()),

@@ -4,8 +4,9 @@
 //
 // It is steered by lines on stdin, each answered by one JSON line on stdout, and ends with stdin:
 //
-//	calls RATE SECONDS METHODS   RATE calls a second, of so many methods in turn: {"calls","seconds"}
-//	quit                         answers, then ends
+//	calls RATE SECONDS METHODS [TICK]   RATE calls a second, of so many methods in turn, those that are due once in TICK
+//	                                    milliseconds: {"calls","seconds"}
+//	quit                                answers, then ends
 package main
 
 import (
@@ -25,8 +26,8 @@ import (
 // ballast makes an executable larger: see xtask/src/bench/ballast.rs, which adds to it.
 var ballast []any
 
-// tick is how often calls are made that are due, unless they are rarer.
-const tick = time.Millisecond
+// usualTick is how often calls are made that are due, unless they are rarer, in milliseconds.
+const usualTick = "1"
 
 var errUsage = errors.New("wrong or missing arguments")
 
@@ -50,19 +51,23 @@ func obey(words []string) (map[string]any, error) {
 	case len(words) == 1 && words[0] == "quit":
 		return map[string]any{"quit": true}, nil
 	case len(words) == 4 && words[0] == "calls":
+		return obey(append(words, usualTick))
+	case len(words) == 5 && words[0] == "calls":
 		rate, err := strconv.ParseFloat(words[1], 64)
 		seconds, err2 := strconv.ParseFloat(words[2], 64)
 		methods, err3 := strconv.Atoi(words[3])
-		if errors.Join(err, err2, err3) != nil || rate <= 0 || methods < 1 {
+		tick, err4 := strconv.Atoi(words[4])
+		if errors.Join(err, err2, err3, err4) != nil || rate <= 0 || methods < 1 || tick < 1 {
 			return nil, errUsage
 		}
-		return calls(rate, time.Duration(seconds*float64(time.Second)), methods), nil
+		tickTime := time.Duration(tick) * time.Millisecond
+		return calls(rate, time.Duration(seconds*float64(time.Second)), methods, tickTime), nil
 	}
 	return nil, errUsage
 }
 
 // calls makes the calls that are due, once a tick, until the time is over.
-func calls(rate float64, d time.Duration, methods int) map[string]any {
+func calls(rate float64, d time.Duration, methods int, tick time.Duration) map[string]any {
 	infos := make([]rpcinfo.RPCInfo, methods)
 	for i := range infos {
 		infos[i] = called(fmt.Sprintf("Method%d", i))

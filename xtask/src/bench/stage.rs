@@ -373,7 +373,7 @@ impl<'a> Stage<'a> {
 }
 
 /// File offsets of the sites that the agent would attach to in an executable, as it says itself.
-fn sites(executable: &Path) -> Result<Vec<u64>> {
+pub(super) fn sites(executable: &Path) -> Result<Vec<u64>> {
     let mut inspect = Command::new(agent::executable()?);
     let text = output(inspect.args(["inspect", "--json", "--exe"]).arg(executable))?;
     let inspected: Value = serde_json::from_str(&text).context("what `monitor-agent inspect` wrote")?;

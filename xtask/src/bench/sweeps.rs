@@ -5,6 +5,7 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,10 +21,12 @@ use serde_json::json;
 use super::{
     MIB, ballast,
     charts::{self, Bar},
+    empty::Empty,
     kernel,
     machine::{Cores, cpu_time, pinned},
     report::{Spread, float, ratio, row, show_ratio, table, verdict},
     section::Section,
+    stage::sites,
 };
 use crate::process::{root, say};
 
@@ -34,8 +37,9 @@ const ROOM: [&str; 2] = ["--max-label-sets", "16384"];
 /// What changes in a sweep that has ends to compare.
 const LABEL_SETS: &str = "label sets";
 const OWN_EXECUTABLES: &str = "targets, each its own executable";
+const OWN_AT_ONCE: &str = "targets, each its own executable, which wake up as often in all as one";
 const SHARED_EXECUTABLE: &str = "targets that share one executable";
-/// Seconds of calls that settle what was just attached.
+/// Seconds of calls that settle what was just attached, at least.
 const WARM_UP: f64 = 0.3;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Detaching so many targets takes a while.
@@ -82,39 +86,72 @@ struct Point {
     end_ms: f64,
 }
 
-/// All sweeps.
-pub(super) fn measure(cores: Cores, seconds: u32) -> Result<Section> {
+/// What one round has found of a point of a sweep that is meant to be flat.
+#[derive(Clone, Copy, Debug)]
+struct Costs {
+    /// Microseconds of the targets' processor time for a call that empty programs add, and that the agent adds.
+    empty_us: f64,
+    agent_us: f64,
+}
+
+/// A point of a sweep that is meant to be flat, of several rounds.
+#[derive(Clone, Debug, Serialize)]
+struct Share {
+    what: String,
+    number: f64,
+    /// What empty programs at the same sites add: that is the kernel's and the machine's.
+    empty_us: Spread,
+    /// What the agent adds.
+    added_us: Spread,
+    /// What of that is not there with empty programs.
+    beyond_us: Spread,
+    /// Microseconds of the agent's own processor time for a call.
+    own_us: Spread,
+}
+
+/// All points.
+#[derive(Debug, Default, Serialize)]
+struct Points {
+    points: Vec<Point>,
+    shares: Vec<Share>,
+}
+
+/// All sweeps; of those that are meant to be flat so many rounds.
+pub(super) fn measure(cores: Cores, seconds: u32, rounds: u32) -> Result<Section> {
     let executable = Program::Synthetic.build(Flavour::Stripped)?;
-    let alone = std::slice::from_ref(&executable);
     let sweep = Sweep { cores, seconds: seconds.into(), args: &[] };
-    let mut points = Vec::new();
+    let mut found = Points::default();
+    let mut alone = sweep.start(std::slice::from_ref(&executable))?;
     for rate in [1_000.0, 10_000.0, 100_000.0] {
-        points.push(sweep.point("calls a second", rate, alone, rate, 10)?);
+        let load = Load { rate, ..Load::USUAL };
+        found.points.push(sweep.point("calls a second", rate, &mut alone, load)?);
     }
-    for methods in [10_u32, 100, 1_000, 10_000] {
-        points.push(Sweep { args: &ROOM, ..sweep }.point(
-            LABEL_SETS,
-            methods.into(),
-            alone,
-            USUAL_RATE,
-            methods,
-        )?);
-    }
+    let with_room = Sweep { args: &ROOM, ..sweep };
+    let label_sets = [10, 1_000, 10_000];
+    let label_sets = label_sets.map(|methods| (1, Load { methods, ..Load::USUAL }, f64::from(methods)));
+    with_room.flat(&mut found, LABEL_SETS, &mut alone, &label_sets, rounds)?;
+    drop(alone);
+
+    let many = [1_u16, 10, 50];
+    let in_all = many.map(|count| (count.into(), Load::USUAL, f64::from(count)));
+    // Each target makes its calls at once and then sleeps, so that all of them wake up as often as one alone does.
+    let at_once = |count| Load { tick_ms: count, ..Load::USUAL };
+    let at_once = [1, 50].map(|count| (count.into(), at_once(count), f64::from(count)));
     let copies = Copies::of(&executable, 50)?;
-    for count in [1_u32, 10, 50] {
-        let count = f64::from(count);
-        points.push(sweep.point(OWN_EXECUTABLES, count, copies.first(count), USUAL_RATE, 10)?);
-    }
-    drop(copies);
-    for count in [1_usize, 10, 50] {
-        let same = vec![executable.clone(); count];
-        points.push(sweep.point(SHARED_EXECUTABLE, float(count as u64), &same, USUAL_RATE, 10)?);
-    }
+    let mut own = sweep.start(&copies.0)?;
+    sweep.flat(&mut found, OWN_EXECUTABLES, &mut own, &in_all, rounds)?;
+    sweep.flat(&mut found, OWN_AT_ONCE, &mut own, &at_once, rounds)?;
+    drop((own, copies));
+    let mut shared = sweep.start(&vec![executable.clone(); 50])?;
+    sweep.flat(&mut found, SHARED_EXECUTABLE, &mut shared, &in_all, rounds.div_ceil(2))?;
+    drop(shared);
+
     for executable in [executable.clone(), ballast::build(12_500)?, ballast::build(50_000)?] {
         let size = float(fs::metadata(&executable)?.len()) / MIB;
-        points.push(sweep.point("MiB of executable", size.round(), &[executable], USUAL_RATE, 10)?);
+        let mut target = sweep.start(&[executable])?;
+        found.points.push(sweep.point("MiB of executable", size.round(), &mut target, Load::USUAL)?);
     }
-    Ok(section(&points))
+    Ok(section(&found))
 }
 
 #[derive(Clone, Copy)]
@@ -126,35 +163,91 @@ struct Sweep {
 }
 
 impl Sweep {
-    /// Measures an agent that watches a process of each of these executables, with so many calls a second in all.
-    fn point(
-        self,
-        what: &str,
-        number: f64,
-        executables: &[PathBuf],
-        rate: f64,
-        methods: u32,
-    ) -> Result<Point> {
+    /// A process of each of these executables.
+    fn start(self, executables: &[PathBuf]) -> Result<Vec<Process>> {
         let start = |executable: &PathBuf| {
             Process::start_command(pinned(self.cores.server, executable).env("GOMAXPROCS", "1"))
         };
-        let mut targets = executables.iter().map(start).collect::<Result<Vec<_>>>()?;
+        executables.iter().map(start).collect()
+    }
+
+    /// Measures an agent that watches these targets.
+    fn point(self, what: &str, number: f64, targets: &mut [Process], load: Load) -> Result<Point> {
         let measuring = || format!("measuring {number} {what}");
-        calls(&mut targets, rate, WARM_UP, methods).with_context(measuring)?;
-        let bare = Load::make(&mut targets, rate, self.seconds, methods).with_context(measuring)?;
-        let point = self.measure(&mut targets, rate, methods);
-        let (agent, point) = point.with_context(measuring)?;
+        let bare = self.bare(targets, load).with_context(measuring)?;
+        let (agent, point) = self.measure(targets, load).with_context(measuring)?;
         let begin = Instant::now();
         let status = end(agent)?;
         ensure!(status, "the agent ended badly with {number} {what}");
         let end_ms = begin.elapsed().as_secs_f64() * 1000.0;
-        let added_us = point.target_us - bare.target_us;
+        let added_us = point.target_us - bare;
         let point = Point { what: what.to_owned(), number, added_us, end_ms, ..point };
         say(&format!("{number} {what}: {:.2} µs of the agent's CPU per call", point.agent_us));
         Ok(point)
     }
 
-    fn measure(self, targets: &mut [Process], rate: f64, methods: u32) -> Result<(Agent, Point)> {
+    /// Measures each point with empty programs and with the agent, in so many rounds. A point is a number of targets, a
+    /// load, and the number that changes.
+    fn flat(
+        self,
+        found: &mut Points,
+        what: &str,
+        targets: &mut [Process],
+        points: &[(usize, Load, f64)],
+        rounds: u32,
+    ) -> Result<()> {
+        let mut samples = vec![Vec::new(); points.len()];
+        for round in 0..rounds {
+            for ((count, load, number), samples) in points.iter().zip(&mut samples) {
+                let targets = &mut targets[..*count];
+                let measuring = || format!("measuring {number} {what}");
+                // Whoever is first in a round is second in the next.
+                let before = if round % 2 == 0 { Some(self.empty(targets, *load)) } else { None };
+                let point = self.point(what, *number, targets, *load)?;
+                let empty_us =
+                    before.unwrap_or_else(|| self.empty(targets, *load)).with_context(measuring)?;
+                samples.push((Costs { empty_us, agent_us: point.added_us }, point));
+            }
+        }
+        for ((_, _, number), samples) in points.iter().zip(samples) {
+            let of = |of: fn(&(Costs, Point)) -> f64| Spread::of(samples.iter().map(of));
+            found.shares.push(Share {
+                what: what.to_owned(),
+                number: *number,
+                empty_us: of(|(costs, _)| costs.empty_us),
+                added_us: of(|(costs, _)| costs.agent_us),
+                beyond_us: of(|(costs, _)| costs.agent_us - costs.empty_us),
+                own_us: of(|(_, point)| point.agent_us),
+            });
+            let points: Vec<_> = samples.into_iter().map(|(_, point)| point).collect();
+            found.points.extend(Point::median(&points));
+        }
+        Ok(())
+    }
+
+    /// Microseconds of the targets' processor time for a call, with nothing attached.
+    fn bare(self, targets: &mut [Process], load: Load) -> Result<f64> {
+        load.make(targets, load.warm_up())?;
+        Ok(load.make(targets, self.seconds)?.target_us)
+    }
+
+    /// What empty programs add to that, at the sites where the agent puts its own.
+    fn empty(self, targets: &mut [Process], load: Load) -> Result<f64> {
+        let bare = self.bare(targets, load)?;
+        let sites = sites(&PathBuf::from(format!("/proc/{}/exe", targets[0].pid())))?;
+        let attached = targets.iter().map(|target| Empty::attach(target.pid(), &sites));
+        let attached = attached.collect::<Result<Vec<_>>>()?;
+        let with_empty = self.bare(targets, load);
+        // The kernel takes its time for each.
+        thread::scope(|scope| {
+            for empty in attached {
+                scope.spawn(move || drop(empty));
+            }
+        });
+        Ok(with_empty? - bare)
+    }
+
+    fn measure(self, targets: &mut [Process], load: Load) -> Result<(Agent, Point)> {
         let begin = Instant::now();
         let mut command = pinned(self.cores.others, &agent::executable()?);
         command.args(["run", "--web.listen-address", "127.0.0.1:0"]).args(self.args);
@@ -164,9 +257,9 @@ impl Sweep {
         let agent = Agent::start_command(&mut command)?.wait_ready()?;
         let ready_ms = begin.elapsed().as_secs_f64() * 1000.0;
         let peak_mib = peak_mib(agent.pid())?;
-        let warm = calls(targets, rate, WARM_UP, methods)?;
+        let warm = load.make(targets, load.warm_up())?.calls;
         let before = cpu_time(agent.pid())?;
-        let Load { made, seconds: elapsed, target_us } = Load::make(targets, rate, self.seconds, methods)?;
+        let Made { calls: made, seconds: elapsed, target_us } = load.make(targets, self.seconds)?;
         let agent_cpu = cpu_time(agent.pid())?.saturating_sub(before).as_secs_f64();
         let scrape = agent.scrape_settled()?;
         let counted = scrape.sum("kitex_server_throughput", &[]);
@@ -192,38 +285,76 @@ impl Sweep {
     }
 }
 
-/// Calls that all targets have made together.
+impl Point {
+    /// Of the same point of several rounds: the median of each number.
+    fn median(rounds: &[Self]) -> Option<Self> {
+        let of = |of: fn(&Self) -> f64| Spread::of(rounds.iter().map(of)).median;
+        Some(Self {
+            what: rounds.first()?.what.clone(),
+            number: of(|point| point.number),
+            calls_per_second: of(|point| point.calls_per_second),
+            agent_us: of(|point| point.agent_us),
+            agent_percent: of(|point| point.agent_percent),
+            target_us: of(|point| point.target_us),
+            added_us: of(|point| point.added_us),
+            resident_mib: of(|point| point.resident_mib),
+            maps_mib: of(|point| point.maps_mib),
+            peak_mib: of(|point| point.peak_mib),
+            ready_ms: of(|point| point.ready_ms),
+            attach_ms: of(|point| point.attach_ms),
+            end_ms: of(|point| point.end_ms),
+        })
+    }
+}
+
+/// Calls that targets are to make.
+#[derive(Clone, Copy)]
 struct Load {
-    made: u64,
+    /// A second, over all targets.
+    rate: f64,
+    /// Of so many methods in turn.
+    methods: u32,
+    /// Each target makes those that are due once in so many milliseconds, or more rarely.
+    tick_ms: u16,
+}
+
+/// Calls that all targets have made together.
+struct Made {
+    calls: u64,
     seconds: f64,
     /// Microseconds of the targets' processor time for a call.
     target_us: f64,
 }
 
 impl Load {
-    fn make(targets: &mut [Process], rate: f64, seconds: f64, methods: u32) -> Result<Self> {
+    const USUAL: Self = Self { rate: USUAL_RATE, methods: 10, tick_ms: 1 };
+
+    /// Seconds of calls that settle what was just attached: each method is called, since a label set takes something of
+    /// its own when it is met.
+    fn warm_up(self) -> f64 {
+        WARM_UP.max(f64::from(self.methods) / self.rate * 1.1)
+    }
+
+    /// Has all targets make calls for so long.
+    fn make(self, targets: &mut [Process], seconds: f64) -> Result<Made> {
         let cpu = |targets: &[Process]| {
             targets.iter().map(|target| cpu_time(target.pid())).sum::<Result<Duration>>()
         };
+        let Self { rate, methods, tick_ms } = self;
         let (before, begin) = (cpu(targets)?, Instant::now());
-        let made = calls(targets, rate, seconds, methods)?;
+        let each = rate / float(targets.len() as u64);
+        for target in targets.iter_mut() {
+            target.send(&format!("calls {each} {seconds} {methods} {tick_ms}"))?;
+        }
+        let answers = targets.iter_mut().map(|target| {
+            let answer = target.answer(PATIENCE)?;
+            answer["calls"].as_u64().context("no number of calls")
+        });
+        let made = answers.sum::<Result<u64>>()?;
         let seconds = begin.elapsed().as_secs_f64();
         let target_us = cpu(targets)?.saturating_sub(before).as_secs_f64() * 1e6 / float(made);
-        Ok(Self { made, seconds, target_us })
+        Ok(Made { calls: made, seconds, target_us })
     }
-}
-
-/// Has all targets make calls, so many a second together; gives how many there were.
-fn calls(targets: &mut [Process], rate: f64, seconds: f64, methods: u32) -> Result<u64> {
-    let each = rate / float(targets.len() as u64);
-    for target in targets.iter_mut() {
-        target.send(&format!("calls {each} {seconds} {methods}"))?;
-    }
-    let answers = targets.iter_mut().map(|target| {
-        let answer = target.answer(PATIENCE)?;
-        answer["calls"].as_u64().context("no number of calls")
-    });
-    answers.sum()
 }
 
 /// Ends an agent; whether it ended well.
@@ -254,11 +385,6 @@ impl Copies {
         }
         Ok(copies)
     }
-
-    fn first(&self, count: f64) -> &[PathBuf] {
-        let count = self.0.iter().zip(1_u32..).take_while(|(_, number)| f64::from(*number) <= count).count();
-        &self.0[..count]
-    }
 }
 
 impl Drop for Copies {
@@ -269,7 +395,8 @@ impl Drop for Copies {
     }
 }
 
-fn section(points: &[Point]) -> Section {
+fn section(found: &Points) -> Section {
+    let points = &found.points;
     let mut rows = vec![row([
         "",
         "calls/s",
@@ -300,17 +427,76 @@ fn section(points: &[Point]) -> Section {
             format!("{:.0}", point.end_ms),
         ]
     }));
-    let text = format!("{}\n{}\n![The agent's own CPU](overhead-agent.svg)\n", table(&rows), aims(points));
+    let text = format!(
+        "{}\n{}\n{}\n![The agent's own CPU](overhead-agent.svg)\n",
+        table(&rows),
+        shares_table(&found.shares),
+        aims(found)
+    );
     Section {
         part: "sweeps",
         blocks: vec![("sweeps", text)],
         charts: vec![("overhead-agent.svg", chart(points))],
-        results: json!(points),
+        results: json!(found),
         ..Section::default()
     }
 }
 
-fn aims(points: &[Point]) -> String {
+/// What is the kernel's and the machine's, and what is ours.
+fn shares_table(shares: &[Share]) -> String {
+    let mut rows = vec![row([
+        "µs for a call, median (min to max)",
+        "added by empty programs",
+        "added by the agent",
+        "of that beyond the empty ones",
+        "agent / empty",
+        "agent's own CPU",
+    ])];
+    rows.extend(shares.iter().map(|share| {
+        vec![
+            format!("{} {}", share.number, share.what),
+            share.empty_us.show(2),
+            share.added_us.show(2),
+            share.beyond_us.show(2),
+            show_ratio(share.to_empty()),
+            share.own_us.show(2),
+        ]
+    }));
+    table(&rows)
+}
+
+impl Share {
+    /// What the agent adds, in units of what empty programs add.
+    fn to_empty(&self) -> Option<f64> {
+        ratio(self.added_us.median, self.empty_us.median)
+    }
+}
+
+/// Whether a number is about as large at the far end of a sweep, in words.
+fn flat(few: f64, many: f64) -> String {
+    let times = ratio(many, few);
+    format!("{} ({})", show_ratio(times), verdict(times.unwrap_or(f64::INFINITY), AIM_FLAT))
+}
+
+/// What of a sweep's ends is ours.
+fn shares_of_ends(shares: &[Share], what: &str) -> Option<String> {
+    let of = || shares.iter().filter(|share| share.what == what);
+    let (few, many) = (of().next()?, of().next_back()?);
+    let to_empty = |share: &Share| share.to_empty().unwrap_or(0.0);
+    Some(format!(
+        "- {} {what} against {}: what the agent adds, {} times; what empty programs add, {} times, which is the kernel's \
+         and the machine's; what the agent adds beyond those, {}; in units of what those add, {}; the agent's own CPU, {}.",
+        many.number,
+        few.number,
+        flat(few.added_us.median, many.added_us.median),
+        show_ratio(ratio(many.empty_us.median, few.empty_us.median)),
+        flat(few.beyond_us.median, many.beyond_us.median),
+        flat(to_empty(few), to_empty(many)),
+        flat(few.own_us.median, many.own_us.median),
+    ))
+}
+
+fn aims(Points { points, shares }: &Points) -> String {
     let nearest = |what: &str, to: f64| {
         let of = points.iter().filter(|point| point.what == what);
         of.min_by(|a, b| (a.number - to).abs().total_cmp(&(b.number - to).abs()))
@@ -331,22 +517,12 @@ fn aims(points: &[Point]) -> String {
             verdict(point.peak_mib, AIM_PEAK_MIB)
         );
     }
-    for what in [LABEL_SETS, OWN_EXECUTABLES] {
-        if let Some((few, many)) = ends(points, what) {
-            let flat = |few: f64, many: f64| {
-                let times = ratio(many, few);
-                format!("{} ({})", show_ratio(times), verdict(times.unwrap_or(f64::INFINITY), AIM_FLAT))
-            };
-            let _ = writeln!(
-                text,
-                "- Aim with {} {what}: a call takes at most {AIM_FLAT} times what it takes with {}. Added to the targets: {}; \
-                 of the agent's own CPU: {}.",
-                many.number,
-                few.number,
-                flat(few.added_us, many.added_us),
-                flat(few.agent_us, many.agent_us)
-            );
-        }
+    let _ = writeln!(
+        text,
+        "- Aim: at the far end of a sweep a call takes at most {AIM_FLAT} times what it takes at the near end."
+    );
+    for what in [LABEL_SETS, OWN_EXECUTABLES, OWN_AT_ONCE] {
+        text.extend(shares_of_ends(shares, what).map(|line| line + "\n"));
     }
     if let Some((few, many)) = ends(points, SHARED_EXECUTABLE) {
         let _ = writeln!(
@@ -413,15 +589,21 @@ mod tests {
         }
     }
 
+    fn share(what: &str, number: f64, empty: f64, added: f64) -> Share {
+        let of = |number| Spread::of([number]);
+        let (empty_us, added_us, beyond_us) = (of(empty), of(added), of(added - empty));
+        Share { what: what.to_owned(), number, empty_us, added_us, beyond_us, own_us: of(0.5) }
+    }
+
     #[test]
     fn aims_are_about_the_points_that_they_name() {
-        let points = [
+        let points = vec![
             point("calls a second", 1_000.0, 2.0),
             point("calls a second", 100_000.0, 0.6),
             point("MiB of executable", 31.0, 1.0),
             point("MiB of executable", 95.0, 1.0),
         ];
-        let text = aims(&points);
+        let text = aims(&Points { points, shares: Vec::new() });
         assert!(
             text.contains("at most 0.5 µs per call (not met) and 5 % of one processor (not met)"),
             "{text}"
@@ -432,23 +614,44 @@ mod tests {
 
     #[test]
     fn what_is_flat_is_told_by_the_ends_of_a_sweep() {
-        let mut points = vec![
-            point(LABEL_SETS, 10.0, 1.0),
-            point(LABEL_SETS, 100.0, 9.0),
-            point(LABEL_SETS, 1_000.0, 1.2),
-            point(OWN_EXECUTABLES, 1.0, 1.0),
-            point(OWN_EXECUTABLES, 11.0, 1.5),
+        let shares = [
+            share(OWN_EXECUTABLES, 1.0, 2.0, 3.0),
+            share(OWN_EXECUTABLES, 10.0, 9.0, 9.0),
+            share(OWN_EXECUTABLES, 50.0, 10.0, 12.0),
         ];
-        points[4] = Point { resident_mib: 120.0, end_ms: 2_100.0, ..points[4].clone() };
-        let text = aims(&points);
+        let text = shares_of_ends(&shares, OWN_EXECUTABLES).unwrap();
+        assert!(text.contains("50 targets, each its own executable against 1"), "{text}");
         assert!(
-            text.contains("with 10. Added to the targets: 1.20 (met); of the agent's own CPU: 1.20 (met)"),
+            text.contains("the agent adds, 4.00 (not met) times; what empty programs add, 5.00 times"),
             "{text}"
         );
-        assert!(text.contains("with 1. Added to the targets: 1.50 (not met)"), "{text}");
+        assert!(
+            text.contains("beyond those, 2.00 (not met); in units of what those add, 0.80 (met)"),
+            "{text}"
+        );
+        assert!(text.contains("own CPU, 1.00 (met)"), "{text}");
+        assert!(shares_of_ends(&shares, LABEL_SETS).is_none());
+    }
+
+    #[test]
+    fn what_a_target_takes_is_told_by_the_ends_of_a_sweep() {
+        let mut points = vec![point(OWN_EXECUTABLES, 1.0, 1.0), point(OWN_EXECUTABLES, 11.0, 1.5)];
+        points[1] = Point { resident_mib: 120.0, end_ms: 2_100.0, ..points[1].clone() };
+        let text = aims(&Points { points, shares: Vec::new() });
         assert!(
             text.contains("2000 ms of detaching and ending: not met. Each target more takes 10.0 MiB"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn rounds_of_a_point_are_one_point() {
+        let rounds = [1.0, 9.0, 2.0].map(|agent_us| point(LABEL_SETS, 10.0, agent_us));
+        let point = Point::median(&rounds).unwrap();
+        assert_eq!(
+            (point.agent_us.to_bits(), point.number.to_bits()),
+            (2.0_f64.to_bits(), 10.0_f64.to_bits())
+        );
+        assert!(Point::median(&[]).is_none());
     }
 }
