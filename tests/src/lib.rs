@@ -9,6 +9,7 @@
 //!   latencies; [`chain`] does both for a client, a relay and a server.
 //! - [`events`] runs `monitor-agent events` and compares its lines with each call that a target has logged.
 //! - [`specs`] makes files of the examples in `docs/specs.md`.
+//! - [`side_by_side()`] does at once what only takes time.
 //! - [`usage`] tells what a command takes.
 //! - [`collector`] runs an OpenTelemetry Collector, [`prometheus`] a Prometheus.
 //! - [`matrix`] tries releases of Kitex and Go and ways to build, as `tests/matrix.json` lists them.
@@ -36,4 +37,9 @@ pub mod tracefs;
 pub mod usage;
 
 mod capture;
+mod cargo;
 mod paths;
+mod side_by_side;
+
+pub use cargo::cargo;
+pub use side_by_side::side_by_side;

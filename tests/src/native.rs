@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::paths;
+use crate::{cargo, paths};
 
 /// How the program of corner cases is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,9 +88,8 @@ pub fn server() -> Result<PathBuf> {
 /// The gRPC server of `targets/async`, by the cargo that runs the tests.
 pub fn async_server() -> Result<PathBuf> {
     let (directory, _lock) = directory()?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = directory.join("async");
-    run(Command::new(cargo)
+    run(cargo()
         .args(["build", "--quiet", "--locked", "--manifest-path"])
         .arg(paths::tests().join("targets/async/Cargo.toml"))
         .arg("--target-dir")

@@ -118,6 +118,22 @@ impl Flavour {
 }
 
 impl Program {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Kitex,
+        Self::Plain,
+        Self::Strange,
+        Self::Runtime,
+        Self::Inside,
+        Self::Collector,
+        Self::Collectors,
+        Self::Grpc,
+        Self::Echo,
+        Self::Synthetic,
+        Self::Operations,
+        Self::Hertz,
+    ];
+
     fn name(self) -> &'static str {
         match self {
             Self::Kitex => "kitex-target",

@@ -20,7 +20,7 @@ use monitor_tests::{
     native::{Build, async_server, corners, server},
     process::Process,
     scrape::Scrape,
-    specs,
+    side_by_side, specs,
     targets::{Flavour, Program},
 };
 use schema::check_schema;
@@ -201,12 +201,12 @@ fn is_left(command: &str, function: &str, way: &str) -> Result<()> {
 
 #[test]
 fn a_jump_out_of_a_function_is_no_return() -> Result<()> {
-    WAYS.iter().try_for_each(|way| is_left("jumps", "stock_jump", way))
+    side_by_side(WAYS, |way| is_left("jumps", "stock_jump", way))
 }
 
 #[test]
 fn a_thread_that_ends_in_a_function_does_not_return() -> Result<()> {
-    WAYS.iter().try_for_each(|way| is_left("leaves", "stock_leave", way))
+    side_by_side(WAYS, |way| is_left("leaves", "stock_leave", way))
 }
 
 #[test]

@@ -14,6 +14,7 @@ use monitor_tests::{
     chain::Account,
     process::Process,
     scrape::Scrape,
+    side_by_side,
     tally::{DEFAULT_LABELS, Tally},
     targets::{Flavour, Program},
     text::Sites,
@@ -315,8 +316,8 @@ impl Drop for Counted {
 /// It exits, is killed, or becomes another program, with calls under way in eight goroutines: all that ended is counted.
 #[test]
 fn the_end_in_the_middle_of_calls() -> Result<()> {
-    for end in ["exit", "kill", "exec /bin/cat"] {
-        let counted = Counted::new("counted");
+    side_by_side(["exit", "kill", "exec /bin/cat"], |end| {
+        let counted = Counted::new(&end[..4]);
         let path = counted.0.display().to_string();
         let mut watched = Watched::start_with(&["--account", &path], &["--linger", "1"])?;
         watched.target.command("flow 8")?;
@@ -335,8 +336,8 @@ fn the_end_in_the_middle_of_calls() -> Result<()> {
         ensure!(account.timed + account.lost == total && account.unpaired == 0, "{end}: {account:?}");
         ensure!(account.starts - total <= 8, "{end}: {account:?}");
         ensure!({ watched.agent }.wait(Duration::from_secs(5))?.success(), "{end}");
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 fn scrape_until_down(agent: &Agent, pid: u32) -> Result<Scrape> {
@@ -358,34 +359,28 @@ const BUCKETS: [&str; 2] = ["--latency-buckets", "200000,1000000"];
 /// Goroutines are used again, with all that is remembered of their dead calls.
 #[test]
 fn goroutines_that_die_in_a_call() -> Result<()> {
-    for how in ["exit", "panic"] {
-        for deaths in [3, 200] {
-            let mut watched = Watched::start(&BUCKETS)?;
-            watched.calls(&format!("die {deaths} {how}"), 0)?;
-            let seen = watched.seen()?;
-            let kept = seen.account.in_flight;
-            let lost: u64 = seen.account.faults.values().sum();
-            ensure!((seen.account.starts, kept + lost) == (deaths, deaths), "{:?}", seen.account);
-            thread::sleep(Duration::from_secs_f64(2e-6 * LONG_US));
-            for depth in [1, 3] {
-                watched.calls(&format!("open 50 client {depth}"), 0)?;
-                watched.calls("close 50", 50 * depth)?;
-            }
-            let seen = watched.seen()?;
-            tally(&[row("client", USUAL, 200)])?.check(&seen.tally)?;
-            let (timed, quick) = seen.timed("client", LONG_US);
-            ensure!(timed == quick, "{} durations of {timed} are those of dead calls", timed - quick);
-            ensure!(
-                timed == seen.account.timed && timed + seen.account.unpaired == 200,
-                "{:?}",
-                seen.account
-            );
-            ensure!(deaths > 6 || timed == 200, "{:?}", seen.account);
-            watched.end()?;
+    side_by_side([("exit", 3), ("exit", 200), ("panic", 3), ("panic", 200)], |(how, deaths)| {
+        let mut watched = Watched::start(&BUCKETS)?;
+        watched.calls(&format!("die {deaths} {how}"), 0)?;
+        let seen = watched.seen()?;
+        let kept = seen.account.in_flight;
+        let lost: u64 = seen.account.faults.values().sum();
+        ensure!((seen.account.starts, kept + lost) == (deaths, deaths), "{:?}", seen.account);
+        thread::sleep(Duration::from_secs_f64(2e-6 * LONG_US));
+        for depth in [1, 3] {
+            watched.calls(&format!("open 50 client {depth}"), 0)?;
+            watched.calls("close 50", 50 * depth)?;
         }
-    }
-    Ok(())
+        let seen = watched.seen()?;
+        tally(&[row("client", USUAL, 200)])?.check(&seen.tally)?;
+        let (timed, quick) = seen.timed("client", LONG_US);
+        ensure!(timed == quick, "{} durations of {timed} are those of dead calls", timed - quick);
+        ensure!(timed == seen.account.timed && timed + seen.account.unpaired == 200, "{:?}", seen.account);
+        ensure!(deaths > 6 || timed == 200, "{:?}", seen.account);
+        watched.end()
+    })
 }
+
 /// A call whose start was of an unknown type has no start, also where another call of its goroutine has one.
 #[test]
 fn an_unknown_start_is_not_replaced_by_anothers() -> Result<()> {
@@ -420,13 +415,14 @@ fn unexpected(scrape: &Scrape) -> Vec<(String, String, u64)> {
 /// An object's type is met at the start and at the finish, that of a part where the part is looked at.
 #[test]
 fn other_types_are_named_once() -> Result<()> {
-    for (shape, interface, concrete, hits) in [
+    let cases = [
         ("my-rpcinfo", "rpcinfo.RPCInfo", "main.myRPCInfo", 2),
         ("my-to", "rpcinfo.EndpointInfo", "main.myEndpointInfo", 2),
         ("my-from", "rpcinfo.EndpointInfo", "main.myEndpointInfo", 1),
         ("my-invocation", "rpcinfo.Invocation", "main.myInvocation", 1),
         ("my-method-info", "serviceinfo.MethodInfo", "main.myMethodInfo", 1),
-    ] {
+    ];
+    side_by_side(cases, |(shape, interface, concrete, hits)| {
         let mut watched = Watched::start(&[])?;
         // None of these has a type that is not expected, and what is not there has none.
         for usual in ["server", "separate", "client", "no-rpcinfo", "no-to", "no-from"] {
@@ -441,9 +437,8 @@ fn other_types_are_named_once() -> Result<()> {
         let log = watched.agent.log();
         let lines: Vec<_> = log.lines().filter(|line| line.contains(concrete)).collect();
         ensure!(lines.len() == 1 && lines[0].contains("WARN"), "{shape}: {log}");
-        watched.end()?;
-    }
-    Ok(())
+        watched.end()
+    })
 }
 
 /// How long it may take until a type that was met has been looked at.
@@ -476,7 +471,7 @@ fn a_second_itab_of_a_known_type_is_used() -> Result<()> {
 
 #[test]
 fn an_itab_that_lies_is_not_believed() -> Result<()> {
-    for lie in ["wrong-interface", "wrong-type", "wrong-known", "nowhere"] {
+    side_by_side(["wrong-interface", "wrong-type", "wrong-known", "nowhere"], |lie| {
         let mut watched = Watched::start(&[])?;
         for calls in [1, 100] {
             for place in PLACES {
@@ -491,9 +486,8 @@ fn an_itab_that_lies_is_not_believed() -> Result<()> {
         expected.check(&seen.tally).with_context(|| lie)?;
         let lost = seen.by_reason("monitor_events_lost_total", "finish_unknown_type");
         ensure!(lost == 4 * 101, "{lie}: {lost} finishes of unknown type");
-        watched.end()?;
-    }
-    Ok(())
+        watched.end()
+    })
 }
 
 /// Calls under way for longer than this are given up.
@@ -504,7 +498,7 @@ const AGED_BY: Duration = Duration::from_secs(3);
 #[test]
 fn calls_that_are_too_old_are_given_up() -> Result<()> {
     // With the smaller table most of them find no room in their bucket.
-    for in_flight in ["65536", "1"] {
+    side_by_side(["65536", "1"], |in_flight| {
         let age = MAX_AGE.as_secs().to_string();
         let args = [&BUCKETS[..], &["--max-call-age", &age, "--max-in-flight", in_flight]].concat();
         let mut watched = Watched::start(&args)?;
@@ -533,9 +527,8 @@ fn calls_that_are_too_old_are_given_up() -> Result<()> {
         ensure!(by_age(&seen) == 64, "{account:?}");
         let (timed, quick) = seen.timed("client", 1_000_000.0);
         ensure!((timed, quick) == (80, 80), "{timed} timed, {quick} of them right");
-        watched.end()?;
-    }
-    Ok(())
+        watched.end()
+    })
 }
 
 /// The call around is given up while another inside it is yet to come.

@@ -8,27 +8,27 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use monitor_tests::{
+    native, side_by_side,
+    targets::{Flavour, Program},
+};
 
 use crate::{
     process::{cargo, run, say, shown},
     setup::{self, Need},
 };
 
+type Task = Box<dyn FnOnce() -> Result<()> + Send>;
+
 /// Runs all tests whose name holds one of the filters; without a filter, all.
 pub(crate) fn all(filters: &[String]) -> Result<()> {
     prepare()?;
     let begin = Instant::now();
-    build_agent(None)?;
+    build(tests(), None, filters.is_empty())?;
     let mut counts = Counts::default();
     say("unit tests and documentation tests");
-    counts.run(
-        cargo().args(["test", "--locked", "--no-fail-fast", "--workspace"]).args([
-            "--exclude",
-            "monitor-tests",
-            "--",
-        ]),
-        filters,
-    )?;
+    counts.run(with_ebpf(tests().args(["--lib", "--bins", "--"]), None), filters)?;
+    counts.run(with_ebpf(tests().args(["--doc", "--"]), None), filters)?;
     end_to_end(&mut counts, filters, None)?;
     counts.verdict(begin)
 }
@@ -37,7 +37,7 @@ pub(crate) fn all(filters: &[String]) -> Result<()> {
 pub(crate) fn with_object(object: Option<&Path>, filters: &[String]) -> Result<()> {
     prepare()?;
     let begin = Instant::now();
-    build_agent(object)?;
+    build(end_to_end_tests(), object, false)?;
     let mut counts = Counts::default();
     end_to_end(&mut counts, filters, object)?;
     counts.verdict(begin)
@@ -50,21 +50,59 @@ fn prepare() -> Result<()> {
             "the end-to-end tests load eBPF programs and need root: sudo env PATH=\"$PATH\" cargo xtask test"
         );
     }
-    setup::packages(&[Need::Targets, Need::Native])
+    setup::packages(&[Need::Targets, Need::Native])?;
+    // SAFETY: this process has no other thread yet.
+    unsafe { std::env::set_var("MONITOR_GO", setup::go()?) };
+    Ok(())
 }
 
-fn build_agent(object: Option<&Path>) -> Result<()> {
-    say("building the agent");
-    run(with_ebpf(cargo().args(["build", "--release", "--locked", "--package", "monitor-agent"]), object))
+/// Builds the agent and these tests, and the programs that most tests need if all of them will run. Each of these leaves a
+/// processor idle now and then, which the others take.
+fn build(mut tests: Command, object: Option<&Path>, with_targets: bool) -> Result<()> {
+    say("building the agent and the tests");
+    let mut agent = cargo();
+    agent.args(["build", "--release", "--locked", "--package", "monitor-agent"]);
+    tests.arg("--no-run");
+    let commands = [agent, tests].map(|mut command| -> Task {
+        with_ebpf(&mut command, object);
+        Box::new(move || run(&mut command))
+    });
+    let targets = with_targets.then(|| -> Task { Box::new(build_targets) });
+    side_by_side(commands.into_iter().chain(targets), |task| task())
+}
+
+/// The programs that no test builds in a way of its own.
+fn build_targets() -> Result<()> {
+    for program in Program::ALL {
+        program.build(Flavour::Default)?;
+    }
+    native::corners(native::Build::Default)?;
+    native::server()?;
+    native::async_server()?;
+    Ok(())
+}
+
+/// Tests of the whole workspace, whichever of them: of fewer packages some dependencies would have other features, and be
+/// built once more.
+fn tests() -> Command {
+    let mut tests = cargo();
+    tests.args(["test", "--locked", "--no-fail-fast", "--workspace"]);
+    tests
+}
+
+fn end_to_end_tests() -> Command {
+    let mut tests = tests();
+    tests.args(["--test", "*"]);
+    tests
 }
 
 fn end_to_end(counts: &mut Counts, filters: &[String], object: Option<&Path>) -> Result<()> {
     say("end-to-end tests");
-    let (go, prometheus) = (setup::go()?, setup::prometheus()?);
+    let prometheus = setup::prometheus()?;
     // One at a time: each measures what it causes itself.
-    let mut tests = cargo();
-    tests.args(["test", "--locked", "--no-fail-fast", "--package", "monitor-tests", "--"]);
-    tests.arg("--test-threads=1").env("MONITOR_GO", go).env("MONITOR_PROMETHEUS", prometheus);
+    let mut tests = end_to_end_tests();
+    tests.args(["--", "--test-threads=1"]);
+    tests.env("MONITOR_PROMETHEUS", prometheus);
     counts.run(with_ebpf(&mut tests, object), filters)
 }
 
