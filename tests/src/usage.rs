@@ -1,4 +1,4 @@
-//! What a command that ends by itself takes: time, memory, reads.
+//! What a command that ends by itself takes: time, memory, reads; and the processor time of one that goes on.
 
 use std::{
     fs::File,
@@ -77,6 +77,23 @@ fn duration(time: libc::timeval) -> Result<Duration> {
     Ok(Duration::from_secs(time.tv_sec.try_into()?) + Duration::from_micros(time.tv_usec.try_into()?))
 }
 
+/// Processor time that a process has taken since its start, user and kernel, of all its threads.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: the pointer is to a clock's number, which is written there.
+    let error = unsafe { libc::clock_getcpuclockid(libc::pid_t::try_from(pid)?, &raw mut clock) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error))
+            .with_context(|| format!("no processor time of process {pid}"));
+    }
+    // SAFETY: the pointer is to a whole timespec, which is written there.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(io::Error::last_os_error())
+            .with_context(|| format!("no processor time of process {pid}"));
+    }
+    Ok(Duration::new(time.tv_sec.try_into()?, time.tv_nsec.try_into()?))
+}
+
 /// Lets the kernel forget what it keeps of a file in memory, as far as no process has it mapped.
 pub fn forget(path: &Path) -> Result<()> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
@@ -91,6 +108,8 @@ pub fn forget(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::ensure;
+
     use super::*;
 
     #[test]
@@ -101,6 +120,16 @@ mod tests {
         assert_eq!((ended.code, &*ended.stdout), (Some(3), "out"));
         assert!(usage.cpu > Duration::from_millis(5) && usage.cpu <= usage.wall, "{usage:?}");
         assert!((1 << 20..1 << 30).contains(&usage.peak), "{usage:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn the_time_of_a_process_that_goes_on() -> Result<()> {
+        let before = cpu_time(std::process::id())?;
+        let begin = Instant::now();
+        while cpu_time(std::process::id())? < before + Duration::from_millis(20) {
+            ensure!(begin.elapsed() < Duration::from_secs(20), "a busy process takes no time");
+        }
         Ok(())
     }
 
