@@ -2,17 +2,20 @@
 //! account says what became of the others.
 
 use std::{
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
-    agent::Agent,
+    agent::{Agent, run_to_end},
     chain::{Account, check_closed, check_durations},
     durations::{self, Durations},
+    matrix::Matrix,
     process::Process,
     scrape::Scrape,
+    side_by_side,
     tally::{DEFAULT_LABELS, Tally},
     targets::{Flavour, Program},
 };
@@ -191,12 +194,164 @@ fn a_call_that_outlasts_its_window_is_timed() -> Result<()> {
 #[test]
 fn a_call_whose_start_was_not_seen_gets_no_other_start() -> Result<()> {
     // The inner call starts when the window has ended, and finishes before the outer one.
-    let scrape = across_the_end(&["inside 1 client client 2000"], &[])?;
-    assert_eq!(timed(&scrape, "client"), (0, 0));
-    assert_eq!(sampled_out(&scrape), ["2", "1"]);
+    let inner: [&[&str]; 2] = [&["inside 1 client client 2000"], &[]];
     // Which of three calls of a goroutine is the first to finish can't be told any more.
-    let scrape = across_the_end(&["open 4 client 3", "call 9 client"], &["close 4"])?;
-    assert_eq!(timed(&scrape, "client"), (9, 0));
-    assert_eq!(sampled_out(&scrape), ["12", "12"]);
+    let nested: [&[&str]; 2] = [&["open 4 client 3", "call 9 client"], &["close 4"]];
+    side_by_side([(inner, 0, ["2", "1"]), (nested, 9, ["12", "12"])], |([inside, after], calls, out)| {
+        let scrape = across_the_end(inside, after)?;
+        assert_eq!(timed(&scrape, "client"), (calls, 0));
+        assert_eq!(sampled_out(&scrape), out);
+        Ok(())
+    })
+}
+
+/// Changes the machine's time of day by nanoseconds, and back when dropped.
+struct ClockSet(i64);
+
+impl ClockSet {
+    fn by(nanoseconds: i64) -> Result<Self> {
+        step_clock(nanoseconds)?;
+        Ok(Self(nanoseconds))
+    }
+}
+
+impl Drop for ClockSet {
+    fn drop(&mut self) {
+        if let Err(error) = step_clock(-self.0) {
+            eprintln!("the clock stays {} ns off: {error:#}", self.0);
+        }
+    }
+}
+
+fn step_clock(nanoseconds: i64) -> Result<()> {
+    // SAFETY: zeros are a valid timex, which holds nothing but numbers.
+    let mut change: libc::timex = unsafe { std::mem::zeroed() };
+    change.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+    change.time.tv_sec = nanoseconds.div_euclid(1_000_000_000);
+    change.time.tv_usec = nanoseconds.rem_euclid(1_000_000_000);
+    // SAFETY: the pointer is to a whole timex, which the kernel reads and fills.
+    let state = unsafe { libc::adjtimex(&raw mut change) };
+    ensure!(state >= 0, "adjtimex: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// Calls without a duration, since the clock may have been set in them, and that in both accounts.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of a few calls")]
+fn clock_set(scrape: &Scrape, pid: u32) -> u64 {
+    let events = of_target(scrape, "monitor_events_lost_total", pid, &[("reason", "clock_set")]);
+    let finishes = of_target(scrape, "monitor_finishes_total", pid, &[("outcome", "recorded_lost")]);
+    assert!(events.total_cmp(&finishes).is_eq(), "{events}, but {finishes}");
+    events as u64
+}
+
+/// A step as small as ten milliseconds, for a fifth of a second, disturbs nothing else on the machine, and is a thousand
+/// times what the agent takes for steering.
+#[test]
+fn a_call_in_which_the_clock_is_set_has_no_duration() -> Result<()> {
+    const STEP_NS: i64 = 10_000_000;
+    let mut server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let agent = Agent::attach(&[client.pid(), server.pid()], &ONCE)?;
+    thread::sleep(ENDED_BY);
+    client.send("call 1 Store succeed 64 1000000")?;
+    thread::sleep(Duration::from_millis(300));
+    let set = ClockSet::by(STEP_NS)?;
+    thread::sleep(Duration::from_millis(200));
+    drop(set);
+    client.answer(Duration::from_secs(10))?;
+    // Once the new time has been seen all is as before.
+    thread::sleep(Duration::from_millis(200));
+    let before = agent.scrape()?;
+    client.command("call 200 Echo succeed")?;
+    server.command("settle")?;
+    let after = agent.scrape_settled()?;
+    for process in [&mut client, &mut server] {
+        let pid = process.pid();
+        let [set, set_later] = [&before, &after].map(|scrape| clock_set(scrape, pid));
+        ensure!((set, set_later) == (1, 1), "{set} calls, then {set_later}");
+        let own = Tally::of_target(&process.command("counts")?, &DEFAULT_LABELS)?;
+        own.check(&Tally::of_agent(&after, &DEFAULT_LABELS, Some(pid))?)?;
+        check_closed(&after, pid, [0, 0])?;
+        let account = Account::of(&after, pid);
+        ensure!((account.recorded, account.unpaired, own.total()) == (200, 0, 201), "{account:?}");
+        let of_store = |name| of_target(&after, name, pid, &[("method", "Store")]);
+        let timed = ["kitex_client_latency_us_count", "kitex_server_latency_us_count"].map(of_store);
+        ensure!(timed.iter().all(|calls| *calls < 0.5), "a call in which the clock was set has a duration");
+        check_extremes(process, &after)?;
+    }
+    agent.terminate()?;
+    Ok(())
+}
+
+/// A call that is under way when the clock is set claims any start: none makes a duration that is negative, or longer than
+/// the agent has watched the process.
+#[test]
+fn a_claim_that_cant_be_true_makes_no_duration() -> Result<()> {
+    let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+    let pid = target.pid();
+    let buckets = ["--latency-buckets", "100000,1000000,5000000"];
+    let agent = Agent::attach(&[pid], &[&ONCE[..4], &buckets].concat())?;
+    thread::sleep(ENDED_BY);
+    for shape in ["server", "client", "separate"] {
+        target.command(&format!("record 10 {shape} 150"))?;
+        // The process was not there yet; the machine was not, by the programs' clock; it is not that late yet.
+        for (calls, ago) in [(3, "20000"), (4, "36000000000"), (5, "-60000")] {
+            target.command(&format!("record {calls} {shape} {ago}"))?;
+        }
+    }
+    let scrape = agent.scrape_settled()?;
+    check_closed(&scrape, pid, [0, 0])?;
+    let account = Account::of(&scrape, pid);
+    ensure!((account.recorded, account.unpaired) == (30, 0), "{account:?}");
+    ensure!(clock_set(&scrape, pid) == 36, "{} of 36", clock_set(&scrape, pid));
+    for (side, calls) in [("client", 10.0), ("server", 20.0)] {
+        let histograms = scrape.histograms(&format!("kitex_{side}_latency_us"));
+        let (below, up_to, all) = histograms.values().fold((0.0, 0.0, 0.0), |(below, up_to, all), one| {
+            (below + one.buckets[0].1, up_to + one.buckets[1].1, all + one.count)
+        });
+        ensure!(
+            below.total_cmp(&0.0).is_eq() && up_to.total_cmp(&calls).is_eq() && all.total_cmp(&calls).is_eq(),
+            "{side}: {below} {up_to} {all}"
+        );
+    }
+    agent.terminate()?;
+    ensure!(target.quit()?.success(), "the target did not end well");
+    Ok(())
+}
+
+/// Where a release of Kitex has no record that can be read, `inspect` says that there are windows only, and why; of the same
+/// program with a newer one, that there are records. gRPC-Go's starts stay probed.
+#[test]
+fn inspect_says_where_durations_come_from() -> Result<()> {
+    let matrix = Matrix::read()?;
+    let old = matrix.cells.iter().find(|cell| cell.release == "v0.5.2").context("no old cell")?;
+    let old = old.build(&matrix)?;
+    let programs = [
+        (old.clone(), "windows", "no field state"),
+        (Program::Kitex.build(Flavour::Default)?, "recorded", "without, windows"),
+        (Program::Echo.build(Flavour::Default)?, "probes", "stay"),
+    ];
+    for (path, durations, why) in programs {
+        let path = path.to_str().context("a path that is not UTF-8")?;
+        let said = run_to_end(&["inspect", "--json", "--exe", path], Duration::from_secs(20))?.stdout;
+        let said: serde_json::Value = serde_json::from_str(&said)?;
+        let economy = &said["frameworks"][0]["economy"];
+        let reason = economy["why"].as_str().context("no reason")?;
+        ensure!(economy["durations"] == durations && reason.contains(why), "{path}: {economy}");
+        let text = run_to_end(&["inspect", "--exe", path], Duration::from_secs(20))?.stdout;
+        ensure!(text.contains(&format!("\n  economy {durations}: {reason}\n")), "{text}");
+    }
+    // And so it is, with all calls counted.
+    let mut target = Process::start_command(&mut Command::new(old))?;
+    let agent = Agent::attach(&[target.pid()], &OFTEN)?;
+    target.command("run framed 300")?;
+    target.command("settle")?;
+    let own = Tally::of_target(&target.command("counts")?, &DEFAULT_LABELS)?;
+    own.check(&Tally::of_agent(&agent.scrape_settled()?, &DEFAULT_LABELS, None)?)?;
+    ensure!(own.total() == 600, "{own:?}");
+    let source =
+        of_target(&agent.scrape()?, "monitor_latency_source_info", target.pid(), &[("source", "windows")]);
+    ensure!(source.to_string() == "1", "durations don't come from windows");
+    agent.terminate()?;
     Ok(())
 }

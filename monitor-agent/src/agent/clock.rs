@@ -20,7 +20,8 @@ pub(super) struct Clock {
     ahead_ns: u64,
     /// By how much it may be wrong.
     error_ns: u64,
-    /// Times of day before this one, by the programs' clock, may be from before the time of day was set.
+    /// Times of day before this one, by the programs' clock, may be from before the time of day was set: what was before
+    /// the first look nobody has seen.
     set_at: u64,
 }
 
@@ -35,7 +36,7 @@ impl Clock {
         if apart <= self.error_ns + now.error_ns {
             return;
         }
-        let was_set = self.ahead_ns != 0 && apart > STEP_NS;
+        let was_set = apart > STEP_NS;
         // A moment before it was set back seems to be later, by as much.
         let back_ns = self.ahead_ns.saturating_sub(now.ahead_ns);
         let set_at = if was_set { self.set_at.max(now_ns.saturating_add(back_ns)) } else { self.set_at };
@@ -107,6 +108,7 @@ mod tests {
         let begun = |clock: &Clock, unix_ns| clock.between(unix_ns, 100 * SECOND).map(|time| time.as_secs());
         let mut clock = Clock::default();
         clock.take(at(1_000 * SECOND), SECOND);
+        assert_eq!(begun(&clock, 1_000 * SECOND), None, "before the first look");
         assert_eq!(begun(&clock, 1_003 * SECOND), Some(97));
         assert_eq!(begun(&clock, 1_101 * SECOND), None, "after its end");
         // As far as it is read, and steered.

@@ -103,6 +103,8 @@ pub(super) struct Begun {
     place: Place,
     /// Of each framework that is watched.
     programs: Vec<attached::Begun>,
+    /// Looked at before any probe was in place: calls that start after that can have a duration.
+    clock: Clock,
     /// How long that took.
     took: Duration,
 }
@@ -126,9 +128,11 @@ impl Checked {
     /// Attaches every plan; whatever fails leaves nothing attached. Writes nothing to the log.
     pub(super) fn attach(self, config: &RunConfig) -> Result<Begun, Failure> {
         let (Self(place), began) = (self, Instant::now());
+        let mut clock = Clock::default();
+        clock.look();
         let attach = |(index, found, plan)| attached::Begun::attach(&place, index, (found, plan), config);
         let programs = plans(&place, config).map(attach).collect::<Result<_, _>>()?;
-        Ok(Begun { place, programs, took: began.elapsed() })
+        Ok(Begun { place, programs, clock, took: began.elapsed() })
     }
 }
 
@@ -146,7 +150,7 @@ fn is_wanted(found: &Found, config: &RunConfig) -> bool {
 impl Watch {
     /// Takes over a target with programs attached; whatever fails leaves nothing attached.
     pub(super) fn new(begun: Begun, config: &RunConfig, ladder: &Arc<Ladder>) -> Result<Self, Failure> {
-        let Begun { place, programs, took } = begun;
+        let Begun { place, programs, clock, took } = begun;
         let mut programs = programs.into_iter().peekable();
         let mut attached = Vec::new();
         let mut stats = TargetStats {
@@ -210,7 +214,7 @@ impl Watch {
             leaving: None,
             seen_running: Instant::now(),
             drained: Instant::now(),
-            clock: Clock::default(),
+            clock,
             is_up: true,
             face,
         };

@@ -16,6 +16,7 @@ use crate::{
     failure::{Failure, Kind, printable},
     goruntime::Known,
     image::Image,
+    metrics::LatencySource,
     plan::{Found, Inspection, Offset, Plan, Role, cost_name},
     specs::{self, Specs},
     target::Target,
@@ -67,8 +68,16 @@ struct FrameworkReport<'a> {
     sites: Vec<SiteReport<'a>>,
     offsets: &'a [Offset],
     labels: Vec<&'a str>,
+    economy: Option<EconomyReport>,
     notes: &'a [String],
     reasons: Vec<String>,
+}
+
+/// Where durations come from with `--latency economy`.
+#[derive(Serialize)]
+struct EconomyReport {
+    durations: &'static str,
+    why: String,
 }
 
 #[derive(Serialize)]
@@ -250,6 +259,7 @@ fn framework_report<'a>(subject: &Subject, found: &'a Found) -> FrameworkReport<
         sites: Vec::new(),
         offsets: &[],
         labels: Vec::new(),
+        economy: None,
         notes: &[],
         reasons: Vec::new(),
     };
@@ -260,10 +270,22 @@ fn framework_report<'a>(subject: &Subject, found: &'a Found) -> FrameworkReport<
             sites: site_reports(subject, plan),
             offsets: &plan.offsets,
             labels: plan.labels(),
+            economy: Some(economy_report(plan)),
             notes: &plan.notes,
             ..empty
         },
     }
+}
+
+fn economy_report(plan: &Plan) -> EconomyReport {
+    let (source, why) = match plan.unrecorded() {
+        _ if plan.is_sited() => (LatencySource::Probes, "its probes at the starts stay".to_owned()),
+        Some(why) => (LatencySource::Windows, format!("no start that calls record is proven: {why}")),
+        None => {
+            (LatencySource::Recorded, "the starts that calls record; of calls without, windows".to_owned())
+        }
+    };
+    EconomyReport { durations: source.name(), why }
 }
 
 fn site_reports<'a>(subject: &Subject, plan: &'a Plan) -> Vec<SiteReport<'a>> {
@@ -375,6 +397,9 @@ fn render_framework(text: &mut String, framework: &FrameworkReport<'_>) {
     }
     if !framework.labels.is_empty() {
         let _ = writeln!(text, "  labels  {}", framework.labels.join(", "));
+    }
+    if let Some(EconomyReport { durations, why }) = &framework.economy {
+        let _ = writeln!(text, "  economy {durations}: {why}");
     }
     for note in framework.notes {
         let _ = writeln!(text, "  note    {note}");

@@ -293,13 +293,15 @@ const PER_TARGET: &[PerTarget] = &[
         gauge: false,
         name: "monitor_finishes_total",
         help: "Finished calls seen: timed, unpaired (start not seen), timed by the start that they have \
-               recorded, sampled out (start not watched), or with their duration lost; and repeated ends of streams, which are no calls.",
+               recorded, sampled out (start not watched), or with their duration lost, of a start that was seen or of \
+               one that they have recorded; and repeated ends of streams, which are no calls.",
         label: "outcome",
         values: |target| {
             vec![
                 ("timed", float(target.counters.records_timed)),
                 ("unpaired", float(target.counters.unpaired)),
                 ("recorded", float(target.counters.recorded)),
+                ("recorded_lost", float(target.counters.clock_set + target.counters.ring_full_recorded)),
                 ("sampled_out", float(target.counters.sampled_out)),
                 ("lost", float(target.counters.ring_full)),
                 ("repeated", float(target.counters.repeated)),

@@ -435,6 +435,13 @@ impl Plan {
         !self.calls.is_empty() || !self.operations.is_empty() || self.native.is_some()
     }
 
+    /// Why no call's own record of its start can be read; `None` where that of some kind of call can.
+    #[must_use]
+    pub fn unrecorded(&self) -> Option<String> {
+        let reasons: Option<Vec<_>> = self.shapes.iter().map(|shape| shape.unrecorded.as_deref()).collect();
+        reasons.map(|reasons| reasons.join("; "))
+    }
+
     fn with_note_if_all_is_too_much(mut self) -> Result<Self, Refusal> {
         let whole = or_note(
             self.recipe(0, Wanted::ALL),

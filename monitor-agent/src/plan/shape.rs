@@ -17,6 +17,8 @@ use crate::{
 pub struct ShapePlan {
     /// What can't be told of its calls, in words.
     pub notes: Vec<String>,
+    /// Why the start that its calls record can't be read, where that is so.
+    pub(super) unrecorded: Option<String>,
     /// How the tags that hold the number of retries lie in memory.
     pub(super) tag_map: Option<TagMap>,
     reads: Reads,
@@ -89,7 +91,10 @@ impl ShapePlan {
             }
         };
         // Where it can't be told starts are watched all the same.
-        let recorded = or_none(walk.recorded(&spec.recorded))?;
+        let (recorded, unrecorded) = match walk.recorded(&spec.recorded) {
+            Ok(recorded) => (Some(recorded), None),
+            Err(why) => (None, Some(format!("{}: {}", spec.name, optional(why)?.reason()))),
+        };
         let panicked = match walk.atomic(&spec.panicked) {
             Ok(panicked) => Some(panicked),
             Err(why) => {
@@ -115,7 +120,8 @@ impl ShapePlan {
             recorded,
             panicked,
         };
-        Ok(Some(Self { notes: notes.notes, tag_map: tags.and_then(|(_, layout)| layout), reads }))
+        let tag_map = tags.and_then(|(_, layout)| layout);
+        Ok(Some(Self { notes: notes.notes, unrecorded, tag_map, reads }))
     }
 
     /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"runtime"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
+	"github.com/cloudwego/kitex/pkg/stats"
 )
 
 var errAsked = errors.New("failed because the command asks for it")
@@ -115,6 +117,36 @@ func (c *caller) inside(n int, args []string) error {
 		c.finish(outer, nil)
 	}
 	return nil
+}
+
+// record makes calls that have noted themselves when they started, but at another time than they did: so it is with all
+// calls that are under way when the clock is set.
+func (c *caller) record(n int, args []string) error {
+	if len(args) != 2 {
+		return errUsage
+	}
+	shape, err := shapeNamed(args[0])
+	if err != nil {
+		return err
+	}
+	ago, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	for range n {
+		ri := shape(usual)
+		rpcinfo.AsMutableRPCStats(ri.Stats()).SetLevel(stats.LevelBase)
+		c.start(ri)
+		*recordedStart(ri) = time.Now().Add(time.Duration(-ago) * time.Millisecond).UnixNano()
+		c.finish(ri, nil)
+	}
+	return nil
+}
+
+// recordedStart is where a call has noted when it started.
+func recordedStart(ri rpcinfo.RPCInfo) *int64 {
+	events := reflect.ValueOf(ri.Stats()).Elem().FieldByName("eventMap")
+	return (*int64)(events.Index(int(stats.RPCStart.Index())).FieldByName("time").Addr().UnsafePointer())
 }
 
 func (c *caller) methods(n int, args []string) error {

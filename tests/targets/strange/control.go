@@ -18,6 +18,7 @@ import (
 //	call N SHAPE [NAME=FORM…] [fail]    N calls, one after the other; NAME is caller, callee or method
 //	change N START FINISH               N calls whose RPCInfo has one shape at the start, another at the finish
 //	inside N START FINISH MS            the same inside a client call that began so many milliseconds before
+//	record N SHAPE MS                   N calls that claim to have started so many milliseconds ago, or later if negative
 //	methods N C                         N calls of N methods, method-0 and so on, from C goroutines
 //	rewrite N                           N calls while the bytes of their method change between 16 a and 16 b
 //	unmap N SHAPE                       N calls whose RPCInfo is unmapped between start and finish
@@ -108,6 +109,8 @@ func (c *control) calls(command string, args []string) (map[string]any, error) {
 		err = c.caller.change(n, rest)
 	case "inside":
 		err = c.caller.inside(n, rest)
+	case "record":
+		err = c.caller.record(n, rest)
 	case "methods":
 		err = c.caller.methods(n, rest)
 	case "rewrite":
