@@ -196,16 +196,20 @@ pub fn plan(data: &[u8]) {
     native_plan(&image);
 }
 
-/// Every function that an executable's symbols name, for a program that Go has not built.
+/// Every function that an executable's symbols name, by them and by their names in the source, for a program that Go has
+/// not built.
 fn native_plan(image: &Image) {
-    const SPEC: &str = "name = \"any\"\n[native]\nname = \"any\"\nkey = \"thread\"\nallow_expensive = true\n\
+    const SPEC: &str = "name = \"any\"\n[[native]]\nname = \"any\"\nkey = \"thread\"\nallow_expensive = true\n\
                         returns = { by = \"instructions\" }\n[[native.start]]\nfunction = \"*\"\nat_most = 64\n";
-    let specs = Specs::of(vec![read("any.toml", SPEC).expect("a good spec")]).expect("one goes with itself");
-    let Ok(inspection) = Inspection::of_specs(image, &specs) else { return };
-    for found in inspection.frameworks {
-        match found.plan {
-            Ok(plan) => assert!(plan.recipe(0, Wanted::ALL).is_ok()),
-            Err(refusal) => assert!(!refusal.to_string().is_empty()),
+    for spec in [SPEC, &SPEC.replace("\"*\"", "\"*::*\"")] {
+        let specs =
+            Specs::of(vec![read("any.toml", spec).expect("a good spec")]).expect("one goes with itself");
+        let Ok(inspection) = Inspection::of_specs(image, &specs) else { return };
+        for found in inspection.frameworks {
+            match found.plan {
+                Ok(plan) => assert!(plan.recipe(0, Wanted::ALL).is_ok()),
+                Err(refusal) => assert!(!refusal.to_string().is_empty()),
+            }
         }
     }
 }

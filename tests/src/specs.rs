@@ -6,15 +6,19 @@ use anyhow::{Context as _, Result};
 
 use crate::paths;
 
-/// The spec of this name in `docs/specs.md`.
-pub fn text(name: &str) -> Result<String> {
+/// All specs in `docs/specs.md`.
+pub fn examples() -> Result<Vec<String>> {
     let path = paths::tests().with_file_name("docs").join("specs.md");
     let document = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let blocks = document.split("```toml\n").skip(1).filter_map(|rest| rest.split_once("```"));
-    let mut texts = blocks.map(|(text, _)| text);
+    Ok(blocks.map(|(text, _)| text.to_owned()).collect())
+}
+
+/// The spec of this name in `docs/specs.md`.
+pub fn text(name: &str) -> Result<String> {
     let wanted = format!("name = \"{name}\"");
-    let found = texts.find(|text| text.lines().next() == Some(wanted.as_str()));
-    Ok(found.with_context(|| format!("no spec {name} in {}", path.display()))?.to_owned())
+    let found = examples()?.into_iter().find(|text| text.lines().next() == Some(wanted.as_str()));
+    found.with_context(|| format!("no spec {name} in docs/specs.md"))
 }
 
 /// A file with this text.

@@ -24,7 +24,7 @@ use monitor_tests::{
     targets::{Flavour, Program},
 };
 use schema::check_schema;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The two ways in which the end of a function can be seen.
@@ -53,7 +53,7 @@ fn returns(way: &str) -> &'static str {
 /// A spec of one function, by its returns.
 fn spec_of(function: &str, way: &str) -> Result<std::path::PathBuf> {
     let text = format!(
-        "name = \"stock\"\n[native]\nname = \"one\"\nkey = \"thread\"\n{}\n[native.labels]\nresult = {{ number = \"result\" }}\n\
+        "name = \"stock\"\n[[native]]\nname = \"one\"\nkey = \"thread\"\n{}\n[native.labels]\nresult = {{ number = \"result\" }}\n\
          [[native.start]]\nfunction = \"{function}\"\n",
         returns(way)
     );
@@ -235,7 +235,7 @@ fn an_exception_through_a_return_probe_ends_the_target_as_documented() -> Result
 fn two_functions_are_paired_by_an_argument() -> Result<()> {
     for (key, start_word, end_word) in [("pointer", 0, 1), ("int", 1, 0)] {
         let text = format!(
-            "name = \"stock\"\n[native]\nname = \"job\"\nkey = \"{key}\"\n[native.labels]\nkind = \"kind\"\n\
+            "name = \"stock\"\n[[native]]\nname = \"job\"\nkey = \"{key}\"\n[native.labels]\nkind = \"kind\"\n\
              [[native.start]]\nfunction = \"stock_begin\"\nkey = {start_word}\n\
              [[native.finish]]\nfunction = \"stock_end\"\nkey = {end_word}\ncstrings = {{ kind = 2 }}\n"
         );
@@ -254,8 +254,89 @@ fn two_functions_are_paired_by_an_argument() -> Result<()> {
 }
 
 #[test]
+fn operations_of_one_spec_are_counted_apart() -> Result<()> {
+    let operation = |name: &str, returned: &str, failed: &str, function: &str| {
+        format!(
+            "[[native]]\nname = \"{name}\"\nkey = \"thread\"\nreturns = {{ by = \"instructions\", number = \"{returned}\" }}\n\
+             allow_expensive = true\nfailed = \"{failed}\"\n[native.labels]\nwhat = {{ text = \"{name}\" }}\n\
+             status = {{ outcome = [\"good\", \"bad\"] }}\n[[native.start]]\nfunction = \"{function}\"\n"
+        )
+    };
+    let even = operation("even", "bool", "== 0", "stock_is_even");
+    let lookup = operation("lookup", "int", "< 0", "stock_lookup");
+    let gone = operation("gone", "int", "< 0", "stock_gone");
+    // What another release might have in its place.
+    let instead = operation("even", "int", "< 0", "stock_odd");
+    let spec = specs::file("several", &format!("name = \"stock\"\n{instead}{even}{gone}{lookup}"))?;
+    let mut target = start(Build::Default)?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec)])?;
+    target.command("even 101")?;
+    target.command("lookups 50")?;
+    let scrape = agent.scrape_settled()?;
+    ensure!(agent.log().contains("stock: gone is not watched"), "{}", agent.log());
+    let expected = [("even/good", 51), ("even/bad", 50), ("lookup/good", 650), ("lookup/bad", 50)];
+    let expected = expected.map(|(labels, count)| (labels.to_owned(), count)).into();
+    let found = counted(&scrape, &["what", "status"]);
+    ensure!(found == expected && timed(&scrape).0 == 801, "{found:?}, {:?}", timed(&scrape));
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    let executable = corners(Build::Default)?;
+    let ended =
+        run_to_end(&["inspect", "--json", "--exe", path(&executable), "--spec", path(&spec)], PATIENCE)?;
+    let said: Value = serde_json::from_str(&ended.stdout).with_context(|| ended.stderr.clone())?;
+    let notes: Vec<_> =
+        said["frameworks"].as_array().into_iter().flatten().map(|one| &one["notes"]).collect();
+    let gone = "gone is not watched (function stock_gone is not among the symbols of the executable, or has no size there)";
+    ensure!(notes == [&json!([gone]), &json!([])], "{said}");
+    let twice = lookup.replace("\"lookup\"", "\"twice\"");
+    let twice = specs::file("twice", &format!("name = \"stock\"\n{lookup}{twice}"))?;
+    let ended = run_to_end(&["spec", "check", path(&twice), "--exe", path(&executable)], PATIENCE)?;
+    ensure!(
+        ended.code == Some(6) && ended.stderr.contains("stock_lookup is watched for spec stock already"),
+        "{}",
+        ended.stderr
+    );
+    Ok(())
+}
+
+#[test]
+fn functions_are_known_by_their_names_in_the_source() -> Result<()> {
+    let operation = |name: &str, function: &str| {
+        format!(
+            "[[native]]\nname = \"{name}\"\nkey = \"thread\"\n{BY_RETURNS}\n\
+             [native.labels]\nwhat = {{ text = \"{name}\" }}\n[[native.start]]\nfunction = \"{function}\"\n"
+        )
+    };
+    let lookup = operation("lookup", "StockHandler::lookup(std::string const&, int)");
+    let restock = operation("restock", "stock::StockProcessor::process_restock");
+    let spec = specs::file("source-names", &format!("name = \"stock\"\n{lookup}{restock}"))?;
+    let executable = server()?;
+    let mut target = Process::start_command(Command::new(&executable).arg("server"))?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec)])?;
+    let address = target.addr()?.to_owned();
+    let status = Command::new(&executable).args(["client", &address, "300"]).status()?;
+    ensure!(status.success(), "the client: {status}");
+    let scrape = agent.scrape_settled()?;
+    let own = target.command("counts")?;
+    let found = counted(&scrape, &["what"]);
+    let expected = [("lookup", &own["returned"]), ("restock", &own["restocked"])];
+    ensure!(expected.iter().all(|(what, count)| Some(found[*what]) == count.as_u64()), "{found:?}, {own}");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+
+    let spec = spec_of("async_target::check_item", "instructions")?;
+    let mut target = Process::start_command(&mut Command::new(async_server()?))?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec)])?;
+    target.command("calls 300")?;
+    let scrape = agent.scrape_settled()?;
+    ensure!(whole(scrape.sum("stock_total", &[])) == 300, "{}", scrape.sum("stock_total", &[]));
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
 fn numbers_of_one_byte_and_patterns() -> Result<()> {
-    let text = "name = \"stock\"\n[native]\nname = \"one\"\nkey = \"thread\"\n\
+    let text = "name = \"stock\"\n[[native]]\nname = \"one\"\nkey = \"thread\"\n\
                 returns = { by = \"instructions\", number = \"bool\" }\nallow_expensive = true\nfailed = \"== 0\"\n\
                 [native.labels]\nstatus = { outcome = [\"even\", \"odd\"] }\n[[native.start]]\nfunction = \"stock_is_even\"\n";
     let even = specs::file("even", text)?;
@@ -280,7 +361,7 @@ fn numbers_of_one_byte_and_patterns() -> Result<()> {
 /// A spec that only counts, by the returns of functions like a pattern.
 fn counting(name: &str, pattern: &str, at_most: u32, returns: &str) -> Result<std::path::PathBuf> {
     let text = format!(
-        "name = \"{name}\"\n[native]\nname = \"one\"\nkey = \"thread\"\n{returns}\n\
+        "name = \"{name}\"\n[[native]]\nname = \"one\"\nkey = \"thread\"\n{returns}\n\
          [[native.start]]\nfunction = \"{pattern}\"\nat_most = {at_most}\n"
     );
     specs::file(name, &text)
@@ -291,7 +372,7 @@ fn calls_of_a_thrift_server_are_counted_once() -> Result<()> {
     let executable = server()?;
     let mut target = Process::start_command(Command::new(&executable).arg("server"))?;
     // The handler, which throws; what the compiler has made around it, which doesn't.
-    let handler = "name = \"stock\"\n[native]\nname = \"lookup\"\nkey = \"thread\"\nallow_expensive = true\n\
+    let handler = "name = \"stock\"\n[[native]]\nname = \"lookup\"\nkey = \"thread\"\nallow_expensive = true\n\
                    returns = { by = \"instructions\", number = \"int\" }\n\
                    [native.labels]\nitem = \"item\"\nresult = { number = \"result\" }\n\
                    [[native.start]]\nfunction = \"_ZN12StockHandler6lookup*\"\nat_most = 1\nstrings = { item = 1 }\n";
@@ -357,6 +438,9 @@ fn what_can_not_be_watched_is_refused() -> Result<()> {
         ("\"stock_lookup\"", "\"stock_lokup\"", 6, "function stock_lokup is not among the symbols"),
         ("\"stock_lookup\"", "\"stock_many_*\"\nat_most = 2", 6, "matches 3 functions, and may match 2"),
         ("\"stock_lookup\"", "\"stock_*\"", 2, "a pattern needs at_most"),
+        ("\"stock_lookup\"", "\"stack_*\"\nat_most = 2", 6, "function stack_* is not among the symbols"),
+        ("\"stock_lookup\"", "\"stock::lookup(int)\"", 6, "stock::lookup(int) is not among the symbols"),
+        ("\"stock_lookup\"", "\"stock lookup\"", 2, "`stock lookup` is no name of a function"),
         ("\"stock_lookup\"", "\"stock_*\"\nat_most = 10000", 2, "from 1 to 64 functions"),
         ("cstrings = { item = 1 }", "cstrings = { item = 6 }", 2, "only the first 6 arguments"),
         ("cstrings = { item = 1 }", "cstrings = { other = 1 }", 2, "`item` is no string of each start"),

@@ -132,6 +132,22 @@ fn in_lines(lines: &[Value], spec: &str, labels: &[&str]) -> Result<BTreeMap<Str
 }
 
 #[test]
+fn names_past_the_limit_are_other() -> Result<()> {
+    let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
+    let jobs = specs::documented("jobs")?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&jobs), "--max-label-sets", "1"])?;
+    target.command("jobs 1000")?;
+    let scrape = agent.scrape_settled()?;
+    let all: u64 = own(&target.command("counts")?["jobs"])?.values().sum();
+    let found = counted(&scrape, "jobs_total", &["queue", "kind", "tries", "status"]);
+    let kept = found.keys().filter(|labels| !labels.starts_with("other/other/")).count();
+    ensure!(found.values().sum::<u64>() == all && kept == 1 && found.len() > 1, "{found:?}");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
 fn each_operation_is_an_event() -> Result<()> {
     let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
     let (jobs, work) = (specs::documented("jobs")?, specs::documented("work")?);
@@ -173,6 +189,31 @@ fn inspected(spec: &str) -> Result<(i32, Value)> {
     Ok((ended.code.unwrap_or(-1), said))
 }
 
+/// One of the two descriptions that releases need is there, and the other is no loss.
+#[test]
+fn what_is_described_for_several_releases_is_there_or_not() -> Result<()> {
+    let newest = Program::Operations.build_with(NEWEST_GO, Flavour::Stripped)?;
+    let default = Program::Operations.build(Flavour::Default)?;
+    let text = KNOWN.iter().find(|(name, _)| *name == "net-http").context("no spec net-http")?.1;
+    let other = specs::file("net-http-other", &text.replace("handlerDone", "handlerGone"))?;
+    for executable in [default, newest] {
+        let notes = |spec: &str| -> Result<String> {
+            let args = ["inspect", "--json", "--exe", path(&executable), "--spec", spec];
+            let ended = run_to_end(&args, PATIENCE)?;
+            let said: Value = serde_json::from_str(&ended.stdout).with_context(|| ended.stderr.clone())?;
+            let of_spec = said["frameworks"].as_array().into_iter().flatten();
+            let of_spec = of_spec.filter(|one| one["name"] == "http_server_requests");
+            Ok(of_spec.map(|one| one["notes"].to_string()).collect())
+        };
+        ensure!(!notes("net-http")?.contains("not watched"), "{}", notes("net-http")?);
+        let said = notes(path(&other))?;
+        let both = "HTTP/2 is not watched (function net/http.(*http2responseWriter).handlerGone is not in the executable; \
+                    function net/http/internal/http2.(*responseWriter).handlerGone is not in the executable)";
+        ensure!(said.matches("not watched").count() == 1 && said.contains(both), "{said}");
+    }
+    Ok(())
+}
+
 #[test]
 fn inspect_shows_what_returns_cost() -> Result<()> {
     let (code, said) = inspected(path(&specs::documented("work")?))?;
@@ -212,6 +253,7 @@ fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
         ("jobs", "arguments = \"ww\"", "arguments = \"www\"", 6, "has the arguments ww, not www"),
         ("jobs", "job = \"main.job\"", "job = \"main.jobs\"", 6, "type main.jobs can't be found"),
         ("work", "(*work).step\"", "(*work).*\"\nat_most = 1", 6, "matches 3 functions, and may match 1"),
+        ("work", "main.(*work).step\"", "*.*\"\nat_most = 64", 6, " functions, and may match 64"),
         (
             "work",
             "(*work).step\"",
@@ -262,12 +304,15 @@ fn the_schema_for_editors_is_what_the_agent_takes() -> Result<()> {
     let validator = jsonschema::validator_for(&schema)?;
     let is_valid = |text: &str| -> Result<bool> { Ok(validator.is_valid(&toml::from_str::<Value>(text)?)) };
     let (jobs, work) = (specs::text("jobs")?, specs::text("work")?);
-    let known = KNOWN.iter().map(|(_, text)| *text);
-    for text in [jobs.as_str(), work.as_str()].into_iter().chain(known) {
-        ensure!(is_valid(text)? && read("", text).is_ok(), "{text}");
+    let known = KNOWN.iter().map(|(_, text)| (*text).to_owned());
+    let examples = specs::examples()?;
+    ensure!(examples.len() >= 3, "only {} examples", examples.len());
+    for text in examples.into_iter().chain(known) {
+        ensure!(is_valid(&text)? && read("", &text).is_ok(), "{text}");
     }
     for (text, part, other) in [
         (&jobs, "name = \"jobs\"", ""),
+        (&jobs, "[[operation]]", "[[opration]]"),
         (&jobs, "key = 1", "kye = 1"),
         (&jobs, "key = 1", "key = \"one\""),
         (&jobs, "\"pointer\"", "\"thread\""),
@@ -277,7 +322,6 @@ fn the_schema_for_editors_is_what_the_agent_takes() -> Result<()> {
         let changed = text.replacen(part, other, 1);
         ensure!(changed != *text && !is_valid(&changed)? && read("", &changed).is_err(), "{changed}");
     }
-    // An unknown field is answered by all that are known.
     for (part, text, at, end) in [
         ("", &jobs, "name = \"jobs\"", "\n"),
         ("operation", &jobs, "key = \"pointer\"", "\n"),
@@ -285,14 +329,82 @@ fn the_schema_for_editors_is_what_the_agent_takes() -> Result<()> {
         ("returns", &work, "error = 1", ", "),
         ("source", &work, "outcome = ", ", "),
     ] {
-        let changed = text.replacen(at, &format!("nothing = 1{end}{at}"), 1);
-        let error = read("", &changed).expect_err("an unknown field").to_string();
-        let (_, expected) = error.split_once("expected one of ").with_context(|| error.clone())?;
-        let mut expected: Vec<_> = expected.split(", ").map(|name| name.trim_matches('`')).collect();
-        let mut documented = properties(&schema, part);
-        expected.sort_unstable();
-        documented.sort_unstable();
-        ensure!(expected == documented, "{part}: {expected:?}, {documented:?}");
+        knows_the_same_fields(&schema, part, &text.replacen(at, &format!("nothing = 1{end}{at}"), 1))?;
+    }
+    Ok(())
+}
+
+/// An unknown field is answered by all that are known: those that a part of the schema has.
+fn knows_the_same_fields(schema: &Value, part: &str, text: &str) -> Result<()> {
+    let error = read("", text).expect_err("an unknown field").to_string();
+    let (_, expected) = error.split_once("expected one of ").with_context(|| error.clone())?;
+    let mut expected: Vec<_> = expected.split(", ").map(|name| name.trim_matches('`')).collect();
+    let mut documented = properties(schema, part);
+    expected.sort_unstable();
+    documented.sort_unstable();
+    ensure!(expected == documented, "{part}: {expected:?}, {documented:?}");
+    Ok(())
+}
+
+#[test]
+fn the_schema_of_native_functions_is_what_the_agent_takes() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("");
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(root.join("docs/spec.schema.json"))?)?;
+    let validator = jsonschema::validator_for(&schema)?;
+    let is_valid = |text: &str| -> Result<bool> { Ok(validator.is_valid(&toml::from_str::<Value>(text)?)) };
+    let stock = specs::text("stock")?;
+    let returns = "returns = { by = \"instructions\", number = \"int\" }\nallow_expensive = true";
+    let pairs = "name = \"pairs\"\n[[native]]\nname = \"job\"\nkey = \"int\"\n[[native.start]]\nfunction = \"begin\"\nkey = 1\n\
+                 [[native.finish]]\nfunction = \"end\"\nkey = 0\nnumber = 1\n";
+    let twice = format!("{stock}\n{}", stock.split_once("\n\n").map_or("", |(_, operation)| operation));
+    let by_probe = "returns = { by = \"probe\", number = \"bool\" }\nnothing_is_thrown = true";
+    for text in [
+        &stock,
+        &twice,
+        pairs,
+        &pairs.replace("\"int\"", "\"number\"\npolicy = \"first_start\"\nside = \"client\""),
+        &stock.replace(returns, by_probe),
+        &stock.replace("\"stock_lookup\"", "\"Stock::lookup(int, char const*)\""),
+        &stock.replace("\"stock_lookup\"", "\"stock_*\"\nat_most = 64"),
+        &stock.replace("cstrings", "strings"),
+    ] {
+        let read = read("", text).map(|_| ());
+        ensure!(is_valid(text)? && read.is_ok(), "{read:?}: {text}");
+    }
+    for (text, part, other) in [
+        (stock.as_str(), "[[native]]", "[[naitve]]"),
+        (&stock, "[[native]]", "[native]"),
+        (&stock, "help = ", "module = \"std\"\nhelp = "),
+        (&stock, "key = \"thread\"", "key = \"goroutine\""),
+        (&stock, "key = \"thread\"\n", ""),
+        (&stock, returns, ""),
+        (&stock, "allow_expensive = true", ""),
+        (&stock, "allow_expensive = true", "nothing_is_thrown = true"),
+        (&stock, "allow_expensive = true", "allow_expensive = true\nnothing_is_thrown = true"),
+        (&stock, "by = \"instructions\"", "by = \"magic\""),
+        (&stock, "number = \"int\"", "number = \"float\""),
+        (&stock, "\"< 0\"", "\"<0\""),
+        (&stock, "cstrings = { item = 1 }", "cstrings = { item = 6 }"),
+        (&stock, "cstrings = { item = 1 }", "cstrings = { item = \"one\" }"),
+        (&stock, "cstrings = { item = 1 }", "pointers = { item = 1 }"),
+        (&stock, "cstrings = { item = 1 }", "arguments = \"ww\""),
+        (&stock, "\"stock_lookup\"", "\"stock_*\"\nat_most = 10000"),
+        (&stock, "\"stock_lookup\"", "\"\""),
+        (&stock, "[\"found\", \"missing\"]", "[\"found\"]"),
+        (pairs, "[[native.finish]]", "[[native.end]]"),
+        (pairs, "\"int\"", "\"int\"\npolicy = \"nested\""),
+        (pairs, "\"int\"", "\"int\"\ntypes = { job = \"main.job\" }"),
+    ] {
+        let changed = text.replacen(part, other, 1);
+        let is_taken = toml::from_str::<Value>(&changed).is_ok_and(|value| validator.is_valid(&value));
+        ensure!(changed != *text && !is_taken && read("", &changed).is_err(), "{changed}");
+    }
+    for (part, at, end) in [
+        ("native", "key = \"thread\"", "\n"),
+        ("nativeEntry", "cstrings = ", "\n"),
+        ("source", "outcome = ", ", "),
+    ] {
+        knows_the_same_fields(&schema, part, &stock.replacen(at, &format!("nothing = 1{end}{at}"), 1))?;
     }
     Ok(())
 }

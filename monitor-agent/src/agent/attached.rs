@@ -28,7 +28,7 @@ use crate::{
         self, Aggregate, Changes, Details, EventKind, FinishedCall, KnownLabels, Labels, Ladder, Losses,
         Lost, PerProbe, ProbeKind, StartedCall, Tracer,
     },
-    plan::{Found, Plan, Role, Site, Wanted},
+    plan::{Found, OfSpec, Plan, Role, Site, Wanted},
     target::Target,
 };
 
@@ -425,12 +425,16 @@ impl Names<'_> {
     fn plan(&self) -> Option<&Plan> {
         self.found?.plan.as_ref().ok()
     }
+
+    fn spec(&self) -> Option<&OfSpec> {
+        self.found?.spec.as_ref()
+    }
 }
 
 impl pipeline::Executable for Names<'_> {
     fn framework(&self) -> pipeline::Framework {
-        if let Some((spec, _)) = self.found.and_then(|found| found.spec.as_ref()) {
-            return pipeline::Framework::Spec { spec: *spec, operation: 0 };
+        if let Some(OfSpec { number, first, .. }) = self.spec() {
+            return pipeline::Framework::Spec { spec: *number, operation: *first };
         }
         match self.found.and_then(|found| found.family) {
             Some(Family::Grpc) => pipeline::Framework::Grpc,
@@ -439,13 +443,11 @@ impl pipeline::Executable for Names<'_> {
     }
 
     fn reads_any_number(&self) -> bool {
-        let spec = self.found.and_then(|found| found.spec.as_ref());
-        spec.is_some_and(|(_, spec)| spec.native().is_some())
+        self.spec().is_some_and(|of| of.spec.is_native())
     }
 
     fn fails(&self, operation: u8, number: Option<u32>) -> bool {
-        let spec = self.found.and_then(|found| found.spec.as_ref());
-        let operation = spec.and_then(|(_, spec)| spec.operations.get(usize::from(operation)));
+        let operation = self.spec().and_then(|of| of.spec.operations.get(usize::from(operation)));
         operation.is_some_and(|operation| operation.fails(number))
     }
 

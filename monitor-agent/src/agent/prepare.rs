@@ -11,7 +11,7 @@ use crate::{
     frameworks::known,
     image::{Image, ImageError},
     metrics::{Family, Selection},
-    plan::{Inspection, SiteChoosing},
+    plan::{Inspection, OfSpec, SiteChoosing},
     target::{FileId, Target},
 };
 
@@ -85,7 +85,7 @@ fn check_specs(prepared: &[Prepared]) -> Result<(), Failure> {
     let mut refused: BTreeMap<u8, Option<Failure>> = BTreeMap::new();
     for Prepared { target, executable } in prepared {
         for found in &executable.inspection.frameworks {
-            let Some((number, _)) = found.spec else { continue };
+            let Some(OfSpec { number, .. }) = found.spec else { continue };
             let failure = found.plan.as_ref().err();
             let failure = failure.map(|why| Failure::of_refusal(&describe(target), &found.name, why));
             let known = refused.entry(number).or_insert_with(|| failure);

@@ -179,7 +179,11 @@ impl Watch {
             };
             let Some(begun) = programs.next_if(|begun| begun.framework == index) else { continue };
             attached.push(Attached::new(&place, begun, (found, plan), config, ladder)?);
-            info!("attached to {}: {} {}, {}", place.name, found.name, found.version, stats.go_version);
+            info!("attached to {}: {}", place.name, with_versions(found, &stats.go_version));
+            // What a framework's release can't tell is said by `inspect`. A spec's author has asked for what is missing.
+            for note in plan.notes.iter().filter(|_| found.spec.is_some()) {
+                warn!("{}: {}: {note}", place.name, found.name);
+            }
             add_stats(&mut stats, (found, plan), config);
         }
         if attached.is_empty() {
@@ -413,6 +417,14 @@ impl Watch {
 }
 
 /// Where something lies, if that is known.
+/// Native functions are in no module and in no Go program.
+fn with_versions(found: &Found, go_version: &str) -> String {
+    if go_version.is_empty() {
+        return found.name.clone();
+    }
+    format!("{} {}, {go_version}", found.name, found.version)
+}
+
 fn at(module: &str) -> String {
     if module.is_empty() { String::new() } else { format!("at {module} ") }
 }

@@ -24,6 +24,7 @@ mod go;
 mod native;
 mod places;
 mod source;
+mod source_names;
 mod symbols;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -43,5 +44,6 @@ pub use places::RuntimePlaces;
 #[cfg(test)]
 pub(crate) use places::tests::good_file as file_with_variables;
 pub use source::Source;
+pub use source_names::source_names;
 pub use types::{Field, Kind, Type};
 pub use version::GoVersion;

@@ -85,7 +85,7 @@ pub enum Framework {
     Spec {
         /// Number of the spec.
         spec: u8,
-        /// Number of the operation in it; 0 where that is not known yet.
+        /// Number of the operation in it; where that is not known yet, of the first that it may be.
         operation: u8,
     },
 }
@@ -178,13 +178,13 @@ impl Labels {
         match executable.framework() {
             Framework::Kitex => Self::decode_names(set, executable),
             Framework::Grpc => Self::decode_path(set, executable),
-            Framework::Spec { spec, .. } => Self::decode_operation(spec, set, executable),
+            Framework::Spec { spec, operation } => Self::decode_operation((spec, operation), set, executable),
         }
     }
 
     /// Of an operation of a spec: the names in their order, and a number.
-    fn decode_operation(spec: u8, set: &LabelSet, executable: &dyn Executable) -> Self {
-        let operation = set.stream.saturating_sub(stream::FIRST_OPERATION);
+    fn decode_operation((spec, first): (u8, u8), set: &LabelSet, executable: &dyn Executable) -> Self {
+        let operation = first.saturating_add(set.stream.saturating_sub(stream::FIRST_OPERATION));
         let is_read = |code: &u32| *code != status_code::UNREADABLE || executable.reads_any_number();
         let code = Some(set.error).filter(is_read);
         let failed = set.failed != 0 || executable.fails(operation, code);

@@ -8,7 +8,9 @@ use monitor_ebpf::{
 };
 
 use super::{
-    Refusal, Role, Site, copies,
+    Refusal, Role, Site,
+    alternatives::Alternatives,
+    copies,
     layout::{Needs, Nodes, Place, ROOT, STATUS},
     recipe::argument,
     resolve::Resolver,
@@ -68,22 +70,10 @@ pub(super) fn find(
         entries().any(|entry| entry.is_like(&symbol))
     })?;
     let mut finder = Finder { image, go, functions, sites: Vec::new() };
-    let mut found = Found { operations: Vec::new(), sites: Vec::new(), notes: Vec::new() };
-    let mut refusal = Refusal::NoShape;
-    for number in 0..spec.operations.len() {
-        match finder.operation(spec, number, resolver) {
-            Ok(operation) => found.operations.push(operation),
-            Err(why @ Refusal::FunctionMissing(_)) if spec.operations.len() > 1 => {
-                let name = spec.operations.get(number).map_or("", |operation| &operation.name);
-                found.notes.push(format!("{name} is not watched ({})", why.reason()));
-                refusal = why;
-            }
-            Err(why) => return Err(why),
-        }
-    }
-    if found.operations.is_empty() {
-        return Err(refusal);
-    }
+    let Alternatives { found: operations, notes } = Alternatives::find(&spec.operations, |number, _| {
+        finder.operation(spec, usize::from(number), resolver)
+    })?;
+    let mut found = Found { operations, sites: Vec::new(), notes };
     check_sites(&found.operations)?;
     found.sites = finder.sites;
     let used = |site: &Site| {

@@ -6,6 +6,7 @@ use monitor_ebpf::{Native as Program, form, moment, policy, word};
 
 use super::{
     Refusal, Role, Site,
+    alternatives::Alternatives,
     site::{no_site, site},
 };
 use crate::{
@@ -23,24 +24,49 @@ pub(super) struct NativePlan(pub(super) Program);
 
 /// An operation that is in an executable, its sites with the finishes first, and notes.
 pub(super) struct Found {
+    /// Its number in the spec.
+    pub(super) number: u8,
     pub(super) operation: NativePlan,
     pub(super) sites: Vec<Site>,
     pub(super) notes: Vec<String>,
 }
 
-/// Finds everything that a spec of native functions names.
-pub(super) fn find(spec: &Spec, native: &Native, image: &Image) -> Result<Found, Refusal> {
-    let Some(operation) = spec.operations.first() else { return Err(Refusal::NoShape) };
-    let wanted = |name: &str| native.entries().any(|entry| entry.is_like(name));
+/// Finds everything that a spec of native functions names. An operation of several may be missing: a note says so.
+pub(super) fn find(spec: &Spec, image: &Image) -> Result<Vec<Found>, Refusal> {
+    let natives = || spec.operations.iter().filter_map(|operation| operation.native.as_ref());
+    let wanted = |name: &str| natives().flat_map(Native::entries).any(|entry| entry.is_like(name));
     let Some(functions) = image.native_functions(&wanted)? else { return Err(Refusal::NoSymbols) };
-    let (start, entered) = choose(&native.start, &functions)?;
+    let alternatives = Alternatives::find(&spec.operations, |number, operation| {
+        let native = operation.native.as_ref().ok_or(Refusal::NoShape)?;
+        find_operation((number, operation), native, &functions, image)
+    })?;
+    let (mut found, notes) = (alternatives.found, alternatives.notes);
+    if let Some(first) = found.first_mut() {
+        first.notes.extend(notes);
+    }
+    for (index, one) in found.iter().enumerate() {
+        let earlier = || found.iter().take(index).flat_map(|other| &other.sites);
+        if let Some(site) = one.sites.iter().find(|site| earlier().any(|other| other.entry == site.entry)) {
+            return Err(Refusal::Claimed(site.symbol.clone(), spec.name.clone()));
+        }
+    }
+    Ok(found)
+}
+
+fn find_operation(
+    (number, operation): (u8, &Operation),
+    native: &Native,
+    functions: &[NativeFunction],
+    image: &Image,
+) -> Result<Found, Refusal> {
+    let (start, entered) = choose(&native.start, functions)?;
     let mut starts = Vec::new();
     for function in &entered {
         starts.push(entry_site(Role::Start, function, image)?);
     }
     let (finish, mut sites) = match &native.finish {
         NativeFinish::Entered(entries) => {
-            let (finish, left) = choose(entries, &functions)?;
+            let (finish, left) = choose(entries, functions)?;
             let sites = left.iter().map(|function| entry_site(Role::Finish, function, image));
             (Some(finish), sites.collect::<Result<Vec<_>, _>>()?)
         }
@@ -64,7 +90,7 @@ pub(super) fn find(spec: &Spec, native: &Native, image: &Image) -> Result<Found,
     };
     sites.extend(starts);
     super::sited::same_kinds(&sites)?;
-    Ok(Found { operation: NativePlan(program(operation, native, start, finish)), sites, notes })
+    Ok(Found { number, operation: NativePlan(program(operation, native, start, finish)), sites, notes })
 }
 
 /// The first of some entries that is there, and the functions that are meant by it.

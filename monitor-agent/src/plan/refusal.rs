@@ -10,6 +10,9 @@ const UNPROVEN: &str = ", so the layout can't be proven";
 /// What a refusal for a missing function ends with.
 const RENAMED: &str = ": it was renamed, or its release is not supported";
 
+/// What a refusal for a missing native function ends with.
+const ELSEWHERE: &str = "; those of shared libraries that it loads can't be watched";
+
 /// Reasons not to attach. What can't be proven is refused: a wrong number is worse than none.
 #[derive(Debug, Error)]
 pub enum Refusal {
@@ -76,18 +79,18 @@ pub enum Refusal {
     Claimed(String, String),
     /// A spec of native functions, and a Go program.
     #[error(
-        "it is a Go program, whose functions have another calling convention and whose stacks move: describe them with          [[operation]]"
+        "it is a Go program, whose functions have another calling convention and whose stacks move: describe them with [[operation]]"
     )]
     NativeInGo,
     /// Nothing says where native functions are.
     #[error("the executable has no symbols, so where its functions are can't be known: it was stripped")]
     NoSymbols,
     /// A native function is not in the symbol table.
-    #[error("function {0} is not among the symbols of the executable, or has no size there")]
+    #[error("function {0} is not among the symbols of the executable, or has no size there{ELSEWHERE}")]
     SymbolMissing(String),
     /// A function that gets no C++ string as its name has it.
     #[error(
-        "the mangled name of {0} has no std::string of the C++11 ABI among its arguments, so how its strings lie can't be          proven"
+        "the mangled name of {0} has no std::string of the C++11 ABI among its arguments, so how its strings lie can't be proven"
     )]
     NoCxxString(String),
     /// A type that must be there is not.
@@ -153,7 +156,7 @@ impl Refusal {
     /// The reason alone, for a note about something that can be done without.
     pub(super) fn reason(&self) -> String {
         let text = self.to_string();
-        let reason = [UNPROVEN, RENAMED].iter().find_map(|end| text.strip_suffix(end));
+        let reason = [UNPROVEN, RENAMED, ELSEWHERE].iter().find_map(|end| text.strip_suffix(end));
         reason.map_or_else(|| text.clone(), str::to_owned)
     }
 }

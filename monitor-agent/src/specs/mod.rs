@@ -267,10 +267,10 @@ impl Entry {
 }
 
 impl Spec {
-    /// What it says of native functions, if it is about those.
+    /// Whether it is about native functions.
     #[must_use]
-    pub fn native(&self) -> Option<&Native> {
-        self.operations.first()?.native.as_ref()
+    pub fn is_native(&self) -> bool {
+        self.operations.iter().any(|operation| operation.native.is_some())
     }
 }
 
@@ -345,7 +345,7 @@ impl Specs {
     /// Whether one of them is about native functions, which a program may have that Go has not built.
     #[must_use]
     pub fn has_native(&self) -> bool {
-        self.0.iter().any(|spec| spec.native().is_some())
+        self.0.iter().any(|spec| spec.is_native())
     }
 
     /// Whether there are none.

@@ -60,12 +60,33 @@ pub(crate) fn symbol(name: &str, what: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The same of a native function, by its name in the symbol table.
+/// Whether a native function's name is the one that it has in the source, and not that of the symbol table. No mangled
+/// name has these characters.
+pub(super) fn is_of_source(name: &str) -> bool {
+    name.contains("::") || name.contains('(')
+}
+
+/// Whether a native function's name has a star that stands for any text. Among parameters it is that of a pointer.
+pub(super) fn is_native_pattern(name: &str) -> bool {
+    let path = if is_of_source(name) { name.split('(').next().unwrap_or_default() } else { name };
+    path.contains('*')
+}
+
+/// What stands before the parameters of a function's name in the source and behind its namespaces, if that is a plain
+/// name: the mangled name has it, too.
+pub(super) fn own_name(name: &str) -> Option<&str> {
+    let path = name.split('(').next()?;
+    let last = path.rsplit("::").next()?;
+    let is_plain = !last.is_empty() && last.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    is_plain.then_some(last)
+}
+
+/// The same of a native function, by its name in the symbol table or in the source.
 pub(super) fn native_symbol(name: &str) -> Result<(), String> {
-    let is_clean = name.chars().all(|c| !c.is_control() && c != ' ');
+    let is_clean = name.chars().all(|c| !c.is_control() && (c != ' ' || is_of_source(name)));
     if name.is_empty() || !is_clean || name.len() > SYMBOL_MAX {
         return Err(format!(
-            "`{}` is no name of a function as `nm` prints it, of at most {SYMBOL_MAX} bytes; a pattern may be shorter",
+            "`{}` is no name of a function as `nm` or `nm -C` prints it, of at most {SYMBOL_MAX} bytes; a pattern may be shorter",
             name.escape_default()
         ));
     }

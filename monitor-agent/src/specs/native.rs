@@ -10,7 +10,7 @@ use super::{
     read::{Wrong, check, comparison, short, source, wrong},
     written::{WrittenSide, WrittenSource},
 };
-use crate::{frameworks::Side, specs::Finish};
+use crate::{frameworks::Side, image::source_names, specs::Finish};
 
 /// Arguments of a native function that are in registers.
 const ARGUMENTS: usize = monitor_ebpf::word::ARGUMENTS as usize;
@@ -52,7 +52,7 @@ pub enum Width {
 /// A function, or several whose names are like a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NativeEntry {
-    /// Its name in the symbol table, in which `*` stands for any text where [`at_most`](Self::at_most) says so.
+    /// Its name, in the symbol table or in the source, in which `*` stands for any text where [`at_most`](Self::at_most) says so.
     pub function: String,
     /// How many functions the pattern may match. `None`: it is no pattern.
     pub at_most: Option<usize>,
@@ -99,12 +99,20 @@ impl Native {
 }
 
 impl NativeEntry {
-    /// Whether a function is meant.
+    /// Whether a function is meant, by its symbol or by the name that it has in the source.
     #[must_use]
     pub fn is_like(&self, symbol: &str) -> bool {
+        if names::is_of_source(&self.function) {
+            return names::own_name(&self.function).is_none_or(|name| symbol.contains(name))
+                && source_names(symbol).iter().any(|name| self.is_like_text(name));
+        }
+        self.is_like_text(symbol)
+    }
+
+    fn is_like_text(&self, name: &str) -> bool {
         match self.at_most {
-            None => self.function == symbol,
-            Some(_) => super::glob::is_like(&self.function, symbol),
+            None => self.function == name,
+            Some(_) => super::glob::is_like(&self.function, name),
         }
     }
 }
@@ -231,7 +239,7 @@ fn entry(spanned: &Spanned<WrittenEntry>, key: Key) -> Result<NativeEntry, Wrong
     let function = &written.function;
     check(function, names::native_symbol(function.get_ref()))?;
     match &written.at_most {
-        None if function.get_ref().contains('*') => {
+        None if names::is_native_pattern(function.get_ref()) => {
             return wrong(function, "a pattern needs at_most: how many functions it may match");
         }
         Some(limit) if !(1..=MATCHES_MAX).contains(limit.get_ref()) => {

@@ -1,12 +1,15 @@
 //! From a file's text to a [`Spec`], or to what is wrong in it and where.
 
-use std::ops::{Range, RangeInclusive};
+use std::{
+    collections::BTreeMap,
+    ops::{Range, RangeInclusive},
+};
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 
 use super::{
-    Comparison, FILE_MAX, OPERATIONS_MAX, Source, Spec, SpecError, go, names, native,
+    Comparison, FILE_MAX, OPERATIONS_MAX, Operation, Source, Spec, SpecError, go, names, native,
     written::{Written, WrittenSource},
 };
 use crate::frameworks::FRAMEWORK_KEYS;
@@ -80,48 +83,56 @@ fn spec(written: Written) -> Result<Spec, Wrong> {
     check(&written.name, names::metric(written.name.get_ref()))?;
     let help = written.help.as_ref().map(short).transpose()?.unwrap_or_default();
     let module = written.module.as_ref().map(short).transpose()?.unwrap_or_default();
-    let operation = match (written.operation, written.native) {
-        (Some(operation), None) => operation,
-        (None, Some(native)) if written.module.is_none() => {
-            let operation = native::operation(&native)?;
-            let labels = native.get_ref().labels.keys().cloned().collect();
-            let name = written.name.into_inner();
-            return Ok(Spec { name, help, module, labels, operations: vec![operation] });
+    let (labels, operations) = match (&written.operation, &written.native) {
+        (Some(operations), None) => {
+            let (labels, read) = each(operations, |written| &written.labels, go::operation)?;
+            told_apart(&read, operations)?;
+            (labels, read)
         }
-        (None, Some(native)) => return wrong(&native, "only Go programs say which modules they are made of"),
-        _ => {
-            return wrong(&written.name, "a spec has operations of Go functions, or one of native functions");
+        (None, Some(operations)) if module.is_empty() => {
+            each(operations, |written| &written.labels, native::operation)?
         }
+        (None, Some(operations)) => {
+            return wrong(operations, "only Go programs say which modules they are made of");
+        }
+        _ => return wrong(&written.name, "a spec has operations of Go functions, or of native functions"),
     };
-    let operations = operation.get_ref();
+    Ok(Spec { name: written.name.into_inner(), help, module, labels, operations })
+}
+
+/// The labels that all operations have, and the operations.
+fn each<W>(
+    written: &Spanned<Vec<Spanned<W>>>,
+    labels_of: impl Fn(&W) -> &BTreeMap<String, Spanned<WrittenSource>>,
+    read: impl Fn(&Spanned<W>) -> Result<Operation, Wrong>,
+) -> Result<(Vec<String>, Vec<Operation>), Wrong> {
+    let operations = written.get_ref();
     if operations.is_empty() || operations.len() > OPERATIONS_MAX {
-        return wrong(&operation, format!("a spec has from 1 to {OPERATIONS_MAX} operations"));
+        return wrong(written, format!("a spec has from 1 to {OPERATIONS_MAX} operations"));
     }
     let mut labels: Option<Vec<String>> = None;
-    let mut read = Vec::new();
+    let mut read_ones = Vec::new();
     for operation in operations {
-        let names: Vec<_> = operation.get_ref().labels.keys().cloned().collect();
+        let names: Vec<_> = labels_of(operation.get_ref()).keys().cloned().collect();
         if labels.as_ref().is_some_and(|labels| *labels != names) {
             return wrong(operation, "all operations of a spec have the same labels: this one has others");
         }
         labels = Some(names);
-        read.push(go::operation(operation)?);
+        read_ones.push(read(operation)?);
     }
-    if read.len() > 1
-        && let Some((_, several)) =
-            read.iter().zip(operations).find(|(operation, _)| go::spans_several(operation))
-    {
-        let what =
-            "patterns and returns need a spec of their own: what is entered must tell operations apart";
-        return wrong(several, what);
+    Ok((labels.unwrap_or_default(), read_ones))
+}
+
+/// Refuses operations of Go functions that the function that is entered does not tell apart.
+fn told_apart<W>(operations: &[Operation], written: &Spanned<Vec<Spanned<W>>>) -> Result<(), Wrong> {
+    let mut several = operations.iter().zip(written.get_ref()).filter(|(one, _)| go::spans_several(one));
+    match several.next().filter(|_| operations.len() > 1) {
+        Some((_, several)) => wrong(
+            several,
+            "patterns and returns need a spec of their own: what is entered must tell operations apart",
+        ),
+        None => Ok(()),
     }
-    Ok(Spec {
-        name: written.name.into_inner(),
-        help,
-        module,
-        labels: labels.unwrap_or_default(),
-        operations: read,
-    })
 }
 
 /// A text that is not too long and has no control characters.

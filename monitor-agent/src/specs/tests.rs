@@ -139,3 +139,34 @@ fn numbers_tell_failures() {
     assert!(holds(">= 500", 500) && !holds(">= 500", 499) && holds("!= 0", 1) && !holds("!= 0", 0));
     assert!(holds("== 7", 7) && holds("< 3", 2) && !holds("< 3", 3));
 }
+
+#[test]
+fn native_functions_are_known_by_both_of_their_names() {
+    let entry = |function: &str| {
+        let text = format!(
+            "name = \"any\"\n[[native]]\nname = \"any\"\nkey = \"thread\"\nallow_expensive = true\n\
+             returns = {{ by = \"instructions\" }}\n[[native.start]]\nfunction = {function}\n"
+        );
+        let spec = read("", &text).unwrap_or_else(|error| panic!("{error}"));
+        spec.operations[0].native.as_ref().expect("a native operation").start[0].clone()
+    };
+    for (function, symbol) in [
+        ("\"_Z4showPKc\"", "_Z4showPKc"),
+        ("\"show(char const*)\"", "_Z4showPKc"),
+        ("\"ns::show\"", "_ZN2ns4showEPKc"),
+        ("\"ns::*\"\nat_most = 2", "_ZN2ns4showEPKc"),
+        ("\"(anonymous namespace)::show(int)\"", "_ZN12_GLOBAL__N_14showEi"),
+        ("\"ns::sum<int>\"", "_ZN2ns3sumIiEEvT_"),
+        ("\"show\"", "show"),
+    ] {
+        assert!(entry(function).is_like(symbol), "{function} {symbol}");
+    }
+    for (function, symbol) in [
+        ("\"show(char*)\"", "_Z4showPKc"),
+        ("\"ns::show\"", "_ZN2ns5showsEPKc"),
+        ("\"show\"", "_Z4showPKc"),
+        ("\"ns::show\"", "ns::show"),
+    ] {
+        assert!(!entry(function).is_like(symbol), "{function} {symbol}");
+    }
+}

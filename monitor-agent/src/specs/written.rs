@@ -19,7 +19,7 @@ pub(super) struct Written {
     pub(super) help: Option<Spanned<String>>,
     pub(super) module: Option<Spanned<String>>,
     pub(super) operation: Option<Spanned<Vec<Spanned<WrittenOperation>>>>,
-    pub(super) native: Option<Spanned<WrittenNative>>,
+    pub(super) native: Option<Spanned<Vec<Spanned<WrittenNative>>>>,
 }
 
 #[derive(Deserialize)]
