@@ -197,26 +197,26 @@ fn own_time() -> Result<Duration> {
     Ok(cpu_time(std::process::id())? + ended_children()?)
 }
 
-/// Says what a call costs the server with this agent and with another, each the median of so many rounds.
+/// Says what a call costs the server with this agent and with another, and what the kernel takes for the programs of each: medians
+/// of so many rounds.
 fn compare(options: &Options, other: &PathBuf, cores: Cores) -> Result<()> {
     let own = agent::executable()?;
     let mut stage = Stage::start(Protocol::TtHeader, cores, &[], Duration::ZERO)?;
     let load = Load { seconds: options.seconds.into(), concurrency: CONCURRENCY };
-    let mut costs = [Vec::new(), Vec::new()];
+    let (mut costs, mut programs) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for round in 0..options.rounds as usize {
         // Whoever is first in a round is second in the next.
         for agent in [round % 2, 1 - round % 2] {
-            let sample = stage.measure_agent(Mode::Plain, [&own, other][agent], load)?;
-            costs[agent].push(sample.server_us);
+            let executable = [&own, other][agent];
+            costs[agent].push(stage.measure_agent(Mode::Plain, executable, load)?.server_us);
+            programs[agent].push(stage.measure_programs(executable, load)?);
         }
     }
-    let [own, others] = costs.map(|costs| Spread::of(costs).median);
-    println!(
-        "CPU time per call, median of {} rounds in turn: {own:.2} µs with this agent, {others:.2} µs with {}: {:.3} ×",
-        options.rounds,
-        other.display(),
-        own / others,
-    );
+    println!("{} rounds in turn, this agent and {}:", options.rounds, other.display());
+    for (what, unit, values) in [("CPU time of the server", "µs", costs), ("programs", "ns", programs)] {
+        let [own, others] = values.map(|values| Spread::of(values).median);
+        println!("{what} per call: {own:.2} {unit} and {others:.2} {unit}, {:.3} ×", own / others);
+    }
     Ok(())
 }
 

@@ -227,16 +227,25 @@ impl<'a> Stage<'a> {
             bail!("{calls} calls were made, and the empty programs ran otherwise: {programs:?}");
         }
         drop(empty);
-        let agent = self.attach(Mode::Plain, &agent::executable()?)?;
+        let agent_ns = self.time_programs(&agent::executable()?, load)?;
+        Ok(Inside { empty_ns: per_call(&programs, calls), agent_ns })
+    }
+
+    /// What the kernel takes for the programs of an agent, in nanoseconds per call.
+    pub(super) fn measure_programs(&mut self, executable: &Path, load: Load) -> Result<f64> {
+        let _statistics = Statistics::enable()?;
+        self.time_programs(executable, load)
+    }
+
+    /// The same where the kernel times programs already.
+    fn time_programs(&mut self, executable: &Path, load: Load) -> Result<f64> {
+        let agent = self.attach(Mode::Plain, executable)?;
         let before = self.watched.calls;
-        let own_calls = self.watched.call(load)?.calls;
+        let calls = self.watched.call(load)?.calls;
         self.check_counts(&agent.scrape_settled()?, self.watched.calls - before)?;
-        let own = kernel::programs(agent.pid())?;
+        let programs = kernel::programs(agent.pid())?;
         agent.terminate()?;
-        let per_call = |programs: &[kernel::Program], calls| {
-            float(programs.iter().map(|program| program.run_time).sum()) / float(calls)
-        };
-        Ok(Inside { empty_ns: per_call(&programs, calls), agent_ns: per_call(&own, own_calls) })
+        Ok(per_call(&programs, calls))
     }
 
     /// One measurement.
@@ -489,6 +498,11 @@ fn check(who: &str, counted: f64, calls: f64) -> Result<()> {
         bail!("{who} counted {counted} of {calls} calls");
     }
     Ok(())
+}
+
+/// Nanoseconds that the kernel took for programs, for each call.
+fn per_call(programs: &[kernel::Program], calls: u64) -> f64 {
+    float(programs.iter().map(|program| program.run_time).sum()) / float(calls)
 }
 
 fn micros(time: Duration) -> f64 {
