@@ -240,6 +240,9 @@ fn checked(name: &str, part: &str, other: &str) -> Result<(i32, String)> {
     Ok((ended.code.unwrap_or(-1), ended.stderr))
 }
 
+/// What is said of a function whose calls would not all be seen.
+const INLINED: &str = "function main.leap is inlined into main.(*work).run";
+
 #[test]
 fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
     for (name, part, other, code, expected) in [
@@ -251,6 +254,7 @@ fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
         ("jobs", "{ number = \"job.tries\" }", "{ number = \"job.kind\" }", 6, "not a number"),
         ("jobs", "queue).begin", "queue).begun", 6, "function main.(*queue).begun is not in the executable"),
         ("jobs", "arguments = \"ww\"", "arguments = \"www\"", 6, "has the arguments ww, not www"),
+        ("jobs", "(*queue).begin", "leap", 6, INLINED),
         ("jobs", "job = \"main.job\"", "job = \"main.jobs\"", 6, "type main.jobs can't be found"),
         ("work", "(*work).step\"", "(*work).*\"\nat_most = 1", 6, "matches 3 functions, and may match 1"),
         ("work", "main.(*work).step\"", "*.*\"\nat_most = 64", 6, " functions, and may match 64"),

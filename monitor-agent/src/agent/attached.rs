@@ -127,6 +127,9 @@ impl Attached {
         for site in &sites {
             check_in_place(place, site)?;
         }
+        for note in &plan.unwatched {
+            warn!("{}: of its {} {}, {note}", place.name, found.name, found.version);
+        }
         let is_framework = found.spec.is_none();
         if is_framework && config.wanted.sizes && !recipe.has_sizes() {
             warn!(

@@ -147,6 +147,7 @@ fn good_file() -> impl Strategy<Value = GoFile> {
         pie,
         sections,
         kitex,
+        inlined: kitex,
         ..GoFile::of_release(minor)
     })
 }

@@ -4,7 +4,9 @@
 //! (`moduledata` in runtime/symtab.go @ go1.17 to go1.27), so it is believed only when it agrees with the
 //! function table's own header, which no other data in the file does by chance.
 
-use std::cell::Cell;
+mod inlined;
+
+use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 
 use super::bytes::{u32_at, u64_at};
@@ -57,6 +59,8 @@ pub struct GoImage<'a> {
     /// How much type data may still be read. Types may name each other and share their parts: a small file could
     /// keep the agent busy with them for hours.
     type_budget: Cell<u64>,
+    /// What was inlined into each function, once somebody asks.
+    trees: OnceCell<Vec<inlined::Tree>>,
 }
 
 /// A function of the program. Addresses are link-time virtual addresses.
@@ -159,6 +163,8 @@ impl Layout {
 #[derive(Clone, Copy)]
 struct ModuleData {
     names: Slice,
+    /// Tables of values by instruction.
+    values: Slice,
     functions: Slice,
     function_count: u64,
     text: u64,
@@ -203,7 +209,14 @@ pub(super) fn open(image: &Image) -> Result<GoImage<'_>, ImageError> {
         if let Some(module) = find_module_data(image, version, table, &header, format)? {
             let types = (module.types_end - module.types).min(image.left_at(module.types));
             let budget = types.saturating_mul(TYPE_READS).saturating_add(MIN_TYPE_READS).min(MAX_TYPE_READS);
-            return Ok(GoImage { image, version, format, module, type_budget: Cell::new(budget) });
+            return Ok(GoImage {
+                image,
+                version,
+                format,
+                module,
+                type_budget: Cell::new(budget),
+                trees: OnceCell::new(),
+            });
         }
     }
     Err(ImageError::malformed(if tables.is_empty() {
@@ -274,7 +287,7 @@ fn module_data(
     let word = |offset: usize| u64_at(data, offset);
     let slice = |offset: usize| Some(Slice { address: word(offset)?, len: word(offset + 8)? });
     let (names_at, functions_at) = format.header_offsets();
-    let names = slice(8)?;
+    let (names, values) = (slice(8)?, slice(80)?);
     let functions = slice(104)?;
     let rows = slice(128)?;
     let function_count = u64_at(header, 8)?;
@@ -309,6 +322,7 @@ fn module_data(
     let function_data = layout.function_data.and_then(word);
     Some(ModuleData {
         names,
+        values,
         functions,
         function_count,
         text,
@@ -383,8 +397,7 @@ impl GoImage<'_> {
     /// one argument, a `*` where the compiler left the rest out. `None` where it says nothing: before Go 1.18, and for
     /// assembly.
     pub fn arguments(&self, function: &Function) -> Result<Option<String>, ImageError> {
-        // The record's fixed part (`_func` in runtime/runtime2.go): since Go 1.20 with the first line.
-        let fixed = if self.version.minor < 20 { 40 } else { 44 };
+        let fixed = self.record_size();
         let Some(base) = self.module.function_data else { return Ok(None) };
         let head = self.image.read(function.record, fixed)?;
         let (Some(tables), Some(data)) = (u32_at(&head, 28), head.last().copied()) else { return Ok(None) };
@@ -398,6 +411,12 @@ impl GoImage<'_> {
         }
         let text = self.image.read_up_to(base.saturating_add(offset), ARGUMENTS_MAX)?;
         Ok(arguments_of(&text))
+    }
+
+    /// The size of the fixed part of a function's record (`_func` in runtime/runtime2.go): since Go 1.20 with the first
+    /// line.
+    fn record_size(&self) -> usize {
+        if self.version.minor < 20 { 40 } else { 44 }
     }
 
     /// All itabs that the linker made.
@@ -774,6 +793,7 @@ mod tests {
         };
         for function in go.functions_named(&|_| true).unwrap_or_default() {
             let _ = go.code(&function).map(|code| go_entry_site(&code, function.entry));
+            let _ = go.inlined_into(&function);
         }
         for itab in go.itabs().unwrap_or_default() {
             for address in [itab.interface, itab.concrete] {

@@ -25,6 +25,10 @@ pub(crate) fn functions() -> impl Iterator<Item = &'static [u8]> {
 
 /// What to build.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is something that a file has or not, whatever else it has"
+)]
 pub(crate) struct GoFile {
     /// The Go release whose layout is used.
     pub minor: u32,
@@ -38,6 +42,8 @@ pub(crate) struct GoFile {
     pub unmapped: Vec<(&'static str, u64, Vec<u8>)>,
     /// With the functions and types of Kitex that a plan needs.
     pub kitex: bool,
+    /// The first function is inlined into the second.
+    pub inlined: bool,
 }
 
 impl GoFile {
@@ -50,6 +56,7 @@ impl GoFile {
             sections: true,
             unmapped: Vec::new(),
             kitex: false,
+            inlined: false,
         }
     }
 
@@ -91,6 +98,8 @@ struct Builder {
     rodata: Vec<u8>,
     data: Vec<u8>,
     relocations: Vec<(u64, u64)>,
+    /// Where the data is that functions have.
+    function_data: u64,
 }
 
 impl Builder {
@@ -106,6 +115,7 @@ impl Builder {
             rodata: Vec::new(),
             data: Vec::new(),
             relocations: Vec::new(),
+            function_data: 0,
         }
     }
 
@@ -282,21 +292,54 @@ impl Builder {
         self.rodata.extend(names);
         let functions = self.functions.clone();
         let records = width * (2 * functions.len() as u64 + 1);
+        let record = width + self.record(0, false, 0).len() as u64;
         let mut entry = 0;
         for i in 0..=functions.len() {
             self.number(old, TEXT, entry);
             if let Some((_, code)) = functions.get(i) {
-                self.number(old, 0, records + (width + 8) * i as u64);
+                self.number(old, 0, records + record * i as u64);
                 entry += code.len() as u64;
             }
         }
+        let index = u32::try_from(records + record * functions.len() as u64).expect("a small file");
         let mut entry = 0;
-        for ((_, code), name) in functions.iter().zip(name_offsets) {
+        for (i, ((_, code), name)) in functions.iter().zip(&name_offsets).enumerate() {
             self.number(old, TEXT, entry);
-            self.rodata.extend(name.to_le_bytes());
-            self.rodata.extend([0; 4]);
+            let rest = self.record(*name, i == 1, index);
+            self.rodata.extend(rest);
             entry += code.len() as u64;
         }
+        if self.file.inlined {
+            self.tree(name_offsets[0]);
+        }
+    }
+
+    /// A function's record behind its address, with a tree of inlined calls if it has one.
+    fn record(&self, name: u32, has_tree: bool, index: u32) -> Vec<u8> {
+        let mut words = vec![name, 0];
+        let fixed = match self.file.minor {
+            ..=17 => return words.into_iter().flat_map(u32::to_le_bytes).collect(),
+            18..=19 => 9,
+            20.. => 10,
+        };
+        words.resize(fixed, 0);
+        if self.file.inlined {
+            words[6] = 3;
+            words[fixed - 1] = 4 << 24;
+            let (index, place) = if has_tree { (index, 0) } else { (0, u32::MAX) };
+            words.extend([0, 0, index, u32::MAX, u32::MAX, u32::MAX, place]);
+        }
+        words.into_iter().flat_map(u32::to_le_bytes).collect()
+    }
+
+    /// The table of what is of which call, and a tree with one call of a function with this name.
+    fn tree(&mut self, name: u32) {
+        self.rodata.extend([2, 1, 0]);
+        self.function_data = self.here();
+        let before = if self.file.minor < 20 { 3 } else { 1 };
+        self.rodata.extend(vec![0; 4 * before]);
+        self.rodata.extend(name.to_le_bytes());
+        self.rodata.extend([0; 8]);
     }
 
     /// An address, or the distance to the base.
@@ -379,7 +422,11 @@ impl Builder {
         } else {
             0
         };
-        self.data.extend(vec![0; 8 * (words + 6)]);
+        if words > 0 {
+            self.data.extend([0; 8]);
+            self.pointer_in_data(self.function_data);
+        }
+        self.data.extend(vec![0; 8 * (words.max(2) - 2 + 6)]);
         if minor < 27 {
             self.slice_in_data(itabs, usize::try_from(itab_size).expect("a small file"));
         }

@@ -78,6 +78,8 @@ pub struct Plan {
     pub offsets: Vec<Offset>,
     /// What can't be told in this executable, in words.
     pub notes: Vec<String>,
+    /// Those of them about calls that are not watched at all.
+    pub unwatched: Vec<String>,
     /// The kinds of calls, where they are told by site. There are no shapes then.
     calls: Vec<SitedCall>,
     /// What a spec describes, where that is what the plan is for.
@@ -164,14 +166,15 @@ impl Plan {
     ) -> Result<Self, Refusal> {
         let others = [&*framework.status.well.0, &*framework.status.wrap.0];
         let mut resolver = Resolver::new(&copy.module, &others, image, go)?;
-        let sited::Found { calls, sites, message_sites, notes } =
+        let sited::Found { calls, sites, message_sites, mut notes, unwatched } =
             sited::find(framework, copy, (image, go), &mut resolver)?;
+        notes.extend(unwatched.iter().cloned());
         if calls.len() > MAX_SHAPES {
             return Err(Refusal::TooMuch("kinds of calls"));
         }
         let label_names = framework.metrics.labels.clone();
         let plan = Self::of_sites(sites, notes, resolver, image)?;
-        Self { message_sites, calls, label_names, ..plan }.fitting()
+        Self { message_sites, unwatched, calls, label_names, ..plan }.fitting()
     }
 
     /// The same for a user's spec.
@@ -215,6 +218,7 @@ impl Plan {
             shapes: Vec::new(),
             offsets: Vec::new(),
             notes,
+            unwatched: Vec::new(),
             calls: Vec::new(),
             operations: Vec::new(),
             native: None,

@@ -13,6 +13,9 @@ const RENAMED: &str = ": it was renamed, or its release is not supported";
 /// What a refusal for a missing native function ends with.
 const ELSEWHERE: &str = "; those of shared libraries that it loads can't be watched";
 
+/// What a refusal for an inlined function ends with.
+const BY_PROFILE: &str = ": built without a profile (-pgo=off), it can be watched, unless it is small";
+
 /// Reasons not to attach. What can't be proven is refused: a wrong number is worse than none.
 #[derive(Debug, Error)]
 pub enum Refusal {
@@ -39,6 +42,14 @@ pub enum Refusal {
     /// There are several functions of this name.
     #[error("function {0} is there more than once")]
     FunctionTwice(String),
+    /// The compiler has put the function into another as well.
+    #[error("function {symbol} is inlined into {caller}, and what comes by that can't be seen{BY_PROFILE}")]
+    Inlined {
+        /// The function.
+        symbol: String,
+        /// One that it is inlined into.
+        caller: String,
+    },
     /// No instruction of the function is a safe place for a probe.
     #[error("function {symbol} has no safe place for a probe: {why}")]
     NoSite {
@@ -156,7 +167,8 @@ impl Refusal {
     /// The reason alone, for a note about something that can be done without.
     pub(super) fn reason(&self) -> String {
         let text = self.to_string();
-        let reason = [UNPROVEN, RENAMED, ELSEWHERE].iter().find_map(|end| text.strip_suffix(end));
+        let ends = [UNPROVEN, RENAMED, ELSEWHERE, BY_PROFILE];
+        let reason = ends.iter().find_map(|end| text.strip_suffix(end));
         reason.map_or_else(|| text.clone(), str::to_owned)
     }
 }

@@ -125,6 +125,14 @@ pub(super) fn find_site(
     find_site_of(role, function, image, go)
 }
 
+/// Refuses a function that has been put into another as well: who gets there by that one enters no probe.
+pub(super) fn check_not_inlined(function: &Function, go: &GoImage<'_>) -> Result<(), Refusal> {
+    match go.inlined_into(function)? {
+        Some(caller) => Err(Refusal::Inlined { symbol: function.name.clone(), caller }),
+        None => Ok(()),
+    }
+}
+
 /// The site in a function.
 pub(super) fn find_site_of(
     role: Role,
@@ -132,6 +140,7 @@ pub(super) fn find_site_of(
     image: &Image,
     go: &GoImage<'_>,
 ) -> Result<Site, Refusal> {
+    check_not_inlined(function, go)?;
     let code = go.code(function)?;
     let choice = go_entry_site(&code, function.entry).map_err(|error| no_site(&function.name, &error))?;
     site(role, (&function.name, function.entry), &code.into(), choice, image)
@@ -144,6 +153,7 @@ pub(super) fn return_sites_of(
     image: &Image,
     go: &GoImage<'_>,
 ) -> Result<Vec<Site>, Refusal> {
+    check_not_inlined(function, go)?;
     let code = go.code(function)?;
     let choices = return_sites(&code, function.entry).map_err(|error| no_site(&function.name, &error))?;
     let code = code.into();

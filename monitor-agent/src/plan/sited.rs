@@ -12,11 +12,11 @@ use super::{
     recipe::argument,
     resolve::Resolver,
     shape::Walk,
-    site::find_site_of,
+    site::{check_not_inlined, find_site_of},
     sited_messages::{self, MessagePlan},
 };
 use crate::{
-    frameworks::{Alternatives, CallSpec, Entry, KindSpec, SitedFramework, StatusSpec, Way},
+    frameworks::{Alternatives, CallSpec, Entry, KindSpec, Side, SitedFramework, StatusSpec, Way},
     image::{GoImage, Image, Kind},
 };
 
@@ -61,6 +61,8 @@ pub(super) struct Found {
     /// Sites of messages, entries first.
     pub(super) message_sites: Vec<Site>,
     pub(super) notes: Vec<String>,
+    /// Notes about calls that are not watched at all.
+    pub(super) unwatched: Vec<String>,
 }
 
 /// Finds and proves everything that `framework` names in one of its copies.
@@ -79,8 +81,12 @@ pub(super) fn find(
         message_sites: Vec::new(),
         notes: Vec::new(),
     };
+    let hidden = finder.hidden_sides()?;
     let mut calls: Vec<SitedCall> = Vec::new();
     for spec in &framework.calls {
+        if hidden.iter().any(|(side, _)| *side == spec.side) {
+            continue;
+        }
         let is_there = |name: &str| calls.iter().any(|call: &SitedCall| call.spec.name == name);
         if spec.variant_of.as_ref().is_some_and(|name| !is_there(name)) {
             continue;
@@ -89,13 +95,17 @@ pub(super) fn find(
     }
     let Finder { mut sites, mut message_sites, notes, .. } = finder;
     if calls.is_empty() {
-        return Err(Refusal::NoShape);
+        return Err(hidden.into_iter().next().map_or(Refusal::NoShape, |(_, why)| why));
     }
+    let unwatched = hidden.into_iter().map(|(side, why)| {
+        let calls = if side == Side::Client { "calls that it makes" } else { "calls that it serves" };
+        format!("{calls} are not watched ({})", why.reason())
+    });
     sites.sort_by_key(|site| site.role == Role::Start);
     message_sites.sort_by_key(|site| site.role != Role::Entered);
     same_kinds(&sites)?;
     same_kinds(&message_sites)?;
-    Ok(Found { calls, sites, message_sites, notes })
+    Ok(Found { calls, sites, message_sites, notes, unwatched: unwatched.collect() })
 }
 
 /// Refuses sites of one role at which hits are told from others in different ways: the programs have one way for all.
@@ -121,6 +131,25 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
+    /// The sides of whose calls not all enter the functions that tell them, since one is inlined somewhere, and why. None of a
+    /// side is watched then: its other calls would look as if they were all.
+    fn hidden_sides(&self) -> Result<Vec<(Side, Refusal)>, Refusal> {
+        let mut hidden: Vec<(Side, Refusal)> = Vec::new();
+        for spec in &self.framework.calls {
+            for entry in spec.start.iter().chain(spec.finishes.iter().flatten()) {
+                if hidden.iter().any(|(side, _)| *side == spec.side) {
+                    break;
+                }
+                let Some(function) = self.copy.function(&entry.function)? else { continue };
+                match check_not_inlined(function, self.go) {
+                    Err(why @ Refusal::Inlined { .. }) => hidden.push((spec.side, why)),
+                    other => other?,
+                }
+            }
+        }
+        Ok(hidden)
+    }
+
     /// A kind of call; `None` where it can't happen.
     fn call(
         &mut self,
