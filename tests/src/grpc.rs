@@ -15,6 +15,10 @@ use crate::{
 const NAMES: [&str; 4] = ["side", "grpc_type", "grpc_service", "grpc_method"];
 /// What a call ended with.
 const CODE: &str = "grpc_code";
+/// The sides of calls.
+pub const SIDES: [&str; 2] = ["client", "server"];
+/// How calls end well.
+const OK: &str = "OK";
 /// The kind of calls that end without a start: the refused ones.
 const UNPAIRED: &str = "unknown";
 
@@ -54,6 +58,15 @@ impl Calls {
         Ok(calls)
     }
 
+    /// Only those of these sides.
+    #[must_use]
+    pub fn of_sides(mut self, sides: &[&str]) -> Self {
+        for sums in [&mut self.started, &mut self.handled, &mut self.received, &mut self.sent] {
+            sums.retain(|labels, _| sides.contains(&labels["side"].as_str()));
+        }
+        self
+    }
+
     /// What the agent counted, for one target where it watches several.
     #[must_use]
     pub fn of_agent(scrape: &Scrape, target: Option<u32>) -> Self {
@@ -87,10 +100,11 @@ impl Calls {
     }
 
     /// The same for their messages, of streams in both directions among them.
-    pub fn check_messages(&self, agent: &Self) -> Result<()> {
+    pub fn check_messages(&self, agent: &Self, sides: &[&str]) -> Result<()> {
         same(&[(&self.received, &agent.received), (&self.sent, &agent.sent)]).context("messages")?;
-        for (side, sums) in ["client", "server"].into_iter().zip([&self.sent, &self.received]) {
-            let is_stream = |labels: &Labels| labels["side"] == side && labels["grpc_type"] == "bidi_stream";
+        for side in sides {
+            let sums = if *side == "client" { &self.sent } else { &self.received };
+            let is_stream = |labels: &Labels| labels["side"] == *side && labels["grpc_type"] == "bidi_stream";
             ensure!(sums.keys().any(is_stream), "no messages of streams on the side of the {side}");
         }
         Ok(())
@@ -118,13 +132,18 @@ impl Calls {
 /// Fails unless the agent counted exactly the calls of a target that it was attached to before the first: starts, ends,
 /// durations and its own account of them. Gives the calls.
 pub fn check(process: &mut Process, scrape: &Scrape, several: bool) -> Result<Calls> {
+    check_sides(process, scrape, several, &SIDES)
+}
+
+/// The same where the agent watches these sides only.
+pub fn check_sides(process: &mut Process, scrape: &Scrape, several: bool, sides: &[&str]) -> Result<Calls> {
     let (pid, target) = (process.pid(), several.then(|| process.pid()));
-    let own = Calls::of_target(process)?;
+    let own = Calls::of_target(process)?.of_sides(sides);
     own.check(&Calls::of_agent(scrape, target)).with_context(|| format!("pid {pid}"))?;
     let account = Account::of(scrape, pid);
     let started: u64 = own.started.values().sum();
     ensure!(account.starts >= started, "{started} calls started: {account:?}");
-    for side in ["client", "server"] {
+    for side in sides {
         check_durations(&own, scrape, side, target)?;
     }
     check_closed(scrape, pid, [0, 0])?;
@@ -133,12 +152,75 @@ pub fn check(process: &mut Process, scrape: &Scrape, several: bool) -> Result<Ca
 
 /// The same for the messages of a target that the agent counts messages of. None is lost.
 pub fn check_messages(process: &mut Process, scrape: &Scrape, several: bool) -> Result<()> {
+    check_messages_of(process, scrape, several, &SIDES)
+}
+
+/// The same where the agent watches these sides only.
+pub fn check_messages_of(
+    process: &mut Process,
+    scrape: &Scrape,
+    several: bool,
+    sides: &[&str],
+) -> Result<()> {
     let target = several.then(|| process.pid());
     let pid = process.pid().to_string();
-    Calls::of_target(process)?.check_messages(&Calls::of_agent(scrape, target))?;
+    let agents = Calls::of_agent(scrape, target).of_sides(sides);
+    Calls::of_target(process)?.of_sides(sides).check_messages(&agents, sides)?;
     let lost = scrape.value("monitor_events_lost_total", &[("reason", "message"), ("target", pid.as_str())]);
     ensure!(lost == Some(0.0), "messages lost: {lost:?}");
     Ok(())
+}
+
+/// Fails unless go-grpc-prometheus, inside, counted what the agent did, but for what it counts otherwise: a reply of each unary
+/// call of a client that failed, in place of those that did not; no end of a client's stream that has a single reply and got
+/// it. What the server refuses it does not hear.
+pub fn check_reference(library: &Scrape, agent: &Scrape) -> Result<()> {
+    let (own, mut agents) = (Calls::of_agent(library, None), Calls::of_agent(agent, None));
+    let is_unary = |labels: &Labels| labels["side"] == "client" && labels["grpc_type"] == "unary";
+    agents.received.retain(|labels, _| !is_unary(labels));
+    for (labels, calls) in agents.handled.iter().filter(|(labels, _)| is_unary(labels) && labels[CODE] != OK)
+    {
+        let mut names = labels.clone();
+        names.remove(CODE);
+        add(&mut agents.received, names, *calls);
+    }
+    let is_unheard = |labels: &Labels| {
+        labels["side"] == "client" && labels["grpc_type"] == "client_stream" && labels[CODE] == OK
+    };
+    ensure!(agents.handled.keys().any(is_unheard), "no client's stream got its reply");
+    agents.handled.retain(|labels, _| !is_unheard(labels) && labels["grpc_type"] != UNPAIRED);
+    ensure!(own.total() > 0, "the library counted nothing");
+    same(&[
+        (&own.started, &agents.started),
+        (&own.handled, &agents.handled),
+        (&own.received, &agents.received),
+        (&own.sent, &agents.sent),
+        (&timed(library), &by_names(&agents.handled)),
+        (&timed(agent), &by_names(&Calls::of_agent(agent, None).handled)),
+    ])
+}
+
+/// Calls in the histograms, by their names.
+fn timed(scrape: &Scrape) -> Sums {
+    let mut sums = Sums::new();
+    for side in ["client", "server"] {
+        for (mut labels, histogram) in scrape.histograms(&format!("grpc_{side}_handling_seconds")) {
+            labels.insert("side".to_owned(), side.to_owned());
+            add(&mut sums, labels, whole(histogram.count));
+        }
+    }
+    sums
+}
+
+/// Calls that were begun and have ended, whatever their code.
+fn by_names(handled: &Sums) -> Sums {
+    let mut sums = Sums::new();
+    for (labels, calls) in handled.iter().filter(|(labels, _)| labels["grpc_type"] != UNPAIRED) {
+        let mut names = labels.clone();
+        names.remove(CODE);
+        add(&mut sums, names, *calls);
+    }
+    sums
 }
 
 /// Fails, with a list of what differs, unless each pair of sums is the same.

@@ -54,6 +54,8 @@ pub struct Build {
     strip: bool,
     /// Optimizes by a profile that the program has made of itself.
     profile: bool,
+    /// Build tags that add files to the program for gRPC-Go, whose modules for each release are in a directory of that name.
+    tags: String,
     source: Source,
 }
 

@@ -38,6 +38,8 @@ pub enum Program {
     Collectors,
     /// A program that makes every kind of gRPC call (`targets/grpc`).
     Grpc,
+    /// The same with go-grpc-prometheus counting in it, too.
+    GrpcReference,
     /// A gRPC server, or a client that loads it (`targets/echo`).
     Echo,
     /// A program that enters Kitex's functions as fast as it is told (`targets/synthetic`).
@@ -144,6 +146,7 @@ impl Program {
             Self::Collector => "collector",
             Self::Collectors => "go-collectors",
             Self::Grpc => "grpc-target",
+            Self::GrpcReference => "grpc-reference",
             Self::Echo => "grpc-echo",
             Self::Synthetic => "synthetic-target",
             Self::Operations => "operations",
@@ -160,7 +163,7 @@ impl Program {
             Self::Inside => "inside",
             Self::Collector => "collector",
             Self::Collectors => "collectors",
-            Self::Grpc => "grpc",
+            Self::Grpc | Self::GrpcReference => "grpc",
             Self::Echo => "echo",
             Self::Synthetic => "synthetic",
             Self::Operations => "operations",
@@ -220,6 +223,9 @@ impl Program {
         let mut command = Command::new(&go);
         command.arg("build").args(["-trimpath", "-buildvcs=false", "-mod=readonly"]).args(flavour.flags());
         command.args(self.modules(release));
+        if self == Self::GrpcReference {
+            command.arg("-tags=reference");
+        }
         command.arg("-o").arg(&executable).arg(".").current_dir(self.source());
         // The same binary wherever there is a C compiler or not.
         command.env("CGO_ENABLED", "0").envs(toolchain());

@@ -46,6 +46,21 @@ fn messages_are_counted_as_interceptors_count_them() -> Result<()> {
     Ok(())
 }
 
+/// All that go-grpc-prometheus counts in the same process, by its own names: what it counts otherwise is in
+/// `docs/metrics.md`.
+#[test]
+fn the_library_that_the_names_are_from_counts_the_same() -> Result<()> {
+    let mut target = Process::start(Program::GrpcReference, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &["--grpc.messages"])?;
+    target.command("run all 5")?;
+    target.command("load 1000 16")?;
+    let scrape = agent.scrape_settled()?;
+    grpc::check(&mut target, &scrape, false)?;
+    grpc::check_reference(&target.in_process_metrics()?, &scrape)?;
+    agent.terminate()?;
+    Ok(())
+}
+
 #[test]
 fn two_frameworks_side_by_side_are_told_apart() -> Result<()> {
     let server = Process::kitex(&["server"])?;

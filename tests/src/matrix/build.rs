@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{Cell, Framework, Matrix, Source, fork};
+use super::{Build, Cell, Framework, Matrix, Source, fork};
 use crate::{paths, process::Process, targets};
 
 impl Cell {
@@ -20,16 +20,17 @@ impl Cell {
         let lock = File::create(room.join("lock"))?;
         lock.lock()?;
         let build = matrix.builds.get(&self.build).with_context(|| format!("{self}: no such build"))?;
-        let mut go = self.sources(build.source, &room)?;
-        if self.framework == Framework::Kitex {
-            go.tags = matrix.tags(&self.release)?;
-        }
+        let mut go = self.sources(build, &room)?;
+        go.tags = match self.framework {
+            Framework::Kitex => matrix.tags(&self.release)?,
+            Framework::Grpc => build.tags.clone(),
+        };
         let executable = room.join(self.framework.program());
         let mut flags = build.flags.clone();
         if build.profile {
             let plain = room.join("unprofiled");
             go.build(self, build.cgo, &flags, &plain)?;
-            flags.push(format!("-pgo={}", profile(&plain, &room)?.display()));
+            flags.push(format!("-pgo={}", profile(self.framework, &plain, &room)?.display()));
         }
         go.build(self, build.cgo, &flags, &executable)?;
         if build.strip {
@@ -39,11 +40,11 @@ impl Cell {
     }
 
     /// The program's sources, with the framework where the cell wants it.
-    fn sources(&self, source: Source, room: &Path) -> Result<Go> {
+    fn sources(&self, build: &Build, room: &Path) -> Result<Go> {
         let program = paths::tests().join("targets").join(self.framework.program());
-        let modfile = modfile(&program, &self.release);
+        let modfile = modfile(&program, &build.tags, &self.release);
         let go = |directory| Go { directory, modfile: None, gopath: None, tags: String::new() };
-        match source {
+        match build.source {
             Source::Modules => Ok(Go { modfile: Some(modfile), ..go(program) }),
             Source::Vendored => {
                 let gopath = room.join("gopath");
@@ -58,7 +59,7 @@ impl Cell {
                 fork::copy_program(&program, &modfile, &directory)?;
                 let module = module(self.framework, &directory, &self.go)?;
                 let copy = room.join("framework");
-                if source == Source::Altered {
+                if build.source == Source::Altered {
                     ensure!(self.framework == Framework::Kitex, "{self}: only Kitex is altered");
                     fork::alter(&module, &copy, &directory)?;
                 } else {
@@ -70,9 +71,10 @@ impl Cell {
     }
 }
 
-/// The modules that a release is built with: the program's own `go.mod` is for the newest.
-fn modfile(program: &Path, release: &str) -> PathBuf {
-    let of_release = program.join("mods").join(format!("{release}.mod"));
+/// The modules that a release is built with: the program's own `go.mod` is for those that have no file. What tags add to the
+/// program may need more modules.
+fn modfile(program: &Path, tags: &str, release: &str) -> PathBuf {
+    let of_release = program.join("mods").join(tags).join(format!("{release}.mod"));
     if of_release.exists() { of_release } else { program.join("go.mod") }
 }
 
@@ -124,15 +126,19 @@ fn module(framework: Framework, directory: &Path, release: &str) -> Result<PathB
 }
 
 /// Has the program make a CPU profile of itself, once: with another one, everything would be compiled anew.
-fn profile(executable: &Path, room: &Path) -> Result<PathBuf> {
+fn profile(framework: Framework, executable: &Path, room: &Path) -> Result<PathBuf> {
     let path = room.join("cpu.pprof");
     if path.exists() {
         return Ok(path);
     }
     let unfinished = room.join("cpu.pprof.unfinished");
     let mut calls = Process::start_command(Command::new(executable).env("CALLS_PROFILE", &unfinished))?;
-    for scenario in ["framed", "ttheader", "grpc_bidi"] {
-        calls.command(&format!("run {scenario} 2000"))?;
+    let commands: &[&str] = match framework {
+        Framework::Kitex => &["run framed 2000", "run ttheader 2000", "run grpc_bidi 2000"],
+        Framework::Grpc => &["load 50000 16", "run bidirectional 10000"],
+    };
+    for command in commands {
+        calls.command(command)?;
     }
     let status = calls.quit()?;
     ensure!(status.success(), "{} ended with {status}", executable.display());

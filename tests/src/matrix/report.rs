@@ -15,6 +15,7 @@ all that bear company at the same time. *Supported* means that the agent counted
 counted: every call under the same labels (type, caller, callee, method, status, retry, error class), the same bytes, and
 the same messages of streams. For gRPC-Go interceptors count inside: calls that started and that were handled, and messages
 that were received and sent, under the same labels (type, service, method, code). A number that differs by one makes the row a failure.
+Where the agent says that it watches one side only, clients or servers, the other has no numbers, and a note below.
 
 What the agent needs it finds in each executable, or it refuses; a release is in its code for one thing only, how
 combined protocols are written (`monitor-agent/frameworks/kitex.toml`). So releases between those below are likely to work, and `monitor-agent inspect` says so of a given executable without touching it.
@@ -93,7 +94,10 @@ fn messages(verdict: &Verdict) -> String {
 
 fn outcome(verdict: &Verdict) -> String {
     match verdict {
-        Verdict::Supported(report) => format!("supported | {}", report.calls),
+        Verdict::Supported(report) => match report.only {
+            Some(side) => format!("supported, {side}s only | {}", report.calls),
+            None => format!("supported | {}", report.calls),
+        },
         Verdict::Refused(reason) => format!("refused: {} | ", one_line(reason)),
         Verdict::NotBuildable(reason) => format!("not buildable: {} | ", one_line(reason)),
         Verdict::Failed(reason) => format!("**fails**: {} | ", one_line(reason)),
@@ -186,7 +190,8 @@ mod tests {
             ("inline".to_owned(), Some("not yet".to_owned())),
             ("local".to_owned(), Some("not yet".to_owned())),
         ]);
-        let report = Report { calls: 12, messages: 3, scenarios, notes: vec!["no oneway".to_owned()] };
+        let report =
+            Report { calls: 12, messages: 3, only: None, scenarios, notes: vec!["no oneway".to_owned()] };
         let [first, second, ..] = matrix.cells.as_slice() else { panic!("too few cells") };
         let results = [
             (first, Verdict::Supported(report)),

@@ -39,6 +39,9 @@ const UNREAD: &str = "size_unreadable";
 /// How long the agent may take to say what is in a file.
 const INSPECTION: Duration = Duration::from_secs(20);
 
+/// What a note says where messages can't be counted.
+const NO_MESSAGES: &str = "the messages of streams can't be counted";
+
 /// What came of a cell.
 #[derive(Debug)]
 pub enum Verdict {
@@ -59,6 +62,8 @@ pub struct Report {
     pub calls: u64,
     /// Messages of streams.
     pub messages: u64,
+    /// The side that was watched, if the other was not.
+    pub only: Option<&'static str>,
     /// Why a scenario could not be tried on this release, by name; no reason if it was.
     pub scenarios: BTreeMap<String, Option<String>>,
     /// What the agent says it cannot tell in this program.
@@ -117,10 +122,25 @@ fn watch_grpc(executable: &Path, notes: Vec<String>) -> Result<Report> {
     calls.command(&format!("run all {ALONE}"))?;
     calls.command(LOAD)?;
     let scrape = agent.scrape_settled()?;
-    let counted = grpc::check(&mut calls, &scrape, false)?;
-    grpc::check_messages(&mut calls, &scrape, false)?;
+    let sides = watched_sides(&notes);
+    let counted = grpc::check_sides(&mut calls, &scrape, false, &sides)?;
+    let only = if let [side] = sides[..] { Some(side) } else { None };
+    let without = |side: &&str| notes.iter().any(|note| note.starts_with(&format!("{side}: {NO_MESSAGES}")));
+    let sides: Vec<_> = sides.into_iter().filter(|side| !without(side)).collect();
+    if !sides.is_empty() {
+        grpc::check_messages_of(&mut calls, &scrape, false, &sides)?;
+    }
     agent.terminate()?;
-    Ok(Report { calls: counted.total(), messages: counted.messages(), scenarios, notes })
+    Ok(Report { calls: counted.total(), messages: counted.messages(), only, scenarios, notes })
+}
+
+/// The sides that the agent doesn't say it leaves out.
+fn watched_sides(notes: &[String]) -> Vec<&'static str> {
+    let is_watched = |(calls, _): &(&str, &str)| {
+        !notes.iter().any(|note| note.starts_with(&format!("{calls} are not watched")))
+    };
+    let sides = [("calls that it makes", "client"), ("calls that it serves", "server")];
+    sides.into_iter().filter(is_watched).map(|(_, side)| side).collect()
 }
 
 /// Watches a program until everything could be read, and what could be agrees each time.
@@ -158,7 +178,7 @@ fn watch(matrix: &Matrix, executable: &Path, notes: Vec<String>) -> Result<Optio
     otel.terminate()?;
     let messages = check_messages(&messages, &scrape)?;
     agent.terminate()?;
-    Ok((unread == 0).then(|| Report { calls: tally.total(), messages, scenarios, notes }))
+    Ok((unread == 0).then(|| Report { calls: tally.total(), messages, only: None, scenarios, notes }))
 }
 
 fn run_all(calls: &mut Process) -> Result<BTreeMap<String, Option<String>>> {

@@ -43,7 +43,8 @@ func newControl() (*control, error) {
 
 func (c *control) serve(in io.Reader, out io.Writer) error {
 	answer := json.NewEncoder(out)
-	if err := answer.Encode(map[string]interface{}{"ready": true, "pid": os.Getpid(), "addr": c.stage.address}); err != nil {
+	ready := map[string]interface{}{"ready": true, "pid": os.Getpid(), "addr": c.stage.address, "metrics": others.metrics}
+	if err := answer.Encode(ready); err != nil {
 		return err
 	}
 	lines := bufio.NewScanner(in)
@@ -67,7 +68,7 @@ func (c *control) obey(command string, args []string) (map[string]interface{}, e
 	switch command {
 	case "scenarios":
 		names := []string{}
-		for _, s := range scenarios {
+		for _, s := range append(scenarios, more...) {
 			names = append(names, s.name)
 		}
 		return map[string]interface{}{"scenarios": names}, nil
@@ -96,7 +97,7 @@ func (c *control) run(args []string) (map[string]interface{}, error) {
 		return nil, errUsage
 	}
 	found := false
-	for _, s := range scenarios {
+	for _, s := range append(scenarios, more...) {
 		if s.name != args[0] && args[0] != "all" {
 			continue
 		}
@@ -150,22 +151,12 @@ func (c *control) hang(args []string) (map[string]interface{}, error) {
 		}()
 	}
 	// On both sides.
-	return map[string]interface{}{"hanging": 2 * n}, c.await(int64(4 * n))
+	return map[string]interface{}{"hanging": 2 * n}, c.tally.await(int64(4 * n))
 }
 
 func (c *control) release() error {
 	c.cancel()
 	return c.settle()
-}
-
-// await waits until so many calls are under way.
-func (c *control) await(n int64) error {
-	for begin := time.Now(); c.tally.underWay() != n; time.Sleep(time.Millisecond) {
-		if time.Since(begin) > patience {
-			return fmt.Errorf("%d calls are under way, not %d", c.tally.underWay(), n)
-		}
-	}
-	return nil
 }
 
 // settle waits until no call is under way, for a moment.

@@ -18,6 +18,16 @@ func code(err error) codes.Code {
 	return status.Code(err)
 }
 
+// others count beside these, and outside of them.
+var others struct {
+	serverUnary  []grpc.UnaryServerInterceptor
+	serverStream []grpc.StreamServerInterceptor
+	clientUnary  []grpc.UnaryClientInterceptor
+	clientStream []grpc.StreamClientInterceptor
+	// metrics is the address that shows what they counted.
+	metrics string
+}
+
 func (t *tally) serverUnary(
 	ctx context.Context, request interface{}, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler,
 ) (reply interface{}, err error) {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	"google.golang.org/grpc"
@@ -47,6 +49,9 @@ var scenarios = []scenario{
 	{"stream canceled", streamCanceled},
 	{"stream with a deadline", streamDeadline},
 	{"behind net/http", behindHTTP},
+	{"turned away by a tap", turnedAway},
+	{"client gone", clientGone},
+	{"client gone while the server receives", clientGoneWhileReceiving},
 }
 
 func call(ctx context.Context, connection *grpc.ClientConn, request string, options ...grpc.CallOption) error {
@@ -208,4 +213,83 @@ func behindHTTP(s *stage) error {
 		return err
 	}
 	return exchange(s.http, "hello", codes.OK)
+}
+
+// turnedAway calls what the server's transport refuses: a call of the client's only. With which code it ends, releases
+// differ in.
+func turnedAway(s *stage) error {
+	if err := s.plain.Invoke(context.Background(), tapped, &text{}, new(text)); code(err) == codes.OK {
+		return errors.New("not turned away")
+	}
+	return nil
+}
+
+// cut is a connection to the server, and what cuts it.
+func cut(s *stage) (*grpc.ClientConn, func() error, error) {
+	wire := make(chan net.Conn, 1)
+	connection, err := s.dial(target{s.address, []grpc.DialOption{
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+			if err == nil {
+				select {
+				case wire <- conn:
+				default:
+				}
+			}
+			return conn, err
+		}),
+	}})
+	return connection, func() error { return (<-wire).Close() }, err
+}
+
+// clientGone loses the connection while a call and a stream are in what their handlers do.
+func clientGone(s *stage) error {
+	connection, lose, err := cut(s)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	before := waits.Load()
+	called := make(chan error, 1)
+	go func() { called <- call(context.Background(), connection, "wait") }()
+	stream, err := open(context.Background(), connection, &echo, "wait")
+	if err != nil {
+		return err
+	}
+	for begin := time.Now(); waits.Load() != before+2; time.Sleep(time.Millisecond) {
+		if time.Since(begin) > patience {
+			return errors.New("the handlers were not reached")
+		}
+	}
+	if err := lose(); err != nil {
+		return err
+	}
+	if err := fails(codes.Unavailable, stream.RecvMsg(new(text))); err != nil {
+		return err
+	}
+	return fails(codes.Unavailable, <-called)
+}
+
+// clientGoneWhileReceiving loses the connection while a handler receives. gRPC writes such a call's status when it can't
+// receive, and when the handler returns, and neither time notes that it has: the second is the end of no call.
+func clientGoneWhileReceiving(s *stage) error {
+	connection, lose, err := cut(s)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	stream, err := open(context.Background(), connection, &echo, "hello")
+	if err != nil {
+		return err
+	}
+	if err := stream.RecvMsg(new(text)); err != nil {
+		return err
+	}
+	if err := lose(); err != nil {
+		return err
+	}
+	k := newKind("server", "/"+service+"/Chat", true, true)
+	k.Type = "unknown"
+	s.tally.refused(k, codes.Canceled)
+	return fails(codes.Unavailable, stream.RecvMsg(new(text)))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -21,6 +22,8 @@ const (
 	// longService and longMethod are as long as names are in large companies.
 	longService = "monitor.test.of.a.package.with.a.long.name.v1alpha1.WhoseServiceHasOneToo"
 	longMethod  = "AndAMethodWhoseNameCantBeSaidInOneBreathEither"
+	// misrouted is a service that xDS has no route to.
+	misrouted = "monitor.test.Misrouted"
 )
 
 var (
@@ -28,6 +31,16 @@ var (
 	count  = grpc.StreamDesc{StreamName: "Count", Handler: counted, ServerStreams: true}
 	gather = grpc.StreamDesc{StreamName: "Gather", Handler: gathered, ClientStreams: true}
 )
+
+// waits is how often a handler has begun to wait.
+var waits counter
+
+// counter counts, for releases of Go that have no atomic.Int64.
+type counter struct{ value int64 }
+
+func (c *counter) Add(n int64) { atomic.AddInt64(&c.value, n) }
+
+func (c *counter) Load() int64 { return atomic.LoadInt64(&c.value) }
 
 // attempts says how often a call that is tried again was tried.
 var attempts sync.Map
@@ -59,6 +72,7 @@ func obey(ctx context.Context, request *text) (*text, error) {
 	words := request.Value
 	switch {
 	case words == "wait":
+		waits.Add(1)
 		<-ctx.Done()
 		return nil, status.FromContextError(ctx.Err()).Err()
 	case words == "panic":

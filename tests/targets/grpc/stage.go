@@ -9,33 +9,53 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/h2c"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	_ "google.golang.org/grpc/encoding/gzip" // compressed calls
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 )
 
 // stage is the servers and the connections to them.
 type stage struct {
 	tally   *tally
+	way     *way
 	address string
 	// plain goes to a server as gRPC makes it, http to one behind net/http's, retrying tries calls again, dead goes
 	// nowhere.
 	plain, http, retrying, dead *grpc.ClientConn
 }
 
-// retries is a service config with which calls are tried again.
-const retries = `{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.001s",
-	"maxBackoff": "0.002s", "backoffMultiplier": 1, "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
+// server is what serves calls.
+type server interface {
+	RegisterService(*grpc.ServiceDesc, interface{})
+	Serve(net.Listener) error
+}
+
+// tapped is a method whose calls the transport turns away before they are calls.
+const tapped = "/" + service + "/Tapped"
 
 func newStage(t *tally) (*stage, error) {
-	server := grpc.NewServer(grpc.UnaryInterceptor(t.serverUnary), grpc.StreamInterceptor(t.serverStream))
-	server.RegisterService(describe(service, "Call"), struct{}{})
-	server.RegisterService(describe(longService, longMethod), struct{}{})
-	address, err := listen(func(l net.Listener) { _ = server.Serve(l) })
+	way, err := newWay()
 	if err != nil {
 		return nil, err
 	}
-	behind := &http.Server{Handler: h2c.NewHandler(server, &http2.Server{})}
-	other, err := listen(func(l net.Listener) { _ = behind.Serve(l) })
+	ears := []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(append(others.serverUnary, t.serverUnary)...),
+		grpc.ChainStreamInterceptor(append(others.serverStream, t.serverStream)...),
+	}
+	server, err := way.server(append(ears, grpc.InTapHandle(turnAway))...)
+	if err != nil {
+		return nil, err
+	}
+	register(server)
+	address, err := listen(server.Serve)
+	if err != nil {
+		return nil, err
+	}
+	inside := grpc.NewServer(ears...)
+	register(inside)
+	other, err := listen((&http.Server{Handler: h2c.NewHandler(inside, &http2.Server{})}).Serve)
 	if err != nil {
 		return nil, err
 	}
@@ -44,32 +64,59 @@ func newStage(t *tally) (*stage, error) {
 		return nil, err
 	}
 	_ = nowhere.Close()
-	s := &stage{tally: t, address: address}
+	s := &stage{tally: t, way: way, address: address}
+	if err := way.open(address, nowhere.Addr().String()); err != nil {
+		return nil, err
+	}
 	for _, to := range []struct {
 		connection **grpc.ClientConn
-		address    string
-		options    []grpc.DialOption
+		target     target
 	}{
-		{&s.plain, address, nil},
-		{&s.http, other, nil},
-		{&s.retrying, address, []grpc.DialOption{grpc.WithDefaultServiceConfig(retries)}},
-		{&s.dead, nowhere.Addr().String(), nil},
+		{&s.plain, way.plain(address)},
+		{&s.http, target{name: other}},
+		{&s.retrying, way.retrying(address)},
+		{&s.dead, way.dead(nowhere.Addr().String())},
 	} {
-		options := append(to.options, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithUnaryInterceptor(t.clientUnary), grpc.WithStreamInterceptor(t.clientStream))
-		if *to.connection, err = grpc.Dial(to.address, options...); err != nil {
+		if *to.connection, err = s.dial(to.target); err != nil {
 			return nil, err
 		}
 	}
-	return s, nil
+	return s, way.settle(s)
 }
 
-func listen(serve func(net.Listener)) (string, error) {
+// target is what a client dials, and how.
+type target struct {
+	name    string
+	options []grpc.DialOption
+}
+
+// dial makes a connection with ears.
+func (s *stage) dial(to target) (*grpc.ClientConn, error) {
+	options := append(to.options, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithChainUnaryInterceptor(append(others.clientUnary, s.tally.clientUnary)...),
+		grpc.WithChainStreamInterceptor(append(others.clientStream, s.tally.clientStream)...))
+	return grpc.Dial(to.name, options...)
+}
+
+func register(s server) {
+	s.RegisterService(describe(service, "Call"), struct{}{})
+	s.RegisterService(describe(longService, longMethod), struct{}{})
+	s.RegisterService(describe(misrouted, "Call"), struct{}{})
+}
+
+func turnAway(ctx context.Context, info *tap.Info) (context.Context, error) {
+	if info.FullMethodName == tapped {
+		return ctx, status.Error(codes.PermissionDenied, "turned away")
+	}
+	return ctx, nil
+}
+
+func listen(serve func(net.Listener) error) (string, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
-	go serve(listener)
+	go func() { _ = serve(listener) }()
 	return listener.Addr().String(), nil
 }
 

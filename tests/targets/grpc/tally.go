@@ -1,9 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/codes"
 )
@@ -77,10 +79,29 @@ func (t *tally) refused(k kind, code codes.Code) {
 	t.handled[labels{k, code.String()}]++
 }
 
+// begunAndRefused counts a call that has begun, and that no interceptor sees. That of a unary one counts as a message.
+func (t *tally) begunAndRefused(k kind, code codes.Code) {
+	t.start(k)
+	if k.Type == "unary" {
+		t.message(t.received, k, nil)
+	}
+	t.end(k, code)
+}
+
 func (t *tally) underWay() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.running
+}
+
+// await waits until so many calls are under way.
+func (t *tally) await(n int64) error {
+	for begin := time.Now(); t.underWay() != n; time.Sleep(time.Millisecond) {
+		if time.Since(begin) > patience {
+			return fmt.Errorf("%d calls are under way, not %d", t.underWay(), n)
+		}
+	}
+	return nil
 }
 
 type row struct {

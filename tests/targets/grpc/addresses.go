@@ -1,0 +1,35 @@
+//go:build !xds
+
+package main
+
+import "google.golang.org/grpc"
+
+// way is how clients find servers: here by their addresses.
+type way struct{}
+
+// more is what only another way has.
+var more []scenario
+
+// retries is a service config with which calls are tried again.
+const retries = `{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.001s",
+	"maxBackoff": "0.002s", "backoffMultiplier": 1, "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
+
+func newWay() (*way, error) { return &way{}, nil }
+
+func (*way) server(options ...grpc.ServerOption) (server, error) {
+	return grpc.NewServer(options...), nil
+}
+
+// open says where the servers are.
+func (*way) open(_, _ string) error { return nil }
+
+func (*way) plain(address string) target { return target{name: address} }
+
+func (*way) dead(address string) target { return target{name: address} }
+
+func (*way) retrying(address string) target {
+	return target{address, []grpc.DialOption{grpc.WithDefaultServiceConfig(retries)}}
+}
+
+// settle waits until the servers are found.
+func (*way) settle(*stage) error { return nil }
