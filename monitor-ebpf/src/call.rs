@@ -140,8 +140,16 @@ pub mod sampling {
     pub const SEEN_SINCE: u32 = 0;
     /// One of those below.
     pub const MODE: u32 = 1;
+    /// A call whose start was not seen is asked for the one that it has recorded itself if these bits of the time at which
+    /// it finishes are zero: all are asked where it is 0.
+    pub const ASKED: u32 = 2;
+    /// Set by the programs: not 0 once a call did not fit into its bucket, so that calls have to be looked for elsewhere.
+    pub const SPILLED: u32 = 3;
     /// How many words there are.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 4;
+
+    /// [`ASKED`] for one call in 64, at random: the lowest bits are the same each time where the clock is coarse.
+    pub const FEW: u64 = 63 << 6;
 
     /// Starts have been seen ever since the probes were attached.
     pub const FULL: u64 = 0;

@@ -149,6 +149,39 @@ fn where_calls_record_their_starts_all_are_timed_without_windows() -> Result<()>
     Ok(())
 }
 
+/// Finished calls by whether they had recorded their start, or got no duration.
+fn by_record(scrape: &Scrape) -> [u64; 2] {
+    ["recorded", "sampled_out"].map(|outcome| {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^53")]
+        let count = scrape.sum("monitor_finishes_total", &[("outcome", outcome)]) as u64;
+        count
+    })
+}
+
+#[test]
+fn a_target_that_begins_to_record_is_noticed() -> Result<()> {
+    let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &ONCE)?;
+    thread::sleep(ENDED_BY);
+    target.command("call 2000 server")?;
+    assert_eq!(by_record(&agent.scrape_settled()?), [0, 2_000]);
+    // Few are asked now, which is enough to find out.
+    thread::sleep(Duration::from_secs(1));
+    target.command("call 6400 server recorded")?;
+    let [recorded, others] = by_record(&agent.scrape_settled()?);
+    ensure!((20..=1_000).contains(&recorded), "{recorded}: one in 64 should have been asked at first");
+    assert_eq!(recorded + others, 8_400);
+    // All are asked again.
+    thread::sleep(Duration::from_secs(1));
+    target.command("call 500 server recorded")?;
+    target.command("call 500 server")?;
+    let scrape = agent.scrape_settled()?;
+    assert_eq!(by_record(&scrape), [recorded + 500, others + 500]);
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
 /// What an agent that has had its only window shows of a target that did this in it, and that later.
 fn across_the_end(inside: &[&str], after: &[&str]) -> Result<Scrape> {
     let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::{
     Latency, RunConfig,
+    asking::Asking,
     clock::Clock,
     overhead::probe_kind,
     prepare::Executable,
@@ -70,6 +71,7 @@ pub(super) struct Attached {
     has_bytes: bool,
     /// Calls may record their starts themselves.
     may_be_recorded: bool,
+    asking: Asking,
     max_age: Duration,
     last_ageing: Instant,
     /// So many bytes in the ring are a part of it that matters.
@@ -163,6 +165,7 @@ impl Attached {
             has_starts: is_framework && config.wanted.starts,
             has_bytes: config.wanted.sizes && recipe.has_sizes(),
             may_be_recorded: recipe.shapes.iter().any(|shape| shape.recorded.time_at != NO_SCRATCH),
+            asking: Asking::default(),
             recipe,
             max_age: config.max_call_age,
             last_ageing: Instant::now(),
@@ -258,6 +261,9 @@ impl Attached {
         if let Some(probes) = &mut self.probes {
             let missed = self.maps.counter(Counter::SampledOut);
             probes.look_after(place, self.may_be_recorded.then_some(missed));
+            if let Some(few) = self.asking.look(self.aggregate.with_own_start(), missed) {
+                self.maps.sampling().ask(few);
+            }
         }
         self.unexpected.look(&self.maps, place);
         let often = (self.max_age / 10).min(AGEING_AT_MOST);

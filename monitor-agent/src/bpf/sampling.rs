@@ -42,6 +42,11 @@ impl Sampling {
         }
     }
 
+    /// Of calls whose start was not seen, only a few or all are asked for the one that they have recorded themselves.
+    pub fn ask(&self, few: bool) {
+        self.set(sampling::ASKED, if few { sampling::FEW } else { 0 });
+    }
+
     /// Whether starts are watched in windows.
     #[must_use]
     pub fn in_windows(&self) -> bool {

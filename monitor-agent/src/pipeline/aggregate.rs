@@ -273,6 +273,12 @@ impl Aggregate {
         }
     }
 
+    /// Finished calls that have recorded their start themselves.
+    #[must_use]
+    pub fn with_own_start(&self) -> u64 {
+        self.recorded + self.clock_set.iter().sum::<u64>()
+    }
+
     fn series_mut(&mut self, label_set: u32, labels: &Arc<Labels>) -> &mut Series {
         let index = label_set as usize;
         if index >= self.series.len() {

@@ -11,7 +11,7 @@ use super::{
     Refusal, Role, Site,
     alternatives::Alternatives,
     copies,
-    layout::{Needs, Nodes, Place, ROOT, STATUS},
+    layout::{Needs, Nodes, Place, ROOT, STATUS, as_program},
     recipe::argument,
     resolve::Resolver,
     shape::Walk,
@@ -289,7 +289,7 @@ impl Described {
             (Key::Number | Key::Pointer, _) => KeyKind::Number,
             (Key::Goroutine | Key::Thread | Key::Int, _) => KeyKind::Object,
         };
-        let windows = windows.program(bias)?;
+        let windows = as_program(bias, [&windows])?;
         Ok(Shape { side: operation.side.code(), key: key as u8, labels, windows, sited, ..Shape::UNUSED })
     }
 

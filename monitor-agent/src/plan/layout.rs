@@ -3,6 +3,8 @@
 //! The values of a shape lie in a tree of nodes: the object, and below it whatever its interfaces hold. What is
 //! needed of each node depends on what is wanted; places close to each other share a window.
 
+use std::ops::Range;
+
 use monitor_ebpf::{
     ARGUMENT, LABELS, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Recorded, SCRATCH_BYTES, Shape, Test,
     TestOp, Window, window_flag, window_use,
@@ -180,6 +182,8 @@ impl Reads {
     /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
     pub(super) fn program(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
         let windows = self.needs(wanted).windows(self.inner.map(|(place, _)| place))?;
+        let recorded = self.recorded.as_ref().filter(|_| wanted.recorded);
+        let late = recorded.map(|recorded| self.late(recorded, &windows, wanted)).transpose()?;
         let at = |place: Option<Place>| place.map_or(NO_SCRATCH, |place| windows.at(place));
         let peer = self.peer.filter(|_| wanted.peers);
         let mut shape = Shape {
@@ -198,16 +202,14 @@ impl Reads {
             panic_at: at(self.panicked.filter(|_| wanted.panics)),
             streaming: windows.test(&self.streaming),
             oneway: windows.test(&self.oneway),
-            recorded: self.recorded.as_ref().filter(|_| wanted.recorded).map_or(Recorded::NONE, |recorded| {
-                Recorded {
-                    is_set: windows.test(&recorded.is_set),
-                    time_at: windows.at(recorded.time),
-                    count_at: windows.at(recorded.count),
-                    index: recorded.index,
-                    ..Recorded::NONE
-                }
+            recorded: recorded.zip(late.as_ref()).map_or(Recorded::NONE, |(recorded, late)| Recorded {
+                is_set: late.test(&recorded.is_set),
+                time_at: late.at(recorded.time),
+                count_at: late.at(recorded.count),
+                index: recorded.index,
+                ..Recorded::NONE
             }),
-            windows: windows.program(bias)?,
+            windows: as_program(bias, [&windows].into_iter().chain(&late))?,
             ..Shape::UNUSED
         };
         if let Some((place, word)) = self.inner {
@@ -246,18 +248,42 @@ impl Reads {
         for place in sizes.into_iter().flatten().chain(protocol).chain(panicked) {
             needs.add(place, 8, window_use::FINISH);
         }
-        if let Some(recorded) = self.recorded.as_ref().filter(|_| wanted.recorded) {
-            needs.add_late(recorded.count, 8);
-            needs.add_late(recorded.time, 8);
-            for place in &recorded.is_set.places {
-                needs.add_late(*place, recorded.is_set.width.into());
-            }
-        }
-        if let Some([address, port]) = self.peer.filter(|_| wanted.peers) {
-            needs.add(address, 16, window_use::FINISH);
-            needs.add(port, 8, window_use::FINISH);
+        for (place, length) in self.peer_needs(wanted) {
+            needs.add(place, length, window_use::FINISH);
         }
         needs
+    }
+
+    fn peer_needs(&self, wanted: Wanted) -> impl Iterator<Item = (Place, u64)> {
+        let peer = self.peer.filter(|_| wanted.peers);
+        peer.into_iter().flat_map(|[address, port]| [(address, 16), (port, 8)])
+    }
+
+    /// What is read once a call is counted whose start was not seen. Its names are told by then, so it may lie where they
+    /// were, but not where sizes and peers are: those go into its event.
+    fn late(
+        &self,
+        recorded: &RecordedAt,
+        windows: &Windows<'_>,
+        wanted: Wanted,
+    ) -> Result<Windows<'_>, Refusal> {
+        let mut needs = Needs::new(&self.nodes);
+        for place in [recorded.count, recorded.time] {
+            needs.add(place, 8, window_use::RECORDED);
+        }
+        for place in &recorded.is_set.places {
+            needs.add(*place, recorded.is_set.width.into(), window_use::RECORDED);
+        }
+        let sizes = self.sizes.filter(|_| wanted.reads_sizes());
+        let sizes = sizes.into_iter().flatten().map(|place| (place, 8));
+        let kept: Vec<Range<u64>> = sizes
+            .chain(self.peer_needs(wanted))
+            .map(|(place, length)| {
+                let at = u64::from(windows.at(place));
+                at..at + length
+            })
+            .collect();
+        needs.windows_beside(&kept)
     }
 }
 
@@ -290,27 +316,30 @@ impl<'a> Needs<'a> {
         }
     }
 
-    /// Notes what is read only once it is known that the start was not seen. What the object has beside the rest is
-    /// copied with that.
-    fn add_late(&mut self, place: Place, length: u64) {
-        self.all.push(Need { place, length, uses: window_use::RECORDED });
-        let mut node = place.node;
-        while let Some((at, length)) = self.nodes.pointer(node) {
-            let uses = if at.node == ROOT { window_use::FINISH } else { window_use::RECORDED };
-            self.all.push(Need { place: at, length, uses });
-            node = at.node;
-        }
-    }
-
     /// Cuts the needs into windows and gives each a place in scratch memory. `first` must be in the first one.
     ///
     /// What lies between needs is copied with them as long as there is room; the largest gaps are left out first.
     pub(super) fn windows(&self, first: Option<Place>) -> Result<Windows<'a>, Refusal> {
+        self.windows_from(0, first)
+    }
+
+    /// The same at the lowest place where they leave these bytes of scratch memory alone.
+    fn windows_beside(&self, kept: &[Range<u64>]) -> Result<Windows<'a>, Refusal> {
+        let fits = |windows: &Windows<'_>| {
+            let mut taken = windows.planned.iter().map(Planned::scratch);
+            taken.all(|taken| kept.iter().all(|kept| taken.end <= kept.start || kept.end <= taken.start))
+        };
+        let mut planned =
+            (0..SCRATCH_BYTES as u64).step_by(8).map_while(|start| self.windows_from(start, None).ok());
+        planned.find(fits).ok_or(Refusal::TooMuch("reads for a call that recorded its start"))
+    }
+
+    fn windows_from(&self, start: u64, first: Option<Place>) -> Result<Windows<'a>, Refusal> {
         let mut gaps: Vec<Gap> = (0..self.nodes.0.len()).flat_map(|node| self.gaps(node)).collect();
         gaps.sort_by_key(|gap| std::cmp::Reverse(gap.length));
         let mut refusal = Refusal::TooMuch("reads for a call");
         for left_out in 0..=gaps.len() {
-            match self.windows_without(gaps.get(..left_out).unwrap_or_default(), first) {
+            match self.windows_without(gaps.get(..left_out).unwrap_or_default(), start, first) {
                 Ok(windows) => return Ok(windows),
                 Err(error) => refusal = error,
             }
@@ -328,13 +357,18 @@ impl<'a> Needs<'a> {
             .collect()
     }
 
-    fn windows_without(&self, gaps: &[Gap], first: Option<Place>) -> Result<Windows<'a>, Refusal> {
+    fn windows_without(
+        &self,
+        gaps: &[Gap],
+        start: u64,
+        first: Option<Place>,
+    ) -> Result<Windows<'a>, Refusal> {
         let nodes = self.nodes;
         let mut order: Vec<NodeId> = (0..nodes.0.len()).collect();
         // Twins follow their first at once.
         order.sort_by_key(|node| nodes.first_of(*node));
         let mut planned: Vec<Planned> = Vec::new();
-        let mut used = 0;
+        let mut used = start;
         for node in order {
             let left_out = |end| gaps.iter().any(|gap| gap.node == node && gap.end == end);
             let mut pieces = merge(self.pieces(node), |end, length| length <= GAP_MAX && !left_out(end));
@@ -356,9 +390,6 @@ impl<'a> Needs<'a> {
         }
         if used > SCRATCH_BYTES as u64 {
             return Err(Refusal::TooMuch("bytes to read for a call"));
-        }
-        if planned.len() > MAX_WINDOWS {
-            return Err(Refusal::TooMuch("reads for a call"));
         }
         Ok(Windows { nodes, planned })
     }
@@ -419,6 +450,29 @@ struct Planned {
     twin: bool,
 }
 
+impl Planned {
+    /// The bytes of scratch memory that it takes.
+    fn scratch(&self) -> Range<u64> {
+        self.at..self.at + (self.piece.end - self.piece.start)
+    }
+}
+
+/// All windows of a shape as the programs want them.
+pub(super) fn as_program<'a, 'b: 'a>(
+    bias: u64,
+    parts: impl IntoIterator<Item = &'a Windows<'b>>,
+) -> Result<[Window; MAX_WINDOWS], Refusal> {
+    let mut windows = [Window::UNUSED; MAX_WINDOWS];
+    let mut free = windows.iter_mut();
+    for part in parts {
+        for index in 0..part.planned.len() {
+            let place = free.next().ok_or(Refusal::TooMuch("reads for a call"))?;
+            *place = part.window(index, bias)?;
+        }
+    }
+    Ok(windows)
+}
+
 pub(super) struct Windows<'a> {
     nodes: &'a Nodes,
     planned: Vec<Planned>,
@@ -457,29 +511,26 @@ impl Windows<'_> {
         twin | if last { window_flag::REPORT } else { 0 }
     }
 
-    /// The windows as the programs want them.
-    pub(super) fn program(&self, bias: u64) -> Result<[Window; MAX_WINDOWS], Refusal> {
+    /// A window as the programs want it.
+    fn window(&self, index: usize, bias: u64) -> Result<Window, Refusal> {
         let too_far = |_| Refusal::TooMuch("bytes in an object");
-        let mut windows = [Window::UNUSED; MAX_WINDOWS];
-        for (index, (window, planned)) in windows.iter_mut().zip(&self.planned).enumerate() {
-            let guard = self.nodes.guard(planned.node);
-            let Piece { start, end, uses } = planned.piece;
-            *window = Window {
-                guard_word: guard.map_or(0, |guard| guard.word.wrapping_add(bias)),
-                offset: u16::try_from(start).map_err(too_far)?,
-                base: match self.nodes.link(planned.node) {
-                    Link::Root(base) => base,
-                    Link::Pointer(at) => self.at(at),
-                    Link::Interface(guard) => self.at(guard.at).saturating_add(8),
-                },
-                length: u8::try_from(end - start).map_err(too_far)?,
-                at: u8::try_from(planned.at).map_err(too_far)?,
-                guard_at: guard.map_or(NO_GUARD, |guard| self.at(guard.at)),
-                uses,
-                flags: self.flags(index),
-            };
-        }
-        Ok(windows)
+        let Some(planned) = self.planned.get(index) else { return Ok(Window::UNUSED) };
+        let guard = self.nodes.guard(planned.node);
+        let Piece { start, end, uses } = planned.piece;
+        Ok(Window {
+            guard_word: guard.map_or(0, |guard| guard.word.wrapping_add(bias)),
+            offset: u16::try_from(start).map_err(too_far)?,
+            base: match self.nodes.link(planned.node) {
+                Link::Root(base) => base,
+                Link::Pointer(at) => self.at(at),
+                Link::Interface(guard) => self.at(guard.at).saturating_add(8),
+            },
+            length: u8::try_from(end - start).map_err(too_far)?,
+            at: u8::try_from(planned.at).map_err(too_far)?,
+            guard_at: guard.map_or(NO_GUARD, |guard| self.at(guard.at)),
+            uses,
+            flags: self.flags(index),
+        })
     }
 }
 
@@ -599,6 +650,46 @@ mod tests {
             used(&shape).into_iter().filter(|window| window.uses & window_use::MESSAGE == 0).collect();
         // Bytes sent, bytes received, panic and protocol.
         assert_eq!(messages.len(), 4, "{messages:?}");
+    }
+
+    #[test]
+    fn a_record_is_read_where_the_names_were() {
+        let mut reads = server();
+        let stats = reads.nodes.behind(place(ROOT, 64), itab(0x500));
+        let event = reads.nodes.pointed_to(place(stats, 8));
+        reads.recorded = Some(RecordedAt {
+            count: place(stats, 16),
+            is_set: Asked { op: TestOp::AnyBit, ..asked(vec![place(event, 0)], 1) },
+            time: place(event, 40),
+            index: 0,
+        });
+        let plain = reads.program(0, Wanted::default()).expect("a shape");
+        let wanted = Wanted { recorded: true, ..Wanted::default() };
+        for wanted in [wanted, Wanted { events: true, sizes: true, ..wanted }] {
+            let shape = reads.program(0, wanted).expect("a shape");
+            let (late, others): (Vec<&Window>, Vec<&Window>) =
+                used(&shape).into_iter().partition(|window| window.uses == window_use::RECORDED);
+            if !wanted.sizes {
+                assert_eq!(others, used(&plain), "no read more where nobody asks");
+            }
+            // Stats from the object, the slice from those, the event from that.
+            assert_eq!(late.len(), 3, "{late:?}");
+            let is_kept = |at: u8| {
+                let kept = shape.sizes.iter().filter(|size| **size != NO_SCRATCH);
+                kept.into_iter().any(|size| (*size..size + 8).contains(&at))
+            };
+            let mut taken = [false; SCRATCH_BYTES];
+            for window in late {
+                for at in window.at..window.at + window.length {
+                    assert!(!is_kept(at) && !taken[usize::from(at)], "{window:?}");
+                    taken[usize::from(at)] = true;
+                }
+            }
+            assert!(
+                taken[usize::from(shape.recorded.time_at)] && taken[usize::from(shape.recorded.count_at)]
+            );
+            assert!(wanted.sizes || taken[0], "the lowest place is free once the names are told");
+        }
     }
 
     #[test]

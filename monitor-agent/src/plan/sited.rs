@@ -7,7 +7,7 @@ use monitor_ebpf::{
 use super::{
     Refusal, Role, Site, Wanted,
     copies::SitedCopy,
-    layout::{Asked, DESCRIPTION, Needs, NodeId, Nodes, Place, ROOT, STATUS},
+    layout::{Asked, DESCRIPTION, Needs, NodeId, Nodes, Place, ROOT, STATUS, as_program},
     or_note,
     recipe::argument,
     resolve::Resolver,
@@ -427,7 +427,7 @@ impl SitedCall {
         }
         sited.messages = messages.map_or(Messages::NONE, |messages| messages.program(bias));
         sited.over = self.over.as_ref().map_or(Test::NEVER, |over| windows.test(over));
-        let windows = windows.program(bias)?;
+        let windows = as_program(bias, [&windows])?;
         Ok(Shape { side: self.spec.side.code(), labels, windows, sited, ..Shape::UNUSED })
     }
 

@@ -147,6 +147,9 @@ fn remove_word(key: Key, object: u64) -> u64 {
         let still_there = unsafe { compare_exchange(place, number, 0) } == number;
         return if still_there { word } else { 0 };
     }
+    if !has_spilled() {
+        return 0;
+    }
     if let Key::Goroutine(_) = key {
         return remove_spilled(number);
     }
@@ -234,6 +237,7 @@ pub(crate) fn insert_named(key: Key, label_set: u32, start_ns: u64) {
         }
     }
     let call = Spilled { start_ns, nested: u64::from(label_set) << DEPTH_BITS };
+    note_spill();
     let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
     let is_there = error == EXISTS;
     if is_there {
@@ -294,6 +298,30 @@ fn sampling(index: u32) -> u64 {
 #[inline(always)]
 pub(crate) fn is_sampled() -> bool {
     sampling(sampling::MODE) != sampling::FULL
+}
+
+/// Is a call that finishes at this time asked for the start that it has recorded itself?
+#[inline(always)]
+pub(crate) fn is_asked(now: u64) -> bool {
+    now & sampling(sampling::ASKED) == 0
+}
+
+/// Was there ever a call that did not fit into its bucket? Saves most look-ups in the spill map.
+#[inline(always)]
+fn has_spilled() -> bool {
+    sampling(sampling::SPILLED) != 0
+}
+
+/// From now on calls are looked for in the spill map, too. To be called before one is put there. Gives nothing of use.
+#[inline(never)]
+fn note_spill() -> u32 {
+    if !has_spilled()
+        && let Some(word) = SAMPLING.get_ptr_mut(sampling::SPILLED)
+    {
+        // SAFETY: the map's values are `u64`.
+        unsafe { word.write_volatile(1) }
+    }
+    0
 }
 
 /// Can a start under this key be that of another call than the one that finishes? A server's object has one call at a
@@ -433,6 +461,7 @@ fn insert_again(key: Key, start: *mut u64, word: u64) {
 fn spill(key: Key, start_ns: u64, kind: u8) {
     let number = key.number();
     let call = Spilled { start_ns, nested: u64::from(kind) };
+    note_spill();
     let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
     if error != EXISTS {
         return count_of(Counter::RefusedFull, key.side());
@@ -466,6 +495,7 @@ fn insert_nested(outermost: Key, depth: u64, start_ns: u64) {
         return count_of(Counter::RefusedNested, outermost.side());
     }
     let (number, call) = (outermost.number() + depth, Spilled { start_ns, nested: 0 });
+    note_spill();
     let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
     if error != EXISTS {
         return count_of(Counter::RefusedFull, outermost.side());

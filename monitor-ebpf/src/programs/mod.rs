@@ -113,7 +113,6 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     }
 
     let started = in_flight::remove(shape.key(&hit, &scratch), hit.object);
-    let recorded = if started.is_none() { shape.recorded_start(&hit, &mut scratch) } else { 0 };
     let kind = if shape.has(policy::KIND_AT_FINISH) {
         shape.kind(&scratch)
     } else {
@@ -130,6 +129,12 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     };
     totals::add(label_set);
     add_sizes(shape, label_set, &scratch);
+    // Lies where the names were.
+    let recorded = if started.is_none() && in_flight::is_asked(now) {
+        shape.recorded_start(&hit, &mut scratch)
+    } else {
+        0
+    };
     let detail = || Detail { goroutine: hit.goroutine, sizes: sizes(shape, &scratch) };
     // SAFETY: the place is valid for writes.
     let peer = |place| unsafe { peer::read(shape, &scratch, place) };

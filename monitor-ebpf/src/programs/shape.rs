@@ -13,8 +13,6 @@ use super::{
     types,
 };
 
-/// Windows with these uses are copied at each finish.
-const COPIED: u8 = window_use::KEY | window_use::FINISH;
 /// No call records so many kinds of events: such a number was not read rightly.
 const EVENTS_MAX: u64 = 1 << 16;
 
@@ -177,7 +175,8 @@ impl ShapeRef {
         true
     }
 
-    /// When a call started by its own record, nanoseconds since 1970; 0 where it has none, or nobody asks.
+    /// When a call started by its own record, nanoseconds since 1970; 0 where it has none. What it copies may lie where
+    /// the names were.
     #[inline(always)]
     pub(crate) fn recorded_start(self, hit: &Hit, scratch: &mut Scratch) -> u64 {
         let at = field!(self.0, recorded.time_at);
@@ -188,8 +187,7 @@ impl ShapeRef {
             if field!(self.0, windows[index].length) == 0 {
                 break;
             }
-            // The others have been copied by now.
-            if field!(self.0, windows[index].uses) & (window_use::RECORDED | COPIED) == window_use::RECORDED {
+            if field!(self.0, windows[index].uses) & window_use::RECORDED != 0 {
                 self.copy_window(index, hit.object, 0, scratch);
             }
         }

@@ -1,0 +1,48 @@
+//! Which calls are asked for the start that they have recorded themselves: all, or a few where none has one.
+//!
+//! To ask takes two or three reads of the target's memory, which is a quarter of what a finish takes. Most targets record
+//! nothing, and such a one may begin to, so a few are asked all the same.
+
+/// So many calls without a record in turn, and only a few are asked.
+const ENOUGH: u64 = 1_000;
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    /// Calls with a record, when last looked at.
+    recorded: u64,
+    /// Calls without a duration when a call with a record was last seen.
+    missed: u64,
+    /// Only a few are asked.
+    few: bool,
+}
+
+impl Asking {
+    /// Takes note of all calls that had a record up to now, and of all that got no duration; tells whether only a few are to
+    /// be asked from now on, if that has changed.
+    pub(super) fn look(&mut self, recorded: u64, missed: u64) -> Option<bool> {
+        if recorded > self.recorded {
+            (self.recorded, self.missed) = (recorded, missed);
+        }
+        let few = missed.saturating_sub(self.missed) >= ENOUGH;
+        (std::mem::replace(&mut self.few, few) != few).then_some(few)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_are_asked_after_many_without_a_record_and_all_after_one_with() {
+        let mut asking = Asking::default();
+        assert_eq!(asking.look(0, 0), None);
+        assert_eq!(asking.look(0, ENOUGH - 1), None);
+        assert_eq!(asking.look(0, ENOUGH), Some(true));
+        assert_eq!(asking.look(0, 9 * ENOUGH), None);
+        assert_eq!(asking.look(1, 9 * ENOUGH), Some(false));
+        assert_eq!(asking.look(1, 10 * ENOUGH - 1), None);
+        assert_eq!(asking.look(5, 10 * ENOUGH + 1), None, "some with a record, among others");
+        assert_eq!(asking.look(5, 11 * ENOUGH + 1), Some(true));
+    }
+}
