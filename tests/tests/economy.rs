@@ -169,7 +169,9 @@ fn a_target_that_begins_to_record_is_noticed() -> Result<()> {
     thread::sleep(Duration::from_secs(1));
     target.command("call 6400 server recorded")?;
     let [recorded, others] = by_record(&agent.scrape_settled()?);
-    ensure!((20..=1_000).contains(&recorded), "{recorded}: one in 64 should have been asked at first");
+    ensure!(recorded >= 20, "{recorded}: one in 64 should have been asked");
+    // The agent may have noticed in the middle.
+    ensure!(others > 2_000, "all were asked");
     assert_eq!(recorded + others, 8_400);
     // All are asked again.
     thread::sleep(Duration::from_secs(1));
