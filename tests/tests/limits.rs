@@ -7,6 +7,7 @@ use monitor_tests::{
     process::Process,
     scrape::Scrape,
     tally::{DEFAULT_LABELS, Tally},
+    targets::{Flavour, Program},
 };
 
 /// Each call has another inside it, by a second client.
@@ -118,5 +119,25 @@ fn calls_that_find_their_bucket_full_are_timed_all_the_same() -> Result<()> {
     own.check(&Tally::of_agent(&scrape, &DEFAULT_LABELS, None)?)?;
     assert_eq!(about(&scrape, pid, "monitor_unpaired_starts_total", &[("reason", "in_flight_full")]), 0);
     assert_eq!(timed(&scrape), FINISHES);
+    Ok(())
+}
+
+/// Of nine calls of a goroutine, each inside the one before, the first and the six in it are timed, and the others are
+/// counted: their ends don't take the starts of those around them.
+#[test]
+fn calls_nested_too_deep_lose_their_durations_only() -> Result<()> {
+    const GOROUTINES: u64 = 5;
+    let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &[])?;
+    target.command(&format!("open {GOROUTINES} client 9"))?;
+    target.command(&format!("close {GOROUTINES}"))?;
+    let scrape = agent.scrape_settled()?;
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    let about = |name, label| about(&scrape, target.pid(), name, &[label]);
+    assert_eq!(about("monitor_finishes_total", ("outcome", "timed")), 7 * GOROUTINES);
+    assert_eq!(about("monitor_unpaired_finishes_total", ("reason", "start_not_seen")), 2 * GOROUTINES);
+    assert_eq!(about("monitor_unpaired_starts_total", ("reason", "nested_too_deep")), 2 * GOROUTINES);
+    assert_eq!(timed(&scrape), 7 * GOROUTINES);
+    agent.terminate()?;
     Ok(())
 }
