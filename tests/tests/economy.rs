@@ -167,7 +167,7 @@ fn a_target_that_begins_to_record_is_noticed() -> Result<()> {
     assert_eq!(by_record(&agent.scrape_settled()?), [0, 2_000]);
     // Few are asked now, which is enough to find out.
     thread::sleep(Duration::from_secs(1));
-    target.command("call 6400 server recorded")?;
+    target.command("record 6400 server 0")?;
     let [recorded, others] = by_record(&agent.scrape_settled()?);
     ensure!(recorded >= 20, "{recorded}: one in 64 should have been asked");
     // The agent may have noticed in the middle.
@@ -175,7 +175,7 @@ fn a_target_that_begins_to_record_is_noticed() -> Result<()> {
     assert_eq!(recorded + others, 8_400);
     // All are asked again.
     thread::sleep(Duration::from_secs(1));
-    target.command("call 500 server recorded")?;
+    target.command("record 500 server 0")?;
     target.command("call 500 server")?;
     let scrape = agent.scrape_settled()?;
     assert_eq!(by_record(&scrape), [recorded + 500, others + 500]);

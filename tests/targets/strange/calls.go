@@ -47,15 +47,11 @@ func (c *caller) same(n int, args []string) error {
 	if err != nil {
 		return err
 	}
-	called, outcome, recorded := usual, error(nil), false
+	called, outcome := usual, error(nil)
 	for _, arg := range args[1:] {
 		name, form, isName := strings.Cut(arg, "=")
 		if !isName && arg == "fail" {
 			outcome = errAsked
-			continue
-		}
-		if !isName && arg == "recorded" {
-			recorded = true
 			continue
 		}
 		if err := called.set(name, form); err != nil {
@@ -63,11 +59,7 @@ func (c *caller) same(n int, args []string) error {
 		}
 	}
 	for range n {
-		ri := shape(called)
-		if recorded {
-			rpcinfo.AsMutableRPCStats(ri.Stats()).SetLevel(stats.LevelBase)
-		}
-		c.call(ri, outcome)
+		c.call(shape(called), outcome)
 	}
 	return nil
 }

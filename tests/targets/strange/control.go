@@ -15,9 +15,7 @@ import (
 
 // control obeys lines on stdin. Each is answered by one JSON line; {"error": text} says why it could not be done.
 //
-//	call N SHAPE [NAME=FORM…] [fail] [recorded]
-//	                                    N calls, one after the other; NAME is caller, callee or method; the statistics of
-//	                                    recorded ones say when they start
+//	call N SHAPE [NAME=FORM…] [fail]    N calls, one after the other; NAME is caller, callee or method
 //	change N START FINISH               N calls whose RPCInfo has one shape at the start, another at the finish
 //	inside N START FINISH MS            the same inside a client call that began so many milliseconds before
 //	record N SHAPE MS                   N calls that claim to have started so many milliseconds ago, or later if negative
