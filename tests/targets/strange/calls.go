@@ -122,14 +122,7 @@ func (c *caller) inside(n int, args []string) error {
 // record makes calls that have noted themselves when they started, but at another time than they did: so it is with all
 // calls that are under way when the clock is set.
 func (c *caller) record(n int, args []string) error {
-	if len(args) != 2 {
-		return errUsage
-	}
-	shape, err := shapeNamed(args[0])
-	if err != nil {
-		return err
-	}
-	ago, err := strconv.Atoi(args[1])
+	shape, ago, err := shapeAndNumber(args)
 	if err != nil {
 		return err
 	}

@@ -158,14 +158,7 @@ func (c *control) pause() (map[string]any, error) {
 }
 
 func (c *control) openCalls(n int, args []string) error {
-	if len(args) != 2 {
-		return errUsage
-	}
-	shape, err := shapeNamed(args[0])
-	if err != nil {
-		return err
-	}
-	depth, err := strconv.Atoi(args[1])
+	shape, depth, err := shapeAndNumber(args)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"strconv"
 
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/pkg/rpcinfo/remoteinfo"
@@ -52,6 +53,19 @@ func shapeNamed(name string) (shape, error) {
 		return s, nil
 	}
 	return nil, fmt.Errorf("no shape %q", name)
+}
+
+// shapeAndNumber reads the arguments of a command that has these two.
+func shapeAndNumber(args []string) (shape, int, error) {
+	if len(args) != 2 {
+		return nil, 0, errUsage
+	}
+	s, err := shapeNamed(args[0])
+	if err != nil {
+		return nil, 0, err
+	}
+	number, err := strconv.Atoi(args[1])
+	return s, number, err
 }
 
 func server(n names) rpcinfo.RPCInfo {
