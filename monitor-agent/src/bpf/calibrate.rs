@@ -10,7 +10,7 @@ use std::{
 
 use monitor_ebpf::name;
 
-use super::{BpfError, Measuring, ProbeLinks, load::load_nothing, object::Link, own_code::file_offset};
+use super::{BpfError, Measuring, ProbeLinks, load::load_nothing, object::detach_all, own_code::file_offset};
 use crate::image::CostClass;
 
 /// What was tried, in errors.
@@ -41,27 +41,28 @@ impl HitCost {
             CostClass::SingleStepped => single_stepped,
         };
         let is_return = class == CostClass::Returned;
-        // aya's links are told by the program whether a probe is a return probe.
-        let links = if is_return { ProbeLinks::Perf } else { links };
         let offset = file_offset(function).map_err(failed)?;
-        let mut object = load_nothing(links)?;
+        let object = load_nothing(links)?;
         let mut memory = vec![1; DISPLACING];
-        let exe = Path::new("/proc/self/exe");
+        let attach = |name| {
+            let exe = Path::new("/proc/self/exe");
+            object.attach(name, exe, process::id(), &[offset]).map_err(failed)
+        };
         let mut attached = Vec::new();
         if is_return {
             // Its function is probed at its entry as well, and that hit has a class of its own.
-            attached.extend(object.attach(name::NOTHING, exe, process::id(), &[offset], ACTION)?);
+            attached.extend(attach(name::NOTHING)?);
         }
         let name = if is_return { name::NOTHING_RETURNED } else { name::NOTHING };
         let bare = call_time(function, &mut memory);
-        attached.extend(object.attach(name, exe, process::id(), &[offset], ACTION)?);
+        attached.extend(attach(name)?);
         let hit = call_time(function, &mut memory).saturating_sub(bare);
         let before = object.run_times(name);
         let measuring = Measuring::begin()?;
         call_time(function, &mut memory);
         drop(measuring);
         let empty_run = object.run_times(name).since(before).mean();
-        Link::detach_all(attached);
+        detach_all(attached);
         empty_run
             .map(|empty_run| Self { hit, empty_run })
             .ok_or_else(|| failed(io::Error::other("the probe on the agent itself was not hit")))

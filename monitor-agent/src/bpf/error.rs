@@ -53,10 +53,6 @@ impl BpfError {
         Self::new(action, code, error.into())
     }
 
-    pub(super) fn from_program(action: &'static str, error: ProgramError) -> Self {
-        Self::new(action, program_code(&error), error.into())
-    }
-
     pub(super) fn from_map(action: &'static str, error: MapError) -> Self {
         Self::new(action, map_code(&error), error.into())
     }
@@ -113,8 +109,6 @@ fn program_code(error: &ProgramError) -> Option<i32> {
             // A verifier's refusal is EACCES too, and always comes with its log.
             if verifier_log.to_string().trim().is_empty() { io_error.raw_os_error() } else { None }
         }
-        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
-        ProgramError::MapError(error) => map_code(error),
         _ => None,
     }
 }

@@ -15,7 +15,10 @@ use aya::{
 };
 use serde::Serialize;
 
-use super::{Measuring, multi, syscall};
+use super::{
+    Measuring, multi, perf,
+    syscall::{self, AttachType, Probe},
+};
 
 /// One thing that kernels can do or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -63,7 +66,7 @@ pub fn kernel_features() -> Vec<KernelFeature> {
         },
         KernelFeature {
             name: "uprobes by perf_event_open",
-            present: Some(Path::new(UPROBE_PMU).exists()),
+            present: Some(Path::new(perf::TYPE).exists()),
             used: may_use_perf,
             why: "a probe at each site, where there are no multi-uprobe links",
         },
@@ -116,18 +119,19 @@ pub fn kernel_features() -> Vec<KernelFeature> {
     ]
 }
 
-const UPROBE_PMU: &str = "/sys/bus/event_source/devices/uprobe/type";
 const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 /// `BPF_FUNC_ktime_get_coarse_ns`: came with Linux 5.11, as the accounting did, which nothing else shows.
 const COARSE_CLOCK: BpfHelper = BpfHelper::BPF_FUNC_ktime_get_coarse_ns;
 
 /// Asks for probes in what is no file: a kernel that has them says just that.
 fn has_multi_uprobes() -> bool {
-    let Ok(program) = syscall::load_for_multi_uprobes("nothing", c"GPL", &multi::nothing(), &mut []) else {
+    let attach_type = AttachType::MultiUprobes;
+    let Ok(program) = syscall::load_program("nothing", c"GPL", &multi::nothing(), attach_type, &mut [])
+    else {
         return false;
     };
-    syscall::link_uprobes(program.as_fd(), c"/", 0, &[0])
-        .is_err_and(|error| error.raw_os_error() == Some(libc::EBADF))
+    let probe = Probe { program: program.as_fd(), exe: c"/", pid: 0, is_return: false };
+    syscall::link_uprobes(&probe, &[0]).is_err_and(|error| error.raw_os_error() == Some(libc::EBADF))
 }
 
 /// `uprobes: Optimize on top of nop5`, x86-64. Trying it would take a system call that ends whoever makes it elsewhere

@@ -1,13 +1,13 @@
 //! Loading the object for one target, attaching its programs, detaching them.
 
-use std::path::Path;
+use std::{os::fd::OwnedFd, path::Path};
 
 use aya::{EbpfError, util::nr_cpus};
 use monitor_ebpf::{COUNTERS, Native, Recipe, WAYS, extra, name, word};
 
 use super::{
     BpfError, Maps, ProbeLinks, RunTimes,
-    object::{Link, Object, Settings},
+    object::{self, Object, Settings},
 };
 use crate::plan::Role;
 
@@ -95,7 +95,7 @@ const SMALLEST_RING: u32 = 4096;
 /// Dropping it detaches everything.
 pub struct Programs {
     object: Object,
-    links: Vec<(Role, Link)>,
+    links: Vec<(Role, OwnedFd)>,
     sizes: Sizes,
     native: Native,
 }
@@ -138,13 +138,8 @@ impl Programs {
     ///
     /// Finish sites must be attached before start sites, so that no start is seen whose finish is not.
     pub fn attach(&mut self, role: Role, exe: &Path, pid: u32, file_offsets: &[u64]) -> Result<(), BpfError> {
-        let links = self.object.attach(
-            program_name(&self.native, role),
-            exe,
-            pid,
-            file_offsets,
-            "attach a uprobe",
-        )?;
+        let links = self.object.attach(program_name(&self.native, role), exe, pid, file_offsets);
+        let links = links.map_err(|error| BpfError::from_io("attach a uprobe", error))?;
         self.links.extend(links.into_iter().map(|link| (role, link)));
         Ok(())
     }
@@ -187,8 +182,8 @@ impl Programs {
     }
 }
 
-fn detach_all(links: Vec<(Role, Link)>) {
-    Link::detach_all(links.into_iter().map(|(_, link)| link));
+fn detach_all(links: Vec<(Role, OwnedFd)>) {
+    object::detach_all(links.into_iter().map(|(_, link)| link));
 }
 
 impl Drop for Programs {
@@ -208,8 +203,6 @@ fn load_with(
     let labels = sizes.label_capacity.saturating_mul(sizes.cpus);
     let extras = if sizes.has_extras { labels.saturating_mul(extra::COUNT) } else { 1 };
     let programs: Vec<_> = roles.iter().map(|role| program_name(&recipe.native, *role)).collect();
-    // aya's links are told by the program whether a probe is a return probe.
-    let links = if recipe.native.finish_key == word::LEFT_STACK { ProbeLinks::Perf } else { links };
     let messages = if roles.contains(&Role::Entered) { limits.in_flight } else { 1 };
     let settings = Settings {
         globals: vec![(name::RECIPE, bytes_of(recipe)), ("AYA_LOG_LEVEL", std::slice::from_ref(&log_level))],

@@ -14,6 +14,7 @@ mod maps;
 mod multi;
 mod object;
 mod own_code;
+mod perf;
 mod sampling;
 mod stats;
 mod syscall;

@@ -1,27 +1,33 @@
 //! The eBPF object in the kernel: its maps, those of its programs that are wanted, and links from sites to them.
+//!
+//! aya's parser gives maps and instructions, and they are made and loaded here: aya can't ask for multi-uprobe links, and
+//! its own loader parses the types of the whole kernel each time, which takes longer than all else but the verifier.
 
 use std::{
+    collections::{HashMap, HashSet},
+    ffi::{CStr, CString},
     io,
-    num::NonZeroU32,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::Path,
     thread,
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
-    maps::Map,
-    programs::{
-        ProgramError, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
-    },
+    EbpfError, include_bytes_aligned,
+    maps::{Map, MapData, MapError},
+    programs::ProgramError,
+    sys::SyscallError,
 };
 use aya_log::EbpfLogger;
+use aya_obj::{EbpfSectionKind, ProgramSection, VerifierLog};
 use log::Log;
 
 use super::{
-    BpfError, RunTimes,
-    multi::{self, MultiPrograms},
+    RunTimes, multi, perf,
+    syscall::{self, AttachType, Probe},
 };
 
 /// Built by `cargo xtask ebpf`, kept in the repository: building the agent needs cargo only.
@@ -45,132 +51,169 @@ pub(super) struct Settings<'a> {
     pub(super) entries: Vec<(&'static str, u32)>,
 }
 
-/// The object, loaded.
-pub(super) enum Object {
-    /// For multi-uprobe links.
-    Multi(MultiPrograms),
-    /// By aya, for perf events.
-    Perf(Ebpf),
+/// Room for what the verifier says of a program that it refuses.
+const LOG_BYTES: usize = 1 << 20;
+
+/// The object, loaded: its maps, and those of its programs that are wanted.
+pub(super) struct Object {
+    maps: HashMap<String, Map>,
+    programs: Vec<Program>,
+    attach_type: AttachType,
 }
 
-/// From one site or several to a program. The kernel takes its time to take one away.
-pub(super) enum Link {
-    Multi(OwnedFd),
-    Perf(UProbeLink),
+/// A loaded program.
+struct Program {
+    name: &'static str,
+    descriptor: OwnedFd,
+    /// It runs where the probed function returns.
+    is_return: bool,
 }
 
-impl Link {
-    /// Takes the probes away, as dropping it does, but all of these side by side.
-    pub(super) fn detach_all(links: impl IntoIterator<Item = Self>) {
-        thread::scope(|scope| {
-            for link in links {
-                scope.spawn(move || match link {
-                    Self::Multi(link) => drop(link),
-                    Self::Perf(link) => drop(link),
-                });
-            }
-        });
-    }
+/// Takes probes away, as dropping what they hang on does, but all side by side: the kernel takes its time for each.
+pub(super) fn detach_all(links: impl IntoIterator<Item = OwnedFd>) {
+    thread::scope(|scope| {
+        for link in links {
+            scope.spawn(move || drop(link));
+        }
+    });
 }
 
 impl Object {
     /// Makes the maps, and loads these programs.
     pub(super) fn load(
         settings: &Settings<'_>,
-        programs: &[&'static str],
+        names: &[&'static str],
         links: ProbeLinks,
     ) -> Result<Self, EbpfError> {
-        if links == ProbeLinks::Best && multi::works() {
-            return MultiPrograms::load(OBJECT, settings, programs).map(Self::Multi);
-        }
-        let mut loader = EbpfLoader::new();
-        // No program asks for a kernel type.
-        loader.btf(None);
-        for (name, value) in &settings.globals {
-            loader.override_global(name, *value, true);
-        }
-        for (map, entries) in &settings.entries {
-            loader.map_max_entries(map, *entries);
-        }
-        let mut ebpf = loader.load(OBJECT)?;
-        for name in programs {
-            program(&mut ebpf, name)?.load()?;
-        }
-        Ok(Self::Perf(ebpf))
+        let attach_type = match links {
+            ProbeLinks::Best if multi::works() => AttachType::MultiUprobes,
+            _ => AttachType::PerfEvent,
+        };
+        let mut object = aya_obj::Object::parse(OBJECT)?;
+        let globals = settings.globals.iter().map(|(name, value)| (*name, (*value, true)));
+        object.patch_map_data(globals.collect())?;
+        let maps = make_maps(&mut object, settings)?;
+        let load = |name: &&'static str| load(&object, name, attach_type);
+        let programs = names.iter().map(load).collect::<Result<_, _>>()?;
+        Ok(Self { maps, programs, attach_type })
     }
 
     /// A map.
     pub(super) fn map(&self, name: &str) -> Option<&Map> {
-        match self {
-            Self::Multi(multi) => multi.map(name),
-            Self::Perf(ebpf) => ebpf.map(name),
-        }
+        self.maps.get(name)
     }
 
     /// The same, for whoever asks first.
     pub(super) fn take_map(&mut self, name: &str) -> Option<Map> {
-        match self {
-            Self::Multi(multi) => multi.take_map(name),
-            Self::Perf(ebpf) => ebpf.take_map(name),
-        }
+        self.maps.remove(name)
     }
 
     /// What forwards the programs' own diagnostics.
-    pub(super) fn logger(&mut self) -> Option<EbpfLogger<&'static dyn Log>> {
-        match self {
-            Self::Multi(multi) => multi.logger(),
-            Self::Perf(ebpf) => EbpfLogger::init(ebpf).ok(),
-        }
+    pub(super) fn logger(&self) -> Option<EbpfLogger<&'static dyn Log>> {
+        let program = self.programs.first()?;
+        let info = syscall::program_info(program.descriptor.as_fd()).ok()?;
+        EbpfLogger::init_from_id(info.id).ok()
     }
 
-    /// Puts a program at offsets of an executable, for one process only; errors say that this was for an `action`.
+    /// Puts a program at offsets of an executable, for one process only, until what the probes hang on is closed.
     pub(super) fn attach(
-        &mut self,
+        &self,
         name: &str,
         exe: &Path,
         pid: u32,
         offsets: &[u64],
-        action: &'static str,
-    ) -> Result<Vec<Link>, BpfError> {
-        let Some(pid) = NonZeroU32::new(pid) else {
-            return Err(BpfError::from_io(action, io::ErrorKind::InvalidInput.into()));
-        };
-        let ebpf = match self {
-            Self::Multi(multi) => {
-                let link = multi.attach(name, exe, pid.get(), offsets);
-                let link = link.map_err(|error| BpfError::from_io(action, error))?;
-                return Ok(vec![Link::Multi(link)]);
-            }
-            Self::Perf(ebpf) => ebpf,
-        };
-        let failed = |error| BpfError::from_program(action, error);
-        let program = program(ebpf, name).map_err(failed)?;
-        let mut attach = |offset: &u64| {
-            let location = UProbeAttachLocation::AbsoluteOffset(*offset);
-            let link = program.attach(location, exe, UProbeScope::OneProcess(pid))?;
-            program.take_link(link).map(Link::Perf)
-        };
-        offsets.iter().map(&mut attach).collect::<Result<_, _>>().map_err(failed)
+    ) -> io::Result<Vec<OwnedFd>> {
+        let program = self.program(name).ok_or_else(|| io::Error::other(format!("{name} is not loaded")))?;
+        let exe = CString::new(exe.as_os_str().as_bytes())?;
+        let is_return = program.is_return;
+        let probe = Probe { program: program.descriptor.as_fd(), exe: &exe, pid, is_return };
+        match self.attach_type {
+            AttachType::MultiUprobes => Ok(vec![syscall::link_uprobes(&probe, offsets)?]),
+            AttachType::PerfEvent => offsets.iter().map(|offset| perf::attach(&probe, *offset)).collect(),
+        }
     }
 
     /// How often a program has run and for how long; zeros if it is not loaded.
     pub(super) fn run_times(&self, name: &str) -> RunTimes {
-        self.program(name).map(RunTimes::of).unwrap_or_default()
+        self.program(name).map(|program| RunTimes::of(program.descriptor.as_fd())).unwrap_or_default()
     }
 
-    /// A loaded program.
-    fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
-        let program: &UProbe = match self {
-            Self::Multi(multi) => return multi.get(name).map(OwnedFd::as_fd),
-            Self::Perf(ebpf) => ebpf.program(name)?.try_into().ok()?,
-        };
-        program.fd().ok().map(|program| program.as_fd())
+    fn program(&self, name: &str) -> Option<&Program> {
+        self.programs.iter().find(|program| program.name == name)
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut UProbe, ProgramError> {
-    let Some(program) = ebpf.program_mut(name) else {
-        return Err(ProgramError::InvalidName { name: name.to_owned() });
+/// Makes an object's maps, and puts them into its instructions.
+fn make_maps(
+    object: &mut aya_obj::Object,
+    settings: &Settings<'_>,
+) -> Result<HashMap<String, Map>, EbpfError> {
+    let parsed = std::mem::take(&mut object.maps);
+    let mut made = Vec::with_capacity(parsed.len());
+    for (name, map) in &parsed {
+        let entries = settings.entries.iter().find(|(of, _)| of == name).map(|(_, entries)| *entries);
+        made.push((name, map, make_map(name, map, entries)?));
+    }
+    let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+    let places = made.iter().map(|(name, map, data)| (name.as_str(), data.fd().as_fd().as_raw_fd(), *map));
+    object.relocate_maps(places, &sections)?;
+    object.relocate_calls(&sections)?;
+    Ok(made.into_iter().map(|(name, map, data)| (name.clone(), of_kind(map.map_type(), data))).collect())
+}
+
+/// Makes a map, with what lies in it from the start.
+fn make_map(name: &str, map: &aya_obj::Map, entries: Option<u32>) -> Result<MapData, MapError> {
+    let mut map = map.clone();
+    if let Some(entries) = entries {
+        map.set_max_entries(entries);
+    }
+    let (value, is_constant) = (map.data().to_vec(), map.section_kind() == EbpfSectionKind::Rodata);
+    let made = MapData::create(map, name, None)?;
+    let failed = |call, io_error| MapError::SyscallError(SyscallError { call, io_error });
+    if !value.is_empty() {
+        let set = syscall::set_first(made.fd().as_fd(), &value);
+        set.map_err(|error| failed("bpf_map_update_elem", error))?;
+    }
+    if is_constant {
+        syscall::freeze(made.fd().as_fd()).map_err(|error| failed("bpf_map_freeze", error))?;
+    }
+    Ok(made)
+}
+
+/// A map as aya's types for its kind take it.
+fn of_kind(kind: u32, data: MapData) -> Map {
+    match kind {
+        syscall::BPF_MAP_TYPE_HASH => Map::HashMap(data),
+        syscall::BPF_MAP_TYPE_ARRAY => Map::Array(data),
+        syscall::BPF_MAP_TYPE_RINGBUF => Map::RingBuf(data),
+        _ => Map::Unsupported(data),
+    }
+}
+
+/// Loads a program. One that is refused is tried once more, for what the verifier says of it: writing that makes a load
+/// much slower.
+fn load(
+    object: &aya_obj::Object,
+    name: &'static str,
+    attach_type: AttachType,
+) -> Result<Program, ProgramError> {
+    let missing = || ProgramError::InvalidName { name: name.to_owned() };
+    let program = object.programs.get(name).ok_or_else(missing)?;
+    let function = object.functions.get(&program.function_key()).ok_or_else(missing)?;
+    let load = |log: &mut [u8]| {
+        syscall::load_program(name, &program.license, &function.instructions, attach_type, log)
     };
-    program.try_into()
+    let loaded = load(&mut []).or_else(|io_error| {
+        if io_error.raw_os_error() == Some(libc::EPERM) {
+            syscall::lift_memory_limit();
+        }
+        let mut log = vec![0; LOG_BYTES];
+        // The first error counts: the second may be that the log has no room for all.
+        load(&mut log).map_err(|_| {
+            let text = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();
+            ProgramError::LoadError { io_error, verifier_log: VerifierLog::new(text.into_owned()) }
+        })
+    });
+    let is_return = matches!(program.section, ProgramSection::URetProbe { .. });
+    loaded.map(|descriptor| Program { name, descriptor, is_return })
 }

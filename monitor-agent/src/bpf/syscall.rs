@@ -1,4 +1,4 @@
-//! bpf(2), where aya has no way to ask for it.
+//! bpf(2), where aya has no way to ask for it, and what goes with it.
 
 use std::{
     ffi::CStr,
@@ -20,7 +20,32 @@ pub(super) const BPF_MAP_TYPE_ARRAY: u32 = 2;
 pub(super) const BPF_MAP_TYPE_RINGBUF: u32 = 27;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
+const BPF_F_UPROBE_MULTI_RETURN: u32 = 1;
+
+const BPF_PERF_EVENT: u32 = 41;
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
+
+/// What probes of a program hang on, as the kernel wants to know it when it loads the program.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug)]
+pub(super) enum AttachType {
+    /// A perf event for each, or anything else that asks for no type.
+    PerfEvent = 0,
+    /// One link for all.
+    MultiUprobes = BPF_TRACE_UPROBE_MULTI,
+}
+
+/// What probes are to do, wherever they are.
+pub(super) struct Probe<'a> {
+    /// The program that they run.
+    pub(super) program: BorrowedFd<'a>,
+    /// The executable, by any path that leads to it.
+    pub(super) exe: &'a CStr,
+    /// The one process that they are for.
+    pub(super) pid: u32,
+    /// They run it where the function returns to, not where they are.
+    pub(super) is_return: bool,
+}
 
 /// The head of `union bpf_attr` for `BPF_MAP_CREATE`; the kernel takes the rest as zero.
 #[repr(C)]
@@ -59,9 +84,10 @@ struct ProgramLoad {
     expected_attach_type: u32,
 }
 
-/// The same for `BPF_LINK_CREATE` of several uprobes.
+/// The same for `BPF_LINK_CREATE`: of a perf event down to the flags, of several uprobes all.
 #[repr(C)]
-struct MultiUprobeLink {
+#[derive(Default)]
+struct LinkCreate {
     program: u32,
     target: u32,
     attach_type: u32,
@@ -115,11 +141,12 @@ pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     call(BPF_MAP_FREEZE, &map.as_raw_fd()).map(|_| ())
 }
 
-/// Loads a program for multi-uprobe links. The verifier writes to `log`, if that has room.
-pub(super) fn load_for_multi_uprobes(
+/// Loads a program for uprobes. The verifier writes to `log`, if that has room.
+pub(super) fn load_program(
     name: &str,
     license: &CStr,
     instructions: &[bpf_insn],
+    attach_type: AttachType,
     log: &mut [u8],
 ) -> io::Result<OwnedFd> {
     let mut short_name = [0; NAME_BYTES];
@@ -136,31 +163,42 @@ pub(super) fn load_for_multi_uprobes(
         log_bytes: length(log)?,
         log: if log.is_empty() { 0 } else { address(log.as_mut_ptr()) },
         name: short_name,
-        expected_attach_type: BPF_TRACE_UPROBE_MULTI,
+        expected_attach_type: attach_type as u32,
         ..ProgramLoad::default()
     };
     make(BPF_PROG_LOAD, &attributes)
 }
 
-/// Puts a program at offsets of an executable, for one process only, until the link is closed.
-pub(super) fn link_uprobes(
-    program: BorrowedFd<'_>,
-    exe: &CStr,
-    pid: u32,
-    offsets: &[u64],
-) -> io::Result<OwnedFd> {
-    let attributes = MultiUprobeLink {
-        program: program.as_raw_fd().unsigned_abs(),
-        target: 0,
+/// Raises the limit of memory that may be locked: before Linux 5.11 what programs and maps take counts
+/// against it, and what would pass it is not permitted. aya does the same for maps.
+pub(super) fn lift_memory_limit() {
+    let none = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: reads the structure, which lives here. If it is refused, so is what is tried next.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const none) };
+}
+
+/// Makes a probe at each of these offsets of the executable, until the link is closed.
+pub(super) fn link_uprobes(probe: &Probe<'_>, offsets: &[u64]) -> io::Result<OwnedFd> {
+    let attributes = LinkCreate {
+        program: probe.program.as_raw_fd().unsigned_abs(),
         attach_type: BPF_TRACE_UPROBE_MULTI,
-        flags: 0,
-        path: address(exe.as_ptr()),
+        path: address(probe.exe.as_ptr()),
         offsets: address(offsets.as_ptr()),
-        reference_counters: 0,
-        cookies: 0,
         count: length(offsets)?,
-        uprobe_flags: 0,
-        pid: pid.into(),
+        uprobe_flags: if probe.is_return { BPF_F_UPROBE_MULTI_RETURN } else { 0 },
+        pid: probe.pid.into(),
+        ..LinkCreate::default()
+    };
+    make(BPF_LINK_CREATE, &attributes)
+}
+
+/// Has a program run by a perf event, until the link is closed, which holds the event (Linux 5.15).
+pub(super) fn link_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attributes = LinkCreate {
+        program: program.as_raw_fd().unsigned_abs(),
+        target: event.as_raw_fd().unsigned_abs(),
+        attach_type: BPF_PERF_EVENT,
+        ..LinkCreate::default()
     };
     make(BPF_LINK_CREATE, &attributes)
 }
@@ -181,7 +219,7 @@ fn length<T>(list: &[T]) -> io::Result<u32> {
     u32::try_from(list.len()).map_err(io::Error::other)
 }
 
-fn address<T>(pointer: *const T) -> u64 {
+pub(super) fn address<T>(pointer: *const T) -> u64 {
     pointer.expose_provenance() as u64
 }
 
@@ -195,6 +233,11 @@ fn make<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
 fn call<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_int> {
     // SAFETY: pointer and size are those of the attributes, and what they point to lives in the caller.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attributes, size_of::<T>()) };
+    outcome(answer)
+}
+
+/// What a system call has answered, or why it failed.
+pub(super) fn outcome(answer: libc::c_long) -> io::Result<libc::c_int> {
     match libc::c_int::try_from(answer) {
         Ok(answer) if answer >= 0 => Ok(answer),
         _ => Err(io::Error::last_os_error()),
