@@ -4,7 +4,8 @@
 //! it (`FUNCDATA_InlTree`), and which of its instructions are of which call in the tree (`PCDATA_InlTreeIndex`;
 //! runtime/symtab.go @ go1.18 to go1.20, runtime/symtabinl.go @ go1.21 to go1.27).
 
-use super::{Function, GoImage, MAX_TABLES, Slice, TableFormat, Window, number, to_len};
+use super::functions::{MAX_TABLES, TableFormat, Window};
+use super::{Function, GoImage, Slice, number, to_len};
 use crate::image::ImageError;
 use crate::image::bytes::{u32_at, varint_at};
 

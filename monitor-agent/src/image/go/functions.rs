@@ -1,0 +1,274 @@
+//! The function table: names, places and arguments of all functions.
+
+use super::{GoImage, Slice, number, to_len};
+use crate::image::bytes::u32_at;
+use crate::image::{Image, ImageError};
+
+/// No function that is worth probing is larger; decoding this much takes a few milliseconds.
+const MAX_CODE: u64 = 256 << 10;
+/// Tables are read in pieces of this size.
+const WINDOW: usize = 256 << 10;
+/// What one move in a table costs of a budget, however few bytes it gives.
+const MIN_COST: u64 = 4096;
+/// The largest function tables have a hundred megabytes.
+const MAX_TABLE: u64 = 256 << 20;
+/// No question that makes sense has more functions for an answer.
+const MAX_FOUND: usize = 1 << 16;
+
+/// Number of the data with a function's arguments.
+const ARGUMENTS: u8 = 5;
+/// It is never longer (`TraceArgsMaxLen` in internal/abi/type.go @ go1.27).
+const ARGUMENTS_MAX: usize = 171;
+/// A function has a handful of tables.
+pub(super) const MAX_TABLES: u32 = 64;
+
+/// A function of the program. Addresses are link-time virtual addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// The linker's name, such as `net/http.(*Server).Serve`.
+    pub name: String,
+    /// Address of its first instruction.
+    pub entry: u64,
+    /// Address behind its last byte; padding up to the next function included.
+    pub end: u64,
+    /// Address of its record in the function table.
+    pub record: u64,
+}
+
+/// The formats of the function table, by the magic number in its header
+/// (internal/abi/symtab.go @ go1.26).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum TableFormat {
+    /// Go 1.16 and 1.17: function addresses.
+    Go116,
+    /// Go 1.18 and 1.19: offsets from the start of the text.
+    Go118,
+    /// Since Go 1.20: the same with other names for generated symbols.
+    Go120,
+}
+
+impl TableFormat {
+    pub(super) fn of_magic(magic: u32) -> Option<Self> {
+        match magic {
+            0xffff_fffa => Some(Self::Go116),
+            0xffff_fff0 => Some(Self::Go118),
+            0xffff_fff1 => Some(Self::Go120),
+            _ => None,
+        }
+    }
+
+    pub(super) fn of_release(minor: u32) -> Self {
+        match minor {
+            ..=17 => Self::Go116,
+            18..=19 => Self::Go118,
+            20.. => Self::Go120,
+        }
+    }
+
+    /// Where the header says how far the names and the table are from it.
+    pub(super) fn header_offsets(self) -> (usize, usize) {
+        if self == Self::Go116 { (24, 56) } else { (32, 64) }
+    }
+
+    /// The size of one number in the table: an address or an offset.
+    pub(super) fn width(self) -> u64 {
+        if self == Self::Go116 { 8 } else { 4 }
+    }
+}
+
+impl GoImage<'_> {
+    /// The functions whose name `matches`, in the order of their addresses; at most 65,536. Reads the whole
+    /// table once. Type arguments are written `[...]`. A function in assembly can be found twice under one
+    /// name: once as itself, once as the compiler's wrapper with register arguments.
+    pub fn functions_named(&self, matches: &dyn Fn(&str) -> bool) -> Result<Vec<Function>, ImageError> {
+        let module = &self.module;
+        let names = self.image.read(module.names.address, to_len(module.names.len)?)?;
+        let mut names = Names { data: &names, budget: names.len().saturating_mul(4) };
+        let width = self.format.width();
+        let width_bytes = to_len(width)?;
+        let mut rows = Window::new(self.image, module.functions);
+        let mut records = Window::new(self.image, module.functions);
+        let mut found = Vec::new();
+        let mut entry = self.entry(rows.get(0, width_bytes)?)?;
+        for row in 0..module.function_count {
+            let at = 2 * width * row;
+            let record_at = number(rows.get(at + width, width_bytes)?)?;
+            let end = self.entry(rows.get(at + 2 * width, width_bytes)?)?;
+            if end < entry {
+                return Err(ImageError::malformed("its Go function table is not in order"));
+            }
+            // Behind the entry in a function's record comes the place of its name (`_func` in
+            // runtime/runtime2.go @ go1.26).
+            let name_at = number(records.get(record_at.saturating_add(width), 4)?)?;
+            let name = names.get(name_at)?;
+            if let Ok(name) = str::from_utf8(name)
+                && matches(name)
+            {
+                if found.len() == MAX_FOUND {
+                    return Err(ImageError::malformed("too many of its Go functions have such a name"));
+                }
+                let record = module.functions.address.saturating_add(record_at);
+                found.push(Function { name: name.to_owned(), entry, end, record });
+            }
+            entry = end;
+        }
+        Ok(found)
+    }
+
+    /// The instructions of a function, padding behind it included.
+    pub fn code(&self, function: &Function) -> Result<Vec<u8>, ImageError> {
+        let len = function.end.checked_sub(function.entry).filter(|&len| len <= MAX_CODE);
+        let len = len.ok_or_else(|| {
+            let (entry, end) = (function.entry, function.end);
+            ImageError::malformed(format!("a function from {entry:#x} to {end:#x} has an impossible size"))
+        })?;
+        if self.image.file_offset(function.entry).is_none() {
+            return Err(ImageError::malformed(format!("a function at {:#x} is not code", function.entry)));
+        }
+        self.image.read(function.entry, to_len(len)?)
+    }
+
+    /// How a function's arguments lie, as the runtime has it for tracebacks (`FUNCDATA_ArgInfo`, internal/abi/symtab.go
+    /// and internal/abi/type.go @ go1.27): a `w` for each word and a digit for what is smaller, braces around what is
+    /// one argument, a `*` where the compiler left the rest out. `None` where it says nothing: before Go 1.18, and for
+    /// assembly.
+    pub fn arguments(&self, function: &Function) -> Result<Option<String>, ImageError> {
+        let fixed = self.record_size();
+        let Some(base) = self.module.function_data else { return Ok(None) };
+        let head = self.image.read(function.record, fixed)?;
+        let (Some(tables), Some(data)) = (u32_at(&head, 28), head.last().copied()) else { return Ok(None) };
+        if tables > MAX_TABLES || data <= ARGUMENTS {
+            return Ok(None);
+        }
+        let at = fixed as u64 + 4 * (u64::from(tables) + u64::from(ARGUMENTS));
+        let offset = number(&self.image.read(function.record.saturating_add(at), 4)?)?;
+        if offset == u64::from(u32::MAX) {
+            return Ok(None);
+        }
+        let text = self.image.read_up_to(base.saturating_add(offset), ARGUMENTS_MAX)?;
+        Ok(arguments_of(&text))
+    }
+
+    /// The size of the fixed part of a function's record (`_func` in runtime/runtime2.go): since Go 1.20 with the first
+    /// line.
+    pub(super) fn record_size(&self) -> usize {
+        if self.version.minor < 20 { 40 } else { 44 }
+    }
+
+    /// The address of a function from the number in the table.
+    pub(super) fn entry(&self, data: &[u8]) -> Result<u64, ImageError> {
+        let value = number(data)?;
+        let entry =
+            if self.format == TableFormat::Go116 { Some(value) } else { self.module.text.checked_add(value) };
+        let inside = entry.filter(|entry| (self.module.text..=self.module.text_end).contains(entry));
+        inside.ok_or_else(|| ImageError::malformed("its Go function table refers outside the code"))
+    }
+}
+
+/// See [`GoImage::arguments`].
+fn arguments_of(data: &[u8]) -> Option<String> {
+    let mut text = String::new();
+    let mut bytes = data.iter();
+    loop {
+        match *bytes.next()? {
+            0xff => return Some(text),
+            0xfe => text.push('{'),
+            0xfd => text.push('}'),
+            0xfc | 0xfb => text.push('*'),
+            0xf0.. => return None,
+            _ => text.push(match *bytes.next()? {
+                8 => 'w',
+                size @ (1 | 2 | 4) => char::from(b'0' + size),
+                _ => return None,
+            }),
+        }
+    }
+}
+
+/// The names of functions. Names are nearly disjoint, so reading far more bytes than there are means that
+/// a file was made to waste time.
+pub(super) struct Names<'a> {
+    data: &'a [u8],
+    budget: usize,
+}
+
+impl<'a> Names<'a> {
+    fn get(&mut self, offset: u64) -> Result<&'a [u8], ImageError> {
+        let text = usize::try_from(offset).ok().and_then(|offset| self.data.get(offset..));
+        let name = text.and_then(|text| text.get(..text.iter().position(|&b| b == 0)?));
+        let name = name.ok_or_else(|| ImageError::malformed("a Go function name lies outside its table"))?;
+        match self.budget.checked_sub(name.len()) {
+            Some(left) => self.budget = left,
+            None => return Err(ImageError::malformed("its Go function names overlap")),
+        }
+        Ok(name)
+    }
+}
+
+/// A table that is read forward, in pieces. Going back is possible but costs of a budget.
+pub(super) struct Window<'a> {
+    image: &'a Image,
+    table: Slice,
+    start: u64,
+    piece: Vec<u8>,
+    budget: u64,
+}
+
+impl<'a> Window<'a> {
+    pub(super) fn new(image: &'a Image, table: Slice) -> Self {
+        let budget = table.len.min(MAX_TABLE).saturating_mul(3).saturating_add(4 * WINDOW as u64);
+        Self { image, table, start: 0, piece: Vec::new(), budget }
+    }
+
+    /// `len` bytes at `offset` of the table.
+    pub(super) fn get(&mut self, offset: u64, len: usize) -> Result<&[u8], ImageError> {
+        let end = offset.checked_add(len as u64).filter(|&end| end <= self.table.len);
+        let end = end.ok_or_else(|| ImageError::malformed("its Go function table refers outside itself"))?;
+        if offset < self.start || end > self.start + self.piece.len() as u64 {
+            self.move_to(offset)?;
+        }
+        let from = to_len(offset - self.start)?;
+        let cut = || ImageError::malformed("its Go function table is cut");
+        self.piece.get(from..from + len).ok_or_else(cut)
+    }
+
+    fn move_to(&mut self, offset: u64) -> Result<(), ImageError> {
+        let left = to_len(self.table.len - offset)?;
+        let out_of_order = || ImageError::malformed("its Go function table is not in order");
+        let address = self.table.address.checked_add(offset).ok_or_else(out_of_order)?;
+        self.piece = self.image.read_up_to(address, left.min(WINDOW))?;
+        self.start = offset;
+        let cost = (self.piece.len() as u64).max(MIN_COST);
+        self.budget = self.budget.checked_sub(cost).ok_or_else(out_of_order)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::testing::GoFile;
+
+    #[test]
+    fn names_cannot_be_read_again_and_again() {
+        let data = [[b'x'; 100].as_slice(), &[0]].concat();
+        let mut names = Names { data: &data, budget: 250 };
+        assert!(names.get(0).is_ok() && names.get(1).is_ok());
+        assert!(names.get(2).is_err());
+        assert!(names.get(101).is_err() && names.get(u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_table_cannot_be_read_back_and_forth() {
+        let (bytes, places) = GoFile::of_release(26).build();
+        let image = Image::parse(Box::new(bytes)).expect("an image");
+        let mut window = Window::new(&image, Slice { address: places.rows, len: 64 });
+        assert!(window.get(60, 4).is_ok() && window.get(0, 8).is_ok());
+        assert!(window.get(60, 5).is_err() && window.get(u64::MAX, 4).is_err());
+        let moves = (0..1000).take_while(|_| window.move_to(0).is_ok()).count();
+        assert!((10..300).contains(&moves), "{moves}");
+        // However large it claims to be.
+        let window = Window::new(&image, Slice { address: places.rows, len: u64::MAX });
+        assert!(window.budget < 1 << 30, "{}", window.budget);
+    }
+}

@@ -1,0 +1,200 @@
+//! The Go side of made-up executables, of every release, whole and damaged.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::image::testing::{BASE, FUNCTIONS, GoFile, Places, TEXT};
+use crate::image::{Kind, SiteKind, go_entry_site};
+
+fn image(file: Vec<u8>) -> Image {
+    Image::parse(Box::new(file)).expect("an image")
+}
+
+fn variants() -> impl Iterator<Item = GoFile> {
+    let releases = (17..=28).map(GoFile::of_release);
+    let pie = releases.flat_map(|file| [GoFile { pie: true, ..file.clone() }, file]);
+    pie.flat_map(|file| [GoFile { sections: false, ..file.clone() }, file])
+}
+
+fn put(file: &mut [u8], address: u64, bytes: &[u8]) {
+    let at = usize::try_from(address - BASE).expect("an offset");
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+#[test]
+fn functions_are_found_in_every_release() {
+    for file in variants() {
+        let (bytes, _) = file.build();
+        let image = image(bytes);
+        let go = image.go().unwrap_or_else(|e| panic!("go1.{} pie={}: {e}", file.minor, file.pie));
+        assert_eq!(go.version().minor, file.minor);
+        let found = go.functions_named(&|_| true).expect("functions");
+        let mut entry = TEXT;
+        for (function, (name, code)) in found.iter().zip(FUNCTIONS) {
+            assert_eq!((&*function.name, function.entry), (name, entry));
+            assert_eq!(go.code(function).expect("code"), code);
+            entry = function.end;
+        }
+        assert_eq!(found.len(), FUNCTIONS.len());
+        let named = go.functions_named(&|name| name.ends_with(".(*T).Do")).expect("functions");
+        let site = go_entry_site(&go.code(&named[0]).expect("code"), named[0].entry).expect("a site");
+        assert_eq!((named.len(), site.kind, site.offset), (1, SiteKind::Entry, 0));
+    }
+}
+
+#[test]
+fn itabs_are_found_in_every_release() {
+    for file in variants() {
+        let (bytes, places) = file.build();
+        let image = image(bytes);
+        let itabs = image.go().expect("a Go image").itabs().expect("itabs");
+        let pairs: Vec<_> = itabs.iter().map(|i| (i.interface, i.concrete)).collect();
+        let (interface, pointer, object) = (places.interface, places.pointer, places.object);
+        assert_eq!(
+            pairs,
+            [(interface, pointer), (interface, object), (interface, pointer)],
+            "{}",
+            file.minor
+        );
+    }
+}
+
+#[test]
+fn build_info_is_found_in_every_release() {
+    for file in variants() {
+        let (bytes, _) = file.build();
+        let info = image(bytes).build_info().expect("build info");
+        assert_eq!((&*info.go_version, &*info.path), (&*file.version, "example.com/pkg"));
+        assert_eq!(info.main.expect("a module").version, "v1.2.3");
+    }
+}
+
+#[test]
+fn a_program_without_build_info_is_not_go() {
+    for sections in [true, false] {
+        let (mut bytes, places) = GoFile { sections, ..GoFile::of_release(26) }.build();
+        put(&mut bytes, places.build_info, b"something else");
+        let image = image(bytes);
+        assert!(matches!(image.build_info(), Err(ImageError::NotGo)));
+        assert!(matches!(image.go(), Err(ImageError::NotGo)));
+    }
+}
+
+#[test]
+fn unknown_releases_are_named() {
+    for version in ["go1.16.9", "unknown", "go2.1"] {
+        let (bytes, _) = GoFile { version: version.to_owned(), ..GoFile::of_release(26) }.build();
+        match image(bytes).go().err() {
+            Some(ImageError::UnsupportedGo { version: named, .. }) => assert_eq!(named, version),
+            other => panic!("{version}: {other:?}"),
+        }
+    }
+}
+
+/// Why a release 1.26 with some bytes changed is refused.
+fn refusal(change: impl Fn(&mut [u8], Places)) -> String {
+    let (mut bytes, places) = GoFile::of_release(26).build();
+    change(&mut bytes, places);
+    let image = image(bytes);
+    let result = image.go().and_then(|go| go.functions_named(&|_| true).and_then(|_| go.itabs()));
+    match result.err() {
+        Some(ImageError::Malformed { what }) => what,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_obfuscated_program_is_called_so() {
+    let what = refusal(|file, places| put(file, places.table, &[0x12, 0x34, 0x56, 0x78]));
+    assert!(what.contains("garble"), "{what}");
+    let what = refusal(|file, places| put(file, places.names, &[b'x'; 400]));
+    assert!(what.contains("function"), "{what}");
+}
+
+#[test]
+fn module_data_that_disagrees_is_not_believed() {
+    // Number of functions, start of the text, of the names, start and size of the table.
+    for offset in [128 + 8, 176, 8, 104, 104 + 8, 128, 160, 0] {
+        let what = refusal(|file, places| put(file, places.module + offset, &[0xff; 8]));
+        assert!(what.contains("not one of go1.26.3"), "{offset}: {what}");
+    }
+}
+
+#[test]
+fn functions_out_of_order_are_refused() {
+    let what = refusal(|file, places| put(file, places.rows + 8, &[0xff, 0xff, 0xff, 0x7f]));
+    assert!(what.contains("outside the code"), "{what}");
+    let what = refusal(|file, places| put(file, places.rows + 16, &[1, 0, 0, 0]));
+    assert!(what.contains("not in order"), "{what}");
+    let what = refusal(|file, places| put(file, places.rows + 4, &[0xff, 0xff, 0xff, 0x7f]));
+    assert!(what.contains("outside itself"), "{what}");
+}
+
+#[test]
+fn code_must_be_code() {
+    let (bytes, places) = GoFile::of_release(26).build();
+    let image = image(bytes);
+    let go = image.go().expect("a Go image");
+    for (entry, end) in
+        [(TEXT + 4, TEXT), (places.table, places.table + 8), (TEXT, u64::MAX), (TEXT, TEXT + 4096)]
+    {
+        assert!(go.code(&Function { name: String::new(), entry, end, record: 0 }).is_err(), "{entry:#x}");
+    }
+}
+
+/// Everything that can be asked of an image.
+fn ask(file: Vec<u8>) {
+    let Ok(image) = Image::parse(Box::new(file)) else {
+        return;
+    };
+    let _ = image.build_info();
+    let Ok(go) = image.go() else {
+        return;
+    };
+    for function in go.functions_named(&|_| true).unwrap_or_default() {
+        let _ = go.code(&function).map(|code| go_entry_site(&code, function.entry));
+        let _ = go.inlined_into(&function);
+    }
+    for itab in go.itabs().unwrap_or_default() {
+        for address in [itab.interface, itab.concrete] {
+            let Ok(found) = go.type_at(address) else { continue };
+            assert!(found.kind == Kind::Struct || found.fields.is_empty());
+            let _ = found.elem.map(|elem| go.type_at(elem));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn damaged_files_never_panic(
+        minor in 17_u32..=27,
+        pie in any::<bool>(),
+        sections in any::<bool>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let (mut file, _) = GoFile { pie, sections, ..GoFile::of_release(minor) }.build();
+        // The parts that are not padding.
+        let places: Vec<usize> = (0..file.len()).filter(|&i| file[i] != 0).collect();
+        for (at, value) in changes {
+            file[places[at.index(places.len())]] = value;
+        }
+        if let Some(cut) = cut {
+            file.truncate(cut.index(file.len()));
+        }
+        ask(file);
+    }
+
+    #[test]
+    fn words_with_extreme_values_never_panic(
+        minor in 17_u32..=27,
+        at in any::<prop::sample::Index>(),
+        value in prop::sample::select(vec![0, 1, u64::MAX, u64::MAX - 7, 1 << 63, 1 << 32, TEXT, u64::from(u32::MAX)]),
+    ) {
+        let (mut file, _) = GoFile::of_release(minor).build();
+        let places: Vec<usize> = (0..file.len() / 8).filter(|&i| file[8 * i..8 * i + 8] != [0; 8]).collect();
+        let at = 8 * places[at.index(places.len())];
+        file[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        ask(file);
+    }
+}
