@@ -5,6 +5,7 @@ use std::{process::Command, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{Agent, run_to_end},
+    chain::check_closed,
     grpc,
     process::Process,
     targets::{Flavour, Program},
@@ -32,6 +33,36 @@ fn every_kind_of_call_is_counted_once() -> Result<()> {
 #[test]
 fn a_stripped_executable_that_lies_anywhere_is_proven_as_well() -> Result<()> {
     counts_exactly(Flavour::StrippedPie)
+}
+
+/// Codes tell calls apart that are `other` too, and a server may make up any. Past the reserve for `other` calls and starts
+/// are lost, and counted.
+#[test]
+fn codes_past_the_reserve_for_other_are_lost_and_counted() -> Result<()> {
+    const CODES: u64 = 200;
+    const STREAMS: u64 = 5;
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &["--max-label-sets", "1"])?;
+    // On both sides, in 256 places and one.
+    target.command(&format!("codes {CODES}"))?;
+    // Of another type, and so their starts need places too.
+    target.command(&format!("run bidirectional {STREAMS}"))?;
+    let scrape = agent.scrape_settled()?;
+    let (own, agents) = (grpc::Calls::of_target(&mut target)?, grpc::Calls::of_agent(&scrape, None));
+    let lost = |name, reason| grpc::whole(scrape.sum(name, &[("reason", reason)]));
+    let finishes = lost("monitor_events_lost_total", "label_table_failed");
+    ensure!(own.total() == 2 * (CODES + STREAMS), "{own:?}");
+    ensure!(
+        finishes >= own.total() - 257 && agents.total() == own.total() - finishes,
+        "{finishes}: {agents:?}"
+    );
+    ensure!(lost("monitor_unpaired_starts_total", "label_table_failed") == finishes, "{finishes} finishes");
+    let starts = lost("monitor_events_lost_total", "start_label_table_failed");
+    let started = |calls: &grpc::Calls| calls.started.values().sum::<u64>();
+    ensure!(starts == 2 * STREAMS && started(&agents) == started(&own) - starts, "{starts}: {agents:?}");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
 }
 
 #[test]

@@ -147,6 +147,38 @@ fn names_past_the_limit_are_other() -> Result<()> {
     Ok(())
 }
 
+/// Numbers tell operations apart that are `other` too, and there is no end of them: past the reserve they are lost, each
+/// is counted, and what has room counts on.
+#[test]
+fn numbers_past_the_reserve_for_other_are_lost_and_counted() -> Result<()> {
+    const RESERVE: u64 = 256;
+    let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
+    let jobs = specs::documented("jobs")?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&jobs), "--max-label-sets", "1"])?;
+    // The first has the place for names.
+    target.command("tries 300")?;
+    // All with new names and up to four tries; 4 of them fail, and 4 others have one try.
+    target.command("jobs 20")?;
+    let scrape = agent.scrape_settled()?;
+    let found = counted(&scrape, "jobs_total", &["queue", "kind", "tries", "status"]);
+    let other = (2..=1 + RESERVE).map(|tries| {
+        let jobs = if tries <= 4 { 1 + 4 } else { 1 };
+        (format!("other/other/{tries}/ok"), jobs)
+    });
+    let expected: BTreeMap<_, _> = other.chain([("mail/again/1/ok".to_owned(), 1)]).collect();
+    ensure!(found == expected, "{found:?}");
+    let lost = 300 - (1 + RESERVE) + 4 + 4;
+    for name in ["monitor_events_lost_total", "monitor_unpaired_starts_total"] {
+        let failed = whole(scrape.sum(name, &[("reason", "label_table_failed")]));
+        ensure!(failed == lost, "{name}: {failed}, not {lost}");
+    }
+    let refused = whole(scrape.sum("monitor_label_sets_refused_total", &[]));
+    ensure!(refused == 320 - 1, "{refused} refused");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
 #[test]
 fn each_operation_is_an_event() -> Result<()> {
     let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;

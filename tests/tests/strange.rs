@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::Agent,
-    chain::Account,
+    chain::{Account, check_closed},
     process::Process,
     scrape::Scrape,
     side_by_side,
@@ -248,6 +248,61 @@ fn a_hundred_thousand_methods() -> Result<()> {
     // 4,096 histograms of eleven buckets, their names, and the text of a scrape.
     let grown = resident(&second) - before;
     ensure!(grown < 3e7, "{grown} bytes more");
+    watched.end()
+}
+
+/// Calls that differ in more than their names take the reserve for `other` up as well. Those that then find no room, not
+/// even as `other`, are missing in the throughput, each is counted, and what has room counts on.
+#[test]
+fn past_the_reserve_for_other_calls_are_lost_and_counted() -> Result<()> {
+    const RESERVE: u64 = 256;
+    const RETRIES: u64 = RESERVE + 44;
+    const MORE: u64 = 10;
+    let labels: [&str; 6] = ["type", "caller", "callee", "method", "status", "retry"];
+    let mut watched = Watched::start(&["--max-label-sets", "1", "--kitex.labels", &labels.join(",")])?;
+    for round in 1..=2 {
+        watched.calls(&format!("retries {RETRIES}"), RETRIES)?;
+        // Not retried at all, and so one combination more.
+        watched.calls(&format!("call {MORE} client"), MORE)?;
+        let scrape = watched.agent.scrape_settled()?;
+        let found = Tally::of_agent(&scrape, &labels, None)?;
+        let account = Account::of(&scrape, watched.target.pid());
+        let named = [("caller", "shop"), ("callee", "stock"), ("method", "Echo"), ("retry", "1")];
+        let other = [("caller", "other"), ("callee", "other"), ("method", "other")];
+        ensure!((found.sum(&named), found.sum(&other)) == (round, round * RESERVE), "{found:?}");
+        ensure!(found.total() == round * (1 + RESERVE), "{found:?}");
+        ensure!(found.iter().all(|(_, calls)| calls == round), "{found:?}");
+        let lost = round * (RETRIES + MORE - 1 - RESERVE);
+        for name in ["monitor_events_lost_total", "monitor_unpaired_starts_total"] {
+            let failed = whole(scrape.sum(name, &[("reason", "label_table_failed")]));
+            ensure!(failed == lost, "{name}: {failed}, not {lost}");
+        }
+        let refused = whole(scrape.sum("monitor_label_sets_refused_total", &[]));
+        ensure!(refused == found.sum(&other) + lost, "{refused} refused");
+        ensure!(account.starts == round * (RETRIES + MORE), "{account:?}");
+        ensure!(account.timed == found.total(), "{account:?}");
+        check_closed(&scrape, watched.target.pid(), [0, 0])?;
+    }
+    watched.end()
+}
+
+/// More bytes than there are were not read rightly: they are left out, each time counted, and the call is not.
+#[test]
+fn bytes_that_cannot_be_are_lost_and_counted() -> Result<()> {
+    let mut watched = Watched::start(&["--kitex.bytes"])?;
+    for shape in ["server", "client"] {
+        watched.calls(&format!("bytes 30 {shape} 1000"), 30)?;
+        watched.calls(&format!("bytes 20 {shape} {}", 1_u64 << 60), 20)?;
+    }
+    let seen = watched.seen()?;
+    tally(&[row("server", USUAL, 50), row("client", USUAL, 50)])?.check(&seen.tally)?;
+    for name in ["server_send", "server_recv", "client_send", "client_recv"] {
+        let bytes = whole(seen.scrape.sum(&format!("kitex_{name}_bytes"), &[]));
+        ensure!(bytes == 30 * 1_000, "{name}: {bytes}");
+    }
+    // Two of each call.
+    let lost = seen.by_reason("monitor_events_lost_total", "size_unreadable");
+    ensure!((lost, seen.account.timed) == (2 * 2 * 20, 100), "{lost}: {:?}", seen.account);
     watched.end()
 }
 

@@ -11,12 +11,15 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"google.golang.org/grpc/codes"
 )
 
 // control obeys lines on stdin. Each is answered by one JSON line; {"error": text} says why it could not be done.
 //
 //	scenarios         {"scenarios":[name…]}
 //	run SCENARIO N    makes N repetitions and waits until no call is under way: {"repeated"}; `all` for all of them
+//	codes N           makes N unary calls that end with the codes from 1 on: {"codes"}
 //	load N C          makes N unary calls, C at the same time
 //	hang N            makes N unary calls and N streams that end with the next `release` only: {"hanging"}
 //	release           ends them, and waits until no call is under way: {"released"}
@@ -74,6 +77,8 @@ func (c *control) obey(command string, args []string) (map[string]interface{}, e
 		return map[string]interface{}{"scenarios": names}, nil
 	case "run":
 		return c.run(args)
+	case "codes":
+		return c.codes(args)
 	case "load":
 		return c.load(args)
 	case "hang":
@@ -112,6 +117,20 @@ func (c *control) run(args []string) (map[string]interface{}, error) {
 		return nil, fmt.Errorf("no scenario %q", args[0])
 	}
 	return map[string]interface{}{"repeated": n}, c.settle()
+}
+
+func (c *control) codes(args []string) (map[string]interface{}, error) {
+	if len(args) != 1 {
+		return nil, errUsage
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return nil, errUsage
+	}
+	if err := codesUpTo(c.stage, codes.Code(n)); err != nil {
+		return nil, err
+	}
+	return map[string]interface{}{"codes": n}, c.settle()
 }
 
 func (c *control) load(args []string) (map[string]interface{}, error) {

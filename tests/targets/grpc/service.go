@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -83,8 +85,9 @@ func obey(ctx context.Context, request *text) (*text, error) {
 		return &text{Value: string(make([]byte, 64<<10))}, nil
 	case words == "again":
 		return again(ctx)
-	case len(words) == 5 && words[:4] == "code":
-		return nil, status.Error(codes.Code(words[4]-'a'), words)
+	case strings.HasPrefix(words, "code"):
+		letter, _ := utf8.DecodeRuneInString(words[4:])
+		return nil, status.Error(codes.Code(letter-'a'), words)
 	}
 	return request, nil
 }

@@ -14,6 +14,7 @@ import (
 // control obeys lines on stdin. Each is answered by one JSON line; {"error": text} says why it could not be done.
 //
 //	jobs N      runs N jobs, all under way at once: {"ran"}
+//	tries N     runs N jobs, the first after one try, the second after two, and so on: {"ran"}
 //	work N      N goroutines work: {"ran"}
 //	requests N  makes N requests of each kind: {"ran"}
 //	counts      {"jobs":{queue/kind/tries/outcome: n},"work":{done,failed},"requests":{method/code/version: n}}
@@ -65,6 +66,8 @@ func (c *control) obey(command string, args []string) (map[string]any, error) {
 	switch command {
 	case "jobs":
 		c.queue.run(n)
+	case "tries":
+		c.queue.again(n)
 	case "work":
 		c.work.run(n)
 	case "requests":

@@ -77,3 +77,13 @@ func (q *queue) run(n int) {
 	}
 	ended.Wait()
 }
+
+// again runs n jobs, one after the other, each after one more try.
+func (q *queue) again(n int) {
+	mail := &queueName{"mail"}
+	for i := range n {
+		j := &job{queue: mail, kind: "again", tries: int32(i)}
+		q.begin(j)
+		q.end(j, j.run())
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
+	"github.com/cloudwego/kitex/pkg/rpcinfo/remoteinfo"
 	"github.com/cloudwego/kitex/pkg/stats"
 )
 
@@ -142,6 +143,21 @@ func recordedStart(ri rpcinfo.RPCInfo) *int64 {
 	return (*int64)(events.Index(int(stats.RPCStart.Index())).FieldByName("time").Addr().UnsafePointer())
 }
 
+func (c *caller) bytes(n int, args []string) error {
+	shape, size, err := shapeAndNumber(args)
+	if err != nil {
+		return err
+	}
+	for range n {
+		ri := shape(usual)
+		sizes := rpcinfo.AsMutableRPCStats(ri.Stats())
+		sizes.SetSendSize(uint64(size))
+		sizes.SetRecvSize(uint64(size))
+		c.call(ri, nil)
+	}
+	return nil
+}
+
 func (c *caller) methods(n int, args []string) error {
 	if len(args) != 1 {
 		return errUsage
@@ -162,6 +178,18 @@ func (c *caller) methods(n int, args []string) error {
 		})
 	}
 	all.Wait()
+	return nil
+}
+
+// retries makes calls as they are after retries, each after one more.
+func (c *caller) retries(n int) error {
+	for i := range n {
+		to := remote(usual)
+		if err := remoteinfo.AsRemoteInfo(to).SetTag(rpcinfo.RetryTag, strconv.Itoa(i+1)); err != nil {
+			return err
+		}
+		c.call(whole(calling(usual), to, usual), nil)
+	}
 	return nil
 }
 

@@ -19,7 +19,9 @@ import (
 //	change N START FINISH               N calls whose RPCInfo has one shape at the start, another at the finish
 //	inside N START FINISH MS            the same inside a client call that began so many milliseconds before
 //	record N SHAPE MS                   N calls that claim to have started so many milliseconds ago, or later if negative
+//	bytes N SHAPE SIZE                  N calls that claim to have sent and received so many bytes
 //	methods N C                         N calls of N methods, method-0 and so on, from C goroutines
+//	retries N                           N client calls, the first retried once, the second twice, and so on
 //	rewrite N                           N calls while the bytes of their method change between 16 a and 16 b
 //	unmap N SHAPE                       N calls whose RPCInfo is unmapped between start and finish
 //	die N HOW                           N goroutines start a client call and end in it: exit or panic
@@ -111,8 +113,12 @@ func (c *control) calls(command string, args []string) (map[string]any, error) {
 		err = c.caller.inside(n, rest)
 	case "record":
 		err = c.caller.record(n, rest)
+	case "bytes":
+		err = c.caller.bytes(n, rest)
 	case "methods":
 		err = c.caller.methods(n, rest)
+	case "retries":
+		err = c.caller.retries(n)
 	case "rewrite":
 		c.caller.rewrite(n)
 	case "unmap":
