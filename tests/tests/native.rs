@@ -179,6 +179,29 @@ fn durations_are_those_of_the_function() -> Result<()> {
     Ok(())
 }
 
+/// What an operation was given is told by its start: where that was not seen it is not known, and not 0.
+#[test]
+fn a_number_of_a_start_that_was_not_seen_is_unreadable() -> Result<()> {
+    let text = format!(
+        "name = \"stock\"\n[[native]]\nname = \"one\"\nkey = \"thread\"\n{BY_RETURNS}\n[native.labels]\n\
+         ms = {{ number = \"argument\" }}\n[[native.start]]\nfunction = \"stock_nap\"\nnumber = 0\n"
+    );
+    let mut target = start(Build::Default)?;
+    // One after the other, so that the probes come in the middle of one.
+    target.send("nap 100")?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&specs::file("nap", &text)?)])?;
+    target.answer(PATIENCE)?;
+    let scrape = agent.scrape_settled()?;
+    let found = counted(&scrape, &["ms"]);
+    let unpaired = whole(scrape.sum("monitor_unpaired_finishes_total", &[("reason", "start_not_seen")]));
+    ensure!(unpaired > 0 && timed(&scrape).0 > 0, "{found:?}");
+    let expected = [("20".to_owned(), timed(&scrape).0), ("unreadable".to_owned(), unpaired)];
+    ensure!(found == expected.into(), "{found:?}, {unpaired} without a start");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
 /// A function that is left otherwise than by returning `left` times, then returns: it is counted once, with its own
 /// duration, and each start is accounted for.
 fn is_left(command: &str, function: &str, way: &str) -> Result<()> {

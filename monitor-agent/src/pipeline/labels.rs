@@ -185,7 +185,10 @@ impl Labels {
     /// Of an operation of a spec: the names in their order, and a number.
     fn decode_operation((spec, first): (u8, u8), set: &LabelSet, executable: &dyn Executable) -> Self {
         let operation = first.saturating_add(set.stream.saturating_sub(stream::FIRST_OPERATION));
-        let is_read = |code: &u32| *code != status_code::UNREADABLE || executable.reads_any_number();
+        let is_read = |code: &u32| {
+            set.retry != retry_count::UNREADABLE
+                && (*code != status_code::UNREADABLE || executable.reads_any_number())
+        };
         let code = Some(set.error).filter(is_read);
         let failed = set.failed != 0 || executable.fails(operation, code);
         Self {
@@ -193,7 +196,10 @@ impl Labels {
             code,
             failed,
             error_class: if failed { OTHER } else { NO_ERROR },
-            ..Self::decode_names(&LabelSet { error: error_class::NONE, stream: 0, ..*set }, executable)
+            ..Self::decode_names(
+                &LabelSet { error: error_class::NONE, stream: 0, retry: 0, ..*set },
+                executable,
+            )
         }
     }
 

@@ -5,7 +5,8 @@ use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
 };
 use monitor_ebpf::{
-    Counter, Detail, LABELS, LabelSet, Record, form, mark, moment, policy, record_flag, stream, word,
+    Counter, Detail, LABELS, LabelSet, Record, form, mark, moment, policy, record_flag, retry_count, stream,
+    word,
 };
 
 use super::{
@@ -92,6 +93,10 @@ fn name(words: &Words, moment: u8, started: u32) -> u32 {
         if recipe!(native.number_moment) == moment {
             let number = words.get(recipe!(native.number));
             set.error = if recipe!(native.number_width) == 1 { number as u32 & 0xff } else { number as u32 };
+        } else if recipe!(native.number_moment) == moment::START && started == NO_LABEL_SET {
+            // Any value may be a number: what is of RPCs only says that it was not read.
+            count(Counter::LabelUnreadable);
+            set.retry = retry_count::UNREADABLE;
         }
         for label in 0..LABELS {
             let at = recipe!(native.texts[label].moment);
