@@ -9,6 +9,7 @@
 //!   latencies; [`chain`] does both for a client, a relay and a server.
 //! - [`events`] runs `monitor-agent events` and compares its lines with each call that a target has logged.
 //! - [`specs`] makes files of the examples in `docs/specs.md`.
+//! - [`turns`] has operations begin and end one by one, to see what policies and keys make of that.
 //! - [`side_by_side()`] does at once what only takes time.
 //! - [`usage`] tells what a command takes.
 //! - [`collector`] runs an OpenTelemetry Collector, [`prometheus`] a Prometheus.
@@ -34,6 +35,7 @@ pub mod tally;
 pub mod targets;
 pub mod text;
 pub mod tracefs;
+pub mod turns;
 pub mod usage;
 
 mod capture;

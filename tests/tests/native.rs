@@ -22,6 +22,7 @@ use monitor_tests::{
     scrape::Scrape,
     side_by_side, specs,
     targets::{Flavour, Program},
+    turns::{self, MEANINGS, Meaning, twice},
 };
 use schema::check_schema;
 use serde_json::{Value, json};
@@ -274,6 +275,40 @@ fn two_functions_are_paired_by_an_argument() -> Result<()> {
         agent.terminate()?;
     }
     Ok(())
+}
+
+#[test]
+fn policies_say_which_start_and_which_finish_count() -> Result<()> {
+    let cells = MEANINGS.into_iter().filter(|(_, meaning)| *meaning != Meaning::Inside);
+    let cells = cells.flat_map(|(policy, meaning)| {
+        ["thread", "pointer", "number", "int"].map(|key| (key, policy, meaning))
+    });
+    side_by_side(cells, |(key, policy, meaning)| {
+        let word = match key {
+            "thread" => "",
+            "pointer" => "key = 0\n",
+            _ => "key = 1\n",
+        };
+        let text = format!(
+            "name = \"turns\"\n[[native]]\nname = \"turn\"\nkey = \"{key}\"\npolicy = \"{policy}\"\n\
+             labels = {{ id = {{ number = \"argument\" }} }}\n\
+             [[native.start]]\nfunction = \"stock_turn_begin\"\n{word}\
+             [[native.finish]]\nfunction = \"stock_turn_end\"\nnumber = 1\n{word}"
+        );
+        let spec = specs::file(&format!("turns-native-{key}-{policy}"), &text)?;
+        let mut target = start(Build::Default)?;
+        let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec)])?;
+        let (total, times) = twice(&mut target, meaning)?;
+        let scrape = agent.scrape_settled()?;
+        turns::check(&scrape, "turns", total, &times).with_context(|| format!("{key}, {policy}"))?;
+        ensure!(
+            whole(scrape.sum("turns_total", &[("id", "7")])) == whole(total),
+            "{key}, {policy}: other names"
+        );
+        check_closed(&scrape, target.pid(), [0, 0])?;
+        agent.terminate()?;
+        Ok(())
+    })
 }
 
 #[test]

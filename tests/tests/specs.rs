@@ -21,8 +21,9 @@ use monitor_tests::{
     grpc::whole,
     process::Process,
     scrape::Scrape,
-    specs,
+    side_by_side, specs,
     targets::{Flavour, NEWEST_GO, Program},
+    turns::{self, MEANINGS, Meaning, tell, twice},
 };
 use schema::check_schema;
 use serde_json::{Value, json};
@@ -117,6 +118,91 @@ fn requests_to_hertz_are_counted_once() -> Result<()> {
     check_closed(&scrape, target.pid(), [0, 0])?;
     agent.terminate()?;
     Ok(())
+}
+
+/// A spec of turns with this key and policy: how a start and a finish say which word is the key.
+fn turns_spec(key: &str, policy: &str) -> Result<std::path::PathBuf> {
+    let word = match key {
+        "pointer" => "key = 0\n",
+        "number" => "key = 1\n",
+        _ => "",
+    };
+    let text = format!(
+        "name = \"turns\"\n[[operation]]\nname = \"turn\"\nside = \"client\"\nkey = \"{key}\"\npolicy = \"{policy}\"\n\
+         labels = {{ id = {{ number = \"argument\" }} }}\n\
+         [[operation.start]]\nfunction = \"main.(*turn).begin\"\narguments = \"ww\"\n{word}\
+         [[operation.finish]]\nfunction = \"main.(*turn).end\"\narguments = \"ww\"\nnumber = 1\n{word}"
+    );
+    specs::file(&format!("turns-{key}-{policy}"), &text)
+}
+
+/// Does something with the target while the agent watches its turns, and gives what was counted.
+fn turns_counted<T>(
+    key: &str,
+    policy: &str,
+    body: impl FnOnce(&mut Process) -> Result<T>,
+) -> Result<(T, Scrape)> {
+    let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&turns_spec(key, policy)?)])?;
+    let done = body(&mut target)?;
+    let scrape = agent.scrape_settled()?;
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok((done, scrape))
+}
+
+#[test]
+fn policies_say_which_start_and_which_finish_count() -> Result<()> {
+    let policies = MEANINGS
+        .into_iter()
+        .flat_map(|(policy, meaning)| ["pointer", "number", "goroutine"].map(|key| (key, policy, meaning)));
+    // Only operations of a goroutine nest.
+    let cells = policies.filter(|(key, _, meaning)| *meaning != Meaning::Inside || *key == "goroutine");
+    side_by_side(cells, |(key, policy, meaning)| {
+        let ((total, times), scrape) = turns_counted(key, policy, |target| twice(target, meaning))?;
+        turns::check(&scrape, "turns", total, &times).with_context(|| format!("{key}, {policy}"))
+    })
+}
+
+/// Two that are under way at once, and end in the order in which they began: what has a key of its own has its own duration.
+#[test]
+fn keys_tell_operations_under_way_apart() -> Result<()> {
+    const LARGEST: u64 = (1 << 60) - 1;
+    // The goroutine is one and the same: the second start takes the place of the first.
+    let cells =
+        [("pointer", [0, 1]), ("number", [0, LARGEST - 1]), ("number", [1, 2]), ("goroutine", [1, 2])];
+    side_by_side(cells, |(key, ids)| {
+        let (times, scrape) = turns_counted(key, "overwrite", |target| {
+            let [first, second] = [tell(target, "begin", ids[0])?, tell(target, "begin", ids[1])?];
+            let [end, last] = [tell(target, "end", ids[0])?, tell(target, "end", ids[1])?];
+            Ok(if key == "goroutine" {
+                vec![second.until(end)]
+            } else {
+                vec![first.until(end), second.until(last)]
+            })
+        })?;
+        turns::check(&scrape, "turns", 2.0, &times).with_context(|| format!("{key}, {ids:?}"))?;
+        let shown: BTreeSet<_> = counted(&scrape, "turns_total", &["id"]).into_keys().collect();
+        // Of a number the lowest 32 bits are read.
+        let expected = ids.map(|id| (id & u64::from(u32::MAX)).to_string());
+        ensure!(shown == expected.into(), "{shown:?}");
+        Ok(())
+    })
+}
+
+/// As deep as the documents say; of what is deeper only the durations are not known.
+#[test]
+fn operations_nest_seven_deep_and_deeper_ones_lose_their_durations_only() -> Result<()> {
+    side_by_side([7_u8, 8], |depth| {
+        let (times, scrape) = turns_counted("goroutine", "nested", |target| {
+            let begun = (0..depth).map(|_| tell(target, "begin", 3)).collect::<Result<Vec<_>>>()?;
+            let ended = (0..depth).map(|_| tell(target, "end", 3)).collect::<Result<Vec<_>>>()?;
+            Ok(begun.iter().rev().zip(&ended).map(|(begin, end)| begin.until(*end)).collect::<Vec<_>>())
+        })?;
+        // The innermost ends first.
+        let too_deep = usize::from(depth) - 7;
+        turns::check(&scrape, "turns", f64::from(depth), &times[too_deep..])
+    })
 }
 
 /// How many lines there are with each combination of the values of a spec's labels, in their order; slashes in them are bars.

@@ -7,6 +7,8 @@
 //   throws N    N times out of a function by an exception, and once more by returning: {"ran"}
 //   leaves N    N threads that end inside the function, and one that returns: {"ran"}
 //   pairs N     N operations of two functions by a pointer, as many by a number, all under way at once: {"ran"}
+//   begin N     begins the operation N of two functions: {"ran"}
+//   end N       ends it: {"ran"}
 //   nap N       N times a function that takes 20 ms: {"ran"}
 //   calls N     N times a function that does nothing: {"ns"} for one
 //   counts      {"lookups":{item/result: n}}
@@ -40,6 +42,8 @@ KEPT bool stock_is_even(int value);
 KEPT int stock_stringy(const std::string& item);
 KEPT void stock_begin(void* job, int32_t number);
 KEPT void stock_end(int32_t number, void* job, const char* kind);
+KEPT void stock_turn_begin(void* place, int64_t id);
+KEPT void stock_turn_end(void* place, int64_t id);
 KEPT int stock_many_1(int value) { asm volatile("" : : "r"(value)); return value + 1; }
 KEPT int stock_many_2(int value) { asm volatile("" : : "r"(value)); return value + 2; }
 KEPT int stock_many_3(int value) { asm volatile("" : : "r"(value)); return value + 3; }
@@ -97,6 +101,16 @@ void stock_begin(void* job, int32_t number) { asm volatile("" : : "r"(job), "r"(
 
 void stock_end(int32_t number, void* job, const char* kind) {
     asm volatile("" : : "r"(job), "r"(number), "r"(kind) : "memory");
+}
+
+void stock_turn_begin(void* place, int64_t id) { asm volatile("" : : "r"(place), "r"(id) : "memory"); }
+
+void stock_turn_end(void* place, int64_t id) { asm volatile("" : : "r"(place), "r"(id) : "memory"); }
+
+// A place of its own for each operation.
+static void* place_of(int id) {
+    static std::map<int, int> places;
+    return &places[id];
 }
 
 // A string that ends with the last byte of a page behind which there is nothing.
@@ -218,6 +232,8 @@ int main() {
         else if (command == "throws") throws(times);
         else if (command == "leaves") leaves(times);
         else if (command == "pairs") pairs(times);
+        else if (command == "begin") stock_turn_begin(place_of(times), times);
+        else if (command == "end") stock_turn_end(place_of(times), times);
         else if (command == "recurse" || command == "nap" || command == "even" || command == "strings" || command == "many") {
             for (int time = 0; time < times; time++) {
                 if (command == "recurse") stock_recurse(20);

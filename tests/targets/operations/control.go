@@ -17,12 +17,15 @@ import (
 //	tries N     runs N jobs, the first after one try, the second after two, and so on: {"ran"}
 //	work N      N goroutines work: {"ran"}
 //	requests N  makes N requests of each kind: {"ran"}
+//	begin ID    begins a turn: {"ran"}
+//	end ID      ends it: {"ran"}
 //	counts      {"jobs":{queue/kind/tries/outcome: n},"work":{done,failed},"requests":{method/code/version: n}}
 //	quit        answers, then ends; the end of stdin does the same
 type control struct {
 	queue  *queue
 	work   *work
 	server *server
+	turns  *turns
 }
 
 var errUsage = errors.New("wrong or missing arguments")
@@ -72,6 +75,10 @@ func (c *control) obey(command string, args []string) (map[string]any, error) {
 		c.work.run(n)
 	case "requests":
 		err = c.server.run(n)
+	case "begin":
+		c.turns.named(n).begin(n)
+	case "end":
+		c.turns.named(n).end(n)
 	default:
 		err = fmt.Errorf("no command %q", command)
 	}

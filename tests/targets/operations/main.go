@@ -1,6 +1,6 @@
 // Command operations does things that no framework knows of, and counts them itself: jobs of a queue, which begin in one
 // function and end in another, work that one function does from its entry to its return, and requests to a server of
-// net/http.
+// net/http. Turns begin and end when they are told to, and are counted by who tells them.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 func main() {
 	server, err := newServer()
 	if err == nil {
-		c := &control{queue: newQueue(), work: &work{}, server: server}
+		c := &control{queue: newQueue(), work: &work{}, server: server, turns: &turns{byID: map[int]*turn{}}}
 		err = c.serve(os.Stdin, os.Stdout)
 	}
 	if err != nil {
