@@ -146,12 +146,20 @@ fn arguments(spanned: &Spanned<WrittenEntry>, words: &Words) -> Result<String, W
     check(arguments, names::arguments(arguments.get_ref()))?;
     let known = names::words(arguments.get_ref());
     let places = [&written.key, &written.error, &written.number].into_iter().flatten();
+    let in_registers = names::in_registers(arguments.get_ref());
     for place in places.chain(written.pointers.values()) {
         if *place.get_ref() >= known.len() {
             return wrong(
                 place,
                 format!("there are {} words in `{}`, counted from 0", known.len(), arguments.get_ref()),
             );
+        }
+        if *place.get_ref() >= in_registers {
+            let what = format!(
+                "only the first {in_registers} of these words are in the {REGISTERS} registers for arguments: one that \
+                 has no room there lies on the stack whole"
+            );
+            return wrong(place, what);
         }
     }
     let is_word = |word: usize| known.get(word).is_some_and(|(whole, _)| *whole);
@@ -180,8 +188,10 @@ fn returns(written: &WrittenOperation, returns: &Spanned<WrittenWords>, key: Key
     }
     let found = returns.get_ref();
     let words = words(&found.pointers, found.error.as_ref(), found.number.as_ref())?;
-    let places = found.error.iter().chain(&found.number).chain(found.pointers.values());
-    if let Some(place) = places.into_iter().find(|place| *place.get_ref() >= REGISTERS) {
+    // An error has two words.
+    let error = found.error.iter().find(|word| *word.get_ref() + 1 >= REGISTERS);
+    let mut places = found.number.iter().chain(found.pointers.values());
+    if let Some(place) = error.or_else(|| places.find(|word| *word.get_ref() >= REGISTERS)) {
         return wrong(place, format!("only the first {REGISTERS} words of results are in registers"));
     }
     Ok(words)

@@ -1,6 +1,6 @@
 //! What names in a spec may be.
 
-use super::STEPS_MAX;
+use super::{REGISTERS, STEPS_MAX};
 
 /// What the agent's own metrics begin with.
 const TAKEN: [&str; 7] = ["monitor_", "kitex_", "grpc_", "rpc_", "go_", "process_", "target_"];
@@ -134,6 +134,26 @@ pub(crate) fn words(arguments: &str) -> Vec<(bool, bool)> {
         }
     }
     words
+}
+
+/// How many of the first words that arguments have are in registers, each in that of its number. An argument for which
+/// there are too few registers left lies on the stack whole, and those behind it have others than their numbers say.
+pub(crate) fn in_registers(arguments: &str) -> usize {
+    let (mut words, mut fitting, mut depth) = (0, 0, 0_i32);
+    for c in arguments.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => words += 1,
+        }
+        if words > REGISTERS {
+            break;
+        }
+        if depth == 0 {
+            fitting = words;
+        }
+    }
+    fitting
 }
 
 /// Cuts a path at the dots that are not inside parentheses.

@@ -170,3 +170,151 @@ fn native_functions_are_known_by_both_of_their_names() {
         assert!(!entry(function).is_like(symbol), "{function} {symbol}");
     }
 }
+
+/// Whether `JOBS` can be read with another text in place of a part of it.
+fn fits(part: &str, other: &str) -> bool {
+    assert!(JOBS.contains(part), "{part}");
+    read("", &JOBS.replacen(part, other, 1)).is_ok()
+}
+
+/// So many of something, one after the other.
+fn many(count: usize, one: impl Fn(usize) -> String) -> String {
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn each_limit_is_where_the_documents_say() {
+    const LABELS: &str = r#"labels = { queue = "job.queue.name", status = { outcome = ["ok", "failed"] }, tries = { number = "job.tries" } }"#;
+    const START: &str =
+        "[[operation.start]]\nfunction = \"main.(*queue).begin\"\narguments = \"ww\"\nkey = 1\n";
+    let labels = |texts: usize, names: usize, numbers: usize| {
+        let texts = many(texts, |index| format!("text{index} = {{ text = \"a\" }}, "));
+        let names = many(names, |index| format!("name{index} = \"job.name{index}\", "));
+        let numbers =
+            many(numbers, |index| format!("number{index} = {{ number = \"job.number{index}\" }}, "));
+        format!("labels = {{ {} }}", format!("{texts}{names}{numbers}").trim_end_matches(", "))
+    };
+    let path = |steps: usize| format!("\"job{}\"", many(steps, |index| format!(".f{index}")));
+    let pointers = |count: usize| {
+        format!("pointers = {{ job = 1{} }}", many(count - 1, |index| format!(", p{index} = 0")))
+    };
+    let pattern = |at_most: usize| format!("main.(*queue).begin*\"\nat_most = {at_most}\narguments = \"ww");
+    for (what, part, at, past) in [
+        ("alternatives", START, START.repeat(8), START.repeat(9)),
+        ("functions of a pattern", "main.(*queue).begin\"\narguments = \"ww", pattern(64), pattern(65)),
+        ("steps of a path", "\"job.queue.name\"", path(8), path(9)),
+        ("labels", LABELS, labels(8, 0, 0), labels(9, 0, 0)),
+        ("names", LABELS, labels(0, 3, 1), labels(0, 4, 1)),
+        ("numbers", LABELS, labels(0, 3, 1), labels(0, 3, 2)),
+        ("pointers", "pointers = { job = 1 }", pointers(2), pointers(3)),
+        (
+            "a name of metrics",
+            "\"jobs\"",
+            format!("\"{}\"", "j".repeat(64)),
+            format!("\"{}\"", "j".repeat(65)),
+        ),
+        ("a name of a label", "tries =", format!("{} =", "t".repeat(64)), format!("{} =", "t".repeat(65))),
+        (
+            "a name of a function",
+            "main.(*queue).begin",
+            format!("main.{}", "b".repeat(251)),
+            format!("main.{}", "b".repeat(252)),
+        ),
+        (
+            "a name of a type",
+            "main.job\"",
+            format!("main.{}\"", "t".repeat(251)),
+            format!("main.{}\"", "t".repeat(252)),
+        ),
+        (
+            "a value of a label",
+            "\"failed\"",
+            format!("\"{}\"", "f".repeat(256)),
+            format!("\"{}\"", "f".repeat(257)),
+        ),
+        (
+            "help",
+            "name = \"jobs\"",
+            format!("name = \"jobs\"\nhelp = \"{}\"", "h".repeat(256)),
+            format!("name = \"jobs\"\nhelp = \"{}\"", "h".repeat(257)),
+        ),
+    ] {
+        assert!(fits(part, &at), "{what}: {at}");
+        assert!(!fits(part, &past), "{what}: {past}");
+    }
+    assert!(error("main.(*queue).begin\"\narguments = \"ww", &pattern(0)).contains("from 1 to 64"));
+    let operation = JOBS.split_once("[[operation]]").expect("an operation").1;
+    let operations =
+        |count: usize| format!("name = \"jobs\"\n{}", format!("[[operation]]{operation}").repeat(count));
+    assert!(read("", &operations(4)).is_ok() && read("", &operations(5)).is_err());
+    let long = |bytes: usize| format!("{JOBS}#{}", "-".repeat(bytes - JOBS.len() - 1));
+    assert!(read("", &long(64 << 10)).is_ok() && read("", &long((64 << 10) + 1)).is_err());
+    let specs = |count: usize| {
+        let spec = |index: usize| {
+            let name = format!("jobs{index}");
+            let text =
+                JOBS.replace("\"jobs\"", &format!("\"{name}\"")).replace("*queue", &format!("*{name}"));
+            read("", &text).expect("a spec")
+        };
+        Specs::of((0..count).map(spec).collect())
+    };
+    assert!(specs(16).is_ok() && matches!(specs(17), Err(SpecError::TooMany)));
+}
+
+#[test]
+fn words_are_in_the_registers_that_their_numbers_say() {
+    let key = |arguments: &str, word: usize| format!("arguments = \"{arguments}\"\nkey = {word}");
+    let begin = "arguments = \"ww\"\nkey = 1";
+    for (arguments, word, is_there) in [
+        ("wwwwwwwww", 8, true),
+        ("wwwwwwwwww", 9, false),
+        ("{{ww}{w}}wwwwww", 8, true),
+        // One that does not fit lies on the stack whole, and what is behind it has another register.
+        ("wwwwwwww{ww}w", 7, true),
+        ("wwwwwwww{ww}w", 8, false),
+        ("wwwwwwww{ww}w", 10, false),
+        ("{wwwwwwwwww}w", 10, false),
+    ] {
+        assert_eq!(fits(begin, &key(arguments, word)), is_there, "{arguments} {word}");
+    }
+    let text = error(begin, &key("wwwwwwww{ww}w", 8));
+    assert!(
+        text.contains("jobs.toml:13:7: only the first 8 of these words are in the 9 registers"),
+        "{text}"
+    );
+    let error_at = |word: usize| {
+        let head = JOBS.split_once("[[operation.finish]]").expect("a finish").0;
+        let head = head.replace("\"pointer\"", "\"goroutine\"").replace("key = 1\n", "");
+        let returns = format!(
+            "returns = {{ pointers = {{ job = 0 }}, error = {word} }}\nallow_expensive = true\ntypes"
+        );
+        read("", &head.replace("types", &returns)).is_ok()
+    };
+    assert!(error_at(7) && !error_at(8));
+}
+
+#[test]
+fn each_limit_of_native_functions_is_where_the_documents_say() {
+    let spec = |arguments: &str, labels: &str| {
+        let text = format!(
+            "name = \"any\"\n[[native]]\nname = \"any\"\nkey = \"thread\"\nlabels = {{ {labels} }}\n\
+             [[native.start]]\nfunction = \"begin\"\n{arguments}\n[[native.finish]]\nfunction = \"end\"\n"
+        );
+        read("", &text).is_ok()
+    };
+    assert!(spec("cstrings = { a = 5 }", "a = \"a\"") && !spec("cstrings = { a = 6 }", "a = \"a\""));
+    assert!(spec("number = 5", "") && !spec("number = 6", ""));
+    let strings = |count: usize| {
+        let arguments = many(count, |index| format!("a{index} = 0, "));
+        let labels = many(count, |index| format!("a{index} = \"a{index}\", "));
+        let of = |text: &str| text.trim_end_matches(", ").to_owned();
+        spec(&format!("cstrings = {{ {} }}", of(&arguments)), &of(&labels))
+    };
+    assert!(strings(3) && !strings(4));
+    let native = |count: usize| {
+        let one = "[[native]]\nname = \"any\"\nkey = \"thread\"\n[[native.start]]\nfunction = \"begin\"\n\
+                   [[native.finish]]\nfunction = \"end\"\n";
+        read("", &format!("name = \"any\"\n{}", one.repeat(count))).is_ok()
+    };
+    assert!(native(4) && !native(5));
+}
