@@ -18,7 +18,7 @@ use monitor_tests::{
     agent::{Agent, run_to_end},
     chain::check_closed,
     events::Events,
-    grpc::whole,
+    grpc::{self, whole},
     process::Process,
     scrape::Scrape,
     side_by_side, specs,
@@ -400,15 +400,76 @@ fn specs_that_do_not_go_together_are_refused() -> Result<()> {
         "other",
         &specs::text("jobs")?.replace("*queue", "*other").replace("\"jobs\"", "\"other\""),
     )?;
+    let text = specs::text("work")?.replace("\"work\"", "\"like\"");
+    let like = specs::file("like-work", &text.replace("(*work).step\"", "(*work).s*\"\nat_most = 1"))?;
+    let work = specs::documented("work")?;
+    let wrong = specs::file("wrong", &specs::text("jobs")?.replace("error = 2", "error = 7"))?;
     for (others, code, expected) in [
         ([&jobs, &jobs], 2, "both have the metrics jobs_total"),
         ([&jobs, &again], 2, "both watch main.(*queue).begin"),
+        ([&work, &like], 6, "function main.(*work).step is watched for spec work already"),
         ([&jobs, &other], 6, "main.(*other).begin is not in the executable"),
+        ([&jobs, &wrong], 2, "wrong.toml:25:9: there are 4 words in `ww{ww}`"),
     ] {
         let args = others.map(|file| ["--spec", path(file)]).concat();
         let args = [&["run", "--pid", &pid, "--web.listen-address", ":0"], &args[..]].concat();
         let ended = run_to_end(&args, PATIENCE)?;
         ensure!(ended.code == Some(code) && ended.stderr.contains(expected), "{}", ended.stderr);
+    }
+    Ok(())
+}
+
+/// A spec may watch what the agent's own frameworks watch, too: each has probes of its own there.
+#[test]
+fn a_spec_and_a_framework_count_the_same_function_side_by_side() -> Result<()> {
+    let server = "google.golang.org/grpc.(*Server)";
+    let text = format!(
+        "name = \"unary\"\nmodule = \"google.golang.org/grpc\"\n[[operation]]\nname = \"unary\"\nkey = \"goroutine\"\n\
+         policy = \"nested\"\nside = \"client\"\nreturns = {{ error = 0 }}\nallow_expensive = true\n\
+         labels = {{ status = {{ outcome = [\"ok\", \"failed\"] }} }}\n\
+         [[operation.start]]\nfunction = \"{server}.processUnaryRPC\"\n"
+    );
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let spec = specs::file("unary", &text)?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec)])?;
+    target.command("run unary 50")?;
+    target.command("load 1000 8")?;
+    let scrape = agent.scrape_settled()?;
+    let calls = grpc::check(&mut target, &scrape, false)?;
+    ensure!(calls.total() > 2_000, "{} calls", calls.total());
+    let served = whole(scrape.sum("grpc_server_handled_total", &[("grpc_type", "unary")]));
+    let by_spec = whole(scrape.sum("unary_total", &[]));
+    ensure!(by_spec == served && served > 1_000, "{by_spec} by the spec, {served} by the framework");
+    check_durations(&scrape, "unary")?;
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
+/// What is entered must tell the operations of a spec apart.
+#[test]
+fn operations_of_a_spec_that_can_not_be_told_apart_are_refused() -> Result<()> {
+    let jobs = specs::text("jobs")?;
+    let (head, operation) = jobs.split_once("[[operation]]").context("no operation")?;
+    let second = |part: &str, other: &str| {
+        ensure!(operation.contains(part), "no {part} in {operation}");
+        let second = operation.replacen("name = \"job\"", "name = \"second\"", 1).replacen(part, other, 1);
+        specs::file("second", &format!("{head}[[operation]]{operation}[[operation]]{second}"))
+    };
+    let executable = Program::Operations.build(Flavour::Default)?;
+    for (part, other, code, expected) in [
+        ("queue).begin", "queue).begin", 6, "operations job and second can't be told apart"),
+        ("kind = ", "other = ", 2, "second.toml:26:1: all operations of a spec have the same labels"),
+        (
+            "queue).begin\"",
+            "queue).begin*\"\nat_most = 1",
+            2,
+            "patterns and returns need a spec of their own",
+        ),
+    ] {
+        let file = second(part, other)?;
+        let ended = run_to_end(&["spec", "check", path(&file), "--exe", path(&executable)], PATIENCE)?;
+        ensure!(ended.code == Some(code) && ended.stderr.contains(expected), "{other}: {}", ended.stderr);
     }
     Ok(())
 }
