@@ -48,6 +48,8 @@ pub enum Program {
     Operations,
     /// A server of Hertz that gets requests (`targets/hertz`).
     Hertz,
+    /// Servers of net/http that get requests (`targets/web`).
+    Web,
 }
 
 /// The oldest Go whose programs are watched.
@@ -121,7 +123,7 @@ impl Flavour {
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Kitex,
         Self::Plain,
         Self::Strange,
@@ -134,6 +136,7 @@ impl Program {
         Self::Synthetic,
         Self::Operations,
         Self::Hertz,
+        Self::Web,
     ];
 
     fn name(self) -> &'static str {
@@ -151,6 +154,7 @@ impl Program {
             Self::Synthetic => "synthetic-target",
             Self::Operations => "operations",
             Self::Hertz => "hertz-target",
+            Self::Web => "web-target",
         }
     }
 
@@ -168,6 +172,7 @@ impl Program {
             Self::Synthetic => "synthetic",
             Self::Operations => "operations",
             Self::Hertz => "hertz",
+            Self::Web => "web",
         })
     }
 
@@ -194,7 +199,7 @@ impl Program {
     }
 
     /// Builds the program with a release of Go, such as `go1.18.10`, which Go fetches if it is not there. Only
-    /// [`Program::Runtime`] and [`Program::Collectors`] can be built by those before the one that the others ask for.
+    /// [`Program::Runtime`], [`Program::Collectors`] and [`Program::Web`] can be built by those before the one that the others ask for.
     pub fn build_with(self, release: &'static str, flavour: Flavour) -> Result<PathBuf> {
         self.build_by(Some(release), flavour)
     }

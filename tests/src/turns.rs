@@ -39,12 +39,12 @@ pub fn tell(target: &mut Process, command: &str, id: u64) -> Result<Moment> {
 pub fn check(scrape: &Scrape, spec: &str, total: f64, times: &[[f64; 2]]) -> Result<()> {
     let counted = scrape.sum(&format!("{spec}_total"), &[]);
     let all = scrape.histograms(&format!("{spec}_duration_seconds"));
-    let timed: f64 = all.values().map(|one| one.count).sum();
+    let measured: f64 = all.values().map(|one| one.count).sum();
     let sum: f64 = all.values().map(|one| one.sum).sum();
     let expected: f64 = times.iter().map(|_| 1.0).sum();
     ensure!(
-        (counted - total).abs() < 0.5 && (timed - expected).abs() < 0.5,
-        "{counted} counted and {timed} timed, not {total} and {expected}"
+        (counted - total).abs() < 0.5 && (measured - expected).abs() < 0.5,
+        "{counted} counted and {measured} timed, not {total} and {expected}"
     );
     // Durations are cut to whole microseconds.
     let lowest: f64 = times.iter().map(|[lowest, _]| lowest - 1e-6).sum();
