@@ -2,7 +2,7 @@
 //!
 //! A copy is where the functions that every call enters are, whatever the build info says of modules.
 
-use std::{cell::Cell, collections::BTreeMap};
+use std::{cell::Cell, collections::BTreeMap, ptr};
 
 use super::{Refusal, Role};
 use crate::{
@@ -43,6 +43,14 @@ impl FrameworkCopy {
             Role::Received | Role::Entered => &framework.messages.received,
         };
         format!("{}/{name}", self.prefix)
+    }
+
+    /// Whether it has functions of the names of an earlier home only, and they get other arguments: other libraries have such
+    /// functions, too, as Hertz does.
+    fn is_another_library(&self, framework: &Framework, go: &GoImage<'_>) -> bool {
+        let is_earlier = framework.homes.first().is_none_or(|latest| !ptr::eq(latest, self.home));
+        let is_elsewhere = is_earlier && self.module != framework.module;
+        is_elsewhere && matches!(self.check_arguments(go), Err(Refusal::WrongArguments { .. }))
     }
 
     /// Refuses a start and a finish function that get other arguments than the framework's do, where the executable says
@@ -88,6 +96,7 @@ pub(super) fn survey(framework: &'static Framework, go: &GoImage<'_>) -> Result<
     }
     let mut copies: Vec<_> =
         by_prefix.into_iter().filter_map(|(prefix, functions)| copy(framework, prefix, functions)).collect();
+    copies.retain(|copy: &FrameworkCopy| !copy.is_another_library(framework, go));
     copies.sort_by_key(|copy| copy.module != framework.module);
     Ok(Survey { copies, linked: linked.get() })
 }
