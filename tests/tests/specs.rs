@@ -22,7 +22,7 @@ use monitor_tests::{
     process::Process,
     scrape::Scrape,
     side_by_side, specs,
-    targets::{Flavour, NEWEST_GO, Program},
+    targets::{Flavour, NEWEST_GO, Program, go_releases},
     turns::{self, MEANINGS, Meaning, tell, twice},
 };
 use schema::check_schema;
@@ -104,8 +104,34 @@ fn operations_are_counted_once_with_the_newest_go() -> Result<()> {
     counts_exactly(&Program::Operations.build_with(NEWEST_GO, Flavour::Stripped)?)
 }
 
+/// The oldest and the newest, and another one in turn.
+#[test]
+fn requests_are_counted_once_whatever_release_of_go() -> Result<()> {
+    for release in go_releases() {
+        let executable = Program::Web.build_with(release, Flavour::Stripped)?;
+        let mut target = Process::start_command(&mut Command::new(executable))?;
+        let agent = Agent::attach(&[target.pid()], &["--spec", "net-http", "--metrics", "go,kitex"])?;
+        target.command("requests 20")?;
+        let scrape = agent.scrape_settled()?;
+        let counts = target.command("counts")?;
+        let requests = counted(&scrape, "http_server_requests_total", &["method", "code", "version"]);
+        ensure!(requests == own(&counts["requests"])?, "{release}: {requests:?}, {}", counts["requests"]);
+        ensure!(requests.values().sum::<u64>() == 480, "{release}: {requests:?}");
+        check_durations(&scrape, "http_server_requests").context(release)?;
+        check_closed(&scrape, target.pid(), [0, 0]).context(release)?;
+        agent.terminate()?;
+    }
+    Ok(())
+}
+
 #[test]
 fn requests_to_hertz_are_counted_once() -> Result<()> {
+    // Hertz has functions of the names that Kitex's had, which are no Kitex.
+    let executable = Program::Hertz.build(Flavour::Stripped)?;
+    let ended = run_to_end(&["inspect", "--json", "--exe", path(&executable), "--spec", "hertz"], PATIENCE)?;
+    let said: Value = serde_json::from_str(&ended.stdout).with_context(|| ended.stderr.clone())?;
+    let names = said["frameworks"].as_array().into_iter().flatten().map(|one| &one["name"]);
+    ensure!(names.collect::<Vec<_>>() == ["hertz_server_requests"], "{said}");
     let mut target = Process::start(Program::Hertz, Flavour::Stripped, &[])?;
     let agent = Agent::attach(&[target.pid()], &["--spec", "hertz"])?;
     target.command("requests 50")?;
@@ -359,7 +385,7 @@ fn checked(name: &str, part: &str, other: &str) -> Result<(i32, String)> {
 }
 
 /// What is said of a function whose calls would not all be seen.
-const INLINED: &str = "function main.leap is inlined into main.(*work).run";
+const INLINED: &str = "changed.toml:16:12: function main.leap is inlined into main.(*work).run";
 
 #[test]
 fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
@@ -367,14 +393,38 @@ fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
         ("jobs", "key = 1", "kye = 1", 2, "changed.toml:18:1: unknown field `kye`"),
         ("jobs", "error = 2", "error = 7", 2, "changed.toml:25:9: there are 4 words in `ww{ww}`"),
         ("work", "allow_expensive = true", "", 2, "allow_expensive = true"),
-        ("jobs", "job.queue.name", "job.queue.title", 6, "type main.queueName has no field title"),
+        (
+            "jobs",
+            "job.queue.name",
+            "job.queue.title",
+            6,
+            "changed.toml:10:9: type main.queueName has no field title",
+        ),
         ("jobs", "job.kind", "job.fails", 6, "fails is bool, not a string or a slice of bytes"),
         ("jobs", "{ number = \"job.tries\" }", "{ number = \"job.kind\" }", 6, "not a number"),
-        ("jobs", "queue).begin", "queue).begun", 6, "function main.(*queue).begun is not in the executable"),
+        (
+            "jobs",
+            "queue).begin",
+            "queue).begun",
+            6,
+            "changed.toml:16:12: function main.(*queue).begun is not in the executable",
+        ),
         ("jobs", "arguments = \"ww\"", "arguments = \"www\"", 6, "has the arguments ww, not www"),
         ("jobs", "(*queue).begin", "leap", 6, INLINED),
-        ("jobs", "job = \"main.job\"", "job = \"main.jobs\"", 6, "type main.jobs can't be found"),
-        ("work", "(*work).step\"", "(*work).*\"\nat_most = 1", 6, "matches 3 functions, and may match 1"),
+        (
+            "jobs",
+            "job = \"main.job\"",
+            "job = \"main.jobs\"",
+            6,
+            "changed.toml:11:8: type main.jobs can't be found",
+        ),
+        (
+            "work",
+            "(*work).step\"",
+            "(*work).*\"\nat_most = 1",
+            6,
+            "changed.toml:13:12: main.(*work).* matches 3 functions, and may match 1",
+        ),
         ("work", "main.(*work).step\"", "*.*\"\nat_most = 64", 6, " functions, and may match 64"),
         (
             "work",
@@ -422,12 +472,12 @@ fn specs_that_do_not_go_together_are_refused() -> Result<()> {
 /// A spec may watch what the agent's own frameworks watch, too: each has probes of its own there.
 #[test]
 fn a_spec_and_a_framework_count_the_same_function_side_by_side() -> Result<()> {
-    let server = "google.golang.org/grpc.(*Server)";
+    let function = "google.golang.org/grpc.(*Server).processUnaryRPC";
     let text = format!(
         "name = \"unary\"\nmodule = \"google.golang.org/grpc\"\n[[operation]]\nname = \"unary\"\nkey = \"goroutine\"\n\
          policy = \"nested\"\nside = \"client\"\nreturns = {{ error = 0 }}\nallow_expensive = true\n\
          labels = {{ status = {{ outcome = [\"ok\", \"failed\"] }} }}\n\
-         [[operation.start]]\nfunction = \"{server}.processUnaryRPC\"\n"
+         [[operation.start]]\nfunction = \"{function}\"\n"
     );
     let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
     let spec = specs::file("unary", &text)?;
@@ -501,6 +551,13 @@ fn the_schema_for_editors_is_what_the_agent_takes() -> Result<()> {
         (&jobs, "\"pointer\"", "\"thread\""),
         (&work, "allow_expensive = true", ""),
         (&work, "[\"done\", \"failed\"]", "[\"done\"]"),
+        (&work, "error = 1", "error = 9"),
+        (&jobs, "key = 1", "key = 9"),
+        (&jobs, "queue = ", &format!("{} = ", "q".repeat(65))),
+        (&jobs, "\"jobs\"", &format!("\"{}\"", "j".repeat(65))),
+        (&jobs, "\"job\"", &format!("\"{}\"", "j".repeat(257))),
+        (&jobs, "(*queue).begin\"", "*\"\nat_most = 65"),
+        (&jobs, "job = 1", "job = 1, two = 0, three = 0"),
     ] {
         let changed = text.replacen(part, other, 1);
         ensure!(changed != *text && !is_valid(&changed)? && read("", &changed).is_err(), "{changed}");

@@ -44,6 +44,6 @@ pub use places::RuntimePlaces;
 #[cfg(test)]
 pub(crate) use places::tests::good_file as file_with_variables;
 pub use source::Source;
-pub use source_names::source_names;
+pub use source_names::Demangler;
 pub use types::{Field, Kind, Type};
 pub use version::GoVersion;

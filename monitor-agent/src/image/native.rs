@@ -26,19 +26,24 @@ pub struct NativeFunction {
     pub entry: u64,
     /// How many bytes it has.
     pub size: u64,
+    /// Who wants it, a bit for each.
+    pub wanted_by: u64,
 }
 
 impl Image {
-    /// The functions with a size whose names are wanted, by address, each once: one of several names counts. `None` if
-    /// the file has no symbols at all. There are never more than some ten thousand.
+    /// The functions with a size whose names are wanted, by address, each once: the first of several names counts that
+    /// somebody wants. `wanted_by` says who wants a name, a bit for each. `None` if the file has no symbols at all. There are
+    /// never more than some ten thousand.
     pub fn native_functions(
         &self,
-        wanted: &dyn Fn(&str) -> bool,
+        wanted_by: &mut dyn FnMut(&str) -> u64,
     ) -> Result<Option<Vec<NativeFunction>>, ImageError> {
         let mut found: BTreeMap<u64, NativeFunction> = BTreeMap::new();
         let has_table = self.visit_functions(&mut |name, entry, size| {
-            if found.len() < MAX_FOUND && wanted(name) {
-                found.entry(entry).or_insert_with(|| NativeFunction { name: name.to_owned(), entry, size });
+            let wanted_by = if found.len() < MAX_FOUND { wanted_by(name) } else { 0 };
+            if wanted_by != 0 {
+                let new = || NativeFunction { name: name.to_owned(), entry, size, wanted_by: 0 };
+                found.entry(entry).or_insert_with(new).wanted_by |= wanted_by;
             }
         })?;
         Ok(has_table.then(|| found.into_values().collect()))

@@ -11,54 +11,92 @@ const SYMBOL_MAX: usize = 1_024;
 const NAME_MAX: usize = 4_096;
 /// How deep parts of a name may lie in others.
 const DEPTH_MAX: u32 = 64;
+/// Work for one executable, in bytes of names and what takes as long: a million symbols of a large program have less than
+/// half of it. To make as many as this takes seconds.
+const WORK_MAX: usize = 6 << 30;
+/// What takes as long as a byte of a symbol that is read, and as one of the pieces that a name is made of.
+const SYMBOL_WORK: usize = 8;
+const PIECE_WORK: usize = 32;
 
 /// What libstdc++ has for a string since C++11, as demangled, and as people write it.
 const CXX11_STRING: [&str; 2] =
     ["std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >", "std::string"];
 
-/// The names of a function in its source, by its symbol: with parameters and without those (and what is returned), and with strings under both of their
-/// names. None where it is no name that a compiler of C++ or Rust has made, or one that is too long or too deep.
-#[must_use]
-pub fn source_names(symbol: &str) -> Vec<String> {
-    if symbol.len() > SYMBOL_MAX {
-        return Vec::new();
-    }
-    if let Ok(name) = try_demangle(symbol) {
-        // Without the hash.
-        return bounded(|out| write!(out, "{name:#}")).into_iter().collect();
-    }
-    if !symbol.starts_with("_Z") {
-        return Vec::new();
-    }
-    let limits = ParseOptions::default().recursion_limit(DEPTH_MAX);
-    let Ok(symbol) = BorrowedSymbol::new_with_options(symbol.as_bytes(), &limits) else { return Vec::new() };
-    let options = DemangleOptions::new().recursion_limit(DEPTH_MAX);
-    let of = |options: DemangleOptions| bounded(|out| symbol.structured_demangle(out, &options));
-    let mut names = Vec::new();
-    if let Some(whole) = of(options) {
-        names.push(whole.replace(CXX11_STRING[0], CXX11_STRING[1]));
-        names.push(whole);
-    }
-    names.extend(of(options.no_params().no_return_type()));
-    names
+/// Makes names of the source for the symbols of one executable, until it has had more work than any program is worth.
+#[derive(Debug)]
+pub struct Demangler {
+    left: usize,
 }
 
-/// What is written, if it is not too long.
-fn bounded(write: impl FnOnce(&mut Bounded) -> fmt::Result) -> Option<String> {
-    let mut out = Bounded(String::new());
-    write(&mut out).ok()?;
-    Some(out.0)
+impl Default for Demangler {
+    fn default() -> Self {
+        Self { left: WORK_MAX }
+    }
+}
+
+impl Demangler {
+    /// The names of a function in its source, by its symbol: with parameters and without those (and what is returned), and
+    /// with strings under both of their names. None where it is no name that a compiler of C++ or Rust has made, one that is
+    /// too long or too deep, or once this [is exhausted](Self::is_exhausted).
+    pub fn names(&mut self, symbol: &str) -> Vec<String> {
+        if symbol.len() > SYMBOL_MAX || self.is_exhausted() {
+            return Vec::new();
+        }
+        self.pay(symbol.len() * SYMBOL_WORK);
+        if let Ok(name) = try_demangle(symbol) {
+            // Without the hash.
+            return self.bounded(|out| write!(out, "{name:#}")).into_iter().collect();
+        }
+        if !symbol.starts_with("_Z") {
+            return Vec::new();
+        }
+        let limits = ParseOptions::default().recursion_limit(DEPTH_MAX);
+        let Ok(symbol) = BorrowedSymbol::new_with_options(symbol.as_bytes(), &limits) else {
+            return Vec::new();
+        };
+        let options = DemangleOptions::new().recursion_limit(DEPTH_MAX);
+        let mut of = |options: DemangleOptions| self.bounded(|out| symbol.structured_demangle(out, &options));
+        let mut names = Vec::new();
+        if let Some(whole) = of(options) {
+            names.push(whole.replace(CXX11_STRING[0], CXX11_STRING[1]));
+            names.push(whole);
+        }
+        names.extend(of(options.no_params().no_return_type()));
+        names
+    }
+
+    /// Whether it has made so many names that it makes no more: a symbol without names may have some then.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.left == 0
+    }
+
+    /// What is written, if it is not too long.
+    fn bounded(&mut self, write: impl FnOnce(&mut Bounded) -> fmt::Result) -> Option<String> {
+        let mut out = Bounded { text: String::new(), pieces: 0 };
+        let is_whole = write(&mut out).is_ok();
+        self.pay(out.text.len() + out.pieces * PIECE_WORK);
+        is_whole.then_some(out.text)
+    }
+
+    fn pay(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(bytes);
+    }
 }
 
 /// A text that ends with an error when it gets too long.
-struct Bounded(String);
+struct Bounded {
+    text: String,
+    pieces: usize,
+}
 
 impl Write for Bounded {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if self.0.len() + text.len() > NAME_MAX {
+        self.pieces += 1;
+        if self.text.len() + text.len() > NAME_MAX {
             return Err(fmt::Error);
         }
-        self.0.push_str(text);
+        self.text.push_str(text);
         Ok(())
     }
 }
@@ -70,6 +108,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn source_names(symbol: &str) -> Vec<String> {
+        Demangler::default().names(symbol)
+    }
 
     #[test]
     fn names_are_those_of_the_source() {
@@ -115,6 +157,15 @@ mod tests {
             assert!(names.iter().all(|name| name.len() <= NAME_MAX));
             assert!(begin.elapsed() < Duration::from_secs(1), "{symbol} took {:?}", begin.elapsed());
         }
+    }
+
+    #[test]
+    fn there_is_an_end_to_the_work() {
+        let mut demangler = Demangler { left: WORK_MAX };
+        assert!(!demangler.names("_Z3addii").is_empty() && !demangler.is_exhausted());
+        demangler.left = 1;
+        assert!(!demangler.names("_Z3addii").is_empty() && demangler.is_exhausted());
+        assert!(demangler.names("_Z3addii").is_empty());
     }
 
     proptest! {

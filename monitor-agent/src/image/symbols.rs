@@ -12,13 +12,15 @@ use super::{
 const WHAT: &str = "symbol table";
 /// Programs of 100 MB have half a million.
 const MAX_SYMBOLS: u64 = 1 << 22;
-const MAX_NAMES: u64 = 64 << 20;
+const MAX_NAMES: u64 = 256 << 20;
 /// All names together: programs of 100 MB have 50 MB. Those of several symbols may be at one place.
 const MAX_TEXT: usize = 256 << 20;
 /// Longer names are not looked for.
 const NAME_MAX: usize = 4096;
 /// Symbols are read in pieces of this many.
 const PIECE: u64 = 1 << 14;
+/// Names are read in pieces of so many bytes, and the symbols once for each.
+const PIECE_TEXT: usize = 16 << 20;
 const SYMBOL: u64 = size_of::<elf::Sym64<LE>>() as u64;
 
 impl Image {
@@ -27,9 +29,8 @@ impl Image {
     pub fn symbols(&self, names: &[&'static str]) -> Result<HashMap<&'static str, u64>, ImageError> {
         let mut found = HashMap::new();
         let Some(table) = self.symbol_table(elf::SHT_SYMTAB)? else { return Ok(found) };
-        let text = table.text(self)?;
-        table.visit(self, &mut |symbol| {
-            if let Some(name) = named(symbol, &text, names) {
+        table.visit_named(self, &mut |symbol, text| {
+            if let Some(name) = named(symbol, text, names) {
                 found.entry(name).or_insert(symbol.st_value.get(LE));
             }
             found.len() < names.len()
@@ -45,13 +46,12 @@ impl Image {
         for kind in [elf::SHT_SYMTAB, elf::SHT_DYNSYM] {
             let Some(table) = self.symbol_table(kind)? else { continue };
             has_table = true;
-            let text = table.text(self)?;
-            table.visit(self, &mut |symbol| {
+            table.visit_named(self, &mut |symbol, text| {
                 let (address, size) = (symbol.st_value.get(LE), symbol.st_size.get(LE));
                 if symbol.st_type() != elf::STT_FUNC || address == 0 || size == 0 {
                     return true;
                 }
-                let Some(name) = name(symbol, &text) else { return true };
+                let Some(name) = name(text) else { return true };
                 visit(name, address, size);
                 left = left.saturating_sub(name.len());
                 left > 0
@@ -96,9 +96,31 @@ struct Table {
 }
 
 impl Table {
-    /// The names of all its symbols.
-    fn text(&self, image: &Image) -> Result<Vec<u8>, ImageError> {
-        read_bytes(image.source(), self.text.0, self.text.1, WHAT)
+    /// Visits its symbols until `visit` says that this is enough, each with the text that begins with its name. In the order of
+    /// the names' places, roughly: a piece of the text is in memory at a time.
+    fn visit_named(
+        &self,
+        image: &Image,
+        visit: &mut dyn FnMut(&elf::Sym64<LE>, &[u8]) -> bool,
+    ) -> Result<(), ImageError> {
+        let (offset, len) = self.text;
+        let mut goes_on = true;
+        for first in (0..len).step_by(PIECE_TEXT) {
+            // The last name may end in the next piece.
+            let size = (PIECE_TEXT + NAME_MAX).min(len - first);
+            let text = read_bytes(image.source(), offset.saturating_add(first as u64), size, WHAT)?;
+            self.visit(image, &mut |symbol| {
+                let name = usize::try_from(symbol.st_name.get(LE)).unwrap_or(usize::MAX);
+                let place = name.checked_sub(first).filter(|place| *place < PIECE_TEXT);
+                let text = place.and_then(|place| text.get(place..));
+                goes_on = text.is_none_or(|text| visit(symbol, text));
+                goes_on
+            })?;
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Visits its symbols until `visit` says that this is enough.
@@ -118,21 +140,17 @@ impl Table {
     }
 }
 
-/// A symbol's name, if it is one that a compiler gives.
-fn name<'a>(symbol: &elf::Sym64<LE>, text: &'a [u8]) -> Option<&'a str> {
-    let start = usize::try_from(symbol.st_name.get(LE)).ok()?;
-    let rest = text.get(start..)?;
-    let rest = rest.get(..NAME_MAX).unwrap_or(rest);
-    let end = rest.iter().position(|byte| *byte == 0)?;
-    std::str::from_utf8(rest.get(..end)?).ok().filter(|name| !name.is_empty())
+/// The name that a text begins with, if it is one that a compiler gives.
+fn name(text: &[u8]) -> Option<&str> {
+    let text = text.get(..NAME_MAX).unwrap_or(text);
+    let end = text.iter().position(|byte| *byte == 0)?;
+    std::str::from_utf8(text.get(..end)?).ok().filter(|name| !name.is_empty())
 }
 
-/// Which of the names is a symbol's.
+/// Which of the names is that of a symbol, with which the text begins.
 fn named(symbol: &elf::Sym64<LE>, text: &[u8], names: &[&'static str]) -> Option<&'static str> {
-    let start = usize::try_from(symbol.st_name.get(LE)).ok()?;
-    let rest = text.get(start..)?;
     let is_name = |name: &&&'static str| {
-        rest.starts_with(name.as_bytes()) && rest.get(name.len()).is_some_and(|&end| end == 0)
+        text.starts_with(name.as_bytes()) && text.get(name.len()).is_some_and(|&end| end == 0)
     };
     (symbol.st_value.get(LE) != 0).then(|| names.iter().find(is_name).copied())?
 }

@@ -29,9 +29,7 @@ impl<T> Alternatives<T> {
                     found.push(one);
                     there.push(name);
                 }
-                Err(why @ (Refusal::FunctionMissing(_) | Refusal::SymbolMissing(_))) => {
-                    missing.push((name, why));
-                }
+                Err(why) if why.is_missing() => missing.push((name, why)),
                 Err(why) => return Err(why),
             }
         }

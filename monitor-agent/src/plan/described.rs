@@ -123,21 +123,22 @@ impl Finder<'_> {
         resolver: &mut Resolver<'_>,
     ) -> Result<Described, Refusal> {
         let operation = spec.operations.get(number).ok_or(Refusal::NoShape)?;
-        let (start, entered) = self.choose(&operation.start)?;
+        let (start, entered) = self.choose(&operation.start, spec)?;
         let mut starts = Vec::new();
         for function in &entered {
-            starts.push(self.site(Role::Start, function)?);
+            starts.push(self.site(Role::Start, function).map_err(|why| why.at(spec, start.place))?);
         }
         let (end, finishes) = match &operation.finish {
             Finish::Entered(entries) => {
-                let (finish, left) = self.choose(entries)?;
+                let (finish, left) = self.choose(entries, spec)?;
                 let sites = left.iter().map(|function| self.site(Role::Finish, function));
-                (finish.words.clone(), sites.collect::<Result<Vec<_>, _>>()?)
+                let sites = sites.collect::<Result<Vec<_>, _>>().map_err(|why| why.at(spec, finish.place))?;
+                (finish.words.clone(), sites)
             }
             Finish::Returned(words) => {
                 let mut finishes = Vec::new();
                 for function in &entered {
-                    finishes.extend(self.returns(function)?);
+                    finishes.extend(self.returns(function).map_err(|why| why.at(spec, start.place))?);
                 }
                 (words.clone(), finishes)
             }
@@ -162,7 +163,7 @@ impl Finder<'_> {
     }
 
     /// The first of some entries that is there with its arguments, and the functions that are meant by it.
-    fn choose<'b>(&self, entries: &'b [Entry]) -> Result<(&'b Entry, Vec<Function>), Refusal> {
+    fn choose<'b>(&self, entries: &'b [Entry], spec: &Spec) -> Result<(&'b Entry, Vec<Function>), Refusal> {
         let mut refusal = None;
         for entry in entries {
             let like = |function: &&Function| entry.is_like(&copies::unescape(&function.name));
@@ -173,16 +174,17 @@ impl Finder<'_> {
             let limit = entry.at_most.unwrap_or(1);
             if found.len() > limit {
                 let pattern = entry.function.clone();
-                return Err(Refusal::TooManyFunctions { pattern, found: found.len(), limit });
+                let why = Refusal::TooManyFunctions { pattern, found: found.len(), limit };
+                return Err(why.at(spec, entry.place));
             }
             match found.iter().try_for_each(|function| self.check_arguments(function, entry)) {
                 Ok(()) => return Ok((entry, found)),
-                Err(why @ Refusal::WrongArguments { .. }) => refusal = Some(why),
+                Err(why @ Refusal::WrongArguments { .. }) => refusal = Some(why.at(spec, entry.place)),
                 Err(why) => return Err(why),
             }
         }
-        let name = entries.first().map_or("", |entry| &entry.function);
-        Err(refusal.unwrap_or_else(|| Refusal::FunctionMissing(name.to_owned())))
+        let (name, place) = entries.first().map_or(("", 0), |entry| (&entry.function, entry.place));
+        Err(refusal.unwrap_or_else(|| Refusal::FunctionMissing(name.to_owned()).at(spec, place)))
     }
 
     fn check_arguments(&self, function: &Function, entry: &Entry) -> Result<(), Refusal> {
@@ -234,21 +236,32 @@ impl Described {
     fn with_labels(mut self, operation: &Operation, resolver: &mut Resolver<'_>) -> Result<Self, Refusal> {
         let nodes = std::mem::replace(&mut self.nodes, Nodes::with_arguments());
         let mut walk = Walk { nodes, root: ROOT, object: 0, resolver };
-        for source in &operation.labels {
-            let Some(path) = source.path() else { continue };
-            let (name, fields) = path.split_once('.').unwrap_or((path, ""));
-            let index = self.end.pointers.iter().position(|(pointer, _)| pointer == name);
-            walk.root = if index == Some(0) { ROOT } else { STATUS };
-            let type_name = operation.types.get(name).map_or("", String::as_str);
-            walk.object = walk.resolver.type_named(type_name)?;
-            if matches!(source, Source::Name(_)) {
-                self.texts.push(walk.text(fields)?);
-            } else {
-                self.number_at = Some(walk.number(fields)?);
-            }
+        for (source, place) in operation.labels.iter().zip(&operation.label_places) {
+            self.follow(source, operation, &mut walk).map_err(|why| why.at(&self.spec, *place))?;
         }
         self.nodes = walk.nodes;
         Ok(self)
+    }
+
+    /// Follows the path of a label, if it has one.
+    fn follow(
+        &mut self,
+        source: &Source,
+        operation: &Operation,
+        walk: &mut Walk<'_, '_>,
+    ) -> Result<(), Refusal> {
+        let Some(path) = source.path() else { return Ok(()) };
+        let (name, fields) = path.split_once('.').unwrap_or((path, ""));
+        let index = self.end.pointers.iter().position(|(pointer, _)| pointer == name);
+        walk.root = if index == Some(0) { ROOT } else { STATUS };
+        let type_name = operation.types.get(name).map_or("", String::as_str);
+        walk.object = walk.resolver.type_named(type_name)?;
+        if matches!(source, Source::Name(_)) {
+            self.texts.push(walk.text(fields)?);
+        } else {
+            self.number_at = Some(walk.number(fields)?);
+        }
+        Ok(())
     }
 
     /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.

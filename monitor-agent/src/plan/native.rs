@@ -1,6 +1,6 @@
 //! Operations of native functions that a user's spec describes, proven in an executable.
 
-use std::sync::Arc;
+use std::{cell::OnceCell, ptr, sync::Arc};
 
 use monitor_ebpf::{Native as Program, form, moment, policy, word};
 
@@ -10,9 +10,17 @@ use super::{
     site::{no_site, site},
 };
 use crate::{
-    image::{CostClass, Image, NativeFunction, SiteChoice, SiteKind, native_entry_site, return_sites},
-    specs::{Key, Native, NativeEntry, NativeFinish, Operation, Policy, Source, Spec, Text, Width},
+    image::{
+        CostClass, Demangler, Image, NativeFunction, SiteChoice, SiteKind, native_entry_site, return_sites,
+    },
+    specs::{
+        ALTERNATIVES_MAX, Key, Native, NativeEntry, NativeFinish, OPERATIONS_MAX, Operation, Policy, Source,
+        Spec, Text, Width,
+    },
 };
+
+/// Each entry of a spec has a bit.
+const _: () = assert!(OPERATIONS_MAX * 2 * ALTERNATIVES_MAX <= u64::BITS as usize);
 
 /// What the mangled name of a function has that gets a `std::string` of the C++11 ABI: Itanium C++ ABI, 5.1, and the
 /// inline namespace `__cxx11` of libstdc++.
@@ -33,12 +41,10 @@ pub(super) struct Found {
 
 /// Finds everything that a spec of native functions names. An operation of several may be missing: a note says so.
 pub(super) fn find(spec: &Spec, image: &Image) -> Result<Vec<Found>, Refusal> {
-    let natives = || spec.operations.iter().filter_map(|operation| operation.native.as_ref());
-    let wanted = |name: &str| natives().flat_map(Native::entries).any(|entry| entry.is_like(name));
-    let Some(functions) = image.native_functions(&wanted)? else { return Err(Refusal::NoSymbols) };
+    let functions = Functions::find(spec, image)?;
     let alternatives = Alternatives::find(&spec.operations, |number, operation| {
         let native = operation.native.as_ref().ok_or(Refusal::NoShape)?;
-        find_operation((number, operation), native, &functions, image)
+        find_operation((number, operation), native, (spec, &functions), image)
     })?;
     let (mut found, notes) = (alternatives.found, alternatives.notes);
     if let Some(first) = found.first_mut() {
@@ -53,27 +59,64 @@ pub(super) fn find(spec: &Spec, image: &Image) -> Result<Vec<Found>, Refusal> {
     Ok(found)
 }
 
+/// The functions of an executable that entries of a spec mean.
+struct Functions<'a> {
+    entries: Vec<&'a NativeEntry>,
+    found: Vec<NativeFunction>,
+}
+
+impl<'a> Functions<'a> {
+    /// Looks each symbol up once for all entries: to make a name of the source of it takes time.
+    fn find(spec: &'a Spec, image: &Image) -> Result<Self, Refusal> {
+        let natives = spec.operations.iter().filter_map(|operation| operation.native.as_ref());
+        let entries: Vec<_> = natives.flat_map(Native::entries).collect();
+        let mut demangler = Demangler::default();
+        let found = image.native_functions(&mut |symbol| {
+            let in_source = OnceCell::new();
+            let mut is_like = |entry: &NativeEntry| {
+                entry.is_like(symbol, || in_source.get_or_init(|| demangler.names(symbol)))
+            };
+            entries.iter().enumerate().fold(0, |by, (bit, entry)| by | u64::from(is_like(entry)) << bit)
+        })?;
+        match found {
+            _ if demangler.is_exhausted() => Err(Refusal::TooManyNames),
+            Some(found) => Ok(Self { entries, found }),
+            None => Err(Refusal::NoSymbols),
+        }
+    }
+
+    /// Those that an entry means.
+    fn of(&self, entry: &NativeEntry) -> Vec<NativeFunction> {
+        let bit = self.entries.iter().position(|known| ptr::eq(*known, entry));
+        let is_meant = |function: &&NativeFunction| bit.is_some_and(|bit| function.wanted_by >> bit & 1 == 1);
+        self.found.iter().filter(is_meant).cloned().collect()
+    }
+}
+
 fn find_operation(
     (number, operation): (u8, &Operation),
     native: &Native,
-    functions: &[NativeFunction],
+    (spec, functions): (&Spec, &Functions<'_>),
     image: &Image,
 ) -> Result<Found, Refusal> {
-    let (start, entered) = choose(&native.start, functions)?;
+    let (start, entered) = choose(&native.start, (spec, functions))?;
     let mut starts = Vec::new();
     for function in &entered {
-        starts.push(entry_site(Role::Start, function, image)?);
+        let site = entry_site(Role::Start, function, image);
+        starts.push(site.map_err(|why| why.at(spec, start.place))?);
     }
     let (finish, mut sites) = match &native.finish {
         NativeFinish::Entered(entries) => {
-            let (finish, left) = choose(entries, functions)?;
+            let (finish, left) = choose(entries, (spec, functions))?;
             let sites = left.iter().map(|function| entry_site(Role::Finish, function, image));
-            (Some(finish), sites.collect::<Result<Vec<_>, _>>()?)
+            let sites = sites.collect::<Result<Vec<_>, _>>().map_err(|why| why.at(spec, finish.place))?;
+            (Some(finish), sites)
         }
         NativeFinish::Instructions(_) => {
             let mut sites = Vec::new();
             for function in &entered {
-                sites.extend(instruction_sites(function, image)?);
+                let returns = instruction_sites(function, image);
+                sites.extend(returns.map_err(|why| why.at(spec, start.place))?);
             }
             (None, sites)
         }
@@ -96,29 +139,29 @@ fn find_operation(
 /// The first of some entries that is there, and the functions that are meant by it.
 fn choose<'a>(
     entries: &'a [NativeEntry],
-    functions: &[NativeFunction],
+    (spec, functions): (&Spec, &Functions<'_>),
 ) -> Result<(&'a NativeEntry, Vec<NativeFunction>), Refusal> {
     for entry in entries {
-        let found: Vec<_> =
-            functions.iter().filter(|function| entry.is_like(&function.name)).cloned().collect();
+        let found = functions.of(entry);
         let limit = entry.at_most.unwrap_or(1);
         match found.len() {
             0 => continue,
             count if count > limit => {
                 let pattern = entry.function.clone();
-                return Err(Refusal::TooManyFunctions { pattern, found: count, limit });
+                let why = Refusal::TooManyFunctions { pattern, found: count, limit };
+                return Err(why.at(spec, entry.place));
             }
             _ => {}
         }
         let has_strings = entry.texts.values().any(|(_, text)| *text == Text::Cxx11);
         let other = found.iter().find(|function| has_strings && !function.name.contains(CXX11_STRING));
         return match other {
-            Some(function) => Err(Refusal::NoCxxString(function.name.clone())),
+            Some(function) => Err(Refusal::NoCxxString(function.name.clone()).at(spec, entry.place)),
             None => Ok((entry, found)),
         };
     }
-    let name = entries.first().map_or("", |entry| &entry.function);
-    Err(Refusal::SymbolMissing(name.to_owned()))
+    let (name, place) = entries.first().map_or(("", 0), |entry| (&entry.function, entry.place));
+    Err(Refusal::SymbolMissing(name.to_owned()).at(spec, place))
 }
 
 fn code(function: &NativeFunction, image: &Image) -> Result<Arc<[u8]>, Refusal> {

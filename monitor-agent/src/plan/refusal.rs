@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::image::ImageError;
+use crate::{image::ImageError, specs::Spec};
 
 /// What a refusal for an unknown layout ends with.
 const UNPROVEN: &str = ", so the layout can't be proven";
@@ -96,6 +96,12 @@ pub enum Refusal {
     /// Nothing says where native functions are.
     #[error("the executable has no symbols, so where its functions are can't be known: it was stripped")]
     NoSymbols,
+    /// To make names of the source of all symbols would take too long.
+    #[error(
+        "its symbols have more names in the source than are made for one executable: write the mangled names of functions, as \
+         `nm` prints them"
+    )]
+    TooManyNames,
     /// A native function is not in the symbol table.
     #[error("function {0} is not among the symbols of the executable, or has no size there{ELSEWHERE}")]
     SymbolMissing(String),
@@ -153,6 +159,14 @@ pub enum Refusal {
     /// The plan doesn't fit the programs' bounds.
     #[error("more {0} than the eBPF programs can take")]
     TooMuch(&'static str),
+    /// What a spec says at a place of its file can't be found or proven.
+    #[error("{place}: {why}")]
+    InSpec {
+        /// File, line and column.
+        place: String,
+        /// Why.
+        why: Box<Refusal>,
+    },
     /// The executable can't be read.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -164,8 +178,27 @@ impl Refusal {
         Self::WrongType { what: what.to_owned(), found: found.to_owned(), expected }
     }
 
+    /// The same with the place of the spec that it is about. That an executable can't be read is about none.
+    pub(super) fn at(self, spec: &Spec, place: usize) -> Self {
+        match self {
+            Self::Image(_) => self,
+            why => Self::InSpec { place: spec.place(place), why: Box::new(why) },
+        }
+    }
+
+    /// Whether a function is not there that a spec or a framework names.
+    pub(super) fn is_missing(&self) -> bool {
+        match self {
+            Self::InSpec { why, .. } => why.is_missing(),
+            _ => matches!(self, Self::FunctionMissing(_) | Self::SymbolMissing(_)),
+        }
+    }
+
     /// The reason alone, for a note about something that can be done without.
     pub(super) fn reason(&self) -> String {
+        if let Self::InSpec { why, .. } = self {
+            return why.reason();
+        }
         let text = self.to_string();
         let ends = [UNPROVEN, RENAMED, ELSEWHERE, BY_PROFILE];
         let reason = ends.iter().find_map(|end| text.strip_suffix(end));

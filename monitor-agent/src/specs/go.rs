@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::{
     ALTERNATIVES_MAX, Entry, Finish, Key, LABELS_MAX, MATCHES_MAX, Operation, POINTERS_MAX, Policy,
     REGISTERS, Source, TEXTS_MAX, Words, names,
-    read::{Wrong, check, comparison, short, source, wrong},
+    read::{Wrong, check, comparison, label_places, short, source, wrong},
     written::{WrittenEntry, WrittenKey, WrittenOperation, WrittenPolicy, WrittenSide, WrittenWords},
 };
 
@@ -52,6 +52,7 @@ pub(super) fn operation(spanned: &Spanned<WrittenOperation>) -> Result<Operation
         finish,
         types,
         labels: sources(written)?,
+        label_places: label_places(&written.labels),
         failed,
         native: None,
     };
@@ -125,7 +126,8 @@ pub(crate) fn entry(
     }
     let arguments = arguments(spanned, &words)?;
     let at_most = written.at_most.as_ref().map(|limit| *limit.get_ref());
-    Ok(Entry { function: function.get_ref().clone(), at_most, arguments, words })
+    let place = function.span().start;
+    Ok(Entry { function: function.get_ref().clone(), at_most, arguments, words, place })
 }
 
 /// Whether the only stars of a name are those of methods' receivers, as in `pkg.(*T).Method`.

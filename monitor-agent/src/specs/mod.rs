@@ -63,6 +63,15 @@ pub struct Spec {
     pub labels: Vec<String>,
     /// What is measured: at least one.
     pub operations: Vec<Operation>,
+    /// What it was read from.
+    pub origin: Origin,
+}
+
+/// The file that a spec was read from, to tell where in it something stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    file: String,
+    text: String,
 }
 
 /// What begins in one function and ends in another, or in the same.
@@ -84,6 +93,8 @@ pub struct Operation {
     pub types: BTreeMap<String, String>,
     /// Values of the spec's labels, in the order of their names.
     pub labels: Vec<Source>,
+    /// Where these stand in the file: the first byte of each.
+    pub label_places: Vec<usize>,
     /// Which numbers mean that it has failed.
     pub failed: Option<Comparison>,
     /// Its functions, where those are native: there are none of Go then.
@@ -110,6 +121,8 @@ pub struct Entry {
     pub arguments: String,
     /// Which of them are what.
     pub words: Words,
+    /// Where its name stands in the file: the first byte.
+    pub place: usize,
 }
 
 /// Which words of a function's arguments or results are what, counted from 0.
@@ -267,6 +280,14 @@ impl Entry {
 }
 
 impl Spec {
+    /// File, line and column of a byte of the file.
+    #[must_use]
+    pub fn place(&self, at: usize) -> String {
+        let Origin { file, text } = &self.origin;
+        let (line, column) = read::position(text, at);
+        format!("{file}:{line}:{column}")
+    }
+
     /// Whether it is about native functions.
     #[must_use]
     pub fn is_native(&self) -> bool {

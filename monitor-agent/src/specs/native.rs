@@ -7,10 +7,10 @@ use toml::Spanned;
 
 use super::{
     ALTERNATIVES_MAX, Key, LABELS_MAX, MATCHES_MAX, Operation, Policy, Source, TEXTS_MAX, names,
-    read::{Wrong, check, comparison, short, source, wrong},
+    read::{Wrong, check, comparison, label_places, short, source, wrong},
     written::{WrittenSide, WrittenSource},
 };
-use crate::{frameworks::Side, image::source_names, specs::Finish};
+use crate::{frameworks::Side, specs::Finish};
 
 /// Arguments of a native function that are in registers.
 const ARGUMENTS: usize = monitor_ebpf::word::ARGUMENTS as usize;
@@ -62,6 +62,8 @@ pub struct NativeEntry {
     pub texts: BTreeMap<String, (usize, Text)>,
     /// The argument that is a number.
     pub number: Option<usize>,
+    /// Where its name stands in the file: the first byte.
+    pub place: usize,
 }
 
 /// How an argument is a string.
@@ -99,12 +101,12 @@ impl Native {
 }
 
 impl NativeEntry {
-    /// Whether a function is meant, by its symbol or by the name that it has in the source.
+    /// Whether a function is meant, by its symbol or by one of the names that it has in the source.
     #[must_use]
-    pub fn is_like(&self, symbol: &str) -> bool {
+    pub fn is_like<'a>(&self, symbol: &str, in_source: impl FnOnce() -> &'a [String]) -> bool {
         if names::is_of_source(&self.function) {
             return names::own_name(&self.function).is_none_or(|name| symbol.contains(name))
-                && source_names(symbol).iter().any(|name| self.is_like_text(name));
+                && in_source().iter().any(|name| self.is_like_text(name));
         }
         self.is_like_text(symbol)
     }
@@ -219,6 +221,7 @@ pub(super) fn operation(spanned: &Spanned<WrittenNative>) -> Result<Operation, W
         finish: Finish::Entered(Vec::new()),
         types: BTreeMap::new(),
         labels,
+        label_places: label_places(&written.labels),
         failed,
         native: Some(native),
     };
@@ -275,6 +278,7 @@ fn entry(spanned: &Spanned<WrittenEntry>, key: Key) -> Result<NativeEntry, Wrong
         key: written.key.as_ref().map(|place| *place.get_ref()),
         texts,
         number: written.number.as_ref().map(|place| *place.get_ref()),
+        place: function.span().start,
     })
 }
 

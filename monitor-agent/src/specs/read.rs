@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 
 use super::{
-    Comparison, FILE_MAX, OPERATIONS_MAX, Operation, Source, Spec, SpecError, go, names, native,
+    Comparison, FILE_MAX, OPERATIONS_MAX, Operation, Origin, Source, Spec, SpecError, go, names, native,
     written::{Written, WrittenSource},
 };
 use crate::frameworks::FRAMEWORK_KEYS;
@@ -21,7 +21,8 @@ const TEXT_MAX: usize = 256;
 
 /// Reads a spec. `file` is what errors call it.
 pub fn read(file: &str, text: &str) -> Result<Spec, SpecError> {
-    of_text(file, text, spec).map_err(explained)
+    let spec = of_text(file, text, spec).map_err(explained)?;
+    Ok(Spec { origin: Origin { file: file.to_owned(), text: text.to_owned() }, ..spec })
 }
 
 /// Adds why a key is not known, where the agent's own frameworks have it.
@@ -53,14 +54,16 @@ pub(crate) fn of_text<W: DeserializeOwned, T>(
 
 /// The error at a byte of the text.
 fn place(file: &str, text: &str, at: usize, what: &str) -> SpecError {
+    let (line, column) = position(text, at);
+    SpecError::At { file: file.to_owned(), line, column, what: what.lines().collect::<Vec<_>>().join("; ") }
+}
+
+/// Line and column of a byte of the text, counted from 1.
+pub(super) fn position(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |end| end + 1);
-    SpecError::At {
-        file: file.to_owned(),
-        line: before.matches('\n').count() + 1,
-        column: before.get(line_start..).map_or(0, |line| line.chars().count()) + 1,
-        what: what.lines().collect::<Vec<_>>().join("; "),
-    }
+    let column = before.get(line_start..).map_or(0, |line| line.chars().count()) + 1;
+    (before.matches('\n').count() + 1, column)
 }
 
 /// What is wrong, and where in the text.
@@ -97,7 +100,8 @@ fn spec(written: Written) -> Result<Spec, Wrong> {
         }
         _ => return wrong(&written.name, "a spec has operations of Go functions, or of native functions"),
     };
-    Ok(Spec { name: written.name.into_inner(), help, module, labels, operations })
+    let origin = Origin::default();
+    Ok(Spec { name: written.name.into_inner(), help, module, labels, operations, origin })
 }
 
 /// The labels that all operations have, and the operations.
@@ -133,6 +137,11 @@ fn told_apart<W>(operations: &[Operation], written: &Spanned<Vec<Spanned<W>>>) -
         ),
         None => Ok(()),
     }
+}
+
+/// Where the values of labels stand.
+pub(super) fn label_places(labels: &BTreeMap<String, Spanned<WrittenSource>>) -> Vec<usize> {
+    labels.values().map(|value| value.span().start).collect()
 }
 
 /// A text that is not too long and has no control characters.
