@@ -204,9 +204,6 @@ fn load(
         syscall::load_program(name, &program.license, &function.instructions, attach_type, log)
     };
     let loaded = load(&mut []).or_else(|io_error| {
-        if io_error.raw_os_error() == Some(libc::EPERM) {
-            syscall::lift_memory_limit();
-        }
         let mut log = vec![0; LOG_BYTES];
         // The first error counts: the second may be that the log has no room for all.
         load(&mut log).map_err(|_| {

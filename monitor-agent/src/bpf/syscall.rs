@@ -169,14 +169,6 @@ pub(super) fn load_program(
     make(BPF_PROG_LOAD, &attributes)
 }
 
-/// Raises the limit of memory that may be locked: before Linux 5.11 what programs and maps take counts
-/// against it, and what would pass it is not permitted. aya does the same for maps.
-pub(super) fn lift_memory_limit() {
-    let none = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: reads the structure, which lives here. If it is refused, so is what is tried next.
-    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const none) };
-}
-
 /// Makes a probe at each of these offsets of the executable, until the link is closed.
 pub(super) fn link_uprobes(probe: &Probe<'_>, offsets: &[u64]) -> io::Result<OwnedFd> {
     let attributes = LinkCreate {
