@@ -6,11 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use monitor_tests::{
     agent::Agent,
     chain::{Account, Chain, check_calls, check_durations},
     process::Process,
+    scrape::Scrape,
     tally::{DEFAULT_LABELS, IN_PROCESS_LABELS, Tally},
     targets::Flavour,
     text::Sites,
@@ -243,6 +244,46 @@ fn a_finished_call_shows_after_a_quarter_of_a_second() -> Result<()> {
     server.command("settle")?;
     agent.terminate()?;
     Ok(())
+}
+
+/// Looks at the rings are no more frequent, whoever asks for them.
+const LOOKS_APART: Duration = Duration::from_millis(50);
+
+/// Rings in which little waits are left alone for a second, but not from those who want to see what is in them.
+#[test]
+fn those_who_scrape_see_the_calls_up_to_then() -> Result<()> {
+    let mut server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let agent = Agent::attach(&[client.pid()], &["--metrics", "kitex"])?;
+    let calls = |scrape: Result<Scrape>| Ok::<_, anyhow::Error>(timed_calls(&scrape?));
+    for round in 1..=12 {
+        thread::sleep(LOOKS_APART);
+        client.command(&format!("load 100 4 {round}"))?;
+        let (one, other) = thread::scope(|scope| {
+            let other =
+                scope.spawn(|| calls(agent.scrape_path(&format!("/targets/{}/metrics", client.pid()))));
+            (calls(agent.scrape()), other.join())
+        });
+        let other = other.map_err(|_| anyhow!("the other one who scrapes has failed"))?;
+        assert_eq!([one?, other?], [[100.0 * f64::from(round); 2]; 2], "round {round}");
+    }
+    // Whoever comes again and again gets an answer, and the agent has time for other things.
+    let began = Instant::now();
+    let mut scrapes = 0;
+    while began.elapsed() < Duration::from_secs(1) {
+        agent.scrape()?;
+        scrapes += 1;
+    }
+    assert!(scrapes > 20, "{scrapes} scrapes in a second");
+    server.command("settle")?;
+    agent.terminate()?;
+    Ok(())
+}
+
+/// Calls of a client in its totals, and in its histograms.
+fn timed_calls(scrape: &Scrape) -> [f64; 2] {
+    let timed = scrape.histograms("kitex_client_latency_us");
+    [scrape.sum("kitex_client_throughput", &[]), timed.values().map(|histogram| histogram.count).sum()]
 }
 
 #[test]

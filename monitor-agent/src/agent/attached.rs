@@ -37,8 +37,12 @@ use crate::{
 const HEADER_BYTES: usize = 8;
 /// Flags of records that are not those of timed calls.
 const NOT_TIMED: u32 = record_flag::UNPAIRED | record_flag::STARTED;
+/// Records taken out of a ring in one go.
+const BATCH: usize = 1_024;
 /// Records taken out of a ring before others get a turn.
-const BATCH: usize = 65_536;
+const TURN: usize = 1 << 20;
+/// Records that may come while totals are read.
+const LATE: usize = 65_536;
 
 /// A target, its executable, and how far apart their addresses are.
 pub(super) struct Place {
@@ -174,11 +178,10 @@ impl Attached {
         })
     }
 
-    /// Takes everything out of the ring, for the tracer too; gives what is new for a scrape, and how many bytes there
-    /// were.
-    pub(super) fn drain(&mut self, place: &Place, clock: Clock, tracer: &mut dyn Tracer) -> (Changes, u64) {
+    /// Takes everything out of the ring, for the tracer too; gives how many bytes there were.
+    pub(super) fn drain(&mut self, place: &Place, clock: Clock, tracer: &mut dyn Tracer) -> u64 {
         let Self { maps, labels, aggregate, framework, waiting, .. } = self;
-        let names = Names { place, found: place.executable.inspection.frameworks.get(*framework) };
+        let names = Names::of(place, *framework);
         let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), &names);
         let target = place.target.pid();
         let (mut records, mut bytes) = (0, 0);
@@ -194,20 +197,10 @@ impl Attached {
             records += batch.len();
             batch.clear();
             // A ring that is filled as fast as it is emptied must not keep the others waiting.
-            if taken < BATCH || records >= 16 * BATCH {
+            if taken < BATCH || records >= TURN {
                 break;
             }
         }
-        for number in maps.label_sets() {
-            let labels = labels.get(number, || decode(maps, number));
-            aggregate.total(number, labels, maps.total(number), maps.extras(number));
-        }
-        // Calls that were counted after the last record was taken out, and before the totals were read.
-        maps.drain(BATCH, |record, more| batch.push((record, more)));
-        let timed = batch.iter().filter(|(record, _)| record.flags & NOT_TIMED == 0);
-        aggregate.waiting(
-            timed.map(|(record, _)| labels.get(record.label_set, || decode(maps, record.label_set)).side),
-        );
         *waiting = batch;
         let time_ns = clock.now_ns();
         self.losses.look(
@@ -221,8 +214,39 @@ impl Attached {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
+        self.choose_whom_to_ask();
+        bytes as u64
+    }
+
+    /// Asks all calls for the start that they have recorded, or a few. By what has just been taken out of the ring: calls that
+    /// wait there may have records.
+    fn choose_whom_to_ask(&mut self) {
+        if !self.may_be_recorded || self.probes.is_none() {
+            return;
+        }
+        let missed = self.maps.counter(Counter::SampledOut);
+        if let Some(few) = self.asking.look(self.aggregate.with_own_start(), missed) {
+            self.maps.sampling().ask(few);
+        }
+    }
+
+    /// Reads totals and counters; gives what is new for a scrape. To be called after [`drain`](Self::drain).
+    pub(super) fn look(&mut self, place: &Place) -> Changes {
+        let Self { maps, labels, aggregate, framework, waiting, .. } = self;
+        let names = Names::of(place, *framework);
+        let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), &names);
+        for number in maps.label_sets() {
+            let labels = labels.get(number, || decode(maps, number));
+            aggregate.total(number, labels, maps.total(number), maps.extras(number));
+        }
+        // Calls that were counted after the last record was taken out, and before the totals were read.
+        maps.drain(LATE, |record, more| waiting.push((record, more)));
+        let timed = waiting.iter().filter(|(record, _)| record.flags & NOT_TIMED == 0);
+        aggregate.waiting(
+            timed.map(|(record, _)| labels.get(record.label_set, || decode(maps, record.label_set)).side),
+        );
         let changes = aggregate.changes(&|counter, side| maps.counter_of(counter, side));
-        (Changes { has_bytes: self.has_bytes, ..changes }, bytes as u64)
+        Changes { has_bytes: self.has_bytes, ..changes }
     }
 
     /// Whether the ring must not be left alone for as long as usual.
@@ -259,11 +283,8 @@ impl Attached {
     /// and closes windows.
     pub(super) fn look_after(&mut self, place: &Place) {
         if let Some(probes) = &mut self.probes {
-            let missed = self.maps.counter(Counter::SampledOut);
-            probes.look_after(place, self.may_be_recorded.then_some(missed));
-            if let Some(few) = self.asking.look(self.aggregate.with_own_start(), missed) {
-                self.maps.sampling().ask(few);
-            }
+            let missed = self.may_be_recorded.then(|| self.maps.counter(Counter::SampledOut));
+            probes.look_after(place, missed);
         }
         self.unexpected.look(&self.maps, place);
         let often = (self.max_age / 10).min(AGEING_AT_MOST);
@@ -430,7 +451,11 @@ struct Names<'a> {
     found: Option<&'a Found>,
 }
 
-impl Names<'_> {
+impl<'a> Names<'a> {
+    fn of(place: &'a Place, framework: usize) -> Self {
+        Self { place, found: place.executable.inspection.frameworks.get(framework) }
+    }
+
     fn plan(&self) -> Option<&Plan> {
         self.found?.plan.as_ref().ok()
     }

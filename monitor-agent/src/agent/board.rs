@@ -10,7 +10,7 @@ use std::{
 
 use prometheus::proto::MetricFamily;
 
-use super::{RunConfig, go::GoRuntime, watch::Face};
+use super::{RunConfig, go::GoRuntime, looks::Looks, watch::Face};
 use crate::{
     events::{Readers, SlowCalls, Wish},
     export::{
@@ -33,6 +33,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Board {
     faces: Mutex<Vec<Arc<Face>>>,
+    /// Whoever reads what the faces show asks here first.
+    looks: Looks,
     metrics: Selection,
     view: KitexView,
     otel: OtelView,
@@ -64,6 +66,7 @@ impl Board {
             readers,
             slow_calls: config.slow_calls.map(|limit| Arc::new(SlowCalls::new(limit))),
             faces: Mutex::default(),
+            looks: Looks::default(),
             metrics: config.metrics.clone(),
             view: KitexView { labels: config.labels.clone(), buckets: Arc::new(config.buckets.clone()) },
             otel: config.otel,
@@ -87,6 +90,10 @@ impl Board {
         &self.ladder
     }
 
+    pub(super) fn looks(&self) -> &Looks {
+        &self.looks
+    }
+
     /// The calls that are kept, if any are.
     pub(super) fn slow_calls(&self) -> Option<Arc<SlowCalls>> {
         self.slow_calls.clone()
@@ -102,6 +109,12 @@ impl Board {
 
     fn faces(&self) -> Vec<Arc<Face>> {
         self.faces.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All faces, once they show all that there is by now.
+    fn newest_faces(&self) -> Vec<Arc<Face>> {
+        self.looks.ask();
+        self.faces()
     }
 
     fn families(&self, faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
@@ -254,7 +267,7 @@ fn read_errors(faces: &[Arc<Face>]) -> Vec<MetricFamily> {
 
 impl Source for Board {
     fn telemetry(&self) -> Vec<(u32, Telemetry)> {
-        let faces = self.faces();
+        let faces = self.newest_faces();
         let of_face = |face: &Arc<Face>| {
             let subject = face.subject.as_ref()?;
             let readings = face.read_go();
@@ -271,22 +284,24 @@ impl Backend for Board {
 
     fn gather(&self) -> Vec<MetricFamily> {
         self.scrapes.fetch_add(1, Ordering::Relaxed);
-        self.families(&self.faces(), self.several)
+        self.families(&self.newest_faces(), self.several)
     }
 
     fn gather_target(&self, pid: u32) -> Option<Vec<MetricFamily>> {
         self.scrapes.fetch_add(1, Ordering::Relaxed);
-        let face = self.faces().into_iter().find(|face| face.pid == pid)?;
+        let face = self.newest_faces().into_iter().find(|face| face.pid == pid)?;
         Some(self.families(&[face], false))
     }
 
     fn calls(&self, wish: &Wish) -> Option<String> {
-        Some(self.slow_calls.as_ref()?.json(wish))
+        let calls = self.slow_calls.as_ref()?;
+        self.looks.ask();
+        Some(calls.json(wish))
     }
 
     fn status(&self) -> Status {
         let targets = self
-            .faces()
+            .newest_faces()
             .iter()
             .map(|face| {
                 let stats = face.lock_stats().clone();

@@ -39,6 +39,9 @@ const GRACE: Duration = Duration::from_millis(500);
 /// Those who get the calls beside the aggregation.
 type Tracers = Vec<Box<dyn Tracer + Send>>;
 
+/// How long rings in which little waits are left alone, where nobody wants each call by itself.
+const LEAVE_ALONE: Duration = Duration::from_secs(1);
+
 /// How long programs may still be running that were entered before their probe was taken away.
 const LAST_RECORDS: Duration = Duration::from_millis(10);
 
@@ -104,6 +107,9 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
     }
     let (stop_pushing, stopped) = oneshot::channel::<()>();
     let pusher = pusher.map(|pusher| tokio::spawn(pusher.run(stopped)));
+    // Who reads events gets them soon.
+    let leave_alone = if event_server.is_some() { DRAIN_EVERY * 3 / 2 } else { LEAVE_ALONE };
+    board.looks().open();
     board.set_ready(true);
     let mut overheads = Overheads::new(goal, hit_costs, &watches, &board);
     let mut drain_tick = interval(DRAIN_EVERY);
@@ -114,7 +120,8 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = drain_tick.tick() => drain_those(&mut watches, Watch::is_due, &mut tracers),
+            () = board.looks().asked() => board.looks().take(|| look(&mut watches, &mut tracers)),
+            _ = drain_tick.tick() => pass(&mut watches, leave_alone, &mut tracers),
             _ = check_tick.tick() => {
                 tokio::task::block_in_place(|| {
                     check(&mut watches, &mut tracers);
@@ -128,6 +135,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
     }
     board.set_ready(false);
     tokio::task::block_in_place(|| finish(&mut watches, &mut tracers));
+    board.looks().close();
     // Tells the readers that this was all.
     drop(tracers);
     let _ = stop_serving.send(());
@@ -242,14 +250,24 @@ const THREADS_PER_PROCESSOR: usize = 2;
 
 /// Takes everything out of the rings of the targets that are there.
 pub(super) fn drain(watches: &mut [Watch], tracer: &mut dyn Tracer) {
-    drain_those(watches, |_| true, tracer);
+    each_up(watches, |watch| watch.drain(tracer));
+    tracer.flush();
 }
 
-fn drain_those(watches: &mut [Watch], is_due: fn(&Watch) -> bool, tracer: &mut dyn Tracer) {
-    for watch in watches.iter_mut().filter(|watch| watch.is_up() && is_due(watch)) {
-        watch.drain(tracer);
-    }
+/// Drains the rings in which much waits, or which were left alone for so long.
+fn pass(watches: &mut [Watch], leave_alone: Duration, tracer: &mut dyn Tracer) {
+    each_up(watches, |watch| watch.pass(leave_alone, tracer));
     tracer.flush();
+}
+
+/// Drains all rings and publishes what there is.
+fn look(watches: &mut [Watch], tracer: &mut dyn Tracer) {
+    each_up(watches, |watch| watch.look(tracer));
+    tracer.flush();
+}
+
+fn each_up(watches: &mut [Watch], act: impl FnMut(&mut Watch)) {
+    watches.iter_mut().filter(|watch| watch.is_up()).for_each(act);
 }
 
 /// Looks after every target.
@@ -268,7 +286,7 @@ pub(super) fn finish(watches: &mut [Watch], tracer: &mut dyn Tracer) {
     });
     thread::sleep(LAST_RECORDS);
     for watch in watches.iter_mut() {
-        watch.drain(tracer);
+        watch.look(tracer);
         watch.set_down();
     }
     tracer.flush();

@@ -8,6 +8,7 @@ mod events;
 mod go;
 mod in_flight;
 mod life;
+mod looks;
 mod overhead;
 mod prepare;
 mod probes;

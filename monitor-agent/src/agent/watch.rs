@@ -239,29 +239,36 @@ impl Watch {
         self.is_up
     }
 
-    /// Whether it is time to drain: what a visit takes is much the same for one call and for a hundred, so rings in which
-    /// little waits are left alone every other time.
-    pub(super) fn is_due(&self) -> bool {
-        self.drained.elapsed() > DRAIN_EVERY * 3 / 2 || self.attached.iter().any(Attached::is_filling)
+    /// Passes by: drains the rings if much waits in them, or if they were left alone for so long. What a visit takes is much
+    /// the same for one call and for a hundred.
+    pub(super) fn pass(&mut self, leave_alone: Duration, tracer: &mut dyn Tracer) {
+        if self.drained.elapsed() > leave_alone || self.attached.iter().any(Attached::is_filling) {
+            self.drain(tracer);
+        } else {
+            // So that it is noticed whenever somebody sets it.
+            self.clock.look();
+        }
     }
 
-    /// Takes everything out of the rings, for the tracer too, and publishes what a scrape may read.
+    /// Takes everything out of the rings, for the tracer too.
     pub(super) fn drain(&mut self, tracer: &mut dyn Tracer) {
         self.drained = Instant::now();
         self.clock.look();
+        let Self { attached, place, clock, .. } = self;
+        let ring_bytes = attached.iter_mut().map(|attached| attached.drain(place, *clock, tracer)).sum();
+        self.face.lock_stats().ring_bytes = ring_bytes;
+    }
+
+    /// Drains, and publishes what a scrape may read.
+    pub(super) fn look(&mut self, tracer: &mut dyn Tracer) {
+        self.drain(tracer);
+        let Self { attached, place, .. } = self;
+        let changes: Vec<_> = attached.iter_mut().map(|attached| attached.look(place)).collect();
         let mut counters = CounterValues::default();
-        let mut ring_bytes = 0;
-        let mut changes = Vec::with_capacity(self.attached.len());
-        for attached in &mut self.attached {
-            let (one, bytes) = attached.drain(&self.place, self.clock, tracer);
+        for one in &changes {
             counters.add(&one.counters);
-            changes.push(one);
-            ring_bytes += bytes;
         }
-        let mut stats = self.face.lock_stats();
-        stats.counters = counters;
-        stats.ring_bytes = ring_bytes;
-        drop(stats);
+        self.face.lock_stats().counters = counters;
         self.face.published.update(changes);
     }
 
@@ -271,7 +278,7 @@ impl Watch {
     pub(super) fn check(&mut self, tracer: &mut dyn Tracer) {
         if self.leaving.as_ref().is_some_and(JoinHandle::is_finished) {
             self.detach();
-            self.drain(tracer);
+            self.look(tracer);
             self.set_down();
             return;
         }
@@ -450,7 +457,7 @@ fn add_stats(stats: &mut TargetStats, (found, plan): (&Found, &Plan), config: &R
     }));
 }
 
-/// How often rings are looked at. A scrape may be behind by twice as long.
+/// How often rings are passed by.
 pub(super) const DRAIN_EVERY: Duration = Duration::from_millis(50);
 /// How often all is asked that tells whether a target runs.
 const LOOK_CLOSELY_EVERY: Duration = Duration::from_secs(1);

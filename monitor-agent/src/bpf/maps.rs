@@ -82,6 +82,7 @@ impl Maps {
             }
             count += 1;
         }
+        self.filling.note_taken();
         count
     }
 
@@ -185,6 +186,8 @@ impl Maps {
 struct Filling {
     /// Bytes that were taken out, ever.
     consumed: MappedWords,
+    /// The same, as last seen: nobody else takes any out, and memory of one's own is nearer.
+    taken: u64,
     /// Bytes that were put in, ever.
     produced: MappedWords,
 }
@@ -199,11 +202,16 @@ impl Filling {
             let mapped = MappedWords::at(ring.fd().as_fd(), page * PAGE, 1, Access::Read);
             mapped.map_err(|error| BpfError::from_io("map the positions of a ring into memory", error))
         };
-        Ok(Self { consumed: position(0)?, produced: position(1)? })
+        Ok(Self { consumed: position(0)?, produced: position(1)?, taken: 0 })
+    }
+
+    /// To be called when something was taken out.
+    fn note_taken(&mut self) {
+        self.taken = self.consumed.get(0);
     }
 
     fn bytes(&self) -> u64 {
-        self.produced.get(0).saturating_sub(self.consumed.get(0))
+        self.produced.get(0).saturating_sub(self.taken)
     }
 }
 

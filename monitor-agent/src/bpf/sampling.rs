@@ -1,5 +1,7 @@
 //! Telling the programs which starts they see.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use monitor_ebpf::{name, sampling};
 
 use super::{
@@ -13,16 +15,22 @@ use super::{
 /// Which starts of calls the programs of one copy of a framework see.
 ///
 /// The programs give a call no start that may be another's: see [`monitor_ebpf::sampling`].
-pub struct Sampling(MappedWords);
+pub struct Sampling {
+    words: MappedWords,
+    /// What the mode says. Only the agent sets it, and asks for it all the time.
+    in_windows: AtomicBool,
+}
 
 impl Sampling {
     pub(super) fn take(object: &mut Object) -> Result<Self, BpfError> {
-        map_array(object, name::SAMPLING, sampling::COUNT as usize, Access::Write).map(Self)
+        let words = map_array(object, name::SAMPLING, sampling::COUNT as usize, Access::Write)?;
+        Ok(Self { words, in_windows: AtomicBool::new(false) })
     }
 
     /// From now on starts are watched in windows. Those under way are seen on.
     pub fn begin_windows(&self) {
         self.set(sampling::MODE, sampling::WINDOWS);
+        self.in_windows.store(true, Ordering::Release);
     }
 
     /// From now on starts go unseen. To be called before the first probe at a start is taken away.
@@ -37,7 +45,7 @@ impl Sampling {
 
     /// Starts are no longer watched in windows. To be called when all are seen.
     pub fn end_windows(&self) {
-        if self.in_windows() {
+        if self.in_windows.swap(false, Ordering::AcqRel) {
             self.set(sampling::MODE, sampling::FULL_AGAIN);
         }
     }
@@ -50,10 +58,10 @@ impl Sampling {
     /// Whether starts are watched in windows.
     #[must_use]
     pub fn in_windows(&self) -> bool {
-        self.0.get(sampling::MODE as usize) == sampling::WINDOWS
+        self.in_windows.load(Ordering::Acquire)
     }
 
     fn set(&self, word: u32, value: u64) {
-        self.0.set(word as usize, value);
+        self.words.set(word as usize, value);
     }
 }

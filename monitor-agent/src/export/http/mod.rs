@@ -40,7 +40,8 @@ pub use listen::{Listen, ListenError, bind, parse_listen};
 use super::{negotiate, page, text};
 use crate::{events::Wish, pipeline::Side};
 
-/// What the server shows. Its functions may take some milliseconds of CPU time; they run where that holds nobody up.
+/// What the server shows. Its functions may take some milliseconds of CPU time, and wait for others up to a second or so; they
+/// run where that holds nobody up.
 pub trait Backend: Send + Sync + 'static {
     /// Whether everything that was asked for is attached and in place.
     fn ready(&self) -> bool;

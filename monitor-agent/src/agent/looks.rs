@@ -1,0 +1,191 @@
+//! Looks at the rings and the totals, when somebody wants to see what is in them.
+//!
+//! Nobody sees what is published but those who scrape, push or read the page, most of them once in many seconds. So they
+//! ask for a look before they read, and wait for it. Who asks at the same time shares one.
+
+use std::{
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+/// What was published so shortly ago is new enough for everybody, so that looks are no more frequent, whoever asks.
+const NEW_FOR: Duration = Duration::from_millis(50);
+/// How long a reader waits for a look, until it takes the newest that there is. A scrape that is late is worth more than one
+/// that is behind, but must not hang.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    state: Mutex<State>,
+    /// A look has been taken, or none will be any more.
+    taken: Condvar,
+    wanted: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Somebody is there to take looks.
+    is_open: bool,
+    /// When the newest look that is over began.
+    began: Option<Instant>,
+}
+
+impl State {
+    fn is_new(&self, at: Instant) -> bool {
+        self.began.is_some_and(|began| at.saturating_duration_since(began) < NEW_FOR)
+    }
+}
+
+impl Looks {
+    /// From now on somebody takes looks.
+    pub(super) fn open(&self) {
+        self.lock().is_open = true;
+    }
+
+    /// All is published that there will ever be.
+    pub(super) fn close(&self) {
+        self.lock().is_open = false;
+        self.taken.notify_all();
+    }
+
+    /// Has somebody look, and waits until all that there is by now is published.
+    pub(super) fn ask(&self) {
+        let asked = Instant::now();
+        let is_wanting = |state: &State| state.is_open && !state.is_new(asked);
+        let state = self.lock();
+        if !is_wanting(&state) {
+            return;
+        }
+        self.wanted.notify_one();
+        // In vain after all that time: then what is there is all that can be had.
+        drop(self.taken.wait_timeout_while(state, PATIENCE, |state| is_wanting(state)));
+    }
+
+    /// Waits until somebody asks.
+    pub(super) async fn asked(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// Takes a look, unless the newest was what they asked for who asked.
+    pub(super) fn take(&self, look: impl FnOnce()) {
+        let begins = Instant::now();
+        if self.lock().is_new(begins) {
+            return;
+        }
+        look();
+        self.lock().began = Some(begins);
+        self.taken.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
+        thread,
+    };
+
+    use super::*;
+
+    /// Takes looks, each of which lasts so long, until the last of those who ask is done; gives how many there were.
+    fn looks_taken(looks: &Arc<Looks>, lasting: Duration, asking: Vec<thread::JoinHandle<()>>) -> u32 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let mut taken = 0;
+        while asking.iter().any(|one| !one.is_finished()) {
+            let _ = runtime.block_on(async {
+                tokio::time::timeout(Duration::from_millis(10), looks.asked()).await.map(|()| {
+                    looks.take(|| {
+                        thread::sleep(lasting);
+                        taken += 1;
+                    });
+                })
+            });
+        }
+        for one in asking {
+            one.join().unwrap();
+        }
+        taken
+    }
+
+    #[test]
+    fn who_asks_sees_all_that_there_was() {
+        let looks = Arc::new(Looks::default());
+        looks.open();
+        let (made, published) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let reader = {
+            let (looks, made, published) = (looks.clone(), made.clone(), published.clone());
+            thread::spawn(move || {
+                for _ in 0..5 {
+                    let before = made.fetch_add(1, Ordering::SeqCst) + 1;
+                    looks.ask();
+                    assert_eq!(published.load(Ordering::SeqCst), before);
+                    thread::sleep(NEW_FOR);
+                }
+            })
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for _ in 0..5 {
+            runtime.block_on(looks.asked());
+            looks.take(|| published.store(made.load(Ordering::SeqCst), Ordering::SeqCst));
+        }
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn who_asks_together_shares_a_look() {
+        let looks = Arc::new(Looks::default());
+        looks.open();
+        let ask = |_| {
+            let looks = looks.clone();
+            thread::spawn(move || looks.ask())
+        };
+        let asking = (0..20).map(ask).collect();
+        // One was there when the look began at the latest; who came after that finds it new.
+        assert_eq!(looks_taken(&looks, Duration::from_millis(10), asking), 1);
+    }
+
+    #[test]
+    fn who_asks_without_end_gets_no_more_looks_than_that() {
+        let looks = Arc::new(Looks::default());
+        looks.open();
+        let began = Instant::now();
+        let asking = {
+            let looks = looks.clone();
+            thread::spawn(move || (0..100_000).for_each(|_| looks.ask()))
+        };
+        let taken = looks_taken(&looks, Duration::ZERO, vec![asking]);
+        let at_most = began.elapsed().as_millis() / NEW_FOR.as_millis() + 1;
+        assert!(u128::from(taken) <= at_most, "{taken} of {at_most}");
+    }
+
+    #[test]
+    fn nobody_waits_where_nobody_looks() {
+        let looks = Looks::default();
+        let began = Instant::now();
+        looks.ask();
+        assert!(began.elapsed() < PATIENCE / 2, "before");
+        looks.open();
+        let began = Instant::now();
+        looks.ask();
+        assert!(began.elapsed() >= PATIENCE, "in vain");
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| looks.ask());
+            thread::sleep(Duration::from_millis(20));
+            looks.close();
+            waiting.join().unwrap();
+            let began = Instant::now();
+            looks.ask();
+            assert!(began.elapsed() < PATIENCE / 2, "after");
+        });
+    }
+}
