@@ -20,6 +20,7 @@ pub mod frameworks;
 pub mod fuzzing;
 pub mod goruntime;
 pub mod image;
+mod memory;
 pub mod metrics;
 pub mod pipeline;
 pub mod plan;

@@ -118,6 +118,8 @@ impl Board {
     }
 
     fn families(&self, faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
+        // First: what it has as this begins is what it has most of the time.
+        let agent_stats = self.agent_stats();
         let snapshots: Vec<(Option<String>, Arc<Snapshot>)> = faces
             .iter()
             .map(|face| (with_target.then(|| face.pid.to_string()), face.published.get()))
@@ -153,7 +155,7 @@ impl Board {
             );
             families.extend(merge(targets.collect()));
         }
-        families.extend(about(&self.agent_stats(), &stats));
+        families.extend(about(&agent_stats, &stats));
         families
     }
 

@@ -3,20 +3,19 @@
 mod args;
 mod inspect;
 mod log;
-mod memory;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::agent;
+use crate::{agent, memory};
 use args::{Arguments, Command, SpecCommand};
 use log::Format;
 
 /// Runs the command that the process was started with, says on stderr why it failed, and gives the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    memory::give_back();
+    memory::keep_little();
     let (result, format) = match Arguments::parse().command {
         Command::Run(arguments) => {
             let format = arguments.log_format;

@@ -38,7 +38,7 @@ use tokio::{
 pub use listen::{Listen, ListenError, bind, parse_listen};
 
 use super::{negotiate, page, text};
-use crate::{events::Wish, pipeline::Side};
+use crate::{events::Wish, memory, pipeline::Side};
 
 /// What the server shows. Its functions may take some milliseconds of CPU time, and wait for others up to a second or so; they
 /// run where that holds nobody up.
@@ -131,6 +131,9 @@ const LIMITS: Limits = Limits {
     stall_time: Duration::from_secs(10),
     grace: Duration::from_millis(400),
 };
+
+/// Making an answer of so many bytes leaves memory behind that is worth giving back.
+const LARGE: usize = 1 << 20;
 
 /// Serves until `shutdown` resolves, then lets answers under way be finished and returns within a second.
 pub async fn serve(listener: TcpListener, backend: Arc<dyn Backend>, shutdown: impl Future<Output = ()>) {
@@ -276,6 +279,9 @@ async fn scrape(
     let gzip = negotiate::wants_gzip(headers);
     let body = blocking(app, move |backend| {
         let text = text::encode(&gather(backend)?);
+        if text.len() >= LARGE {
+            memory::give_back();
+        }
         Some(if gzip { compress(&text) } else { text.into_bytes() })
     });
     let body = match body.await {
