@@ -143,7 +143,7 @@ pub mod sampling {
     /// A call whose start was not seen is asked for the one that it has recorded itself if these bits of the time at which
     /// it finishes are zero: all are asked where it is 0.
     pub const ASKED: u32 = 2;
-    /// Set by the programs: not 0 once a call did not fit into its bucket, so that calls have to be looked for elsewhere.
+    /// Set by the programs: not 0 once a call did not fit into its near bucket, so that calls have to be looked for elsewhere.
     pub const SPILLED: u32 = 3;
     /// How many words there are.
     pub const COUNT: u32 = 4;
@@ -234,7 +234,7 @@ pub const DEPTH_BITS: u32 = 6;
 /// A bucket of the in-flight table: one cache line, chosen by a hash of the call's key.
 ///
 /// A way with key 0 is free. Ways are taken and given back by the programs of the call itself; whoever finds
-/// all of them taken puts the call into the spill map.
+/// all of them taken in both buckets of a key puts the call into the spill map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Bucket {

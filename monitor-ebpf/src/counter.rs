@@ -52,7 +52,8 @@ pub enum Counter {
     StartLabelLost = 17,
     /// As `FinishLost`, of calls whose start was not seen.
     FinishLostUnpaired = 18,
-    /// Finishes of streams that had finished already, or whose start was not seen.
+    /// Finishes of streams that had finished already, or whose start was not seen; and failures told in the middle of a
+    /// call.
     FinishRepeated = 19,
     /// Finished calls whose start was not seen, since starts are watched in windows: see [`sampling`](crate::sampling).
     SampledOut = 20,

@@ -19,9 +19,10 @@ pub use call::{
 pub use counter::{COUNTERS, COUNTERS_OF_SIDE, Counter};
 pub use native::{Native, NativeText, form, moment, word};
 pub use recipe::{
-    ALIASES, ANY_SITE, ARGUMENT, FINISH_SITES, GATES, KeyKind, MAX_SHAPES, MAX_WINDOWS, MESSAGE_SITES,
-    Messages, NO_FIELD, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, Recorded, Register, SCRATCH_BYTES, Shape,
-    Sited, TagMap, Test, TestOp, Window, by_site, event, outcome, policy, size, window_flag, window_use,
+    ALIASES, ANY_SITE, ARGUMENT, CodeRange, FINISH_SITES, GATES, INTERIM_RANGES, KeyKind, MAX_SHAPES,
+    MAX_WINDOWS, MESSAGE_SITES, Messages, NO_FIELD, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, Recorded, Register,
+    SCRATCH_BYTES, Shape, Sited, TagMap, Test, TestOp, Window, by_site, event, outcome, policy, size,
+    window_flag, window_use,
 };
 
 /// Names of the maps and globals in the object, as the agent asks for them.
@@ -51,7 +52,7 @@ pub mod name {
     /// Mappable array of [`Bucket`](crate::Bucket): the in-flight table.
     pub const IN_FLIGHT: &str = "IN_FLIGHT";
     /// Mappable array: for each bucket of the in-flight table the addresses of the objects of the calls in its ways,
-    /// where the key is not the object.
+    /// where the key is not the object; or the numbers of the label sets that they had as they started.
     pub const OBJECTS: &str = "OBJECTS";
     /// Mappable array of `u64`: which starts are seen, by [`sampling`](crate::sampling). Written by the agent.
     pub const SAMPLING: &str = "SAMPLING";

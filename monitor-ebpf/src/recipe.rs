@@ -29,6 +29,8 @@ pub const ARGUMENT: u8 = u8::MAX - 1;
 pub const GATES: usize = 3;
 /// Sites at which calls of one shape finish.
 pub const FINISH_SITES: usize = 2;
+/// Pieces of code whose functions may write a status before a call of one shape is over.
+pub const INTERIM_RANGES: usize = 4;
 /// Functions that messages of one shape's streams go through: one for sending, one for receiving.
 pub const MESSAGE_SITES: usize = 2;
 /// A field that doesn't exist, where its place would be.
@@ -50,6 +52,9 @@ pub mod window_use {
     pub const START: u8 = 8;
     /// The finish program, of calls whose start was not seen.
     pub const RECORDED: u8 = 16;
+    /// The finish program, of calls whose start has not told their names: see
+    /// [`policy::COUNT_STARTS`](super::policy::COUNT_STARTS).
+    pub const UNTOLD: u8 = 32;
 }
 
 /// Bits of [`Window::flags`].
@@ -148,9 +153,9 @@ pub mod policy {
     pub const FIRST_START: u8 = 1;
     /// Calls that are streams may finish twice, and nothing tells: without a start, a finish is none.
     pub const FIRST_FINISH: u8 = 2;
-    /// The finish program reads the kind of call again, rather than take it from the start.
+    /// Where no start was seen the finish program reads the kind of call.
     pub const KIND_AT_FINISH: u8 = 4;
-    /// Starts are counted under their labels.
+    /// Starts are counted under their labels, which are kept for the finish.
     pub const COUNT_STARTS: u8 = 8;
 }
 
@@ -255,6 +260,16 @@ pub struct Messages {
     pub streams_at: [u16; 2],
 }
 
+/// Code of the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct CodeRange {
+    /// Its first address.
+    pub start: u64,
+    /// How many bytes there are.
+    pub length: u64,
+}
+
 /// What goes with a shape that is selected by site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -305,8 +320,9 @@ pub struct Sited {
     pub finish_key: u8,
     /// What must hold for a hit to be a finish.
     pub gates: [Test; GATES],
-    /// What tells that a call whose start was not seen has finished before.
-    pub over: Test,
+    /// Code that runs in the middle of a call: a failure that is told on its behalf is not the call's end. The first that
+    /// is empty ends the list.
+    pub interim: [CodeRange; INTERIM_RANGES],
     /// A value of [`outcome`], where labels are names.
     pub outcome: u8,
     /// How many bytes of the number lie at `code_at`: 1, 4 or 8, or 0 for none.
@@ -370,8 +386,6 @@ pub struct Recipe {
     pub object_type: u8,
     /// [`Register`] with the object's address.
     pub object: u8,
-    /// [`Register`] with the current goroutine.
-    pub goroutine: u8,
     /// [`Register`] with the type word of the error, at the finish site; zero there means success.
     pub error: u8,
     /// [`Register`] with the data word of the error.
@@ -397,7 +411,7 @@ pub struct Recipe {
     /// One of [`by_site`] when sites select shapes; else 0.
     pub by_site: u8,
     /// Zero.
-    pub reserved: u8,
+    pub reserved: [u8; 2],
     /// Offset of [`error_wrapped`](Self::error_wrapped)'s pointer to its class.
     pub error_wrapped_at: u16,
     /// Where above the stack pointer the function for messages sent has the type word of its error, at its entry;
@@ -409,6 +423,10 @@ pub struct Recipe {
     pub reserved_half: u16,
     /// By how much a call's 64-bit hash is shifted to get its bucket: the table has 2^(64 - this) buckets.
     pub bucket_shift: u32,
+    /// What is left of a bucket's number if that of the near one is wanted: there are so many, plus one.
+    pub near_mask: u32,
+    /// Zero.
+    pub reserved_word: u32,
     /// Label sets that may be kept in full; past them `other` stands in for the strings.
     pub label_limit: u32,
     /// Label set numbers that exist, `other` included.
@@ -474,12 +492,17 @@ impl Sited {
         start_key: 0,
         finish_key: 0,
         gates: [Test::NEVER; GATES],
-        over: Test::NEVER,
+        interim: [CodeRange::EMPTY; INTERIM_RANGES],
         outcome: outcome::NONE,
         number_width: 0,
         reserved: [0; 6],
         messages: Messages::NONE,
     };
+}
+
+impl CodeRange {
+    /// None.
+    pub const EMPTY: Self = Self { start: 0, length: 0 };
 }
 
 impl Messages {
@@ -535,7 +558,6 @@ impl Recipe {
     pub const EMPTY: Self = Self {
         object_type: 0,
         object: 0,
-        goroutine: Register::R14 as u8,
         error: 0,
         error_data: 0,
         start_skip_flags: 0,
@@ -548,12 +570,14 @@ impl Recipe {
         shape_count: 0,
         events: 0,
         by_site: 0,
-        reserved: 0,
+        reserved: [0; 2],
         error_wrapped_at: 0,
         sent_error_at: 0,
         received_error_at: 0,
         reserved_half: 0,
         bucket_shift: 63,
+        near_mask: 0,
+        reserved_word: 0,
         label_limit: 0,
         label_capacity: 0,
         cache_shift: 63,
@@ -592,7 +616,7 @@ const _: () = {
     assert!(size_of::<Recorded>() == 16);
     assert!(size_of::<Shape>() == 64 + MAX_WINDOWS * 16 + size_of::<Sited>());
     assert!(size_of::<Messages>() == 40);
-    assert!(size_of::<Sited>() == 88 + GATES * 8 + size_of::<Messages>());
-    assert!(size_of::<Recipe>() == 88 + MAX_SHAPES * size_of::<Shape>() + size_of::<Native>());
+    assert!(size_of::<Sited>() == 80 + GATES * 8 + INTERIM_RANGES * 16 + size_of::<Messages>());
+    assert!(size_of::<Recipe>() == 96 + MAX_SHAPES * size_of::<Shape>() + size_of::<Native>());
     assert!(SCRATCH_BYTES.is_multiple_of(8) && SCRATCH_BYTES < NO_SCRATCH as usize);
 };

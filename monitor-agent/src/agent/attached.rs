@@ -13,6 +13,8 @@ use super::{
     Latency, RunConfig,
     asking::Asking,
     clock::Clock,
+    in_flight::CopyInFlight,
+    names::Names,
     overhead::probe_kind,
     prepare::Executable,
     probes::Probes,
@@ -20,16 +22,15 @@ use super::{
     verify::{check_in_place, check_text, still_running},
 };
 use crate::{
-    bpf::{InFlight, Maps, More, Programs, RunTimes, Sampling},
+    bpf::{Maps, More, Programs, RunTimes},
     failure::Failure,
-    frameworks::Family,
     image::CostClass,
     metrics::{LatencySource, UnexpectedType},
     pipeline::{
-        self, Aggregate, Changes, Details, EventKind, FinishedCall, KnownLabels, Labels, Ladder, Losses,
-        Lost, PerProbe, ProbeKind, StartedCall, Tracer,
+        Aggregate, Changes, Details, EventKind, FinishedCall, KnownLabels, Labels, Ladder, Losses, Lost,
+        PerProbe, ProbeKind, StartedCall, Tracer,
     },
-    plan::{Found, OfSpec, Plan, Role, Site, Wanted},
+    plan::{Found, Plan, Role, Site, Wanted},
     target::Target,
 };
 
@@ -61,8 +62,7 @@ pub(super) struct Attached {
     maps: Maps,
     /// What the programs were loaded with.
     recipe: Recipe,
-    /// Which framework of the executable it is.
-    framework: usize,
+    names: Names,
     labels: KnownLabels,
     aggregate: Aggregate,
     losses: Losses,
@@ -160,7 +160,7 @@ impl Attached {
             probes: Some(probes),
             logger,
             maps,
-            framework,
+            names: Names::new(place, framework),
             labels: KnownLabels::default(),
             aggregate: Aggregate::new(Arc::clone(ladder)),
             losses: Losses::default(),
@@ -180,9 +180,8 @@ impl Attached {
 
     /// Takes everything out of the ring, for the tracer too; gives how many bytes there were.
     pub(super) fn drain(&mut self, place: &Place, clock: Clock, tracer: &mut dyn Tracer) -> u64 {
-        let Self { maps, labels, aggregate, framework, waiting, .. } = self;
-        let names = Names::of(place, *framework);
-        let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), &names);
+        let Self { maps, labels, aggregate, names, waiting, .. } = self;
+        let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), names);
         let target = place.target.pid();
         let (mut records, mut bytes) = (0, 0);
         // Decoding labels needs the maps, which taking records out holds.
@@ -231,10 +230,9 @@ impl Attached {
     }
 
     /// Reads totals and counters; gives what is new for a scrape. To be called after [`drain`](Self::drain).
-    pub(super) fn look(&mut self, place: &Place) -> Changes {
-        let Self { maps, labels, aggregate, framework, waiting, .. } = self;
-        let names = Names::of(place, *framework);
-        let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), &names);
+    pub(super) fn look(&mut self) -> Changes {
+        let Self { maps, labels, aggregate, names, waiting, .. } = self;
+        let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), names);
         for number in maps.label_sets() {
             let labels = labels.get(number, || decode(maps, number));
             aggregate.total(number, labels, maps.total(number), maps.extras(number));
@@ -295,8 +293,13 @@ impl Attached {
     }
 
     /// The calls in flight, how to read their names, and whether they are all.
-    pub(super) fn in_flight(&self) -> (Recipe, Arc<InFlight>, Arc<Sampling>) {
-        (self.recipe, Arc::clone(self.maps.in_flight()), Arc::clone(self.maps.sampling()))
+    pub(super) fn in_flight(&self) -> CopyInFlight {
+        CopyInFlight {
+            recipe: self.recipe,
+            calls: Arc::clone(self.maps.in_flight()),
+            sampling: Arc::clone(self.maps.sampling()),
+            names: self.names.clone(),
+        }
     }
 
     /// The types that were not expected.
@@ -443,61 +446,6 @@ fn attach_sites(programs: &mut Programs, place: &Place, sites: &[&Site]) -> Resu
         attached.map_err(|error| still_running(target).err().unwrap_or_else(|| error.into()))?;
     }
     Ok(())
-}
-
-/// What label sets need of the executable.
-struct Names<'a> {
-    place: &'a Place,
-    found: Option<&'a Found>,
-}
-
-impl<'a> Names<'a> {
-    fn of(place: &'a Place, framework: usize) -> Self {
-        Self { place, found: place.executable.inspection.frameworks.get(framework) }
-    }
-
-    fn plan(&self) -> Option<&Plan> {
-        self.found?.plan.as_ref().ok()
-    }
-
-    fn spec(&self) -> Option<&OfSpec> {
-        self.found?.spec.as_ref()
-    }
-}
-
-impl pipeline::Executable for Names<'_> {
-    fn framework(&self) -> pipeline::Framework {
-        if let Some(OfSpec { number, first, .. }) = self.spec() {
-            return pipeline::Framework::Spec { spec: *number, operation: *first };
-        }
-        match self.found.and_then(|found| found.family) {
-            Some(Family::Grpc) => pipeline::Framework::Grpc,
-            Some(Family::Kitex) | None => pipeline::Framework::Kitex,
-        }
-    }
-
-    fn reads_any_number(&self) -> bool {
-        self.spec().is_some_and(|of| of.spec.is_native())
-    }
-
-    fn fails(&self, operation: u8, number: Option<u32>) -> bool {
-        let operation = self.spec().and_then(|of| of.spec.operations.get(usize::from(operation)));
-        operation.is_some_and(|operation| operation.fails(number))
-    }
-
-    fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>> {
-        self.place.executable.image.read_only(address.wrapping_sub(self.place.bias), length)
-    }
-
-    fn error_class(&self, offset: u32) -> &'static str {
-        let image = &self.place.executable.image;
-        let address = image.link_base().wrapping_add(offset.into());
-        self.plan().map_or("other", |plan| plan.error_class(image, address))
-    }
-
-    fn protocol(&self, number: u16) -> Option<String> {
-        self.plan().map(|plan| plan.protocol(number))
-    }
 }
 
 /// Calls are looked through for old ones at least this often.

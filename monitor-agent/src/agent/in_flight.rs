@@ -1,17 +1,18 @@
 //! The calls in flight of a target, for the server to show: how many, since when, and where to.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use monitor_ebpf::{
     LABELS, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, SCRATCH_BYTES, Shape, TEXT_BYTES, by_site, label,
 };
 use tracing::warn;
 
+use super::names::Names;
 use crate::{
     bpf::{InFlight, Sampling, Underway, monotonic},
     goruntime::{Memory, ProcessMemory},
     metrics::UnderwayCalls,
-    pipeline::{Side, StreamKind, shown, split_path},
+    pipeline::{Labels, Side, StreamKind, shown},
     target::Target,
 };
 
@@ -21,12 +22,24 @@ const NAMED: usize = 4_096;
 const LENGTH_MAX: u64 = 1 << 20;
 
 /// The names of a call, by [`label`].
-type Names = [String; LABELS];
+type CallNames = [String; LABELS];
+
+/// The calls in flight of one copy of a framework.
+pub(super) struct CopyInFlight {
+    /// What its programs go by.
+    pub(super) recipe: Recipe,
+    /// The calls.
+    pub(super) calls: Arc<InFlight>,
+    /// Whether these are all.
+    pub(super) sampling: Arc<Sampling>,
+    /// What their label sets need.
+    pub(super) names: Names,
+}
 
 /// See the [module](self).
 pub(super) struct CallsInFlight {
-    /// Each copy of a framework: what its programs go by, its calls, and whether these are all.
-    copies: Vec<(Recipe, Arc<InFlight>, Arc<Sampling>)>,
+    /// Each copy of a framework.
+    copies: Vec<CopyInFlight>,
     /// Where names are read; `None` where that is not permitted, and after the target's end.
     memory: Option<ProcessMemory>,
     has_ended: bool,
@@ -39,14 +52,11 @@ impl fmt::Debug for CallsInFlight {
 }
 
 impl CallsInFlight {
-    pub(super) fn open(
-        target: &Target,
-        name: &str,
-        copies: Vec<(Recipe, Arc<InFlight>, Arc<Sampling>)>,
-    ) -> Self {
-        // Those of specs have no names yet; without any there is nothing to read, and nothing to complain of.
-        let has_names = copies.iter().any(|(recipe, ..)| recipe.by_site != by_site::NAMES);
-        let memory = has_names.then(|| target.memory().map(ProcessMemory)).transpose();
+    pub(super) fn open(target: &Target, name: &str, copies: Vec<CopyInFlight>) -> Self {
+        // Those of specs have no names yet, those of others have told them: without any to read there is nothing to
+        // complain of.
+        let reads_names = copies.iter().any(|copy| copy.recipe.by_site == 0);
+        let memory = reads_names.then(|| target.memory().map(ProcessMemory)).transpose();
         let memory = memory.inspect_err(|error| {
             warn!("{name}: calls in flight are shown without their names: {error}");
         });
@@ -64,44 +74,46 @@ impl CallsInFlight {
         let mut calls = UnderwayCalls::default();
         let now_ns = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
         let mut names_left = NAMED;
-        for (recipe, in_flight, sampling) in &self.copies {
-            let found = in_flight.calls();
+        for copy in &self.copies {
+            let found = copy.calls.calls();
             if self.has_ended {
                 calls.never_finished += found.len() as u64;
                 continue;
             }
             // How many there are in truth is not known then.
-            if sampling.in_windows() {
+            if copy.sampling.in_windows() {
                 calls.others += found.len() as u64;
                 calls.is_sample = true;
                 continue;
             }
-            // The labels of a spec are read at the finish.
-            if recipe.by_site == by_site::NAMES {
-                calls.others += found.len() as u64;
-                continue;
-            }
-            for call in found {
-                let memory = self.memory_for_one(&mut names_left);
-                let side = if call.side == monitor_ebpf::side::SERVER { Side::Server } else { Side::Client };
-                let age_ns = now_ns.saturating_sub(call.start_ns);
-                // What was read belongs to the call only if it is still the same.
-                let is_another = |was_read: bool| was_read && !in_flight.is_underway(&call);
-                if recipe.by_site == by_site::PATH {
-                    let names = memory.and_then(|memory| path(recipe, &call, memory));
-                    if !is_another(names.is_some()) {
-                        let names = names.unwrap_or_else(|| [shown(&[], false), shown(&[], false)]);
-                        calls.add_grpc(side, StreamKind::of(call.kind), names, age_ns);
-                    }
-                    continue;
-                }
-                let names = memory.and_then(|memory| names(recipe, &call, memory));
-                if !is_another(names.is_some()) {
-                    calls.add(side, names.unwrap_or_else(unknown), age_ns);
-                }
+            match copy.recipe.by_site {
+                // The labels of a spec are read at the finish.
+                by_site::NAMES => calls.others += found.len() as u64,
+                by_site::PATH => copy.add_told(found, now_ns, &mut calls),
+                _ => self.add_read(copy, found, now_ns, &mut names_left, &mut calls),
             }
         }
         calls
+    }
+
+    /// Adds calls whose names are read where their objects have them.
+    fn add_read(
+        &self,
+        copy: &CopyInFlight,
+        found: Vec<Underway>,
+        now_ns: u64,
+        names_left: &mut usize,
+        calls: &mut UnderwayCalls,
+    ) {
+        for call in found {
+            let memory = self.memory_for_one(names_left);
+            let names = memory.and_then(|memory| names(&copy.recipe, &call, memory));
+            // What was read belongs to the call only if it is still the same.
+            if names.is_none() || copy.calls.is_underway(&call) {
+                let age_ns = now_ns.saturating_sub(call.start_ns);
+                calls.add(side_of(&call), names.unwrap_or_else(unknown), age_ns);
+            }
+        }
     }
 
     /// Where the names of one more call are read, unless so many have been.
@@ -112,29 +124,35 @@ impl CallsInFlight {
     }
 }
 
-/// Service and method of a call whose object was told by the site of its start. The memory of one that will never finish
-/// may be used for something else by now: what is no name of a method is none.
-fn path(recipe: &Recipe, call: &Underway, memory: &dyn Memory) -> Option<[String; 2]> {
-    let shapes = recipe.shapes.iter().take(recipe.shape_count.into());
-    // A variant starts as another does, and has another object at its end.
-    let mut of_side = shapes.filter(|shape| {
-        shape.side == call.side && shape.sited.start != 0 && shape.sited.key_at == NO_SCRATCH
-    });
-    let shape = of_side.next()?;
-    let scratch = Scratch::copy(shape, call.object, memory);
-    let path = name(*shape.labels.first()?, LABELS * TEXT_BYTES, &scratch, memory)?;
-    let names =
-        path.strip_prefix('/').filter(|names| names.contains('/') && !names.contains(char::is_control))?;
-    let (service, method) = split_path(names);
-    Some([service, method].map(|name| shown(name.as_bytes(), false)))
+impl CopyInFlight {
+    /// Adds calls that have told their names as they started.
+    fn add_told(&self, found: Vec<Underway>, now_ns: u64, calls: &mut UnderwayCalls) {
+        let mut known: BTreeMap<u32, [String; 2]> = BTreeMap::new();
+        for call in found {
+            let names = known.entry(call.label_set).or_insert_with(|| self.names_of(&call));
+            let age_ns = now_ns.saturating_sub(call.start_ns);
+            calls.add_grpc(side_of(&call), StreamKind::of(call.kind), names.clone(), age_ns);
+        }
+    }
+
+    /// Service and method of a call; unknown where there was no label set for its start.
+    fn names_of(&self, call: &Underway) -> [String; 2] {
+        let Some(set) = self.calls.names(call) else { return [shown(&[], false), shown(&[], false)] };
+        let Labels { callee, method, .. } = Labels::decode(&set, &self.names);
+        [callee, method]
+    }
 }
 
-fn unknown() -> Names {
+fn side_of(call: &Underway) -> Side {
+    if call.side == monitor_ebpf::side::SERVER { Side::Server } else { Side::Client }
+}
+
+fn unknown() -> CallNames {
     [label::CALLER, label::CALLEE, label::METHOD].map(|_| shown(&[], false))
 }
 
 /// The names of a call as its object has them now. What can't be read, or is not there yet, is unknown.
-fn names(recipe: &Recipe, call: &Underway, memory: &dyn Memory) -> Option<Names> {
+fn names(recipe: &Recipe, call: &Underway, memory: &dyn Memory) -> Option<CallNames> {
     let (shape, scratch) = shape(recipe, call, memory)?;
     Some(shape.labels.map(|at| name(at, TEXT_BYTES, &scratch, memory).unwrap_or_else(|| shown(&[], false))))
 }

@@ -9,6 +9,7 @@ mod go;
 mod in_flight;
 mod life;
 mod looks;
+mod names;
 mod overhead;
 mod prepare;
 mod probes;

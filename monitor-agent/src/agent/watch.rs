@@ -262,8 +262,7 @@ impl Watch {
     /// Drains, and publishes what a scrape may read.
     pub(super) fn look(&mut self, tracer: &mut dyn Tracer) {
         self.drain(tracer);
-        let Self { attached, place, .. } = self;
-        let changes: Vec<_> = attached.iter_mut().map(|attached| attached.look(place)).collect();
+        let changes: Vec<_> = self.attached.iter_mut().map(Attached::look).collect();
         let mut counters = CounterValues::default();
         for one in &changes {
             counters.add(&one.counters);

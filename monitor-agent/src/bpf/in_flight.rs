@@ -2,18 +2,18 @@
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use aya::maps::{HashMap, MapData};
-use monitor_ebpf::{Bucket, DEPTH_BITS, Spilled, WAYS, key, name, side};
+use monitor_ebpf::{Bucket, DEPTH_BITS, LabelSet, Spilled, WAYS, key, name, side};
 
 use super::{
     BpfError,
     load::Sizes,
     mapped::{Access, MappedWords},
-    maps::{map_array, take_hash},
+    maps::{LabelSets, map_array, take_hash},
     object::Object,
 };
 
@@ -25,6 +25,7 @@ pub struct InFlight {
     table: MappedWords,
     objects: MappedWords,
     spill: Mutex<HashMap<MapData, u64, Spilled>>,
+    label_sets: Arc<LabelSets>,
     buckets: usize,
     /// Places of the table whose calls were too old at the last look, with their starts.
     old: Mutex<HashSet<(usize, u64)>>,
@@ -41,6 +42,8 @@ pub struct Underway {
     pub object: u64,
     /// Its kind, one of [`stream`](monitor_ebpf::stream), where the programs have noted it; else 0.
     pub kind: u8,
+    /// Number of the label set that it had as it started, where starts tell names; else it means nothing.
+    pub label_set: u32,
     key: u64,
     /// Its place in the table; `None` in the spill map.
     place: Option<usize>,
@@ -50,17 +53,22 @@ pub struct Underway {
 impl Underway {
     /// A call of an object.
     pub(crate) fn of(side: u8, object: u64) -> Self {
-        Self { side, start_ns: 1, object, kind: 0, key: object, place: None }
+        Self { side, start_ns: 1, object, kind: 0, label_set: 0, key: object, place: None }
     }
 }
 
 impl InFlight {
-    pub(super) fn take(object: &mut Object, sizes: Sizes) -> Result<Self, BpfError> {
+    pub(super) fn take(
+        object: &mut Object,
+        sizes: Sizes,
+        label_sets: Arc<LabelSets>,
+    ) -> Result<Self, BpfError> {
         let buckets = sizes.buckets as usize;
         Ok(Self {
             table: map_array(object, name::IN_FLIGHT, buckets * BUCKET_WORDS, Access::Write)?,
             objects: map_array(object, name::OBJECTS, buckets * WAYS, Access::Read)?,
             spill: Mutex::new(take_hash(object, name::SPILL)?),
+            label_sets,
             buckets,
             old: Mutex::default(),
         })
@@ -78,6 +86,7 @@ impl InFlight {
             // The other keys may be those of nested calls.
             object: if side_of(key) == side::SERVER { key } else { 0 },
             kind: if side_of(key) == side::SERVER { low_bits(call.nested) } else { 0 },
+            label_set: number(call.nested >> DEPTH_BITS),
             key,
             place: None,
         }));
@@ -94,6 +103,12 @@ impl InFlight {
         spill.get(&call.key, 0).is_ok_and(|found| found.start_ns == call.start_ns)
     }
 
+    /// The label set that a call had as it started, where starts tell names and this one has.
+    #[must_use]
+    pub fn names(&self, call: &Underway) -> Option<LabelSet> {
+        (call.label_set != u32::MAX).then(|| self.label_sets.get(call.label_set))
+    }
+
     fn call_at(&self, bucket: usize, way: usize) -> Option<Underway> {
         let (key, word) = self.entry(bucket, way);
         let start_ns = word >> DEPTH_BITS;
@@ -102,11 +117,13 @@ impl InFlight {
         }
         let place = bucket * WAYS + way;
         // Those of a goroutine have the number of calls nested in them where others have their kind.
+        let beside = self.objects.get(place);
         let (object, kind) = match key & key::BITS {
-            key::GOROUTINE => (self.objects.get(place), 0),
+            key::GOROUTINE => (beside, 0),
             _ => (key & !key::BITS, low_bits(word)),
         };
-        Some(Underway { side: side_of(key), start_ns, object, kind, key, place: Some(place) })
+        let (side, label_set) = (side_of(key), number(beside));
+        Some(Underway { side, start_ns, object, kind, label_set, key, place: Some(place) })
     }
 
     /// Key and start in a way of a bucket, the start above [`DEPTH_BITS`] bits.
@@ -160,6 +177,11 @@ impl InFlight {
 /// What is below the start in a word of the table.
 fn low_bits(word: u64) -> u8 {
     u8::try_from(word & ((1 << DEPTH_BITS) - 1)).unwrap_or_default()
+}
+
+/// The number of a label set, as the programs keep it.
+fn number(word: u64) -> u32 {
+    u32::try_from(word).unwrap_or(u32::MAX)
 }
 
 /// Only calls that the target handles have their object alone as key.

@@ -53,6 +53,15 @@ fn buckets(in_flight: u32) -> u32 {
     in_flight.div_ceil(u32::try_from(WAYS).unwrap_or(1)).max(2).next_power_of_two()
 }
 
+/// How many of so many buckets are tried first: few enough for the caches, as many as keep CPUs out of each other's lines. A
+/// power of two.
+fn near_buckets(cpus: u32, buckets: u32) -> u32 {
+    cpus.clamp(1, buckets).next_power_of_two().saturating_mul(NEAR_OF_CPU).min(buckets)
+}
+
+/// Near buckets for each CPU: 8 KiB of them, for 512 calls.
+const NEAR_OF_CPU: u32 = 128;
+
 /// Places for the numbers of so many label sets: two that fall on one place are looked up by their content again and
 /// again, and with four places for each set few do. A power of two, at least two; 2 MiB at most.
 fn label_cache(label_sets: u32) -> u32 {
@@ -126,6 +135,7 @@ impl Programs {
             label_limit: sizes.label_limit,
             label_capacity: sizes.label_capacity,
             bucket_shift: u64::BITS - sizes.buckets.trailing_zeros(),
+            near_mask: near_buckets(sizes.cpus, sizes.buckets) - 1,
             cache_shift: u64::BITS - sizes.label_cache.trailing_zeros(),
             ..*recipe
         };
@@ -234,11 +244,20 @@ fn bytes_of(recipe: &Recipe) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::label_cache;
+    use super::{label_cache, near_buckets};
 
     #[test]
     fn the_cache_has_room_for_all_label_sets_and_no_end_of_memory() {
         let sizes = [0, 1, 4_096, 10_000, u32::MAX].map(label_cache);
         assert_eq!(sizes, [4, 4, 16_384, 65_536, 262_144]);
+    }
+
+    #[test]
+    fn near_buckets_are_few_and_some_of_all() {
+        assert_eq!([(2, 16_384), (3, 16_384)].map(|(cpus, all)| near_buckets(cpus, all)), [256, 512]);
+        assert_eq!(
+            [(1, 2), (64, 4_096), (1_000, 1 << 20)].map(|(cpus, all)| near_buckets(cpus, all)),
+            [2, 4_096, 131_072]
+        );
     }
 }

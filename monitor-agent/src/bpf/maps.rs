@@ -29,7 +29,7 @@ pub struct Maps {
     totals: MappedWords,
     extras: Option<MappedWords>,
     counters: MappedWords,
-    label_sets: MappedWords,
+    label_sets: Arc<LabelSets>,
     next_label: MappedWords,
     in_flight: Arc<InFlight>,
     sampling: Arc<Sampling>,
@@ -53,15 +53,16 @@ impl Maps {
         } else {
             None
         };
+        let label_sets = Arc::new(LabelSets::take(object, sizes)?);
         Ok(Self {
             records,
             filling,
             totals: map_array(object, name::TOTALS, labels * cpus, Access::Read)?,
             extras,
             counters: map_array(object, name::COUNTERS, COUNTERS as usize * cpus, Access::Read)?,
-            label_sets: map_array(object, name::LABEL_SETS, labels * LABEL_SET_WORDS, Access::Read)?,
+            in_flight: Arc::new(InFlight::take(object, sizes, Arc::clone(&label_sets))?),
+            label_sets,
             next_label: map_array(object, name::NEXT_LABEL, 2, Access::Read)?,
-            in_flight: Arc::new(InFlight::take(object, sizes)?),
             sampling: Arc::new(Sampling::take(object)?),
             aliases: map_array(object, name::ALIASES, ALIASES as usize * 2, Access::Write)?,
             unexpected: take_hash(object, name::UNEXPECTED)?,
@@ -172,12 +173,27 @@ impl Maps {
     /// What a label set's number stands for.
     #[must_use]
     pub fn label_set(&self, number: u32) -> LabelSet {
+        self.label_sets.get(number)
+    }
+}
+
+/// What the numbers of label sets stand for.
+pub(super) struct LabelSets(MappedWords);
+
+impl LabelSets {
+    fn take(object: &mut Object, sizes: Sizes) -> Result<Self, BpfError> {
+        let words = sizes.label_capacity as usize * LABEL_SET_WORDS;
+        map_array(object, name::LABEL_SETS, words, Access::Read).map(Self)
+    }
+
+    /// The label set of a number; an empty one where there is no such number.
+    pub(super) fn get(&self, number: u32) -> LabelSet {
         let first = number as usize * LABEL_SET_WORDS;
         let mut bytes = [0; size_of::<LabelSet>()];
         for (index, chunk) in bytes.chunks_exact_mut(8).enumerate() {
-            chunk.copy_from_slice(&self.label_sets.get(first + index).to_ne_bytes());
+            chunk.copy_from_slice(&self.0.get(first + index).to_ne_bytes());
         }
-        // SAFETY: a label set is made of bytes and one `u16`, valid for every bit pattern.
+        // SAFETY: a label set is made of bytes and numbers, valid for every bit pattern.
         unsafe { std::mem::transmute::<[u8; size_of::<LabelSet>()], LabelSet>(bytes) }
     }
 }

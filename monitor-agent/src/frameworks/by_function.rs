@@ -81,10 +81,16 @@ fn call(spanned: &Spanned<WrittenCall>) -> Result<CallSpec, Wrong> {
         kind: kind(spanned, &root)?,
         first_start: is_first,
         first_finish: is_first,
-        over: written.over.as_ref().map(|over| equals(over, &root)).transpose()?,
+        not_within: written.not_within.as_ref().map(symbols).transpose()?.unwrap_or_default(),
         only_if: conditions.collect::<Result<_, _>>()?,
         messages: written.messages.as_ref().map(methods).transpose()?.unwrap_or_default(),
     })
+}
+
+/// A few functions.
+fn symbols(written: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<String>, Wrong> {
+    few(written, ALTERNATIVES_MAX)?;
+    written.get_ref().iter().map(symbol).collect()
 }
 
 /// The methods that messages go through.

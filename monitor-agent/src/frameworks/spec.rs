@@ -291,8 +291,9 @@ pub struct CallSpec {
     pub first_start: bool,
     /// A stream may finish twice: the first counts.
     pub first_finish: bool,
-    /// Paths to a number, and what it is once a call has finished.
-    pub over: Option<(Alternatives, u32)>,
+    /// Functions, without the module path, that tell failures in the middle of a call: what they, the closures in them and
+    /// what these call tell is not its end.
+    pub not_within: Vec<String>,
     /// Paths to numbers, and what each must be for a hit of a finish to be one.
     pub only_if: Vec<(Alternatives, u32)>,
     /// Where the messages of its streams go through: the first of these that is there.

@@ -191,7 +191,7 @@ pub(super) struct WrittenCall {
     pub(super) labels: WrittenMethod,
     pub(super) unary: Option<Spanned<bool>>,
     pub(super) streams: Option<WrittenStreams>,
-    pub(super) over: Option<WrittenQuestion>,
+    pub(super) not_within: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     pub(super) only_if: Vec<WrittenQuestion>,
     pub(super) start: Option<Spanned<Vec<Spanned<WrittenEntry>>>>,

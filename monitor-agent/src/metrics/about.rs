@@ -294,7 +294,7 @@ const PER_TARGET: &[PerTarget] = &[
         name: "monitor_finishes_total",
         help: "Finished calls seen: timed, unpaired (start not seen), timed by the start that they have \
                recorded, sampled out (start not watched), or with their duration lost, of a start that was seen or of \
-               one that they have recorded; and repeated ends of streams, which are no calls.",
+               one that they have recorded; and ends of streams that came again or too early, which are no calls.",
         label: "outcome",
         values: |target| {
             vec![

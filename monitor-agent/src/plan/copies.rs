@@ -121,6 +121,9 @@ pub(super) struct SitedCopy {
     pub(super) module: String,
     /// The framework's functions that are there under this path, by their names.
     functions: Vec<(&'static str, Function)>,
+    /// Those that are no ends are called by ([`CallSpec::not_within`](crate::frameworks::CallSpec)), with the closures in
+    /// them.
+    interim: Vec<(&'static str, Function)>,
 }
 
 impl SitedCopy {
@@ -132,6 +135,11 @@ impl SitedCopy {
             None => Ok(first),
             Some(function) => Err(Refusal::FunctionTwice(function.name.clone())),
         }
+    }
+
+    /// The function of this name that tells failures in the middle of calls, and the closures in it.
+    pub(super) fn interim(&self, name: &str) -> impl Iterator<Item = &Function> {
+        self.interim.iter().filter(move |(of, _)| *of == name).map(|(_, function)| function)
     }
 
     /// What its symbol is, but for escapes.
@@ -154,9 +162,21 @@ pub(super) fn survey_sited(
         starts().chain(finishes.map(|entry| &*entry.function)).chain(messages).collect();
     names.sort_unstable();
     names.dedup();
-    let functions = go.functions_named(&|symbol| names.iter().any(|name| before(symbol, name).is_some()))?;
+    let mut interim_names: Vec<&'static str> =
+        framework.calls.iter().flat_map(|call| &call.not_within).map(|name| &**name).collect();
+    interim_names.sort_unstable();
+    interim_names.dedup();
+    let functions = go.functions_named(&|symbol| {
+        names.iter().any(|name| before(symbol, name).is_some())
+            || interim_names.iter().any(|name| before_or_around(symbol, name).is_some())
+    })?;
     let mut by_path: BTreeMap<String, Vec<(&'static str, Function)>> = BTreeMap::new();
+    let mut interim_by_path: BTreeMap<String, Vec<(&'static str, Function)>> = BTreeMap::new();
     for function in functions {
+        let around = |name: &&'static str| Some((*name, unescape(before_or_around(&function.name, name)?)));
+        if let Some((name, path)) = interim_names.iter().find_map(around) {
+            interim_by_path.entry(path).or_default().push((name, function.clone()));
+        }
         let found = names.iter().find_map(|name| Some((*name, unescape(before(&function.name, name)?))));
         let Some((name, path)) = found else { continue };
         by_path.entry(path).or_default().push((name, function));
@@ -166,7 +186,10 @@ pub(super) fn survey_sited(
         let what = format!("it has more than {MAX_COPIES} copies of {}", framework.name);
         return Err(ImageError::Malformed { what });
     }
-    let copies = by_path.into_iter().map(|(module, functions)| SitedCopy { module, functions });
+    let copies = by_path.into_iter().map(|(module, functions)| {
+        let interim = interim_by_path.remove(&module).unwrap_or_default();
+        SitedCopy { module, functions, interim }
+    });
     let mut copies: Vec<_> = copies.collect();
     copies.sort_by_key(|copy| copy.module != framework.module);
     Ok(copies)
@@ -178,6 +201,13 @@ fn before<'a>(symbol: &'a str, name: &str) -> Option<&'a str> {
         return symbol.strip_suffix(name).filter(|path| !path.is_empty() && !path.contains(['(', '[']));
     }
     prefix_of(symbol, name)
+}
+
+/// The same for a function of this name, and for the closures in it (`NAME.func1`, `NAME.deferwrap1` and so on).
+fn before_or_around<'a>(symbol: &'a str, name: &str) -> Option<&'a str> {
+    let at = symbol.find(name)?;
+    let (function, rest) = symbol.split_at_checked(at + name.len())?;
+    (rest.is_empty() || rest.starts_with('.')).then(|| before(function, name)).flatten()
 }
 
 /// Why a framework that the build info names has no copy; `None` when it doesn't name it.

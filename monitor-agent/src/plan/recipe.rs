@@ -84,7 +84,6 @@ impl Plan {
         let mut recipe = Recipe {
             object_type: self.object.0 as u8,
             object: self.object.1 as u8,
-            goroutine: Register::R14 as u8,
             error: self.error.0 as u8,
             error_data: self.error.1 as u8,
             read_errors: u8::from(wanted.reads_errors()),

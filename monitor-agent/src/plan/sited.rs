@@ -1,7 +1,8 @@
 //! Calls that are told by the function that they enter, proven in an executable.
 
 use monitor_ebpf::{
-    FINISH_SITES, GATES, LABELS, Messages, NO_SCRATCH, Shape, Sited, Test, TestOp, policy, stream, window_use,
+    CodeRange, FINISH_SITES, GATES, INTERIM_RANGES, LABELS, Messages, NO_SCRATCH, Shape, Sited, TestOp,
+    policy, stream, window_use,
 };
 
 use super::{
@@ -36,7 +37,8 @@ pub(super) struct SitedCall {
     streams: Option<[Place; 2]>,
     status: Status,
     gates: Vec<Asked>,
-    over: Option<Asked>,
+    /// Where the code lies that tells failures in the middle of a call: from, to.
+    interim: Vec<(u64, u64)>,
     messages: Option<MessagePlan>,
 }
 
@@ -136,11 +138,17 @@ impl Finder<'_> {
     fn hidden_sides(&self) -> Result<Vec<(Side, Refusal)>, Refusal> {
         let mut hidden: Vec<(Side, Refusal)> = Vec::new();
         for spec in &self.framework.calls {
-            for entry in spec.start.iter().chain(spec.finishes.iter().flatten()) {
+            let entries = spec.start.iter().chain(spec.finishes.iter().flatten());
+            let entered =
+                entries.map(|entry| self.copy.function(&entry.function)).collect::<Result<Vec<_>, _>>()?;
+            let interim = spec
+                .not_within
+                .iter()
+                .flat_map(|name| self.copy.interim(name).filter(|function| function.name.ends_with(&**name)));
+            for function in entered.into_iter().flatten().chain(interim) {
                 if hidden.iter().any(|(side, _)| *side == spec.side) {
                     break;
                 }
-                let Some(function) = self.copy.function(&entry.function)? else { continue };
                 match check_not_inlined(function, self.go) {
                     Err(why @ Refusal::Inlined { .. }) => hidden.push((spec.side, why)),
                     other => other?,
@@ -189,7 +197,6 @@ impl Finder<'_> {
         for condition in &spec.only_if {
             gates.push(equal(condition)?);
         }
-        let over = spec.over.as_ref().map(equal).transpose()?;
         if gates.len() > GATES {
             return Err(Refusal::TooMuch("conditions"));
         }
@@ -208,7 +215,7 @@ impl Finder<'_> {
             streams,
             status,
             gates,
-            over,
+            interim: interim(spec, self.copy)?,
             messages,
         }))
     }
@@ -284,6 +291,25 @@ impl Finder<'_> {
             }
         }
     }
+}
+
+/// Where the code of the functions lies that tell failures in the middle of a call. None of them is there where nothing
+/// receives or sends.
+fn interim(spec: &CallSpec, copy: &SitedCopy) -> Result<Vec<(u64, u64)>, Refusal> {
+    let functions = spec.not_within.iter().flat_map(|name| copy.interim(name));
+    let mut ranges: Vec<_> = functions.map(|function| (function.entry, function.end)).collect();
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, range| {
+        let is_one = next.0 <= range.1;
+        if is_one {
+            range.1 = range.1.max(next.1);
+        }
+        is_one
+    });
+    if ranges.len() > INTERIM_RANGES {
+        return Err(Refusal::TooMuch("pieces of code that tell failures in the middle of calls"));
+    }
+    Ok(ranges)
 }
 
 /// Follows paths from another root.
@@ -426,7 +452,9 @@ impl SitedCall {
             *place = windows.test(gate);
         }
         sited.messages = messages.map_or(Messages::NONE, |messages| messages.program(bias));
-        sited.over = self.over.as_ref().map_or(Test::NEVER, |over| windows.test(over));
+        for (place, (start, end)) in sited.interim.iter_mut().zip(&self.interim) {
+            *place = CodeRange { start: in_target(*start), length: end - start };
+        }
         let windows = as_program(bias, [&windows])?;
         Ok(Shape { side: self.spec.side.code(), labels, windows, sited, ..Shape::UNUSED })
     }
@@ -444,7 +472,8 @@ impl SitedCall {
     }
 
     fn needs(&self, messages: bool) -> Needs<'_> {
-        let both = window_use::START | window_use::FINISH;
+        // Told by the start, and else by the finish.
+        let both = window_use::START | window_use::UNTOLD;
         let mut needs = Needs::new(&self.nodes);
         needs.add(self.method, 16, both | if messages { window_use::MESSAGE } else { 0 });
         if let Some(key) = self.key {
@@ -456,7 +485,7 @@ impl SitedCall {
         }
         needs.add(self.status.message, 8, window_use::FINISH);
         needs.add(self.status.code, 4, window_use::FINISH);
-        for gate in self.gates.iter().chain(&self.over) {
+        for gate in &self.gates {
             for place in &gate.places {
                 needs.add(*place, u64::from(gate.width), window_use::FINISH);
             }

@@ -1,8 +1,9 @@
 //! Calls that have started and not finished.
 //!
 //! Nearly all of them are in a table of buckets: a look-up, a claim and a release there touch one cache line and
-//! take a fraction of the time of a kernel hash map. What finds its bucket full, and calls nested in others of
-//! their goroutine, go to the spill map.
+//! take a fraction of the time of a kernel hash map. Each key has two buckets there: a near one, among few, and a far one,
+//! among all, for when the near one is full. Objects that are made anew for each call would else find another line that is in
+//! no cache at each. What finds both full, and calls nested in others of their goroutine, go to the spill map.
 //!
 //! No other program touches a call's entries: an object has one call at a time, and a goroutine runs on one thread
 //! at a time. The claim of a free way is contended; and the agent takes out what is too old to be still under way.
@@ -12,7 +13,6 @@ use monitor_ebpf::{Bucket, Counter, DEPTH_BITS, MAX_NESTING, Spilled, WAYS, key,
 use super::{
     asm::compare_exchange,
     maps::{IN_FLIGHT, OBJECTS, SAMPLING, SPILL, count_of, recipe},
-    shape::Key,
 };
 
 /// `BPF_ANY`: insert or replace.
@@ -27,130 +27,147 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// start can't be told any more, so all are unpaired rather than wrong.
 const DEPTH: u64 = (1 << DEPTH_BITS) - 1;
 
+/// What tells a call in flight from others: a number that is not 0, with what it is of in its lowest bits. See [`key`].
+#[derive(Clone, Copy)]
+pub(crate) struct Key(u64);
+
 impl Key {
-    /// The key as a number that is not 0: see [`key`].
+    /// That of a call by its object.
     #[inline(always)]
-    fn number(self) -> u64 {
-        match self {
-            Self::Object(address, side::SERVER) => address,
-            Self::Object(address, _) => address | key::CLIENT,
-            Self::Goroutine(address) => address | key::GOROUTINE,
-        }
+    pub(crate) fn of_object(address: u64, side: u8) -> Self {
+        Self(address & !key::BITS | if side == side::SERVER { key::SERVER } else { key::CLIENT })
     }
 
-    /// Goroutines make calls; they don't handle them under this key.
+    /// That of a call by its goroutine, which makes it.
+    #[inline(always)]
+    pub(crate) fn of_goroutine(address: u64) -> Self {
+        Self(address & !key::BITS | key::GOROUTINE)
+    }
+
+    /// Is it a goroutine, whose calls nest?
+    #[inline(always)]
+    pub(crate) fn is_goroutine(self) -> bool {
+        self.0 & key::BITS == key::GOROUTINE
+    }
+
+    /// Only calls that the target handles have their object alone as key.
     #[inline(always)]
     fn side(self) -> u8 {
-        match self {
-            Self::Object(_, side) => side,
-            Self::Goroutine(_) => side::CLIENT,
-        }
-    }
-
-    /// Number of the key's bucket.
-    #[inline(always)]
-    fn index(self) -> u32 {
-        bucket_of(self.number())
-    }
-
-    #[inline(always)]
-    fn bucket(self) -> Option<*mut Bucket> {
-        IN_FLIGHT.get_ptr_mut(self.index())
+        if self.0 & key::BITS == key::SERVER { side::SERVER } else { side::CLIENT }
     }
 }
 
-/// What was remembered of a call.
+/// What was remembered of a call. Numbers on every way: the compiler may move around what an `Option` has beside
+/// nothing, and the verifier takes that for a read.
 #[derive(Clone, Copy)]
 pub(crate) struct Started {
-    /// When it started, nanoseconds of `CLOCK_MONOTONIC`.
+    /// When it started, nanoseconds of `CLOCK_MONOTONIC`; 0 where that was not seen.
     pub(crate) at_ns: u64,
-    /// What kind of call it is; 0 where nobody said.
-    pub(crate) kind: u8,
+    /// What else there is, as [`told`] packs it: in one word, since the stack is nearly full.
+    told: u64,
+}
+
+/// Kind and label set of a call in one word.
+#[inline(always)]
+fn told(label_set: u32, kind: u8) -> u64 {
+    u64::from(label_set) << DEPTH_BITS | u64::from(kind)
 }
 
 impl Started {
+    /// Nothing was seen.
+    const UNSEEN: Self = Self { at_ns: 0, told: (NO_LABEL_SET as u64) << DEPTH_BITS };
+
     /// From the start above [`DEPTH_BITS`] bits, which hold the kind of a call that is keyed by its object.
     #[inline(always)]
-    fn of_word(word: u64) -> Self {
-        Self { at_ns: word >> DEPTH_BITS, kind: (word & DEPTH) as u8 }
+    fn of_word(word: u64, label_set: u32) -> Self {
+        Self { at_ns: word >> DEPTH_BITS, told: told(label_set, (word & DEPTH) as u8) }
+    }
+
+    /// What kind of call it is; 0 where nobody said.
+    #[inline(always)]
+    pub(crate) fn kind(self) -> u8 {
+        (self.told & DEPTH) as u8
+    }
+
+    /// The label set that it had then, or [`NO_LABEL_SET`].
+    #[inline(always)]
+    pub(crate) fn label_set(self) -> u32 {
+        (self.told >> DEPTH_BITS) as u32
+    }
+
+    /// Was the start seen?
+    #[inline(always)]
+    pub(crate) fn is_seen(self) -> bool {
+        self.at_ns != 0
     }
 }
 
 /// Remembers the start of a call of an object, and its kind if the object is the key.
 #[inline(always)]
 pub(crate) fn insert(key: Key, object: u64, start_ns: u64, kind: u8) {
-    let Some(bucket) = key.bucket() else { return count_of(Counter::RefusedFull, key.side()) };
     let word = start_ns << DEPTH_BITS | u64::from(kind);
-    if let Some(start) = find(bucket, key.number()) {
-        insert_again(key, start, word);
-    } else if !claim(bucket, key, object, word) {
-        spill(key, start_ns, kind);
+    let before = locate(key.0);
+    if before.is_there() {
+        return insert_again(key, before.start, word);
+    }
+    let way = claim(key.0);
+    if !way.is_there() {
+        return spill(key, start_ns, kind);
+    }
+    // SAFETY: a start in a bucket of the table.
+    unsafe { way.start.write_volatile(word) }
+    if key.is_goroutine() {
+        way.write_beside(object);
     }
 }
 
-/// Is a call with this key in flight? One that went to the spill map is looked for as long as its bucket is full; a
-/// start that comes later is taken for another call.
+/// Is a call with this key in flight?
 #[inline(always)]
 pub(crate) fn holds(key: Key) -> bool {
-    let Some(bucket) = key.bucket() else { return false };
-    let number = key.number();
-    if find(bucket, number).is_some() {
-        return true;
-    }
-    find(bucket, 0).is_none() && SPILL.get_ptr(number).is_some()
+    locate(key.0).is_there() || (has_spilled() && SPILL.get_ptr(key.0).is_some())
 }
 
 /// The kind of a call that is in flight, keyed by its object; 0 where it is not, or nobody knows.
 #[inline(always)]
 pub(crate) fn kind(key: Key) -> u8 {
-    let Some(bucket) = key.bucket() else { return 0 };
-    if let Some(start) = find(bucket, key.number()) {
+    let way = locate(key.0);
+    if way.is_there() {
         // SAFETY: a start in a bucket of the table.
-        return Started::of_word(unsafe { start.read_volatile() }).kind;
+        return unsafe { (way.start.read_volatile() & DEPTH) as u8 };
     }
     // SAFETY: the entry stays while its call is in flight.
-    SPILL.get_ptr(key.number()).map_or(0, |call| unsafe { (*call).nested as u8 })
+    SPILL.get_ptr(key.0).map_or(0, |call| unsafe { ((*call).nested & DEPTH) as u8 })
 }
 
 /// Forgets the call that finishes with this object and gives its start, if it was seen and is surely its own.
 #[inline(always)]
-pub(crate) fn remove(key: Key, object: u64) -> Option<Started> {
-    seen(remove_word(key, object))
+pub(crate) fn remove(key: Key, object: u64) -> Started {
+    Started::of_word(remove_word(key, object), NO_LABEL_SET)
 }
 
-/// As [`remove`], with the start as [`take`] gives it: a number on every way, since the compiler may move around what
-/// an `Option` has beside nothing, and the verifier takes that for a read.
+/// As [`remove`], with the start as [`take`] gives it.
 #[inline(always)]
 fn remove_word(key: Key, object: u64) -> u64 {
-    let Some(bucket) = key.bucket() else { return 0 };
-    let number = key.number();
-    for way in 0..WAYS {
-        // SAFETY: a way of a bucket in the table.
-        let (place, start) = unsafe { (&raw mut (*bucket).keys[way], &raw mut (*bucket).starts[way]) };
-        // SAFETY: as above.
-        if unsafe { place.read_volatile() } != number {
-            continue;
-        }
-        // SAFETY: as above.
-        let word = unsafe { start.read_volatile() };
+    let number = key.0;
+    let way = locate(number);
+    if way.is_there() {
+        // SAFETY: a start in a bucket of the table.
+        let word = unsafe { way.start.read_volatile() };
         if may_be_of_another(key, word >> DEPTH_BITS) {
-            return take_own(number, way as u64, object);
+            return take_own(number, object);
         }
         let depth = word & DEPTH;
-        if depth != 0 && matches!(key, Key::Goroutine(_)) {
+        if depth != 0 && key.is_goroutine() {
             // SAFETY: as above.
-            unsafe { compare_exchange(start, word, word - u64::from(depth != DEPTH)) };
+            unsafe { compare_exchange(way.start, word, word - u64::from(depth != DEPTH)) };
             return take_nested(number, depth);
         }
-        // The agent may have given the call up just now, and another may have taken the way.
-        // SAFETY: as above.
-        let still_there = unsafe { compare_exchange(place, number, 0) } == number;
-        return if still_there { word } else { 0 };
+        return if way.free(number) { word } else { 0 };
     }
     if !has_spilled() {
         return 0;
     }
-    if let Key::Goroutine(_) = key {
+    if key.is_goroutine() {
         return remove_spilled(number);
     }
     let word = take(number);
@@ -165,12 +182,12 @@ fn remove_word(key: Key, object: u64) -> u64 {
 /// its finish must not take that of the call around it. Gives nothing of use.
 #[inline(never)]
 pub(crate) fn insert_unknown(goroutine: u64) -> u32 {
-    let key = Key::Goroutine(goroutine);
-    let Some(bucket) = key.bucket() else { return 0 };
-    let number = key.number();
-    let depth = if let Some(start) = find(bucket, number) {
+    let key = Key::of_goroutine(goroutine);
+    let number = key.0;
+    let way = locate(number);
+    let depth = if way.is_there() {
         // SAFETY: a start in a bucket of the table.
-        unsafe { nest(start) }
+        unsafe { nest(way.start) }
     } else if let Some(outer) = SPILL.get_ptr_mut(number) {
         // SAFETY: the entry is this goroutine's own.
         unsafe {
@@ -191,8 +208,8 @@ pub(crate) fn insert_unknown(goroutine: u64) -> u32 {
 /// longer be told from it. Gives nothing of use.
 #[inline(never)]
 pub(crate) fn remove_unknown(goroutine: u64) -> u32 {
-    let key = Key::Goroutine(goroutine);
-    if remove(key, 0).is_some() {
+    let key = Key::of_goroutine(goroutine);
+    if remove(key, 0).is_seen() {
         count_of(Counter::Abandoned, key.side());
     }
     0
@@ -201,42 +218,22 @@ pub(crate) fn remove_unknown(goroutine: u64) -> u32 {
 /// Stands for no label set.
 pub(crate) const NO_LABEL_SET: u32 = super::labels::NO_NUMBER;
 
-/// What was remembered of an operation that may have its names from its start.
-pub(crate) struct Named {
-    /// When it started, nanoseconds of `CLOCK_MONOTONIC`; 0 where that was not seen.
-    pub(crate) at_ns: u64,
-    /// Its label set at the start, or [`NO_LABEL_SET`].
-    pub(crate) label_set: u32,
-}
-
-/// Remembers the start of an operation that is keyed by an object, and its label set.
+/// Remembers the start of a call that is keyed by an object, its kind, and the label set that it has.
 #[inline(always)]
-pub(crate) fn insert_named(key: Key, label_set: u32, start_ns: u64) {
-    let index = key.index();
-    let (Some(bucket), Some(label_sets)) = (IN_FLIGHT.get_ptr_mut(index), OBJECTS.get_ptr_mut(index)) else {
-        return count_of(Counter::RefusedFull, key.side());
-    };
-    let number = key.number();
-    // First the way that has the key already, then any that is free.
-    for is_free in [false, true] {
-        for way in 0..WAYS {
-            // SAFETY: a way of a bucket in the table, and of the words beside it.
-            unsafe {
-                let place = &raw mut (*bucket).keys[way];
-                let wanted = if is_free { 0 } else { number };
-                if place.read_volatile() != wanted || (is_free && compare_exchange(place, 0, number) != 0) {
-                    continue;
-                }
-                (&raw mut (*label_sets)[way]).write_volatile(u64::from(label_set));
-                (&raw mut (*bucket).starts[way]).write_volatile(start_ns << DEPTH_BITS);
-            }
-            if !is_free {
-                count_of(Counter::Abandoned, key.side());
-            }
-            return;
+pub(crate) fn insert_told(key: Key, label_set: u32, start_ns: u64, kind: u8) {
+    let number = key.0;
+    let before = locate(number);
+    let way = if before.is_there() { before } else { claim(number) };
+    if way.is_there() {
+        way.write_beside(u64::from(label_set));
+        // SAFETY: a start in a bucket of the table.
+        unsafe { way.start.write_volatile(start_ns << DEPTH_BITS | u64::from(kind)) }
+        if before.is_there() {
+            count_of(Counter::Abandoned, key.side());
         }
+        return;
     }
-    let call = Spilled { start_ns, nested: u64::from(label_set) << DEPTH_BITS };
+    let call = Spilled { start_ns, nested: told(label_set, kind) };
     note_spill();
     let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
     let is_there = error == EXISTS;
@@ -248,43 +245,154 @@ pub(crate) fn insert_named(key: Key, label_set: u32, start_ns: u64) {
     }
 }
 
-/// Forgets an operation that finishes and gives what was remembered of it.
+/// Forgets a call that finishes and gives what [`insert_told`] remembered of it.
 #[inline(always)]
-pub(crate) fn remove_named(key: Key) -> Named {
-    const NOTHING: Named = Named { at_ns: 0, label_set: NO_LABEL_SET };
-    let index = key.index();
-    let (Some(bucket), Some(label_sets)) = (IN_FLIGHT.get_ptr_mut(index), OBJECTS.get_ptr(index)) else {
-        return NOTHING;
-    };
-    let number = key.number();
-    for way in 0..WAYS {
-        // SAFETY: a way of a bucket in the table, and of the words beside it.
-        unsafe {
-            let place = &raw mut (*bucket).keys[way];
-            if place.read_volatile() != number {
-                continue;
-            }
-            let at_ns = (&raw const (*bucket).starts[way]).read_volatile() >> DEPTH_BITS;
-            let label_set = (&raw const (*label_sets)[way]).read_volatile() as u32;
-            // The agent may have given it up just now, and another may have taken the way.
-            if compare_exchange(place, number, 0) != number {
-                return NOTHING;
-            }
-            return Named { at_ns, label_set };
-        }
+pub(crate) fn remove_told(key: Key) -> Started {
+    let number = key.0;
+    let way = locate(number);
+    if way.is_there() {
+        // SAFETY: a start in a bucket of the table.
+        let word = unsafe { way.start.read_volatile() };
+        let label_set = way.beside() as u32;
+        return if way.free(number) { Started::of_word(word, label_set) } else { Started::UNSEEN };
     }
-    let Some(call) = SPILL.get_ptr(number) else { return NOTHING };
-    // SAFETY: no other operation has this key while this one is under way.
-    let found =
-        unsafe { Named { at_ns: (*call).start_ns, label_set: ((*call).nested >> DEPTH_BITS) as u32 } };
+    if !has_spilled() {
+        return Started::UNSEEN;
+    }
+    let Some(call) = SPILL.get_ptr(number) else { return Started::UNSEEN };
+    // SAFETY: no other call has this key while this one is under way.
+    let started = unsafe { Started { at_ns: (*call).start_ns, told: (*call).nested } };
     let _ = SPILL.remove(number);
-    found
+    started
 }
 
-/// Number of a key's bucket.
+/// Number of a key's far bucket.
 #[inline(always)]
-fn bucket_of(number: u64) -> u32 {
+fn far(number: u64) -> u32 {
     (number.wrapping_mul(SPREAD) >> recipe!(bucket_shift)) as u32
+}
+
+/// Number of its near one.
+#[inline(always)]
+fn near(number: u64) -> u32 {
+    far(number) & recipe!(near_mask)
+}
+
+/// Where the call with this key is, if anywhere in the table.
+#[inline(always)]
+fn locate(number: u64) -> Way {
+    let way = search(near(number), number);
+    if way.is_there() || !has_spilled() { way } else { Way::at(search_far(number)) }
+}
+
+/// Functions that are not inlined give numbers only.
+#[inline(never)]
+fn search_far(number: u64) -> u32 {
+    search(far(number), number).place
+}
+
+#[inline(always)]
+fn search(bucket: u32, number: u64) -> Way {
+    let Some(ways) = IN_FLIGHT.get_ptr_mut(bucket) else { return Way::NOWHERE };
+    for index in 0..WAYS {
+        // SAFETY: a bucket of the table.
+        let way = unsafe { Way::of(ways, bucket, index) };
+        // SAFETY: a key in it.
+        if unsafe { way.key.read_volatile() } == number {
+            return way;
+        }
+    }
+    Way::NOWHERE
+}
+
+/// Takes a free way for this key, if there is one.
+#[inline(always)]
+fn claim(number: u64) -> Way {
+    let way = claim_in(near(number), number);
+    if way.is_there() { way } else { Way::at(claim_far(number)) }
+}
+
+/// Rare.
+#[inline(never)]
+fn claim_far(number: u64) -> u32 {
+    note_spill();
+    claim_in(far(number), number).place
+}
+
+#[inline(always)]
+fn claim_in(bucket: u32, number: u64) -> Way {
+    let Some(ways) = IN_FLIGHT.get_ptr_mut(bucket) else { return Way::NOWHERE };
+    for index in 0..WAYS {
+        // SAFETY: a bucket of the table.
+        let way = unsafe { Way::of(ways, bucket, index) };
+        // SAFETY: a key in it.
+        if unsafe { way.key.read_volatile() == 0 && compare_exchange(way.key, 0, number) == 0 } {
+            return way;
+        }
+    }
+    Way::NOWHERE
+}
+
+/// A way of a bucket in the table, or none, with all fields set: see [`Started`].
+#[derive(Clone, Copy)]
+struct Way {
+    key: *mut u64,
+    start: *mut u64,
+    /// Number of the bucket times [`WAYS`], plus its number there.
+    place: u32,
+}
+
+impl Way {
+    /// None.
+    const NOWHERE: Self = Self { key: core::ptr::null_mut(), start: core::ptr::null_mut(), place: u32::MAX };
+
+    /// # Safety
+    /// `ways` must be the bucket of that number, and `index` below [`WAYS`].
+    #[inline(always)]
+    unsafe fn of(ways: *mut Bucket, bucket: u32, index: usize) -> Self {
+        // SAFETY: the caller vouches for it.
+        let (key, start) = unsafe { (&raw mut (*ways).keys[index], &raw mut (*ways).starts[index]) };
+        Self { key, start, place: bucket * WAYS as u32 + index as u32 }
+    }
+
+    /// That at a place, if it is one.
+    #[inline(always)]
+    fn at(place: u32) -> Self {
+        let bucket = place / WAYS as u32;
+        let Some(ways) = IN_FLIGHT.get_ptr_mut(bucket) else { return Self::NOWHERE };
+        // SAFETY: the bucket of that number.
+        unsafe { Self::of(ways, bucket, place as usize % WAYS) }
+    }
+
+    #[inline(always)]
+    fn is_there(self) -> bool {
+        !self.key.is_null()
+    }
+
+    /// Gives it back; false if it is no longer the key's: the agent may have given the call up just now, and another may
+    /// have taken the way.
+    #[inline(always)]
+    fn free(self, number: u64) -> bool {
+        // SAFETY: a key in a bucket of the table.
+        unsafe { compare_exchange(self.key, number, 0) == number }
+    }
+
+    /// The word beside it: the object of a call whose key it is not, or the label set that a call had as it started.
+    #[inline(always)]
+    fn beside(self) -> u64 {
+        let words = OBJECTS.get_ptr(self.place / WAYS as u32);
+        // SAFETY: an array of as many words as a bucket has ways.
+        words.map_or(0, |words| unsafe { (&raw const (*words)[self.place as usize % WAYS]).read_volatile() })
+    }
+
+    /// Writes it, for the agent or for the finish. Calls in the spill map have none.
+    #[inline(always)]
+    fn write_beside(self, word: u64) {
+        if let Some(words) = OBJECTS.get_ptr_mut(self.place / WAYS as u32) {
+            // SAFETY: as above.
+            unsafe { (&raw mut (*words)[self.place as usize % WAYS]).write_volatile(word) }
+        }
+    }
 }
 
 /// One of the words of [`sampling`].
@@ -306,13 +414,14 @@ pub(crate) fn is_asked(now: u64) -> bool {
     now & sampling(sampling::ASKED) == 0
 }
 
-/// Was there ever a call that did not fit into its bucket? Saves most look-ups in the spill map.
+/// Was there ever a call that did not fit into its near bucket? Saves most look-ups elsewhere.
 #[inline(always)]
 fn has_spilled() -> bool {
     sampling(sampling::SPILLED) != 0
 }
 
-/// From now on calls are looked for in the spill map, too. To be called before one is put there. Gives nothing of use.
+/// From now on calls are looked for elsewhere than in their near buckets, too. To be called before one is put there. Gives
+/// nothing of use.
 #[inline(never)]
 fn note_spill() -> u32 {
     if !has_spilled()
@@ -332,7 +441,7 @@ fn may_be_of_another(key: Key, start_ns: u64) -> bool {
     if recipe!(by_site) != 0 || key.side() == side::SERVER {
         return false;
     }
-    let is_stream = matches!(key, Key::Object(..));
+    let is_stream = !key.is_goroutine();
     start_ns < sampling(sampling::SEEN_SINCE) || (is_stream && sampling(sampling::MODE) == sampling::WINDOWS)
 }
 
@@ -340,17 +449,15 @@ fn may_be_of_another(key: Key, start_ns: u64) -> bool {
 /// own. That is so if the object is the one it started with, since nobody else can have that before this finish. The
 /// start is forgotten in any case: the next finish could not tell either.
 #[inline(never)]
-fn take_own(number: u64, way: u64, object: u64) -> u64 {
-    let (index, way) = (bucket_of(number), way as usize & (WAYS - 1));
-    let Some(bucket) = IN_FLIGHT.get_ptr_mut(index) else { return 0 };
-    let Some(objects) = OBJECTS.get_ptr(index) else { return 0 };
-    // SAFETY: a way of a bucket in the table, and of the objects beside it.
-    let (word, started_with, was_there) = unsafe {
-        let word = (&raw const (*bucket).starts[way]).read_volatile();
-        let started_with = (&raw const (*objects)[way]).read_volatile();
-        (word, started_with, compare_exchange(&raw mut (*bucket).keys[way], number, 0) == number)
-    };
-    if !was_there {
+fn take_own(number: u64, object: u64) -> u64 {
+    let way = locate(number);
+    if !way.is_there() {
+        return 0;
+    }
+    // SAFETY: a start in a bucket of the table.
+    let word = unsafe { way.start.read_volatile() };
+    let started_with = way.beside();
+    if !way.free(number) {
         return 0;
     }
     if number & key::BITS == key::GOROUTINE && word & DEPTH == 0 && started_with == object {
@@ -390,100 +497,44 @@ unsafe fn nest(start: *mut u64) -> u64 {
     }
 }
 
-/// Functions that are not inlined give numbers only: 0 is no start.
-#[inline(always)]
-fn seen(word: u64) -> Option<Started> {
-    (word != 0).then(|| Started::of_word(word))
-}
-
-/// Where the start of a call in its bucket is kept.
-#[inline(always)]
-fn find(bucket: *mut Bucket, number: u64) -> Option<*mut u64> {
-    for way in 0..WAYS {
-        // SAFETY: a way of a bucket in the table.
-        unsafe {
-            if (&raw const (*bucket).keys[way]).read_volatile() == number {
-                return Some(&raw mut (*bucket).starts[way]);
-            }
-        }
-    }
-    None
-}
-
-/// Takes a free way of the bucket, if there is one.
-#[inline(always)]
-fn claim(bucket: *mut Bucket, key: Key, object: u64, word: u64) -> bool {
-    for way in 0..WAYS {
-        // SAFETY: a way of a bucket in the table.
-        unsafe {
-            let place = &raw mut (*bucket).keys[way];
-            if place.read_volatile() == 0 && compare_exchange(place, 0, key.number()) == 0 {
-                (&raw mut (*bucket).starts[way]).write_volatile(word);
-                if let Key::Goroutine(_) = key {
-                    note_object(key.index(), way, object);
-                }
-                return true;
-            }
-        }
-    }
-    false
-}
-
-/// Lets the agent find the object of a call whose key it is not. Those in the spill map have no room for it.
-#[inline(always)]
-fn note_object(bucket: u32, way: usize, object: u64) {
-    if let Some(objects) = OBJECTS.get_ptr_mut(bucket) {
-        // SAFETY: an array of as many objects as a bucket has ways.
-        unsafe { (&raw mut (*objects)[way]).write_volatile(object) }
-    }
-}
-
 /// A call starts whose key is in its bucket already.
 #[inline(always)]
 fn insert_again(key: Key, start: *mut u64, word: u64) {
-    match key {
-        // One object has one call at a time: the one before has been given up.
-        Key::Object(_, side) => {
-            count_of(Counter::Abandoned, side);
-            // SAFETY: a start in a bucket of the table.
-            unsafe { start.write_volatile(word) }
-        }
-        Key::Goroutine(_) => {
-            // SAFETY: as above.
-            let depth = unsafe { nest(start) };
-            insert_nested(key, depth, word >> DEPTH_BITS);
-        }
+    if key.is_goroutine() {
+        // SAFETY: a start in a bucket of the table.
+        let depth = unsafe { nest(start) };
+        return insert_nested(key, depth, word >> DEPTH_BITS);
     }
+    // One object has one call at a time: the one before has been given up.
+    count_of(Counter::Abandoned, key.side());
+    // SAFETY: as above.
+    unsafe { start.write_volatile(word) }
 }
 
-/// A call starts for which there is no room in its bucket.
+/// A call starts for which there is no room in its buckets.
 #[inline(always)]
 fn spill(key: Key, start_ns: u64, kind: u8) {
-    let number = key.number();
+    let number = key.0;
     let call = Spilled { start_ns, nested: u64::from(kind) };
     note_spill();
     let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
     if error != EXISTS {
         return count_of(Counter::RefusedFull, key.side());
     }
-    match key {
-        Key::Goroutine(_) => {
-            let Some(outer) = SPILL.get_ptr_mut(number) else {
-                return count_of(Counter::RefusedFull, key.side());
-            };
-            // SAFETY: the entry is this goroutine's own.
-            let depth = unsafe {
-                (*outer).nested += 1;
-                (*outer).nested
-            };
-            insert_nested(key, depth, start_ns);
-        }
-        Key::Object(_, side) => {
-            count_of(Counter::Abandoned, side);
-            if SPILL.insert(number, call, ANY).is_err() {
-                count_of(Counter::RefusedFull, side);
-            }
-        }
+    if key.is_goroutine() {
+        let Some(outer) = SPILL.get_ptr_mut(number) else {
+            return count_of(Counter::RefusedFull, key.side());
+        };
+        // SAFETY: the entry is this goroutine's own.
+        let depth = unsafe {
+            (*outer).nested += 1;
+            (*outer).nested
+        };
+        return insert_nested(key, depth, start_ns);
+    }
+    count_of(Counter::Abandoned, key.side());
+    if SPILL.insert(number, call, ANY).is_err() {
+        count_of(Counter::RefusedFull, key.side());
     }
 }
 
@@ -494,7 +545,7 @@ fn insert_nested(outermost: Key, depth: u64, start_ns: u64) {
     if depth > u64::from(MAX_NESTING) {
         return count_of(Counter::RefusedNested, outermost.side());
     }
-    let (number, call) = (outermost.number() + depth, Spilled { start_ns, nested: 0 });
+    let (number, call) = (outermost.0 + depth, Spilled { start_ns, nested: 0 });
     note_spill();
     let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
     if error != EXISTS {

@@ -57,7 +57,7 @@ fn message(ctx: &ProbeContext, kind: u32, skip_flags: u8, error_at: u16) {
 /// Did the message not go through? The end of a stream comes as an error, too.
 #[inline(always)]
 fn has_failed(hit: &Hit, error_at: u16) -> bool {
-    error_at != 0 && word(hit.stack.wrapping_add(u64::from(error_at))) != 0
+    error_at != 0 && word(hit.stack().wrapping_add(u64::from(error_at))) != 0
 }
 
 /// Notes whose message is about to go through. Where that can't be told nothing is noted, so that the message is counted
@@ -104,7 +104,7 @@ fn label_set(hit: &mut Hit, shape: ShapeRef, scratch: &mut Scratch) -> Option<u3
 /// Goroutines lie at multiples of eight, and a message in one direction ends before the next begins.
 #[inline(always)]
 fn key(hit: &Hit, kind: u32) -> u64 {
-    hit.goroutine | u64::from(kind)
+    hit.goroutine() | u64::from(kind)
 }
 
 /// Not inlined, since a map's key and value take stack. Gives nothing of use.

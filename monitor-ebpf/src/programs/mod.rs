@@ -3,6 +3,7 @@
 mod asm;
 mod errors;
 mod in_flight;
+mod interim;
 mod labels;
 mod maps;
 mod messages;
@@ -22,7 +23,8 @@ use labels::Facts;
 use maps::{count, count_hot, count_of, recipe};
 pub(crate) use messages::{entered, received, sent};
 use monitor_ebpf::{
-    Counter, Detail, NO_SCRATCH, Record, by_site, event, extra, policy, record_flag, size, window_use,
+    Counter, Detail, NO_SCRATCH, Record, by_site, event, extra, policy, record_flag, size, status_code,
+    stream, window_use,
 };
 use registers::{Hit, Moment};
 use scratch::Scratch;
@@ -41,7 +43,7 @@ pub(crate) fn start(ctx: &ProbeContext) {
     let mut scratch = Scratch::new();
     let Some(shape) = shape::find(&hit, &mut scratch) else {
         count(Counter::StartUnknownType);
-        in_flight::insert_unknown(hit.goroutine);
+        in_flight::insert_unknown(hit.goroutine());
         debug!(ctx, "start: object of unknown type {:x}", hit.type_word);
         return;
     };
@@ -58,8 +60,9 @@ pub(crate) fn start(ctx: &ProbeContext) {
         shape.copy_windows(&hit, &mut scratch, window_use::START);
     }
     let kind = shape.kind(&scratch);
-    if is_told {
-        tell_start(shape, &hit, &scratch, kind, now);
+    let label_set = if is_told { tell_start(shape, &hit, &scratch, kind, now) } else { labels::NO_NUMBER };
+    if shape.has(policy::COUNT_STARTS) {
+        return in_flight::insert_told(key, label_set, now, kind);
     }
     // The start of a goroutine's call has the depth of its nesting where others have their kind.
     let kind = if key.is_goroutine() { 0 } else { kind };
@@ -67,25 +70,27 @@ pub(crate) fn start(ctx: &ProbeContext) {
 }
 
 /// Counts the start of a call under the labels that it has if all goes well, or sends it to the agent with what is
-/// known of it already.
+/// known of it already. Gives the number of its label set.
 #[inline(always)]
-fn tell_start(shape: ShapeRef, hit: &Hit, scratch: &Scratch, kind: u8, now: u64) {
+fn tell_start(shape: ShapeRef, hit: &Hit, scratch: &Scratch, kind: u8, now: u64) -> u32 {
     let facts = Facts { stream: kind, ..Facts::NONE };
     let Some(label_set) = labels::number(shape, &facts, scratch) else {
-        return count(Counter::StartLabelLost);
+        count(Counter::StartLabelLost);
+        return labels::NO_NUMBER;
     };
     if shape.has(policy::COUNT_STARTS) {
         totals::add_extra(extra::STARTED, label_set, 1);
     }
     if recipe!(events) & event::STARTS == 0 {
-        return;
+        return label_set;
     }
     let record = Record { label_set, flags: record_flag::STARTED, start_ns: now, duration_ns: 0 };
-    let detail = || Detail { goroutine: hit.goroutine, sizes: [Detail::UNREAD; 2] };
+    let detail = || Detail { goroutine: hit.goroutine(), sizes: [Detail::UNREAD; 2] };
     // SAFETY: the place is valid for writes.
     if !totals::send(record, detail, |place| unsafe { peer::read(shape, scratch, place) }) {
         count(Counter::StartRingFull);
     }
+    label_set
 }
 
 /// Counts the call under its labels, and sends its duration to the agent.
@@ -100,7 +105,7 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     let mut scratch = Scratch::new();
     let Some(shape) = shape::find(&hit, &mut scratch) else {
         count(Counter::FinishUnknownType);
-        in_flight::remove_unknown(hit.goroutine);
+        in_flight::remove_unknown(hit.goroutine());
         debug!(ctx, "finish: object of unknown type {:x}", hit.type_word);
         return;
     };
@@ -111,34 +116,47 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     if !shape.is_finished(&scratch) {
         return;
     }
-
-    let started = in_flight::remove(shape.key(&hit, &scratch), hit.object);
-    let kind = if shape.has(policy::KIND_AT_FINISH) {
-        shape.kind(&scratch)
-    } else {
-        started.map_or(0, |started| started.kind)
-    };
-    if started.is_none() && shape.is_over(kind, &scratch) {
+    let code =
+        if recipe!(by_site) == by_site::PATH { status::code(&hit, shape, &scratch) } else { status_code::OK };
+    if code != status_code::OK && shape.has_interim() && interim::is_told(&hit, shape) {
         return count_of(Counter::FinishRepeated, shape.side());
     }
-    let facts = facts(&hit, shape, kind, &scratch);
-    let Some(label_set) = labels::number(shape, &facts, &scratch) else {
-        let counter = if started.is_some() { Counter::FinishLost } else { Counter::FinishLostUnpaired };
+
+    let key = shape.key(&hit, &scratch);
+    let is_told = shape.has(policy::COUNT_STARTS);
+    let started = if is_told { in_flight::remove_told(key) } else { in_flight::remove(key, hit.object) };
+    // A call that ends well has the label set that its start had.
+    let known = if is_told && code == status_code::OK { started.label_set() } else { labels::NO_NUMBER };
+    if is_told && known == labels::NO_NUMBER {
+        shape.copy_untold(&hit, &mut scratch);
+    }
+    let asks_kind = shape.has(policy::KIND_AT_FINISH) && !(is_told && started.is_seen());
+    let kind = if asks_kind { shape.kind(&scratch) } else { started.kind() };
+    if !started.is_seen() && shape.has(policy::FIRST_FINISH) && kind != stream::UNARY {
+        return count_of(Counter::FinishRepeated, shape.side());
+    }
+    let label_set = if known == labels::NO_NUMBER {
+        labels::number(shape, &facts(&hit, shape, kind, code, &scratch), &scratch)
+    } else {
+        Some(known)
+    };
+    let Some(label_set) = label_set else {
+        let counter = if started.is_seen() { Counter::FinishLost } else { Counter::FinishLostUnpaired };
         count_of(counter, shape.side());
         return;
     };
     totals::add(label_set);
     add_sizes(shape, label_set, &scratch);
     // Lies where the names were.
-    let recorded = if started.is_none() && in_flight::is_asked(now) {
+    let recorded = if !started.is_seen() && in_flight::is_asked(now) {
         shape.recorded_start(&hit, &mut scratch)
     } else {
         0
     };
-    let detail = || Detail { goroutine: hit.goroutine, sizes: sizes(shape, &scratch) };
+    let detail = || Detail { goroutine: hit.goroutine(), sizes: sizes(shape, &scratch) };
     // SAFETY: the place is valid for writes.
     let peer = |place| unsafe { peer::read(shape, &scratch, place) };
-    let (record, if_full) = if let Some(started) = started {
+    let (record, if_full) = if started.is_seen() {
         let duration_ns = now.saturating_sub(started.at_ns);
         (Record { label_set, flags: 0, start_ns: started.at_ns, duration_ns }, Counter::RingFull)
     } else if recorded != 0 {
@@ -161,14 +179,13 @@ pub(crate) fn finish(ctx: &ProbeContext) {
 
 /// What is told of a finished call beside its names.
 #[inline(always)]
-fn facts(hit: &Hit, shape: ShapeRef, kind: u8, scratch: &Scratch) -> Facts {
+fn facts(hit: &Hit, shape: ShapeRef, kind: u8, code: u32, scratch: &Scratch) -> Facts {
     if recipe!(by_site) == by_site::NAMES {
         let (number, failed) = shape.outcome(hit, scratch);
         return Facts { failed, error: number, stream: kind, ..Facts::NONE };
     }
     if recipe!(by_site) != 0 {
-        let code = status::code(hit, shape, scratch);
-        return Facts { failed: code != 0, error: code, stream: kind, ..Facts::NONE };
+        return Facts { failed: code != status_code::OK, error: code, stream: kind, ..Facts::NONE };
     }
     Facts {
         failed: hit.error != 0,

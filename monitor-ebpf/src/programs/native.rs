@@ -10,10 +10,9 @@ use monitor_ebpf::{
 };
 
 use super::{
-    in_flight::{self, NO_LABEL_SET},
+    in_flight::{self, Key, NO_LABEL_SET},
     labels,
     maps::{count, count_hot, count_of, recipe},
-    shape::Key,
     totals,
 };
 
@@ -33,7 +32,7 @@ pub(crate) fn start(registers: *const pt_regs) {
     }
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    in_flight::insert_named(key, label_set, now);
+    in_flight::insert_told(key, label_set, now, 0);
 }
 
 /// The operation finishes.
@@ -43,17 +42,17 @@ pub(crate) fn finish(registers: *const pt_regs) {
     let now = unsafe { bpf_ktime_get_ns() };
     let words = Words::copy(registers);
     let side = recipe!(native.side);
-    let started = in_flight::remove_named(key(&words, recipe!(native.finish_key)));
-    if started.at_ns == 0 && recipe!(native.policy) & policy::FIRST_FINISH != 0 {
+    let started = in_flight::remove_told(key(&words, recipe!(native.finish_key)));
+    if !started.is_seen() && recipe!(native.policy) & policy::FIRST_FINISH != 0 {
         return count_of(Counter::FinishRepeated, side);
     }
-    let label_set = name(&words, moment::FINISH, started.label_set);
+    let label_set = name(&words, moment::FINISH, started.label_set());
     if label_set == NO_LABEL_SET {
-        let lost = if started.at_ns != 0 { Counter::FinishLost } else { Counter::FinishLostUnpaired };
+        let lost = if started.is_seen() { Counter::FinishLost } else { Counter::FinishLostUnpaired };
         return count_of(lost, side);
     }
     totals::add(label_set);
-    let (record, if_full) = if started.at_ns != 0 {
+    let (record, if_full) = if started.is_seen() {
         let duration_ns = now.saturating_sub(started.at_ns);
         (Record { label_set, flags: 0, start_ns: started.at_ns, duration_ns }, Counter::RingFull)
     } else {
@@ -74,7 +73,7 @@ fn key(words: &Words, word: u8) -> Key {
     let value = words.get(word);
     let value = if recipe!(native.key_width) == 4 { value & u64::from(u32::MAX) } else { value };
     // Never 0, and a multiple of eight as objects' addresses are.
-    Key::Object(value << 3 | 1 << 63, recipe!(native.side))
+    Key::of_object(value << 3 | 1 << 63, recipe!(native.side))
 }
 
 /// Is anything of the label set read at this moment?

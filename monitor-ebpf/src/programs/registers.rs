@@ -1,6 +1,6 @@
 //! The registers of the target at the hit.
 
-use aya_ebpf::programs::ProbeContext;
+use aya_ebpf::{bindings::pt_regs, programs::ProbeContext};
 use monitor_ebpf::{ANY_SITE, FINISH_SITES, MAX_SHAPES, MESSAGE_SITES, Register};
 
 use super::maps::recipe;
@@ -26,8 +26,8 @@ pub(crate) struct Hit {
     pub(crate) type_word: u64,
     /// Address of the object.
     pub(crate) object: u64,
-    /// Address of the current goroutine.
-    pub(crate) goroutine: u64,
+    /// All saved registers, for those that are wanted later: kept as values they would take stack, which is nearly full.
+    registers: *const pt_regs,
     /// Type word of the error; means something at the finish site only.
     pub(crate) error: u64,
     /// Data word of the error; the second argument, where sites select shapes.
@@ -36,8 +36,6 @@ pub(crate) struct Hit {
     pub(crate) direction: u32,
     /// The processor's flags.
     pub(crate) flags: u64,
-    /// The stack pointer: at a function's entry, where the return address is.
-    pub(crate) stack: u64,
 }
 
 impl Hit {
@@ -46,34 +44,32 @@ impl Hit {
     pub(crate) fn read(ctx: &ProbeContext, moment: Moment) -> Self {
         let registers = Registers::copy(ctx);
         if recipe!(by_site) != 0 {
-            return Self::at_site(&registers, moment);
+            return Self::at_site(ctx, &registers, moment);
         }
         Self {
             shape: MAX_SHAPES,
             type_word: registers.get(recipe!(object_type)),
             object: registers.get(recipe!(object)),
-            goroutine: registers.get(recipe!(goroutine)),
+            registers: ctx.regs,
             error: registers.get(recipe!(error)),
             error_data: registers.get(recipe!(error_data)),
             direction: 0,
             flags: registers.flags,
-            stack: registers.stack,
         }
     }
 
     /// What the shape wants that the site selects.
     #[inline(always)]
-    fn at_site(registers: &Registers, moment: Moment) -> Self {
+    fn at_site(ctx: &ProbeContext, registers: &Registers, moment: Moment) -> Self {
         let mut hit = Self {
             shape: MAX_SHAPES,
             type_word: 0,
             object: 0,
-            goroutine: registers.get(recipe!(goroutine)),
+            registers: ctx.regs,
             error: 0,
             error_data: 0,
             direction: 0,
             flags: registers.flags,
-            stack: registers.stack,
         };
         if moment == Moment::Message {
             // The function's only result, of two words.
@@ -111,6 +107,27 @@ impl Hit {
         hit
     }
 
+    /// Address of the current goroutine, which Go keeps in a register (`ABIInternal`, Go 1.17).
+    #[inline(always)]
+    pub(crate) fn goroutine(&self) -> u64 {
+        // SAFETY: the kernel passes a valid pointer to the saved registers.
+        unsafe { (*self.registers).r14 }
+    }
+
+    /// The stack pointer: at a function's entry, where the return address is.
+    #[inline(always)]
+    pub(crate) fn stack(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*self.registers).rsp }
+    }
+
+    /// The frame pointer: at a function's entry, that of the caller.
+    #[inline(always)]
+    pub(crate) fn frame(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*self.registers).rbp }
+    }
+
     /// Is it no entry of the function? See [`monitor_ebpf::Recipe::start_skip_flags`].
     #[inline(always)]
     pub(crate) fn is_skipped(&self, flags: u8) -> bool {
@@ -142,7 +159,6 @@ fn is_at(place: u64, site: u64) -> bool {
 struct Registers {
     values: [u64; 10],
     flags: u64,
-    stack: u64,
     /// The instruction under the probe.
     place: u64,
 }
@@ -159,7 +175,6 @@ impl Registers {
                 saved.r11, saved.r14,
             ],
             flags: saved.eflags,
-            stack: saved.rsp,
             place: saved.rip,
         }
     }

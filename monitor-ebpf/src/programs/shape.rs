@@ -1,12 +1,14 @@
 //! Choosing the shape of an object, and copying what the shape says.
 
 use monitor_ebpf::{
-    ARGUMENT, GATES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_FIELD, NO_GUARD, NO_SCRATCH, OBJECT, Shape, TestOp,
-    Window, call_type, outcome, policy, protocol, status_code, stream, window_flag, window_use,
+    ARGUMENT, GATES, INTERIM_RANGES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_FIELD, NO_GUARD, NO_SCRATCH,
+    OBJECT, Shape, TestOp, Window, call_type, outcome, protocol, status_code, stream, window_flag,
+    window_use,
 };
 
 use super::{
     errors,
+    in_flight::Key,
     maps::{RECIPE, field, recipe},
     registers::Hit,
     scratch::{Scratch, UNREAD},
@@ -19,23 +21,6 @@ const EVENTS_MAX: u64 = 1 << 16;
 /// A shape of the recipe.
 #[derive(Clone, Copy)]
 pub(crate) struct ShapeRef(*const Shape);
-
-/// What tells a call in flight from others.
-#[derive(Clone, Copy)]
-pub(crate) enum Key {
-    /// The object's address and the call's side.
-    Object(u64, u8),
-    /// The goroutine's address.
-    Goroutine(u64),
-}
-
-impl Key {
-    /// Is it a goroutine, whose calls nest?
-    #[inline(always)]
-    pub(crate) fn is_goroutine(self) -> bool {
-        matches!(self, Self::Goroutine(_))
-    }
-}
 
 /// Whose message goes through a function.
 pub(crate) enum MessageOf {
@@ -130,10 +115,10 @@ impl ShapeRef {
     pub(crate) fn copy_windows(self, hit: &Hit, scratch: &mut Scratch, uses: u8) {
         // What is behind an error that has no status is not read.
         let argument = if self.has_status(hit) { hit.error_data } else { 0 };
-        let first = usize::from(field!(self.0, inner_word) != 0);
         let mut expected = true;
         for index in 0..MAX_WINDOWS {
-            if index < first {
+            // That one was copied to find the shape.
+            if index == 0 && field!(self.0, inner_word) != 0 {
                 continue;
             }
             if field!(self.0, windows[index].length) == 0 {
@@ -150,6 +135,13 @@ impl ShapeRef {
                 types::report(scratch.word(field!(self.0, windows[index].guard_at)));
             }
         }
+    }
+
+    /// Copies the windows of a call whose start has told no names, or that has not ended well. Rare, and not inlined, since
+    /// the stack is nearly full. Gives nothing of use.
+    #[inline(always)]
+    pub(crate) fn copy_untold(self, hit: &Hit, scratch: &mut Scratch) {
+        copy_untold(self, hit.object, scratch);
     }
 
     /// Copies a window; false when its guard says no.
@@ -206,9 +198,9 @@ impl ShapeRef {
             return self.key_of_site(hit, scratch);
         }
         if field!(self.0, key) == KeyKind::Object as u8 || self.is_streaming(scratch) {
-            return Key::Object(hit.object, self.side());
+            return Key::of_object(hit.object, self.side());
         }
-        Key::Goroutine(hit.goroutine)
+        Key::of_goroutine(hit.goroutine())
     }
 
     /// The key of a call whose site selects its shape.
@@ -216,15 +208,15 @@ impl ShapeRef {
     fn key_of_site(self, hit: &Hit, scratch: &Scratch) -> Key {
         let kind = field!(self.0, key);
         if kind == KeyKind::GoroutineUnlessStreaming as u8 {
-            return Key::Goroutine(hit.goroutine);
+            return Key::of_goroutine(hit.goroutine());
         }
         let at = field!(self.0, sited.key_at);
         let key = if at == NO_SCRATCH { hit.type_word } else { scratch.word(at) };
         if kind == KeyKind::Number as u8 {
             // Never 0, and a multiple of eight as objects' addresses are.
-            return Key::Object(key << 3 | 1 << 63, self.side());
+            return Key::of_object(key << 3 | 1 << 63, self.side());
         }
-        Key::Object(key, self.side())
+        Key::of_object(key, self.side())
     }
 
     /// Has the shape this one of [`monitor_ebpf::policy`]?
@@ -251,14 +243,19 @@ impl ShapeRef {
         true
     }
 
-    /// Has a call whose start was not seen finished before?
+    /// Is there code that tells failures in the middle of a call?
     #[inline(always)]
-    pub(crate) fn is_over(self, kind: u8, scratch: &Scratch) -> bool {
-        if self.has(policy::FIRST_FINISH) && kind != stream::UNARY {
-            return true;
-        }
-        // SAFETY: a place inside the recipe.
-        recipe!(by_site) != 0 && scratch.answer(unsafe { &raw const (*self.0).sited.over })
+    pub(crate) fn has_interim(self) -> bool {
+        recipe!(by_site) != 0 && field!(self.0, sited.interim[0].length) != 0
+    }
+
+    /// Is this an address of such code?
+    #[inline(always)]
+    pub(crate) fn is_interim(self, address: u64) -> bool {
+        (0..INTERIM_RANGES).any(|index| {
+            let start = field!(self.0, sited.interim[index].start);
+            address.wrapping_sub(start) < field!(self.0, sited.interim[index].length)
+        })
     }
 
     /// Type word of errors that wrap another, and where it lies in them.
@@ -442,4 +439,19 @@ impl ShapeRef {
     pub(crate) fn peer_at(self) -> (u8, u8) {
         (field!(self.0, peer_at), field!(self.0, peer_port_at))
     }
+}
+
+#[inline(never)]
+fn copy_untold(shape: ShapeRef, object: u64, scratch: &mut Scratch) -> u32 {
+    for index in 0..MAX_WINDOWS {
+        // SAFETY: a place inside the recipe.
+        let window: *const Window = unsafe { &raw const (*shape.0).windows[index] };
+        if field!(window, length) == 0 {
+            break;
+        }
+        if field!(window, uses) & window_use::UNTOLD != 0 {
+            shape.copy_window(index, object, 0, scratch);
+        }
+    }
+    0
 }

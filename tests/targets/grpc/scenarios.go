@@ -51,7 +51,10 @@ var scenarios = []scenario{
 	{"behind net/http", behindHTTP},
 	{"turned away by a tap", turnedAway},
 	{"client gone", clientGone},
-	{"client gone while the server receives", clientGoneWhileReceiving},
+	{"client gone while the server receives", func(s *stage) error { return goneWhileReceiving(s, "hello") }},
+	{"client gone, and the server fails otherwise", func(s *stage) error { return goneWhileReceiving(s, "fails anyway") }},
+	{"client gone, and the server takes it well", func(s *stage) error { return goneWhileReceiving(s, "takes it well") }},
+	{"canceled, and the server fails otherwise", canceledWhileReceiving},
 }
 
 func call(ctx context.Context, connection *grpc.ClientConn, request string, options ...grpc.CallOption) error {
@@ -272,15 +275,15 @@ func clientGone(s *stage) error {
 	return fails(codes.Unavailable, <-called)
 }
 
-// clientGoneWhileReceiving loses the connection while a handler receives. gRPC writes such a call's status when it can't
-// receive, and when the handler returns, and neither time notes that it has: the second is the end of no call.
-func clientGoneWhileReceiving(s *stage) error {
+// goneWhileReceiving loses the connection while a handler receives. gRPC writes a status when the handler can't receive,
+// and another when it returns, which is the end of the call.
+func goneWhileReceiving(s *stage, words string) error {
 	connection, lose, err := cut(s)
 	if err != nil {
 		return err
 	}
 	defer connection.Close()
-	stream, err := open(context.Background(), connection, &echo, "hello")
+	stream, err := open(context.Background(), connection, &echo, words)
 	if err != nil {
 		return err
 	}
@@ -290,8 +293,20 @@ func clientGoneWhileReceiving(s *stage) error {
 	if err := lose(); err != nil {
 		return err
 	}
-	k := newKind("server", "/"+service+"/Chat", true, true)
-	k.Type = "unknown"
-	s.tally.refused(k, codes.Canceled)
 	return fails(codes.Unavailable, stream.RecvMsg(new(text)))
+}
+
+// canceledWhileReceiving is the same, but that the connection goes on.
+func canceledWhileReceiving(s *stage) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	stream, err := open(ctx, s.plain, &echo, "fails anyway")
+	if err != nil {
+		return err
+	}
+	if err := stream.RecvMsg(new(text)); err != nil {
+		return err
+	}
+	cancel()
+	return fails(codes.Canceled, stream.RecvMsg(new(text)))
 }

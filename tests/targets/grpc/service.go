@@ -106,13 +106,15 @@ func again(ctx context.Context) (*text, error) {
 }
 
 func chat(_ interface{}, stream grpc.ServerStream) error {
+	last := ""
 	for {
 		message := new(text)
 		if err := stream.RecvMsg(message); err == io.EOF {
 			return nil
 		} else if err != nil {
-			return err
+			return bear(last, err)
 		}
+		last = message.Value
 		reply, err := obey(stream.Context(), message)
 		if err != nil {
 			return err
@@ -121,6 +123,17 @@ func chat(_ interface{}, stream grpc.ServerStream) error {
 			return err
 		}
 	}
+}
+
+// bear is what a handler makes of it that it can't receive after these words.
+func bear(words string, err error) error {
+	switch words {
+	case "fails anyway":
+		return status.Error(codes.DataLoss, words)
+	case "takes it well":
+		return nil
+	}
+	return err
 }
 
 func counted(_ interface{}, stream grpc.ServerStream) error {

@@ -1,0 +1,73 @@
+//! What decoding a label set needs of the executable.
+
+use std::sync::Arc;
+
+use super::{attached::Place, prepare::Executable};
+use crate::{
+    frameworks::Family,
+    pipeline,
+    plan::{Found, OfSpec, Plan},
+};
+
+/// See the [module](self).
+#[derive(Clone)]
+pub(super) struct Names {
+    executable: Arc<Executable>,
+    bias: u64,
+    /// Which framework of the executable it is.
+    framework: usize,
+}
+
+impl Names {
+    /// Of a framework of the executable that a target runs.
+    pub(super) fn new(place: &Place, framework: usize) -> Self {
+        Self { executable: Arc::clone(&place.executable), bias: place.bias, framework }
+    }
+
+    fn found(&self) -> Option<&Found> {
+        self.executable.inspection.frameworks.get(self.framework)
+    }
+
+    fn plan(&self) -> Option<&Plan> {
+        self.found()?.plan.as_ref().ok()
+    }
+
+    fn spec(&self) -> Option<&OfSpec> {
+        self.found()?.spec.as_ref()
+    }
+}
+
+impl pipeline::Executable for Names {
+    fn framework(&self) -> pipeline::Framework {
+        if let Some(OfSpec { number, first, .. }) = self.spec() {
+            return pipeline::Framework::Spec { spec: *number, operation: *first };
+        }
+        match self.found().and_then(|found| found.family) {
+            Some(Family::Grpc) => pipeline::Framework::Grpc,
+            Some(Family::Kitex) | None => pipeline::Framework::Kitex,
+        }
+    }
+
+    fn reads_any_number(&self) -> bool {
+        self.spec().is_some_and(|of| of.spec.is_native())
+    }
+
+    fn fails(&self, operation: u8, number: Option<u32>) -> bool {
+        let operation = self.spec().and_then(|of| of.spec.operations.get(usize::from(operation)));
+        operation.is_some_and(|operation| operation.fails(number))
+    }
+
+    fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>> {
+        self.executable.image.read_only(address.wrapping_sub(self.bias), length)
+    }
+
+    fn error_class(&self, offset: u32) -> &'static str {
+        let image = &self.executable.image;
+        let address = image.link_base().wrapping_add(offset.into());
+        self.plan().map_or("other", |plan| plan.error_class(image, address))
+    }
+
+    fn protocol(&self, number: u16) -> Option<String> {
+        self.plan().map(|plan| plan.protocol(number))
+    }
+}
