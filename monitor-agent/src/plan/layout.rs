@@ -6,8 +6,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
-
 use monitor_ebpf::{
     ARGUMENT, LABELS, MAX_WINDOWS, NO_GUARD, NO_SCRATCH, OBJECT, Recorded, SCRATCH_BYTES, Shape, Test,
     TestOp, Window, window_flag, window_use,
@@ -186,7 +184,7 @@ impl Reads {
     pub(super) fn program(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
         let windows = self.needs(wanted).windows(self.inner.map(|(place, _)| place))?;
         let recorded = self.recorded.as_ref().filter(|_| wanted.recorded);
-        let late = recorded.map(|recorded| self.late(recorded, &windows, wanted)).transpose()?;
+        let late = recorded.map(|recorded| self.late(recorded)).transpose()?;
         let at = |place: Option<Place>| place.map_or(NO_SCRATCH, |place| windows.at(place));
         let peer = self.peer.filter(|_| wanted.peers);
         let mut shape = Shape {
@@ -251,25 +249,15 @@ impl Reads {
         for place in sizes.into_iter().flatten().chain(protocol).chain(panicked) {
             needs.add(place, 8, window_use::FINISH);
         }
-        for (place, length) in self.peer_needs(wanted) {
-            needs.add(place, length, window_use::FINISH);
+        if let Some([address, port]) = self.peer.filter(|_| wanted.peers) {
+            needs.add(address, 16, window_use::FINISH);
+            needs.add(port, 8, window_use::FINISH);
         }
         needs
     }
 
-    fn peer_needs(&self, wanted: Wanted) -> impl Iterator<Item = (Place, u64)> {
-        let peer = self.peer.filter(|_| wanted.peers);
-        peer.into_iter().flat_map(|[address, port]| [(address, 16), (port, 8)])
-    }
-
-    /// What is read once a call is counted whose start was not seen. Its names are told by then, so it may lie where they
-    /// were, but not where sizes and peers are: those go into its event.
-    fn late(
-        &self,
-        recorded: &RecordedAt,
-        windows: &Windows<'_>,
-        wanted: Wanted,
-    ) -> Result<Windows<'_>, Refusal> {
+    /// What is read once a call is counted whose start was not seen. All else is told by then, so it may lie anywhere.
+    fn late(&self, recorded: &RecordedAt) -> Result<Windows<'_>, Refusal> {
         let mut needs = Needs::new(&self.nodes);
         for place in [recorded.count, recorded.time] {
             needs.add(place, 8, window_use::RECORDED);
@@ -277,16 +265,7 @@ impl Reads {
         for place in &recorded.is_set.places {
             needs.add(*place, recorded.is_set.width.into(), window_use::RECORDED);
         }
-        let sizes = self.sizes.filter(|_| wanted.reads_sizes());
-        let sizes = sizes.into_iter().flatten().map(|place| (place, 8));
-        let kept: Vec<Range<u64>> = sizes
-            .chain(self.peer_needs(wanted))
-            .map(|(place, length)| {
-                let at = u64::from(windows.at(place));
-                at..at + length
-            })
-            .collect();
-        needs.windows_beside(&kept)
+        needs.windows(None)
     }
 }
 
@@ -323,26 +302,11 @@ impl<'a> Needs<'a> {
     ///
     /// What lies between needs is copied with them as long as there is room; the largest gaps are left out first.
     pub(super) fn windows(&self, first: Option<Place>) -> Result<Windows<'a>, Refusal> {
-        self.windows_from(0, first)
-    }
-
-    /// The same at the lowest place where they leave these bytes of scratch memory alone.
-    fn windows_beside(&self, kept: &[Range<u64>]) -> Result<Windows<'a>, Refusal> {
-        let fits = |windows: &Windows<'_>| {
-            let mut taken = windows.planned.iter().map(Planned::scratch);
-            taken.all(|taken| kept.iter().all(|kept| taken.end <= kept.start || kept.end <= taken.start))
-        };
-        let mut planned =
-            (0..SCRATCH_BYTES as u64).step_by(8).map_while(|start| self.windows_from(start, None).ok());
-        planned.find(fits).ok_or(Refusal::TooMuch("reads for a call that recorded its start"))
-    }
-
-    fn windows_from(&self, start: u64, first: Option<Place>) -> Result<Windows<'a>, Refusal> {
         let mut gaps: Vec<Gap> = (0..self.nodes.0.len()).flat_map(|node| self.gaps(node)).collect();
         gaps.sort_by_key(|gap| std::cmp::Reverse(gap.length));
         let mut refusal = Refusal::TooMuch("reads for a call");
         for left_out in 0..=gaps.len() {
-            match self.windows_without(gaps.get(..left_out).unwrap_or_default(), start, first) {
+            match self.windows_without(gaps.get(..left_out).unwrap_or_default(), first) {
                 Ok(windows) => return Ok(windows),
                 Err(error) => refusal = error,
             }
@@ -360,18 +324,13 @@ impl<'a> Needs<'a> {
             .collect()
     }
 
-    fn windows_without(
-        &self,
-        gaps: &[Gap],
-        start: u64,
-        first: Option<Place>,
-    ) -> Result<Windows<'a>, Refusal> {
+    fn windows_without(&self, gaps: &[Gap], first: Option<Place>) -> Result<Windows<'a>, Refusal> {
         let nodes = self.nodes;
         let mut order: Vec<NodeId> = (0..nodes.0.len()).collect();
         // Twins follow their first at once.
         order.sort_by_key(|node| nodes.first_of(*node));
         let mut planned: Vec<Planned> = Vec::new();
-        let mut used = start;
+        let mut used = 0;
         for node in order {
             let left_out = |end| gaps.iter().any(|gap| gap.node == node && gap.end == end);
             let mut pieces = merge(self.pieces(node), |end, length| length <= GAP_MAX && !left_out(end));
@@ -451,13 +410,6 @@ struct Planned {
     at: u64,
     /// Shares its place with an earlier window.
     twin: bool,
-}
-
-impl Planned {
-    /// The bytes of scratch memory that it takes.
-    fn scratch(&self) -> Range<u64> {
-        self.at..self.at + (self.piece.end - self.piece.start)
-    }
 }
 
 /// All windows of a shape as the programs want them.

@@ -40,6 +40,15 @@ pub(crate) unsafe fn fetch_increment(place: *mut u64) -> u64 {
     value
 }
 
+/// Makes the compiler have the value by now. It would else load all that goes into a sum before it adds, and what waits takes
+/// stack.
+#[inline(always)]
+pub(crate) fn settle(mut value: u64) -> u64 {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(reg) value, options(nostack, nomem, preserves_flags)) }
+    value
+}
+
 /// Writes `new` to `place` if `old` is there; gives what was there.
 ///
 /// # Safety

@@ -12,7 +12,7 @@ use monitor_ebpf::{Bucket, Counter, DEPTH_BITS, MAX_NESTING, Spilled, WAYS, key,
 
 use super::{
     asm::compare_exchange,
-    maps::{IN_FLIGHT, OBJECTS, SAMPLING, SPILL, count_of, recipe},
+    maps::{IN_FLIGHT, OBJECTS, SAMPLING, SPILL, count_hot, count_of, recipe},
 };
 
 /// `BPF_ANY`: insert or replace.
@@ -476,7 +476,8 @@ fn take_own(number: u64, object: u64) -> u64 {
 fn forget_spilled(outermost: u64) -> u32 {
     for depth in 0..=u64::from(MAX_NESTING) {
         if SPILL.remove(outermost + depth).is_ok() {
-            count_of(Counter::StartSampledOut, side::CLIENT);
+            // In line: each function more takes stack.
+            count_hot(Counter::StartSampledOut, side::CLIENT);
         }
     }
     0

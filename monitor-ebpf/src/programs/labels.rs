@@ -6,8 +6,8 @@ use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str}
 use monitor_ebpf::{Counter, LABELS, LabelSet, NO_SCRATCH, TEXT_BYTES, by_site, error_class, mark, protocol};
 
 use super::{
-    asm::fetch_increment,
-    maps::{LABEL_CACHE, LABEL_IDS, LABEL_SET_WORDS, LABEL_SETS, NEXT_LABEL, count, recipe},
+    asm::{self, fetch_increment},
+    maps::{LABEL_CACHE, LABEL_IDS, LABEL_SET_WORDS, LABEL_SETS, NEXT_LABEL, count, count_hot, recipe},
     scratch::{Scratch, is_user_address},
     shape::ShapeRef,
 };
@@ -25,11 +25,11 @@ const FULL: u32 = 0;
 /// Index in `NEXT_LABEL` of the next number for a set with `other` in it.
 const OTHER: u32 = 1;
 
-/// A label set on the stack, aligned so that it can be cleared and copied by words.
-#[repr(C, align(8))]
-struct Aligned(LabelSet);
+/// A label set in scratch memory, which is aligned so that it can be cleared and copied by words.
+#[repr(transparent)]
+struct Set(LabelSet);
 
-impl Aligned {
+impl Set {
     #[inline(always)]
     fn words(&mut self) -> *mut u64 {
         (&raw mut self.0).cast()
@@ -64,6 +64,7 @@ impl Aligned {
         for index in 0..LABEL_SET_WORDS {
             // SAFETY: both have this many words.
             difference |= self.word(index) ^ unsafe { known.add(index).read_volatile() };
+            difference = asm::settle(difference);
         }
         difference == 0
     }
@@ -114,48 +115,60 @@ impl Facts {
     };
 }
 
-/// The number of the label set; `None` when the table has no room, not even for `other`.
+/// The number of the label set; `None` when the table has no room, not even for `other`. What was copied is gone then.
 #[inline(always)]
-pub(crate) fn number(shape: ShapeRef, facts: &Facts, scratch: &Scratch) -> Option<u32> {
-    let mut storage = core::mem::MaybeUninit::<Aligned>::uninit();
-    // SAFETY: every byte is written by `clear` before it is read.
-    let set = unsafe { &mut *storage.as_mut_ptr() };
-    set.clear(0);
-    set.0.side = shape.side();
-    set.0.call_type = shape.call_type(facts.stream, scratch);
-    set.0.failed = u8::from(facts.failed);
-    set.0.error = facts.error;
-    set.0.retry = facts.retry;
-    set.0.stream = facts.stream;
-    set.0.protocol = facts.protocol;
-    set.0.panicked = u8::from(facts.panicked);
+pub(crate) fn number(shape: ShapeRef, facts: &Facts, scratch: &mut Scratch) -> Option<u32> {
+    let call_type = shape.call_type(facts.stream, scratch);
+    let names = [header(shape, 0, scratch), header(shape, 1, scratch), header(shape, 2, scratch)];
+    let set = base(scratch, NO_NUMBER);
+    set.side = shape.side();
+    set.call_type = call_type;
+    set.failed = u8::from(facts.failed);
+    set.error = facts.error;
+    set.retry = facts.retry;
+    set.stream = facts.stream;
+    set.protocol = facts.protocol;
+    set.panicked = u8::from(facts.panicked);
     for label in 0..LABELS {
-        let at = shape.label_at(label);
-        if at != NO_SCRATCH {
-            read(&mut set.0, label, scratch.word(at), scratch.word(at + 8));
-        }
+        let (pointer, length) = names[label];
+        read(set, label, pointer, length);
     }
-    let number = known_number(set);
+    let number = number_of(scratch);
     (number != NO_NUMBER).then_some(number)
 }
 
-/// The number of a label set that is that of a number, or else empty, but for what `fill` puts there; or [`NO_NUMBER`].
+/// Where the name lies that is a label, and how long it is. None at all is an empty one.
 #[inline(always)]
-pub(crate) fn number_of(base: u32, fill: impl FnOnce(&mut LabelSet)) -> u32 {
-    let mut storage = core::mem::MaybeUninit::<Aligned>::uninit();
-    // SAFETY: every byte is written before it is read.
-    let set = unsafe { &mut *storage.as_mut_ptr() };
-    match LABEL_SETS.get_ptr(base) {
+fn header(shape: ShapeRef, label: usize, scratch: &Scratch) -> (u64, u64) {
+    match shape.label_at(label) {
+        NO_SCRATCH => (0, 0),
+        at => (scratch.word(at), scratch.word(at + 8)),
+    }
+}
+
+/// A label set in scratch memory that is that of a number, or else empty.
+#[inline(always)]
+pub(crate) fn base(scratch: &mut Scratch, number: u32) -> &mut LabelSet {
+    // SAFETY: as long as a set, and every byte is written before it is read.
+    let set = unsafe { &mut *scratch.label_set().cast::<Set>() };
+    let known = if number == NO_NUMBER { None } else { LABEL_SETS.get_ptr(number) };
+    match known {
         Some(known) => set.copy(known.cast()),
         None => set.clear(0),
     }
-    fill(&mut set.0);
-    known_number(set)
+    &mut set.0
+}
+
+/// The number of the label set that has been made in scratch memory, or [`NO_NUMBER`].
+#[inline(always)]
+pub(crate) fn number_of(scratch: &mut Scratch) -> u32 {
+    // SAFETY: a set, made by `base`.
+    known_number(unsafe { &mut *scratch.label_set().cast::<Set>() })
 }
 
 /// The set's number, or [`NO_NUMBER`]. Functions that are not inlined give plain numbers only.
 #[inline(never)]
-fn known_number(set: &mut Aligned) -> u32 {
+fn known_number(set: &mut Set) -> u32 {
     let Some(cached) = LABEL_CACHE.get_ptr_mut((set.hash() >> recipe!(cache_shift)) as u32) else {
         return NO_NUMBER;
     };
@@ -172,7 +185,7 @@ fn known_number(set: &mut Aligned) -> u32 {
 
 /// The set's number by its whole content, or [`NO_NUMBER`].
 #[inline(never)]
-fn look_up(set: &mut Aligned) -> u32 {
+fn look_up(set: &mut Set) -> u32 {
     // SAFETY: entries are never removed.
     if let Some(number) = unsafe { LABEL_IDS.get(&set.0) } {
         return *number;
@@ -247,7 +260,7 @@ pub(crate) fn read_c(set: &mut LabelSet, label: usize, pointer: u64) {
         count(Counter::LabelFault);
         set.marks[label] = mark::C_ADDRESS;
         set.lengths[label] = 8;
-        // SAFETY: a text lies at a multiple of eight in an aligned set. The helper has cleared the rest.
+        // SAFETY: a text lies at a multiple of eight in scratch memory. The helper has cleared the rest.
         return unsafe { text.cast::<u64>().write_volatile(pointer) };
     }
     // The helper counts the byte at the end.
@@ -280,7 +293,7 @@ fn by_address(set: &mut LabelSet, label: usize, mark: u8, pointer: u64, length: 
     set.marks[label] = mark;
     set.lengths[label] = 16;
     let words = (&raw mut set.text[label]).cast::<u64>();
-    // SAFETY: a text has room for two words, and lies at a multiple of eight in an aligned set. The rest is
+    // SAFETY: a text has room for two words, and lies at a multiple of eight in scratch memory. The rest is
     // zero: nothing was written, or the helper cleared what it could not read.
     unsafe {
         words.write_volatile(pointer);
@@ -290,11 +303,12 @@ fn by_address(set: &mut LabelSet, label: usize, mark: u8, pointer: u64, length: 
 
 /// A set seen for the first time.
 #[inline(always)]
-fn new_number(set: &mut Aligned) -> Option<u32> {
+fn new_number(set: &mut Set) -> Option<u32> {
     if let Some(number) = take_number(FULL, recipe!(label_limit)) {
         return publish(set, number);
     }
-    count(Counter::LabelSetRefused);
+    // In line: each function more takes stack.
+    count_hot(Counter::LabelSetRefused, 0);
     set.0.lengths = [0; LABELS];
     set.0.marks = [mark::OTHER; LABELS];
     set.clear(core::mem::offset_of!(LabelSet, text) / 8);
@@ -325,7 +339,7 @@ fn take_number(kind: u32, limit: u32) -> Option<u32> {
 ///
 /// Two CPUs may meet a new set at once: both numbers are then good, the agent adds them up.
 #[inline(always)]
-fn publish(set: &mut Aligned, number: u32) -> Option<u32> {
+fn publish(set: &mut Set, number: u32) -> Option<u32> {
     let copy = LABEL_SETS.get_ptr_mut(number)?.cast::<u64>();
     for word in 0..LABEL_SET_WORDS {
         // SAFETY: both have this many words.

@@ -48,7 +48,7 @@ fn message(ctx: &ProbeContext, kind: u32, skip_flags: u8, error_at: u16) {
     };
     shape.copy_windows(&hit, &mut scratch, window_use::KEY | window_use::MESSAGE);
     let facts = Facts { stream: shape.stream(&scratch), ..Facts::NONE };
-    match labels::number(shape, &facts, &scratch) {
+    match labels::number(shape, &facts, &mut scratch) {
         Some(label_set) => totals::add_extra(kind, label_set, 1),
         None => count(Counter::MessageLost),
     }

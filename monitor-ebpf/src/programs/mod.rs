@@ -26,6 +26,7 @@ use monitor_ebpf::{
     Counter, Detail, NO_SCRATCH, Record, by_site, event, extra, policy, record_flag, size, status_code,
     stream, window_use,
 };
+use peer::PeerAt;
 use registers::{Hit, Moment};
 use scratch::Scratch;
 use shape::ShapeRef;
@@ -60,7 +61,8 @@ pub(crate) fn start(ctx: &ProbeContext) {
         shape.copy_windows(&hit, &mut scratch, window_use::START);
     }
     let kind = shape.kind(&scratch);
-    let label_set = if is_told { tell_start(shape, &hit, &scratch, kind, now) } else { labels::NO_NUMBER };
+    let label_set =
+        if is_told { tell_start(shape, &hit, &mut scratch, kind, now) } else { labels::NO_NUMBER };
     if shape.has(policy::COUNT_STARTS) {
         return in_flight::insert_told(key, label_set, now, kind);
     }
@@ -72,8 +74,9 @@ pub(crate) fn start(ctx: &ProbeContext) {
 /// Counts the start of a call under the labels that it has if all goes well, or sends it to the agent with what is
 /// known of it already. Gives the number of its label set.
 #[inline(always)]
-fn tell_start(shape: ShapeRef, hit: &Hit, scratch: &Scratch, kind: u8, now: u64) -> u32 {
+fn tell_start(shape: ShapeRef, hit: &Hit, scratch: &mut Scratch, kind: u8, now: u64) -> u32 {
     let facts = Facts { stream: kind, ..Facts::NONE };
+    let peer = PeerAt::of(shape, scratch);
     let Some(label_set) = labels::number(shape, &facts, scratch) else {
         count(Counter::StartLabelLost);
         return labels::NO_NUMBER;
@@ -87,7 +90,7 @@ fn tell_start(shape: ShapeRef, hit: &Hit, scratch: &Scratch, kind: u8, now: u64)
     let record = Record { label_set, flags: record_flag::STARTED, start_ns: now, duration_ns: 0 };
     let detail = || Detail { goroutine: hit.goroutine(), sizes: [Detail::UNREAD; 2] };
     // SAFETY: the place is valid for writes.
-    if !totals::send(record, detail, |place| unsafe { peer::read(shape, scratch, place) }) {
+    if !totals::send(record, detail, |place| unsafe { peer.read(place) }) {
         count(Counter::StartRingFull);
     }
     label_set
@@ -135,8 +138,11 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     if !started.is_seen() && shape.has(policy::FIRST_FINISH) && kind != stream::UNARY {
         return count_of(Counter::FinishRepeated, shape.side());
     }
+    // The label set is made where the windows are.
+    let (sizes, peer) = (Sizes::of(shape, &scratch), PeerAt::of(shape, &scratch));
     let label_set = if known == labels::NO_NUMBER {
-        labels::number(shape, &facts(&hit, shape, kind, code, &scratch), &scratch)
+        let facts = facts(&hit, shape, kind, code, &scratch);
+        labels::number(shape, &facts, &mut scratch)
     } else {
         Some(known)
     };
@@ -146,16 +152,15 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         return;
     };
     totals::add(label_set);
-    add_sizes(shape, label_set, &scratch);
-    // Lies where the names were.
+    sizes.add(shape, label_set);
     let recorded = if !started.is_seen() && in_flight::is_asked(now) {
         shape.recorded_start(&hit, &mut scratch)
     } else {
         0
     };
-    let detail = || Detail { goroutine: hit.goroutine(), sizes: sizes(shape, &scratch) };
+    let detail = || Detail { goroutine: hit.goroutine(), sizes: sizes.0 };
     // SAFETY: the place is valid for writes.
-    let peer = |place| unsafe { peer::read(shape, &scratch, place) };
+    let peer = |place| unsafe { peer.read(place) };
     let (record, if_full) = if started.is_seen() {
         let duration_ns = now.saturating_sub(started.at_ns);
         (Record { label_set, flags: 0, start_ns: started.at_ns, duration_ns }, Counter::RingFull)
@@ -197,29 +202,33 @@ fn facts(hit: &Hit, shape: ShapeRef, kind: u8, code: u32, scratch: &Scratch) -> 
     }
 }
 
-/// Adds up the bytes of a finished call, where the recipe asks for them.
-#[inline(always)]
-fn add_sizes(shape: ShapeRef, label_set: u32, scratch: &Scratch) {
-    for (kind, size) in [(extra::BYTES_SENT, size::SENT), (extra::BYTES_RECEIVED, size::RECEIVED)] {
-        let at = shape.size_at(size);
-        if at == NO_SCRATCH {
-            continue;
-        }
-        let bytes = scratch.word(at);
-        if bytes > SIZE_MAX {
-            count(Counter::SizeUnread);
-            continue;
-        }
-        totals::add_extra(kind, label_set, bytes);
-    }
-}
+/// The bytes of a finished call, [`Detail::UNREAD`] where the recipe does not ask for them or they could not be read.
+#[derive(Clone, Copy)]
+struct Sizes([u64; 2]);
 
-/// The bytes of a finished call, for its event.
-#[inline(always)]
-fn sizes(shape: ShapeRef, scratch: &Scratch) -> [u64; 2] {
-    [size::SENT, size::RECEIVED].map(|size| {
-        let at = shape.size_at(size);
-        let bytes = if at == NO_SCRATCH { Detail::UNREAD } else { scratch.word(at) };
-        if bytes > SIZE_MAX { Detail::UNREAD } else { bytes }
-    })
+impl Sizes {
+    /// Of a call whose windows are in scratch memory still.
+    #[inline(always)]
+    fn of(shape: ShapeRef, scratch: &Scratch) -> Self {
+        Self([size::SENT, size::RECEIVED].map(|size| {
+            let at = shape.size_at(size);
+            let bytes = if at == NO_SCRATCH { Detail::UNREAD } else { scratch.word(at) };
+            if bytes > SIZE_MAX { Detail::UNREAD } else { bytes }
+        }))
+    }
+
+    /// Adds them up.
+    #[inline(always)]
+    fn add(self, shape: ShapeRef, label_set: u32) {
+        for (kind, size) in [(extra::BYTES_SENT, size::SENT), (extra::BYTES_RECEIVED, size::RECEIVED)] {
+            if shape.size_at(size) == NO_SCRATCH {
+                continue;
+            }
+            if self.0[size] == Detail::UNREAD {
+                count(Counter::SizeUnread);
+                continue;
+            }
+            totals::add_extra(kind, label_set, self.0[size]);
+        }
+    }
 }

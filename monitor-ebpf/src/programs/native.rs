@@ -13,6 +13,7 @@ use super::{
     in_flight::{self, Key, NO_LABEL_SET},
     labels,
     maps::{count, count_hot, count_of, recipe},
+    scratch::Scratch,
     totals,
 };
 
@@ -86,27 +87,28 @@ fn reads_at(moment: u8) -> bool {
 /// The number of the label set with what is read at this moment, and with what was read at the start.
 #[inline(always)]
 fn name(words: &Words, moment: u8, started: u32) -> u32 {
-    labels::number_of(started, |set| {
-        set.side = recipe!(native.side);
-        set.stream = stream::FIRST_OPERATION;
-        if recipe!(native.number_moment) == moment {
-            let number = words.get(recipe!(native.number));
-            set.error = if recipe!(native.number_width) == 1 { number as u32 & 0xff } else { number as u32 };
-        } else if recipe!(native.number_moment) == moment::START && started == NO_LABEL_SET {
-            // Any value may be a number: what is of RPCs only says that it was not read.
+    let mut scratch = Scratch::new();
+    let set = labels::base(&mut scratch, started);
+    set.side = recipe!(native.side);
+    set.stream = stream::FIRST_OPERATION;
+    if recipe!(native.number_moment) == moment {
+        let number = words.get(recipe!(native.number));
+        set.error = if recipe!(native.number_width) == 1 { number as u32 & 0xff } else { number as u32 };
+    } else if recipe!(native.number_moment) == moment::START && started == NO_LABEL_SET {
+        // Any value may be a number: what is of RPCs only says that it was not read.
+        count(Counter::LabelUnreadable);
+        set.retry = retry_count::UNREADABLE;
+    }
+    for label in 0..LABELS {
+        let at = recipe!(native.texts[label].moment);
+        if at == moment {
+            read(set, label, words.get(recipe!(native.texts[label].word)));
+        } else if at == moment::START && started == NO_LABEL_SET {
             count(Counter::LabelUnreadable);
-            set.retry = retry_count::UNREADABLE;
+            set.marks[label] = mark::UNREADABLE;
         }
-        for label in 0..LABELS {
-            let at = recipe!(native.texts[label].moment);
-            if at == moment {
-                read(set, label, words.get(recipe!(native.texts[label].word)));
-            } else if at == moment::START && started == NO_LABEL_SET {
-                count(Counter::LabelUnreadable);
-                set.marks[label] = mark::UNREADABLE;
-            }
-        }
-    })
+    }
+    labels::number_of(&mut scratch)
 }
 
 #[inline(always)]

@@ -1,11 +1,11 @@
-//! Scratch memory: what was copied of the target for one call.
+//! Scratch memory: what was copied of the target for one call, and then its label set.
 
 use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
-use monitor_ebpf::{SCRATCH_BYTES, Test, TestOp};
+use monitor_ebpf::{LabelSet, SCRATCH_BYTES, Test, TestOp};
 
-use super::maps::field;
+use super::maps::{LABEL_SET_WORDS, field};
 
 /// Word that fills memory nothing was copied to. As a pointer, a length or a type word it is implausible,
 /// so whatever was not read is refused where it is used.
@@ -22,17 +22,27 @@ pub(crate) fn is_user_address(address: u64) -> bool {
     address.wrapping_sub(USER_MIN) < USER_MAX - USER_MIN
 }
 
+/// Words of it. A stack has 512 bytes for all functions that are under way, of which the verifier rounds each up to 32, so there
+/// is no room for windows and a label set side by side: the set is made where the windows were.
+const WORDS: usize = if SCRATCH_BYTES / 8 > LABEL_SET_WORDS { SCRATCH_BYTES / 8 } else { LABEL_SET_WORDS };
+
 /// See the [module](self).
 ///
 /// Not cleared before use, since clearing takes time: every window of a shape is either copied or forgotten
 /// before anything in it is looked at.
-pub(crate) struct Scratch(MaybeUninit<[u64; SCRATCH_BYTES / 8]>);
+pub(crate) struct Scratch(MaybeUninit<[u64; WORDS]>);
 
 impl Scratch {
     /// Scratch memory that nobody has written to.
     #[inline(always)]
     pub(crate) fn new() -> Self {
         Self(MaybeUninit::uninit())
+    }
+
+    /// The memory as a label set, which is written over the windows.
+    #[inline(always)]
+    pub(crate) fn label_set(&mut self) -> *mut LabelSet {
+        self.0.as_mut_ptr().cast()
     }
 
     /// Copies `length` bytes from `address` in the target to `at`; forgets the place if that can't be done.
