@@ -16,6 +16,8 @@ mod object;
 mod own_code;
 mod perf;
 mod sampling;
+#[cfg(test)]
+mod stack;
 mod stats;
 mod syscall;
 

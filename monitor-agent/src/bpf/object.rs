@@ -31,7 +31,7 @@ use super::{
 };
 
 /// Built by `cargo xtask ebpf`, kept in the repository: building the agent needs cargo only.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor.bpf.o"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor.bpf.o"));
 
 /// What probes hang on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
