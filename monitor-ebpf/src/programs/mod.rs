@@ -19,6 +19,7 @@ mod types;
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::ProbeContext};
 use aya_log_ebpf::debug;
+use in_flight::Started;
 use labels::Facts;
 use maps::{count, count_hot, count_of, recipe};
 pub(crate) use messages::{entered, received, sent};
@@ -139,7 +140,8 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         return count_of(Counter::FinishRepeated, shape.side());
     }
     // The label set is made where the windows are.
-    let (sizes, peer) = (Sizes::of(shape, &scratch), PeerAt::of(shape, &scratch));
+    keep_sizes(shape, &mut scratch);
+    let peer = PeerAt::of(shape, &scratch);
     let label_set = if known == labels::NO_NUMBER {
         let facts = facts(&hit, shape, kind, code, &scratch);
         labels::number(shape, &facts, &mut scratch)
@@ -152,34 +154,47 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         return;
     };
     totals::add(label_set);
-    sizes.add(shape, label_set);
+    add_sizes(shape, label_set, &scratch);
     let recorded = if !started.is_seen() && in_flight::is_asked(now) {
         shape.recorded_start(&hit, &mut scratch)
     } else {
         0
     };
-    let detail = || Detail { goroutine: hit.goroutine(), sizes: sizes.0 };
+    let Some((record, if_full)) = record(shape, label_set, started, recorded, now) else { return };
+    let detail = || Detail { goroutine: hit.goroutine(), sizes: sizes(&scratch) };
     // SAFETY: the place is valid for writes.
-    let peer = |place| unsafe { peer.read(place) };
-    let (record, if_full) = if started.is_seen() {
-        let duration_ns = now.saturating_sub(started.at_ns);
-        (Record { label_set, flags: 0, start_ns: started.at_ns, duration_ns }, Counter::RingFull)
-    } else if recorded != 0 {
-        let flags = record_flag::RECORDED;
-        (Record { label_set, flags, start_ns: recorded, duration_ns: now }, Counter::RingFullRecorded)
-    } else {
-        let is_sampled = recipe!(by_site) == 0 && in_flight::is_sampled();
-        count_of(if is_sampled { Counter::SampledOut } else { Counter::Unpaired }, shape.side());
-        // Nobody waits for it: it is in the total, and has no duration.
-        if is_sampled && recipe!(events) == 0 {
-            return;
-        }
-        let flags = record_flag::UNPAIRED;
-        (Record { label_set, flags, start_ns: now, duration_ns: 0 }, Counter::RingFullUnpaired)
-    };
-    if !totals::send(record, detail, peer) {
+    if !totals::send(record, detail, |place| unsafe { peer.read(place) }) {
         count_of(if_full, shape.side());
     }
+}
+
+/// What the agent gets of a finished call, and what is counted if there is no room for it. Nothing of one whose start was
+/// not to be seen, unless somebody waits for each: it is in the total, and has no duration.
+#[inline(always)]
+fn record(
+    shape: ShapeRef,
+    label_set: u32,
+    started: Started,
+    recorded: u64,
+    now: u64,
+) -> Option<(Record, Counter)> {
+    if started.is_seen() {
+        let duration_ns = now.saturating_sub(started.at_ns);
+        let record = Record { label_set, flags: 0, start_ns: started.at_ns, duration_ns };
+        return Some((record, Counter::RingFull));
+    }
+    if recorded != 0 {
+        let flags = record_flag::RECORDED;
+        let record = Record { label_set, flags, start_ns: recorded, duration_ns: now };
+        return Some((record, Counter::RingFullRecorded));
+    }
+    let is_sampled = recipe!(by_site) == 0 && in_flight::is_sampled();
+    count_of(if is_sampled { Counter::SampledOut } else { Counter::Unpaired }, shape.side());
+    if is_sampled && recipe!(events) == 0 {
+        return None;
+    }
+    let flags = record_flag::UNPAIRED;
+    Some((Record { label_set, flags, start_ns: now, duration_ns: 0 }, Counter::RingFullUnpaired))
 }
 
 /// What is told of a finished call beside its names.
@@ -202,33 +217,36 @@ fn facts(hit: &Hit, shape: ShapeRef, kind: u8, code: u32, scratch: &Scratch) -> 
     }
 }
 
-/// The bytes of a finished call, [`Detail::UNREAD`] where the recipe does not ask for them or they could not be read.
-#[derive(Clone, Copy)]
-struct Sizes([u64; 2]);
-
-impl Sizes {
-    /// Of a call whose windows are in scratch memory still.
-    #[inline(always)]
-    fn of(shape: ShapeRef, scratch: &Scratch) -> Self {
-        Self([size::SENT, size::RECEIVED].map(|size| {
-            let at = shape.size_at(size);
-            let bytes = if at == NO_SCRATCH { Detail::UNREAD } else { scratch.word(at) };
-            if bytes > SIZE_MAX { Detail::UNREAD } else { bytes }
-        }))
+/// Puts the bytes of a finished call where they stay, [`Detail::UNREAD`] where the recipe does not ask for them.
+#[inline(always)]
+fn keep_sizes(shape: ShapeRef, scratch: &mut Scratch) {
+    for size in [size::SENT, size::RECEIVED] {
+        let at = shape.size_at(size);
+        scratch.keep(size, if at == NO_SCRATCH { Detail::UNREAD } else { scratch.word(at) });
     }
+}
 
-    /// Adds them up.
-    #[inline(always)]
-    fn add(self, shape: ShapeRef, label_set: u32) {
-        for (kind, size) in [(extra::BYTES_SENT, size::SENT), (extra::BYTES_RECEIVED, size::RECEIVED)] {
-            if shape.size_at(size) == NO_SCRATCH {
-                continue;
-            }
-            if self.0[size] == Detail::UNREAD {
-                count(Counter::SizeUnread);
-                continue;
-            }
-            totals::add_extra(kind, label_set, self.0[size]);
+/// Adds up the bytes of a finished call.
+#[inline(always)]
+fn add_sizes(shape: ShapeRef, label_set: u32, scratch: &Scratch) {
+    for (kind, size) in [(extra::BYTES_SENT, size::SENT), (extra::BYTES_RECEIVED, size::RECEIVED)] {
+        if shape.size_at(size) == NO_SCRATCH {
+            continue;
         }
+        let bytes = scratch.kept(size);
+        if bytes > SIZE_MAX {
+            count(Counter::SizeUnread);
+            continue;
+        }
+        totals::add_extra(kind, label_set, bytes);
     }
+}
+
+/// The bytes of a finished call, for its event.
+#[inline(always)]
+fn sizes(scratch: &Scratch) -> [u64; 2] {
+    [size::SENT, size::RECEIVED].map(|size| {
+        let bytes = scratch.kept(size);
+        if bytes > SIZE_MAX { Detail::UNREAD } else { bytes }
+    })
 }

@@ -25,18 +25,41 @@ pub(crate) fn is_user_address(address: u64) -> bool {
 /// Words of it. A stack has 512 bytes for all functions that are under way, of which the verifier rounds each up to 32, so there
 /// is no room for windows and a label set side by side: the set is made where the windows were.
 const WORDS: usize = if SCRATCH_BYTES / 8 > LABEL_SET_WORDS { SCRATCH_BYTES / 8 } else { LABEL_SET_WORDS };
+/// Words behind that which stay: see [`Scratch::keep`].
+const KEPT: usize = 2;
 
 /// See the [module](self).
 ///
 /// Not cleared before use, since clearing takes time: every window of a shape is either copied or forgotten
 /// before anything in it is looked at.
-pub(crate) struct Scratch(MaybeUninit<[u64; WORDS]>);
+pub(crate) struct Scratch(MaybeUninit<[u64; WORDS + KEPT]>);
 
 impl Scratch {
     /// Scratch memory that nobody has written to.
     #[inline(always)]
     pub(crate) fn new() -> Self {
         Self(MaybeUninit::uninit())
+    }
+
+    /// Keeps one of [`KEPT`] words, whatever is written over windows and label set.
+    ///
+    /// In halves: of a word that is written as one the verifier remembers what it learns of it where it is used, and goes
+    /// through all that follows for each answer.
+    #[inline(always)]
+    pub(crate) fn keep(&mut self, index: usize, word: u64) {
+        let place = (&raw mut self.0).cast::<u64>().wrapping_add(WORDS + index % KEPT).cast::<u32>();
+        // SAFETY: inside the array.
+        unsafe {
+            place.write_volatile(word as u32);
+            place.add(1).write_volatile((word >> 32) as u32);
+        }
+    }
+
+    /// A word that is kept.
+    #[inline(always)]
+    pub(crate) fn kept(&self, index: usize) -> u64 {
+        // SAFETY: as above.
+        unsafe { self.0.as_ptr().cast::<u64>().add(WORDS + index % KEPT).read_volatile() }
     }
 
     /// The memory as a label set, which is written over the windows.
