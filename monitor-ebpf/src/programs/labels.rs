@@ -129,8 +129,7 @@ pub(crate) fn number(shape: ShapeRef, facts: &Facts, scratch: &mut Scratch) -> O
     set.stream = facts.stream;
     set.protocol = facts.protocol;
     set.panicked = u8::from(facts.panicked);
-    for label in 0..LABELS {
-        let (pointer, length) = names[label];
+    for (label, (pointer, length)) in names.into_iter().enumerate() {
         read(set, label, pointer, length);
     }
     let number = number_of(scratch);
