@@ -19,7 +19,7 @@ pub const MAX_SHAPES: usize = 4;
 pub const MAX_WINDOWS: usize = 12;
 /// Type words that can stand for others.
 pub const ALIASES: u32 = 8;
-/// Bytes of scratch memory. Bounded by the 512 bytes of a program's stack, which also holds a label set.
+/// Bytes of scratch memory for windows. A label set is made over them.
 pub const SCRATCH_BYTES: usize = 192;
 /// [`Window::base`] of a window into the object itself.
 pub const OBJECT: u8 = u8::MAX;
