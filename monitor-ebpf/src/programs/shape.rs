@@ -137,8 +137,8 @@ impl ShapeRef {
         }
     }
 
-    /// Copies the windows of a call whose start has told no names, or that has not ended well. Rare, and not inlined, since
-    /// the stack is nearly full. Gives nothing of use.
+    /// Copies the windows of a call whose start has told no names, or that has not ended well. Rare, so what does it is not
+    /// inlined: the stack is nearly full.
     #[inline(always)]
     pub(crate) fn copy_untold(self, hit: &Hit, scratch: &mut Scratch) {
         copy_untold(self, hit.object, scratch);
