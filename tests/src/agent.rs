@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     capture::{Lines, NotFound},
@@ -135,9 +135,11 @@ impl Agent {
         self.scrape()
     }
 
-    /// Scrapes another path and reads it strictly.
+    /// Scrapes another path and reads it strictly; the agent must not have left anything out that it made twice.
     pub fn scrape_path(&self, path: &str) -> Result<Scrape> {
         let text = self.get(path)?;
+        let log = self.log();
+        ensure!(!log.contains("given twice") && !log.contains("given with two types"), "{log}");
         Scrape::parse(&text).with_context(|| format!("{path} of the agent is not valid"))
     }
 

@@ -253,17 +253,19 @@ fn about_targets(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
         if target.has_calls() {
             attach.push(&[("target", &pid)], target.attach.as_secs_f64());
         }
+        // Probes on the returns of one function look the same, and so does one that a spec has beside a framework's.
+        let mut told = BTreeSet::new();
         for site in &target.sites {
-            sites.push(
-                &[
-                    ("target", &pid),
-                    ("role", site.role),
-                    ("symbol", &site.symbol),
-                    ("instruction", &site.instruction),
-                    ("cost_class", site.cost_class),
-                ],
-                1.0,
-            );
+            let labels = [
+                ("target", &pid[..]),
+                ("role", site.role),
+                ("symbol", &site.symbol),
+                ("instruction", &site.instruction),
+                ("cost_class", site.cost_class),
+            ];
+            if told.insert(labels) {
+                sites.push(&labels, 1.0);
+            }
         }
     }
     for family in [info, up, attach, sites] {
