@@ -340,6 +340,11 @@ impl Attached {
         hits
     }
 
+    /// For how long its starts were watched; `None` where they always are.
+    pub(super) fn watched(&self) -> Option<Duration> {
+        self.probes.as_ref().filter(|probes| probes.has_windows()).map(Probes::watched)
+    }
+
     /// How often its programs have run and for how long, while the kernel measured it; `None` while probes are
     /// being put in place or taken away, and afterwards.
     pub(super) fn run_times(&self) -> Option<impl Iterator<Item = (ProbeKind, RunTimes)>> {

@@ -93,8 +93,9 @@ pub(super) fn probe_kind(role: Role) -> ProbeKind {
 }
 
 /// What the kernel has measured of a target's programs, and what they have counted meanwhile.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Mark {
+    at: Instant,
     hits: PerProbe<u64>,
     runs: PerProbe<RunTimes>,
 }
@@ -102,7 +103,7 @@ struct Mark {
 impl Mark {
     /// `None` while the programs can't be asked.
     fn of(watch: &Watch) -> Option<Self> {
-        Some(Self { hits: watch.hits(), runs: watch.run_times()? })
+        Some(Self { at: Instant::now(), hits: watch.hits().0, runs: watch.run_times()? })
     }
 }
 
@@ -312,10 +313,11 @@ impl Overheads {
         let Some((measuring, marks)) = self.sample.take() else { return };
         for ((target, watch), before) in self.targets.iter_mut().zip(watches).zip(marks) {
             let (Some(before), Some(after)) = (before, Mark::of(watch)) else { continue };
+            let length = after.at - before.at;
             for kind in ProbeKind::ALL {
                 let runs = after.runs[kind as usize].since(before.runs[kind as usize]);
                 let counted = after.hits[kind as usize].saturating_sub(before.hits[kind as usize]);
-                target.overhead.cost_mut(kind).sample(counted, runs.runs, runs.time);
+                target.overhead.cost_mut(kind).sample(length, counted, runs.runs, runs.time);
             }
         }
         drop(measuring);
@@ -327,7 +329,8 @@ impl Overheads {
                 watch.face().lock_stats().overhead.ratio = None;
                 continue;
             };
-            target.overhead.look(Look { at, cpu, hits: watch.hits() });
+            let (hits, windowed) = watch.hits();
+            target.overhead.look(Look { at, cpu, hits, windowed });
             if let Some(budget) = self.goal.budget {
                 target.keep(budget, at, watch);
             }

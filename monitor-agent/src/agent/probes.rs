@@ -61,6 +61,8 @@ pub(super) struct Probes {
     starts: Option<Starts>,
     /// Those at the starts are in place.
     is_open: bool,
+    /// For how long they had been, and when that was.
+    watched: (Duration, Instant),
     /// When they are to be; `None` for always.
     schedule: Option<Schedule>,
 }
@@ -105,7 +107,8 @@ impl Probes {
         } else {
             Some(Starts { exe: Arc::new(place.target.open_exe()?), pid: place.target.pid(), offsets: starts })
         };
-        Ok(Self { hands: Hands::Held(programs), sampling, starts, is_open: true, schedule: None })
+        let watched = (Duration::ZERO, Instant::now());
+        Ok(Self { hands: Hands::Held(programs), sampling, starts, is_open: true, watched, schedule: None })
     }
 
     /// The programs, unless a thread has them.
@@ -128,6 +131,12 @@ impl Probes {
         if self.schedule.is_some() {
             self.sampling.begin_windows();
         }
+    }
+
+    /// For how long probes have been at the starts.
+    pub(super) fn watched(&self) -> Duration {
+        let (watched, then) = self.watched;
+        if self.is_open { watched + then.elapsed() } else { watched }
     }
 
     /// Whether the probes at the starts may be taken away.
@@ -180,6 +189,7 @@ impl Probes {
         // A panic there has been reported, and leaves nothing attached.
         let Ok(Returned { programs, is_open, failure }) = thread.join() else { return };
         self.hands = Hands::Held(programs);
+        self.watched = (self.watched(), Instant::now());
         self.is_open = is_open;
         let Some(failure) = failure else { return };
         if place.target.liveness() == Liveness::Running {

@@ -29,7 +29,7 @@ use crate::{
     metrics::{
         Family, FrameworkStats, LatencySource, SiteStats, TargetStats, UnderwayCalls, process::ProcessReader,
     },
-    pipeline::{CounterValues, Ladder, PerProbe, Published, Tracer},
+    pipeline::{CounterValues, Ladder, PerProbe, ProbeKind, Published, Tracer, Windowed},
     plan::{Found, Plan, cost_name},
     target::Liveness,
 };
@@ -386,15 +386,24 @@ impl Watch {
         classes
     }
 
-    /// Hits that the programs have counted, for each kind of probe.
-    pub(super) fn hits(&self) -> PerProbe<u64> {
-        let mut sums = PerProbe::default();
-        for hits in self.attached.iter().map(Attached::hits) {
+    /// Hits that the programs have counted, for each kind of probe; and the starts whose probes can be taken away, with what
+    /// belongs to them. Copies of a framework have windows of their own: what counts is the mean.
+    pub(super) fn hits(&self) -> (PerProbe<u64>, Windowed) {
+        let (mut sums, mut windowed, mut copies) = (PerProbe::default(), Windowed::default(), 0);
+        for attached in &self.attached {
+            let hits = attached.hits();
             for (sum, more) in sums.iter_mut().zip(hits) {
                 *sum += more;
             }
+            if let Some(watched) = attached.watched() {
+                windowed.starts += hits[ProbeKind::Start as usize];
+                windowed.finishes += hits[ProbeKind::Finish as usize];
+                windowed.watched += watched;
+                copies += 1;
+            }
         }
-        sums
+        windowed.watched /= copies.max(1);
+        (sums, windowed)
     }
 
     /// How often the programs for each kind of probe have run and for how long, while the kernel measured it; `None`

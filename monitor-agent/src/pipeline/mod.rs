@@ -19,6 +19,6 @@ pub use budget::{Budget, BudgetError, Percent, Shedding, Step};
 pub(crate) use labels::NoExecutable;
 pub use labels::{CallType, Executable, Framework, KnownLabels, Labels, Side, StreamKind, shown, split_path};
 pub use losses::Losses;
-pub use overhead::{Look, Overhead, PerProbe, ProbeCost, ProbeKind};
+pub use overhead::{Look, Overhead, PerProbe, ProbeCost, ProbeKind, Windowed};
 pub use snapshot::{Changes, Extras, Histogram, Published, Series, Snapshot};
 pub use tracer::{Details, EventKind, FinishedCall, LossReason, Lost, StartedCall, Tracer};
