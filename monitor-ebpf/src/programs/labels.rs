@@ -25,6 +25,9 @@ const FULL: u32 = 0;
 /// Index in `NEXT_LABEL` of the next number for a set with `other` in it.
 const OTHER: u32 = 1;
 
+/// Words of a set before its texts.
+const HEAD_WORDS: usize = core::mem::offset_of!(LabelSet, text) / 8;
+
 /// A label set in scratch memory, which is aligned so that it can be cleared and copied by words.
 #[repr(transparent)]
 struct Set(LabelSet);
@@ -80,9 +83,10 @@ impl Set {
 
     #[inline(always)]
     fn clear(&mut self, from: usize) {
+        let zero = asm::unknown(0);
         for word in from..LABEL_SET_WORDS {
             // SAFETY: inside the set. Volatile keeps the compiler from calling a byte-wise `memset`.
-            unsafe { self.words().add(word).write_volatile(0) }
+            unsafe { self.words().add(word).write_volatile(zero) }
         }
     }
 }
@@ -113,6 +117,17 @@ impl Facts {
         protocol: protocol::NONE,
         panicked: false,
     };
+
+    /// The first words of their set, before its strings are there.
+    #[inline(always)]
+    fn head(&self, side: u8, call_type: u8) -> [u64; HEAD_WORDS] {
+        let bytes = u32::from_le_bytes([side, call_type, u8::from(self.failed), self.stream]);
+        [
+            u64::from(bytes) | u64::from(self.retry) << 32,
+            u64::from(self.error) << 32,
+            u64::from(self.protocol) | u64::from(self.panicked) << 16,
+        ]
+    }
 }
 
 /// The number of the label set; `None` when the table has no room, not even for `other`. What was copied is gone then.
@@ -120,15 +135,8 @@ impl Facts {
 pub(crate) fn number(shape: ShapeRef, facts: &Facts, scratch: &mut Scratch) -> Option<u32> {
     let call_type = shape.call_type(facts.stream, scratch);
     let names = [header(shape, 0, scratch), header(shape, 1, scratch), header(shape, 2, scratch)];
-    let set = base(scratch, NO_NUMBER);
-    set.side = shape.side();
-    set.call_type = call_type;
-    set.failed = u8::from(facts.failed);
-    set.error = facts.error;
-    set.retry = facts.retry;
-    set.stream = facts.stream;
-    set.protocol = facts.protocol;
-    set.panicked = u8::from(facts.panicked);
+    let head = facts.head(shape.side(), call_type);
+    let set = with_head(scratch, head);
     for (label, (pointer, length)) in names.into_iter().enumerate() {
         read(set, label, pointer, length);
     }
@@ -143,6 +151,19 @@ fn header(shape: ShapeRef, label: usize, scratch: &Scratch) -> (u64, u64) {
         NO_SCRATCH => (0, 0),
         at => (scratch.word(at), scratch.word(at + 8)),
     }
+}
+
+/// A label set in scratch memory that begins with these words, and has empty texts.
+#[inline(always)]
+fn with_head(scratch: &mut Scratch, head: [u64; HEAD_WORDS]) -> &mut LabelSet {
+    // SAFETY: as long as a set, and every byte is written before it is read.
+    let set = unsafe { &mut *scratch.label_set().cast::<Set>() };
+    for (index, word) in head.into_iter().enumerate() {
+        // SAFETY: inside the set.
+        unsafe { set.words().add(index).write_volatile(asm::unknown(word)) }
+    }
+    set.clear(HEAD_WORDS);
+    &mut set.0
 }
 
 /// A label set in scratch memory that is that of a number, or else empty.
@@ -295,8 +316,8 @@ fn by_address(set: &mut LabelSet, label: usize, mark: u8, pointer: u64, length: 
     // SAFETY: a text has room for two words, and lies at a multiple of eight in scratch memory. The rest is
     // zero: nothing was written, or the helper cleared what it could not read.
     unsafe {
-        words.write_volatile(pointer);
-        words.add(1).write_volatile(length);
+        words.write_volatile(asm::unknown(pointer));
+        words.add(1).write_volatile(asm::unknown(length));
     }
 }
 

@@ -5,7 +5,10 @@ use core::mem::MaybeUninit;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use monitor_ebpf::{LabelSet, SCRATCH_BYTES, Test, TestOp};
 
-use super::maps::{LABEL_SET_WORDS, field};
+use super::{
+    asm,
+    maps::{LABEL_SET_WORDS, field},
+};
 
 /// Word that fills memory nothing was copied to. As a pointer, a length or a type word it is implausible,
 /// so whatever was not read is refused where it is used.
@@ -92,7 +95,7 @@ impl Scratch {
                 break;
             }
             // SAFETY: below the end of the array. Volatile keeps the compiler from calling `memset`.
-            unsafe { (&raw mut self.0).cast::<u64>().add(word).write_volatile(UNREAD) }
+            unsafe { (&raw mut self.0).cast::<u64>().add(word).write_volatile(asm::unknown(UNREAD)) }
         }
     }
 
