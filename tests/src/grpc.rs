@@ -122,6 +122,13 @@ impl Calls {
         self.received.values().chain(self.sent.values()).sum()
     }
 
+    /// The messages of calls of a type, in both directions.
+    #[must_use]
+    pub fn messages_of(&self, grpc_type: &str) -> u64 {
+        let all = self.received.iter().chain(&self.sent);
+        all.filter(|(labels, _)| labels["grpc_type"] == grpc_type).map(|(_, messages)| messages).sum()
+    }
+
     /// All that ended without a start.
     fn unpaired(&self) -> u64 {
         let refused = self.handled.iter().filter(|(labels, _)| labels["grpc_type"] == UNPAIRED);

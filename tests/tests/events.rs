@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{executable, run_to_end},
     chain::Chain,
-    events::{Events, check_same, logged, lost_in_all, of_kind},
+    events::{Events, check_same, logged, lost, lost_in_all, of_kind},
     grpc,
     process::Process,
     targets::{Flavour, Program},
@@ -200,6 +200,58 @@ fn what_is_lost_is_told_and_the_sum_fits() -> Result<()> {
     let (finished, lost) = (of_kind(&lines, "finish").len() as u64, lost_in_all(&lines, "finish"));
     assert_eq!(finished + lost, 90_000, "{finished} lines, {lost} lost");
     ensure!(lost > 1_000, "the ring held all of them: {lost} lost");
+    Ok(())
+}
+
+/// Starts that found no room are told as finishes are, and so are those of a type that nobody knows.
+#[test]
+fn starts_that_are_lost_are_told() -> Result<()> {
+    const UNKNOWN: u64 = 30;
+    const CALLS: u64 = 60_000;
+    let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+    let events = Events::attach(&[target.pid()], &["--starts"])?;
+    target.command(&format!("call {UNKNOWN} my-rpcinfo"))?;
+    // Nothing takes events out of the ring of 4 MiB, which has 56 bytes for each: they are too many.
+    events.signal(libc::SIGSTOP)?;
+    target.command(&format!("call {CALLS} client"))?;
+    events.signal(libc::SIGCONT)?;
+    // It ends when all has been written: that takes more than a signal leaves it.
+    target.quit()?;
+    let (status, lines) = events.wait()?;
+    ensure!(status.success(), "{status}");
+    let mut in_ring = 0;
+    for event in ["start", "finish"] {
+        let told = of_kind(&lines, event).len() as u64;
+        let full = lost(&lines, event, "ring_full");
+        ensure!(told + full == CALLS && full > 1_000, "{event}: {told} lines, {full} lost");
+        ensure!(lost(&lines, event, "unknown_type") == UNKNOWN, "{event}");
+        ensure!(lost_in_all(&lines, event) == full + UNKNOWN, "{event}");
+        in_ring += told;
+    }
+    ensure!(in_ring == (4 << 20) / 56, "{in_ring} events were in the ring");
+    Ok(())
+}
+
+/// Of calls that find no label set nothing can be told but how many they are. Codes make as many sets as there are.
+#[test]
+fn calls_that_have_no_labels_are_told_as_lost() -> Result<()> {
+    const CODES: u64 = 4_500;
+    const STREAMS: u64 = 5;
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let events = Events::attach(&[target.pid()], &["--starts"])?;
+    target.command_within(&format!("codes {CODES}"), Duration::from_mins(1))?;
+    target.command(&format!("run bidirectional {STREAMS}"))?;
+    let lines = events.terminate()?;
+    check_schema(&lines)?;
+    let own = grpc::Calls::of_target(&mut target)?;
+    for (event, all, at_least) in
+        [("finish", own.total(), 2 * CODES - 4_096 - 256), ("start", own.started.values().sum(), 2 * STREAMS)]
+    {
+        let told = of_kind(&lines, event).len() as u64;
+        let failed = lost(&lines, event, "label_table_failed");
+        ensure!(told + failed == all, "{event}: {told} lines and {failed} lost of {all}");
+        ensure!(failed >= at_least && failed == lost_in_all(&lines, event), "{event}: {failed} lost");
+    }
     Ok(())
 }
 

@@ -35,14 +35,14 @@ fn a_stripped_executable_that_lies_anywhere_is_proven_as_well() -> Result<()> {
     counts_exactly(Flavour::StrippedPie)
 }
 
-/// Codes tell calls apart that are `other` too, and a server may make up any. Past the reserve for `other` calls and starts
-/// are lost, and counted.
+/// Codes tell calls apart that are `other` too, and a server may make up any. Past the reserve for `other` calls, starts and
+/// messages of streams are lost, and counted.
 #[test]
 fn codes_past_the_reserve_for_other_are_lost_and_counted() -> Result<()> {
     const CODES: u64 = 200;
     const STREAMS: u64 = 5;
     let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
-    let agent = Agent::attach(&[target.pid()], &["--max-label-sets", "1"])?;
+    let agent = Agent::attach(&[target.pid()], &["--max-label-sets", "1", "--grpc.messages"])?;
     // On both sides, in 256 places and one.
     target.command(&format!("codes {CODES}"))?;
     // Of another type, and so their starts need places too.
@@ -60,6 +60,35 @@ fn codes_past_the_reserve_for_other_are_lost_and_counted() -> Result<()> {
     let starts = lost("monitor_events_lost_total", "start_label_table_failed");
     let started = |calls: &grpc::Calls| calls.started.values().sum::<u64>();
     ensure!(starts == 2 * STREAMS && started(&agents) == started(&own) - starts, "{starts}: {agents:?}");
+    let messages = |calls: &grpc::Calls| calls.messages_of("bidi_stream");
+    // Two in each direction, on both sides.
+    ensure!((messages(&own), messages(&agents)) == (8 * STREAMS, 0), "{own:?}, {agents:?}");
+    let lost_messages = lost("monitor_events_lost_total", "message");
+    ensure!(lost_messages == messages(&own), "{lost_messages} messages lost");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
+/// The agent sees the end of what a stream was waiting for when it came, and not its beginning.
+#[test]
+fn messages_that_streams_were_waiting_for_are_lost_and_counted() -> Result<()> {
+    const STREAMS: u64 = 9;
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    target.command(&format!("wait {STREAMS}"))?;
+    let before = grpc::Calls::of_target(&mut target)?.messages();
+    let agent = Agent::attach(&[target.pid()], &["--grpc.messages"])?;
+    target.command("exchange")?;
+    let scrape = agent.scrape_settled()?;
+    let after = grpc::Calls::of_target(&mut target)?.messages();
+    // One each way: both ends have waited for the other's, and have sent theirs since.
+    ensure!(after - before == 4 * STREAMS, "{} messages", after - before);
+    let agents = grpc::Calls::of_agent(&scrape, None);
+    let lost = grpc::whole(scrape.sum("monitor_events_lost_total", &[("reason", "message")]));
+    ensure!((agents.messages(), lost) == (2 * STREAMS, 2 * STREAMS), "{lost} lost: {agents:?}");
+    ensure!(agents.received.is_empty(), "{agents:?}");
+    // Their beginning is as unknown: the server's have no duration, and which end of a client's is the first can't be told.
+    ensure!((agents.total(), agents.started.len()) == (STREAMS, 0), "{agents:?}");
     check_closed(&scrape, target.pid(), [0, 0])?;
     agent.terminate()?;
     Ok(())

@@ -186,7 +186,17 @@ fn policies_say_which_start_and_which_finish_count() -> Result<()> {
     let cells = policies.filter(|(key, _, meaning)| *meaning != Meaning::Inside || *key == "goroutine");
     side_by_side(cells, |(key, policy, meaning)| {
         let ((total, times), scrape) = turns_counted(key, policy, |target| twice(target, meaning))?;
-        turns::check(&scrape, "turns", total, &times).with_context(|| format!("{key}, {policy}"))
+        turns::check(&scrape, "turns", total, &times).with_context(|| format!("{key}, {policy}"))?;
+        let repeated = scrape.sum("monitor_finishes_total", &[("outcome", "repeated")]);
+        let abandoned = scrape.sum("monitor_unpaired_starts_total", &[("reason", "abandoned")]);
+        let expected = match meaning {
+            Meaning::Latest => (0, 1),
+            Meaning::Once => (1, 1),
+            Meaning::First | Meaning::Inside => (0, 0),
+        };
+        let found = (whole(repeated), whole(abandoned));
+        ensure!(found == expected, "{key}, {policy}: {found:?} repeated and abandoned");
+        Ok(())
     })
 }
 

@@ -279,12 +279,135 @@ fn past_the_reserve_for_other_calls_are_lost_and_counted() -> Result<()> {
         }
         let refused = whole(scrape.sum("monitor_label_sets_refused_total", &[]));
         ensure!(refused == found.sum(&other) + lost, "{refused} refused");
+        let label_sets = whole(scrape.sum("monitor_label_sets", &[]));
+        ensure!(label_sets == 1 + RESERVE, "{label_sets} label sets");
         ensure!(account.starts == round * (RETRIES + MORE), "{account:?}");
         ensure!(account.timed == found.total(), "{account:?}");
         check_closed(&scrape, watched.target.pid(), [0, 0])?;
     }
     watched.end()
 }
+
+/// The same of calls that were under way when the agent came: they have no start that could be missed.
+#[test]
+fn past_the_reserve_for_other_calls_without_a_start_are_lost_and_counted() -> Result<()> {
+    const RESERVE: u64 = 256;
+    const RETRIES: u64 = RESERVE + 44;
+    const UNDER_WAY: u64 = 7;
+    let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+    target.command(&format!("open {UNDER_WAY} client 1"))?;
+    let labels = ["--max-label-sets", "1", "--kitex.labels", "method,retry"];
+    let mut watched = Watched { agent: Agent::attach(&[target.pid()], &labels)?, target };
+    watched.calls(&format!("retries {RETRIES}"), RETRIES)?;
+    let before = watched.agent.scrape_settled()?;
+    watched.calls(&format!("close {UNDER_WAY}"), UNDER_WAY)?;
+    let after = watched.agent.scrape_settled()?;
+    for (scrape, without_start) in [(&before, 0), (&after, UNDER_WAY)] {
+        let (by_name, by_label) = (|name| whole(scrape.sum(name, &[])), [("reason", "label_table_failed")]);
+        let paired = RETRIES - 1 - RESERVE;
+        ensure!(whole(scrape.sum("monitor_events_lost_total", &by_label)) == paired + without_start);
+        ensure!(whole(scrape.sum("monitor_unpaired_starts_total", &by_label)) == paired);
+        ensure!(by_name("monitor_label_sets_refused_total") == RETRIES - 1 + without_start);
+        ensure!(by_name("kitex_client_throughput") == 1 + RESERVE);
+        // What is in no total has no outcome either.
+        let account = Account::of(scrape, watched.target.pid());
+        ensure!((account.starts, account.timed) == (RETRIES, 1 + RESERVE), "{account:?}");
+        ensure!((account.unpaired, account.in_flight) == (0, 0), "{account:?}");
+        check_closed(scrape, watched.target.pid(), [0, 0])?;
+    }
+    watched.end()
+}
+
+/// So many records fit into a ring of 64 KiB, with a header of eight bytes each: the last byte stays free.
+const IN_RING: u64 = (65_536 - 1) / (24 + 8);
+
+/// Has the target do something while the agent takes nothing out of a ring of 64 KiB.
+fn with_a_full_ring(target: Process, agent: &[&str], command: &str, calls: u64) -> Result<Seen> {
+    let args = [agent, &["--ring-bytes", "65536"]].concat();
+    let mut watched = Watched { agent: Agent::attach(&[target.pid()], &args)?, target };
+    // A window at the beginning has ended by then.
+    thread::sleep(Duration::from_secs(if agent.is_empty() { 0 } else { 2 }));
+    watched.agent.signal(libc::SIGSTOP)?;
+    watched.calls(command, calls)?;
+    watched.agent.signal(libc::SIGCONT)?;
+    let seen = watched.seen()?;
+    check_closed(&seen.scrape, watched.target.pid(), [0, 0])?;
+    ensure!(seen.tally.total() == calls, "{:?}", seen.tally);
+    ensure!(
+        seen.by_reason("monitor_events_lost_total", "ring_full") == calls - IN_RING,
+        "{:?}",
+        seen.account
+    );
+    watched.end()?;
+    Ok(seen)
+}
+
+/// Calls that were under way when the agent came have no duration that could be lost; those that have recorded their start
+/// have one.
+#[test]
+fn a_full_ring_loses_the_durations_that_there_are() -> Result<()> {
+    const CALLS: u64 = IN_RING + 900;
+    side_by_side([true, false], |under_way| {
+        let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+        if under_way {
+            target.command(&format!("open {CALLS} client 1"))?;
+            let account = with_a_full_ring(target, &[], &format!("close {CALLS}"), CALLS)?.account;
+            ensure!((account.starts, account.timed, account.lost) == (0, 0, 0), "{account:?}");
+            ensure!((account.unpaired, account.recorded) == (CALLS, 0), "{account:?}");
+            return Ok(());
+        }
+        let economy = ["--latency", "economy", "--latency.every", "3600"];
+        let seen = with_a_full_ring(target, &economy, &format!("record {CALLS} server 0"), CALLS)?;
+        let account = &seen.account;
+        ensure!((account.recorded, account.timed, account.lost) == (IN_RING, 0, 0), "{account:?}");
+        ensure!((account.unpaired, account.sampled_out) == (0, 0), "{account:?}");
+        let finishes = whole(seen.scrape.sum("monitor_finishes_total", &[("outcome", "recorded_lost")]));
+        ensure!(finishes == CALLS - IN_RING, "{finishes} lost");
+        let timed = seen.timed("server", 1_000_000.0).0;
+        ensure!(timed == IN_RING, "{timed} timed");
+        Ok(())
+    })
+}
+
+/// Messages of streams of unknown type, and those that find no label set, not even `other`: each is counted, and those
+/// before go on.
+#[test]
+fn messages_that_have_no_labels_are_lost_and_counted() -> Result<()> {
+    const RESERVE: u64 = 256;
+    let args = ["--kitex.stream-messages", "--max-label-sets", "1", "--kitex.labels", "method,retry"];
+    let mut watched = Watched::start(&args)?;
+    let check = |watched: &Watched, counted: u64, lost: u64| -> Result<()> {
+        let scrape = watched.agent.scrape_settled()?;
+        for direction in ["sent", "received"] {
+            let of = |name: &str, side: &str| {
+                whole(scrape.sum(&format!("kitex_{side}_stream_{name}"), &[("direction", direction)]))
+            };
+            let found = (of("messages", "client"), of("messages", "server"));
+            ensure!(found == (counted, 0), "{direction}: {found:?}");
+        }
+        let reasons = scrape.samples("monitor_events_lost_total").filter(|sample| sample.value > 0.0);
+        let reasons: Vec<_> = reasons.map(|one| (one.labels["reason"].as_str(), whole(one.value))).collect();
+        let failed = RESERVE_FAILED.min(whole(scrape.sum("monitor_label_sets_refused_total", &[])));
+        let expected = [("label_table_failed", failed), ("message", 2 * lost)];
+        let expected: Vec<_> = expected.into_iter().filter(|(_, lost)| *lost > 0).collect();
+        ensure!(reasons == expected, "{reasons:?}, not {expected:?}");
+        check_closed(&scrape, watched.target.pid(), [0, 0])
+    };
+    watched.calls("messages 20 client", 0)?;
+    check(&watched, 20, 0)?;
+    watched.calls("messages 30 my-rpcinfo", 0)?;
+    check(&watched, 20, 30)?;
+    let retries = RESERVE + RESERVE_FAILED;
+    watched.calls(&format!("retries {retries}"), retries)?;
+    watched.calls("messages 40 server", 0)?;
+    check(&watched, 20, 70)?;
+    watched.calls("messages 5 client", 0)?;
+    check(&watched, 25, 70)?;
+    watched.end()
+}
+
+/// Calls that find no room as `other`.
+const RESERVE_FAILED: u64 = 4;
 
 /// More bytes than there are were not read rightly: they are left out, each time counted, and the call is not.
 #[test]
@@ -494,6 +617,35 @@ fn other_types_are_named_once() -> Result<()> {
         ensure!(lines.len() == 1 && lines[0].contains("WARN"), "{shape}: {log}");
         watched.end()
     })
+}
+
+/// Of so many types nothing more is kept than that they were met.
+#[test]
+fn more_types_than_are_kept_are_counted_together() -> Result<()> {
+    const KEPT: u64 = 64;
+    const CALLS: u64 = KEPT + 36;
+    let mut watched = Watched::start(&[])?;
+    watched.calls(&format!("tabs {CALLS}"), CALLS)?;
+    // Each is met at the start and at the finish.
+    let of = |name: &str, types: u64| (name.to_owned(), name.to_owned(), 2 * types);
+    let expected = [of("other", CALLS - KEPT), of("unknown", KEPT)];
+    let begin = Instant::now();
+    loop {
+        let mut found = unexpected(&watched.agent.scrape()?);
+        found.sort_unstable();
+        if found == expected {
+            break;
+        }
+        ensure!(begin.elapsed() < LOOKED_AT_WITHIN, "{found:?}");
+        thread::sleep(Duration::from_millis(100));
+    }
+    let seen = watched.seen()?;
+    ensure!(
+        seen.by_reason("monitor_events_lost_total", "finish_unknown_type") == CALLS,
+        "{:?}",
+        seen.account
+    );
+    watched.end()
 }
 
 /// How long it may take until a type that was met has been looked at.

@@ -430,6 +430,21 @@ mod tests {
         published.get()
     }
 
+    /// Calls whose records came after the last one that is counted are in the totals already.
+    #[test]
+    fn records_that_wait_are_pending() {
+        let mut aggregate = Aggregate::new(Arc::default());
+        total(&mut aggregate, 0, 3);
+        aggregate.waiting([Side::Client, Side::Server, Side::Client].into_iter());
+        let counters = aggregate.changes(&|_, _| 0).counters;
+        let of = |outcomes: Outcomes| (outcomes.finished, outcomes.timed, outcomes.pending);
+        assert_eq!((of(counters.client), of(counters.server)), ((3, 0, 2), (0, 0, 1)));
+        finish(&mut aggregate, 0, Some(1_000));
+        aggregate.waiting(std::iter::empty());
+        let counters = aggregate.changes(&|_, _| 0).counters;
+        assert_eq!((of(counters.client), of(counters.server)), ((3, 1, 0), (0, 0, 0)));
+    }
+
     #[test]
     fn durations_are_cut_to_whole_microseconds() {
         let buckets = "1,2".parse().unwrap();

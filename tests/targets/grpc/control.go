@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 )
 
@@ -23,6 +24,8 @@ import (
 //	load N C          makes N unary calls, C at the same time
 //	hang N            makes N unary calls and N streams that end with the next `release` only: {"hanging"}
 //	release           ends them, and waits until no call is under way: {"released"}
+//	wait N            opens N streams whose both ends then wait for a message: {"waiting"}
+//	exchange          sends one in both directions of each, and ends them: {"exchanged"}
 //	counts            {"counts":[{side,grpc_type,grpc_service,grpc_method,grpc_code,started,handled,
 //	                  received,sent}]}
 //	quit              answers, then ends; the end of stdin does the same
@@ -30,7 +33,14 @@ type control struct {
 	tally *tally
 	stage *stage
 	// cancel ends the calls that hang.
-	cancel context.CancelFunc
+	cancel  context.CancelFunc
+	waiting []waiting
+}
+
+// waiting is a stream that something receives from.
+type waiting struct {
+	stream   grpc.ClientStream
+	received chan error
 }
 
 var errUsage = errors.New("wrong or missing arguments")
@@ -41,7 +51,7 @@ const patience = 20 * time.Second
 func newControl() (*control, error) {
 	t := newTally()
 	s, err := newStage(t)
-	return &control{t, s, func() {}}, err
+	return &control{tally: t, stage: s, cancel: func() {}}, err
 }
 
 func (c *control) serve(in io.Reader, out io.Writer) error {
@@ -85,6 +95,10 @@ func (c *control) obey(command string, args []string) (map[string]interface{}, e
 		return c.hang(args)
 	case "release":
 		return map[string]interface{}{"released": true}, c.release()
+	case "wait":
+		return c.wait(args)
+	case "exchange":
+		return map[string]interface{}{"exchanged": true}, c.exchange()
 	case "counts":
 		return map[string]interface{}{"counts": c.tally.rows()}, nil
 	case "quit":
@@ -175,6 +189,48 @@ func (c *control) hang(args []string) (map[string]interface{}, error) {
 
 func (c *control) release() error {
 	c.cancel()
+	return c.settle()
+}
+
+// wait opens streams, and gives both ends of each some time to begin to receive.
+func (c *control) wait(args []string) (map[string]interface{}, error) {
+	if len(args) != 1 {
+		return nil, errUsage
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return nil, errUsage
+	}
+	for i := 0; i < n; i++ {
+		stream, err := open(context.Background(), c.stage.plain, &echo, "hello")
+		if err != nil {
+			return nil, err
+		}
+		if err := stream.RecvMsg(new(text)); err != nil {
+			return nil, err
+		}
+		received := make(chan error)
+		go func() { received <- stream.RecvMsg(new(text)) }()
+		c.waiting = append(c.waiting, waiting{stream, received})
+	}
+	time.Sleep(100 * time.Millisecond)
+	return map[string]interface{}{"waiting": n}, nil
+}
+
+func (c *control) exchange() error {
+	for _, w := range c.waiting {
+		if err := w.stream.SendMsg(&text{Value: "hello"}); err != nil {
+			return err
+		}
+		if err := <-w.received; err != nil {
+			return err
+		}
+		_ = w.stream.CloseSend()
+		if err := drain(w.stream, codes.OK); err != nil {
+			return err
+		}
+	}
+	c.waiting = nil
 	return c.settle()
 }
 

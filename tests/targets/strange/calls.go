@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"runtime"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	kitex "github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/pkg/rpcinfo/remoteinfo"
 	"github.com/cloudwego/kitex/pkg/stats"
@@ -156,6 +158,38 @@ func (c *caller) bytes(n int, args []string) error {
 		c.call(ri, nil)
 	}
 	return nil
+}
+
+// messages tells of messages as Kitex's streams do, which have their end as an error.
+func (c *caller) messages(n int, args []string) error {
+	if len(args) != 1 {
+		return errUsage
+	}
+	shape, err := shapeNamed(args[0])
+	if err != nil {
+		return err
+	}
+	ctx, ri := context.Background(), shape(usual)
+	// Fails, and links what Kitex has for streams: by its types the agent learns what it is told of messages.
+	if none, err := kitex.NewClient(nil); err == nil {
+		_, err = none.(kitex.Streaming).StreamX(ctx, "")
+		return err
+	}
+	for range n {
+		for _, err := range []error{nil, io.EOF} {
+			c.controller.HandleStreamSendEvent(ctx, ri, rpcinfo.StreamSendEvent{Err: err})
+			c.controller.HandleStreamRecvEvent(ctx, ri, rpcinfo.StreamRecvEvent{Err: err})
+		}
+	}
+	return nil
+}
+
+// tabs makes calls of which each has an itab that no other has.
+func (c *caller) tabs(n int) {
+	for range n {
+		c.call(copied(server(usual), nowhere), nil)
+		forgetCopies()
+	}
 }
 
 func (c *caller) methods(n int, args []string) error {

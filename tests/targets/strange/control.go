@@ -20,6 +20,8 @@ import (
 //	inside N START FINISH MS            the same inside a client call that began so many milliseconds before
 //	record N SHAPE MS                   N calls that claim to have started so many milliseconds ago, or later if negative
 //	bytes N SHAPE SIZE                  N calls that claim to have sent and received so many bytes
+//	messages N SHAPE                    N messages sent and N received on a stream of this shape, and as many that fail
+//	tabs N                              N server calls that come with as many copies of itabs, each of a type that is nowhere
 //	methods N C                         N calls of N methods, method-0 and so on, from C goroutines
 //	retries N                           N client calls, the first retried once, the second twice, and so on
 //	rewrite N                           N calls while the bytes of their method change between 16 a and 16 b
@@ -115,6 +117,10 @@ func (c *control) calls(command string, args []string) (map[string]any, error) {
 		err = c.caller.record(n, rest)
 	case "bytes":
 		err = c.caller.bytes(n, rest)
+	case "messages":
+		err = c.caller.messages(n, rest)
+	case "tabs":
+		c.caller.tabs(n)
 	case "methods":
 		err = c.caller.methods(n, rest)
 	case "retries":

@@ -45,6 +45,18 @@ type copyOf struct {
 var copies struct {
 	sync.Mutex
 	made map[copyOf]*itab
+	// forgotten are still there, so that no other is made in their places.
+	forgotten []*itab
+}
+
+// forgetCopies has the next copy of each itab be another.
+func forgetCopies() {
+	copies.Lock()
+	defer copies.Unlock()
+	for _, made := range copies.made {
+		copies.forgotten = append(copies.forgotten, made)
+	}
+	copies.made = nil
 }
 
 // copied is the interface value with a copy of its itab.
