@@ -56,17 +56,29 @@ const ALTERATIONS: &[(&str, &str, &str)] = &[
     ("pkg/rpcinfo/rpcconfig.go", "type rpcConfig struct {\n", "type rpcConfig struct {\n\tadded [2]string\n"),
 ];
 
-/// Copies the program to a directory of its own, with the `go.mod` of a release.
+/// The module that all programs use, beside them.
+const COMMON: &str = "steer";
+
+/// Copies the program to a directory of its own, with the `go.mod` of a release, and the module that it uses beside it.
 pub(super) fn copy_program(program: &Path, modfile: &Path, to: &Path) -> Result<()> {
+    copy_go(program, to)?;
+    fs::copy(modfile, to.join("go.mod"))?;
+    fs::copy(modfile.with_extension("sum"), to.join("go.sum"))?;
+    let (common, beside) = (program.with_file_name(COMMON), to.with_file_name(COMMON));
+    copy_go(&common, &beside)?;
+    fs::copy(common.join("go.mod"), beside.join("go.mod"))?;
+    Ok(())
+}
+
+/// Makes a directory that has the Go sources of another, and nothing else.
+fn copy_go(from: &Path, to: &Path) -> Result<()> {
     clear(to)?;
-    for entry in fs::read_dir(program)? {
+    for entry in fs::read_dir(from)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "go") {
             fs::copy(&path, to.join(path.file_name().context("a file without a name")?))?;
         }
     }
-    fs::copy(modfile, to.join("go.mod"))?;
-    fs::copy(modfile.with_extension("sum"), to.join("go.sum"))?;
     Ok(())
 }
 

@@ -1,19 +1,15 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
+
+	"example.com/monitor/steer"
 )
 
-// control obeys lines on stdin. Each is answered by one JSON line; {"error": text} says why it could not be done.
+// control obeys commands, as package steer reads them.
 //
 //	scenarios         {"scenarios":[{name,about,finishes,missing}]}; missing says why this release lacks it
 //	run SCENARIO N    makes N repetitions and waits until their calls are finished on both sides:
@@ -24,13 +20,10 @@ import (
 //	messages          {"messages":[{labels…,kind,direction,count,failed}]}, of streams
 //	settle            answers once no call is under way that will finish, and none has been for 50 ms
 //	reset             zero the tally; refused while calls are under way
-//	quit              answers, then ends; the end of stdin does the same
 type control struct {
 	tally  *tally
 	stages []*stage
 }
-
-var errUsage = errors.New("wrong or missing arguments")
 
 const quiet = 50 * time.Millisecond
 
@@ -40,28 +33,6 @@ func newControl() *control {
 		c.stages = append(c.stages, &stage{scenario: s, tally: c.tally})
 	}
 	return c
-}
-
-func (c *control) serve(in io.Reader, out io.Writer) error {
-	answer := json.NewEncoder(out)
-	if err := answer.Encode(map[string]any{"ready": true, "pid": os.Getpid()}); err != nil {
-		return err
-	}
-	lines := bufio.NewScanner(in)
-	for lines.Scan() {
-		words := strings.Fields(lines.Text())
-		if len(words) == 0 {
-			continue
-		}
-		reply, err := c.obey(words[0], words[1:])
-		if err != nil {
-			reply = map[string]any{"error": err.Error()}
-		}
-		if err := answer.Encode(reply); err != nil || words[0] == "quit" {
-			return err
-		}
-	}
-	return lines.Err()
 }
 
 func (c *control) obey(command string, args []string) (map[string]any, error) {
@@ -79,8 +50,6 @@ func (c *control) obey(command string, args []string) (map[string]any, error) {
 		return c.settle()
 	case "reset":
 		return c.reset()
-	case "quit":
-		return map[string]any{"quit": true}, nil
 	}
 	return nil, fmt.Errorf("unknown command %q", command)
 }
@@ -99,11 +68,11 @@ func (c *control) list() map[string]any {
 
 func (c *control) run(args []string) (map[string]any, error) {
 	if len(args) != 2 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	n, err := strconv.Atoi(args[1])
 	if err != nil || n < 1 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	if args[0] == "all" {
 		return c.runAll(n)

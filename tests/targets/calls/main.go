@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"example.com/monitor/steer"
 	"github.com/cloudwego/kitex/pkg/klog"
 	"github.com/cloudwego/kitex/pkg/rpctimeout"
 	"github.com/cloudwego/netpoll"
@@ -16,7 +17,7 @@ func main() {
 	klog.SetOutput(io.Discard)
 	rpctimeout.EnableGlobalNeedFineGrainedErrCode()
 	netpoll.SetLoggerOutput(io.Discard)
-	err := profiled(func() error { return newControl().serve(os.Stdin, os.Stdout) })
+	err := profiled(func() error { return steer.Serve(steer.Ready(), newControl().obey) })
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "calls:", err)
 		os.Exit(1)

@@ -1,29 +1,25 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"sort"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"example.com/monitor/steer"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// control obeys lines on stdin. Each is answered by one JSON line; {"error": text} says why it could not be done.
+// control obeys commands, as package steer reads them.
 //
 //	bench SECONDS C   on a client: unary echoes of 1 KB back to back, C at a time: {"calls","ok","seconds","p50_us",
 //	                  "p99_us","p999_us"}
 //	settle            on a server: answers once no call is in its handler and none has been for 50 ms
-//	quit              answers, then ends; the end of stdin does the same
 type control struct {
 	ready      map[string]any
 	connection *grpc.ClientConn
@@ -37,8 +33,7 @@ type message = wrapperspb.BytesValue
 const method = "/monitor.bench.Echo/Call"
 
 var (
-	errUsage = errors.New("wrong or missing arguments")
-	payload  = make([]byte, 1024)
+	payload = make([]byte, 1024)
 )
 
 // description says what protoc would have generated.
@@ -66,39 +61,15 @@ func handle(c any, ctx context.Context, decode func(any) error, ear grpc.UnarySe
 	return ear(ctx, request, &grpc.UnaryServerInfo{FullMethod: method}, echo)
 }
 
-func (c *control) serve(in io.Reader, out io.Writer) error {
-	answer := json.NewEncoder(out)
-	if err := answer.Encode(c.ready); err != nil {
-		return err
-	}
-	lines := bufio.NewScanner(in)
-	for lines.Scan() {
-		words := strings.Fields(lines.Text())
-		if len(words) == 0 {
-			continue
-		}
-		reply, err := c.obey(words[0], words[1:])
-		if err != nil {
-			reply = map[string]any{"error": err.Error()}
-		}
-		if err := answer.Encode(reply); err != nil || words[0] == "quit" {
-			return err
-		}
-	}
-	return lines.Err()
-}
-
 func (c *control) obey(command string, args []string) (map[string]any, error) {
 	switch {
-	case command == "quit":
-		return map[string]any{"quit": true}, nil
 	case command == "settle" && c.connection == nil:
 		return c.settle(), nil
 	case command == "bench" && c.connection != nil && len(args) == 2:
 		seconds, err := strconv.ParseFloat(args[0], 64)
 		workers, err2 := strconv.Atoi(args[1])
 		if err != nil || err2 != nil || workers < 1 {
-			return nil, errUsage
+			return nil, steer.ErrUsage
 		}
 		return c.bench(time.Duration(seconds*float64(time.Second)), workers)
 	}

@@ -3,6 +3,7 @@ module grpc-echo
 go 1.25.0
 
 require (
+	example.com/monitor/steer v0.0.0
 	github.com/grpc-ecosystem/go-grpc-prometheus v1.2.0
 	github.com/prometheus/client_golang v1.23.2
 	google.golang.org/grpc v1.82.1
@@ -23,3 +24,5 @@ require (
 	golang.org/x/text v0.36.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260414002931-afd174a4e478 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 
+	"example.com/monitor/steer"
 	monitor "github.com/grpc-ecosystem/go-grpc-prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc"
@@ -35,7 +36,7 @@ func run(args []string) error {
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
-	c := control{ready: map[string]any{"ready": true, "pid": os.Getpid()}}
+	c := control{ready: steer.Ready()}
 	switch args[0] {
 	case "server":
 		if err := c.startServer(*inside == "prometheus"); err != nil {
@@ -50,7 +51,7 @@ func run(args []string) error {
 	default:
 		return fmt.Errorf("unknown role %q: server or client", args[0])
 	}
-	return c.serve(os.Stdin, os.Stdout)
+	return steer.Serve(c.ready, c.obey)
 }
 
 func (c *control) startServer(isMonitored bool) error {

@@ -1,22 +1,17 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strconv"
-	"strings"
 	"time"
 
+	"example.com/monitor/steer"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 )
 
-// control obeys lines on stdin. Each is answered by one JSON line; {"error": text} says why it could not be done.
+// control obeys commands, as package steer reads them.
 //
 //	scenarios         {"scenarios":[name…]}
 //	run SCENARIO N    makes N repetitions and waits until no call is under way: {"repeated"}; `all` for all of them
@@ -28,7 +23,6 @@ import (
 //	exchange          sends one in both directions of each, and ends them: {"exchanged"}
 //	counts            {"counts":[{side,grpc_type,grpc_service,grpc_method,grpc_code,started,handled,
 //	                  received,sent}]}
-//	quit              answers, then ends; the end of stdin does the same
 type control struct {
 	tally *tally
 	stage *stage
@@ -43,8 +37,6 @@ type waiting struct {
 	received chan error
 }
 
-var errUsage = errors.New("wrong or missing arguments")
-
 // patience is how long calls may take to end.
 const patience = 20 * time.Second
 
@@ -54,27 +46,10 @@ func newControl() (*control, error) {
 	return &control{tally: t, stage: s, cancel: func() {}}, err
 }
 
-func (c *control) serve(in io.Reader, out io.Writer) error {
-	answer := json.NewEncoder(out)
-	ready := map[string]interface{}{"ready": true, "pid": os.Getpid(), "addr": c.stage.address, "metrics": others.metrics}
-	if err := answer.Encode(ready); err != nil {
-		return err
-	}
-	lines := bufio.NewScanner(in)
-	for lines.Scan() {
-		words := strings.Fields(lines.Text())
-		if len(words) == 0 {
-			continue
-		}
-		reply, err := c.obey(words[0], words[1:])
-		if err != nil {
-			reply = map[string]interface{}{"error": err.Error()}
-		}
-		if err := answer.Encode(reply); err != nil || words[0] == "quit" {
-			return err
-		}
-	}
-	return lines.Err()
+func (c *control) serve() error {
+	ready := steer.Ready()
+	ready["addr"], ready["metrics"] = c.stage.address, others.metrics
+	return steer.Serve(ready, c.obey)
 }
 
 func (c *control) obey(command string, args []string) (map[string]interface{}, error) {
@@ -101,19 +76,17 @@ func (c *control) obey(command string, args []string) (map[string]interface{}, e
 		return map[string]interface{}{"exchanged": true}, c.exchange()
 	case "counts":
 		return map[string]interface{}{"counts": c.tally.rows()}, nil
-	case "quit":
-		return map[string]interface{}{"quit": true}, nil
 	}
 	return nil, fmt.Errorf("no command %q", command)
 }
 
 func (c *control) run(args []string) (map[string]interface{}, error) {
 	if len(args) != 2 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	n, err := strconv.Atoi(args[1])
 	if err != nil {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	found := false
 	for _, s := range append(scenarios, more...) {
@@ -135,11 +108,11 @@ func (c *control) run(args []string) (map[string]interface{}, error) {
 
 func (c *control) codes(args []string) (map[string]interface{}, error) {
 	if len(args) != 1 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	n, err := strconv.Atoi(args[0])
 	if err != nil {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	if err := codesUpTo(c.stage, codes.Code(n)); err != nil {
 		return nil, err
@@ -149,12 +122,12 @@ func (c *control) codes(args []string) (map[string]interface{}, error) {
 
 func (c *control) load(args []string) (map[string]interface{}, error) {
 	if len(args) != 2 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	n, err := strconv.Atoi(args[0])
 	workers, err2 := strconv.Atoi(args[1])
 	if err != nil || err2 != nil || workers < 1 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	begin := time.Now()
 	if err := c.stage.load(n, workers); err != nil {
@@ -167,11 +140,11 @@ func (c *control) load(args []string) (map[string]interface{}, error) {
 // hang makes calls whose handlers wait for their end, and waits until those have been entered.
 func (c *control) hang(args []string) (map[string]interface{}, error) {
 	if len(args) != 1 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	n, err := strconv.Atoi(args[0])
 	if err != nil {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
@@ -195,11 +168,11 @@ func (c *control) release() error {
 // wait opens streams, and gives both ends of each some time to begin to receive.
 func (c *control) wait(args []string) (map[string]interface{}, error) {
 	if len(args) != 1 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	n, err := strconv.Atoi(args[0])
 	if err != nil {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	for i := 0; i < n; i++ {
 		stream, err := open(context.Background(), c.stage.plain, &echo, "hello")

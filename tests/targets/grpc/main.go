@@ -34,5 +34,5 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	return c.serve(os.Stdin, os.Stdout)
+	return c.serve()
 }

@@ -2,7 +2,10 @@ module example.com/hertz
 
 go 1.26
 
-require github.com/cloudwego/hertz v0.10.4
+require (
+	example.com/monitor/steer v0.0.0
+	github.com/cloudwego/hertz v0.10.4
+)
 
 require (
 	github.com/bytedance/gopkg v0.1.3 // indirect
@@ -21,3 +24,5 @@ require (
 	golang.org/x/sys v0.24.0 // indirect
 	google.golang.org/protobuf v1.34.1 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

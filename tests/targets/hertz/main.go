@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 
+	"example.com/monitor/steer"
 	"github.com/cloudwego/hertz/pkg/common/hlog"
 )
 
@@ -14,7 +15,7 @@ func main() {
 	hlog.SetOutput(io.Discard)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err == nil {
-		err = newControl(listener).serve(os.Stdin, os.Stdout)
+		err = steer.Serve(steer.Ready(), newControl(listener).obey)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

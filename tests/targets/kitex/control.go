@@ -1,22 +1,20 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"slices"
 	"sort"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
+
+	"example.com/monitor/steer"
 )
 
-// control obeys lines on stdin. Each is answered by one JSON line; {"error": text} says why it could not be done.
+// control obeys commands, as package steer reads them.
 //
 //	counts            the tally: {"counts":[{side,type,caller,callee,method,status,retry,count}],
 //	                  "started":n,"finished":n,"loop":[{method,result,count}]}
@@ -27,7 +25,6 @@ import (
 //	settle            answers once no call is under way and none has been for 50 ms
 //	cpu               {"user_us":n,"system_us":n} of this process
 //	exec PATH ARG…    answers, then becomes another program
-//	quit              answers, then ends; the end of stdin does the same
 //
 // On a client only:
 //
@@ -43,44 +40,14 @@ type control struct {
 	load    *load
 	handler *handler
 	ready   map[string]any
-}
 
-var errUsage = errors.New("wrong or missing arguments")
+	steering steer.Steering
+}
 
 const (
 	quiet      = 50 * time.Millisecond
 	settleTime = 20 * time.Second
 )
-
-func (c *control) serve(in io.Reader, out io.Writer) error {
-	answer := json.NewEncoder(out)
-	if err := answer.Encode(c.ready); err != nil {
-		return err
-	}
-	lines := bufio.NewScanner(in)
-	for lines.Scan() {
-		words := strings.Fields(lines.Text())
-		if len(words) == 0 {
-			continue
-		}
-		if words[0] == "exec" {
-			words, err := findProgram(words[1:])
-			if err == nil {
-				return become(words, answer)
-			}
-			_ = answer.Encode(map[string]any{"error": err.Error()})
-			continue
-		}
-		reply, err := c.obey(words[0], words[1:])
-		if err != nil {
-			reply = map[string]any{"error": err.Error()}
-		}
-		if err := answer.Encode(reply); err != nil || words[0] == "quit" {
-			return err
-		}
-	}
-	return lines.Err()
-}
 
 func (c *control) obey(command string, args []string) (map[string]any, error) {
 	switch command {
@@ -99,8 +66,8 @@ func (c *control) obey(command string, args []string) (map[string]any, error) {
 		return c.settle()
 	case "cpu":
 		return cpu()
-	case "quit":
-		return map[string]any{"quit": true}, nil
+	case "exec":
+		return c.become(args)
 	}
 	if c.load == nil {
 		return nil, fmt.Errorf("unknown command %q here", command)
@@ -207,14 +174,14 @@ func (c *control) settle() (map[string]any, error) {
 func (c *control) exactly(args []string) (map[string]any, error) {
 	n, err := numbers(args, 3, 3)
 	if err != nil || n[1] == 0 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	return c.load.exactly(n[0], int(n[1]), n[2]).reply(), nil
 }
 
 func (c *control) call(args []string) (map[string]any, error) {
 	if len(args) < 3 || !slices.Contains(methods, args[1]) || !slices.Contains(actionNames, args[2]) {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	n, err := numbers(append([]string{args[0]}, args[3:]...), 1, 3)
 	if err != nil {
@@ -231,7 +198,7 @@ func (c *control) call(args []string) (map[string]any, error) {
 func (c *control) flow(args []string) (map[string]any, error) {
 	n, err := numbers(args, 1, 2)
 	if err != nil || n[0] == 0 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	n = append(n, 0)
 	c.load.startFlow(int(n[0]), float64(n[1]))
@@ -240,12 +207,12 @@ func (c *control) flow(args []string) (map[string]any, error) {
 
 func (c *control) bench(args []string) (map[string]any, error) {
 	if len(args) < 2 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	seconds, err := strconv.ParseFloat(args[0], 64)
 	n, err2 := numbers(append(args[1:], "0"), 2, 3)
 	if err != nil || err2 != nil || n[0] == 0 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	longest := longest{limit: int(n[1])}
 	out, values := c.load.bench(time.Duration(seconds*float64(time.Second)), int(n[0]), &longest)
@@ -260,7 +227,7 @@ func (c *control) bench(args []string) (map[string]any, error) {
 
 func numbers(args []string, least, most int) ([]uint64, error) {
 	if len(args) < least || len(args) > most {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	var list []uint64
 	for _, arg := range args {
@@ -281,21 +248,16 @@ func cpu() (map[string]any, error) {
 	return map[string]any{"user_us": use.Utime.Nano() / 1000, "system_us": use.Stime.Nano() / 1000}, nil
 }
 
-func findProgram(words []string) ([]string, error) {
+// become has this process be replaced by another program once that is answered.
+func (c *control) become(words []string) (map[string]any, error) {
 	if len(words) == 0 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	path, err := exec.LookPath(words[0])
 	if err != nil {
 		return nil, err
 	}
-	return append([]string{path}, words[1:]...), nil
-}
-
-// become answers and replaces this process by another program; it returns only if that fails.
-func become(words []string, answer *json.Encoder) error {
-	if err := answer.Encode(map[string]any{"exec": words[0]}); err != nil {
-		return err
-	}
-	return syscall.Exec(words[0], words, os.Environ())
+	words = append([]string{path}, words[1:]...)
+	c.steering.EndBy(func() error { return syscall.Exec(path, words, os.Environ()) })
+	return map[string]any{"exec": path}, nil
 }

@@ -3,6 +3,7 @@ module kitex-target
 go 1.24.0
 
 require (
+	example.com/monitor/steer v0.0.0
 	github.com/cloudwego/gopkg v0.2.0
 	github.com/cloudwego/kitex v0.16.3
 	github.com/kitex-contrib/monitor-prometheus v0.2.0
@@ -53,3 +54,5 @@ require (
 	google.golang.org/protobuf v1.33.0 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

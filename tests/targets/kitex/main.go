@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"example.com/monitor/steer"
 	"github.com/cloudwego/kitex/pkg/klog"
 )
 
@@ -102,7 +103,7 @@ func run(o options) error {
 	if err != nil {
 		return err
 	}
-	c := control{tally: tally, log: tracers.log, ready: map[string]any{"ready": true, "pid": os.Getpid()}}
+	c := control{tally: tally, log: tracers.log, ready: steer.Ready()}
 	if tracers.metricsAddr != "" {
 		c.ready["metrics"] = tracers.metricsAddr
 	}
@@ -114,7 +115,7 @@ func run(o options) error {
 	}
 	if o.role == "client" {
 		c.load = newLoad(downstream, o.retry)
-		return c.serve(os.Stdin, os.Stdout)
+		return c.steering.Serve(c.ready, c.obey)
 	}
 	listener, err := net.Listen("tcp", o.listen)
 	if err != nil {
@@ -125,5 +126,5 @@ func run(o options) error {
 	if err := startServer(o, listener, c.handler, tracers.server); err != nil {
 		return err
 	}
-	return c.serve(os.Stdin, os.Stdout)
+	return c.steering.Serve(c.ready, c.obey)
 }

@@ -6,13 +6,15 @@ package main
 import (
 	"fmt"
 	"os"
+
+	"example.com/monitor/steer"
 )
 
 func main() {
 	server, err := newServer()
 	if err == nil {
 		c := &control{queue: newQueue(), work: &work{}, server: server, turns: &turns{byID: map[int]*turn{}}}
-		err = c.serve(os.Stdin, os.Stdout)
+		err = steer.Serve(steer.Ready(), c.obey)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/monitor/steer"
 	kitex "github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/pkg/rpcinfo/remoteinfo"
@@ -44,7 +45,7 @@ func (c *caller) call(ri rpcinfo.RPCInfo, err error) {
 
 func (c *caller) same(n int, args []string) error {
 	if len(args) == 0 {
-		return errUsage
+		return steer.ErrUsage
 	}
 	shape, err := shapeNamed(args[0])
 	if err != nil {
@@ -78,7 +79,7 @@ func begin(group *sync.WaitGroup, body func()) {
 
 func twoShapes(args []string) (start, finish shape, err error) {
 	if len(args) < 2 {
-		return nil, nil, errUsage
+		return nil, nil, steer.ErrUsage
 	}
 	if start, err = shapeNamed(args[0]); err != nil {
 		return nil, nil, err
@@ -101,7 +102,7 @@ func (c *caller) change(n int, args []string) error {
 
 func (c *caller) inside(n int, args []string) error {
 	if len(args) != 3 {
-		return errUsage
+		return steer.ErrUsage
 	}
 	start, finish, err := twoShapes(args)
 	if err != nil {
@@ -163,7 +164,7 @@ func (c *caller) bytes(n int, args []string) error {
 // messages tells of messages as Kitex's streams do, which have their end as an error.
 func (c *caller) messages(n int, args []string) error {
 	if len(args) != 1 {
-		return errUsage
+		return steer.ErrUsage
 	}
 	shape, err := shapeNamed(args[0])
 	if err != nil {
@@ -194,7 +195,7 @@ func (c *caller) tabs(n int) {
 
 func (c *caller) methods(n int, args []string) error {
 	if len(args) != 1 {
-		return errUsage
+		return steer.ErrUsage
 	}
 	goroutines, err := strconv.Atoi(args[0])
 	if err != nil {
@@ -253,7 +254,7 @@ func (c *caller) rewrite(n int) {
 
 func (c *caller) die(n int, args []string) error {
 	if len(args) != 1 || args[0] != "exit" && args[0] != "panic" {
-		return errUsage
+		return steer.ErrUsage
 	}
 	for range n {
 		var ended sync.WaitGroup

@@ -1,19 +1,17 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 	"syscall"
+
+	"example.com/monitor/steer"
 )
 
-// control obeys lines on stdin. Each is answered by one JSON line; {"error": text} says why it could not be done.
+// control obeys commands, as package steer reads them.
 //
 //	call N SHAPE [NAME=FORM…] [fail]    N calls, one after the other; NAME is caller, callee or method
 //	change N START FINISH               N calls whose RPCInfo has one shape at the start, another at the finish
@@ -37,54 +35,25 @@ import (
 //	                                    FUNCTION is start or finish, PLACE entry or frame
 //	exec PATH ARG…                      answers, then becomes another program in the middle of its calls
 //	exit                                answers, then ends in the middle of its calls
-//	quit                                answers, then ends; the end of stdin does the same
 //
 // shapes.go lists the shapes, forms.go the forms. Where nothing else is said the answer is {"calls": finished calls}.
 type control struct {
-	caller *caller
-	open   []*opened
-	flow   *flow
-}
-
-var errUsage = errors.New("wrong or missing arguments")
-
-func (c *control) serve(in io.Reader, out io.Writer) error {
-	answer := json.NewEncoder(out)
-	if err := answer.Encode(map[string]any{"ready": true, "pid": os.Getpid()}); err != nil {
-		return err
-	}
-	lines := bufio.NewScanner(in)
-	for lines.Scan() {
-		words := strings.Fields(lines.Text())
-		if len(words) == 0 {
-			continue
-		}
-		reply, err := c.obey(words[0], words[1:])
-		if err != nil {
-			reply = map[string]any{"error": err.Error()}
-		}
-		if err := answer.Encode(reply); err != nil || words[0] == "quit" {
-			return err
-		}
-		switch {
-		case err != nil:
-		case words[0] == "exit":
-			os.Exit(0)
-		case words[0] == "exec":
-			return syscall.Exec(words[1], words[1:], os.Environ())
-		}
-	}
-	return lines.Err()
+	steering steer.Steering
+	caller   *caller
+	open     []*opened
+	flow     *flow
 }
 
 func (c *control) obey(command string, args []string) (map[string]any, error) {
 	switch command {
-	case "quit", "exit":
-		return map[string]any{command: true}, nil
+	case "exit":
+		c.steering.EndBy(func() error { os.Exit(0); return nil })
+		return map[string]any{"exit": true}, nil
 	case "exec":
 		if len(args) == 0 {
-			return nil, errUsage
+			return nil, steer.ErrUsage
 		}
+		c.steering.EndBy(func() error { return syscall.Exec(args[0], args, os.Environ()) })
 		return map[string]any{"exec": args[0]}, nil
 	case "patch":
 		return patch(args)
@@ -99,7 +68,7 @@ func (c *control) obey(command string, args []string) (map[string]any, error) {
 // calls obeys the commands whose first argument is a number.
 func (c *control) calls(command string, args []string) (map[string]any, error) {
 	if len(args) == 0 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	n, err := strconv.Atoi(args[0])
 	if err != nil {
@@ -150,7 +119,7 @@ func (c *control) calls(command string, args []string) (map[string]any, error) {
 
 func (c *control) startFlow(args []string) (map[string]any, error) {
 	if len(args) != 1 || c.flow != nil {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	goroutines, err := strconv.Atoi(args[0])
 	if err != nil {

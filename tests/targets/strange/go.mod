@@ -2,7 +2,10 @@ module strange-target
 
 go 1.24.0
 
-require github.com/cloudwego/kitex v0.16.3
+require (
+	example.com/monitor/steer v0.0.0
+	github.com/cloudwego/kitex v0.16.3
+)
 
 require (
 	github.com/bytedance/gopkg v0.1.4 // indirect
@@ -43,3 +46,5 @@ require (
 	google.golang.org/protobuf v1.33.0 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 
+	"example.com/monitor/steer"
 	"github.com/cloudwego/kitex/pkg/klog"
 )
 
@@ -31,5 +32,5 @@ func run(account string) error {
 		return err
 	}
 	c := control{caller: &caller{account: counted}}
-	return c.serve(os.Stdin, os.Stdout)
+	return c.steering.Serve(steer.Ready(), c.obey)
 }

@@ -8,13 +8,14 @@ import (
 	"syscall"
 	"unsafe"
 
+	"example.com/monitor/steer"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 )
 
 // unmap makes calls whose RPCInfo is gone when they finish. Kitex runs into that too, and recovers.
 func (c *caller) unmap(n int, args []string) error {
 	if len(args) != 1 {
-		return errUsage
+		return steer.ErrUsage
 	}
 	shape, err := shapeNamed(args[0])
 	if err != nil {
@@ -66,7 +67,7 @@ var equal = []struct {
 // patch changes this process's own code, as tools for hot fixes and for test doubles do.
 func patch(args []string) (map[string]any, error) {
 	if len(args) != 2 {
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	var function any
 	switch args[0] {
@@ -75,7 +76,7 @@ func patch(args []string) (map[string]any, error) {
 	case "finish":
 		function = (*rpcinfo.TraceController).DoFinish
 	default:
-		return nil, errUsage
+		return nil, steer.ErrUsage
 	}
 	entry := reflect.ValueOf(function).Pointer()
 	reply := map[string]any{"function": runtime.FuncForPC(entry).Name(), "patched": args[1]}

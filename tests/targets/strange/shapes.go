@@ -5,6 +5,7 @@ import (
 	"net"
 	"strconv"
 
+	"example.com/monitor/steer"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/pkg/rpcinfo/remoteinfo"
 	"github.com/cloudwego/kitex/pkg/serviceinfo"
@@ -58,7 +59,7 @@ func shapeNamed(name string) (shape, error) {
 // shapeAndNumber reads the arguments of a command that has these two.
 func shapeAndNumber(args []string) (shape, int, error) {
 	if len(args) != 2 {
-		return nil, 0, errUsage
+		return nil, 0, steer.ErrUsage
 	}
 	s, err := shapeNamed(args[0])
 	if err != nil {

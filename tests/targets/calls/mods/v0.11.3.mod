@@ -3,6 +3,7 @@ module calls-target
 go 1.22.0
 
 require (
+	example.com/monitor/steer v0.0.0
 	github.com/cloudwego/gopkg v0.1.2
 	github.com/cloudwego/kitex v0.11.3
 	github.com/cloudwego/netpoll v0.6.4
@@ -48,3 +49,5 @@ require (
 	google.golang.org/genproto v0.0.0-20210513213006-bf773b8c8384 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

@@ -3,6 +3,7 @@ module calls-target
 go 1.25.0
 
 require (
+	example.com/monitor/steer v0.0.0
 	github.com/cloudwego/gopkg v0.1.8
 	github.com/cloudwego/kitex v0.15.4
 	github.com/cloudwego/netpoll v0.7.2
@@ -45,3 +46,5 @@ require (
 	google.golang.org/genproto v0.0.0-20210513213006-bf773b8c8384 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

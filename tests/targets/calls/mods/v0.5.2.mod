@@ -3,6 +3,7 @@ module calls-target
 go 1.18
 
 require (
+	example.com/monitor/steer v0.0.0
 	github.com/apache/thrift v0.13.0
 	github.com/bytedance/gopkg v0.0.0-20220817015305-b879a72dc90f
 	github.com/cloudwego/kitex v0.5.2
@@ -34,3 +35,5 @@ require (
 	google.golang.org/genproto v0.0.0-20210513213006-bf773b8c8384 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

@@ -3,6 +3,7 @@ module calls-target
 go 1.20
 
 require (
+	example.com/monitor/steer v0.0.0
 	github.com/apache/thrift v0.13.0
 	github.com/bytedance/gopkg v0.0.0-20230531144706-a12972768317
 	github.com/cloudwego/kitex v0.6.2
@@ -39,3 +40,5 @@ require (
 	google.golang.org/genproto v0.0.0-20210513213006-bf773b8c8384 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

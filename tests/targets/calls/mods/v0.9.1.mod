@@ -3,6 +3,7 @@ module calls-target
 go 1.21.0
 
 require (
+	example.com/monitor/steer v0.0.0
 	github.com/apache/thrift v0.13.0
 	github.com/cloudwego/kitex v0.9.1
 	github.com/cloudwego/netpoll v0.6.0
@@ -47,3 +48,5 @@ require (
 	google.golang.org/genproto v0.0.0-20210513213006-bf773b8c8384 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

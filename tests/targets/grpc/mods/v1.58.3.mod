@@ -3,6 +3,7 @@ module grpc-target
 go 1.21
 
 require (
+	example.com/monitor/steer v0.0.0
 	golang.org/x/net v0.12.0
 	google.golang.org/grpc v1.58.3
 	google.golang.org/protobuf v1.31.0
@@ -14,3 +15,5 @@ require (
 	golang.org/x/text v0.11.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20230711160842-782d3b101e98 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

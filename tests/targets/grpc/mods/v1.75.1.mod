@@ -3,6 +3,7 @@ module grpc-target
 go 1.24.0
 
 require (
+	example.com/monitor/steer v0.0.0
 	golang.org/x/net v0.41.0
 	google.golang.org/grpc v1.75.1
 	google.golang.org/protobuf v1.36.6
@@ -13,3 +14,5 @@ require (
 	golang.org/x/text v0.26.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20250707201910-8d1bb00bc6a7 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

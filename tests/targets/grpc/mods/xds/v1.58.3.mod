@@ -3,6 +3,7 @@ module grpc-target
 go 1.21
 
 require (
+	example.com/monitor/steer v0.0.0
 	github.com/envoyproxy/go-control-plane v0.11.1
 	golang.org/x/net v0.12.0
 	google.golang.org/grpc v1.58.3
@@ -27,3 +28,5 @@ require (
 	google.golang.org/genproto/googleapis/api v0.0.0-20230711160842-782d3b101e98 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20230711160842-782d3b101e98 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

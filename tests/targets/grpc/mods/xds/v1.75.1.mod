@@ -3,6 +3,7 @@ module grpc-target
 go 1.24.0
 
 require (
+	example.com/monitor/steer v0.0.0
 	github.com/envoyproxy/go-control-plane v0.13.4
 	github.com/envoyproxy/go-control-plane/envoy v1.32.4
 	golang.org/x/net v0.41.0
@@ -29,3 +30,5 @@ require (
 	google.golang.org/genproto/googleapis/api v0.0.0-20250707201910-8d1bb00bc6a7 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20250707201910-8d1bb00bc6a7 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

@@ -3,6 +3,7 @@ module grpc-target
 go 1.26.0
 
 require (
+	example.com/monitor/steer v0.0.0
 	github.com/envoyproxy/go-control-plane v0.14.0
 	github.com/envoyproxy/go-control-plane/envoy v1.39.1-0.20260819172001-e6e3fd93e4be
 	golang.org/x/net v0.60.0
@@ -27,3 +28,5 @@ require (
 	google.golang.org/genproto/googleapis/api v0.0.0-20260817212433-ac3dfec99bb1 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // indirect
 )
+
+replace example.com/monitor/steer => ../steer

@@ -1,0 +1,3 @@
+module example.com/monitor/steer
+
+go 1.18
