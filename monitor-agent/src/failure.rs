@@ -87,6 +87,9 @@ impl Failure {
                 Kind::Unreadable,
                 format!("{path} does not exist: give the path of an executable file"),
             ),
+            _ if is_out_of_descriptors(error) => {
+                Self::new(Kind::Running, format!("{path} can't be read: {error}{}", advice_on_system(error)))
+            }
             _ => Self::new(Kind::Unreadable, format!("{path} can't be read: {error}")),
         }
     }
@@ -111,6 +114,19 @@ fn shown(error: &impl ToString) -> String {
         text.push('…');
     }
     text
+}
+
+/// Whether a limit on open files was reached.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// What a user can do about an error of the operating system, where its words don't say.
+pub(crate) fn advice_on_system(error: &io::Error) -> &'static str {
+    if is_out_of_descriptors(error) {
+        return "; raise the agent's limit on open files (`ulimit -n`, LimitNOFILE= of systemd)";
+    }
+    ""
 }
 
 /// What a user can do about it, where the error itself doesn't say.
@@ -152,6 +168,7 @@ impl From<BpfError> for Failure {
     fn from(error: BpfError) -> Self {
         let kind = match &error {
             BpfError::Permission { .. } => Kind::Permission,
+            BpfError::Descriptors { .. } => Kind::Running,
             BpfError::Memory { .. } | BpfError::Kernel { .. } => Kind::Kernel,
         };
         Self::new(kind, error.to_string())
@@ -172,6 +189,10 @@ impl From<SocketError> for Failure {
 
 impl From<ListenError> for Failure {
     fn from(error: ListenError) -> Self {
-        Self::new(Kind::Address, error.to_string())
+        let kind = match &error {
+            ListenError::Io { source, .. } if is_out_of_descriptors(source) => Kind::Running,
+            _ => Kind::Address,
+        };
+        Self::new(kind, error.to_string())
     }
 }

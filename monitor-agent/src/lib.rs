@@ -12,6 +12,7 @@
 pub mod agent;
 pub mod bpf;
 pub mod cli;
+mod descriptors;
 pub mod events;
 pub mod export;
 pub mod failure;

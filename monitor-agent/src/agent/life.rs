@@ -29,7 +29,7 @@ use super::{
 use crate::{
     events::{EventSocket, EventStream, Filter, Format, Lines, Readers},
     export::{http, otlp},
-    failure::{Failure, Kind},
+    failure::{Failure, Kind, advice_on_system},
     pipeline::{Ladder, Tracer},
 };
 
@@ -52,11 +52,10 @@ pub fn run(config: RunConfig) -> Result<(), Failure> {
 
 /// Runs to its end what waits for signals, targets and readers.
 pub(super) fn to_the_end(life: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Kind::Running, format!("can't start: {error}")))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(
+            |error| Failure::new(Kind::Running, format!("can't start: {error}{}", advice_on_system(&error))),
+        )?;
     let result = runtime.block_on(life);
     // Connections that are still open, and writes under way, end with the process.
     runtime.shutdown_background();
@@ -292,11 +291,14 @@ pub(super) fn finish(watches: &mut [Watch], tracer: &mut dyn Tracer) {
     tracer.flush();
     let (calls, untimed) =
         watches.iter().map(Watch::summary).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-    let targets = watches.len();
+    let targets = match watches.len() {
+        1 => "1 target".to_owned(),
+        several => format!("{several} targets"),
+    };
     if watches.iter().any(Watch::has_calls) {
-        info!("detached: {calls} calls counted in {targets} targets, {untimed} of them without a duration");
+        info!("detached: {calls} calls counted in {targets}, {untimed} of them without a duration");
     } else {
-        info!("done: no calls were watched in {targets} targets");
+        info!("done: no calls were watched in {targets}");
     }
 }
 

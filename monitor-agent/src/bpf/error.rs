@@ -5,6 +5,8 @@ use std::io;
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 use thiserror::Error;
 
+use crate::failure::{advice_on_system, is_out_of_descriptors};
+
 /// Why programs could not be loaded or attached.
 #[derive(Debug, Error)]
 pub enum BpfError {
@@ -29,6 +31,14 @@ pub enum BpfError {
         action: &'static str,
         /// What the kernel said.
         source: anyhow::Error,
+    },
+    /// The agent may have no more descriptors.
+    #[error("can't {action}: {source}{}", advice_on_system(source))]
+    Descriptors {
+        /// What was tried.
+        action: &'static str,
+        /// What the kernel said.
+        source: io::Error,
     },
     /// The kernel can't do it.
     #[error(
@@ -70,6 +80,9 @@ impl BpfError {
             Some(libc::EPERM | libc::EACCES) => (),
             // E2BIG of a map: more than its kind may have.
             Some(libc::ENOMEM | libc::E2BIG) => return Self::Memory { action, source },
+            Some(code @ (libc::EMFILE | libc::ENFILE)) => {
+                return Self::Descriptors { action, source: io::Error::from_raw_os_error(code) };
+            }
             _ => return Self::Kernel { action, source },
         }
         let missing = crate::target::missing_capabilities();
@@ -106,8 +119,11 @@ fn map_code(error: &MapError) -> Option<i32> {
 fn program_code(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
-            // A verifier's refusal is EACCES too, and always comes with its log.
-            if verifier_log.to_string().trim().is_empty() { io_error.raw_os_error() } else { None }
+            let code = io_error.raw_os_error();
+            // A verifier's refusal is EACCES too, and always comes with its log. What it has taken has a log as well, and
+            // may still find no descriptor.
+            let is_told = verifier_log.to_string().trim().is_empty() || is_out_of_descriptors(io_error);
+            code.filter(|_| is_told)
         }
         _ => None,
     }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::{agent, memory};
+use crate::{agent, descriptors, memory};
 use args::{Arguments, Command, SpecCommand};
 use log::Format;
 
@@ -16,6 +16,7 @@ use log::Format;
 #[must_use]
 pub fn main() -> ExitCode {
     memory::keep_little();
+    descriptors::take_all();
     let (result, format) = match Arguments::parse().command {
         Command::Run(arguments) => {
             let format = arguments.log_format;

@@ -24,6 +24,18 @@ pub fn missing_capabilities() -> Vec<&'static str> {
     missing_in(effective)
 }
 
+/// What to do where the kernel refuses what these capabilities are for.
+pub(super) fn what_permits(needed: &[&str], missing: &[&str]) -> String {
+    let needed_here = needed.join(" and ");
+    if needed.iter().any(|capability| missing.contains(capability)) {
+        return format!("run as root or with {needed_here}");
+    }
+    format!(
+        "the agent has {needed_here}, so a security module (AppArmor, SELinux, Yama) forbids it, or the process has a \
+         user namespace that the agent's is inside of"
+    )
+}
+
 fn missing_in(effective: u64) -> Vec<&'static str> {
     let has = |capability: &u32| effective & (1 << capability) != 0;
     NEEDED.iter().filter(|(_, own, others)| !has(own) && !others.iter().any(has)).map(|need| need.0).collect()
@@ -42,6 +54,15 @@ mod tests {
     #[test]
     fn bpf_and_perfmon_do_not_stand_for_sys_admin() {
         assert_eq!(missing_in(1 << 39 | 1 << 38 | 1 << 19 | 1 << 2), ["CAP_SYS_ADMIN"]);
+    }
+
+    #[test]
+    fn what_the_agent_has_is_not_asked_for() {
+        let asks = |missing: &[&str]| what_permits(&["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"], missing);
+        assert_eq!(asks(&["CAP_SYS_PTRACE"]), "run as root or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH");
+        let elsewhere = asks(&["CAP_SYS_ADMIN"]);
+        assert!(elsewhere.starts_with("the agent has CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"), "{elsewhere}");
+        assert!(!elsewhere.contains("run as root"), "{elsewhere}");
     }
 
     #[test]

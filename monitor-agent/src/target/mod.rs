@@ -32,6 +32,7 @@ use procfs::{
 };
 use thiserror::Error;
 
+use crate::failure;
 pub use caps::missing_capabilities;
 pub use maps::Mapping;
 
@@ -59,17 +60,17 @@ pub enum TargetError {
     #[error("process {0} is a kernel thread: it runs no executable and has no RPCs")]
     KernelThread(u32),
     /// The kernel refuses access.
-    #[error("not permitted to read {what} of process {pid}: run as root or with {capability}")]
+    #[error("not permitted to read {what} of process {pid}: {permits}")]
     Permission {
         /// The process.
         pid: u32,
         /// What was to be read, a path under `/proc/PID` or a part of it.
         what: String,
-        /// What permits it, by name.
-        capability: &'static str,
+        /// What permits it.
+        permits: String,
     },
     /// Anything else that the operating system reports.
-    #[error("cannot read {what} of process {pid}: {source}")]
+    #[error("cannot read {what} of process {pid}: {source}{}", failure::advice_on_system(source))]
     Io {
         /// The process.
         pid: u32,
@@ -151,7 +152,7 @@ impl Target {
             Err(ProcError::NotFound(_)) if pidfd_open(number).is_ok() => {
                 return Err(permission(pid, format!("/proc/{pid}")));
             }
-            Err(error) => return Err(from_proc(pid, "its /proc entry", error)),
+            Err(error) => return Err(from_proc(pid, "the /proc entry", error)),
         };
         let leader = thread_group(&process).map_err(|error| from_proc(pid, "status", error))?;
         if leader != pid {
@@ -244,7 +245,12 @@ impl Target {
         }
         let exe = fs::metadata(self.exe()).map(|metadata| FileId::of(&metadata));
         // Last: while the process's own directory can be read, its pid was not given to another.
-        let Ok(stat) = self.process.stat() else { return Liveness::Exited };
+        let stat = match self.process.stat().map_err(into_io) {
+            Ok(stat) => stat,
+            // That the agent is out of descriptors or memory says nothing of the process.
+            Err(error) if is_shortage(&error) => return Liveness::Running,
+            Err(_) => return Liveness::Exited,
+        };
         if stat.starttime != self.identity.start_time || is_dead(&stat) {
             return Liveness::Exited;
         }
@@ -381,6 +387,11 @@ fn has_ended(pidfd: &OwnedFd) -> bool {
     ready == 1 && poll.revents & libc::POLLIN != 0
 }
 
+/// Whether the agent, or the machine, lacks what is needed to ask.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
+
 /// A process whose first thread has exited has no program left to watch, even while others run.
 fn is_dead(stat: &Stat) -> bool {
     matches!(stat.state, 'Z' | 'X' | 'x')
@@ -401,12 +412,13 @@ fn thread_group(process: &Process) -> Result<u32, ProcError> {
 fn permission(pid: u32, what: impl Into<String>) -> TargetError {
     let what = what.into();
     // By its mode, `mem` is its owner's only; the check on tracing comes on top, and is all that the others have.
-    let capability = match what.as_str() {
-        EXE_FILE => "CAP_DAC_READ_SEARCH",
-        text if text.starts_with("mem") => "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
-        _ => "CAP_SYS_PTRACE",
+    let needed: &[&str] = match what.as_str() {
+        EXE_FILE => &["CAP_DAC_READ_SEARCH"],
+        text if text.starts_with("mem") => &["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"],
+        _ => &["CAP_SYS_PTRACE"],
     };
-    TargetError::Permission { pid, what, capability }
+    let permits = caps::what_permits(needed, &missing_capabilities());
+    TargetError::Permission { pid, what, permits }
 }
 
 fn from_io(pid: u32, what: &str, error: io::Error) -> TargetError {

@@ -8,6 +8,8 @@ use std::{
 use thiserror::Error;
 use tokio::net::{TcpListener, lookup_host};
 
+use crate::failure::advice_on_system;
+
 /// An address to listen on, as the user wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
@@ -62,7 +64,7 @@ pub enum ListenError {
     #[error("not permitted to listen on {0}: take a port from 1024 on, or run with CAP_NET_BIND_SERVICE")]
     Permission(SocketAddr),
     /// Anything else that the operating system reports.
-    #[error("cannot listen on {addr}: {source}")]
+    #[error("cannot listen on {addr}: {source}{}", advice_on_system(source))]
     Io {
         /// Where.
         addr: SocketAddr,
