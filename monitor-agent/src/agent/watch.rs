@@ -434,10 +434,12 @@ impl Watch {
 /// Where something lies, if that is known.
 /// Native functions are in no module and in no Go program.
 fn with_versions(found: &Found, go_version: &str) -> String {
-    if go_version.is_empty() {
-        return found.name.clone();
-    }
-    format!("{} {}, {go_version}", found.name, found.version)
+    let after = |separator: &str, version: &str| {
+        if version.is_empty() { String::new() } else { format!("{separator}{version}") }
+    };
+    // A spec without a module has no release.
+    let version = if found.module.is_empty() { "" } else { &found.version };
+    format!("{}{}{}", found.name, after(" ", version), after(", ", go_version))
 }
 
 fn at(module: &str) -> String {

@@ -94,7 +94,7 @@ pub fn kernel_features() -> Vec<KernelFeature> {
         used(
             "memory accounting by cgroup",
             tried(|| is_helper_supported(ProgramType::SocketFilter, COARSE_CLOCK).unwrap_or(false)),
-            "RLIMIT_MEMLOCK is no limit for maps; without it, it is raised",
+            "RLIMIT_MEMLOCK is no limit for maps; without it, it limits them",
         ),
         unused(
             "optimised probes on five-byte nops",

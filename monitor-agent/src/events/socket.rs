@@ -36,6 +36,8 @@ const READERS: usize = 16;
 const OUTBOX_BYTES: usize = 4 << 20;
 /// How often to see whether a reader is still there while there is nothing to write.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Bytes of a socket's path (`sun_path`, less the 0 at its end).
+const PATH_BYTES: usize = 107;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 16;
 /// Reading and writing for the owner, nothing for others.
@@ -53,6 +55,9 @@ pub enum SocketError {
     /// Another agent serves it.
     #[error("{0} is served by another process: give another path")]
     Live(String),
+    /// The kernel keeps so many bytes of a socket's path.
+    #[error("{0} is too long a path for a socket: give one of at most {PATH_BYTES} bytes")]
+    TooLong(String),
     /// Whatever the system says.
     #[error("can't listen on {path}: {source}")]
     Io {
@@ -77,6 +82,9 @@ impl EventSocket {
     /// links are not followed.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let failed = |source| SocketError::Io { path: shown(path), source };
+        if path.as_os_str().len() > PATH_BYTES {
+            return Err(SocketError::TooLong(shown(path)));
+        }
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         // Two agents that start at once must not both find the socket of a third dead.
         let directory = lock(parent.unwrap_or(Path::new("."))).map_err(failed)?;

@@ -20,8 +20,8 @@ font:16px/1.5 system-ui,sans-serif}\
 h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:0}p{margin:.25rem 0}\
 .soft,th{color:var(--soft)}a{color:var(--link)}nav{margin:1rem 0 1.5rem}nav a{margin-right:1.25rem}\
 section{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:1rem 1.25rem;margin:1rem 0}\
-code,td.n{font:.875em ui-monospace,monospace;overflow-wrap:anywhere}\
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;margin-top:.75rem}\
+code,td.n{font:.875em ui-monospace,monospace}code{overflow-wrap:anywhere}td.n{white-space:nowrap}\
+.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;min-width:40rem;margin-top:.75rem}\
 th,td{text-align:left;padding:.3rem 1rem .3rem 0;border-top:1px solid var(--line);vertical-align:top}\
 th{font-weight:500;font-size:.875rem}";
 

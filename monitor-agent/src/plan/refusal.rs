@@ -8,7 +8,7 @@ use crate::{image::ImageError, specs::Spec};
 const UNPROVEN: &str = ", so the layout can't be proven";
 
 /// What a refusal for a missing function ends with.
-const RENAMED: &str = ": it was renamed, or its release is not supported";
+const RENAMED: &str = ": it was renamed, every call of it is inlined, or its release is not supported";
 
 /// What a refusal for a missing native function ends with.
 const ELSEWHERE: &str = "; those of shared libraries that it loads can't be watched";
@@ -115,8 +115,8 @@ pub enum Refusal {
     TypeMissing(String),
     /// A type that a spec names is not there, or nothing leads to it.
     #[error(
-        "type {0} can't be found among those that the program uses as interfaces, nor behind them, so what lies in it \
-         can't be proven"
+        "nothing that the program uses as an interface with methods is or leads to type {0}, so what lies in it can't be \
+         proven: leave out the labels that need it"
     )]
     TypeUnused(String),
     /// A field that must be there is not.
