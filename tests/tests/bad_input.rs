@@ -24,6 +24,7 @@ use monitor_tests::{
 };
 use serde_json::Value;
 
+const RUNNING: i32 = 1;
 const USAGE: i32 = 2;
 const NO_PROCESS: i32 = 3;
 const PERMISSION: i32 = 4;
@@ -495,6 +496,62 @@ fn addresses_that_cannot_be_listened_on() -> Result<()> {
             refused_command(&mut command, ADDRESS, &[words, &[address]].concat())?;
         }
     }
+    sites.check_clean()
+}
+
+/// Lets a command have so few descriptors, and so many if it asks for more.
+fn with_descriptors(command: &mut Command, few: u64, most: u64) {
+    let limit = libc::rlimit { rlim_cur: few, rlim_max: most };
+    // SAFETY: reads the limit only.
+    let set = move || unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    let install = move || if set() == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
+    // SAFETY: between fork and exec the closure makes one system call and nothing else.
+    unsafe { command.pre_exec(install) };
+}
+
+/// However early descriptors run out: it is told as that, and not as the end of the target.
+#[test]
+fn too_few_descriptors() -> Result<()> {
+    let process = Process::kitex(&["server"])?;
+    let pid = process.pid().to_string();
+    for limit in (8..=36).step_by(4) {
+        let mut command = run_command(&["--pid", &pid])?;
+        with_descriptors(&mut command, limit, limit);
+        let ended = refused_command(&mut command, RUNNING, &["limit on open files"])?;
+        ensure!(!ended.stderr.contains("has ended"), "{limit}: {ended:#?}");
+    }
+    let mut command = run_command(&["--pid", &pid])?;
+    with_descriptors(&mut command, 16, 256);
+    Agent::start_command(&mut command)?.wait_ready()?.terminate()?;
+    Ok(())
+}
+
+/// Who asks for something expects to see it.
+#[test]
+fn flags_that_can_have_no_effect() -> Result<()> {
+    let process = Process::kitex(&["server"])?;
+    let sites = Sites::of(process.pid())?;
+    let pid = process.pid().to_string();
+    let cases: &[(&str, &[&str], &str)] = &[
+        ("grpc,go", &["--kitex.bytes"], "add kitex"),
+        ("grpc,go", &["--kitex.stream-messages"], "add kitex"),
+        ("kitex", &["--grpc.messages"], "add grpc"),
+        ("kitex,process", &["--go.metrics", "all"], "add go"),
+        ("kitex", &["--otel.go", "both"], "add otel"),
+        ("kitex", &["--latency.every", "5"], "--latency economy"),
+        ("go", &["--latency", "economy"], "add kitex"),
+        ("go", &["--capture.slow", "3"], "add kitex"),
+        ("go", &["--capture.slow", "3", "--spec", "net-http"], "add kitex"),
+        ("go", &["--events.socket", "/nowhere"], "add kitex"),
+    ];
+    for (metrics, flags, words) in cases {
+        let mut command = run_command(&["--pid", &pid, "--metrics", metrics])?;
+        command.args(*flags);
+        refused_command(&mut command, USAGE, &[flags[0], words])?;
+    }
+    let path = format!("/{}", "long".repeat(40));
+    let mut command = run_command(&["--pid", &pid, "--events.socket", &path])?;
+    refused_command(&mut command, ADDRESS, &[&path, "too long", "at most 107 bytes"])?;
     sites.check_clean()
 }
 

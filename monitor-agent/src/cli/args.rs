@@ -98,12 +98,12 @@ pub(super) struct RunArguments {
     #[arg(long, value_name = "MODE", value_enum, default_value_t = LatencyMode::Full)]
     latency: LatencyMode,
 
-    /// With `--latency economy`, seconds in which starts are watched for one, at a random time.
+    /// With `--latency economy`, seconds in which starts are watched for one, at a random time; 10 by default.
     #[arg(
-        long = "latency.every", value_name = "SECONDS", default_value_t = 10,
+        long = "latency.every", value_name = "SECONDS",
         allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(2..=3_600)
     )]
-    latency_every: u32,
+    latency_every: Option<u32>,
 
     /// Part of each target's CPU time that watching may cost it, such as 1%. Past it durations are given up, of more and
     /// more calls; every call is counted all the same. They come back when they fit.
@@ -207,7 +207,7 @@ pub(super) struct RunArguments {
 }
 
 /// Of which calls durations are taken.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LatencyMode {
     /// Of all: a probe at the start of each call and one at its finish
     Full,
@@ -252,7 +252,7 @@ impl From<Links> for ProbeLinks {
 }
 
 /// How much of the Go runtime to show.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum GoMetrics {
     /// What Go's Prometheus client shows by default
     Default,
@@ -363,28 +363,68 @@ fn each_once(pids: &[u32]) -> Result<(), Failure> {
     Err(Failure::new(Kind::Usage, format!("--pid {twice} is given twice: give each process once")))
 }
 
+/// Seconds in which starts are watched for one, unless a user says otherwise.
+const LATENCY_EVERY: u32 = 10;
+
 impl RunArguments {
+    /// Refuses flags that can have no effect beside the others: who gives one expects to see it.
+    fn refuse_without_effect(&self, metrics: &Selection) -> Result<(), Failure> {
+        let usage = |text: String| Err(Failure::new(Kind::Usage, text));
+        for (is_given, flag, family) in [
+            (self.kitex_bytes, "--kitex.bytes", Family::Kitex),
+            (self.kitex_stream_messages, "--kitex.stream-messages", Family::Kitex),
+            (self.grpc_messages, "--grpc.messages", Family::Grpc),
+            (self.go_metrics == GoMetrics::All, "--go.metrics all", Family::Go),
+            (self.otel_go.is_some(), "--otel.go", Family::Otel),
+        ] {
+            if is_given && !metrics.contains(family) {
+                let family = family.name();
+                return usage(format!(
+                    "{flag} is for metrics of the family {family}, which --metrics {metrics} leaves out: add {family}, \
+                     or leave out {flag}"
+                ));
+            }
+        }
+        if self.latency_every.is_some() && self.latency != LatencyMode::Economy {
+            return usage("--latency.every is for --latency economy: add that, or leave it out".to_owned());
+        }
+        if self.capture_slow.is_some() && !metrics.wants_calls() {
+            return usage(format!(
+                "--capture.slow keeps calls, and --metrics {metrics} wants none: add kitex or grpc"
+            ));
+        }
+        if metrics.wants_calls() || !self.specs.is_empty() {
+            return Ok(());
+        }
+        if self.events_socket.is_some() {
+            return usage(format!(
+                "--events.socket tells of calls, and --metrics {metrics} wants none: add kitex or grpc"
+            ));
+        }
+        if self.latency == LatencyMode::Economy {
+            return usage(format!(
+                "--latency economy is for calls, and --metrics {metrics} wants none: leave it out, or add kitex"
+            ));
+        }
+        if let Some(budget) = self.overhead_budget {
+            return usage(format!(
+                "--overhead-budget {budget} is for probes, and --metrics {metrics} wants none: leave it out, or add kitex"
+            ));
+        }
+        Ok(())
+    }
+
     /// The validated meaning. Nothing is touched by this.
     pub(super) fn validate(self) -> Result<RunConfig, Failure> {
         each_once(&self.pids)?;
         let specs = Specs::load(&self.specs)?;
         let pushes = self.otlp || otlp::Settings::chosen_by(&variable("OTEL_METRICS_EXPORTER")?);
         let otlp = if pushes { Some(otlp_settings()?) } else { None };
-        let metrics = if pushes { self.metrics.with(Family::Otel) } else { self.metrics };
+        let metrics = self.metrics.clone();
+        let metrics = if pushes { metrics.with(Family::Otel) } else { metrics };
         let has_otel = metrics.contains(Family::Otel);
         let wants_events = self.events_socket.is_some() || self.capture_slow.is_some();
-        if wants_events && !metrics.wants_calls() {
-            let text = format!(
-                "--events.socket and --capture.slow tell of calls, and --metrics {metrics} wants none: add kitex"
-            );
-            return Err(Failure::new(Kind::Usage, text));
-        }
-        if let Some(budget) = self.overhead_budget.filter(|_| !metrics.wants_calls()) {
-            let text = format!(
-                "--overhead-budget {budget} is for probes, and --metrics {metrics} wants none: leave it out, or add kitex"
-            );
-            return Err(Failure::new(Kind::Usage, text));
-        }
+        self.refuse_without_effect(&metrics)?;
         let otel = OtelView {
             conventions: Conventions::of_opt_in(&variable("OTEL_SEMCONV_STABILITY_OPT_IN")?),
             go: match self.otel_go {
@@ -392,7 +432,7 @@ impl RunArguments {
                 None => GoNames::of_variable(&variable("OTEL_GO_X_DEPRECATED_RUNTIME_METRICS")?),
             },
         };
-        let every = Duration::from_secs(self.latency_every.into());
+        let every = Duration::from_secs(self.latency_every.unwrap_or(LATENCY_EVERY).into());
         Ok(RunConfig {
             latency: match self.latency {
                 LatencyMode::Full => Latency::Full,
@@ -412,7 +452,7 @@ impl RunArguments {
                 peers: self.capture_slow.is_some(),
                 protocol: has_otel,
                 panics: has_otel,
-                recorded: matches!(self.latency, LatencyMode::Economy),
+                recorded: self.latency == LatencyMode::Economy,
             },
             metrics,
             sites: self.sites.into(),
@@ -468,9 +508,7 @@ fn pid(text: &str) -> Result<u32, String> {
 
 /// The kernel wants a power of two of whole pages.
 fn ring_bytes(text: &str) -> Result<u32, String> {
-    let bytes: u32 = text.parse().map_err(|_| "not a number of bytes".to_owned())?;
-    if !bytes.is_power_of_two() || !(1 << 16..=1 << 30).contains(&bytes) {
-        return Err("must be a power of two from 65536 to 1073741824".to_owned());
-    }
-    Ok(bytes)
+    let bytes = text.parse::<u32>().ok();
+    let bytes = bytes.filter(|bytes| bytes.is_power_of_two() && (1 << 16..=1 << 30).contains(bytes));
+    bytes.ok_or_else(|| "must be a power of two from 65536 to 1073741824".to_owned())
 }

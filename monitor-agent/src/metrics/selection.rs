@@ -24,7 +24,9 @@ pub enum Family {
 impl Family {
     const ALL: [Self; 5] = [Self::Kitex, Self::Otel, Self::Grpc, Self::Go, Self::Process];
 
-    fn name(self) -> &'static str {
+    /// Its name in `--metrics`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Kitex => "kitex",
             Self::Otel => "otel",
