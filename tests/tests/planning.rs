@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{Ended, executable},
+    native, specs,
     targets::{Flavour, Program},
     usage,
 };
@@ -196,6 +197,29 @@ impl Lie {
     }
 }
 
+impl Lie {
+    /// Has the program's symbols be functions of these names, so many of each.
+    fn put_symbols(&self, names: &[(String, u64)]) -> Result<()> {
+        let (text, table, strings) =
+            (self.section(".text")?, self.section(".symtab")?, self.section(".strtab")?);
+        let text_number = (text.header - self.word(0x28)?) / 64;
+        let (mut symbols, mut bytes) = (vec![[0; 3]], vec![0]);
+        for (name, count) in names {
+            let head = bytes.len() as u64 | GLOBAL_FUNCTION << 32 | text_number << 48;
+            symbols.extend((0..*count).map(|_| [head, text.address, 1]));
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.push(0);
+        }
+        let at = self.file.metadata()?.len().next_multiple_of(8);
+        let symbols = symbols.concat();
+        self.put(at, &symbols)?;
+        let names_at = at + 8 * symbols.len() as u64;
+        self.file.write_all_at(&bytes, names_at)?;
+        self.put(table.header + 24, &[at, names_at - at])?;
+        self.put(strings.header + 24, &[names_at, bytes.len() as u64])
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Section {
     header: u64,
@@ -209,6 +233,8 @@ const NOTE: u64 = 4;
 const DYNAMIC: u64 = 2;
 const GNU_STACK: u64 = 0x6474_e551;
 const READ: u64 = 4;
+/// What a symbol is.
+const GLOBAL_FUNCTION: u64 = 0x12;
 /// The kind of a Go type.
 const STRUCT: u64 = 25;
 /// An address that no program of these tests uses.
@@ -432,4 +458,29 @@ fn itabs_without_end() -> Result<()> {
     words.extend([8, 0, POINTER, 0, 0, name, object, 0, 0, 0]);
     lie.put_types(words, (0..100_000_u32).map(|_| [interface, pointer]))?;
     refused(&lie, UNPROVABLE, "more Go itabs of the framework")
+}
+
+/// Mangled names that are huge, that are nested deeper than any program's, and that mean a thousand times what they say. A
+/// spec that asks for a name of the source has them all decoded.
+#[test]
+fn names_of_symbols_without_end() -> Result<()> {
+    // Each type is a pair of the one before.
+    let pairs = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ".chars().map(|last| format!("S_IS{last}_S{last}_E"));
+    let names = [
+        format!("_Z1f{}i", "P".repeat(1 << 20)),
+        format!("_ZN{}E", "1a".repeat(1 << 20)),
+        format!("_Z1f{}i", "P".repeat(1_000)),
+        format!("_ZN{}E", "1a".repeat(500)),
+        format!("_Z1f{}{}", "1AI".repeat(250), "E".repeat(250)),
+        format!("_RNv{}", "Nv".repeat(500)),
+        format!("_Z1f1AIiiE{}", pairs.collect::<Vec<_>>().concat()),
+    ];
+    let lie = Lie::about(&native::corners(native::Build::Default)?, "names")?;
+    lie.put_symbols(&names.map(|name| (name, 1_000)))?;
+    let spec = specs::file("no-such-name", &specs::text("stock")?.replace("stock_lookup", "no::such(name)"))?;
+    let (ended, usage) = usage::run(inspect(&lie.path).arg("--spec").arg(&spec), PATIENCE)?;
+    let said = "no-such-name.toml:17:12: function no::such(name) is not among the symbols";
+    ensure!(ended.code == Some(UNPROVABLE) && ended.stderr.contains(said), "{ended:#?}");
+    ensure!(usage.cpu < Duration::from_secs(2) && usage.peak < 100 * MIB, "{usage:?}");
+    Ok(())
 }

@@ -450,6 +450,62 @@ fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
     Ok(())
 }
 
+/// A spec of walks with labels of these paths, and a number seven pointers away.
+fn walks_spec(name: &str, paths: &[&str]) -> Result<std::path::PathBuf> {
+    let labels = paths.iter().zip('a'..).map(|(path, label)| format!("{label} = \"{path}\""));
+    let labels = labels.collect::<Vec<_>>().join("\n");
+    let text = format!(
+        "name = \"walks\"\n[[operation]]\nname = \"walk\"\nside = \"client\"\nkey = \"pointer\"\n\
+         types = {{ trail = \"main.trail\" }}\n\
+         [operation.labels]\n{labels}\nnumber = {{ number = \"trail.step.one.two.three.four.five.six.number\" }}\n\
+         [[operation.start]]\nfunction = \"main.(*trail).begin\"\narguments = \"w\"\nkey = 0\n\
+         [[operation.finish]]\nfunction = \"main.(*trail).end\"\narguments = \"w\"\nkey = 0\n\
+         pointers = {{ trail = 0 }}\n"
+    );
+    specs::file(&format!("walks-{name}"), &text)
+}
+
+/// What lies between two names of a struct is read with them up to 192 bytes in all, and each pointer takes a read: as many
+/// as there may be are read rightly, one more is refused with its place.
+#[test]
+fn reads_and_bytes_have_their_limits_where_the_documents_say() -> Result<()> {
+    const A: &str = "trail.path.next.end.a";
+    const SIDE: &str = "trail.path.next.side.name";
+    let [b, c, d, e] = ["b", "c", "d", "e"].map(|name| format!("trail.path.next.end.{name}"));
+    let cells: [(&str, &[&str], Option<&str>); 7] = [
+        ("11-reads", &[A], Some("first/7")),
+        ("12-reads", &[A, SIDE], Some("first/side/7")),
+        ("12-reads-of-two-names", &[&d, &e], Some("fourth/fifth/7")),
+        ("13-reads", &[&d, &e, SIDE], None),
+        ("184-bytes", &[A, &b, SIDE], Some("first/second/side/7")),
+        ("192-bytes", &[&b, &c, SIDE], Some("second/third/side/7")),
+        // Cut in two, that is a read more.
+        ("200-bytes", &[&c, &d, SIDE], None),
+    ];
+    side_by_side(cells, |(name, paths, values)| {
+        let spec = walks_spec(name, paths)?;
+        let Some(values) = values else {
+            let executable = Program::Operations.build(Flavour::Default)?;
+            let ended = run_to_end(&["spec", "check", path(&spec), "--exe", path(&executable)], PATIENCE)?;
+            let said =
+                format!("walks-{name}.toml:8:5: more reads for a call than the eBPF programs can take");
+            ensure!(ended.code == Some(6) && ended.stderr.contains(&said), "{name}: {}", ended.stderr);
+            return Ok(());
+        };
+        let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
+        let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec)])?;
+        target.command("walk 50")?;
+        let scrape = agent.scrape_settled()?;
+        let labels = [&["a", "b", "c"][..paths.len()], &["number"]].concat();
+        let found = counted(&scrape, "walks_total", &labels);
+        ensure!(found == BTreeMap::from([(values.to_owned(), 50)]), "{name}: {found:?}");
+        check_durations(&scrape, "walks")?;
+        check_closed(&scrape, target.pid(), [0, 0])?;
+        agent.terminate()?;
+        Ok(())
+    })
+}
+
 #[test]
 fn specs_that_do_not_go_together_are_refused() -> Result<()> {
     let target = Process::start(Program::Operations, Flavour::Default, &[])?;

@@ -267,7 +267,9 @@ impl Described {
     /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
     pub(super) fn program(&self, bias: u64) -> Result<Shape, Refusal> {
         let Some(operation) = self.operation() else { return Err(Refusal::NoShape) };
-        let windows = self.needs().windows(None)?;
+        let first_label = operation.label_places.first().copied().unwrap_or_default();
+        let too_much = |why: Refusal| why.at(&self.spec, first_label);
+        let windows = self.needs().windows(None).map_err(too_much)?;
         let mut labels = [NO_SCRATCH; LABELS];
         for (label, place) in labels.iter_mut().zip(&self.texts) {
             *label = windows.at(*place);
@@ -302,7 +304,7 @@ impl Described {
             (Key::Number | Key::Pointer, _) => KeyKind::Number,
             (Key::Goroutine | Key::Thread | Key::Int, _) => KeyKind::Object,
         };
-        let windows = as_program(bias, [&windows])?;
+        let windows = as_program(bias, [&windows]).map_err(too_much)?;
         Ok(Shape { side: operation.side.code(), key: key as u8, labels, windows, sited, ..Shape::UNUSED })
     }
 

@@ -13,6 +13,7 @@ import (
 //	tries N     runs N jobs, the first after one try, the second after two, and so on: {"ran"}
 //	work N      N goroutines work: {"ran"}
 //	requests N  makes N requests of each kind: {"ran"}
+//	walk N      walks N times: {"ran"}
 //	begin ID    begins a turn: {"ran"}
 //	end ID      ends it: {"ran"}
 //	counts      {"jobs":{queue/kind/tries/outcome: n},"work":{done,failed},"requests":{method/code/version: n}}
@@ -21,6 +22,7 @@ type control struct {
 	work   *work
 	server *server
 	turns  *turns
+	trail  place
 }
 
 func (c *control) obey(command string, args []string) (map[string]any, error) {
@@ -44,6 +46,8 @@ func (c *control) obey(command string, args []string) (map[string]any, error) {
 		c.work.run(n)
 	case "requests":
 		err = c.server.run(n)
+	case "walk":
+		c.trail.walk(n)
 	case "begin":
 		c.turns.named(n).begin(n)
 	case "end":
