@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     durations::{self, Durations},
     process::Process,
-    scrape::{Labels, Scrape},
+    scrape::{Labels, Scrape, whole},
     tally::Tally,
     targets::{Flavour, Program},
 };
@@ -252,10 +252,4 @@ pub fn check_closed(scrape: &Scrape, pid: u32, slack: [u64; 2]) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// A count, which is written as a float.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^53")]
-fn whole(value: f64) -> u64 {
-    value as u64
 }

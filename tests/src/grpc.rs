@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     chain::{Account, check_closed},
     process::Process,
-    scrape::{Labels, Scrape},
+    scrape::{Labels, Scrape, whole},
 };
 
 /// What names a call; `side` is not a label of the agent's.
@@ -270,11 +270,4 @@ fn add(sums: &mut Sums, labels: Labels, calls: u64) {
     if calls > 0 {
         *sums.entry(labels).or_default() += calls;
     }
-}
-
-/// A count as the whole number that it is.
-#[must_use]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of calls")]
-pub fn whole(value: f64) -> u64 {
-    value as u64
 }

@@ -14,7 +14,7 @@ use monitor_tests::{
     durations::{self, Durations},
     matrix::Matrix,
     process::Process,
-    scrape::Scrape,
+    scrape::{Scrape, whole},
     side_by_side,
     tally::{DEFAULT_LABELS, Tally},
     targets::{Flavour, Program},
@@ -49,8 +49,7 @@ fn check_extremes(process: &mut Process, scrape: &Scrape) -> Result<u64> {
         ensure!(longest.0 <= max + 50_000.0, "{labels:?}: {longest:?} µs, and none over {max}");
         ensure!(shortest.1 >= min * 0.5, "{labels:?}: {shortest:?} µs, and none below {min}");
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^53")]
-    Ok(timed as u64)
+    Ok(whole(timed))
 }
 
 /// A server and a client whose calls have others inside them, both already acquainted.
@@ -151,11 +150,8 @@ fn where_calls_record_their_starts_all_are_timed_without_windows() -> Result<()>
 
 /// Finished calls by whether they had recorded their start, or got no duration.
 fn by_record(scrape: &Scrape) -> [u64; 2] {
-    ["recorded", "sampled_out"].map(|outcome| {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^53")]
-        let count = scrape.sum("monitor_finishes_total", &[("outcome", outcome)]) as u64;
-        count
-    })
+    ["recorded", "sampled_out"]
+        .map(|outcome| whole(scrape.sum("monitor_finishes_total", &[("outcome", outcome)])))
 }
 
 #[test]
@@ -205,9 +201,8 @@ fn across_the_end(inside: &[&str], after: &[&str]) -> Result<Scrape> {
 /// Calls of a side that were timed, and those of them that took longer than a second.
 fn timed(scrape: &Scrape, side: &str) -> (u64, u64) {
     let histograms = scrape.histograms(&format!("kitex_{side}_latency_us"));
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^53")]
     histograms.values().fold((0, 0), |(all, long), histogram| {
-        (all + histogram.count as u64, long + (histogram.count - histogram.buckets[0].1) as u64)
+        (all + whole(histogram.count), long + whole(histogram.count - histogram.buckets[0].1))
     })
 }
 
@@ -271,12 +266,11 @@ fn step_clock(nanoseconds: i64) -> Result<()> {
 }
 
 /// Calls without a duration, since the clock may have been set in them, and that in both accounts.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of a few calls")]
 fn clock_set(scrape: &Scrape, pid: u32) -> u64 {
     let events = of_target(scrape, "monitor_events_lost_total", pid, &[("reason", "clock_set")]);
     let finishes = of_target(scrape, "monitor_finishes_total", pid, &[("outcome", "recorded_lost")]);
     assert!(events.total_cmp(&finishes).is_eq(), "{events}, but {finishes}");
-    events as u64
+    whole(events)
 }
 
 /// A step as small as ten milliseconds, for a fifth of a second, disturbs nothing else on the machine, and is a thousand

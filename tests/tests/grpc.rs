@@ -8,6 +8,7 @@ use monitor_tests::{
     chain::check_closed,
     grpc,
     process::Process,
+    scrape::whole,
     targets::{Flavour, Program},
 };
 
@@ -49,7 +50,7 @@ fn codes_past_the_reserve_for_other_are_lost_and_counted() -> Result<()> {
     target.command(&format!("run bidirectional {STREAMS}"))?;
     let scrape = agent.scrape_settled()?;
     let (own, agents) = (grpc::Calls::of_target(&mut target)?, grpc::Calls::of_agent(&scrape, None));
-    let lost = |name, reason| grpc::whole(scrape.sum(name, &[("reason", reason)]));
+    let lost = |name, reason| whole(scrape.sum(name, &[("reason", reason)]));
     let finishes = lost("monitor_events_lost_total", "label_table_failed");
     ensure!(own.total() == 2 * (CODES + STREAMS), "{own:?}");
     ensure!(
@@ -84,7 +85,7 @@ fn messages_that_streams_were_waiting_for_are_lost_and_counted() -> Result<()> {
     // One each way: both ends have waited for the other's, and have sent theirs since.
     ensure!(after - before == 4 * STREAMS, "{} messages", after - before);
     let agents = grpc::Calls::of_agent(&scrape, None);
-    let lost = grpc::whole(scrape.sum("monitor_events_lost_total", &[("reason", "message")]));
+    let lost = whole(scrape.sum("monitor_events_lost_total", &[("reason", "message")]));
     ensure!((agents.messages(), lost) == (2 * STREAMS, 2 * STREAMS), "{lost} lost: {agents:?}");
     ensure!(agents.received.is_empty(), "{agents:?}");
     // Their beginning is as unknown: the server's have no duration, and which end of a client's is the first can't be told.
@@ -131,7 +132,7 @@ fn two_frameworks_side_by_side_are_told_apart() -> Result<()> {
     target.command("run all 1")?;
     let scrape = agent.scrape_settled()?;
     grpc::check(&mut target, &scrape, true)?;
-    let calls = |name: &str, pid: u32| grpc::whole(scrape.sum(name, &[("target", pid.to_string().as_str())]));
+    let calls = |name: &str, pid: u32| whole(scrape.sum(name, &[("target", pid.to_string().as_str())]));
     ensure!(calls("kitex_server_throughput", target.pid()) == 0, "gRPC under the names of Kitex");
     ensure!(calls("kitex_server_throughput", server.pid()) == 500, "Kitex under its own names");
     ensure!(calls("grpc_server_handled_total", server.pid()) == 0, "Kitex under the names of gRPC");
@@ -160,17 +161,17 @@ fn two_frameworks_in_one_process_are_told_apart() -> Result<()> {
                 ("grpc_method", "Check"),
                 ("grpc_code", code.as_str()),
             ];
-            let counted = scrape.value(&name, &labels).map(grpc::whole);
+            let counted = scrape.value(&name, &labels).map(whole);
             ensure!(counted == calls.as_u64(), "{side} {code}: {counted:?}, inside {calls}");
         }
-        ensure!(grpc::whole(scrape.sum(&format!("grpc_{side}_handled_total"), &[])) == 2000, "{side}");
+        ensure!(whole(scrape.sum(&format!("grpc_{side}_handled_total"), &[])) == 2000, "{side}");
         let timed = scrape.histogram(&format!("grpc_{side}_handling_seconds"), &[]);
-        ensure!(timed.is_some_and(|timed| grpc::whole(timed.count) == 2000), "{side}: not all timed");
+        ensure!(timed.is_some_and(|timed| whole(timed.count) == 2000), "{side}: not all timed");
     }
-    ensure!(grpc::whole(scrape.sum("kitex_client_throughput", &[])) == 2000, "Kitex's own calls");
+    ensure!(whole(scrape.sum("kitex_client_throughput", &[])) == 2000, "Kitex's own calls");
     ensure!(scrape.samples("kitex_server_throughput").next().is_none(), "nothing is served with Kitex here");
     let timed = scrape.histogram("kitex_client_latency_us", &[]);
-    ensure!(timed.is_some_and(|timed| grpc::whole(timed.count) == 2000), "not all of Kitex's are timed");
+    ensure!(timed.is_some_and(|timed| whole(timed.count) == 2000), "not all of Kitex's are timed");
     agent.terminate()?;
     Ok(())
 }
@@ -187,7 +188,7 @@ fn calls_under_way_are_not_timed() -> Result<()> {
         let (started, handled) = (sum("started_total"), sum("handled_total"));
         let timed = scrape.histogram(&format!("grpc_{side}_handling_seconds"), &[]);
         let timed = timed.map_or(0.0, |histogram| histogram.count);
-        ensure!(grpc::whole(started) == grpc::whole(timed), "{side}: {started} started, {timed} timed");
+        ensure!(whole(started) == whole(timed), "{side}: {started} started, {timed} timed");
         ensure!(timed <= handled, "{side}: {timed} timed, {handled} handled");
         ensure!(handled < 60_000.0 && handled > 0.0, "{side}: {handled} of 60000 calls seen");
     }
@@ -209,12 +210,12 @@ fn calls_in_flight_have_names_and_ages() -> Result<()> {
     for side in ["server", "client"] {
         for (kind, method) in [("unary", "Call"), ("bidi_stream", "Chat")] {
             let value = |what: &str| scrape.value(&format!("grpc_{side}_{what}"), &named(kind, method));
-            ensure!(value("in_flight").map(grpc::whole) == Some(5), "{side}: {:?}", value("in_flight"));
+            ensure!(value("in_flight").map(whole) == Some(5), "{side}: {:?}", value("in_flight"));
             let age = value("oldest_call_age_seconds").unwrap_or_default();
             ensure!((0.4..20.0).contains(&age), "{side}: {age}");
         }
         let all = scrape.sum(&format!("grpc_{side}_in_flight"), &[]);
-        ensure!(grpc::whole(all) == 10, "{side}: {all} calls in flight");
+        ensure!(whole(all) == 10, "{side}: {all} calls in flight");
     }
     ensure!(scrape.samples("kitex_server_in_flight").next().is_none(), "calls of another framework");
     target.command("release")?;

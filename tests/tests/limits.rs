@@ -5,7 +5,7 @@ use monitor_tests::{
     agent::Agent,
     chain::check_closed,
     process::Process,
-    scrape::Scrape,
+    scrape::{Scrape, whole},
     tally::{DEFAULT_LABELS, Tally},
     targets::{Flavour, Program},
 };
@@ -53,11 +53,6 @@ fn about(scrape: &Scrape, pid: u32, name: &str, label: &[(&str, &str)]) -> u64 {
 /// Durations in the histograms.
 fn timed(scrape: &Scrape) -> u64 {
     scrape.histograms("kitex_client_latency_us").values().map(|histogram| whole(histogram.count)).sum()
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of a few thousand calls")]
-fn whole(count: f64) -> u64 {
-    count as u64
 }
 
 #[test]

@@ -13,7 +13,7 @@ use monitor_tests::{
     agent::Agent,
     chain::{Account, check_closed},
     process::Process,
-    scrape::Scrape,
+    scrape::{Scrape, whole},
     side_by_side,
     tally::{DEFAULT_LABELS, Tally},
     targets::{Flavour, Program},
@@ -84,11 +84,6 @@ impl Seen {
             (all + whole(histogram.count), quick + whole(up_to.expect("a bucket").1))
         })
     }
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^53")]
-fn whole(count: f64) -> u64 {
-    count as u64
 }
 
 /// So many calls of one side, with the caller, the callee and the method.

@@ -15,7 +15,7 @@ use crate::{
     chain::Account,
     grpc,
     process::Process,
-    scrape::{Labels, Scrape},
+    scrape::{Labels, Scrape, whole},
     tally::Tally,
 };
 
@@ -295,11 +295,6 @@ fn check_sums(own: &BTreeMap<Labels, u64>, scrape: &Scrape, metric: &str, racy: 
         }
     }
     check_equal(metric, own, &agents, |labels| racy.iter().any(|racy| racy.covers(labels, metric)))
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^53")]
-fn whole(count: f64) -> u64 {
-    count as u64
 }
 
 fn check_equal(

@@ -13,6 +13,13 @@ pub use parse::ParseError;
 /// The labels of a series, by name.
 pub type Labels = BTreeMap<String, String>;
 
+/// A count, which is written as a float.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^53")]
+pub fn whole(count: f64) -> u64 {
+    count as u64
+}
+
 /// One scrape: all families by name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scrape {
