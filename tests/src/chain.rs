@@ -101,9 +101,19 @@ impl Chain {
 ///
 /// `several`: the scrape is of several targets. Gives the tally.
 pub fn check_calls(process: &mut Process, scrape: &Scrape, labels: &[&str], several: bool) -> Result<Tally> {
-    let pid = process.pid();
+    check_counts(process.pid(), &process.command("counts")?, scrape, labels, several)
+}
+
+/// The same by what a process has answered to `counts`.
+pub fn check_counts(
+    pid: u32,
+    counts: &Value,
+    scrape: &Scrape,
+    labels: &[&str],
+    several: bool,
+) -> Result<Tally> {
     let target = several.then_some(pid);
-    let own = Tally::of_target(&process.command("counts")?, labels)?;
+    let own = Tally::of_target(counts, labels)?;
     own.check(&Tally::of_agent(scrape, labels, target)?).with_context(|| format!("pid {pid}"))?;
     let timed = durations::of_agent(scrape, target);
     for (labels, calls) in own.iter() {

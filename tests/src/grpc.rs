@@ -41,7 +41,11 @@ pub struct Calls {
 impl Calls {
     /// What a target answers to `counts`.
     pub fn of_target(process: &mut Process) -> Result<Self> {
-        let counts = process.command("counts")?;
+        Self::of_counts(&process.command("counts")?)
+    }
+
+    /// The same from its answer.
+    pub fn of_counts(counts: &Value) -> Result<Self> {
         let mut calls = Self::default();
         for row in counts["counts"].as_array().context("no counts in the target's answer")? {
             let number = |name: &str| row[name].as_u64().with_context(|| format!("no {name} in {row}"));
@@ -144,8 +148,19 @@ pub fn check(process: &mut Process, scrape: &Scrape, several: bool) -> Result<Ca
 
 /// The same where the agent watches these sides only.
 pub fn check_sides(process: &mut Process, scrape: &Scrape, several: bool, sides: &[&str]) -> Result<Calls> {
-    let (pid, target) = (process.pid(), several.then(|| process.pid()));
-    let own = Calls::of_target(process)?.of_sides(sides);
+    check_counts(process.pid(), &process.command("counts")?, scrape, several, sides)
+}
+
+/// The same by what a process has answered to `counts`.
+pub fn check_counts(
+    pid: u32,
+    counts: &Value,
+    scrape: &Scrape,
+    several: bool,
+    sides: &[&str],
+) -> Result<Calls> {
+    let target = several.then_some(pid);
+    let own = Calls::of_counts(counts)?.of_sides(sides);
     own.check(&Calls::of_agent(scrape, target)).with_context(|| format!("pid {pid}"))?;
     let account = Account::of(scrape, pid);
     let started: u64 = own.started.values().sum();

@@ -14,6 +14,7 @@
 //! - [`usage`] tells what a command takes.
 //! - [`collector`] runs an OpenTelemetry Collector, [`prometheus`] a Prometheus.
 //! - [`matrix`] tries releases of Kitex and Go and ways to build, as `tests/matrix.json` lists them.
+//! - [`machine`] boots other kernels in virtual machines.
 //! - [`kernel`] tells what is loaded in the kernel, [`text`] whether a target's code has probes in it; [`tracefs`] puts
 //!   others there.
 
@@ -25,6 +26,7 @@ pub mod events;
 pub mod grpc;
 pub mod http;
 pub mod kernel;
+pub mod machine;
 pub mod matrix;
 pub mod native;
 pub mod process;

@@ -5,6 +5,7 @@
 //! that is there is complete and never changed.
 
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -33,6 +34,10 @@ const GO_MINOR: u32 = 26;
 const GO_BIN: &str = "1.26.6";
 const GO_BIN_SHA256: &str = "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff";
 
+/// Debian's packages that depend on the kernels to try: 6.1, the oldest that Debian 12 has, and 6.12, the newest of those that
+/// give all functions of a program one stack.
+const KERNELS: [&str; 2] = ["linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64"];
+
 /// What a task is about to do, as far as the machine has to provide for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -46,6 +51,8 @@ pub(crate) enum Need {
     Targets,
     /// Build those of C++.
     Native,
+    /// Boot other kernels.
+    Machine,
 }
 
 /// Sees to it that Debian's packages for these needs are there.
@@ -97,6 +104,11 @@ fn missing(need: Need) -> Vec<&'static str> {
             ("libboost-dev", "/usr/include/boost/numeric/conversion/cast.hpp"),
         ],
         Need::Lint => &[("rust-web-clippy", BPF_CLIPPY)],
+        Need::Machine => &[
+            ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
+            ("busybox-static", "/bin/busybox"),
+            ("binutils", "/usr/bin/strip"),
+        ],
         Need::Targets if go_on_path().is_some() || go_bin().exists() || has_pip() => &[],
         Need::Targets => &[("python3-pip", "")],
     };
@@ -175,22 +187,61 @@ pub(crate) fn prometheus() -> Result<PathBuf> {
     if let Some(found) = on_path.into_iter().find(|file| file.is_file()) {
         return Ok(found);
     }
-    let tool = tools().join("prometheus");
-    if !tool.exists() {
-        say("fetching Prometheus from Debian");
-        let unfinished = tools().join("prometheus.new");
-        let _ = fs::remove_dir_all(&unfinished);
-        fs::create_dir_all(&unfinished)?;
-        let fetch = || output(apt_get().args(["download", "prometheus"]).current_dir(&unfinished));
-        if fetch().is_err() {
-            output(apt_get().arg("update"))?;
-            fetch().context("cannot get Prometheus; one on PATH would be used")?;
-        }
-        let package = fs::read_dir(&unfinished)?.next().context("nothing was fetched")??.path();
-        output(Command::new("dpkg-deb").arg("--extract").arg(package).arg(&unfinished))?;
-        fs::rename(unfinished, &tool)?;
-    }
+    let tool = unpacked("prometheus").context("one on PATH would be used")?;
     Ok(tool.join("usr/bin/prometheus"))
+}
+
+/// The kernels that a test boots, as `MONITOR_KERNELS` names them with a colon between them; or else Debian's own and, of
+/// Debian 12, the newer one that it has besides.
+pub(crate) fn kernels() -> Result<OsString> {
+    if let Some(named) = std::env::var_os("MONITOR_KERNELS") {
+        return Ok(named);
+    }
+    let files = KERNELS.map(kernel).into_iter().collect::<Result<Vec<_>>>().context(
+        "cannot get the kernels that a test boots, which Debian 12 has; where there are no such packages, name others in \
+         MONITOR_KERNELS: files such as Debian's /boot/vmlinuz-6.1.0-56-cloud-amd64, with a colon between them",
+    )?;
+    Ok(std::env::join_paths(files)?)
+}
+
+fn kernel(meta: &str) -> Result<PathBuf> {
+    let depends = || output(Command::new("apt-cache").args(["depends", meta]));
+    let named = |depends: &str| {
+        let line = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+        line.map(|rest| format!("linux-image-{rest}"))
+    };
+    let mut package = depends().ok().as_deref().and_then(named);
+    if package.is_none() {
+        output(apt_get().arg("update"))?;
+        package = named(&depends()?);
+    }
+    let package = package.with_context(|| format!("Debian's package {meta} depends on no kernel"))?;
+    let boot = unpacked(&package)?.join("boot");
+    let files = fs::read_dir(&boot)?.collect::<Result<Vec<_>, _>>()?;
+    let image = files.iter().find(|file| file.file_name().to_string_lossy().starts_with("vmlinuz-"));
+    Ok(image.with_context(|| format!("{package} has no kernel in {}", boot.display()))?.path())
+}
+
+/// The directory of a package of Debian, which is fetched and unpacked here, and not installed.
+fn unpacked(package: &str) -> Result<PathBuf> {
+    let tool = tools().join(package);
+    if tool.exists() {
+        return Ok(tool);
+    }
+    say(&format!("fetching {package} from Debian"));
+    let unfinished = tools().join(format!("{package}.new"));
+    let _ = fs::remove_dir_all(&unfinished);
+    fs::create_dir_all(&unfinished)?;
+    let fetch = || output(apt_get().args(["download", package]).current_dir(&unfinished));
+    if fetch().is_err() {
+        output(apt_get().arg("update"))?;
+        fetch().with_context(|| format!("cannot get {package}"))?;
+    }
+    let archive = fs::read_dir(&unfinished)?.next().context("nothing was fetched")??.path();
+    output(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(&unfinished))?;
+    fs::remove_file(archive)?;
+    fs::rename(unfinished, &tool)?;
+    Ok(tool)
 }
 
 fn has_pip() -> bool {

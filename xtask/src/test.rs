@@ -50,7 +50,7 @@ fn prepare() -> Result<()> {
             "the end-to-end tests load eBPF programs and need root: sudo env PATH=\"$PATH\" cargo xtask test"
         );
     }
-    setup::packages(&[Need::Targets, Need::Native])?;
+    setup::packages(&[Need::Targets, Need::Native, Need::Machine])?;
     // SAFETY: this process has no other thread yet.
     unsafe { std::env::set_var("MONITOR_GO", setup::go()?) };
     Ok(())
@@ -103,6 +103,11 @@ fn end_to_end(counts: &mut Counts, filters: &[String], object: Option<&Path>) ->
     let mut tests = end_to_end_tests();
     tests.args(["--", "--test-threads=1"]);
     tests.env("MONITOR_PROMETHEUS", prometheus);
+    // Where there are none the test that boots them fails; the others need none.
+    match setup::kernels() {
+        Ok(kernels) => _ = tests.env("MONITOR_KERNELS", kernels),
+        Err(error) => say(&format!("{error:#}")),
+    }
     counts.run(with_ebpf(&mut tests, object), filters)
 }
 
