@@ -318,6 +318,9 @@ pub struct Sited {
     pub start_key: u8,
     /// The same at a finish.
     pub finish_key: u8,
+    /// What must hold for a hit of the start to be one, or [`Test::NEVER`] if all are: an attempt that is not the first of its
+    /// call starts none.
+    pub begins: Test,
     /// What must hold for a hit to be a finish.
     pub gates: [Test; GATES],
     /// Code that runs in the middle of a call: a failure that is told on its behalf is not the call's end. The first that
@@ -491,6 +494,7 @@ impl Sited {
         wrap_at: 0,
         start_key: 0,
         finish_key: 0,
+        begins: Test::NEVER,
         gates: [Test::NEVER; GATES],
         interim: [CodeRange::EMPTY; INTERIM_RANGES],
         outcome: outcome::NONE,
@@ -616,7 +620,7 @@ const _: () = {
     assert!(size_of::<Recorded>() == 16);
     assert!(size_of::<Shape>() == 64 + MAX_WINDOWS * 16 + size_of::<Sited>());
     assert!(size_of::<Messages>() == 40);
-    assert!(size_of::<Sited>() == 80 + GATES * 8 + INTERIM_RANGES * 16 + size_of::<Messages>());
+    assert!(size_of::<Sited>() == 88 + GATES * 8 + INTERIM_RANGES * 16 + size_of::<Messages>());
     assert!(size_of::<Recipe>() == 96 + MAX_SHAPES * size_of::<Shape>() + size_of::<Native>());
     assert!(SCRATCH_BYTES.is_multiple_of(8) && SCRATCH_BYTES < NO_SCRATCH as usize);
 };

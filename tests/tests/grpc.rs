@@ -196,6 +196,43 @@ fn calls_under_way_are_not_timed() -> Result<()> {
     Ok(())
 }
 
+/// What few programs do, and is no other call for that.
+#[test]
+fn odd_calls_are_counted_once() -> Result<()> {
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &["--grpc.messages"])?;
+    target.command("odd 3")?;
+    let scrape = agent.scrape_settled()?;
+    grpc::check(&mut target, &scrape, false)?;
+    grpc::check_messages(&mut target, &scrape, false)?;
+    agent.terminate()?;
+    Ok(())
+}
+
+/// Calls that are tried again and never get a stream have no end that shows. The next ones that lie where they were have
+/// their own start, name and duration.
+#[test]
+fn a_call_has_nothing_of_one_that_lay_there_before() -> Result<()> {
+    const STRANDED: u64 = 500;
+    const STREAMS: u64 = 4_000;
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &[])?;
+    target.command(&format!("strand {STRANDED}"))?;
+    target.command(&format!("run bidirectional {STREAMS}"))?;
+    let scrape = agent.scrape_settled()?;
+    let (mut own, agents) = (grpc::Calls::of_target(&mut target)?, grpc::Calls::of_agent(&scrape, None));
+    own.handled.retain(|labels, _| labels["grpc_code"] != "Unavailable");
+    ensure!(own.total() == 2 * STREAMS, "{own:?}");
+    own.check(&agents)?;
+    let displaced = scrape.sum("monitor_unpaired_starts_total", &[("reason", "abandoned")]);
+    let in_flight = scrape.sum("monitor_calls_in_flight", &[]);
+    ensure!(displaced > 0.0, "no call lay where one was that did not end");
+    ensure!(whole(displaced + in_flight) == STRANDED, "{displaced} displaced, {in_flight} in flight");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
 /// Handlers that hang show while they do, on both sides, under their names.
 #[test]
 fn calls_in_flight_have_names_and_ages() -> Result<()> {

@@ -66,7 +66,6 @@ fn call(spanned: &Spanned<WrittenCall>) -> Result<CallSpec, Wrong> {
         return wrong(spanned, format!("there are at most {FINISH_SITES} ends and {GATES} conditions"));
     }
     let policy = written.policy.unwrap_or(CallPolicy::Overwrite);
-    let is_first = matches!(policy, CallPolicy::First);
     let path = |text: &Spanned<String>| below(text, text.get_ref(), &root);
     let conditions = written.only_if.iter().map(|condition| equals(condition, &root));
     Ok(CallSpec {
@@ -79,9 +78,9 @@ fn call(spanned: &Spanned<WrittenCall>) -> Result<CallSpec, Wrong> {
         key: written.key_at.as_ref().map(path).transpose()?,
         method: alternatives(&written.labels.method, &root)?,
         kind: kind(spanned, &root)?,
-        first_start: is_first,
-        first_finish: is_first,
+        first_finish: matches!(policy, CallPolicy::FirstFinish),
         not_within: written.not_within.as_ref().map(symbols).transpose()?.unwrap_or_default(),
+        begins_if: written.begins_if.as_ref().map(|asked| equals(asked, &root)).transpose()?,
         only_if: conditions.collect::<Result<_, _>>()?,
         messages: written.messages.as_ref().map(methods).transpose()?.unwrap_or_default(),
     })

@@ -9,8 +9,9 @@ use super::{
 use crate::specs::{SpecError, read::of_text};
 
 /// Keys of a file and of its operations that users' specs do not have.
-pub const FRAMEWORK_KEYS: [&str; 27] = [
+pub const FRAMEWORK_KEYS: [&str; 28] = [
     "also_finish",
+    "begins_if",
     "errors",
     "home",
     "key_at",

@@ -287,13 +287,13 @@ pub struct CallSpec {
     pub method: Vec<String>,
     /// How its kind of stream is told.
     pub kind: KindSpec,
-    /// A start under a key that is in flight is another attempt of the same call.
-    pub first_start: bool,
     /// A stream may finish twice: the first counts.
     pub first_finish: bool,
     /// Functions, without the module path, that tell failures in the middle of a call: what they, the closures in them and
     /// what these call tell is not its end.
     pub not_within: Vec<String>,
+    /// Path to a number, and what it must be for a hit of the start to be one: else it is another attempt of the same call.
+    pub begins_if: Option<(Alternatives, u32)>,
     /// Paths to numbers, and what each must be for a hit of a finish to be one.
     pub only_if: Vec<(Alternatives, u32)>,
     /// Where the messages of its streams go through: the first of these that is there.

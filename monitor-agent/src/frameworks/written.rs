@@ -192,6 +192,7 @@ pub(super) struct WrittenCall {
     pub(super) unary: Option<Spanned<bool>>,
     pub(super) streams: Option<WrittenStreams>,
     pub(super) not_within: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) begins_if: Option<WrittenQuestion>,
     #[serde(default)]
     pub(super) only_if: Vec<WrittenQuestion>,
     pub(super) start: Option<Spanned<Vec<Spanned<WrittenEntry>>>>,
@@ -231,7 +232,7 @@ pub(super) enum PointerKey {
 #[serde(rename_all = "snake_case")]
 pub(super) enum CallPolicy {
     Overwrite,
-    First,
+    FirstFinish,
 }
 
 #[derive(Deserialize)]

@@ -36,6 +36,8 @@ pub(super) struct SitedCall {
     method: Place,
     streams: Option<[Place; 2]>,
     status: Status,
+    /// What must hold for a hit of the start to be one.
+    begins: Option<Asked>,
     gates: Vec<Asked>,
     /// Where the code lies that tells failures in the middle of a call: from, to.
     interim: Vec<(u64, u64)>,
@@ -197,6 +199,7 @@ impl Finder<'_> {
         for condition in &spec.only_if {
             gates.push(equal(condition)?);
         }
+        let begins = spec.begins_if.as_ref().map(equal).transpose()?;
         if gates.len() > GATES {
             return Err(Refusal::TooMuch("conditions"));
         }
@@ -214,6 +217,7 @@ impl Finder<'_> {
             method,
             streams,
             status,
+            begins,
             gates,
             interim: interim(spec, self.copy)?,
             messages,
@@ -448,6 +452,9 @@ impl SitedCall {
             }
             _ => {}
         }
+        if let Some(begins) = &self.begins {
+            sited.begins = windows.test(begins);
+        }
         for (place, gate) in sited.gates.iter_mut().zip(&self.gates) {
             *place = windows.test(gate);
         }
@@ -461,8 +468,7 @@ impl SitedCall {
 
     fn policy(&self) -> u8 {
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
-        bit(self.spec.first_start, policy::FIRST_START)
-            | bit(self.spec.first_finish, policy::FIRST_FINISH)
+        bit(self.spec.first_finish, policy::FIRST_FINISH)
             | bit(self.kind_is_in_object(), policy::KIND_AT_FINISH)
             | policy::COUNT_STARTS
     }
@@ -485,11 +491,13 @@ impl SitedCall {
         }
         needs.add(self.status.message, 8, window_use::FINISH);
         needs.add(self.status.code, 4, window_use::FINISH);
-        for gate in &self.gates {
-            for place in &gate.places {
-                needs.add(*place, u64::from(gate.width), window_use::FINISH);
+        let mut ask = |asked: &Asked, usage| {
+            for place in &asked.places {
+                needs.add(*place, u64::from(asked.width), usage);
             }
-        }
+        };
+        self.begins.iter().for_each(|begins| ask(begins, window_use::START));
+        self.gates.iter().for_each(|gate| ask(gate, window_use::FINISH));
         needs
     }
 }

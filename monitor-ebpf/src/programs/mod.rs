@@ -54,13 +54,16 @@ pub(crate) fn start(ctx: &ProbeContext) {
     if shape.has(policy::FIRST_START) && in_flight::holds(key) {
         return;
     }
-    count_hot(Counter::Starts, shape.side());
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let is_told = shape.has(policy::COUNT_STARTS) || recipe!(events) & event::STARTS != 0;
     if is_told {
         shape.copy_windows(&hit, &mut scratch, window_use::START);
     }
+    if !shape.begins(&scratch) {
+        return;
+    }
+    count_hot(Counter::Starts, shape.side());
     let kind = shape.kind(&scratch);
     let label_set =
         if is_told { tell_start(shape, &hit, &mut scratch, kind, now) } else { labels::NO_NUMBER };

@@ -2,7 +2,7 @@
 
 use monitor_ebpf::{
     ARGUMENT, GATES, INTERIM_RANGES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_FIELD, NO_GUARD, NO_SCRATCH,
-    OBJECT, Shape, TestOp, Window, call_type, outcome, protocol, status_code, stream, window_flag,
+    OBJECT, Shape, TestOp, Window, by_site, call_type, outcome, protocol, status_code, stream, window_flag,
     window_use,
 };
 
@@ -223,6 +223,16 @@ impl ShapeRef {
     #[inline(always)]
     pub(crate) fn has(self, policy: u8) -> bool {
         recipe!(by_site) != 0 && field!(self.0, sited.policy) & policy != 0
+    }
+
+    /// Is this hit of the start the beginning of a call?
+    #[inline(always)]
+    pub(crate) fn begins(self, scratch: &Scratch) -> bool {
+        if recipe!(by_site) != by_site::PATH || field!(self.0, sited.begins.op) == TestOp::Never as u8 {
+            return true;
+        }
+        // SAFETY: a place inside the recipe.
+        scratch.answer(unsafe { &raw const (*self.0).sited.begins })
     }
 
     /// Is this hit the end of a call?

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -17,6 +18,8 @@ import (
 //	run SCENARIO N    makes N repetitions and waits until no call is under way: {"repeated"}; `all` for all of them
 //	codes N           makes N unary calls that end with the codes from 1 on: {"codes"}
 //	load N C          makes N unary calls, C at the same time
+//	strand N          makes N unary calls that nobody answers, each tried again: {"stranded"}
+//	odd N             makes N repetitions of each kind in odd.go: {"odd"}
 //	hang N            makes N unary calls and N streams that end with the next `release` only: {"hanging"}
 //	release           ends them, and waits until no call is under way: {"released"}
 //	wait N            opens N streams whose both ends then wait for a message: {"waiting"}
@@ -66,6 +69,10 @@ func (c *control) obey(command string, args []string) (map[string]interface{}, e
 		return c.codes(args)
 	case "load":
 		return c.load(args)
+	case "strand":
+		return c.strand(args)
+	case "odd":
+		return c.odd(args)
 	case "hang":
 		return c.hang(args)
 	case "release":
@@ -135,6 +142,40 @@ func (c *control) load(args []string) (map[string]interface{}, error) {
 	}
 	took := time.Since(begin)
 	return map[string]interface{}{"calls": n, "seconds": took.Seconds()}, c.settle()
+}
+
+// strand leaves memory behind where calls were whose end nothing shows to a monitor outside.
+func (c *control) strand(args []string) (map[string]interface{}, error) {
+	if len(args) != 1 {
+		return nil, steer.ErrUsage
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return nil, steer.ErrUsage
+	}
+	if err := strand(c.stage, n); err != nil {
+		return nil, err
+	}
+	runtime.GC()
+	return map[string]interface{}{"stranded": n}, c.settle()
+}
+
+func (c *control) odd(args []string) (map[string]interface{}, error) {
+	if len(args) != 1 {
+		return nil, steer.ErrUsage
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return nil, steer.ErrUsage
+	}
+	for _, s := range odd {
+		for i := 0; i < n; i++ {
+			if err := s.run(c.stage); err != nil {
+				return nil, fmt.Errorf("%s: %w", s.name, err)
+			}
+		}
+	}
+	return map[string]interface{}{"odd": n}, c.settle()
 }
 
 // hang makes calls whose handlers wait for their end, and waits until those have been entered.

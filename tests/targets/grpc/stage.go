@@ -21,6 +21,8 @@ type stage struct {
 	tally   *tally
 	way     *way
 	address string
+	// nowhere is an address at which nobody listens.
+	nowhere string
 	// plain goes to a server as gRPC makes it, http to one behind net/http's, retrying tries calls again, dead goes
 	// nowhere.
 	plain, http, retrying, dead *grpc.ClientConn
@@ -64,7 +66,7 @@ func newStage(t *tally) (*stage, error) {
 		return nil, err
 	}
 	_ = nowhere.Close()
-	s := &stage{tally: t, way: way, address: address}
+	s := &stage{tally: t, way: way, address: address, nowhere: nowhere.Addr().String()}
 	if err := way.open(address, nowhere.Addr().String()); err != nil {
 		return nil, err
 	}

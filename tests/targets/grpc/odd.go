@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+)
+
+// odd is what few programs do with calls.
+var odd = []scenario{
+	{"messages from another goroutine", fromElsewhere},
+	{"without a network", withoutNetwork},
+	{"a service that nobody registered", unknownService},
+	{"after its end", afterItsEnd},
+	{"the server stops", serverStops},
+	{"waiting for a stream", waitingForStream},
+	{"too large for the server", tooLargeForServer},
+	{"too large to send", func(s *stage) error {
+		stream, err := open(context.Background(), s.plain, &echo, "hello")
+		if err != nil {
+			return err
+		}
+		_ = stream.SendMsg(&text{Value: string(make([]byte, 5<<20))})
+		return drain(stream, codes.ResourceExhausted)
+	}},
+}
+
+// serving is another server with ears, and a connection to it.
+func serving(s *stage, options ...grpc.ServerOption) (*grpc.Server, *grpc.ClientConn, error) {
+	server := grpc.NewServer(append(options,
+		grpc.UnaryInterceptor(s.tally.serverUnary), grpc.StreamInterceptor(s.tally.serverStream))...)
+	register(server)
+	address, err := listen(server.Serve)
+	if err != nil {
+		return nil, nil, err
+	}
+	connection, err := s.dial(target{name: address})
+	return server, connection, err
+}
+
+func fromElsewhere(s *stage) error {
+	stream, err := open(context.Background(), s.plain, &echo, "hello")
+	if err != nil {
+		return err
+	}
+	ended := make(chan error)
+	go func() { ended <- drain(stream, codes.OK) }()
+	for i := 0; i < 5; i++ {
+		if err := stream.SendMsg(&text{Value: "hello"}); err != nil {
+			return err
+		}
+	}
+	_ = stream.CloseSend()
+	return <-ended
+}
+
+// withoutNetwork has both sides of each call in this process, and no socket in between.
+func withoutNetwork(s *stage) error {
+	listener := bufconn.Listen(1 << 16)
+	server := grpc.NewServer(
+		grpc.UnaryInterceptor(s.tally.serverUnary), grpc.StreamInterceptor(s.tally.serverStream))
+	register(server)
+	go func() { _ = server.Serve(listener) }()
+	defer server.Stop()
+	connection, err := s.dial(target{"passthrough:///nowhere", []grpc.DialOption{
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return listener.Dial() }),
+	}})
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	if err := call(context.Background(), connection, "hello"); err != nil {
+		return err
+	}
+	return exchange(connection, "hello", codes.OK)
+}
+
+// unknownService is handled as proxies do it: by one handler for whatever comes.
+func unknownService(s *stage) error {
+	server, connection, err := serving(s, grpc.UnknownServiceHandler(func(_ interface{}, stream grpc.ServerStream) error {
+		message := new(text)
+		if err := stream.RecvMsg(message); err != nil {
+			return err
+		}
+		if message.Value == "fail" {
+			return status.Error(codes.DataLoss, message.Value)
+		}
+		return stream.SendMsg(message)
+	}))
+	if err != nil {
+		return err
+	}
+	defer server.Stop()
+	defer connection.Close()
+	invoke := func(words string) error {
+		return connection.Invoke(context.Background(), "/monitor.test.Nobody/Call", &text{Value: words}, new(text))
+	}
+	if err := invoke("hello"); err != nil {
+		return err
+	}
+	return fails(codes.DataLoss, invoke("fail"))
+}
+
+// afterItsEnd has a handler leave behind a goroutine that goes on with the stream.
+func afterItsEnd(s *stage) error {
+	ended := make(chan struct{})
+	server := grpc.NewServer(grpc.StreamInterceptor(s.tally.serverStream))
+	handler := func(_ interface{}, stream grpc.ServerStream) error {
+		go func() {
+			defer close(ended)
+			<-stream.Context().Done()
+			_ = stream.SendMsg(new(text))
+			_ = stream.RecvMsg(new(text))
+		}()
+		return nil
+	}
+	server.RegisterService(&grpc.ServiceDesc{
+		ServiceName: service,
+		HandlerType: (*interface{})(nil),
+		Streams:     []grpc.StreamDesc{{StreamName: echo.StreamName, Handler: handler, ServerStreams: true, ClientStreams: true}},
+	}, struct{}{})
+	address, err := listen(server.Serve)
+	if err != nil {
+		return err
+	}
+	defer server.Stop()
+	connection, err := s.dial(target{name: address})
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	stream, err := connection.NewStream(context.Background(), &echo, "/"+service+"/"+echo.StreamName)
+	if err != nil {
+		return err
+	}
+	if err := stream.RecvMsg(new(text)); err != io.EOF {
+		return fmt.Errorf("not ended well: %v", err)
+	}
+	<-ended
+	return nil
+}
+
+// entered waits until so many handlers more have begun to wait.
+func entered(more, before int64) error {
+	for begin := time.Now(); waits.Load() < before+more; time.Sleep(time.Millisecond) {
+		if time.Since(begin) > patience {
+			return fmt.Errorf("%d handlers wait, not %d", waits.Load()-before, more)
+		}
+	}
+	return nil
+}
+
+func serverStops(s *stage) error {
+	server, connection, err := serving(s)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	before := waits.Load()
+	ended := make(chan error, 2)
+	go func() { ended <- call(context.Background(), connection, "wait") }()
+	go func() {
+		stream, err := open(context.Background(), connection, &echo, "wait")
+		if err == nil {
+			err = stream.RecvMsg(new(text))
+		}
+		ended <- err
+	}()
+	if err := entered(2, before); err != nil {
+		return err
+	}
+	server.Stop()
+	for i := 0; i < 2; i++ {
+		if err := fails(codes.Unavailable, <-ended); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waitingForStream cancels calls that a connection has no stream for.
+func waitingForStream(s *stage) error {
+	server, connection, err := serving(s, grpc.MaxConcurrentStreams(1))
+	if err != nil {
+		return err
+	}
+	defer server.Stop()
+	defer connection.Close()
+	if err := call(context.Background(), connection, "hello"); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	before := waits.Load()
+	var all sync.WaitGroup
+	for i := 0; i < 3; i++ {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			_ = call(ctx, connection, "wait")
+		}()
+	}
+	err = entered(1, before)
+	time.Sleep(5 * time.Millisecond)
+	cancel()
+	all.Wait()
+	return err
+}
+
+// tooLargeForServer is a call that no interceptor of the server hears of.
+func tooLargeForServer(s *stage) error {
+	k := newKind("server", "/"+service+"/Call", false, false)
+	s.tally.begunAndRefused(k, codes.ResourceExhausted)
+	return fails(codes.ResourceExhausted, call(context.Background(), s.plain, string(make([]byte, 5<<20))))
+}
+
+// strand makes calls that are tried again until there are no attempts left, and for which there never is a connection.
+func strand(s *stage, calls int) error {
+	connection, err := s.dial(s.way.retrying(s.nowhere))
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	errs := make(chan error, calls)
+	for i := 0; i < calls; i++ {
+		go func() { errs <- call(context.Background(), connection, "hello") }()
+	}
+	for i := 0; i < calls; i++ {
+		if err := fails(codes.Unavailable, <-errs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
