@@ -61,6 +61,9 @@ pub(crate) struct Options {
     /// Measure this part only; repeat it for several
     #[arg(long, value_name = "PART", value_enum, conflicts_with = "against")]
     only: Vec<Part>,
+    /// Of the sweeps measure this one only; repeat it for several
+    #[arg(long, value_name = "SWEEP", value_enum, conflicts_with_all = ["against", "write"])]
+    sweep: Vec<sweeps::Which>,
     /// Write what was measured to docs/overhead.md, docs/overhead.json and the charts beside them
     #[arg(long)]
     write: bool,
@@ -185,7 +188,7 @@ fn measure(part: Part, options: &Options, cores: Cores) -> Result<Section> {
             };
             matrix::measure(plan, cores)
         }
-        Part::Sweeps => sweeps::measure(cores, options.seconds, options.rounds.div_ceil(2)),
+        Part::Sweeps => sweeps::measure(cores, options.seconds, options.rounds.div_ceil(2), &options.sweep),
         Part::Stalls => stalls::measure(cores, options.rounds),
         Part::Pipeline => pipeline::measure(cores),
         Part::Scrapes => Ok(scrapes::measure(cores.others, options.rounds)?.section()),

@@ -38,8 +38,8 @@ use crate::{
 const HEADER_BYTES: usize = 8;
 /// Flags of records that are not those of timed calls.
 const NOT_TIMED: u32 = record_flag::UNPAIRED | record_flag::STARTED;
-/// Records taken out of a ring in one go.
-const BATCH: usize = 1_024;
+/// Records taken out of a ring in one go: few enough to stay in the processor's nearest cache until they are counted.
+const BATCH: usize = 128;
 /// Records taken out of a ring before others get a turn.
 const TURN: usize = 1 << 20;
 /// Records that may come while totals are read.
@@ -67,7 +67,7 @@ pub(super) struct Attached {
     aggregate: Aggregate,
     losses: Losses,
     /// Records that came while the totals were read: they belong to the next snapshot.
-    waiting: Vec<(Record, Option<More>)>,
+    waiting: Batch,
     unexpected: Unexpected,
     /// Starts are sent.
     has_starts: bool,
@@ -78,10 +78,11 @@ pub(super) struct Attached {
     asking: Asking,
     max_age: Duration,
     last_ageing: Instant,
-    /// So many bytes in the ring are a part of it that matters.
-    much_bytes: u64,
     site_costs: Vec<(Role, CostClass)>,
 }
+
+/// Records on their way. All targets have theirs in one place: memory that was just used is near.
+pub(super) type Batch = Vec<(Record, Option<More>)>;
 
 /// A plan's programs, attached; nothing is known yet of whether their probes are seen to be in place.
 pub(super) struct Begun {
@@ -173,22 +174,28 @@ impl Attached {
             recipe,
             max_age: config.max_call_age,
             last_ageing: Instant::now(),
-            much_bytes: u64::from(config.limits.ring_bytes) / 16,
             site_costs: sites.iter().map(|site| (site.role, site.cost)).collect(),
         })
     }
 
-    /// Takes everything out of the ring, for the tracer too; gives how many bytes there were.
-    pub(super) fn drain(&mut self, place: &Place, clock: Clock, tracer: &mut dyn Tracer) -> u64 {
+    /// Takes everything out of the ring, for the tracer too; gives how many bytes there were. The batch is empty, and
+    /// is again.
+    pub(super) fn drain(
+        &mut self,
+        place: &Place,
+        clock: Clock,
+        batch: &mut Batch,
+        tracer: &mut dyn Tracer,
+    ) -> u64 {
         let Self { maps, labels, aggregate, names, waiting, .. } = self;
         let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), names);
         let target = place.target.pid();
         let (mut records, mut bytes) = (0, 0);
-        // Decoding labels needs the maps, which taking records out holds.
-        let mut batch = std::mem::take(waiting);
+        batch.append(waiting);
         loop {
+            // Decoding labels needs the maps, which taking records out holds.
             let taken = maps.drain(BATCH, |record, more| batch.push((record, more)));
-            for (record, more) in &batch {
+            for (record, more) in batch.iter() {
                 let labels = labels.get(record.label_set, || decode(maps, record.label_set));
                 Call { target, record, more: *more, labels, clock }.hand_over(aggregate, tracer);
                 bytes += HEADER_BYTES + size_of::<Record>() + more.map_or(0, size_of_more);
@@ -200,7 +207,6 @@ impl Attached {
                 break;
             }
         }
-        *waiting = batch;
         let time_ns = clock.now_ns();
         self.losses.look(
             |counter| maps.counter(counter),
@@ -249,7 +255,7 @@ impl Attached {
 
     /// Whether the ring must not be left alone for as long as usual.
     pub(super) fn is_filling(&self) -> bool {
-        self.maps.waiting_bytes() >= self.much_bytes
+        self.maps.is_filling()
     }
 
     /// Chooses the calls of which durations are taken, from soon on.
@@ -278,18 +284,24 @@ impl Attached {
     }
 
     /// Forgets calls that are too old to be still under way, finds out about types that were not expected, and opens
-    /// and closes windows.
-    pub(super) fn look_after(&mut self, place: &Place) {
-        if let Some(probes) = &mut self.probes {
-            let missed = self.may_be_recorded.then(|| self.maps.counter(Counter::SampledOut));
-            probes.look_after(place, missed);
+    /// and closes windows. Tells whether there is news about such types.
+    pub(super) fn look_after(&mut self, now: Instant, place: &Place) -> bool {
+        let Self { probes, maps, .. } = self;
+        if let Some(probes) = probes {
+            let missed = || self.may_be_recorded.then(|| maps.counter(Counter::SampledOut));
+            probes.look_after(now, place, missed);
         }
-        self.unexpected.look(&self.maps, place);
         let often = (self.max_age / 10).min(AGEING_AT_MOST);
-        if self.last_ageing.elapsed() >= often {
-            self.last_ageing = Instant::now();
+        if now.saturating_duration_since(self.last_ageing) >= often {
+            self.last_ageing = now;
             self.aggregate.aged(self.maps.in_flight().forget_older(self.max_age));
         }
+        self.unexpected.look(now, &self.maps, place)
+    }
+
+    /// Finds out about types that were not expected; tells whether there is news.
+    pub(super) fn ask_for_types(&mut self, place: &Place) -> bool {
+        self.unexpected.ask(&self.maps, place)
     }
 
     /// The calls in flight, how to read their names, and whether they are all.

@@ -1,13 +1,7 @@
 //! The life of a run: bind, attach, drain until the end, detach, exit.
 
 use std::{
-    collections::BTreeMap,
-    num::NonZeroUsize,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,14 +17,14 @@ use super::{
     RunConfig,
     board::Board,
     overhead::{Goal, HitCosts, Overheads, measured_before},
-    prepare::{Prepared, prepare},
-    watch::{CHECK_EVERY, Checked, DRAIN_EVERY, Watch},
+    prepare::prepare,
+    watches::{CHECK_EVERY, DRAIN_EVERY, Watches},
 };
 use crate::{
     events::{EventSocket, EventStream, Filter, Format, Lines, Readers},
     export::{http, otlp},
     failure::{Failure, Kind, advice_on_system},
-    pipeline::{Ladder, Tracer},
+    pipeline::Tracer,
 };
 
 /// How long readers may take for their last lines and answers.
@@ -41,9 +35,6 @@ type Tracers = Vec<Box<dyn Tracer + Send>>;
 
 /// How long rings in which little waits are left alone, where nobody wants each call by itself.
 const LEAVE_ALONE: Duration = Duration::from_secs(1);
-
-/// How long programs may still be running that were entered before their probe was taken away.
-const LAST_RECORDS: Duration = Duration::from_millis(10);
 
 /// Watches the targets until they have all ended and the linger is over, or a signal comes.
 pub fn run(config: RunConfig) -> Result<(), Failure> {
@@ -110,7 +101,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
     let leave_alone = if event_server.is_some() { DRAIN_EVERY * 3 / 2 } else { LEAVE_ALONE };
     board.looks().open();
     board.set_ready(true);
-    let mut overheads = Overheads::new(goal, hit_costs, &watches, &board);
+    let mut overheads = Overheads::new(goal, hit_costs, watches.all(), &board);
     let mut drain_tick = interval(DRAIN_EVERY);
     drain_tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut check_tick = interval(CHECK_EVERY);
@@ -119,21 +110,24 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            () = board.looks().asked() => board.looks().take(|| look(&mut watches, &mut tracers)),
-            _ = drain_tick.tick() => pass(&mut watches, leave_alone, &mut tracers),
+            () = board.looks().asked() => board.looks().take(|| {
+                overheads.refresh(watches.all_mut());
+                watches.look(&mut tracers);
+            }),
+            _ = drain_tick.tick() => watches.pass(leave_alone, &mut tracers),
             _ = check_tick.tick() => {
                 tokio::task::block_in_place(|| {
-                    check(&mut watches, &mut tracers);
-                    overheads.look(&mut watches, &board);
+                    watches.check(&mut tracers);
+                    overheads.look(watches.all_mut(), &board);
                 });
-                if lifetime.is_over(watches.iter().any(Watch::is_up)) {
+                if lifetime.is_over(watches.any_up()) {
                     break;
                 }
             }
         }
     }
     board.set_ready(false);
-    tokio::task::block_in_place(|| finish(&mut watches, &mut tracers));
+    tokio::task::block_in_place(|| watches.finish(&mut tracers));
     board.looks().close();
     // Tells the readers that this was all.
     drop(tracers);
@@ -191,115 +185,14 @@ impl EventServer {
 }
 
 /// Attaches to every target; gives what a hit of a probe costs too, where that had to be known before.
-fn attach_all(config: &RunConfig, board: &Board) -> Result<(Vec<Watch>, Option<HitCosts>), Failure> {
+fn attach_all(config: &RunConfig, board: &Board) -> Result<(Watches, Option<HitCosts>), Failure> {
     let prepared = prepare(config)?;
     let hit_costs = measured_before(config, &prepared)?;
-    let watches = attach(prepared, config, board.ladder())?;
-    for watch in &watches {
+    let watches = Watches::attach(prepared, config, board.ladder())?;
+    for watch in watches.all() {
         board.add(watch.face());
     }
     Ok((watches, hit_costs))
-}
-
-/// Attaches to every target; whatever fails leaves nothing attached.
-///
-/// The kernel's part is done for several targets side by side, everything that is written to the log in their order.
-pub(super) fn attach(
-    prepared: Vec<Prepared>,
-    config: &RunConfig,
-    ladder: &Arc<Ladder>,
-) -> Result<Vec<Watch>, Failure> {
-    let checked = prepared.into_iter().map(|prepared| Checked::new(prepared, config));
-    let checked = checked.collect::<Result<Vec<_>, _>>()?;
-    let begun = side_by_side(checked, |checked| checked.attach(config))?;
-    begun.into_iter().map(|begun| Watch::new(begun, config, ladder)).collect()
-}
-
-/// Does a job for each of these on a few threads; gives the results in their order, or the first failure in that order.
-/// What was not begun when a job failed is left undone.
-fn side_by_side<T: Send, R: Send, E: Send>(
-    jobs: Vec<T>,
-    work: impl Fn(T) -> Result<R, E> + Sync,
-) -> Result<Vec<R>, E> {
-    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = (processors * THREADS_PER_PROCESSOR).min(jobs.len());
-    let queue = Mutex::new(jobs.into_iter().enumerate());
-    let results = Mutex::new(BTreeMap::new());
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let keep = |index, result| results.lock().unwrap_or_else(PoisonError::into_inner).insert(index, result);
-    let has_failed = AtomicBool::new(false);
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                // Looked at first: a job that was taken is done, so none before the first failure is missed.
-                while !has_failed.load(Ordering::Relaxed) {
-                    let Some((index, job)) = next() else { break };
-                    let result = work(job);
-                    has_failed.fetch_or(result.is_err(), Ordering::Relaxed);
-                    keep(index, result);
-                }
-            });
-        }
-    });
-    results.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
-}
-
-/// For some of the time of attaching the kernel lets all processors do something else once.
-const THREADS_PER_PROCESSOR: usize = 2;
-
-/// Takes everything out of the rings of the targets that are there.
-pub(super) fn drain(watches: &mut [Watch], tracer: &mut dyn Tracer) {
-    each_up(watches, |watch| watch.drain(tracer));
-    tracer.flush();
-}
-
-/// Drains the rings in which much waits, or which were left alone for so long.
-fn pass(watches: &mut [Watch], leave_alone: Duration, tracer: &mut dyn Tracer) {
-    each_up(watches, |watch| watch.pass(leave_alone, tracer));
-    tracer.flush();
-}
-
-/// Drains all rings and publishes what there is.
-fn look(watches: &mut [Watch], tracer: &mut dyn Tracer) {
-    each_up(watches, |watch| watch.look(tracer));
-    tracer.flush();
-}
-
-fn each_up(watches: &mut [Watch], act: impl FnMut(&mut Watch)) {
-    watches.iter_mut().filter(|watch| watch.is_up()).for_each(act);
-}
-
-/// Looks after every target.
-pub(super) fn check(watches: &mut [Watch], tracer: &mut dyn Tracer) {
-    for watch in watches {
-        watch.check(tracer);
-    }
-}
-
-/// Detaches everything at once, takes what is left, and says what it came to.
-pub(super) fn finish(watches: &mut [Watch], tracer: &mut dyn Tracer) {
-    thread::scope(|scope| {
-        for watch in watches.iter_mut().filter(|watch| watch.is_up()) {
-            scope.spawn(|| watch.detach());
-        }
-    });
-    thread::sleep(LAST_RECORDS);
-    for watch in watches.iter_mut() {
-        watch.look(tracer);
-        watch.set_down();
-    }
-    tracer.flush();
-    let (calls, untimed) =
-        watches.iter().map(Watch::summary).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-    let targets = match watches.len() {
-        1 => "1 target".to_owned(),
-        several => format!("{several} targets"),
-    };
-    if watches.iter().any(Watch::has_calls) {
-        info!("detached: {calls} calls counted in {targets}, {untimed} of them without a duration");
-    } else {
-        info!("done: no calls were watched in {targets}");
-    }
 }
 
 /// When the run is over without a signal: some time after the last target has ended.
@@ -322,33 +215,5 @@ impl Lifetime {
             Instant::now()
         });
         since.elapsed() >= self.linger
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jobs_keep_their_order_whoever_is_done_first() {
-        let work = |job: u64| {
-            thread::sleep(Duration::from_millis(10 - job));
-            Ok::<_, u64>(job * 2)
-        };
-        assert_eq!(side_by_side((0..10).collect(), work), Ok((0..10).map(|job| job * 2).collect()));
-        assert_eq!(side_by_side(Vec::new(), work), Ok(Vec::new()));
-    }
-
-    #[test]
-    fn the_first_failure_counts_and_ends_it() {
-        let begun = Mutex::new(Vec::new());
-        let work = |job: u64| {
-            begun.lock().unwrap().push(job);
-            // The second to fail is there first.
-            thread::sleep(Duration::from_millis(if job == 2 { 20 } else { 1 }));
-            if job < 2 { Ok(job) } else { Err(job) }
-        };
-        assert_eq!(side_by_side((0..1_000).collect(), work), Err(2));
-        assert!(begun.into_inner().unwrap().len() < 1_000);
     }
 }

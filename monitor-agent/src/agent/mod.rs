@@ -19,6 +19,7 @@ mod trace;
 mod unexpected;
 mod verify;
 mod watch;
+mod watches;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -17,8 +17,12 @@ use crate::{
     plan::{Role, cost_name},
 };
 
-/// How often the targets are looked at.
+/// How often the targets are looked at where a budget is to be kept, and at first.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// So much later else, where nobody scrapes.
+const LATER: Duration = Duration::from_secs(4);
+/// How long they are looked at often at first, so that there is a ratio soon.
+const AT_FIRST: Duration = Duration::from_secs(10);
 /// How often the kernel measures run times, until the next check of the targets: it costs each run some time. Sooner where
 /// nothing of a program has been seen yet.
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
@@ -281,9 +285,18 @@ impl Overheads {
             self.next_sample = now + SAMPLE_EVERY;
             self.begin_sample(watches);
         }
+        let is_often = self.goal.budget.is_some() || now - self.began < AT_FIRST;
+        let rest = if is_often { Duration::ZERO } else { LATER };
+        if now >= self.next_look + rest {
+            self.look_at_targets(watches, now);
+        }
+    }
+
+    /// Looks at the targets for somebody who scrapes, unless that was done shortly before.
+    pub(super) fn refresh(&mut self, watches: &mut [Watch]) {
+        let now = Instant::now();
         if now >= self.next_look {
-            self.next_look = now + LOOK_EVERY;
-            self.look_at_targets(watches, now - self.began);
+            self.look_at_targets(watches, now);
         }
     }
 
@@ -323,7 +336,9 @@ impl Overheads {
         drop(measuring);
     }
 
-    fn look_at_targets(&mut self, watches: &mut [Watch], at: Duration) {
+    fn look_at_targets(&mut self, watches: &mut [Watch], now: Instant) {
+        self.next_look = now + LOOK_EVERY;
+        let at = now - self.began;
         for (target, watch) in self.targets.iter_mut().zip(watches) {
             let Some(cpu) = watch.cpu_time() else {
                 watch.face().lock_stats().overhead.ratio = None;

@@ -150,11 +150,10 @@ impl Probes {
     }
 
     /// Puts the probes at the starts in place, or takes them away, if it is time to. Where calls may record their starts
-    /// themselves, `missed` is how many that did not have got no duration so far.
-    pub(super) fn look_after(&mut self, place: &Place, missed: Option<u64>) {
+    /// themselves, `missed` tells how many that did not have got no duration so far.
+    pub(super) fn look_after(&mut self, now: Instant, place: &Place, missed: impl FnOnce() -> Option<u64>) {
         self.take_back(place);
-        let now = Instant::now();
-        let wants_open = self.schedule.as_mut().is_none_or(|schedule| schedule.is_open(now, missed));
+        let wants_open = self.schedule.as_mut().is_none_or(|schedule| schedule.is_open(now, missed()));
         if wants_open != self.is_open {
             self.change(wants_open);
         } else if self.schedule.is_none() {

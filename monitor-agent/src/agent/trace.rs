@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    Latency, RunConfig, life,
+    Latency, RunConfig,
     prepare::prepare,
-    watch::{CHECK_EVERY, DRAIN_EVERY, Watch},
+    watches::{CHECK_EVERY, DRAIN_EVERY, Watches},
 };
 use crate::{
     bpf::{Limits, ProbeLinks},
@@ -82,7 +82,7 @@ impl TraceConfig {
 
 /// Targets with probes attached. Dropping it takes the probes away.
 pub struct Trace {
-    watches: Vec<Watch>,
+    watches: Watches,
     checked: Instant,
 }
 
@@ -96,23 +96,23 @@ impl Trace {
             return Err(Failure::new(Kind::Usage, "no process to watch: give the pid of one"));
         }
         let config = config.as_run();
-        let watches = life::attach(prepare(&config)?, &config, &Arc::new(Ladder::default()))?;
+        let watches = Watches::attach(prepare(&config)?, &config, &Arc::new(Ladder::default()))?;
         Ok(Self { watches, checked: Instant::now() })
     }
 
     /// Hands over the calls since the last time; false once no target is left.
     pub fn poll(&mut self, tracer: &mut dyn Tracer) -> bool {
-        life::drain(&mut self.watches, tracer);
+        self.watches.drain(tracer);
         if self.checked.elapsed() >= CHECK_EVERY {
             self.checked = Instant::now();
-            life::check(&mut self.watches, tracer);
+            self.watches.check(tracer);
         }
-        self.watches.iter().any(Watch::is_up)
+        self.watches.any_up()
     }
 
     /// Takes the probes away and hands over what is left. Takes a quarter of a second or so.
     pub fn detach(mut self, tracer: &mut dyn Tracer) {
-        life::finish(&mut self.watches, tracer);
+        self.watches.finish(tracer);
     }
 }
 

@@ -5,7 +5,10 @@
 //! of its interface and of its type, the type's hash and its methods (`internal/abi/iface.go`): when all these are those
 //! of an itab that the plan knows, it means the same.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use monitor_ebpf::Recipe;
 use tracing::{info, warn};
@@ -38,7 +41,14 @@ pub(super) struct Unexpected {
     /// Type words that the recipe knows.
     known: Vec<(u64, Itab)>,
     seen: BTreeMap<u64, UnexpectedType>,
+    /// Hits that the programs could make nothing of, when last asked about,
+    unknown_hits: u64,
+    /// and when they are asked again, whatever that number says.
+    next_look: Instant,
 }
+
+/// How often the programs are asked, which takes a system call, where they could make something of all calls.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Unexpected {
     pub(super) fn new(recipe: &Recipe, place: &Place) -> Self {
@@ -54,16 +64,29 @@ impl Unexpected {
             }
             known.extend(in_image(place, word).map(|itab| (word, itab)));
         }
-        Self { known, seen: BTreeMap::new() }
+        Self { known, seen: BTreeMap::new(), unknown_hits: 0, next_look: Instant::now() }
     }
 
-    /// Asks the programs which types they met.
-    pub(super) fn look(&mut self, maps: &Maps, place: &Place) {
+    /// Asks the programs which types they met, if calls are not counted for it or it is time to. Tells whether there is news.
+    pub(super) fn look(&mut self, now: Instant, maps: &Maps, place: &Place) -> bool {
+        let unknown_hits = maps.unknown_hits();
+        if now < self.next_look && unknown_hits == self.unknown_hits {
+            return false;
+        }
+        (self.unknown_hits, self.next_look) = (unknown_hits, now + LOOK_EVERY);
+        self.ask(maps, place)
+    }
+
+    /// Asks the programs which types they met; tells whether there is news.
+    pub(super) fn ask(&mut self, maps: &Maps, place: &Place) -> bool {
+        let mut has_news = false;
         for (word, hits) in maps.unexpected_types() {
             let known = &self.known;
             let found = self.seen.entry(word).or_insert_with(|| meet(word, known, maps, place));
+            has_news |= found.hits != hits;
             found.hits = hits;
         }
+        has_news
     }
 
     pub(super) fn types(&self) -> impl Iterator<Item = &UnexpectedType> {

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::{
     Latency, RunConfig,
-    attached::{self, Attached, Place, sites},
+    attached::{self, Attached, Batch, Place, sites},
     clock::Clock,
     describe,
     go::GoRuntime,
@@ -31,7 +31,7 @@ use crate::{
     },
     pipeline::{CounterValues, Ladder, PerProbe, ProbeKind, Published, Tracer, Windowed},
     plan::{Found, Plan, cost_name},
-    target::Liveness,
+    target::{Liveness, Target},
 };
 
 /// What readers see of a watch. Shared with the server.
@@ -86,13 +86,23 @@ pub(super) struct Watch {
     attached: Vec<Attached>,
     /// Takes the probes away from a target that has ended.
     leaving: Option<JoinHandle<()>>,
-    /// When the target was last seen to run, by all that tells it.
-    seen_running: Instant,
+    /// Whether the target still runs is asked as little as that, from then on,
+    next_glance: Instant,
+    /// and by all that tells it from then on.
+    next_close_look: Instant,
     /// When the rings were last drained.
     drained: Instant,
-    clock: Clock,
+    /// Where durations came from when last looked at.
+    latency_sources: Vec<LatencySource>,
     is_up: bool,
     face: Arc<Face>,
+}
+
+/// What it takes to drain rings, for all targets in turn.
+#[derive(Default)]
+pub(super) struct Tools {
+    pub(super) clock: Clock,
+    batch: Batch,
 }
 
 /// A target whose text is that of its plans.
@@ -103,8 +113,6 @@ pub(super) struct Begun {
     place: Place,
     /// Of each framework that is watched.
     programs: Vec<attached::Begun>,
-    /// Looked at before any probe was in place: calls that start after that can have a duration.
-    clock: Clock,
     /// How long that took.
     took: Duration,
 }
@@ -128,11 +136,9 @@ impl Checked {
     /// Attaches every plan; whatever fails leaves nothing attached. Writes nothing to the log.
     pub(super) fn attach(self, config: &RunConfig) -> Result<Begun, Failure> {
         let (Self(place), began) = (self, Instant::now());
-        let mut clock = Clock::default();
-        clock.look();
         let attach = |(index, found, plan)| attached::Begun::attach(&place, index, (found, plan), config);
         let programs = plans(&place, config).map(attach).collect::<Result<_, _>>()?;
-        Ok(Begun { place, programs, clock, took: began.elapsed() })
+        Ok(Begun { place, programs, took: began.elapsed() })
     }
 }
 
@@ -150,7 +156,7 @@ fn is_wanted(found: &Found, config: &RunConfig) -> bool {
 impl Watch {
     /// Takes over a target with programs attached; whatever fails leaves nothing attached.
     pub(super) fn new(begun: Begun, config: &RunConfig, ladder: &Arc<Ladder>) -> Result<Self, Failure> {
-        let Begun { place, programs, clock, took } = begun;
+        let Begun { place, programs, took } = begun;
         let mut programs = programs.into_iter().peekable();
         let mut attached = Vec::new();
         let mut stats = TargetStats {
@@ -212,13 +218,15 @@ impl Watch {
             in_flight: Mutex::new((in_flight, UnderwayCalls::default())),
             subject,
         });
+        let now = Instant::now();
         let mut watch = Self {
             place,
             attached,
             leaving: None,
-            seen_running: Instant::now(),
-            drained: Instant::now(),
-            clock,
+            next_glance: now + GLANCE_EVERY,
+            next_close_look: now + LOOK_CLOSELY_EVERY,
+            drained: now,
+            latency_sources: Vec::new(),
             is_up: true,
             face,
         };
@@ -239,29 +247,39 @@ impl Watch {
         self.is_up
     }
 
-    /// Passes by: drains the rings if much waits in them, or if they were left alone for so long. What a visit takes is much
-    /// the same for one call and for a hundred.
-    pub(super) fn pass(&mut self, leave_alone: Duration, tracer: &mut dyn Tracer) {
-        if self.drained.elapsed() > leave_alone || self.attached.iter().any(Attached::is_filling) {
-            self.drain(tracer);
-        } else {
-            // So that it is noticed whenever somebody sets it.
-            self.clock.look();
-        }
+    /// The process.
+    pub(super) fn target(&self) -> &Target {
+        &self.place.target
+    }
+
+    /// Whether much waits in the rings, or they were left alone for so long.
+    pub(super) fn must_be_drained(&self, now: Instant, leave_alone: Duration) -> bool {
+        now.saturating_duration_since(self.drained) > leave_alone
+            || self.attached.iter().any(Attached::is_filling)
     }
 
     /// Takes everything out of the rings, for the tracer too.
-    pub(super) fn drain(&mut self, tracer: &mut dyn Tracer) {
+    pub(super) fn drain(&mut self, tools: &mut Tools, tracer: &mut dyn Tracer) {
         self.drained = Instant::now();
-        self.clock.look();
-        let Self { attached, place, clock, .. } = self;
-        let ring_bytes = attached.iter_mut().map(|attached| attached.drain(place, *clock, tracer)).sum();
+        let Tools { clock, batch } = tools;
+        clock.look();
+        let Self { attached, place, .. } = self;
+        let drain = |attached: &mut Attached| attached.drain(place, *clock, batch, tracer);
+        let ring_bytes = attached.iter_mut().map(drain).sum();
         self.face.lock_stats().ring_bytes = ring_bytes;
     }
 
     /// Drains, and publishes what a scrape may read.
-    pub(super) fn look(&mut self, tracer: &mut dyn Tracer) {
-        self.drain(tracer);
+    pub(super) fn look(&mut self, tools: &mut Tools, tracer: &mut dyn Tracer) {
+        self.drain(tools, tracer);
+        let Self { attached, place, .. } = self;
+        let mut has_news = false;
+        for attached in attached {
+            has_news |= attached.ask_for_types(place);
+        }
+        if has_news {
+            self.show_unexpected();
+        }
         let changes: Vec<_> = self.attached.iter_mut().map(Attached::look).collect();
         let mut counters = CounterValues::default();
         for one in &changes {
@@ -274,18 +292,18 @@ impl Watch {
     /// Looks after the calls in flight, and notices that the target has ended. The probes are then taken away beside
     /// everything else, since that takes the kernel its time and the other targets must not wait; the totals are
     /// kept.
-    pub(super) fn check(&mut self, tracer: &mut dyn Tracer) {
+    pub(super) fn check(&mut self, now: Instant, tools: &mut Tools, tracer: &mut dyn Tracer) {
         if self.leaving.as_ref().is_some_and(JoinHandle::is_finished) {
             self.detach();
-            self.look(tracer);
+            self.look(tools, tracer);
             self.set_down();
             return;
         }
         if !self.is_up || self.leaving.is_some() {
             return;
         }
-        self.look_after();
-        let what = match self.liveness() {
+        self.look_after(now);
+        let what = match self.liveness(now) {
             Liveness::Running => return,
             Liveness::Exited => "has ended",
             Liveness::Replaced => "has started another program",
@@ -295,13 +313,26 @@ impl Watch {
         self.leaving = Some(std::thread::spawn(move || drop_side_by_side(probes)));
     }
 
-    /// Asks all that tells now and then only: with many targets that would be most of what the agent does.
-    fn liveness(&mut self) -> Liveness {
-        let target = &self.place.target;
-        if self.seen_running.elapsed() < LOOK_CLOSELY_EVERY && target.seems_running() {
+    /// To be called where something says that the target may have ended.
+    pub(super) fn look_closely(&mut self) {
+        let now = Instant::now();
+        (self.next_glance, self.next_close_look) = (now, now);
+    }
+
+    /// That a process has ended is told by [`Exits`](crate::target::Exits); all else is asked for now and then: with many
+    /// targets that would be most of what the agent does.
+    fn liveness(&mut self, now: Instant) -> Liveness {
+        if now < self.next_glance {
             return Liveness::Running;
         }
-        self.seen_running = Instant::now();
+        let target = &self.place.target;
+        let seems_running = target.seems_running();
+        // In the middle of an exec nothing else tells of it yet: then it is asked again at the next check.
+        self.next_glance = if seems_running { now + GLANCE_EVERY } else { now };
+        if now < self.next_close_look && seems_running {
+            return Liveness::Running;
+        }
+        self.next_close_look = now + LOOK_CLOSELY_EVERY;
         target.liveness()
     }
 
@@ -324,9 +355,14 @@ impl Watch {
     }
 
     /// Shows where durations come from now, and says so if calls have begun or ceased to record their starts.
-    fn note_latency_sources(&self) {
-        let sources: Vec<_> = self.attached.iter().map(Attached::latency_source).collect();
-        let before = std::mem::replace(&mut self.face.lock_stats().latency_sources, sources.clone());
+    fn note_latency_sources(&mut self) {
+        let sources = || self.attached.iter().map(Attached::latency_source);
+        if sources().eq(self.latency_sources.iter().copied()) {
+            return;
+        }
+        let sources: Vec<_> = sources().collect();
+        let before = std::mem::replace(&mut self.latency_sources, sources.clone());
+        self.face.lock_stats().latency_sources.clone_from(&sources);
         let [are_recorded, were_recorded] =
             [sources, before].map(|sources| sources.contains(&LatencySource::Recorded));
         if are_recorded && !were_recorded {
@@ -336,13 +372,21 @@ impl Watch {
         }
     }
 
-    fn look_after(&mut self) {
-        for attached in &mut self.attached {
-            attached.look_after(&self.place);
+    fn look_after(&mut self, now: Instant) {
+        let Self { attached, place, .. } = self;
+        let mut has_news = false;
+        for attached in attached {
+            has_news |= attached.look_after(now, place);
         }
+        if has_news {
+            self.show_unexpected();
+        }
+        self.note_latency_sources();
+    }
+
+    fn show_unexpected(&self) {
         let unexpected = self.attached.iter().flat_map(Attached::unexpected).cloned().collect();
         self.face.lock_stats().unexpected = unexpected;
-        self.note_latency_sources();
     }
 
     /// Says that the target is no longer watched. Only once its last calls are published: who sees it down sees
@@ -467,9 +511,7 @@ fn add_stats(stats: &mut TargetStats, (found, plan): (&Found, &Plan), config: &R
     }));
 }
 
-/// How often rings are passed by.
-pub(super) const DRAIN_EVERY: Duration = Duration::from_millis(50);
+/// How often a target is looked at that has not been told to have ended: it may have started another program.
+const GLANCE_EVERY: Duration = Duration::from_millis(500);
 /// How often all is asked that tells whether a target runs.
-const LOOK_CLOSELY_EVERY: Duration = Duration::from_secs(1);
-/// How often targets are looked after.
-pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
+const LOOK_CLOSELY_EVERY: Duration = Duration::from_secs(10);

@@ -46,6 +46,8 @@ pub(super) struct Sizes {
     pub(super) label_cache: u32,
     /// Bytes or messages are counted, too.
     pub(super) has_extras: bool,
+    /// Of the ring.
+    pub(super) ring_bytes: u32,
 }
 
 /// Buckets for this many calls in flight: a power of two, at least two.
@@ -130,6 +132,7 @@ impl Programs {
             label_capacity: limits.label_sets.saturating_add(OTHER_LABEL_SETS),
             label_cache: label_cache(limits.label_sets),
             has_extras: has_messages || recipe.has_extras(),
+            ring_bytes: limits.ring_bytes,
         };
         let recipe = Recipe {
             label_limit: sizes.label_limit,

@@ -45,7 +45,7 @@ impl Sampling {
 
     /// Starts are no longer watched in windows. To be called when all are seen.
     pub fn end_windows(&self) {
-        if self.in_windows.swap(false, Ordering::AcqRel) {
+        if self.in_windows() && self.in_windows.swap(false, Ordering::AcqRel) {
             self.set(sampling::MODE, sampling::FULL_AGAIN);
         }
     }

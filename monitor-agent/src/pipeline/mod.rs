@@ -6,6 +6,7 @@
 mod aggregate;
 mod buckets;
 mod budget;
+mod durations;
 mod labels;
 mod losses;
 mod operations;
@@ -16,6 +17,7 @@ mod tracer;
 pub use aggregate::{Aggregate, CounterValues, Outcomes};
 pub use buckets::{Buckets, BucketsError, Ladder};
 pub use budget::{Budget, BudgetError, Percent, Shedding, Step};
+use durations::Durations;
 pub(crate) use labels::NoExecutable;
 pub use labels::{CallType, Executable, Framework, KnownLabels, Labels, Side, StreamKind, shown, split_path};
 pub use losses::Losses;

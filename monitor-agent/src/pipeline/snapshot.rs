@@ -25,13 +25,9 @@ impl Histogram {
         Self { counts: vec![0; ladder.limits() + 1], ladder, sum_us: 0, sum_ns: 0 }
     }
 
-    /// Counts a call.
-    pub fn record(&mut self, duration_ns: u64) {
-        if let Some(count) = self.counts.get_mut(self.ladder.index(duration_ns)) {
-            *count += 1;
-        }
-        self.sum_us = self.sum_us.saturating_add(duration_ns / 1_000);
-        self.sum_ns += u128::from(duration_ns);
+    /// With these counts, one for each limit of the ladder and one more, and the sums in microseconds and in nanoseconds.
+    pub(crate) fn of(ladder: Arc<Ladder>, counts: Vec<u64>, sums: (u64, u128)) -> Self {
+        Self { ladder, counts, sum_us: sums.0, sum_ns: sums.1 }
     }
 
     /// Calls in each bucket of a view that the ladder was made for, not cumulated, the infinite one last.

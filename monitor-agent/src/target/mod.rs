@@ -10,6 +10,7 @@
 //! to the inode that runs, whatever the path means inside the container and whatever became of the file since.
 
 mod caps;
+mod exits;
 mod maps;
 mod surroundings;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use thiserror::Error;
 
 use crate::failure;
 pub use caps::missing_capabilities;
+pub use exits::Exits;
 pub use maps::Mapping;
 
 /// Why a process cannot be a target, or no longer is one.

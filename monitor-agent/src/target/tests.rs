@@ -146,6 +146,30 @@ fn a_zombie_has_ended() {
 }
 
 #[test]
+fn the_ends_of_many_are_told_once_each() {
+    let mut children: Vec<_> = (0..100).map(|_| Kept::sleep()).collect();
+    let targets: Vec<_> = children.iter().map(Kept::open).collect();
+    let exits = Exits::of(&targets).expect("descriptors");
+    assert_eq!(exits.take().count(), 0);
+    children[7].end();
+    assert_eq!(exits.take().collect::<Vec<_>>(), [7]);
+    assert_eq!(exits.take().count(), 0);
+    // One that nobody has waited for has ended all the same.
+    for child in &mut children[10..] {
+        child.0.kill().expect("the child can be killed");
+    }
+    let mut ended = Vec::new();
+    wait_until(|| {
+        ended.extend(exits.take());
+        ended.len() >= 90
+    });
+    ended.sort_unstable();
+    assert_eq!(ended, (10..100).collect::<Vec<_>>());
+    assert_eq!(targets[7].liveness(), Liveness::Exited);
+    assert_eq!(exits.take().count(), 0);
+}
+
+#[test]
 fn an_exec_of_another_file_and_of_the_same_file_replaces() {
     for program in ["sleep 600", "sh -c 'read -r line'"] {
         let script = format!("read -r line; exec {program}");

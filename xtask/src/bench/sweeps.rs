@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
 use monitor_tests::{
     agent::{self, Agent},
     process::Process,
@@ -41,6 +42,13 @@ const OWN_AT_ONCE: &str = "targets, each its own executable, which wake up as of
 const SHARED_EXECUTABLE: &str = "targets that share one executable";
 /// Seconds of calls that settle what was just attached, at least.
 const WARM_UP: f64 = 0.3;
+/// An agent is steady when it has taken as much in so many seconds as in as many before, but for this part of it.
+const STEADY_SECONDS: f64 = 2.0;
+const STEADY_WITHIN: f64 = 0.1;
+/// After so many such times it is measured as it is.
+const STEADY_AFTER: usize = 10;
+/// Seconds in which it is measured, at least: all that it does by itself now and then it does once in so many.
+const AGENT_SECONDS: f64 = 10.0;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Detaching so many targets takes a while.
 const DETACHED_WITHIN: Duration = Duration::from_mins(1);
@@ -116,40 +124,70 @@ struct Points {
     shares: Vec<Share>,
 }
 
-/// All sweeps; of those that are meant to be flat so many rounds.
-pub(super) fn measure(cores: Cores, seconds: u32, rounds: u32) -> Result<Section> {
+/// One sweep: what changes in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Which {
+    /// Calls a second
+    Calls,
+    /// Label sets
+    LabelSets,
+    /// Targets with executables of their own
+    Own,
+    /// The same, which wake up as often in all as one
+    OwnAtOnce,
+    /// Targets that share one executable
+    Shared,
+    /// The size of the executable
+    Size,
+}
+
+/// These sweeps, or all of them; of those that are meant to be flat so many rounds.
+pub(super) fn measure(cores: Cores, seconds: u32, rounds: u32, which: &[Which]) -> Result<Section> {
+    let is_wanted = |one| which.is_empty() || which.contains(&one);
     let executable = Program::Synthetic.build(Flavour::Stripped)?;
     let sweep = Sweep { cores, seconds: seconds.into(), args: &[] };
     let mut found = Points::default();
-    let mut alone = sweep.start(std::slice::from_ref(&executable))?;
-    for rate in [1_000.0, 10_000.0, 100_000.0] {
-        let load = Load { rate, ..Load::USUAL };
-        found.points.push(sweep.point("calls a second", rate, &mut alone, load)?);
+    if is_wanted(Which::Calls) {
+        let mut alone = sweep.start(std::slice::from_ref(&executable))?;
+        for rate in [1_000.0, 10_000.0, 100_000.0] {
+            let load = Load { rate, ..Load::USUAL };
+            found.points.push(sweep.point("calls a second", rate, &mut alone, load)?);
+        }
     }
-    let with_room = Sweep { args: &ROOM, ..sweep };
-    let label_sets = [10, 1_000, 10_000];
-    let label_sets = label_sets.map(|methods| (1, Load { methods, ..Load::USUAL }, f64::from(methods)));
-    with_room.flat(&mut found, LABEL_SETS, &mut alone, &label_sets, rounds)?;
-    drop(alone);
+    if is_wanted(Which::LabelSets) {
+        let with_room = Sweep { args: &ROOM, ..sweep };
+        let label_sets = [10, 1_000, 10_000];
+        let label_sets = label_sets.map(|methods| (1, Load { methods, ..Load::USUAL }, f64::from(methods)));
+        let mut alone = sweep.start(std::slice::from_ref(&executable))?;
+        with_room.flat(&mut found, LABEL_SETS, &mut alone, &label_sets, rounds)?;
+    }
 
     let many = [1_u16, 10, 50];
     let in_all = many.map(|count| (count.into(), Load::USUAL, f64::from(count)));
     // Each target makes its calls at once and then sleeps, so that all of them wake up as often as one alone does.
     let at_once = |count| Load { tick_ms: count, ..Load::USUAL };
     let at_once = [1, 50].map(|count| (count.into(), at_once(count), f64::from(count)));
-    let copies = Copies::of(&executable, 50)?;
-    let mut own = sweep.start(&copies.0)?;
-    sweep.flat(&mut found, OWN_EXECUTABLES, &mut own, &in_all, rounds)?;
-    sweep.flat(&mut found, OWN_AT_ONCE, &mut own, &at_once, rounds)?;
-    drop((own, copies));
-    let mut shared = sweep.start(&vec![executable.clone(); 50])?;
-    sweep.flat(&mut found, SHARED_EXECUTABLE, &mut shared, &in_all, rounds.div_ceil(2))?;
-    drop(shared);
+    if is_wanted(Which::Own) || is_wanted(Which::OwnAtOnce) {
+        let copies = Copies::of(&executable, 50)?;
+        let mut own = sweep.start(&copies.0)?;
+        if is_wanted(Which::Own) {
+            sweep.flat(&mut found, OWN_EXECUTABLES, &mut own, &in_all, rounds)?;
+        }
+        if is_wanted(Which::OwnAtOnce) {
+            sweep.flat(&mut found, OWN_AT_ONCE, &mut own, &at_once, rounds)?;
+        }
+    }
+    if is_wanted(Which::Shared) {
+        let mut shared = sweep.start(&vec![executable.clone(); 50])?;
+        sweep.flat(&mut found, SHARED_EXECUTABLE, &mut shared, &in_all, rounds.div_ceil(2))?;
+    }
 
-    for executable in [executable.clone(), ballast::build(12_500)?, ballast::build(50_000)?] {
-        let size = float(fs::metadata(&executable)?.len()) / MIB;
-        let mut target = sweep.start(&[executable])?;
-        found.points.push(sweep.point("MiB of executable", size.round(), &mut target, Load::USUAL)?);
+    if is_wanted(Which::Size) {
+        for executable in [executable.clone(), ballast::build(12_500)?, ballast::build(50_000)?] {
+            let size = float(fs::metadata(&executable)?.len()) / MIB;
+            let mut target = sweep.start(&[executable])?;
+            found.points.push(sweep.point("MiB of executable", size.round(), &mut target, Load::USUAL)?);
+        }
     }
     Ok(section(&found))
 }
@@ -257,9 +295,10 @@ impl Sweep {
         let agent = Agent::start_command(&mut command)?.wait_ready()?;
         let ready_ms = begin.elapsed().as_secs_f64() * 1000.0;
         let peak_mib = peak_mib(agent.pid())?;
-        let warm = load.make(targets, load.warm_up())?.calls;
+        let warm = load.make(targets, load.warm_up())?.calls + settle(&agent, targets, load)?;
         let before = cpu_time(agent.pid())?;
-        let Made { calls: made, seconds: elapsed, target_us } = load.make(targets, self.seconds)?;
+        let seconds = self.seconds.max(AGENT_SECONDS);
+        let Made { calls: made, seconds: elapsed, target_us } = load.make(targets, seconds)?;
         let agent_cpu = cpu_time(agent.pid())?.saturating_sub(before).as_secs_f64();
         let scrape = agent.scrape_settled()?;
         let counted = scrape.sum("kitex_server_throughput", &[]);
@@ -355,6 +394,22 @@ impl Load {
         let target_us = cpu(targets)?.saturating_sub(before).as_secs_f64() * 1e6 / float(made);
         Ok(Made { calls: made, seconds, target_us })
     }
+}
+
+/// Makes calls until the agent takes as much for them as it did just before; gives how many there were. At first it measures
+/// what a hit costs, and meets label sets.
+fn settle(agent: &Agent, targets: &mut [Process], load: Load) -> Result<u64> {
+    let (mut calls, mut last) = (0, 0.0);
+    for _ in 0..STEADY_AFTER {
+        let before = cpu_time(agent.pid())?;
+        calls += load.make(targets, STEADY_SECONDS)?.calls;
+        let taken = cpu_time(agent.pid())?.saturating_sub(before).as_secs_f64();
+        if (taken - last).abs() <= last * STEADY_WITHIN {
+            break;
+        }
+        last = taken;
+    }
+    Ok(calls)
 }
 
 /// Ends an agent; whether it ended well.

@@ -1,0 +1,210 @@
+//! All targets of a run, looked after together: what is the same for all of them is asked once.
+
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tracing::info;
+
+use super::{
+    RunConfig,
+    prepare::Prepared,
+    watch::{Checked, Tools, Watch},
+};
+use crate::{
+    failure::{Failure, Kind, advice_on_system},
+    pipeline::{Ladder, Tracer},
+    target::Exits,
+};
+
+/// How often rings are passed by.
+pub(super) const DRAIN_EVERY: Duration = Duration::from_millis(50);
+/// How often targets are looked after.
+pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
+
+/// How long programs may still be running that were entered before their probe was taken away.
+const LAST_RECORDS: Duration = Duration::from_millis(10);
+
+/// See the [module](self).
+pub(super) struct Watches {
+    all: Vec<Watch>,
+    /// Its clock was first looked at before any probe was in place: calls that start after that can have a duration.
+    tools: Tools,
+    /// Of all of them, in their order.
+    exits: Exits,
+}
+
+impl Watches {
+    /// Attaches to every target; whatever fails leaves nothing attached.
+    ///
+    /// The kernel's part is done for several targets side by side, everything that is written to the log in their order.
+    pub(super) fn attach(
+        prepared: Vec<Prepared>,
+        config: &RunConfig,
+        ladder: &Arc<Ladder>,
+    ) -> Result<Self, Failure> {
+        let mut tools = Tools::default();
+        tools.clock.look();
+        let checked = prepared.into_iter().map(|prepared| Checked::new(prepared, config));
+        let checked = checked.collect::<Result<Vec<_>, _>>()?;
+        let begun = side_by_side(checked, |checked| checked.attach(config))?;
+        let all = begun.into_iter().map(|begun| Watch::new(begun, config, ladder));
+        let all = all.collect::<Result<Vec<_>, _>>()?;
+        let exits = Exits::of(all.iter().map(Watch::target)).map_err(|error| {
+            let advice = advice_on_system(&error);
+            Failure::new(Kind::Running, format!("can't wait for the end of the targets: {error}{advice}"))
+        })?;
+        Ok(Self { all, tools, exits })
+    }
+
+    /// In the order in which they were given.
+    pub(super) fn all(&self) -> &[Watch] {
+        &self.all
+    }
+
+    /// The same, to change them.
+    pub(super) fn all_mut(&mut self) -> &mut [Watch] {
+        &mut self.all
+    }
+
+    /// Whether calls may still come in.
+    pub(super) fn any_up(&self) -> bool {
+        self.all.iter().any(Watch::is_up)
+    }
+
+    /// Takes everything out of the rings of the targets that are there.
+    pub(super) fn drain(&mut self, tracer: &mut dyn Tracer) {
+        for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
+            watch.drain(&mut self.tools, tracer);
+        }
+        tracer.flush();
+    }
+
+    /// Passes by: drains the rings in which much waits, or which were left alone for so long. What a visit takes is much the
+    /// same for one call and for a hundred.
+    pub(super) fn pass(&mut self, leave_alone: Duration, tracer: &mut dyn Tracer) {
+        // So that it is noticed whenever somebody sets it.
+        self.tools.clock.look();
+        let now = Instant::now();
+        for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
+            if watch.must_be_drained(now, leave_alone) {
+                watch.drain(&mut self.tools, tracer);
+            }
+        }
+        tracer.flush();
+    }
+
+    /// Drains all rings and publishes what there is.
+    pub(super) fn look(&mut self, tracer: &mut dyn Tracer) {
+        for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
+            watch.look(&mut self.tools, tracer);
+        }
+        tracer.flush();
+    }
+
+    /// Looks after every target.
+    pub(super) fn check(&mut self, tracer: &mut dyn Tracer) {
+        for ended in self.exits.take() {
+            if let Some(watch) = self.all.get_mut(ended) {
+                watch.look_closely();
+            }
+        }
+        let now = Instant::now();
+        for watch in &mut self.all {
+            watch.check(now, &mut self.tools, tracer);
+        }
+    }
+
+    /// Detaches everything at once, takes what is left, and says what it came to.
+    pub(super) fn finish(&mut self, tracer: &mut dyn Tracer) {
+        thread::scope(|scope| {
+            for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
+                scope.spawn(|| watch.detach());
+            }
+        });
+        thread::sleep(LAST_RECORDS);
+        for watch in &mut self.all {
+            watch.look(&mut self.tools, tracer);
+            watch.set_down();
+        }
+        tracer.flush();
+        let sums = self.all.iter().map(Watch::summary);
+        let (calls, untimed) = sums.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let targets = match self.all.len() {
+            1 => "1 target".to_owned(),
+            several => format!("{several} targets"),
+        };
+        if self.all.iter().any(Watch::has_calls) {
+            info!("detached: {calls} calls counted in {targets}, {untimed} of them without a duration");
+        } else {
+            info!("done: no calls were watched in {targets}");
+        }
+    }
+}
+
+/// Does a job for each of these on a few threads; gives the results in their order, or the first failure in that order.
+/// What was not begun when a job failed is left undone.
+fn side_by_side<T: Send, R: Send, E: Send>(
+    jobs: Vec<T>,
+    work: impl Fn(T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = (processors * THREADS_PER_PROCESSOR).min(jobs.len());
+    let queue = Mutex::new(jobs.into_iter().enumerate());
+    let results = Mutex::new(BTreeMap::new());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let keep = |index, result| results.lock().unwrap_or_else(PoisonError::into_inner).insert(index, result);
+    let has_failed = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                // Looked at first: a job that was taken is done, so none before the first failure is missed.
+                while !has_failed.load(Ordering::Relaxed) {
+                    let Some((index, job)) = next() else { break };
+                    let result = work(job);
+                    has_failed.fetch_or(result.is_err(), Ordering::Relaxed);
+                    keep(index, result);
+                }
+            });
+        }
+    });
+    results.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+}
+
+/// For some of the time of attaching the kernel lets all processors do something else once.
+const THREADS_PER_PROCESSOR: usize = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_keep_their_order_whoever_is_done_first() {
+        let work = |job: u64| {
+            thread::sleep(Duration::from_millis(10 - job));
+            Ok::<_, u64>(job * 2)
+        };
+        assert_eq!(side_by_side((0..10).collect(), work), Ok((0..10).map(|job| job * 2).collect()));
+        assert_eq!(side_by_side(Vec::new(), work), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn the_first_failure_counts_and_ends_it() {
+        let begun = Mutex::new(Vec::new());
+        let work = |job: u64| {
+            begun.lock().unwrap().push(job);
+            // The second to fail is there first.
+            thread::sleep(Duration::from_millis(if job == 2 { 20 } else { 1 }));
+            if job < 2 { Ok(job) } else { Err(job) }
+        };
+        assert_eq!(side_by_side((0..1_000).collect(), work), Err(2));
+        assert!(begun.into_inner().unwrap().len() < 1_000);
+    }
+}
