@@ -128,7 +128,8 @@ impl CopyInFlight {
     /// Adds calls that have told their names as they started.
     fn add_told(&self, found: Vec<Underway>, now_ns: u64, calls: &mut UnderwayCalls) {
         let mut known: BTreeMap<u32, [String; 2]> = BTreeMap::new();
-        for call in found {
+        // Where a call had just taken its place, the start was still that of the call before.
+        for call in found.into_iter().filter(|call| self.calls.is_underway(call)) {
             let names = known.entry(call.label_set).or_insert_with(|| self.names_of(&call));
             let age_ns = now_ns.saturating_sub(call.start_ns);
             calls.add_grpc(side_of(&call), StreamKind::of(call.kind), names.clone(), age_ns);

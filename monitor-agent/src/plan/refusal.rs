@@ -115,8 +115,8 @@ pub enum Refusal {
     TypeMissing(String),
     /// A type that a spec names is not there, or nothing leads to it.
     #[error(
-        "nothing that the program uses as an interface with methods is or leads to type {0}, so what lies in it can't be \
-         proven: leave out the labels that need it"
+        "type {0} can't be found: nothing that the program uses as an interface with methods is or leads to it, so what lies \
+         in it can't be proven; leave out the labels that need it"
     )]
     TypeUnused(String),
     /// A field that must be there is not.

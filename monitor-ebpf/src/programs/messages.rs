@@ -14,7 +14,7 @@ use super::{
     maps::{MESSAGES, count, count_hot, recipe},
     registers::{Hit, Moment},
     scratch::Scratch,
-    shape::{self, MessageOf, ShapeRef},
+    shape::{self, MessageOf, ONLY_START_TELLS, ShapeRef},
     totals,
 };
 
@@ -83,8 +83,8 @@ pub(crate) fn entered(ctx: &ProbeContext) {
 /// to be known of those the calls say, and on some ways their messages are not seen.
 #[inline(always)]
 fn label_set(hit: &mut Hit, shape: ShapeRef, scratch: &mut Scratch) -> Option<u32> {
-    let kind = shape.kind_of_message(hit);
-    if kind == Some(stream::UNARY) {
+    let mut kind = shape.kind_of_message(hit);
+    if kind == stream::UNARY {
         return Some(NO_MESSAGE);
     }
     match shape.object_of_message(hit) {
@@ -93,7 +93,9 @@ fn label_set(hit: &mut Hit, shape: ShapeRef, scratch: &mut Scratch) -> Option<u3
         MessageOf::Unknown => return None,
     }
     hit.type_word = hit.object;
-    let kind = kind.unwrap_or_else(|| in_flight::kind(shape.key(hit, scratch)));
+    if kind == ONLY_START_TELLS {
+        kind = in_flight::kind(shape.key(hit, scratch));
+    }
     if kind == stream::UNARY {
         return Some(NO_MESSAGE);
     }

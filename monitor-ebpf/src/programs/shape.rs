@@ -15,6 +15,8 @@ use super::{
     types,
 };
 
+/// What [`ShapeRef::kind_of_message`] gives where only the start has told the kind: no kind is that number.
+pub(crate) const ONLY_START_TELLS: u8 = u8::MAX;
 /// No call records so many kinds of events: such a number was not read rightly.
 const EVENTS_MAX: u64 = 1 << 16;
 
@@ -288,17 +290,18 @@ impl ShapeRef {
         kind_of(scratch.byte(client), scratch.byte(server))
     }
 
-    /// The same for the stream that a message goes through, by its description; `None` where only the start has told.
+    /// The same for the stream that a message goes through, by its description, or [`ONLY_START_TELLS`]. A number on every
+    /// way: the compiler may move around what an `Option` has beside nothing, and the verifier takes that for a read.
     #[inline(always)]
-    pub(crate) fn kind_of_message(self, hit: &Hit) -> Option<u8> {
+    pub(crate) fn kind_of_message(self, hit: &Hit) -> u8 {
         let at = field!(self.0, sited.messages.description_at);
         if at == NO_FIELD {
-            return None;
+            return ONLY_START_TELLS;
         }
         let description = errors::word(hit.object.wrapping_add(u64::from(at)));
         let streams = |at: u16| errors::byte(description.wrapping_add(u64::from(at)));
         let client = streams(field!(self.0, sited.messages.streams_at[0]));
-        Some(kind_of(client, streams(field!(self.0, sited.messages.streams_at[1]))))
+        kind_of(client, streams(field!(self.0, sited.messages.streams_at[1])))
     }
 
     /// The object of the call that a message belongs to, from the receiver of the function that it goes through.
