@@ -18,6 +18,10 @@ use serde_json::Value;
 
 /// A machine takes less than a minute where nothing else runs, and several where much does.
 const PATIENCE: Duration = Duration::from_mins(10);
+/// Instructions that a verifier may go through for a program: half of what it gives up at, so that there is room for kernels
+/// that go through more.
+const VERIFIED_MAX: u64 = 500_000;
+
 /// What the agent is asked for in one run: each makes programs that the verifier has other trouble with.
 struct Ask {
     arguments: &'static str,
@@ -83,6 +87,17 @@ impl Run<'_> {
         let (pid, counts) = (self.pid("grpc")?, self.counts("grpc")?);
         let calls = grpc::check_counts(pid, &counts, &scrape, true, &SIDES)?;
         ensure!(calls.total() > 50, "{} calls of gRPC", calls.total());
+        self.check_verified()
+    }
+
+    /// Fails if a program is near what the verifier gives up at.
+    fn check_verified(&self) -> Result<()> {
+        let lines = self.text("verified")?.lines().filter_map(|line| line.split_once(':'));
+        let verified: Vec<u64> = lines.map(|(_, number)| number.trim().parse()).collect::<Result<_, _>>()?;
+        let most = verified.iter().max().context("no program has told what its verification took")?;
+        let version = self.report.get("kernel").map_or("", |version| version.trim());
+        eprintln!("Linux {version}, run {}: at most {most} instructions to verify a program", self.number);
+        ensure!(*most <= VERIFIED_MAX, "a program took {most} instructions to verify, of {VERIFIED_MAX}");
         Ok(())
     }
 }
@@ -125,7 +140,7 @@ fn works(kernel: &Path, files: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The oldest that Debian's current release has packages of, and the newest of those before each function of a program had a
+/// The oldest that Debian 12 has packages of, and the newest of those before each function of a program had a
 /// stack of its own.
 #[test]
 fn programs_load_and_count_exactly_on_other_kernels() -> Result<()> {
