@@ -9,6 +9,7 @@
 //!   latencies; [`chain`] does both for a client, a relay and a server.
 //! - [`events`] runs `monitor-agent events` and compares its lines with each call that a target has logged.
 //! - [`specs`] makes files of the examples in `docs/specs.md`.
+//! - [`strange`] watches a target that puts other things before the probes than Kitex does.
 //! - [`turns`] has operations begin and end one by one, to see what policies and keys make of that.
 //! - [`side_by_side()`] does at once what only takes time.
 //! - [`usage`] tells what a command takes.
@@ -33,6 +34,7 @@ pub mod process;
 pub mod prometheus;
 pub mod scrape;
 pub mod specs;
+pub mod strange;
 pub mod tally;
 pub mod targets;
 pub mod text;

@@ -1,0 +1,171 @@
+//! Objects of other types than Kitex's own, and itabs that are others: nothing is taken for what it is not, and what was met
+//! is named.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    scrape::{Scrape, whole},
+    side_by_side,
+    strange::{USUAL, Watched, row, tally},
+};
+
+#[test]
+fn objects_of_other_types_are_not_taken_for_kitexs() -> Result<()> {
+    let mut watched = Watched::start(&[])?;
+    watched.calls("call 50 client", 50)?;
+    for (shape, calls) in [("my-rpcinfo", 30), ("my-to", 40), ("no-rpcinfo", 5), ("no-to", 6)] {
+        watched.calls(&format!("call {calls} {shape}"), calls)?;
+        watched.calls("call 10 server", 10)?;
+        watched.calls("call 10 separate", 10)?;
+    }
+    let seen = watched.seen()?;
+    tally(&[row("client", USUAL, 50), row("server", USUAL, 80)])?.check(&seen.tally)?;
+    ensure!(seen.by_reason("monitor_unpaired_starts_total", "unknown_type") == 81, "{:?}", seen.account);
+    ensure!(seen.by_reason("monitor_events_lost_total", "finish_unknown_type") == 81, "{:?}", seen.account);
+    let account = &seen.account;
+    ensure!(
+        (account.starts, account.timed, account.unpaired, account.in_flight) == (130, 130, 0, 0),
+        "{account:?}"
+    );
+    ensure!(!watched.agent.get("/metrics")?.contains("disguised"), "names of other types are shown");
+    watched.end()
+}
+
+#[test]
+fn a_part_of_another_type_takes_only_its_own_label() -> Result<()> {
+    let mut watched = Watched::start(&[])?;
+    for (shape, calls) in
+        [("my-from", 30), ("no-from", 5), ("client", 3), ("my-invocation", 20), ("my-method-info", 10)]
+    {
+        watched.calls(&format!("call {calls} {shape}"), calls)?;
+    }
+    let seen = watched.seen()?;
+    let unreadable = row("client", ["unreadable", "stock", "Echo"], 35);
+    tally(&[unreadable, row("client", USUAL, 3), row("server", USUAL, 30)])?.check(&seen.tally)?;
+    ensure!(seen.by_reason("monitor_labels_unreadable_total", "implausible") == 35, "{:?}", seen.account);
+    ensure!((seen.account.starts, seen.account.timed) == (68, 68), "{:?}", seen.account);
+    ensure!(!watched.agent.get("/metrics")?.contains("disguised"), "names of other types are shown");
+    watched.end()
+}
+
+/// Hits of unexpected types, by interface and type.
+fn unexpected(scrape: &Scrape) -> Vec<(String, String, u64)> {
+    let samples = scrape.samples("monitor_unexpected_types_total");
+    samples
+        .map(|sample| {
+            let label = |name: &str| sample.labels[name].rsplit('/').next().unwrap_or("").to_owned();
+            (label("interface"), label("type"), whole(sample.value))
+        })
+        .collect()
+}
+
+/// An object's type is met at the start and at the finish, that of a part where the part is looked at.
+#[test]
+fn other_types_are_named_once() -> Result<()> {
+    let cases = [
+        ("my-rpcinfo", "rpcinfo.RPCInfo", "main.myRPCInfo", 2),
+        ("my-to", "rpcinfo.EndpointInfo", "main.myEndpointInfo", 2),
+        ("my-from", "rpcinfo.EndpointInfo", "main.myEndpointInfo", 1),
+        ("my-invocation", "rpcinfo.Invocation", "main.myInvocation", 1),
+        ("my-method-info", "serviceinfo.MethodInfo", "main.myMethodInfo", 1),
+    ];
+    side_by_side(cases, |(shape, interface, concrete, hits)| {
+        let mut watched = Watched::start(&[])?;
+        // None of these has a type that is not expected, and what is not there has none.
+        for usual in ["server", "separate", "client", "no-rpcinfo", "no-to", "no-from"] {
+            watched.calls(&format!("call 10 {usual}"), 10)?;
+        }
+        watched.calls(&format!("call 30 {shape}"), 30)?;
+        thread::sleep(LOOKED_AT_WITHIN);
+        watched.calls(&format!("call 30 {shape}"), 30)?;
+        thread::sleep(LOOKED_AT_WITHIN);
+        let found = unexpected(&watched.agent.scrape()?);
+        ensure!(found == [(interface.to_owned(), format!("*{concrete}"), 60 * hits)], "{shape}: {found:?}");
+        let log = watched.agent.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(concrete)).collect();
+        ensure!(lines.len() == 1 && lines[0].contains("WARN"), "{shape}: {log}");
+        watched.end()
+    })
+}
+
+/// Of so many types nothing more is kept than that they were met.
+#[test]
+fn more_types_than_are_kept_are_counted_together() -> Result<()> {
+    const KEPT: u64 = 64;
+    const CALLS: u64 = KEPT + 36;
+    let mut watched = Watched::start(&[])?;
+    watched.calls(&format!("tabs {CALLS}"), CALLS)?;
+    // Each is met at the start and at the finish.
+    let of = |name: &str, types: u64| (name.to_owned(), name.to_owned(), 2 * types);
+    let expected = [of("other", CALLS - KEPT), of("unknown", KEPT)];
+    let begin = Instant::now();
+    loop {
+        let mut found = unexpected(&watched.agent.scrape()?);
+        found.sort_unstable();
+        if found == expected {
+            break;
+        }
+        ensure!(begin.elapsed() < LOOKED_AT_WITHIN, "{found:?}");
+        thread::sleep(Duration::from_millis(100));
+    }
+    let seen = watched.seen()?;
+    ensure!(
+        seen.by_reason("monitor_events_lost_total", "finish_unknown_type") == CALLS,
+        "{:?}",
+        seen.account
+    );
+    watched.end()
+}
+
+/// How long it may take until a type that was met has been looked at.
+const LOOKED_AT_WITHIN: Duration = Duration::from_secs(2);
+const PLACES: [&str; 5] = ["server", "client", "to-server", "to-client", "from"];
+
+/// A copy of an itab stands for the itab once that is proven, and is unknown before.
+#[test]
+fn a_second_itab_of_a_known_type_is_used() -> Result<()> {
+    let mut watched = Watched::start(&[])?;
+    for place in PLACES {
+        watched.calls(&format!("call 1 copied-{place}"), 1)?;
+    }
+    let before = watched.seen()?;
+    thread::sleep(LOOKED_AT_WITHIN);
+    let hits = unexpected(&watched.agent.scrape()?);
+    for place in PLACES {
+        watched.calls(&format!("call 100 copied-{place}"), 100)?;
+    }
+    let after = watched.seen()?;
+    let counted = after.tally.since(&before.tally)?;
+    tally(&[row("server", USUAL, 200), row("client", USUAL, 300)])?.check(&counted)?;
+    ensure!(after.account.timed - before.account.timed == 500, "{:?}", after.account);
+    // Nothing that is known is met as unexpected.
+    thread::sleep(LOOKED_AT_WITHIN);
+    let later = unexpected(&watched.agent.scrape()?);
+    ensure!(later == hits && !hits.is_empty(), "{hits:?}, then {later:?}");
+    watched.end()
+}
+
+#[test]
+fn an_itab_that_lies_is_not_believed() -> Result<()> {
+    side_by_side(["wrong-interface", "wrong-type", "wrong-known", "nowhere"], |lie| {
+        let mut watched = Watched::start(&[])?;
+        for calls in [1, 100] {
+            for place in PLACES {
+                watched.calls(&format!("call {calls} {lie}-{place}"), calls)?;
+            }
+            thread::sleep(LOOKED_AT_WITHIN);
+        }
+        watched.calls("call 10 server", 10)?;
+        let seen = watched.seen()?;
+        let unreadable = row("client", ["unreadable", "stock", "Echo"], 101);
+        let expected = tally(&[unreadable, row("server", USUAL, 10)])?;
+        expected.check(&seen.tally).with_context(|| lie)?;
+        let lost = seen.by_reason("monitor_events_lost_total", "finish_unknown_type");
+        ensure!(lost == 4 * 101, "{lie}: {lost} finishes of unknown type");
+        watched.end()
+    })
+}
