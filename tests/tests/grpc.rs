@@ -95,16 +95,21 @@ fn messages_that_streams_were_waiting_for_are_lost_and_counted() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn messages_are_counted_as_interceptors_count_them() -> Result<()> {
+/// Fails unless the calls that a command makes, and their messages, are those of the interceptors.
+fn counts_as_interceptors_do(command: &str) -> Result<()> {
     let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
     let agent = Agent::attach(&[target.pid()], &["--grpc.messages"])?;
-    target.command("run all 20")?;
+    target.command(command)?;
     let scrape = agent.scrape_settled()?;
     grpc::check(&mut target, &scrape, false)?;
     grpc::check_messages(&mut target, &scrape, false)?;
     agent.terminate()?;
     Ok(())
+}
+
+#[test]
+fn messages_are_counted_as_interceptors_count_them() -> Result<()> {
+    counts_as_interceptors_do("run all 20")
 }
 
 /// All that go-grpc-prometheus counts in the same process, by its own names: what it counts otherwise is in
@@ -199,14 +204,7 @@ fn calls_under_way_are_not_timed() -> Result<()> {
 /// What few programs do, and is no other call for that.
 #[test]
 fn odd_calls_are_counted_once() -> Result<()> {
-    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
-    let agent = Agent::attach(&[target.pid()], &["--grpc.messages"])?;
-    target.command("odd 3")?;
-    let scrape = agent.scrape_settled()?;
-    grpc::check(&mut target, &scrape, false)?;
-    grpc::check_messages(&mut target, &scrape, false)?;
-    agent.terminate()?;
-    Ok(())
+    counts_as_interceptors_do("odd 3")
 }
 
 /// Calls that are tried again and never get a stream have no end that shows. The next ones that lie where they were have
