@@ -9,6 +9,7 @@
 mod call;
 mod counter;
 mod native;
+mod page_tables;
 mod recipe;
 
 pub use call::{
@@ -18,6 +19,7 @@ pub use call::{
 };
 pub use counter::{COUNTERS, COUNTERS_OF_SIDE, Counter};
 pub use native::{Native, NativeText, form, moment, word};
+pub use page_tables::{PROOF_WORDS, PageTables, Proof, patched};
 pub use recipe::{
     ALIASES, ANY_SITE, ARGUMENT, CodeRange, FINISH_SITES, GATES, INTERIM_RANGES, KeyKind, MAX_SHAPES,
     MAX_WINDOWS, MESSAGE_SITES, Messages, NO_FIELD, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, Recorded, Register,
@@ -43,6 +45,10 @@ pub mod name {
     pub const NATIVE_FINISH: &str = "native_finish";
     /// The one behind a return probe, where it finishes by that.
     pub const NATIVE_RETURN: &str = "native_return";
+    /// The program that tries to read memory by page tables.
+    pub const PROVE: &str = "prove";
+    /// Array with one [`Proof`](crate::Proof): what it has found.
+    pub const PROOF: &str = "PROOF";
     /// The program that does nothing.
     pub const NOTHING: &str = "nothing";
     /// The same behind a return probe.

@@ -26,6 +26,7 @@ use aya_ebpf::{
 
 /// Start of an RPC.
 #[uprobe]
+#[inline(always)]
 pub(crate) fn rpc_start(ctx: ProbeContext) -> u32 {
     programs::start(&ctx);
     0
@@ -33,6 +34,7 @@ pub(crate) fn rpc_start(ctx: ProbeContext) -> u32 {
 
 /// Finish of an RPC.
 #[uprobe]
+#[inline(always)]
 pub(crate) fn rpc_finish(ctx: ProbeContext) -> u32 {
     programs::finish(&ctx);
     0
@@ -77,6 +79,13 @@ pub(crate) fn native_finish(ctx: ProbeContext) -> u32 {
 #[uretprobe]
 pub(crate) fn native_return(ctx: RetProbeContext) -> u32 {
     programs::native::finish(ctx.regs);
+    0
+}
+
+/// Tries to read memory by page tables.
+#[uprobe]
+pub(crate) fn prove(ctx: ProbeContext) -> u32 {
+    programs::prove(&ctx);
     0
 }
 

@@ -11,7 +11,7 @@
 //! Where functions get a plain pointer there is no type word: the site selects the shape, and a [`Sited`] says what
 //! goes with it.
 
-use crate::Native;
+use crate::{Native, PageTables};
 
 /// Shapes that a recipe can hold.
 pub const MAX_SHAPES: usize = 4;
@@ -205,6 +205,10 @@ pub struct Window {
     pub uses: u8,
     /// Bits of [`window_flag`].
     pub flags: u8,
+    /// A bit for each eight bytes of the window that anything is asked for, from the lowest on. The others need not be copied.
+    pub words: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A question about a value in scratch memory.
@@ -449,6 +453,8 @@ pub struct Recipe {
     pub literals: u64,
     /// How long it is.
     pub literals_length: u64,
+    /// How the target's memory is read.
+    pub tables: PageTables,
     /// The shapes.
     pub shapes: [Shape; MAX_SHAPES],
     /// The operation, where it is one of native functions: there are no shapes then.
@@ -466,6 +472,8 @@ impl Window {
         guard_at: NO_GUARD,
         uses: 0,
         flags: 0,
+        words: 0,
+        reserved: 0,
     };
 }
 
@@ -591,6 +599,7 @@ impl Recipe {
         image_length: 0,
         literals: 0,
         literals_length: 0,
+        tables: PageTables::NONE,
         shapes: [Shape::UNUSED; MAX_SHAPES],
         native: Native::NONE,
     };
@@ -615,12 +624,15 @@ mod pod {
 }
 
 const _: () = {
-    assert!(size_of::<Window>() == 16);
+    assert!(size_of::<Window>() == 24);
     assert!(size_of::<Test>() == 8);
     assert!(size_of::<Recorded>() == 16);
-    assert!(size_of::<Shape>() == 64 + MAX_WINDOWS * 16 + size_of::<Sited>());
+    assert!(size_of::<Shape>() == 64 + MAX_WINDOWS * size_of::<Window>() + size_of::<Sited>());
     assert!(size_of::<Messages>() == 40);
     assert!(size_of::<Sited>() == 88 + GATES * 8 + INTERIM_RANGES * 16 + size_of::<Messages>());
-    assert!(size_of::<Recipe>() == 96 + MAX_SHAPES * size_of::<Shape>() + size_of::<Native>());
+    assert!(
+        size_of::<Recipe>()
+            == 96 + size_of::<PageTables>() + MAX_SHAPES * size_of::<Shape>() + size_of::<Native>()
+    );
     assert!(SCRATCH_BYTES.is_multiple_of(8) && SCRATCH_BYTES < NO_SCRATCH as usize);
 };

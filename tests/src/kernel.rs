@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 /// Commands of `bpf(2)` (`include/uapi/linux/bpf.h`).
 const BPF_PROG_GET_NEXT_ID: libc::c_int = 11;
@@ -141,6 +142,22 @@ fn next_id(command: libc::c_int, after: u32) -> io::Result<Option<u32>> {
     }
     let error = io::Error::last_os_error();
     if error.raw_os_error() == Some(libc::ENOENT) { Ok(None) } else { Err(error) }
+}
+
+/// The first release of Linux with which that works (`bpf_rdonly_cast`).
+pub const SINCE_PAGE_TABLES: (u32, u32) = (6, 2);
+
+/// What a report of `inspect --json --pid` says of the kernel: the first two numbers of its release, and whether programs read a
+/// target's memory by its page tables.
+pub fn page_tables(report: &Value) -> Result<((u32, u32), bool)> {
+    let release = report["kernel"]["release"].as_str().context("no release")?;
+    let mut parts = release.split(['.', '-']);
+    let mut number = || parts.next().and_then(|part| part.parse().ok()).with_context(|| release.to_owned());
+    let release = (number()?, number()?);
+    let features = report["kernel"]["features"].as_array().context("no features")?;
+    let reads = features.iter().find(|feature| feature["name"] == "reads by page tables");
+    let reads = reads.context("nothing of reads by page tables")?;
+    Ok((release, reads["present"] == true && reads["used"] == true))
 }
 
 #[cfg(test)]

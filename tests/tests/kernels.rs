@@ -8,6 +8,7 @@ use monitor_tests::{
     agent::executable,
     chain::{self, Account, check_closed},
     grpc::{self, SIDES},
+    kernel::{SINCE_PAGE_TABLES, page_tables},
     machine::{self, Files, Report},
     scrape::Scrape,
     side_by_side,
@@ -127,6 +128,9 @@ fn files() -> Result<Files> {
 fn works(kernel: &Path, files: &Path) -> Result<()> {
     let report = machine::boot(kernel, files, PATIENCE)?;
     let version = report.get("kernel").context("no version")?.trim();
+    let inspected = serde_json::from_str(report.get("inspect").context("nothing inspected")?)?;
+    let (release, reads) = page_tables(&inspected)?;
+    ensure!(reads == (release >= SINCE_PAGE_TABLES), "Linux {version}: reads by page tables {reads}");
     for (number, ask) in (1..).zip(&ASKS) {
         let run = Run { number, report: &report };
         if let Err(error) = run.check(ask) {

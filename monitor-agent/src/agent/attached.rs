@@ -450,7 +450,7 @@ fn load(recipe: &Recipe, sites: &[&Site], config: &RunConfig) -> Result<Programs
             roles.push(site.role);
         }
     }
-    Ok(Programs::load(recipe, &roles, config.limits, config.links, config.program_log_level)?)
+    Ok(Programs::load(recipe, &roles, config.limits, config.links, config.reads, config.program_log_level)?)
 }
 
 fn attach_sites(programs: &mut Programs, place: &Place, sites: &[&Site]) -> Result<(), Failure> {

@@ -32,7 +32,7 @@ pub use trace::{Trace, TraceConfig, watch};
 pub use verify::probe_in_place;
 
 use crate::{
-    bpf::{Limits, ProbeLinks},
+    bpf::{Limits, MemoryReads, ProbeLinks},
     export::{http::Listen, otlp},
     goruntime::Detail,
     metrics::{LabelSelection, Selection, otel::OtelView},
@@ -70,6 +70,8 @@ pub struct RunConfig {
     pub sites: SiteChoosing,
     /// What probes hang on.
     pub links: ProbeLinks,
+    /// How the programs read a target's memory.
+    pub reads: MemoryReads,
     /// Where to let programs read events.
     pub event_socket: Option<PathBuf>,
     /// How many of the slowest and of the failed calls of each label set to keep, if any.

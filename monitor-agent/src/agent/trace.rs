@@ -12,7 +12,7 @@ use super::{
     watches::{CHECK_EVERY, DRAIN_EVERY, Watches},
 };
 use crate::{
-    bpf::{Limits, ProbeLinks},
+    bpf::{Limits, MemoryReads, ProbeLinks},
     export::http::Listen,
     failure::{Failure, Kind},
     goruntime::Detail,
@@ -68,6 +68,7 @@ impl TraceConfig {
             wanted: Wanted { events: true, starts: self.starts, ..Wanted::default() },
             sites: SiteChoosing::Best,
             links: ProbeLinks::Best,
+            reads: MemoryReads::Best,
             event_socket: None,
             slow_calls: None,
             max_call_age: self.max_call_age,

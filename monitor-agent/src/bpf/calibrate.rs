@@ -2,6 +2,7 @@
 
 use std::{
     arch::naked_asm,
+    ffi::c_void,
     io,
     path::Path,
     process,
@@ -41,7 +42,7 @@ impl HitCost {
             CostClass::SingleStepped => single_stepped,
         };
         let is_return = class == CostClass::Returned;
-        let offset = file_offset(function).map_err(failed)?;
+        let offset = file_offset(function as *const c_void).map_err(failed)?;
         let object = load_nothing(links)?;
         let mut memory = vec![1; DISPLACING];
         let attach = |name| {

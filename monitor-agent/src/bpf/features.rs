@@ -16,7 +16,7 @@ use aya::{
 use serde::Serialize;
 
 use super::{
-    Measuring, multi, perf,
+    Measuring, multi, page_tables, perf,
     syscall::{self, AttachType, Probe},
 };
 
@@ -48,6 +48,8 @@ pub fn kernel_features() -> Vec<KernelFeature> {
     let tried = |try_it: fn() -> bool| may_try.then(try_it);
     let used = |name, present, why| KernelFeature { name, present, used: true, why };
     let unused = |name, present, why| KernelFeature { name, present, used: false, why };
+    let has_types = Path::new(KERNEL_TYPES).exists();
+    let reads_by_tables = tried(|| page_tables::known().is_ok());
     let has_multi_links = tried(has_multi_uprobes);
     let multi_links_work = tried(multi::works);
     // Where nothing may be tried, neither is known.
@@ -111,11 +113,18 @@ pub fn kernel_features() -> Vec<KernelFeature> {
             tried(|| is_map_supported(MapType::Arena).unwrap_or(false)),
             "a table of calls in flight that grows would cost each call a look-up more",
         ),
-        unused(
-            "kernel types (BTF)",
-            Some(Path::new(KERNEL_TYPES).exists()),
-            "no program asks for a kernel type",
-        ),
+        KernelFeature {
+            name: "kernel types (BTF)",
+            present: Some(has_types),
+            used: has_types,
+            why: "where the kernel keeps a process's page tables",
+        },
+        KernelFeature {
+            name: "reads by page tables",
+            present: reads_by_tables,
+            used: reads_by_tables == Some(true),
+            why: "calls cost a target less; without them the kernel is asked for each read of its memory",
+        },
     ]
 }
 

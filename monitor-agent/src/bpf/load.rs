@@ -3,11 +3,12 @@
 use std::{os::fd::OwnedFd, path::Path};
 
 use aya::{EbpfError, util::nr_cpus};
-use monitor_ebpf::{COUNTERS, Native, Recipe, WAYS, extra, name, word};
+use monitor_ebpf::{COUNTERS, Native, PageTables, Recipe, WAYS, extra, name, word};
 
 use super::{
-    BpfError, Maps, ProbeLinks, RunTimes,
+    BpfError, Maps, MemoryReads, ProbeLinks, RunTimes,
     object::{self, Object, Settings},
+    page_tables::{self, Known},
 };
 use crate::plan::Role;
 
@@ -89,17 +90,9 @@ fn program_name(native: &Native, role: Role) -> &'static str {
 
 /// Loads the programs that do nothing, with the smallest maps: it uses none of them.
 pub(super) fn load_nothing(links: ProbeLinks) -> Result<Object, BpfError> {
-    let mut entries = vec![(name::RECORDS, SMALLEST_RING)];
-    let unused =
-        [name::IN_FLIGHT, name::OBJECTS, name::SPILL, name::LABEL_IDS, name::LABEL_SETS, name::TOTALS];
-    entries.extend(unused.map(|map| (map, 1)));
-    let settings = Settings { globals: Vec::new(), entries };
-    let object = Object::load(&settings, &[name::NOTHING, name::NOTHING_RETURNED], links);
+    let object = Object::load(&Settings::smallest(), &[name::NOTHING, name::NOTHING_RETURNED], links);
     object.map_err(|error| BpfError::from_ebpf("load an empty eBPF program", error))
 }
-
-/// Bytes: whole pages, a power of two.
-const SMALLEST_RING: u32 = 4096;
 
 /// The programs of one target: loaded, and attached as far as [`Programs::attach`] was called.
 ///
@@ -121,6 +114,7 @@ impl Programs {
         roles: &[Role],
         limits: Limits,
         links: ProbeLinks,
+        reads: MemoryReads,
         log_level: u8,
     ) -> Result<Self, BpfError> {
         let cpus = nr_cpus().map_err(|(_, error)| BpfError::from_io("count its CPUs", error))?;
@@ -142,7 +136,14 @@ impl Programs {
             cache_shift: u64::BITS - sizes.label_cache.trailing_zeros(),
             ..*recipe
         };
-        let object = load_with(&recipe, roles, limits, sizes, links, log_level);
+        let known = if reads == MemoryReads::Best { page_tables::known().ok() } else { None };
+        let mut object = load_with(&recipe, roles, limits, sizes, links, known, log_level);
+        if let (Some(_), Err(error)) = (known, &object) {
+            // A verifier that goes through fewer instructions, or knows pointers otherwise: the way that all kernels have
+            // is tried before anything is refused.
+            log::debug!("programs that go by page tables are refused: {}", last_word(error));
+            object = load_with(&recipe, roles, limits, sizes, links, None, log_level);
+        }
         let object = object.map_err(|error| BpfError::from_ebpf("load the eBPF programs", error))?;
         Ok(Self { object, links: Vec::new(), sizes, native: recipe.native })
     }
@@ -205,20 +206,30 @@ impl Drop for Programs {
     }
 }
 
+/// What a verifier has said last, without the numbers at its end.
+fn last_word(error: &EbpfError) -> String {
+    let text = error.to_string();
+    let last = text.lines().rev().find(|line| line.starts_with(|first: char| first.is_ascii_alphabetic()));
+    last.unwrap_or_default().to_owned()
+}
+
 fn load_with(
     recipe: &Recipe,
     roles: &[Role],
     limits: Limits,
     sizes: Sizes,
     links: ProbeLinks,
+    known: Option<&Known>,
     log_level: u8,
 ) -> Result<Object, EbpfError> {
     let labels = sizes.label_capacity.saturating_mul(sizes.cpus);
     let extras = if sizes.has_extras { labels.saturating_mul(extra::COUNT) } else { 1 };
     let programs: Vec<_> = roles.iter().map(|role| program_name(&recipe.native, *role)).collect();
     let messages = if roles.contains(&Role::Entered) { limits.in_flight } else { 1 };
+    let mut recipe = *recipe;
+    recipe.tables = known.map_or(PageTables::NONE, |known| known.tables);
     let settings = Settings {
-        globals: vec![(name::RECIPE, bytes_of(recipe)), ("AYA_LOG_LEVEL", std::slice::from_ref(&log_level))],
+        globals: vec![(name::RECIPE, bytes_of(&recipe)), ("AYA_LOG_LEVEL", std::slice::from_ref(&log_level))],
         entries: vec![
             (name::IN_FLIGHT, sizes.buckets),
             (name::OBJECTS, sizes.buckets),
@@ -232,12 +243,13 @@ fn load_with(
             (name::COUNTERS, COUNTERS.saturating_mul(sizes.cpus)),
             (name::RECORDS, limits.ring_bytes),
         ],
+        numbers: known.map(|known| known.numbers),
     };
     Object::load(&settings, &programs, links)
 }
 
 /// The recipe as the programs have it in their constants.
-fn bytes_of(recipe: &Recipe) -> &[u8] {
+pub(super) fn bytes_of(recipe: &Recipe) -> &[u8] {
     fn is_plain<T: aya::Pod>(_: &T) {}
 
     is_plain(recipe);

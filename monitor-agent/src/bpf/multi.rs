@@ -3,6 +3,7 @@
 
 use std::{
     arch::naked_asm,
+    ffi::c_void,
     io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::OnceLock,
@@ -30,7 +31,7 @@ fn sees_all_threads() -> io::Result<bool> {
     let program = syscall::load_program("hits", c"GPL", &count_in(&word), AttachType::MultiUprobes, &mut [])?;
     let pid = std::process::id();
     let probe = Probe { program: program.as_fd(), exe: c"/proc/self/exe", pid, is_return: false };
-    let link = syscall::link_uprobes(&probe, &[file_offset(tried)?])?;
+    let link = syscall::link_uprobes(&probe, &[file_offset(tried as *const c_void)?])?;
     // Never the main thread.
     let caller = thread::spawn(|| tried());
     let seen = caller.join().is_ok() && counted.get(0) == 1;

@@ -22,8 +22,12 @@ use aya::{
     sys::SyscallError,
 };
 use aya_log::EbpfLogger;
-use aya_obj::{EbpfSectionKind, ProgramSection, VerifierLog};
+use aya_obj::{
+    EbpfSectionKind, ProgramSection, VerifierLog,
+    generated::{BPF_ALU64, BPF_CALL, BPF_JMP, BPF_K, BPF_MOV, BPF_PSEUDO_KFUNC_CALL, bpf_insn},
+};
 use log::Log;
+use monitor_ebpf::{name, patched};
 
 use super::{
     RunTimes, multi, perf,
@@ -49,6 +53,31 @@ pub(super) struct Settings<'a> {
     pub(super) globals: Vec<(&'static str, &'a [u8])>,
     /// Sizes of maps, by name; the others are as the object says.
     pub(super) entries: Vec<(&'static str, u32)>,
+    /// What programs need that go by page tables.
+    pub(super) numbers: Option<Numbers>,
+}
+
+impl Settings<'_> {
+    /// With the smallest maps, for programs that use none of them.
+    pub(super) fn smallest() -> Self {
+        let mut entries = vec![(name::RECORDS, SMALLEST_RING)];
+        let unused =
+            [name::IN_FLIGHT, name::OBJECTS, name::SPILL, name::LABEL_IDS, name::LABEL_SETS, name::TOTALS];
+        entries.extend(unused.map(|map| (map, 1)));
+        Self { globals: Vec::new(), entries, numbers: None }
+    }
+}
+
+/// Bytes: whole pages, a power of two.
+const SMALLEST_RING: u32 = 4096;
+
+/// Numbers that the running kernel has for its own types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Numbers {
+    /// The function `bpf_rdonly_cast`.
+    pub(super) cast: u32,
+    /// A structure that begins with [`patched::WORDS`] words.
+    pub(super) structure: u32,
 }
 
 /// Room for what the verifier says of a program that it refuses.
@@ -93,6 +122,9 @@ impl Object {
         let globals = settings.globals.iter().map(|(name, value)| (*name, (*value, true)));
         object.patch_map_data(globals.collect())?;
         let maps = make_maps(&mut object, settings)?;
+        for function in object.functions.values_mut() {
+            patch(&mut function.instructions, settings.numbers);
+        }
         let load = |name: &&'static str| load(&object, name, attach_type);
         let programs = names.iter().map(load).collect::<Result<_, _>>()?;
         Ok(Self { maps, programs, attach_type })
@@ -142,6 +174,31 @@ impl Object {
         self.programs.iter().find(|program| program.name == name)
     }
 }
+
+/// Puts numbers of the running kernel where instructions have those of [`patched`]; without numbers something in place of the
+/// calls that no kernel minds as long as it can't be reached.
+fn patch(instructions: &mut [bpf_insn], numbers: Option<Numbers>) {
+    for one in instructions {
+        let code = u32::from(one.code);
+        if code == BPF_ALU64 | BPF_MOV | BPF_K && one.imm == patched::STRUCTURE {
+            one.imm = numbers.map_or(0, |numbers| numbers.structure.cast_signed());
+        } else if code == BPF_JMP | BPF_CALL && one.imm == patched::CAST {
+            if let Some(numbers) = numbers {
+                one.set_src_reg(KERNEL_FUNCTION);
+                one.imm = numbers.cast.cast_signed();
+            } else {
+                (one.code, one.imm) = (NOTHING_IN_R0, 0);
+            }
+        }
+    }
+}
+
+/// What a call calls.
+#[expect(clippy::cast_possible_truncation, reason = "a register has four bits")]
+const KERNEL_FUNCTION: u8 = BPF_PSEUDO_KFUNC_CALL as u8;
+/// Of `r0 = 0`.
+#[expect(clippy::cast_possible_truncation, reason = "a code is one byte")]
+const NOTHING_IN_R0: u8 = (BPF_ALU64 | BPF_MOV | BPF_K) as u8;
 
 /// Makes an object's maps, and puts them into its instructions.
 fn make_maps(
@@ -213,4 +270,34 @@ fn load(
     });
     let is_return = matches!(program.section, ProgramSection::URetProbe { .. });
     loaded.map(|descriptor| Program { name, descriptor, is_return })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_program_has_its_numbers_patched_or_nothing_left_of_them() {
+        for numbers in [None, Some(Numbers { cast: 65_486, structure: 162 })] {
+            let mut object = aya_obj::Object::parse(OBJECT).expect("an object");
+            let mut found = [0; 2];
+            for function in object.functions.values_mut() {
+                let before = function.instructions.clone();
+                patch(&mut function.instructions, numbers);
+                for (was, is) in before.iter().zip(&function.instructions) {
+                    if was.imm == patched::STRUCTURE {
+                        found[0] += 1;
+                        assert_eq!(is.imm, if numbers.is_some() { 162 } else { 0 });
+                    } else if was.imm == patched::CAST {
+                        found[1] += 1;
+                        let wanted = if numbers.is_some() { (0x85, 2, 65_486) } else { (0xb7, 0, 0) };
+                        assert_eq!((is.code, is.src_reg(), is.imm), wanted);
+                    } else {
+                        assert_eq!(format!("{was:?}"), format!("{is:?}"));
+                    }
+                }
+            }
+            assert!(found[0] == found[1] && found[0] > 10, "{found:?}");
+        }
+    }
 }

@@ -1,12 +1,12 @@
 //! Where the agent's own functions are in its own file: what it finds out with probes, it finds out on itself.
 
-use std::io;
+use std::{ffi::c_void, io};
 
 use crate::target::Target;
 
 /// Where the first instruction of a function is.
-pub(super) fn file_offset(function: extern "C" fn()) -> io::Result<u64> {
-    let address = function as usize as u64;
+pub(super) fn file_offset(function: *const c_void) -> io::Result<u64> {
+    let address = function.expose_provenance() as u64;
     let own = Target::open(std::process::id()).map_err(io::Error::other)?;
     let mappings = own.mappings().map_err(io::Error::other)?;
     let holds = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address));

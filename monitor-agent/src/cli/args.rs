@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::log::{Format, Verbosity};
 use crate::{
     agent::{EventsConfig, Latency, RunConfig, TraceConfig},
-    bpf::{Limits, ProbeLinks},
+    bpf::{Limits, MemoryReads, ProbeLinks},
     events::{self, Condition, Filter},
     export::{
         http::{Listen, parse_listen},
@@ -193,6 +193,11 @@ pub(super) struct RunArguments {
     #[arg(long, value_enum, default_value_t = Links::Best, hide = true)]
     links: Links,
 
+    /// How a target's memory is read: by its page tables where that was proved to work on this kernel, which costs calls
+    /// less, or by asking the kernel for each read.
+    #[arg(long, value_enum, default_value_t = Reads::Best)]
+    reads: Reads,
+
     /// Seconds to go on serving after the last target has ended.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, allow_negative_numbers = true)]
     linger: u32,
@@ -247,6 +252,24 @@ impl From<Links> for ProbeLinks {
         match links {
             Links::Best => Self::Best,
             Links::Perf => Self::Perf,
+        }
+    }
+}
+
+/// How a target's memory is read.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Reads {
+    /// By page tables, where that was proved to work
+    Best,
+    /// By asking the kernel
+    Kernel,
+}
+
+impl From<Reads> for MemoryReads {
+    fn from(reads: Reads) -> Self {
+        match reads {
+            Reads::Best => Self::Best,
+            Reads::Kernel => Self::Kernel,
         }
     }
 }
@@ -457,6 +480,7 @@ impl RunArguments {
             metrics,
             sites: self.sites.into(),
             links: self.links.into(),
+            reads: self.reads.into(),
             specs,
             event_socket: self.events_socket,
             slow_calls: self.capture_slow.map(usize::from),

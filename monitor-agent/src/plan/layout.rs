@@ -362,10 +362,12 @@ impl<'a> Needs<'a> {
         let exact = self.nodes.has_twins(node);
         let needs = self.all.iter().filter(|need| need.place.node == node);
         needs
-            .map(|need| Piece {
-                start: if exact { need.place.offset } else { need.place.offset & !7 },
-                end: need.place.offset + need.length,
-                uses: need.uses,
+            .map(|need| {
+                let start = if exact { need.place.offset } else { need.place.offset & !7 };
+                let end = need.place.offset + need.length;
+                // What twins share begins anywhere, so that its words are not told from others.
+                let words = if exact { u32::MAX } else { words_in(end - start) };
+                Piece { start, end, uses: need.uses, words }
             })
             .collect()
     }
@@ -377,6 +379,8 @@ struct Piece {
     start: u64,
     end: u64,
     uses: u8,
+    /// Its words that are needed, from `start` on.
+    words: u32,
 }
 
 /// Bytes between two pieces of a node that nobody needs, up to `end`.
@@ -394,13 +398,25 @@ fn merge(mut pieces: Vec<Piece>, may_copy: impl Fn(u64, u64) -> bool) -> Vec<Pie
     for piece in pieces {
         match merged.last_mut() {
             Some(last) if piece.start <= last.end || may_copy(piece.start, piece.start - last.end) => {
+                let words = piece.words.checked_shl(words_of(piece.start - last.start)).unwrap_or_default();
                 last.end = last.end.max(piece.end);
                 last.uses |= piece.uses;
+                last.words |= words;
             }
             _ => merged.push(piece),
         }
     }
     merged
+}
+
+/// How many words so many bytes are in: more than a window has, if that is no number.
+fn words_of(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(8)).unwrap_or(u32::MAX)
+}
+
+/// A bit for each word of so many bytes.
+fn words_in(bytes: u64) -> u32 {
+    !u32::MAX.checked_shl(words_of(bytes)).unwrap_or_default()
 }
 
 /// A window and its place in scratch memory.
@@ -471,7 +487,7 @@ impl Windows<'_> {
         let too_far = |_| Refusal::TooMuch("bytes in an object");
         let Some(planned) = self.planned.get(index) else { return Ok(Window::UNUSED) };
         let guard = self.nodes.guard(planned.node);
-        let Piece { start, end, uses } = planned.piece;
+        let Piece { start, end, uses, words } = planned.piece;
         Ok(Window {
             guard_word: guard.map_or(0, |guard| guard.word.wrapping_add(bias)),
             offset: u16::try_from(start).map_err(too_far)?,
@@ -485,6 +501,8 @@ impl Windows<'_> {
             guard_at: guard.map_or(NO_GUARD, |guard| self.at(guard.at)),
             uses,
             flags: self.flags(index),
+            words,
+            reserved: 0,
         })
     }
 }

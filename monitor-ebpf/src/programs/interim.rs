@@ -1,6 +1,6 @@
 //! Failures that are told in the middle of a call, by code that runs on its behalf: they are not its end.
 
-use super::{errors::word, registers::Hit, shape::ShapeRef};
+use super::{memory::word, registers::Hit, shape::ShapeRef};
 
 /// Is the function of this hit called by such code, or by what such code calls?
 ///

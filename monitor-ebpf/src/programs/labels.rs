@@ -2,13 +2,14 @@
 //!
 //! Strings are interned by content: the whole set is the key of the map, so two sets never merge.
 
-use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str};
+use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
 use monitor_ebpf::{Counter, LABELS, LabelSet, NO_SCRATCH, TEXT_BYTES, by_site, error_class, mark, protocol};
 
 use super::{
     asm::{self, fetch_increment},
     maps::{LABEL_CACHE, LABEL_IDS, LABEL_SET_WORDS, LABEL_SETS, NEXT_LABEL, count, count_hot, recipe},
-    scratch::{Scratch, is_user_address},
+    memory::{Memory, ask, is_user_address},
+    scratch::Scratch,
     shape::ShapeRef,
 };
 
@@ -136,9 +137,12 @@ pub(crate) fn number(shape: ShapeRef, facts: &Facts, scratch: &mut Scratch) -> O
     let call_type = shape.call_type(facts.stream, scratch);
     let names = [header(shape, 0, scratch), header(shape, 1, scratch), header(shape, 2, scratch)];
     let head = facts.head(shape.side(), call_type);
-    let set = with_head(scratch, head);
+    with_head(scratch, head);
+    let (set, memory) = scratch.label_set_and_memory();
+    // SAFETY: `with_head` has written every byte.
+    let set = unsafe { &mut *set };
     for (label, (pointer, length)) in names.into_iter().enumerate() {
-        read(set, label, pointer, length);
+        read(set, label, memory, pointer, length);
     }
     let number = number_of(scratch);
     (number != NO_NUMBER).then_some(number)
@@ -153,9 +157,9 @@ fn header(shape: ShapeRef, label: usize, scratch: &Scratch) -> (u64, u64) {
     }
 }
 
-/// A label set in scratch memory that begins with these words, and has empty texts.
+/// Makes a label set in scratch memory that begins with these words, and has empty texts.
 #[inline(always)]
-fn with_head(scratch: &mut Scratch, head: [u64; HEAD_WORDS]) -> &mut LabelSet {
+fn with_head(scratch: &mut Scratch, head: [u64; HEAD_WORDS]) {
     // SAFETY: as long as a set, and every byte is written before it is read.
     let set = unsafe { &mut *scratch.label_set().cast::<Set>() };
     for (index, word) in head.into_iter().enumerate() {
@@ -163,7 +167,6 @@ fn with_head(scratch: &mut Scratch, head: [u64; HEAD_WORDS]) -> &mut LabelSet {
         unsafe { set.words().add(index).write_volatile(asm::unknown(word)) }
     }
     set.clear(HEAD_WORDS);
-    &mut set.0
 }
 
 /// A label set in scratch memory that is that of a number, or else empty.
@@ -215,7 +218,7 @@ fn look_up(set: &mut Set) -> u32 {
 
 /// Copies a Go string into the set.
 #[inline(always)]
-fn read(set: &mut LabelSet, label: usize, pointer: u64, length: u64) {
+fn read(set: &mut LabelSet, label: usize, memory: &mut Memory, pointer: u64, length: u64) {
     if length == 0 {
         return;
     }
@@ -236,9 +239,9 @@ fn read(set: &mut LabelSet, label: usize, pointer: u64, length: u64) {
         length as u32
     };
     set.lengths[label] = kept as u8;
-    let text = (&raw mut set.text[label]).cast::<u8>();
+    let text = (&raw mut set.text[label]).cast::<u64>();
     // SAFETY: `kept` is at most the size of a text, or of all of them, of which this is the first.
-    if unsafe { bpf_probe_read_user(text.cast(), kept, pointer as *const _) } < 0 {
+    if !unsafe { memory.copy_text(text, kept, pointer) } {
         // Not in memory: the agent may find the bytes in the file.
         count(Counter::LabelFault);
         by_address(set, label, mark::ADDRESS, pointer, length);
@@ -250,15 +253,15 @@ fn read(set: &mut LabelSet, label: usize, pointer: u64, length: u64) {
 pub(crate) fn read_behind(set: &mut LabelSet, label: usize, address: u64) {
     let mut header = [0_u64; 2];
     // SAFETY: the header has this many bytes.
-    let result = unsafe {
-        bpf_probe_read_user((&raw mut header).cast(), size_of_val(&header) as u32, address as *const _)
-    };
-    if result < 0 {
+    let is_read = unsafe { ask((&raw mut header).cast(), size_of_val(&header) as u32, address) };
+    if !is_read {
         count(Counter::LabelUnreadable);
         set.marks[label] = mark::UNREADABLE;
         return;
     }
-    read(set, label, header[0], header[1]);
+    let mut memory = Memory::uninit();
+    memory.ask();
+    read(set, label, &mut memory, header[0], header[1]);
 }
 
 /// Copies a string into the set that ends at a byte which is 0. No pointer at all is an empty one.
@@ -294,11 +297,8 @@ pub(crate) fn read_c(set: &mut LabelSet, label: usize, pointer: u64) {
     let mut rest = [0_u8; 2];
     // SAFETY: one byte each.
     let is_cut = unsafe {
-        let read = |into: *mut u8, at: u64| {
-            bpf_probe_read_user(into.cast(), 1, pointer.wrapping_add(at) as *const _)
-        };
-        read(&raw mut rest[0], last) < 0
-            || rest[0] != 0 && (read(&raw mut rest[1], last + 1) < 0 || rest[1] != 0)
+        let read = |into: *mut u8, at: u64| ask(into, 1, pointer.wrapping_add(at));
+        !read(&raw mut rest[0], last) || rest[0] != 0 && (!read(&raw mut rest[1], last + 1) || rest[1] != 0)
     };
     set.text[label][TEXT_BYTES - 1] = rest[0];
     set.lengths[label] = TEXT_BYTES as u8 - u8::from(rest[0] == 0);
@@ -329,8 +329,13 @@ fn new_number(set: &mut Set) -> Option<u32> {
     }
     // In line: each function more takes stack.
     count_hot(Counter::LabelSetRefused, 0);
-    set.0.lengths = [0; LABELS];
-    set.0.marks = [mark::OTHER; LABELS];
+    for label in 0..LABELS {
+        // SAFETY: references. Volatile keeps the compiler from calling `memset`, which takes stack.
+        unsafe {
+            (&raw mut set.0.lengths[label]).write_volatile(0);
+            (&raw mut set.0.marks[label]).write_volatile(mark::OTHER);
+        }
+    }
     set.clear(core::mem::offset_of!(LabelSet, text) / 8);
     // SAFETY: entries are never removed.
     if let Some(number) = unsafe { LABEL_IDS.get(&set.0) } {

@@ -9,8 +9,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, RingBuf},
 };
 use monitor_ebpf::{
-    ALIASES as TYPE_ALIASES, Bucket, COUNTERS as ROW, COUNTERS_OF_SIDE, Counter, LabelSet, Recipe, Spilled,
-    WAYS, sampling,
+    ALIASES as TYPE_ALIASES, Bucket, COUNTERS as ROW, COUNTERS_OF_SIDE, Counter, LabelSet, Proof, Recipe,
+    Spilled, WAYS, sampling,
 };
 
 use super::asm::increment;
@@ -67,6 +67,10 @@ pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(ROW, MMAPABLE);
 
 #[map]
 pub(crate) static NEXT_LABEL: Array<u64> = Array::with_max_entries(2, MMAPABLE);
+
+/// Not mappable, so that it takes no page: every target has one, and nobody but the agent's own try asks for it.
+#[map]
+pub(crate) static PROOF: Array<Proof> = Array::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);

@@ -8,10 +8,10 @@ use aya_ebpf::programs::ProbeContext;
 use monitor_ebpf::{Counter, NO_MESSAGE, extra, side, stream, window_use};
 
 use super::{
-    errors::word,
     in_flight,
     labels::{self, Facts},
     maps::{MESSAGES, count, count_hot, recipe},
+    memory::word,
     registers::{Hit, Moment},
     scratch::Scratch,
     shape::{self, MessageOf, ONLY_START_TELLS, ShapeRef},
@@ -43,6 +43,7 @@ fn message(ctx: &ProbeContext, kind: u32, skip_flags: u8, error_at: u16) {
         return;
     }
     let mut scratch = Scratch::new();
+    scratch.memory().find();
     let Some(shape) = shape::find(&hit, &mut scratch) else {
         return count(Counter::MessageLost);
     };
@@ -70,6 +71,7 @@ pub(crate) fn entered(ctx: &ProbeContext) {
     }
     count_hot(Counter::MessageEntered, side::CLIENT);
     let mut scratch = Scratch::new();
+    scratch.memory().find();
     let Some(shape) = shape::find(&hit, &mut scratch) else { return };
     let key = key(&hit, extra::MESSAGES_SENT + hit.direction);
     let Some(label_set) = label_set(&mut hit, shape, &mut scratch) else {

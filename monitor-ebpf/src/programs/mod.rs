@@ -6,6 +6,7 @@ mod in_flight;
 mod interim;
 mod labels;
 mod maps;
+mod memory;
 mod messages;
 pub(crate) mod native;
 mod peer;
@@ -21,7 +22,7 @@ use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::ProbeContext};
 use aya_log_ebpf::debug;
 use in_flight::Started;
 use labels::Facts;
-use maps::{count, count_hot, count_of, recipe};
+use maps::{PROOF, count, count_hot, count_of, recipe};
 pub(crate) use messages::{entered, received, sent};
 use monitor_ebpf::{
     Counter, Detail, NO_SCRATCH, Record, by_site, event, extra, policy, record_flag, size, status_code,
@@ -35,6 +36,18 @@ use shape::ShapeRef;
 /// No call has more bytes than this: such a count was not read rightly.
 const SIZE_MAX: u64 = 1 << 48;
 
+/// Tries to read memory of the process by page tables, for the agent to see whether it can be: the address is in the first
+/// register for arguments, where all memory may be mapped in the second, how much there is in the third.
+#[inline(always)]
+pub(crate) fn prove(ctx: &ProbeContext) {
+    // SAFETY: the kernel passes a valid pointer to the saved registers.
+    let (address, start, length) = unsafe { ((*ctx.regs).rdi, (*ctx.regs).rsi, (*ctx.regs).rdx) };
+    if let Some(proof) = PROOF.get_ptr_mut(0) {
+        // SAFETY: the map's value is one.
+        unsafe { proof.write_volatile(memory::prove(address, start, length)) }
+    }
+}
+
 /// Remembers when the call started.
 #[inline(always)]
 pub(crate) fn start(ctx: &ProbeContext) {
@@ -42,7 +55,9 @@ pub(crate) fn start(ctx: &ProbeContext) {
     if hit.is_skipped(recipe!(start_skip_flags)) {
         return;
     }
+    // Kitex's starts read nothing on servers.
     let mut scratch = Scratch::new();
+    scratch.memory().find_later();
     let Some(shape) = shape::find(&hit, &mut scratch) else {
         count(Counter::StartUnknownType);
         in_flight::insert_unknown(hit.goroutine());
@@ -110,6 +125,7 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         return;
     }
     let mut scratch = Scratch::new();
+    scratch.memory().find();
     let Some(shape) = shape::find(&hit, &mut scratch) else {
         count(Counter::FinishUnknownType);
         in_flight::remove_unknown(hit.goroutine());

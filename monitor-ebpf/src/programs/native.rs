@@ -88,6 +88,7 @@ fn reads_at(moment: u8) -> bool {
 #[inline(always)]
 fn name(words: &Words, moment: u8, started: u32) -> u32 {
     let mut scratch = Scratch::new();
+    scratch.memory().ask();
     let set = labels::base(&mut scratch, started);
     set.side = recipe!(native.side);
     set.stream = stream::FIRST_OPERATION;

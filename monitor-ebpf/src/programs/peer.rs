@@ -1,13 +1,8 @@
 //! The address of a call's peer, where someone asks for it.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use monitor_ebpf::{NO_SCRATCH, Peer, event};
 
-use super::{
-    maps::recipe,
-    scratch::{Scratch, is_user_address},
-    shape::ShapeRef,
-};
+use super::{maps::recipe, memory::ask, scratch::Scratch, shape::ShapeRef};
 
 /// No port is higher.
 const PORT_MAX: u64 = 0xffff;
@@ -45,19 +40,19 @@ impl PeerAt {
                 words.add(index).write_volatile(0);
             }
         }
-        if !is_user_address(self.pointer) || self.port > PORT_MAX {
+        if self.port > PORT_MAX {
             return;
         }
         // SAFETY: as above; an address has room for sixteen bytes.
-        let result = unsafe {
+        let is_read = unsafe {
             let address = (&raw mut (*place).address).cast();
             match self.length {
-                4 => bpf_probe_read_user(address, 4, self.pointer as *const _),
-                16 => bpf_probe_read_user(address, 16, self.pointer as *const _),
+                4 => ask(address, 4, self.pointer),
+                16 => ask(address, 16, self.pointer),
                 _ => return,
             }
         };
-        if result >= 0 {
+        if is_read {
             // SAFETY: as above.
             unsafe {
                 (&raw mut (*place).length).write_volatile(self.length as u32);

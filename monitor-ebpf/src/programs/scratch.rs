@@ -2,28 +2,17 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use monitor_ebpf::{LabelSet, SCRATCH_BYTES, Test, TestOp};
 
 use super::{
     asm,
     maps::{LABEL_SET_WORDS, field},
+    memory::Memory,
 };
 
 /// Word that fills memory nothing was copied to. As a pointer, a length or a type word it is implausible,
 /// so whatever was not read is refused where it is used.
 pub(crate) const UNREAD: u64 = u64::MAX;
-
-/// Addresses below are never mapped (`vm.mmap_min_addr`).
-const USER_MIN: u64 = 4_096;
-/// First address that user space can't have, with four-level page tables.
-const USER_MAX: u64 = 0x7fff_ffff_f000;
-
-/// Is this an address of user space? Reading at any other costs a fault.
-#[inline(always)]
-pub(crate) fn is_user_address(address: u64) -> bool {
-    address.wrapping_sub(USER_MIN) < USER_MAX - USER_MIN
-}
 
 /// Words of it. A stack has 512 bytes for all functions that are under way, of which the verifier rounds each up to 32, so there
 /// is no room for windows and a label set side by side: the set is made where the windows were.
@@ -35,13 +24,25 @@ const KEPT: usize = 2;
 ///
 /// Not cleared before use, since clearing takes time: every window of a shape is either copied or forgotten
 /// before anything in it is looked at.
-pub(crate) struct Scratch(MaybeUninit<[u64; WORDS + KEPT]>);
+pub(crate) struct Scratch(MaybeUninit<[u64; WORDS + KEPT]>, Memory);
 
 impl Scratch {
-    /// Scratch memory that nobody has written to.
+    /// Scratch memory that nobody has written to. How the target's memory is read is to be said next.
     #[inline(always)]
     pub(crate) fn new() -> Self {
-        Self(MaybeUninit::uninit())
+        Self(MaybeUninit::uninit(), Memory::uninit())
+    }
+
+    /// What is read into it.
+    #[inline(always)]
+    pub(crate) fn memory(&mut self) -> &mut Memory {
+        &mut self.1
+    }
+
+    /// The memory as a label set, which is written over the windows, and what is read into it.
+    #[inline(always)]
+    pub(crate) fn label_set_and_memory(&mut self) -> (*mut LabelSet, &mut Memory) {
+        (self.0.as_mut_ptr().cast(), &mut self.1)
     }
 
     /// Keeps one of [`KEPT`] words, whatever is written over windows and label set.
@@ -71,19 +72,16 @@ impl Scratch {
         self.0.as_mut_ptr().cast()
     }
 
-    /// Copies `length` bytes from `address` in the target to `at`; forgets the place if that can't be done.
+    /// Copies `length` bytes from `address` in the target to `at`, those that are wanted at least; forgets the place if that
+    /// can't be done.
     #[inline(always)]
-    pub(crate) fn copy(&mut self, at: u8, length: u8, address: u64) {
-        if is_user_address(address) {
-            let place = self.place(at).cast_mut();
-            // SAFETY: the verifier knows both numbers, which are constants of the recipe, and refuses the
-            // program when they leave the array.
-            let result = unsafe { bpf_probe_read_user(place.cast(), u32::from(length), address as *const _) };
-            if result >= 0 {
-                return;
-            }
+    pub(crate) fn copy(&mut self, at: u8, length: u8, words: u32, address: u64) {
+        let place = self.place(at).cast_mut();
+        // SAFETY: the verifier knows both numbers, which are constants of the recipe, and refuses the
+        // program when they leave the array. The agent aligns places to eight.
+        if !unsafe { self.1.copy(place.cast(), usize::from(length), words, address) } {
+            self.forget(at, length);
         }
-        self.forget(at, length);
     }
 
     /// Marks a place as unread.

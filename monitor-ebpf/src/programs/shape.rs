@@ -7,9 +7,9 @@ use monitor_ebpf::{
 };
 
 use super::{
-    errors,
     in_flight::Key,
     maps::{RECIPE, field, recipe},
+    memory,
     registers::Hit,
     scratch::{Scratch, UNREAD},
     types,
@@ -165,7 +165,7 @@ impl ShapeRef {
             place => scratch.word(place),
         };
         let address = pointer.wrapping_add(u64::from(field!(window, offset)));
-        scratch.copy(field!(window, at), field!(window, length), address);
+        scratch.copy(field!(window, at), field!(window, length), field!(window, words), address);
         true
     }
 
@@ -298,8 +298,8 @@ impl ShapeRef {
         if at == NO_FIELD {
             return ONLY_START_TELLS;
         }
-        let description = errors::word(hit.object.wrapping_add(u64::from(at)));
-        let streams = |at: u16| errors::byte(description.wrapping_add(u64::from(at)));
+        let description = memory::word(hit.object.wrapping_add(u64::from(at)));
+        let streams = |at: u16| memory::byte(description.wrapping_add(u64::from(at)));
         let client = streams(field!(self.0, sited.messages.streams_at[0]));
         kind_of(client, streams(field!(self.0, sited.messages.streams_at[1])))
     }
@@ -314,11 +314,11 @@ impl ShapeRef {
         let place = hit.object.wrapping_add(u64::from(at));
         let expected = field!(self.0, sited.messages.object_word);
         if expected == 0 {
-            return MessageOf::Call(errors::word(place));
+            return MessageOf::Call(memory::word(place));
         }
-        let found = errors::word(place);
+        let found = memory::word(place);
         if types::is(found, expected) {
-            return MessageOf::Call(errors::word(place.wrapping_add(8)));
+            return MessageOf::Call(memory::word(place.wrapping_add(8)));
         }
         let no_call = field!(self.0, sited.messages.no_call_word);
         if no_call != 0 && found == no_call {
@@ -432,7 +432,7 @@ impl ShapeRef {
     #[inline(always)]
     pub(crate) fn has_panicked(self, scratch: &Scratch) -> bool {
         let at = field!(self.0, panic_at);
-        at != NO_SCRATCH && errors::word(scratch.word(at)) != 0
+        at != NO_SCRATCH && memory::word(scratch.word(at)) != 0
     }
 
     /// Where one of the byte counts lies.

@@ -2,7 +2,7 @@
 
 use monitor_ebpf::status_code;
 
-use super::{errors::word, registers::Hit, scratch::Scratch, shape::ShapeRef, types};
+use super::{memory::word, registers::Hit, scratch::Scratch, shape::ShapeRef, types};
 
 /// Longest text that is compared.
 const TEXT_MAX: u64 = 8;

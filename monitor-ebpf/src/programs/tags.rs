@@ -3,12 +3,12 @@
 //! Such maps are small: at most eight entries lie in one group (Go 1.24 and later,
 //! `internal/runtime/maps/map.go`) or one bucket (before, `runtime/map.go`). Larger ones are not searched.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use monitor_ebpf::{NO_SCRATCH, TagMap, retry_count};
 
 use super::{
     maps::recipe,
-    scratch::{Scratch, is_user_address},
+    memory::{ask, is_user_address},
+    scratch::Scratch,
     shape::ShapeRef,
 };
 
@@ -124,10 +124,6 @@ fn read<const WORDS: usize>(address: u64) -> Option<[u64; WORDS]> {
 
 #[inline(always)]
 fn copy(to: *mut u8, length: u32, address: u64) -> Option<()> {
-    if !is_user_address(address) {
-        return None;
-    }
     // SAFETY: the callers' memory has this many bytes; the verifier checks it.
-    let result = unsafe { bpf_probe_read_user(to.cast(), length, address as *const _) };
-    (result >= 0).then_some(())
+    unsafe { ask(to, length, address) }.then_some(())
 }

@@ -5,7 +5,7 @@ use monitor_ebpf::{ALIASES as TYPE_ALIASES, Counter};
 use super::{
     asm::increment,
     maps::{ALIASES, UNEXPECTED, count},
-    scratch::is_user_address,
+    memory::is_user_address,
 };
 
 /// `BPF_NOEXIST`.

@@ -26,18 +26,21 @@ pub(super) enum Mode {
     Events,
     /// With durations of a sample of the calls.
     Economy,
+    /// With each read of the server's memory asked of the kernel.
+    Asking,
     /// With its probes at the functions' first instructions, where other tools put theirs.
     Naive,
 }
 
 impl Condition {
     /// All that a Kitex server can be measured with, but peers.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Bare,
         Self::Empty,
         Self::Agent(Mode::Plain),
         Self::Agent(Mode::Economy),
         Self::Agent(Mode::Events),
+        Self::Agent(Mode::Asking),
         Self::Agent(Mode::Naive),
         Self::InProcess,
         Self::EmptyByPerfEvents,
@@ -52,6 +55,7 @@ impl Condition {
             Self::Agent(Mode::Plain) => "agent",
             Self::Agent(Mode::Events) => "events",
             Self::Agent(Mode::Economy) => "economy",
+            Self::Agent(Mode::Asking) => "asking",
             Self::Agent(Mode::Naive) => "naive",
             Self::InProcess => "in_process",
             Self::Peer(_) => "peer",
@@ -65,6 +69,7 @@ impl Mode {
         match self {
             Self::Plain | Self::Events => &[],
             Self::Economy => &["--latency", "economy"],
+            Self::Asking => &["--reads", "kernel"],
             Self::Naive => &["--sites", "naive"],
         }
     }
@@ -76,6 +81,6 @@ impl Mode {
 
     /// Whether it has the duration of each call.
     pub(super) fn times_all(self) -> bool {
-        matches!(self, Self::Plain | Self::Events)
+        matches!(self, Self::Plain | Self::Events | Self::Asking)
     }
 }

@@ -160,12 +160,15 @@ pub(super) struct AgentCost {
     pub(super) end_ms: f64,
 }
 
-/// The time that a call takes inside of programs, in nanoseconds, as the kernel times them.
+/// Nanoseconds that a call takes inside of programs, as the kernel times them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Inside {
     /// Of empty programs: the timing's own share of the next.
-    pub(super) empty_ns: f64,
-    pub(super) agent_ns: f64,
+    pub(super) empty: f64,
+    /// Of the agent's.
+    pub(super) agent: f64,
+    /// Of the same, when each read is asked of the kernel.
+    pub(super) asking: f64,
 }
 
 /// Servers of one protocol. They live as long as this.
@@ -227,19 +230,20 @@ impl<'a> Stage<'a> {
             bail!("{calls} calls were made, and the empty programs ran otherwise: {programs:?}");
         }
         drop(empty);
-        let agent_ns = self.time_programs(&agent::executable()?, load)?;
-        Ok(Inside { empty_ns: per_call(&programs, calls), agent_ns })
+        let agent = self.time_programs(Mode::Plain, &agent::executable()?, load)?;
+        let asking = self.time_programs(Mode::Asking, &agent::executable()?, load)?;
+        Ok(Inside { empty: per_call(&programs, calls), agent, asking })
     }
 
     /// What the kernel takes for the programs of an agent, in nanoseconds per call.
     pub(super) fn measure_programs(&mut self, executable: &Path, load: Load) -> Result<f64> {
         let _statistics = Statistics::enable()?;
-        self.time_programs(executable, load)
+        self.time_programs(Mode::Plain, executable, load)
     }
 
     /// The same where the kernel times programs already.
-    fn time_programs(&mut self, executable: &Path, load: Load) -> Result<f64> {
-        let agent = self.attach(Mode::Plain, executable)?;
+    fn time_programs(&mut self, mode: Mode, executable: &Path, load: Load) -> Result<f64> {
+        let agent = self.attach(mode, executable)?;
         let before = self.watched.calls;
         let calls = self.watched.call(load)?.calls;
         self.check_counts(&agent.scrape_settled()?, self.watched.calls - before)?;

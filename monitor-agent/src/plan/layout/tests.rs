@@ -205,8 +205,12 @@ fn words_stay_at_multiples_of_eight() {
 #[test]
 fn places_that_are_close_share_a_window() {
     let merged = |needs: &[(u64, u64)], gap| {
-        let pieces =
-            needs.iter().map(|(start, length)| Piece { start: *start, end: start + length, uses: 1 });
+        let pieces = needs.iter().map(|(start, length)| Piece {
+            start: *start,
+            end: start + length,
+            uses: 1,
+            words: words_in(*length),
+        });
         merge(pieces.collect(), |_, length| length <= gap)
             .iter()
             .map(|piece| (piece.start, piece.end))
@@ -217,4 +221,23 @@ fn places_that_are_close_share_a_window() {
     assert_eq!(merged(&[(0, 8), (144, 16), (176, 8)], 64), [(0, 8), (144, 184)]);
     assert_eq!(merged(&[(0, 88), (144, 16)], 64), [(0, 160)]);
     assert_eq!(merged(&[], 64), []);
+}
+
+#[test]
+fn of_what_lies_between_needs_nothing_is_asked_for() {
+    let words = |needs: &[(u64, u64)]| {
+        let pieces = needs.iter().map(|(start, length)| Piece {
+            start: *start,
+            end: start + length,
+            uses: 1,
+            words: words_in(*length),
+        });
+        merge(pieces.collect(), |_, _| true).iter().map(|piece| piece.words).collect::<Vec<_>>()
+    };
+    assert_eq!(words(&[(72, 16), (0, 16), (56, 1)]), [0b110_1000_0011]);
+    assert_eq!(words(&[(24, 16), (32, 16), (24, 4)]), [0b111]);
+    assert_eq!(words(&[(0, 8), (248, 8)]), [1 | 1 << 31]);
+    // More than any window has.
+    assert_eq!(words(&[(0, 8), (256, 8)]), [1]);
+    assert_eq!([words_in(0), words_in(9), words_in(255), words_in(300)], [0, 0b11, u32::MAX, u32::MAX]);
 }
