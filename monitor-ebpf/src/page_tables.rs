@@ -48,6 +48,8 @@ pub mod patched {
 pub struct Proof {
     /// Where the first table lies.
     pub root: u64,
+    /// How often translations of addresses of the process have been flushed.
+    pub flushes: u64,
     /// 1 if tables led somewhere.
     pub is_read: u64,
     /// What lies at the address that it was asked for.
@@ -59,7 +61,7 @@ pub const PROOF_WORDS: usize = patched::WORDS;
 
 impl Proof {
     /// Nothing found yet.
-    pub const NONE: Self = Self { root: 0, is_read: 0, words: [0; PROOF_WORDS] };
+    pub const NONE: Self = Self { root: 0, flushes: 0, is_read: 0, words: [0; PROOF_WORDS] };
 }
 
 #[cfg(feature = "user")]
@@ -70,5 +72,5 @@ mod pod {
 
 const _: () = {
     assert!(size_of::<PageTables>() == 32);
-    assert!(size_of::<Proof>() == 16 + PROOF_WORDS * 8);
+    assert!(size_of::<Proof>() == 24 + PROOF_WORDS * 8);
 };

@@ -146,7 +146,7 @@ fn memory_length(zones: &str) -> Option<u64> {
     length.filter(|length| *length > 0)
 }
 
-/// Where all memory is mapped: what leads programs to the agent's own.
+/// Where all memory is mapped: what leads programs to the agent's own. It must be counted, too, that a page was taken away.
 fn prove(known: &Known, length: u64) -> Result<u64, String> {
     let trial = Trial::begin(known).map_err(|error| format!("page tables can't be tried: {error}"))?;
     let made_up = MadeUp::new().map_err(|error| error.to_string())?;
@@ -157,7 +157,14 @@ fn prove(known: &Known, length: u64) -> Result<u64, String> {
         (place >= first).then_some(place)
     });
     let leads = |place: u64| made_up.samples().all(|sample| trial.leads_to(sample, place, length));
-    places.find(|place| leads(*place)).ok_or_else(|| "they don't lead to the agent's own memory".to_owned())
+    let place = places.find(|place| leads(*place)).ok_or("they don't lead to the agent's own memory")?;
+    let flushes = || trial.read(&Sample::default(), 0, 1).map(|proof| proof.flushes);
+    let before = flushes()?;
+    made_up.take_away();
+    if flushes()? <= before {
+        return Err("it is not counted that a page was taken away".to_owned());
+    }
+    Ok(place)
 }
 
 /// What is compared, at the beginning of a page.
@@ -195,6 +202,13 @@ impl MadeUp {
         Ok(Self { small, large })
     }
 
+    /// Takes a page away, which is one of zeros from now on.
+    fn take_away(self) {
+        let mut pages = self.small;
+        // SAFETY: the whole list, of numbers for which zero is a value.
+        unsafe { libc::madvise(pages.as_mut_ptr().cast(), size_of_val(&*pages), libc::MADV_DONTNEED) };
+    }
+
     /// One for each page that was written to.
     fn samples(&self) -> impl Iterator<Item = &Sample> {
         let step = self.large.len() / SAMPLES;
@@ -227,6 +241,11 @@ impl Trial {
     /// What lies at an address of the agent's own, if so much memory is mapped at that place.
     fn read(&self, sample: &Sample, memory: u64, length: u64) -> Result<Proof, String> {
         tried(sample.as_ptr().expose_provenance() as u64, memory, length);
+        self.proof()
+    }
+
+    /// What was found last.
+    fn proof(&self) -> Result<Proof, String> {
         let map = self.object.map(name::PROOF).ok_or("no proof")?;
         let proofs = Array::<_, Proof>::try_from(map).map_err(|error| error.to_string())?;
         proofs.get(&0, 0).map_err(|error| error.to_string())
@@ -253,6 +272,15 @@ extern "C" fn tried(address: u64, memory: u64, length: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        ptr,
+        sync::{
+            Mutex, MutexGuard, PoisonError,
+            atomic::{AtomicBool, Ordering},
+        },
+        time::{Duration, Instant},
+    };
+
     use super::*;
 
     const PROCESSOR: &str = "processor\t: 0\nflags\t\t: fpu pse la57x sme\nbugs\t\t: la57\n\
@@ -285,5 +313,211 @@ mod tests {
         for types in [&b""[..], b"nothing of the kind", &[0x9f, 0xeb, 1, 0]] {
             assert!(described(types, PROCESSOR).is_err());
         }
+    }
+
+    /// What programs read by tables that are known, at an address of the agent's own; `None` if they don't lead there.
+    ///
+    /// Needs a kernel that has what it takes, and permission: `tests/tests/reads.rs` fails where the kernel has it and the agent
+    /// does not use it.
+    struct Reader {
+        trial: Trial,
+        /// Whoever calls the function has all programs at it run.
+        _alone: MutexGuard<'static, ()>,
+    }
+
+    impl Reader {
+        fn new() -> Option<Self> {
+            static ALONE: Mutex<()> = Mutex::new(());
+            let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+            Some(Self { trial: Trial::begin(known().ok()?).ok()?, _alone: alone })
+        }
+
+        fn read(&self, address: usize) -> Option<Sample> {
+            self.read_late(address, 0)
+        }
+
+        /// The same, as if so many flushes had been missed.
+        fn read_late(&self, address: usize, missed: u64) -> Option<Sample> {
+            tried(address as u64, missed, 0);
+            let proof = self.trial.proof().unwrap();
+            (proof.is_read == 1).then_some(proof.words)
+        }
+
+        fn flushes(&self) -> u64 {
+            tried(0, 0, 0);
+            self.trial.proof().unwrap().flushes
+        }
+    }
+
+    /// Pages of the agent's own, mapped as is asked for: where, and how many bytes.
+    struct Pages(*mut c_void, usize);
+
+    impl Pages {
+        fn new(length: usize, protection: libc::c_int, flags: libc::c_int) -> Self {
+            // SAFETY: a new mapping.
+            let start = unsafe {
+                libc::mmap(ptr::null_mut(), length, protection, flags | libc::MAP_ANONYMOUS, -1, 0)
+            };
+            assert_ne!(start, libc::MAP_FAILED);
+            Self(start, length)
+        }
+
+        fn address(&self) -> usize {
+            self.0.expose_provenance()
+        }
+    }
+
+    /// Writes something to the beginning of a page that may be written to.
+    fn fill(page: *mut c_void, sample: Sample) {
+        // SAFETY: the caller's own page, which nobody refers to.
+        unsafe { page.cast::<Sample>().write_volatile(sample) }
+    }
+
+    impl Drop for Pages {
+        fn drop(&mut self) {
+            // SAFETY: the mapping made in `new`.
+            unsafe { libc::munmap(self.0, self.1) };
+        }
+    }
+
+    const BOTH: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+    const SAMPLE: Sample = [0x1122_3344_5566_7788; PROOF_WORDS];
+
+    #[test]
+    fn memory_of_all_kinds_is_read_or_left_to_the_kernel() {
+        static IN_FILE: Page = Page([SAMPLE; PAGE / size_of::<Sample>()]);
+        let Some(reader) = Reader::new() else { return };
+        let private = Pages::new(2 * PAGE, BOTH, libc::MAP_PRIVATE);
+        fill(private.0, SAMPLE);
+        let shared = Pages::new(PAGE, BOTH, libc::MAP_SHARED);
+        fill(shared.0, SAMPLE);
+        let large = Pages::new(4 * LARGE_PAGE, BOTH, libc::MAP_PRIVATE);
+        // SAFETY: the whole mapping, which stays as it is.
+        unsafe { libc::madvise(large.0, large.1, libc::MADV_HUGEPAGE) };
+        let in_large = large.0.map_addr(|start| start.next_multiple_of(LARGE_PAGE) + LARGE_PAGE / 2);
+        fill(in_large, SAMPLE);
+        let on_stack = Page([SAMPLE; PAGE / size_of::<Sample>()]);
+        assert_eq!(IN_FILE.0[0], SAMPLE);
+        for (what, address) in [
+            ("private", private.address()),
+            ("shared", shared.address()),
+            ("large", in_large.expose_provenance()),
+            ("of a file", IN_FILE.0.as_ptr().expose_provenance()),
+            ("stack", on_stack.0.as_ptr().expose_provenance()),
+        ] {
+            assert_eq!(reader.read(address), Some(SAMPLE), "{what}");
+            // What was read before something was taken away may be anything.
+            assert_eq!(reader.read_late(address, 1), None, "{what}");
+        }
+
+        let nobodys = Pages::new(PAGE, libc::PROT_NONE, libc::MAP_PRIVATE);
+        let untouched = Pages::new(PAGE, BOTH, libc::MAP_PRIVATE);
+        let only_read = Pages::new(PAGE, BOTH, libc::MAP_PRIVATE);
+        // SAFETY: a mapping that may be read.
+        assert_eq!(unsafe { only_read.0.cast::<Sample>().read_volatile() }, [0; PROOF_WORDS]);
+        let taken_back = Pages::new(PAGE, BOTH, libc::MAP_PRIVATE);
+        fill(taken_back.0, SAMPLE);
+        // SAFETY: a mapping of its own.
+        unsafe { libc::mprotect(taken_back.0, PAGE, libc::PROT_NONE) };
+        for (what, address) in [
+            ("nobody may read it", nobodys.address()),
+            ("never touched", untouched.address()),
+            ("the page of zeros", only_read.address()),
+            ("nobody may read it any more", taken_back.address()),
+            ("on two pages", private.address() + PAGE - 8),
+            ("nowhere", 0x1000),
+            ("no address", usize::MAX / 2),
+            ("the kernel's", usize::MAX - 0xffff),
+        ] {
+            assert_eq!(reader.read(address), None, "{what}");
+        }
+    }
+
+    /// Takes a page away, in one of four ways, after which there is another one. It begins a large one.
+    ///
+    /// # Safety
+    /// Nobody may refer to anything on the large page.
+    unsafe fn take_away(place: *mut c_void, way: u64) {
+        let again = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: the caller vouches for it.
+        unsafe {
+            match way % 4 {
+                0 => {
+                    libc::madvise(place, PAGE, libc::MADV_DONTNEED);
+                }
+                1 => {
+                    libc::mprotect(place, PAGE, libc::PROT_NONE);
+                    libc::mprotect(place, PAGE, BOTH);
+                }
+                2 => {
+                    libc::mmap(place, PAGE, BOTH, again, -1, 0);
+                }
+                // With the table that it is in.
+                _ => {
+                    libc::mmap(place, LARGE_PAGE, BOTH, again, -1, 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_takes_a_page_away_is_counted() {
+        let Some(reader) = Reader::new() else { return };
+        let pages = Pages::new(2 * LARGE_PAGE, BOTH, libc::MAP_PRIVATE);
+        let place = pages.0.map_addr(|start| start.next_multiple_of(LARGE_PAGE));
+        for way in 0..4 {
+            fill(place, SAMPLE);
+            let before = reader.flushes();
+            // SAFETY: pages of `pages`, which nobody else uses.
+            unsafe { take_away(place, way) };
+            assert!(reader.flushes() > before, "{way}");
+        }
+    }
+
+    /// While one thread takes a page away and puts another one there, in all ways there are, and one has whatever memory becomes
+    /// free and writes to it: what is read is what was there at some time, or nothing.
+    #[test]
+    fn what_is_taken_away_meanwhile_is_never_read_as_something_else() {
+        const OWN: u64 = 0x0123_4567_0000_0000;
+        const OTHERS: u64 = 0xbad0_bad0_bad0_bad0;
+        let Some(reader) = Reader::new() else { return };
+        let pages = Pages::new(2 * LARGE_PAGE, BOTH, libc::MAP_PRIVATE);
+        let place = pages.address().next_multiple_of(LARGE_PAGE);
+        let is_over = AtomicBool::new(false);
+        let (mut reads, mut left, mut wrong) = (0_u64, 0_u64, None);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let place = ptr::with_exposed_provenance_mut(place);
+                for round in (1..=u64::from(u32::MAX)).take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                    fill(place, [OWN | round; PROOF_WORDS]);
+                    // SAFETY: pages of `pages`, which nobody else uses.
+                    unsafe { take_away(place, round) }
+                }
+            });
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let taken = Pages::new(16 * PAGE, BOTH, libc::MAP_PRIVATE);
+                    for page in 0..16 {
+                        fill(taken.0.map_addr(|start| start + page * PAGE), [OTHERS; PROOF_WORDS]);
+                    }
+                }
+            });
+            let begin = Instant::now();
+            // What fails here would leave the others running.
+            while wrong.is_none() && begin.elapsed() < Duration::from_secs(3) {
+                match reader.read(place) {
+                    Some(words) => {
+                        reads += 1;
+                        let is_own = |word: &u64| *word == 0 || word & !u64::from(u32::MAX) == OWN;
+                        wrong = Some(words).filter(|words| !words.iter().all(is_own));
+                    }
+                    None => left += 1,
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        eprintln!("{reads} reads, {left} left to the kernel");
+        assert_eq!(wrong, None, "after {reads} reads");
+        assert!(reads > 1_000 && left > 0, "{reads} reads, {left} left to the kernel");
     }
 }

@@ -289,13 +289,16 @@ pub(crate) fn word(address: u64) -> u64 {
     word
 }
 
-/// Reads words by page tables as if so much memory were mapped at `start`; with none by what is known.
+/// Reads words by page tables as if so much memory were mapped at `start`; with none as programs do, as if so many flushes
+/// had been missed.
 #[inline(always)]
 pub(crate) fn prove(address: u64, start: u64, length: u64) -> Proof {
-    let mut proof = Proof { root: root(own()), ..Proof::NONE };
+    let own = own();
+    let mut proof = Proof { root: root(own), flushes: flushes(own), ..Proof::NONE };
     if length == 0 {
         let mut memory = Memory::uninit();
         memory.find();
+        memory.set(FLUSHES, memory.get(FLUSHES).wrapping_sub(start << 32));
         let to = proof.words.as_mut_ptr();
         // SAFETY: a place for as many words.
         proof.is_read = unsafe { memory.copy_by_tables(to, PROOF_WORDS * 8, u32::MAX, address) }.into();
