@@ -334,8 +334,11 @@ pub struct Sited {
     pub outcome: u8,
     /// How many bytes of the number lie at `code_at`: 1, 4 or 8, or 0 for none.
     pub number_width: u8,
+    /// How far above the stack pointer the object's address lies at a finish, which is the key, and then only failures are
+    /// finishes; 0 where it is in a register.
+    pub kept_at: u16,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 4],
     /// Where messages of its streams go through.
     pub messages: Messages,
 }
@@ -507,7 +510,8 @@ impl Sited {
         interim: [CodeRange::EMPTY; INTERIM_RANGES],
         outcome: outcome::NONE,
         number_width: 0,
-        reserved: [0; 6],
+        kept_at: 0,
+        reserved: [0; 4],
         messages: Messages::NONE,
     };
 }

@@ -92,6 +92,8 @@ pub enum Flavour {
     StrippedPie,
     /// Without a symbol table, but with DWARF, which is not compressed. Since Go 1.22.
     NoSymbols,
+    /// With gRPC-Go as a debugger wants it: nothing of it optimised or inlined.
+    NotOptimised,
 }
 
 impl Flavour {
@@ -106,6 +108,7 @@ impl Flavour {
             Self::PlainDwarf => "plain-dwarf",
             Self::StrippedPie => "stripped-pie",
             Self::NoSymbols => "no-symbols",
+            Self::NotOptimised => "not-optimised",
         }
     }
 
@@ -117,6 +120,7 @@ impl Flavour {
             Self::PlainDwarf => &["-ldflags=-compressdwarf=false"],
             Self::StrippedPie => &["-buildmode=pie", "-ldflags=-s -w"],
             Self::NoSymbols => &["-ldflags=-s -w=0 -compressdwarf=false"],
+            Self::NotOptimised => &["-gcflags=google.golang.org/grpc=-N -l"],
         }
     }
 }

@@ -207,13 +207,36 @@ fn odd_calls_are_counted_once() -> Result<()> {
     counts_as_interceptors_do("odd 3")
 }
 
-/// Calls that are tried again and never get a stream have no end that shows. The next ones that lie where they were have
-/// their own start, name and duration.
+/// Calls that never get a stream end where they are told that they won't be tried again, or can't be since their connection is
+/// closed.
+#[test]
+fn calls_that_never_get_a_stream_are_counted_as_they_end() -> Result<()> {
+    let mut target = Process::start(Program::Grpc, Flavour::Stripped, &[])?;
+    let agent = Agent::attach(&[target.pid()], &[])?;
+    target.command("strand 300")?;
+    target.command("close 200")?;
+    target.command("run unary 100")?;
+    let scrape = agent.scrape_settled()?;
+    grpc::check(&mut target, &scrape, false)?;
+    for code in ["Unavailable", "Canceled"] {
+        let ended = scrape.sum("grpc_client_handled_total", &[("grpc_code", code)]);
+        ensure!(whole(ended) >= 200, "{code}: {ended}");
+    }
+    let without =
+        scrape.sum("monitor_unpaired_starts_total", &[]) + scrape.sum("monitor_calls_in_flight", &[]);
+    ensure!(without == 0.0, "{without} starts without an end");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
+/// Calls that are tried again and never get a stream have no end that shows where gRPC-Go is not optimised. The next ones that
+/// lie where they were have their own start, name and duration.
 #[test]
 fn a_call_has_nothing_of_one_that_lay_there_before() -> Result<()> {
     const STRANDED: u64 = 500;
     const STREAMS: u64 = 4_000;
-    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let mut target = Process::start(Program::Grpc, Flavour::NotOptimised, &[])?;
     let agent = Agent::attach(&[target.pid()], &[])?;
     target.command(&format!("strand {STRANDED}"))?;
     target.command(&format!("run bidirectional {STREAMS}"))?;
@@ -283,6 +306,7 @@ fn inspect_shows_both_sides_and_the_labels() -> Result<()> {
         ("finish", "google.golang.org/grpc/internal/transport.(*http2Server).writeStatus"),
         ("finish", "google.golang.org/grpc/internal/transport.(*serverHandlerTransport).writeStatus"),
         ("finish", "google.golang.org/grpc.(*clientStream).finish"),
+        ("finish", "google.golang.org/grpc.(*clientStream).retryLocked"),
         ("enter", "google.golang.org/grpc.(*serverStream).SendMsg"),
         ("count", "google.golang.org/grpc.(*serverStream).SendMsg"),
         ("enter", "google.golang.org/grpc.(*clientStream).RecvMsg"),

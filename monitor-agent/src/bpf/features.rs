@@ -101,7 +101,7 @@ pub fn kernel_features() -> Vec<KernelFeature> {
         unused(
             "optimised probes on five-byte nops",
             has_optimised_probes(),
-            "Go's compiler leaves no such nop in a function",
+            "Go's compiler has such a nop where a probe goes by chance only",
         ),
         unused(
             "attach cookies",

@@ -4,7 +4,7 @@ use monitor_ebpf::{FINISH_SITES, GATES};
 use toml::Spanned;
 
 use super::{
-    parts::{alternatives, below, equals, few, few_choices, field, metrics, no_user_words, symbol, way},
+    parts::{alternatives, below, equals, few, few_choices, field, metrics, symbol, way},
     spec::{CallSpec, Entry, KindSpec, ObjectOf, SitedFramework, SitedMessages, StatusSpec, Way},
     written::{CallPolicy, WrittenByFunction, WrittenCall, WrittenMethods, WrittenStatus, WrittenStreams},
 };
@@ -13,21 +13,27 @@ use crate::specs::{
     go::entry,
     names,
     read::{Wrong, check, short, wrong},
-    written::WrittenEntry,
+    written::WrittenEnd,
 };
 
 /// Codes that a status can have.
 const CODES_MAX: usize = 64;
 /// Longest text that the programs compare.
 const COMPARED_MAX: usize = 8;
+/// Which word of what a function gives is the error that a finish is told by: see [`crate::image::TestedCall`].
+const GIVEN_ERROR: usize = 1;
 
 pub(super) fn framework(written: &WrittenByFunction) -> Result<SitedFramework, Wrong> {
-    few(&written.operation, OPERATIONS_MAX)?;
+    let operations = written.operation.get_ref();
+    // Of what stands for something else only one is taken.
+    let substitutes = operations.iter().filter(|operation| operation.get_ref().in_place_of.is_some()).count();
+    few(&written.operation, OPERATIONS_MAX + substitutes.min(OPERATIONS_MAX))?;
     let mut calls: Vec<CallSpec> = Vec::new();
-    for operation in written.operation.get_ref() {
+    for operation in operations {
         let call = call(operation)?;
-        let starts_as = operation.get_ref().starts_as.as_ref();
-        if let Some(of) = starts_as.filter(|of| !calls.iter().any(|call| call.name == *of.get_ref())) {
+        let WrittenCall { starts_as, in_place_of, .. } = operation.get_ref();
+        let is_unknown = |of: &&Spanned<String>| !calls.iter().any(|call| call.name == *of.get_ref());
+        if let Some(of) = starts_as.iter().chain(in_place_of).find(is_unknown) {
             return wrong(of, "there is no operation of this name before this one");
         }
         calls.push(call);
@@ -74,6 +80,7 @@ fn call(spanned: &Spanned<WrittenCall>) -> Result<CallSpec, Wrong> {
         start,
         finishes,
         variant_of: written.starts_as.as_ref().map(short).transpose()?,
+        in_place_of: written.in_place_of.as_ref().map(short).transpose()?,
         object: ways(written, &root, spanned)?,
         key: written.key_at.as_ref().map(path).transpose()?,
         method: alternatives(&written.labels.method, &root)?,
@@ -141,38 +148,49 @@ fn description(written: &WrittenStreams) -> Result<[String; 3], Wrong> {
 
 /// Functions to choose from, and what all of them call the pointer that is the key.
 fn ends(
-    written: &Spanned<Vec<Spanned<WrittenEntry>>>,
+    written: &Spanned<Vec<Spanned<WrittenEnd>>>,
     is_finish: bool,
 ) -> Result<(Vec<Entry>, Option<String>), Wrong> {
     few(written, ALTERNATIVES_MAX)?;
     let mut entries = Vec::new();
     let mut root: Option<String> = None;
     for spanned in written.get_ref() {
-        let found = no_user_words(spanned, entry(spanned, true, true)?)?;
-        let words = &found.words;
-        let is_key = |(_, word): &&(String, usize)| words.key == Some(*word);
-        let Some((name, object)) = words.pointers.iter().find(is_key) else {
-            return wrong(spanned, "the key is one of the pointers");
-        };
-        if root.get_or_insert_with(|| name.clone()) != name {
+        let (name, found) = end(spanned, is_finish)?;
+        if *root.get_or_insert_with(|| name.clone()) != name {
             return wrong(spanned, "the pointer that is the key has one name");
         }
-        let other = words.pointers.iter().find(|pointer| !is_key(pointer)).map(|(_, word)| *word);
-        let second = match (other, words.error) {
-            (None, Some(error)) if is_finish => error + 1,
-            (Some(status), None) => status,
-            (None, None) if !is_finish => *object,
-            _ => return wrong(spanned, "a finish gets a status or an error, a start neither"),
-        };
-        entries.push(Entry {
-            object: *object,
-            second,
-            error: words.error,
-            function: found.function,
-            arguments: found.arguments,
-        });
+        entries.push(found);
     }
     Ok((entries, root))
+}
+
+/// A function, and what it calls the pointer that is the key.
+fn end(spanned: &Spanned<WrittenEnd>, is_finish: bool) -> Result<(String, Entry), Wrong> {
+    let written = spanned.get_ref();
+    let found = entry(&Spanned::new(spanned.span(), written.entry()), true, true)?;
+    let given_by = written.given_by.as_ref().map(symbol).transpose()?;
+    let words = &found.words;
+    let is_key = |(_, word): &&(String, usize)| words.key == Some(*word);
+    let Some((name, object)) = words.pointers.iter().find(is_key) else {
+        return wrong(spanned, "the key is one of the pointers");
+    };
+    let error = written.error.as_ref().map(|word| *word.get_ref());
+    if given_by.is_some() && (!is_finish || *object != 0 || error != Some(GIVEN_ERROR)) {
+        let what = "where an error is given the key is the first argument, and the error is behind one word";
+        return wrong(spanned, what);
+    }
+    let other = words.pointers.iter().find(|pointer| !is_key(pointer)).map(|(_, word)| *word);
+    let second = match (other, error) {
+        (None, Some(error)) if is_finish => error + 1,
+        (Some(status), None) => status,
+        (None, None) if !is_finish => *object,
+        _ => return wrong(spanned, "a finish gets a status or an error, a start neither"),
+    };
+    let (name, object) = (name.clone(), *object);
+    Ok((
+        name,
+        Entry { object, second, error, given_by, function: found.function, arguments: found.arguments },
+    ))
 }
 
 fn kind(spanned: &Spanned<WrittenCall>, root: &str) -> Result<KindSpec, Wrong> {

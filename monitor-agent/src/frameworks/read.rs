@@ -9,11 +9,12 @@ use super::{
 use crate::specs::{SpecError, read::of_text};
 
 /// Keys of a file and of its operations that users' specs do not have.
-pub const FRAMEWORK_KEYS: [&str; 28] = [
+pub const FRAMEWORK_KEYS: [&str; 29] = [
     "also_finish",
     "begins_if",
     "errors",
     "home",
+    "in_place_of",
     "key_at",
     "messages",
     "metrics",

@@ -287,6 +287,8 @@ pub struct CallSpec {
     pub method: Vec<String>,
     /// How its kind of stream is told.
     pub kind: KindSpec,
+    /// Taken only where the one of this name can't be.
+    pub in_place_of: Option<String>,
     /// A stream may finish twice: the first counts.
     pub first_finish: bool,
     /// Functions, without the module path, that tell failures in the middle of a call: what they, the closures in them and
@@ -336,6 +338,14 @@ pub enum ObjectOf {
     },
 }
 
+impl SitedFramework {
+    /// Whether there is something to take where this one can't be.
+    #[must_use]
+    pub fn has_substitute(&self, call: &CallSpec) -> bool {
+        self.calls.iter().any(|other| other.in_place_of.as_ref() == Some(&call.name))
+    }
+}
+
 /// A function that a kind of call enters.
 #[derive(Debug)]
 pub struct Entry {
@@ -350,6 +360,9 @@ pub struct Entry {
     /// At a finish, which word is the type word of the error whose data is the second argument. `None`: that is a
     /// status itself.
     pub error: Option<usize>,
+    /// The call ends where this function, without the module path, has given the other one that error, which tests it; error and
+    /// second argument are words of what it gives then.
+    pub given_by: Option<String>,
 }
 
 /// A way to a type: the type that implements an interface, then fields through pointers and slices; `()` leads from a

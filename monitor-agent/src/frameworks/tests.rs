@@ -53,7 +53,26 @@ fn what_is_wrong_with_a_file_has_a_place() {
             "one description",
         ),
         (GRPC, "text = \"EOF\"", "text = \"no more of it\"", "at most 8 bytes are compared"),
-        (GRPC, "arguments = \"www\"", "arguments = \"www\"\nat_most = 2", "not patterns"),
+        (GRPC, "arguments = \"www\"", "arguments = \"www\"\nat_most = 2", "unknown field `at_most`"),
+        (KITEX, "pointers = { ri = 3 }", "pointers = { ri = 3 }\nat_most = 2", "not patterns"),
+        (
+            GRPC,
+            "in_place_of = \"client, without",
+            "in_place_of = \"client",
+            "there is no operation of this name",
+        ),
+        (
+            GRPC,
+            "error = 1\n\n[[operation.also_finish]]",
+            "error = 2\n\n[[operation.also_finish]]",
+            "the error is behind one word",
+        ),
+        (
+            GRPC,
+            "function = \".(*clientStream).newAttemptLocked\"",
+            "function = \".(*clientStream).newAttemptLocked\"\ngiven_by = \".other\"",
+            "where an error is given",
+        ),
     ] {
         let text = error(text, part, other);
         assert!(text.contains(expected) && text.starts_with("file.toml:"), "{text}\nis not: {expected}");

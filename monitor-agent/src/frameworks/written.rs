@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::specs::written::{WrittenEntry, WrittenSide};
+use crate::specs::written::{WrittenEnd, WrittenEntry, WrittenSide};
 
 /// What the rest of a file depends on.
 #[derive(Deserialize)]
@@ -187,6 +187,7 @@ pub(super) struct WrittenCall {
     pub(super) key_at: Option<Spanned<String>>,
     pub(super) policy: Option<CallPolicy>,
     pub(super) starts_as: Option<Spanned<String>>,
+    pub(super) in_place_of: Option<Spanned<String>>,
     pub(super) types: BTreeMap<String, Spanned<Choices>>,
     pub(super) labels: WrittenMethod,
     pub(super) unary: Option<Spanned<bool>>,
@@ -195,9 +196,9 @@ pub(super) struct WrittenCall {
     pub(super) begins_if: Option<WrittenQuestion>,
     #[serde(default)]
     pub(super) only_if: Vec<WrittenQuestion>,
-    pub(super) start: Option<Spanned<Vec<Spanned<WrittenEntry>>>>,
-    pub(super) finish: Spanned<Vec<Spanned<WrittenEntry>>>,
-    pub(super) also_finish: Option<Spanned<Vec<Spanned<WrittenEntry>>>>,
+    pub(super) start: Option<Spanned<Vec<Spanned<WrittenEnd>>>>,
+    pub(super) finish: Spanned<Vec<Spanned<WrittenEnd>>>,
+    pub(super) also_finish: Option<Spanned<Vec<Spanned<WrittenEnd>>>>,
     pub(super) messages: Option<Spanned<Vec<WrittenMethods>>>,
 }
 

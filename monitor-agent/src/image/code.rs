@@ -57,6 +57,8 @@ pub enum SiteKind {
     Entry,
     /// An instruction with which the function returns: one hit for each call, at one of them.
     Return,
+    /// The branch by which the function tests what a call has given it: one hit each time that this returns.
+    Tested,
 }
 
 /// A place for a probe in a function.
@@ -95,6 +97,12 @@ pub enum CodeError {
         /// Bytes from the function's first instruction.
         offset: u64,
     },
+    /// There is not one call of a function, or what it gives is not tested right behind it.
+    #[error("the function does not test what is given back to it right behind the only call")]
+    NotTested,
+    /// Its first argument can't be proven to lie in one place all the time.
+    #[error("the function's first argument is not surely kept in its place on the stack")]
+    NotKept,
     /// No instruction returns.
     #[error("the function does not return")]
     NoReturn,
@@ -193,14 +201,19 @@ impl Body {
         }
     }
 
+    /// The number of the instruction at an address.
+    pub(super) fn index_of(&self, address: u64) -> Option<usize> {
+        self.instructions.binary_search_by_key(&address, Instruction::ip).ok()
+    }
+
     fn offset(&self, instruction: &Instruction) -> u64 {
         instruction.ip().wrapping_sub(self.entry)
     }
 
     /// Whether a branch of the prologue leads to the part that asks for more stack: spills, one call,
     /// reloads, and a jump back to the entry. Gives the index of that jump.
-    fn way_out(&self, target: u64) -> Option<usize> {
-        let start = self.instructions.binary_search_by_key(&target, Instruction::ip).ok()?;
+    pub(super) fn way_out(&self, target: u64) -> Option<usize> {
+        let start = self.index_of(target)?;
         let mut calls = 0;
         for (index, i) in self.instructions.iter().enumerate().skip(start).take(MAX_WAY_OUT) {
             match i.flow_control() {
@@ -349,7 +362,7 @@ fn compares_stack_guard(i: &Instruction) -> bool {
 }
 
 /// Whether an instruction goes to a place that it names.
-fn jumps_near(i: &Instruction) -> bool {
+pub(super) fn jumps_near(i: &Instruction) -> bool {
     matches!(i.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64)
 }
 

@@ -26,6 +26,7 @@ mod places;
 mod source;
 mod source_names;
 mod symbols;
+mod tested;
 #[cfg(test)]
 pub(crate) mod testing;
 mod types;
@@ -45,5 +46,6 @@ pub use places::RuntimePlaces;
 pub(crate) use places::tests::good_file as file_with_variables;
 pub use source::Source;
 pub use source_names::Demangler;
+pub use tested::{TestedCall, tested_call};
 pub use types::{Field, Kind, Type};
 pub use version::GoVersion;

@@ -158,8 +158,8 @@ pub(super) fn survey_sited(
     let finishes = framework.calls.iter().flat_map(|call| &call.finishes).flatten();
     let messages = framework.calls.iter().flat_map(|call| &call.messages);
     let messages = messages.flat_map(|messages| [&*messages.sent, &*messages.received]);
-    let mut names: Vec<&'static str> =
-        starts().chain(finishes.map(|entry| &*entry.function)).chain(messages).collect();
+    let finishes = finishes.flat_map(|entry| entry.given_by.as_deref().into_iter().chain([&*entry.function]));
+    let mut names: Vec<&'static str> = starts().chain(finishes).chain(messages).collect();
     names.sort_unstable();
     names.dedup();
     let mut interim_names: Vec<&'static str> =

@@ -286,7 +286,7 @@ mod tests {
             assert_eq!((naive.address, naive.symbol.as_str()), (best.entry, best.symbol.as_str()));
             assert_eq!(best.file_offset - naive.file_offset, best.address - best.entry);
             assert_eq!(image.file_offset(naive.address), Some(naive.file_offset));
-            assert_eq!(naive.skip_flags(), 0);
+            assert_eq!(naive.skip_flags(), Some(0));
         }
     }
 

@@ -110,7 +110,7 @@ impl Plan {
                 Role::Received => &mut recipe.received_skip_flags,
                 Role::Entered => &mut recipe.entered_skip_flags,
             };
-            *flags = site.skip_flags();
+            *flags = site.skip_flags().unwrap_or(*flags);
         }
         for (place, shape) in recipe.shapes.iter_mut().zip(&self.shapes) {
             *place = as_far_as_there_is_room(shape, bias, wanted)?;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Refusal;
 use crate::image::{
-    CodeError, CostClass, Function, GoImage, Image, SiteChoice, SiteKind, first_instruction, go_entry_site,
-    return_sites,
+    CodeError, CostClass, Function, GoImage, Image, SiteChoice, SiteKind, TestedCall, first_instruction,
+    go_entry_site, return_sites, tested_call,
 };
 
 /// What a hit of a site means.
@@ -66,12 +66,14 @@ const CARRY_OR_ZERO: u8 = 1 << 0 | 1 << 6;
 
 impl Site {
     /// Processor flags that tell a hit which isn't an entry of the function: the branch of a stack check is
-    /// about to be taken, and the function will be entered again.
+    /// about to be taken, and the function will be entered again. `None` where it is all the same: a test of an error for zero
+    /// leaves none of them set unless there is no error.
     #[must_use]
-    pub fn skip_flags(&self) -> u8 {
+    pub fn skip_flags(&self) -> Option<u8> {
         match self.kind {
-            SiteKind::StackCheckBranch => CARRY_OR_ZERO,
-            _ => 0,
+            SiteKind::StackCheckBranch => Some(CARRY_OR_ZERO),
+            SiteKind::Tested => None,
+            SiteKind::AfterStackCheck | SiteKind::Entry | SiteKind::Return => Some(0),
         }
     }
 
@@ -159,6 +161,24 @@ pub(super) fn return_sites_of(
     let code = code.into();
     let site = |choice| site(role, (&function.name, function.entry), &code, choice, image);
     choices.into_iter().map(site).collect()
+}
+
+/// The site at which a function tests what the only call of another one has given it, and how far above the stack pointer its
+/// own first argument lies then.
+pub(super) fn tested_call_of(
+    role: Role,
+    function: &Function,
+    giver: &Function,
+    image: &Image,
+    go: &GoImage<'_>,
+) -> Result<(Site, u16), Refusal> {
+    check_not_inlined(function, go)?;
+    check_not_inlined(giver, go)?;
+    let code = go.code(function)?;
+    let tested = tested_call(&code, function.entry, giver.entry);
+    let TestedCall { site: choice, kept_at } = tested.map_err(|error| no_site(&function.name, &error))?;
+    let site = site(role, (&function.name, function.entry), &code.into(), choice, image)?;
+    Ok((site, kept_at))
 }
 
 pub(super) fn no_site(symbol: &str, error: &CodeError) -> Refusal {

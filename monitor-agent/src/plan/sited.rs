@@ -13,7 +13,7 @@ use super::{
     recipe::argument,
     resolve::Resolver,
     shape::Walk,
-    site::{check_not_inlined, find_site_of},
+    site::{check_not_inlined, find_site_of, tested_call_of},
     sited_messages::{self, MessagePlan},
 };
 use crate::{
@@ -30,6 +30,8 @@ pub(super) struct SitedCall {
     spec: &'static CallSpec,
     start: Option<(u64, &'static Entry)>,
     finishes: Vec<u64>,
+    /// How far above the stack pointer the object's address lies at a finish; 0 where it is in a register.
+    kept_at: u16,
     finish: &'static Entry,
     nodes: Nodes,
     key: Option<Place>,
@@ -92,10 +94,23 @@ pub(super) fn find(
             continue;
         }
         let is_there = |name: &str| calls.iter().any(|call: &SitedCall| call.spec.name == name);
-        if spec.variant_of.as_ref().is_some_and(|name| !is_there(name)) {
+        if spec.variant_of.as_ref().is_some_and(|name| !is_there(name))
+            || spec.in_place_of.as_ref().is_some_and(|name| is_there(name))
+        {
             continue;
         }
-        calls.extend(finder.call(spec, resolver)?);
+        let known = finder.sites.len();
+        match finder.call(spec, resolver) {
+            Err(why) if framework.has_substitute(spec) && is_about_code(&why) => {
+                finder.sites.truncate(known);
+                finder.notes.push(format!(
+                    "{}: not all of their ends can be seen ({})",
+                    spec.name,
+                    why.reason()
+                ));
+            }
+            call => calls.extend(call?),
+        }
     }
     let Finder { mut sites, mut message_sites, notes, .. } = finder;
     if calls.is_empty() {
@@ -115,13 +130,18 @@ pub(super) fn find(
 /// Refuses sites of one role at which hits are told from others in different ways: the programs have one way for all.
 pub(super) fn same_kinds(sites: &[Site]) -> Result<(), Refusal> {
     for role in [Role::Start, Role::Finish, Role::Entered] {
-        let mut flags = sites.iter().filter(|site| site.role == role).map(Site::skip_flags);
+        let mut flags = sites.iter().filter(|site| site.role == role).filter_map(Site::skip_flags);
         let first = flags.next();
         if flags.any(|other| Some(other) != first) {
             return Err(Refusal::TooMuch("kinds of sites"));
         }
     }
     Ok(())
+}
+
+/// Whether it is the code of a function that something can't be proven of.
+fn is_about_code(why: &Refusal) -> bool {
+    matches!(why, Refusal::Inlined { .. } | Refusal::NoSite { .. } | Refusal::TooMuch(_))
 }
 
 struct Finder<'a> {
@@ -140,7 +160,9 @@ impl Finder<'_> {
     fn hidden_sides(&self) -> Result<Vec<(Side, Refusal)>, Refusal> {
         let mut hidden: Vec<(Side, Refusal)> = Vec::new();
         for spec in &self.framework.calls {
+            // Whether a call of what gives an error can be found is asked where that is wanted.
             let entries = spec.start.iter().chain(spec.finishes.iter().flatten());
+            let entries = entries.filter(|entry| entry.given_by.is_none());
             let entered =
                 entries.map(|entry| self.copy.function(&entry.function)).collect::<Result<Vec<_>, _>>()?;
             let interim = spec
@@ -171,11 +193,17 @@ impl Finder<'_> {
             return Ok(None);
         }
         let mut finishes = Vec::new();
+        let mut kept = Vec::new();
         let mut finish = None;
         for (index, entries) in spec.finishes.iter().enumerate() {
-            match self.entry(Role::Finish, entries)? {
-                Some((address, entry)) => {
+            let found = match entries.first() {
+                Some(entry) if entry.given_by.is_some() => self.given(entry)?,
+                _ => self.entry(Role::Finish, entries)?.map(|(address, entry)| (address, 0, entry)),
+            };
+            match found {
+                Some((address, kept_at, entry)) => {
                     finishes.push(address);
+                    kept.push(kept_at);
                     finish = finish.or(Some(entry));
                 }
                 None if index == 0 && spec.variant_of.is_some() => return Ok(None),
@@ -186,6 +214,8 @@ impl Finder<'_> {
         let Some(finish) = finish.filter(|_| finishes.len() <= FINISH_SITES) else {
             return Err(Refusal::TooMuch("ends of a call"));
         };
+        kept.dedup();
+        let [kept_at] = *kept else { return Err(Refusal::TooMuch("places where a call's object is kept")) };
         let object = type_at_end(&spec.object, resolver)?;
         let mut walk = Walk { nodes: Nodes::with_arguments(), root: ROOT, object, resolver };
         let method =
@@ -211,6 +241,7 @@ impl Finder<'_> {
             spec,
             start,
             finishes,
+            kept_at,
             finish,
             nodes,
             key,
@@ -271,6 +302,21 @@ impl Finder<'_> {
             return Ok(Some((address, entry)));
         }
         refusal.map_or(Ok(None), Err)
+    }
+
+    /// Where a function tests what another has given it, and how far above the stack pointer its first argument lies then.
+    fn given(&mut self, entry: &'static Entry) -> Result<Option<(u64, u16, &'static Entry)>, Refusal> {
+        let giver = entry.given_by.as_ref().map(|name| self.copy.function(name)).transpose()?.flatten();
+        let (Some(function), Some(giver)) = (self.copy.function(&entry.function)?, giver) else {
+            return Ok(None);
+        };
+        if !self.go.arguments(function)?.unwrap_or_default().starts_with(&entry.arguments) {
+            return Ok(None);
+        }
+        let (site, kept_at) = tested_call_of(Role::Finish, function, giver, self.image, self.go)?;
+        let address = site.address;
+        self.sites.push(site);
+        Ok(Some((address, kept_at, entry)))
     }
 
     /// Where it lies whether client and server stream. That it can't be told is a note.
@@ -418,6 +464,7 @@ impl SitedCall {
             finish_argument: argument(self.finish.second)? as u8,
             finish_key: argument(self.finish.object)? as u8,
             finish_error: argument(self.finish.error.unwrap_or(self.finish.second))? as u8,
+            kept_at: self.kept_at,
             key_at: self.key.map_or(NO_SCRATCH, |key| windows.at(key)),
             policy: self.policy(),
             message_at: windows.at(self.status.message),

@@ -89,6 +89,35 @@ pub(crate) struct WrittenEntry {
     pub(super) number: Option<Spanned<usize>>,
 }
 
+/// What a framework's file says of a function, which is entered, or is given an error by another.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WrittenEnd {
+    function: Spanned<String>,
+    arguments: Option<Spanned<String>>,
+    key: Option<Spanned<usize>>,
+    #[serde(default)]
+    pointers: BTreeMap<String, Spanned<usize>>,
+    pub(crate) error: Option<Spanned<usize>>,
+    pub(crate) given_by: Option<Spanned<String>>,
+}
+
+impl WrittenEnd {
+    /// What it says of the function as it is entered.
+    pub(crate) fn entry(&self) -> WrittenEntry {
+        let is_argument = self.given_by.is_none();
+        WrittenEntry {
+            function: self.function.clone(),
+            at_most: None,
+            arguments: self.arguments.clone(),
+            key: self.key.clone(),
+            pointers: self.pointers.clone(),
+            error: self.error.clone().filter(|_| is_argument),
+            number: None,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenWords {

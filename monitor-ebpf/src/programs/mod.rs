@@ -136,7 +136,7 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         status::unwrap(&mut hit, shape);
     }
     shape.copy_windows(&hit, &mut scratch, window_use::KEY | window_use::FINISH);
-    if !shape.is_finished(&scratch) {
+    if !shape.is_finished(&hit, &scratch) {
         return;
     }
     let code =

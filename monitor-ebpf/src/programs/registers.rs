@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::pt_regs, programs::ProbeContext};
 use monitor_ebpf::{ANY_SITE, FINISH_SITES, MAX_SHAPES, MESSAGE_SITES, Register};
 
-use super::maps::recipe;
+use super::{maps::recipe, memory::word};
 
 /// What a hit may mean.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -93,6 +93,11 @@ impl Hit {
                 hit.object = registers.get(recipe!(shapes[index].sited.finish_object));
                 hit.error = registers.get(recipe!(shapes[index].sited.finish_error));
                 hit.error_data = registers.get(recipe!(shapes[index].sited.finish_argument));
+                let kept_at = recipe!(shapes[index].sited.kept_at);
+                if kept_at != 0 {
+                    hit.object = word(hit.stack().wrapping_add(u64::from(kept_at)));
+                    hit.type_word = hit.object;
+                }
                 break;
             }
             let entered = if moment == Moment::Entered { entered(index, registers.place) } else { None };

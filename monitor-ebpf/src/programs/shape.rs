@@ -239,9 +239,12 @@ impl ShapeRef {
 
     /// Is this hit the end of a call?
     #[inline(always)]
-    pub(crate) fn is_finished(self, scratch: &Scratch) -> bool {
+    pub(crate) fn is_finished(self, hit: &Hit, scratch: &Scratch) -> bool {
         if recipe!(by_site) == 0 {
             return true;
+        }
+        if hit.error == 0 && field!(self.0, sited.kept_at) != 0 {
+            return false;
         }
         for index in 0..GATES {
             if field!(self.0, sited.gates[index].op) == TestOp::Never as u8 {

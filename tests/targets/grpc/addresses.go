@@ -7,8 +7,11 @@ import "google.golang.org/grpc"
 // way is how clients find servers: here by their addresses.
 type way struct{}
 
-// more is what only another way has.
-var more []scenario
+// more is what calls meet that go to an address at which nobody listens.
+var more = []scenario{
+	{"tried again with nobody there", func(s *stage) error { return strand(s, 3) }},
+	{"closed while they wait", func(s *stage) error { return closedWhileWaiting(s, 3) }},
+}
 
 // retries is a service config with which calls are tried again.
 const retries = `{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.001s",

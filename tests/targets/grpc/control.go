@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"example.com/monitor/steer"
@@ -19,6 +20,7 @@ import (
 //	codes N           makes N unary calls that end with the codes from 1 on: {"codes"}
 //	load N C          makes N unary calls, C at the same time
 //	strand N          makes N unary calls that nobody answers, each tried again: {"stranded"}
+//	close N           makes N unary calls that wait for a connection until it is closed: {"closed"}
 //	odd N             makes N repetitions of each kind in odd.go: {"odd"}
 //	hang N            makes N unary calls and N streams that end with the next `release` only: {"hanging"}
 //	release           ends them, and waits until no call is under way: {"released"}
@@ -70,7 +72,9 @@ func (c *control) obey(command string, args []string) (map[string]interface{}, e
 	case "load":
 		return c.load(args)
 	case "strand":
-		return c.strand(args)
+		return c.without("stranded", strand, args)
+	case "close":
+		return c.without("closed", closedWhileWaiting, args)
 	case "odd":
 		return c.odd(args)
 	case "hang":
@@ -88,16 +92,17 @@ func (c *control) obey(command string, args []string) (map[string]interface{}, e
 }
 
 func (c *control) run(args []string) (map[string]interface{}, error) {
-	if len(args) != 2 {
+	if len(args) < 2 {
 		return nil, steer.ErrUsage
 	}
-	n, err := strconv.Atoi(args[1])
+	name, times := strings.Join(args[:len(args)-1], " "), args[len(args)-1]
+	n, err := strconv.Atoi(times)
 	if err != nil {
 		return nil, steer.ErrUsage
 	}
 	found := false
 	for _, s := range append(scenarios, more...) {
-		if s.name != args[0] && args[0] != "all" {
+		if s.name != name && name != "all" {
 			continue
 		}
 		found = true
@@ -108,7 +113,7 @@ func (c *control) run(args []string) (map[string]interface{}, error) {
 		}
 	}
 	if !found {
-		return nil, fmt.Errorf("no scenario %q", args[0])
+		return nil, fmt.Errorf("no scenario %q", name)
 	}
 	return map[string]interface{}{"repeated": n}, c.settle()
 }
@@ -144,8 +149,8 @@ func (c *control) load(args []string) (map[string]interface{}, error) {
 	return map[string]interface{}{"calls": n, "seconds": took.Seconds()}, c.settle()
 }
 
-// strand leaves memory behind where calls were whose end nothing shows to a monitor outside.
-func (c *control) strand(args []string) (map[string]interface{}, error) {
+// without makes calls that never get a stream, and leaves the memory behind where they were.
+func (c *control) without(what string, calls func(*stage, int) error, args []string) (map[string]interface{}, error) {
 	if len(args) != 1 {
 		return nil, steer.ErrUsage
 	}
@@ -153,11 +158,11 @@ func (c *control) strand(args []string) (map[string]interface{}, error) {
 	if err != nil {
 		return nil, steer.ErrUsage
 	}
-	if err := strand(c.stage, n); err != nil {
+	if err := calls(c.stage, n); err != nil {
 		return nil, err
 	}
 	runtime.GC()
-	return map[string]interface{}{"stranded": n}, c.settle()
+	return map[string]interface{}{what: n}, c.settle()
 }
 
 func (c *control) odd(args []string) (map[string]interface{}, error) {

@@ -23,6 +23,7 @@ var odd = []scenario{
 	{"the server stops", serverStops},
 	{"waiting for a stream", waitingForStream},
 	{"too large for the server", tooLargeForServer},
+	{"tried again when the server has gone", goneBeforeRetry},
 	{"too large to send", func(s *stage) error {
 		stream, err := open(context.Background(), s.plain, &echo, "hello")
 		if err != nil {
@@ -238,4 +239,56 @@ func strand(s *stage, calls int) error {
 		}
 	}
 	return nil
+}
+
+// closedWhileWaiting closes a connection that there never is, while calls wait for it.
+func closedWhileWaiting(s *stage, calls int) error {
+	connection, err := s.dial(s.way.dead(s.nowhere))
+	if err != nil {
+		return err
+	}
+	errs, begun := make(chan error, calls), make(chan struct{}, calls)
+	for i := 0; i < calls; i++ {
+		go func() {
+			begun <- struct{}{}
+			errs <- connection.Invoke(context.Background(), "/"+service+"/Call",
+				&text{Value: "hello"}, new(text), grpc.WaitForReady(true))
+		}()
+	}
+	for i := 0; i < calls; i++ {
+		<-begun
+	}
+	time.Sleep(100 * time.Millisecond)
+	if err := connection.Close(); err != nil {
+		return err
+	}
+	for i := 0; i < calls; i++ {
+		if err := fails(codes.Canceled, <-errs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// goneBeforeRetry is a call whose first attempt is answered, and for whose others there is no connection.
+func goneBeforeRetry(s *stage) error {
+	var server *grpc.Server
+	var once sync.Once
+	leave := func(ctx context.Context, request interface{}, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (interface{}, error) {
+		once.Do(func() { go server.GracefulStop() })
+		return handler(ctx, request)
+	}
+	server = grpc.NewServer(grpc.ChainUnaryInterceptor(s.tally.serverUnary, leave))
+	register(server)
+	address, err := listen(server.Serve)
+	if err != nil {
+		return err
+	}
+	defer server.Stop()
+	connection, err := s.dial(s.way.retrying(address))
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	return fails(codes.Unavailable, call(context.Background(), connection, "codeo"))
 }
