@@ -58,10 +58,11 @@ enum Task {
 
 #[derive(Debug, Args)]
 struct Ebpf {
-    /// Build it apart, compare it with the one of the repository, and run the end-to-end tests with it
+    /// Build it apart and compare it with the one of the repository; where another tool chain makes another one, run the
+    /// end-to-end tests with that
     #[arg(long)]
     check: bool,
-    /// With --check: run only tests whose name holds one of these
+    /// With --check: of these tests run only those whose name holds one of these
     #[arg(requires = "check")]
     filters: Vec<String>,
 }

@@ -34,12 +34,12 @@ pub(crate) fn all(filters: &[String]) -> Result<()> {
 }
 
 /// Runs the end-to-end tests on an agent that carries this object instead of the repository's.
-pub(crate) fn with_object(object: Option<&Path>, filters: &[String]) -> Result<()> {
+pub(crate) fn with_object(object: &Path, filters: &[String]) -> Result<()> {
     prepare()?;
     let begin = Instant::now();
-    build(end_to_end_tests(), object, false)?;
+    build(end_to_end_tests(), Some(object), false)?;
     let mut counts = Counts::default();
-    end_to_end(&mut counts, filters, object)?;
+    end_to_end(&mut counts, filters, Some(object))?;
     counts.verdict(begin)
 }
 
