@@ -20,7 +20,7 @@ use monitor_ebpf::{LABELS, LabelSet, TEXT_BYTES};
 
 use crate::{
     frameworks,
-    image::{GoVersion, Image, Kind, Source, Type, go_entry_site, native_entry_site},
+    image::{GoVersion, Image, Kind, Source, Type, go_entry_site, native_entry_site, tested_call},
     pipeline::{Executable, Framework, Labels},
     plan::{Inspection, Wanted},
     specs::{FILE_MAX, SpecError, Specs, read},
@@ -120,14 +120,12 @@ pub fn dwarf(data: &[u8]) {
     }
 }
 
-/// The instructions of a function. The first eight bytes are its address.
+/// The instructions of a function, which calls itself. The first eight bytes are its address.
 pub fn code(data: &[u8]) {
     let Some((entry, code)) = data.split_first_chunk() else { return };
-    if let Ok(site) = go_entry_site(code, u64::from_le_bytes(*entry)) {
-        let start = usize::try_from(site.offset).expect("an offset in the function");
-        assert_eq!(code.get(start..start + site.bytes.len()), Some(&*site.bytes));
-    }
-    if let Ok(site) = native_entry_site(code, u64::from_le_bytes(*entry)) {
+    let entry = u64::from_le_bytes(*entry);
+    let tested = tested_call(code, entry, entry).map(|tested| tested.site);
+    for site in [go_entry_site(code, entry), native_entry_site(code, entry), tested].into_iter().flatten() {
         let start = usize::try_from(site.offset).expect("an offset in the function");
         assert_eq!(code.get(start..start + site.bytes.len()), Some(&*site.bytes));
     }

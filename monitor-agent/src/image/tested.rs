@@ -143,6 +143,12 @@ impl<'a> Kept<'a> {
             let at = i.memory_displacement64().cast_signed().checked_sub(depth)?;
             return Some((KEPT..KEPT + WORD).contains(&at));
         }
+        // What is reckoned from another register may be anywhere.
+        let is_copied = i.mnemonic() == Mnemonic::Mov && i.op1_register() == Register::RSP;
+        let is_from_frame = i.mnemonic() == Mnemonic::Lea && i.memory_base() == Register::RBP;
+        if is_from_frame || is_copied && i.op0_register() != Register::RBP {
+            return Some(true);
+        }
         let info = self.factory.info(i);
         let own = info.used_memory().iter().filter(|used| writes(used.access()));
         let mut own = own.filter(|used| matches!(used.base(), Register::RSP | Register::RBP));
@@ -200,6 +206,7 @@ fn grown(i: &Instruction) -> Option<i64> {
         Mnemonic::Call | Mnemonic::Ret | Mnemonic::Cmp | Mnemonic::Test => Some(0),
         Mnemonic::Sub if is_of_pointer && is_number => Some(i.immediate(1).cast_signed()),
         Mnemonic::Add if is_of_pointer && is_number => i.immediate(1).cast_signed().checked_neg(),
+        Mnemonic::Enter | Mnemonic::Leave => None,
         _ if is_of_pointer => None,
         _ => Some(-i64::from(i.stack_pointer_increment())),
     }
@@ -311,6 +318,9 @@ mod tests {
             (0x53, "48894c2420", "48894c2434"),
             // Its address is taken: lea rbx, [rsp+0x38].
             (0x71, "488b5c2420", "488d5c2438"),
+            // Something else may know where that is: mov rbx, rsp, and lea rbx, [rbp+0x18].
+            (0x31, "488b5c2418", "4889e39090"),
+            (0x71, "488b5c2420", "488d5d1890"),
             // The stack pointer is somewhere: mov rsp, rbp.
             (0x07, "4889e5", "4889ec"),
             // It is not back where it was as the function returns: add rsp, 0x20.
