@@ -66,7 +66,7 @@ pub(super) fn nothing() -> [bpf_insn; 2] {
 }
 
 /// An instruction: its code, registers, and number.
-fn instruction(code: u8, to: u8, from: u8, number: i32) -> bpf_insn {
+pub(super) fn instruction(code: u8, to: u8, from: u8, number: i32) -> bpf_insn {
     bpf_insn {
         code,
         _bitfield_align_1: [],

@@ -8,7 +8,7 @@ use std::{
     ffi::{CStr, CString},
     io,
     os::{
-        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -24,13 +24,18 @@ use aya::{
 use aya_log::EbpfLogger;
 use aya_obj::{
     EbpfSectionKind, ProgramSection, VerifierLog,
-    generated::{BPF_ALU64, BPF_CALL, BPF_JMP, BPF_K, BPF_MOV, BPF_PSEUDO_KFUNC_CALL, bpf_insn},
+    generated::{
+        BPF_ALU64, BPF_CALL, BPF_DW, BPF_IMM, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOV,
+        BPF_PSEUDO_KFUNC_CALL, BPF_PSEUDO_MAP_FD, bpf_insn,
+    },
 };
 use log::Log;
 use monitor_ebpf::{name, patched};
 
 use super::{
-    RunTimes, multi, perf,
+    RunTimes,
+    multi::{self, instruction},
+    perf,
     syscall::{self, AttachType, Probe},
 };
 
@@ -102,7 +107,8 @@ struct Program {
 pub(super) fn detach_all(links: impl IntoIterator<Item = OwnedFd>) {
     thread::scope(|scope| {
         for link in links {
-            scope.spawn(move || drop(link));
+            // Where no thread can be made it is dropped here, with what was to be done.
+            let _ = thread::Builder::new().spawn_scoped(scope, move || drop(link));
         }
     });
 }
@@ -125,7 +131,8 @@ impl Object {
         for function in object.functions.values_mut() {
             patch(&mut function.instructions, settings.numbers);
         }
-        let load = |name: &&'static str| load(&object, name, attach_type);
+        let calls = syscall::program_array().map_err(|error| failed_call("bpf_map_create", error))?;
+        let load = |name: &&'static str| load(&object, name, calls.as_fd(), attach_type);
         let programs = names.iter().map(load).collect::<Result<_, _>>()?;
         Ok(Self { maps, programs, attach_type })
     }
@@ -199,6 +206,20 @@ const KERNEL_FUNCTION: u8 = BPF_PSEUDO_KFUNC_CALL as u8;
 /// Of `r0 = 0`.
 #[expect(clippy::cast_possible_truncation, reason = "a code is one byte")]
 const NOTHING_IN_R0: u8 = (BPF_ALU64 | BPF_MOV | BPF_K) as u8;
+/// Of `if r0 == 0 goto`.
+#[expect(clippy::cast_possible_truncation, reason = "a code is one byte")]
+const IF_EQUAL: u8 = (BPF_JMP | BPF_JEQ | BPF_K) as u8;
+/// Of a call.
+#[expect(clippy::cast_possible_truncation, reason = "a code is one byte")]
+const CALL: u8 = (BPF_JMP | BPF_CALL) as u8;
+/// Of a number of eight bytes, which takes two instructions.
+#[expect(clippy::cast_possible_truncation, reason = "a code is one byte")]
+const DOUBLE_WORD: u8 = (BPF_LD | BPF_IMM | BPF_DW) as u8;
+/// That the number is a map's descriptor.
+#[expect(clippy::cast_possible_truncation, reason = "a register has four bits")]
+const MAP: u8 = BPF_PSEUDO_MAP_FD as u8;
+/// `BPF_FUNC_tail_call` of include/uapi/linux/bpf.h.
+const BPF_FUNC_TAIL_CALL: i32 = 12;
 
 /// Makes an object's maps, and puts them into its instructions.
 fn make_maps(
@@ -226,15 +247,18 @@ fn make_map(name: &str, map: &aya_obj::Map, entries: Option<u32>) -> Result<MapD
     }
     let (value, is_constant) = (map.data().to_vec(), map.section_kind() == EbpfSectionKind::Rodata);
     let made = MapData::create(map, name, None)?;
-    let failed = |call, io_error| MapError::SyscallError(SyscallError { call, io_error });
     if !value.is_empty() {
         let set = syscall::set_first(made.fd().as_fd(), &value);
-        set.map_err(|error| failed("bpf_map_update_elem", error))?;
+        set.map_err(|error| failed_call("bpf_map_update_elem", error))?;
     }
     if is_constant {
-        syscall::freeze(made.fd().as_fd()).map_err(|error| failed("bpf_map_freeze", error))?;
+        syscall::freeze(made.fd().as_fd()).map_err(|error| failed_call("bpf_map_freeze", error))?;
     }
     Ok(made)
+}
+
+fn failed_call(call: &'static str, io_error: io::Error) -> MapError {
+    MapError::SyscallError(SyscallError { call, io_error })
 }
 
 /// A map as aya's types for its kind take it.
@@ -247,19 +271,40 @@ fn of_kind(kind: u32, data: MapData) -> Map {
     }
 }
 
+/// What comes before a program's own instructions: a call of another program, which is jumped over, so that the verifier
+/// takes it out again. But the kernel gives no program that has such a call a stack of its own.
+///
+/// Since Linux 6.13 it would else have one for each function and processor, since none of this type is thought to be interrupted
+/// by another run of itself on the same processor (`bpf_enable_priv_stack`, kernel/bpf/verifier.c @ v6.13). That is
+/// not so for uprobes: what two such runs wrote to one stack would be mixed, the kernel's own pointers too.
+fn on_the_kernels_stack(calls: BorrowedFd<'_>) -> [bpf_insn; 6] {
+    let nothing = instruction(NOTHING_IN_R0, 0, 0, 0);
+    // Over the four behind it.
+    let over = bpf_insn { off: 4, ..instruction(IF_EQUAL, 0, 0, 0) };
+    [
+        nothing,
+        over,
+        instruction(DOUBLE_WORD, 2, MAP, calls.as_raw_fd()),
+        instruction(0, 0, 0, 0),
+        instruction(NOTHING_IN_R0, 3, 0, 0),
+        instruction(CALL, 0, 0, BPF_FUNC_TAIL_CALL),
+    ]
+}
+
 /// Loads a program. One that is refused is tried once more, for what the verifier says of it: writing that makes a load
 /// much slower.
 fn load(
     object: &aya_obj::Object,
     name: &'static str,
+    calls: BorrowedFd<'_>,
     attach_type: AttachType,
 ) -> Result<Program, ProgramError> {
     let missing = || ProgramError::InvalidName { name: name.to_owned() };
     let program = object.programs.get(name).ok_or_else(missing)?;
     let function = object.functions.get(&program.function_key()).ok_or_else(missing)?;
-    let load = |log: &mut [u8]| {
-        syscall::load_program(name, &program.license, &function.instructions, attach_type, log)
-    };
+    let instructions = [&on_the_kernels_stack(calls), &*function.instructions].concat();
+    let load =
+        |log: &mut [u8]| syscall::load_program(name, &program.license, &instructions, attach_type, log);
     let loaded = load(&mut []).or_else(|io_error| {
         let mut log = vec![0; LOG_BYTES];
         // The first error counts: the second may be that the log has no room for all.
@@ -275,6 +320,59 @@ fn load(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bpf::{kernel_release, page_tables};
+
+    /// `add r9, gs:[…]`: how a function's code begins on x86-64 that has a stack for each processor
+    /// (`emit_priv_frame_ptr`, `arch/x86/net/bpf_jit_comp.c` @ v6.13).
+    const OWN_STACK: [u8; 4] = [0x65, 0x4c, 0x03, 0x0c];
+
+    fn has_own_stack(program: &OwnedFd) -> bool {
+        let code = syscall::machine_code(program.as_fd()).expect("its code");
+        assert!(code.len() > 32, "{code:x?}");
+        code.windows(OWN_STACK.len()).any(|bytes| bytes == OWN_STACK)
+    }
+
+    /// Writes to 512 bytes of its stack.
+    fn large() -> Vec<bpf_insn> {
+        let store = |off| bpf_insn { off, ..instruction(0x7a, 10, 0, 1) };
+        [&[store(-512), store(-8)][..], &multi::nothing()].concat()
+    }
+
+    #[test]
+    fn no_program_has_a_stack_that_it_shares_with_others_on_its_processor() {
+        let calls = syscall::program_array().expect("a map");
+        let load = |code: &[bpf_insn]| {
+            let loaded = syscall::load_program("large", c"GPL", code, AttachType::PerfEvent, &mut []);
+            loaded.expect("it loads")
+        };
+        let release = kernel_release();
+        let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
+        let has_such = (numbers.next(), numbers.next()) >= (Some(6), Some(13));
+        // Kernels may give up such stacks one day, but until then this must be able to fail.
+        if cfg!(target_arch = "x86_64") && has_such {
+            assert!(has_own_stack(&load(&large())), "Linux {release} has no stacks of this kind any more");
+        }
+        let guarded = [&on_the_kernels_stack(calls.as_fd())[..], &large()].concat();
+        assert!(!has_own_stack(&load(&guarded)), "Linux {release} does not mind calls of programs");
+        let mut names = vec![
+            name::START,
+            name::FINISH,
+            name::SENT,
+            name::RECEIVED,
+            name::ENTERED,
+            name::NATIVE_START,
+            name::NATIVE_FINISH,
+            name::NATIVE_RETURN,
+        ];
+        let mut settings = Settings::smallest();
+        settings.numbers = page_tables::known().ok().map(|known| known.numbers);
+        // It has no other way to read.
+        names.extend(settings.numbers.map(|_| name::PROVE));
+        let object = Object::load(&settings, &names, ProbeLinks::Best).expect("programs");
+        for Program { name, descriptor, .. } in &object.programs {
+            assert!(!has_own_stack(descriptor), "{name}");
+        }
+    }
 
     #[test]
     fn every_program_has_its_numbers_patched_or_nothing_left_of_them() {

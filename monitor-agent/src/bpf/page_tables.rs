@@ -16,7 +16,11 @@ use std::{
     thread,
 };
 
-use aya::maps::Array;
+use aya::{
+    maps::Array,
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported},
+};
 use monitor_ebpf::{PROOF_WORDS, PageTables, Proof, Recipe, name};
 
 use super::{
@@ -72,9 +76,10 @@ fn find() -> Result<Known, String> {
     if !cfg!(target_arch = "x86_64") {
         return Err("page tables are known for x86-64 only".to_owned());
     }
-    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-    if lockdown.contains("[confidentiality]") {
-        return Err("the kernel is locked down for confidentiality".to_owned());
+    if !may_read_kernel() {
+        return Err(
+            "no program may read the kernel's memory: it is locked down for confidentiality".to_owned()
+        );
     }
     let types = fs::read("/sys/kernel/btf/vmlinux").map_err(|error| format!("no kernel types: {error}"))?;
     let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
@@ -84,6 +89,12 @@ fn find() -> Result<Known, String> {
         memory_length(&read("/proc/zoneinfo")?).ok_or("/proc/zoneinfo does not tell where memory ends")?;
     known.tables.memory = prove(&known, length)?;
     Ok(known)
+}
+
+/// Whether programs may read what is the kernel's at all. Asked of the kernel itself: where it tells whether it is locked down
+/// (`securityfs`) need not be mounted.
+fn may_read_kernel() -> bool {
+    is_helper_supported(ProgramType::KProbe, BpfHelper::BPF_FUNC_probe_read_kernel).unwrap_or(false)
 }
 
 /// What is to be known before anything is tried.

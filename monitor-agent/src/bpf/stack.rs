@@ -1,5 +1,5 @@
-//! How much stack the programs take, as the verifier of a kernel before 6.13 adds it up: newer ones give each function a
-//! stack of its own, so that there a program may load that no older kernel takes.
+//! How much stack the programs take, as the verifier adds it up. It does so for every kernel: newer ones would give each function
+//! a stack of its own, but the programs must not have such (`object.rs`).
 
 use std::collections::{BTreeSet, HashSet};
 

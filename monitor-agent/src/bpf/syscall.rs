@@ -17,6 +17,7 @@ const BPF_MAP_FREEZE: libc::c_int = 22;
 const BPF_LINK_CREATE: libc::c_int = 28;
 pub(super) const BPF_MAP_TYPE_HASH: u32 = 1;
 pub(super) const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
 pub(super) const BPF_MAP_TYPE_RINGBUF: u32 = 27;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
@@ -124,6 +125,18 @@ pub(super) fn mappable_word() -> io::Result<OwnedFd> {
     make(BPF_MAP_CREATE, &attributes)
 }
 
+/// Makes an array for one program that others may call. It has none.
+pub(super) fn program_array() -> io::Result<OwnedFd> {
+    let attributes = MapCreate {
+        map_type: BPF_MAP_TYPE_PROG_ARRAY,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        map_flags: 0,
+    };
+    make(BPF_MAP_CREATE, &attributes)
+}
+
 /// Sets the first value of an array, which must have as many bytes as its values.
 pub(super) fn set_first(array: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
     let first = 0_u32;
@@ -205,6 +218,21 @@ pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info>
         info: address(&raw mut info),
     };
     call(BPF_OBJ_GET_INFO_BY_FD, &attributes).map(|_| info)
+}
+
+/// What the kernel has made of a program for the processor.
+#[cfg(test)]
+pub(super) fn machine_code(program: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let mut code = vec![0; program_info(program)?.jited_prog_len as usize];
+    // SAFETY: made of numbers, for which zero is a value: nothing but the code is asked for, and there is room for it.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    (info.jited_prog_len, info.jited_prog_insns) = (length(&code)?, address(code.as_mut_ptr()));
+    let attributes = ObjectInfo {
+        object: program.as_raw_fd().unsigned_abs(),
+        bytes: u32::try_from(size_of_val(&info)).map_err(io::Error::other)?,
+        info: address(&raw mut info),
+    };
+    call(BPF_OBJ_GET_INFO_BY_FD, &attributes).map(|_| code)
 }
 
 fn length<T>(list: &[T]) -> io::Result<u32> {
