@@ -8,7 +8,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -241,5 +241,35 @@ fn a_log_that_nobody_reads_does_not_end_the_agent() -> Result<()> {
     let mut agent = command.args(["inspect", "--exe", "/no/such/file"]).stderr(Stdio::piped()).spawn()?;
     drop(agent.stderr.take());
     assert_eq!(agent.wait()?.code(), Some(5));
+    Ok(())
+}
+
+#[test]
+fn events_go_on_where_stderr_cannot_be_written() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let mut command = Command::new(executable()?);
+    command.args(["events", "--pid", &server.pid().to_string()]).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(fs::OpenOptions::new().write(true).open("/dev/full")?);
+    let mut events = command.spawn()?;
+    let mut lines = BufReader::new(events.stdout.take().context("no stdout")?).lines();
+    // Takes one line, and then reads no more.
+    let reader = std::thread::spawn(move || lines.next());
+    // It can't say when it has attached: there are calls until it has seen one.
+    let begin = Instant::now();
+    while !reader.is_finished() && begin.elapsed() < PATIENCE {
+        if client.command("call 1 Echo succeed").is_err() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    if !reader.is_finished() {
+        events.kill()?;
+    }
+    let status = events.wait()?;
+    let line = reader.join().expect("the thread runs to its end");
+    let line = line.with_context(|| format!("no line before its end: {status}"))??;
+    assert_eq!(serde_json::from_str::<Value>(&line)?["event"], "finish");
+    ensure!(status.success(), "{status}");
     Ok(())
 }

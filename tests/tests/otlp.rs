@@ -18,6 +18,7 @@ use monitor_tests::{
     process::Process,
     scrape::Scrape,
     side_by_side,
+    targets::{Flavour, Program},
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -222,6 +223,39 @@ fn a_collector_must_prove_who_it_is() -> Result<()> {
     Ok(())
 }
 
+/// Attributes that are as long as an environment allows, more than anybody needs, and of names that become one label or
+/// that of the agent.
+#[test]
+fn no_environment_of_a_target_spoils_a_scrape() -> Result<()> {
+    let lengthy = "é".repeat(30_000);
+    let many: Vec<_> = (0..100).map(|number| format!("number.{number}=x")).collect();
+    let attributes = format!("a.b=1,a_b=2,process_pid=x,target=mine,{lengthy}={lengthy},{}", many.join(","));
+    let mut command = Command::new(Program::Kitex.build(Flavour::Default)?);
+    command.arg("server").env("OTEL_SERVICE_NAME", &lengthy).env("OTEL_RESOURCE_ATTRIBUTES", &attributes);
+    let server = Process::start_command(&mut command)?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    for pids in [&[server.pid(), client.pid()][..], &[server.pid()]] {
+        let agent = Agent::attach(pids, &["--metrics", "otel"])?;
+        client.command("load 100 2 1")?;
+        // Reads it as strictly as Prometheus: no label twice.
+        let scrape = agent.scrape_settled()?;
+        let pid = server.pid().to_string();
+        let own = |name| scrape.samples(name).find(|sample| sample.labels["service_name"].starts_with('é'));
+        let info = &own("target_info").context("no target_info")?.labels;
+        assert_eq!(info["a_b"], "1;2");
+        assert_eq!(info["process_pid"], format!("{pid};x"));
+        assert_eq!(info["target"], if pids.len() > 1 { &*pid } else { "mine" });
+        let (name, value) = info.iter().max_by_key(|(_, value)| value.len()).context("no label")?;
+        assert_eq!(value, &format!("{}…", "é".repeat(128)), "{name}");
+        ensure!(info.len() < 75 && info.keys().all(|name| name.len() < 300), "{} labels", info.len());
+        own("rpc_server_duration").context("no calls of the server")?;
+        let log = agent.log();
+        assert_eq!(log.matches("too many attributes, 41 are left out").count(), 1, "{log}");
+        agent.terminate()?;
+    }
+    Ok(())
+}
+
 fn resident(agent: &Agent) -> Result<f64> {
     agent.scrape()?.value("monitor_agent_resident_memory_bytes", &[]).context("no resident memory")
 }
@@ -254,12 +288,16 @@ fn a_collector_that_is_none_harms_nobody() -> Result<()> {
     let later = bad_collector(
         b"HTTP/1.1 503 No\r\nretry-after: 3600\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
     )?;
+    let never = bad_collector(
+        b"HTTP/1.1 503 No\r\nretry-after: 18446744073709551615\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    )?;
     let nonsense = bad_collector(b"\x00\x01\x02 what?\r\n\r\n")?;
     let collectors = [
         (format!("http://{refused}"), "refused"),
         (format!("http://{silent}"), "no answer in time"),
         (format!("http://{failing}"), "500"),
         (format!("http://{later}"), "503"),
+        (format!("http://{never}"), "503"),
         (format!("http://{nonsense}"), "HTTP"),
         (format!("https://{nonsense}"), "InvalidContentType"),
         ("http://nowhere.invalid:1".to_owned(), "lookup"),

@@ -1,6 +1,10 @@
 //! `events`: the calls of targets as lines on stdout.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::AsyncWrite,
@@ -55,7 +59,8 @@ async fn live(config: EventsConfig) -> Result<(), Failure> {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    eprintln!("attached");
+    // Events go on where nobody can be told.
+    let _ = writeln!(io::stderr(), "attached");
     let readers = Arc::new(Readers::default());
     let mut writing = write_for(&readers, tokio::io::stdout(), format);
     let mut stream = EventStream::new(filter, Lines::new(format, specs), readers);

@@ -57,7 +57,12 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
     let failed = |error| Failure::new(Kind::Running, format!("can't wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let listener = http::bind(&config.listen).await?;
+    // A name may take long to be looked up.
+    let listener = tokio::select! {
+        listener = http::bind(&config.listen) => listener?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let address = listener.local_addr().map_err(|error| Failure::new(Kind::Address, error.to_string()))?;
     info!("listening on http://{address}");
 

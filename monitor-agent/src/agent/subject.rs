@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tracing::warn;
@@ -27,6 +27,8 @@ pub(super) struct Subject {
     pauses: Mutex<Pauses>,
     /// When the process was started, in seconds since 1970.
     started: Option<f64>,
+    /// The same in 1/100 s since the machine was started: the time of day can be set.
+    start_ticks: u64,
     /// Since when it is watched, in nanoseconds since 1970.
     since_ns: u64,
 }
@@ -38,12 +40,22 @@ impl Subject {
             warn!("{}: no OTEL_… variables of its own: {error}", describe(target));
             BTreeMap::new()
         });
-        let more = config.resource.clone();
-        let identity =
-            Identity::new(target.own_pid(), target.host_name(), target.exe_name(), environment, more);
+        let host = target.host_name();
+        let identity = Identity::new(
+            target.own_pid(),
+            host.as_deref(),
+            target.exe_name(),
+            &environment,
+            &config.resource,
+        );
+        if identity.left_out() > 0 {
+            let (target, number) = (describe(target), identity.left_out());
+            warn!("{target}: OTEL_RESOURCE_ATTRIBUTES: too many attributes, {number} are left out");
+        }
         let process = ProcessReader::open(target.pid()).ok();
         let started = process.and_then(|mut process| process.read().start_time_seconds);
-        Self { identity, pauses: Mutex::default(), started, since_ns: unix_ns(since) }
+        let start_ticks = target.identity().start_time;
+        Self { identity, pauses: Mutex::default(), started, start_ticks, since_ns: unix_ns(since) }
     }
 
     /// All that is known of the target now.
@@ -60,19 +72,45 @@ impl Subject {
         let runtime = readings.map(|readings| Runtime {
             readings,
             pauses: &pauses,
-            uptime_ms: self.uptime_ms(),
+            uptime_ms: Some(uptime_ms(self.start_ticks, since_boot())),
             since_ns: self.started.map_or(self.since_ns, nanoseconds),
         });
         otel::telemetry(&self.identity, snapshot, runtime.as_ref(), view, self.since_ns)
     }
+}
 
-    fn uptime_ms(&self) -> Option<u64> {
-        let now = unix_ns(SystemTime::now());
-        Some(now.saturating_sub(nanoseconds(self.started?)) / 1_000_000)
-    }
+/// How long a process has been running, by when it was started, in 1/100 s since the machine was, and the time since then.
+fn uptime_ms(start_ticks: u64, now: Duration) -> u64 {
+    let started = Duration::from_millis(start_ticks.saturating_mul(10));
+    u64::try_from(now.saturating_sub(started).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The time since the machine was started, suspended or not: the clock of `/proc/PID/stat`, which nobody sets.
+fn since_boot() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to the timespec only, and can't fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default())
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds since 1970")]
 fn nanoseconds(seconds: f64) -> u64 {
     (seconds * 1e9) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uptime_is_by_the_clock_that_starts_are_told_in() {
+        assert_eq!(uptime_ms(150, Duration::from_millis(2_345)), 845);
+        assert_eq!(uptime_ms(150, Duration::from_secs(1)), 0);
+        let own = Target::open(std::process::id()).expect("this process");
+        let start_ticks = own.identity().start_time;
+        let now = since_boot();
+        assert!(start_ticks > 0 && now >= Duration::from_millis(start_ticks * 10), "{start_ticks} {now:?}");
+        assert!(uptime_ms(start_ticks, now) < 3_600_000, "{start_ticks} {now:?}");
+        assert!(since_boot() >= now);
+    }
 }

@@ -12,7 +12,8 @@ use prometheus::proto::{Histogram, LabelPair, Metric, MetricFamily, MetricType, 
 ///
 /// Families of one name become one family. Names must be of the classic form (letters, digits, `_`, and `:` in
 /// metrics): they are written as they are. A series that is given twice would make Prometheus reject everything, so
-/// only the first is written, and so is only the first of two types under one name; the log tells about the others.
+/// only the first is written, and so is only the first of two labels or types under one name; the log tells about the
+/// others.
 #[must_use]
 pub fn encode(families: &[MetricFamily]) -> String {
     let mut by_name = BTreeMap::<&str, Vec<&MetricFamily>>::new();
@@ -36,6 +37,7 @@ impl<'a> Series<'a> {
     fn new(metric: &'a Metric) -> Self {
         let mut labels: Vec<_> = metric.get_label().iter().collect();
         labels.sort_by_key(|label| label.name());
+        labels.dedup_by(|next, kept| next.name() == kept.name());
         Self { labels, metric }
     }
 
@@ -57,6 +59,11 @@ fn write_family(out: &mut String, name: &str, parts: &[&MetricFamily]) {
         tracing::error!(metric = name, "given with two types; only the first is exported");
     }
     let mut series: Vec<_> = same.iter().flat_map(|part| part.get_metric()).map(Series::new).collect();
+    let repeated: usize =
+        series.iter().map(|series| series.metric.get_label().len() - series.labels.len()).sum();
+    if repeated > 0 {
+        tracing::error!(metric = name, repeated, "labels given twice; the first of each is exported");
+    }
     series.sort_by(Series::order);
     let given = series.len();
     series.dedup_by(|next, kept| next.order(kept).is_eq());
@@ -132,6 +139,10 @@ impl Lines<'_, '_> {
         self.out.push_str(suffix);
         let mut separator = '{';
         for label in &self.series.labels {
+            // What the line is about comes first.
+            if extra.is_some_and(|(name, _)| name == label.name()) {
+                continue;
+            }
             self.out.push(separator);
             self.out.push_str(label.name());
             self.out.push_str("=\"");
@@ -419,6 +430,19 @@ b_total{target=\"1\"} 1
 b_total{target=\"2\"} 2
 ";
         assert_eq!(encode(&families), expected);
+    }
+
+    #[test]
+    fn no_label_is_written_twice() {
+        let given = counter(&[("b", "2"), ("a", "1"), ("b", "3")], 1.0);
+        let text = encode(&[family("m", MetricType::COUNTER, vec![given])]);
+        assert!(text.ends_with("\nm{a=\"1\",b=\"2\"} 1\n"), "{text}");
+        let mut histogram = Histogram::default();
+        histogram.set_sample_count(3);
+        let mut metric = counter(&[("a", "1"), ("le", "5")], 0.0);
+        metric.set_histogram(histogram);
+        let text = encode(&[family("h", MetricType::HISTOGRAM, vec![metric])]);
+        assert!(text.contains("\nh_bucket{a=\"1\",le=\"+Inf\"} 3\n"), "{text}");
     }
 
     #[test]

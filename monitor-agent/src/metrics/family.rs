@@ -164,7 +164,7 @@ pub(super) fn float(count: u64) -> f64 {
 }
 
 /// Families of several targets as one list: series of the same family side by side, each with the label
-/// `target` if one is given.
+/// `target` if one is given, which takes the place of one that the series has of its own.
 #[must_use]
 pub fn merge(targets: Vec<(Option<String>, Vec<MetricFamily>)>) -> Vec<MetricFamily> {
     let mut merged: Vec<MetricFamily> = Vec::new();
@@ -189,7 +189,25 @@ pub fn merge(targets: Vec<(Option<String>, Vec<MetricFamily>)>) -> Vec<MetricFam
 
 fn add_label(metric: &mut Metric, name: &str, value: &str) {
     let mut labels = metric.take_label();
+    labels.retain(|label| label.name() != name);
     labels.extend(pairs(&[(name, value)]));
     labels.sort_by(|a, b| a.name().cmp(b.name()));
     metric.set_label(labels);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agent_says_which_target_it_is() {
+        let mut families = Vec::new();
+        FamilyBuilder::gauge("target_info", "Target metadata")
+            .with(&[("a", "1"), ("target", "of its own"), ("z", "2")], 1.0)
+            .finish(&mut families);
+        let merged = merge(vec![(Some("7".to_owned()), families)]);
+        let labels = merged[0].get_metric()[0].get_label();
+        let labels: Vec<_> = labels.iter().map(|label| (label.name(), label.value())).collect();
+        assert_eq!(labels, [("a", "1"), ("target", "7"), ("z", "2")]);
+    }
 }

@@ -2,8 +2,22 @@
 //!
 //! Read by hand: the text holds paths that the target chose, and `procfs` 0.18 fails on one that is not UTF-8 and
 //! panics on a file called `/SYSV`.
+//!
+//! A process may have a million mappings of files with long names. So lines are taken one by one, and what is kept of them
+//! is bounded.
+
+use std::io::{self, BufRead, BufReader, Read};
 
 use super::FileId;
+
+/// So many bytes are looked at: a process with as many mappings as kernels allow, 65,530, has a tenth, and one that was
+/// allowed four times as many a half.
+const MAX_TEXT: u64 = 64 << 20;
+/// So much of a line is kept: no name that is looked for is longer than a page (`do_proc_readlink` in fs/proc/base.c), and
+/// what stands before it is short.
+const MAX_LINE: u64 = 8 << 10;
+/// An executable is mapped a handful of times, and some hundred times where the process has changed access here and there.
+const MAX_MAPPINGS: usize = 1 << 14;
 
 /// A part of a file that is mapped into a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,17 +38,39 @@ struct Line<'a> {
     path: &'a [u8],
 }
 
-/// The mappings of `file`, or where no line has its numbers, those under the name `link`.
-pub(super) fn of_file(text: &[u8], file: FileId, link: &str) -> Vec<Mapping> {
-    let lines: Vec<Line<'_>> = text.split(|&byte| byte == b'\n').filter_map(parse).collect();
-    let of = |wanted: &dyn Fn(&Line<'_>) -> bool| -> Vec<Mapping> {
-        lines.iter().filter(|line| wanted(line)).map(|line| line.mapping.clone()).collect()
-    };
-    let by_number = of(&|line| line.file == file);
-    if !by_number.is_empty() {
-        return by_number;
+/// The mappings of `file`, or where no line has its numbers, those under the name `path`. Fails where there are more than a
+/// program has: with some of them left out, it would seem to lie elsewhere.
+pub(super) fn of_file(lines: impl Read, file: FileId, path: &str) -> io::Result<Vec<Mapping>> {
+    let mut lines = BufReader::new(lines.take(MAX_TEXT));
+    let (mut by_number, mut by_name) = (Vec::new(), Vec::new());
+    let mut text = Vec::new();
+    while next_line(&mut lines, &mut text)? {
+        let Some(line) = parse(&text) else { continue };
+        if line.file == file {
+            by_number.push(line.mapping);
+        } else if line.file.ino != 0 && String::from_utf8_lossy(line.path) == path {
+            by_name.push(line.mapping);
+        }
+        if by_number.len().max(by_name.len()) > MAX_MAPPINGS {
+            return Err(io::Error::other(format!(
+                "it has its executable mapped more than {MAX_MAPPINGS} times"
+            )));
+        }
     }
-    of(&|line| line.file.ino != 0 && String::from_utf8_lossy(line.path) == link)
+    if lines.get_ref().limit() == 0 {
+        return Err(io::Error::other(format!("it has more than {} MiB", MAX_TEXT >> 20)));
+    }
+    Ok(if by_number.is_empty() { by_name } else { by_number })
+}
+
+/// Takes a line, and keeps the first [`MAX_LINE`] bytes of it; false at the end.
+fn next_line(lines: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<bool> {
+    text.clear();
+    let len = lines.by_ref().take(MAX_LINE).read_until(b'\n', text)?;
+    if text.pop_if(|last| *last == b'\n').is_none() && len > 0 {
+        lines.skip_until(b'\n')?;
+    }
+    Ok(len > 0)
 }
 
 /// `start-end perms offset major:minor inode path`, numbers hexadecimal but for the inode (proc(5)).
@@ -81,9 +117,13 @@ mod tests {
 7fff00000000-7fff00001000 rw-p 00000000 00:00 0                          [stack]
 7fff00002000-7fff00003000 rw-p 00000000 00:00 0 \n";
 
+    fn of(file: FileId, link: &str) -> Vec<Mapping> {
+        of_file(TEXT, file, link).expect("mappings")
+    }
+
     #[test]
     fn device_and_inode_decide() {
-        let found = of_file(TEXT, FileId { dev: libc::makedev(0xfe, 1), ino: 1234 }, "/nowhere");
+        let found = of(FileId { dev: libc::makedev(0xfe, 1), ino: 1234 }, "/nowhere");
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].start, found[0].end, found[0].offset), (0x40_0000, 0x40_1000, 0));
         assert_eq!((&found[0].perms, &found[1].perms), (b"r--p", b"r-xp"));
@@ -92,12 +132,66 @@ mod tests {
     #[test]
     fn the_name_decides_where_the_numbers_are_of_no_use() {
         let elsewhere = FileId { dev: libc::makedev(0, 0x50), ino: 99 };
-        let found = of_file(TEXT, elsewhere, "/srv/other app (deleted)");
+        let found = of(elsewhere, "/srv/other app (deleted)");
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].perms[1], b'w');
-        assert!(of_file(TEXT, elsewhere, "/srv/other app").is_empty());
-        assert!(of_file(TEXT, elsewhere, "[stack]").is_empty());
-        assert!(of_file(TEXT, elsewhere, "").is_empty());
+        assert!(of(elsewhere, "/srv/other app").is_empty());
+        assert!(of(elsewhere, "[stack]").is_empty());
+        assert!(of(elsewhere, "").is_empty());
+    }
+
+    /// A text that never ends.
+    struct Again<'a> {
+        text: &'a [u8],
+        at: usize,
+    }
+
+    impl<'a> Again<'a> {
+        fn of(text: &'a str) -> Self {
+            Self { text: text.as_bytes(), at: 0 }
+        }
+    }
+
+    impl Read for Again<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let left = &self.text[self.at..];
+            let len = left.len().min(buf.len());
+            buf[..len].copy_from_slice(&left[..len]);
+            self.at = (self.at + len) % self.text.len();
+            Ok(len)
+        }
+    }
+
+    #[test]
+    fn a_process_that_has_no_end_of_mappings_is_refused() {
+        let error =
+            |lines: &mut dyn Read, file| of_file(lines, file, "/srv/app").expect_err("too much").to_string();
+        let (own, other) = (FileId { dev: 0, ino: 1 }, FileId { dev: 0, ino: 2 });
+        // A line without end.
+        assert_eq!(error(&mut io::repeat(b'x'), own), "it has more than 64 MiB");
+        // Other files with long names.
+        let long = format!("400000-401000 r--p 00000000 00:00 1 /{}\n", "x".repeat(100_000));
+        assert_eq!(error(&mut Again::of(&long), other), "it has more than 64 MiB");
+        // The file itself, by its number and by its name.
+        let own_line = "400000-401000 r--p 00000000 00:00 1 /a\n";
+        let named = "400000-401000 r--p 00000000 00:00 3 /srv/app\n";
+        for (line, file) in [(own_line, own), (named, other)] {
+            let said = error(&mut Again::of(line), file);
+            assert_eq!(said, "it has its executable mapped more than 16384 times");
+        }
+    }
+
+    #[test]
+    fn a_line_may_be_long() {
+        let name = "x".repeat(100_000);
+        let text = format!(
+            "400000-401000 r--p 00000000 00:00 1 /{name}\n500000-501000 r-xp 00000000 00:00 2 /srv/app\n"
+        );
+        let found = |ino| {
+            let found = of_file(text.as_bytes(), FileId { dev: 0, ino }, "/nowhere").expect("mappings");
+            found.iter().map(|mapping| mapping.start).collect::<Vec<_>>()
+        };
+        assert_eq!((found(1), found(2)), (vec![0x40_0000], vec![0x50_0000]));
     }
 
     #[test]

@@ -130,6 +130,8 @@ pub struct Target {
     pidfd: OwnedFd,
     /// Bound to the address space it was opened on: after an exec it reads nothing rather than the wrong program.
     memory: Result<File, io::Error>,
+    /// What the kernel knows of its pages (`/proc/PID/pagemap`), bound to the same address space. A kernel may be without.
+    pages: Option<File>,
     exe_link: String,
 }
 
@@ -184,6 +186,7 @@ impl Target {
                 start_stack: stat.startstack,
             },
             memory: process.open_relative("mem").map_err(into_io),
+            pages: process.open_relative("pagemap").ok(),
             process,
             pidfd,
             exe_link: exe_link.to_string_lossy().into_owned(),
@@ -270,11 +273,12 @@ impl Target {
     /// exec whose former memory another process shares.
     #[must_use]
     pub fn seems_running(&self) -> bool {
-        let Ok(memory) = &self.memory else { return false };
-        // Memory that nobody has any more gives no bytes; where the stack began there is always something.
-        let mut byte = [0];
-        !has_ended(&self.pidfd)
-            && memory.read_at(&mut byte, self.identity.start_stack).is_ok_and(|bytes| bytes == 1)
+        let Some(pages) = &self.pages else { return false };
+        // An address space that nobody has any more gives no bytes (`pagemap_read` in fs/proc/task_mmu.c). Nothing of the
+        // memory itself is asked for: the target may have mapped a file there that is never given.
+        let mut entry = [0; PAGE_ENTRY];
+        let at = self.identity.start_stack / PAGE * PAGE_ENTRY as u64;
+        !has_ended(&self.pidfd) && pages.read_at(&mut entry, at).is_ok_and(|bytes| bytes == PAGE_ENTRY)
     }
 
     /// By how much the executable lies above the addresses in its file: its lowest mapping less `link_base`,
@@ -308,9 +312,11 @@ impl Target {
     ///
     /// Matched by device and inode, or else by name: on overlayfs and btrfs `maps` has other numbers than `stat`.
     pub fn mappings(&self) -> Result<Vec<Mapping>, TargetError> {
-        let text = self.read("maps")?;
+        let lines = self.process.open_relative("maps").map_err(into_io);
+        let found = lines.and_then(|lines| maps::of_file(lines, self.identity.exe, &self.exe_link));
+        let found = found.map_err(|error| self.explain("maps", error))?;
         self.still_running()?;
-        Ok(maps::of_file(&text, self.identity.exe, &self.exe_link))
+        Ok(found)
     }
 
     /// Fills `buf` from the process's memory at `addr`, without stopping it. Another user's process needs
@@ -335,14 +341,6 @@ impl Target {
         Ok(memory)
     }
 
-    fn read(&self, name: &str) -> Result<Vec<u8>, TargetError> {
-        let mut text = Vec::new();
-        let mut file =
-            self.process.open_relative(name).map_err(into_io).map_err(|e| self.explain(name, e))?;
-        io::Read::read_to_end(&mut file, &mut text).map_err(|error| self.explain(name, error))?;
-        Ok(text)
-    }
-
     fn still_running(&self) -> Result<(), TargetError> {
         match self.liveness() {
             Liveness::Running => Ok(()),
@@ -359,6 +357,10 @@ impl Target {
         }
     }
 }
+
+/// Bytes of a page, and of what the kernel says of one (`PM_ENTRY_BYTES` in `fs/proc/task_mmu.c`).
+const PAGE: u64 = 4096;
+const PAGE_ENTRY: usize = 8;
 
 /// What the kernel appends to the name of a file that has none any more (`d_path`).
 const DELETED: &str = " (deleted)";
@@ -402,13 +404,18 @@ fn is_dead(stat: &Stat) -> bool {
 /// The process that a thread is part of. Read by hand: `procfs` refuses a status whose name is not UTF-8, and a
 /// process chooses its own name.
 fn thread_group(process: &Process) -> Result<u32, ProcError> {
+    let text = status_of(process)?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
+        .ok_or_else(|| ProcError::Other("status has no Tgid".to_owned()))
+}
+
+/// What the kernel says of it in lines. The name in there may be cut in the middle of a character, so that this is no UTF-8.
+fn status_of(process: &Process) -> Result<String, ProcError> {
     let mut text = Vec::new();
     let mut file = process.open_relative("status")?;
     io::Read::read_to_end(&mut file, &mut text)?;
-    String::from_utf8_lossy(&text)
-        .lines()
-        .find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
-        .ok_or_else(|| ProcError::Other("status has no Tgid".to_owned()))
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn permission(pid: u32, what: impl Into<String>) -> TargetError {

@@ -1,24 +1,37 @@
 //! What a process finds around itself, as far as it can be seen from outside.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+};
 
-use super::{Target, TargetError};
+use super::{Target, TargetError, into_io, status_of};
+
+/// So many bytes of an environment are looked at: an exec gives a process no more, arguments included
+/// (`bprm_stack_limits` in fs/exec.c @ v6.18). A process can say later that its environment lies elsewhere, and is
+/// larger (`PR_SET_MM_ENV_END`, prctl(2)).
+const ENVIRONMENT_MAX: u64 = 6 << 20;
+/// A variable has no more bytes after an exec, its name included (`MAX_ARG_STRLEN` in include/uapi/linux/binfmts.h
+/// @ v6.18).
+const VARIABLE_MAX: usize = 128 << 10;
 
 impl Target {
     /// Those of the variables of the environment that it was started with that have one of these names. All others are
-    /// passed over: they are nobody's business, and may be secret.
+    /// passed over: they are nobody's business, and may be secret. So are those that are longer than an exec allows.
     pub fn environment(&self, names: &[&str]) -> Result<BTreeMap<String, String>, TargetError> {
-        let text = self.read("environ")?;
+        let file = self.process.open_relative("environ").map_err(into_io);
+        let block = file.and_then(first_of).map_err(|error| self.explain("environ", error))?;
         self.still_running()?;
-        Ok(variables(&text, names))
+        Ok(variables(&block, names))
     }
 
     /// Its pid as it sees it itself: that in its own namespace.
     #[must_use]
     pub fn own_pid(&self) -> u32 {
-        let status = self.process.status().ok();
-        let innermost = status.and_then(|status| status.nspid?.last().copied());
-        innermost.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(self.pid())
+        let status = status_of(&self.process).ok();
+        status.as_deref().and_then(innermost_pid).unwrap_or(self.pid())
     }
 
     /// The name that its host has for it. Only known where the agent's host has the same name by construction: where
@@ -32,6 +45,19 @@ impl Target {
     }
 }
 
+/// The pid in the innermost namespace, from `/proc/PID/status`.
+fn innermost_pid(status: &str) -> Option<u32> {
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    pids.split_whitespace().last()?.parse().ok()
+}
+
+/// The part of an environment that is looked at.
+fn first_of(environment: impl Read) -> io::Result<Vec<u8>> {
+    let mut block = Vec::new();
+    environment.take(ENVIRONMENT_MAX).read_to_end(&mut block)?;
+    Ok(block)
+}
+
 /// The variables with these names in a block such as `/proc/PID/environ`. Bytes that are not UTF-8 are replaced.
 fn variables(block: &[u8], names: &[&str]) -> BTreeMap<String, String> {
     let variable = |line: &[u8]| {
@@ -39,7 +65,8 @@ fn variables(block: &[u8], names: &[&str]) -> BTreeMap<String, String> {
         let name = names.iter().find(|wanted| wanted.as_bytes() == name)?;
         Some(((*name).to_owned(), String::from_utf8_lossy(value.get(1..)?).into_owned()))
     };
-    block.split(|byte| *byte == 0).filter_map(variable).collect()
+    let lines = block.split(|byte| *byte == 0).filter(|line| line.len() <= VARIABLE_MAX);
+    lines.filter_map(variable).collect()
 }
 
 #[cfg(test)]
@@ -47,11 +74,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_pid_is_that_in_the_innermost_namespace() {
+        let status = "Name:\tcut-here-\u{fffd}\nPid:\t4000\nNSpid:\t4000\t17\t1\nNSsid:\t9\n";
+        assert_eq!(innermost_pid(status), Some(1));
+        assert_eq!(innermost_pid("Pid:\t4000\n"), None);
+        let own = Target::open(std::process::id()).expect("the test itself");
+        assert_eq!(status_of(&own.process).ok().as_deref().and_then(innermost_pid), Some(own.pid()));
+    }
+
+    #[test]
     fn only_what_is_asked_for_is_taken() {
         let block = b"SECRET=a\0NAME=one=two\0NAMED=x\0=\0NAME2\0\xff=y\0EMPTY=\0";
         let found = variables(block, &["NAME", "EMPTY", "ABSENT"]);
         let expected = [("EMPTY", ""), ("NAME", "one=two")];
         assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    }
+
+    #[test]
+    fn no_environment_is_too_large() {
+        let block = first_of(io::repeat(b'x')).expect("endless bytes");
+        assert_eq!(block.len(), 6 << 20);
+        let longest = format!("NAME={}", "x".repeat(VARIABLE_MAX - 5));
+        let found = variables(format!("{longest}\0EMPTY=\0").as_bytes(), &["NAME", "EMPTY"]);
+        assert_eq!((found["NAME"].len(), found.len()), (VARIABLE_MAX - 5, 2));
+        let found = variables(format!("{longest}x\0EMPTY=\0").as_bytes(), &["NAME", "EMPTY"]);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["EMPTY"]);
     }
 
     #[test]

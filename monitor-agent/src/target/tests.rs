@@ -74,6 +74,15 @@ fn memory_reads_what_is_there() {
 }
 
 #[test]
+fn whether_it_seems_to_run_is_told_without_its_memory() {
+    let mut target = Target::open(std::process::id()).expect("one's own process can be opened");
+    assert!(target.seems_running());
+    // In the first page there never is anything: whoever read it would fail.
+    target.identity.start_stack = 8;
+    assert!(target.seems_running());
+}
+
+#[test]
 fn mappings_lead_to_the_bytes_of_the_file() {
     let target = Target::open(std::process::id()).expect("one's own process can be opened");
     let code = target
@@ -140,6 +149,7 @@ fn a_zombie_has_ended() {
     assert!(matches!(Target::open(child.0.id()), Err(TargetError::Ended(_))));
     child.end();
     assert_eq!(target.liveness(), Liveness::Exited);
+    assert!(!target.seems_running());
     assert!(matches!(target.mappings(), Err(TargetError::Ended(_))));
     assert!(matches!(target.open_exe(), Err(TargetError::Ended(_))));
     assert!(matches!(target.read_memory(0x1000, &mut [0]), Err(TargetError::Ended(_))));

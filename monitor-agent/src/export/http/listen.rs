@@ -5,10 +5,14 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::net::{TcpListener, lookup_host};
 
 use crate::failure::advice_on_system;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 /// An address to listen on, as the user wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +115,8 @@ fn is_name(text: &str) -> bool {
 pub async fn bind(listen: &Listen) -> Result<TcpListener, ListenError> {
     let Some(host) = &listen.host else {
         let everywhere = |ip: IpAddr| SocketAddr::new(ip, listen.port);
-        return match bind_to(everywhere(Ipv6Addr::UNSPECIFIED.into())).await {
+        let both = everywhere(Ipv6Addr::UNSPECIFIED.into());
+        return match listen_on_both(both).map_err(|source| explain(both, source)) {
             Err(ListenError::NotHere(_)) => bind_to(everywhere(Ipv4Addr::UNSPECIFIED.into())).await,
             bound => bound,
         };
@@ -123,15 +128,31 @@ pub async fn bind(listen: &Listen) -> Result<TcpListener, ListenError> {
     bind_to(*first).await
 }
 
+/// Listens on an address of IPv6 for IPv4 too, whatever the system takes it for (`net.ipv6.bindv6only`).
+fn listen_on_both(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_only_v6(false)?;
+    // As tokio does it: connections of an agent that has ended are in nobody's way.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
 async fn bind_to(addr: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(addr).await.map_err(|source| match source.kind() {
+    TcpListener::bind(addr).await.map_err(|source| explain(addr, source))
+}
+
+fn explain(addr: SocketAddr, source: io::Error) -> ListenError {
+    match source.kind() {
         io::ErrorKind::AddrInUse => ListenError::InUse(addr),
         io::ErrorKind::AddrNotAvailable => ListenError::NotHere(addr),
         io::ErrorKind::PermissionDenied => ListenError::Permission(addr),
         // A kernel without IPv6 has no address of it.
         _ if source.raw_os_error() == Some(libc::EAFNOSUPPORT) => ListenError::NotHere(addr),
         _ => ListenError::Io { addr, source },
-    })
+    }
 }
 
 #[cfg(test)]
@@ -205,5 +226,24 @@ mod tests {
         let listener = bind_text(":0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("IPv4 gets there");
+    }
+
+    /// In a network of its own, where the system's setting is changed for nobody else.
+    #[test]
+    fn a_port_alone_is_every_address_whatever_the_system_says() {
+        let only_v6 = || {
+            // SAFETY: changes this thread's network only, and the thread ends soon.
+            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+                return None;
+            }
+            std::fs::write("/proc/sys/net/ipv6/bindv6only", "1").ok()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+            let listener = runtime.block_on(bind_text(":0")).expect("a free port");
+            socket2::SockRef::from(&listener).only_v6().ok()
+        };
+        match std::thread::spawn(only_v6).join().expect("no panic") {
+            Some(only_v6) => assert!(!only_v6),
+            None => eprintln!("left out: not permitted, or no IPv6"),
+        }
     }
 }

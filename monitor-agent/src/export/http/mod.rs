@@ -2,8 +2,8 @@
 //! at `/`.
 //!
 //! The process is root and the peer is anybody, so everything a peer can take is bounded (`LIMITS`): connections,
-//! the size and time of a request's head, the time to answer, and the time to take the answer. Bodies of requests
-//! are never read. HTTP/1 only, without TLS.
+//! the size and time of a request's head, the time to answer, the time to take the answer, and the memory of answers
+//! that nobody has taken yet. Bodies of requests are never read. HTTP/1 only, without TLS.
 
 mod connection;
 mod listen;
@@ -21,6 +21,7 @@ use std::{
 
 use axum::{
     Router,
+    body::Bytes,
     extract::{Path, Query, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
@@ -31,7 +32,7 @@ use prometheus::proto::MetricFamily;
 use serde::Deserialize;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch},
     task::JoinSet,
 };
 
@@ -117,6 +118,9 @@ struct Limits {
     answer_time: Duration,
     /// For which a peer may keep an answer waiting.
     stall_time: Duration,
+    /// Bytes of answers that were made and are not all taken yet, of all peers. An answer that is larger by itself is
+    /// given while there is no other.
+    held: u32,
     /// For answers under way when the server is stopped.
     grace: Duration,
 }
@@ -129,6 +133,7 @@ const LIMITS: Limits = Limits {
     head_lines: 64,
     answer_time: Duration::from_secs(10),
     stall_time: Duration::from_secs(10),
+    held: 64 << 20,
     grace: Duration::from_millis(400),
 };
 
@@ -149,6 +154,7 @@ async fn serve_within(
     let app = Arc::new(App {
         backend,
         scrapes: Arc::new(Semaphore::new(limits.scrapes)),
+        room: Room::of(limits.held),
         stopping: AtomicBool::new(false),
     });
     let router = router(app.clone());
@@ -197,7 +203,41 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, O
 struct App {
     backend: Arc<dyn Backend>,
     scrapes: Arc<Semaphore>,
+    room: Room,
     stopping: AtomicBool,
+}
+
+/// Memory for answers, which each has until its last byte is the kernel's or its connection has ended.
+#[derive(Clone)]
+struct Room {
+    /// A permit for each byte.
+    free: Arc<Semaphore>,
+    bytes: u32,
+}
+
+impl Room {
+    fn of(bytes: u32) -> Self {
+        Self { free: Arc::new(Semaphore::new(bytes as usize)), bytes }
+    }
+
+    /// Keeps room for an answer as long as anyone has a part of it.
+    fn hold(&self, answer: Vec<u8>) -> Result<Bytes, TryAcquireError> {
+        let size = u32::try_from(answer.len()).unwrap_or(u32::MAX).min(self.bytes);
+        let room = Arc::clone(&self.free).try_acquire_many_owned(size)?;
+        // Not a body of our own: hyper lets go of a body when it has its bytes, long before they are written.
+        Ok(Bytes::from_owner(Held { answer, _room: room }))
+    }
+}
+
+struct Held {
+    answer: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.answer
+    }
 }
 
 fn router(app: Arc<App>) -> Router {
@@ -264,7 +304,7 @@ async fn calls(State(app): State<Arc<App>>, query: Result<Query<CallsQuery>, Que
         let text = "give any of target=PID, side=client, side=server, method=NAME\n";
         return (StatusCode::BAD_REQUEST, text).into_response();
     };
-    match blocking(&app, move |backend| backend.calls(&wish)).await {
+    match blocking(&app, move |backend| backend.calls(&wish).map(String::into_bytes)).await {
         Ok(Some(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Ok(None) => (StatusCode::NOT_FOUND, "no calls are kept; run with --capture.slow N\n").into_response(),
         Err(answer) => answer,
@@ -300,8 +340,11 @@ async fn scrape(
 }
 
 async fn index(State(app): State<Arc<App>>) -> Response {
-    let page = match blocking(&app, |backend| page::render(&backend.status(), SystemTime::now())).await {
-        Ok(page) => page,
+    let render =
+        blocking(&app, |backend| Some(page::render(&backend.status(), SystemTime::now()).into_bytes()));
+    let page = match render.await {
+        Ok(Some(page)) => page,
+        Ok(None) => return not_found(),
         Err(answer) => return answer,
     };
     let headers = [
@@ -317,23 +360,27 @@ async fn index(State(app): State<Arc<App>>) -> Response {
     (headers, Html(page)).into_response()
 }
 
-/// Runs `work` off the server's threads, a few at once. The place is held until the work is done, not until the
-/// request is: a peer that hangs up and asks anew gains nothing.
-async fn blocking<T: Send + 'static>(
+/// Makes an answer off the server's threads, a few at once. The place is held until it is made, not until the request
+/// is done: a peer that hangs up and asks anew gains nothing. One for which there is no room is thrown away.
+async fn blocking(
     app: &App,
-    work: impl FnOnce(&dyn Backend) -> T + Send + 'static,
-) -> Result<T, Response> {
+    make: impl FnOnce(&dyn Backend) -> Option<Vec<u8>> + Send + 'static,
+) -> Result<Option<Bytes>, Response> {
     let failed = |text: &'static str| (StatusCode::INTERNAL_SERVER_ERROR, text).into_response();
     let place = app.scrapes.clone().acquire_owned().await.map_err(|_| failed("stopping\n"))?;
-    let backend = app.backend.clone();
-    let done = tokio::task::spawn_blocking(move || {
-        let result = work(&*backend);
+    let (backend, room) = (app.backend.clone(), app.room.clone());
+    let thread = tokio::task::spawn_blocking(move || {
+        let answer = make(&*backend).map(|answer| room.hold(answer));
         drop(place);
-        result
+        answer
     });
-    done.await.map_err(|error| {
+    let answer = thread.await.map_err(|error| {
         tracing::error!(%error, "an answer could not be made");
         failed("the agent failed to make this answer; its log says more\n")
+    })?;
+    answer.transpose().map_err(|_| {
+        let text = "too much waits for peers that do not take it: try again\n";
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
     })
 }
 

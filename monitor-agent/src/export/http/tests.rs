@@ -364,6 +364,37 @@ async fn a_peer_that_does_not_read_is_cut() {
 }
 
 #[tokio::test]
+async fn answers_that_nobody_takes_leave_no_room_for_others() {
+    // Room for one of them; more than the sockets' buffers hold.
+    let limits = Limits { held: 30 << 20, ..LIMITS };
+    let server = Server::start(limits, Sample { series: 200_000, ..Sample::default() }).await;
+    let mut stuck = server.connect().await;
+    stuck.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a connection");
+    tokio::time::timeout(Duration::from_secs(10), stuck.readable())
+        .await
+        .expect("an answer in time")
+        .expect("a connection");
+    let refused = server.get("/metrics").await;
+    assert_eq!((refused.status, refused.text().contains("try again")), (503, true), "{refused:?}");
+    assert_eq!(server.get("/healthz").await.status, 200);
+    assert_eq!(server.get("/targets/42/metrics").await.status, 200);
+    drop(stuck);
+    let begin = Instant::now();
+    while server.get("/metrics").await.status != 200 {
+        assert!(begin.elapsed() < Duration::from_secs(8), "the room does not become free");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_larger_than_the_room_is_given_alone() {
+    let server = Server::start(Limits { held: 10, ..LIMITS }, Sample::default()).await;
+    for _ in 0..3 {
+        assert_eq!(server.get("/metrics").await.text(), TEXT);
+    }
+}
+
+#[tokio::test]
 async fn one_connection_too_many_waits() {
     let limits = Limits { head_time: Duration::from_secs(30), ..LIMITS };
     let server = Server::start(limits, Sample::default()).await;
@@ -450,6 +481,7 @@ async fn readyz_is_503_once_stopping() {
     let app = App {
         backend: Arc::new(Sample { ready: true.into(), ..Sample::default() }),
         scrapes: Arc::new(Semaphore::new(1)),
+        room: Room::of(1),
         stopping: AtomicBool::new(false),
     };
     let app = Arc::new(app);

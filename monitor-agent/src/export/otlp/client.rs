@@ -5,7 +5,7 @@ use std::{io, path::Path, str::FromStr, sync::Arc, time::Duration};
 use flate2::{Compression, write::GzEncoder};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode, Uri,
+    HeaderMap, Method, Request, Response, Uri,
     body::{Bytes, Incoming},
     header::{self, HeaderName, HeaderValue},
 };
@@ -204,7 +204,8 @@ impl Http {
             self.request(message.encode_to_vec()).map_err(|error| Refused::for_good(chain(&*error)))?;
         let response = self.client.request(request).await.map_err(|error| failed(&error))?;
         let status = response.status();
-        if status != StatusCode::OK {
+        // OTLP's is 200. What stands in front of a collector may say that it has taken a message in another way.
+        if !status.is_success() {
             return Err(refused_by_http(&response));
         }
         let answer = Limited::new(response.into_body(), ANSWER_MAX).collect().await;

@@ -150,11 +150,14 @@ impl MetricSource<'_> {
             let mut start_time_unix_nano = self.scope.since_ns;
             if is_delta {
                 let key = self.key(attributes);
+                let mut risen_to = *value;
                 if let Some((Value::Sum(before), time_ns)) = self.taken.0.get(&key) {
-                    shown = value.saturating_sub(*before);
+                    // A value that was read as less than before has not risen since: nothing is added until it has.
+                    risen_to = risen_to.max(*before);
+                    shown = risen_to.saturating_sub(*before);
                     start_time_unix_nano = *time_ns;
                 }
-                values.push((key, Value::Sum(*value)));
+                values.push((key, Value::Sum(risen_to)));
             }
             data_points.push(NumberDataPoint {
                 attributes: pairs(attributes),

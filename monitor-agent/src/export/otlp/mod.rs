@@ -8,6 +8,8 @@
 mod client;
 mod message;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt::Write as _,
@@ -114,23 +116,30 @@ impl Exporter {
         self.works = Some(result.is_ok());
     }
 
+    /// Sends all that there is. What is refused for good holds up nothing else; the first error is told.
     async fn push(&mut self, deadline: Instant) -> Result<(), String> {
         let source = Arc::clone(&self.source);
         let telemetry = tokio::task::spawn_blocking(move || source.telemetry());
         let telemetry = telemetry.await.map_err(|error| error.to_string())?;
         let now = unix_ns(SystemTime::now());
         let temporality = self.settings.temporality;
+        let mut result = Ok(());
         for (pid, telemetry) in telemetry {
             for batch in message::batches(pid, &telemetry, now, temporality, &self.taken) {
-                self.send(&batch, deadline).await?;
-                self.taken.add(batch);
+                match self.send(&batch, deadline).await {
+                    Ok(()) => self.taken.add(batch),
+                    // Others may be taken all the same.
+                    Err(Refused { why, again: Again::Never }) => result = result.and(Err(why)),
+                    // Later, when there is no time left.
+                    Err(Refused { why, .. }) => return result.and(Err(why)),
+                }
             }
         }
-        Ok(())
+        result
     }
 
     /// Sends a batch, again and again while that makes sense and there is time.
-    async fn send(&self, batch: &Batch, deadline: Instant) -> Result<(), String> {
+    async fn send(&self, batch: &Batch, deadline: Instant) -> Result<(), Refused> {
         let mut pause = FIRST_PAUSE;
         loop {
             let attempt = tokio::time::timeout(self.settings.timeout, self.client.send(&batch.request)).await;
@@ -143,12 +152,14 @@ impl Exporter {
                 Err(_) => Refused::for_now("no answer in time", None),
             };
             let wait = match refused.again {
-                Again::Never => return Err(refused.why),
+                Again::Never => return Err(refused),
                 Again::AfterPause => with_jitter(pause),
-                Again::After(wait) => wait,
+                // Never sooner than by one's own choice: it may say "at once", again and again.
+                Again::After(wait) => wait.max(with_jitter(pause)),
             };
-            if Instant::now() + wait >= deadline {
-                return Err(refused.why);
+            // It may also say a time that no clock gets to.
+            if Instant::now().checked_add(wait).is_none_or(|then| then >= deadline) {
+                return Err(refused);
             }
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);

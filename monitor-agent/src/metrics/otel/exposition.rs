@@ -1,6 +1,8 @@
 //! The names that OpenTelemetry's exporter for Prometheus gives (`go.opentelemetry.io/otel/exporters/prometheus`
 //! @ v0.69.0, with `github.com/prometheus/otlptranslator` @ v1.0.0 and its default strategy).
 
+use std::collections::BTreeMap;
+
 use prometheus::proto::MetricFamily;
 
 use super::{AttributeValue, Attributes, Data, Metric, Telemetry};
@@ -31,6 +33,7 @@ fn family(metric: &Metric, of_scope: &[(&str, &str)]) -> FamilyBuilder {
     let name = name(metric);
     let all = |attributes: &Attributes| {
         let mut labels = labels(attributes);
+        // Should an attribute ever have one of these names, this replaces it.
         labels.extend(of_scope.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         labels
     };
@@ -76,15 +79,24 @@ fn name(metric: &Metric) -> String {
     tokens.join("_")
 }
 
-fn labels(attributes: &Attributes) -> Vec<(String, String)> {
-    let label = |(name, value): (&String, &AttributeValue)| {
+/// Labels by name. Attributes whose names become one label are that: their values in the order of the attributes' names,
+/// with `;` in between (`compatibility/prometheus_and_openmetrics.md` of OpenTelemetry's specification @ v1.50.0).
+fn labels(attributes: &Attributes) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in attributes {
         let value = match value {
             AttributeValue::Text(text) => text.clone(),
             AttributeValue::Number(number) => number.to_string(),
         };
-        (label_name(name), value)
-    };
-    attributes.iter().map(label).collect()
+        let name = label_name(name);
+        if let Some(joined) = labels.get_mut(&name) {
+            joined.push(';');
+            joined.push_str(&value);
+        } else {
+            labels.insert(name, value);
+        }
+    }
+    labels
 }
 
 /// A label's name: what Prometheus does not allow is an underscore, several are one.
@@ -99,7 +111,7 @@ fn label_name(name: &str) -> String {
     if label.starts_with(|first: char| first.is_ascii_digit()) { format!("key_{label}") } else { label }
 }
 
-fn borrowed(labels: &[(String, String)]) -> Vec<(&str, &str)> {
+fn borrowed(labels: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
     labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
@@ -137,5 +149,34 @@ mod tests {
         assert_eq!(label_name("telemetry.sdk.language"), "telemetry_sdk_language");
         assert_eq!(label_name("a--b"), "a_b");
         assert_eq!(label_name("1st"), "key_1st");
+    }
+
+    #[test]
+    fn attributes_that_become_one_label_are_joined() {
+        let text = |name: &str, value: &str| (name.to_owned(), AttributeValue::Text(value.to_owned()));
+        let pid = ("process.pid".to_owned(), AttributeValue::Number(7));
+        // By their own names: a `.` comes before a `_`.
+        let attributes = Attributes::from([
+            text("a_b", "2"),
+            text("a.b", "1"),
+            text("a-b", "0"),
+            text("process_pid", "x"),
+            pid,
+        ]);
+        let joined = [("a_b", "0;1;2"), ("process_pid", "7;x")];
+        assert_eq!(borrowed(&labels(&attributes)), joined);
+    }
+
+    #[test]
+    fn no_attribute_takes_the_place_of_a_scope() {
+        let name = AttributeValue::Text("mine".to_owned());
+        let points = vec![(Attributes::from([("otel.scope.name".to_owned(), name)]), 1)];
+        let data = Data::Sum { monotonic: false, points };
+        let metric = Metric { name: "a", description: "", unit: "", data };
+        let mut families = Vec::new();
+        family(&metric, &[("otel_scope_name", "library")]).finish(&mut families);
+        let labels = families[0].get_metric()[0].get_label();
+        let labels: Vec<_> = labels.iter().map(|label| (label.name(), label.value())).collect();
+        assert_eq!(labels, [("otel_scope_name", "library")]);
     }
 }

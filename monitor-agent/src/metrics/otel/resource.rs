@@ -22,62 +22,77 @@ const OF_POINTS: [&str; 10] = [
     "host.id",
 ];
 
+/// Attributes that one list gives at most: all of them are in each push, and in each scrape, some on every line.
+const ATTRIBUTES_MAX: usize = 64;
+/// Bytes of an attribute's name and of its text at most; `…` follows where something was cut.
+const TEXT_MAX: usize = 256;
+
 /// What is known of a target from outside.
 #[derive(Debug)]
 pub struct Identity {
-    /// Its pid, in its own namespace.
-    pid: u32,
-    /// The name of its host, if that is known.
-    host: Option<String>,
-    /// Its executable.
-    exe: String,
-    /// Variables of its environment by name, as far as they could be read: see [`Identity::VARIABLES`].
-    environment: BTreeMap<String, String>,
-    /// Attributes by name that it has unless it says otherwise.
-    more: Vec<(String, String)>,
+    /// All but the service's name, if only calls tell that.
+    attributes: Attributes,
+    /// What an SDK takes for the service's name that was told none.
+    unnamed: String,
+    /// Attributes past the limit.
+    left_out: usize,
     /// The service's name, once calls have told it: it must not change in the life of a target.
     named: Mutex<Option<String>>,
 }
 
 impl Identity {
-    /// An identity whose service has no name yet.
+    /// An identity of which no call has told anything yet: the pid in the target's own namespace, the name of its host
+    /// if that is known, its executable, variables of its environment by name as far as they could be read (see
+    /// [`Identity::VARIABLES`]), and attributes that it has unless it says otherwise.
     #[must_use]
     pub fn new(
         pid: u32,
-        host: Option<String>,
+        host: Option<&str>,
         exe: &str,
-        environment: BTreeMap<String, String>,
-        more: Vec<(String, String)>,
+        environment: &BTreeMap<String, String>,
+        more: &[(String, String)],
     ) -> Self {
-        Self { pid, host, exe: exe.to_owned(), environment, more, named: Mutex::default() }
+        let mut attributes = listed(more);
+        // Whose name it is the agent's environment can't say.
+        attributes.remove(SERVICE_NAME);
+        attributes.extend([
+            ("process.pid".to_owned(), AttributeValue::Number(pid.into())),
+            text("telemetry.sdk.language", "go"),
+            text("telemetry.sdk.name", env!("CARGO_PKG_NAME")),
+            text("telemetry.sdk.version", env!("CARGO_PKG_VERSION")),
+        ]);
+        attributes.extend(host.map(|host| text("host.name", host)));
+        let own = environment.get("OTEL_RESOURCE_ATTRIBUTES").map(|list| pairs(list)).unwrap_or_default();
+        attributes.extend(listed(&own));
+        let name = environment.get("OTEL_SERVICE_NAME").filter(|name| !name.is_empty());
+        attributes.extend(name.map(|name| text(SERVICE_NAME, name)));
+        let left_out = [more.len(), own.len()].map(|length| length.saturating_sub(ATTRIBUTES_MAX));
+        Self {
+            attributes,
+            unnamed: format!("unknown_service:{}", exe.rsplit('/').next().unwrap_or(exe)),
+            left_out: left_out.iter().sum(),
+            named: Mutex::default(),
+        }
     }
 
     /// The variables that say something about a resource.
     pub const VARIABLES: [&str; 2] = ["OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME"];
 
+    /// Attributes that are left out, since a list has more than a resource gets of it.
+    #[must_use]
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
     /// The resource, as an SDK in the target would describe it.
     #[must_use]
     pub fn resource(&self, snapshot: &Snapshot) -> Resource {
-        let mut attributes: Attributes = self.more.iter().map(|(name, value)| text(name, value)).collect();
-        // Whose name it is the agent's environment can't say.
-        attributes.remove(SERVICE_NAME);
-        attributes.extend([
-            ("process.pid".to_owned(), AttributeValue::Number(self.pid.into())),
-            text("telemetry.sdk.language", "go"),
-            text("telemetry.sdk.name", env!("CARGO_PKG_NAME")),
-            text("telemetry.sdk.version", env!("CARGO_PKG_VERSION")),
-        ]);
-        attributes.extend(self.host.as_ref().map(|host| text("host.name", host)));
-        if let Some(list) = self.environment.get("OTEL_RESOURCE_ATTRIBUTES") {
-            attributes.extend(pairs(list).into_iter().map(|(name, value)| text(&name, &value)));
+        let mut attributes = self.attributes.clone();
+        if attributes.contains_key(SERVICE_NAME) {
+            return Resource { attributes, unnamed: None };
         }
-        let name = self.environment.get("OTEL_SERVICE_NAME").filter(|name| !name.is_empty());
-        attributes.extend(name.map(|name| text(SERVICE_NAME, name)));
-        let is_named = attributes.contains_key(SERVICE_NAME);
-        if !is_named {
-            attributes.extend([text(SERVICE_NAME, &self.name(snapshot))]);
-        }
-        Resource { attributes, is_named }
+        attributes.extend([text(SERVICE_NAME, &self.name(snapshot))]);
+        Resource { attributes, unnamed: Some(self.unnamed.clone()) }
     }
 
     /// The service's name by its calls: that under which it is called, else that under which it calls. Before either
@@ -94,9 +109,13 @@ impl Identity {
         if let Some(name) = own(Side::Server).or_else(|| own(Side::Client)) {
             return named.insert(name.to_owned()).clone();
         }
-        let exe = self.exe.rsplit('/').next().unwrap_or(&self.exe);
-        format!("unknown_service:{exe}")
+        self.unnamed.clone()
     }
+}
+
+/// The attributes that a list gives.
+fn listed(pairs: &[(String, String)]) -> Attributes {
+    pairs.iter().take(ATTRIBUTES_MAX).map(|(name, value)| text(name, value)).collect()
 }
 
 const SERVICE_NAME: &str = "service.name";
@@ -115,8 +134,9 @@ fn service(labels: &Labels) -> Option<&str> {
 pub struct Resource {
     /// Its attributes.
     pub attributes: Attributes,
-    /// The service's name is the target's own choice, not what its calls tell.
-    is_named: bool,
+    /// What stands for the service's name where a call does not tell it, unless the name is the target's own choice.
+    /// Never the name that other calls have told: a series must not get another name in its life.
+    unnamed: Option<String>,
 }
 
 impl Resource {
@@ -125,15 +145,24 @@ impl Resource {
     pub(super) fn of_points(&self, labels: &Labels) -> Attributes {
         let copied = self.attributes.iter().filter(|(name, _)| OF_POINTS.contains(&name.as_str()));
         let mut attributes: Attributes = copied.map(|(name, value)| (name.clone(), value.clone())).collect();
-        if !self.is_named {
-            attributes.extend(service(labels).map(|name| text(SERVICE_NAME, name)));
+        if let Some(unnamed) = &self.unnamed {
+            attributes.extend([text(SERVICE_NAME, service(labels).unwrap_or(unnamed))]);
         }
         attributes
     }
 }
 
 fn text(name: &str, value: &str) -> (String, AttributeValue) {
-    (name.to_owned(), AttributeValue::Text(value.to_owned()))
+    (cut(name), AttributeValue::Text(cut(value)))
+}
+
+/// No more of a text than is kept, without the character that the limit goes through.
+fn cut(text: &str) -> String {
+    if text.len() <= TEXT_MAX {
+        return text.to_owned();
+    }
+    let (kept, _) = text.split_at(text.floor_char_boundary(TEXT_MAX));
+    format!("{kept}…")
 }
 
 /// A list such as `service.version=1.2,team=a%20b`, as SDKs read it: what can't be read is left out, as a whole.
@@ -169,17 +198,15 @@ fn decoded(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn service_name(environment: &[(&str, &str)]) -> AttributeValue {
+    fn identity(environment: &[(&str, &str)]) -> Identity {
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let identity = Identity::new(
-            1,
-            None,
-            "/bin/shop",
-            environment,
-            vec![(SERVICE_NAME.to_owned(), "agent".to_owned())],
-        );
-        identity.resource(&Snapshot::default()).attributes[SERVICE_NAME].clone()
+        let more = [(SERVICE_NAME.to_owned(), "agent".to_owned())];
+        Identity::new(1, None, "/bin/shop", &environment, &more)
+    }
+
+    fn service_name(environment: &[(&str, &str)]) -> AttributeValue {
+        identity(environment).resource(&Snapshot::default()).attributes[SERVICE_NAME].clone()
     }
 
     #[test]
@@ -189,6 +216,21 @@ mod tests {
         assert_eq!(service_name(&[attributes]), name("one"));
         assert_eq!(service_name(&[attributes, ("OTEL_SERVICE_NAME", "two")]), name("two"));
         assert_eq!(service_name(&[("OTEL_SERVICE_NAME", "")]), name("unknown_service:shop"));
+    }
+
+    #[test]
+    fn what_the_environment_says_has_limits() {
+        let name = format!("x{}", "é".repeat(60_000));
+        let list: Vec<_> = (0..100).map(|number| format!("{}{number}=y", "a".repeat(number * 10))).collect();
+        let list = format!("b={name},{}", list.join(","));
+        let identity = identity(&[("OTEL_SERVICE_NAME", &name), ("OTEL_RESOURCE_ATTRIBUTES", &list)]);
+        assert_eq!(identity.left_out(), 37);
+        let attributes = identity.resource(&Snapshot::default()).attributes;
+        assert!(attributes.len() <= ATTRIBUTES_MAX + 5, "{}", attributes.len());
+        // The limit goes through a character.
+        let kept = AttributeValue::Text(format!("x{}…", "é".repeat(127)));
+        assert_eq!([&attributes[SERVICE_NAME], &attributes["b"]], [&kept, &kept]);
+        assert_eq!(attributes.keys().map(String::len).max(), Some(TEXT_MAX + '…'.len_utf8()));
     }
 
     #[test]

@@ -1,0 +1,228 @@
+//! What is pushed, and what becomes of it, with a collector that answers as a test wants.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use opentelemetry_proto::tonic::{
+    collector::metrics::v1::ExportMetricsServiceRequest,
+    common::v1::any_value,
+    metrics::v1::{metric, number_data_point},
+};
+use prost::Message as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+use crate::{
+    metrics::otel::{self, Attributes, Choice, Data, Identity, Metric, OtelView, Scope},
+    pipeline::{CallType, Extras, Framework, Histogram, Labels, Ladder, Series, Side, Snapshot, StreamKind},
+};
+
+/// The names of the services in the messages that a collector was sent, in their order.
+type Asked = Arc<Mutex<Vec<String>>>;
+
+/// A collector that answers by the name of the service; gives its address too.
+async fn collector(answer: impl Fn(&str) -> &'static str + Send + Sync + 'static) -> (String, Asked) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+    let asked = Asked::default();
+    let (answer, names) = (Arc::new(answer), Arc::clone(&asked));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (answer, names) = (Arc::clone(&answer), Arc::clone(&names));
+            tokio::spawn(async move {
+                let Some(body) = body(&mut stream).await else { return };
+                let service = service(&ExportMetricsServiceRequest::decode(&*body).expect("a message"));
+                let head = answer(&service);
+                names.lock().unwrap_or_else(PoisonError::into_inner).push(service);
+                let text = format!("HTTP/1.1 {head}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                let _ = stream.write_all(text.as_bytes()).await;
+            });
+        }
+    });
+    (endpoint, asked)
+}
+
+/// The body of a request, if one comes.
+async fn body(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let length: usize = length.expect("a length").parse().expect("a number");
+            if bytes.len() >= end + 4 + length {
+                return Some(bytes.split_off(end + 4));
+            }
+        }
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+fn service(message: &ExportMetricsServiceRequest) -> String {
+    let resource = message.resource_metrics[0].resource.as_ref().expect("a resource");
+    let name = resource.attributes.iter().find(|pair| pair.key == "service.name").expect("a name");
+    let value = name.value.as_ref().and_then(|value| value.value.as_ref());
+    let Some(any_value::Value::StringValue(name)) = value else { panic!("{value:?} is no text") };
+    name.clone()
+}
+
+/// What a target has counted that calls itself so.
+fn telemetry(service: &str, count: i64) -> Telemetry {
+    let environment = BTreeMap::from([("OTEL_SERVICE_NAME".to_owned(), service.to_owned())]);
+    let resource = Identity::new(1, None, "/bin/x", &environment, &[]).resource(&Snapshot::default());
+    let data = Data::Sum { monotonic: true, points: vec![(Attributes::new(), count)] };
+    let metrics = vec![Metric { name: "some.count", description: "", unit: "", data }];
+    Telemetry { resource, scopes: vec![Scope { name: "some", version: "1", since_ns: 1, metrics }] }
+}
+
+struct Targets(Vec<(u32, Telemetry)>);
+
+impl Source for Targets {
+    fn telemetry(&self) -> Vec<(u32, Telemetry)> {
+        self.0.clone()
+    }
+}
+
+/// Pushes once the telemetry of services with these names.
+async fn push(endpoint: &str, services: &[&str], patience: Duration) -> Result<(), String> {
+    let variable = |name: &str| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| endpoint.to_owned());
+    let settings = Settings::of(&variable).expect("settings");
+    let client = Client::new(&settings).expect("a client");
+    let targets = (1..).zip(services).map(|(pid, name)| (pid, telemetry(name, 1))).collect();
+    let source = Arc::new(Targets(targets));
+    let mut exporter = Exporter::new(settings, client, source, Arc::default());
+    exporter.push(Instant::now() + patience).await
+}
+
+fn names(asked: &Asked) -> Vec<String> {
+    asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn what_is_refused_for_good_holds_up_no_other() {
+    let answer = |name: &str| match name {
+        "bad" => "400 No",
+        "worse" => "404 No",
+        _ => "200 OK",
+    };
+    let (endpoint, asked) = collector(answer).await;
+    let why = push(&endpoint, &["good", "bad", "worse", "fine"], LONG).await.expect_err("two were refused");
+    assert!(why.contains("400"), "{why}");
+    assert_eq!(names(&asked), ["good", "bad", "worse", "fine"]);
+}
+
+#[tokio::test]
+async fn every_success_is_one() {
+    for head in ["200 OK", "202 Accepted", "204 No Content"] {
+        let (endpoint, asked) = collector(move |_| head).await;
+        push(&endpoint, &["one", "two"], LONG).await.expect(head);
+        assert_eq!(names(&asked), ["one", "two"], "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_time_that_never_comes_is_not_waited_for() {
+    let (endpoint, asked) = collector(|_| "503 No\r\nretry-after: 18446744073709551615").await;
+    let begin = Instant::now();
+    let why = push(&endpoint, &["one", "two"], LONG).await.expect_err("refused");
+    assert!(why.contains("503") && begin.elapsed() < LONG / 2, "{why}");
+    // It wants none now.
+    assert_eq!(names(&asked), ["one"]);
+}
+
+#[tokio::test]
+async fn a_collector_that_wants_it_at_once_gets_it_after_a_pause() {
+    let (endpoint, asked) = collector(|_| "429 No\r\nretry-after: 0").await;
+    push(&endpoint, &["one"], Duration::from_secs(2)).await.expect_err("refused");
+    // Pauses are a quarter, a half and one second at least, and at most twice as long.
+    assert!((2..=4).contains(&names(&asked).len()), "{:?}", names(&asked));
+}
+
+/// One push of deltas that the collector takes: what it gets for a metric, added up.
+fn taken(telemetry: &Telemetry, time_ns: u64, taken: &mut Taken, name: &str) -> i64 {
+    let mut sum = 0;
+    for batch in message::batches(1, telemetry, time_ns, Temporality::Delta, taken) {
+        let scopes = batch.request.resource_metrics.iter().flat_map(|resource| &resource.scope_metrics);
+        let metrics = scopes.flat_map(|scope| &scope.metrics).filter(|metric| metric.name == name);
+        for data in metrics.filter_map(|metric| metric.data.as_ref()) {
+            sum += match data {
+                metric::Data::Sum(data) => data.data_points.iter().map(whole).sum::<i64>(),
+                metric::Data::Histogram(data) => {
+                    let counts = data.data_points.iter().map(|point| i64::try_from(point.count));
+                    counts.sum::<Result<i64, _>>().expect("few calls")
+                }
+                other => panic!("{other:?}"),
+            };
+        }
+        taken.add(batch);
+    }
+    sum
+}
+
+fn whole(point: &opentelemetry_proto::tonic::metrics::v1::NumberDataPoint) -> i64 {
+    let Some(number_data_point::Value::AsInt(value)) = point.value else { panic!("{point:?}") };
+    value
+}
+
+#[test]
+fn a_sum_that_seems_to_fall_is_never_taken_back() {
+    let mut before = Taken::default();
+    let deltas = [5, 3, 4, 9, 0, 9, 10].map(|value| {
+        let telemetry = telemetry("shop", value);
+        taken(&telemetry, 2, &mut before, "some.count")
+    });
+    assert_eq!(deltas, [5, 0, 0, 4, 0, 0, 1]);
+}
+
+/// Calls between two services, each of which took a microsecond.
+fn calls(side: Side, caller: &str, to: &str, total: u64) -> Arc<Series> {
+    let labels = Labels {
+        framework: Framework::Kitex,
+        side,
+        call_type: CallType::PingPong,
+        caller: caller.to_owned(),
+        callee: to.to_owned(),
+        method: "Lookup".to_owned(),
+        failed: false,
+        retry: "0".to_owned(),
+        error_class: "none",
+        protocol: String::new(),
+        panicked: false,
+        stream: StreamKind::Unknown,
+        code: None,
+    };
+    let ladder = Arc::new(Ladder::of(otel::buckets()));
+    let mut counts = vec![0; ladder.limits() + 1];
+    counts[ladder.index(1_000)] = total;
+    let histogram = Histogram::of(ladder, counts, (total, u128::from(total) * 1_000));
+    Arc::new(Series { labels: Arc::new(labels), total, histogram, extras: Extras::default() })
+}
+
+#[test]
+fn calls_count_once_when_others_tell_the_name_of_the_service() {
+    let identity = Identity::new(1, None, "/bin/shop-server", &BTreeMap::new(), &[]);
+    let view = OtelView { conventions: Choice { old: true, new: false }, go: Choice::default() };
+    let nameless = calls(Side::Client, "unknown", "stock", 3);
+    let mut before = Taken::default();
+    let mut pushed = |series: Vec<Arc<Series>>| {
+        let snapshot = Snapshot { series, ..Snapshot::default() };
+        let telemetry = otel::telemetry(&identity, &snapshot, None, view, 1);
+        let name = telemetry.resource.attributes["service.name"].clone();
+        (taken(&telemetry, 2, &mut before, "rpc.client.duration"), name)
+    };
+    let name = |name: &str| otel::AttributeValue::Text(name.to_owned());
+    assert_eq!(pushed(vec![Arc::clone(&nameless)]), (3, name("unknown_service:shop-server")));
+    let named = calls(Side::Server, "web", "shop", 2);
+    assert_eq!(pushed(vec![nameless, Arc::clone(&named)]), (0, name("shop")));
+    let more = calls(Side::Client, "unknown", "stock", 4);
+    assert_eq!(pushed(vec![more, named]), (1, name("shop")));
+}
