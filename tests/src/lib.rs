@@ -7,6 +7,7 @@
 //! - [`http`] asks for pages, each over a connection of its own.
 //! - [`tally`] compares the agent's counters with the target's own, label set by label set; [`durations`] its
 //!   latencies; [`chain`] does both for a client, a relay and a server.
+//! - [`pace`] says how many calls may be between two numbers of a scrape under load.
 //! - [`events`] runs `monitor-agent events` and compares its lines with each call that a target has logged.
 //! - [`specs`] makes files of the examples in `docs/specs.md`.
 //! - [`strange`] watches a target that puts other things before the probes than Kitex does.
@@ -30,6 +31,7 @@ pub mod kernel;
 pub mod machine;
 pub mod matrix;
 pub mod native;
+pub mod pace;
 pub mod process;
 pub mod prometheus;
 pub mod scrape;

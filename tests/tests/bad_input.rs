@@ -540,6 +540,11 @@ fn flags_that_can_have_no_effect() -> Result<()> {
         ("kitex", &["--otel.go", "both"], "add otel"),
         ("kitex", &["--latency.every", "5"], "--latency economy"),
         ("go", &["--latency", "economy"], "add kitex"),
+        // There are calls and operations, but none that can do without a probe at its start.
+        ("grpc", &["--latency", "economy"], "add kitex"),
+        ("go", &["--latency", "economy", "--spec", "net-http"], "add kitex"),
+        ("grpc,go", &["--overhead-budget", "1%"], "add kitex"),
+        ("go", &["--overhead-budget", "1%", "--spec", "net-http"], "add kitex"),
         ("go", &["--capture.slow", "3"], "add kitex"),
         ("go", &["--capture.slow", "3", "--spec", "net-http"], "add kitex"),
         ("go", &["--events.socket", "/nowhere"], "add kitex"),

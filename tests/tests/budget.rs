@@ -105,6 +105,10 @@ fn a_budget_is_kept_by_giving_up_durations_and_they_come_back() -> Result<()> {
     ensure!(low > 0.0 && low < 0.85 * high, "{low} without starts, {high} with them");
     // A finish alone takes more than that, which is said too.
     mean.agent.wait_for_log(WINDOW, |line| line.contains("nothing left to give up").then_some(()))?;
+    for (watched, exhausted) in [(&mean, 1.0), (&generous, 0.0)] {
+        let told = watched.value(&watched.agent.scrape()?, "monitor_budget_exhausted", None)?;
+        ensure!(is(told, exhausted), "{told}, not {exhausted}");
+    }
 
     client.command("pause")?;
     server.command("settle")?;
@@ -126,6 +130,7 @@ fn a_budget_is_kept_by_giving_up_durations_and_they_come_back() -> Result<()> {
     for watched in [&mean, &middle] {
         watched.wait_for_level(0.0, Duration::from_secs(30))?;
         watched.check_said(&["durations are taken of all calls again (level 0)"])?;
+        ensure!(is(watched.value(&watched.agent.scrape()?, "monitor_budget_exhausted", None)?, 0.0));
     }
     thread::sleep(Duration::from_millis(500));
     let timed = |scrape: &Scrape| mean.value(scrape, "monitor_finishes_total", Some(("outcome", "timed")));

@@ -117,6 +117,22 @@ fn all_calls_are_counted_and_some_are_timed() -> Result<()> {
     Ok(())
 }
 
+/// Every start of gRPC-Go stays probed: who has asked for less is told so.
+#[test]
+fn a_target_of_which_nothing_can_be_sampled_is_told_of() -> Result<()> {
+    let target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &["--latency", "economy", "--overhead-budget", "100%"])?;
+    let pid = target.pid().to_string();
+    for words in
+        ["--latency economy changes nothing here", "nothing can be given up here for --overhead-budget 100%"]
+    {
+        let is_said = |line: &str| (line.contains(words) && line.contains(&pid)).then_some(());
+        agent.wait_for_log(Duration::from_secs(5), is_said)?;
+    }
+    agent.terminate()?;
+    Ok(())
+}
+
 #[test]
 fn where_calls_record_their_starts_all_are_timed_without_windows() -> Result<()> {
     let mut pair = pair(&[])?;

@@ -9,9 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use monitor_tests::{
-    agent::Agent, chain::check_calls, kernel::BpfObjects, process::Process, tally::DEFAULT_LABELS,
+    agent::Agent,
+    chain::{Account, check_calls, check_closed},
+    kernel::BpfObjects,
+    process::Process,
+    tally::{DEFAULT_LABELS, Tally},
     text::Sites,
 };
 use serde_json::Value;
@@ -59,6 +63,36 @@ fn outcome(answer: &Value) -> [Value; 4] {
     ["calls", "ok", "biz", "err"].map(|name| answer[name].clone())
 }
 
+/// Calls started and finished in a process so far. Read while calls go on: started is read after finished.
+fn so_far(process: &mut Process) -> Result<[u64; 2]> {
+    let counts = process.command("counts")?;
+    let number = |name: &str| counts[name].as_u64().with_context(|| format!("no {name} in {counts}"));
+    Ok([number("started")?, number("finished")?])
+}
+
+/// What an agent that has come in the middle of the load has counted of a process, whose calls are over by now, is what the
+/// process has counted since: all after the agent was ready, nothing from before it came, and each call once.
+fn check_since(process: &mut Process, agent: &Agent, before: [u64; 2], ready: [u64; 2]) -> Result<()> {
+    process.command("settle")?;
+    let scrape = agent.scrape_settled()?;
+    let [started, finished] = so_far(process)?;
+    ensure!(started == finished, "{started} calls started, {finished} finished");
+    let account = Account::of(&scrape, process.pid());
+    let total = Tally::of_agent(&scrape, &DEFAULT_LABELS, Some(process.pid()))?.total();
+    ensure!(total == account.timed + account.unpaired, "{total} calls: {account:?}");
+    ensure!(account.starts == account.timed && account.in_flight == 0, "{account:?}");
+    ensure!(account.found_faults().is_empty(), "{:?}", account.found_faults());
+    for (what, number, bounds) in [
+        ("starts", account.starts, started - ready[0]..=started - before[0]),
+        ("finishes", total, finished - ready[1]..=finished - before[1]),
+        ("finishes without a start", account.unpaired, 0..=ready[0] - before[1]),
+    ] {
+        ensure!(bounds.contains(&number), "{what}: {number} is not in {bounds:?}");
+    }
+    ensure!(account.starts > 1_000, "no load: this shows nothing: {account:?}");
+    check_closed(&scrape, process.pid(), [0, 0])
+}
+
 #[test]
 fn a_hundred_agents_are_killed() -> Result<()> {
     let mut server = Process::kitex(&["server"])?;
@@ -88,14 +122,23 @@ fn a_hundred_agents_are_killed() -> Result<()> {
         ensure!(status.success() || signal == libc::SIGKILL, "cycle {cycle}: {status}");
     }
     let cycles = began.elapsed();
+    // Not only alive: the next one, in the middle of the load, sees every call from its coming on.
+    let at_first = so_far(&mut server)?;
+    let agent = Agent::attach(&pids, &[])?;
+    let ready = so_far(&mut server)?;
+    thread::sleep(Duration::from_secs(1));
     let (mut client, rounds) = load.stop()?;
+    client.command("settle")?;
+    check_since(&mut server, &agent, at_first, ready)?;
+    check_closed(&agent.scrape()?, pids[1], [0, 0])?;
+    agent.terminate()?;
     eprintln!("{CYCLES} cycles in {:.1} s, {rounds} rounds of calls", cycles.as_secs_f64());
     ensure!(rounds > 10, "{rounds} rounds of calls in {cycles:?} are no load");
     for site in &sites {
         site.check_clean()?;
     }
     BpfObjects::wait_until_back(&before, Duration::from_secs(10))?;
-    // Not only alive: the next one sees every call.
+    // And another one, which was there before the first call, has each under its names with its duration.
     server.command("settle")?;
     for process in [&mut client, &mut server] {
         process.command("reset")?;

@@ -118,6 +118,10 @@ impl Options {
     fn command(&self) -> String {
         let mut words = vec!["cargo xtask bench".to_owned()];
         words.extend(self.only.iter().map(|part| format!("--only {}", part.name())));
+        words.extend(self.peers.iter().map(|peer| format!("--peer {}", peer.quoted())));
+        if !self.peers.is_empty() {
+            words.push(format!("--peer-ready-after {}", self.peer_ready_after));
+        }
         words.push(format!("--rounds {} --seconds {} --write", self.rounds, self.seconds));
         words.join(" ")
     }
@@ -135,7 +139,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(other) = &options.against {
         return compare(options, other, cores);
     }
-    let versions = versions()?;
+    let (versions, commit) = (versions()?, commit()?);
     let mut sections = Vec::new();
     let mut numbers = Numbers::default();
     for part in options.parts() {
@@ -154,6 +158,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let setting = Setting {
             command: options.command(),
             date: output(Command::new("date").args(["--utc", "+%Y-%m-%d"]))?,
+            commit: commit.clone(),
             machine: machine::description()?,
             versions: versions.clone(),
             others,
@@ -223,6 +228,14 @@ fn compare(options: &Options, other: &PathBuf, cores: Cores) -> Result<()> {
     Ok(())
 }
 
+/// The commit that is checked out, and whether the code is another one by now. Documents are no code: the bench writes some.
+fn commit() -> Result<String> {
+    let git = |args: &[&str]| output(Command::new("git").args(args).current_dir(root()));
+    let commit = git(&["rev-parse", "--short", "HEAD"])?;
+    let status = ["status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)docs"];
+    Ok(if git(&status)?.is_empty() { commit } else { format!("{commit} and changes to it") })
+}
+
 /// Releases of what is measured.
 fn versions() -> Result<String> {
     let of = |target: &str, module: &str| -> Result<String> {
@@ -240,4 +253,33 @@ fn versions() -> Result<String> {
         of("echo", "google.golang.org/grpc")?,
         of("echo", "github.com/grpc-ecosystem/go-grpc-prometheus")?,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn command(args: &[&str]) -> String {
+        Line::parse_from([&["bench"][..], args].concat()).options.command()
+    }
+
+    #[test]
+    fn the_command_that_is_written_down_repeats_it() {
+        assert_eq!(command(&["--write"]), "cargo xtask bench --rounds 8 --seconds 3 --write");
+        let args =
+            ["--only", "matrix", "--peer", "a=b --pid {pid}", "--peer", "c=d", "--rounds", "2", "--write"];
+        assert_eq!(
+            command(&args),
+            "cargo xtask bench --only matrix --peer 'a=b --pid {pid}' --peer 'c=d' --peer-ready-after 10 \
+             --rounds 2 --seconds 3 --write"
+        );
+    }
 }

@@ -6,17 +6,24 @@ use std::{
     fmt::Write as _,
     fs,
     process::Command,
-    thread,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::{Args, value_parser};
 use monitor_tests::{
     agent::Agent,
     chain::{check_calls, check_closed},
+    http,
     kernel::BpfObjects,
+    pace::Pace,
     process::Process,
+    scrape::Scrape,
     tally::DEFAULT_LABELS,
 };
 
@@ -27,8 +34,11 @@ use crate::{
 
 /// Calls under way at once.
 const CALLERS: u64 = 16;
-/// Calls that may be between two numbers of a scrape under load: of a quarter of a second, and inside the probes.
+/// Calls that may be between two numbers of a scrape under load, at most: those of a quarter of a second, as far as its rate
+/// does not tell that they are fewer, and those that finish while the agent looks.
 const SLACK: [u64; 2] = [100_000, 4 * CALLERS];
+/// Milliseconds between two scrapes at random moments, at most.
+const SCRAPE_WITHIN_MS: u64 = 700;
 /// Between two looks at the agent.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Between two pauses of the load, in looks.
@@ -96,6 +106,8 @@ struct Soak {
     server: Process,
     client: Process,
     agent: Agent,
+    scraper: Scraper,
+    paces: Paces,
     /// A pair that ends and starts again, and its agent.
     visitors: Option<(Process, Process, Agent)>,
     /// Resident memory of the agent at each look, in MiB.
@@ -112,8 +124,20 @@ impl Soak {
         client.command(&format!("flow {CALLERS}"))?;
         agent.scrape()?;
         let descriptors = descriptors(agent.pid())?;
-        let (random, done) = (Random(seed | 1), Done::default());
-        Ok(Self { server, client, agent, visitors: None, memory: Vec::new(), descriptors, random, done })
+        let paces = Paces::new([server.pid(), client.pid()]);
+        let scraper = Scraper::start(agent.address(), paces.clone(), Random(seed.rotate_left(32) | 1));
+        Ok(Self {
+            server,
+            client,
+            agent,
+            scraper,
+            paces,
+            visitors: None,
+            memory: Vec::new(),
+            descriptors,
+            random: Random(seed | 1),
+            done: Done::default(),
+        })
     }
 
     /// Something happens, then all is looked at.
@@ -125,6 +149,9 @@ impl Soak {
         }
         thread::sleep(LOOK_EVERY);
         self.look()?;
+        if self.scraper.has_ended() {
+            self.scraper.stop()?;
+        }
         if self.done.looks.is_multiple_of(PAUSE_EVERY) {
             self.pause()?;
         }
@@ -135,7 +162,7 @@ impl Soak {
     fn guest(&mut self) -> Result<()> {
         let guest = Agent::attach(&[self.server.pid(), self.client.pid()], &[])?;
         thread::sleep(Duration::from_millis(self.random.below(1_000)));
-        guest.scrape()?;
+        self.paces.check_closed(&guest.scrape()?)?;
         self.done.guests += 1;
         if self.random.below(2) == 0 {
             self.done.killed += 1;
@@ -170,9 +197,7 @@ impl Soak {
 
     fn look(&mut self) -> Result<()> {
         let scrape = self.agent.scrape()?;
-        for pid in [self.server.pid(), self.client.pid()] {
-            check_closed(&scrape, pid, SLACK)?;
-        }
+        self.paces.look(&scrape)?;
         self.memory.push(scrape.sum("monitor_agent_resident_memory_bytes", &[]) / MIB);
         self.done.looks += 1;
         Ok(())
@@ -180,6 +205,8 @@ impl Soak {
 
     /// Without load everything must be exact, since the very first call.
     fn pause(&mut self) -> Result<()> {
+        let turn = self.scraper.turn();
+        let _no_other_scrape = turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.client.command("pause")?;
         self.server.command("settle")?;
         let scrape = self.agent.scrape_settled()?;
@@ -199,6 +226,7 @@ impl Soak {
     }
 
     fn finish(mut self, options: &Options) -> Result<String> {
+        let scrapes = self.scraper.stop()?;
         self.pause()?;
         self.client.command("pause")?;
         let growth = growth(&self.memory);
@@ -216,11 +244,83 @@ impl Soak {
             calls.to_string(),
         )?;
         row("looks under load at which the account closed", looks.to_string())?;
+        row("scrapes at random moments, in the middle of all that, at which it closed", scrapes.to_string())?;
         row("pauses at which every count was exact", pauses.to_string())?;
         row("other agents that came and went", format!("{guests}, {killed} of them killed"))?;
         row("targets that ended in the middle of calls", (2 * restarts).to_string())?;
         row("growth of the agent's memory after the first quarter, MiB", format!("{growth:.2}"))?;
         Ok(report)
+    }
+}
+
+/// The targets that stay, and how fast each makes calls; shared by all who scrape.
+#[derive(Clone)]
+struct Paces(Arc<Mutex<[(u32, Pace); 2]>>);
+
+impl Paces {
+    fn new(pids: [u32; 2]) -> Self {
+        Self(Arc::new(Mutex::new(pids.map(|pid| (pid, Pace::default())))))
+    }
+
+    /// Takes a scrape of the agent that stays in; its account must close.
+    fn look(&self, scrape: &Scrape) -> Result<()> {
+        for (pid, pace) in &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            pace.look(scrape, *pid);
+        }
+        self.check_closed(scrape)
+    }
+
+    /// Fails unless the account of both targets closes, but for what calls of a moment make of it.
+    fn check_closed(&self, scrape: &Scrape) -> Result<()> {
+        let [starts, finishes] = SLACK;
+        let paces = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        paces
+            .into_iter()
+            .try_for_each(|(pid, pace)| check_closed(scrape, pid, [pace.slack(CALLERS, starts), finishes]))
+    }
+}
+
+/// Scrapes the agent that stays at random moments, so that some are in the middle of what happens to others.
+struct Scraper {
+    stop: Arc<AtomicBool>,
+    /// Who holds it is the only one to scrape.
+    turn: Arc<Mutex<()>>,
+    /// Gives how many scrapes there were.
+    thread: Option<JoinHandle<Result<u32>>>,
+}
+
+impl Scraper {
+    fn start(address: &str, paces: Paces, mut random: Random) -> Self {
+        let (stop, turn) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(())));
+        let (stopped, turns, address) = (Arc::clone(&stop), Arc::clone(&turn), address.to_owned());
+        let scrapes = move || -> Result<u32> {
+            let mut count = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(random.below(SCRAPE_WITHIN_MS)));
+                let _alone = turns.lock().unwrap_or_else(PoisonError::into_inner);
+                let text = http::get(&address, "/metrics")?.ok_body()?;
+                paces.look(&Scrape::parse(&text)?).with_context(|| format!("at random scrape {count}"))?;
+                count += 1;
+            }
+            Ok(count)
+        };
+        Self { stop, turn, thread: Some(thread::spawn(scrapes)) }
+    }
+
+    fn turn(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.turn)
+    }
+
+    /// Whether it has ended before it was told to: something was wrong.
+    fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Ends it; gives how many scrapes there were, or what was wrong.
+    fn stop(&mut self) -> Result<u32> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().context("it was stopped before")?;
+        thread.join().map_err(|_| anyhow!("the scraper panicked"))?
     }
 }
 

@@ -307,7 +307,7 @@ impl Backend for Board {
             .iter()
             .map(|face| {
                 let stats = face.lock_stats().clone();
-                let calls = (stats.counters.finished, stats.counters.ring_full);
+                let calls = (stats.counters.finished, stats.events_lost());
                 let calls = stats.has_calls().then_some(calls);
                 TargetStatus {
                     pid: face.pid,

@@ -16,7 +16,7 @@ use crate::{
     target::Target,
 };
 
-/// Calls whose names are looked up at one scrape; those of others are unknown. Each takes some ten microseconds.
+/// Calls whose names are looked up at one scrape, the oldest; those of others are unknown. Each takes some ten microseconds.
 const NAMED: usize = 4_096;
 /// No name of a service or method is this long: such a length is not one.
 const LENGTH_MAX: u64 = 1 << 20;
@@ -73,7 +73,7 @@ impl CallsInFlight {
     pub(super) fn read(&self) -> UnderwayCalls {
         let mut calls = UnderwayCalls::default();
         let now_ns = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
-        let mut names_left = NAMED;
+        let mut unread = Vec::new();
         for copy in &self.copies {
             let found = copy.calls.calls();
             if self.has_ended {
@@ -90,23 +90,18 @@ impl CallsInFlight {
                 // The labels of a spec are read at the finish.
                 by_site::NAMES => calls.others += found.len() as u64,
                 by_site::PATH => copy.add_told(found, now_ns, &mut calls),
-                _ => self.add_read(copy, found, now_ns, &mut names_left, &mut calls),
+                _ => unread.extend(found.into_iter().map(|call| (copy, call))),
             }
         }
+        self.add_read(oldest_first(unread), now_ns, &mut calls);
         calls
     }
 
-    /// Adds calls whose names are read where their objects have them.
-    fn add_read(
-        &self,
-        copy: &CopyInFlight,
-        found: Vec<Underway>,
-        now_ns: u64,
-        names_left: &mut usize,
-        calls: &mut UnderwayCalls,
-    ) {
-        for call in found {
-            let memory = self.memory_for_one(names_left);
+    /// Adds calls whose names are read where their objects have them, as long as some may be read.
+    fn add_read(&self, found: Vec<(&CopyInFlight, Underway)>, now_ns: u64, calls: &mut UnderwayCalls) {
+        let mut names_left = NAMED;
+        for (copy, call) in found {
+            let memory = self.memory_for_one(&mut names_left);
             let names = memory.and_then(|memory| names(&copy.recipe, &call, memory));
             // What was read belongs to the call only if it is still the same.
             if names.is_none() || copy.calls.is_underway(&call) {
@@ -142,6 +137,13 @@ impl CopyInFlight {
         let Labels { callee, method, .. } = Labels::decode(&set, &self.names);
         [callee, method]
     }
+}
+
+/// Whoever looks for the names of calls in flight looks for one that hangs: it is older than most, wherever in the table it
+/// lies.
+fn oldest_first<C>(mut calls: Vec<(C, Underway)>) -> Vec<(C, Underway)> {
+    calls.sort_unstable_by_key(|(_, call)| call.start_ns);
+    calls
 }
 
 fn side_of(call: &Underway) -> Side {
@@ -272,6 +274,21 @@ mod tests {
 
     fn method(memory: &Fake, side: u8) -> Option<String> {
         names(&recipe(), &Underway::of(side, 0x1000), memory).map(|names| names[label::METHOD].clone())
+    }
+
+    /// Names are read of so many calls only, in this order.
+    #[test]
+    fn the_oldest_calls_come_first_whichever_copy_has_them() {
+        let call = |start_ns| {
+            let mut call = Underway::of(side::SERVER, start_ns);
+            call.start_ns = start_ns;
+            call
+        };
+        let found =
+            vec![("first", call(30)), ("first", call(20)), ("second", call(10)), ("second", call(40))];
+        let ordered: Vec<_> =
+            oldest_first(found).into_iter().map(|(copy, call)| (copy, call.start_ns)).collect();
+        assert_eq!(ordered, [("second", 10), ("first", 20), ("first", 30), ("second", 40)]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::{Latency, RunConfig, attached::sites, board::Board, prepare::Prepared, watch::Watch};
 use crate::{
-    bpf::{HitCost, Measuring, ProbeLinks, RunTimes},
+    bpf::{BpfError, HitCost, Measuring, ProbeLinks, RunTimes},
     failure::Failure,
     image::CostClass,
     metrics::{OverheadStats, SheddingStats},
@@ -197,6 +197,7 @@ impl Target {
                 level: self.shedding.level(),
                 shed: self.steps[0],
                 restored: self.steps[1],
+                is_exhausted: self.shedding.is_exhausted(),
             }),
         }
     }
@@ -231,6 +232,8 @@ pub(super) struct Overheads {
     goal: Goal,
     /// Run times are being measured, since these were read.
     sample: Option<(Measuring, Vec<Option<Mark>>)>,
+    /// The kernel would not measure the last time.
+    is_refused: bool,
     began: Instant,
     next_look: Instant,
     next_sample: Instant,
@@ -246,6 +249,7 @@ impl Overheads {
             targets: Vec::new(),
             goal,
             sample: None,
+            is_refused: false,
             began: now,
             next_look: now,
             next_sample: now,
@@ -283,7 +287,7 @@ impl Overheads {
         self.end_sample(watches);
         if now >= self.next_sample {
             self.next_sample = now + SAMPLE_EVERY;
-            self.begin_sample(watches);
+            self.begin_sample(Measuring::begin(), watches);
         }
         let is_often = self.goal.budget.is_some() || now - self.began < AT_FIRST;
         let rest = if is_often { Duration::ZERO } else { LATER };
@@ -309,16 +313,17 @@ impl Overheads {
         }
     }
 
-    fn begin_sample(&mut self, watches: &[Watch]) {
-        match Measuring::begin() {
+    /// Where the kernel refuses to measure, what it has said before stands: ratio and budget go by the number of hits, too.
+    fn begin_sample(&mut self, begun: Result<Measuring, BpfError>, watches: &[Watch]) {
+        let was_refused = std::mem::replace(&mut self.is_refused, begun.is_err());
+        match begun {
             Ok(measuring) => self.sample = Some((measuring, watches.iter().map(Mark::of).collect())),
-            Err(error) => {
-                warn!("what the probes cost is no longer known: {error}");
-                self.targets.clear();
-                for watch in watches {
-                    watch.face().lock_stats().overhead = OverheadStats::default();
-                }
+            Err(error) if !was_refused => {
+                warn!(
+                    "what a program takes is not measured anew, the last measure counts until it can be: {error}"
+                );
             }
+            Err(_) => (),
         }
     }
 
@@ -341,7 +346,7 @@ impl Overheads {
         let at = now - self.began;
         for (target, watch) in self.targets.iter_mut().zip(watches) {
             let Some(cpu) = watch.cpu_time() else {
-                watch.face().lock_stats().overhead.ratio = None;
+                forget_ratio(&mut watch.face().lock_stats().overhead);
                 continue;
             };
             let (hits, windowed) = watch.hits();
@@ -354,5 +359,65 @@ impl Overheads {
         if self.targets.iter().any(|target| target.overhead.is_unsampled()) {
             self.next_sample = Instant::now();
         }
+    }
+}
+
+/// The target has ended: it takes nothing any longer. What was given up of it before remains to be seen.
+fn forget_ratio(overhead: &mut OverheadStats) {
+    overhead.ratio = None;
+    if let Some(shedding) = &mut overhead.shedding {
+        shedding.is_exhausted = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> Target {
+        Target {
+            overhead: Overhead::new(PerProbe::default()),
+            ladder: ladder(Latency::Full),
+            shedding: Shedding::new(Duration::ZERO, 3),
+            steps: [2, 1],
+        }
+    }
+
+    fn refusal() -> BpfError {
+        BpfError::Kernel { action: "measure", source: anyhow::anyhow!("busy") }
+    }
+
+    /// The budget would not be kept any longer, and its level not be shown.
+    #[test]
+    fn targets_stay_when_the_kernel_refuses_to_measure() {
+        let now = Instant::now();
+        let goal = Goal { budget: None, latency: Latency::Full, links: ProbeLinks::Best };
+        let mut overheads = Overheads {
+            measuring: None,
+            targets: vec![target()],
+            goal,
+            sample: None,
+            is_refused: false,
+            began: now,
+            next_look: now,
+            next_sample: now,
+        };
+        for _ in 0..2 {
+            overheads.begin_sample(Err(refusal()), &[]);
+            assert!(overheads.is_refused && overheads.sample.is_none());
+            let shown = overheads.targets.first().and_then(|target| target.stats(true).shedding);
+            assert_eq!(shown.map(|shedding| (shedding.shed, shedding.restored)), Some((2, 1)));
+        }
+    }
+
+    #[test]
+    fn a_target_that_has_ended_is_not_over_its_budget() {
+        let mut overhead = target().stats(true);
+        overhead.ratio = Some(0.5);
+        overhead.shedding =
+            overhead.shedding.map(|shedding| SheddingStats { is_exhausted: true, ..shedding });
+        forget_ratio(&mut overhead);
+        assert!(overhead.ratio.is_none());
+        assert_eq!(overhead.shedding.map(|shedding| shedding.is_exhausted), Some(false));
     }
 }

@@ -234,6 +234,7 @@ impl Watch {
         if config.latency != Latency::Full && watch.has_windows() {
             info!("{}: durations are taken of the calls that start in windows of a second", watch.name());
         }
+        watch.say_what_has_no_effect(config);
         Ok(watch)
     }
 
@@ -471,8 +472,34 @@ impl Watch {
     /// Calls counted, and those of them whose duration is not known.
     pub(super) fn summary(&self) -> (u64, u64) {
         let counters = self.face.lock_stats().counters;
-        (counters.finished, counters.unpaired + counters.sampled_out + counters.ring_full)
+        (counters.finished, without_duration(&counters))
     }
+
+    /// Says so where a choice of the user's changes nothing for this target.
+    fn say_what_has_no_effect(&self, config: &RunConfig) {
+        if !self.has_calls() || self.has_windows() {
+            return;
+        }
+        if config.latency != Latency::Full {
+            warn!(
+                "{}: --latency economy changes nothing here: only calls of Kitex can do without a probe at each start",
+                self.name()
+            );
+        }
+        if let Some(budget) = config.overhead_budget {
+            warn!(
+                "{}: nothing can be given up here for --overhead-budget {budget}: only calls of Kitex can do without a \
+                 probe at each start; monitor_target_overhead_ratio tells what watching costs it",
+                self.name()
+            );
+        }
+    }
+}
+
+/// Finished calls that are in no histogram, whatever the reason.
+fn without_duration(counters: &CounterValues) -> u64 {
+    let CounterValues { unpaired, sampled_out, ring_full, ring_full_recorded, clock_set, .. } = counters;
+    unpaired + sampled_out + ring_full + ring_full_recorded + clock_set
 }
 
 /// Where something lies, if that is known.
@@ -515,3 +542,25 @@ fn add_stats(stats: &mut TargetStats, (found, plan): (&Found, &Plan), config: &R
 const GLANCE_EVERY: Duration = Duration::from_millis(500);
 /// How often all is asked that tells whether a target runs.
 const LOOK_CLOSELY_EVERY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_call_without_a_duration_is_in_the_summary_once() {
+        let counters = CounterValues {
+            finished: 100,
+            unpaired: 1,
+            sampled_out: 2,
+            ring_full: 4,
+            ring_full_recorded: 8,
+            clock_set: 16,
+            // Of calls that are unpaired, and of calls that have a duration.
+            ring_full_unpaired: 1,
+            recorded: 32,
+            ..CounterValues::default()
+        };
+        assert_eq!(without_duration(&counters), 31);
+    }
+}

@@ -5,6 +5,7 @@ use std::io;
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 use thiserror::Error;
 
+use super::kernel_release;
 use crate::failure::{advice_on_system, is_out_of_descriptors};
 
 /// Why programs could not be loaded or attached.
@@ -85,14 +86,33 @@ impl BpfError {
             }
             _ => return Self::Kernel { action, source },
         }
-        let missing = crate::target::missing_capabilities();
-        let missing = if missing.is_empty() {
-            "none: is BPF locked down, or filtered by seccomp?".to_owned()
-        } else {
-            missing.join(", ")
-        };
+        let missing = crate::target::missing_capabilities().join(", ");
+        let missing = if missing.is_empty() { with_all_capabilities(&kernel_release()) } else { missing };
         Self::Permission { action, missing }
     }
+}
+
+/// Why a kernel of this release may refuse a process that lacks no capability.
+fn with_all_capabilities(release: &str) -> String {
+    let usual = "none: is BPF locked down, or filtered by seccomp?";
+    // EPERM is what maps and programs get there that pass the limit (`bpf_charge_memlock` in `kernel/bpf/syscall.c`, Linux
+    // 5.10).
+    match version(release) {
+        Some(version) if version < COUNTED_BY_CGROUP => format!(
+            "{usual} Or is RLIMIT_MEMLOCK too low, which limits maps before Linux 5.11? This is {release}, and 5.15 or \
+             later is needed"
+        ),
+        _ => usual.to_owned(),
+    }
+}
+
+/// The first release whose maps count towards the memory of a cgroup, and not towards `RLIMIT_MEMLOCK`.
+const COUNTED_BY_CGROUP: (u32, u32) = (5, 11);
+
+/// The first two numbers of a kernel's release, such as `5.10.0-21-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// An error and what caused it. Some errors repeat their causes, or are nothing but their cause.
@@ -133,7 +153,20 @@ fn program_code(error: &ProgramError) -> Option<i32> {
 mod tests {
     use anyhow::anyhow;
 
-    use super::in_words;
+    use super::{in_words, with_all_capabilities};
+
+    #[test]
+    fn what_limits_maps_on_old_kernels_is_named_there_alone() {
+        for old in ["5.10.0-21-amd64", "5.4.277", "4.19.0", "3.10.0-1160.el7.x86_64", "5.10-rc1"] {
+            let text = with_all_capabilities(old);
+            assert!(text.contains("RLIMIT_MEMLOCK") && text.contains("seccomp"), "{text}");
+            assert!(text.contains(&format!("This is {old}, and 5.15 or later is needed")), "{text}");
+        }
+        for new in ["5.11.0", "5.15.189", "6.18.44-fc-v669", "10.0", "", "unknown"] {
+            let text = with_all_capabilities(new);
+            assert_eq!(text, "none: is BPF locked down, or filtered by seccomp?", "{new}");
+        }
+    }
 
     #[test]
     fn every_cause_is_said_once() {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -19,6 +20,8 @@ use super::{
 
 /// Words of a bucket of the table.
 const BUCKET_WORDS: usize = size_of::<Bucket>() / 8;
+/// Steps of a walk through a small spill map, at most.
+const SPILL_STEPS_MIN: usize = 1_024;
 
 /// The calls in flight of one copy of a framework. Shared: a scrape looks at them while the pipeline drains.
 pub struct InFlight {
@@ -27,6 +30,8 @@ pub struct InFlight {
     spill: Mutex<HashMap<MapData, u64, Spilled>>,
     label_sets: Arc<LabelSets>,
     buckets: usize,
+    /// Steps of a walk through the spill map, at most.
+    spill_steps: usize,
     /// Places of the table whose calls were too old at the last look, with their starts.
     old: Mutex<HashSet<(usize, u64)>>,
 }
@@ -70,6 +75,7 @@ impl InFlight {
             spill: Mutex::new(take_hash(object, name::SPILL)?),
             label_sets,
             buckets,
+            spill_steps: SPILL_STEPS_MIN.max(buckets * WAYS),
             old: Mutex::default(),
         })
     }
@@ -80,7 +86,7 @@ impl InFlight {
         let places = (0..self.buckets).flat_map(|bucket| (0..WAYS).map(move |way| (bucket, way)));
         let mut calls: Vec<_> = places.filter_map(|(bucket, way)| self.call_at(bucket, way)).collect();
         let spill = self.spill.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.extend(spill.iter().filter_map(Result::ok).map(|(key, call)| Underway {
+        calls.extend(self.spilled(&spill).into_iter().map(|(key, call)| Underway {
             side: side_of(key),
             start_ns: call.start_ns,
             // The other keys may be those of nested calls.
@@ -164,14 +170,26 @@ impl InFlight {
 
     fn forget_spilled(&self, oldest_ns: u64) -> u64 {
         let mut spill = self.spill.lock().unwrap_or_else(PoisonError::into_inner);
-        let old: Vec<u64> = spill
-            .iter()
-            .filter_map(Result::ok)
+        let old: Vec<u64> = self
+            .spilled(&spill)
+            .into_iter()
             .filter(|(_, call)| call.start_ns < oldest_ns)
             .map(|(key, _)| key)
             .collect();
         old.into_iter().filter(|key| spill.remove(key).is_ok()).count() as u64
     }
+
+    /// The calls that found no place in their buckets.
+    fn spilled(&self, spill: &HashMap<MapData, u64, Spilled>) -> Vec<(u64, Spilled)> {
+        each_once(spill.iter().take(self.spill_steps).filter_map(Result::ok))
+    }
+}
+
+/// What a walk through a hash map of the kernel's meets, each key once: where the entry that it has come to is taken out
+/// meanwhile, it begins again. So the steps must be bounded, too, or a busy map would keep it going.
+fn each_once<K: Copy + Eq + Hash, V>(walk: impl Iterator<Item = (K, V)>) -> Vec<(K, V)> {
+    let mut met = HashSet::new();
+    walk.filter(|(key, _)| met.insert(*key)).collect()
 }
 
 /// What is below the start in a word of the table.
@@ -196,4 +214,16 @@ pub fn monotonic() -> Duration {
     // SAFETY: writes to the timespec only, and can't fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::each_once;
+
+    #[test]
+    fn a_walk_that_begins_again_meets_each_key_once() {
+        // The entry under 3 was taken out while the walk was there.
+        let walk = [(1, 'a'), (2, 'b'), (3, 'c'), (1, 'a'), (2, 'z'), (4, 'd')];
+        assert_eq!(each_once(walk.into_iter()), [(1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')]);
+    }
 }

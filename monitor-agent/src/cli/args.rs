@@ -416,25 +416,34 @@ impl RunArguments {
                 "--capture.slow keeps calls, and --metrics {metrics} wants none: add kitex or grpc"
             ));
         }
-        if metrics.wants_calls() || !self.specs.is_empty() {
-            return Ok(());
-        }
-        if self.events_socket.is_some() {
+        if self.events_socket.is_some() && !metrics.wants_calls() && self.specs.is_empty() {
             return usage(format!(
                 "--events.socket tells of calls, and --metrics {metrics} wants none: add kitex or grpc"
             ));
         }
-        if self.latency == LatencyMode::Economy {
-            return usage(format!(
-                "--latency economy is for calls, and --metrics {metrics} wants none: leave it out, or add kitex"
-            ));
+        self.refuse_where_nothing_is_sampled(metrics)
+    }
+
+    /// Only calls of Kitex can do without a probe at each start: those of gRPC-Go are counted by it, and operations of specs
+    /// timed.
+    fn refuse_where_nothing_is_sampled(&self, metrics: &Selection) -> Result<(), Failure> {
+        let sampled = if self.latency == LatencyMode::Economy {
+            "--latency economy".to_owned()
+        } else if let Some(budget) = self.overhead_budget {
+            format!("--overhead-budget {budget}")
+        } else {
+            return Ok(());
+        };
+        if [Family::Kitex, Family::Otel].into_iter().any(|family| metrics.contains(family)) {
+            return Ok(());
         }
-        if let Some(budget) = self.overhead_budget {
-            return usage(format!(
-                "--overhead-budget {budget} is for probes, and --metrics {metrics} wants none: leave it out, or add kitex"
-            ));
-        }
-        Ok(())
+        Err(Failure::new(
+            Kind::Usage,
+            format!(
+                "{sampled} takes durations of fewer calls of Kitex, and --metrics {metrics} wants no such calls: leave it \
+                 out, or add kitex"
+            ),
+        ))
     }
 
     /// The validated meaning. Nothing is touched by this.

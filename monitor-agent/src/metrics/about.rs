@@ -95,6 +95,27 @@ impl TargetStats {
     pub fn has_calls(&self) -> bool {
         !self.frameworks.is_empty()
     }
+
+    /// All that `monitor_events_lost_total` shows, by reason.
+    fn losses(&self) -> [(&'static str, u64); 7] {
+        let counters = &self.counters;
+        let ring_full = counters.ring_full + counters.ring_full_unpaired + counters.ring_full_recorded;
+        [
+            ("ring_full", ring_full),
+            ("clock_set", counters.clock_set),
+            ("finish_unknown_type", counters.finishes_unknown_type),
+            ("label_table_failed", counters.finishes_lost + counters.finishes_lost_unpaired),
+            ("size_unreadable", counters.sizes_unread),
+            ("message", counters.messages_lost),
+            ("start_label_table_failed", counters.starts_lost),
+        ]
+    }
+
+    /// What was lost of its calls, whatever the reason.
+    #[must_use]
+    pub fn events_lost(&self) -> u64 {
+        self.losses().iter().map(|(_, count)| count).sum()
+    }
 }
 
 /// One framework in a target.
@@ -317,27 +338,7 @@ const PER_TARGET: &[PerTarget] = &[
                call missing in the throughput; ring_full and clock_set lose a duration, size_unreadable a call's bytes, \
                message a stream's message, start_label_table_failed a start under its labels.",
         label: "reason",
-        values: |target| {
-            vec![
-                (
-                    "ring_full",
-                    float(
-                        target.counters.ring_full
-                            + target.counters.ring_full_unpaired
-                            + target.counters.ring_full_recorded,
-                    ),
-                ),
-                ("clock_set", float(target.counters.clock_set)),
-                ("finish_unknown_type", float(target.counters.finishes_unknown_type)),
-                (
-                    "label_table_failed",
-                    float(target.counters.finishes_lost + target.counters.finishes_lost_unpaired),
-                ),
-                ("size_unreadable", float(target.counters.sizes_unread)),
-                ("message", float(target.counters.messages_lost)),
-                ("start_label_table_failed", float(target.counters.starts_lost)),
-            ]
-        },
+        values: |target| target.losses().map(|(reason, count)| (reason, float(count))).to_vec(),
     },
     PerTarget {
         gauge: false,
@@ -518,4 +519,28 @@ fn about_types(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
         }
     }
     hits.finish(families);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the page shows is what the metric shows: nothing that was lost is left out.
+    #[test]
+    fn whatever_is_lost_is_in_the_sum() {
+        let counters = CounterValues {
+            ring_full: 1,
+            ring_full_unpaired: 2,
+            ring_full_recorded: 4,
+            clock_set: 8,
+            finishes_unknown_type: 16,
+            finishes_lost: 32,
+            finishes_lost_unpaired: 64,
+            sizes_unread: 128,
+            messages_lost: 256,
+            starts_lost: 512,
+            ..CounterValues::default()
+        };
+        assert_eq!(TargetStats { counters, ..TargetStats::default() }.events_lost(), 1_023);
+    }
 }

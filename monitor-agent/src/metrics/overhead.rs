@@ -24,6 +24,8 @@ pub struct SheddingStats {
     pub shed: u64,
     /// Steps up so far.
     pub restored: u64,
+    /// The budget is passed with nothing left to give up.
+    pub is_exhausted: bool,
 }
 
 /// What is known of all targets alike.
@@ -67,6 +69,10 @@ pub(super) fn overhead<'a>(
         "monitor_shed_level",
         "How much detail is left out to keep the budget: 0 for none, 3 for all durations.",
     );
+    let mut exhausted = FamilyBuilder::gauge(
+        "monitor_budget_exhausted",
+        "1 while the probes take more than the budget with nothing left to give up, else 0.",
+    );
     let mut steps = FamilyBuilder::counter("monitor_shed_steps_total", "Changes of the level, by direction.");
     for (pid, stats) in targets {
         let pid = pid.to_string();
@@ -79,10 +85,11 @@ pub(super) fn overhead<'a>(
         }
         let Some(shedding) = stats.shedding else { continue };
         level.push(&[target], float(shedding.level as u64));
+        exhausted.push(&[target], if shedding.is_exhausted { 1.0 } else { 0.0 });
         steps.push(&[target, ("direction", "shed")], float(shedding.shed));
         steps.push(&[target, ("direction", "restored")], float(shedding.restored));
     }
-    for family in [hits, budget, ratio, runs, level, steps] {
+    for family in [hits, budget, ratio, runs, level, exhausted, steps] {
         family.finish(families);
     }
 }

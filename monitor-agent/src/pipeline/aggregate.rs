@@ -59,7 +59,7 @@ pub struct CounterValues {
     pub repeated: u64,
     /// Starts that were forgotten because they were too old.
     pub aged: u64,
-    /// Records that arrived of calls whose start was seen.
+    /// Records that arrived of calls whose start was seen by a probe.
     pub records_timed: u64,
     /// Records without one that arrived.
     pub records_unpaired: u64,
@@ -204,6 +204,8 @@ pub struct Aggregate {
     waiting: [u64; 2],
     aged: u64,
     recorded: u64,
+    /// The call that is handed over next has recorded its start itself.
+    is_recorded: bool,
     /// Calls of clients, and of servers, whose recorded start means nothing.
     clock_set: [u64; 2],
 }
@@ -239,6 +241,7 @@ impl Aggregate {
             waiting: [0; 2],
             aged: 0,
             recorded: 0,
+            is_recorded: false,
             clock_set: [0; 2],
         }
     }
@@ -270,9 +273,10 @@ impl Aggregate {
         self.aged += calls;
     }
 
-    /// Takes note that a finished call has recorded its start itself: it has a duration, or else the clock was set
-    /// meanwhile.
+    /// Takes note that the call that is handed over next has recorded its start itself: it has a duration, or else the clock
+    /// was set meanwhile.
     pub fn recorded(&mut self, side: Side, has_duration: bool) {
+        self.is_recorded = true;
         if has_duration {
             self.recorded += 1;
         } else {
@@ -387,7 +391,7 @@ impl Aggregate {
             starts_lost: counter(Counter::StartLabelLost),
             repeated: counter(Counter::FinishRepeated),
             aged: self.aged,
-            records_timed: self.records_timed - self.recorded,
+            records_timed: self.records_timed,
             records_unpaired: self.records_unpaired,
             label_sets: self.label_sets,
             finished: client.finished + server.finished,
@@ -404,11 +408,12 @@ fn of_side(side: Side) -> usize {
 
 impl Tracer for Aggregate {
     fn finish(&mut self, call: &FinishedCall<'_>) {
+        let is_recorded = std::mem::take(&mut self.is_recorded);
         let Some(duration) = call.duration else {
             self.records_unpaired += 1;
             return;
         };
-        self.records_timed += 1;
+        self.records_timed += u64::from(!is_recorded);
         let place = self.change(call.label_set, call.labels);
         self.sums[of_side(self.sides[place])].timed += 1;
         self.durations.record(place, u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
@@ -488,6 +493,21 @@ mod tests {
         assert_eq!(snapshot.series[0].total, 1);
         assert_eq!(snapshot.series[0].histogram.count(), 0);
         assert_eq!(snapshot.counters.records_unpaired, 1);
+    }
+
+    /// Both terms of the account are counted: neither is what the other leaves of a sum.
+    #[test]
+    fn calls_that_recorded_their_start_are_not_timed_by_probes() {
+        let mut aggregate = Aggregate::new(Arc::default());
+        aggregate.recorded(Side::Server, true);
+        assert_eq!(aggregate.changes(&|_, _| 0).counters.records_timed, 0);
+        finish(&mut aggregate, 0, Some(1_000));
+        aggregate.recorded(Side::Server, false);
+        finish(&mut aggregate, 0, None);
+        finish(&mut aggregate, 0, Some(1_000));
+        let counters = aggregate.changes(&|_, _| 0).counters;
+        let timed = counters.client.timed + counters.server.timed;
+        assert_eq!((counters.records_timed, counters.recorded, counters.clock_set, timed), (1, 1, 1, 2));
     }
 
     #[test]

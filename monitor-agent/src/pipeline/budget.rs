@@ -110,6 +110,12 @@ impl Shedding {
         self.level
     }
 
+    /// Whether the probes take more than the budget with all shed that can be.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.exhausted
+    }
+
     /// Decides by what the probes take, or would take, at each level: parts of the target's CPU time.
     pub fn look(&mut self, now: Duration, budget: Budget, ratio_at: impl Fn(usize) -> f64) -> Option<Step> {
         if ratio_at(self.level) > budget.ratio() {
@@ -218,8 +224,11 @@ mod tests {
         };
         let mut shedding = Shedding::new(at(0), 3);
         assert_eq!(steps(&mut shedding, 0..60, 0.04), [Step::Shed(3), Step::Exhausted]);
+        assert!(shedding.is_exhausted());
         assert_eq!(steps(&mut shedding, 60..62, 0.0045), []);
+        assert!(!shedding.is_exhausted());
         assert_eq!(steps(&mut shedding, 62..90, 0.04), [Step::Exhausted]);
+        assert!(shedding.is_exhausted());
         // Of some targets there is nothing to shed.
         let mut shedding = Shedding::new(at(0), 0);
         assert_eq!(steps(&mut shedding, 0..60, 0.04), [Step::Exhausted]);

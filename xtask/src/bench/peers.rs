@@ -41,6 +41,14 @@ impl FromStr for Peer {
     }
 }
 
+impl Peer {
+    /// As the shell takes it for an argument.
+    pub(super) fn quoted(&self) -> String {
+        let given = format!("{}={}", self.name, self.command);
+        format!("'{}'", given.replace('\'', r"'\''"))
+    }
+}
+
 /// A peer that runs. It is ended when dropped, with all that it has started.
 pub(super) struct Running {
     child: Child,
@@ -124,6 +132,14 @@ mod tests {
                 && "=x".parse::<Peer>().is_err()
                 && "obi= ".parse::<Peer>().is_err()
         );
+    }
+
+    #[test]
+    fn a_quoted_peer_is_what_was_given() {
+        let given = r#"obi=OBI="a 'b'" obi --pid {pid} $HOME"#;
+        let quoted = given.parse::<Peer>().unwrap().quoted();
+        let echoed = std::process::Command::new("sh").arg("-c").arg(format!("printf %s {quoted}")).output();
+        assert_eq!(String::from_utf8(echoed.unwrap().stdout).unwrap(), given);
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub(super) struct Setting {
     pub(super) command: String,
     /// The day.
     pub(super) date: String,
+    /// The commit of the code; empty in what was written before that was noted.
+    #[serde(default)]
+    pub(super) commit: String,
     /// The machine in one line.
     pub(super) machine: String,
     /// Releases of what was measured.
@@ -48,9 +51,9 @@ pub(super) struct Setting {
 
 impl Setting {
     fn sentence(&self) -> String {
-        let Self { command, date, machine, versions, others, steal } = self;
+        let Self { command, date, commit, machine, versions, others, steal } = self;
         format!(
-            "Written by `{command}` on {date}: {versions}; on {machine}, of which other processes used {:.1} % \
+            "Written by `{command}` on {date}, at commit {commit}: {versions}; on {machine}, of which other processes used {:.1} % \
              meanwhile and the hypervisor took {:.1} %.",
             others * 100.0,
             steal * 100.0
@@ -169,6 +172,23 @@ mod tests {
         let mut numbers = Numbers::default();
         numbers.add(&section, &Setting::default());
         numbers
+    }
+
+    #[test]
+    fn who_reads_a_block_sees_which_code_was_measured_and_how() {
+        let setting = Setting {
+            command: "cargo xtask bench --write".to_owned(),
+            date: "2026-11-27".to_owned(),
+            commit: "abc1234".to_owned(),
+            ..Setting::default()
+        };
+        let text = setting.sentence();
+        let expected = "Written by `cargo xtask bench --write` on 2026-11-27, at commit abc1234: ";
+        assert!(text.starts_with(expected), "{text}");
+        // What was written before commits were noted can be read.
+        let mut old = serde_json::to_value(&setting).unwrap();
+        old.as_object_mut().unwrap().remove("commit");
+        assert_eq!(serde_json::from_value::<Setting>(old).unwrap().commit, "");
     }
 
     #[test]

@@ -179,7 +179,7 @@ pub(super) fn measure(cores: Cores, seconds: u32, rounds: u32, which: &[Which]) 
     }
     if is_wanted(Which::Shared) {
         let mut shared = sweep.start(&vec![executable.clone(); 50])?;
-        sweep.flat(&mut found, SHARED_EXECUTABLE, &mut shared, &in_all, rounds.div_ceil(2))?;
+        sweep.flat(&mut found, SHARED_EXECUTABLE, &mut shared, &in_all, rounds)?;
     }
 
     if is_wanted(Which::Size) {
