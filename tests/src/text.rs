@@ -107,6 +107,20 @@ impl Sites {
     }
 }
 
+/// How many of these offsets of its executable, which are all of code, a process has other bytes at than the file.
+pub fn changed_at(pid: u32, offsets: &[u64]) -> Result<usize> {
+    let file = File::open(format!("/proc/{pid}/exe"))?;
+    let memory = File::open(format!("/proc/{pid}/mem"))?;
+    let mut changed = 0;
+    for offset in offsets {
+        let (mut original, mut found) = ([0; BYTES], [0; BYTES]);
+        file.read_exact_at(&mut original, *offset)?;
+        memory.read_exact_at(&mut found, address_of(pid, *offset)?)?;
+        changed += usize::from(found != original);
+    }
+    Ok(changed)
+}
+
 /// The sites that `inspect` tells of a process, but for those that nobody asks for.
 fn inspected(pid: u32) -> Result<Vec<Value>> {
     let pid = pid.to_string();

@@ -1,21 +1,23 @@
 //! The life of a run: how it begins, how it ends, and what becomes of targets that end first.
 
 use std::{
-    net::TcpListener,
+    fs,
+    net::{TcpListener, UdpSocket},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
-    agent::{Agent, run_to_end},
+    agent::{Agent, executable, run_to_end},
     chain::{Chain, check_calls},
     kernel::BpfObjects,
     process::Process,
     scrape::Scrape,
     tally::{DEFAULT_LABELS, Tally},
     targets::{Flavour, Program},
-    text::Sites,
+    text::{Sites, changed_at},
 };
 
 /// What SIGTERM and SIGINT may take.
@@ -75,6 +77,38 @@ fn a_signal_ends_it_within_two_seconds() -> Result<()> {
     }
     ensure!(chain.client.command("pause")?["calls"].as_u64() > Some(1_000), "that was no load");
     chain.settle()
+}
+
+#[test]
+fn a_signal_ends_it_while_a_name_is_looked_up() -> Result<()> {
+    // A name server that hears and says nothing, for this agent only.
+    let silent = UdpSocket::bind("127.0.9.9:53")?;
+    silent.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let servers = std::env::temp_dir().join(format!("monitor-life-{}", std::process::id()));
+    fs::write(&servers, "nameserver 127.0.9.9\n")?;
+    let script = r#"mount --bind "$1" /etc/resolv.conf
+        exec "$0" run --pid "$2" --web.listen-address agent.example:0"#;
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-ec", script]).arg(executable()?).arg(&servers);
+    let mut agent = command.arg(std::process::id().to_string()).spawn()?;
+    let asked = silent.recv_from(&mut [0; 512]);
+    let begin = Instant::now();
+    // SAFETY: kill touches no memory of this process; the child has not been waited for.
+    let sent = unsafe { libc::kill(libc::pid_t::try_from(agent.id())?, libc::SIGTERM) };
+    while agent.try_wait()?.is_none() && begin.elapsed() < END_WITHIN {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let ended = agent.try_wait()?;
+    if ended.is_none() {
+        agent.kill()?;
+        agent.wait()?;
+    }
+    fs::remove_file(&servers)?;
+    asked.context("the name is not looked up")?;
+    ensure!(sent == 0, "the signal can't be sent");
+    let status = ended.context("the signal is not heeded")?;
+    ensure!(status.code() == Some(0), "{status}");
+    Ok(())
 }
 
 #[test]
@@ -262,6 +296,42 @@ fn a_target_that_ends_while_it_is_attached_to() -> Result<()> {
     }
     ensure!(refused >= 2, "only {refused} ended while they were attached to");
     BpfObjects::wait_until_back(&before, Duration::from_secs(10))
+}
+
+/// In the other program there may be the middle of an instruction where the first has a site.
+#[test]
+fn a_target_that_becomes_another_program_while_it_is_attached_to() -> Result<()> {
+    let becomes = Program::Grpc.build(Flavour::Default)?.display().to_string();
+    let mut refused = 0;
+    for wait_ms in (0..320).step_by(20) {
+        let mut target = Process::kitex(&["server"])?;
+        let offsets: Vec<_> = Sites::of(target.pid())?.offsets().map(|(_, offset)| offset).collect();
+        let mut agent = Agent::start(&[target.pid()], &["--linger", "0"])?;
+        thread::sleep(Duration::from_millis(wait_ms));
+        target.command(&format!("exec {becomes}"))?;
+        target.answer(Duration::from_secs(5))?;
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(500) {
+            let changed = changed_at(target.pid(), &offsets)?;
+            ensure!(
+                changed == 0,
+                "{changed} probes in the other program after {wait_ms} ms: {}",
+                agent.log()
+            );
+        }
+        // It may have been ready before, or have met the other program from the beginning.
+        if gets_ready(&agent) {
+            agent.terminate()?;
+            continue;
+        }
+        let status = agent.wait(Duration::from_secs(5))?;
+        let log = agent.log();
+        ensure!([Some(0), Some(3)].contains(&status.code()), "after {wait_ms} ms: {status}\n{log}");
+        refused += usize::from(log.contains("has started another program"));
+        ensure!(target.is_running()?, "the other program has ended");
+    }
+    ensure!(refused >= 2, "only {refused} became another program while they were attached to");
+    Ok(())
 }
 
 #[test]

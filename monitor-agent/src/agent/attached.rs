@@ -156,7 +156,7 @@ impl Attached {
                 place.name, found.name, found.version
             );
         }
-        let probes = Probes::new(programs, Arc::clone(maps.sampling()), place, starts_by_turns(plan))?;
+        let probes = Probes::new(programs, Arc::clone(maps.sampling()), place, starts_by_turns(plan));
         Ok(Self {
             probes: Some(probes),
             logger,
@@ -240,8 +240,14 @@ impl Attached {
         let Self { maps, labels, aggregate, names, waiting, .. } = self;
         let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), names);
         for number in maps.label_sets() {
+            let (total, extras) = (maps.total(number), maps.extras(number));
+            // A number is given out before the set is written, and something is counted under it only afterwards. What is
+            // decoded is kept for good.
+            if total == 0 && extras.iter().all(|extra| *extra == 0) {
+                continue;
+            }
             let labels = labels.get(number, || decode(maps, number));
-            aggregate.total(number, labels, maps.total(number), maps.extras(number));
+            aggregate.total(number, labels, total, extras);
         }
         // Calls that were counted after the last record was taken out, and before the totals were read.
         maps.drain(LATE, |record, more| waiting.push((record, more)));
@@ -458,7 +464,7 @@ fn attach_sites(programs: &mut Programs, place: &Place, sites: &[&Site]) -> Resu
     for of_role in sites.chunk_by(|one, next| one.role == next.role) {
         let Some(first) = of_role.first() else { continue };
         let offsets: Vec<u64> = of_role.iter().map(|site| site.file_offset).collect();
-        let attached = programs.attach(first.role, &target.exe(), target.pid(), &offsets);
+        let attached = programs.attach(first.role, &place.executable.file, target.pid(), &offsets);
         // A process that ends in the middle makes the kernel's error misleading.
         attached.map_err(|error| still_running(target).err().unwrap_or_else(|| error.into()))?;
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
     sync::Arc,
 };
 
@@ -27,6 +28,9 @@ const WITHOUT_CALLS: &str = "`run --metrics go,process` gives its Go runtime and
 
 /// An executable and all that is known about it. Targets that run the same file share one.
 pub(super) struct Executable {
+    /// What is probed: the path of a process may come to mean another file, and what is at the same place in that one may be
+    /// the middle of an instruction.
+    pub(super) file: Arc<File>,
     pub(super) image: Image,
     pub(super) inspection: Inspection,
 }
@@ -59,8 +63,9 @@ pub(super) fn prepare(config: &RunConfig) -> Result<Vec<Prepared>, Failure> {
 fn executable(target: &Target, config: &RunConfig) -> Result<Executable, Failure> {
     let RunConfig { metrics, specs, .. } = config;
     let name = describe(target);
-    let file = target.open_exe()?;
-    let image = Image::parse(Box::new(file)).map_err(|error| Failure::of_image(&name, &error))?;
+    let file = Arc::new(target.open_exe()?);
+    let image =
+        Image::parse(Box::new(Arc::clone(&file))).map_err(|error| Failure::of_image(&name, &error))?;
     let inspection = match (metrics.wants_calls(), specs.is_empty()) {
         (true, _) => Inspection::of(&image, specs),
         (false, false) => Inspection::of_specs(&image, specs),
@@ -77,7 +82,7 @@ fn executable(target: &Target, config: &RunConfig) -> Result<Executable, Failure
     if config.sites == SiteChoosing::Naive {
         inspection.choose_naive_sites();
     }
-    Ok(Executable { image, inspection })
+    Ok(Executable { file, image, inspection })
 }
 
 /// Refuses a spec that can't be used in any of the targets. In those among several where it can't a warning does.

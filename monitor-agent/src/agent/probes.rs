@@ -7,8 +7,6 @@ use std::{
     fs::File,
     hash::{BuildHasher as _, RandomState},
     ops::Range,
-    os::fd::AsRawFd as _,
-    path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -20,7 +18,7 @@ use super::attached::Place;
 use crate::{
     bpf::{BpfError, Programs, Sampling},
     plan::Role,
-    target::{Liveness, TargetError},
+    target::Liveness,
 };
 
 /// How long a window is, at least: it ends when the target is next looked after.
@@ -70,7 +68,6 @@ pub(super) struct Probes {
 /// What it takes to put the probes at the starts back.
 #[derive(Clone)]
 struct Starts {
-    /// Held open: the path of a process that has ended may come to mean another file.
     exe: Arc<File>,
     pid: u32,
     /// Offsets in the file.
@@ -96,19 +93,15 @@ struct Returned {
 impl Probes {
     /// Takes over programs whose probes are all in place. Those at the `starts` are taken away now and then if the latency
     /// is to be sampled; without any they never are.
-    pub(super) fn new(
-        programs: Programs,
-        sampling: Arc<Sampling>,
-        place: &Place,
-        starts: Vec<u64>,
-    ) -> Result<Self, TargetError> {
+    pub(super) fn new(programs: Programs, sampling: Arc<Sampling>, place: &Place, starts: Vec<u64>) -> Self {
         let starts = if starts.is_empty() {
             None
         } else {
-            Some(Starts { exe: Arc::new(place.target.open_exe()?), pid: place.target.pid(), offsets: starts })
+            let exe = Arc::clone(&place.executable.file);
+            Some(Starts { exe, pid: place.target.pid(), offsets: starts })
         };
         let watched = (Duration::ZERO, Instant::now());
-        Ok(Self { hands: Hands::Held(programs), sampling, starts, is_open: true, watched, schedule: None })
+        Self { hands: Hands::Held(programs), sampling, starts, is_open: true, watched, schedule: None }
     }
 
     /// The programs, unless a thread has them.
@@ -209,8 +202,7 @@ impl Drop for Probes {
 impl Starts {
     /// Opens a window, or leaves it closed as a whole.
     fn put_in_place(&self, mut programs: Programs, sampling: &Sampling) -> Returned {
-        let exe = PathBuf::from(format!("/proc/self/fd/{}", self.exe.as_raw_fd()));
-        let failure = programs.attach(Role::Start, &exe, self.pid, &self.offsets).err();
+        let failure = programs.attach(Role::Start, &self.exe, self.pid, &self.offsets).err();
         if failure.is_some() {
             programs.detach_starts();
         } else {

@@ -1,6 +1,10 @@
 //! Loading the object for one target, attaching its programs, detaching them.
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::{
+    fs::File,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::PathBuf,
+};
 
 use aya::{EbpfError, util::nr_cpus};
 use monitor_ebpf::{COUNTERS, Native, PageTables, Recipe, WAYS, extra, name, word};
@@ -148,11 +152,13 @@ impl Programs {
         Ok(Self { object, links: Vec::new(), sizes, native: recipe.native })
     }
 
-    /// Puts the program of a role at these offsets of the executable `exe`, for process `pid` only.
+    /// Puts the program of a role at these offsets of an executable, for process `pid` only. The file is what is probed, whatever
+    /// the process runs by then.
     ///
     /// Finish sites must be attached before start sites, so that no start is seen whose finish is not.
-    pub fn attach(&mut self, role: Role, exe: &Path, pid: u32, file_offsets: &[u64]) -> Result<(), BpfError> {
-        let links = self.object.attach(program_name(&self.native, role), exe, pid, file_offsets);
+    pub fn attach(&mut self, role: Role, exe: &File, pid: u32, file_offsets: &[u64]) -> Result<(), BpfError> {
+        let path = PathBuf::from(format!("/proc/self/fd/{}", exe.as_raw_fd()));
+        let links = self.object.attach(program_name(&self.native, role), &path, pid, file_offsets);
         let links = links.map_err(|error| BpfError::from_io("attach a uprobe", error))?;
         self.links.extend(links.into_iter().map(|link| (role, link)));
         Ok(())

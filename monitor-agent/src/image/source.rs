@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// Bytes that can be read at any offset: an open file, or memory.
 ///
@@ -27,6 +28,16 @@ impl Source for File {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.read_exact_at(buf, offset)
+    }
+}
+
+impl Source for Arc<File> {
+    fn len(&self) -> u64 {
+        Source::len(&**self)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        Source::read_at(&**self, offset, buf)
     }
 }
 
