@@ -20,7 +20,9 @@ use monitor_ebpf::{LABELS, LabelSet, TEXT_BYTES};
 
 use crate::{
     frameworks,
-    image::{GoVersion, Image, Kind, Source, Type, go_entry_site, native_entry_site, tested_call},
+    image::{
+        GoVersion, Image, Kind, Source, Type, WantedError, go_entry_site, native_entry_site, tested_call,
+    },
     pipeline::{Executable, Framework, Labels},
     plan::{Inspection, Wanted},
     specs::{FILE_MAX, SpecError, Specs, read},
@@ -124,8 +126,13 @@ pub fn dwarf(data: &[u8]) {
 pub fn code(data: &[u8]) {
     let Some((entry, code)) = data.split_first_chunk() else { return };
     let entry = u64::from_le_bytes(*entry);
-    let tested = tested_call(code, entry, entry).map(|tested| tested.site);
-    for site in [go_entry_site(code, entry), native_entry_site(code, entry), tested].into_iter().flatten() {
+    let tested = |error, kept, only_errors| {
+        let wanted = WantedError { error, kept, only_errors };
+        tested_call(code, entry, entry, wanted).map(|tested| tested.site)
+    };
+    let tested = [tested(1, 0, false), tested(0, 3, true)];
+    let entries = [go_entry_site(code, entry), native_entry_site(code, entry)];
+    for site in entries.into_iter().chain(tested).flatten() {
         let start = usize::try_from(site.offset).expect("an offset in the function");
         assert_eq!(code.get(start..start + site.bytes.len()), Some(&*site.bytes));
     }
@@ -212,10 +219,11 @@ fn native_plan(image: &Image) {
     }
 }
 
-/// A user's spec: an error with a place in it, or a plan or a refusal for a program with Kitex in it. The same text as a
-/// framework's file: the same error, or what it says.
+/// A user's spec: an error with a place in it, or a plan or a refusal for a program with Kitex in it, or for one that Go has
+/// not built. The same text as a framework's file: the same error, or what it says.
 pub fn spec(data: &[u8]) {
     const PROGRAM: &[u8] = include_bytes!("../../fuzz/seeds/files/3");
+    const NATIVE: &[u8] = include_bytes!("../../fuzz/seeds/native/0");
     let Ok(text) = str::from_utf8(data) else { return };
     if let Err(error) = frameworks::read("framework.toml", text) {
         check_place(text, &error);
@@ -224,9 +232,9 @@ pub fn spec(data: &[u8]) {
         Ok(spec) => spec,
         Err(error) => return check_place(text, &error),
     };
-    let Some(image) = parse(PROGRAM) else { return };
+    let Some(image) = parse(if spec.is_native() { NATIVE } else { PROGRAM }) else { return };
     let specs = Specs::of(vec![spec]).expect("one goes with itself");
-    for found in Inspection::of_specs(&image, &specs).expect("a Go program").frameworks {
+    for found in Inspection::of_specs(&image, &specs).expect("a program").frameworks {
         match found.plan {
             Ok(plan) => assert!(plan.recipe(0, Wanted::ALL).is_ok_and(|recipe| recipe.by_site != 0)),
             Err(refusal) => assert!(!refusal.to_string().is_empty()),

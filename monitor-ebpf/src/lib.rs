@@ -21,7 +21,7 @@ pub use counter::{COUNTERS, COUNTERS_OF_SIDE, Counter};
 pub use native::{Native, NativeText, form, moment, word};
 pub use page_tables::{PROOF_WORDS, PageTables, Proof, patched};
 pub use recipe::{
-    ALIASES, ANY_SITE, ARGUMENT, CodeRange, FINISH_SITES, GATES, INTERIM_RANGES, KeyKind, MAX_SHAPES,
+    ALIASES, ANY_SITE, ARGUMENT, CodeRange, FINISH_SITES, GATES, Given, INTERIM_RANGES, KeyKind, MAX_SHAPES,
     MAX_WINDOWS, MESSAGE_SITES, Messages, NO_FIELD, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, Recorded, Register,
     SCRATCH_BYTES, Shape, Sited, TagMap, Test, TestOp, Window, by_site, event, outcome, policy, size,
     window_flag, window_use,

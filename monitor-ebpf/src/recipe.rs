@@ -143,7 +143,7 @@ pub mod outcome {
     pub const NONE: u8 = 0;
     /// It has failed if there is an error.
     pub const ERROR: u8 = 1;
-    /// A number in the register of the error.
+    /// A number in the register of the error, of so many bytes as [`Sited::number_width`](super::Sited::number_width) says.
     pub const NUMBER: u8 = 2;
 }
 
@@ -332,15 +332,35 @@ pub struct Sited {
     pub interim: [CodeRange; INTERIM_RANGES],
     /// A value of [`outcome`], where labels are names.
     pub outcome: u8,
-    /// How many bytes of the number lie at `code_at`: 1, 4 or 8, or 0 for none.
+    /// How many bytes of the number lie at `code_at`: 1, 4 or 8, or 0 for none. Of one in a register: 1, 2, 4 or 8.
     pub number_width: u8,
     /// How far above the stack pointer the object's address lies at a finish, which is the key, and then only failures are
     /// finishes; 0 where it is in a register.
     pub kept_at: u16,
     /// Zero.
     pub reserved: [u8; 4],
+    /// An end that only an error tells.
+    pub given: Given,
     /// Where messages of its streams go through.
     pub messages: Messages,
+}
+
+/// Where a function has been given an error that is the end of a call, and tells nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Given {
+    /// Address of the site in the target, which only errors lead to; 0 if there is none.
+    pub place: u64,
+    /// Type word of the errors that are an end.
+    pub word: u64,
+    /// How far above the stack pointer the object's address lies there, which is the key.
+    pub kept_at: u16,
+    /// [`Register`] with the error's type word there.
+    pub error: u8,
+    /// The status's code that it stands for.
+    pub code: u8,
+    /// Zero.
+    pub reserved: [u8; 4],
 }
 
 /// One concrete type of the object, and what lies where in it.
@@ -512,8 +532,14 @@ impl Sited {
         number_width: 0,
         kept_at: 0,
         reserved: [0; 4],
+        given: Given::NONE,
         messages: Messages::NONE,
     };
+}
+
+impl Given {
+    /// There is none.
+    pub const NONE: Self = Self { place: 0, word: 0, kept_at: 0, error: 0, code: 0, reserved: [0; 4] };
 }
 
 impl CodeRange {
@@ -633,7 +659,11 @@ const _: () = {
     assert!(size_of::<Recorded>() == 16);
     assert!(size_of::<Shape>() == 64 + MAX_WINDOWS * size_of::<Window>() + size_of::<Sited>());
     assert!(size_of::<Messages>() == 40);
-    assert!(size_of::<Sited>() == 88 + GATES * 8 + INTERIM_RANGES * 16 + size_of::<Messages>());
+    assert!(size_of::<Given>() == 24);
+    assert!(
+        size_of::<Sited>()
+            == 88 + GATES * 8 + INTERIM_RANGES * 16 + size_of::<Given>() + size_of::<Messages>()
+    );
     assert!(
         size_of::<Recipe>()
             == 96 + size_of::<PageTables>() + MAX_SHAPES * size_of::<Shape>() + size_of::<Native>()

@@ -1,10 +1,14 @@
 //! The specs of `docs/specs.md`, as files.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::paths;
+use crate::{agent::run_to_end, paths};
 
 /// All specs in `docs/specs.md`.
 pub fn examples() -> Result<Vec<String>> {
@@ -33,4 +37,29 @@ pub fn file(name: &str, text: &str) -> Result<PathBuf> {
 /// A file with the spec of this name.
 pub fn documented(name: &str) -> Result<PathBuf> {
     file(name, &text(name)?)
+}
+
+/// What `spec check` says of the spec of this name in `docs/specs.md`, without an executable and with one, but for what is each
+/// build's own: the file's path, places in the executable, and that its DWARF is a witness.
+pub fn checked(name: &str, executable: &Path, patience: Duration) -> Result<String> {
+    let file = documented(name)?;
+    let file = file.to_str().context("a path that is not UTF-8")?;
+    let executable = executable.to_str().context("a path that is not UTF-8")?;
+    let mut said = String::new();
+    for with in [vec![], vec!["--exe", executable]] {
+        let ended = run_to_end(&[vec!["spec", "check", file], with].concat(), patience)?;
+        ensure!(ended.code == Some(0) && ended.stderr.is_empty(), "{:?} {}", ended.code, ended.stderr);
+        said.extend(ended.stdout.replace(file, "SPEC").lines().map(steady));
+    }
+    Ok(said)
+}
+
+fn steady(line: &str) -> String {
+    match line.split_once(" at file offset 0x") {
+        Some((instruction, place)) => {
+            let behind = place.trim_start_matches(|c: char| c.is_ascii_hexdigit());
+            format!("{instruction} at file offset 0xPLACE{behind}\n")
+        }
+        None => format!("{}\n", line.strip_suffix(", DWARF").unwrap_or(line)),
+    }
 }

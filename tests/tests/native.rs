@@ -1,6 +1,7 @@
 //! Specs of native functions: what they describe is counted as the target counts it itself, however its functions end, and
 //! what can't be is refused.
 
+mod golden;
 mod schema;
 
 use std::{
@@ -179,12 +180,13 @@ fn durations_are_those_of_the_function() -> Result<()> {
     Ok(())
 }
 
-/// What an operation was given is told by its start: where that was not seen it is not known, and not 0.
+/// What an operation was given is told by its start: where that was not seen it is not known, and not 0, and neither is
+/// the outcome that it tells.
 #[test]
 fn a_number_of_a_start_that_was_not_seen_is_unreadable() -> Result<()> {
     let text = format!(
-        "name = \"stock\"\n[[native]]\nname = \"one\"\nkey = \"thread\"\n{BY_RETURNS}\n[native.labels]\n\
-         ms = {{ number = \"argument\" }}\n[[native.start]]\nfunction = \"stock_nap\"\nnumber = 0\n"
+        "name = \"stock\"\n[[native]]\nname = \"one\"\nkey = \"thread\"\n{BY_RETURNS}\nfailed = \">= 30\"\n[native.labels]\n\
+         ms = {{ number = \"argument\" }}\nstatus = {{ outcome = [\"short\", \"long\"] }}\n[[native.start]]\nfunction = \"stock_nap\"\nnumber = 0\n"
     );
     let mut target = start(Build::Default)?;
     // One after the other, so that the probes come in the middle of one.
@@ -197,6 +199,9 @@ fn a_number_of_a_start_that_was_not_seen_is_unreadable() -> Result<()> {
     ensure!(unpaired > 0 && timed(&scrape).0 > 0, "{found:?}");
     let expected = [("20".to_owned(), timed(&scrape).0), ("unreadable".to_owned(), unpaired)];
     ensure!(found == expected.into(), "{found:?}, {unpaired} without a start");
+    let endings = counted(&scrape, &["status"]);
+    let expected = [("short".to_owned(), timed(&scrape).0), ("unreadable".to_owned(), unpaired)];
+    ensure!(endings == expected.into(), "{endings:?}, {unpaired} without a start");
     check_closed(&scrape, target.pid(), [0, 0])?;
     agent.terminate()?;
     Ok(())
@@ -349,7 +354,10 @@ fn operations_of_one_spec_are_counted_apart() -> Result<()> {
     let twice = specs::file("twice", &format!("name = \"stock\"\n{lookup}{twice}"))?;
     let ended = run_to_end(&["spec", "check", path(&twice), "--exe", path(&executable)], PATIENCE)?;
     ensure!(
-        ended.code == Some(6) && ended.stderr.contains("stock_lookup is watched for spec stock already"),
+        ended.code == Some(6)
+            && ended
+                .stderr
+                .contains("twice.toml:23:12: operations lookup and twice both watch function stock_lookup:"),
         "{}",
         ended.stderr
     );
@@ -486,6 +494,16 @@ fn checked(executable: &Path, part: &str, other: &str) -> Result<(i32, String)> 
     let file = specs::file("changed-stock", &text.replacen(part, other, 1))?;
     let ended = run_to_end(&["spec", "check", path(&file), "--exe", path(executable)], PATIENCE)?;
     Ok((ended.code.unwrap_or(-1), ended.stderr))
+}
+
+/// But for what is each compiler's own: instructions, and how many returns there are.
+#[test]
+fn what_is_right_with_a_spec_is_as_it_was() -> Result<()> {
+    let said = specs::checked("stock", &corners(Build::Default)?, PATIENCE)?;
+    let (without, with) = said.split_once("\n\n").context("nothing about the executable")?;
+    let mut lines: Vec<_> = with.lines().filter(|line| !line.starts_with("          ")).collect();
+    lines.dedup();
+    golden::check("spec-check-stock.txt", &format!("{without}\n\n{}\n", lines.join("\n")))
 }
 
 #[test]

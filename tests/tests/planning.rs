@@ -460,6 +460,59 @@ fn itabs_without_end() -> Result<()> {
     refused(&lie, UNPROVABLE, "more Go itabs of the framework")
 }
 
+/// Each spec is a question of its own: many may ask for types that are not there, for which all types of the program are
+/// looked through.
+#[test]
+fn types_that_are_nowhere() -> Result<()> {
+    const SPECS: usize = 16;
+    let jobs = specs::text("jobs")?.replace("\"main.job\"", "\"main.nowhere\"");
+    let mut command = inspect(&Program::Kitex.build(Flavour::Stripped)?);
+    for number in 0..SPECS {
+        let name = format!("nowhere_{number}");
+        let text = jobs.replace("name = \"jobs\"", &format!("name = \"{name}\""));
+        // No two may watch one function.
+        let text = text.replace("(*queue)", &format!("(*queue{number})"));
+        command.arg("--spec").arg(specs::file(&name, &text)?);
+    }
+    let (ended, usage) = usage::run(&mut command, PATIENCE)?;
+    let said = format!("{}{}", ended.stdout, ended.stderr);
+    ensure!(said.contains("function main.(*queue0).begin is not in the executable"), "{ended:#?}");
+    ensure!(!said.contains("without end"), "{ended:#?}");
+    ensure!(usage.peak < 100 * MIB, "{usage:?}");
+    Ok(())
+}
+
+/// Twenty thousand functions of the framework, each in a copy of its own, below a path of a thousand characters.
+#[test]
+fn functions_without_end() -> Result<()> {
+    const COUNT: u32 = 20_000;
+    const NAME: &str = "/pkg/rpcinfo.(*TraceController).DoStart\0";
+    const LENGTH: u32 = 960 + 40;
+    let lie = Lie::about_kitex("functions")?;
+    let (table, module) = (lie.section(".gopclntab")?, lie.module_data()?);
+    // Rows and records are pairs of 32 bits: where the code begins, and where the record or the name is.
+    let records = 8 * (COUNT + 1);
+    let mut bytes = Vec::new();
+    let mut pairs = |second: u32| bytes.extend_from_slice(&[[0; 4], second.to_le_bytes()].concat());
+    (0..COUNT).for_each(|number| pairs(records + 8 * number));
+    pairs(0);
+    (0..COUNT).for_each(|number| pairs(LENGTH * number));
+    let functions = bytes.len() as u64;
+    (0..COUNT).for_each(|number| bytes.extend_from_slice(format!("{number:0>960}{NAME}").as_bytes()));
+    let names = bytes.len() as u64 - functions;
+    ensure!(names == u64::from(COUNT * LENGTH), "{names}");
+    let more = lie.map_more(bytes.len() as u64)?;
+    lie.file.write_all_at(&bytes, more)?;
+    let from_table = (MORE + functions).wrapping_sub(table.address);
+    lie.put(table.offset + 8, &[COUNT.into()])?;
+    lie.put(table.offset + 32, &[from_table])?;
+    lie.put(table.offset + 64, &[MORE.wrapping_sub(table.address)])?;
+    lie.put(module + 8, &[MORE + functions, names, names])?;
+    let rows = u64::from(COUNT) + 1;
+    lie.put(module + 104, &[MORE, functions, functions, MORE, rows, rows])?;
+    refused(&lie, UNPROVABLE, "too many of its Go functions have such a name")
+}
+
 /// Mangled names that are huge, that are nested deeper than any program's, and that mean a thousand times what they say. A
 /// spec that asks for a name of the source has them all decoded.
 #[test]

@@ -1,5 +1,6 @@
 //! Specs: what they describe is counted as the target counts it itself, and what is wrong with one is said.
 
+mod golden;
 mod schema;
 
 use std::{
@@ -394,11 +395,25 @@ fn checked(name: &str, part: &str, other: &str) -> Result<(i32, String)> {
     Ok((ended.code.unwrap_or(-1), ended.stderr))
 }
 
+#[test]
+fn what_is_right_with_a_spec_is_as_it_was() -> Result<()> {
+    let executable = Program::Operations.build(Flavour::Default)?;
+    for name in ["jobs", "work"] {
+        golden::check(&format!("spec-check-{name}.txt"), &specs::checked(name, &executable, PATIENCE)?)?;
+    }
+    Ok(())
+}
+
+/// How a job starts in the example of the documents.
+const ONE_START: &str =
+    "[[operation.start]]\nfunction = \"main.(*queue).begin\"\narguments = \"ww\"\nkey = 1\n";
+
 /// What is said of a function whose calls would not all be seen.
 const INLINED: &str = "changed.toml:16:12: function main.leap is inlined into main.(*work).run";
 
 #[test]
 fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
+    let others = ["begun", "started"].map(|name| ONE_START.replace("begin", name)).concat();
     for (name, part, other, code, expected) in [
         ("jobs", "key = 1", "kye = 1", 2, "changed.toml:18:1: unknown field `kye`"),
         ("jobs", "error = 2", "error = 7", 2, "changed.toml:25:9: there are 4 words in `ww{ww}`"),
@@ -426,8 +441,16 @@ fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
             "job = \"main.job\"",
             "job = \"main.jobs\"",
             6,
-            "changed.toml:11:8: type main.jobs can't be found",
+            "changed.toml:7:17: type main.jobs can't be found",
         ),
+        (
+            "jobs",
+            ONE_START,
+            others.as_str(),
+            6,
+            "main.(*queue).begun (or main.(*queue).started) is not in the executable",
+        ),
+        ("jobs", "error = 2\n", "error = 2\nnumber = 0\n", 2, "by an error or by a number, not both"),
         (
             "work",
             "(*work).step\"",
@@ -446,6 +469,81 @@ fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
     ] {
         let (ended, said) = checked(name, part, other)?;
         ensure!(ended == code && said.contains(expected), "{other}: {ended}, {said}");
+    }
+    Ok(())
+}
+
+/// A type must be there even if no label needs it: its place is told, not that of a label.
+#[test]
+fn a_type_without_a_label_must_be_there_too() -> Result<()> {
+    let text = specs::text("jobs")?
+        .replacen("pointers = { job = 1 }", "pointers = { job = 1, queue = 0 }", 1)
+        .replacen("job = \"main.job\" }", "job = \"main.job\", queue = \"main.queues\" }", 1);
+    let file = specs::file("types", &text)?;
+    let executable = Program::Operations.build(Flavour::Default)?;
+    let ended = run_to_end(&["spec", "check", path(&file), "--exe", path(&executable)], PATIENCE)?;
+    let expected = "types.toml:7:37: type main.queues can't be found";
+    ensure!(ended.code == Some(6) && ended.stderr.contains(expected), "{}", ended.stderr);
+    Ok(())
+}
+
+/// Releases differ in types, fields and arguments, too: the first description that fits counts, and if none does, the first
+/// reason is told.
+#[test]
+fn the_first_description_that_fits_counts() -> Result<()> {
+    let jobs = specs::text("jobs")?;
+    let (head, operation) = jobs.split_once("[[operation]]").context("no operation")?;
+    let executable = Program::Operations.build(Flavour::Default)?;
+    let worse = operation.replacen("job.kind", "job.sort", 1);
+    for (part, other, why) in [
+        ("job.queue.name", "job.queue.title", "releases.toml:10:9: type main.queueName has no field title"),
+        ("\"main.job\"", "\"main.jobs\"", "releases.toml:7:17: type main.jobs can't be found"),
+        ("arguments = \"ww\"", "arguments = \"www\"", "has the arguments ww, not www"),
+        ("job.kind", "job.fails", "releases.toml:11:8: fails is bool"),
+    ] {
+        ensure!(operation.contains(part), "no {part} in {operation}");
+        let first = operation.replacen(part, other, 1);
+        for (second, code) in [(operation, 0), (worse.as_str(), 6)] {
+            let text = format!("{head}[[operation]]{first}[[operation]]{second}");
+            let file = specs::file("releases", &text)?;
+            let ended = run_to_end(&["spec", "check", path(&file), "--exe", path(&executable)], PATIENCE)?;
+            let is_said = code == 0 || ended.stderr.contains(why);
+            ensure!(ended.code == Some(code) && is_said, "{other}: {:?} {}", ended.code, ended.stderr);
+            ensure!(!ended.stdout.contains("not watched"), "{other}: {}", ended.stdout);
+        }
+    }
+    Ok(())
+}
+
+/// A register has more than a number of few bytes, and one with all bits set is a number there.
+#[test]
+fn numbers_in_registers_are_read_whole_and_no_more() -> Result<()> {
+    const PAIR: &str = "name = \"marks\"\n[[operation]]\nname = \"mark\"\nkey = \"pointer\"\nLINES\n\
+                        [[operation.start]]\nfunction = \"main.(*marks).begin\"\narguments = \"w\"\nkey = 0\n\
+                        [[operation.finish]]\nfunction = \"main.(*marks).end\"\narguments = \"w1w\"\nkey = 0\nnumber = WORD\n";
+    const SIGNED: &str = "signed = true\nfailed = \"< 0\"\nlabels = { number = { number = \"argument\" }, \
+                          status = { outcome = [\"found\", \"none\"] } }";
+    const NUMBER: &str = "labels = { number = { number = \"argument\" } }";
+    const RETURNED: &str = "name = \"marks\"\n[[operation]]\nname = \"mark\"\nkey = \"goroutine\"\n\
+                            returns = { number = 0, results = \"1\" }\nallow_expensive = true\n\
+                            labels = { number = { number = \"argument\" } }\n\
+                            [[operation.start]]\nfunction = \"main.(*marks).kind\"\n";
+    let pair = |lines: &str, word: &str| PAIR.replace("LINES", lines).replace("WORD", word);
+    for (name, text, labels, expected) in [
+        ("byte", pair(NUMBER, "1"), &["number"][..], ["0", "1", "2"]),
+        ("unsigned", pair(NUMBER, "2"), &["number"], ["0", "1", "4294967295"]),
+        ("signed", pair(SIGNED, "2"), &["number", "status"], ["-1/none", "0/found", "1/found"]),
+        ("returned", RETURNED.to_owned(), &["number"], ["0", "1", "2"]),
+    ] {
+        let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
+        let spec = specs::file(&format!("marks-{name}"), &text)?;
+        let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec)])?;
+        target.command("mark 300")?;
+        let scrape = agent.scrape_settled()?;
+        let found = counted(&scrape, "marks_total", labels);
+        ensure!(found == expected.map(|values| (values.to_owned(), 100)).into(), "{name}: {found:?}");
+        check_closed(&scrape, target.pid(), [0, 0])?;
+        agent.terminate()?;
     }
     Ok(())
 }
@@ -574,7 +672,12 @@ fn operations_of_a_spec_that_can_not_be_told_apart_are_refused() -> Result<()> {
     };
     let executable = Program::Operations.build(Flavour::Default)?;
     for (part, other, code, expected) in [
-        ("queue).begin", "queue).begin", 6, "operations job and second can't be told apart"),
+        (
+            "queue).begin",
+            "queue).begin",
+            6,
+            "second.toml:43:12: operations job and second can't be told apart",
+        ),
         ("kind = ", "other = ", 2, "second.toml:26:1: all operations of a spec have the same labels"),
         (
             "queue).begin\"",
@@ -624,9 +727,53 @@ fn the_schema_for_editors_is_what_the_agent_takes() -> Result<()> {
         (&jobs, "\"job\"", &format!("\"{}\"", "j".repeat(257))),
         (&jobs, "(*queue).begin\"", "*\"\nat_most = 65"),
         (&jobs, "job = 1", "job = 1, two = 0, three = 0"),
+        (&work, "allow_expensive = true", "allow_expensive = false"),
+        (&work, "[[operation.start]]", "[[operation.finish]]\nfunction = \"main.f\"\n[[operation.start]]"),
+        (&work, "\"goroutine\"", "\"pointer\""),
+        (&work, "side = \"client\"\n", ""),
+        (&work, "error = 1", "error = 8"),
+        (&work, "error = 1", "error = 1, number = 0"),
+        (&work, "error = 1", "error = 1, results = \"wx\""),
+        (&jobs, "key = \"pointer\"", "key = \"pointer\"\nallow_expensive = true"),
+        (&jobs, "key = \"pointer\"", "key = \"goroutine\""),
+        (&jobs, "key = \"pointer\"", "key = \"pointer\"\npolicy = \"nested\""),
+        (&jobs, "key = \"pointer\"", "key = \"pointer\"\nfailed = \"< 0\""),
+        (&jobs, "key = \"pointer\"", "key = \"pointer\"\nfailed = \"== -1\""),
+        (&jobs, "key = \"pointer\"", "key = \"pointer\"\nsigned = \"yes\""),
+        (&jobs, "number = \"job.tries\"", "number = \"job.tries\", text = \"a\""),
+        (&jobs, "number = \"job.tries\"", "text = \"a\", zero = \"b\""),
+        (&jobs, "number = \"job.tries\"", "number = \"tries\""),
+        (&jobs, "job.tries", &format!("job.{}", "t".repeat(253))),
+        (&jobs, "\"job.kind\"", "\"kind\""),
+        (&jobs, "error = 2", "error = 8"),
+        (&jobs, "error = 2", "error = 2\nnumber = 0"),
+        (&jobs, "arguments = \"ww\"", &format!("arguments = \"{}\"", "w".repeat(257))),
+        (&jobs, "arguments = \"ww\"\n", ""),
+        (&jobs, "arguments = \"ww\"", "arguments = \"{ww}\"\nerror = 0"),
+        (&jobs, "arguments = \"ww\"", "arguments = \"ww\"\npointers = { job = 1 }"),
+        (&jobs, "main.(*queue).begin", "begin"),
+        (&jobs, "(*queue).begin", "(*queue).*"),
+        (&jobs, "\"main.job\"", "\"job\""),
+        (&jobs, "\"main.job\"", "\"(main.a).(*main.job)\""),
+        (&jobs, "name = \"jobs\"", "name = \"go_jobs\""),
+        (&jobs, "queue = ", "le = "),
+        (&jobs, "queue = ", "__queue = "),
     ] {
         let changed = text.replacen(part, other, 1);
         ensure!(changed != *text && !is_valid(&changed)? && read("", &changed).is_err(), "{changed}");
+    }
+    for (text, part, other) in [
+        (&jobs, "number = \"job.tries\"", "number = \"job.tries\", zero = \"none\""),
+        (&jobs, "key = \"pointer\"", "key = \"pointer\"\nsigned = true\nfailed = \"< 0\""),
+        (&jobs, "key = \"pointer\"", "key = \"pointer\"\nfailed = \">= 500\""),
+        (&jobs, "(*queue).begin\"", "(*queue).*\"\nat_most = 3"),
+        (&jobs, "(*queue).begin", "set[struct { id int }].begin"),
+        (&work, "error = 1", "error = 1, results = \"w{ww}\""),
+        (&work, "returns = { error = 1 }", "returns = { number = 0, results = \"1\" }\nfailed = \"!= 0\""),
+    ] {
+        let changed = text.replacen(part, other, 1);
+        let found = read("", &changed).map(|_| ());
+        ensure!(changed != *text && is_valid(&changed)? && found.is_ok(), "{found:?}: {changed}");
     }
     for (part, text, at, end) in [
         ("", &jobs, "name = \"jobs\"", "\n"),
@@ -697,6 +844,14 @@ fn the_schema_of_native_functions_is_what_the_agent_takes() -> Result<()> {
         (&stock, "\"stock_lookup\"", "\"stock_*\"\nat_most = 10000"),
         (&stock, "\"stock_lookup\"", "\"\""),
         (&stock, "[\"found\", \"missing\"]", "[\"found\"]"),
+        (&stock, "[[native.start]]", "[[native.finish]]\nfunction = \"end\"\n[[native.start]]"),
+        (&stock, "cstrings = ", "key = 0\ncstrings = "),
+        (&stock, "key = \"thread\"", "key = \"pointer\""),
+        (&stock, "{ number = \"result\" }", "{ number = \"item.count\" }"),
+        (&stock, "{ number = \"result\" }", "{ number = \"result\", text = \"a\" }"),
+        (&stock, "\"stock_lookup\"", "\"stock_*\""),
+        (&stock, "item = \"item\"", "le = \"item\""),
+        (pairs, "\"int\"", "\"int\"\nallow_expensive = true"),
         (pairs, "[[native.finish]]", "[[native.end]]"),
         (pairs, "\"int\"", "\"int\"\npolicy = \"nested\""),
         (pairs, "\"int\"", "\"int\"\ntypes = { job = \"main.job\" }"),

@@ -174,7 +174,11 @@ impl Attached {
             recipe,
             max_age: config.max_call_age,
             last_ageing: Instant::now(),
-            site_costs: sites.iter().map(|site| (site.role, site.cost)).collect(),
+            site_costs: sites
+                .iter()
+                .filter(|site| !site.is_rare())
+                .map(|site| (site.role, site.cost))
+                .collect(),
         })
     }
 

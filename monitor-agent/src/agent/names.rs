@@ -7,6 +7,7 @@ use crate::{
     frameworks::Family,
     pipeline,
     plan::{Found, OfSpec, Plan},
+    specs::Operation,
 };
 
 /// See the [module](self).
@@ -35,6 +36,10 @@ impl Names {
     fn spec(&self) -> Option<&OfSpec> {
         self.found()?.spec.as_ref()
     }
+
+    fn operation(&self, number: u8) -> Option<&Operation> {
+        self.spec()?.spec.operations.get(usize::from(number))
+    }
 }
 
 impl pipeline::Executable for Names {
@@ -48,13 +53,12 @@ impl pipeline::Executable for Names {
         }
     }
 
-    fn reads_any_number(&self) -> bool {
-        self.spec().is_some_and(|of| of.spec.is_native())
+    fn reads_any_number(&self, operation: u8) -> bool {
+        self.operation(operation).is_some_and(Operation::reads_any_number)
     }
 
     fn fails(&self, operation: u8, number: Option<u32>) -> bool {
-        let operation = self.spec().and_then(|of| of.spec.operations.get(usize::from(operation)));
-        operation.is_some_and(|operation| operation.fails(number))
+        self.operation(operation).is_some_and(|operation| operation.fails(number))
     }
 
     fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>> {

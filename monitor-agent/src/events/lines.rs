@@ -197,7 +197,7 @@ impl<'a> OperationLine<'a> {
             operation: &operation.name,
             side: call.labels.side.name(),
             labels: names.zip(call.labels.values(operation)).collect(),
-            status: operation.tells_outcome().then(|| call.labels.status()),
+            status: call.labels.ending(operation),
             duration_us: call.duration.map(|duration| duration.as_micros()),
             goroutine: call.details.map(|details| details.goroutine).filter(|_| operation.native.is_none()),
         }

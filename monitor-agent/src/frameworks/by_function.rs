@@ -5,8 +5,11 @@ use toml::Spanned;
 
 use super::{
     parts::{alternatives, below, equals, few, few_choices, field, metrics, symbol, way},
-    spec::{CallSpec, Entry, KindSpec, ObjectOf, SitedFramework, SitedMessages, StatusSpec, Way},
-    written::{CallPolicy, WrittenByFunction, WrittenCall, WrittenMethods, WrittenStatus, WrittenStreams},
+    spec::{CallSpec, Entry, ErrorEnd, KindSpec, ObjectOf, SitedFramework, SitedMessages, StatusSpec, Way},
+    written::{
+        CallPolicy, WrittenByFunction, WrittenCall, WrittenErrorEnd, WrittenMethods, WrittenStatus,
+        WrittenStreams,
+    },
 };
 use crate::specs::{
     ALTERNATIVES_MAX, OPERATIONS_MAX,
@@ -20,6 +23,8 @@ use crate::specs::{
 const CODES_MAX: usize = 64;
 /// Longest text that the programs compare.
 const COMPARED_MAX: usize = 8;
+/// Words of arguments that are in registers.
+const REGISTER_WORDS: usize = 9;
 /// Which word of what a function gives is the error that a finish is told by: see [`crate::image::TestedCall`].
 const GIVEN_ERROR: usize = 1;
 
@@ -29,8 +34,9 @@ pub(super) fn framework(written: &WrittenByFunction) -> Result<SitedFramework, W
     let substitutes = operations.iter().filter(|operation| operation.get_ref().in_place_of.is_some()).count();
     few(&written.operation, OPERATIONS_MAX + substitutes.min(OPERATIONS_MAX))?;
     let mut calls: Vec<CallSpec> = Vec::new();
+    let codes = written.status.codes.get_ref().iter().map(|code| code.get_ref().as_str()).collect::<Vec<_>>();
     for operation in operations {
-        let call = call(operation)?;
+        let call = call(operation, &codes)?;
         let WrittenCall { starts_as, in_place_of, .. } = operation.get_ref();
         let is_unknown = |of: &&Spanned<String>| !calls.iter().any(|call| call.name == *of.get_ref());
         if let Some(of) = starts_as.iter().chain(in_place_of).find(is_unknown) {
@@ -48,7 +54,7 @@ pub(super) fn framework(written: &WrittenByFunction) -> Result<SitedFramework, W
     })
 }
 
-fn call(spanned: &Spanned<WrittenCall>) -> Result<CallSpec, Wrong> {
+fn call(spanned: &Spanned<WrittenCall>, codes: &[&str]) -> Result<CallSpec, Wrong> {
     let written = spanned.get_ref();
     if written.start.is_some() == written.starts_as.is_some() {
         return wrong(spanned, "an operation starts where it says with one of start and starts_as");
@@ -89,8 +95,37 @@ fn call(spanned: &Spanned<WrittenCall>) -> Result<CallSpec, Wrong> {
         not_within: written.not_within.as_ref().map(symbols).transpose()?.unwrap_or_default(),
         begins_if: written.begins_if.as_ref().map(|asked| equals(asked, &root)).transpose()?,
         only_if: conditions.collect::<Result<_, _>>()?,
+        error_ends: written.error_finish.as_ref().map_or(Ok(Vec::new()), |ends| error_ends(ends, codes))?,
         messages: written.messages.as_ref().map(methods).transpose()?.unwrap_or_default(),
     })
+}
+
+/// Ends that only an error tells.
+fn error_ends(
+    written: &Spanned<Vec<Spanned<WrittenErrorEnd>>>,
+    codes: &[&str],
+) -> Result<Vec<ErrorEnd>, Wrong> {
+    few(written, ALTERNATIVES_MAX)?;
+    let end = |spanned: &Spanned<WrittenErrorEnd>| {
+        let written = spanned.get_ref();
+        check(&written.arguments, names::arguments(written.arguments.get_ref()))?;
+        let number = codes.iter().position(|code| code == written.code.get_ref());
+        let Some(code) = number.and_then(|number| u8::try_from(number).ok()) else {
+            return wrong(&written.code, "there is no code of this name");
+        };
+        if *written.key.get_ref() >= REGISTER_WORDS {
+            return wrong(&written.key, "the key must be in a register");
+        }
+        Ok(ErrorEnd {
+            function: symbol(&written.function)?,
+            arguments: written.arguments.get_ref().clone(),
+            given_by: symbol(&written.given_by)?,
+            object: *written.key.get_ref(),
+            error: symbol(&written.error)?,
+            code,
+        })
+    };
+    written.get_ref().iter().map(end).collect()
 }
 
 /// A few functions.

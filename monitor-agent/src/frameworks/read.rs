@@ -9,9 +9,10 @@ use super::{
 use crate::specs::{SpecError, read::of_text};
 
 /// Keys of a file and of its operations that users' specs do not have.
-pub const FRAMEWORK_KEYS: [&str; 29] = [
+pub const FRAMEWORK_KEYS: [&str; 30] = [
     "also_finish",
     "begins_if",
+    "error_finish",
     "errors",
     "home",
     "in_place_of",

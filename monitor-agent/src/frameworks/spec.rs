@@ -298,6 +298,8 @@ pub struct CallSpec {
     pub begins_if: Option<(Alternatives, u32)>,
     /// Paths to numbers, and what each must be for a hit of a finish to be one.
     pub only_if: Vec<(Alternatives, u32)>,
+    /// An end that only an error tells, if there is one: the first of these that is there with these arguments.
+    pub error_ends: Vec<ErrorEnd>,
     /// Where the messages of its streams go through: the first of these that is there.
     pub messages: Vec<SitedMessages>,
 }
@@ -363,6 +365,23 @@ pub struct Entry {
     /// The call ends where this function, without the module path, has given the other one that error, which tests it; error and
     /// second argument are words of what it gives then.
     pub given_by: Option<String>,
+}
+
+/// An end of calls that a function is told by an error which another one gives it, and that it tells nobody.
+#[derive(Debug)]
+pub struct ErrorEnd {
+    /// The function, without the module path.
+    pub function: String,
+    /// Its arguments, all of them, or the first.
+    pub arguments: String,
+    /// The one that gives the error, and nothing else.
+    pub given_by: String,
+    /// Which word of the function's arguments is the object.
+    pub object: usize,
+    /// The type of the errors that are an end: itself, not a pointer to it.
+    pub error: String,
+    /// The code that it stands for.
+    pub code: u8,
 }
 
 /// A way to a type: the type that implements an interface, then fields through pointers and slices; `()` leads from a

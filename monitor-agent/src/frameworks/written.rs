@@ -199,7 +199,19 @@ pub(super) struct WrittenCall {
     pub(super) start: Option<Spanned<Vec<Spanned<WrittenEnd>>>>,
     pub(super) finish: Spanned<Vec<Spanned<WrittenEnd>>>,
     pub(super) also_finish: Option<Spanned<Vec<Spanned<WrittenEnd>>>>,
+    pub(super) error_finish: Option<Spanned<Vec<Spanned<WrittenErrorEnd>>>>,
     pub(super) messages: Option<Spanned<Vec<WrittenMethods>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenErrorEnd {
+    pub(super) function: Spanned<String>,
+    pub(super) arguments: Spanned<String>,
+    pub(super) given_by: Spanned<String>,
+    pub(super) key: Spanned<usize>,
+    pub(super) error: Spanned<String>,
+    pub(super) code: Spanned<String>,
 }
 
 #[derive(Deserialize)]

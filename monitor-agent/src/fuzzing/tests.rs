@@ -61,6 +61,7 @@ fn seeds_are_what_the_parsers_are_written_for() {
         ("dwarf", [files_with_dwarf(), vec![file_with_variables()]].concat()),
         ("functions", functions()),
         ("label-sets", label_sets()),
+        ("native", vec![native_file()]),
     ] {
         let kept: Vec<_> = (0..seeds.len())
             .map(|number| fs::read(fuzz().join(format!("seeds/{name}/{number}"))).unwrap_or_default())
@@ -96,6 +97,22 @@ fn the_spec_among_the_seeds_is_for_the_program_that_it_is_tried_on() {
 }
 
 #[test]
+fn the_native_specs_among_the_seeds_are_for_the_program_that_they_are_tried_on() {
+    let read = |path: &str| fs::read(fuzz().join(path)).expect("a seed");
+    let image = Image::parse(Box::new(read("seeds/native/0"))).expect("an image");
+    for (seed, operations) in [("seeds/specs/4", 1), ("seeds/specs/5", 2)] {
+        let text = String::from_utf8(read(seed)).expect("text");
+        let specs = Specs::of(vec![crate::specs::read("", &text).expect("a spec")]).expect("one");
+        let found = Inspection::of_specs(&image, &specs).expect("no Go program").frameworks;
+        assert_eq!(found.len(), operations, "{seed}");
+        for one in found {
+            let plan = one.plan.unwrap_or_else(|refusal| panic!("{seed}: {refusal}"));
+            assert_eq!(plan.sites.len(), 2, "{seed}: {:?}", plan.sites);
+        }
+    }
+}
+
+#[test]
 fn every_target_is_fuzzed() {
     let mut fuzzed: Vec<_> = inputs(&fuzz().join("fuzz_targets"))
         .into_iter()
@@ -120,6 +137,49 @@ fn files() -> Vec<Vec<u8>> {
     let stripped = [20, 27].map(|minor| GoFile { sections: false, kitex: true, ..GoFile::of_release(minor) });
     let all = kitex.into_iter().chain(others).chain(pie).chain(stripped);
     all.map(|file| file.build().0).collect()
+}
+
+/// A program that Go has not built, whose functions have symbols as compilers of C and C++ make them.
+fn native_file() -> Vec<u8> {
+    const AT: u64 = 0x40_0000;
+    const HEADERS: usize = 64 + 56;
+    // A frame's push, its pop and a return, and what fills up.
+    const CODE: [u8; 8] = [0x55, 0x48, 0x89, 0xe5, 0x5d, 0xc3, 0xcc, 0xcc];
+    const LENGTH: u64 = 6;
+    const NAMES: [&str; 4] = [
+        "stock_lookup",
+        "stock_begin",
+        "stock_end",
+        "_ZN4shop6lookupERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
+    ];
+    let (text_at, code) = (AT + HEADERS as u64, CODE.repeat(NAMES.len()));
+    let (mut names, mut symbols) = (vec![0_u8], vec![0_u8; 24]);
+    for (entry, name) in (text_at..).step_by(CODE.len()).zip(NAMES) {
+        symbols.extend(u32::try_from(names.len()).expect("a short table").to_le_bytes());
+        // A function that other files may use, in the first section.
+        symbols.extend([0x12, 0, 1, 0]);
+        symbols.extend([entry, LENGTH].map(u64::to_le_bytes).concat());
+        names.extend(name.as_bytes());
+        names.push(0);
+    }
+    names.resize(names.len().next_multiple_of(8), 0);
+    let mapped = HEADERS + code.len();
+    let (names_at, sections_at) = (mapped + symbols.len(), mapped + symbols.len() + names.len());
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    file.extend([2_u16, 62, 1, 0].map(u16::to_le_bytes).concat());
+    file.extend([text_at, 64, sections_at as u64].map(u64::to_le_bytes).concat());
+    file.extend([0_u16, 0, 64, 56, 1, 64, 3, 2].map(u16::to_le_bytes).concat());
+    file.extend([1_u32, 5].map(u32::to_le_bytes).concat());
+    file.extend([0, AT, AT, mapped as u64, mapped as u64, 0x1000].map(u64::to_le_bytes).concat());
+    let section = |kind: u32, place: usize, size: usize, link: u32, entry: u64| {
+        let words = [0, 0, place as u64, size as u64].map(u64::to_le_bytes).concat();
+        let ends = [link, 0].map(u32::to_le_bytes).concat();
+        [[0, kind].map(u32::to_le_bytes).concat(), words, ends, [8, entry].map(u64::to_le_bytes).concat()]
+            .concat()
+    };
+    let tables = [section(2, mapped, symbols.len(), 2, 24), section(3, names_at, names.len(), 0, 0)].concat();
+    [file, code, symbols, names, vec![0; 64], tables].concat()
 }
 
 /// Functions of the executables.

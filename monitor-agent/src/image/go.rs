@@ -7,7 +7,7 @@ mod module;
 #[cfg(test)]
 mod tests;
 
-use std::cell::{Cell, OnceCell};
+use std::cell::Cell;
 
 pub use functions::Function;
 pub use itabs::Itab;
@@ -39,7 +39,7 @@ pub struct GoImage<'a> {
     /// keep the agent busy with them for hours.
     type_budget: Cell<u64>,
     /// What was inlined into each function, once somebody asks.
-    trees: OnceCell<Vec<inlined::Tree>>,
+    inlined: inlined::Inlined,
 }
 
 #[derive(Clone, Copy)]
@@ -68,16 +68,10 @@ pub(super) fn open(image: &Image) -> Result<GoImage<'_>, ImageError> {
             continue;
         }
         if let Some(module) = find_module_data(image, version, table, &header, format)? {
-            let types = (module.types_end - module.types).min(image.left_at(module.types));
-            let budget = types.saturating_mul(TYPE_READS).saturating_add(MIN_TYPE_READS).min(MAX_TYPE_READS);
-            return Ok(GoImage {
-                image,
-                version,
-                format,
-                module,
-                type_budget: Cell::new(budget),
-                trees: OnceCell::new(),
-            });
+            let inlined = inlined::Inlined::in_table_of(module.functions.len);
+            let go = GoImage { image, version, format, module, type_budget: Cell::new(0), inlined };
+            go.renew_type_budget();
+            return Ok(go);
         }
     }
     Err(ImageError::malformed(if tables.is_empty() {
@@ -105,6 +99,13 @@ impl GoImage<'_> {
     pub(super) fn pay_for_type(&self, len: usize) -> Result<(), ImageError> {
         self.type_budget.set(self.type_budget.get().saturating_sub((len as u64).max(MIN_TYPE_COST)));
         self.check_types()
+    }
+
+    /// Allows as much type data to be read as if none had been: for another question, of which there must be few.
+    pub(crate) fn renew_type_budget(&self) {
+        let types = (self.module.types_end - self.module.types).min(self.image.left_at(self.module.types));
+        let budget = types.saturating_mul(TYPE_READS).saturating_add(MIN_TYPE_READS).min(MAX_TYPE_READS);
+        self.type_budget.set(budget);
     }
 
     /// Fails once more type data was asked for than any question is worth: from then on no type can be read, and

@@ -33,7 +33,10 @@ mod types;
 mod version;
 
 pub use buildinfo::{BuildInfo, Module};
-pub use code::{CodeError, CostClass, SiteChoice, SiteKind, first_instruction, go_entry_site, return_sites};
+pub use code::{
+    CodeError, CostClass, SiteChoice, SiteKind, first_instruction, go_entry_site, go_return_sites,
+    return_sites,
+};
 pub use dwarf::StructLayout;
 #[cfg(test)]
 pub(crate) use dwarf::tests::files as files_with_dwarf;
@@ -46,6 +49,6 @@ pub use places::RuntimePlaces;
 pub(crate) use places::tests::good_file as file_with_variables;
 pub use source::Source;
 pub use source_names::Demangler;
-pub use tested::{TestedCall, tested_call};
+pub use tested::{TestedCall, WantedError, tested_call};
 pub use types::{Field, Kind, Type};
 pub use version::GoVersion;

@@ -1,10 +1,10 @@
-//! Where a Go function has what another one gave it: the branch by which it tests an error right behind the call, and
-//! the place on the stack where it keeps its own first argument meanwhile.
+//! Where a Go function has what another one gave it: the branch by which it tests an error right behind the call, what it
+//! does next if there is one, and the place on the stack where it keeps one of its own arguments meanwhile.
 //!
-//! A probe there tells that something has failed, with what, and for whom, at the cost of an emulated instruction; one at the
-//! function's returns would be single-stepped. Arguments in registers have a place of their own on the stack, which the
-//! caller leaves free for them (cmd/compile/abi-internal.md @ go1.26): that of the first one is the word behind the return
-//! address.
+//! A probe there tells that something has failed, with what, and for whom. At the branch it costs an emulated instruction each time
+//! that the other one returns; behind it nothing, unless it has failed. One at the function's returns would be
+//! single-stepped. Arguments in registers have places of their own on the stack, which the caller leaves free for them, in the
+//! order of the registers (cmd/compile/abi-internal.md @ go1.26): that of the first one is the word behind the return address.
 
 use iced_x86::{
     Code, FlowControl, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind, Register,
@@ -16,42 +16,87 @@ use super::{
     code::{Body, jumps_near},
 };
 
-/// Where the first argument's place begins, from where the stack pointer is at the entry.
-const KEPT: i64 = 8;
-/// Its bytes.
+/// Bytes of a return address, and of each argument.
 const WORD: i64 = 8;
+/// Where words are that a function gets or gives, in this order (cmd/compile/abi-internal.md @ go1.26).
+const REGISTERS: [Register; 9] = [
+    Register::RAX,
+    Register::RBX,
+    Register::RCX,
+    Register::RDI,
+    Register::RSI,
+    Register::R8,
+    Register::R9,
+    Register::R10,
+    Register::R11,
+];
 
-/// A branch by which a function tests an error that another one has given it.
+/// What is looked for, in words that are all in registers.
+#[derive(Clone, Copy, Debug)]
+pub struct WantedError {
+    /// Which word of what the other function gives is the error's first one.
+    pub error: usize,
+    /// Which word of its own arguments the function must have kept.
+    pub kept: usize,
+    /// Where only errors come by, in place of at the branch.
+    pub only_errors: bool,
+}
+
+/// A place where a function has an error that another one has given it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestedCall {
-    /// The branch. The error is in RBX and RCX there, if there is one; else RBX is zero.
+    /// The branch, or the first instruction behind it if there is an error. That is in its two registers still; at the branch
+    /// the first of them is zero where there is none.
     pub site: SiteChoice,
-    /// How far above the stack pointer the function's first argument lies then.
+    /// How far above the stack pointer the function's argument lies then.
     pub kept_at: u16,
 }
 
-/// Finds the only call of `callee` in a Go function, which starts at address `entry` and consists of `code`. What it calls gives
-/// one word, and then an error.
+/// Finds the only call of `callee` in a Go function, which starts at address `entry` and consists of `code`.
 ///
 /// # Errors
-/// [`CodeError::NotTested`] if that call is not there once, or the error is not tested right behind it;
-/// [`CodeError::NotKept`] if the argument is not proven to lie in its place there.
-pub fn tested_call(code: &[u8], entry: u64, callee: u64) -> Result<TestedCall, CodeError> {
+/// [`CodeError::NotTested`] if that call is not there once, the error is not tested right behind it, or something else leads to
+/// the place; [`CodeError::NotKept`] if the argument is not proven to lie in its own place on the stack there.
+pub fn tested_call(
+    code: &[u8],
+    entry: u64,
+    callee: u64,
+    wanted: WantedError,
+) -> Result<TestedCall, CodeError> {
     let body = Body::decode(code, entry)?;
-    let index = tested(&body, callee).ok_or(CodeError::NotTested)?;
-    let depth = Kept::prove(&body).and_then(|depths| depths.get(index).copied().flatten());
-    let kept_at = depth.and_then(|depth| u16::try_from(depth + KEPT).ok()).ok_or(CodeError::NotKept)?;
-    let site = body.describe(
-        index,
-        SiteKind::Tested,
-        "the branch on what a function that it calls has given back",
-        code,
-    )?;
-    Ok(TestedCall { site, kept_at })
+    let error = REGISTERS.get(wanted.error).ok_or(CodeError::NotTested)?;
+    let branch = tested(&body, callee, *error).ok_or(CodeError::NotTested)?;
+    let (index, kind, why) = if wanted.only_errors {
+        let index = behind(&body, branch).ok_or(CodeError::NotTested)?;
+        (index, SiteKind::Failed, "what only an error leads to that a function which it calls has given back")
+    } else {
+        (branch, SiteKind::Tested, "the branch on what a function that it calls has given back")
+    };
+    let place = Kept::prove(&body, wanted.kept, index).and_then(|place| u16::try_from(place).ok());
+    let kept_at = place.ok_or(CodeError::NotKept)?;
+    Ok(TestedCall { site: body.describe(index, kind, why, code)?, kept_at })
+}
+
+/// What comes next where there is an error, and nowhere else: nothing but the branch leads to it.
+fn behind(body: &Body, branch: usize) -> Option<usize> {
+    let test = body.instructions.get(branch)?;
+    let is_next = test.mnemonic() == Mnemonic::Je;
+    let index = if is_next { branch + 1 } else { body.index_of(test.near_branch_target())? };
+    let first = body.instructions.get(index)?;
+    let leads = |(other, i): (usize, &Instruction)| {
+        other != branch && jumps_near(i) && i.near_branch_target() == first.ip()
+    };
+    let before = body.instructions.get(index.checked_sub(1)?)?;
+    let ends = matches!(
+        before.flow_control(),
+        FlowControl::UnconditionalBranch | FlowControl::Return | FlowControl::Exception
+    );
+    let is_led_to = body.instructions.iter().enumerate().any(leads);
+    ((is_next || ends) && !is_led_to).then_some(index)
 }
 
 /// The branch behind the only call, which nothing leads to but that call.
-fn tested(body: &Body, callee: u64) -> Option<usize> {
+fn tested(body: &Body, callee: u64, error: Register) -> Option<usize> {
     let is_call = |i: &Instruction| i.flow_control() == FlowControl::Call && i.near_branch_target() == callee;
     let mut calls = body.instructions.iter().enumerate().filter(|(_, i)| is_call(i));
     let (call, first) = calls.next().filter(|_| callee != 0)?;
@@ -61,109 +106,176 @@ fn tested(body: &Body, callee: u64) -> Option<usize> {
     let is_between = |to: u64| first.ip() < to && to <= branch.ip();
     let is_led_to = body.instructions.iter().any(|i| jumps_near(i) && is_between(i.near_branch_target()));
     let is_tested = test.code() == Code::Test_rm64_r64
-        && test.op0_register() == Register::RBX
-        && test.op1_register() == Register::RBX
+        && test.op0_register() == error
+        && test.op1_register() == error
         && matches!(branch.mnemonic(), Mnemonic::Je | Mnemonic::Jne)
         && branch.is_jcc_short_or_near();
     (is_tested && calls.next().is_none() && !is_led_to).then_some(index)
 }
 
-/// Proves that a function keeps its first argument in its place.
+/// Proves that a function has one of its arguments in its place.
 struct Kept<'a> {
     body: &'a Body,
     factory: InstructionInfoFactory,
+    /// Where the argument is at the entry.
+    register: Register,
+    /// Where its place begins, from where the stack pointer is at the entry.
+    home: i64,
     /// Bytes on the stack above each instruction, from the entry on; `None` where nothing leads to.
     depths: Vec<Option<i64>>,
 }
 
+/// Where the argument surely is as an instruction begins, whatever way has led there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    in_register: bool,
+    at_home: bool,
+}
+
 impl<'a> Kept<'a> {
-    /// The depth at each instruction, if the argument is in its place at all behind the prologue.
-    fn prove(body: &'a Body) -> Option<Vec<Option<i64>>> {
+    /// How far above the stack pointer the argument's place begins at an instruction, if the argument is there.
+    fn prove(body: &'a Body, argument: usize, at: usize) -> Option<i64> {
+        let register = *REGISTERS.get(argument)?;
+        let home = i64::try_from(argument + 1).ok()? * WORD;
         let depths = depths(body)?;
-        let mut kept = Kept { body, factory: InstructionInfoFactory::new(), depths };
-        let (store, ways_out) = kept.stored()?;
-        // One call runs it once: else it might store something else the second time.
-        let ways_back: Vec<_> = ways_out.iter().map(|(_, back)| *back).collect();
-        body.check_once(store, &ways_back).ok()?;
-        let is_free = |index: usize| {
-            index == store || ways_out.iter().any(|(start, back)| (*start..=*back).contains(&index))
-        };
-        for index in (0..body.instructions.len()).filter(|index| !is_free(*index)) {
-            if kept.may_change(index)? {
+        if comes_back(body, &depths)? {
+            return None;
+        }
+        let mut kept = Kept { body, factory: InstructionInfoFactory::new(), register, home, depths };
+        if (0..body.instructions.len()).any(|index| kept.tells_address(index)) {
+            return None;
+        }
+        let held = kept.followed()?;
+        for (index, held) in held.iter().enumerate() {
+            let Some(held) = held else { continue };
+            let is_right = kept.stores(index) && held.in_register;
+            if kept.writes_home(index)? && !is_right {
                 return None;
             }
         }
-        Some(kept.depths)
+        let is_there = held.get(at).copied().flatten().is_some_and(|held| held.at_home);
+        let depth = kept.depths.get(at).copied().flatten()?;
+        if is_there { depth.checked_add(home) } else { None }
     }
 
-    /// The instruction that puts the argument into its place, on the straight way from the entry; and the stack check's ways
-    /// out of that, from where to where, on which the place is written before the function is entered again.
-    fn stored(&mut self) -> Option<(usize, Vec<(usize, usize)>)> {
-        let mut ways_out = Vec::new();
-        for (index, i) in self.body.instructions.iter().enumerate() {
-            match i.flow_control() {
-                FlowControl::Next => {}
-                FlowControl::ConditionalBranch => {
-                    let back = self.body.way_out(i.near_branch_target())?;
-                    ways_out.push((self.body.index_of(i.near_branch_target())?, back));
-                    continue;
-                }
-                _ => return None,
+    /// Where the argument is at each instruction: what holds on all ways there.
+    fn followed(&mut self) -> Option<Vec<Option<Held>>> {
+        let mut all: Vec<Option<Held>> = vec![None; self.body.instructions.len()];
+        let mut ways = vec![(0, Held { in_register: true, at_home: false })];
+        while let Some((index, held)) = ways.pop() {
+            let known = all.get_mut(index)?;
+            let both = known.map_or(held, |known| Held {
+                in_register: known.in_register && held.in_register,
+                at_home: known.at_home && held.at_home,
+            });
+            if known.replace(both) == Some(both) {
+                continue;
             }
-            let depth = self.depths.get(index).copied().flatten()?;
-            let is_store = i.mnemonic() == Mnemonic::Mov
-                && i.op0_kind() == OpKind::Memory
-                && i.memory_base() == Register::RSP
-                && i.memory_index() == Register::None
-                && i.memory_size() == MemorySize::UInt64
-                && i.memory_displacement64().cast_signed().checked_sub(depth) == Some(KEPT);
-            if is_store {
-                let is_argument = i.op1_kind() == OpKind::Register && i.op1_register() == Register::RAX;
-                return is_argument.then_some((index, ways_out));
-            }
-            let info = self.factory.info(i);
-            let is_written = |used: &iced_x86::UsedRegister| {
-                used.register().full_register() == Register::RAX && writes(used.access())
-            };
-            if info.used_registers().iter().any(is_written) {
-                return None;
-            }
+            let after = self.after(index, both)?;
+            ways.extend(next(self.body, index)?.into_iter().flatten().map(|next| (next, after)));
         }
-        None
+        Some(all)
     }
 
-    /// Whether an instruction may write to the place, or learns where it is; `None` where it can't be told.
-    fn may_change(&mut self, index: usize) -> Option<bool> {
+    /// Where it is behind an instruction.
+    fn after(&mut self, index: usize, held: Held) -> Option<Held> {
         let i = self.body.instructions.get(index)?;
-        let Some(depth) = self.depths.get(index).copied().flatten() else {
-            // Padding.
-            return matches!(i.mnemonic(), Mnemonic::Int3 | Mnemonic::Nop).then_some(false);
+        if self.stores(index) {
+            return Some(Held { at_home: held.in_register, ..held });
+        }
+        let is_loaded = i.mnemonic() == Mnemonic::Mov
+            && i.op0_kind() == OpKind::Register
+            && i.op0_register() == self.register
+            && self.is_home(index);
+        if is_loaded {
+            return Some(Held { in_register: held.at_home, ..held });
+        }
+        let is_call = matches!(i.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
+        let register = self.register;
+        let info = self.factory.info(i);
+        let is_written = |used: &iced_x86::UsedRegister| {
+            used.register().full_register() == register && writes(used.access())
+        };
+        let is_lost = is_call || info.used_registers().iter().any(is_written);
+        Some(Held {
+            in_register: held.in_register && !is_lost,
+            at_home: held.at_home && !self.writes_home(index)?,
+        })
+    }
+
+    /// Whether an instruction puts the argument's register into its place.
+    fn stores(&self, index: usize) -> bool {
+        self.body.instructions.get(index).is_some_and(|i| {
+            i.mnemonic() == Mnemonic::Mov
+                && i.op0_kind() == OpKind::Memory
+                && i.op1_kind() == OpKind::Register
+                && i.op1_register() == self.register
+                && self.is_home(index)
+        })
+    }
+
+    /// Whether the memory that an instruction names is the place, all of it.
+    fn is_home(&self, index: usize) -> bool {
+        let (Some(i), Some(depth)) =
+            (self.body.instructions.get(index), self.depths.get(index).copied().flatten())
+        else {
+            return false;
+        };
+        i.memory_base() == Register::RSP
+            && i.memory_index() == Register::None
+            && i.memory_size() == MemorySize::UInt64
+            && i.memory_displacement64().cast_signed().checked_sub(depth) == Some(self.home)
+    }
+
+    /// Whether something else learns where the place is. What nothing leads to comes never back.
+    fn tells_address(&self, index: usize) -> bool {
+        let (Some(i), Some(depth)) =
+            (self.body.instructions.get(index), self.depths.get(index).copied().flatten())
+        else {
+            return false;
         };
         if i.mnemonic() == Mnemonic::Lea && i.memory_base() == Register::RSP {
-            let at = i.memory_displacement64().cast_signed().checked_sub(depth)?;
-            return Some((KEPT..KEPT + WORD).contains(&at));
+            let at = i.memory_displacement64().cast_signed().checked_sub(depth);
+            return at.is_none_or(|at| (self.home..self.home + WORD).contains(&at));
         }
         // What is reckoned from another register may be anywhere.
         let is_copied = i.mnemonic() == Mnemonic::Mov && i.op1_register() == Register::RSP;
         let is_from_frame = i.mnemonic() == Mnemonic::Lea && i.memory_base() == Register::RBP;
-        if is_from_frame || is_copied && i.op0_register() != Register::RBP {
-            return Some(true);
-        }
-        let info = self.factory.info(i);
+        is_from_frame || is_copied && i.op0_register() != Register::RBP
+    }
+
+    /// Whether an instruction may write to the place; `None` where nothing leads to it.
+    fn writes_home(&mut self, index: usize) -> Option<bool> {
+        let depth = self.depths.get(index).copied().flatten()?;
+        let home = self.home;
+        let info = self.factory.info(self.body.instructions.get(index)?);
         let own = info.used_memory().iter().filter(|used| writes(used.access()));
         let mut own = own.filter(|used| matches!(used.base(), Register::RSP | Register::RBP));
-        Some(own.any(|used| overlaps(used, depth)))
+        Some(own.any(|used| overlaps(used, depth, home)))
     }
 }
 
-/// Whether what is written, at this depth, is in the place, or can't be told to be elsewhere.
-fn overlaps(used: &UsedMemory, depth: i64) -> bool {
+/// The instructions that may follow one; `None` where they can't be told.
+fn next(body: &Body, index: usize) -> Option<[Option<usize>; 2]> {
+    let i = body.instructions.get(index)?;
+    let target = || body.index_of(i.near_branch_target());
+    Some(match i.flow_control() {
+        FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => [Some(index + 1), None],
+        FlowControl::ConditionalBranch => [Some(index + 1), Some(target()?)],
+        FlowControl::UnconditionalBranch => [Some(target()?), None],
+        FlowControl::Return | FlowControl::Exception | FlowControl::Interrupt => [None, None],
+        _ => return None,
+    })
+}
+
+/// Whether what is written, at this depth, is in the place that begins at `home`, or can't be told to be elsewhere.
+fn overlaps(used: &UsedMemory, depth: i64, home: i64) -> bool {
     if used.base() != Register::RSP || used.index() != Register::None {
         return true;
     }
     let Some(start) = used.displacement().cast_signed().checked_sub(depth) else { return true };
     let size = i64::try_from(used.memory_size().size()).unwrap_or(i64::MAX);
-    size == 0 || (start < KEPT + WORD && start.saturating_add(size) > KEPT)
+    size == 0 || (start < home + WORD && start.saturating_add(size) > home)
 }
 
 fn writes(access: OpAccess) -> bool {
@@ -183,19 +295,33 @@ fn depths(body: &Body) -> Option<Vec<Option<i64>>> {
         }
         let i = body.instructions.get(index)?;
         let after = i64::checked_add(depth, grown(i)?)?;
-        let target = || body.index_of(i.near_branch_target());
-        match i.flow_control() {
-            FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => {
-                ways.push((index + 1, after));
-            }
-            FlowControl::ConditionalBranch => ways.extend([(index + 1, after), (target()?, after)]),
-            FlowControl::UnconditionalBranch => ways.push((target()?, after)),
-            FlowControl::Return if after != 0 => return None,
-            FlowControl::Return | FlowControl::Exception | FlowControl::Interrupt => {}
-            _ => return None,
+        if i.flow_control() == FlowControl::Return && after != 0 {
+            return None;
         }
+        ways.extend(next(body, index)?.into_iter().flatten().map(|next| (next, after)));
     }
     Some(depths)
+}
+
+/// Whether something that nothing leads to leads to what is reached; `None` where it can't be followed. The runtime goes there
+/// by itself: to what is left to be done in a function whose panic was recovered, before it returns. Padding counts only where it
+/// is gone through.
+fn comes_back(body: &Body, depths: &[Option<i64>]) -> Option<bool> {
+    let is_padding = |i: &Instruction| matches!(i.mnemonic(), Mnemonic::Int3 | Mnemonic::Nop);
+    let unreached = body.instructions.iter().zip(depths).enumerate();
+    let unreached = unreached.filter(|(_, (i, depth))| depth.is_none() && !is_padding(i));
+    let mut ways: Vec<usize> = unreached.map(|(index, _)| index).collect();
+    let mut seen = vec![false; depths.len()];
+    while let Some(index) = ways.pop() {
+        if depths.get(index)?.is_some() {
+            return Some(true);
+        }
+        if std::mem::replace(seen.get_mut(index)?, true) {
+            continue;
+        }
+        ways.extend(next(body, index)?.into_iter().flatten());
+    }
+    Some(false)
 }
 
 /// How many bytes an instruction puts onto the stack; `None` if it can't be told. A call takes away what it has put there.
@@ -219,6 +345,8 @@ mod tests {
     use super::*;
 
     const ENTRY: u64 = 0x45_4000;
+    /// The error behind one word, for whoever is the first argument.
+    const FIRST: WantedError = WantedError { error: 1, kept: 0, only_errors: false };
 
     // What the Go compilers named made of the second of these methods (padding cut), and how far away the first one lies:
     //
@@ -269,7 +397,7 @@ mod tests {
 
     /// Offset and text of the branch, and where the argument lies.
     fn tested_in(code: &[u8], distance: u64) -> Result<(u64, String, u16), CodeError> {
-        tested_call(code, ENTRY, ENTRY - distance).map(|found| {
+        tested_call(code, ENTRY, ENTRY - distance, FIRST).map(|found| {
             assert_eq!(
                 (found.site.cost, found.site.kind),
                 (super::super::CostClass::Emulated, SiteKind::Tested)
@@ -287,6 +415,54 @@ mod tests {
             assert!(found.1.starts_with("jne"), "{found:?}");
             assert_eq!((found.0, found.2), (offset, kept_at));
         }
+    }
+
+    // What Go 1.26 made of the second of these methods, its closure aside, and how far away the first one lies:
+    //
+    //     func (j *job) send(n int) error { … }
+    //     func (j *job) reply(n int, to *job) (err error) {
+    //         defer func() { j.note(n) }()
+    //         if err := to.send(n); err != nil { j.note(len(err.Error())); to.note(1); return err }
+    //         return nil
+    //     }
+    const REPLY_1_26: (&str, u64) = (
+        "493b66100f86f7000000554889e54883ec5866440fd67c2450488944246848894c2478c644241700440f117c2428488d150b0100004889\
+         542438488944244048895c2448488d5424384889542450c6442417014889c8e825ffffff0f1f4400004885c0746248895c242048894424\
+         18488b48184889d8ffd1488b4424680f1f00e8dbfeffff488b442478bb01000000e8ccfeffff488b4c241848894c2428488b4c24204889\
+         4c2430c644241700488b542450488b0affd1488b442428488b5c24304883c4585dc3440f117c2428c644241700488b542450488b02ffd0\
+         488b5c2430488b4424284883c4585dc3e88f99fbff488b442428488b5c24304883c4585dc3488944240848895c241048894c2418e84b21\
+         ffff488b442408488b5c2410488b4c2418e9d7feffff",
+        0x80,
+    );
+    const TO: WantedError = WantedError { error: 0, kept: 2, only_errors: true };
+
+    #[test]
+    fn what_only_an_error_leads_to_is_found() {
+        let (hex, distance) = REPLY_1_26;
+        let found = tested_call(&bytes(hex), ENTRY, ENTRY - distance, TO).expect("a place");
+        let site = (found.site.kind, found.site.offset, found.site.instruction.as_str());
+        assert_eq!((site, found.kept_at), ((SiteKind::Failed, 0x65, "mov [rsp+0x20], rbx"), 0x78));
+    }
+
+    #[test]
+    fn what_may_not_be_an_error_or_whose_is_not_known_is_refused() {
+        use CodeError::{NotKept, NotTested};
+        let (hex, distance) = REPLY_1_26;
+        for (offset, was, is, expected) in [
+            // Something else jumps there: jmp in place of padding.
+            (0x7d, "0f1f00", "ebe690", NotTested),
+            // Another one is put into the argument's place: mov [rsp+0x78], rdx.
+            (0x1e, "48894c2478", "4889542478", NotKept),
+            // What is left to do for a panic goes on in the middle.
+            (0xf1, "488b442428", "e9d1ffffff", NotKept),
+        ] {
+            let (mut code, was, is) = (bytes(hex), bytes(was), bytes(is));
+            assert_eq!((&code[offset..offset + was.len()], was.len()), (&*was, is.len()), "{offset:#x}");
+            code[offset..offset + is.len()].copy_from_slice(&is);
+            assert_eq!(tested_call(&code, ENTRY, ENTRY - distance, TO), Err(expected), "{offset:#x}");
+        }
+        let none = WantedError { kept: 9, ..TO };
+        assert_eq!(tested_call(&bytes(hex), ENTRY, ENTRY - distance, none), Err(NotKept));
     }
 
     #[test]
@@ -347,17 +523,17 @@ mod tests {
             assert_eq!(changed(offset, was, is), Err(CodeError::NotTested), "{offset:#x} {is}");
         }
         // Nothing of that name, and a function that is called twice.
-        assert_eq!(tested_call(&bytes(AGAIN_1_26.0), ENTRY, 0), Err(CodeError::NotTested));
+        assert_eq!(tested_call(&bytes(AGAIN_1_26.0), ENTRY, 0, FIRST), Err(CodeError::NotTested));
         assert_eq!(tested_in(&bytes(AGAIN_1_26.0), 0x20), Err(CodeError::NotTested));
     }
 
     proptest! {
         #[test]
         fn whatever_the_bytes_are(mut code in prop::collection::vec(any::<u8>(), 0..64), at in 0_usize..154) {
-            let _ = tested_call(&code, ENTRY, ENTRY - 0x60);
+            let _ = tested_call(&code, ENTRY, ENTRY - 0x60, FIRST);
             let whole = bytes(AGAIN_1_26.0);
             code.splice(0..0, whole.into_iter().take(at));
-            let _ = tested_call(&code, ENTRY, ENTRY - 0x60);
+            let _ = tested_call(&code, ENTRY, ENTRY - 0x60, FIRST);
         }
     }
 }

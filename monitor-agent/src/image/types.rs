@@ -353,5 +353,8 @@ mod tests {
         let go = image.go().expect("a Go image");
         let times = (0..100_000).take_while(|_| go.type_at(places.object).is_ok()).count();
         assert!((1000..10_000).contains(&times), "{times}");
+        // For another question as often.
+        go.renew_type_budget();
+        assert_eq!((0..100_000).take_while(|_| go.type_at(places.object).is_ok()).count(), times);
     }
 }

@@ -100,7 +100,8 @@ pub trait Executable {
     fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>>;
 
     /// Whether any number of an operation of a spec may be what was read. Else one with all bits set was not read.
-    fn reads_any_number(&self) -> bool {
+    fn reads_any_number(&self, operation: u8) -> bool {
+        let _ = operation;
         false
     }
 
@@ -187,7 +188,7 @@ impl Labels {
         let operation = first.saturating_add(set.stream.saturating_sub(stream::FIRST_OPERATION));
         let is_read = |code: &u32| {
             set.retry != retry_count::UNREADABLE
-                && (*code != status_code::UNREADABLE || executable.reads_any_number())
+                && (*code != status_code::UNREADABLE || executable.reads_any_number(operation))
         };
         let code = Some(set.error).filter(is_read);
         let failed = set.failed != 0 || executable.fails(operation, code);
@@ -465,6 +466,49 @@ mod tests {
         assert_eq!(decode(b"nonsense"), names("nonsense", "nonsense"));
         let long = [&b"/"[..], &[b's'; 90], b"/", &[b'm'; 100]].concat();
         assert_eq!(decode(&long), names(&"s".repeat(90), &"m".repeat(100)));
+    }
+
+    /// An operation of a spec whose number is in a register, or else in memory, and means failure if all its bits are set.
+    struct Numbers {
+        in_register: bool,
+    }
+
+    impl Executable for Numbers {
+        fn framework(&self) -> Framework {
+            Framework::Spec { spec: 0, operation: 0 }
+        }
+
+        fn constant(&self, _: u64, _: usize) -> Option<Vec<u8>> {
+            None
+        }
+
+        fn reads_any_number(&self, _: u8) -> bool {
+            self.in_register
+        }
+
+        fn fails(&self, _: u8, number: Option<u32>) -> bool {
+            number == Some(u32::MAX)
+        }
+
+        fn error_class(&self, _: u32) -> &'static str {
+            OTHER
+        }
+
+        fn protocol(&self, _: u16) -> Option<String> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_number_in_a_register_is_always_one() {
+        let decode = |in_register: bool, error: u32| {
+            let set = LabelSet { error, stream: stream::FIRST_OPERATION, ..LabelSet::EMPTY };
+            let labels = Labels::decode(&set, &Numbers { in_register });
+            (labels.code, labels.failed)
+        };
+        assert_eq!(decode(true, u32::MAX), (Some(u32::MAX), true));
+        assert_eq!(decode(false, u32::MAX), (None, false));
+        assert_eq!(decode(false, 7), (Some(7), false));
     }
 
     #[test]

@@ -5,6 +5,9 @@ use std::borrow::Cow;
 use super::{Framework, Labels};
 use crate::specs::{Operation, Source, Spec, Specs};
 
+/// Stands for what could not be read.
+const UNREADABLE: &str = "unreadable";
+
 impl Labels {
     /// The operation whose labels these are, and its spec; `None` for a call's.
     #[must_use]
@@ -12,6 +15,13 @@ impl Labels {
         let Framework::Spec { spec, operation } = self.framework else { return None };
         let spec = specs.get(spec)?;
         Some((spec, spec.operations.get(usize::from(operation))?))
+    }
+
+    /// How the operation ended, as events have it: `None` where its spec does not say that, or what it says was not read.
+    #[must_use]
+    pub fn ending(&self, operation: &Operation) -> Option<&'static str> {
+        let is_told = operation.tells_outcome() && (self.failed || !operation.is_untold(self.code));
+        is_told.then(|| self.status())
     }
 
     /// Whether they are an operation's.
@@ -33,9 +43,9 @@ impl Labels {
                     number(self.code.map(|code| operation.number(code)), zero.as_deref())
                 }
                 Source::Text(text) => Cow::Borrowed(text.as_str()),
-                Source::Outcome([succeeded, failed]) => {
-                    Cow::Borrowed(if self.failed { failed.as_str() } else { succeeded.as_str() })
-                }
+                Source::Outcome([_, failed]) if self.failed => Cow::Borrowed(failed.as_str()),
+                Source::Outcome(_) if operation.is_untold(self.code) => Cow::Borrowed(UNREADABLE),
+                Source::Outcome([succeeded, _]) => Cow::Borrowed(succeeded.as_str()),
             }
         };
         operation.labels.iter().map(value).collect()
@@ -46,6 +56,33 @@ fn number(number: Option<i64>, zero: Option<&str>) -> Cow<'_, str> {
     match (number, zero) {
         (Some(0), Some(zero)) => Cow::Borrowed(zero),
         (Some(number), _) => Cow::Owned(number.to_string()),
-        (None, _) => Cow::Borrowed("unreadable"),
+        (None, _) => Cow::Borrowed(UNREADABLE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_ebpf::LabelSet;
+
+    use super::*;
+    use crate::{pipeline::labels::NoExecutable, specs::read};
+
+    #[test]
+    fn an_ending_that_was_not_read_is_no_success() {
+        const SPEC: &str = "name = \"any\"\n[[native]]\nname = \"any\"\nkey = \"thread\"\nfailed = \"< 0\"\n\
+                            labels = { status = { outcome = [\"good\", \"bad\"] } }\n\
+                            [[native.start]]\nfunction = \"begin\"\n\
+                            [[native.finish]]\nfunction = \"end\"\nnumber = 0\n";
+        let operation = &read("", SPEC).expect("a spec").operations[0];
+        for (failed, code, shown, ending) in [
+            (false, Some(1), "good", Some("succeed")),
+            (true, Some(u32::MAX), "bad", Some("error")),
+            (false, None, "unreadable", None),
+            (true, None, "bad", Some("error")),
+        ] {
+            let labels = Labels { failed, code, ..Labels::decode(&LabelSet::EMPTY, &NoExecutable) };
+            assert_eq!(labels.values(operation), [shown]);
+            assert_eq!(labels.ending(operation), ending);
+        }
     }
 }

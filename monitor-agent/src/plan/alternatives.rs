@@ -1,6 +1,6 @@
 //! Operations of a spec, of which an executable may have some, and of some one of several descriptions.
 
-use super::Refusal;
+use super::{Refusal, Site, sited};
 use crate::specs::Operation;
 
 /// The operations that are there, and notes about those that are not.
@@ -10,8 +10,8 @@ pub(super) struct Alternatives<T> {
 }
 
 impl<T> Alternatives<T> {
-    /// Looks for each operation. Those of one name are one operation, as releases have it: the first that is there counts,
-    /// and no other of them is missing. At least one operation must be there.
+    /// Looks for each operation. Those of one name are one operation, as releases have it: the first that is there, with
+    /// what it needs, counts, and no other of them is missing. At least one operation must be there.
     pub(super) fn find(
         operations: &[Operation],
         mut find: impl FnMut(u8, &Operation) -> Result<T, Refusal>,
@@ -19,6 +19,7 @@ impl<T> Alternatives<T> {
         let mut found = Vec::new();
         let mut there: Vec<&str> = Vec::new();
         let mut missing: Vec<(&str, Refusal)> = Vec::new();
+        let mut unfit: Vec<(&str, Refusal)> = Vec::new();
         for (number, operation) in (0..).zip(operations) {
             let name = operation.name.as_str();
             if there.contains(&name) {
@@ -30,8 +31,12 @@ impl<T> Alternatives<T> {
                     there.push(name);
                 }
                 Err(why) if why.is_missing() => missing.push((name, why)),
+                Err(why) if is_of_another_release(&why) => unfit.push((name, why)),
                 Err(why) => return Err(why),
             }
+        }
+        if let Some((_, first)) = unfit.into_iter().find(|(name, _)| !there.contains(name)) {
+            return Err(first);
         }
         missing.retain(|(name, _)| !there.contains(name));
         if found.is_empty() {
@@ -40,6 +45,35 @@ impl<T> Alternatives<T> {
         }
         Ok(Self { found, notes: notes(&missing) })
     }
+}
+
+/// Whether an operation is there in another way than it is described: another description may be that of this release.
+fn is_of_another_release(why: &Refusal) -> bool {
+    match why {
+        Refusal::InSpec { why, .. } => is_of_another_release(why),
+        Refusal::WrongArguments { .. }
+        | Refusal::NoCxxString(_)
+        | Refusal::TypeMissing(_)
+        | Refusal::TypeUnused(_)
+        | Refusal::FieldMissing { .. }
+        | Refusal::WrongType { .. } => true,
+        _ => false,
+    }
+}
+
+/// Functions of which one is meant, for a refusal: the first, and the others behind it.
+pub(super) fn any_of<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
+    let first = names.next().unwrap_or_default();
+    let others: Vec<_> = names.collect();
+    if others.is_empty() { first.to_owned() } else { format!("{first} (or {})", others.join(", ")) }
+}
+
+/// Refuses sites that one way of telling hits from others is not enough for.
+pub(super) fn one_kind(sites: &[Site]) -> Result<(), Refusal> {
+    sited::same_kinds(sites).map_err(|why| match why {
+        Refusal::TooMuch(_) => Refusal::KindsOfSites,
+        why => why,
+    })
 }
 
 /// A note for each name.
@@ -52,4 +86,75 @@ fn notes(missing: &[(&str, Refusal)]) -> Vec<String> {
         format!("{name} is not watched ({})", reasons.join("; "))
     };
     first.map(note).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::specs::read;
+
+    /// Operations of these names.
+    fn operations(names: &[&str]) -> Vec<Operation> {
+        let one = |name: &&str| {
+            format!(
+                "[[native]]\nname = \"{name}\"\nkey = \"thread\"\n[[native.start]]\nfunction = \"begin\"\n\
+                 [[native.finish]]\nfunction = \"end\"\n"
+            )
+        };
+        let text = format!("name = \"any\"\n{}", names.iter().map(one).collect::<String>());
+        read("", &text).unwrap_or_else(|error| panic!("{error}")).operations
+    }
+
+    fn no_field(field: &str) -> Refusal {
+        Refusal::FieldMissing { type_name: "main.T".to_owned(), field: field.to_owned() }
+    }
+
+    fn no_function() -> Refusal {
+        Refusal::FunctionMissing("main.f".to_owned())
+    }
+
+    /// The numbers of the operations that are found, or why there are none.
+    fn found(names: &[&str], mut why: impl FnMut(u8) -> Option<Refusal>) -> Result<Vec<u8>, String> {
+        let found = Alternatives::find(&operations(names), |number, _| why(number).map_or(Ok(number), Err));
+        found.map(|found| found.found).map_err(|why| why.to_string())
+    }
+
+    #[test]
+    fn the_next_description_of_an_operation_is_tried_where_one_does_not_fit() {
+        let first = |why: fn() -> Refusal| move |number: u8| (number == 0).then(why);
+        let ways: [fn() -> Refusal; 6] = [
+            || no_field("a"),
+            || Refusal::TypeMissing("main.T".to_owned()),
+            || Refusal::TypeUnused("main.T".to_owned()),
+            || Refusal::wrong_type("a", "bool", "a string"),
+            || {
+                let [symbol, found, expected] = ["main.f", "w", "ww"].map(str::to_owned);
+                Refusal::WrongArguments { symbol, found, expected }
+            },
+            no_function,
+        ];
+        for way in ways {
+            assert_eq!(found(&["a", "a"], first(way)), Ok(vec![1]), "{}", way());
+        }
+        // Another reason ends it, as does one that is the only description's.
+        assert!(found(&["a", "a"], first(|| Refusal::NoShape)).is_err());
+        assert!(found(&["a", "b"], first(|| no_field("a"))).is_err());
+        assert_eq!(found(&["a", "b"], first(no_function)), Ok(vec![1]));
+    }
+
+    #[test]
+    fn the_first_reason_is_kept() {
+        let field = |number: u8| Some(no_field(&format!("field{number}")));
+        let text = found(&["a", "a", "a"], field).expect_err("no fields");
+        assert!(text.contains("field0"), "{text}");
+        let later = |number: u8| Some(if number == 0 { no_function() } else { no_field("later") });
+        let text = found(&["a", "a"], later).expect_err("no field");
+        assert!(text.contains("later"), "{text}");
+    }
+
+    #[test]
+    fn all_functions_that_would_do_are_named() {
+        assert_eq!(any_of(["a"].into_iter()), "a");
+        assert_eq!(any_of(["a", "b", "c"].into_iter()), "a (or b, c)");
+    }
 }

@@ -2,7 +2,11 @@
 //!
 //! A copy is where the functions that every call enters are, whatever the build info says of modules.
 
-use std::{cell::Cell, collections::BTreeMap, ptr};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    ptr,
+};
 
 use super::{Refusal, Role};
 use crate::{
@@ -12,6 +16,8 @@ use crate::{
 
 /// A program merged from others has a few.
 const MAX_COPIES: usize = 16;
+/// So many functions of all copies, and of others with names like theirs. A copy has a few dozen.
+const MAX_FUNCTIONS: usize = 1 << 12;
 
 /// One copy of a framework.
 pub(super) struct FrameworkCopy {
@@ -79,7 +85,7 @@ pub(super) fn survey(framework: &'static Framework, go: &GoImage<'_>) -> Result<
         .chain([&*framework.messages.sent, &*framework.messages.received])
         .collect();
     let linked = Cell::new(false);
-    let functions = go.functions_named(&|symbol| {
+    let functions = go.some_functions_named(MAX_FUNCTIONS, &|symbol| {
         if below(symbol, &framework.module).is_some() {
             linked.set(true);
         }
@@ -159,22 +165,30 @@ pub(super) fn survey_sited(
     let messages = framework.calls.iter().flat_map(|call| &call.messages);
     let messages = messages.flat_map(|messages| [&*messages.sent, &*messages.received]);
     let finishes = finishes.flat_map(|entry| entry.given_by.as_deref().into_iter().chain([&*entry.function]));
-    let mut names: Vec<&'static str> = starts().chain(finishes).chain(messages).collect();
+    let error_ends = framework.calls.iter().flat_map(|call| &call.error_ends);
+    let error_ends = error_ends.flat_map(|end| [&*end.function, &*end.given_by]);
+    let mut names: Vec<&'static str> = starts().chain(finishes).chain(error_ends).chain(messages).collect();
     names.sort_unstable();
     names.dedup();
     let mut interim_names: Vec<&'static str> =
         framework.calls.iter().flat_map(|call| &call.not_within).map(|name| &**name).collect();
     interim_names.sort_unstable();
     interim_names.dedup();
-    let functions = go.functions_named(&|symbol| {
+    let functions = go.some_functions_named(MAX_FUNCTIONS, &|symbol| {
         names.iter().any(|name| before(symbol, name).is_some())
             || interim_names.iter().any(|name| before_or_around(symbol, name).is_some())
     })?;
     let mut by_path: BTreeMap<String, Vec<(&'static str, Function)>> = BTreeMap::new();
     let mut interim_by_path: BTreeMap<String, Vec<(&'static str, Function)>> = BTreeMap::new();
+    let mut known = BTreeSet::new();
     for function in functions {
         let around = |name: &&'static str| Some((*name, unescape(before_or_around(&function.name, name)?)));
         if let Some((name, path)) = interim_names.iter().find_map(around) {
+            // Which of them calls go through can't be known. (Closures have names of their own.)
+            if before(&function.name, name).is_some() && !known.insert(function.name.clone()) {
+                let what = format!("it has function {} more than once", function.name);
+                return Err(ImageError::Malformed { what });
+            }
             interim_by_path.entry(path).or_default().push((name, function.clone()));
         }
         let found = names.iter().find_map(|name| Some((*name, unescape(before(&function.name, name)?))));

@@ -9,7 +9,7 @@ use monitor_ebpf::{
 
 use super::{
     Refusal, Role, Site,
-    alternatives::Alternatives,
+    alternatives::{Alternatives, any_of, one_kind},
     copies,
     layout::{Needs, Nodes, Place, ROOT, STATUS, as_program},
     recipe::argument,
@@ -66,8 +66,8 @@ pub(super) fn find(
 ) -> Result<Found, Refusal> {
     let entries = || spec.operations.iter().flat_map(Operation::entries);
     let functions = go.functions_named(&|symbol| {
-        let symbol = copies::unescape(symbol);
-        entries().any(|entry| entry.is_like(&symbol))
+        let names = names_of(symbol);
+        entries().any(|entry| means(entry, &names))
     })?;
     let mut finder = Finder { image, go, functions, sites: Vec::new() };
     let Alternatives { found: operations, notes } = Alternatives::find(&spec.operations, |number, _| {
@@ -87,8 +87,20 @@ pub(super) fn find(
     let mut is_used = is_used.into_iter();
     found.sites.retain(|_| is_used.next().unwrap_or_default());
     found.sites.sort_by_key(|site| site.role == Role::Start);
-    super::sited::same_kinds(&found.sites)?;
+    let place = spec.operations.first().and_then(|operation| operation.start.first());
+    one_kind(&found.sites).map_err(|why| why.at(spec, place.map_or(0, |entry| entry.place)))?;
     Ok(found)
+}
+
+/// The names of a function: that of its symbol, as `go tool nm` prints it, and the one in which the last part of its
+/// package's path is as it is imported. They are the same but for characters such as the dot in `gopkg.in/yaml.v3`.
+fn names_of(symbol: &str) -> [String; 2] {
+    [symbol.to_owned(), copies::unescape(symbol)]
+}
+
+/// Whether an entry means a function of these names.
+fn means(entry: &Entry, names: &[String; 2]) -> bool {
+    names.iter().any(|name| entry.is_like(name))
 }
 
 /// Refuses operations that what is entered can't tell apart: each finish must be of one of them, and those that start
@@ -99,9 +111,9 @@ fn check_sites(operations: &[Described]) -> Result<(), Refusal> {
             let finishes = one.finishes.iter().any(|site| other.finishes.contains(site));
             let starts = one.starts.iter().any(|site| other.starts.contains(site));
             if finishes || (starts && one.way_to_start() != other.way_to_start()) {
-                let [one, other] =
-                    [one, other].map(|of| of.operation().map_or("", |found| &found.name).to_owned());
-                return Err(Refusal::NotApart(other, one));
+                let names = [one, other].map(|of| of.operation().map_or("", |found| &found.name).to_owned());
+                let [name, other] = names;
+                return Err(Refusal::NotApart(other, name).at(&one.spec, one.place(finishes)));
             }
         }
     }
@@ -166,7 +178,7 @@ impl Finder<'_> {
     fn choose<'b>(&self, entries: &'b [Entry], spec: &Spec) -> Result<(&'b Entry, Vec<Function>), Refusal> {
         let mut refusal = None;
         for entry in entries {
-            let like = |function: &&Function| entry.is_like(&copies::unescape(&function.name));
+            let like = |function: &&Function| means(entry, &names_of(&function.name));
             let found: Vec<_> = self.functions.iter().filter(like).cloned().collect();
             if found.is_empty() {
                 continue;
@@ -183,8 +195,10 @@ impl Finder<'_> {
                 Err(why) => return Err(why),
             }
         }
-        let (name, place) = entries.first().map_or(("", 0), |entry| (&entry.function, entry.place));
-        Err(refusal.unwrap_or_else(|| Refusal::FunctionMissing(name.to_owned()).at(spec, place)))
+        let place = entries.first().map_or(0, |entry| entry.place);
+        let missing =
+            || Refusal::FunctionMissing(any_of(entries.iter().map(|entry| entry.function.as_str())));
+        Err(refusal.unwrap_or_else(|| missing().at(spec, place)))
     }
 
     fn check_arguments(&self, function: &Function, entry: &Entry) -> Result<(), Refusal> {
@@ -232,8 +246,18 @@ impl Described {
         Some((self.start_key, operation.key, operation.policy, operation.side))
     }
 
-    /// Follows the paths of its labels.
+    /// Where in the file its first start stands, or its first finish if that is another function.
+    fn place(&self, finish: bool) -> usize {
+        let Some(operation) = self.operation() else { return 0 };
+        let entry = operation.finishes().first().filter(|_| finish).or(operation.start.first());
+        entry.map_or(0, |entry| entry.place)
+    }
+
+    /// Follows the paths of its labels, from the types that it names, which are all there.
     fn with_labels(mut self, operation: &Operation, resolver: &mut Resolver<'_>) -> Result<Self, Refusal> {
+        for (name, place) in operation.types.values().zip(&operation.type_places) {
+            resolver.type_named(name).map_err(|why| why.at(&self.spec, *place))?;
+        }
         let nodes = std::mem::replace(&mut self.nodes, Nodes::with_arguments());
         let mut walk = Walk { nodes, root: ROOT, object: 0, resolver };
         for (source, place) in operation.labels.iter().zip(&operation.label_places) {
@@ -259,7 +283,15 @@ impl Described {
         if matches!(source, Source::Name(_)) {
             self.texts.push(walk.text(fields)?);
         } else {
-            self.number_at = Some(walk.number(fields)?);
+            let (place, width) = walk.number(fields)?;
+            if operation.signed && width < 4 {
+                return Err(Refusal::wrong_type(
+                    fields,
+                    "a number of 1 byte",
+                    "one of 4 or 8 bytes, as signed needs it",
+                ));
+            }
+            self.number_at = Some((place, width));
         }
         Ok(())
     }
@@ -297,6 +329,8 @@ impl Described {
         if let Some((place, width)) = self.number_at {
             sited.code_at = windows.at(place);
             sited.number_width = width;
+        } else if self.end.number.is_some() {
+            sited.number_width = self.end.number_width;
         }
         let key = match (operation.key, operation.policy) {
             (_, Policy::Nested) => KeyKind::GoroutineUnlessStreaming,
@@ -333,5 +367,25 @@ fn policy(policy: Policy) -> u8 {
         Policy::Overwrite | Policy::Nested => 0,
         Policy::FirstStart => policy::FIRST_START,
         Policy::FirstFinish => policy::FIRST_FINISH,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_are_known_as_symbols_and_as_they_are_imported() {
+        let is_meant = |function: &str, at_most: Option<usize>| {
+            let (function, arguments, words) = (function.to_owned(), String::new(), Words::default());
+            let entry = Entry { function, at_most, arguments, words, place: 0 };
+            means(&entry, &names_of("gopkg.in/yaml%2ev3.(*Decoder).Decode"))
+        };
+        assert!(is_meant("gopkg.in/yaml%2ev3.(*Decoder).Decode", None));
+        assert!(is_meant("gopkg.in/yaml.v3.(*Decoder).Decode", None));
+        assert!(is_meant("gopkg.in/yaml%2ev3.(*Decoder).*", Some(9)));
+        assert!(is_meant("gopkg.in/yaml.v3.(*Decoder).*", Some(9)));
+        assert!(!is_meant("gopkg.in/yaml.v2.(*Decoder).Decode", None));
+        assert!(!is_meant("gopkg.in/yaml%2ev2.*", Some(9)));
     }
 }

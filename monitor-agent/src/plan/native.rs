@@ -6,7 +6,7 @@ use monitor_ebpf::{Native as Program, form, moment, policy, word};
 
 use super::{
     Refusal, Role, Site,
-    alternatives::Alternatives,
+    alternatives::{Alternatives, any_of, one_kind},
     site::{no_site, site},
 };
 use crate::{
@@ -51,12 +51,23 @@ pub(super) fn find(spec: &Spec, image: &Image) -> Result<Vec<Found>, Refusal> {
         first.notes.extend(notes);
     }
     for (index, one) in found.iter().enumerate() {
-        let earlier = || found.iter().take(index).flat_map(|other| &other.sites);
-        if let Some(site) = one.sites.iter().find(|site| earlier().any(|other| other.entry == site.entry)) {
-            return Err(Refusal::Claimed(site.symbol.clone(), spec.name.clone()));
-        }
+        found.iter().take(index).try_for_each(|other| apart(other, one, (spec, &functions)))?;
     }
     Ok(found)
+}
+
+/// Refuses two operations that have a function in common.
+fn apart(one: &Found, other: &Found, (spec, functions): (&Spec, &Functions<'_>)) -> Result<(), Refusal> {
+    let is_shared = |site: &&Site| one.sites.iter().any(|known| known.entry == site.entry);
+    let Some(site) = other.sites.iter().find(is_shared) else { return Ok(()) };
+    let operation = |found: &Found| spec.operations.get(usize::from(found.number));
+    let name = |found: &Found| operation(found).map_or("", |operation| &operation.name).to_owned();
+    let entries = operation(other).and_then(|operation| operation.native.as_ref()).into_iter();
+    let means =
+        |entry: &&NativeEntry| functions.of(entry).iter().any(|function| function.entry == site.entry);
+    let entry = entries.flat_map(Native::entries).find(means);
+    let why = Refusal::SameFunction { one: name(one), other: name(other), symbol: site.symbol.clone() };
+    Err(why.at(spec, entry.map_or(0, |entry| entry.place)))
 }
 
 /// The functions of an executable that entries of a spec mean.
@@ -132,7 +143,7 @@ fn find_operation(
         _ => Vec::new(),
     };
     sites.extend(starts);
-    super::sited::same_kinds(&sites)?;
+    one_kind(&sites).map_err(|why| why.at(spec, start.place))?;
     Ok(Found { number, operation: NativePlan(program(operation, native, start, finish)), sites, notes })
 }
 
@@ -160,8 +171,8 @@ fn choose<'a>(
             None => Ok((entry, found)),
         };
     }
-    let (name, place) = entries.first().map_or(("", 0), |entry| (&entry.function, entry.place));
-    Err(Refusal::SymbolMissing(name.to_owned()).at(spec, place))
+    let place = entries.first().map_or(0, |entry| entry.place);
+    Err(Refusal::SymbolMissing(any_of(entries.iter().map(|entry| entry.function.as_str()))).at(spec, place))
 }
 
 fn code(function: &NativeFunction, image: &Image) -> Result<Arc<[u8]>, Refusal> {

@@ -85,6 +85,24 @@ pub enum Refusal {
         "operations {0} and {1} can't be told apart: they finish in the same function, or start in one with other keys"
     )]
     NotApart(String, String),
+    /// Two operations of a spec of native functions watch the same function.
+    #[error(
+        "operations {one} and {other} both watch function {symbol}: what is entered must tell operations apart"
+    )]
+    SameFunction {
+        /// The operation that is described first.
+        one: String,
+        /// The other.
+        other: String,
+        /// The function.
+        symbol: String,
+    },
+    /// Sites of a spec at which hits are told from others in different ways.
+    #[error(
+        "its functions begin so differently that one program can't tell their entries from other hits: put them into specs of \
+         their own"
+    )]
+    KindsOfSites,
     /// Two specs watch the same function.
     #[error("function {0} is watched for spec {1} already")]
     Claimed(String, String),

@@ -86,12 +86,14 @@ impl<'a> Resolver<'a> {
     }
 
     /// The same for names that are whole: of the types in `concretes` and the interfaces that they are used as. Those that
-    /// are used as none are looked for behind the types that are.
+    /// are used as none are looked for behind the types that are. That may take most of what type data may be read for one
+    /// question, and each spec is one; their number is bounded.
     pub(super) fn of_types(
         concretes: &[&str],
         image: &'a Image,
         go: &'a GoImage<'a>,
     ) -> Result<Self, Refusal> {
+        go.renew_type_budget();
         let mut names = HashMap::new();
         let mut itabs: BTreeMap<_, Vec<ItabRef>> = BTreeMap::new();
         let mut used = BTreeMap::new();
@@ -144,6 +146,20 @@ impl<'a> Resolver<'a> {
         let Some(itab) = self.only(&self.full(interface), &self.full(concrete))? else { return Ok(None) };
         self.note(format!("itab({}, *{})", shown(interface), shown(concrete)), itab.address);
         Ok(Some(itab))
+    }
+
+    /// The same of errors that are no pointers, but a type of the framework's itself.
+    pub(super) fn itab_of_value(&mut self, concrete: &str) -> Result<Option<ItabRef>, Refusal> {
+        let full = self.full(concrete);
+        match self.itabs.get(&(ERROR.to_owned(), full.clone())).map(Vec::as_slice) {
+            None => Ok(None),
+            Some([itab]) => {
+                let itab = *itab;
+                self.note(format!("itab({ERROR}, {})", shown(concrete)), itab.address);
+                Ok(Some(itab))
+            }
+            Some(_) => Err(Refusal::TypeTwice(full)),
+        }
     }
 
     /// The itab of an error of a type that is not the framework's, by its full name.
@@ -367,9 +383,28 @@ fn full_name(names: &mut HashMap<u64, Option<TypeName>>, go: &GoImage<'_>, addre
 pub(super) fn type_full_name(found: &Type) -> String {
     match &found.pkg_path {
         Some(path) => {
-            let short = found.name.rsplit('.').next().unwrap_or(&found.name);
-            format!("{path}.{short}")
+            // Type arguments have paths of their own, dots included.
+            let (name, arguments) = found.name.split_at(found.name.find('[').unwrap_or(found.name.len()));
+            let short = name.rsplit('.').next().unwrap_or(name);
+            format!("{path}.{short}{arguments}")
         }
         None => found.name.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_name_has_the_path_of_its_package_and_its_arguments_as_they_are() {
+        let full = |name: &str, path: Option<&str>| {
+            let (name, pkg_path) = (name.to_owned(), path.map(str::to_owned));
+            let (kind, fields) = (Kind::Struct, Vec::new());
+            type_full_name(&Type { address: 0, kind, size: 0, name, pkg_path, elem: None, fields })
+        };
+        assert_eq!(full("rpcinfo.rpcInfo", Some("pkg/rpcinfo")), "pkg/rpcinfo.rpcInfo");
+        assert_eq!(full("set.Of[a/b.T,int]", Some("x/set")), "x/set.Of[a/b.T,int]");
+        assert_eq!(full("struct {}", None), "struct {}");
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Refusal;
 use crate::image::{
-    CodeError, CostClass, Function, GoImage, Image, SiteChoice, SiteKind, TestedCall, first_instruction,
-    go_entry_site, return_sites, tested_call,
+    CodeError, CostClass, Function, GoImage, Image, SiteChoice, SiteKind, TestedCall, WantedError,
+    first_instruction, go_entry_site, go_return_sites, tested_call,
 };
 
 /// What a hit of a site means.
@@ -67,14 +67,20 @@ const CARRY_OR_ZERO: u8 = 1 << 0 | 1 << 6;
 impl Site {
     /// Processor flags that tell a hit which isn't an entry of the function: the branch of a stack check is
     /// about to be taken, and the function will be entered again. `None` where it is all the same: a test of an error for zero
-    /// leaves none of them set unless there is no error.
+    /// leaves none of them set unless there is no error, and behind it they are as it has left them.
     #[must_use]
     pub fn skip_flags(&self) -> Option<u8> {
         match self.kind {
             SiteKind::StackCheckBranch => Some(CARRY_OR_ZERO),
-            SiteKind::Tested => None,
+            SiteKind::Tested | SiteKind::Failed => None,
             SiteKind::AfterStackCheck | SiteKind::Entry | SiteKind::Return => Some(0),
         }
+    }
+
+    /// Whether calls come by only where something fails: what a hit costs there says nothing of calls.
+    #[must_use]
+    pub fn is_rare(&self) -> bool {
+        self.kind == SiteKind::Failed
     }
 
     /// Moves it to its function's first instruction.
@@ -157,25 +163,25 @@ pub(super) fn return_sites_of(
 ) -> Result<Vec<Site>, Refusal> {
     check_not_inlined(function, go)?;
     let code = go.code(function)?;
-    let choices = return_sites(&code, function.entry).map_err(|error| no_site(&function.name, &error))?;
+    let choices = go_return_sites(&code, function.entry).map_err(|error| no_site(&function.name, &error))?;
     let code = code.into();
     let site = |choice| site(role, (&function.name, function.entry), &code, choice, image);
     choices.into_iter().map(site).collect()
 }
 
-/// The site at which a function tests what the only call of another one has given it, and how far above the stack pointer its
-/// own first argument lies then.
+/// The site at which a function has an error that the only call of another one has given it, and how far above the stack pointer
+/// its own argument lies then.
 pub(super) fn tested_call_of(
     role: Role,
-    function: &Function,
-    giver: &Function,
+    (function, giver): (&Function, &Function),
+    wanted: WantedError,
     image: &Image,
     go: &GoImage<'_>,
 ) -> Result<(Site, u16), Refusal> {
     check_not_inlined(function, go)?;
     check_not_inlined(giver, go)?;
     let code = go.code(function)?;
-    let tested = tested_call(&code, function.entry, giver.entry);
+    let tested = tested_call(&code, function.entry, giver.entry, wanted);
     let TestedCall { site: choice, kept_at } = tested.map_err(|error| no_site(&function.name, &error))?;
     let site = site(role, (&function.name, function.entry), &code.into(), choice, image)?;
     Ok((site, kept_at))

@@ -1,8 +1,10 @@
 //! Calls that are told by the function that they enter, proven in an executable.
 
+use std::slice;
+
 use monitor_ebpf::{
-    CodeRange, FINISH_SITES, GATES, INTERIM_RANGES, LABELS, Messages, NO_SCRATCH, Shape, Sited, TestOp,
-    policy, stream, window_use,
+    CodeRange, FINISH_SITES, GATES, Given, INTERIM_RANGES, LABELS, Messages, NO_SCRATCH, Shape, Sited,
+    TestOp, policy, stream, window_use,
 };
 
 use super::{
@@ -18,11 +20,16 @@ use super::{
 };
 use crate::{
     frameworks::{Alternatives, CallSpec, Entry, KindSpec, Side, SitedFramework, StatusSpec, Way},
-    image::{GoImage, Image, Kind},
+    image::{GoImage, Image, Kind, WantedError},
 };
 
 /// Longest text that the programs compare.
 const TEXT_MAX: usize = 8;
+/// Words of arguments that are in registers.
+const IN_REGISTERS: usize = 9;
+/// Where the error is of what a function gives that an end is told by: behind a word, or alone.
+const GIVEN_ERROR: usize = 1;
+const ONLY_ERROR: usize = 0;
 
 /// A kind of call: where it starts and finishes, and what lies where then.
 #[derive(Clone, Debug)]
@@ -41,6 +48,8 @@ pub(super) struct SitedCall {
     /// What must hold for a hit of the start to be one.
     begins: Option<Asked>,
     gates: Vec<Asked>,
+    /// An end that only an error tells.
+    given: Given,
     /// Where the code lies that tells failures in the middle of a call: from, to.
     interim: Vec<(u64, u64)>,
     messages: Option<MessagePlan>,
@@ -141,7 +150,13 @@ pub(super) fn same_kinds(sites: &[Site]) -> Result<(), Refusal> {
 
 /// Whether it is the code of a function that something can't be proven of.
 fn is_about_code(why: &Refusal) -> bool {
-    matches!(why, Refusal::Inlined { .. } | Refusal::NoSite { .. } | Refusal::TooMuch(_))
+    matches!(
+        why,
+        Refusal::Inlined { .. }
+            | Refusal::NoSite { .. }
+            | Refusal::TooMuch(_)
+            | Refusal::WrongArguments { .. }
+    )
 }
 
 struct Finder<'a> {
@@ -196,11 +211,7 @@ impl Finder<'_> {
         let mut kept = Vec::new();
         let mut finish = None;
         for (index, entries) in spec.finishes.iter().enumerate() {
-            let found = match entries.first() {
-                Some(entry) if entry.given_by.is_some() => self.given(entry)?,
-                _ => self.entry(Role::Finish, entries)?.map(|(address, entry)| (address, 0, entry)),
-            };
-            match found {
+            match self.finish(entries)? {
                 Some((address, kept_at, entry)) => {
                     finishes.push(address);
                     kept.push(kept_at);
@@ -236,6 +247,9 @@ impl Finder<'_> {
         let streams = self.streams(spec, &mut walk)?;
         let status = status(&self.framework.status, finish, &mut walk)?;
         let nodes = walk.nodes;
+        let given = self.error_end(spec, resolver);
+        let without = format!("{}: not all of their ends can be seen", spec.name);
+        let given = or_note(given, &without, &mut self.notes)?.flatten().unwrap_or(Given::NONE);
         let messages = self.messages(spec, object, resolver)?;
         Ok(Some(SitedCall {
             spec,
@@ -250,6 +264,7 @@ impl Finder<'_> {
             status,
             begins,
             gates,
+            given,
             interim: interim(spec, self.copy)?,
             messages,
         }))
@@ -292,7 +307,8 @@ impl Finder<'_> {
                 });
                 continue;
             }
-            let known = self.sites.iter().find(|site| site.entry == function.entry);
+            let is_same = |site: &&Site| site.entry == function.entry && site.kind.is_at_entry();
+            let known = self.sites.iter().find(is_same);
             if let Some(site) = known {
                 return Ok(Some((site.address, entry)));
             }
@@ -304,19 +320,73 @@ impl Finder<'_> {
         refusal.map_or(Ok(None), Err)
     }
 
+    /// The first of these ends that is there with its arguments: where its site is, and how far above the stack pointer the
+    /// object lies then, or 0.
+    fn finish(&mut self, entries: &'static [Entry]) -> Result<Option<(u64, u16, &'static Entry)>, Refusal> {
+        let mut refusal = None;
+        for entry in entries {
+            let found = if entry.given_by.is_some() {
+                self.given(entry)
+            } else {
+                let found = self.entry(Role::Finish, slice::from_ref(entry));
+                found.map(|found| found.map(|(address, entry)| (address, 0, entry)))
+            };
+            match found {
+                Ok(None) => {}
+                Err(why @ Refusal::WrongArguments { .. }) => refusal = Some(why),
+                found => return found,
+            }
+        }
+        refusal.map_or(Ok(None), Err)
+    }
+
     /// Where a function tests what another has given it, and how far above the stack pointer its first argument lies then.
     fn given(&mut self, entry: &'static Entry) -> Result<Option<(u64, u16, &'static Entry)>, Refusal> {
         let giver = entry.given_by.as_ref().map(|name| self.copy.function(name)).transpose()?.flatten();
         let (Some(function), Some(giver)) = (self.copy.function(&entry.function)?, giver) else {
             return Ok(None);
         };
-        if !self.go.arguments(function)?.unwrap_or_default().starts_with(&entry.arguments) {
-            return Ok(None);
+        let found = self.go.arguments(function)?.unwrap_or_default();
+        if !found.starts_with(&entry.arguments) {
+            let (symbol, expected) = (function.name.clone(), entry.arguments.clone());
+            return Err(Refusal::WrongArguments { symbol, found, expected });
         }
-        let (site, kept_at) = tested_call_of(Role::Finish, function, giver, self.image, self.go)?;
+        let wanted = WantedError { error: GIVEN_ERROR, kept: entry.object, only_errors: false };
+        let (site, kept_at) = tested_call_of(Role::Finish, (function, giver), wanted, self.image, self.go)?;
         let address = site.address;
         self.sites.push(site);
         Ok(Some((address, kept_at, entry)))
+    }
+
+    /// The first of the ends that only an error tells which is there with its arguments; link-time addresses.
+    fn error_end(
+        &mut self,
+        spec: &'static CallSpec,
+        resolver: &mut Resolver<'_>,
+    ) -> Result<Option<Given>, Refusal> {
+        for end in &spec.error_ends {
+            let giver = self.copy.function(&end.given_by)?;
+            let (Some(function), Some(giver)) = (self.copy.function(&end.function)?, giver) else { continue };
+            let found = self.go.arguments(function)?.unwrap_or_default();
+            if !found.starts_with(&end.arguments) {
+                continue;
+            }
+            // Words of their own, in the order of the registers.
+            let words = found.chars().filter(|kind| *kind == 'w').count();
+            if words > IN_REGISTERS || !found.chars().all(|kind| matches!(kind, 'w' | '{' | '}')) {
+                return Err(Refusal::TooMuch("arguments"));
+            }
+            // No such error can be.
+            let Some(itab) = resolver.itab_of_value(&end.error)? else { return Ok(None) };
+            let wanted = WantedError { error: ONLY_ERROR, kept: end.object, only_errors: true };
+            let (site, kept_at) =
+                tested_call_of(Role::Finish, (function, giver), wanted, self.image, self.go)?;
+            let (place, word) = (site.address, itab.address);
+            self.sites.push(site);
+            let error = argument(ONLY_ERROR)? as u8;
+            return Ok(Some(Given { place, word, kept_at, error, code: end.code, ..Given::NONE }));
+        }
+        Ok(None)
     }
 
     /// Where it lies whether client and server stream. That it can't be told is a note.
@@ -504,6 +574,10 @@ impl SitedCall {
         }
         for (place, gate) in sited.gates.iter_mut().zip(&self.gates) {
             *place = windows.test(gate);
+        }
+        if self.given != Given::NONE {
+            let Given { place, word, .. } = self.given;
+            sited.given = Given { place: in_target(place), word: in_target(word), ..self.given };
         }
         sited.messages = messages.map_or(Messages::NONE, |messages| messages.program(bias));
         for (place, (start, end)) in sited.interim.iter_mut().zip(&self.interim) {

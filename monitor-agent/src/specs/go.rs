@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 
 use super::{
-    ALTERNATIVES_MAX, Entry, Finish, Key, LABELS_MAX, MATCHES_MAX, Operation, POINTERS_MAX, Policy,
-    REGISTERS, Source, TEXTS_MAX, Words, names,
+    ALTERNATIVES_MAX, Comparison, Entry, Finish, Key, LABELS_MAX, MATCHES_MAX, Operation, POINTERS_MAX,
+    Policy, REGISTERS, Source, TEXTS_MAX, Words, names,
     read::{Wrong, check, comparison, label_places, short, source, wrong},
     written::{WrittenEntry, WrittenKey, WrittenOperation, WrittenPolicy, WrittenSide, WrittenWords},
 };
@@ -42,7 +42,6 @@ pub(super) fn operation(spanned: &Spanned<WrittenOperation>) -> Result<Operation
         }
         types.insert(pointer.clone(), name.get_ref().clone());
     }
-    let failed = written.failed.as_ref().map(|text| comparison(text, 0..=u32::MAX.into())).transpose()?;
     let operation = Operation {
         name: short(&written.name)?,
         side: written.side.into(),
@@ -51,13 +50,33 @@ pub(super) fn operation(spanned: &Spanned<WrittenOperation>) -> Result<Operation
         start,
         finish,
         types,
+        type_places: written.types.values().map(|name| name.span().start).collect(),
         labels: sources(written)?,
         label_places: label_places(&written.labels),
-        failed,
+        failed: failed(written)?,
+        signed: written.signed,
         native: None,
     };
     every_word(&operation, spanned)?;
     Ok(operation)
+}
+
+/// Which numbers mean that it has failed. Those that none is are refused.
+fn failed(written: &WrittenOperation) -> Result<Option<Comparison>, Wrong> {
+    let Some(text) = &written.failed else { return Ok(None) };
+    let highest: i64 = if written.signed { i32::MAX.into() } else { u32::MAX.into() };
+    let comparison = comparison(text, i32::MIN.into()..=highest)?;
+    let is_about_signs = match comparison {
+        Comparison::Below(number) => number <= 0,
+        Comparison::Equal(number) | Comparison::Not(number) | Comparison::AtLeast(number) => number < 0,
+    };
+    if is_about_signs && !written.signed {
+        return wrong(
+            text,
+            "numbers have no sign, so none is below 0: if they have one, write signed = true",
+        );
+    }
+    Ok(Some(comparison))
 }
 
 fn key_and_policy(written: &WrittenOperation) -> Result<(Key, Policy), Wrong> {
@@ -112,10 +131,13 @@ pub(crate) fn entry(
         }
         _ => {}
     }
-    let words = Words {
-        key: written.key.as_ref().map(|word| *word.get_ref()),
-        ..words(&written.pointers, written.error.as_ref(), written.number.as_ref())?
+    let said = Said {
+        key: written.key.as_ref(),
+        pointers: &written.pointers,
+        error: written.error.as_ref(),
+        number: written.number.as_ref(),
     };
+    let mut words = said.words()?;
     if needs_key != words.key.is_some() {
         let what =
             if needs_key { "say which word of its arguments is the key" } else { "the key is the goroutine" };
@@ -124,7 +146,8 @@ pub(crate) fn entry(
     if !is_finish && (!words.pointers.is_empty() || words.error.is_some() || words.number.is_some()) {
         return wrong(spanned, "names and outcome are read at the finish: a start has a key only");
     }
-    let arguments = arguments(spanned, &words)?;
+    let arguments = arguments(spanned, said, &words)?;
+    words.number_width = said.number_width(&arguments);
     let at_most = written.at_most.as_ref().map(|limit| *limit.get_ref());
     let place = function.span().start;
     Ok(Entry { function: function.get_ref().clone(), at_most, arguments, words, place })
@@ -136,44 +159,80 @@ fn is_method(name: &str) -> bool {
 }
 
 /// Which arguments an entry has. Those that it says the meaning of must be among them.
-fn arguments(spanned: &Spanned<WrittenEntry>, words: &Words) -> Result<String, Wrong> {
-    let written = spanned.get_ref();
-    let Some(arguments) = &written.arguments else {
+fn arguments(spanned: &Spanned<WrittenEntry>, said: Said<'_>, words: &Words) -> Result<String, Wrong> {
+    let Some(arguments) = &spanned.get_ref().arguments else {
         if *words == Words::default() {
             return Ok(String::new());
         }
-        let what = "say how its arguments lie, as in arguments = \"w{ww}\": `spec check --exe` tells what a program has";
+        let what = "say how its arguments lie, the receiver first, as in arguments = \"w{ww}\": where a program has others, \
+                    `spec check --exe` says which";
         return wrong(spanned, what);
     };
-    check(arguments, names::arguments(arguments.get_ref()))?;
-    let known = names::words(arguments.get_ref());
-    let places = [&written.key, &written.error, &written.number].into_iter().flatten();
-    let in_registers = names::in_registers(arguments.get_ref());
-    for place in places.chain(written.pointers.values()) {
-        if *place.get_ref() >= known.len() {
-            return wrong(
-                place,
-                format!("there are {} words in `{}`, counted from 0", known.len(), arguments.get_ref()),
-            );
-        }
-        if *place.get_ref() >= in_registers {
-            let what = format!(
-                "only the first {in_registers} of these words are in the {REGISTERS} registers for arguments: one that \
-                 has no room there lies on the stack whole"
-            );
-            return wrong(place, what);
-        }
-    }
-    let is_word = |word: usize| known.get(word).is_some_and(|(whole, _)| *whole);
-    let pointer = written.pointers.values().find(|word| !is_word(*word.get_ref()));
-    if let Some(word) = pointer.or(written.key.as_ref().filter(|word| !is_word(*word.get_ref()))) {
-        return wrong(word, "this word has fewer than 8 bytes");
-    }
-    let is_pair = |word: usize| known.get(word).is_some_and(|(_, first)| *first);
-    if let Some(error) = written.error.as_ref().filter(|word| !is_pair(*word.get_ref())) {
-        return wrong(error, "an error has two words, as in {ww}: give the number of the first");
-    }
+    said.check(arguments)?;
     Ok(arguments.get_ref().clone())
+}
+
+/// Which words of a function's arguments or results a file says the meaning of.
+#[derive(Clone, Copy)]
+struct Said<'a> {
+    key: Option<&'a Spanned<usize>>,
+    pointers: &'a BTreeMap<String, Spanned<usize>>,
+    error: Option<&'a Spanned<usize>>,
+    number: Option<&'a Spanned<usize>>,
+}
+
+impl Said<'_> {
+    /// The words. How many bytes the number has is for the caller to add.
+    fn words(self) -> Result<Words, Wrong> {
+        if let Some(extra) = self.pointers.values().nth(POINTERS_MAX) {
+            return wrong(extra, format!("paths can begin at {POINTERS_MAX} pointers at most"));
+        }
+        if let (Some(_), Some(number)) = (self.error, self.number) {
+            return wrong(number, "an operation is told by an error or by a number, not both");
+        }
+        Ok(Words {
+            key: self.key.map(|word| *word.get_ref()),
+            pointers: self.pointers.iter().map(|(name, word)| (name.clone(), *word.get_ref())).collect(),
+            error: self.error.map(|word| *word.get_ref()),
+            number: self.number.map(|word| *word.get_ref()),
+            number_width: 0,
+        })
+    }
+
+    /// Refuses words that are not among those of `lying`, which says how they lie, or are something else there.
+    fn check(self, lying: &Spanned<String>) -> Result<(), Wrong> {
+        let text = lying.get_ref();
+        check(lying, names::arguments(text))?;
+        let known = names::words(text);
+        let in_registers = names::in_registers(text);
+        let places = [self.key, self.error, self.number].into_iter().flatten();
+        for place in places.chain(self.pointers.values()) {
+            if *place.get_ref() >= known.len() {
+                return wrong(place, format!("there are {} words in `{text}`, counted from 0", known.len()));
+            }
+            if *place.get_ref() >= in_registers {
+                let what = format!(
+                    "only the first {in_registers} of these words are in the {REGISTERS} registers for them: one that has no \
+                     room there lies on the stack whole"
+                );
+                return wrong(place, what);
+            }
+        }
+        let is_short = |word: &&Spanned<usize>| known.get(*word.get_ref()).is_some_and(|(whole, _)| !*whole);
+        if let Some(word) = self.pointers.values().chain(self.key).find(is_short) {
+            return wrong(word, "this word has fewer than 8 bytes");
+        }
+        let is_pair = |word: usize| known.get(word).is_some_and(|(_, first)| *first);
+        match self.error.filter(|word| !is_pair(*word.get_ref())) {
+            Some(error) => wrong(error, "an error has two words, as in {ww}: give the number of the first"),
+            None => Ok(()),
+        }
+    }
+
+    /// How many bytes the number has; 0 for none.
+    fn number_width(self, lying: &str) -> u8 {
+        self.number.map_or(0, |word| names::width(lying, *word.get_ref()))
+    }
 }
 
 fn returns(written: &WrittenOperation, returns: &Spanned<WrittenWords>, key: Key) -> Result<Words, Wrong> {
@@ -189,7 +248,19 @@ fn returns(written: &WrittenOperation, returns: &Spanned<WrittenWords>, key: Key
         );
     }
     let found = returns.get_ref();
-    let words = words(&found.pointers, found.error.as_ref(), found.number.as_ref())?;
+    let said = Said {
+        key: None,
+        pointers: &found.pointers,
+        error: found.error.as_ref(),
+        number: found.number.as_ref(),
+    };
+    let mut words = said.words()?;
+    let results = found.results.as_ref();
+    words.number_width = said.number_width(results.map_or("", |text| text.get_ref().as_str()));
+    if let Some(results) = results {
+        said.check(results)?;
+        return Ok(words);
+    }
     // An error has two words.
     let error = found.error.iter().find(|word| *word.get_ref() + 1 >= REGISTERS);
     let mut places = found.number.iter().chain(found.pointers.values());
@@ -197,25 +268,6 @@ fn returns(written: &WrittenOperation, returns: &Spanned<WrittenWords>, key: Key
         return wrong(place, format!("only the first {REGISTERS} words of results are in registers"));
     }
     Ok(words)
-}
-
-fn words(
-    pointers: &BTreeMap<String, Spanned<usize>>,
-    error: Option<&Spanned<usize>>,
-    number: Option<&Spanned<usize>>,
-) -> Result<Words, Wrong> {
-    if let Some(extra) = pointers.values().nth(POINTERS_MAX) {
-        return wrong(extra, format!("paths can begin at {POINTERS_MAX} pointers at most"));
-    }
-    if let (Some(_), Some(number)) = (error, number) {
-        return wrong(number, "an operation is told by an error or by a number, not both");
-    }
-    Ok(Words {
-        key: None,
-        pointers: pointers.iter().map(|(name, word)| (name.clone(), *word.get_ref())).collect(),
-        error: error.map(|word| *word.get_ref()),
-        number: number.map(|word| *word.get_ref()),
-    })
 }
 
 fn sources(written: &WrittenOperation) -> Result<Vec<Source>, Wrong> {
@@ -274,6 +326,10 @@ fn every_word(operation: &Operation, spanned: &Spanned<WrittenOperation>) -> Res
     }
     if let Some(failed) = written.failed.as_ref().filter(|_| !has_number) {
         return wrong(failed, "there is no number to compare");
+    }
+    let is_short = ends.iter().any(|words| words.number.is_some() && words.number_width < 4);
+    if written.signed && is_short {
+        return wrong(spanned, "signed is for numbers of 4 or 8 bytes: this one has fewer");
     }
     let outcome = operation.labels.iter().zip(written.labels.values());
     let mut outcome = outcome.filter(|(source, _)| matches!(source, Source::Outcome(_)));

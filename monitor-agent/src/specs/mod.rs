@@ -91,12 +91,16 @@ pub struct Operation {
     pub finish: Finish,
     /// Types of the pointers at the finish, by their names in paths.
     pub types: BTreeMap<String, String>,
+    /// Where these stand in the file, in the order of the pointers: the first byte of each.
+    pub type_places: Vec<usize>,
     /// Values of the spec's labels, in the order of their names.
     pub labels: Vec<Source>,
     /// Where these stand in the file: the first byte of each.
     pub label_places: Vec<usize>,
     /// Which numbers mean that it has failed.
     pub failed: Option<Comparison>,
+    /// Whether its numbers have a sign.
+    pub signed: bool,
     /// Its functions, where those are native: there are none of Go then.
     pub native: Option<Native>,
 }
@@ -136,6 +140,8 @@ pub struct Words {
     pub error: Option<usize>,
     /// A number.
     pub number: Option<usize>,
+    /// How many bytes that has: 1, 2, 4 or 8. Of a result of which the spec does not say it, as if it were 8.
+    pub number_width: u8,
 }
 
 /// What tells operations under way apart.
@@ -244,10 +250,21 @@ impl Operation {
         self.entries().map(|entry| entry.function.as_str()).chain(native)
     }
 
-    /// What a number that was read for it means: those of native functions have a sign.
+    /// What a number that was read for it means.
     #[must_use]
     pub fn number(&self, read: u32) -> i64 {
-        if self.native.is_some() { i64::from(read.cast_signed()) } else { i64::from(read) }
+        if self.signed { i64::from(read.cast_signed()) } else { i64::from(read) }
+    }
+
+    /// Whether any number may be what was read for it, as one in a register may. One in memory that has all bits set was
+    /// not read.
+    #[must_use]
+    pub fn reads_any_number(&self) -> bool {
+        match &self.finish {
+            _ if self.native.is_some() => true,
+            Finish::Entered(entries) => entries.iter().all(|entry| entry.words.number.is_some()),
+            Finish::Returned(words) => words.number.is_some(),
+        }
     }
 
     /// Whether it says which of them have failed.
@@ -265,6 +282,13 @@ impl Operation {
     #[must_use]
     pub fn fails(&self, number: Option<u32>) -> bool {
         self.failed.zip(number).is_some_and(|(comparison, number)| comparison.holds(self.number(number)))
+    }
+
+    /// Whether it can't be told how an operation ended that has not failed for another reason: the number that says it
+    /// was not read.
+    #[must_use]
+    pub fn is_untold(&self, number: Option<u32>) -> bool {
+        self.failed.is_some() && number.is_none()
     }
 }
 

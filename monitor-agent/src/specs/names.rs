@@ -48,8 +48,17 @@ fn is_name(name: &str, colons: bool) -> bool {
 
 /// The same of a function or a type, by its full name.
 pub(crate) fn symbol(name: &str, what: &str) -> Result<(), String> {
-    let is_clean = name.chars().all(|c| !c.is_control() && c != ' ');
-    if !is_clean || name.len() > SYMBOL_MAX {
+    // Type arguments are written as in the source: `main.set[struct { id int }]`.
+    let mut depth = 0_i32;
+    let mut is_clean = |c: char| {
+        match c {
+            '[' => depth += 1,
+            ']' => depth -= 1,
+            _ => {}
+        }
+        !c.is_control() && (c != ' ' || depth > 0)
+    };
+    if !name.chars().all(&mut is_clean) || name.len() > SYMBOL_MAX {
         return Err(format!("`{}` is no name of a {what}", name.escape_default()));
     }
     if !name.contains('.') {
@@ -110,10 +119,25 @@ pub(crate) fn arguments(text: &str) -> Result<(), String> {
             }
         }
     }
-    if depth > 0 || text.len() > SYMBOL_MAX {
+    if text.len() > SYMBOL_MAX {
+        return Err(format!(
+            "these are more than {SYMBOL_MAX} bytes: write the first arguments, up to the last that is needed"
+        ));
+    }
+    if depth > 0 {
         return Err(format!("`{text}` has a brace that is not closed"));
     }
     Ok(())
+}
+
+/// How many bytes a word of arguments has.
+pub(super) fn width(arguments: &str, word: usize) -> u8 {
+    match arguments.chars().filter(|c| !matches!(c, '{' | '}')).nth(word) {
+        Some('1') => 1,
+        Some('2') => 2,
+        Some('4') => 4,
+        _ => 8,
+    }
 }
 
 /// The words that arguments have: for each whether it is 8 bytes long, and whether it is the first of two of one

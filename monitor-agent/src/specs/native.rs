@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::{
     ALTERNATIVES_MAX, Key, LABELS_MAX, MATCHES_MAX, Operation, Policy, Source, TEXTS_MAX, names,
-    read::{Wrong, check, comparison, label_places, short, source, wrong},
+    read::{Wrong, check, comparison, label_places, says_one_thing, short, source, wrong},
     written::{WrittenSide, WrittenSource},
 };
 use crate::{frameworks::Side, specs::Finish};
@@ -220,9 +220,11 @@ pub(super) fn operation(spanned: &Spanned<WrittenNative>) -> Result<Operation, W
         start: Vec::new(),
         finish: Finish::Entered(Vec::new()),
         types: BTreeMap::new(),
+        type_places: Vec::new(),
         labels,
         label_places: label_places(&written.labels),
         failed,
+        signed: true,
         native: Some(native),
     };
     every_number(&operation, spanned)?;
@@ -322,7 +324,10 @@ fn sources(spanned: &Spanned<WrittenNative>, native: &Native) -> Result<Vec<Sour
             WrittenSource::Path(text) => Source::Name(text.clone()),
             WrittenSource::Other(other) => match other.number.as_deref() {
                 None => source(value)?,
-                Some(ARGUMENT | RESULT) => Source::Number { path: None, zero: other.zero.clone() },
+                Some(ARGUMENT | RESULT) => {
+                    says_one_thing(value, other)?;
+                    Source::Number { path: None, zero: other.zero.clone() }
+                }
                 Some(_) => return wrong(value, "a number is an `argument` or the `result`"),
             },
         };

@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::{
     Comparison, FILE_MAX, OPERATIONS_MAX, Operation, Origin, Source, Spec, SpecError, go, names, native,
-    written::{Written, WrittenSource},
+    written::{OtherSource, Written, WrittenSource},
 };
 use crate::frameworks::FRAMEWORK_KEYS;
 
@@ -160,26 +160,36 @@ pub(super) fn source(value: &Spanned<WrittenSource>) -> Result<Source, Wrong> {
         }
         WrittenSource::Other(other) => other,
     };
-    let texts = other.text.iter().chain(&other.zero).chain(other.outcome.iter().flatten());
-    let is_short = texts.into_iter().all(|text| text.len() <= TEXT_MAX);
-    match (&other.number, &other.zero, &other.text, &other.outcome) {
-        (Some(path), zero, None, None) if is_short => {
+    says_one_thing(value, other)?;
+    match (&other.number, &other.text, &other.outcome) {
+        (Some(path), _, _) => {
             let path = (path != ARGUMENT).then(|| path.clone());
             if let Some(path) = &path {
                 check(value, names::path(path))?;
             }
-            Ok(Source::Number { path, zero: zero.clone() })
+            Ok(Source::Number { path, zero: other.zero.clone() })
         }
-        (None, None, Some(text), None) if is_short => Ok(Source::Text(text.clone())),
-        (None, None, None, Some(texts)) if is_short => Ok(Source::Outcome(texts.clone())),
-        _ => {
-            let what = format!(
-                "give a path, or a table with one of number (and zero), text and outcome; texts have at most {TEXT_MAX} \
-                 bytes"
-            );
-            wrong(value, what)
-        }
+        (None, Some(text), _) => Ok(Source::Text(text.clone())),
+        (None, None, outcome) => Ok(Source::Outcome(outcome.clone().unwrap_or_default())),
     }
+}
+
+/// Refuses a table that says of a label more than one thing, or none, or has too long a text.
+pub(super) fn says_one_thing(value: &Spanned<WrittenSource>, other: &OtherSource) -> Result<(), Wrong> {
+    let mut texts = other.text.iter().chain(&other.zero).chain(other.outcome.iter().flatten());
+    let is_short = texts.all(|text| text.len() <= TEXT_MAX);
+    let is_one = match (&other.number, &other.zero, &other.text, &other.outcome) {
+        (Some(_), _, None, None) => true,
+        (None, None, text, outcome) => text.is_some() != outcome.is_some(),
+        _ => false,
+    };
+    if is_one && is_short {
+        return Ok(());
+    }
+    let what = format!(
+        "give a path, or a table with one of number (and zero), text and outcome; texts have at most {TEXT_MAX} bytes"
+    );
+    wrong(value, what)
 }
 
 /// A comparison with a number that can be there.

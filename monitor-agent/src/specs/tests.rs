@@ -323,3 +323,97 @@ fn each_limit_of_native_functions_is_where_the_documents_say() {
     };
     assert!(native(4) && !native(5));
 }
+
+#[test]
+fn numbers_have_a_sign_where_the_spec_says_so() {
+    let operation = |lines: &str, failed: &str| {
+        let lines = format!("{lines}failed = \"{failed}\"\ntypes");
+        let text = JOBS.replace("error = 2\n", "").replace("types", &lines);
+        read("jobs.toml", &text).map(|spec| spec.operations[0].clone())
+    };
+    let signed = operation("signed = true\n", "< 0").expect("a spec");
+    assert_eq!((signed.number(u32::MAX), signed.number(7)), (-1, 7));
+    assert!(signed.fails(Some(u32::MAX)) && !signed.fails(Some(0)));
+    let unsigned = operation("", ">= 4294967295").expect("a spec");
+    assert_eq!(unsigned.number(u32::MAX), 4_294_967_295);
+    assert!(unsigned.fails(Some(u32::MAX)) && !unsigned.fails(Some(7)));
+    for failed in ["< 0", "< -1", ">= -1", "== -1", "!= -5"] {
+        let text = operation("", failed).expect_err(failed).to_string();
+        assert!(text.contains("jobs.toml:8:10: numbers have no sign"), "{text}");
+        assert!(operation("signed = true\n", failed).is_ok(), "{failed}");
+    }
+    assert!(operation("signed = true\n", ">= 2147483648").is_err());
+    assert!(operation("", ">= 4294967296").is_err());
+}
+
+#[test]
+fn a_number_that_was_not_read_tells_nothing() {
+    let text = JOBS.replace("error = 2\n", "").replace("types", "failed = \">= 3\"\ntypes");
+    let told = &read("", &text).expect("a spec").operations[0];
+    assert!(told.is_untold(None) && !told.is_untold(Some(3)) && !told.fails(None));
+    assert!(!told.reads_any_number() && !jobs().operations[0].is_untold(None));
+}
+
+#[test]
+fn numbers_have_as_many_bytes_as_their_words() {
+    const SOURCES: &str = r#"status = { outcome = ["ok", "failed"] }, tries = { number = "job.tries" }"#;
+    assert!(JOBS.contains(SOURCES));
+    let text = JOBS.replace(SOURCES, "tries = { number = \"argument\" }");
+    let entered = |arguments: &str, word: usize, lines: &str| {
+        let text = text
+            .replace("\"ww{ww}\"", &format!("\"ww{arguments}\""))
+            .replace("types", &format!("{lines}types"));
+        read("jobs.toml", &text.replace("error = 2", &format!("number = {word}")))
+    };
+    for (arguments, word, bytes) in [("1", 2, 1), ("{42}", 3, 2), ("4", 2, 4), ("w", 2, 8)] {
+        let spec = entered(arguments, word, "").unwrap_or_else(|error| panic!("{error}"));
+        let Finish::Entered(finish) = &spec.operations[0].finish else { panic!("{spec:?}") };
+        assert_eq!(finish[0].words.number_width, bytes, "{arguments}");
+        assert!(spec.operations[0].reads_any_number());
+        let signed = entered(arguments, word, "signed = true\n");
+        assert_eq!(signed.is_ok(), bytes >= 4, "{arguments}");
+    }
+    let finish = text.find("[[operation.finish]]").expect("a finish");
+    let head = text[..finish].replace("\"pointer\"", "\"goroutine\"").replace("key = 1\n", "");
+    let returned = |words: &str| {
+        let returns =
+            format!("returns = {{ pointers = {{ job = 0 }}, {words} }}\nallow_expensive = true\ntypes");
+        read("jobs.toml", &head.replace("types", &returns))
+    };
+    for (words, bytes) in [
+        ("number = 1, results = \"w1{ww}\"", 1),
+        ("number = 1, results = \"w2\"", 2),
+        ("number = 1, results = \"w4\"", 4),
+        ("number = 1", 8),
+    ] {
+        let spec = returned(words).unwrap_or_else(|error| panic!("{error}"));
+        let Finish::Returned(found) = &spec.operations[0].finish else { panic!("{spec:?}") };
+        assert_eq!(found.number_width, bytes, "{words}");
+    }
+    for (words, expected) in [
+        ("number = 1, results = \"w\"", "there are 1 words in `w`"),
+        ("number = 1, results = \"4w\"", "this word has fewer than 8 bytes"),
+        ("number = 1, results = \"wx\"", "`wx` are no arguments"),
+        ("number = 9", "only the first 9 words of results"),
+    ] {
+        let text = returned(words).expect_err(words).to_string();
+        assert!(text.contains(expected), "{text}\nis not: {expected}");
+    }
+}
+
+#[test]
+fn names_have_spaces_in_brackets_only() {
+    assert!(fits("main.(*queue).begin", "main.set[struct { id int }].begin"));
+    assert!(fits("\"main.job\"", "\"main.set[struct { id int }]\""));
+    for name in ["main.set begin", "main.set[int] begin", "main.set]a [b"] {
+        assert!(!fits("main.(*queue).begin", name), "{name}");
+    }
+}
+
+#[test]
+fn arguments_that_are_too_many_are_not_said_to_be_unclosed() {
+    let arguments = |count: usize| format!("arguments = \"{}\"", "w".repeat(count));
+    assert!(fits("arguments = \"ww\"", &arguments(256)));
+    let text = error("arguments = \"ww\"", &arguments(257));
+    assert!(text.contains("jobs.toml:12:13: these are more than 256 bytes"), "{text}");
+}

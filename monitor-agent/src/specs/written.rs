@@ -40,6 +40,8 @@ pub(super) struct WrittenOperation {
     #[serde(default)]
     pub(super) labels: BTreeMap<String, Spanned<WrittenSource>>,
     pub(super) failed: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) signed: bool,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -121,6 +123,7 @@ impl WrittenEnd {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenWords {
+    pub(super) results: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) pointers: BTreeMap<String, Spanned<usize>>,
     pub(super) error: Option<Spanned<usize>>,

@@ -141,7 +141,8 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     }
     let code =
         if recipe!(by_site) == by_site::PATH { status::code(&hit, shape, &scratch) } else { status_code::OK };
-    if code != status_code::OK && shape.has_interim() && interim::is_told(&hit, shape) {
+    let may_be_interim = code != status_code::OK && shape.has_interim() && shape.code_given(&hit).is_none();
+    if may_be_interim && interim::is_told(&hit, shape) {
         return count_of(Counter::FinishRepeated, shape.side());
     }
 

@@ -1,9 +1,12 @@
 //! The registers of the target at the hit.
 
 use aya_ebpf::{bindings::pt_regs, programs::ProbeContext};
-use monitor_ebpf::{ANY_SITE, FINISH_SITES, MAX_SHAPES, MESSAGE_SITES, Register};
+use monitor_ebpf::{ANY_SITE, FINISH_SITES, Given, MAX_SHAPES, MESSAGE_SITES, Register};
 
-use super::{maps::recipe, memory::word};
+use super::{
+    maps::{RECIPE, field, recipe},
+    memory::word,
+};
 
 /// What a hit may mean.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,6 +103,14 @@ impl Hit {
                 }
                 break;
             }
+            let given: *const Given = &raw const RECIPE.shapes[index].sited.given;
+            if moment == Moment::Finish && registers.place == field!(given, place) {
+                hit.shape = index;
+                hit.object = word(hit.stack().wrapping_add(u64::from(field!(given, kept_at))));
+                hit.type_word = hit.object;
+                hit.error = registers.get(field!(given, error));
+                break;
+            }
             let entered = if moment == Moment::Entered { entered(index, registers.place) } else { None };
             if let Some(direction) = entered {
                 hit.shape = index;
@@ -124,6 +135,13 @@ impl Hit {
     pub(crate) fn stack(&self) -> u64 {
         // SAFETY: as above.
         unsafe { (*self.registers).rsp }
+    }
+
+    /// The instruction under the probe.
+    #[inline(always)]
+    pub(crate) fn place(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*self.registers).rip }
     }
 
     /// The frame pointer: at a function's entry, that of the caller.

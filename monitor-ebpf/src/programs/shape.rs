@@ -116,7 +116,8 @@ impl ShapeRef {
     #[inline(always)]
     pub(crate) fn copy_windows(self, hit: &Hit, scratch: &mut Scratch, uses: u8) {
         // What is behind an error that has no status is not read.
-        let argument = if self.has_status(hit) { hit.error_data } else { 0 };
+        let has_status = self.has_status(hit) && self.code_given(hit).is_none();
+        let argument = if has_status { hit.error_data } else { 0 };
         let mut expected = true;
         for index in 0..MAX_WINDOWS {
             // That one was copied to find the shape.
@@ -246,6 +247,9 @@ impl ShapeRef {
         if hit.error == 0 && field!(self.0, sited.kept_at) != 0 {
             return false;
         }
+        if self.code_given(hit).is_some() && !types::is(hit.error, field!(self.0, sited.given.word)) {
+            return false;
+        }
         for index in 0..GATES {
             if field!(self.0, sited.gates[index].op) == TestOp::Never as u8 {
                 break;
@@ -256,6 +260,13 @@ impl ShapeRef {
             }
         }
         true
+    }
+
+    /// The code of an end that only an error tells, where the hit may be one.
+    #[inline(always)]
+    pub(crate) fn code_given(self, hit: &Hit) -> Option<u32> {
+        let place = field!(self.0, sited.given.place);
+        (place != 0 && hit.place() == place).then(|| u32::from(field!(self.0, sited.given.code)))
     }
 
     /// Is there code that tells failures in the middle of a call?
@@ -352,13 +363,23 @@ impl ShapeRef {
     #[inline(always)]
     pub(crate) fn outcome(self, hit: &Hit, scratch: &Scratch) -> (u32, bool) {
         let outcome = field!(self.0, sited.outcome);
+        let width = field!(self.0, sited.number_width);
         if outcome == outcome::NUMBER {
-            return (hit.error as u32, false);
+            // Above a number of fewer bytes than the register has anything may be.
+            let mask = match width {
+                1 => 0xff,
+                2 => 0xffff,
+                _ => u32::MAX,
+            };
+            return (hit.error as u32 & mask, false);
         }
         let at = field!(self.0, sited.code_at);
-        let number = match field!(self.0, sited.number_width) {
+        let number = match width {
             0 => 0,
-            1 => u32::from(scratch.byte(at)),
+            1 => match scratch.byte(at) {
+                u8::MAX => status_code::UNREADABLE,
+                byte => u32::from(byte),
+            },
             4 => scratch.half(at),
             _ => scratch.word(at) as u32,
         };

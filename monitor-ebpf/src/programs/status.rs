@@ -21,6 +21,9 @@ pub(crate) fn unwrap(hit: &mut Hit, shape: ShapeRef) {
 /// The status's code, or one of [`status_code`].
 #[inline(always)]
 pub(crate) fn code(hit: &Hit, shape: ShapeRef, scratch: &Scratch) -> u32 {
+    if let Some(code) = shape.code_given(hit) {
+        return code;
+    }
     if hit.error == 0 || says_well(hit, shape) {
         return status_code::OK;
     }

@@ -39,9 +39,11 @@ const UNREAD: &str = "size_unreadable";
 /// How long the agent may take to say what is in a file.
 const INSPECTION: Duration = Duration::from_secs(20);
 
-/// How a note begins where calls that never get a stream have no end, and which scenarios make such calls.
-const NO_ENDS: &str = "client, without a stream: ";
-const WITHOUT_STREAMS: [&str; 2] = ["tried again with nobody there", "closed while they wait"];
+/// How a note begins where some calls have no end, and which scenarios make such calls.
+const ENDLESS_BY_NOTE: [(&str, &[&str]); 2] = [
+    ("client, without a stream: ", &["tried again with nobody there", "closed while they wait"]),
+    ("server, unary: not all of their ends", &["client gone before the reply"]),
+];
 /// What a note says where messages can't be counted.
 const NO_MESSAGES: &str = "the messages of streams can't be counted";
 
@@ -118,13 +120,18 @@ fn watch_grpc(executable: &Path, notes: Vec<String>) -> Result<Report> {
     // Up to v1.40 calls are tried again only where the environment says so.
     let mut command = std::process::Command::new(executable);
     let mut calls = Process::start_command(command.env("GRPC_GO_RETRY", "on"))?;
-    let agent = Agent::attach(&[calls.pid()], &["--grpc.messages"])?;
+    let flags = ["--grpc.messages", "--metrics", "grpc,otel,go,process"];
+    let agent = Agent::attach(&[calls.pid()], &flags)?;
     let listed = calls.command("scenarios")?;
     let names = listed["scenarios"].as_array().context("no scenarios")?.iter().filter_map(Value::as_str);
-    let has_all_ends = !notes.iter().any(|note| note.starts_with(NO_ENDS));
+    let is_endless = |name: &str| {
+        ENDLESS_BY_NOTE.iter().any(|(begins, scenarios)| {
+            scenarios.contains(&name) && notes.iter().any(|note| note.starts_with(begins))
+        })
+    };
     let mut scenarios = BTreeMap::new();
     for name in names {
-        let is_tried = has_all_ends || !WITHOUT_STREAMS.contains(&name);
+        let is_tried = !is_endless(name);
         if is_tried {
             calls.command(&format!("run {name} {ALONE}"))?;
         }
@@ -135,6 +142,7 @@ fn watch_grpc(executable: &Path, notes: Vec<String>) -> Result<Report> {
     let scrape = agent.scrape_settled()?;
     let sides = watched_sides(&notes);
     let counted = grpc::check_sides(&mut calls, &scrape, false, &sides)?;
+    check_grpc_otel(&counted, &scrape)?;
     let only = if let [side] = sides[..] { Some(side) } else { None };
     let without = |side: &&str| notes.iter().any(|note| note.starts_with(&format!("{side}: {NO_MESSAGES}")));
     let sides: Vec<_> = sides.into_iter().filter(|side| !without(side)).collect();
@@ -259,6 +267,31 @@ fn check_otel(counts: &Value, scrape: &Scrape) -> Result<()> {
             for (name, label) in NAMES {
                 of.insert(name.to_owned(), labels.get(label).with_context(|| format!("no {label}"))?.clone());
             }
+            *agents.entry(of).or_default() += whole(histogram.count);
+        }
+    }
+    check_equal("rpc_…_duration", &own, &agents, |_| false)
+}
+
+/// The same of gRPC, whose calls have one name for service and method and a code in place of a protocol. What the server
+/// refuses has no start, and so no duration.
+fn check_grpc_otel(calls: &grpc::Calls, scrape: &Scrape) -> Result<()> {
+    let named = |side: &str, service: &str, method: &str, status: &str| {
+        let pairs = [("side", side), ("service", service), ("method", method), ("status", status)];
+        Labels::from(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())))
+    };
+    let mut own = BTreeMap::<Labels, u64>::new();
+    for (labels, count) in calls.handled.iter().filter(|(labels, _)| labels["grpc_type"] != "unknown") {
+        let status = if labels["grpc_code"] == "OK" { "Unset" } else { "Error" };
+        let of = named(&labels["side"], &labels["grpc_service"], &labels["grpc_method"], status);
+        *own.entry(of).or_default() += count;
+    }
+    let mut agents = BTreeMap::<Labels, u64>::new();
+    for side in ["client", "server"] {
+        for (labels, histogram) in scrape.histograms(&format!("rpc_{side}_duration")) {
+            let label = |name: &str| labels.get(name).with_context(|| format!("no {name} in {labels:?}"));
+            ensure!(label("rpc_system")? == "grpc", "{labels:?}");
+            let of = named(side, label("rpc_service")?, label("rpc_method")?, label("status_code")?);
             *agents.entry(of).or_default() += whole(histogram.count);
         }
     }

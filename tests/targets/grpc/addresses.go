@@ -7,8 +7,9 @@ import "google.golang.org/grpc"
 // way is how clients find servers: here by their addresses.
 type way struct{}
 
-// more is what calls meet that go to an address at which nobody listens.
+// more is what calls meet whose other side can't be reached, or no longer.
 var more = []scenario{
+	{"client gone before the reply", goneBeforeReply},
 	{"tried again with nobody there", func(s *stage) error { return strand(s, 3) }},
 	{"closed while they wait", func(s *stage) error { return closedWhileWaiting(s, 3) }},
 }

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 )
@@ -264,6 +265,78 @@ func closedWhileWaiting(s *stage, calls int) error {
 	}
 	for i := 0; i < calls; i++ {
 		if err := fails(codes.Canceled, <-errs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// statistics counts calls of a server as gRPC itself tells of them, with the code that it makes of what becomes of them.
+type statistics struct{ tally *tally }
+
+type kindKey struct{}
+
+func (s statistics) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
+	return context.WithValue(ctx, kindKey{}, newKind("server", info.FullMethodName, false, false))
+}
+
+func (s statistics) HandleRPC(ctx context.Context, event stats.RPCStats) {
+	k := ctx.Value(kindKey{}).(kind)
+	switch event := event.(type) {
+	case *stats.Begin:
+		s.tally.start(k)
+	case *stats.InPayload:
+		s.tally.message(s.tally.received, k, nil)
+	case *stats.OutPayload:
+		s.tally.message(s.tally.sent, k, nil)
+	case *stats.End:
+		s.tally.end(k, status.Code(event.Error))
+	}
+}
+
+func (statistics) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+func (statistics) HandleConn(context.Context, stats.ConnStats) {}
+
+// goneBeforeReply is calls that succeed on a server after it has lost the connection: there is nobody to reply to.
+func goneBeforeReply(s *stage) error {
+	if len(others.serverUnary) > 0 {
+		// Interceptors take it for a success: to compare with theirs it must not happen.
+		return nil
+	}
+	const calls = 3
+	var reached counter
+	late := func(ctx context.Context, _ interface{}, _ *grpc.UnaryServerInfo, _ grpc.UnaryHandler) (interface{}, error) {
+		reached.Add(1)
+		<-ctx.Done()
+		return new(text), nil
+	}
+	server := grpc.NewServer(grpc.StatsHandler(statistics{s.tally}), grpc.UnaryInterceptor(late))
+	register(server)
+	address, err := listen(server.Serve)
+	if err != nil {
+		return err
+	}
+	defer server.Stop()
+	connection, lose, err := cut(s, address)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	called := make(chan error, calls)
+	for i := 0; i < calls; i++ {
+		go func() { called <- call(context.Background(), connection, "hello") }()
+	}
+	for begin := time.Now(); reached.Load() != calls; time.Sleep(time.Millisecond) {
+		if time.Since(begin) > patience {
+			return fmt.Errorf("%d handlers were reached", reached.Load())
+		}
+	}
+	if err := lose(); err != nil {
+		return err
+	}
+	for i := 0; i < calls; i++ {
+		if err := fails(codes.Unavailable, <-called); err != nil {
 			return err
 		}
 	}

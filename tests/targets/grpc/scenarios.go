@@ -230,9 +230,9 @@ func turnedAway(s *stage) error {
 }
 
 // cut is a connection to the server, and what cuts it.
-func cut(s *stage) (*grpc.ClientConn, func() error, error) {
+func cut(s *stage, address string) (*grpc.ClientConn, func() error, error) {
 	wire := make(chan net.Conn, 1)
-	connection, err := s.dial(target{s.address, []grpc.DialOption{
+	connection, err := s.dial(target{address, []grpc.DialOption{
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 			if err == nil {
@@ -249,7 +249,7 @@ func cut(s *stage) (*grpc.ClientConn, func() error, error) {
 
 // clientGone loses the connection while a call and a stream are in what their handlers do.
 func clientGone(s *stage) error {
-	connection, lose, err := cut(s)
+	connection, lose, err := cut(s, s.address)
 	if err != nil {
 		return err
 	}
@@ -278,7 +278,7 @@ func clientGone(s *stage) error {
 // goneWhileReceiving loses the connection while a handler receives. gRPC writes a status when the handler can't receive,
 // and another when it returns, which is the end of the call.
 func goneWhileReceiving(s *stage, words string) error {
-	connection, lose, err := cut(s)
+	connection, lose, err := cut(s, s.address)
 	if err != nil {
 		return err
 	}

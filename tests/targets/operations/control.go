@@ -14,6 +14,7 @@ import (
 //	work N      N goroutines work: {"ran"}
 //	requests N  makes N requests of each kind: {"ran"}
 //	walk N      walks N times: {"ran"}
+//	mark N      sets N marks: {"ran"}
 //	begin ID    begins a turn: {"ran"}
 //	end ID      ends it: {"ran"}
 //	counts      {"jobs":{queue/kind/tries/outcome: n},"work":{done,failed},"requests":{method/code/version: n}}
@@ -23,6 +24,7 @@ type control struct {
 	server *server
 	turns  *turns
 	trail  place
+	marks  *marks
 }
 
 func (c *control) obey(command string, args []string) (map[string]any, error) {
@@ -48,6 +50,8 @@ func (c *control) obey(command string, args []string) (map[string]any, error) {
 		err = c.server.run(n)
 	case "walk":
 		c.trail.walk(n)
+	case "mark":
+		c.marks.run(n)
 	case "begin":
 		c.turns.named(n).begin(n)
 	case "end":

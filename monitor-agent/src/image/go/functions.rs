@@ -14,6 +14,11 @@ const MIN_COST: u64 = 4096;
 const MAX_TABLE: u64 = 256 << 20;
 /// No question that makes sense has more functions for an answer.
 const MAX_FOUND: usize = 1 << 16;
+/// Names of functions are mostly shorter than a hundred bytes: type arguments are not in them. One that is longer than this
+/// is none that is looked for.
+const MAX_NAME: usize = 1 << 10;
+/// What the names in an answer take together.
+const MAX_NAMES: usize = 16 << 20;
 
 /// Number of the data with a function's arguments.
 const ARGUMENTS: u8 = 5;
@@ -79,8 +84,18 @@ impl TableFormat {
 impl GoImage<'_> {
     /// The functions whose name `matches`, in the order of their addresses; at most 65,536. Reads the whole
     /// table once. Type arguments are written `[...]`. A function in assembly can be found twice under one
-    /// name: once as itself, once as the compiler's wrapper with register arguments.
+    /// name: once as itself, once as the compiler's wrapper with register arguments. Names of more than a
+    /// kilobyte match nothing.
     pub fn functions_named(&self, matches: &dyn Fn(&str) -> bool) -> Result<Vec<Function>, ImageError> {
+        self.some_functions_named(MAX_FOUND, matches)
+    }
+
+    /// The same where more than `most` are an error.
+    pub(crate) fn some_functions_named(
+        &self,
+        most: usize,
+        matches: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<Function>, ImageError> {
         let module = &self.module;
         let names = self.image.read(module.names.address, to_len(module.names.len)?)?;
         let mut names = Names { data: &names, budget: names.len().saturating_mul(4) };
@@ -89,6 +104,7 @@ impl GoImage<'_> {
         let mut rows = Window::new(self.image, module.functions);
         let mut records = Window::new(self.image, module.functions);
         let mut found = Vec::new();
+        let mut room = MAX_NAMES;
         let mut entry = self.entry(rows.get(0, width_bytes)?)?;
         for row in 0..module.function_count {
             let at = 2 * width * row;
@@ -101,12 +117,12 @@ impl GoImage<'_> {
             // runtime/runtime2.go @ go1.26).
             let name_at = number(records.get(record_at.saturating_add(width), 4)?)?;
             let name = names.get(name_at)?;
-            if let Ok(name) = str::from_utf8(name)
+            if let Some(name) = sought(name)
                 && matches(name)
             {
-                if found.len() == MAX_FOUND {
-                    return Err(ImageError::malformed("too many of its Go functions have such a name"));
-                }
+                let left = room.checked_sub(name.len()).filter(|_| found.len() < most);
+                room = left
+                    .ok_or_else(|| ImageError::malformed("too many of its Go functions have such a name"))?;
                 let record = module.functions.address.saturating_add(record_at);
                 found.push(Function { name: name.to_owned(), entry, end, record });
             }
@@ -163,6 +179,14 @@ impl GoImage<'_> {
         let inside = entry.filter(|entry| (self.module.text..=self.module.text_end).contains(entry));
         inside.ok_or_else(|| ImageError::malformed("its Go function table refers outside the code"))
     }
+}
+
+/// A name, if it may be one that is looked for.
+fn sought(name: &[u8]) -> Option<&str> {
+    if name.len() > MAX_NAME {
+        return None;
+    }
+    str::from_utf8(name).ok()
 }
 
 /// See [`GoImage::arguments`].
@@ -256,6 +280,13 @@ mod tests {
         assert!(names.get(0).is_ok() && names.get(1).is_ok());
         assert!(names.get(2).is_err());
         assert!(names.get(101).is_err() && names.get(u64::MAX).is_err());
+    }
+
+    #[test]
+    fn overlong_names_are_not_looked_for() {
+        assert_eq!(sought(b"main.main"), Some("main.main"));
+        assert!(sought(&[b'x'; MAX_NAME]).is_some());
+        assert!(sought(&[b'x'; MAX_NAME + 1]).is_none() && sought(b"\xff").is_none());
     }
 
     #[test]

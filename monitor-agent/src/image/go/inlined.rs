@@ -4,6 +4,9 @@
 //! it (`FUNCDATA_InlTree`), and which of its instructions are of which call in the tree (`PCDATA_InlTreeIndex`;
 //! runtime/symtab.go @ go1.18 to go1.20, runtime/symtabinl.go @ go1.21 to go1.27).
 
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+
 use super::functions::{MAX_TABLES, TableFormat, Window};
 use super::{Function, GoImage, Slice, number, to_len};
 use crate::image::ImageError;
@@ -12,14 +15,59 @@ use crate::image::bytes::{u32_at, varint_at};
 /// Number of the data that is a function's tree, and of the table of what is of which call.
 const TREE: u32 = 3;
 const INDEX: u32 = 2;
-/// The table of one function has some hundred bytes.
-const MAX_INDEX: usize = 256 << 10;
+/// The table of one function has some hundred bytes. It says itself where it ends, so it is read in ever larger pieces.
+const INDEX_PIECES: [usize; 3] = [1 << 10, 16 << 10, 256 << 10];
 /// Trees are read in pieces of this size.
 const PIECE: usize = 256 << 10;
 /// All trees of a large program have a few megabytes.
 const MAX_TREES: u64 = 128 << 20;
 /// How often the place of a name is looked into that is found among the trees. Most are in one.
 const MAX_FOUND: usize = 1 << 12;
+/// What all questions together may read. Each looks through all trees, which have less than half of the bytes of the function
+/// table, and a framework has up to some twenty.
+const READS: u64 = 16;
+/// However small the function table is.
+const MIN_READS: u64 = 64 << 20;
+/// However large the function table is: half a second.
+const MAX_READS: u64 = 512 << 20;
+
+/// What is known of the calls that were inlined.
+pub(super) struct Inlined {
+    /// All trees, by their places.
+    trees: OnceCell<Vec<Tree>>,
+    /// How many calls are in a tree, by its place.
+    calls: RefCell<HashMap<u32, u64>>,
+    /// What each function is inlined into, by the place of its name.
+    answers: RefCell<HashMap<u32, Option<String>>>,
+    /// How many bytes may still be read. A small file may have many functions, trees that share their tables, and names that
+    /// are nearly everywhere among them.
+    budget: Cell<u64>,
+}
+
+impl Inlined {
+    /// Nothing yet, of a program with a function table of this size.
+    pub(super) fn in_table_of(bytes: u64) -> Self {
+        let budget = bytes.saturating_mul(READS).saturating_add(MIN_READS).min(MAX_READS);
+        Self {
+            trees: OnceCell::new(),
+            calls: RefCell::default(),
+            answers: RefCell::default(),
+            budget: Cell::new(budget),
+        }
+    }
+
+    /// Takes the cost of reading so many bytes from the budget.
+    fn pay(&self, bytes: usize) -> Result<(), ImageError> {
+        let left = self.budget.get().saturating_sub(bytes as u64);
+        self.budget.set(left);
+        if left == 0 {
+            return Err(ImageError::malformed(
+                "the calls inlined into its Go functions can't be looked through in reasonable time",
+            ));
+        }
+        Ok(())
+    }
+}
 
 /// The tree of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +94,24 @@ impl GoImage<'_> {
         let (Some(base), Some(layout)) = (self.module.function_data, self.call_layout()) else {
             return Ok(None);
         };
+        let name = self.image.read(function.record.saturating_add(self.format.width()), 4)?;
+        let name = u32_at(&name, 0).ok_or_else(|| ImageError::malformed("its Go function table is cut"))?;
+        if let Some(known) = self.inlined.answers.borrow().get(&name) {
+            return Ok(known.clone());
+        }
+        let answer = self.look_for(name, &function.name, base, layout)?;
+        self.inlined.answers.borrow_mut().insert(name, answer.clone());
+        Ok(answer)
+    }
+
+    /// The name of a function into which one is inlined that has its name at this place.
+    fn look_for(
+        &self,
+        name: u32,
+        symbol: &str,
+        base: u64,
+        layout: CallLayout,
+    ) -> Result<Option<String>, ImageError> {
         let trees = self.trees()?;
         let (Some(first), Some(last)) = (trees.first(), trees.last()) else { return Ok(None) };
         let end =
@@ -56,14 +122,16 @@ impl GoImage<'_> {
                 "the calls inlined into its Go functions are more than a program has",
             ));
         }
-        let name = self.image.read(function.record.saturating_add(self.format.width()), 4)?;
         let mut left = MAX_FOUND;
         while at < end {
-            let piece = self.image.read(base.saturating_add(at), to_len(end - at)?.min(PIECE))?;
-            for (word, _) in piece.chunks_exact(4).enumerate().filter(|(_, word)| *word == name) {
-                left = left.checked_sub(1).ok_or_else(|| {
-                    ImageError::malformed(format!("{} is inlined too often", function.name))
-                })?;
+            let len = to_len(end - at)?.min(PIECE);
+            self.inlined.pay(len)?;
+            let piece = self.image.read(base.saturating_add(at), len)?;
+            let words = piece.chunks_exact(4).enumerate();
+            for (word, _) in words.filter(|(_, word)| u32_at(word, 0) == Some(name)) {
+                left = left
+                    .checked_sub(1)
+                    .ok_or_else(|| ImageError::malformed(format!("{symbol} is inlined too often")))?;
                 if let Some(tree) = self.tree_around(trees, at + 4 * word as u64, layout)? {
                     return self.name_at_place(tree.name).map(Some);
                 }
@@ -98,19 +166,29 @@ impl GoImage<'_> {
 
     /// How many calls are in a tree.
     fn calls(&self, tree: Tree) -> Result<u64, ImageError> {
+        if let Some(known) = self.inlined.calls.borrow().get(&tree.offset) {
+            return Ok(*known);
+        }
         let address = self.module.values.address.saturating_add(tree.index.into());
-        let table = self.image.read_up_to(address, MAX_INDEX)?;
-        values(&table)
-            .ok_or_else(|| ImageError::malformed("a table of the calls inlined into a Go function is cut"))
+        for len in INDEX_PIECES {
+            self.inlined.pay(len)?;
+            if let Some(calls) = values(&self.image.read_up_to(address, len)?) {
+                self.inlined.calls.borrow_mut().insert(tree.offset, calls);
+                return Ok(calls);
+            }
+        }
+        Err(ImageError::malformed("a table of the calls inlined into a Go function is cut"))
     }
 
     /// All trees, by their places.
     fn trees(&self) -> Result<&[Tree], ImageError> {
-        if let Some(trees) = self.trees.get() {
+        if let Some(trees) = self.inlined.trees.get() {
             return Ok(trees);
         }
+        // Once, and again only if it has failed.
+        self.inlined.pay(to_len(self.module.functions.len)?)?;
         let found = self.read_trees()?;
-        Ok(self.trees.get_or_init(|| found))
+        Ok(self.inlined.trees.get_or_init(|| found))
     }
 
     fn read_trees(&self) -> Result<Vec<Tree>, ImageError> {
@@ -204,6 +282,35 @@ mod tests {
                 assert_eq!(into(1), None, "go1.{minor}");
             }
         }
+    }
+
+    #[test]
+    fn trees_cannot_be_looked_through_again_and_again() {
+        let (file, _) = GoFile { inlined: true, ..GoFile::of_release(26) }.build();
+        let image = Image::parse(Box::new(file)).expect("an image");
+        let go = image.go().expect("a Go image");
+        let functions = go.functions_named(&|_| true).expect("functions");
+        assert!(go.inlined_into(&functions[0]).expect("an answer").is_some());
+        let left = go.inlined.budget.get();
+        assert!((MIN_READS - (64 << 10)..MIN_READS + (64 << 10)).contains(&left), "{left}");
+        // What has been asked once is known.
+        assert!(go.inlined_into(&functions[0]).expect("an answer").is_some());
+        assert_eq!(go.inlined.budget.get(), left);
+        assert_eq!(go.inlined_into(&functions[1]).expect("an answer"), None);
+        assert!(go.inlined.budget.get() < left);
+        go.inlined.budget.set(4);
+        let error = go.inlined_into(&functions[2]).expect_err("a refusal").to_string();
+        assert!(error.contains("can't be looked through in reasonable time"), "{error}");
+        // However large the function table claims to be.
+        assert_eq!(Inlined::in_table_of(u64::MAX).budget.get(), MAX_READS);
+    }
+
+    #[test]
+    fn the_table_of_a_tree_may_be_long() {
+        // A call for each byte of code, and the end behind 16 KiB.
+        let table = [[2_u8, 1].repeat(10 << 10), vec![0]].concat();
+        assert_eq!(values(&table), Some(10 << 10));
+        assert_eq!(values(&table[..16 << 10]), None);
     }
 
     #[test]

@@ -43,6 +43,20 @@ fn functions_are_found_in_every_release() {
 }
 
 #[test]
+fn answers_are_bounded() {
+    let (bytes, _) = GoFile::of_release(26).build();
+    let image = image(bytes);
+    let go = image.go().expect("a Go image");
+    let found = go.some_functions_named(FUNCTIONS.len(), &|_| true).expect("functions");
+    assert_eq!(found.len(), FUNCTIONS.len());
+    let error = go.some_functions_named(FUNCTIONS.len() - 1, &|_| true).expect_err("too many");
+    assert!(error.to_string().contains("too many of its Go functions"), "{error}");
+    // Those of other names do not count.
+    let found = go.some_functions_named(1, &|name| name == "main.main").expect("a function");
+    assert_eq!(found.len(), 1);
+}
+
+#[test]
 fn itabs_are_found_in_every_release() {
     for file in variants() {
         let (bytes, places) = file.build();
