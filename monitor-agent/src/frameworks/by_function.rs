@@ -11,20 +11,21 @@ use super::{
         WrittenStreams,
     },
 };
-use crate::specs::{
-    ALTERNATIVES_MAX, OPERATIONS_MAX,
-    go::entry,
-    names,
-    read::{Wrong, check, short, wrong},
-    written::WrittenEnd,
+use crate::{
+    image::REGISTER_WORDS,
+    specs::{
+        ALTERNATIVES_MAX, OPERATIONS_MAX,
+        go::entry,
+        names,
+        read::{Wrong, check, short, wrong},
+        written::WrittenEnd,
+    },
 };
 
 /// Codes that a status can have.
 const CODES_MAX: usize = 64;
 /// Longest text that the programs compare.
 const COMPARED_MAX: usize = 8;
-/// Words of arguments that are in registers.
-const REGISTER_WORDS: usize = 9;
 /// Which word of what a function gives is the error that a finish is told by: see [`crate::image::TestedCall`].
 const GIVEN_ERROR: usize = 1;
 

@@ -49,6 +49,6 @@ pub use places::RuntimePlaces;
 pub(crate) use places::tests::good_file as file_with_variables;
 pub use source::Source;
 pub use source_names::Demangler;
-pub use tested::{TestedCall, WantedError, tested_call};
+pub use tested::{REGISTER_WORDS, TestedCall, WantedError, tested_call};
 pub use types::{Field, Kind, Type};
 pub use version::GoVersion;

@@ -31,6 +31,9 @@ const REGISTERS: [Register; 9] = [
     Register::R11,
 ];
 
+/// How many words of arguments are in registers.
+pub const REGISTER_WORDS: usize = REGISTERS.len();
+
 /// What is looked for, in words that are all in registers.
 #[derive(Clone, Copy, Debug)]
 pub struct WantedError {

@@ -20,15 +20,12 @@ use super::{
 };
 use crate::{
     frameworks::{Alternatives, CallSpec, Entry, KindSpec, Side, SitedFramework, StatusSpec, Way},
-    image::{GoImage, Image, Kind, WantedError},
+    image::{GoImage, Image, Kind, REGISTER_WORDS, WantedError},
 };
 
 /// Longest text that the programs compare.
 const TEXT_MAX: usize = 8;
-/// Words of arguments that are in registers.
-const IN_REGISTERS: usize = 9;
-/// Where the error is of what a function gives that an end is told by: behind a word, or alone.
-const GIVEN_ERROR: usize = 1;
+/// Where the error is of what a function gives that gives nothing else.
 const ONLY_ERROR: usize = 0;
 
 /// A kind of call: where it starts and finishes, and what lies where then.
@@ -351,7 +348,8 @@ impl Finder<'_> {
             let (symbol, expected) = (function.name.clone(), entry.arguments.clone());
             return Err(Refusal::WrongArguments { symbol, found, expected });
         }
-        let wanted = WantedError { error: GIVEN_ERROR, kept: entry.object, only_errors: false };
+        let wanted =
+            WantedError { error: entry.error.unwrap_or(ONLY_ERROR), kept: entry.object, only_errors: false };
         let (site, kept_at) = tested_call_of(Role::Finish, (function, giver), wanted, self.image, self.go)?;
         let address = site.address;
         self.sites.push(site);
@@ -373,7 +371,7 @@ impl Finder<'_> {
             }
             // Words of their own, in the order of the registers.
             let words = found.chars().filter(|kind| *kind == 'w').count();
-            if words > IN_REGISTERS || !found.chars().all(|kind| matches!(kind, 'w' | '{' | '}')) {
+            if words > REGISTER_WORDS || !found.chars().all(|kind| matches!(kind, 'w' | '{' | '}')) {
                 return Err(Refusal::TooMuch("arguments"));
             }
             // No such error can be.
