@@ -39,6 +39,15 @@ pub fn documented(name: &str) -> Result<PathBuf> {
     file(name, &text(name)?)
 }
 
+/// A path as the command line takes it.
+///
+/// # Panics
+/// If it is not UTF-8.
+#[must_use]
+pub fn path(path: &Path) -> &str {
+    path.to_str().expect("a path that is UTF-8")
+}
+
 /// What `spec check` says of the spec of this name in `docs/specs.md`, without an executable and with one, but for what is each
 /// build's own: the file's path, places in the executable, and that its DWARF is a witness.
 pub fn checked(name: &str, executable: &Path, patience: Duration) -> Result<String> {

@@ -1,0 +1,250 @@
+//! Where the agent lacks descriptors, capabilities, or what it takes of the kernel, it refuses: `monitor_tests::refusals`
+//! says how.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::Path,
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::{
+    agent::{Agent, executable, run_command_to_end},
+    process::Process,
+    refusals::{
+        ADDRESS, KERNEL, PATIENCE, PERMISSION, RUNNING, Scratch, USAGE, refused_command, run_command, server,
+    },
+    targets::{Flavour, Program},
+    text::Sites,
+};
+
+/// Lets a command have so few descriptors, and so many if it asks for more.
+fn with_descriptors(command: &mut Command, few: u64, most: u64) {
+    let limit = libc::rlimit { rlim_cur: few, rlim_max: most };
+    // SAFETY: reads the limit only.
+    let set = move || unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    let install = move || if set() == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
+    // SAFETY: between fork and exec the closure makes one system call and nothing else.
+    unsafe { command.pre_exec(install) };
+}
+
+/// However early descriptors run out: it is told as that, and not as the end of the target.
+#[test]
+fn too_few_descriptors() -> Result<()> {
+    let process = Process::kitex(&["server"])?;
+    let pid = process.pid().to_string();
+    for limit in (8..=36).step_by(4) {
+        let mut command = run_command(&["--pid", &pid])?;
+        with_descriptors(&mut command, limit, limit);
+        let ended = refused_command(&mut command, RUNNING, &["limit on open files"])?;
+        ensure!(!ended.stderr.contains("has ended"), "{limit}: {ended:#?}");
+    }
+    let mut command = run_command(&["--pid", &pid])?;
+    with_descriptors(&mut command, 16, 256);
+    Agent::start_command(&mut command)?.wait_ready()?.terminate()?;
+    Ok(())
+}
+
+/// An ordinary user's id, that of `nobody`.
+const NOBODY: &str = "65534";
+
+/// Another program run by an ordinary user without any capability.
+fn as_nobody(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+    command.args(["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]).arg(program);
+    command
+}
+
+#[test]
+fn an_ordinary_user_is_told_which_capability_is_missing() -> Result<()> {
+    // Build directories are often out of other users' reach.
+    let scratch = Scratch::new("nobody")?;
+    let agent = scratch.0.join("monitor-agent");
+    fs::copy(executable()?, &agent)?;
+    let target = scratch.0.join("kitex-target");
+    fs::copy(Program::Kitex.build(Flavour::Default)?, &target)?;
+    let run = |pid: &str| {
+        let mut command = as_nobody(&agent);
+        command.args(["run", "--web.listen-address", "127.0.0.1:0", "--pid", pid]);
+        command
+    };
+    let inspect = |args: &[&str]| {
+        let mut command = as_nobody(&agent);
+        command.arg("inspect").args(args);
+        command
+    };
+
+    let foreign = server(&target)?;
+    let pid = foreign.pid().to_string();
+    let words = ["not permitted", &pid, "run as root", "CAP_SYS_PTRACE"];
+    refused_command(&mut run(&pid), PERMISSION, &words)?;
+    refused_command(&mut inspect(&["--pid", &pid]), PERMISSION, &words)?;
+
+    // Their own process they can read and inspect, but not attach to.
+    let own = Process::start_command(as_nobody(&target).arg("server"))?;
+    let pid = own.pid().to_string();
+    refused_command(&mut run(&pid), PERMISSION, &["permission denied", "missing", "CAP_SYS_ADMIN"])?;
+    let seen = run_command_to_end(&mut inspect(&["--pid", &pid]), PATIENCE)?;
+    ensure!(seen.code == Some(0) && seen.stdout.contains("can be watched"), "{seen:#?}");
+    Sites::of(own.pid())?.check_clean()?;
+
+    let seen = run_command_to_end(&mut inspect(&["--exe", target.to_str().context("no UTF-8")?]), PATIENCE)?;
+    ensure!(seen.code == Some(0), "{seen:#?}");
+    let secret = scratch.file("secret", b"")?;
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))?;
+    let secret = secret.to_str().context("no UTF-8")?;
+    let words = ["not permitted", secret, "CAP_DAC_READ_SEARCH"];
+    refused_command(&mut inspect(&["--exe", secret]), PERMISSION, &words)?;
+    let mut low = as_nobody(&agent);
+    low.args(["run", "--pid", &pid, "--web.listen-address", "127.0.0.1:1"]);
+    refused_command(&mut low, ADDRESS, &["127.0.0.1:1", "CAP_NET_BIND_SERVICE"])?;
+    Ok(())
+}
+
+/// `bpf(2)`: make a map, load a program, link one, measure run times (`include/uapi/linux/bpf.h`).
+const BPF_MAP_CREATE: u32 = 0;
+const BPF_PROG_LOAD: u32 = 5;
+const BPF_LINK_CREATE: u32 = 28;
+const BPF_ENABLE_STATS: u32 = 32;
+
+/// Makes a system call fail in this command, as on a kernel that does not have it; only if its first argument is this
+/// one, where there is one.
+fn without(command: &mut Command, call: libc::c_long, first_argument: Option<u32>, errno: i32) -> Result<()> {
+    // Offsets in struct seccomp_data (include/uapi/linux/seccomp.h) on a little-endian machine.
+    const CALL: u32 = 0;
+    const FIRST_ARGUMENT: u32 = 16;
+    let step = |code: u32, jt: u8, jf: u8, k: u32| -> Result<libc::sock_filter> {
+        Ok(libc::sock_filter { code: u16::try_from(code)?, jt, jf, k })
+    };
+    let load = |at| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
+    let unless_equal = |k, skip| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, skip, k);
+    let end = |k| step(libc::BPF_RET | libc::BPF_K, 0, 0, k);
+    let call = u32::try_from(call)?;
+    let fail = end(libc::SECCOMP_RET_ERRNO | u32::try_from(errno)?)?;
+    let allow = end(libc::SECCOMP_RET_ALLOW)?;
+    let mut filter = match first_argument {
+        None => vec![load(CALL)?, unless_equal(call, 1)?, fail, allow],
+        Some(argument) => vec![
+            load(CALL)?,
+            unless_equal(call, 3)?,
+            load(FIRST_ARGUMENT)?,
+            unless_equal(argument, 1)?,
+            fail,
+            allow,
+        ],
+    };
+    let length = u16::try_from(filter.len())?;
+    let install = move || {
+        let program = libc::sock_fprog { len: length, filter: filter.as_mut_ptr() };
+        // SAFETY: both calls take numbers and a pointer to `program`, which outlives them, as does the filter it points to.
+        let failed = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+                || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) != 0
+        };
+        if failed { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and nothing else.
+    unsafe { command.pre_exec(install) };
+    Ok(())
+}
+
+/// A budget is promised only where what it is of can be known, which is found out before anything is attached.
+#[test]
+fn budgets_that_cannot_be_kept() -> Result<()> {
+    let process = Process::kitex(&["server"])?;
+    let sites = Sites::of(process.pid())?;
+    let pid = process.pid().to_string();
+    let args = ["--pid", &pid, "--overhead-budget", "1%"];
+    for (call, first_argument, errno, code, action) in [
+        (libc::SYS_bpf, Some(BPF_ENABLE_STATS), libc::EPERM, PERMISSION, "run time"),
+        (libc::SYS_bpf, Some(BPF_ENABLE_STATS), libc::EINVAL, KERNEL, "run time"),
+        (libc::SYS_perf_event_open, None, libc::EPERM, PERMISSION, "a hit of a probe"),
+        (libc::SYS_perf_event_open, None, libc::ENOENT, KERNEL, "a hit of a probe"),
+    ] {
+        let mut command = run_command(&args)?;
+        // Where the kernel has multi-uprobe links, perf events are not asked for.
+        command.args(["--links", "perf"]);
+        without(&mut command, call, first_argument, errno)?;
+        let words = ["--overhead-budget 1%", "can't be kept", action];
+        let ended = refused_command(&mut command, code, &words)?;
+        ensure!(!ended.stderr.contains("attached to"), "{ended:#?}");
+        sites.check_clean()?;
+    }
+    let mut command = run_command(&args)?;
+    command.args(["--metrics", "go,process"]);
+    refused_command(&mut command, USAGE, &["--overhead-budget", "no", "go,process"])?;
+
+    // Without a budget all else goes on, and the log says what is missing.
+    let mut command = run_command(&["--pid", &pid])?;
+    without(&mut command, libc::SYS_bpf, Some(BPF_ENABLE_STATS), libc::EPERM)?;
+    let agent = Agent::start_command(&mut command)?.wait_ready()?;
+    agent.wait_for_log(PATIENCE, |line| line.contains("what the probes cost is not known").then_some(()))?;
+    ensure!(!agent.scrape()?.families.contains_key("monitor_target_overhead_ratio"), "{}", agent.log());
+    agent.terminate()?;
+    Ok(())
+}
+
+/// What probes hang on where the kernel has no multi-uprobe links.
+const PERF: &[&str] = &["--links", "perf"];
+
+#[test]
+fn kernels_that_cannot_do_it() -> Result<()> {
+    let mut process = Process::kitex(&["server"])?;
+    let sites = Sites::of(process.pid())?;
+    let pid = process.pid().to_string();
+    let cases = [
+        // No bpf(2); no map of this type, as before ring buffers; programs refused; no uprobes.
+        (libc::SYS_bpf, None, libc::ENOSYS, KERNEL, "load"),
+        (libc::SYS_bpf, Some(BPF_MAP_CREATE), libc::EINVAL, KERNEL, "load"),
+        (libc::SYS_bpf, Some(BPF_PROG_LOAD), libc::EINVAL, KERNEL, "load"),
+        (libc::SYS_perf_event_open, None, libc::ENOSYS, KERNEL, "attach a uprobe"),
+        (libc::SYS_perf_event_open, None, libc::ENOENT, KERNEL, "attach a uprobe"),
+        // No room for the maps.
+        (libc::SYS_bpf, Some(BPF_MAP_CREATE), libc::ENOMEM, KERNEL, "load"),
+        // The default filter of containers.
+        (libc::SYS_bpf, None, libc::EPERM, PERMISSION, "load"),
+        (libc::SYS_perf_event_open, None, libc::EPERM, PERMISSION, "attach a uprobe"),
+    ];
+    for (call, first_argument, errno, code, action) in cases {
+        let words: &[&str] = match code {
+            KERNEL if errno == libc::ENOMEM => &["no memory", action, "--max-in-flight", "--ring-bytes"],
+            KERNEL => &["this kernel can't", action, "5.15"],
+            _ => &["permission denied", action, "seccomp"],
+        };
+        // Perf events are asked for only where nothing else can be had.
+        let ways: &[&[&str]] = if call == libc::SYS_bpf { &[&[], PERF] } else { &[PERF] };
+        for way in ways {
+            let mut command = run_command(&["--pid", &pid])?;
+            command.args(*way);
+            without(&mut command, call, first_argument, errno)?;
+            refused_command(&mut command, code, words)
+                .with_context(|| format!("{way:?}: call {call} {first_argument:?} fails with {errno}"))?;
+            sites.check_clean()?;
+        }
+    }
+    // No links of any kind: a probe then hangs on its perf event.
+    let mut command = run_command(&["--pid", &pid])?;
+    without(&mut command, libc::SYS_bpf, Some(BPF_LINK_CREATE), libc::EINVAL)?;
+    let agent = Agent::start_command(&mut command)?.wait_ready()?;
+    sites.check_probed()?;
+    agent.terminate()?;
+    sites.check_clean()?;
+    // All that is nothing but the filter: the same process is fine without it, and with no memory that may be locked,
+    // which limits maps before Linux 5.11 only.
+    let mut command = run_command(&["--pid", &pid])?;
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: between fork and exec the closure makes one system call, on a value of its own.
+    unsafe {
+        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const none) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    let agent = Agent::start_command(&mut command)?.wait_ready()?;
+    sites.check_probed()?;
+    agent.terminate()?;
+    ensure!(process.is_running()?);
+    Ok(())
+}

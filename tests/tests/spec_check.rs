@@ -1,0 +1,258 @@
+//! Specs: what is wrong with one is said, and where; and what is said of one that is right.
+
+mod golden;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_agent::specs::KNOWN;
+use monitor_tests::{
+    agent::run_to_end,
+    process::Process,
+    specs::{self, path},
+    targets::{Flavour, NEWEST_GO, Program},
+};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What `inspect` says of a spec in the target.
+fn inspected(spec: &str) -> Result<(i32, Value)> {
+    let executable = Program::Operations.build(Flavour::Default)?;
+    let ended = run_to_end(&["inspect", "--json", "--exe", path(&executable), "--spec", spec], PATIENCE)?;
+    let said = serde_json::from_str(&ended.stdout).with_context(|| ended.stderr.clone())?;
+    Ok((ended.code.unwrap_or(-1), said))
+}
+
+/// One of the two descriptions that releases need is there, and the other is no loss.
+#[test]
+fn what_is_described_for_several_releases_is_there_or_not() -> Result<()> {
+    let newest = Program::Operations.build_with(NEWEST_GO, Flavour::Stripped)?;
+    let default = Program::Operations.build(Flavour::Default)?;
+    let text = KNOWN.iter().find(|(name, _)| *name == "net-http").context("no spec net-http")?.1;
+    let other = specs::file("net-http-other", &text.replace("handlerDone", "handlerGone"))?;
+    for executable in [default, newest] {
+        let notes = |spec: &str| -> Result<String> {
+            let args = ["inspect", "--json", "--exe", path(&executable), "--spec", spec];
+            let ended = run_to_end(&args, PATIENCE)?;
+            let said: Value = serde_json::from_str(&ended.stdout).with_context(|| ended.stderr.clone())?;
+            let of_spec = said["frameworks"].as_array().into_iter().flatten();
+            let of_spec = of_spec.filter(|one| one["name"] == "http_server_requests");
+            Ok(of_spec.map(|one| one["notes"].to_string()).collect())
+        };
+        ensure!(!notes("net-http")?.contains("not watched"), "{}", notes("net-http")?);
+        let said = notes(path(&other))?;
+        let both = "HTTP/2 is not watched (function net/http.(*http2responseWriter).handlerGone is not in the executable; \
+                    function net/http/internal/http2.(*responseWriter).handlerGone is not in the executable)";
+        ensure!(said.matches("not watched").count() == 1 && said.contains(both), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn inspect_shows_what_returns_cost() -> Result<()> {
+    let (code, said) = inspected(path(&specs::documented("work")?))?;
+    ensure!(code == 0 && said["frameworks"][0]["attachable"] == true, "{said}");
+    let sites: Vec<_> = said["frameworks"][0]["sites"].as_array().into_iter().flatten().collect();
+    let of = |role: &str, cost: &str| {
+        sites.iter().filter(|site| site["role"] == role && site["cost_class"] == cost).count()
+    };
+    ensure!(
+        of("start", "emulated") == 1 && of("finish", "single-stepped") == 3 && sites.len() == 4,
+        "{said}"
+    );
+    ensure!(said["frameworks"][0]["labels"] == json!(["status"]), "{said}");
+    Ok(())
+}
+
+/// The code and the error of `spec check` with a spec in which a part has been replaced.
+fn checked(name: &str, part: &str, other: &str) -> Result<(i32, String)> {
+    let text = specs::text(name)?;
+    ensure!(text.contains(part), "no {part} in {text}");
+    let file = specs::file("changed", &text.replacen(part, other, 1))?;
+    let executable = Program::Operations.build(Flavour::Default)?;
+    let ended = run_to_end(&["spec", "check", path(&file), "--exe", path(&executable)], PATIENCE)?;
+    Ok((ended.code.unwrap_or(-1), ended.stderr))
+}
+
+#[test]
+fn what_is_right_with_a_spec_is_as_it_was() -> Result<()> {
+    let executable = Program::Operations.build(Flavour::Default)?;
+    for name in ["jobs", "work"] {
+        golden::check(&format!("spec-check-{name}.txt"), &specs::checked(name, &executable, PATIENCE)?)?;
+    }
+    Ok(())
+}
+
+/// How a job starts in the example of the documents.
+const ONE_START: &str =
+    "[[operation.start]]\nfunction = \"main.(*queue).begin\"\narguments = \"ww\"\nkey = 1\n";
+
+/// What is said of a function whose calls would not all be seen.
+const INLINED: &str = "changed.toml:16:12: function main.leap is inlined into main.(*work).run";
+
+#[test]
+fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
+    let others = ["begun", "started"].map(|name| ONE_START.replace("begin", name)).concat();
+    for (name, part, other, code, expected) in [
+        ("jobs", "key = 1", "kye = 1", 2, "changed.toml:18:1: unknown field `kye`"),
+        ("jobs", "error = 2", "error = 7", 2, "changed.toml:25:9: there are 4 words in `ww{ww}`"),
+        ("work", "allow_expensive = true", "", 2, "allow_expensive = true"),
+        (
+            "jobs",
+            "job.queue.name",
+            "job.queue.title",
+            6,
+            "changed.toml:10:9: type main.queueName has no field title",
+        ),
+        ("jobs", "job.kind", "job.fails", 6, "fails is bool, not a string or a slice of bytes"),
+        ("jobs", "{ number = \"job.tries\" }", "{ number = \"job.kind\" }", 6, "not a number"),
+        (
+            "jobs",
+            "queue).begin",
+            "queue).begun",
+            6,
+            "changed.toml:16:12: function main.(*queue).begun is not in the executable",
+        ),
+        ("jobs", "arguments = \"ww\"", "arguments = \"www\"", 6, "has the arguments ww, not www"),
+        ("jobs", "(*queue).begin", "leap", 6, INLINED),
+        (
+            "jobs",
+            "job = \"main.job\"",
+            "job = \"main.jobs\"",
+            6,
+            "changed.toml:7:17: type main.jobs can't be found",
+        ),
+        (
+            "jobs",
+            ONE_START,
+            others.as_str(),
+            6,
+            "main.(*queue).begun (or main.(*queue).started) is not in the executable",
+        ),
+        ("jobs", "error = 2\n", "error = 2\nnumber = 0\n", 2, "by an error or by a number, not both"),
+        (
+            "work",
+            "(*work).step\"",
+            "(*work).*\"\nat_most = 1",
+            6,
+            "changed.toml:13:12: main.(*work).* matches 3 functions, and may match 1",
+        ),
+        ("work", "main.(*work).step\"", "*.*\"\nat_most = 64", 6, " functions, and may match 64"),
+        (
+            "work",
+            "(*work).step\"",
+            "(*work).x*\"\nat_most = 9",
+            6,
+            "main.(*work).x* is not in the executable",
+        ),
+    ] {
+        let (ended, said) = checked(name, part, other)?;
+        ensure!(ended == code && said.contains(expected), "{other}: {ended}, {said}");
+    }
+    Ok(())
+}
+
+/// A type must be there even if no label needs it: its place is told, not that of a label.
+#[test]
+fn a_type_without_a_label_must_be_there_too() -> Result<()> {
+    let text = specs::text("jobs")?
+        .replacen("pointers = { job = 1 }", "pointers = { job = 1, queue = 0 }", 1)
+        .replacen("job = \"main.job\" }", "job = \"main.job\", queue = \"main.queues\" }", 1);
+    let file = specs::file("types", &text)?;
+    let executable = Program::Operations.build(Flavour::Default)?;
+    let ended = run_to_end(&["spec", "check", path(&file), "--exe", path(&executable)], PATIENCE)?;
+    let expected = "types.toml:7:37: type main.queues can't be found";
+    ensure!(ended.code == Some(6) && ended.stderr.contains(expected), "{}", ended.stderr);
+    Ok(())
+}
+
+/// Releases differ in types, fields and arguments, too: the first description that fits counts, and if none does, the first
+/// reason is told.
+#[test]
+fn the_first_description_that_fits_counts() -> Result<()> {
+    let jobs = specs::text("jobs")?;
+    let (head, operation) = jobs.split_once("[[operation]]").context("no operation")?;
+    let executable = Program::Operations.build(Flavour::Default)?;
+    let worse = operation.replacen("job.kind", "job.sort", 1);
+    for (part, other, why) in [
+        ("job.queue.name", "job.queue.title", "releases.toml:10:9: type main.queueName has no field title"),
+        ("\"main.job\"", "\"main.jobs\"", "releases.toml:7:17: type main.jobs can't be found"),
+        ("arguments = \"ww\"", "arguments = \"www\"", "has the arguments ww, not www"),
+        ("job.kind", "job.fails", "releases.toml:11:8: fails is bool"),
+    ] {
+        ensure!(operation.contains(part), "no {part} in {operation}");
+        let first = operation.replacen(part, other, 1);
+        for (second, code) in [(operation, 0), (worse.as_str(), 6)] {
+            let text = format!("{head}[[operation]]{first}[[operation]]{second}");
+            let file = specs::file("releases", &text)?;
+            let ended = run_to_end(&["spec", "check", path(&file), "--exe", path(&executable)], PATIENCE)?;
+            let is_said = code == 0 || ended.stderr.contains(why);
+            ensure!(ended.code == Some(code) && is_said, "{other}: {:?} {}", ended.code, ended.stderr);
+            ensure!(!ended.stdout.contains("not watched"), "{other}: {}", ended.stdout);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn specs_that_do_not_go_together_are_refused() -> Result<()> {
+    let target = Process::start(Program::Operations, Flavour::Default, &[])?;
+    let pid = target.pid().to_string();
+    let jobs = specs::documented("jobs")?;
+    let again = specs::file("again", &specs::text("jobs")?.replace("name = \"jobs\"", "name = \"again\""))?;
+    let other = specs::file(
+        "other",
+        &specs::text("jobs")?.replace("*queue", "*other").replace("\"jobs\"", "\"other\""),
+    )?;
+    let text = specs::text("work")?.replace("\"work\"", "\"like\"");
+    let like = specs::file("like-work", &text.replace("(*work).step\"", "(*work).s*\"\nat_most = 1"))?;
+    let work = specs::documented("work")?;
+    let wrong = specs::file("wrong", &specs::text("jobs")?.replace("error = 2", "error = 7"))?;
+    for (others, code, expected) in [
+        ([&jobs, &jobs], 2, "both have the metrics jobs_total"),
+        ([&jobs, &again], 2, "both watch main.(*queue).begin"),
+        ([&work, &like], 6, "function main.(*work).step is watched for spec work already"),
+        ([&jobs, &other], 6, "main.(*other).begin is not in the executable"),
+        ([&jobs, &wrong], 2, "wrong.toml:25:9: there are 4 words in `ww{ww}`"),
+    ] {
+        let args = others.map(|file| ["--spec", path(file)]).concat();
+        let args = [&["run", "--pid", &pid, "--web.listen-address", ":0"], &args[..]].concat();
+        let ended = run_to_end(&args, PATIENCE)?;
+        ensure!(ended.code == Some(code) && ended.stderr.contains(expected), "{}", ended.stderr);
+    }
+    Ok(())
+}
+
+/// What is entered must tell the operations of a spec apart.
+#[test]
+fn operations_of_a_spec_that_can_not_be_told_apart_are_refused() -> Result<()> {
+    let jobs = specs::text("jobs")?;
+    let (head, operation) = jobs.split_once("[[operation]]").context("no operation")?;
+    let second = |part: &str, other: &str| {
+        ensure!(operation.contains(part), "no {part} in {operation}");
+        let second = operation.replacen("name = \"job\"", "name = \"second\"", 1).replacen(part, other, 1);
+        specs::file("second", &format!("{head}[[operation]]{operation}[[operation]]{second}"))
+    };
+    let executable = Program::Operations.build(Flavour::Default)?;
+    for (part, other, code, expected) in [
+        (
+            "queue).begin",
+            "queue).begin",
+            6,
+            "second.toml:43:12: operations job and second can't be told apart",
+        ),
+        ("kind = ", "other = ", 2, "second.toml:26:1: all operations of a spec have the same labels"),
+        (
+            "queue).begin\"",
+            "queue).begin*\"\nat_most = 1",
+            2,
+            "patterns and returns need a spec of their own",
+        ),
+    ] {
+        let file = second(part, other)?;
+        let ended = run_to_end(&["spec", "check", path(&file), "--exe", path(&executable)], PATIENCE)?;
+        ensure!(ended.code == Some(code) && ended.stderr.contains(expected), "{other}: {}", ended.stderr);
+    }
+    Ok(())
+}
