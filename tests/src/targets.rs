@@ -66,9 +66,26 @@ pub fn go_releases() -> Vec<&'static str> {
     if std::env::var_os("MONITOR_ALL_GO").is_some() {
         return [&[OLDEST_GO], &GO_BETWEEN[..], &[NEWEST_GO]].concat();
     }
+    vec![OLDEST_GO, GO_BETWEEN[turn() % GO_BETWEEN.len()], NEWEST_GO]
+}
+
+/// Releases of Hertz that have modules of their own, beside the one that its `go.mod` names.
+const OLDER_HERTZ: [&str; 3] = ["v0.9.2", "v0.9.7", "v0.10.3"];
+
+/// One of the older releases of Hertz by the number of the commit; all of them with `MONITOR_ALL_HERTZ`.
+#[must_use]
+pub fn older_hertz() -> Vec<&'static str> {
+    if std::env::var_os("MONITOR_ALL_HERTZ").is_some() {
+        return OLDER_HERTZ.to_vec();
+    }
+    vec![OLDER_HERTZ[turn() % OLDER_HERTZ.len()]]
+}
+
+/// The number of the commit.
+fn turn() -> usize {
     let commits = Command::new("git").args(["rev-list", "--count", "HEAD"]).output().ok();
-    let turn = commits.and_then(|output| String::from_utf8(output.stdout).ok()?.trim().parse::<usize>().ok());
-    vec![OLDEST_GO, GO_BETWEEN[turn.unwrap_or_default() % GO_BETWEEN.len()], NEWEST_GO]
+    let turn = commits.and_then(|output| String::from_utf8(output.stdout).ok()?.trim().parse().ok());
+    turn.unwrap_or_default()
 }
 
 /// The 26 of `go1.26.8`.
@@ -121,6 +138,34 @@ impl Flavour {
             Self::StrippedPie => &["-buildmode=pie", "-ldflags=-s -w"],
             Self::NoSymbols => &["-ldflags=-s -w=0 -compressdwarf=false"],
             Self::NotOptimised => &["-gcflags=google.golang.org/grpc=-N -l"],
+        }
+    }
+}
+
+/// The release of Go or of the framework that a program is built with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum By {
+    /// What its `go.mod` asks for.
+    GoMod,
+    /// A release of Go, such as `go1.18.10`.
+    Go(&'static str),
+    /// A release of the framework, such as `v0.9.7`.
+    Framework(&'static str),
+}
+
+impl By {
+    /// The release; empty for that of `go.mod`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::GoMod => "",
+            Self::Go(release) | Self::Framework(release) => release,
+        }
+    }
+
+    fn go(self) -> Option<&'static str> {
+        match self {
+            Self::Go(release) => Some(release),
+            _ => None,
         }
     }
 }
@@ -180,17 +225,18 @@ impl Program {
         })
     }
 
-    /// The modules that an older release of Go can build the program with.
-    fn modules(self, release: Option<&str>) -> Vec<String> {
-        let file = match release.and_then(minor) {
+    /// The modules that an older release of Go, or of the framework, is built with.
+    fn modules(self, by: By) -> Vec<String> {
+        let file = match (by, by.go().and_then(minor)) {
+            (By::Framework(release), _) => format!("{release}.mod"),
             _ if self != Self::Collectors => return Vec::new(),
-            Some(18..=19) => "go1.18.mod",
-            Some(20..=22) => "go1.20.mod",
-            Some(23..=25) => "go1.23.mod",
+            (_, Some(18..=19)) => "go1.18.mod".to_owned(),
+            (_, Some(20..=22)) => "go1.20.mod".to_owned(),
+            (_, Some(23..=25)) => "go1.23.mod".to_owned(),
             _ => return Vec::new(),
         };
-        let mut args = vec![format!("-modfile={}", self.source().join("mods").join(file).display())];
-        args.extend((file != "go1.23.mod").then(|| "-tags=old".to_owned()));
+        let mut args = vec![format!("-modfile={}", self.source().join("mods").join(&file).display())];
+        args.extend(["go1.18.mod", "go1.20.mod"].contains(&file.as_str()).then(|| "-tags=old".to_owned()));
         args
     }
 
@@ -199,31 +245,35 @@ impl Program {
     ///
     /// The first build takes a minute or two and needs the Go module proxy; progress is said on stderr.
     pub fn build(self, flavour: Flavour) -> Result<PathBuf> {
-        self.build_by(None, flavour)
+        self.build_by(By::GoMod, flavour)
     }
 
     /// Builds the program with a release of Go, such as `go1.18.10`, which Go fetches if it is not there. Only
     /// [`Program::Runtime`], [`Program::Collectors`] and [`Program::Web`] can be built by those before the one that the others ask for.
     pub fn build_with(self, release: &'static str, flavour: Flavour) -> Result<PathBuf> {
-        self.build_by(Some(release), flavour)
+        self.build_by(By::Go(release), flavour)
     }
 
-    fn build_by(self, release: Option<&'static str>, flavour: Flavour) -> Result<PathBuf> {
-        type Key = (Program, Option<&'static str>, Flavour);
+    /// Builds the program with another release of its framework, whose modules are in `mods` of its source.
+    pub fn build_of(self, release: &'static str, flavour: Flavour) -> Result<PathBuf> {
+        self.build_by(By::Framework(release), flavour)
+    }
+
+    fn build_by(self, by: By, flavour: Flavour) -> Result<PathBuf> {
+        type Key = (Program, By, Flavour);
         static BUILT: Mutex<BTreeMap<Key, PathBuf>> = Mutex::new(BTreeMap::new());
         let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(executable) = built.get(&(self, release, flavour)) {
+        if let Some(executable) = built.get(&(self, by, flavour)) {
             return Ok(executable.clone());
         }
-        let executable = self.build_now(release, flavour)?;
-        built.insert((self, release, flavour), executable.clone());
+        let executable = self.build_now(by, flavour)?;
+        built.insert((self, by, flavour), executable.clone());
         Ok(executable)
     }
 
-    fn build_now(self, release: Option<&str>, flavour: Flavour) -> Result<PathBuf> {
+    fn build_now(self, by: By, flavour: Flavour) -> Result<PathBuf> {
         let go = go()?;
-        let directory =
-            paths::target().join("targets").join(release.unwrap_or_default()).join(flavour.name());
+        let directory = paths::target().join("targets").join(by.name()).join(flavour.name());
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         // Test programs may run at the same time; a file that is run cannot be written.
         let lock = File::create(directory.join("lock"))?;
@@ -231,23 +281,18 @@ impl Program {
         let executable = directory.join(self.name());
         let mut command = Command::new(&go);
         command.arg("build").args(["-trimpath", "-buildvcs=false", "-mod=readonly"]).args(flavour.flags());
-        command.args(self.modules(release));
+        command.args(self.modules(by));
         if self == Self::GrpcReference {
             command.arg("-tags=reference");
         }
         command.arg("-o").arg(&executable).arg(".").current_dir(self.source());
         // The same binary wherever there is a C compiler or not.
         command.env("CGO_ENABLED", "0").envs(toolchain());
-        if let Some(release) = release {
+        if let Some(release) = by.go() {
             command.env("GOTOOLCHAIN", release);
         }
         let child = command.spawn().with_context(|| format!("cannot start {}", go.display()))?;
-        let what = format!(
-            "{} ({}{})",
-            self.name(),
-            flavour.name(),
-            release.map(|r| format!(", {r}")).unwrap_or_default()
-        );
+        let what = [self.name(), flavour.name(), by.name()].join(" ");
         if !wait_saying(child, &what)?.success() {
             bail!("cannot build {what}: go build failed in {}", self.source().display());
         }

@@ -19,7 +19,7 @@ use monitor_tests::{
     scrape::{Scrape, whole},
     side_by_side,
     specs::{self, path},
-    targets::{Flavour, NEWEST_GO, Program, go_releases},
+    targets::{Flavour, NEWEST_GO, Program, go_releases, older_hertz},
     turns::{self, MEANINGS, Meaning, tell, twice},
 };
 use schema::check_schema;
@@ -125,7 +125,24 @@ fn requests_to_hertz_are_counted_once() -> Result<()> {
     let said: Value = serde_json::from_str(&ended.stdout).with_context(|| ended.stderr.clone())?;
     let names = said["frameworks"].as_array().into_iter().flatten().map(|one| &one["name"]);
     ensure!(names.collect::<Vec<_>>() == ["hertz_server_requests"], "{said}");
-    let mut target = Process::start(Program::Hertz, Flavour::Stripped, &[])?;
+    hertz_counts_exactly(&executable)
+}
+
+#[test]
+fn requests_to_older_hertz_are_counted_once() -> Result<()> {
+    for release in older_hertz() {
+        hertz_counts_exactly(&Program::Hertz.build_of(release, Flavour::Stripped)?).context(release)?;
+    }
+    Ok(())
+}
+
+/// Over Go's own network, and over netpoll.
+fn hertz_counts_exactly(executable: &Path) -> Result<()> {
+    [&[][..], &["-netpoll"]].into_iter().try_for_each(|args| hertz_counts_exactly_with(executable, args))
+}
+
+fn hertz_counts_exactly_with(executable: &Path, args: &[&str]) -> Result<()> {
+    let mut target = Process::start_command(Command::new(executable).args(args))?;
     let agent = Agent::attach(&[target.pid()], &["--spec", "hertz"])?;
     target.command("requests 50")?;
     let scrape = agent.scrape_settled()?;

@@ -27,7 +27,7 @@ const TAIL: &str = "
 | spec | tested with | how |
 |---|---|---|
 | `net-http` | `net/http` of Go 1.18 to 1.27, stripped, HTTP/2 over TLS: the oldest, the newest and another one in turn; of Go 1.26 also as it is and position independent, HTTP/2 without TLS | every method, status and version counted against a handler inside: `tests/tests/specs.rs`; `MONITOR_ALL_GO=1` tries all releases |
-| `hertz` | Hertz v0.10.4 over its standard transport, stripped; v0.9.2 and v0.9.7 once, by hand. v0.3.1 is refused: it has another function there | every method, route and status counted against a middleware inside, on connections kept and closed: the same |
+| `hertz` | Hertz v0.10.4, stripped, over netpoll and over its standard transport, and one of v0.9.2, v0.9.7 and v0.10.3 in turn. v0.3.1 is refused: it has another function there | every method, route and status counted against a middleware inside, on connections kept and closed: the same; `MONITOR_ALL_HERTZ=1` tries all releases |
 
 ## To see it yourself
 

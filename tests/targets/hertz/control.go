@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 
@@ -19,10 +18,13 @@ type control struct {
 	address string
 }
 
-func newControl(listener net.Listener) *control {
-	c := &control{tally: &tally{counts: map[string]int{}}, address: listener.Addr().String()}
-	c.tally.start(listener)
-	return c
+func newControl(overNetpoll bool) (*control, error) {
+	address, err := free()
+	if err != nil {
+		return nil, err
+	}
+	c := &control{tally: &tally{counts: map[string]int{}}, address: address}
+	return c, c.tally.start(address, overNetpoll)
 }
 
 func (c *control) obey(command string, args []string) (map[string]any, error) {

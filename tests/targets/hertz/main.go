@@ -2,9 +2,9 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 
 	"example.com/monitor/steer"
@@ -12,10 +12,12 @@ import (
 )
 
 func main() {
+	overNetpoll := flag.Bool("netpoll", false, "serve over netpoll, which is Hertz's default, in place of Go's own network")
+	flag.Parse()
 	hlog.SetOutput(io.Discard)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	control, err := newControl(*overNetpoll)
 	if err == nil {
-		err = steer.Serve(steer.Ready(), newControl(listener).obey)
+		err = steer.Serve(steer.Ready(), control.obey)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -7,9 +7,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cloudwego/hertz/pkg/app"
 	"github.com/cloudwego/hertz/pkg/app/server"
+	"github.com/cloudwego/hertz/pkg/network/netpoll"
 	"github.com/cloudwego/hertz/pkg/network/standard"
 )
 
@@ -31,10 +33,13 @@ func (t *tally) middleware(c context.Context, ctx *app.RequestContext) {
 	t.mu.Unlock()
 }
 
-func (t *tally) start(listener net.Listener) {
-	h := server.New(
-		server.WithListener(listener), server.WithTransport(standard.NewTransporter), server.WithExitWaitTime(0),
-	)
+// start serves at an address over a transport of Hertz. Releases before v0.10.4 take no listener.
+func (t *tally) start(address string, overNetpoll bool) error {
+	transport := standard.NewTransporter
+	if overNetpoll {
+		transport = netpoll.NewTransporter
+	}
+	h := server.New(server.WithHostPorts(address), server.WithTransport(transport), server.WithExitWaitTime(0))
 	h.Use(t.middleware)
 	h.Any("/users/:id", func(_ context.Context, ctx *app.RequestContext) {
 		if code, err := strconv.Atoi(ctx.Param("id")); err == nil {
@@ -42,4 +47,27 @@ func (t *tally) start(listener net.Listener) {
 		}
 	})
 	go func() { _ = h.Run() }()
+	return untilOpen(address)
+}
+
+// free is an address where nobody listens.
+func free() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return listener.Addr().String(), listener.Close()
+}
+
+// untilOpen waits until somebody listens at an address.
+func untilOpen(address string) error {
+	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+		connection, err := net.Dial("tcp", address)
+		if err == nil {
+			return connection.Close()
+		}
+		if time.Since(begin) > 10*time.Second {
+			return err
+		}
+	}
 }
