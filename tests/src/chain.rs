@@ -6,19 +6,15 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    durations::{self, Durations},
+    durations::{self, CALLS_FOR_DURATIONS, Durations},
     process::Process,
     scrape::{Labels, Scrape, whole},
     tally::Tally,
     targets::{Flavour, Program},
 };
 
-/// In label sets with fewer calls, one that lost its processor at a probe shifts the quantiles and the sum.
-const CALLS_FOR_DURATIONS: u64 = 1_000;
-/// The same for the slowest one percent of them.
+/// In label sets with fewer calls, one that lost its processor at a probe shifts the slowest one percent.
 const CALLS_FOR_P99: u64 = 3_000;
-/// The sum of durations may differ by so many microseconds a call, or by five percent.
-const SUM_CLOSE_US: f64 = 20.0;
 
 /// The three processes. They are killed when dropped.
 pub struct Chain {
@@ -126,7 +122,7 @@ pub fn check_counts(
     Ok(own)
 }
 
-/// Fails unless the agent's durations are close to the process's own: the sum, the median and the 99th percentile of each
+/// Fails unless the agent's durations are close to the process's own: the mean, the median and the 99th percentile of each
 /// label set that has enough calls.
 pub fn check_durations(process: &mut Process, scrape: &Scrape, labels: &[&str], several: bool) -> Result<()> {
     let pid = process.pid();
@@ -137,7 +133,7 @@ pub fn check_durations(process: &mut Process, scrape: &Scrape, labels: &[&str], 
         let about = || format!("pid {pid}: {labels:?}");
         let agents = agents.get(labels).with_context(about)?;
         if own.count() >= CALLS_FOR_DURATIONS {
-            check_sum(own, agents.sum).with_context(about)?;
+            own.check_mean(agents, 0.0).with_context(about)?;
             own.check(agents, 0.5).with_context(about)?;
             compared += 1;
         }
@@ -146,17 +142,6 @@ pub fn check_durations(process: &mut Process, scrape: &Scrape, labels: &[&str], 
         }
     }
     ensure!(compared > 0, "pid {pid}: no label set has {CALLS_FOR_DURATIONS} calls");
-    Ok(())
-}
-
-#[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
-fn check_sum(own: &Durations, agents: f64) -> Result<()> {
-    let own_sum = own.sum as f64;
-    let close = (own.count() as f64 * SUM_CLOSE_US).max(own_sum * 0.05);
-    ensure!(
-        (own_sum - agents).abs() <= close,
-        "the durations add up to {own_sum} µs here, {agents} at the agent"
-    );
     Ok(())
 }
 

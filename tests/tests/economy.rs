@@ -1,5 +1,5 @@
-//! Durations of a sample of the calls: all calls are counted, those whose durations are taken have the right ones, and the
-//! account says what became of the others.
+//! Durations of a sample of the calls: all calls are counted, those whose durations are taken have the right ones and are
+//! like all, and the account says what became of the others.
 
 use std::{
     process::Command,
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{Agent, run_to_end},
     chain::{Account, check_closed, check_durations},
-    durations::{self, Durations},
+    durations::{self, Durations, Population},
     matrix::Matrix,
     process::Process,
     scrape::{Scrape, whole},
@@ -27,6 +27,12 @@ const ONCE: [&str; 6] =
     ["--latency", "economy", "--latency.every", "3600", "--latency-buckets", "1000000,2500000"];
 /// By when that window has surely ended.
 const ENDED_BY: Duration = Duration::from_secs(2);
+/// The sample is compared with all calls of a load that takes so long.
+const LOAD_SECONDS: u64 = 9;
+/// How long the calls of some callers take, each caller's one after the other. Of these 92 calls some 48 start in windows, and
+/// two thirds of those outlast theirs. A sample without them has the mean of the server's `Lookup` 70 % too low, where slack
+/// and chance together make up 50.
+const LONG_MS: [u64; 8] = [600, 650, 700, 750, 800, 850, 900, 950];
 
 fn of_target(scrape: &Scrape, name: &str, pid: u32, labels: &[(&str, &str)]) -> f64 {
     let pid = pid.to_string();
@@ -55,14 +61,25 @@ fn check_extremes(process: &mut Process, scrape: &Scrape) -> Result<u64> {
 /// A server and a client whose calls have others inside them, both already acquainted.
 fn pair(args: &[&str]) -> Result<[(Process, &'static str); 2]> {
     let mut server = Process::kitex(&[&["server"], args].concat())?;
+    let client = client_of(&server, args)?;
+    forget(&mut server)?;
+    Ok([(client, "client"), (server, "server")])
+}
+
+/// A client whose calls have others inside them, already acquainted with this server.
+fn client_of(server: &Process, args: &[&str]) -> Result<Process> {
     let client = [&["client", "--connect", server.addr()?, "--nested"], args].concat();
     let mut client = Process::kitex(&client)?;
     client.command("call 1 Echo succeed")?;
-    for process in [&mut client, &mut server] {
-        process.command("settle")?;
-        process.command("reset")?;
-    }
-    Ok([(client, "client"), (server, "server")])
+    forget(&mut client)?;
+    Ok(client)
+}
+
+/// Has a process forget the calls so far.
+fn forget(process: &mut Process) -> Result<()> {
+    process.command("settle")?;
+    process.command("reset")?;
+    Ok(())
 }
 
 /// Fails unless the agent's counts are those of the process, and its account closes with nothing lost.
@@ -113,6 +130,72 @@ fn all_calls_are_counted_and_some_are_timed() -> Result<()> {
         let source = [("source", "windows")];
         ensure!(of_target(&scrape, "monitor_latency_source_info", pid, &source).to_string() == "1");
     }
+    agent.terminate()?;
+    Ok(())
+}
+
+/// What a client and a server have measured of their calls so far.
+fn measured(pair: &mut [(Process, &'static str); 2]) -> Result<[serde_json::Value; 2]> {
+    let [(client, _), (server, _)] = pair;
+    Ok([client.command("durations")?, server.command("durations")?])
+}
+
+/// Those calls of a process that were timed and have this label.
+fn timed_with(scrape: &Scrape, pid: u32, label: (&str, &str)) -> f64 {
+    let pid = pid.to_string();
+    let labels = [("target", pid.as_str()), label];
+    let of_side = |side: &str| scrape.histogram(&format!("kitex_{side}_latency_us"), &labels);
+    ["client", "server"].into_iter().filter_map(of_side).map(|histogram| histogram.count).sum()
+}
+
+#[test]
+fn the_calls_that_are_timed_are_like_all() -> Result<()> {
+    let mut pair = pair(&["--unrecorded"])?;
+    let mut patient = Vec::new();
+    for _ in LONG_MS {
+        patient.push(client_of(&pair[1].0, &["--unrecorded"])?);
+    }
+    forget(&mut pair[1].0)?;
+    let processes = pair.iter().map(|(process, _)| process).chain(&patient);
+    let agent = Agent::attach(&processes.map(Process::pid).collect::<Vec<_>>(), &OFTEN)?;
+    // The first window is not at a random time.
+    thread::sleep(ENDED_BY);
+    for (caller, ms) in patient.iter_mut().zip(LONG_MS) {
+        caller.send(&format!("call {} Lookup succeed 32 {}", LOAD_SECONDS * 1_000 / ms, ms * 1_000))?;
+    }
+    pair[0].0.command("flow 8 1500")?;
+    let mut by_second = Vec::new();
+    for _ in 1..LOAD_SECONDS {
+        thread::sleep(Duration::from_secs(1));
+        by_second.push(measured(&mut pair)?);
+    }
+    thread::sleep(Duration::from_secs(1));
+    pair[0].0.command("pause")?;
+    for caller in &mut patient {
+        caller.answer(Duration::from_secs(20))?;
+    }
+    pair[1].0.command("settle")?;
+    // What ends after the load is long calls only: no second by itself.
+    by_second.push(measured(&mut pair)?);
+    let scrape = agent.scrape_settled()?;
+    for (at, (process, side)) in pair.iter_mut().enumerate() {
+        let pid = process.pid();
+        let account = check_counts(process, &scrape)?;
+        let all = Population::of_answers(by_second.iter().map(|both| &both[at]), &DEFAULT_LABELS)?;
+        let share = all
+            .check_sample(&durations::of_agent(&scrape, Some(pid)))
+            .with_context(|| format!("the {side}: {account:?}"))?;
+        let told = of_target(&scrape, "monitor_latency_sampled_ratio", pid, &[("side", side)]);
+        ensure!((told - share).abs() < 1e-6, "{told} is told, and {share} were timed: {account:?}");
+    }
+    // A short call is inside each of the long ones and starts with it: both are in a window, or neither.
+    let (mut long, mut short) = (0.0, 0.0);
+    for caller in &mut patient {
+        check_counts(caller, &scrape)?;
+        long += timed_with(&scrape, caller.pid(), ("callee", "stock"));
+        short += timed_with(&scrape, caller.pid(), ("callee", "audit"));
+    }
+    ensure!(long > 20.0 && (long - short).abs() < 4.0, "{long} long calls were timed, {short} short ones");
     agent.terminate()?;
     Ok(())
 }
@@ -319,9 +402,11 @@ fn a_call_in_which_the_clock_is_set_has_no_duration() -> Result<()> {
         check_closed(&after, pid, [0, 0])?;
         let account = Account::of(&after, pid);
         ensure!((account.recorded, account.unpaired, own.total()) == (200, 0, 201), "{account:?}");
-        let of_store = |name| of_target(&after, name, pid, &[("method", "Store")]);
-        let timed = ["kitex_client_latency_us_count", "kitex_server_latency_us_count"].map(of_store);
-        ensure!(timed.iter().all(|calls| *calls < 0.5), "a call in which the clock was set has a duration");
+        let [store, echo] = ["Store", "Echo"].map(|method| timed_with(&after, pid, ("method", method)));
+        ensure!(
+            store < 0.5 && echo > 199.5,
+            "{store} durations of the call in which the clock was set, {echo} of 200 others"
+        );
         check_extremes(process, &after)?;
     }
     agent.terminate()?;
