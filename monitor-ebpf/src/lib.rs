@@ -73,17 +73,18 @@ pub mod name {
     pub const LABEL_SETS: &str = "LABEL_SETS";
     /// Array of `u64`: numbers of label sets, each plus one, by a hash of the set; 0 for none.
     pub const LABEL_CACHE: &str = "LABEL_CACHE";
-    /// Mappable array of `u64`: finished calls, one row of label set numbers for each CPU.
+    /// Mappable array of `u64`: finished calls, rows of label set numbers, of which each CPU has one,
+    /// perhaps with others.
     pub const TOTALS: &str = "TOTALS";
-    /// Mappable array of `u64`: [`extra`](crate::extra) counts of the label sets, one row of label set numbers for
-    /// each count and CPU.
+    /// Mappable array of `u64`: [`extra`](crate::extra) counts of the label sets, as [`TOTALS`], with one
+    /// row for each count.
     pub const EXTRAS: &str = "EXTRAS";
     /// Mappable array of [`ALIASES`](crate::ALIASES) pairs of type words: the second of a pair is what the first
     /// stands for. The first pair that is zero ends them.
     pub const ALIASES: &str = "ALIASES";
     /// Hash: type word that no shape expects to how often it was met.
     pub const UNEXPECTED: &str = "UNEXPECTED";
-    /// Mappable array of `u64`: one row of [`COUNTERS`](crate::COUNTERS) for each CPU.
+    /// Mappable array of `u64`: rows of [`COUNTERS`](crate::COUNTERS), as [`TOTALS`].
     pub const COUNTERS: &str = "COUNTERS";
     /// Mappable array with one `u32`: label set numbers handed out so far, also those past the end.
     pub const NEXT_LABEL: &str = "NEXT_LABEL";

@@ -455,8 +455,8 @@ pub struct Recipe {
     pub bucket_shift: u32,
     /// What is left of a bucket's number if that of the near one is wanted: there are so many, plus one.
     pub near_mask: u32,
-    /// Zero.
-    pub reserved_word: u32,
+    /// What is left of a processor's number to get its row of totals and counters: there are so many rows, plus one.
+    pub row_mask: u32,
     /// Label sets that may be kept in full; past them `other` stands in for the strings.
     pub label_limit: u32,
     /// Label set numbers that exist, `other` included.
@@ -619,7 +619,7 @@ impl Recipe {
         reserved_half: 0,
         bucket_shift: 63,
         near_mask: 0,
-        reserved_word: 0,
+        row_mask: 0,
         label_limit: 0,
         label_capacity: 0,
         cache_shift: 63,

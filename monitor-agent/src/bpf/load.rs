@@ -40,7 +40,8 @@ impl Default for Limits {
 /// Sizes of the maps of one target's programs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
-    pub(super) cpus: u32,
+    /// Rows of totals and counters.
+    pub(super) rows: u32,
     /// Buckets of the in-flight table.
     pub(super) buckets: u32,
     /// Label sets kept with their strings.
@@ -65,6 +66,15 @@ fn buckets(in_flight: u32) -> u32 {
 fn near_buckets(cpus: u32, buckets: u32) -> u32 {
     cpus.clamp(1, buckets).next_power_of_two().saturating_mul(NEAR_OF_CPU).min(buckets)
 }
+
+/// Rows of totals and counters for so many CPUs: each has one for itself, up to a number that keeps few in each other's way
+/// without taking memory for all the CPUs that a machine may have. A power of two.
+fn rows(cpus: u32) -> u32 {
+    cpus.clamp(1, ROWS_MAX).next_power_of_two()
+}
+
+/// A power of two.
+const ROWS_MAX: u32 = 32;
 
 /// Near buckets for each CPU: 8 KiB of them, for 512 calls.
 const NEAR_OF_CPU: u32 = 128;
@@ -122,9 +132,10 @@ impl Programs {
         log_level: u8,
     ) -> Result<Self, BpfError> {
         let cpus = nr_cpus().map_err(|(_, error)| BpfError::from_io("count its CPUs", error))?;
+        let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
         let has_messages = roles.iter().any(|role| matches!(role, Role::Sent | Role::Received));
         let sizes = Sizes {
-            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+            rows: rows(cpus),
             buckets: buckets(limits.in_flight),
             label_limit: limits.label_sets,
             label_capacity: limits.label_sets.saturating_add(OTHER_LABEL_SETS),
@@ -136,7 +147,8 @@ impl Programs {
             label_limit: sizes.label_limit,
             label_capacity: sizes.label_capacity,
             bucket_shift: u64::BITS - sizes.buckets.trailing_zeros(),
-            near_mask: near_buckets(sizes.cpus, sizes.buckets) - 1,
+            near_mask: near_buckets(cpus, sizes.buckets) - 1,
+            row_mask: sizes.rows - 1,
             cache_shift: u64::BITS - sizes.label_cache.trailing_zeros(),
             ..*recipe
         };
@@ -228,7 +240,7 @@ fn load_with(
     known: Option<&Known>,
     log_level: u8,
 ) -> Result<Object, EbpfError> {
-    let labels = sizes.label_capacity.saturating_mul(sizes.cpus);
+    let labels = sizes.label_capacity.saturating_mul(sizes.rows);
     let extras = if sizes.has_extras { labels.saturating_mul(extra::COUNT) } else { 1 };
     let programs: Vec<_> = roles.iter().map(|role| program_name(&recipe.native, *role)).collect();
     let messages = if roles.contains(&Role::Entered) { limits.in_flight } else { 1 };
@@ -246,7 +258,7 @@ fn load_with(
             (name::LABEL_CACHE, sizes.label_cache),
             (name::TOTALS, labels),
             (name::EXTRAS, extras),
-            (name::COUNTERS, COUNTERS.saturating_mul(sizes.cpus)),
+            (name::COUNTERS, COUNTERS.saturating_mul(sizes.rows)),
             (name::RECORDS, limits.ring_bytes),
         ],
         numbers: known.map(|known| known.numbers),
@@ -265,12 +277,17 @@ pub(super) fn bytes_of(recipe: &Recipe) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::{label_cache, near_buckets};
+    use super::{label_cache, near_buckets, rows};
 
     #[test]
     fn the_cache_has_room_for_all_label_sets_and_no_end_of_memory() {
         let sizes = [0, 1, 4_096, 10_000, u32::MAX].map(label_cache);
         assert_eq!(sizes, [4, 4, 16_384, 65_536, 262_144]);
+    }
+
+    #[test]
+    fn cpus_have_rows_of_their_own_unless_there_are_very_many() {
+        assert_eq!([0, 1, 2, 3, 32, 33, 8_192].map(rows), [1, 1, 2, 4, 32, 32, 32]);
     }
 
     #[test]

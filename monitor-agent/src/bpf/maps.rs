@@ -40,7 +40,7 @@ pub struct Maps {
 
 impl Maps {
     pub(super) fn take(object: &mut Object, sizes: Sizes) -> Result<Self, BpfError> {
-        let cpus = sizes.cpus as usize;
+        let rows = sizes.rows as usize;
         let labels = sizes.label_capacity as usize;
         let Some(records) = object.take_map(name::RECORDS) else {
             return Err(BpfError::missing("give its maps", name::RECORDS));
@@ -49,7 +49,7 @@ impl Maps {
         let records =
             RingBuf::try_from(records).map_err(|error| BpfError::from_map("map the ring buffer", error))?;
         let extras = if sizes.has_extras {
-            Some(map_array(object, name::EXTRAS, extra::COUNT as usize * labels * cpus, Access::Read)?)
+            Some(map_array(object, name::EXTRAS, extra::COUNT as usize * labels * rows, Access::Read)?)
         } else {
             None
         };
@@ -57,9 +57,9 @@ impl Maps {
         Ok(Self {
             records,
             filling,
-            totals: map_array(object, name::TOTALS, labels * cpus, Access::Read)?,
+            totals: map_array(object, name::TOTALS, labels * rows, Access::Read)?,
             extras,
-            counters: map_array(object, name::COUNTERS, COUNTERS as usize * cpus, Access::Read)?,
+            counters: map_array(object, name::COUNTERS, COUNTERS as usize * rows, Access::Read)?,
             in_flight: Arc::new(InFlight::take(object, sizes, Arc::clone(&label_sets))?),
             label_sets,
             next_label: map_array(object, name::NEXT_LABEL, 2, Access::Read)?,
@@ -99,8 +99,8 @@ impl Maps {
         if label_set >= self.sizes.label_capacity {
             return 0;
         }
-        let place = |cpu| cpu * self.sizes.label_capacity as usize + label_set as usize;
-        (0..self.sizes.cpus as usize).map(|cpu| self.totals.get(place(cpu))).sum()
+        let place = |row| row * self.sizes.label_capacity as usize + label_set as usize;
+        (0..self.sizes.rows as usize).map(|row| self.totals.get(place(row))).sum()
     }
 
     /// The counts of a label set that were asked for beside its calls, by [`extra`]; zeros where none were.
@@ -110,9 +110,9 @@ impl Maps {
         let Some(extras) = self.extras.as_ref().filter(|_| label_set < self.sizes.label_capacity) else {
             return sums;
         };
-        for cpu in 0..self.sizes.cpus as usize {
+        for row in 0..self.sizes.rows as usize {
             for (kind, sum) in sums.iter_mut().enumerate() {
-                let row = cpu * extra::COUNT as usize + kind;
+                let row = row * extra::COUNT as usize + kind;
                 *sum += extras.get(row * self.sizes.label_capacity as usize + label_set as usize);
             }
         }
@@ -165,7 +165,7 @@ impl Maps {
     #[must_use]
     pub fn counter_of(&self, counter: Counter, side: u8) -> u64 {
         let slot = counter as usize + usize::from(side & 1) * COUNTERS_OF_SIDE as usize;
-        (0..self.sizes.cpus as usize).map(|cpu| self.counters.get(cpu * COUNTERS as usize + slot)).sum()
+        (0..self.sizes.rows as usize).map(|row| self.counters.get(row * COUNTERS as usize + slot)).sum()
     }
 
     /// The numbers of all label sets seen so far.

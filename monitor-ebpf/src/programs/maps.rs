@@ -1,7 +1,7 @@
 //! Every map, the recipe, and the counters.
 //!
 //! Sizes given here are placeholders where the agent sets its own at load: those of maps with a row for
-//! each CPU, and those that have a flag.
+//! some CPUs, and those that have a flag.
 
 use aya_ebpf::{
     helpers::bpf_get_smp_processor_id,
@@ -98,18 +98,20 @@ macro_rules! field {
 }
 pub(crate) use field;
 
-/// This CPU's number. It can't change while a program runs: migration is off.
+/// The row in which this CPU counts. Where there are many CPUs some share one, which is as exact, since all is added
+/// atomically.
 #[inline(always)]
-pub(crate) fn cpu() -> u32 {
+pub(crate) fn row() -> u32 {
     // SAFETY: a helper without preconditions.
-    unsafe { bpf_get_smp_processor_id() }
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    cpu & recipe!(row_mask)
 }
 
 /// Counts an event that happens at every call of one [`side`](monitor_ebpf::side).
 #[inline(always)]
 pub(crate) fn count_hot(counter: Counter, side: u8) {
     let slot = counter as u32 + u32::from(side & 1) * COUNTERS_OF_SIDE;
-    if let Some(slot) = COUNTERS.get_ptr_mut(cpu() * ROW + slot) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(row() * ROW + slot) {
         // SAFETY: the map's values are `u64`.
         unsafe { increment(slot) }
     }

@@ -5,13 +5,13 @@ use monitor_ebpf::{Detail, Event, Peer, PeerEvent, Record, event, extra};
 
 use super::{
     asm::{self, increment},
-    maps::{EXTRAS, RECORDS, TOTALS, cpu, recipe},
+    maps::{EXTRAS, RECORDS, TOTALS, recipe, row},
 };
 
 /// Counts a finished call. Exact whatever happens to its record.
 #[inline(always)]
 pub(crate) fn add(label_set: u32) {
-    if let Some(total) = TOTALS.get_ptr_mut(cpu() * recipe!(label_capacity) + label_set) {
+    if let Some(total) = TOTALS.get_ptr_mut(row() * recipe!(label_capacity) + label_set) {
         // SAFETY: the map's values are `u64`.
         unsafe { increment(total) }
     }
@@ -20,7 +20,7 @@ pub(crate) fn add(label_set: u32) {
 /// Adds to one of the [`extra`](monitor_ebpf::extra) counts of a label set.
 #[inline(always)]
 pub(crate) fn add_extra(kind: u32, label_set: u32, value: u64) {
-    let row = cpu() * extra::COUNT + kind;
+    let row = row() * extra::COUNT + kind;
     if let Some(sum) = EXTRAS.get_ptr_mut(row * recipe!(label_capacity) + label_set) {
         // SAFETY: the map's values are `u64`.
         unsafe { asm::add(sum, value) }
