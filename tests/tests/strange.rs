@@ -78,6 +78,9 @@ fn strings_that_lie() -> Result<()> {
         let counted = seen.by_reason("monitor_labels_unreadable_total", reason);
         ensure!(counted == 3 * 3 * 7 * kinds, "{reason}: {counted}");
     }
+    let kinds = forms.iter().filter(|(_, _, shown)| shown.ends_with('…')).count() as u64;
+    let cut = whole(seen.scrape.sum("monitor_labels_cut_total", &[]));
+    ensure!(cut == 3 * 3 * 7 * kinds, "{cut} names are cut");
     watched.end()
 }
 

@@ -404,17 +404,23 @@ impl Call<'_> {
                 goroutine,
             });
         }
-        let (time_ns, duration) = if flags & record_flag::RECORDED != 0 {
-            let duration = self.clock.between(start_ns, duration_ns);
-            aggregate.recorded(self.labels.side, duration.is_some());
-            (self.clock.unix_ns(duration_ns), duration)
+        let has_own_start = flags & record_flag::RECORDED != 0;
+        let (time_ns, duration) = if has_own_start {
+            (self.clock.unix_ns(duration_ns), self.clock.between(start_ns, duration_ns))
         } else {
             let is_paired = flags & record_flag::UNPAIRED == 0;
             (time_ns, is_paired.then(|| Duration::from_nanos(duration_ns)))
         };
         let details = self.more.map(details);
-        let call =
-            FinishedCall { target: self.target, label_set, labels: self.labels, time_ns, duration, details };
+        let call = FinishedCall {
+            target: self.target,
+            label_set,
+            labels: self.labels,
+            time_ns,
+            duration,
+            has_own_start,
+            details,
+        };
         aggregate.finish(&call);
         tracer.finish(&call);
     }

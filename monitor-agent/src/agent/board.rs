@@ -14,7 +14,7 @@ use super::{RunConfig, go::GoRuntime, looks::Looks, watch::Face};
 use crate::{
     events::{Readers, SlowCalls, Wish},
     export::{
-        http::{Backend, SiteStatus, Status, TargetStatus},
+        http::{Backend, Losses, SiteStatus, Status, TargetStatus},
         otlp::{Outcomes, Source},
     },
     goruntime::Readings,
@@ -50,6 +50,8 @@ pub(super) struct Board {
     several: bool,
     ready: AtomicBool,
     scrapes: AtomicU64,
+    /// What the server's peers did not get.
+    http_losses: Arc<Losses>,
     /// What became of pushes, if there are any.
     pushes: Option<Arc<Outcomes>>,
     /// What probes cost, as far as it is known by now.
@@ -76,6 +78,7 @@ impl Board {
             several: config.pids.len() > 1,
             ready: AtomicBool::new(false),
             scrapes: AtomicU64::new(0),
+            http_losses: Arc::default(),
             pushes: config.otlp.as_ref().map(|_| Arc::default()),
             costs: Mutex::new(CostStats {
                 hits: Vec::new(),
@@ -159,6 +162,10 @@ impl Board {
         families
     }
 
+    pub(super) fn http_losses(&self) -> Arc<Losses> {
+        Arc::clone(&self.http_losses)
+    }
+
     pub(super) fn pushes(&self) -> Option<Arc<Outcomes>> {
         self.pushes.clone()
     }
@@ -175,6 +182,8 @@ impl Board {
             cpu_seconds: own.cpu_seconds,
             resident_bytes: own.resident_bytes,
             scrapes: self.scrapes.load(Ordering::Relaxed),
+            connections_cut: self.http_losses.connections_cut(),
+            requests_refused: self.http_losses.requests_refused(),
             costs: self.costs.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             events: self
                 .readers

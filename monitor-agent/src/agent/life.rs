@@ -72,7 +72,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
     let board = Arc::new(Board::new(&config, readers.clone()));
     let (stop_serving, stopped) = oneshot::channel::<()>();
     let backend: Arc<dyn http::Backend> = board.clone();
-    let server = tokio::spawn(http::serve(listener, backend, async move {
+    let server = tokio::spawn(http::serve(listener, backend, board.http_losses(), async move {
         let _ = stopped.await;
     }));
 

@@ -162,6 +162,7 @@ mod tests {
             labels,
             time_ns: 0,
             duration: duration_us.map(Duration::from_micros),
+            has_own_start: false,
             details: None,
         })
     }

@@ -326,6 +326,7 @@ mod tests {
             labels: known,
             time_ns: TIME_NS,
             duration: Some(Duration::from_nanos(1_999)),
+            has_own_start: false,
             details: Some(details),
         };
         let failed = Labels { failed: true, error_class: "timeout", ..labels() };

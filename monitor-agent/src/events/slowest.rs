@@ -230,6 +230,7 @@ mod tests {
             labels,
             time_ns,
             duration,
+            has_own_start: false,
             details: None,
         });
     }

@@ -157,6 +157,7 @@ mod tests {
                 labels,
                 time_ns: 1,
                 duration: None,
+                has_own_start: false,
                 details: None,
             });
             stream.flush();

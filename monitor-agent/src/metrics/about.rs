@@ -22,6 +22,10 @@ pub struct AgentStats {
     pub resident_bytes: Option<u64>,
     /// Scrapes answered.
     pub scrapes: u64,
+    /// Connections of HTTP peers that were cut off, by reason.
+    pub connections_cut: Vec<(&'static str, u64)>,
+    /// Requests of theirs that got an error in place of an answer, by reason.
+    pub requests_refused: Vec<(&'static str, u64)>,
     /// The event stream, if there is one.
     pub events: Option<EventStats>,
     /// What became of pushes by OTLP, if there are any.
@@ -211,6 +215,7 @@ fn about_agent(agent: &AgentStats, families: &mut Vec<MetricFamily>) {
     FamilyBuilder::counter("monitor_scrapes_total", "Scrapes answered.")
         .with(&[], float(agent.scrapes))
         .finish(families);
+    about_peers(agent, families);
     if let Some(pushes) = agent.pushes {
         FamilyBuilder::counter("monitor_otlp_exports_total", "Pushes by OTLP, by what became of them.")
             .with(&[("outcome", "sent")], float(pushes.sent))
@@ -233,6 +238,24 @@ fn about_agent(agent: &AgentStats, families: &mut Vec<MetricFamily>) {
     )
     .with(&[], float(events.dropped))
     .finish(families);
+}
+
+/// What HTTP peers did not get.
+fn about_peers(agent: &AgentStats, families: &mut Vec<MetricFamily>) {
+    let cut = FamilyBuilder::counter(
+        "monitor_http_connections_cut_total",
+        "HTTP connections that the agent has cut off with a request or an answer on its way, by reason.",
+    );
+    let refused = FamilyBuilder::counter(
+        "monitor_http_requests_refused_total",
+        "HTTP requests that got an error of the agent's in place of an answer, by reason.",
+    );
+    for (mut family, counts) in [(cut, &agent.connections_cut), (refused, &agent.requests_refused)] {
+        for &(reason, count) in counts {
+            family.push(&[("reason", reason)], float(count));
+        }
+        family.finish(families);
+    }
 }
 
 fn about_targets(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
@@ -410,6 +433,14 @@ const PER_TARGET: &[PerTarget] = &[
                 ("implausible", float(target.counters.labels_unreadable)),
             ]
         },
+    },
+    PerTarget {
+        gauge: false,
+        name: "monitor_labels_cut_total",
+        help: "Names of finished calls that are longer than what is kept of one, and end in an ellipsis: each call counts \
+               once for each.",
+        label: "",
+        values: |target| vec![("", float(target.counters.labels_cut))],
     },
     PerTarget {
         gauge: true,

@@ -234,6 +234,7 @@ mod tests {
             panicked: false,
             stream,
             code,
+            cut_names: 0,
         };
         let mut extras = Extras::default();
         extras[extra::STARTED as usize] = 7;

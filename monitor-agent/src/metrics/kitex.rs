@@ -301,6 +301,7 @@ mod tests {
             panicked: false,
             stream: StreamKind::Unknown,
             code: None,
+            cut_names: 0,
         };
         // Each took 3 µs.
         let ladder = Arc::new(Ladder::of([&buckets()]));

@@ -47,6 +47,8 @@ pub struct CounterValues {
     pub label_faults: u64,
     /// Labels that could not be read.
     pub labels_unreadable: u64,
+    /// Names of finished calls that were cut.
+    pub labels_cut: u64,
     /// Hits with a type that was not expected and that is not kept by name.
     pub unexpected_not_kept: u64,
     /// Finished calls whose bytes could not be read.
@@ -126,6 +128,7 @@ impl CounterValues {
             finishes_lost_unpaired,
             label_faults,
             labels_unreadable,
+            labels_cut,
             unexpected_not_kept,
             sizes_unread,
             messages_lost,
@@ -161,6 +164,7 @@ impl CounterValues {
             (finishes_lost_unpaired, other.finishes_lost_unpaired),
             (label_faults, other.label_faults),
             (labels_unreadable, other.labels_unreadable),
+            (labels_cut, other.labels_cut),
             (unexpected_not_kept, other.unexpected_not_kept),
             (sizes_unread, other.sizes_unread),
             (messages_lost, other.messages_lost),
@@ -196,6 +200,8 @@ pub struct Aggregate {
     changed: Vec<u32>,
     /// Label sets that have calls or messages.
     label_sets: u64,
+    /// Names that were cut, of all calls in the totals.
+    labels_cut: u64,
     /// Sums of clients, and of servers.
     sums: [Sums; 2],
     records_timed: u64,
@@ -204,8 +210,6 @@ pub struct Aggregate {
     waiting: [u64; 2],
     aged: u64,
     recorded: u64,
-    /// The call that is handed over next has recorded its start itself.
-    is_recorded: bool,
     /// Calls of clients, and of servers, whose recorded start means nothing.
     clock_set: [u64; 2],
 }
@@ -235,13 +239,13 @@ impl Aggregate {
             is_changed: Vec::new(),
             changed: Vec::new(),
             label_sets: 0,
+            labels_cut: 0,
             sums: [Sums::default(); 2],
             records_timed: 0,
             records_unpaired: 0,
             waiting: [0; 2],
             aged: 0,
             recorded: 0,
-            is_recorded: false,
             clock_set: [0; 2],
         }
     }
@@ -265,23 +269,14 @@ impl Aggregate {
         self.known[place] = (total, extras);
         self.label_sets += u64::from(before == Default::default());
         // Totals only rise.
-        self.sums[of_side(labels.side)].finished += total.saturating_sub(before.0);
+        let calls = total.saturating_sub(before.0);
+        self.sums[of_side(labels.side)].finished += calls;
+        self.labels_cut += calls * u64::from(labels.cut_names);
     }
 
     /// Counts calls that were forgotten because they were too old.
     pub fn aged(&mut self, calls: u64) {
         self.aged += calls;
-    }
-
-    /// Takes note that the call that is handed over next has recorded its start itself: it has a duration, or else the clock
-    /// was set meanwhile.
-    pub fn recorded(&mut self, side: Side, has_duration: bool) {
-        self.is_recorded = true;
-        if has_duration {
-            self.recorded += 1;
-        } else {
-            self.clock_set[of_side(side)] += 1;
-        }
     }
 
     /// Finished calls that have recorded their start themselves.
@@ -385,6 +380,7 @@ impl Aggregate {
             finishes_lost_unpaired: counter(Counter::FinishLostUnpaired),
             label_faults: counter(Counter::LabelFault),
             labels_unreadable: counter(Counter::LabelUnreadable),
+            labels_cut: self.labels_cut,
             unexpected_not_kept: counter(Counter::UnexpectedNotKept),
             sizes_unread: counter(Counter::SizeUnread),
             messages_lost: counter(Counter::MessageLost),
@@ -408,12 +404,13 @@ fn of_side(side: Side) -> usize {
 
 impl Tracer for Aggregate {
     fn finish(&mut self, call: &FinishedCall<'_>) {
-        let is_recorded = std::mem::take(&mut self.is_recorded);
         let Some(duration) = call.duration else {
             self.records_unpaired += 1;
+            self.clock_set[of_side(call.labels.side)] += u64::from(call.has_own_start);
             return;
         };
-        self.records_timed += u64::from(!is_recorded);
+        let timed_by = if call.has_own_start { &mut self.recorded } else { &mut self.records_timed };
+        *timed_by += 1;
         let place = self.change(call.label_set, call.labels);
         self.sums[of_side(self.sides[place])].timed += 1;
         self.durations.record(place, u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
@@ -438,9 +435,19 @@ mod tests {
     }
 
     fn finish(aggregate: &mut Aggregate, label_set: u32, duration_ns: Option<u64>) {
-        let duration = duration_ns.map(Duration::from_nanos);
-        let labels = &labels(label_set);
-        aggregate.finish(&FinishedCall { target: 1, label_set, labels, time_ns: 1, duration, details: None });
+        aggregate.finish(&call(label_set, &labels(label_set), duration_ns));
+    }
+
+    fn call(label_set: u32, labels: &Arc<Labels>, duration_ns: Option<u64>) -> FinishedCall<'_> {
+        FinishedCall {
+            target: 1,
+            label_set,
+            labels,
+            time_ns: 1,
+            duration: duration_ns.map(Duration::from_nanos),
+            has_own_start: false,
+            details: None,
+        }
     }
 
     fn total(aggregate: &mut Aggregate, label_set: u32, total: u64) {
@@ -467,6 +474,26 @@ mod tests {
         aggregate.waiting(std::iter::empty());
         let counters = aggregate.changes(&|_, _| 0).counters;
         assert_eq!((of(counters.client), of(counters.server)), ((3, 1, 0), (0, 0, 0)));
+    }
+
+    /// For each finished call, and for each of its names.
+    #[test]
+    fn cut_names_are_counted_by_call() {
+        let mut aggregate = Aggregate::new(Arc::default());
+        let mut cut = |label_set: u32, cut_names: u8, total: u64, extra: u64| {
+            let labels = Arc::new(Labels { cut_names, ..Labels::clone(&labels(label_set)) });
+            let mut extras = Extras::default();
+            extras[0] = extra;
+            aggregate.total(label_set, &labels, total, extras);
+            aggregate.changes(&|_, _| 0).counters.labels_cut
+        };
+        assert_eq!(cut(0, 0, 5, 0), 0);
+        assert_eq!(cut(1, 1, 5, 0), 5);
+        assert_eq!(cut(2, 3, 2, 0), 11);
+        // Nothing new, three calls more, messages of what is no call yet.
+        assert_eq!(cut(1, 1, 5, 0), 11);
+        assert_eq!(cut(1, 1, 8, 0), 14);
+        assert_eq!(cut(3, 1, 0, 7), 14);
     }
 
     #[test]
@@ -499,11 +526,12 @@ mod tests {
     #[test]
     fn calls_that_recorded_their_start_are_not_timed_by_probes() {
         let mut aggregate = Aggregate::new(Arc::default());
-        aggregate.recorded(Side::Server, true);
+        let labels = labels(0);
+        for duration_ns in [Some(1_000), None] {
+            let call = call(0, &labels, duration_ns);
+            aggregate.finish(&FinishedCall { has_own_start: true, ..call });
+        }
         assert_eq!(aggregate.changes(&|_, _| 0).counters.records_timed, 0);
-        finish(&mut aggregate, 0, Some(1_000));
-        aggregate.recorded(Side::Server, false);
-        finish(&mut aggregate, 0, None);
         finish(&mut aggregate, 0, Some(1_000));
         let counters = aggregate.changes(&|_, _| 0).counters;
         let timed = counters.client.timed + counters.server.timed;

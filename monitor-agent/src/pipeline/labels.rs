@@ -148,6 +148,9 @@ pub struct Labels {
     pub stream: StreamKind,
     /// The status's code, where the framework has codes and it could be read.
     pub code: Option<u32>,
+    /// How many of its names are longer than what is kept of one: such a name may be another's that begins alike. gRPC's
+    /// service and method are one name.
+    pub cut_names: u8,
 }
 
 impl Side {
@@ -207,7 +210,7 @@ impl Labels {
     /// Of a framework with one name for service and method, `/package.Service/Method`, which takes the room of all three.
     fn decode_path(set: &LabelSet, executable: &dyn Executable) -> Self {
         let path = text(set.text.as_flattened(), set, 0, executable);
-        let (service, method) = split_path(&path);
+        let (service, method) = split_path(&path.shown);
         Self {
             framework: Framework::Grpc,
             callee: service.to_owned(),
@@ -218,12 +221,18 @@ impl Labels {
                 status_code::UNREADABLE => UNREADABLE,
                 code => frameworks::known().code(code).unwrap_or(OTHER),
             },
+            cut_names: u8::from(path.is_cut),
             ..Self::decode_names(&LabelSet { error: error_class::NONE, ..without_names(set) }, executable)
         }
     }
 
     fn decode_names(set: &LabelSet, executable: &dyn Executable) -> Self {
-        let name = |index: usize| name(set, index, executable);
+        let mut cut_names = 0;
+        let [caller, service, method] = [label::CALLER, label::CALLEE, label::METHOD].map(|index| {
+            let Name { shown, is_cut } = name(set, index, executable);
+            cut_names += u8::from(is_cut);
+            shown
+        });
         Self {
             framework: Framework::Kitex,
             side: if set.side == side::SERVER { Side::Server } else { Side::Client },
@@ -232,9 +241,9 @@ impl Labels {
                 call_type::STREAMING => CallType::Streaming,
                 _ => CallType::PingPong,
             },
-            caller: name(label::CALLER),
-            callee: name(label::CALLEE),
-            method: name(label::METHOD),
+            caller,
+            callee: service,
+            method,
             failed: set.failed != 0,
             retry: match set.retry {
                 retry_count::UNREADABLE => UNREADABLE.to_owned(),
@@ -253,6 +262,7 @@ impl Labels {
             panicked: set.panicked != 0,
             stream: StreamKind::of(set.stream),
             code: None,
+            cut_names,
         }
     }
 
@@ -299,42 +309,58 @@ fn without_names(set: &LabelSet) -> LabelSet {
     LabelSet { lengths, marks, text, ..*set }
 }
 
-fn name(set: &LabelSet, index: usize, executable: &dyn Executable) -> String {
+/// A name as it is to be shown.
+struct Name {
+    shown: String,
+    is_cut: bool,
+}
+
+impl Name {
+    fn of(bytes: &[u8], is_cut: bool) -> Self {
+        Self { shown: shown(bytes, is_cut), is_cut }
+    }
+
+    /// What stands in for a name.
+    fn instead(text: &str) -> Self {
+        Self { shown: text.to_owned(), is_cut: false }
+    }
+}
+
+fn name(set: &LabelSet, index: usize, executable: &dyn Executable) -> Name {
     text(set.text.get(index).map_or(&[][..], |text| &text[..]), set, index, executable)
 }
 
 /// A label that has this much room.
-fn text(room: &[u8], set: &LabelSet, index: usize, executable: &dyn Executable) -> String {
+fn text(room: &[u8], set: &LabelSet, index: usize, executable: &dyn Executable) -> Name {
     let length = set.lengths.get(index).map_or(0, |length| usize::from(*length));
     let text = room.get(..length).unwrap_or(room);
-    match set.marks.get(index).copied() {
-        Some(mark::WHOLE) => shown(text, false),
-        Some(mark::CUT) => shown(text, true),
-        Some(mark::OTHER) => OTHER.to_owned(),
-        Some(mark::ADDRESS | mark::LITERAL) => {
-            looked_up(text, room.len(), executable).unwrap_or_else(|| UNREADABLE.to_owned())
-        }
-        Some(mark::C_ADDRESS) => looked_up_c(text, executable).unwrap_or_else(|| UNREADABLE.to_owned()),
-        _ => UNREADABLE.to_owned(),
-    }
+    let name = match set.marks.get(index).copied() {
+        Some(mark::WHOLE) => Some(Name::of(text, false)),
+        Some(mark::CUT) => Some(Name::of(text, true)),
+        Some(mark::OTHER) => Some(Name::instead(OTHER)),
+        Some(mark::ADDRESS | mark::LITERAL) => looked_up(text, room.len(), executable),
+        Some(mark::C_ADDRESS) => looked_up_c(text, executable),
+        _ => None,
+    };
+    name.unwrap_or_else(|| Name::instead(UNREADABLE))
 }
 
-fn looked_up(text: &[u8], room: usize, executable: &dyn Executable) -> Option<String> {
+fn looked_up(text: &[u8], room: usize, executable: &dyn Executable) -> Option<Name> {
     let (address, rest) = text.split_first_chunk()?;
     let (length, _) = rest.split_first_chunk()?;
     let (address, length) = (u64::from_ne_bytes(*address), u64::from_ne_bytes(*length));
     let cut = length > room as u64;
     let kept = usize::try_from(length.min(LOOKUP_MAX)).ok()?.min(room);
     let bytes = executable.constant(address, kept)?;
-    Some(shown(bytes.get(..kept)?, cut))
+    Some(Name::of(bytes.get(..kept)?, cut))
 }
 
 /// A text that ends at a byte that is 0, by its address.
-fn looked_up_c(text: &[u8], executable: &dyn Executable) -> Option<String> {
+fn looked_up_c(text: &[u8], executable: &dyn Executable) -> Option<Name> {
     let address = u64::from_ne_bytes(*text.first_chunk()?);
     let bytes = executable.constant(address, TEXT_BYTES + 1)?;
     let end = bytes.iter().position(|byte| *byte == 0);
-    Some(shown(bytes.get(..end.unwrap_or(TEXT_BYTES))?, end.is_none()))
+    Some(Name::of(bytes.get(..end.unwrap_or(TEXT_BYTES))?, end.is_none()))
 }
 
 /// A name's bytes as a label value: never empty, always UTF-8, marked when it was cut.
@@ -393,7 +419,7 @@ mod tests {
         Labels::decode(set, &NoExecutable).method
     }
 
-    /// Has `Echo` at 0x4000, and one class of errors at 0x500.
+    /// Has `Echo` over and over at 0x4000, and one class of errors at 0x500.
     struct Echo(Framework);
 
     const ECHO: Echo = Echo(Framework::Kitex);
@@ -404,7 +430,7 @@ mod tests {
         }
 
         fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>> {
-            (address == 0x4000 && length == 4).then(|| b"Echo".to_vec())
+            (address == 0x4000 && length.is_multiple_of(4)).then(|| b"Echo".repeat(length / 4))
         }
 
         fn error_class(&self, offset: u32) -> &'static str {
@@ -432,6 +458,50 @@ mod tests {
         let mut bytes = [b'a'; 64];
         bytes[62..].copy_from_slice(&"€".as_bytes()[..2]);
         assert_eq!(method(&set(&bytes, mark::CUT)), format!("{}…", "a".repeat(62)));
+    }
+
+    /// By what the programs have marked, whatever a name ends in.
+    #[test]
+    fn cut_names_are_counted() {
+        let cut = |set: &LabelSet| Labels::decode(set, &ECHO).cut_names;
+        let whole: [(&[u8], u8); 4] = [
+            (&[b'a'; 64], mark::WHOLE),
+            ("Echo…".as_bytes(), mark::WHOLE),
+            (b"", mark::OTHER),
+            (b"", mark::UNREADABLE),
+        ];
+        for (text, mark) in whole {
+            assert_eq!(cut(&set(text, mark)), 0, "{mark}");
+        }
+        let mut names = set(&[b'a'; 64], mark::CUT);
+        assert_eq!(cut(&names), 1);
+        names.lengths[label::CALLER] = 64;
+        names.marks[label::CALLER] = mark::CUT;
+        assert_eq!(cut(&names), 2);
+    }
+
+    /// Those that were not read are longer than their room by their length.
+    #[test]
+    fn cut_names_are_counted_where_they_are_looked_up() {
+        let literal = |address: u64, length: u64| {
+            let bytes: Vec<u8> = [address.to_ne_bytes(), length.to_ne_bytes()].concat();
+            let labels = Labels::decode(&set(&bytes, mark::LITERAL), &ECHO);
+            (labels.method, labels.cut_names)
+        };
+        assert_eq!(literal(0x4000, 64), ("Echo".repeat(16), 0));
+        assert_eq!(literal(0x4000, 65), (format!("{}…", "Echo".repeat(16)), 1));
+        assert_eq!(literal(0x5000, 65), ("unreadable".to_owned(), 0));
+    }
+
+    #[test]
+    fn one_name_for_service_and_method_is_cut_once() {
+        let mut set = LabelSet { error: 5, failed: 1, ..LabelSet::EMPTY };
+        set.text.as_flattened_mut().fill(b's');
+        set.lengths[0] = u8::try_from(set.text.as_flattened().len()).unwrap();
+        set.marks[0] = mark::CUT;
+        let labels = Labels::decode(&set, &Echo(Framework::Grpc));
+        let shown = format!("{}…", "s".repeat(192));
+        assert_eq!((&labels.callee, &labels.method, labels.cut_names), (&shown, &shown, 1));
     }
 
     #[test]

@@ -57,8 +57,11 @@ pub struct FinishedCall<'a> {
     pub labels: &'a Arc<Labels>,
     /// When it finished, in nanoseconds since 1970, UTC.
     pub time_ns: u64,
-    /// From start to finish; `None` when the start was not seen.
+    /// From start to finish; `None` when the start is not known.
     pub duration: Option<Duration>,
+    /// Its start was not seen, but it has recorded it itself. Then a duration is missing only if the clock may have been set
+    /// since.
+    pub has_own_start: bool,
     /// What only some ask for, since the programs then have more to send.
     pub details: Option<Details>,
 }

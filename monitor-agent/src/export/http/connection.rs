@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     io,
     pin::Pin,
+    sync::{Arc, atomic::AtomicU64},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -23,27 +24,33 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::Limits;
+use super::{
+    Limits,
+    losses::{Losses, count},
+};
 
 /// Serves one connection until it ends, breaks a limit, or the server stops.
 pub(super) async fn run(
     limits: Limits,
     stream: TcpStream,
     router: Router,
+    losses: Arc<Losses>,
     mut stopped: watch::Receiver<bool>,
 ) {
     // Without it an answer's last part may wait for the peer's acknowledgement of the first.
     let _ = stream.set_nodelay(true);
-    let stream = TokioIo::new(Guarded { stream, limit: limits.stall_time, stall: None });
-    let service = service_fn(move |request| answer(limits.answer_time, router.clone(), request));
-    let connection = http1::Builder::new()
+    let stream = TokioIo::new(Guarded { stream, limit: limits.stall_time, stall: None, is_cut: false });
+    let of_answers = Arc::clone(&losses);
+    let service = service_fn(move |request| {
+        answer(limits.answer_time, router.clone(), Arc::clone(&of_answers), request)
+    });
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_time)
         .max_buf_size(limits.head_size)
         .max_headers(limits.head_lines)
         .serve_connection(stream, service);
-    let mut connection = std::pin::pin!(connection);
-    // How a connection ends is the peer's business: errors here are resets, time limits and bad requests.
+    // Errors here are resets, which are the peer's business, time limits and bad requests.
     let ended = tokio::select! {
         result = &mut connection => Some(result),
         () = told(&mut stopped) => None,
@@ -51,12 +58,36 @@ pub(super) async fn run(
     let result = if let Some(result) = ended {
         result
     } else {
-        connection.as_mut().graceful_shutdown();
-        connection.await
+        Pin::new(&mut connection).graceful_shutdown();
+        (&mut connection).await
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "connection ended");
+    let Err(error) = result else { return };
+    tracing::debug!(%error, "connection ended");
+    let parts = connection.into_parts();
+    if let Some(loss) = loss(&losses, &error, parts.io.inner().is_cut, !parts.read_buf.is_empty()) {
+        count(loss);
     }
+}
+
+/// What a connection's end is counted as, if it is not the peer's own: whether its peer took an answer too slowly, and
+/// whether a head had begun to come.
+fn loss<'a>(
+    losses: &'a Losses,
+    error: &hyper::Error,
+    is_cut: bool,
+    has_begun: bool,
+) -> Option<&'a AtomicU64> {
+    if is_cut {
+        return Some(&losses.answer_not_taken);
+    }
+    if error.is_parse_too_large() {
+        return Some(&losses.head_too_large);
+    }
+    if error.is_parse() {
+        return Some(&losses.malformed);
+    }
+    // Who has asked for nothing loses nothing: that is how idle connections end.
+    (error.is_timeout() && has_begun).then_some(&losses.head_too_slow)
 }
 
 /// Resolves when the server stops.
@@ -65,9 +96,15 @@ async fn told(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|&stopped| stopped).await;
 }
 
-async fn answer(limit: Duration, router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
+async fn answer(
+    limit: Duration,
+    router: Router,
+    losses: Arc<Losses>,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
     let made = tokio::time::timeout(limit, router.oneshot(request)).await;
     made.unwrap_or_else(|_| {
+        count(&losses.took_too_long);
         let text = "too many scrapes at once, or one that takes too long: try again\n";
         Ok((StatusCode::SERVICE_UNAVAILABLE, text).into_response())
     })
@@ -79,6 +116,8 @@ struct Guarded {
     stream: TcpStream,
     limit: Duration,
     stall: Option<Pin<Box<Sleep>>>,
+    /// The limit was passed.
+    is_cut: bool,
 }
 
 impl Guarded {
@@ -89,6 +128,7 @@ impl Guarded {
         let limit = self.limit;
         let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(stall.as_mut().poll(cx));
+        self.is_cut = true;
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

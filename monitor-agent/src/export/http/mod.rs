@@ -3,10 +3,12 @@
 //!
 //! The process is root and the peer is anybody, so everything a peer can take is bounded (`LIMITS`): connections,
 //! the size and time of a request's head, the time to answer, the time to take the answer, and the memory of answers
-//! that nobody has taken yet. Bodies of requests are never read. HTTP/1 only, without TLS.
+//! that nobody has taken yet. Whatever a peer does not get for that is counted (`losses.rs`). Bodies of requests are never
+//! read. HTTP/1 only, without TLS.
 
 mod connection;
 mod listen;
+mod losses;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +39,7 @@ use tokio::{
 };
 
 pub use listen::{Listen, ListenError, bind, parse_listen};
+pub use losses::Losses;
 
 use super::{negotiate, page, text};
 use crate::{events::Wish, memory, pipeline::Side};
@@ -140,19 +143,27 @@ const LIMITS: Limits = Limits {
 /// Making an answer of so many bytes leaves memory behind that is worth giving back.
 const LARGE: usize = 1 << 20;
 
-/// Serves until `shutdown` resolves, then lets answers under way be finished and returns within a second.
-pub async fn serve(listener: TcpListener, backend: Arc<dyn Backend>, shutdown: impl Future<Output = ()>) {
-    serve_within(LIMITS, listener, backend, shutdown).await;
+/// Serves until `shutdown` resolves, then lets answers under way be finished and returns within a second. What peers do not
+/// get until then is in `losses`.
+pub async fn serve(
+    listener: TcpListener,
+    backend: Arc<dyn Backend>,
+    losses: Arc<Losses>,
+    shutdown: impl Future<Output = ()>,
+) {
+    serve_within(LIMITS, listener, backend, losses, shutdown).await;
 }
 
 async fn serve_within(
     limits: Limits,
     listener: TcpListener,
     backend: Arc<dyn Backend>,
+    losses: Arc<Losses>,
     shutdown: impl Future<Output = ()>,
 ) {
     let app = Arc::new(App {
         backend,
+        losses: Arc::clone(&losses),
         scrapes: Arc::new(Semaphore::new(limits.scrapes)),
         room: Room::of(limits.held),
         stopping: AtomicBool::new(false),
@@ -169,7 +180,8 @@ async fn serve_within(
             Some(_) = connections.join_next() => continue,
             accepted = accept(&listener, &slots) => accepted,
         };
-        let connection = connection::run(limits, stream, router.clone(), stopped.clone());
+        let connection =
+            connection::run(limits, stream, router.clone(), Arc::clone(&losses), stopped.clone());
         connections.spawn(async move {
             connection.await;
             drop(slot);
@@ -202,6 +214,7 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, O
 
 struct App {
     backend: Arc<dyn Backend>,
+    losses: Arc<Losses>,
     scrapes: Arc<Semaphore>,
     room: Room,
     stopping: AtomicBool,
@@ -376,9 +389,11 @@ async fn blocking(
     });
     let answer = thread.await.map_err(|error| {
         tracing::error!(%error, "an answer could not be made");
+        losses::count(&app.losses.failed);
         failed("the agent failed to make this answer; its log says more\n")
     })?;
     answer.transpose().map_err(|_| {
+        losses::count(&app.losses.no_room);
         let text = "too much waits for peers that do not take it: try again\n";
         (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
     })

@@ -79,6 +79,7 @@ const TEXT: &str =
 struct Server {
     addr: SocketAddr,
     backend: Arc<Sample>,
+    losses: Arc<Losses>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -88,10 +89,12 @@ impl Server {
         let listener = bind(&parse_listen("127.0.0.1:0").expect("an address")).await.expect("a free port");
         let addr = listener.local_addr().expect("an address");
         let backend = Arc::new(backend);
+        let losses = Arc::<Losses>::default();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { drop(stopped.await) };
-        let task = tokio::spawn(serve_within(limits, listener, backend.clone(), shutdown));
-        Self { addr, backend, stop: Some(stop), task }
+        let task =
+            tokio::spawn(serve_within(limits, listener, backend.clone(), Arc::clone(&losses), shutdown));
+        Self { addr, backend, losses, stop: Some(stop), task }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -108,6 +111,21 @@ impl Server {
 
     async fn get(&self, path: &str) -> Answer {
         self.ask(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await
+    }
+
+    /// What peers did not get, by reason.
+    fn lost(&self) -> Vec<(&'static str, u64)> {
+        let all = [self.losses.connections_cut(), self.losses.requests_refused()].concat();
+        all.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Waits until this is counted, and nothing else: a peer may see its connection end before it is.
+    async fn has_lost(&self, expected: &[(&'static str, u64)]) {
+        let begin = Instant::now();
+        while self.lost() != expected {
+            assert!(begin.elapsed() < Duration::from_secs(5), "{:?}, not {expected:?}", self.lost());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
@@ -338,6 +356,46 @@ async fn slow_heads_and_idle_connections_are_cut() {
     let begin = Instant::now();
     assert_eq!(read_answer(&mut stream).await.status, 0);
     assert!((0.3..3.0).contains(&begin.elapsed().as_secs_f64()));
+    // Only one of them had asked for something.
+    server.has_lost(&[("head_too_slow", 1)]).await;
+}
+
+/// What has already come of a request lies behind the answer to the one before it.
+#[tokio::test]
+async fn a_slow_head_behind_an_answer_is_counted() {
+    let limits = Limits { head_time: Duration::from_millis(400), ..LIMITS };
+    let server = Server::start(limits, Sample::default()).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /heal").await.expect("a connection");
+    assert_eq!(read_answer(&mut stream).await.status, 200);
+    server.has_lost(&[("head_too_slow", 1)]).await;
+}
+
+#[tokio::test]
+async fn what_peers_do_not_get_is_counted_by_reason() {
+    let server = Server::start(LIMITS, Sample::default()).await;
+    let zeros = [server.losses.connections_cut(), server.losses.requests_refused()].concat();
+    assert!(zeros.len() == 7 && zeros.iter().all(|(_, count)| *count == 0), "{zeros:?}");
+    let wide = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "a".repeat(100_000));
+    let many = format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(100));
+    let requests: [&[u8]; 5] = [
+        wide.as_bytes(),
+        many.as_bytes(),
+        b"GET\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\xff\xfe",
+    ];
+    for request in requests {
+        server.ask(request).await;
+    }
+    assert_eq!(server.get("/targets/13/metrics").await.status, 500);
+    // An answer that says no is one, and a peer that leaves in the middle does so itself.
+    assert_eq!(server.get("/nowhere").await.status, 404);
+    let mut leaving = server.connect().await;
+    leaving.write_all(b"GET /metr").await.expect("a connection");
+    leaving.shutdown().await.expect("a connection");
+    assert_eq!(read_answer(&mut leaving).await.status, 0);
+    server.has_lost(&[("head_too_large", 2), ("malformed", 3), ("failed", 1)]).await;
 }
 
 #[tokio::test]
@@ -360,6 +418,7 @@ async fn a_peer_that_does_not_read_is_cut() {
     // The only place becomes free again.
     let answer = tokio::time::timeout(Duration::from_secs(10), server.get("/healthz")).await;
     assert_eq!(answer.expect("the place is free in time").status, 200);
+    server.has_lost(&[("answer_not_taken", 1)]).await;
     drop(stuck);
 }
 
@@ -379,11 +438,13 @@ async fn answers_that_nobody_takes_leave_no_room_for_others() {
     assert_eq!(server.get("/healthz").await.status, 200);
     assert_eq!(server.get("/targets/42/metrics").await.status, 200);
     drop(stuck);
-    let begin = Instant::now();
+    let (begin, mut times) = (Instant::now(), 1);
     while server.get("/metrics").await.status != 200 {
         assert!(begin.elapsed() < Duration::from_secs(8), "the room does not become free");
+        times += 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    server.has_lost(&[("no_room", times)]).await;
 }
 
 #[tokio::test]
@@ -445,6 +506,7 @@ async fn a_scrape_that_takes_too_long_is_given_up() {
     assert!(begin.elapsed() < Duration::from_millis(1800));
     assert_eq!(server.backend.most.load(SeqCst), LIMITS.scrapes);
     assert_eq!(server.get("/healthz").await.status, 200);
+    server.has_lost(&[("took_too_long", 3)]).await;
 }
 
 #[tokio::test]
@@ -480,6 +542,7 @@ async fn readiness_follows_the_backend_and_ends_with_the_shutdown() {
 async fn readyz_is_503_once_stopping() {
     let app = App {
         backend: Arc::new(Sample { ready: true.into(), ..Sample::default() }),
+        losses: Arc::default(),
         scrapes: Arc::new(Semaphore::new(1)),
         room: Room::of(1),
         stopping: AtomicBool::new(false),

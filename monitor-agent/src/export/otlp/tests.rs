@@ -199,6 +199,7 @@ fn calls(side: Side, caller: &str, to: &str, total: u64) -> Arc<Series> {
         panicked: false,
         stream: StreamKind::Unknown,
         code: None,
+        cut_names: 0,
     };
     let ladder = Arc::new(Ladder::of(otel::buckets()));
     let mut counts = vec![0; ladder.limits() + 1];
