@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use monitor_agent::{
-    goruntime::{Arch, Detail, Fault, Known, Layout, ProcessMemory, Reader, Readings, Value},
+    goruntime::{Arch, Detail, Fault, Known, Layout, Reader, Readings, Value},
     image::Image,
     target::Target,
 };
@@ -78,7 +78,7 @@ impl Runtime {
         let image = Image::parse(Box::new(File::open(executable)?))?;
         let target = Target::open(process.pid())?;
         let bias = target.load_bias(image.link_base())?;
-        let memory = ProcessMemory(File::open(format!("/proc/{}/mem", process.pid()))?);
+        let memory = target.memory()?;
         let known = Known::of(&image)?;
         let mut version = image.go()?.version();
         version.minor = minor.unwrap_or(version.minor);

@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use monitor_tests::{
     agent::{Agent, executable, run_to_end},
     chain::{Chain, check_calls},
+    http::{self, Response},
     kernel::BpfObjects,
     process::Process,
     scrape::Scrape,
@@ -50,6 +51,33 @@ fn scrape_until_down(agent: &Agent, pid: u32) -> Result<Scrape> {
         }
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The agent ends, and not its target: no scrape says otherwise, up to the last.
+#[test]
+fn a_target_that_lives_on_is_up_to_the_last_scrape() -> Result<()> {
+    let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+    let pid = target.pid();
+    let agent = Agent::attach(&[pid], &[])?;
+    target.command("open 3 client 1")?;
+    let address = agent.address().to_owned();
+    let scraping = thread::spawn(move || {
+        // Until nobody answers any more.
+        let next = || http::get(&address, "/metrics").and_then(Response::ok_body).ok();
+        std::iter::from_fn(next).collect::<Vec<_>>()
+    });
+    thread::sleep(Duration::from_millis(200));
+    ensure!(agent.terminate()?.0.success());
+    let scrapes = scraping.join().map_err(|_| anyhow!("the scrapes have panicked"))?;
+    ensure!(scrapes.len() > 1, "{} scrapes", scrapes.len());
+    for text in scrapes {
+        let scrape = Scrape::parse(&text)?;
+        ensure!(up(&scrape, pid) == Some(1.0), "{text}");
+        let ended = [("reason", "target_ended")];
+        ensure!(scrape.sum("monitor_unpaired_starts_total", &ended).to_string() == "0", "{text}");
+        ensure!(scrape.sum("monitor_calls_in_flight", &[]).to_string() == "3", "{text}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::{
 
 use tokio::{
     io::AsyncWrite,
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
     time::{MissedTickBehavior, interval, timeout},
@@ -15,7 +16,7 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    life::to_the_end,
+    life::{broken, to_the_end},
     trace::{Trace, TraceConfig},
 };
 use crate::{
@@ -43,18 +44,18 @@ pub struct EventsConfig {
 
 /// Writes a line for each event on stdout until the last target has ended, a signal comes or nobody reads any more.
 pub fn events(config: EventsConfig) -> Result<(), Failure> {
-    to_the_end(live(config))
+    to_the_end(|beside| live(config, beside))
 }
 
-async fn live(config: EventsConfig) -> Result<(), Failure> {
+async fn live(config: EventsConfig, beside: Handle) -> Result<(), Failure> {
     let failed = |error| Failure::new(Kind::Running, format!("can't wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let EventsConfig { trace, format, filter } = config;
     let specs = trace.specs.clone();
-    let attaching = tokio::task::spawn_blocking(move || Trace::attach(&trace));
+    let attaching = beside.spawn_blocking(move || Trace::attach(&trace));
     let mut trace = tokio::select! {
-        trace = attaching => trace.map_err(|error| Failure::new(Kind::Running, error.to_string()))??,
+        trace = attaching => trace.map_err(|error| broken(&error))??,
         // The kernel takes away what was attached when the process ends.
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
@@ -62,7 +63,7 @@ async fn live(config: EventsConfig) -> Result<(), Failure> {
     // Events go on where nobody can be told.
     let _ = writeln!(io::stderr(), "attached");
     let readers = Arc::new(Readers::default());
-    let mut writing = write_for(&readers, tokio::io::stdout(), format);
+    let mut writing = write_for(&readers, tokio::io::stdout(), format, &beside);
     let mut stream = EventStream::new(filter, Lines::new(format, specs), readers);
     let mut poll = interval(Trace::POLL_EVERY);
     poll.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -73,13 +74,11 @@ async fn live(config: EventsConfig) -> Result<(), Failure> {
             _ = interrupt.recv() => break,
             written = &mut writing => return outcome(written),
             _ = look.tick() => if is_unread(libc::STDOUT_FILENO) { return Ok(()) },
-            _ = poll.tick() => if !tokio::task::block_in_place(|| trace.poll(&mut stream)) { break },
+            _ = poll.tick() => if !trace.poll(&mut stream) { break },
         }
     }
-    tokio::task::block_in_place(|| {
-        trace.detach(&mut stream);
-        drop(stream);
-    });
+    trace.detach(&mut stream);
+    drop(stream);
     if let Ok(written) = timeout(GRACE, writing).await {
         return outcome(written);
     }
@@ -92,10 +91,11 @@ fn write_for(
     readers: &Readers,
     out: impl AsyncWrite + Unpin + Send + 'static,
     format: Format,
+    beside: &Handle,
 ) -> JoinHandle<io::Result<()>> {
     let outbox = Arc::new(Outbox::new(OUTBOX_BYTES, format));
     readers.add(Arc::clone(&outbox));
-    tokio::spawn(async move { outbox.write_to(out).await })
+    beside.spawn(async move { outbox.write_to(out).await })
 }
 
 /// A reader that goes is the end, and a good one.

@@ -1,26 +1,37 @@
 //! The Go runtime of a target, for the server to read.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use prometheus::proto::MetricFamily;
 use tracing::{info, warn};
 
-use super::{RunConfig, attached::Place};
+use super::{
+    RunConfig,
+    aside::{Aside, FOR_A_SCRAPE},
+    attached::Place,
+};
 use crate::{
     failure::printable,
-    goruntime::{Detail, Fault, Known, ProcessMemory, Reader, Readings, Unknown},
+    goruntime::{Detail, Fault, Known, Reader, Readings, Unknown},
     metrics::{self, Family},
+    target::AddressSpace,
 };
 
 /// Why something could not be read, as `monitor_read_errors_total` tells it.
-const REASONS: [&str; 6] =
-    ["evidence_differs", "implausible", "no_table", "not_found", "not_in_memory", "not_permitted"];
+const REASONS: [&str; 7] =
+    ["evidence_differs", HELD_UP, "implausible", "no_table", "not_found", "not_in_memory", "not_permitted"];
+/// Nothing was read at all, since the memory did not come.
+const HELD_UP: &str = "held_up";
 
 /// A reader, and what has gone wrong with it.
 #[derive(Debug)]
 pub(super) struct GoRuntime {
     /// `None` where there is nothing to read, or nothing any more.
-    reader: Option<Reader>,
+    reader: Option<(AddressSpace, Arc<Mutex<Reader>>)>,
+    readings: Aside<Option<(Readings, Vec<Fault>)>>,
     version: String,
     detail: Detail,
     target: String,
@@ -40,21 +51,37 @@ impl GoRuntime {
             errors.insert(reason, 1);
         });
         let version = place.executable.inspection.go_version.clone();
-        Self { reader: reader.ok(), version, detail: config.go, target: name, errors }
+        let reader = reader.ok().map(|(memory, reader)| (memory, Arc::new(Mutex::new(reader))));
+        let readings = Aside::new(&name, "there are no metrics of its Go runtime");
+        Self { reader, readings, version, detail: config.go, target: name, errors }
     }
 
     /// What can be read now; `None` where nothing can.
     pub(super) fn read(&mut self) -> Option<Readings> {
-        let reader = self.reader.as_mut()?;
-        let (readings, faults) = reader.read();
+        let (memory, reader) = self.reader.clone()?;
+        let read = move || {
+            let read = reader.lock().unwrap_or_else(PoisonError::into_inner).read();
+            // It has not become another program meanwhile.
+            memory.is_there().then_some(read)
+        };
+        let Some(read) = self.readings.read(FOR_A_SCRAPE, read) else {
+            self.count(HELD_UP);
+            return None;
+        };
+        let (readings, faults) = read?;
         for fault in faults {
-            let count = self.errors.entry(reason(fault)).or_default();
-            *count = count.saturating_add(1);
-            if *count == 1 {
+            if self.count(reason(fault)) == 1 {
                 warn!("{}: of its Go runtime {fault}; what depends on it is left out", self.target);
             }
         }
         Some(readings)
+    }
+
+    /// Counts what could not be read; tells how often it was for this reason.
+    fn count(&mut self, reason: &'static str) -> u32 {
+        let count = self.errors.entry(reason).or_default();
+        *count = count.saturating_add(1);
+        *count
     }
 
     /// A reading as `client_golang` shows it.
@@ -73,7 +100,7 @@ impl GoRuntime {
     }
 }
 
-fn reader(place: &Place, detail: Detail) -> Result<Reader, (&'static str, String)> {
+fn reader(place: &Place, detail: Detail) -> Result<(AddressSpace, Reader), (&'static str, String)> {
     let known = Known::of(&place.executable.image).map_err(|unknown| {
         let reason = match &unknown {
             Unknown::NoTable(_) | Unknown::NotGos(_) => "no_table",
@@ -86,7 +113,8 @@ fn reader(place: &Place, detail: Detail) -> Result<Reader, (&'static str, String
         info!("{}: {}", place.name, printable(note));
     }
     let memory = place.target.memory().map_err(|error| ("not_permitted", error.to_string()))?;
-    Ok(Reader::new(Box::new(ProcessMemory(memory)), known.sources, place.bias, known.layout, detail))
+    let reader = Reader::new(Box::new(memory.clone()), known.sources, place.bias, known.layout, detail);
+    Ok((memory, reader))
 }
 
 fn reason(fault: Fault) -> &'static str {

@@ -7,13 +7,16 @@ use monitor_ebpf::{
 };
 use tracing::warn;
 
-use super::names::Names;
+use super::{
+    aside::{Aside, FOR_A_SCRAPE},
+    names::Names,
+};
 use crate::{
     bpf::{InFlight, Sampling, Underway, monotonic},
-    goruntime::{Memory, ProcessMemory},
+    goruntime::Memory,
     metrics::UnderwayCalls,
     pipeline::{Labels, Side, StreamKind, shown},
-    target::Target,
+    target::{AddressSpace, Target},
 };
 
 /// Calls whose names are looked up at one scrape, the oldest; those of others are unknown. Each takes some ten microseconds.
@@ -39,9 +42,10 @@ pub(super) struct CopyInFlight {
 /// See the [module](self).
 pub(super) struct CallsInFlight {
     /// Each copy of a framework.
-    copies: Vec<CopyInFlight>,
+    copies: Arc<[CopyInFlight]>,
     /// Where names are read; `None` where that is not permitted, and after the target's end.
-    memory: Option<ProcessMemory>,
+    memory: Option<AddressSpace>,
+    names: Aside<Vec<Named>>,
     has_ended: bool,
 }
 
@@ -51,16 +55,23 @@ impl fmt::Debug for CallsInFlight {
     }
 }
 
+/// A call whose names are yet to be read, and which of the copies it is of.
+type Unread = (usize, Underway);
+
+/// A call with its names, if they could be read.
+type Named = (Underway, Option<CallNames>);
+
 impl CallsInFlight {
     pub(super) fn open(target: &Target, name: &str, copies: Vec<CopyInFlight>) -> Self {
         // Those of specs have no names yet, those of others have told them: without any to read there is nothing to
         // complain of.
         let reads_names = copies.iter().any(|copy| copy.recipe.by_site == 0);
-        let memory = reads_names.then(|| target.memory().map(ProcessMemory)).transpose();
+        let memory = reads_names.then(|| target.memory()).transpose();
         let memory = memory.inspect_err(|error| {
             warn!("{name}: calls in flight are shown without their names: {error}");
         });
-        Self { copies, memory: memory.ok().flatten(), has_ended: false }
+        let names = Aside::new(name, "calls in flight are shown without their names");
+        Self { copies: copies.into(), memory: memory.ok().flatten(), names, has_ended: false }
     }
 
     /// The target has ended: what is still in flight will never finish.
@@ -70,11 +81,11 @@ impl CallsInFlight {
     }
 
     /// All calls in flight now, by their names.
-    pub(super) fn read(&self) -> UnderwayCalls {
+    pub(super) fn read(&mut self) -> UnderwayCalls {
         let mut calls = UnderwayCalls::default();
         let now_ns = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
         let mut unread = Vec::new();
-        for copy in &self.copies {
+        for (index, copy) in self.copies.iter().enumerate() {
             let found = copy.calls.calls();
             if self.has_ended {
                 calls.never_finished += found.len() as u64;
@@ -90,33 +101,41 @@ impl CallsInFlight {
                 // The labels of a spec are read at the finish.
                 by_site::NAMES => calls.others += found.len() as u64,
                 by_site::PATH => copy.add_told(found, now_ns, &mut calls),
-                _ => unread.extend(found.into_iter().map(|call| (copy, call))),
+                _ => unread.extend(found.into_iter().map(|call| (index, call))),
             }
         }
-        self.add_read(oldest_first(unread), now_ns, &mut calls);
+        for (call, names) in self.named(&oldest_first(unread)) {
+            let age_ns = now_ns.saturating_sub(call.start_ns);
+            calls.add(side_of(&call), names.unwrap_or_else(unknown), age_ns);
+        }
         calls
     }
 
-    /// Adds calls whose names are read where their objects have them, as long as some may be read.
-    fn add_read(&self, found: Vec<(&CopyInFlight, Underway)>, now_ns: u64, calls: &mut UnderwayCalls) {
-        let mut names_left = NAMED;
-        for (copy, call) in found {
-            let memory = self.memory_for_one(&mut names_left);
-            let names = memory.and_then(|memory| names(&copy.recipe, &call, memory));
-            // What was read belongs to the call only if it is still the same.
-            if names.is_none() || copy.calls.is_underway(&call) {
-                let age_ns = now_ns.saturating_sub(call.start_ns);
-                calls.add(side_of(&call), names.unwrap_or_else(unknown), age_ns);
-            }
+    /// The names of calls, read where their objects have them, as long as some may be read; without those of calls that
+    /// have finished meanwhile.
+    fn named(&mut self, calls: &[Unread]) -> Vec<Named> {
+        let without = |calls: &[Unread]| calls.iter().map(|(_, call)| (*call, None)).collect();
+        let Some(memory) = self.memory.clone().filter(|_| !calls.is_empty()) else { return without(calls) };
+        let (copies, to_name) = (Arc::clone(&self.copies), calls.to_vec());
+        let named = self.names.read(FOR_A_SCRAPE, move || read_names(&copies, to_name, &memory));
+        named.unwrap_or_else(|| without(calls))
+    }
+}
+
+fn read_names(copies: &[CopyInFlight], calls: Vec<Unread>, memory: &AddressSpace) -> Vec<Named> {
+    let name = |(nth, (index, call)): (usize, Unread)| {
+        let copy = copies.get(index)?;
+        let names = if nth < NAMED { names(&copy.recipe, &call, memory) } else { None };
+        // What was read belongs to the call only if it is still the same.
+        (names.is_none() || copy.calls.is_underway(&call)).then_some((call, names))
+    };
+    let mut named: Vec<Named> = calls.into_iter().enumerate().filter_map(name).collect();
+    if !memory.is_there() {
+        for (_, names) in &mut named {
+            *names = None;
         }
     }
-
-    /// Where the names of one more call are read, unless so many have been.
-    fn memory_for_one(&self, left: &mut usize) -> Option<&ProcessMemory> {
-        let memory = self.memory.as_ref()?;
-        *left = left.checked_sub(1)?;
-        Some(memory)
-    }
+    named
 }
 
 impl CopyInFlight {

@@ -6,9 +6,10 @@ use std::{
 };
 
 use tokio::{
+    runtime::{Builder, Handle},
     signal::unix::{SignalKind, signal},
     sync::oneshot,
-    task::JoinHandle,
+    task::{JoinError, JoinHandle},
     time::{MissedTickBehavior, interval},
 };
 use tracing::{info, warn};
@@ -18,7 +19,7 @@ use super::{
     board::Board,
     overhead::{Goal, HitCosts, Overheads, measured_before},
     prepare::prepare,
-    watches::{CHECK_EVERY, DRAIN_EVERY, Watches},
+    watches::{DRAIN_EVERY, DRAINS_A_CHECK, Watches},
 };
 use crate::{
     events::{EventSocket, EventStream, Filter, Format, Lines, Readers},
@@ -33,33 +34,46 @@ const GRACE: Duration = Duration::from_millis(500);
 /// Those who get the calls beside the aggregation.
 type Tracers = Vec<Box<dyn Tracer + Send>>;
 
-/// How long rings in which little waits are left alone, where nobody wants each call by itself.
-const LEAVE_ALONE: Duration = Duration::from_secs(1);
+/// How long rings in which little waits are left alone, where nobody wants each call by itself. One that fills is seen sooner,
+/// and whoever reads what is in them has them emptied.
+const LEAVE_ALONE: Duration = Duration::from_secs(5);
 
 /// Watches the targets until they have all ended and the linger is over, or a signal comes.
 pub fn run(config: RunConfig) -> Result<(), Failure> {
-    to_the_end(live(config))
+    to_the_end(|beside| live(config, beside))
 }
 
-/// Runs to its end what waits for signals, targets and readers.
-pub(super) fn to_the_end(life: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(
-            |error| Failure::new(Kind::Running, format!("can't start: {error}{}", advice_on_system(&error))),
-        )?;
-    let result = runtime.block_on(life);
+/// Runs to its end what waits for signals and targets. It has this thread for itself, so that it may block and only its own
+/// timers wake it up; whoever waits for peers has other threads, `beside`.
+pub(super) fn to_the_end<L>(life: impl FnOnce(Handle) -> L) -> Result<(), Failure>
+where
+    L: Future<Output = Result<(), Failure>>,
+{
+    let failed =
+        |error| Failure::new(Kind::Running, format!("can't start: {error}{}", advice_on_system(&error)));
+    let beside = Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
+    let own = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let result = own.block_on(life(beside.handle().clone()));
     // Connections that are still open, and writes under way, end with the process.
-    runtime.shutdown_background();
+    own.shutdown_background();
+    beside.shutdown_background();
     result
 }
 
-async fn live(config: RunConfig) -> Result<(), Failure> {
+/// A task that has not come to its end: it has panicked, which has been reported.
+pub(super) fn broken(error: &JoinError) -> Failure {
+    Failure::new(Kind::Running, error.to_string())
+}
+
+async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     let failed = |error| Failure::new(Kind::Running, format!("can't wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let listen = config.listen.clone();
+    let binding = beside.spawn(async move { http::bind(&listen).await });
     // A name may take long to be looked up.
     let listener = tokio::select! {
-        listener = http::bind(&config.listen) => listener?,
+        listener = binding => listener.map_err(|error| broken(&error))??,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
@@ -72,20 +86,20 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
     let board = Arc::new(Board::new(&config, readers.clone()));
     let (stop_serving, stopped) = oneshot::channel::<()>();
     let backend: Arc<dyn http::Backend> = board.clone();
-    let server = tokio::spawn(http::serve(listener, backend, board.http_losses(), async move {
+    let server = beside.spawn(http::serve(listener, backend, board.http_losses(), async move {
         let _ = stopped.await;
     }));
 
-    let pusher = pusher(&config, &board)?;
+    let pusher = pusher(&config, &board, &beside)?;
     let mut lifetime = Lifetime::new(config.linger);
     let goal = Goal { budget: config.overhead_budget, latency: config.latency, links: config.links };
     let specs = config.specs.clone();
     let attaching = {
         let board = Arc::clone(&board);
-        tokio::task::spawn_blocking(move || attach_all(&config, &board))
+        beside.spawn_blocking(move || attach_all(&config, &board))
     };
     let (mut watches, hit_costs) = tokio::select! {
-        watches = attaching => watches.map_err(|error| Failure::new(Kind::Running, error.to_string()))??,
+        watches = attaching => watches.map_err(|error| broken(&error))??,
         // The kernel takes away what was attached when the process ends.
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
@@ -98,19 +112,19 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
     if let (Some(socket), Some(readers)) = (socket, readers) {
         let lines = Lines::new(Format::Ndjson, specs);
         tracers.push(Box::new(EventStream::new(Filter::default(), lines, Arc::clone(&readers))));
-        event_server = Some(EventServer::start(socket, readers));
+        event_server = Some(EventServer::start(socket, readers, &beside));
     }
     let (stop_pushing, stopped) = oneshot::channel::<()>();
-    let pusher = pusher.map(|pusher| tokio::spawn(pusher.run(stopped)));
+    let pusher = pusher.map(|pusher| beside.spawn(pusher.run(stopped)));
     // Who reads events gets them soon.
     let leave_alone = if event_server.is_some() { DRAIN_EVERY * 3 / 2 } else { LEAVE_ALONE };
     board.looks().open();
     board.set_ready(true);
     let mut overheads = Overheads::new(goal, hit_costs, watches.all(), &board);
-    let mut drain_tick = interval(DRAIN_EVERY);
-    drain_tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut check_tick = interval(CHECK_EVERY);
-    check_tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    // One for all that is done now and then: each timer wakes the agent up by itself.
+    let mut tick = interval(DRAIN_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut passes = 0_u32;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -119,12 +133,14 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
                 overheads.refresh(watches.all_mut());
                 watches.look(&mut tracers);
             }),
-            _ = drain_tick.tick() => watches.pass(leave_alone, &mut tracers),
-            _ = check_tick.tick() => {
-                tokio::task::block_in_place(|| {
-                    watches.check(&mut tracers);
-                    overheads.look(watches.all_mut(), &board);
-                });
+            _ = tick.tick() => {
+                watches.pass(leave_alone, &mut tracers);
+                passes = (passes + 1) % DRAINS_A_CHECK;
+                if passes != 0 {
+                    continue;
+                }
+                watches.check(&mut tracers);
+                overheads.look(watches.all_mut(), &board);
                 if lifetime.is_over(watches.any_up()) {
                     break;
                 }
@@ -132,7 +148,7 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
         }
     }
     board.set_ready(false);
-    tokio::task::block_in_place(|| watches.finish(&mut tracers));
+    watches.finish(&mut tracers);
     board.looks().close();
     // Tells the readers that this was all.
     drop(tracers);
@@ -155,8 +171,14 @@ async fn live(config: RunConfig) -> Result<(), Failure> {
 }
 
 /// What pushes by OTLP, if it is asked for.
-fn pusher(config: &RunConfig, board: &Arc<Board>) -> Result<Option<otlp::Exporter>, Failure> {
+fn pusher(
+    config: &RunConfig,
+    board: &Arc<Board>,
+    beside: &Handle,
+) -> Result<Option<otlp::Exporter>, Failure> {
     let (Some(settings), Some(outcomes)) = (config.otlp.clone(), board.pushes()) else { return Ok(None) };
+    // A client has tasks of its own.
+    let _beside = beside.enter();
     let client =
         otlp::Client::new(&settings).map_err(|error| Failure::new(Kind::Usage, format!("OTLP: {error}")))?;
     Ok(Some(otlp::Exporter::new(settings, client, board.clone(), outcomes)))
@@ -169,9 +191,9 @@ struct EventServer {
 }
 
 impl EventServer {
-    fn start(socket: EventSocket, readers: Arc<Readers>) -> Self {
+    fn start(socket: EventSocket, readers: Arc<Readers>, beside: &Handle) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(async move {
+        let task = beside.spawn(async move {
             let stopped = async {
                 let _ = stopped.await;
             };

@@ -1,5 +1,6 @@
 //! Brings it all together: opens targets, plans, attaches, drains, serves, detaches.
 
+mod aside;
 mod asking;
 mod attached;
 mod board;

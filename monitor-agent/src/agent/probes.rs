@@ -7,7 +7,10 @@ use std::{
     fs::File,
     hash::{BuildHasher as _, RandomState},
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{self, SendError},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -77,9 +80,24 @@ struct Starts {
 /// Who has the programs.
 enum Hands {
     Held(Programs),
-    Away(JoinHandle<Returned>),
+    Away(JoinHandle<Option<Returned>>),
     /// In the middle of a change only.
     Empty,
+}
+
+impl Hands {
+    /// Lets a thread have the programs for a change. Where there can be none they stay, and it is tried again when the
+    /// probes are next looked after.
+    fn lend(programs: Programs, change: impl FnOnce(Programs) -> Returned + Send + 'static) -> Self {
+        let (give, given) = mpsc::channel();
+        let Ok(thread) = thread::Builder::new().spawn(move || given.recv().ok().map(change)) else {
+            return Self::Held(programs);
+        };
+        match give.send(programs) {
+            Ok(()) => Self::Away(thread),
+            Err(SendError(programs)) => Self::Held(programs),
+        }
+    }
 }
 
 /// What comes back from a change.
@@ -157,17 +175,12 @@ impl Probes {
     /// Lets a thread open or close a window, unless one is at it already.
     fn change(&mut self, open: bool) {
         let Some(starts) = self.starts.clone() else { return };
+        let sampling = Arc::clone(&self.sampling);
         self.hands = match std::mem::replace(&mut self.hands, Hands::Empty) {
-            Hands::Held(programs) => {
-                let sampling = Arc::clone(&self.sampling);
-                Hands::Away(thread::spawn(move || {
-                    if open {
-                        starts.put_in_place(programs, &sampling)
-                    } else {
-                        take_away(programs, &sampling)
-                    }
-                }))
+            Hands::Held(programs) if open => {
+                Hands::lend(programs, move |programs| starts.put_in_place(programs, &sampling))
             }
+            Hands::Held(programs) => Hands::lend(programs, move |programs| take_away(programs, &sampling)),
             busy => busy,
         };
     }
@@ -179,7 +192,7 @@ impl Probes {
         }
         let Hands::Away(thread) = std::mem::replace(&mut self.hands, Hands::Empty) else { return };
         // A panic there has been reported, and leaves nothing attached.
-        let Ok(Returned { programs, is_open, failure }) = thread.join() else { return };
+        let Ok(Some(Returned { programs, is_open, failure })) = thread.join() else { return };
         self.hands = Hands::Held(programs);
         self.watched = (self.watched(), Instant::now());
         self.is_open = is_open;

@@ -13,11 +13,15 @@ use std::{
 use monitor_ebpf::Recipe;
 use tracing::{info, warn};
 
-use super::attached::Place;
+use super::{
+    aside::{Aside, BETWEEN_DRAINS},
+    attached::Place,
+};
 use crate::{
     bpf::Maps,
     image::{Image, Kind},
     metrics::UnexpectedType,
+    target::AddressSpace,
 };
 
 /// Stands for names that can't be told.
@@ -45,7 +49,13 @@ pub(super) struct Unexpected {
     unknown_hits: u64,
     /// and when they are asked again, whatever that number says.
     next_look: Instant,
+    /// Where itabs lie that the runtime has made; `None` where that may not be read.
+    memory: Option<AddressSpace>,
+    made: Aside<Vec<Met>>,
 }
+
+/// A type word, and the itab at its address, if there is one.
+type Met = (u64, Option<Itab>);
 
 /// How often the programs are asked, which takes a system call, where they could make something of all calls.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -64,7 +74,14 @@ impl Unexpected {
             }
             known.extend(in_image(place, word).map(|itab| (word, itab)));
         }
-        Self { known, seen: BTreeMap::new(), unknown_hits: 0, next_look: Instant::now() }
+        Self {
+            known,
+            seen: BTreeMap::new(),
+            unknown_hits: 0,
+            next_look: Instant::now(),
+            memory: place.target.memory().ok(),
+            made: Aside::new(&place.name, "calls with types that its runtime has made are not counted"),
+        }
     }
 
     /// Asks the programs which types they met, if calls are not counted for it or it is time to. Tells whether there is news.
@@ -79,14 +96,38 @@ impl Unexpected {
 
     /// Asks the programs which types they met; tells whether there is news.
     pub(super) fn ask(&mut self, maps: &Maps, place: &Place) -> bool {
+        let types = maps.unexpected_types();
+        let words = types.iter().map(|(word, _)| *word);
+        let new = words.filter(|word| !self.seen.contains_key(word)).collect();
+        for (word, itab) in self.look_up(new, place) {
+            self.seen.insert(word, meet(word, itab, &self.known, maps, place));
+        }
         let mut has_news = false;
-        for (word, hits) in maps.unexpected_types() {
-            let known = &self.known;
-            let found = self.seen.entry(word).or_insert_with(|| meet(word, known, maps, place));
+        for (word, hits) in types {
+            // One that could not be looked up yet is asked for again: its calls are in no count but that of such calls.
+            let Some(found) = self.seen.get_mut(&word) else { continue };
             has_news |= found.hits != hits;
             found.hits = hits;
         }
         has_news
+    }
+
+    /// The itabs at these addresses, in the executable or else in memory; without those that memory does not give.
+    fn look_up(&mut self, words: Vec<u64>, place: &Place) -> Vec<Met> {
+        let met = words.into_iter().map(|word| (word, in_image(place, word)));
+        let (mut met, others): (Vec<Met>, Vec<Met>) = met.partition(|(_, itab)| itab.is_some());
+        let Some(memory) = self.memory.clone().filter(|_| !others.is_empty()) else {
+            met.extend(others);
+            return met;
+        };
+        let bias = place.bias;
+        let read = move || {
+            let read = others.into_iter().map(|(word, _)| (word, in_memory(&memory, word, bias))).collect();
+            // It has not become another program meanwhile.
+            if memory.is_there() { read } else { Vec::new() }
+        };
+        met.extend(self.made.read(BETWEEN_DRAINS, read).unwrap_or_default());
+        met
     }
 
     pub(super) fn types(&self) -> impl Iterator<Item = &UnexpectedType> {
@@ -95,8 +136,7 @@ impl Unexpected {
 }
 
 /// A type that is met for the first time.
-fn meet(word: u64, known: &[(u64, Itab)], maps: &Maps, place: &Place) -> UnexpectedType {
-    let itab = in_image(place, word).or_else(|| in_memory(place, word));
+fn meet(word: u64, itab: Option<Itab>, known: &[(u64, Itab)], maps: &Maps, place: &Place) -> UnexpectedType {
     let (interface, concrete) =
         itab.and_then(|itab| names(&place.executable.image, itab)).unwrap_or_else(unknown);
     let same = known.iter().find(|(_, known)| Some(*known) == itab);
@@ -124,10 +164,10 @@ fn in_image(place: &Place, word: u64) -> Option<Itab> {
 }
 
 /// The itab at an address of the target, as its memory has it.
-fn in_memory(place: &Place, word: u64) -> Option<Itab> {
+fn in_memory(memory: &AddressSpace, word: u64, bias: u64) -> Option<Itab> {
     let mut bytes = [0; ITAB_BYTES];
-    place.target.read_memory(word, &mut bytes).ok()?;
-    Itab::decode(&bytes, place.bias)
+    memory.read(word, &mut bytes).ok()?;
+    Itab::decode(&bytes, bias)
 }
 
 impl Itab {

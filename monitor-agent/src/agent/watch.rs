@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -295,9 +295,7 @@ impl Watch {
     /// kept.
     pub(super) fn check(&mut self, now: Instant, tools: &mut Tools, tracer: &mut dyn Tracer) {
         if self.leaving.as_ref().is_some_and(JoinHandle::is_finished) {
-            self.detach();
-            self.look(tools, tracer);
-            self.set_down();
+            self.end(tools, tracer);
             return;
         }
         if !self.is_up || self.leaving.is_some() {
@@ -311,7 +309,18 @@ impl Watch {
         };
         warn!("{} {what}; its totals are kept", describe(&self.place.target));
         let probes = self.take_probes();
-        self.leaving = Some(std::thread::spawn(move || drop_side_by_side(probes)));
+        // Where there can be no thread they are taken away here, which is late for the others, but done.
+        self.leaving = thread::Builder::new().spawn(move || drop_side_by_side(probes)).ok();
+        if self.leaving.is_none() {
+            self.end(tools, tracer);
+        }
+    }
+
+    /// Shows what there has ever been of a target that has ended, once its probes are taken away.
+    fn end(&mut self, tools: &mut Tools, tracer: &mut dyn Tracer) {
+        self.detach();
+        self.look(tools, tracer);
+        self.set_down();
     }
 
     /// To be called where something says that the target may have ended.
@@ -392,7 +401,7 @@ impl Watch {
 
     /// Says that the target is no longer watched. Only once its last calls are published: who sees it down sees
     /// all there will ever be.
-    pub(super) fn set_down(&mut self) {
+    fn set_down(&mut self) {
         self.is_up = false;
         self.face.lock_stats().up = false;
         *self.face.process.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -400,6 +409,15 @@ impl Watch {
             go.close();
         }
         self.face.in_flight.lock().unwrap_or_else(PoisonError::into_inner).0.close();
+    }
+
+    /// Watches it no more, since the agent ends: a target that lives on is not shown as one that has ended.
+    pub(super) fn leave(&mut self) {
+        if self.is_up && self.place.target.liveness() == Liveness::Running {
+            self.is_up = false;
+            return;
+        }
+        self.set_down();
     }
 
     /// Takes the probes away, and waits until they are. Takes some 200 ms, for all targets together if run side by
@@ -518,9 +536,10 @@ fn at(module: &str) -> String {
 }
 
 fn drop_side_by_side(probes: Vec<Probes>) {
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for probes in probes {
-            scope.spawn(move || drop(probes));
+            // Where there can be no thread what it would drop is dropped at once.
+            let _ = thread::Builder::new().spawn_scoped(scope, move || drop(probes));
         }
     });
 }

@@ -26,8 +26,10 @@ use crate::{
 
 /// How often rings are passed by.
 pub(super) const DRAIN_EVERY: Duration = Duration::from_millis(50);
-/// How often targets are looked after.
-pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
+/// So many times the targets are passed by, and then they are looked after,
+pub(super) const DRAINS_A_CHECK: u32 = 4;
+/// which is so often.
+pub(super) const CHECK_EVERY: Duration = DRAIN_EVERY.saturating_mul(DRAINS_A_CHECK);
 
 /// How long programs may still be running that were entered before their probe was taken away.
 const LAST_RECORDS: Duration = Duration::from_millis(10);
@@ -126,13 +128,15 @@ impl Watches {
     pub(super) fn finish(&mut self, tracer: &mut dyn Tracer) {
         thread::scope(|scope| {
             for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
-                scope.spawn(|| watch.detach());
+                // Where there can be no thread it is done below.
+                let _ = thread::Builder::new().spawn_scoped(scope, || watch.detach());
             }
         });
+        self.all.iter_mut().for_each(Watch::detach);
         thread::sleep(LAST_RECORDS);
         for watch in &mut self.all {
             watch.look(&mut self.tools, tracer);
-            watch.set_down();
+            watch.leave();
         }
         tracer.flush();
         let sums = self.all.iter().map(Watch::summary);
@@ -162,18 +166,21 @@ fn side_by_side<T: Send, R: Send, E: Send>(
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let keep = |index, result| results.lock().unwrap_or_else(PoisonError::into_inner).insert(index, result);
     let has_failed = AtomicBool::new(false);
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                // Looked at first: a job that was taken is done, so none before the first failure is missed.
-                while !has_failed.load(Ordering::Relaxed) {
-                    let Some((index, job)) = next() else { break };
-                    let result = work(job);
-                    has_failed.fetch_or(result.is_err(), Ordering::Relaxed);
-                    keep(index, result);
-                }
-            });
+    let do_all = || {
+        // Looked at first: a job that was taken is done, so none before the first failure is missed.
+        while !has_failed.load(Ordering::Relaxed) {
+            let Some((index, job)) = next() else { break };
+            let result = work(job);
+            has_failed.fetch_or(result.is_err(), Ordering::Relaxed);
+            keep(index, result);
         }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            // Where there can be no more threads the others do it all: this one is there.
+            let _ = thread::Builder::new().spawn_scoped(scope, do_all);
+        }
+        do_all();
     });
     results.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }

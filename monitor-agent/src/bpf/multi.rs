@@ -33,10 +33,10 @@ fn sees_all_threads() -> io::Result<bool> {
     let probe = Probe { program: program.as_fd(), exe: c"/proc/self/exe", pid, is_return: false };
     let link = syscall::link_uprobes(&probe, &[file_offset(tried as *const c_void)?])?;
     // Never the main thread.
-    let caller = thread::spawn(|| tried());
+    let caller = thread::Builder::new().spawn(|| tried())?;
     let seen = caller.join().is_ok() && counted.get(0) == 1;
     // The kernel takes its time for that, and nobody needs to wait.
-    thread::spawn(move || drop(link));
+    let _ = thread::Builder::new().spawn(move || drop(link));
     Ok(seen)
 }
 

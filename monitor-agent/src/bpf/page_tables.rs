@@ -271,7 +271,7 @@ impl Drop for Trial {
     fn drop(&mut self) {
         // The kernel takes its time for that, and nobody needs to wait.
         let links = std::mem::take(&mut self.links);
-        thread::spawn(move || detach_all(links));
+        let _ = thread::Builder::new().spawn(move || detach_all(links));
     }
 }
 

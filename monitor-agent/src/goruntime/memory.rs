@@ -1,8 +1,9 @@
 //! Memory of a target.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::io;
 
 use super::Fault;
+use crate::target::AddressSpace;
 
 /// Memory that can be read at any address.
 pub trait Memory: Send {
@@ -10,13 +11,9 @@ pub trait Memory: Send {
     fn read(&self, address: u64, buf: &mut [u8]) -> io::Result<()>;
 }
 
-/// The memory of a process, through `/proc/PID/mem`.
-#[derive(Debug)]
-pub struct ProcessMemory(pub File);
-
-impl Memory for ProcessMemory {
+impl Memory for AddressSpace {
     fn read(&self, address: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(buf, address)
+        self.read(address, buf)
     }
 }
 

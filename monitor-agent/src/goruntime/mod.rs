@@ -26,6 +26,6 @@ mod values;
 pub use globals::{Globals, Sources};
 pub use known::{Evidence, Known, Unknown};
 pub use layout::{Arch, Layout};
-pub use memory::{Memory, ProcessMemory};
+pub use memory::Memory;
 pub use read::{Detail, Reader};
 pub use values::{Fault, GcCycles, Histogram, Readings, Value};

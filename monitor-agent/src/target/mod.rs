@@ -12,6 +12,7 @@
 mod caps;
 mod exits;
 mod maps;
+mod memory;
 mod surroundings;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use std::{
         unix::fs::{FileExt, MetadataExt},
     },
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -37,6 +39,8 @@ use crate::failure;
 pub use caps::missing_capabilities;
 pub use exits::Exits;
 pub use maps::Mapping;
+pub use memory::AddressSpace;
+use memory::Pages;
 
 /// Why a process cannot be a target, or no longer is one.
 #[derive(Debug, Error)]
@@ -129,9 +133,9 @@ pub struct Target {
     process: Process,
     pidfd: OwnedFd,
     /// Bound to the address space it was opened on: after an exec it reads nothing rather than the wrong program.
-    memory: Result<File, io::Error>,
-    /// What the kernel knows of its pages (`/proc/PID/pagemap`), bound to the same address space. A kernel may be without.
-    pages: Option<File>,
+    memory: Result<Arc<File>, io::Error>,
+    /// The same address space's pages. A kernel may be without.
+    pages: Option<Pages>,
     exe_link: String,
 }
 
@@ -185,8 +189,11 @@ impl Target {
                 exe: FileId::of(&metadata),
                 start_stack: stat.startstack,
             },
-            memory: process.open_relative("mem").map_err(into_io),
-            pages: process.open_relative("pagemap").ok(),
+            memory: process.open_relative("mem").map(Arc::new).map_err(into_io),
+            pages: process
+                .open_relative("pagemap")
+                .ok()
+                .map(|file| Pages { file: Arc::new(file), start_stack: stat.startstack }),
             process,
             pidfd,
             exe_link: exe_link.to_string_lossy().into_owned(),
@@ -273,12 +280,7 @@ impl Target {
     /// exec whose former memory another process shares.
     #[must_use]
     pub fn seems_running(&self) -> bool {
-        let Some(pages) = &self.pages else { return false };
-        // An address space that nobody has any more gives no bytes (`pagemap_read` in fs/proc/task_mmu.c). Nothing of the
-        // memory itself is asked for: the target may have mapped a file there that is never given.
-        let mut entry = [0; PAGE_ENTRY];
-        let at = self.identity.start_stack / PAGE * PAGE_ENTRY as u64;
-        !has_ended(&self.pidfd) && pages.read_at(&mut entry, at).is_ok_and(|bytes| bytes == PAGE_ENTRY)
+        self.pages.as_ref().is_some_and(|pages| !has_ended(&self.pidfd) && pages.are_there())
     }
 
     /// By how much the executable lies above the addresses in its file: its lowest mapping less `link_base`,
@@ -322,23 +324,25 @@ impl Target {
     /// Fills `buf` from the process's memory at `addr`, without stopping it. Another user's process needs
     /// `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`; breakpoints that the kernel has put there are seen as they are.
     pub fn read_memory(&self, addr: u64, buf: &mut [u8]) -> Result<(), TargetError> {
-        let memory = self.memory.as_ref().map_err(|error| {
-            let error =
-                error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
-            self.explain("mem", error)
-        })?;
-        memory
+        self.opened_memory()?
             .read_exact_at(buf, addr)
             .map_err(|error| self.explain(&format!("mem ({} bytes at {addr:#x})", buf.len()), error))
     }
 
-    /// The process's memory as a file of its own, to read it at addresses: bound to the address space as
-    /// [`Target::read_memory`] is.
-    pub fn memory(&self) -> Result<File, TargetError> {
-        let memory = self.process.open_relative("mem").map_err(into_io);
-        let memory = memory.map_err(|error| self.explain("mem", error))?;
+    /// The process's memory, to read it again and again, on any thread.
+    pub fn memory(&self) -> Result<AddressSpace, TargetError> {
+        let file = Arc::clone(self.opened_memory()?);
         self.still_running()?;
-        Ok(memory)
+        let pid = libc::pid_t::try_from(self.pid()).map_err(|_| TargetError::NoSuchProcess(self.pid()))?;
+        Ok(AddressSpace { pid, file, pages: self.pages.clone() })
+    }
+
+    fn opened_memory(&self) -> Result<&Arc<File>, TargetError> {
+        self.memory.as_ref().map_err(|error| {
+            let error =
+                error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+            self.explain("mem", error)
+        })
     }
 
     fn still_running(&self) -> Result<(), TargetError> {
@@ -357,10 +361,6 @@ impl Target {
         }
     }
 }
-
-/// Bytes of a page, and of what the kernel says of one (`PM_ENTRY_BYTES` in `fs/proc/task_mmu.c`).
-const PAGE: u64 = 4096;
-const PAGE_ENTRY: usize = 8;
 
 /// What the kernel appends to the name of a file that has none any more (`d_path`).
 const DELETED: &str = " (deleted)";

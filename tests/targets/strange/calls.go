@@ -277,14 +277,14 @@ type opened struct {
 	ended chan struct{}
 }
 
-func (c *caller) open(shape shape, depth int) *opened {
+func (c *caller) open(shape shape, depth int, called names) *opened {
 	o := &opened{leave: make(chan struct{}), ended: make(chan struct{})}
 	started := make(chan struct{})
 	go func() {
 		defer close(o.ended)
 		var calls []rpcinfo.RPCInfo
 		for range depth {
-			calls = append(calls, shape(usual))
+			calls = append(calls, shape(called))
 			c.start(calls[len(calls)-1])
 		}
 		close(started)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"example.com/monitor/steer"
@@ -25,7 +26,8 @@ import (
 //	rewrite N                           N calls while the bytes of their method change between 16 a and 16 b
 //	unmap N SHAPE                       N calls whose RPCInfo is unmapped between start and finish
 //	die N HOW                           N goroutines start a client call and end in it: exit or panic
-//	open N SHAPE DEPTH                  N goroutines start DEPTH calls, each inside the one before
+//	vanish N                            N server calls with an itab that is gone right after them; whoever reads it waits
+//	open N SHAPE DEPTH [NAME=FORM…]     N goroutines start DEPTH calls, each inside the one before
 //	close N                             the oldest N of these goroutines finish their calls
 //	flow C                              C goroutines make calls until pause
 //	pause                               ends the flow
@@ -100,6 +102,8 @@ func (c *control) calls(command string, args []string) (map[string]any, error) {
 		err = c.caller.unmap(n, rest)
 	case "die":
 		err = c.caller.die(n, rest)
+	case "vanish":
+		err = c.caller.vanish(n)
 	case "open":
 		err = c.openCalls(n, rest)
 	case "close":
@@ -139,12 +143,22 @@ func (c *control) pause() (map[string]any, error) {
 }
 
 func (c *control) openCalls(n int, args []string) error {
-	shape, depth, err := shapeAndNumber(args)
+	if len(args) < 2 {
+		return steer.ErrUsage
+	}
+	shape, depth, err := shapeAndNumber(args[:2])
 	if err != nil {
 		return err
 	}
+	called := usual
+	for _, arg := range args[2:] {
+		name, form, _ := strings.Cut(arg, "=")
+		if err := called.set(name, form); err != nil {
+			return err
+		}
+	}
 	for range n {
-		c.open = append(c.open, c.caller.open(shape, depth))
+		c.open = append(c.open, c.caller.open(shape, depth, called))
 	}
 	return nil
 }

@@ -61,6 +61,9 @@ func formed(form string) (string, error) {
 		return words{0xffffffff81000000, 4}.text(), nil
 	case "non-canonical":
 		return words{0x8000_0000_0000, 4}.text(), nil
+	case "held": // whoever reads it waits
+		page, err := heldPage()
+		return words{page, 4}.text(), err
 	case "page-end": // so many bytes, the first half of them (64 at most) right before memory that can't be read
 		n, err := strconv.Atoi(argument)
 		if err != nil {
