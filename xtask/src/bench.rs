@@ -9,6 +9,7 @@ mod condition;
 mod empty;
 mod kernel;
 mod machine;
+mod maps;
 mod matrix;
 mod peers;
 mod pipeline;
@@ -22,6 +23,7 @@ mod stage;
 mod stalls;
 mod steps;
 mod sweeps;
+mod wakeups;
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
@@ -70,8 +72,8 @@ pub(crate) struct Options {
     /// Write all numbers to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Fail where a ratio, or a count of instructions, is higher than in this file of an earlier run by more than its
-    /// tolerance
+    /// Fail where a ratio, a count of instructions or the memory of maps is higher than in this file of an earlier run by
+    /// more than its tolerance
     #[arg(long, value_name = "BASELINE")]
     check: Option<PathBuf>,
     /// Another tool to measure in the matrix: a command for the shell, {pid} stands for the server's process. It is ended
@@ -89,7 +91,7 @@ pub(crate) struct Options {
 /// What can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// What the kernel makes of the agent's programs: counts, which need no idle machine
+    /// What the kernel makes of the agent's programs, and their maps: counts, which need no idle machine
     Programs,
     /// What the kernel takes for a hit, and for what programs ask of it
     Steps,

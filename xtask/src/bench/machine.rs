@@ -29,6 +29,14 @@ impl Cores {
     }
 }
 
+/// How many processors there can be: the kernel has room for those that are added while it runs, too.
+pub(super) fn possible_processors() -> Result<usize> {
+    const LIST: &str = "/sys/devices/system/cpu/possible";
+
+    let list = fs::read_to_string(LIST).with_context(|| format!("cannot read {LIST}"))?;
+    Ok(numbers_of(list.trim())?.len())
+}
+
 /// The numbers of a list such as "0-2,5".
 fn numbers_of(ranges: &str) -> Result<Vec<usize>> {
     let mut numbers = Vec::new();
@@ -151,6 +159,11 @@ mod tests {
         assert_eq!(numbers_of("3").unwrap(), [3]);
         assert!(numbers_of("").is_err());
         assert!(numbers_of("0-x").is_err());
+    }
+
+    #[test]
+    fn as_many_processors_as_run_are_possible() {
+        assert!(possible_processors().unwrap() >= std::thread::available_parallelism().unwrap().get());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{
     charts::{self, Bar},
     condition::{Condition, Mode},
     machine::Cores,
+    maps,
     peers::Peer,
     report::{Spread, ratio, row, show_ratio, table, verdict},
     section::Section,
@@ -25,8 +26,9 @@ const AIM_ECONOMY: f64 = 0.75;
 /// The most that the agent itself should take for a call, in microseconds; of memory, in MiB; of time, in milliseconds.
 const AIM_CPU_US: f64 = 0.5;
 const AIM_RESIDENT_MIB: f64 = 30.0;
-const AIM_MAPS_MIB: f64 = 8.0;
 const AIM_ATTACH_MS: f64 = 300.0;
+/// How often it should be woken up in a second at most, however many calls there are.
+const AIM_WAKEUPS: f64 = 50.0;
 /// Ratios differ that much between runs on one machine.
 const TOLERANCE: f64 = 0.3;
 /// Calls under way at once in the cells that are measured at length.
@@ -204,6 +206,7 @@ impl Cell {
         for (index, (condition, name)) in self.conditions.iter().enumerate() {
             let key = if let Condition::Peer(_) = condition { name } else { condition.key() };
             let watcher = self.rounds[0][index].watcher;
+            let of_agent = watcher.and_then(|watcher| watcher.agent);
             conditions.insert(
                 key.to_owned(),
                 json!({
@@ -215,7 +218,8 @@ impl Cell {
                     "p99_us": self.spread(index, |sample| sample.p99_us),
                     "p999_us": self.spread(index, |sample| sample.p999_us),
                     "watcher_us": watcher.map(|_| self.spread(index, |sample| sample.watcher.map_or(0.0, |watcher| watcher.cpu_us))),
-                    "miscounted": watcher.and_then(|watcher| watcher.agent).map(|_| self.cost(index, |cost| cost.miscounted)),
+                    "wakeups_per_second": of_agent.map(|_| self.cost(index, |cost| cost.wakeups)),
+                    "miscounted": of_agent.map(|_| self.cost(index, |cost| cost.miscounted)),
                 }),
             );
         }
@@ -264,6 +268,7 @@ fn section(cells: &[Cell]) -> Section {
         results: cells.iter().map(Cell::results).collect(),
         figures,
         tolerance: TOLERANCE,
+        ..Section::default()
     }
 }
 
@@ -348,23 +353,24 @@ fn agent(cell: &Cell) -> String {
     let cpu = |index| cell.spread(index, |sample| sample.watcher.map_or(0.0, |watcher| watcher.cpu_us));
     let mut rows = vec![row(["the agent itself", "median (min to max)", "aim"])];
     let mut add = |what: &str, spread: Spread, digits, aim: Option<(f64, &str)>| {
-        let aim = aim.map(|(aim, unit)| format!("≤ {aim} {unit}: {}", verdict(spread.median, aim)));
+        let aim = aim.map(|(aim, unit)| format!("≤ {aim}{unit}: {}", verdict(spread.median, aim)));
         rows.push(vec![what.to_owned(), spread.show(digits), aim.unwrap_or_default()]);
     };
-    add("its own CPU per call, µs", cpu(index), 2, Some((AIM_CPU_US, "µs")));
+    let cost = |number: fn(&AgentCost) -> f64| cell.cost(index, number);
+    add("its own CPU per call, µs", cpu(index), 2, Some((AIM_CPU_US, " µs")));
+    add("its wakeups a second", cost(|cost| cost.wakeups), 1, Some((AIM_WAKEUPS, "")));
     if let Some(events) = cell.index(Condition::Agent(Mode::Events)) {
         add("its own CPU per call with a reader of its events, µs", cpu(events), 2, None);
     }
-    let cost = |number: fn(&AgentCost) -> f64| cell.cost(index, number);
-    add("its resident memory, MiB", cost(|cost| cost.resident_mib), 1, Some((AIM_RESIDENT_MIB, "MiB")));
-    add("kernel memory of its maps, MiB", cost(|cost| cost.maps_mib), 1, Some((AIM_MAPS_MIB, "MiB")));
-    add("loading and attaching, ms", cost(|cost| cost.attach_ms), 0, Some((AIM_ATTACH_MS, "ms")));
+    add("its resident memory, MiB", cost(|cost| cost.resident_mib), 1, Some((AIM_RESIDENT_MIB, " MiB")));
+    add("kernel memory of its maps, MiB", cost(|cost| cost.maps_mib), 1, Some((maps::AIM_MIB, " MiB")));
+    add("loading and attaching, ms", cost(|cost| cost.attach_ms), 0, Some((AIM_ATTACH_MS, " ms")));
     add("from its start until ready, ms", cost(|cost| cost.ready_ms), 0, None);
     add(
         "from SIGTERM until detached and ended, ms",
         cost(|cost| cost.end_ms),
         0,
-        Some((AIM_ATTACH_MS, "ms")),
+        Some((AIM_ATTACH_MS, " ms")),
     );
     if let Some(Inside { empty, agent, asking }) = cell.inside {
         for (nanos, how) in [(agent, "one round"), (asking, "one round, asking the kernel for each read")] {
@@ -406,6 +412,7 @@ fn chart(cell: &Cell) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::stage::Watcher;
 
     /// A cell in which a call takes the server so long under each condition.
     fn cell(rounds: &[[f64; 9]]) -> Cell {
@@ -480,6 +487,27 @@ mod tests {
         let services = &blocks["service"];
         assert!(services.contains("TTHeader: agent (3.00 µs)"), "{services}");
         assert!(services.contains("| 30.0 %                   | 3.0 %     | 0.30 %  |"), "{services}");
+    }
+
+    #[test]
+    fn wakeups_of_the_agent_are_those_without_a_reader_of_events() {
+        let told = |wakeups: [f64; 3]| {
+            let mut cell = measured();
+            for (mode, more) in [(Mode::Plain, 0.0), (Mode::Events, 1000.0)] {
+                let index = cell.index(Condition::Agent(mode)).unwrap();
+                for (round, wakeups) in cell.rounds.iter_mut().zip(wakeups) {
+                    let cost = AgentCost { wakeups: wakeups + more, ..AgentCost::default() };
+                    round[index].watcher = Some(Watcher { cpu_us: 0.1, agent: Some(cost) });
+                }
+            }
+            (agent(&cell), cell.results()["conditions"]["agent"]["wakeups_per_second"]["median"].clone())
+        };
+        let (text, median) = told([40.0, 50.0, 70.0]);
+        assert!(text.contains("| its wakeups a second "), "{text}");
+        assert!(text.contains("| 50.0 (40.0 to 70.0) ") && text.contains("| ≤ 50: met "), "{text}");
+        assert_eq!(median, json!(50.0));
+        let (text, _) = told([49.0, 50.4, 51.0]);
+        assert!(text.contains("| 50.4 (49.0 to 51.0) ") && text.contains("| ≤ 50: not met "), "{text}");
     }
 
     #[test]

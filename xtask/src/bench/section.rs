@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::maps::MapMemory;
 use crate::process::{root, say};
 
 const DOCUMENT: &str = "docs/overhead.md";
@@ -27,6 +28,8 @@ pub(super) struct Section {
     pub(super) figures: BTreeMap<String, f64>,
     /// By what share a figure may be higher than in an earlier run.
     pub(super) tolerance: f64,
+    /// Kernel memory of maps, which has a tolerance and an aim of its own.
+    pub(super) maps: Option<MapMemory>,
 }
 
 /// Where and with what a part was measured.
@@ -69,6 +72,8 @@ struct Kept {
     /// The share by which a figure may be higher in another run.
     tolerance: f64,
     figures: BTreeMap<String, f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    maps: Option<MapMemory>,
     results: Value,
 }
 
@@ -88,22 +93,28 @@ impl Numbers {
     }
 
     pub(super) fn add(&mut self, section: &Section, setting: &Setting) {
-        let Section { part, results, figures, tolerance, .. } = section;
+        let Section { part, results, figures, tolerance, maps, .. } = section;
         let kept = Kept {
             setting: setting.clone(),
             tolerance: *tolerance,
             figures: figures.clone(),
+            maps: maps.clone(),
             results: results.clone(),
         };
         self.0.insert((*part).to_owned(), kept);
     }
 
-    /// Fails when a figure of these is higher than in an earlier run by more than that allows, or is there no longer.
+    /// Fails when a figure of these is higher than in an earlier run by more than that allows, or is there no longer, and when
+    /// maps take more than was aimed at.
     pub(super) fn check_against(&self, baseline: &Self) -> Result<()> {
         let mut compared = 0;
         let mut complaints = String::new();
         for (part, now) in &self.0 {
-            let Some(then) = baseline.0.get(part) else { continue };
+            let then = baseline.0.get(part);
+            if let Some(maps) = &now.maps {
+                compared += maps.compare(then.and_then(|then| then.maps.as_ref()), &mut complaints)?;
+            }
+            let Some(then) = then else { continue };
             for (name, old) in &then.figures {
                 compared += 1;
                 let limit = old * (1.0 + then.tolerance);
@@ -122,7 +133,7 @@ impl Numbers {
         ensure!(compared > 0, "the baseline has nothing of what was measured");
         if !complaints.is_empty() {
             bail!(
-                "worse than the baseline; if that is meant to be, write a new one with --write:\n{complaints}"
+                "worse than the baseline or the aim; if that is meant to be, write a new one with --write:\n{complaints}"
             );
         }
         say(&format!("{compared} figures are no worse than in the baseline"));
@@ -216,13 +227,39 @@ mod tests {
         assert!(numbers(&[("ratio", 1.0)]).check_against(&Numbers::default()).is_err());
     }
 
+    /// The programs, of which one figure never changes.
+    fn programs(map_bytes: Option<u64>) -> Numbers {
+        let figures = BTreeMap::from([("instructions".to_owned(), 10.0)]);
+        let maps = map_bytes.map(|bytes| MapMemory::new(2, BTreeMap::from([("run".to_owned(), bytes)])));
+        let section = Section { part: "programs", figures, maps, ..Section::default() };
+        let mut numbers = Numbers::default();
+        numbers.add(&section, &Setting::default());
+        numbers
+    }
+
+    #[test]
+    fn maps_that_take_more_fail_and_so_does_a_baseline_without_them() {
+        let now = programs(Some(7_000_000));
+        now.check_against(&programs(Some(7_000_000))).unwrap();
+        let error = now.check_against(&programs(Some(6_000_000))).unwrap_err().to_string();
+        assert!(error.contains("have 7000000 bytes, at most 6120000 are allowed"), "{error}");
+        for without in [programs(None), numbers(&[("ratio", 1.0)])] {
+            let error = now.check_against(&without).unwrap_err().to_string();
+            assert!(error.contains("--only programs --write"), "{error}");
+        }
+    }
+
     #[test]
     fn numbers_are_read_as_they_were_written() {
         let file = root().join(format!("target/numbers-{}.json", std::process::id()));
-        numbers(&[("ratio", 2.5)]).write(&file).unwrap();
+        let mut written = numbers(&[("ratio", 2.5)]);
+        written.0.extend(programs(Some(7_000_000)).0);
+        written.write(&file).unwrap();
         let read = Numbers::read(&file).unwrap();
         fs::remove_file(&file).unwrap();
         assert_eq!(read.0["matrix"].figures["ratio"].to_bits(), 2.5_f64.to_bits());
+        assert!(read.0["matrix"].maps.is_none());
+        written.check_against(&read).unwrap();
     }
 
     #[test]

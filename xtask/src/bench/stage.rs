@@ -27,6 +27,7 @@ use super::{
     machine::{Cores, cpu_time, pinned},
     peers::{Peer, Running},
     report::float,
+    wakeups::Sleeps,
 };
 use crate::process::{output, root};
 
@@ -148,6 +149,8 @@ pub(super) struct AgentCost {
     pub(super) miscounted: f64,
     /// The share of the calls that it has the durations of.
     pub(super) timed: f64,
+    /// How often it was woken up in a second, all its threads together.
+    pub(super) wakeups: f64,
     /// Its resident memory in MiB.
     pub(super) resident_mib: f64,
     /// Kernel memory of its maps in MiB.
@@ -325,9 +328,11 @@ impl<'a> Stage<'a> {
         let before = self.watched.calls;
         self.watched.call(Load { seconds: WARM_UP, ..load })?;
         let warm = self.watched.calls;
-        let cpu = cpu_time(agent.pid())?;
+        let (cpu, sleeps) = (cpu_time(agent.pid())?, Sleeps::now(agent.pid())?);
         let mut sample = self.watched.measure_now(load)?;
         let cpu = cpu_time(agent.pid())?.saturating_sub(cpu);
+        // Before the scrape, which wakes it.
+        let wakeups = Sleeps::now(agent.pid())?.wakeups_since(&sleeps);
         let scrape = agent.scrape_settled()?;
         let calls = self.watched.calls - before;
         if mode.counts_all() {
@@ -349,6 +354,7 @@ impl<'a> Stage<'a> {
         let cost = AgentCost {
             miscounted,
             timed,
+            wakeups,
             resident_mib: scrape.sum("monitor_agent_resident_memory_bytes", &[]) / MIB,
             maps_mib: float(maps) / MIB,
             attach_ms: scrape.sum("monitor_attach_seconds", &[]) * 1000.0,

@@ -1,0 +1,275 @@
+//! What the sweeps have found: tables, and what of it meets the aims.
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use super::{LABEL_SETS, OWN_AT_ONCE, OWN_EXECUTABLES, Point, Points, SHARED_EXECUTABLE, Share};
+use crate::bench::{
+    charts::{self, Bar},
+    report::{Spread, ratio, row, show_ratio, table, verdict},
+    section::Section,
+};
+
+// What was aimed at.
+const AIM_CPU_US: f64 = 0.5;
+const AIM_PERCENT: f64 = 5.0;
+const AIM_PEAK_MIB: f64 = 60.0;
+/// What is meant to be flat may be so many times as much at the far end.
+const AIM_FLAT: f64 = 1.25;
+/// Whatever ends the agent waits that long.
+const AIM_END_MS: f64 = 2_000.0;
+/// The rate and the executable that the aims are about.
+const AIM_RATE: f64 = 100_000.0;
+const AIM_SIZE_MIB: f64 = 30.0;
+
+pub(super) fn section(found: &Points) -> Section {
+    let points = &found.points;
+    let mut rows = vec![row([
+        "",
+        "calls/s",
+        "agent's CPU per call, µs",
+        "of one processor, %",
+        "wakeups a second",
+        "targets' CPU per call, µs",
+        "of that added, µs",
+        "resident, MiB",
+        "maps, MiB",
+        "peak until ready, MiB",
+        "start until ready, ms",
+        "loading and attaching, ms",
+        "detaching and ending, ms",
+    ])];
+    rows.extend(points.iter().map(|point| {
+        vec![
+            format!("{} {}", point.number, point.what),
+            format!("{:.0}", point.calls_per_second),
+            format!("{:.2}", point.agent_us),
+            format!("{:.2}", point.agent_percent),
+            format!("{:.1}", point.wakeups_per_second),
+            format!("{:.2}", point.target_us),
+            format!("{:.2}", point.added_us),
+            format!("{:.1}", point.resident_mib),
+            format!("{:.1}", point.maps_mib),
+            format!("{:.1}", point.peak_mib),
+            format!("{:.0}", point.ready_ms),
+            format!("{:.0}", point.attach_ms),
+            format!("{:.0}", point.end_ms),
+        ]
+    }));
+    let text = format!(
+        "{}\n{}\n{}\n![The agent's own CPU](overhead-agent.svg)\n",
+        table(&rows),
+        shares_table(&found.shares),
+        aims(found)
+    );
+    Section {
+        part: "sweeps",
+        blocks: vec![("sweeps", text)],
+        charts: vec![("overhead-agent.svg", chart(points))],
+        results: json!(found),
+        ..Section::default()
+    }
+}
+
+/// What is the kernel's and the machine's, and what is ours.
+fn shares_table(shares: &[Share]) -> String {
+    let mut rows = vec![row([
+        "µs for a call, median (min to max)",
+        "added by empty programs",
+        "added by the agent",
+        "of that beyond the empty ones",
+        "agent / empty",
+        "agent's own CPU",
+    ])];
+    rows.extend(shares.iter().map(|share| {
+        vec![
+            format!("{} {}", share.number, share.what),
+            share.empty_us.show(2),
+            share.added_us.show(2),
+            share.beyond_us.show(2),
+            show_ratio(share.to_empty()),
+            share.own_us.show(2),
+        ]
+    }));
+    table(&rows)
+}
+
+impl Share {
+    /// What the agent adds, in units of what empty programs add.
+    fn to_empty(&self) -> Option<f64> {
+        ratio(self.added_us.median, self.empty_us.median)
+    }
+}
+
+/// Whether a number is about as large at the far end of a sweep, in words.
+fn flat(few: f64, many: f64) -> String {
+    let times = ratio(many, few);
+    format!("{} ({})", show_ratio(times), verdict(times.unwrap_or(f64::INFINITY), AIM_FLAT))
+}
+
+/// What of a sweep's ends is ours.
+fn shares_of_ends(shares: &[Share], what: &str) -> Option<String> {
+    let of = || shares.iter().filter(|share| share.what == what);
+    let (few, many) = (of().next()?, of().next_back()?);
+    let to_empty = |share: &Share| share.to_empty().unwrap_or(0.0);
+    Some(format!(
+        "- {} {what} against {}: what the agent adds, {} times; what empty programs add, {} times, which is the kernel's \
+         and the machine's; what the agent adds beyond those, {}; in units of what those add, {}; the agent's own CPU, {}.",
+        many.number,
+        few.number,
+        flat(few.added_us.median, many.added_us.median),
+        show_ratio(ratio(many.empty_us.median, few.empty_us.median)),
+        flat(few.beyond_us.median, many.beyond_us.median),
+        flat(to_empty(few), to_empty(many)),
+        flat(few.own_us.median, many.own_us.median),
+    ))
+}
+
+fn aims(Points { points, shares }: &Points) -> String {
+    let nearest = |what: &str, to: f64| {
+        let of = points.iter().filter(|point| point.what == what);
+        of.min_by(|a, b| (a.number - to).abs().total_cmp(&(b.number - to).abs()))
+    };
+    let mut text = String::new();
+    if let Some(point) = nearest("calls a second", AIM_RATE) {
+        let _ = writeln!(
+            text,
+            "- Aim at {AIM_RATE} calls/s: at most {AIM_CPU_US} µs per call ({}) and {AIM_PERCENT} % of one processor ({}).",
+            verdict(point.agent_us, AIM_CPU_US),
+            verdict(point.agent_percent, AIM_PERCENT)
+        );
+    }
+    if let Some(point) = nearest("MiB of executable", AIM_SIZE_MIB) {
+        let _ = writeln!(
+            text,
+            "- Aim with an executable of {AIM_SIZE_MIB} MiB: at most {AIM_PEAK_MIB} MiB until ready: {}.",
+            verdict(point.peak_mib, AIM_PEAK_MIB)
+        );
+    }
+    let _ = writeln!(
+        text,
+        "- Aim: at the far end of a sweep a call takes at most {AIM_FLAT} times what it takes at the near end."
+    );
+    for what in [LABEL_SETS, OWN_EXECUTABLES, OWN_AT_ONCE] {
+        text.extend(shares_of_ends(shares, what).map(|line| line + "\n"));
+    }
+    if let Some((few, many)) = ends(points, SHARED_EXECUTABLE) {
+        let _ = writeln!(
+            text,
+            "- With {} {SHARED_EXECUTABLE} a call takes {} times what it takes with {}, added to the targets, and {} times of \
+             the agent's own CPU. No aim: the kernel asks all who watch an executable at each hit.",
+            many.number,
+            show_ratio(ratio(many.added_us, few.added_us)),
+            few.number,
+            show_ratio(ratio(many.agent_us, few.agent_us))
+        );
+    }
+    if let Some((few, many)) = ends(points, OWN_EXECUTABLES) {
+        let more = many.number - few.number;
+        let each = |few: f64, many: f64| (many - few) / more;
+        let _ = writeln!(
+            text,
+            "- Aim with {} {OWN_EXECUTABLES}: at most {AIM_END_MS} ms of detaching and ending: {}. Each target more takes \
+             {:.1} MiB of resident memory and {:.1} MiB of maps, which are in the first figure, too: the ring twice.",
+            many.number,
+            verdict(many.end_ms, AIM_END_MS),
+            each(few.resident_mib, many.resident_mib),
+            each(few.maps_mib, many.maps_mib)
+        );
+    }
+    text
+}
+
+/// The points with the least and the most of what changes.
+fn ends<'a>(points: &'a [Point], what: &str) -> Option<(&'a Point, &'a Point)> {
+    let of = || points.iter().filter(|point| point.what == what);
+    let few = of().min_by(|a, b| a.number.total_cmp(&b.number))?;
+    let many = of().max_by(|a, b| a.number.total_cmp(&b.number))?;
+    (few.number < many.number).then_some((few, many))
+}
+
+fn chart(points: &[Point]) -> String {
+    let bars = points.iter().map(|point| Bar {
+        label: format!("{} {}", point.number, point.what),
+        value: Spread::of([point.agent_us]),
+    });
+    charts::bars("The agent's own CPU for each call, µs", 2, &bars.collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::sweeps::tests::point;
+
+    fn share(what: &str, number: f64, empty: f64, added: f64) -> Share {
+        let of = |number| Spread::of([number]);
+        let (empty_us, added_us, beyond_us) = (of(empty), of(added), of(added - empty));
+        Share { what: what.to_owned(), number, empty_us, added_us, beyond_us, own_us: of(0.5) }
+    }
+
+    #[test]
+    fn each_point_tells_how_often_the_agent_wakes_up() {
+        let points = [(1_000.0, 41.25), (100_000.0, 58.0)];
+        let points = points.map(|(rate, wakeups_per_second)| Point {
+            wakeups_per_second,
+            ..point("calls a second", rate, 0.5)
+        });
+        let section = section(&Points { points: points.to_vec(), shares: Vec::new() });
+        let (_, text) = &section.blocks[0];
+        let column = |line: &str| line.split('|').nth(5).map(|cell| cell.trim().to_owned());
+        let column = text.lines().take(4).filter_map(column).collect::<Vec<_>>();
+        assert_eq!(column[0], "wakeups a second");
+        assert_eq!(column[2..], ["41.2", "58.0"]);
+        assert_eq!(section.results["points"][1]["wakeups_per_second"], json!(58.0));
+    }
+
+    #[test]
+    fn aims_are_about_the_points_that_they_name() {
+        let points = vec![
+            point("calls a second", 1_000.0, 2.0),
+            point("calls a second", 100_000.0, 0.6),
+            point("MiB of executable", 31.0, 1.0),
+            point("MiB of executable", 95.0, 1.0),
+        ];
+        let text = aims(&Points { points, shares: Vec::new() });
+        assert!(
+            text.contains("at most 0.5 µs per call (not met) and 5 % of one processor (not met)"),
+            "{text}"
+        );
+        assert!(text.contains("of 30 MiB: at most 60 MiB until ready: met"), "{text}");
+        assert!(!text.contains("label sets"), "{text}");
+    }
+
+    #[test]
+    fn what_is_flat_is_told_by_the_ends_of_a_sweep() {
+        let shares = [
+            share(OWN_EXECUTABLES, 1.0, 2.0, 3.0),
+            share(OWN_EXECUTABLES, 10.0, 9.0, 9.0),
+            share(OWN_EXECUTABLES, 50.0, 10.0, 12.0),
+        ];
+        let text = shares_of_ends(&shares, OWN_EXECUTABLES).unwrap();
+        assert!(text.contains("50 targets, each its own executable against 1"), "{text}");
+        assert!(
+            text.contains("the agent adds, 4.00 (not met) times; what empty programs add, 5.00 times"),
+            "{text}"
+        );
+        assert!(
+            text.contains("beyond those, 2.00 (not met); in units of what those add, 0.80 (met)"),
+            "{text}"
+        );
+        assert!(text.contains("own CPU, 1.00 (met)"), "{text}");
+        assert!(shares_of_ends(&shares, LABEL_SETS).is_none());
+    }
+
+    #[test]
+    fn what_a_target_takes_is_told_by_the_ends_of_a_sweep() {
+        let mut points = vec![point(OWN_EXECUTABLES, 1.0, 1.0), point(OWN_EXECUTABLES, 11.0, 1.5)];
+        points[1] = Point { resident_mib: 120.0, end_ms: 2_100.0, ..points[1].clone() };
+        let text = aims(&Points { points, shares: Vec::new() });
+        assert!(
+            text.contains("2000 ms of detaching and ending: not met. Each target more takes 10.0 MiB"),
+            "{text}"
+        );
+    }
+}
