@@ -22,7 +22,7 @@ use super::{
 const BPF_MAP_TYPE_ARRAY: u64 = 2;
 const BPF_MAP_TYPE_RINGBUF: u64 = 27;
 /// Calls that are surely more than a ring has room for, and a few before, so that no label set is new.
-const FILL: Load = Load { seconds: 6.0, concurrency: 16 };
+const FILL: Load = Load { seconds: 10.0, concurrency: 16 };
 const WARM_UP: Load = Load { seconds: 0.3, concurrency: 16 };
 /// What is recorded has at least so many bytes: three quarters of a ring.
 const BYTES_MIN: usize = 3 << 20;
