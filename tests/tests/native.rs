@@ -20,7 +20,8 @@ use monitor_tests::{
     native::{Build, async_server, corners, server},
     process::Process,
     scrape::{Scrape, whole},
-    side_by_side, specs,
+    side_by_side,
+    specs::{self, path},
     targets::{Flavour, Program},
     turns::{self, MEANINGS, Meaning, twice},
 };
@@ -34,10 +35,6 @@ const WAYS: [&str; 2] = ["instructions", "probe"];
 const BY_INSTRUCTIONS: &str = "returns = { by = \"instructions\", number = \"int\" }\nallow_expensive = true";
 
 const BY_RETURNS: &str = "returns = { by = \"instructions\" }\nallow_expensive = true";
-
-fn path(path: &Path) -> &str {
-    path.to_str().expect("a path that is UTF-8")
-}
 
 fn start(build: Build) -> Result<Process> {
     Process::start_command(&mut Command::new(corners(build)?))

@@ -188,10 +188,17 @@ fn an_exec_of_another_file_and_of_the_same_file_replaces() {
         let target = child.open();
         assert_eq!(target.liveness(), Liveness::Running, "{program}");
         assert!(target.seems_running(), "{program}");
+        let memory = target.memory().expect("a child's memory is readable");
+        let (at, mut words) = (target.identity().start_stack & !15, [[0; 16]; 2]);
+        memory.read(at, &mut words[0]).expect("its stack is there");
+        target.read_memory(at, &mut words[1]).expect("its stack is there");
+        assert!(memory.is_there() && words[0] == words[1], "{program}: {words:?}");
         io::Write::write_all(child.0.stdin.as_mut().expect("a pipe"), b"go\n").expect("the shell reads");
         wait_until(|| target.liveness() != Liveness::Running);
         assert_eq!(target.liveness(), Liveness::Replaced, "{program}");
         assert!(!target.seems_running(), "{program}");
+        // Whatever is read now is another program's.
+        assert!(!memory.is_there(), "{program}");
         assert!(matches!(target.mappings(), Err(TargetError::Replaced(_))));
         assert!(matches!(target.read_memory(0x1000, &mut [0]), Err(TargetError::Replaced(_))));
     }
