@@ -1,7 +1,5 @@
 //! The command line: what it says about itself, and what goes to stdout, to the log and to nobody.
 
-mod golden;
-
 use std::{
     fmt::Write as _,
     fs,
@@ -18,6 +16,8 @@ use monitor_tests::{
     targets::{Flavour, Program},
 };
 use serde_json::Value;
+
+use crate::golden;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

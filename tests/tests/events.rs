@@ -1,7 +1,5 @@
 //! The event stream: the calls that the target itself has seen, one by one, and nothing lost in silence.
 
-mod schema;
-
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
@@ -20,8 +18,9 @@ use monitor_tests::{
     targets::{Flavour, Program},
     text::Sites,
 };
-use schema::check_schema;
 use serde_json::Value;
+
+use crate::schema::check_schema;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Durations that differ by more were torn apart by a loss of the processor between the agent's look and the target's.

@@ -1,8 +1,6 @@
 //! What `inspect` prints is as it was, as promised, and true: checked against what Go's own tools and the DWARF say of
 //! the same executables.
 
-mod golden;
-
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -21,6 +19,8 @@ use monitor_tests::{
     text::Sites,
 };
 use serde_json::{Value, json};
+
+use crate::golden;
 
 const MODULE: &str = "github.com/cloudwego/kitex";
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,9 +1,6 @@
 //! Specs of native functions: what they describe is counted as the target counts it itself, however its functions end, and
 //! what can't be is refused.
 
-mod golden;
-mod schema;
-
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -25,8 +22,9 @@ use monitor_tests::{
     targets::{Flavour, Program},
     turns::{self, MEANINGS, Meaning, twice},
 };
-use schema::check_schema;
 use serde_json::{Value, json};
+
+use crate::{golden, schema::check_schema};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The two ways in which the end of a function can be seen.

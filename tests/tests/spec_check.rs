@@ -1,7 +1,5 @@
 //! Specs: what is wrong with one is said, and where; and what is said of one that is right.
 
-mod golden;
-
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,6 +11,8 @@ use monitor_tests::{
     targets::{Flavour, NEWEST_GO, Program},
 };
 use serde_json::{Value, json};
+
+use crate::golden;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

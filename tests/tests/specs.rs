@@ -1,7 +1,5 @@
 //! Specs: what they describe is counted as the target counts it itself.
 
-mod schema;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -22,8 +20,9 @@ use monitor_tests::{
     targets::{Flavour, NEWEST_GO, Program, go_releases, older_hertz},
     turns::{self, MEANINGS, Meaning, tell, twice},
 };
-use schema::check_schema;
 use serde_json::{Value, json};
+
+use crate::schema::check_schema;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -149,9 +149,10 @@ pub(crate) fn check() -> Result<()> {
             "--package",
             "monitor-tests",
             "--test",
-            "goruntime",
+            "end_to_end",
             "--",
             "--test-threads=1",
+            "goruntime::",
         ])
         .env("MONITOR_GO", setup::go()?)
         .env("MONITOR_ALL_GO", "1"))

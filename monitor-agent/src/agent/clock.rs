@@ -13,8 +13,8 @@ const STEP_NS: u64 = 10_000;
 
 /// How far the time of day is ahead of the programs' clock.
 ///
-/// It is looked at every 50 ms, and before each batch of records: an event has the time of day as the clock had it when the
-/// event was handed over, some 50 ms later, or five seconds where nobody reads events. When the clock is set in between, those
+/// It is looked at every 100 ms, and before each batch of records: an event has the time of day as the clock had it when the
+/// event was handed over, some 100 ms later, or five seconds where nobody reads events. When the clock is set in between, those
 /// events have times by the new clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Clock {

@@ -9,14 +9,13 @@ use std::{
 use tokio::{
     io::AsyncWrite,
     runtime::Handle,
-    signal::unix::{SignalKind, signal},
     task::JoinHandle,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tracing::warn;
 
 use super::{
-    life::{broken, to_the_end},
+    life::{broken, signalled, to_the_end},
     trace::{Trace, TraceConfig},
 };
 use crate::{
@@ -48,17 +47,14 @@ pub fn events(config: EventsConfig) -> Result<(), Failure> {
 }
 
 async fn live(config: EventsConfig, beside: Handle) -> Result<(), Failure> {
-    let failed = |error| Failure::new(Kind::Running, format!("can't wait for signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut signalled = signalled(&beside)?;
     let EventsConfig { trace, format, filter } = config;
     let specs = trace.specs.clone();
     let attaching = beside.spawn_blocking(move || Trace::attach(&trace));
     let mut trace = tokio::select! {
         trace = attaching => trace.map_err(|error| broken(&error))??,
         // The kernel takes away what was attached when the process ends.
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        _ = &mut signalled => return Ok(()),
     };
     // Events go on where nobody can be told.
     let _ = writeln!(io::stderr(), "attached");
@@ -70,8 +66,7 @@ async fn live(config: EventsConfig, beside: Handle) -> Result<(), Failure> {
     let mut look = interval(LOOK_EVERY);
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = &mut signalled => break,
             written = &mut writing => return outcome(written),
             _ = look.tick() => if is_unread(libc::STDOUT_FILENO) { return Ok(()) },
             _ = poll.tick() => if !trace.poll(&mut stream) { break },

@@ -10,16 +10,16 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
     task::{JoinError, JoinHandle},
-    time::{MissedTickBehavior, interval},
 };
 use tracing::{info, warn};
 
 use super::{
     RunConfig,
     board::Board,
+    looks::Woken,
     overhead::{Goal, HitCosts, Overheads, measured_before},
     prepare::prepare,
-    watches::{DRAIN_EVERY, DRAINS_A_CHECK, Watches},
+    watches::{CHECK_EVERY, PASS_EVERY, Watches},
 };
 use crate::{
     events::{EventSocket, EventStream, Filter, Format, Lines, Readers},
@@ -66,16 +66,13 @@ pub(super) fn broken(error: &JoinError) -> Failure {
 }
 
 async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
-    let failed = |error| Failure::new(Kind::Running, format!("can't wait for signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut signalled = signalled(&beside)?;
     let listen = config.listen.clone();
     let binding = beside.spawn(async move { http::bind(&listen).await });
     // A name may take long to be looked up.
     let listener = tokio::select! {
         listener = binding => listener.map_err(|error| broken(&error))??,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        _ = &mut signalled => return Ok(()),
     };
     let address = listener.local_addr().map_err(|error| Failure::new(Kind::Address, error.to_string()))?;
     info!("listening on http://{address}");
@@ -91,7 +88,7 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     }));
 
     let pusher = pusher(&config, &board, &beside)?;
-    let mut lifetime = Lifetime::new(config.linger);
+    let lifetime = Lifetime::new(config.linger);
     let goal = Goal { budget: config.overhead_budget, latency: config.latency, links: config.links };
     let specs = config.specs.clone();
     let attaching = {
@@ -101,8 +98,7 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     let (mut watches, hit_costs) = tokio::select! {
         watches = attaching => watches.map_err(|error| broken(&error))??,
         // The kernel takes away what was attached when the process ends.
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        _ = &mut signalled => return Ok(()),
     };
     let mut tracers: Tracers = Vec::new();
     if let Some(calls) = board.slow_calls() {
@@ -116,37 +112,17 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     }
     let (stop_pushing, stopped) = oneshot::channel::<()>();
     let pusher = pusher.map(|pusher| beside.spawn(pusher.run(stopped)));
+    let ending = Arc::clone(&board);
+    beside.spawn(async move {
+        let _ = signalled.await;
+        ending.looks().end();
+    });
     // Who reads events gets them soon.
-    let leave_alone = if event_server.is_some() { DRAIN_EVERY * 3 / 2 } else { LEAVE_ALONE };
+    let leave_alone = if event_server.is_some() { PASS_EVERY } else { LEAVE_ALONE };
     board.looks().open();
     board.set_ready(true);
-    let mut overheads = Overheads::new(goal, hit_costs, watches.all(), &board);
-    // One for all that is done now and then: each timer wakes the agent up by itself.
-    let mut tick = interval(DRAIN_EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut passes = 0_u32;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            () = board.looks().asked() => board.looks().take(|| {
-                overheads.refresh(watches.all_mut());
-                watches.look(&mut tracers);
-            }),
-            _ = tick.tick() => {
-                watches.pass(leave_alone, &mut tracers);
-                passes = (passes + 1) % DRAINS_A_CHECK;
-                if passes != 0 {
-                    continue;
-                }
-                watches.check(&mut tracers);
-                overheads.look(watches.all_mut(), &board);
-                if lifetime.is_over(watches.any_up()) {
-                    break;
-                }
-            }
-        }
-    }
+    let overheads = Overheads::new(goal, hit_costs, watches.all(), &board);
+    look_after(&mut watches, overheads, (lifetime, leave_alone), &board, &mut tracers);
     board.set_ready(false);
     watches.finish(&mut tracers);
     board.looks().close();
@@ -168,6 +144,59 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     let readers = tokio::time::timeout(GRACE, async { tokio::join!(server, events) });
     let _ = tokio::join!(readers, push);
     Ok(())
+}
+
+/// Ends when a signal has asked this process to end.
+pub(super) fn signalled(beside: &Handle) -> Result<JoinHandle<()>, Failure> {
+    let failed = |error| Failure::new(Kind::Running, format!("can't wait for signals: {error}"));
+    // They come by its driver.
+    let _beside = beside.enter();
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    Ok(beside.spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }))
+}
+
+/// Drains rings, takes the looks that are asked for and looks after the targets, until the run is over or a signal comes.
+///
+/// A thread that waits for a condition, and no task: what a wakeup takes is code that is in no cache, and tokio's would be
+/// most of it.
+fn look_after(
+    watches: &mut Watches,
+    mut overheads: Overheads,
+    (mut lifetime, leave_alone): (Lifetime, Duration),
+    board: &Board,
+    tracers: &mut Tracers,
+) {
+    let now = Instant::now();
+    let (mut next_pass, mut next_check) = (now, now);
+    loop {
+        match board.looks().wait(next_pass) {
+            Woken::ToEnd => return,
+            Woken::Asked => board.looks().take(|| {
+                overheads.refresh(watches.all_mut());
+                watches.look(tracers);
+            }),
+            Woken::InTime => {
+                let again = watches.pass(leave_alone, tracers);
+                let now = Instant::now();
+                next_pass = now + again;
+                if now < next_check {
+                    continue;
+                }
+                next_check = now + CHECK_EVERY;
+                watches.check(tracers);
+                overheads.look(watches.all_mut(), board);
+                if lifetime.is_over(watches.any_up()) {
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// What pushes by OTLP, if it is asked for.

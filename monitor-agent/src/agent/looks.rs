@@ -4,11 +4,10 @@
 //! ask for a look before they read, and wait for it. Who asks at the same time shares one.
 
 use std::{
+    mem,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-
-use tokio::sync::Notify;
 
 /// What was published so shortly ago is new enough for everybody, so that looks are no more frequent, whoever asks.
 const NEW_FOR: Duration = Duration::from_millis(50);
@@ -22,13 +21,29 @@ pub(super) struct Looks {
     state: Mutex<State>,
     /// A look has been taken, or none will be any more.
     taken: Condvar,
-    wanted: Notify,
+    /// Somebody wants one, or it is time to end.
+    wanted: Condvar,
+}
+
+/// Why a wait is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Woken {
+    /// The time has come.
+    InTime,
+    /// Somebody asks for a look.
+    Asked,
+    /// There shall be no more of them.
+    ToEnd,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// Somebody is there to take looks.
     is_open: bool,
+    /// Somebody has asked since the last wait.
+    is_asked: bool,
+    /// It is time to end.
+    is_over: bool,
     /// When the newest look that is over began.
     began: Option<Instant>,
 }
@@ -55,18 +70,39 @@ impl Looks {
     pub(super) fn ask(&self) {
         let asked = Instant::now();
         let is_wanting = |state: &State| state.is_open && !state.is_new(asked);
-        let state = self.lock();
+        let mut state = self.lock();
         if !is_wanting(&state) {
             return;
         }
+        state.is_asked = true;
         self.wanted.notify_one();
         // In vain after all that time: then what is there is all that can be had.
         drop(self.taken.wait_timeout_while(state, PATIENCE, |state| is_wanting(state)));
     }
 
-    /// Waits until somebody asks.
-    pub(super) async fn asked(&self) {
-        self.wanted.notified().await;
+    /// Ends the waits of whoever takes looks, for good.
+    pub(super) fn end(&self) {
+        self.lock().is_over = true;
+        self.wanted.notify_one();
+    }
+
+    /// Waits until then, unless somebody asks before. A moment that has come goes first: asking without end delays nothing.
+    pub(super) fn wait(&self, until: Instant) -> Woken {
+        let mut state = self.lock();
+        loop {
+            if state.is_over {
+                return Woken::ToEnd;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Woken::InTime;
+            }
+            if mem::take(&mut state.is_asked) {
+                return Woken::Asked;
+            }
+            let waited = self.wanted.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// Takes a look, unless the newest was what they asked for who asked.
@@ -99,17 +135,14 @@ mod tests {
 
     /// Takes looks, each of which lasts so long, until the last of those who ask is done; gives how many there were.
     fn looks_taken(looks: &Arc<Looks>, lasting: Duration, asking: Vec<thread::JoinHandle<()>>) -> u32 {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let mut taken = 0;
         while asking.iter().any(|one| !one.is_finished()) {
-            let _ = runtime.block_on(async {
-                tokio::time::timeout(Duration::from_millis(10), looks.asked()).await.map(|()| {
-                    looks.take(|| {
-                        thread::sleep(lasting);
-                        taken += 1;
-                    });
-                })
-            });
+            if looks.wait(Instant::now() + Duration::from_millis(10)) == Woken::Asked {
+                looks.take(|| {
+                    thread::sleep(lasting);
+                    taken += 1;
+                });
+            }
         }
         for one in asking {
             one.join().unwrap();
@@ -133,9 +166,8 @@ mod tests {
                 }
             })
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for _ in 0..5 {
-            runtime.block_on(looks.asked());
+            assert_eq!(looks.wait(Instant::now() + PATIENCE), Woken::Asked);
             looks.take(|| published.store(made.load(Ordering::SeqCst), Ordering::SeqCst));
         }
         reader.join().unwrap();
@@ -166,6 +198,32 @@ mod tests {
         let taken = looks_taken(&looks, Duration::ZERO, vec![asking]);
         let at_most = began.elapsed().as_millis() / NEW_FOR.as_millis() + 1;
         assert!(u128::from(taken) <= at_most, "{taken} of {at_most}");
+    }
+
+    #[test]
+    fn a_wait_ends_in_time_whoever_asks_and_at_once_at_the_end() {
+        let looks = Arc::new(Looks::default());
+        looks.open();
+        let asking = {
+            let looks = looks.clone();
+            thread::spawn(move || looks.ask())
+        };
+        let until = Instant::now() + Duration::from_millis(20);
+        while looks.wait(until) == Woken::Asked {}
+        assert!(Instant::now() >= until);
+        assert_eq!(looks.wait(until), Woken::InTime, "a moment that is over");
+        let ending = {
+            let looks = looks.clone();
+            thread::spawn(move || looks.end())
+        };
+        let began = Instant::now();
+        while looks.wait(began + PATIENCE) == Woken::Asked {}
+        assert!(began.elapsed() < PATIENCE / 2);
+        assert_eq!(looks.wait(began), Woken::ToEnd, "for good");
+        looks.close();
+        for one in [asking, ending] {
+            one.join().unwrap();
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Latency, RunConfig,
     prepare::prepare,
-    watches::{CHECK_EVERY, DRAIN_EVERY, Watches},
+    watches::{CHECK_EVERY, Watches},
 };
 use crate::{
     bpf::{Limits, MemoryReads, ProbeLinks},
@@ -89,7 +89,7 @@ pub struct Trace {
 
 impl Trace {
     /// How often to poll: the ring holds so much, and lines that are read live shall not be older.
-    pub const POLL_EVERY: Duration = DRAIN_EVERY;
+    pub const POLL_EVERY: Duration = Duration::from_millis(50);
 
     /// Attaches to all of these processes. One that can't be watched is the result, with nothing attached.
     pub fn attach(config: &TraceConfig) -> Result<Self, Failure> {

@@ -253,10 +253,14 @@ impl Watch {
         &self.place.target
     }
 
-    /// Whether much waits in the rings, or they were left alone for so long.
-    pub(super) fn must_be_drained(&self, now: Instant, leave_alone: Duration) -> bool {
-        now.saturating_duration_since(self.drained) > leave_alone
-            || self.attached.iter().any(Attached::is_filling)
+    /// Whether much waits in the rings.
+    pub(super) fn is_filling(&self) -> bool {
+        self.attached.iter().any(Attached::is_filling)
+    }
+
+    /// How long ago the rings were drained.
+    pub(super) fn left_alone_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.drained)
     }
 
     /// Takes everything out of the rings, for the tracer too.
