@@ -313,23 +313,21 @@ fn sampled_out(scrape: &Scrape) -> [String; 2] {
 }
 
 #[test]
-fn a_call_that_outlasts_its_window_is_timed() -> Result<()> {
-    let scrape = across_the_end(&["open 5 client 1", "open 7 server 1"], &["close 12", "call 20 client"])?;
-    assert_eq!((timed(&scrape, "client"), timed(&scrape, "server")), ((5, 5), (7, 7)));
-    assert_eq!(sampled_out(&scrape), ["20", "0"]);
-    Ok(())
-}
-
-#[test]
-fn a_call_whose_start_was_not_seen_gets_no_other_start() -> Result<()> {
+fn a_call_that_outlasts_its_window_is_timed_and_one_whose_start_was_not_seen_gets_no_other() -> Result<()> {
+    let outlasting: [&[&str]; 2] = [&["open 5 client 1", "open 7 server 1"], &["close 12", "call 20 client"]];
     // The inner call starts when the window has ended, and finishes before the outer one.
     let inner: [&[&str]; 2] = [&["inside 1 client client 2000"], &[]];
     // Which of three calls of a goroutine is the first to finish can't be told any more.
     let nested: [&[&str]; 2] = [&["open 4 client 3", "call 9 client"], &["close 4"]];
-    side_by_side([(inner, 0, ["2", "1"]), (nested, 9, ["12", "12"])], |([inside, after], calls, out)| {
+    let cells = [
+        (outlasting, [(5, 5), (7, 7)], ["20", "0"]),
+        (inner, [(0, 0), (0, 0)], ["2", "1"]),
+        (nested, [(9, 0), (0, 0)], ["12", "12"]),
+    ];
+    side_by_side(cells, |([inside, after], calls, out)| {
         let scrape = across_the_end(inside, after)?;
-        assert_eq!(timed(&scrape, "client"), (calls, 0));
-        assert_eq!(sampled_out(&scrape), out);
+        assert_eq!(["client", "server"].map(|side| timed(&scrape, side)), calls, "{inside:?}");
+        assert_eq!(sampled_out(&scrape), out, "{inside:?}");
         Ok(())
     })
 }

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{executable, run_to_end},
+    cargo,
     chain::Chain,
     events::{Events, check_same, logged, lost, lost_in_all, of_kind},
     grpc,
@@ -99,14 +100,24 @@ fn times_are_those_of_the_events() -> Result<()> {
 
 #[test]
 fn lines_are_there_within_a_fifth_of_a_second() -> Result<()> {
+    const CALLS: usize = 10;
     let (_server, mut client) = pair()?;
     let events = Events::attach(&[client.pid()], &[])?;
-    for round in 1..=10 {
+    let mut took = Vec::new();
+    for calls in 1..=CALLS {
         client.command("call 1 Echo succeed")?;
-        std::thread::sleep(Duration::from_millis(200));
-        assert_eq!(events.lines()?.len(), round);
+        let called = Instant::now();
+        while events.lines()?.len() < calls {
+            ensure!(called.elapsed() < Duration::from_secs(2), "no line of call {calls}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        took.push(called.elapsed());
+        assert_eq!(events.lines()?.len(), calls);
     }
-    events.terminate()?;
+    // Others may have the processor now and then.
+    let in_time = took.iter().filter(|took| **took <= Duration::from_millis(200)).count();
+    ensure!(in_time >= 8, "{took:?}");
+    assert_eq!(events.terminate()?.len(), CALLS);
     Ok(())
 }
 
@@ -184,7 +195,7 @@ fn key(line: &Value) -> (u64, u64, String) {
     (number("target"), number("goroutine"), line["method"].to_string() + &line["status"].to_string())
 }
 
-/// A ring of one page or so, and a reader that does not read: lines and losses are the calls.
+/// An agent that is stopped until its ring is full: lines and losses are the calls.
 #[test]
 fn what_is_lost_is_told_and_the_sum_fits() -> Result<()> {
     let (mut server, mut client) = pair()?;
@@ -331,9 +342,10 @@ fn what_can_not_be_is_refused_before_anything_is_attached() -> Result<()> {
 #[test]
 fn a_program_with_a_tracer_of_its_own() -> Result<()> {
     let (mut server, mut client) = pair()?;
-    let cargo = std::env::var_os("CARGO").context("no CARGO")?;
-    let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--package", "monitor-agent", "--example", "slow_calls"]);
+    // Of the whole workspace, as the tests are built: of the agent alone dependencies would have other features, and be built
+    // once more.
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--locked", "--workspace", "--example", "slow_calls"]);
     ensure!(build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("")).status()?.success());
     let target = std::env::current_exe()?;
     let target = target.ancestors().nth(2).context("a target directory")?;

@@ -249,7 +249,7 @@ fn a_finished_call_shows_after_a_quarter_of_a_second() -> Result<()> {
 /// Looks at the rings are no more frequent, whoever asks for them.
 const LOOKS_APART: Duration = Duration::from_millis(50);
 
-/// Rings in which little waits are left alone for a second, but not from those who want to see what is in them.
+/// Rings in which little waits are left alone for five seconds, but not by those who want to see what is in them.
 #[test]
 fn those_who_scrape_see_the_calls_up_to_then() -> Result<()> {
     let mut server = Process::kitex(&["server"])?;

@@ -175,21 +175,30 @@ fn a_killed_agent_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Whoever asks at once may come too late to see it attach, so it is started until one did not.
 #[test]
 fn ready_when_all_probes_are_in_place() -> Result<()> {
+    const STARTS: u32 = 10;
     let chain = Chain::start(Flavour::Default, &[], &[])?;
     let sites = [Sites::of(chain.pids()[0])?, Sites::of(chain.pids()[2])?];
-    let agent = Agent::start(&chain.pids(), &[])?;
-    // Attaching three targets takes more than a tenth of a second.
-    let early = agent.request("/readyz")?;
-    ensure!(early.status == 503, "ready at once: {early:?}");
-    ensure!(agent.status("/healthz")? == 200, "not healthy while attaching");
-    let agent = agent.wait_ready()?;
-    for sites in &sites {
-        sites.check_probed()?;
+    for _ in 0..STARTS {
+        let mut agent = Agent::start(&chain.pids(), &[])?;
+        let status = agent.status("/readyz")?;
+        ensure!([200, 503].contains(&status), "/readyz is {status}");
+        let is_early = status == 503;
+        if is_early {
+            ensure!(agent.status("/healthz")? == 200, "not healthy while attaching");
+            agent = agent.wait_ready()?;
+        }
+        for sites in &sites {
+            sites.check_probed()?;
+        }
+        agent.terminate()?;
+        if is_early {
+            return Ok(());
+        }
     }
-    agent.terminate()?;
-    Ok(())
+    Err(anyhow!("ready at once, {STARTS} times"))
 }
 
 #[test]
@@ -339,7 +348,10 @@ fn a_target_that_becomes_another_program_while_it_is_attached_to() -> Result<()>
         target.command(&format!("exec {becomes}"))?;
         target.answer(Duration::from_secs(5))?;
         let begin = Instant::now();
-        while begin.elapsed() < Duration::from_millis(500) {
+        let mut is_over = false;
+        while !is_over && begin.elapsed() < Duration::from_millis(500) {
+            // An agent that has ended puts nothing there any more: this look is the last.
+            is_over = !agent.is_running()?;
             let changed = changed_at(target.pid(), &offsets)?;
             ensure!(
                 changed == 0,

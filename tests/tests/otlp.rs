@@ -303,7 +303,7 @@ fn a_collector_that_is_none_harms_nobody() -> Result<()> {
         ("http://nowhere.invalid:1".to_owned(), "lookup"),
     ];
     // A few at once: most of the time they wait.
-    for some in collectors.chunks(2) {
+    for some in collectors.chunks(4) {
         let cases = some.iter().flat_map(|case| ["http/protobuf", "grpc"].map(|protocol| (case, protocol)));
         side_by_side(cases, |((endpoint, why), protocol)| {
             let variables = variables(protocol, endpoint, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "300")]);

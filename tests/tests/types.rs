@@ -63,6 +63,20 @@ fn unexpected(scrape: &Scrape) -> Vec<(String, String, u64)> {
         .collect()
 }
 
+/// Waits until the agent has met these types and no others.
+fn wait_for(watched: &Watched, expected: &[(String, String, u64)]) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let mut found = unexpected(&watched.agent.scrape()?);
+        found.sort_unstable();
+        if found == expected {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < LOOKED_AT_WITHIN, "{found:?}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// An object's type is met at the start and at the finish, that of a part where the part is looked at.
 #[test]
 fn other_types_are_named_once() -> Result<()> {
@@ -79,12 +93,14 @@ fn other_types_are_named_once() -> Result<()> {
         for usual in ["server", "separate", "client", "no-rpcinfo", "no-to", "no-from"] {
             watched.calls(&format!("call 10 {usual}"), 10)?;
         }
+        let met = |hits: u64| [(interface.to_owned(), format!("*{concrete}"), hits)];
         watched.calls(&format!("call 30 {shape}"), 30)?;
-        thread::sleep(LOOKED_AT_WITHIN);
+        wait_for(&watched, &met(30 * hits)).context(shape)?;
         watched.calls(&format!("call 30 {shape}"), 30)?;
+        // It must not be named again.
         thread::sleep(LOOKED_AT_WITHIN);
         let found = unexpected(&watched.agent.scrape()?);
-        ensure!(found == [(interface.to_owned(), format!("*{concrete}"), 60 * hits)], "{shape}: {found:?}");
+        ensure!(found == met(60 * hits), "{shape}: {found:?}");
         let log = watched.agent.log();
         let lines: Vec<_> = log.lines().filter(|line| line.contains(concrete)).collect();
         ensure!(lines.len() == 1 && lines[0].contains("WARN"), "{shape}: {log}");
@@ -101,17 +117,7 @@ fn more_types_than_are_kept_are_counted_together() -> Result<()> {
     watched.calls(&format!("tabs {CALLS}"), CALLS)?;
     // Each is met at the start and at the finish.
     let of = |name: &str, types: u64| (name.to_owned(), name.to_owned(), 2 * types);
-    let expected = [of("other", CALLS - KEPT), of("unknown", KEPT)];
-    let begin = Instant::now();
-    loop {
-        let mut found = unexpected(&watched.agent.scrape()?);
-        found.sort_unstable();
-        if found == expected {
-            break;
-        }
-        ensure!(begin.elapsed() < LOOKED_AT_WITHIN, "{found:?}");
-        thread::sleep(Duration::from_millis(100));
-    }
+    wait_for(&watched, &[of("other", CALLS - KEPT), of("unknown", KEPT)])?;
     let seen = watched.seen()?;
     ensure!(
         seen.by_reason("monitor_events_lost_total", "finish_unknown_type") == CALLS,

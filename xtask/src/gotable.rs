@@ -7,6 +7,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -14,6 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{
     process::{cargo, output, root, run, say, shown},
     setup::{self, Need},
+    test::Counts,
 };
 
 /// A bug-fix release of each series, and of the series in which a fix has moved fields the first one and that fix, in the
@@ -139,23 +141,19 @@ pub(crate) fn build() -> Result<()> {
 /// Fails unless the table in the repository is what the tool chains give, and the agent reads with it what programs of
 /// all these releases say of themselves.
 pub(crate) fn check() -> Result<()> {
+    setup::agent_and_go("gotable --check")?;
     let kept = fs::read_to_string(root().join(TABLE)).with_context(|| format!("cannot read {TABLE}"))?;
     ensure!(kept == table()?, "{TABLE} is not what the tool chains give: run `cargo xtask gotable`");
     say(&format!("{TABLE} is what the tool chains give; comparing values"));
-    run(cargo()
-        .args([
-            "test",
-            "--locked",
-            "--package",
-            "monitor-tests",
-            "--test",
-            "end_to_end",
-            "--",
-            "--test-threads=1",
-            "goruntime::",
-        ])
-        .env("MONITOR_GO", setup::go()?)
-        .env("MONITOR_ALL_GO", "1"))
+    let begin = Instant::now();
+    let mut tests = cargo();
+    tests
+        .args(["test", "--locked", "--package", "monitor-tests", "--test", "end_to_end"])
+        .args(["--", "--test-threads=1"])
+        .env("MONITOR_ALL_GO", "1");
+    let mut counts = Counts::default();
+    counts.run(&mut tests, &["goruntime::".to_owned()])?;
+    counts.verdict(begin)
 }
 
 fn table() -> Result<String> {

@@ -36,7 +36,7 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Write the table of what each Go release's runtime keeps where, from real tool chains that Go fetches
     Gotable {
-        /// Compare with the one of the repository instead, and what the agent reads with what programs say
+        /// Compare with the one of the repository instead, and what the agent reads with what programs say (needs root)
         #[arg(long)]
         check: bool,
     },

@@ -45,7 +45,7 @@ pub(crate) enum Need {
     Ebpf,
     /// Build the fuzz targets.
     Fuzz,
-    /// Run clippy on the eBPF programs.
+    /// Check how sources are written, and run clippy on the eBPF programs.
     Lint,
     /// Build and run the Go programs that the agent is tried on.
     Targets,
@@ -103,7 +103,8 @@ fn missing(need: Need) -> Vec<&'static str> {
             // Its headers need some of those.
             ("libboost-dev", "/usr/include/boost/numeric/conversion/cast.hpp"),
         ],
-        Need::Lint => &[("rust-web-clippy", BPF_CLIPPY)],
+        Need::Lint if has_rustfmt() => &[("rust-web-clippy", BPF_CLIPPY)],
+        Need::Lint => &[("rust-web-clippy", BPF_CLIPPY), ("rustfmt-web", "/usr/bin/rustfmt")],
         Need::Machine => &[
             ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
             ("busybox-static", "/bin/busybox"),
@@ -115,16 +116,25 @@ fn missing(need: Need) -> Vec<&'static str> {
     packages.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(name, _)| *name).collect()
 }
 
+/// Whether cargo can format, or says itself how it comes to: a rustup has a component of its own for that.
+fn has_rustfmt() -> bool {
+    output(cargo().args(["fmt", "--version"])).is_ok()
+        || output(Command::new("rustup").arg("--version")).is_ok()
+}
+
 /// Builds bpf-linker unless that was done before; gives the directory it is in.
 pub(crate) fn bpf_linker() -> Result<PathBuf> {
     let tool = tools().join(format!("bpf-linker-{BPF_LINKER}"));
     if !tool.join("bin/bpf-linker").exists() {
-        say(&format!("building bpf-linker {BPF_LINKER} (once; two to three minutes)"));
+        say(&format!("building bpf-linker {BPF_LINKER} (once; a few minutes)"));
         run(cargo()
             .args(["install", "--quiet", "--locked", "bpf-linker", "--version", BPF_LINKER])
             .args(["--no-default-features", "--features", "llvm-22", "--root"])
             .arg(&tool)
-            .env("LLVM_PREFIX", LLVM))?;
+            .env("LLVM_PREFIX", LLVM)
+            // What takes time in it is LLVM, which is built already: the rest need not be fast, nor debugged.
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "0"))?;
     }
     Ok(tool.join("bin"))
 }

@@ -120,7 +120,7 @@ fn with_ebpf<'a>(command: &'a mut Command, object: Option<&Path>) -> &'a mut Com
 
 /// The outcome of all test programs together.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Counts {
+pub(crate) struct Counts {
     passed: u64,
     failed: u64,
     ignored: u64,
@@ -131,7 +131,7 @@ struct Counts {
 
 impl Counts {
     /// Runs `cargo test`, shows what it writes, and adds up its results.
-    fn run(&mut self, command: &mut Command, filters: &[String]) -> Result<()> {
+    pub(crate) fn run(&mut self, command: &mut Command, filters: &[String]) -> Result<()> {
         command.args(filters).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", shown(command)))?;
         let failed_before = self.failed;
@@ -167,7 +167,7 @@ impl Counts {
     }
 
     /// Writes the sum the way `cargo test` does, and fails when anything did or when nothing ran.
-    fn verdict(&self, begin: Instant) -> Result<()> {
+    pub(crate) fn verdict(&self, begin: Instant) -> Result<()> {
         let ok = self.failed == 0 && self.broken == 0 && self.passed > 0;
         println!(
             "\ntest result: {}. {} passed; {} failed; {} ignored; 0 measured; {} filtered out; finished in {:.2}s",

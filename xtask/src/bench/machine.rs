@@ -132,14 +132,20 @@ impl Times {
 /// What the machine is, in one line.
 pub(super) fn description() -> Result<String> {
     let info = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
-    let kernel = output(Command::new("uname").arg("-sr"))?;
+    let release = output(Command::new("uname").arg("-r"))?;
+    let kernel = numbers_of_kernel(&release);
     let architecture = output(Command::new("uname").arg("-m"))?;
     let model = cpuinfo(&info, "model name").unwrap_or("unknown processor");
     let processors = info.lines().filter(|line| line.starts_with("processor\t")).count();
     let flags = cpuinfo(&info, "flags").unwrap_or_default();
     let virtual_machine =
         if flags.split(' ').any(|flag| flag == "hypervisor") { "virtual machine" } else { "not virtualised" };
-    Ok(format!("{model}, {processors} processors, {virtual_machine}, {kernel} {architecture}"))
+    Ok(format!("{model}, {processors} processors, {virtual_machine}, Linux {kernel} {architecture}"))
+}
+
+/// A kernel's release without what follows its numbers, which is whoever's that built it.
+fn numbers_of_kernel(release: &str) -> &str {
+    release.split_once('-').map_or(release, |(numbers, _)| numbers)
 }
 
 fn cpuinfo<'a>(info: &'a str, name: &str) -> Option<&'a str> {
@@ -185,6 +191,13 @@ mod tests {
             std::hint::spin_loop();
         }
         assert!(cpu_time(std::process::id()).unwrap() > before);
+    }
+
+    #[test]
+    fn numbers_of_kernels() {
+        for (release, numbers) in [("6.1.0-56-cloud-amd64", "6.1.0"), ("6.18.44", "6.18.44")] {
+            assert_eq!(numbers_of_kernel(release), numbers);
+        }
     }
 
     #[test]
