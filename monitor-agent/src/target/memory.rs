@@ -1,27 +1,55 @@
 //! The memory of a process, for whoever reads much of it.
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-/// Bytes of a page, and of what the kernel says of one (`PM_ENTRY_BYTES` in `fs/proc/task_mmu.c`).
-const PAGE: u64 = 4096;
-const PAGE_ENTRY: usize = 8;
+use procfs::process::Process;
+
+use super::Layout;
 
 /// What the kernel knows of an address space's pages (`/proc/PID/pagemap`), bound to it as it was opened.
 #[derive(Clone, Debug)]
 pub(super) struct Pages {
-    pub(super) file: Arc<File>,
-    /// An address that is in it.
-    pub(super) start_stack: u64,
+    file: Arc<File>,
+    /// Reads of the memory that are under way: each keeps the address space for as long as it waits.
+    pub(super) reads: Arc<AtomicUsize>,
 }
 
 impl Pages {
-    /// Whether the address space is still there. An address space that nobody has any more gives no bytes (`pagemap_read` in
-    /// `fs/proc/task_mmu.c`). Nothing of the memory itself is asked for: the target may have mapped a file there that is
-    /// never given.
+    /// Of the program that the process runs now. `None` where there is no such file, or it can't be opened, or a kernel does
+    /// not answer as [`Self::ask`] expects.
+    pub(super) fn open(process: &Process) -> Option<Self> {
+        let file = process.open_relative("pagemap").ok()?;
+        Some(Self { file: Arc::new(file), reads: Arc::default() }).filter(Self::are_there)
+    }
+
+    /// Whether the address space is surely still there.
     pub(super) fn are_there(&self) -> bool {
-        let mut entry = [0; PAGE_ENTRY];
-        let at = self.start_stack / PAGE * PAGE_ENTRY as u64;
-        self.file.read_at(&mut entry, at).is_ok_and(|bytes| bytes == PAGE_ENTRY)
+        self.ask().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
+    }
+
+    /// Whether it is surely gone: nobody has it any more.
+    pub(super) fn are_gone(&self) -> bool {
+        self.ask().is_ok_and(|bytes| bytes == 0)
+    }
+
+    /// Whether this agent reads the memory at this moment.
+    pub(super) fn are_read(&self) -> bool {
+        self.reads.load(Ordering::SeqCst) != 0
+    }
+
+    /// Asks for one byte, which is never given: what the file says of a page has eight. An address space that nobody has any
+    /// more gives no bytes; else the kernel refuses the number of bytes, and only after that would it take the lock of the
+    /// address space (`pagemap_read` in `fs/proc/task_mmu.c` @ v5.15 and v6.18), which the target can keep from others for good.
+    fn ask(&self) -> io::Result<usize> {
+        self.file.read_at(&mut [0], 0)
     }
 }
 
@@ -32,6 +60,9 @@ pub struct AddressSpace {
     /// `/proc/PID/mem`.
     pub(super) file: Arc<File>,
     pub(super) pages: Option<Pages>,
+    pub(super) process: Arc<Process>,
+    /// Where the program lies.
+    pub(super) layout: Layout,
 }
 
 impl AddressSpace {
@@ -41,16 +72,17 @@ impl AddressSpace {
     /// By `process_vm_readv`, which lets go of the address space's lock while it waits for a page, and stops waiting when it
     /// is killed. A read of the file does neither: the target would wait with it, at its next `mmap`.
     pub fn read(&self, address: u64, buf: &mut [u8]) -> io::Result<()> {
-        if self.pages.is_none() {
-            return self.file.read_exact_at(buf, address);
-        }
-        match self.read_unlocked(address, buf) {
+        let Some(pages) = &self.pages else { return self.file.read_exact_at(buf, address) };
+        pages.reads.fetch_add(1, Ordering::SeqCst);
+        let read = match self.read_unlocked(address, buf) {
             // It asks each time what was asked of the file only as it was opened, and may be forbidden altogether.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {
                 self.file.read_exact_at(buf, address)
             }
             read => read,
-        }
+        };
+        pages.reads.fetch_sub(1, Ordering::SeqCst);
+        read
     }
 
     fn read_unlocked(&self, address: u64, buf: &mut [u8]) -> io::Result<()> {
@@ -71,6 +103,8 @@ impl AddressSpace {
     #[must_use]
     pub fn is_there(&self) -> bool {
         // The file gives nothing of any other.
-        self.pages.as_ref().is_none_or(Pages::are_there)
+        let Some(pages) = &self.pages else { return true };
+        // A read that still waits keeps this one, when the process may long have another.
+        pages.are_there() && self.process.stat().is_ok_and(|stat| self.layout.fits(&stat))
     }
 }

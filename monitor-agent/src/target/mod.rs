@@ -2,8 +2,8 @@
 //!
 //! A pid alone names nothing for long: it is given to another process after the exit, and `execve` puts
 //! another program under it. So a [`Target`] holds the process's `/proc` directory and a pidfd, both opened
-//! before anything is read (the kernel ties them to the process, not to the number), and an [`Identity`] that
-//! tells an exec.
+//! before anything is read (the kernel ties them to the process, not to the number), and an [`Identity`] and the
+//! pages of its address space that tell an exec.
 //!
 //! `pid` is the number under which the agent's own `/proc` shows the process. All access goes through
 //! `/proc/PID`, so a target in another mount or pid namespace is the same as any other: `/proc/PID/exe` leads
@@ -16,6 +16,7 @@ mod memory;
 mod surroundings;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use std::{
     fs::{self, File},
@@ -41,6 +42,7 @@ pub use exits::Exits;
 pub use maps::Mapping;
 pub use memory::AddressSpace;
 use memory::Pages;
+pub use threads::ReturnHazard;
 
 /// Why a process cannot be a target, or no longer is one.
 #[derive(Debug, Error)]
@@ -111,8 +113,32 @@ pub struct Identity {
     pub start_time: u64,
     /// The file it runs.
     pub exe: FileId,
-    /// Where its stack begins: drawn anew by each exec, so that an exec of the same file shows too.
-    pub start_stack: u64,
+    /// Where the program lies.
+    layout: Layout,
+}
+
+/// Where a program lies in its process: drawn anew by each exec, so that an exec of the same file shows too. Where nothing is
+/// drawn it is the same for the same file with the same arguments and environment.
+///
+/// As `/proc/PID/stat` has it, for which the kernel takes no lock that the process could keep, and asks no file system
+/// (`do_task_stat` in fs/proc/array.c @ v5.15 and v6.18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Layout {
+    /// The first address of its code, and that behind the last.
+    code: [u64; 2],
+    /// Where its stack begins.
+    stack: u64,
+}
+
+impl Layout {
+    fn of(stat: &Stat) -> Self {
+        Self { code: [stat.startcode, stat.endcode], stack: stat.startstack }
+    }
+
+    /// Whether `stat` says nothing else. Who is not permitted to know is told that code begins at 1.
+    fn fits(&self, stat: &Stat) -> bool {
+        stat.startcode == 1 || Self::of(stat) == *self
+    }
 }
 
 /// Whether a process is still the one that was opened.
@@ -130,7 +156,7 @@ pub enum Liveness {
 #[derive(Debug)]
 pub struct Target {
     identity: Identity,
-    process: Process,
+    process: Arc<Process>,
     pidfd: OwnedFd,
     /// Bound to the address space it was opened on: after an exec it reads nothing rather than the wrong program.
     memory: Result<Arc<File>, io::Error>,
@@ -167,6 +193,8 @@ impl Target {
             return Err(TargetError::Thread { tid: pid, process: leader });
         }
         let pidfd = pidfd_open(number).map_err(|error| from_io(pid, "pidfd", error))?;
+        // Before all else that belongs to the program: an exec from here on takes them away, however much alike the two are.
+        let pages = Pages::open(&process);
         // Read after pidfd_open: that it can be read at all says that the pid was not given away in between.
         let stat = process.stat().map_err(|error| from_proc(pid, "stat", error))?;
         if stat.flags & StatFlags::PF_KTHREAD.bits() != 0 {
@@ -187,14 +215,11 @@ impl Target {
                 pid,
                 start_time: stat.starttime,
                 exe: FileId::of(&metadata),
-                start_stack: stat.startstack,
+                layout: Layout::of(&stat),
             },
             memory: process.open_relative("mem").map(Arc::new).map_err(into_io),
-            pages: process
-                .open_relative("pagemap")
-                .ok()
-                .map(|file| Pages { file: Arc::new(file), start_stack: stat.startstack }),
-            process,
+            pages,
+            process: Arc::new(process),
             pidfd,
             exe_link: exe_link.to_string_lossy().into_owned(),
         };
@@ -248,14 +273,18 @@ impl Target {
 
     /// Whether the process still is the one that was opened.
     ///
-    /// What cannot be read for want of permission is not held against it: an agent that has dropped its
-    /// capabilities still tells an exit, but no longer an exec.
+    /// What cannot be read for want of permission is not held against it: an agent that has dropped its capabilities still
+    /// tells an exit, and an exec by the pages that it has opened.
+    ///
+    /// The file that it runs is not asked for: its file system may be one that does not answer.
     #[must_use]
     pub fn liveness(&self) -> Liveness {
         if has_ended(&self.pidfd) {
             return Liveness::Exited;
         }
-        let exe = fs::metadata(self.exe()).map(|metadata| FileId::of(&metadata));
+        // A process lets go of an address space before that is gone (`exit_mm` in kernel/exit.c, `exec_mmap` in fs/exec.c). So if
+        // it is gone now, what `stat` shows next of an address space is another.
+        let is_gone = self.pages.as_ref().is_some_and(Pages::are_gone);
         // Last: while the process's own directory can be read, its pid was not given to another.
         let stat = match self.process.stat().map_err(into_io) {
             Ok(stat) => stat,
@@ -263,24 +292,23 @@ impl Target {
             Err(error) if is_shortage(&error) => return Liveness::Running,
             Err(_) => return Liveness::Exited,
         };
-        if stat.starttime != self.identity.start_time || is_dead(&stat) {
+        // Its memory goes before the rest of it does.
+        if stat.starttime != self.identity.start_time || is_dead(&stat) || stat.vsize == 0 {
             return Liveness::Exited;
         }
-        // Its memory goes before the rest of it does. A file that was deleted is found by this all the same.
-        if exe.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            return Liveness::Exited;
-        }
-        let other_stack = stat.startstack != 0 && stat.startstack != self.identity.start_stack;
-        let other_exe = exe.is_ok_and(|exe| exe != self.identity.exe);
-        if other_stack || other_exe { Liveness::Replaced } else { Liveness::Running }
+        let is_other = is_gone || !self.identity.layout.fits(&stat);
+        if is_other { Liveness::Replaced } else { Liveness::Running }
     }
 
     /// Whether nothing hints that it is no longer the process that was opened, at a small part of what
     /// [`Target::liveness`] takes. What that alone finds out: that the first thread has exited while others run, and an
-    /// exec whose former memory another process shares.
+    /// exec whose former memory another process shares. A read of this agent's that waits for a page keeps that memory, too: as
+    /// long as there is one the answer is no.
     #[must_use]
     pub fn seems_running(&self) -> bool {
-        self.pages.as_ref().is_some_and(|pages| !has_ended(&self.pidfd) && pages.are_there())
+        let Some(pages) = &self.pages else { return false };
+        // In this order: a read that has kept them there is then seen, or over.
+        !has_ended(&self.pidfd) && pages.are_there() && !pages.are_read()
     }
 
     /// By how much the executable lies above the addresses in its file: its lowest mapping less `link_base`,
@@ -334,7 +362,8 @@ impl Target {
         let file = Arc::clone(self.opened_memory()?);
         self.still_running()?;
         let pid = libc::pid_t::try_from(self.pid()).map_err(|_| TargetError::NoSuchProcess(self.pid()))?;
-        Ok(AddressSpace { pid, file, pages: self.pages.clone() })
+        let process = Arc::clone(&self.process);
+        Ok(AddressSpace { pid, file, pages: self.pages.clone(), process, layout: self.identity.layout })
     }
 
     fn opened_memory(&self) -> Result<&Arc<File>, TargetError> {

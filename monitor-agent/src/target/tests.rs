@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     os::unix::ffi::OsStrExt,
     process::{Child, Command, Stdio},
+    sync::atomic::Ordering,
     time::Instant,
 };
 
@@ -23,6 +24,12 @@ impl Kept {
 
     fn open(&self) -> Target {
         Target::open(self.0.id()).expect("a live child can be opened")
+    }
+
+    /// Has a shell that waits for a line go on.
+    fn go(&mut self) {
+        let stdin = self.0.stdin.as_mut().expect("a pipe");
+        io::Write::write_all(stdin, b"go\n").expect("the shell reads");
     }
 
     fn end(&mut self) {
@@ -52,6 +59,15 @@ fn settled(child: &Kept, name: &OsStr) {
     wait_until(|| fs::read_link(exe_path(child.0.id())).is_ok_and(|link| link.file_name() == Some(name)));
 }
 
+/// A shell that becomes something else at a line; `launcher` runs it.
+fn shell_that_becomes(program: &str, launcher: &[&str]) -> Kept {
+    let script = format!("read -r line; exec {program}");
+    let command = [launcher, &["sh", "-c", &script]].concat();
+    let child = Kept::start(Command::new(command[0]).args(&command[1..]));
+    settled(&child, fs::canonicalize("/bin/sh").expect("a shell").file_name().expect("a name"));
+    child
+}
+
 #[test]
 fn this_process_is_itself() {
     let target = Target::open(std::process::id()).expect("one's own process can be opened");
@@ -74,12 +90,35 @@ fn memory_reads_what_is_there() {
 }
 
 #[test]
-fn whether_it_seems_to_run_is_told_without_its_memory() {
-    let mut target = Target::open(std::process::id()).expect("one's own process can be opened");
+fn whether_it_seems_to_run_is_not_told_while_its_memory_is_read() {
+    let target = Target::open(std::process::id()).expect("one's own process can be opened");
+    let memory = target.memory().expect("one's own memory is readable");
     assert!(target.seems_running());
-    // In the first page there never is anything: whoever read it would fail.
-    target.identity.start_stack = 8;
+    memory.read(target.identity.layout.stack, &mut [0; 8]).expect("its stack is there");
     assert!(target.seems_running());
+    assert!(memory.read(8, &mut [0; 8]).is_err(), "the first page is never mapped");
+    assert!(target.seems_running());
+    // As a read does that waits.
+    target.pages.as_ref().expect("a pagemap").reads.fetch_add(1, Ordering::SeqCst);
+    assert!(!target.seems_running());
+    assert_eq!(target.liveness(), Liveness::Running);
+}
+
+#[test]
+fn pages_are_there_until_an_exec_or_an_exit() {
+    let mut child = shell_that_becomes("sleep 600", &[]);
+    let pages = |child: &Kept| child.open().pages.expect("a pagemap");
+    let first = pages(&child);
+    assert!(first.are_there() && !first.are_gone());
+    child.go();
+    wait_until(|| first.are_gone());
+    assert!(!first.are_there());
+    let second = pages(&child);
+    assert!(second.are_there() && !second.are_gone());
+    // It stays a zombie.
+    child.0.kill().expect("the child can be killed");
+    wait_until(|| second.are_gone());
+    assert!(!second.are_there());
 }
 
 #[test]
@@ -181,27 +220,64 @@ fn the_ends_of_many_are_told_once_each() {
 
 #[test]
 fn an_exec_of_another_file_and_of_the_same_file_replaces() {
-    for program in ["sleep 600", "sh -c 'read -r line'"] {
-        let script = format!("read -r line; exec {program}");
-        let mut child = Kept::start(Command::new("sh").args(["-c", &script]));
-        settled(&child, fs::canonicalize("/bin/sh").expect("a shell").file_name().expect("a name"));
+    let programs = ["sleep 600", "sh -c 'read -r line'"];
+    // Addresses are drawn at random, or not.
+    let launchers: [&[&str]; 2] = [&[], &["setarch", "-R"]];
+    for (program, launcher) in
+        programs.iter().flat_map(|program| launchers.map(|launcher| (program, launcher)))
+    {
+        let mut child = shell_that_becomes(program, launcher);
         let target = child.open();
         assert_eq!(target.liveness(), Liveness::Running, "{program}");
         assert!(target.seems_running(), "{program}");
         let memory = target.memory().expect("a child's memory is readable");
-        let (at, mut words) = (target.identity().start_stack & !15, [[0; 16]; 2]);
+        let (at, mut words) = (target.identity.layout.stack & !15, [[0; 16]; 2]);
         memory.read(at, &mut words[0]).expect("its stack is there");
         target.read_memory(at, &mut words[1]).expect("its stack is there");
         assert!(memory.is_there() && words[0] == words[1], "{program}: {words:?}");
-        io::Write::write_all(child.0.stdin.as_mut().expect("a pipe"), b"go\n").expect("the shell reads");
+        child.go();
         wait_until(|| target.liveness() != Liveness::Running);
         assert_eq!(target.liveness(), Liveness::Replaced, "{program}");
-        assert!(!target.seems_running(), "{program}");
+        // The former memory goes a moment after the other has come.
+        wait_until(|| !target.seems_running());
         // Whatever is read now is another program's.
         assert!(!memory.is_there(), "{program}");
         assert!(matches!(target.mappings(), Err(TargetError::Replaced(_))));
         assert!(matches!(target.read_memory(0x1000, &mut [0]), Err(TargetError::Replaced(_))));
     }
+}
+
+/// The same file, arguments, environment and addresses: only the address space is another.
+#[test]
+fn an_exec_of_the_very_same_replaces() {
+    let script = r#"echo; read -r line; exec /bin/sh -c "$0" "$0""#;
+    let mut child = Kept::start(Command::new("setarch").args(["-R", "/bin/sh", "-c", script, script]));
+    let mut output = child.0.stdout.take().expect("a pipe");
+    let mut runs = || io::Read::read_exact(&mut output, &mut [0]).expect("the shell says that it runs");
+    runs();
+    // The first shell adds to the environment that it was given, the second nothing to the first's.
+    child.go();
+    runs();
+    let target = child.open();
+    assert_eq!(target.liveness(), Liveness::Running);
+    child.go();
+    runs();
+    assert_eq!(target.liveness(), Liveness::Replaced);
+    assert_eq!(child.open().identity(), target.identity(), "they are told apart by more");
+}
+
+#[test]
+fn an_exec_shows_though_somebody_keeps_the_former_memory() {
+    let mut child = shell_that_becomes("sleep 600", &[]);
+    let mut target = child.open();
+    // Pages that stay in place of its own.
+    target.pages = Target::open(std::process::id()).expect("one's own process can be opened").pages;
+    let memory = target.memory().expect("a child's memory is readable");
+    assert!(memory.is_there());
+    child.go();
+    wait_until(|| target.liveness() == Liveness::Replaced);
+    assert!(target.seems_running(), "the pages have not stayed");
+    assert!(!memory.is_there());
 }
 
 #[test]

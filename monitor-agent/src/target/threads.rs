@@ -1,0 +1,139 @@
+//! Whether a return probe could end a process, as its threads tell.
+//!
+//! For a return probe the kernel puts an address of its own in place of a function's return address. Newer kernels have a system
+//! call there, which the target makes: a seccomp filter that does not know it kills the target, or lets it go on where
+//! nothing is. A shadow stack has the address that was. Some kernels see to either, and which do their releases
+//! do not say, since fixes are ported back: so neither is tried on a target.
+
+use std::{fs, io, path::Path};
+
+use thiserror::Error;
+
+use super::{Target, TargetError};
+
+/// So many threads are asked, each of which takes some ten microseconds.
+const THREADS_MAX: usize = 1 << 14;
+
+/// Why a return probe could end a process.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum ReturnHazard {
+    /// What a thread may ask of the kernel is filtered.
+    #[error(
+        "a thread is under seccomp, and behind a return probe the kernel has a system call made, for which a filter may end the \
+         process"
+    )]
+    Filtered,
+    /// The processor keeps the return addresses of a thread a second time.
+    #[error("a thread has a shadow stack, and the kernel changes return addresses for a return probe")]
+    ShadowStack,
+    /// Not all can be asked.
+    #[error(
+        "it has more than {THREADS_MAX} threads, too many to ask each whether it is under seccomp or has a shadow stack"
+    )]
+    TooManyThreads,
+}
+
+impl Target {
+    /// Why a return probe could end the process, if one could. It may set up a filter or a shadow stack later.
+    pub fn return_hazard(&self) -> Result<Option<ReturnHazard>, TargetError> {
+        let threads = Path::new("/proc").join(self.pid().to_string()).join("task");
+        let hazard =
+            of_threads(&threads).map_err(|error| self.explain("the status of the threads", error))?;
+        // It was read by the number of the process.
+        self.still_running()?;
+        Ok(hazard)
+    }
+}
+
+fn of_threads(threads: &Path) -> io::Result<Option<ReturnHazard>> {
+    for (index, thread) in fs::read_dir(threads)?.enumerate() {
+        if index == THREADS_MAX {
+            return Ok(Some(ReturnHazard::TooManyThreads));
+        }
+        let status = match fs::read(thread?.path().join("status")) {
+            Ok(status) => status,
+            Err(error) if has_ended(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        let hazard = of_status(&String::from_utf8_lossy(&status));
+        if hazard.is_some() {
+            return Ok(hazard);
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a thread is no longer there.
+fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// What the status of a thread tells. A kernel without seccomp or shadow stacks does not mention them.
+fn of_status(status: &str) -> Option<ReturnHazard> {
+    let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    let mode = value("Seccomp:").trim();
+    if !mode.is_empty() && mode != "0" {
+        return Some(ReturnHazard::Filtered);
+    }
+    let has_shadow_stack = value("x86_Thread_features:").split_whitespace().any(|feature| feature == "shstk");
+    has_shadow_stack.then_some(ReturnHazard::ShadowStack)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    #[test]
+    fn filters_and_shadow_stacks_are_told_by_the_status() {
+        let status = |seccomp: &str, features: &str| {
+            format!(
+                "Name:\tx\nNoNewPrivs:\t1\nSeccomp:\t{seccomp}\nSeccomp_filters:\t3\nx86_Thread_features:\t{features}\n\
+                 x86_Thread_features_locked:\tshstk wrss \n"
+            )
+        };
+        for (seccomp, features, expected) in [
+            ("0", "", None),
+            ("1", "", Some(ReturnHazard::Filtered)),
+            ("2", "shstk ", Some(ReturnHazard::Filtered)),
+            ("0", "shstk wrss ", Some(ReturnHazard::ShadowStack)),
+            ("0", "wrss ", None),
+        ] {
+            assert_eq!(of_status(&status(seccomp, features)), expected, "{seccomp} {features}");
+        }
+        assert_eq!(of_status("Name:\tSeccomp: 2\n"), None);
+    }
+
+    #[test]
+    fn every_thread_is_asked() {
+        let own = Target::open(std::process::id()).expect("this process");
+        // The test may be run under a filter: then there is nothing to see here.
+        if own.return_hazard().expect("a status").is_some() {
+            return;
+        }
+        let (filtered, is_filtered) = mpsc::channel();
+        let (done, is_done) = mpsc::channel::<()>();
+        let other = thread::spawn(move || {
+            let mut filter = [libc::sock_filter {
+                code: u16::try_from(libc::BPF_RET | libc::BPF_K).expect("a code"),
+                jt: 0,
+                jf: 0,
+                k: libc::SECCOMP_RET_ALLOW,
+            }];
+            let program = libc::sock_fprog { len: 1, filter: filter.as_mut_ptr() };
+            // SAFETY: both calls take numbers and a pointer to `program`, which outlives them, as does the filter it points to; they
+            // change this thread alone, which is allowed all that it was before.
+            let installed = unsafe {
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                    && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+            };
+            filtered.send(installed).expect("the test waits");
+            let _ = is_done.recv();
+        });
+        assert!(is_filtered.recv().expect("an answer"));
+        assert_eq!(own.return_hazard().expect("a status"), Some(ReturnHazard::Filtered));
+        drop(done);
+        other.join().expect("the thread");
+    }
+}
