@@ -145,8 +145,10 @@ pub mod sampling {
     pub const ASKED: u32 = 2;
     /// Set by the programs: not 0 once a call did not fit into its near bucket, so that calls have to be looked for elsewhere.
     pub const SPILLED: u32 = 3;
+    /// Set by the programs: not 0 once a call that is keyed by an object was put into the spill map.
+    pub const OBJECTS_SPILLED: u32 = 4;
     /// How many words there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 5;
 
     /// [`ASKED`] for one call in 64, at random: the lowest bits are the same each time where the clock is coarse.
     pub const FEW: u64 = 63 << 6;
@@ -223,6 +225,8 @@ pub mod key {
     pub const CLIENT: u64 = 2;
     /// The bits.
     pub const BITS: u64 = 7;
+    /// Where operations of one spec are told apart: two bits that no address has.
+    pub const APART_SHIFT: u32 = 60;
 }
 
 /// Calls that a bucket of the in-flight table holds.

@@ -30,7 +30,7 @@ pub enum Counter {
     Unpaired = 6,
     /// Finished calls whose start was seen and whose record found no room in the ring: their duration is lost.
     RingFull = 7,
-    /// Finished calls counted under `other` because the label-set table was full.
+    /// Finished calls counted under `other` because the label-set table was full; starts and messages that have labels, too.
     LabelSetRefused = 8,
     /// Finishes whose start was seen and that no label set could be found for, not even `other`: in no total.
     FinishLost = 9,

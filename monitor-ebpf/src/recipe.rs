@@ -337,8 +337,11 @@ pub struct Sited {
     /// How far above the stack pointer the object's address lies at a finish, which is the key, and then only failures are
     /// finishes; 0 where it is in a register.
     pub kept_at: u16,
+    /// Tells the keys of its calls from those of others in the same table, which may be the same words: below
+    /// [`MAX_SHAPES`].
+    pub apart: u8,
     /// Zero.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 3],
     /// An end that only an error tells.
     pub given: Given,
     /// Where messages of its streams go through.
@@ -531,7 +534,8 @@ impl Sited {
         outcome: outcome::NONE,
         number_width: 0,
         kept_at: 0,
-        reserved: [0; 4],
+        apart: 0,
+        reserved: [0; 3],
         given: Given::NONE,
         messages: Messages::NONE,
     };

@@ -32,8 +32,8 @@ pub struct InFlight {
     buckets: usize,
     /// Steps of a walk through the spill map, at most.
     spill_steps: usize,
-    /// Places of the table whose calls were too old at the last look, with their starts.
-    old: Mutex<HashSet<(usize, u64)>>,
+    /// Places of the table whose calls were too old at the last look, with their keys and starts.
+    old: Mutex<HashSet<(usize, u64, u64)>>,
 }
 
 /// One call in flight.
@@ -138,9 +138,9 @@ impl InFlight {
         (self.table.get(word), self.table.get(word + WAYS))
     }
 
-    /// Forgets calls that started longer ago than that and were seen so the last time, too: a program that claims a
-    /// place writes the key before the start, so one look may see the start of an earlier call. Gives how many there
-    /// were.
+    /// Forgets calls that started longer ago than that and were seen so the last time, too, with the same key: a program that
+    /// claims a place writes the key before the start, so one look may see the start of an earlier call. Gives how many
+    /// there were.
     ///
     /// A call that finishes at the very moment may leave its place to another, which is then forgotten in its stead:
     /// it will be counted as unpaired, and has no duration.
@@ -158,10 +158,10 @@ impl InFlight {
                     continue;
                 }
                 let place = bucket * BUCKET_WORDS + way;
-                if seen.contains(&(place, start_ns)) {
+                if seen.contains(&(place, key, start_ns)) {
                     forgotten += u64::from(self.table.replace(place, key, 0));
                 } else {
-                    old.insert((place, start_ns));
+                    old.insert((place, key, start_ns));
                 }
             }
         }

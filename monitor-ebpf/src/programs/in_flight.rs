@@ -44,6 +44,13 @@ impl Key {
         Self(address & !key::BITS | key::GOROUTINE)
     }
 
+    /// The same of one among several operations, whose calls may have the same object, number or goroutine at once. No
+    /// address has these bits; of a number the highest below the one that is set are mixed with it.
+    #[inline(always)]
+    pub(crate) fn apart(self, operation: u8) -> Self {
+        Self(self.0 ^ u64::from(operation) << key::APART_SHIFT)
+    }
+
     /// Is it a goroutine, whose calls nest?
     #[inline(always)]
     pub(crate) fn is_goroutine(self) -> bool {
@@ -116,6 +123,9 @@ pub(crate) fn insert(key: Key, object: u64, start_ns: u64, kind: u8) {
     }
     // SAFETY: a start in a bucket of the table.
     unsafe { way.start.write_volatile(word) }
+    if !key.is_goroutine() {
+        displace_spilled(key);
+    }
     if key.is_goroutine() {
         way.write_beside(object);
     }
@@ -229,12 +239,13 @@ pub(crate) fn insert_told(key: Key, label_set: u32, start_ns: u64, kind: u8) {
         // SAFETY: a start in a bucket of the table.
         unsafe { way.start.write_volatile(start_ns << DEPTH_BITS | u64::from(kind)) }
         if before.is_there() {
-            count_of(Counter::Abandoned, key.side());
+            return count_of(Counter::Abandoned, key.side());
         }
-        return;
+        return displace_spilled(key);
     }
     let call = Spilled { start_ns, nested: told(label_set, kind) };
     note_spill();
+    note(sampling::OBJECTS_SPILLED);
     let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
     let is_there = error == EXISTS;
     if is_there {
@@ -262,8 +273,8 @@ pub(crate) fn remove_told(key: Key) -> Started {
     let Some(call) = SPILL.get_ptr(number) else { return Started::UNSEEN };
     // SAFETY: no other call has this key while this one is under way.
     let started = unsafe { Started { at_ns: (*call).start_ns, told: (*call).nested } };
-    let _ = SPILL.remove(number);
-    started
+    // The agent may have given it up just now, and counted that.
+    if SPILL.remove(number).is_ok() { started } else { Started::UNSEEN }
 }
 
 /// Number of a key's far bucket.
@@ -278,9 +289,21 @@ fn near(number: u64) -> u32 {
     far(number) & recipe!(near_mask)
 }
 
-/// Where the call with this key is, if anywhere in the table.
+/// A call of an object starts and has a place in the table: one of the same object in the spill map has got no end, and its
+/// start must not be taken for that of a later one.
+#[inline(always)]
+fn displace_spilled(key: Key) {
+    if sampling(sampling::OBJECTS_SPILLED) != 0 && SPILL.remove(key.0).is_ok() {
+        count_of(Counter::Abandoned, key.side());
+    }
+}
+
+/// Where the call with this key is, if anywhere in the table: 0, which marks free ways, is nowhere.
 #[inline(always)]
 fn locate(number: u64) -> Way {
+    if number == 0 {
+        return Way::NOWHERE;
+    }
     let way = search(near(number), number);
     if way.is_there() || !has_spilled() { way } else { Way::at(search_far(number)) }
 }
@@ -305,9 +328,12 @@ fn search(bucket: u32, number: u64) -> Way {
     Way::NOWHERE
 }
 
-/// Takes a free way for this key, if there is one.
+/// Takes a free way for this key, if there is one and the key can have one.
 #[inline(always)]
 fn claim(number: u64) -> Way {
+    if number == 0 {
+        return Way::NOWHERE;
+    }
     let way = claim_in(near(number), number);
     if way.is_there() { way } else { Way::at(claim_far(number)) }
 }
@@ -424,13 +450,19 @@ fn has_spilled() -> bool {
 /// nothing of use.
 #[inline(never)]
 fn note_spill() -> u32 {
-    if !has_spilled()
-        && let Some(word) = SAMPLING.get_ptr_mut(sampling::SPILLED)
+    note(sampling::SPILLED);
+    0
+}
+
+/// Sets one of the words of [`sampling`], unless it is.
+#[inline(always)]
+fn note(index: u32) {
+    if sampling(index) == 0
+        && let Some(word) = SAMPLING.get_ptr_mut(index)
     {
         // SAFETY: the map's values are `u64`.
         unsafe { word.write_volatile(1) }
     }
-    0
 }
 
 /// Can a start under this key be that of another call than the one that finishes? A server's object has one call at a
@@ -518,6 +550,9 @@ fn spill(key: Key, start_ns: u64, kind: u8) {
     let number = key.0;
     let call = Spilled { start_ns, nested: u64::from(kind) };
     note_spill();
+    if !key.is_goroutine() {
+        note(sampling::OBJECTS_SPILLED);
+    }
     let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
     if error != EXISTS {
         return count_of(Counter::RefusedFull, key.side());
@@ -590,6 +625,6 @@ fn take(key: u64) -> u64 {
     let Some(call) = SPILL.get_ptr(key) else { return 0 };
     // SAFETY: no other call has this key while this one is in flight.
     let word = unsafe { (*call).start_ns << DEPTH_BITS | (*call).nested & DEPTH };
-    let _ = SPILL.remove(key);
-    word
+    // The agent may have given it up just now, and counted that.
+    if SPILL.remove(key).is_ok() { word } else { 0 }
 }

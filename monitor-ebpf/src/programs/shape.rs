@@ -209,6 +209,12 @@ impl ShapeRef {
     /// The key of a call whose site selects its shape.
     #[inline(always)]
     fn key_of_site(self, hit: &Hit, scratch: &Scratch) -> Key {
+        self.key_of_its_own(hit, scratch).apart(field!(self.0, sited.apart))
+    }
+
+    /// The same as if there were no other operations.
+    #[inline(always)]
+    fn key_of_its_own(self, hit: &Hit, scratch: &Scratch) -> Key {
         let kind = field!(self.0, key);
         if kind == KeyKind::GoroutineUnlessStreaming as u8 {
             return Key::of_goroutine(hit.goroutine());
