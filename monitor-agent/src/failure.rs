@@ -169,7 +169,7 @@ impl From<BpfError> for Failure {
         let kind = match &error {
             BpfError::Permission { .. } => Kind::Permission,
             BpfError::Descriptors { .. } => Kind::Running,
-            BpfError::Memory { .. } | BpfError::Kernel { .. } => Kind::Kernel,
+            BpfError::Memory { .. } | BpfError::Hazard { .. } | BpfError::Kernel { .. } => Kind::Kernel,
         };
         Self::new(kind, error.to_string())
     }

@@ -34,13 +34,14 @@ use crate::{
     target::Target,
 };
 
-/// Bytes of a record's header in the ring.
-const HEADER_BYTES: usize = 8;
+/// Bytes that a record takes in a ring at least: its header, and itself.
+const RECORD_BYTES: usize = 8 + size_of::<Record>();
 /// Flags of records that are not those of timed calls.
 const NOT_TIMED: u32 = record_flag::UNPAIRED | record_flag::STARTED;
 /// Records taken out of a ring in one go: few enough to stay in the processor's nearest cache until they are counted.
 const BATCH: usize = 128;
-/// Records taken out of a ring before others get a turn.
+/// Records taken out of a ring before others get a turn: one that is filled as fast as it is emptied must not keep them
+/// waiting.
 const TURN: usize = 1 << 20;
 /// Records that may come while totals are read.
 const LATE: usize = 65_536;
@@ -182,7 +183,7 @@ impl Attached {
         })
     }
 
-    /// Takes everything out of the ring, for the tracer too; gives how many bytes there were. The batch is empty, and
+    /// Takes everything out of the ring, for the tracer too; gives how many bytes waited in it. The batch is empty, and
     /// is again.
     pub(super) fn drain(
         &mut self,
@@ -191,10 +192,13 @@ impl Attached {
         batch: &mut Batch,
         tracer: &mut dyn Tracer,
     ) -> u64 {
-        let Self { maps, labels, aggregate, names, waiting, .. } = self;
+        let Self { probes, maps, labels, aggregate, names, waiting, .. } = self;
         let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), names);
         let target = place.target.pid();
-        let (mut records, mut bytes) = (0, 0);
+        // What comes while it is emptied has not waited.
+        let ring_bytes = maps.waiting_bytes();
+        let turn = records_of_a_turn(probes.is_some(), ring_bytes);
+        let mut records = 0;
         batch.append(waiting);
         loop {
             // Decoding labels needs the maps, which taking records out holds.
@@ -202,12 +206,10 @@ impl Attached {
             for (record, more) in batch.iter() {
                 let labels = labels.get(record.label_set, || decode(maps, record.label_set));
                 Call { target, record, more: *more, labels, clock }.hand_over(aggregate, tracer);
-                bytes += HEADER_BYTES + size_of::<Record>() + more.map_or(0, size_of_more);
             }
-            records += batch.len();
+            records += taken;
             batch.clear();
-            // A ring that is filled as fast as it is emptied must not keep the others waiting.
-            if taken < BATCH || records >= TURN {
+            if taken < BATCH || records >= turn {
                 break;
             }
         }
@@ -224,7 +226,7 @@ impl Attached {
             logger.flush();
         }
         self.choose_whom_to_ask();
-        bytes as u64
+        ring_bytes
     }
 
     /// Asks all calls for the start that they have recorded, or a few. By what has just been taken out of the ring: calls that
@@ -441,9 +443,14 @@ fn peer_address(peer: Peer) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::try_from(peer.port).ok()?))
 }
 
-/// Bytes in the ring of what an event has beside its record.
-fn size_of_more((_, peer): More) -> usize {
-    size_of::<Detail>() + peer.map_or(0, |_| size_of::<Peer>())
+/// Records to take in one turn out of a ring in which so many bytes wait. Once its probes are taken away nothing fills it
+/// any more, and the turn may be its last: it is all that waits.
+fn records_of_a_turn(has_probes: bool, waiting_bytes: u64) -> usize {
+    if has_probes {
+        return TURN;
+    }
+    let all = usize::try_from(waiting_bytes).unwrap_or(usize::MAX) / RECORD_BYTES;
+    all.max(TURN)
 }
 
 /// The sites to attach, in the order of attaching: finishes first, so that no start is seen whose finish is not.
@@ -483,3 +490,20 @@ fn attach_sites(programs: &mut Programs, place: &Place, sites: &[&Site]) -> Resu
 
 /// Calls are looked through for old ones at least this often.
 const AGEING_AT_MOST: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_turn_takes_all_that_a_ring_can_hold() {
+        let (largest, little) = (1 << 30, 320);
+        for waiting in [largest, little, 0] {
+            assert_eq!(records_of_a_turn(true, waiting), TURN);
+        }
+        // Of the smallest there is room for the most.
+        assert_eq!(records_of_a_turn(false, largest), 1 << 25);
+        assert_eq!(records_of_a_turn(false, little), TURN);
+        assert_eq!(records_of_a_turn(false, 0), TURN);
+    }
+}

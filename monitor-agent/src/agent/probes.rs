@@ -4,6 +4,7 @@
 //! has the programs for as long.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     hash::{BuildHasher as _, RandomState},
     ops::Range,
@@ -26,6 +27,8 @@ use crate::{
 
 /// How long a window is, at least: it ends when the target is next looked after.
 const WINDOW: Duration = Duration::from_secs(1);
+/// How long to wait after probes could not be put in place, until it is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Of which calls durations are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +69,7 @@ pub(super) struct Probes {
     watched: (Duration, Instant),
     /// When they are to be; `None` for always.
     schedule: Option<Schedule>,
+    failures: Failures,
 }
 
 /// What it takes to put the probes at the starts back.
@@ -118,8 +122,15 @@ impl Probes {
             let exe = Arc::clone(&place.executable.file);
             Some(Starts { exe, pid: place.target.pid(), offsets: starts })
         };
-        let watched = (Duration::ZERO, Instant::now());
-        Self { hands: Hands::Held(programs), sampling, starts, is_open: true, watched, schedule: None }
+        Self {
+            hands: Hands::Held(programs),
+            sampling,
+            starts,
+            is_open: true,
+            watched: (Duration::ZERO, Instant::now()),
+            schedule: None,
+            failures: Failures::default(),
+        }
     }
 
     /// The programs, unless a thread has them.
@@ -163,11 +174,14 @@ impl Probes {
     /// Puts the probes at the starts in place, or takes them away, if it is time to. Where calls may record their starts
     /// themselves, `missed` tells how many that did not have got no duration so far.
     pub(super) fn look_after(&mut self, now: Instant, place: &Place, missed: impl FnOnce() -> Option<u64>) {
-        self.take_back(place);
+        self.take_back(now, place);
         let wants_open = self.schedule.as_mut().is_none_or(|schedule| schedule.is_open(now, missed()));
         if wants_open != self.is_open {
-            self.change(wants_open);
-        } else if self.schedule.is_none() {
+            if !self.failures.is_recent(now) {
+                self.change(wants_open);
+            }
+        } else if self.schedule.is_none() && self.programs().is_some() {
+            // A thread that has the programs may be taking away the probes that seem to be in place.
             self.sampling.end_windows();
         }
     }
@@ -186,7 +200,7 @@ impl Probes {
     }
 
     /// Takes the programs back from a thread that is done.
-    fn take_back(&mut self, place: &Place) {
+    fn take_back(&mut self, now: Instant, place: &Place) {
         if !matches!(&self.hands, Hands::Away(thread) if thread.is_finished()) {
             return;
         }
@@ -196,8 +210,11 @@ impl Probes {
         self.hands = Hands::Held(programs);
         self.watched = (self.watched(), Instant::now());
         self.is_open = is_open;
-        let Some(failure) = failure else { return };
-        if place.target.liveness() == Liveness::Running {
+        let Some(failure) = failure else {
+            self.failures = Failures::default();
+            return;
+        };
+        if self.failures.add(failure.to_string(), now) && place.target.liveness() == Liveness::Running {
             warn!("{}: the probes at the starts of calls are not in place: {failure}", place.name);
         }
     }
@@ -230,6 +247,26 @@ fn take_away(mut programs: Programs, sampling: &Sampling) -> Returned {
     sampling.close();
     programs.detach_starts();
     Returned { programs, is_open: false, failure: None }
+}
+
+/// Why the probes at the starts could not be put in place, since they last were.
+#[derive(Debug, Default)]
+struct Failures {
+    reasons: BTreeSet<String>,
+    last: Option<Instant>,
+}
+
+impl Failures {
+    /// Adds one; tells whether it has a reason that the others have not.
+    fn add(&mut self, reason: String, now: Instant) -> bool {
+        self.last = Some(now);
+        self.reasons.insert(reason)
+    }
+
+    /// Whether it is too early to try again.
+    fn is_recent(&self, now: Instant) -> bool {
+        self.last.is_some_and(|last| now.saturating_duration_since(last) < RETRY_AFTER)
+    }
 }
 
 /// When windows are open: once in each period, at a random time, so that a load with a rhythm of its own is not met at
@@ -279,9 +316,22 @@ fn random_below(limit: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
+
+    #[test]
+    fn a_failure_is_told_once_and_followed_by_patience() {
+        let began = Instant::now();
+        let mut failures = Failures::default();
+        assert!(!failures.is_recent(began));
+        for (second, reason, is_news) in
+            [(0, "no files", true), (1, "no files", false), (2, "no memory", true), (3, "no files", false)]
+        {
+            let now = began + Duration::from_secs(second);
+            assert!(!failures.is_recent(now), "after {second} s");
+            assert_eq!(failures.add(reason.to_owned(), now), is_news, "after {second} s: {reason}");
+            assert!(failures.is_recent(now + Duration::from_millis(999)), "after {second} s");
+        }
+    }
 
     #[test]
     fn each_period_has_one_window_somewhere_in_it() {

@@ -1,14 +1,14 @@
-//! Looking at the target's own text: is it what the file says, and are the probes in place?
+//! Looking at the target: is its text what the file says, are the probes in place, and would one end it?
 //!
 //! Text that was remapped to anonymous memory never fires a uprobe, which would look like a silent service.
 
 use tracing::warn;
 
-use super::attached::Place;
+use super::{attached::Place, describe};
 use crate::{
     failure::{Failure, Kind},
-    image::Image,
-    plan::Site,
+    image::{CostClass, Image},
+    plan::{Found, Plan, Site},
     target::{Liveness, Target, TargetError},
 };
 
@@ -54,6 +54,23 @@ pub(super) fn still_running(target: &Target) -> Result<(), Failure> {
         Liveness::Exited => Err(TargetError::Ended(target.pid()).into()),
         Liveness::Replaced => Err(TargetError::Replaced(target.pid()).into()),
     }
+}
+
+/// Refuses plans with a return probe for a process that one could end.
+pub fn check_return_probes<'a>(
+    target: &Target,
+    mut plans: impl Iterator<Item = (&'a Found, &'a Plan)>,
+) -> Result<(), Failure> {
+    let is_probe = |site: &Site| site.cost == CostClass::Returned;
+    let Some((found, _)) = plans.find(|(_, plan)| plan.sites.iter().any(is_probe)) else { return Ok(()) };
+    let Some(hazard) = target.return_hazard()? else { return Ok(()) };
+    let (name, spec) = (describe(target), &found.name);
+    Err(Failure::new(
+        Kind::Unprovable,
+        format!(
+            "{name}: {spec} can't be watched by return probes: {hazard}; write returns = {{ by = \"instructions\" }}"
+        ),
+    ))
 }
 
 /// Refuses a function whose text is not the file's.

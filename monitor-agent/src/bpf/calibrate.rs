@@ -12,7 +12,7 @@ use std::{
 use monitor_ebpf::name;
 
 use super::{BpfError, Measuring, ProbeLinks, load::load_nothing, object::detach_all, own_code::file_offset};
-use crate::image::CostClass;
+use crate::{image::CostClass, target::Target};
 
 /// What was tried, in errors.
 const ACTION: &str = "measure what a hit of a probe costs";
@@ -34,7 +34,8 @@ pub struct HitCost {
 }
 
 impl HitCost {
-    /// Probes a function of the agent's own for some 100 ms, and calls it some hundred times.
+    /// Probes a function of the agent's own for some 100 ms, and calls it some hundred times. Not with a return probe where
+    /// that could end the agent.
     pub fn measure(class: CostClass, links: ProbeLinks) -> Result<Self, BpfError> {
         let failed = |error| BpfError::from_io(ACTION, error);
         let function = match class {
@@ -42,6 +43,9 @@ impl HitCost {
             CostClass::SingleStepped => single_stepped,
         };
         let is_return = class == CostClass::Returned;
+        if is_return {
+            check_return_probe()?;
+        }
         let offset = file_offset(function as *const c_void).map_err(failed)?;
         let object = load_nothing(links)?;
         let mut memory = vec![1; DISPLACING];
@@ -67,6 +71,15 @@ impl HitCost {
         empty_run
             .map(|empty_run| Self { hit, empty_run })
             .ok_or_else(|| failed(io::Error::other("the probe on the agent itself was not hit")))
+    }
+}
+
+/// Refuses a return probe that could end the agent.
+fn check_return_probe() -> Result<(), BpfError> {
+    let own = Target::open(process::id()).and_then(|own| own.return_hazard());
+    match own.map_err(|error| BpfError::from_io(ACTION, io::Error::other(error)))? {
+        Some(why) => Err(BpfError::Hazard { action: ACTION, why }),
+        None => Ok(()),
     }
 }
 

@@ -6,7 +6,10 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 use thiserror::Error;
 
 use super::kernel_release;
-use crate::failure::{advice_on_system, is_out_of_descriptors};
+use crate::{
+    failure::{advice_on_system, is_out_of_descriptors},
+    target::ReturnHazard,
+};
 
 /// Why programs could not be loaded or attached.
 #[derive(Debug, Error)]
@@ -40,6 +43,14 @@ pub enum BpfError {
         action: &'static str,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// It could end the agent itself.
+    #[error("can't {action}, on the agent itself: {why}")]
+    Hazard {
+        /// What was to be tried.
+        action: &'static str,
+        /// Why it could.
+        why: ReturnHazard,
     },
     /// The kernel can't do it.
     #[error(
@@ -162,7 +173,7 @@ mod tests {
             assert!(text.contains("RLIMIT_MEMLOCK") && text.contains("seccomp"), "{text}");
             assert!(text.contains(&format!("This is {old}, and 5.15 or later is needed")), "{text}");
         }
-        for new in ["5.11.0", "5.15.189", "6.18.44-fc-v669", "10.0", "", "unknown"] {
+        for new in ["5.11.0", "5.15.189", "6.18.44", "10.0", "", "unknown"] {
             let text = with_all_capabilities(new);
             assert_eq!(text, "none: is BPF locked down, or filtered by seccomp?", "{new}");
         }

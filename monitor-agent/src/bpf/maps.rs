@@ -87,7 +87,13 @@ impl Maps {
         count
     }
 
-    /// Whether so many bytes wait in the ring, headers included, that they are a part of it that matters.
+    /// Bytes that wait in the ring, headers included.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> u64 {
+        self.filling.bytes()
+    }
+
+    /// Whether so many bytes wait in the ring that they are a part of it that matters.
     #[must_use]
     pub fn is_filling(&self) -> bool {
         self.filling.bytes() >= self.filling.much

@@ -178,6 +178,11 @@ fn errors(written: &WrittenErrors) -> Result<ErrorSpec, Wrong> {
 
 fn messages(written: &WrittenMessages) -> Result<MessageSpec, Wrong> {
     few(&written.handlers, ALTERNATIVES_MAX)?;
+    let arguments = written.arguments.get_ref();
+    check(&written.arguments, names::arguments(arguments))?;
+    let function = |name: &Spanned<String>| {
+        Ok::<_, Wrong>(Function { name: symbol(name)?, arguments: arguments.clone() })
+    };
     let routes = written.handlers.get_ref().iter().map(|handlers| {
         Ok(Route {
             way: way(&handlers.way, handlers.way.get_ref())?,
@@ -186,8 +191,8 @@ fn messages(written: &WrittenMessages) -> Result<MessageSpec, Wrong> {
         })
     });
     Ok(MessageSpec {
-        sent: symbol(&written.sent)?,
-        received: symbol(&written.received)?,
+        sent: function(&written.sent)?,
+        received: function(&written.received)?,
         error: field(&written.error)?,
         routes: routes.collect::<Result<_, _>>()?,
     })

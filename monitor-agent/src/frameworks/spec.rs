@@ -118,10 +118,10 @@ pub struct ProtocolSpec {
 /// was no message.
 #[derive(Debug)]
 pub struct MessageSpec {
-    /// Sending, without the module path.
-    pub sent: String,
+    /// Sending.
+    pub sent: Function,
     /// Receiving.
-    pub received: String,
+    pub received: Function,
     /// The error's field in the struct.
     pub error: String,
     /// Ways to the struct's type, by types only, up to the fields that hold functions with the struct as their last

@@ -154,6 +154,7 @@ pub(super) struct WrittenErrors {
 pub(super) struct WrittenMessages {
     pub(super) sent: Spanned<String>,
     pub(super) received: Spanned<String>,
+    pub(super) arguments: Spanned<String>,
     pub(super) error: Spanned<String>,
     pub(super) handlers: Spanned<Vec<WrittenHandlers>>,
 }

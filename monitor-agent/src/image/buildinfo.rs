@@ -12,7 +12,7 @@ const HEADER: usize = 32;
 const FLAG_INLINE: u8 = 2;
 /// Modules and settings of a very large program take a hundred kilobytes.
 const MAX_TEXT: usize = 1 << 20;
-/// The longest version names experiments and a commit.
+/// The longest version names experiments and a commit. It is shown at each scrape.
 const MAX_VERSION: usize = 256;
 /// The module text stands between two marks of this length.
 const MARK: usize = 16;
@@ -39,7 +39,7 @@ pub struct BuildInfo {
 pub struct Module {
     /// Module path.
     pub path: String,
-    /// Version, or `(devel)`.
+    /// Version, or `(devel)`; empty if unknown.
     pub version: String,
     /// The module that was built instead.
     pub replace: Option<Box<Module>>,
@@ -136,10 +136,12 @@ fn parse(text: &[u8]) -> BuildInfo {
     info
 }
 
+/// What is longer than any version is none. A path is only compared.
 fn module(line: &str) -> Module {
-    let mut parts = line.split('\t').map(str::to_owned);
-    let path = parts.next().unwrap_or_default();
-    Module { path, version: parts.next().unwrap_or_default(), replace: None }
+    let mut parts = line.split('\t');
+    let path = parts.next().unwrap_or_default().to_owned();
+    let version = parts.next().filter(|version| version.len() <= MAX_VERSION).unwrap_or_default().to_owned();
+    Module { path, version, replace: None }
 }
 
 /// `name=value`, either of them quoted as in Go source where it needs to be.
@@ -205,6 +207,19 @@ mod tests {
     fn the_main_module_can_be_replaced() {
         let info = parse(b"mod\texample.com/a\tv1.0.0\n=>\t../a\t\n");
         assert_eq!(info.main.and_then(|m| m.replace).map(|m| m.path).as_deref(), Some("../a"));
+    }
+
+    #[test]
+    fn what_is_longer_than_any_version_is_none() {
+        let kept = |length: usize| {
+            let version = "v".repeat(length);
+            let text = format!("dep\tx\t{version}\th1:abc=\ndep\ty\tv1\n=>\tz\t{version}\n");
+            let deps = parse(text.as_bytes()).deps;
+            let [x, y] = &deps[..] else { panic!("two modules") };
+            [x, y.replace.as_deref().expect("z")].map(|module| module.version.len())
+        };
+        assert_eq!(kept(MAX_VERSION), [MAX_VERSION; 2]);
+        assert_eq!(kept(MAX_VERSION + 1), [0; 2]);
     }
 
     #[test]

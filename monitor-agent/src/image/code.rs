@@ -140,6 +140,34 @@ pub enum CodeError {
         /// The jump.
         from: u64,
     },
+    /// Instructions are not run as they follow each other.
+    #[error(
+        "the instruction at +{from:#x} jumps to +{to:#x}, where none begins as they follow each other: there may be data among \
+         them, and what looks like a return may be none"
+    )]
+    OutOfStep {
+        /// The jump or call.
+        from: u64,
+        /// Where it goes.
+        to: u64,
+    },
+    /// A part of the function is called, and returns to the rest of it.
+    #[error(
+        "the instruction at +{from:#x} calls a part of the function, at +{to:#x}: which of the returns are the function's own \
+         can't be told"
+    )]
+    CalledInside {
+        /// The call.
+        from: u64,
+        /// Where it goes.
+        to: u64,
+    },
+    /// What looks like a return may be data.
+    #[error("nothing leads to what looks like a return at +{offset:#x}: it may be data")]
+    Unreached {
+        /// Bytes from the function's first instruction.
+        offset: u64,
+    },
     /// The kernel refuses a probe on it: `is_prefix_bad` in arch/x86/kernel/uprobes.c.
     #[error("the instruction at +{offset:#x} has the prefix `lock`, and the kernel probes none that has")]
     Locked {

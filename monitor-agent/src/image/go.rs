@@ -10,6 +10,7 @@ mod tests;
 use std::cell::Cell;
 
 pub use functions::Function;
+pub use inlined::Dissolved;
 pub use itabs::Itab;
 
 use self::{
@@ -38,7 +39,7 @@ pub struct GoImage<'a> {
     /// How much type data may still be read. Types may name each other and share their parts: a small file could
     /// keep the agent busy with them for hours.
     type_budget: Cell<u64>,
-    /// What was inlined into each function, once somebody asks.
+    /// Which functions were inlined into others, once somebody asks.
     inlined: inlined::Inlined,
 }
 

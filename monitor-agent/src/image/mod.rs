@@ -42,7 +42,7 @@ pub use dwarf::StructLayout;
 pub(crate) use dwarf::tests::files as files_with_dwarf;
 pub use elf::{Image, Segment};
 pub use error::ImageError;
-pub use go::{Function, GoImage, Itab};
+pub use go::{Dissolved, Function, GoImage, Itab};
 pub use native::{NativeFunction, native_entry_site};
 pub use places::RuntimePlaces;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! What is known of them is their symbol: name, address and size. Their arguments are in the registers of System V's
 //! calling convention when they are entered, and their return address lies where the stack pointer points.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
@@ -14,6 +14,8 @@ use super::{
 
 /// More functions than these are not told apart: a pattern of a spec may match a few.
 const MAX_FOUND: usize = 1 << 14;
+/// More names of one address are not kept.
+const NAMES_MAX: usize = 4;
 /// The first push or branch of a function is one of its first few instructions.
 const MAX_PROLOGUE: usize = 8;
 
@@ -47,6 +49,24 @@ impl Image {
             }
         })?;
         Ok(has_table.then(|| found.into_values().collect()))
+    }
+
+    /// The names of the functions at some addresses, a few of each. There are several where one is an alias of another, as C++
+    /// has for constructors, or where the linker has made one of functions with the same code.
+    pub fn native_names(
+        &self,
+        entries: &BTreeSet<u64>,
+    ) -> Result<BTreeMap<u64, BTreeSet<String>>, ImageError> {
+        let mut names: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+        self.visit_functions(&mut |name, entry, _| {
+            if entries.contains(&entry) {
+                let known = names.entry(entry).or_default();
+                if known.len() < NAMES_MAX {
+                    known.insert(name.to_owned());
+                }
+            }
+        })?;
+        Ok(names)
     }
 
     /// The instructions of a function.
@@ -125,9 +145,47 @@ fn is_argument(register: Register) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{GoFile, TEXT};
     use super::*;
 
     const ENTRY: u64 = 0x1000;
+
+    /// A file with symbols of functions, each with its address.
+    fn with_symbols(symbols: &[(&str, u64)]) -> Image {
+        let (mut table, mut names) = (vec![0_u8; 24], vec![0_u8]);
+        for (name, address) in symbols {
+            table.extend(u32::try_from(names.len()).expect("a short table").to_le_bytes());
+            // A function that is global, in the first section.
+            table.extend([0x12, 0, 1, 0]);
+            table.extend(address.to_le_bytes());
+            table.extend(8_u64.to_le_bytes());
+            names.extend(name.as_bytes());
+            names.push(0);
+        }
+        let unmapped = vec![(".symtab", 0, table), (".strtab", 0, names)];
+        let (mut file, _) = GoFile { unmapped, ..GoFile::of_release(26) }.build();
+        // The builder gives all sections one type: this is the fifth, and its names are in the one behind it.
+        let headers = u64::from_le_bytes(file[40..48].try_into().expect("eight bytes"));
+        let symtab = usize::try_from(headers).expect("a small file") + 4 * 64;
+        file[symtab + 4] = 2;
+        file[symtab + 40] = 5;
+        Image::parse(Box::new(file)).expect("an image")
+    }
+
+    #[test]
+    fn all_names_of_an_address_are_known() {
+        let many = [("e", TEXT + 16), ("d", TEXT + 16), ("c", TEXT + 16), ("b", TEXT + 16), ("a", TEXT + 16)];
+        let symbols = [("folded", TEXT), ("wanted", TEXT), ("wanted", TEXT), ("other", TEXT + 8)];
+        let image = with_symbols(&[&symbols[..], &many].concat());
+        let found = image.native_functions(&mut |name| u64::from(name == "wanted")).expect("symbols");
+        let found = found.expect("a table");
+        assert_eq!(found.iter().map(|one| (&*one.name, one.entry)).collect::<Vec<_>>(), [("wanted", TEXT)]);
+        let names = image.native_names(&BTreeSet::from([TEXT, TEXT + 16])).expect("symbols");
+        let of = |entry: u64| names[&entry].iter().map(String::as_str).collect::<Vec<_>>();
+        assert_eq!(of(TEXT), ["folded", "wanted"]);
+        assert_eq!(of(TEXT + 16).len(), NAMES_MAX);
+        assert!(!names.contains_key(&(TEXT + 8)));
+    }
 
     /// Offset, cost and text of the site in a function.
     fn site(code: &[u8]) -> Result<(u64, CostClass, String), CodeError> {

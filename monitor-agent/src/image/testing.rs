@@ -44,6 +44,8 @@ pub(crate) struct GoFile {
     pub kitex: bool,
     /// The first function is inlined into the second.
     pub inlined: bool,
+    /// So is a function of this name, which is not in the function table.
+    pub dissolved: Option<&'static str>,
 }
 
 impl GoFile {
@@ -57,7 +59,12 @@ impl GoFile {
             unmapped: Vec::new(),
             kitex: false,
             inlined: false,
+            dissolved: None,
         }
+    }
+
+    fn has_tree(&self) -> bool {
+        self.inlined || self.dissolved.is_some()
     }
 
     /// The file, and where in it things are.
@@ -267,7 +274,8 @@ impl Builder {
         let header = if old { 64 } else { 72 };
         let mut names = Vec::new();
         let mut name_offsets = Vec::new();
-        for (name, _) in &self.functions {
+        let dissolved = self.file.dissolved;
+        for name in self.functions.iter().map(|(name, _)| *name).chain(dissolved) {
             name_offsets.push(u32::try_from(names.len()).expect("a small file"));
             names.extend(name.as_bytes());
             names.push(0);
@@ -309,8 +317,10 @@ impl Builder {
             self.rodata.extend(rest);
             entry += code.len() as u64;
         }
-        if self.file.inlined {
-            self.tree(name_offsets[0]);
+        if self.file.has_tree() {
+            let inlined = self.file.inlined.then(|| name_offsets[0]);
+            let dissolved = dissolved.map(|_| name_offsets[functions.len()]);
+            self.tree(&inlined.into_iter().chain(dissolved).collect::<Vec<_>>());
         }
     }
 
@@ -323,7 +333,7 @@ impl Builder {
             20.. => 10,
         };
         words.resize(fixed, 0);
-        if self.file.inlined {
+        if self.file.has_tree() {
             words[6] = 3;
             words[fixed - 1] = 4 << 24;
             let (index, place) = if has_tree { (index, 0) } else { (0, u32::MAX) };
@@ -332,14 +342,17 @@ impl Builder {
         words.into_iter().flat_map(u32::to_le_bytes).collect()
     }
 
-    /// The table of what is of which call, and a tree with one call of a function with this name.
-    fn tree(&mut self, name: u32) {
-        self.rodata.extend([2, 1, 0]);
+    /// The table of what is of which call, and a tree with a call of each function with one of these names.
+    fn tree(&mut self, names: &[u32]) {
+        self.rodata.extend([2_u8, 1].repeat(names.len()));
+        self.rodata.push(0);
         self.function_data = self.here();
-        let before = if self.file.minor < 20 { 3 } else { 1 };
-        self.rodata.extend(vec![0; 4 * before]);
-        self.rodata.extend(name.to_le_bytes());
-        self.rodata.extend([0; 8]);
+        let (before, behind) = if self.file.minor < 20 { (12, 4) } else { (4, 8) };
+        for name in names {
+            self.rodata.extend(vec![0; before]);
+            self.rodata.extend(name.to_le_bytes());
+            self.rodata.extend(vec![0; behind]);
+        }
     }
 
     /// An address, or the distance to the base.

@@ -35,11 +35,20 @@ impl<T> Alternatives<T> {
                 Err(why) => return Err(why),
             }
         }
+        // Calls that are there unseen are not those of another description.
+        let is_described =
+            |name: &str| there.contains(&name) || unfit.iter().any(|(other, _)| *other == name);
+        let hidden = missing.iter().position(|(name, why)| why.is_inlined() && is_described(name));
+        if let Some(hidden) = hidden {
+            return Err(missing.swap_remove(hidden).1);
+        }
         if let Some((_, first)) = unfit.into_iter().find(|(name, _)| !there.contains(name)) {
             return Err(first);
         }
         missing.retain(|(name, _)| !there.contains(name));
         if found.is_empty() {
+            // What is inlined is the better reason.
+            missing.sort_by_key(|(_, why)| why.is_inlined());
             let last = missing.pop().map(|(_, why)| why);
             return Err(last.unwrap_or(Refusal::NoShape));
         }
@@ -140,6 +149,27 @@ mod tests {
         assert!(found(&["a", "a"], first(|| Refusal::NoShape)).is_err());
         assert!(found(&["a", "b"], first(|| no_field("a"))).is_err());
         assert_eq!(found(&["a", "b"], first(no_function)), Ok(vec![1]));
+    }
+
+    #[test]
+    fn a_function_that_is_inlined_is_not_taken_for_one_of_another_release() {
+        let inlined = || {
+            let [symbol, caller] = ["main.f", "main.g"].map(str::to_owned);
+            Refusal::Inlined { symbol, caller }
+        };
+        let only_first = |number: u8| (number == 0).then(inlined);
+        // One of several operations is left out.
+        assert_eq!(found(&["a", "b"], only_first), Ok(vec![1]));
+        let before =
+            |other: fn() -> Refusal| move |number: u8| Some(if number == 0 { inlined() } else { other() });
+        for found in [
+            found(&["a", "a"], only_first),
+            found(&["a", "a"], before(no_function)),
+            found(&["a", "a"], before(|| no_field("b"))),
+            found(&["a", "b"], before(no_function)),
+        ] {
+            assert!(found.as_ref().is_err_and(|why| why.contains("is inlined into main.g")), "{found:?}");
+        }
     }
 
     #[test]

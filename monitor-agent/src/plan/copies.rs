@@ -10,7 +10,7 @@ use std::{
 
 use super::{Refusal, Role};
 use crate::{
-    frameworks::{self, Framework, Home, SitedFramework},
+    frameworks::{self, Framework, Home, MessageSpec, SitedFramework},
     image::{BuildInfo, Function, GoImage, ImageError},
 };
 
@@ -45,8 +45,8 @@ impl FrameworkCopy {
         let name = match role {
             Role::Start => &self.home.start.name,
             Role::Finish => &self.home.finish.name,
-            Role::Sent => &framework.messages.sent,
-            Role::Received | Role::Entered => &framework.messages.received,
+            Role::Sent => &framework.messages.sent.name,
+            Role::Received | Role::Entered => &framework.messages.received.name,
         };
         format!("{}/{name}", self.prefix)
     }
@@ -62,14 +62,30 @@ impl FrameworkCopy {
     /// Refuses a start and a finish function that get other arguments than the framework's do, where the executable says
     /// which they get.
     pub(super) fn check_arguments(&self, go: &GoImage<'_>) -> Result<(), Refusal> {
-        for frameworks::Function { name, arguments } in [&self.home.start, &self.home.finish] {
-            let is_meant = |function: &&Function| prefix_of(&function.name, name).is_some();
-            for function in self.functions.iter().filter(is_meant) {
-                let Some(found) = go.arguments(function)? else { continue };
-                if !found.starts_with(arguments) {
-                    let (symbol, expected) = (function.name.clone(), arguments.clone());
-                    return Err(Refusal::WrongArguments { symbol, found, expected });
-                }
+        let Home { start, finish } = self.home;
+        [start, finish].into_iter().try_for_each(|function| self.check_function(function, go))
+    }
+
+    /// The same for the functions that messages of streams go through.
+    pub(super) fn check_message_arguments(
+        &self,
+        framework: &Framework,
+        go: &GoImage<'_>,
+    ) -> Result<(), Refusal> {
+        let MessageSpec { sent, received, .. } = &framework.messages;
+        [sent, received].into_iter().try_for_each(|function| self.check_function(function, go))
+    }
+
+    fn check_function(
+        &self,
+        frameworks::Function { name, arguments }: &frameworks::Function,
+        go: &GoImage<'_>,
+    ) -> Result<(), Refusal> {
+        for function in self.functions.iter().filter(|function| prefix_of(&function.name, name).is_some()) {
+            let Some(found) = go.arguments(function)? else { continue };
+            if !found.starts_with(arguments) {
+                let (symbol, expected) = (function.name.clone(), arguments.clone());
+                return Err(Refusal::WrongArguments { symbol, found, expected });
             }
         }
         Ok(())
@@ -82,7 +98,7 @@ pub(super) fn survey(framework: &'static Framework, go: &GoImage<'_>) -> Result<
         .homes
         .iter()
         .flat_map(|home| [&*home.start.name, &*home.finish.name])
-        .chain([&*framework.messages.sent, &*framework.messages.received])
+        .chain([&*framework.messages.sent.name, &*framework.messages.received.name])
         .collect();
     let linked = Cell::new(false);
     let functions = go.some_functions_named(MAX_FUNCTIONS, &|symbol| {
@@ -130,11 +146,25 @@ pub(super) struct SitedCopy {
     /// Those that are no ends are called by ([`CallSpec::not_within`](crate::frameworks::CallSpec)), with the closures in
     /// them.
     interim: Vec<(&'static str, Function)>,
+    /// Those of all of them of which nothing is left but what was put into others.
+    inlined: Vec<Inlined>,
+}
+
+/// A function that is inlined wherever it is called.
+struct Inlined {
+    name: &'static str,
+    symbol: String,
+    /// One that it is inlined into.
+    caller: String,
 }
 
 impl SitedCopy {
-    /// The function of this name.
+    /// The function of this name. One that is inlined wherever it is called is not one that the release doesn't have.
     pub(super) fn function(&self, name: &str) -> Result<Option<&Function>, Refusal> {
+        if let Some(Inlined { symbol, caller, .. }) = self.inlined.iter().find(|inlined| inlined.name == name)
+        {
+            return Err(Refusal::Inlined { symbol: symbol.clone(), caller: caller.clone() });
+        }
         let mut these = self.functions.iter().filter(|(of, _)| *of == name).map(|(_, function)| function);
         let first = these.next();
         match these.next() {
@@ -195,18 +225,46 @@ pub(super) fn survey_sited(
         let Some((name, path)) = found else { continue };
         by_path.entry(path).or_default().push((name, function));
     }
-    by_path.retain(|_, functions| functions.iter().any(|(name, _)| starts().any(|start| start == *name)));
+    // All calls that were inlined are read for it: of a program in which nothing else of it is there it is not asked.
+    let mut inlined_by_path =
+        if by_path.is_empty() { BTreeMap::new() } else { inlined(&[names, interim_names].concat(), go)? };
+    for path in inlined_by_path.keys() {
+        by_path.entry(path.clone()).or_default();
+    }
+    let is_start = |name: &str| starts().any(|start| start == name);
+    by_path.retain(|path, functions| {
+        let inlined = inlined_by_path.get(path).into_iter().flatten().map(|inlined| inlined.name);
+        functions.iter().map(|(name, _)| *name).chain(inlined).any(is_start)
+    });
     if by_path.len() > MAX_COPIES {
         let what = format!("it has more than {MAX_COPIES} copies of {}", framework.name);
         return Err(ImageError::Malformed { what });
     }
     let copies = by_path.into_iter().map(|(module, functions)| {
         let interim = interim_by_path.remove(&module).unwrap_or_default();
-        SitedCopy { module, functions, interim }
+        let inlined = inlined_by_path.remove(&module).unwrap_or_default();
+        SitedCopy { module, functions, interim, inlined }
     });
     let mut copies: Vec<_> = copies.collect();
     copies.sort_by_key(|copy| copy.module != framework.module);
     Ok(copies)
+}
+
+/// The functions of these names that are inlined wherever they are called, by their paths.
+fn inlined(names: &[&'static str], go: &GoImage<'_>) -> Result<BTreeMap<String, Vec<Inlined>>, ImageError> {
+    let parted = |symbol: &str| names.iter().find_map(|name| Some((*name, unescape(before(symbol, name)?))));
+    let functions = go.dissolved(&|symbol| parted(symbol).is_some())?;
+    if functions.len() > MAX_FUNCTIONS {
+        let what = format!("more than {MAX_FUNCTIONS} functions inlined into others have such names");
+        return Err(ImageError::Malformed { what });
+    }
+    let mut by_path: BTreeMap<String, Vec<Inlined>> = BTreeMap::new();
+    for function in functions {
+        let Some((name, path)) = parted(&function.name) else { continue };
+        let caller = go.dissolved_into(&function)?;
+        by_path.entry(path).or_default().push(Inlined { name, symbol: function.name, caller });
+    }
+    Ok(by_path)
 }
 
 /// The module path before a name in a symbol; a name in the topmost package begins with a dot.
@@ -274,7 +332,10 @@ pub(super) fn unescape(prefix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{frameworks::known, image::Module};
+    use crate::{
+        frameworks::known,
+        image::{Image, Module, testing::GoFile},
+    };
 
     fn function(name: &str) -> Function {
         Function { name: name.to_owned(), entry: 0, end: 0, record: 0 }
@@ -316,6 +377,33 @@ mod tests {
         let found = copy_of("a.b/c", &[old, new].concat()).expect("a copy");
         assert_eq!(symbol(&found), "a.b/c/pkg/rpcinfo.(*TraceController).DoStart");
         assert!(copy_of("a.b/c", &["pkg/rpcinfo.(*TraceController).HandleStreamSendEvent"]).is_none());
+    }
+
+    /// A copy of gRPC-Go in a program that has one function of it, and another one only where it is inlined.
+    fn sited_copy(there: &str, inlined: &str) -> SitedCopy {
+        const NAME: &str = "github.com/cloudwego/kitex/pkg/rpcinfo.(*TraceController).DoStart";
+        let path = "p".repeat(NAME.len() - there.len());
+        let dissolved = Some(&*format!("{path}{inlined}").leak());
+        let (mut file, _) = GoFile { kitex: true, dissolved, ..GoFile::of_release(26) }.build();
+        let at = file.windows(NAME.len()).position(|bytes| bytes == NAME.as_bytes()).expect("the name");
+        file[at..at + NAME.len()].copy_from_slice(format!("{path}{there}").as_bytes());
+        let image = Image::parse(Box::new(file)).expect("an image");
+        let go = image.go().expect("a Go image");
+        let mut copies = survey_sited(&known().sited[0], &go).expect("copies");
+        assert_eq!(copies.len(), 1);
+        copies.remove(0)
+    }
+
+    #[test]
+    fn what_is_inlined_everywhere_is_not_what_a_release_does_not_have() {
+        let (start, giver) = (".(*Server).processUnaryRPC", ".(*Server).sendResponse");
+        for (there, gone) in [(start, giver), (giver, start)] {
+            let copy = sited_copy(there, gone);
+            assert!(copy.function(there).is_ok_and(|function| function.is_some()), "{there}");
+            let why = copy.function(gone).expect_err("a refusal").to_string();
+            assert!(why.contains(&format!("{gone} is inlined into example.com/pkg.leaf")), "{why}");
+            assert!(copy.function(".(*Server).processRPC").is_ok_and(|function| function.is_none()));
+        }
     }
 
     #[test]

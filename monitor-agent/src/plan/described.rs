@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     frameworks::Side,
-    image::{Function, GoImage, Image},
+    image::{Dissolved, Function, GoImage, Image},
     specs::{Entry, Finish, Key, Operation, Policy, Source, Spec, Words, steps_of},
 };
 
@@ -28,6 +28,8 @@ use crate::{
 pub(super) struct Described {
     /// Its number in the spec.
     number: usize,
+    /// Tells its calls from those of the others in the programs' table of calls in flight.
+    apart: u8,
     spec: Arc<Spec>,
     /// Addresses of the sites, and what is in which register there.
     starts: Vec<u64>,
@@ -65,16 +67,18 @@ pub(super) fn find(
     resolver: &mut Resolver<'_>,
 ) -> Result<Found, Refusal> {
     let entries = || spec.operations.iter().flat_map(Operation::entries);
-    let functions = go.functions_named(&|symbol| {
+    let is_named = |symbol: &str| {
         let names = names_of(symbol);
         entries().any(|entry| means(entry, &names))
-    })?;
-    let mut finder = Finder { image, go, functions, sites: Vec::new() };
+    };
+    let (functions, dissolved) = (go.functions_named(&is_named)?, go.dissolved(&is_named)?);
+    let mut finder = Finder { image, go, functions, dissolved, sites: Vec::new() };
     let Alternatives { found: operations, notes } = Alternatives::find(&spec.operations, |number, _| {
         finder.operation(spec, usize::from(number), resolver)
     })?;
     let mut found = Found { operations, sites: Vec::new(), notes };
     check_sites(&found.operations)?;
+    set_apart(&mut found.operations);
     found.sites = finder.sites;
     let used = |site: &Site| {
         let of = |operation: &Described| match site.role {
@@ -120,10 +124,24 @@ fn check_sites(operations: &[Described]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Calls of operations that start at one site are the same until they finish. Those of all others are apart: the same object,
+/// number or goroutine may be in several at once, one inside the other or each behind the one before.
+fn set_apart(operations: &mut [Described]) {
+    for index in 0..operations.len() {
+        let Some((one, before)) = operations.get_mut(..=index).and_then(<[_]>::split_last_mut) else {
+            return;
+        };
+        let same = before.iter().find(|other| one.starts.iter().any(|site| other.starts.contains(site)));
+        one.apart = same.map_or_else(|| u8::try_from(index).unwrap_or_default(), |other| other.apart);
+    }
+}
+
 struct Finder<'a> {
     image: &'a Image,
     go: &'a GoImage<'a>,
     functions: Vec<Function>,
+    /// Those of which nothing is left but what was put into others.
+    dissolved: Vec<Dissolved>,
     sites: Vec<Site>,
 }
 
@@ -162,6 +180,7 @@ impl Finder<'_> {
         let start_key = register(start.words.key)?;
         let described = Described {
             number,
+            apart: 0,
             spec: Arc::clone(spec),
             starts,
             start_key,
@@ -174,12 +193,17 @@ impl Finder<'_> {
         described.with_labels(operation, resolver)
     }
 
-    /// The first of some entries that is there with its arguments, and the functions that are meant by it.
+    /// The first of some entries that is there with its arguments, and the functions that are meant by it. None of them, and of
+    /// those before it, may be inlined wherever it is called: such calls would go by.
     fn choose<'b>(&self, entries: &'b [Entry], spec: &Spec) -> Result<(&'b Entry, Vec<Function>), Refusal> {
         let mut refusal = None;
+        let mut hidden = None;
         for entry in entries {
-            let like = |function: &&Function| means(entry, &names_of(&function.name));
-            let found: Vec<_> = self.functions.iter().filter(like).cloned().collect();
+            let is_meant = |name: &str| means(entry, &names_of(name));
+            let found = self.functions.iter().filter(|function| is_meant(&function.name));
+            let found: Vec<_> = found.cloned().collect();
+            let dissolved = self.dissolved.iter().find(|function| is_meant(&function.name));
+            hidden = hidden.or_else(|| Some((entry, dissolved?)));
             if found.is_empty() {
                 continue;
             }
@@ -190,10 +214,15 @@ impl Finder<'_> {
                 return Err(why.at(spec, entry.place));
             }
             match found.iter().try_for_each(|function| self.check_arguments(function, entry)) {
-                Ok(()) => return Ok((entry, found)),
+                Ok(()) if hidden.is_none() => return Ok((entry, found)),
+                Ok(()) => break,
                 Err(why @ Refusal::WrongArguments { .. }) => refusal = Some(why.at(spec, entry.place)),
                 Err(why) => return Err(why),
             }
+        }
+        if let Some((entry, function)) = hidden {
+            let caller = self.go.dissolved_into(function)?;
+            return Err(Refusal::Inlined { symbol: function.name.clone(), caller }.at(spec, entry.place));
         }
         let place = entries.first().map_or(0, |entry| entry.place);
         let missing =
@@ -324,6 +353,7 @@ impl Described {
             },
             kind: stream::FIRST_OPERATION + u8::try_from(self.number).unwrap_or_default(),
             policy: policy::KIND_AT_FINISH | policy(operation.policy),
+            apart: self.apart,
             ..Sited::UNUSED
         };
         if let Some((place, width)) = self.number_at {
@@ -373,6 +403,60 @@ fn policy(policy: Policy) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        image::testing::GoFile,
+        plan::Inspection,
+        specs::{Specs, read},
+    };
+
+    const START: &str = "github.com/cloudwego/kitex/pkg/rpcinfo.(*TraceController).DoStart";
+
+    /// An operation that starts in the first of some functions that is there.
+    fn operation<const N: usize>(name: &str, starts: [&str; N]) -> String {
+        let finish = START.replace("Start", "Finish");
+        let starts = starts.map(|start| format!("[[operation.start]]\nfunction = \"{start}\"\n")).concat();
+        format!(
+            "[[operation]]\nname = \"{name}\"\nkey = \"goroutine\"\n{starts}[[operation.finish]]\nfunction = \"{finish}\"\n"
+        )
+    }
+
+    /// The notes about operations in a program into one of whose functions another was put, of which nothing else is left; or
+    /// why there is no plan.
+    fn planned(dissolved: &'static str, operations: &str) -> Result<String, String> {
+        let dissolved = Some(dissolved);
+        let (file, _) = GoFile { kitex: true, dissolved, ..GoFile::of_release(26) }.build();
+        let image = Image::parse(Box::new(file)).expect("an image");
+        let text = format!("name = \"any\"\n{operations}");
+        let spec = read("any.toml", &text).unwrap_or_else(|error| panic!("{error}"));
+        let specs = Specs::of(vec![spec]).expect("one goes with itself");
+        let found = Inspection::of_specs(&image, &specs).expect("a Go program").frameworks.remove(0);
+        found.plan.map(|plan| plan.notes.join("\n")).map_err(|why| why.to_string())
+    }
+
+    #[test]
+    fn a_function_of_which_nothing_is_left_is_not_taken_for_one_that_is_not_there() {
+        let pattern = START.replace("DoStart", "DoS*");
+        let pattern = operation("a", [&pattern]).replace("DoS*\"", "DoS*\"\nat_most = 2");
+        for operations in [operation("a", [START]), operation("a", [START, "main.gone"]), pattern.clone()] {
+            let notes = planned("main.gone", &operations).expect("a plan");
+            assert!(!notes.contains("main.gone"), "{notes}");
+        }
+        let gone = operation("a", ["main.gone"]);
+        for (dissolved, operations) in [
+            // The rest of what a pattern means would be counted alone, and so would another instance of the same name.
+            ("github.com/cloudwego/kitex/pkg/rpcinfo.(*TraceController).DoStop", pattern),
+            (START, operation("a", [START])),
+            // One that is there would be taken for another release's.
+            ("main.gone", operation("a", ["main.gone", START])),
+            ("main.gone", [gone.clone(), operation("a", [START])].concat()),
+            ("main.gone", gone.clone()),
+        ] {
+            let why = planned(dissolved, &operations).expect_err("a refusal");
+            assert!(why.contains(&format!("{dissolved} is inlined into example.com/pkg.leaf")), "{why}");
+        }
+        let notes = planned("main.gone", &[gone, operation("b", [START])].concat()).expect("a plan");
+        assert!(notes.contains("a is not watched (function main.gone is inlined into"), "{notes}");
+    }
 
     #[test]
     fn functions_are_known_as_symbols_and_as_they_are_imported() {

@@ -47,7 +47,7 @@ use sited::SitedCall;
 
 use crate::{
     frameworks::{Framework, SitedFramework},
-    image::{GoImage, Image},
+    image::{Demangler, GoImage, Image},
     specs::Spec,
 };
 
@@ -137,9 +137,11 @@ impl Plan {
             &mut notes,
         )?;
         // Whether the release has these functions is asked first: it is the better reason.
-        let messages = site(Role::Sent)
-            .and_then(|sent| Ok(vec![sent, site(Role::Received)?]))
-            .and_then(|sites| Ok((sites, messages::error_places(framework, &mut resolver)?)));
+        let messages = site(Role::Sent).and_then(|sent| {
+            let sites = vec![sent, site(Role::Received)?];
+            copy.check_message_arguments(framework, go)?;
+            Ok((sites, messages::error_places(framework, &mut resolver)?))
+        });
         let messages = or_note(messages, "the messages of streams can't be counted", &mut notes)?;
         let (message_sites, message_errors) = messages.unwrap_or_default();
         let plan = Self {
@@ -187,14 +189,18 @@ impl Plan {
     }
 
     /// The same for a spec of native functions: a plan for each operation that is there, with its number in the spec.
-    fn make_native(spec: &Spec, image: &Image) -> Result<Vec<(u8, Self)>, Refusal> {
+    fn make_native(
+        spec: &Spec,
+        image: &Image,
+        demangler: &mut Demangler,
+    ) -> Result<Vec<(u8, Self)>, Refusal> {
         let plan = |found: native::Found| {
             let native::Found { number, operation, sites, notes } = found;
             let label_names = spec.labels.clone();
             let plan = Self::without_offsets(sites, notes, image);
             Ok((number, Self { native: Some(operation), label_names, ..plan }.fitting()?))
         };
-        native::find(spec, image)?.into_iter().map(plan).collect()
+        native::find(spec, image, demangler)?.into_iter().map(plan).collect()
     }
 
     /// A plan of what has been found, which the DWARF must not contradict. What lies where at the sites is for the caller

@@ -1,6 +1,11 @@
 //! Operations of native functions that a user's spec describes, proven in an executable.
 
-use std::{cell::OnceCell, ptr, sync::Arc};
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+    ptr,
+    sync::Arc,
+};
 
 use monitor_ebpf::{Native as Program, form, moment, policy, word};
 
@@ -10,6 +15,7 @@ use super::{
     site::{no_site, site},
 };
 use crate::{
+    failure::printable,
     image::{
         CostClass, Demangler, Image, NativeFunction, SiteChoice, SiteKind, native_entry_site, return_sites,
     },
@@ -39,9 +45,13 @@ pub(super) struct Found {
     pub(super) notes: Vec<String>,
 }
 
+/// Functions with other names that a note tells of, and how much of a name.
+const NOTED_MAX: usize = 4;
+const SHOWN_MAX: usize = 200;
+
 /// Finds everything that a spec of native functions names. An operation of several may be missing: a note says so.
-pub(super) fn find(spec: &Spec, image: &Image) -> Result<Vec<Found>, Refusal> {
-    let functions = Functions::find(spec, image)?;
+pub(super) fn find(spec: &Spec, image: &Image, demangler: &mut Demangler) -> Result<Vec<Found>, Refusal> {
+    let functions = Functions::find(spec, image, demangler)?;
     let alternatives = Alternatives::find(&spec.operations, |number, operation| {
         let native = operation.native.as_ref().ok_or(Refusal::NoShape)?;
         find_operation((number, operation), native, (spec, &functions), image)
@@ -53,7 +63,33 @@ pub(super) fn find(spec: &Spec, image: &Image) -> Result<Vec<Found>, Refusal> {
     for (index, one) in found.iter().enumerate() {
         found.iter().take(index).try_for_each(|other| apart(other, one, (spec, &functions)))?;
     }
+    let entries: BTreeSet<_> = found.iter().flat_map(|one| &one.sites).map(|site| site.entry).collect();
+    let names = image.native_names(&entries)?;
+    for Found { sites, notes, .. } in &mut found {
+        let functions: BTreeMap<_, _> = sites.iter().map(|site| (site.entry, &*site.symbol)).collect();
+        notes.extend(other_names(&functions, &names));
+    }
     Ok(found)
+}
+
+/// A note about functions that have other names as well, since what is entered does not say by which it was called.
+fn other_names(functions: &BTreeMap<u64, &str>, names: &BTreeMap<u64, BTreeSet<String>>) -> Option<String> {
+    let shown = |name: &str| printable(&name.chars().take(SHOWN_MAX).collect::<String>());
+    let also = |(entry, symbol): (&u64, &&str)| {
+        let others = names.get(entry)?.iter().filter(|name| name.as_str() != *symbol);
+        let others: Vec<_> = others.map(|name| shown(name)).collect();
+        (!others.is_empty()).then(|| format!("{} is {} as well", shown(symbol), others.join(" and ")))
+    };
+    let all: Vec<_> = functions.iter().filter_map(also).collect();
+    let (noted, more) = all.split_at(all.len().min(NOTED_MAX));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} functions more", more.len()) };
+    let noted = noted.join(", ");
+    (!noted.is_empty()).then(|| {
+        format!(
+            "calls by other names count, too, since those are at the same address, as aliases are and functions whose code is the \
+             same, of which a linker may make one (--icf): {noted}{more}"
+        )
+    })
 }
 
 /// Refuses two operations that have a function in common.
@@ -78,10 +114,9 @@ struct Functions<'a> {
 
 impl<'a> Functions<'a> {
     /// Looks each symbol up once for all entries: to make a name of the source of it takes time.
-    fn find(spec: &'a Spec, image: &Image) -> Result<Self, Refusal> {
+    fn find(spec: &'a Spec, image: &Image, demangler: &mut Demangler) -> Result<Self, Refusal> {
         let natives = spec.operations.iter().filter_map(|operation| operation.native.as_ref());
         let entries: Vec<_> = natives.flat_map(Native::entries).collect();
-        let mut demangler = Demangler::default();
         let found = image.native_functions(&mut |symbol| {
             let in_source = OnceCell::new();
             let mut is_like = |entry: &NativeEntry| {
@@ -89,8 +124,9 @@ impl<'a> Functions<'a> {
             };
             entries.iter().enumerate().fold(0, |by, (bit, entry)| by | u64::from(is_like(entry)) << bit)
         })?;
+        let needs_names = entries.iter().any(|entry| entry.is_of_source());
         match found {
-            _ if demangler.is_exhausted() => Err(Refusal::TooManyNames),
+            _ if needs_names && demangler.is_exhausted() => Err(Refusal::TooManyNames),
             Some(found) => Ok(Self { entries, found }),
             None => Err(Refusal::NoSymbols),
         }
@@ -258,4 +294,31 @@ fn program(
         place.form = if *text == Text::Cxx11 { form::CXX11 } else { form::C };
     }
     program
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(functions: &[(u64, &str)], names: &[(u64, &str)]) -> Option<String> {
+        let mut all: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+        for (entry, name) in names {
+            all.entry(*entry).or_default().insert((*name).to_owned());
+        }
+        other_names(&functions.iter().copied().collect(), &all)
+    }
+
+    #[test]
+    fn other_names_of_a_function_are_noted() {
+        assert_eq!(note(&[(8, "get")], &[(8, "get"), (16, "put")]), None);
+        let note_of_get = note(&[(8, "get")], &[(8, "get"), (8, "look\n"), (16, "put")]);
+        assert!(note_of_get.is_some_and(|text| text.ends_with("(--icf): get is look\\n as well")));
+        let functions: Vec<_> = (0..6).map(|entry| (entry, "get")).collect();
+        let names: Vec<_> = (0..6).map(|entry| (entry, "set")).collect();
+        let text = note(&functions, &names).expect("a note");
+        assert_eq!(text.matches("get is set as well").count(), NOTED_MAX);
+        assert!(text.ends_with(" and 2 functions more"), "{text}");
+        let long = "x".repeat(4_096);
+        assert!(note(&[(8, "get")], &[(8, &long)]).is_some_and(|text| text.len() < 500));
+    }
 }

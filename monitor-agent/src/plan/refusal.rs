@@ -42,7 +42,7 @@ pub enum Refusal {
     /// There are several functions of this name.
     #[error("function {0} is there more than once")]
     FunctionTwice(String),
-    /// The compiler has put the function into another as well.
+    /// The compiler has put the function into another, and may have left nothing else of it.
     #[error("function {symbol} is inlined into {caller}, and what comes by that can't be seen{BY_PROFILE}")]
     Inlined {
         /// The function.
@@ -204,11 +204,19 @@ impl Refusal {
         }
     }
 
-    /// Whether a function is not there that a spec or a framework names.
+    /// Whether a function is not there that a spec or a framework names, or not all of its calls enter it.
     pub(super) fn is_missing(&self) -> bool {
         match self {
             Self::InSpec { why, .. } => why.is_missing(),
-            _ => matches!(self, Self::FunctionMissing(_) | Self::SymbolMissing(_)),
+            _ => self.is_inlined() || matches!(self, Self::FunctionMissing(_) | Self::SymbolMissing(_)),
+        }
+    }
+
+    /// Whether calls of a function go by it.
+    pub(super) fn is_inlined(&self) -> bool {
+        match self {
+            Self::InSpec { why, .. } => why.is_inlined(),
+            _ => matches!(self, Self::Inlined { .. }),
         }
     }
 

@@ -174,24 +174,25 @@ impl Finder<'_> {
         for spec in &self.framework.calls {
             // Whether a call of what gives an error can be found is asked where that is wanted.
             let entries = spec.start.iter().chain(spec.finishes.iter().flatten());
-            let entries = entries.filter(|entry| entry.given_by.is_none());
-            let entered =
-                entries.map(|entry| self.copy.function(&entry.function)).collect::<Result<Vec<_>, _>>()?;
-            let interim = spec
-                .not_within
-                .iter()
-                .flat_map(|name| self.copy.interim(name).filter(|function| function.name.ends_with(&**name)));
-            for function in entered.into_iter().flatten().chain(interim) {
+            let entries = entries.filter(|entry| entry.given_by.is_none()).map(|entry| &entry.function);
+            for name in entries.chain(&spec.not_within) {
                 if hidden.iter().any(|(side, _)| *side == spec.side) {
                     break;
                 }
-                match check_not_inlined(function, self.go) {
+                match self.check_entered(name) {
                     Err(why @ Refusal::Inlined { .. }) => hidden.push((spec.side, why)),
                     other => other?,
                 }
             }
         }
         Ok(hidden)
+    }
+
+    /// Refuses a function of this name that not all of its calls enter.
+    fn check_entered(&self, name: &str) -> Result<(), Refusal> {
+        let function = self.copy.function(name)?;
+        let interim = self.copy.interim(name).filter(|function| function.name.ends_with(name));
+        function.into_iter().chain(interim).try_for_each(|function| check_not_inlined(function, self.go))
     }
 
     /// A kind of call; `None` where it can't happen.

@@ -151,7 +151,7 @@ pub enum Key {
     Goroutine,
     /// A pointer that start and finish get.
     Pointer,
-    /// A number below 2^60 that they get.
+    /// A number below 2^60 that they get; below 2^57 where a spec has several operations.
     Number,
     /// Of native functions: the four bytes of a number that they get.
     Int,

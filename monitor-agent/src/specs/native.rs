@@ -101,10 +101,16 @@ impl Native {
 }
 
 impl NativeEntry {
+    /// Whether its name is one of the source, and none of the symbol table.
+    #[must_use]
+    pub fn is_of_source(&self) -> bool {
+        names::is_of_source(&self.function)
+    }
+
     /// Whether a function is meant, by its symbol or by one of the names that it has in the source.
     #[must_use]
     pub fn is_like<'a>(&self, symbol: &str, in_source: impl FnOnce() -> &'a [String]) -> bool {
-        if names::is_of_source(&self.function) {
+        if self.is_of_source() {
             return names::own_name(&self.function).is_none_or(|name| symbol.contains(name))
                 && in_source().iter().any(|name| self.is_like_text(name));
         }

@@ -1,6 +1,13 @@
 //! Where a function returns, and the proof that no other returns in its place.
+//!
+//! Instructions are decoded as they follow each other, which is what runs only where nothing else lies among them: a byte of
+//! data may look like a return, and a probe would change it. So each jump must lead to where an instruction begins. Then
+//! what is reached from the entry, along jumps and behind calls, is run as it was decoded, and its returns are the function's. What
+//! nothing leads to is reached all the same where an exception is handled, or a panic that was recovered. That calls the
+//! runtime before it returns, which is what tells it from data. Where there is a `switch` its table may lead to any of it,
+//! and tables are not read.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, mem};
 
 use iced_x86::{Code, FlowControl, Instruction, OpKind, Register};
 
@@ -15,7 +22,8 @@ pub(super) const MAX_RETURNS: usize = 32;
 /// # Errors
 /// [`CodeError::LeftByJump`] or [`CodeError::MayBeLeftByJump`] if another function may return in its place: an indirect
 /// jump must be that of a `switch` by distances. A jump to an address in a table looks the same as that to a function in a
-/// table of functions.
+/// table of functions. [`CodeError::OutOfStep`], [`CodeError::CalledInside`] or [`CodeError::Unreached`] if what looks like a
+/// return may be none of the function's.
 pub fn return_sites(code: &[u8], entry: u64) -> Result<Vec<SiteChoice>, CodeError> {
     returns(code, entry, jumps_by_distance)
 }
@@ -44,6 +52,7 @@ fn returns(
     let targets: BTreeSet<u64> = named.map(Instruction::near_branch_target).collect();
     let mut returns = Vec::new();
     for (index, instruction) in body.instructions.iter().enumerate() {
+        check_in_step(&body, instruction, end)?;
         let leaves = !(entry..end).contains(&instruction.near_branch_target());
         match instruction.flow_control() {
             FlowControl::Return => returns.push(index),
@@ -65,8 +74,78 @@ fn returns(
         1..=MAX_RETURNS => {}
         _ => return Err(CodeError::TooManyReturns),
     }
+    if !asked {
+        check_reached(&body, &returns)?;
+    }
     let site = |index| body.describe(index, SiteKind::Return, "one of the function's returns", code);
     returns.into_iter().map(site).collect()
+}
+
+/// Refuses a jump into the middle of an instruction, and a call of a part of the function: that returns to the rest of it, or
+/// takes its return address for something else, as a retpoline does, which jumps by `ret`, and code with data behind the call.
+fn check_in_step(body: &Body, instruction: &Instruction, end: u64) -> Result<(), CodeError> {
+    let target = instruction.near_branch_target();
+    if !jumps_near(instruction) || !(body.entry..end).contains(&target) {
+        return Ok(());
+    }
+    let (from, to) = (body.offset(instruction), target.wrapping_sub(body.entry));
+    if body.index_of(target).is_none() {
+        return Err(CodeError::OutOfStep { from, to });
+    }
+    let is_recursion = target == body.entry;
+    if instruction.flow_control() == FlowControl::Call && !is_recursion {
+        return Err(CodeError::CalledInside { from, to });
+    }
+    Ok(())
+}
+
+/// Refuses a return that is reached neither from the entry nor behind a call.
+fn check_reached(body: &Body, returns: &[usize]) -> Result<(), CodeError> {
+    let reached = reached(body, vec![0]);
+    let is_unreached = |index: &usize| reached.get(*index) == Some(&false);
+    // Most functions have none.
+    if !returns.iter().any(is_unreached) {
+        return Ok(());
+    }
+    let calls = body.instructions.iter().enumerate().filter(|(index, i)| is_unreached(index) && is_call(i));
+    let behind_calls = self::reached(body, calls.map(|(index, _)| index + 1).collect());
+    let is_unknown = |index: &&usize| is_unreached(index) && behind_calls.get(**index) == Some(&false);
+    let unknown = returns.iter().find(is_unknown).and_then(|index| body.instructions.get(*index));
+    unknown.map_or(Ok(()), |i| Err(CodeError::Unreached { offset: body.offset(i) }))
+}
+
+/// Which instructions are reached from some of them. What is called comes back.
+fn reached(body: &Body, mut ways: Vec<usize>) -> Vec<bool> {
+    let mut reached = vec![false; body.instructions.len()];
+    while let Some(index) = ways.pop() {
+        let (Some(known), Some(i)) = (reached.get_mut(index), body.instructions.get(index)) else { continue };
+        if mem::replace(known, true) {
+            continue;
+        }
+        let ends = matches!(
+            i.flow_control(),
+            FlowControl::UnconditionalBranch
+                | FlowControl::IndirectBranch
+                | FlowControl::Return
+                | FlowControl::Exception
+        );
+        if !ends {
+            ways.push(index + 1);
+        }
+        if jumps_near(i) && !is_call(i) {
+            ways.extend(body.index_of(i.near_branch_target()));
+        }
+    }
+    reached
+}
+
+/// Whether an instruction calls a function; the kernel is none.
+fn is_call(i: &Instruction) -> bool {
+    match i.flow_control() {
+        FlowControl::Call => jumps_near(i),
+        FlowControl::IndirectCall => true,
+        _ => false,
+    }
 }
 
 /// Whether the last of some instructions jumps by a distance from a table to the address of that table, as compilers make it
@@ -169,6 +248,47 @@ mod tests {
         let go = bytes("488d0d00100000 ff24c1 c3");
         assert_eq!(go_return_sites(&go, ENTRY).map(returns), Ok(vec![10]));
         assert_eq!(go_return_sites(&bytes("ffe1 c3"), ENTRY), Err(CodeError::MayBeLeftByJump { from: 0 }));
+    }
+
+    #[test]
+    fn data_among_the_code_is_no_return() {
+        let error = |hex: &str| return_sites(&bytes(hex), ENTRY).expect_err("no sites");
+        // jmp +3; b8 c3 00, which is data; ret; nop. As they follow each other: jmp +3; mov eax, 0x90c300c3.
+        assert_eq!(error("eb03 b8c300 c3 90"), CodeError::OutOfStep { from: 0, to: 5 });
+        // je +4; ret; nop dword ptr [rax]; ret; jmp into the middle of the nop
+        assert_eq!(error("7404 c3 0f1f 00 c3 ebfc"), CodeError::OutOfStep { from: 7, to: 5 });
+        // jmp +1; c3, which is data; ret
+        assert_eq!(error("eb01 c3 c3"), CodeError::Unreached { offset: 2 });
+        // A system call does not tell it from data: ret; syscall; ret
+        assert_eq!(error("c3 0f05 c3"), CodeError::Unreached { offset: 3 });
+        // Behind the end: ret; int3; ret
+        assert_eq!(go_return_sites(&bytes("c3 cc c3"), ENTRY), Err(CodeError::Unreached { offset: 2 }));
+    }
+
+    #[test]
+    fn what_an_exception_is_handled_with_returns_as_well() {
+        let returns = |hex: &str| {
+            let sites = return_sites(&bytes(hex), ENTRY);
+            sites.map(|sites| sites.iter().map(|site| site.offset).collect::<Vec<_>>())
+        };
+        // test edi, edi; je +1; ret; ret; mov rdi, rax; call elsewhere; ret
+        assert_eq!(returns("85ff 7401 c3 c3 4889c7 e800100000 c3"), Ok(vec![4, 5, 14]));
+        // The same by its address, and what follows lies before it: ret; ret; mov rdi, rax; call [rip+0x1000]; jmp to the second
+        assert_eq!(returns("c3 c3 4889c7 ff1500100000 ebf4"), Ok(vec![0, 1]));
+        // What is behind it in the file is not behind it as it runs: ret; call elsewhere; ud2; ret
+        assert_eq!(returns("c3 e800100000 0f0b c3"), Err(CodeError::Unreached { offset: 8 }));
+    }
+
+    #[test]
+    fn a_function_of_which_a_part_is_called_has_no_returns() {
+        let error = |hex: &str| return_sites(&bytes(hex), ENTRY).expect_err("no sites");
+        // As a retpoline jumps: call +7; pause; lfence; jmp to the pause; mov [rsp], rax; ret
+        let thunk = "e807000000 f390 0faee8 ebf9 48890424 c3";
+        assert_eq!(error(thunk), CodeError::CalledInside { from: 0, to: 12 });
+        // A text behind the call: call +2; 68 69, which is data; pop rdi; ret
+        assert_eq!(error("e802000000 6869 5f c3 9090"), CodeError::OutOfStep { from: 0, to: 7 });
+        // A function that calls itself: call to the entry; ret
+        assert!(return_sites(&bytes("e8fbffffff c3"), ENTRY).is_ok_and(|sites| sites.len() == 1));
     }
 
     #[test]

@@ -220,6 +220,7 @@ proptest! {
 }
 
 fn check(code: &[u8]) -> Result<(), TestCaseError> {
+    let _ = (return_sites(code, ENTRY), go_return_sites(code, ENTRY));
     let Ok(site) = go_entry_site(code, ENTRY) else {
         return Ok(());
     };

@@ -16,9 +16,9 @@ const MAX_TABLE: u64 = 256 << 20;
 const MAX_FOUND: usize = 1 << 16;
 /// Names of functions are mostly shorter than a hundred bytes: type arguments are not in them. One that is longer than this
 /// is none that is looked for.
-const MAX_NAME: usize = 1 << 10;
+pub(super) const MAX_NAME: usize = 1 << 10;
 /// What the names in an answer take together.
-const MAX_NAMES: usize = 16 << 20;
+pub(super) const MAX_NAMES: usize = 16 << 20;
 
 /// Number of the data with a function's arguments.
 const ARGUMENTS: u8 = 5;
@@ -98,7 +98,7 @@ impl GoImage<'_> {
     ) -> Result<Vec<Function>, ImageError> {
         let module = &self.module;
         let names = self.image.read(module.names.address, to_len(module.names.len)?)?;
-        let mut names = Names { data: &names, budget: names.len().saturating_mul(4) };
+        let mut names = Names::new(&names);
         let width = self.format.width();
         let width_bytes = to_len(width)?;
         let mut rows = Window::new(self.image, module.functions);
@@ -182,7 +182,7 @@ impl GoImage<'_> {
 }
 
 /// A name, if it may be one that is looked for.
-fn sought(name: &[u8]) -> Option<&str> {
+pub(super) fn sought(name: &[u8]) -> Option<&str> {
     if name.len() > MAX_NAME {
         return None;
     }
@@ -217,7 +217,11 @@ pub(super) struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    fn get(&mut self, offset: u64) -> Result<&'a [u8], ImageError> {
+    pub(super) fn new(data: &'a [u8]) -> Self {
+        Self { data, budget: data.len().saturating_mul(4) }
+    }
+
+    pub(super) fn get(&mut self, offset: u64) -> Result<&'a [u8], ImageError> {
         let text = usize::try_from(offset).ok().and_then(|offset| self.data.get(offset..));
         let name = text.and_then(|text| text.get(..text.iter().position(|&b| b == 0)?));
         let name = name.ok_or_else(|| ImageError::malformed("a Go function name lies outside its table"))?;
@@ -254,6 +258,12 @@ impl<'a> Window<'a> {
         let from = to_len(offset - self.start)?;
         let cut = || ImageError::malformed("its Go function table is cut");
         self.piece.get(from..from + len).ok_or_else(cut)
+    }
+
+    /// Up to `most` bytes at `offset`: fewer where the table ends.
+    pub(super) fn get_up_to(&mut self, offset: u64, most: usize) -> Result<&[u8], ImageError> {
+        let left = self.table.len.saturating_sub(offset);
+        self.get(offset, usize::try_from(left).map_or(most, |left| left.min(most)))
     }
 
     fn move_to(&mut self, offset: u64) -> Result<(), ImageError> {

@@ -4,10 +4,10 @@
 //! it (`FUNCDATA_InlTree`), and which of its instructions are of which call in the tree (`PCDATA_InlTreeIndex`;
 //! runtime/symtab.go @ go1.18 to go1.20, runtime/symtabinl.go @ go1.21 to go1.27).
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 
-use super::functions::{MAX_TABLES, TableFormat, Window};
+use super::functions::{MAX_NAME, MAX_NAMES, MAX_TABLES, Names, TableFormat, Window, sought};
 use super::{Function, GoImage, Slice, number, to_len};
 use crate::image::ImageError;
 use crate::image::bytes::{u32_at, varint_at};
@@ -15,50 +15,53 @@ use crate::image::bytes::{u32_at, varint_at};
 /// Number of the data that is a function's tree, and of the table of what is of which call.
 const TREE: u32 = 3;
 const INDEX: u32 = 2;
-/// The table of one function has some hundred bytes. It says itself where it ends, so it is read in ever larger pieces.
+/// The table of one function has some hundred bytes. It says itself where it ends, so it is looked through in ever larger
+/// pieces.
 const INDEX_PIECES: [usize; 3] = [1 << 10, 16 << 10, 256 << 10];
-/// Trees are read in pieces of this size.
-const PIECE: usize = 256 << 10;
-/// All trees of a large program have a few megabytes.
-const MAX_TREES: u64 = 128 << 20;
-/// How often the place of a name is looked into that is found among the trees. Most are in one.
-const MAX_FOUND: usize = 1 << 12;
-/// What all questions together may read. Each looks through all trees, which have less than half of the bytes of the function
-/// table, and a framework has up to some twenty.
-const READS: u64 = 16;
+/// The largest programs have a million functions: no more of them have a tree, and no more are in one.
+const MAX_CALLED: usize = 1 << 20;
+/// What may be read: the function table, the trees and their tables, none of which is larger than the first.
+const READS: u64 = 4;
 /// However small the function table is.
-const MIN_READS: u64 = 64 << 20;
-/// However large the function table is: half a second.
-const MAX_READS: u64 = 512 << 20;
+const MIN_READS: u64 = 16 << 20;
+/// However large the function table is: a second.
+const MAX_READS: u64 = 256 << 20;
 
 /// What is known of the calls that were inlined.
 pub(super) struct Inlined {
-    /// All trees, by their places.
-    trees: OnceCell<Vec<Tree>>,
-    /// How many calls are in a tree, by its place.
-    calls: RefCell<HashMap<u32, u64>>,
-    /// What each function is inlined into, by the place of its name.
-    answers: RefCell<HashMap<u32, Option<String>>>,
-    /// How many bytes may still be read. A small file may have many functions, trees that share their tables, and names that
-    /// are nearly everywhere among them.
+    /// All of them, once somebody has asked.
+    calls: OnceCell<Calls>,
+    /// How many bytes may still be read. A small file may have many functions whose trees, and whose tables, share their bytes.
     budget: Cell<u64>,
+}
+
+/// The functions whose calls were inlined.
+struct Calls {
+    /// The place of the name of each, and of that of one that it is inlined into.
+    callers: HashMap<u32, u32>,
+    /// Those of them that are no functions of the table.
+    dissolved: Vec<(u32, u32)>,
+}
+
+/// A function of which nothing is left but what the compiler has put into others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dissolved {
+    /// The linker's name.
+    pub name: String,
+    /// Where the name is of one that it is inlined into.
+    caller: u32,
 }
 
 impl Inlined {
     /// Nothing yet, of a program with a function table of this size.
     pub(super) fn in_table_of(bytes: u64) -> Self {
         let budget = bytes.saturating_mul(READS).saturating_add(MIN_READS).min(MAX_READS);
-        Self {
-            trees: OnceCell::new(),
-            calls: RefCell::default(),
-            answers: RefCell::default(),
-            budget: Cell::new(budget),
-        }
+        Self { calls: OnceCell::new(), budget: Cell::new(budget) }
     }
 
     /// Takes the cost of reading so many bytes from the budget.
-    fn pay(&self, bytes: usize) -> Result<(), ImageError> {
-        let left = self.budget.get().saturating_sub(bytes as u64);
+    fn pay(&self, bytes: u64) -> Result<(), ImageError> {
+        let left = self.budget.get().saturating_sub(bytes);
         self.budget.set(left);
         if left == 0 {
             return Err(ImageError::malformed(
@@ -70,75 +73,73 @@ impl Inlined {
 }
 
 /// The tree of a function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Tree {
+struct Tree {
     /// Its distance from the start of function data.
     offset: u32,
     /// Where the table is that says what is of which call.
     index: u32,
     /// Where the function's name is.
     name: u32,
+    /// How many calls are in it, once they have been counted.
+    calls: u32,
 }
 
 /// How a call lies in a tree: its size, and where the place of its name is in it.
 #[derive(Clone, Copy)]
 struct CallLayout {
-    size: u32,
-    name: u32,
+    size: u64,
+    name: u64,
 }
 
 impl GoImage<'_> {
     /// The name of a function that this one is inlined into, if there is any. Go 1.17, which inlines small functions only, is
     /// not asked.
     pub fn inlined_into(&self, function: &Function) -> Result<Option<String>, ImageError> {
+        let Some(calls) = self.inlined_calls()? else { return Ok(None) };
+        let name = self.image.read(function.record.saturating_add(self.format.width()), 4)?;
+        let name = u32_at(&name, 0).ok_or_else(cut)?;
+        calls.callers.get(&name).map(|caller| self.name_at_place(*caller)).transpose()
+    }
+
+    /// The functions whose name `matches` and that are in no function table, since each of their calls is inlined. Names are
+    /// as in [`functions_named`](Self::functions_named), and the same name may be that of a function that is there: another
+    /// instance of a generic one.
+    pub fn dissolved(&self, matches: &dyn Fn(&str) -> bool) -> Result<Vec<Dissolved>, ImageError> {
+        let Some(calls) = self.inlined_calls()? else { return Ok(Vec::new()) };
+        let Slice { address, len } = self.module.names;
+        let names = self.image.read(address, to_len(len)?)?;
+        let mut names = Names::new(&names);
+        let mut found = Vec::new();
+        let mut room = MAX_NAMES;
+        for (name, caller) in &calls.dissolved {
+            if let Some(name) = sought(names.get(u64::from(*name))?)
+                && matches(name)
+            {
+                room = room.checked_sub(name.len()).ok_or_else(|| {
+                    ImageError::malformed("too many functions inlined into others have such a name")
+                })?;
+                found.push(Dissolved { name: name.to_owned(), caller: *caller });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The name of a function that this one is inlined into.
+    pub fn dissolved_into(&self, function: &Dissolved) -> Result<String, ImageError> {
+        self.name_at_place(function.caller)
+    }
+
+    /// All calls that were inlined, which are looked through once; `None` for Go 1.17.
+    fn inlined_calls(&self) -> Result<Option<&Calls>, ImageError> {
         let (Some(base), Some(layout)) = (self.module.function_data, self.call_layout()) else {
             return Ok(None);
         };
-        let name = self.image.read(function.record.saturating_add(self.format.width()), 4)?;
-        let name = u32_at(&name, 0).ok_or_else(|| ImageError::malformed("its Go function table is cut"))?;
-        if let Some(known) = self.inlined.answers.borrow().get(&name) {
-            return Ok(known.clone());
+        if let Some(calls) = self.inlined.calls.get() {
+            return Ok(Some(calls));
         }
-        let answer = self.look_for(name, &function.name, base, layout)?;
-        self.inlined.answers.borrow_mut().insert(name, answer.clone());
-        Ok(answer)
-    }
-
-    /// The name of a function into which one is inlined that has its name at this place.
-    fn look_for(
-        &self,
-        name: u32,
-        symbol: &str,
-        base: u64,
-        layout: CallLayout,
-    ) -> Result<Option<String>, ImageError> {
-        let trees = self.trees()?;
-        let (Some(first), Some(last)) = (trees.first(), trees.last()) else { return Ok(None) };
-        let end =
-            self.calls(*last)?.saturating_mul(u64::from(layout.size)).saturating_add(last.offset.into());
-        let mut at = u64::from(first.offset);
-        if end - at > MAX_TREES {
-            return Err(ImageError::malformed(
-                "the calls inlined into its Go functions are more than a program has",
-            ));
-        }
-        let mut left = MAX_FOUND;
-        while at < end {
-            let len = to_len(end - at)?.min(PIECE);
-            self.inlined.pay(len)?;
-            let piece = self.image.read(base.saturating_add(at), len)?;
-            let words = piece.chunks_exact(4).enumerate();
-            for (word, _) in words.filter(|(_, word)| u32_at(word, 0) == Some(name)) {
-                left = left
-                    .checked_sub(1)
-                    .ok_or_else(|| ImageError::malformed(format!("{symbol} is inlined too often")))?;
-                if let Some(tree) = self.tree_around(trees, at + 4 * word as u64, layout)? {
-                    return self.name_at_place(tree.name).map(Some);
-                }
-            }
-            at += piece.len() as u64;
-        }
-        Ok(None)
+        // Again only if it has failed.
+        let found = self.read_calls(base, layout)?;
+        Ok(Some(self.inlined.calls.get_or_init(|| found)))
     }
 
     fn call_layout(&self) -> Option<CallLayout> {
@@ -149,103 +150,131 @@ impl GoImage<'_> {
         }
     }
 
-    /// The tree that has the place of a call's name here.
-    fn tree_around(
-        &self,
-        trees: &[Tree],
-        place: u64,
-        layout: CallLayout,
-    ) -> Result<Option<Tree>, ImageError> {
-        let behind = trees.partition_point(|tree| u64::from(tree.offset) <= place);
-        let Some(tree) = behind.checked_sub(1).and_then(|last| trees.get(last)) else { return Ok(None) };
-        let inside = place - u64::from(tree.offset);
-        let size = u64::from(layout.size);
-        let is_name = inside % size == u64::from(layout.name) && inside / size < self.calls(*tree)?;
-        Ok(is_name.then_some(*tree))
+    fn read_calls(&self, base: u64, layout: CallLayout) -> Result<Calls, ImageError> {
+        self.inlined.pay(self.module.functions.len)?;
+        let (mut trees, mut rows) = self.read_trees()?;
+        self.count_calls(&mut trees)?;
+        trees.sort_unstable_by_key(|tree| (tree.offset, tree.index));
+        let mut data = Window::new(self.image, Slice { address: base, len: self.image.left_at(base) });
+        let mut callers = HashMap::new();
+        for tree in &trees {
+            self.inlined.pay(layout.size.saturating_mul(tree.calls.into()))?;
+            for call in 0..u64::from(tree.calls) {
+                let place = u64::from(tree.offset) + layout.size * call + layout.name;
+                let name = u32_at(data.get(place, 4)?, 0).ok_or_else(cut)?;
+                callers.entry(name).or_insert(tree.name);
+                if callers.len() > MAX_CALLED {
+                    return Err(too_many());
+                }
+            }
+        }
+        rows.sort_unstable();
+        let is_dissolved = |(name, _): &(&u32, &u32)| rows.binary_search(name).is_err();
+        let dissolved = callers.iter().filter(is_dissolved).map(|(name, caller)| (*name, *caller));
+        let mut dissolved: Vec<_> = dissolved.collect();
+        dissolved.sort_unstable();
+        Ok(Calls { callers, dissolved })
     }
 
-    /// How many calls are in a tree.
-    fn calls(&self, tree: Tree) -> Result<u64, ImageError> {
-        if let Some(known) = self.inlined.calls.borrow().get(&tree.offset) {
-            return Ok(*known);
+    /// All trees, and the places of the names of all functions.
+    fn read_trees(&self) -> Result<(Vec<Tree>, Vec<u32>), ImageError> {
+        let width = self.format.width();
+        let mut rows = Window::new(self.image, self.module.functions);
+        let mut records = Window::new(self.image, self.module.functions);
+        let mut trees = Vec::new();
+        let mut names = Vec::new();
+        for row in 0..self.module.function_count {
+            let record = number(rows.get(2 * width * row + width, to_len(width)?)?)?;
+            let (name, tree) = self.tree_of(&mut records, record)?;
+            names.push(name);
+            trees.extend(tree);
+            if trees.len() > MAX_CALLED {
+                return Err(too_many());
+            }
         }
-        let address = self.module.values.address.saturating_add(tree.index.into());
-        for len in INDEX_PIECES {
-            self.inlined.pay(len)?;
-            if let Some(calls) = values(&self.image.read_up_to(address, len)?) {
-                self.inlined.calls.borrow_mut().insert(tree.offset, calls);
+        Ok((trees, names))
+    }
+
+    /// The place of the name of the function with this record, and its tree (`_func` in runtime/runtime2.go).
+    fn tree_of(&self, records: &mut Window<'_>, record: u64) -> Result<(u32, Option<Tree>), ImageError> {
+        let fixed = self.record_size();
+        let head = records.get(record, fixed)?;
+        let (Some(name), Some(tables), Some(data)) =
+            (u32_at(head, 4), u32_at(head, 28), head.last().copied())
+        else {
+            return Err(cut());
+        };
+        if tables > MAX_TABLES || tables <= INDEX || u32::from(data) <= TREE {
+            return Ok((name, None));
+        }
+        let mut word = |number: u32| {
+            let at = fixed as u64 + 4 * u64::from(number);
+            let word = records.get(record.saturating_add(at), 4)?;
+            u32_at(word, 0).ok_or_else(cut)
+        };
+        let (index, offset) = (word(INDEX)?, word(tables + TREE)?);
+        let tree = Tree { offset, index, name, calls: 0 };
+        Ok((name, (index != 0 && offset != u32::MAX).then_some(tree)))
+    }
+
+    /// Counts the calls in each tree. Functions may share a table, which is read once.
+    fn count_calls(&self, trees: &mut [Tree]) -> Result<(), ImageError> {
+        let address = self.module.values.address;
+        let mut tables = Window::new(self.image, Slice { address, len: self.image.left_at(address) });
+        trees.sort_unstable_by_key(|tree| tree.index);
+        // There is no table at 0.
+        let (mut index, mut calls) = (0, 0);
+        for tree in trees {
+            if tree.index != index {
+                (index, calls) = (tree.index, self.calls_in(&mut tables, tree.index)?);
+            }
+            tree.calls = calls;
+        }
+        Ok(())
+    }
+
+    /// How many calls are in a tree with this table.
+    fn calls_in(&self, tables: &mut Window<'_>, index: u32) -> Result<u32, ImageError> {
+        for most in INDEX_PIECES {
+            let table = tables.get_up_to(index.into(), most)?;
+            let found = values(table);
+            self.inlined.pay(found.map_or(table.len(), |(_, len)| len) as u64)?;
+            if let Some((calls, _)) = found {
                 return Ok(calls);
             }
         }
         Err(ImageError::malformed("a table of the calls inlined into a Go function is cut"))
     }
 
-    /// All trees, by their places.
-    fn trees(&self) -> Result<&[Tree], ImageError> {
-        if let Some(trees) = self.inlined.trees.get() {
-            return Ok(trees);
-        }
-        // Once, and again only if it has failed.
-        self.inlined.pay(to_len(self.module.functions.len)?)?;
-        let found = self.read_trees()?;
-        Ok(self.inlined.trees.get_or_init(|| found))
-    }
-
-    fn read_trees(&self) -> Result<Vec<Tree>, ImageError> {
-        let width = self.format.width();
-        let mut rows = Window::new(self.image, self.module.functions);
-        let mut records = Window::new(self.image, self.module.functions);
-        let mut trees = Vec::new();
-        for row in 0..self.module.function_count {
-            let record = number(rows.get(2 * width * row + width, to_len(width)?)?)?;
-            trees.extend(self.tree_of(&mut records, record)?);
-        }
-        trees.sort_unstable();
-        trees.dedup_by_key(|tree| tree.offset);
-        Ok(trees)
-    }
-
-    /// The tree of the function with this record (`_func` in runtime/runtime2.go).
-    fn tree_of(&self, records: &mut Window<'_>, record: u64) -> Result<Option<Tree>, ImageError> {
-        let fixed = self.record_size();
-        let head = records.get(record, fixed)?;
-        let (Some(name), Some(tables), Some(data)) =
-            (u32_at(head, 4), u32_at(head, 28), head.last().copied())
-        else {
-            return Ok(None);
-        };
-        if tables > MAX_TABLES || tables <= INDEX || u32::from(data) <= TREE {
-            return Ok(None);
-        }
-        let mut word = |number: u32| {
-            let at = fixed as u64 + 4 * u64::from(number);
-            let word = records.get(record.saturating_add(at), 4)?;
-            u32_at(word, 0).ok_or_else(|| ImageError::malformed("its Go function table is cut"))
-        };
-        let (index, offset) = (word(INDEX)?, word(tables + TREE)?);
-        Ok((index != 0 && offset != u32::MAX).then_some(Tree { offset, index, name }))
-    }
-
     /// The name at a place among the names.
     fn name_at_place(&self, place: u32) -> Result<String, ImageError> {
         let Slice { address, len } = self.module.names;
-        let cut = || ImageError::malformed("a Go function name lies outside its table");
-        let left = len.checked_sub(place.into()).ok_or_else(cut)?;
-        let text = self.image.read_up_to(address.saturating_add(place.into()), to_len(left)?.min(PIECE))?;
+        let outside = || ImageError::malformed("a Go function name lies outside its table");
+        let left = len.checked_sub(place.into()).ok_or_else(outside)?;
+        let text =
+            self.image.read_up_to(address.saturating_add(place.into()), to_len(left)?.min(MAX_NAME))?;
         let name = text.split(|byte| *byte == 0).next().unwrap_or_default();
         Ok(String::from_utf8_lossy(name).into_owned())
     }
 }
 
-/// One more than the highest in a table of values by instruction: pairs of how much a value differs from the one before it,
-/// which is -1 for the first, and for how long it holds (`pcvalue` and `step` in runtime/symtab.go).
-fn values(table: &[u8]) -> Option<u64> {
+fn cut() -> ImageError {
+    ImageError::malformed("its Go function table is cut")
+}
+
+fn too_many() -> ImageError {
+    ImageError::malformed("the calls inlined into its Go functions are more than a program has")
+}
+
+/// One more than the highest in a table of values by instruction, and how long the table is: pairs of how much a value differs
+/// from the one before it, which is -1 for the first, and for how long it holds (`pcvalue` and `step` in runtime/symtab.go).
+fn values(table: &[u8]) -> Option<(u32, usize)> {
     let (mut value, mut highest) = (-1_i64, -1_i64);
     let mut at = 0;
     loop {
         let (difference, len) = varint_at(table, at)?;
         if difference == 0 && at > 0 {
-            return u64::try_from(highest + 1).ok();
+            return Some((u32::try_from(highest + 1).ok()?, at + len));
         }
         let half = i64::from(difference >> 1);
         value += if difference & 1 == 0 { half } else { -half - 1 };
@@ -258,13 +287,16 @@ fn values(table: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Image, testing::GoFile};
+    use crate::image::{
+        Image,
+        testing::{GoFile, RODATA},
+    };
 
     #[test]
     fn the_highest_value_of_a_table_counts() {
         // -1, 0, 2, 1.
-        assert_eq!(values(&[0, 5, 2, 1, 4, 200, 1, 1, 3, 0]), Some(3));
-        assert_eq!(values(&[0, 5, 0]), Some(0));
+        assert_eq!(values(&[0, 5, 2, 1, 4, 200, 1, 1, 3, 0]), Some((3, 10)));
+        assert_eq!(values(&[0, 5, 0, 7, 7]), Some((0, 3)));
         assert_eq!(values(&[0, 5, 2, 1]), None);
         assert_eq!(values(&[]), None);
     }
@@ -285,22 +317,71 @@ mod tests {
     }
 
     #[test]
-    fn trees_cannot_be_looked_through_again_and_again() {
+    fn a_function_of_which_nothing_is_left_is_found_in_every_release() {
+        for minor in 18..=27 {
+            for inlined in [false, true] {
+                let dissolved = Some("main.gone");
+                let (file, _) = GoFile { inlined, dissolved, ..GoFile::of_release(minor) }.build();
+                let image = Image::parse(Box::new(file)).expect("an image");
+                let go = image.go().expect("a Go image");
+                let functions = go.functions_named(&|_| true).expect("functions");
+                let found = go.dissolved(&|name| name.starts_with("main.")).expect("functions");
+                assert_eq!(found.len(), 1, "go1.{minor}: {found:?}");
+                assert_eq!(found[0].name, "main.gone");
+                assert_eq!(go.dissolved_into(&found[0]).expect("a name"), functions[1].name);
+                // What has a row is not among them.
+                assert!(go.dissolved(&|name| name != "main.gone").expect("functions").is_empty());
+                let is_inlined = go.inlined_into(&functions[0]).expect("an answer").is_some();
+                assert_eq!(is_inlined, inlined, "go1.{minor}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_instance_of_the_same_name_is_told_from_one_that_is_there() {
+        let dissolved = Some("main.main");
+        let (file, _) = GoFile { dissolved, ..GoFile::of_release(26) }.build();
+        let image = Image::parse(Box::new(file)).expect("an image");
+        let go = image.go().expect("a Go image");
+        let there = go.functions_named(&|name| name == "main.main").expect("functions");
+        assert_eq!(go.inlined_into(&there[0]).expect("an answer"), None);
+        assert_eq!(go.dissolved(&|_| true).expect("functions").len(), 1);
+    }
+
+    #[test]
+    fn trees_are_looked_through_once_for_all_questions() {
         let (file, _) = GoFile { inlined: true, ..GoFile::of_release(26) }.build();
         let image = Image::parse(Box::new(file)).expect("an image");
         let go = image.go().expect("a Go image");
-        let functions = go.functions_named(&|_| true).expect("functions");
-        assert!(go.inlined_into(&functions[0]).expect("an answer").is_some());
-        let left = go.inlined.budget.get();
-        assert!((MIN_READS - (64 << 10)..MIN_READS + (64 << 10)).contains(&left), "{left}");
-        // What has been asked once is known.
-        assert!(go.inlined_into(&functions[0]).expect("an answer").is_some());
-        assert_eq!(go.inlined.budget.get(), left);
-        assert_eq!(go.inlined_into(&functions[1]).expect("an answer"), None);
-        assert!(go.inlined.budget.get() < left);
+        let function = go.functions_named(&|_| true).expect("functions").remove(0);
+        let all = go.inlined.budget.get();
+        assert!((MIN_READS..MIN_READS + (64 << 10)).contains(&all), "{all}");
+        assert!(go.inlined_into(&function).expect("an answer").is_some());
+        let cost = all - go.inlined.budget.get();
+        assert!((1..64 << 10).contains(&cost), "{cost}");
+        // As many functions as a spec has, and more, with no more to spend than that.
+        let go = image.go().expect("a Go image");
+        go.inlined.budget.set(cost + 1);
+        for number in 0..200 {
+            let asked = Function { record: RODATA + number, ..function.clone() };
+            go.inlined_into(&asked).expect("an answer");
+            go.dissolved(&|_| true).expect("functions");
+        }
+        assert!(go.inlined_into(&function).expect("an answer").is_some());
+        assert_eq!(go.inlined.budget.get(), 1);
+    }
+
+    #[test]
+    fn trees_are_not_looked_through_for_longer_than_any_are_worth() {
+        let (file, _) = GoFile { inlined: true, ..GoFile::of_release(26) }.build();
+        let image = Image::parse(Box::new(file)).expect("an image");
+        let go = image.go().expect("a Go image");
+        let function = go.functions_named(&|_| true).expect("functions").remove(0);
         go.inlined.budget.set(4);
-        let error = go.inlined_into(&functions[2]).expect_err("a refusal").to_string();
-        assert!(error.contains("can't be looked through in reasonable time"), "{error}");
+        for _ in 0..2 {
+            let error = go.inlined_into(&function).expect_err("a refusal").to_string();
+            assert!(error.contains("can't be looked through in reasonable time"), "{error}");
+        }
         // However large the function table claims to be.
         assert_eq!(Inlined::in_table_of(u64::MAX).budget.get(), MAX_READS);
     }
@@ -309,7 +390,7 @@ mod tests {
     fn the_table_of_a_tree_may_be_long() {
         // A call for each byte of code, and the end behind 16 KiB.
         let table = [[2_u8, 1].repeat(10 << 10), vec![0]].concat();
-        assert_eq!(values(&table), Some(10 << 10));
+        assert_eq!(values(&table), Some((10 << 10, table.len())));
         assert_eq!(values(&table[..16 << 10]), None);
     }
 
@@ -321,5 +402,6 @@ mod tests {
         for function in go.functions_named(&|_| true).expect("functions") {
             assert_eq!(go.inlined_into(&function).expect("an answer"), None);
         }
+        assert!(go.dissolved(&|_| true).expect("functions").is_empty());
     }
 }

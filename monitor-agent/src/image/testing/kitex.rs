@@ -10,7 +10,7 @@ pub(super) const FUNCTIONS: [(&str, &[u8]); 2] = [
 /// The module that the build info lists.
 pub(super) const DEPENDENCY: &str = "dep\tgithub.com/cloudwego/kitex\tv0.16.3\n";
 
-const CHECKED: &[u8] = &[0x49, 0x3b, 0x66, 0x10, 0x76, 3, 0x55, 0x5d, 0xc3, 0xe8, 0, 0, 0, 0, 0xeb, 0xf0];
+const CHECKED: &[u8] = &[0x49, 0x3b, 0x66, 0x10, 0x76, 3, 0x55, 0x5d, 0xc3, 0xe8, 0, 0, 0x10, 0, 0xeb, 0xf0];
 const MODULE: &str = "github.com/cloudwego/kitex/";
 
 /// Kinds of Go types by their numbers.
