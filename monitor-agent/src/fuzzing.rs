@@ -153,7 +153,7 @@ pub fn labels(data: &[u8]) {
         for name in [&labels.caller, &labels.callee, &labels.method, &labels.retry] {
             // One byte that is no character becomes three.
             assert!(name.len() <= 3 * room + '…'.len_utf8());
-            assert!(!name.is_empty() || framework == Framework::Grpc);
+            assert!(!name.is_empty());
         }
     }
 }

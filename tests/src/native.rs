@@ -2,6 +2,8 @@
 
 use std::{
     fs::{self, File},
+    io,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -95,6 +97,24 @@ pub fn async_server() -> Result<PathBuf> {
         .arg("--target-dir")
         .arg(&built))?;
     Ok(built.join("debug/async-target"))
+}
+
+/// Puts a command under a seccomp filter that lets it do everything.
+pub fn filtered(command: &mut Command) -> Result<&mut Command> {
+    let code = u16::try_from(libc::BPF_RET | libc::BPF_K)?;
+    let mut filter = vec![libc::sock_filter { code, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW }];
+    let install = move || {
+        let program = libc::sock_fprog { len: 1, filter: filter.as_mut_ptr() };
+        // SAFETY: both calls take numbers and a pointer to `program`, which outlives them, as does the filter it points to.
+        let failed = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+                || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) != 0
+        };
+        if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and nothing else.
+    unsafe { command.pre_exec(install) };
+    Ok(command)
 }
 
 /// Where the sources are.

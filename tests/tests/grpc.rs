@@ -6,11 +6,15 @@ use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{Agent, run_to_end},
     chain::check_closed,
+    events::{Events, of_kind},
     grpc,
     process::Process,
     scrape::whole,
     targets::{Flavour, Program},
 };
+use serde_json::Value;
+
+use crate::schema::check_schema;
 
 /// Every kind of call, counted outside and inside.
 fn counts_exactly(flavour: Flavour) -> Result<()> {
@@ -207,6 +211,38 @@ fn odd_calls_are_counted_once() -> Result<()> {
     counts_as_interceptors_do("odd 3")
 }
 
+/// Any peer may call what has no service, no method, or neither: no label is empty for that, and no field of a line.
+#[test]
+fn names_that_are_none_are_unknown() -> Result<()> {
+    const ECHO: &str = "monitor.test.Echo";
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &[])?;
+    target.command("odd 2")?;
+    let scrape = agent.scrape_settled()?;
+    for (service, method) in [(ECHO, "unknown"), ("unknown", "Call"), ("unknown", "unknown")] {
+        for (side, kind) in [("client", "unary"), ("server", "unknown")] {
+            let labels = [
+                ("grpc_type", kind),
+                ("grpc_service", service),
+                ("grpc_method", method),
+                ("grpc_code", "Unimplemented"),
+            ];
+            let calls = scrape.value(&format!("grpc_{side}_handled_total"), &labels).map(whole);
+            ensure!(calls == Some(2), "{side}, {service}, {method}: {calls:?}");
+        }
+    }
+    agent.terminate()?;
+    let events = Events::attach(&[target.pid()], &[])?;
+    target.command("odd 1")?;
+    let lines = events.terminate()?;
+    check_schema(&lines)?;
+    let finishes = of_kind(&lines, "finish");
+    let is_nameless = |line: &&&Value| line["callee"] == ECHO && line["method"] == "unknown";
+    let nameless = finishes.iter().filter(is_nameless).count();
+    ensure!(nameless == 2, "{nameless} lines, not one of each side");
+    Ok(())
+}
+
 /// Calls that never get a stream end where they are told that they won't be tried again, or can't be since their connection is
 /// closed.
 #[test]
@@ -295,7 +331,7 @@ fn inspect_shows_both_sides_and_the_labels() -> Result<()> {
     let executable = Program::Grpc.build(Flavour::Stripped)?;
     let path = executable.to_str().expect("a path that is UTF-8");
     let ended = run_to_end(&["inspect", "--json", "--exe", path], Duration::from_secs(20))?;
-    let said: serde_json::Value = serde_json::from_str(&ended.stdout)?;
+    let said: Value = serde_json::from_str(&ended.stdout)?;
     let framework = &said["frameworks"][0];
     ensure!(framework["name"] == "grpc" && framework["attachable"] == true, "{said}");
     ensure!(framework["labels"].as_array().is_some_and(|labels| labels.len() == 4), "{said}");

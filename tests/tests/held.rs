@@ -1,14 +1,22 @@
 //! Targets with memory that never comes: whoever reads it waits in the kernel. That holds up what needs it, and nothing else.
 
 use std::{
+    fs, io,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::Agent,
     chain::check_closed,
+    events::{SocketReader, of_kind},
+    http,
     process::Process,
     scrape::{Scrape, whole},
     strange::{USUAL, row, tally},
@@ -20,12 +28,14 @@ use monitor_tests::{
 const ONCE: Duration = Duration::from_secs(3);
 /// Then it waits no more.
 const LATER: Duration = Duration::from_secs(1);
+/// A call's line is there for those who read events after a tenth of a second; the rest is slack for a busy machine.
+const TOLD_WITHIN: Duration = Duration::from_millis(300);
 /// Calls that are under way, with names that never come.
 const UNDER_WAY: u64 = 3;
 
-/// A target that holds up whoever reads its memory, one that doesn't, and their agent.
+/// Targets that hold up whoever reads their memory, one that doesn't, and their agent.
 struct Watched {
-    held: Process,
+    held: Vec<Process>,
     other: Process,
     agent: Agent,
     /// Calls of the other so far.
@@ -33,15 +43,23 @@ struct Watched {
 }
 
 impl Watched {
-    fn start() -> Result<Self> {
+    /// With so many that hold up, and these arguments for the agent.
+    fn start(number: usize, args: &[&str]) -> Result<Self> {
         let start = || Process::start(Program::Strange, Flavour::Default, &[]);
-        let (mut held, other) = (start()?, start()?);
-        let agent = Agent::attach(&[held.pid(), other.pid()], &[])?;
-        held.command(&format!("open {UNDER_WAY} client 1 method=held"))?;
-        // The agent looks for what calls come with that it doesn't know.
-        held.command("vanish 1")?;
-        let is_held_up = |line: &str| line.contains("calls with types").then_some(());
-        agent.wait_for_log(Duration::from_secs(5), is_held_up)?;
+        let mut held = (0..number).map(|_| start()).collect::<Result<Vec<_>>>()?;
+        let other = start()?;
+        let pids: Vec<_> = held.iter().chain([&other]).map(Process::pid).collect();
+        let agent = Agent::attach(&pids, args)?;
+        for target in &mut held {
+            target.command(&format!("open {UNDER_WAY} client 1 method=held"))?;
+            // The agent looks for what calls come with that it doesn't know.
+            target.command("vanish 1")?;
+        }
+        for target in &held {
+            let name = format!("pid {} ", target.pid());
+            let is_held_up = |line: &str| line.contains("calls with types") && line.contains(&name);
+            agent.wait_for_log(Duration::from_secs(5), |line| is_held_up(line).then_some(()))?;
+        }
         Ok(Self { held, other, agent, calls: 0 })
     }
 
@@ -59,6 +77,60 @@ impl Watched {
         check_closed(&scrape, pid, [0, 0])?;
         Ok(scrape)
     }
+
+    /// Fails unless a call of the other is soon told to who has read the events of all of them.
+    fn call_is_told(&mut self, reader: &SocketReader) -> Result<()> {
+        self.other.command("call 1 server")?;
+        self.calls += 1;
+        let called = Instant::now();
+        while (of_kind(&reader.lines()?, "finish").len() as u64) < self.calls {
+            ensure!(called.elapsed() < TOLD_WITHIN, "{:?}: {}", called.elapsed(), self.agent.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// The first scrape that shows a target as one that has ended.
+    fn scrape_of_the_end(&self, pid: u32) -> Result<Scrape> {
+        let began = Instant::now();
+        loop {
+            let scrape = self.agent.scrape()?;
+            if scrape.value("monitor_target_up", &[("target", &pid.to_string())]) == Some(0.0) {
+                return Ok(scrape);
+            }
+            ensure!(began.elapsed() < Duration::from_secs(5), "still up: {}", self.agent.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// What holds up a process's memory, as this process's own: as long as this one has it, it holds up even after the other's end.
+fn holders(pid: u32) -> Result<Vec<OwnedFd>> {
+    let number = libc::pid_t::try_from(pid)?;
+    // SAFETY: touches no memory.
+    let process = opened(unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) })?;
+    let mut holders = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        if !fs::read_link(entry.path()).is_ok_and(|link| link.ends_with("anon_inode:[userfaultfd]")) {
+            continue;
+        }
+        let descriptor: libc::c_int = entry.file_name().to_str().context("a number")?.parse()?;
+        // SAFETY: touches no memory.
+        let taken = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) };
+        holders.push(opened(taken)?);
+    }
+    Ok(holders)
+}
+
+/// What a system call has opened, or its error.
+fn opened(descriptor: libc::c_long) -> Result<OwnedFd> {
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    let descriptor = libc::c_int::try_from(descriptor)?;
+    // SAFETY: it was opened right before, for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// Calls that are under way in a target under this name.
@@ -68,8 +140,8 @@ fn in_flight(scrape: &Scrape, pid: u32, method: &str) -> u64 {
 
 #[test]
 fn memory_that_never_comes_holds_up_neither_scrapes_nor_other_targets() -> Result<()> {
-    let mut watched = Watched::start()?;
-    let pid = watched.held.pid();
+    let mut watched = Watched::start(1, &[])?;
+    let pid = watched.held[0].pid();
     let name = pid.to_string();
     for patience in [ONCE, LATER, LATER] {
         let scrape = watched.scrape_within(patience)?;
@@ -81,28 +153,79 @@ fn memory_that_never_comes_holds_up_neither_scrapes_nor_other_targets() -> Resul
     }
     let told = watched.agent.log().matches("its memory does not come").count();
     ensure!(told == 2, "told {told} times: {}", watched.agent.log());
-    watched.held.signal(libc::SIGKILL)?;
-    let up = || -> Result<Option<f64>> {
-        let scrape = watched.agent.scrape()?;
-        Ok(scrape.value("monitor_target_up", &[("target", &name)]))
-    };
-    let began = Instant::now();
-    while up()? != Some(0.0) {
-        ensure!(began.elapsed() < Duration::from_secs(5), "still up: {}", watched.agent.log());
-        thread::sleep(Duration::from_millis(20));
-    }
+    watched.held[0].signal(libc::SIGKILL)?;
+    watched.scrape_of_the_end(pid)?;
     watched.scrape_within(LATER)?;
     ensure!(watched.agent.terminate()?.0.success());
     Ok(())
 }
 
 #[test]
+fn many_targets_that_are_held_up_take_a_scrape_no_more_time_than_one() -> Result<()> {
+    let mut watched = Watched::start(6, &[])?;
+    for patience in [ONCE, LATER, LATER] {
+        let scrape = watched.scrape_within(patience)?;
+        for held in &watched.held {
+            ensure!(in_flight(&scrape, held.pid(), "unknown") == UNDER_WAY, "{:?}", scrape.families.keys());
+        }
+    }
+    ensure!(watched.agent.terminate()?.0.success());
+    Ok(())
+}
+
+/// Whoever takes note of a target's end waits for no scrape that waits for its memory.
+#[test]
+fn a_target_that_ends_while_a_scrape_waits_for_it_keeps_no_other_waiting() -> Result<()> {
+    let socket = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("held.sock");
+    // As a test that was killed leaves it.
+    let _ = fs::remove_file(&socket);
+    let path = socket.to_str().context("a path that is text")?;
+    let mut watched = Watched::start(1, &["--events.socket", path])?;
+    let reader = SocketReader::of(UnixStream::connect(&socket)?);
+    // Until it is let in.
+    thread::sleep(Duration::from_millis(500));
+    watched.call_is_told(&reader)?;
+    let pid = watched.held[0].pid();
+    let holders = holders(pid)?;
+    ensure!(!holders.is_empty(), "nothing holds its memory up");
+
+    let address = watched.agent.address().to_owned();
+    let scraping = thread::spawn(move || {
+        let began = Instant::now();
+        (http::get(&address, "/metrics"), began.elapsed())
+    });
+    // Until it waits.
+    thread::sleep(Duration::from_millis(100));
+    watched.held[0].signal(libc::SIGKILL)?;
+    let killed = Instant::now();
+    while killed.elapsed() < Duration::from_millis(1_500) {
+        watched.call_is_told(&reader)?;
+    }
+    let (scrape, took) = scraping.join().expect("the thread runs to its end");
+    scrape?.ok_body()?;
+    ensure!(took > Duration::from_millis(900), "it waited for nothing, so this shows nothing: {took:?}");
+    ensure!(took < ONCE, "{took:?}");
+
+    // Who sees it down sees what has become of its calls.
+    let scrape = watched.scrape_of_the_end(pid)?;
+    let name = pid.to_string();
+    let ended = [("target", name.as_str()), ("reason", "target_ended")];
+    ensure!(whole(scrape.sum("monitor_unpaired_starts_total", &ended)) == UNDER_WAY);
+    ensure!(scrape.value("monitor_calls_in_flight", &ended[..1]) == Some(0.0));
+    check_closed(&scrape, pid, [0, 0])?;
+    watched.scrape_within(LATER)?;
+    ensure!(watched.agent.terminate()?.0.success());
+    drop(holders);
+    Ok(())
+}
+
+#[test]
 fn an_agent_that_is_held_up_ends_when_it_is_told_to() -> Result<()> {
-    let mut watched = Watched::start()?;
+    let mut watched = Watched::start(1, &[])?;
     watched.scrape_within(ONCE)?;
     let (status, took) = watched.agent.terminate()?;
     ensure!(status.success() && took < Duration::from_secs(3), "{status} after {took:?}");
-    for mut target in [watched.held, watched.other] {
+    for mut target in watched.held.into_iter().chain([watched.other]) {
         target.command("call 10 client")?;
         target.signal(libc::SIGKILL)?;
     }

@@ -1,9 +1,12 @@
 //! Past its limits the agent loses no call in silence: throughput stays exact, and what is missing is counted by reason.
 
-use anyhow::{Result, ensure};
+use std::{iter, thread, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
 use monitor_tests::{
     agent::Agent,
     chain::check_closed,
+    http::{self, Response},
     process::Process,
     scrape::{Scrape, whole},
     tally::{DEFAULT_LABELS, Tally},
@@ -89,6 +92,66 @@ fn a_full_ring_loses_durations_only() -> Result<()> {
     assert!(lost > 0);
     assert_eq!(timed(&scrape) + lost, FINISHES);
     assert_eq!(about(&scrape, pid, "monitor_finishes_total", &[("outcome", "lost")]), lost);
+    Ok(())
+}
+
+/// A target that makes as many calls as it can, for a second or a few, and up to a million.
+const BURST: &str = "calls 1000000 1 1";
+
+/// What comes while the agent empties a ring has not waited in it.
+#[test]
+fn a_ring_is_never_fuller_than_full() -> Result<()> {
+    let mut target = Process::start(Program::Synthetic, Flavour::Default, &[])?;
+    let pid = target.pid();
+    let agent = Agent::attach(&[pid], &["--ring-bytes", "65536"])?;
+    target.send(BURST)?;
+    let mut fullest = 0;
+    for _ in 0..15 {
+        thread::sleep(Duration::from_millis(60));
+        let scrape = agent.scrape()?;
+        let [bytes, capacity] =
+            ["monitor_ring_bytes", "monitor_ring_capacity_bytes"].map(|name| about(&scrape, pid, name, &[]));
+        assert!(bytes <= capacity, "{bytes} of {capacity} bytes");
+        fullest = fullest.max(bytes);
+    }
+    target.answer(Duration::from_mins(1))?;
+    assert!(fullest > 32_768, "it was never half full, with {fullest} bytes at most: this shows nothing");
+    agent.terminate()?;
+    Ok(())
+}
+
+/// More than the agent takes out of a ring in a last drain before it heeds the signal, and in an ordinary look after it:
+/// each takes a million records and a few.
+const MORE_THAN_TWO_TURNS: u64 = 2_500_000;
+/// Room for them, and for another million.
+const LARGE_RING: &str = "134217728";
+
+#[test]
+fn an_agent_that_ends_takes_all_that_waits() -> Result<()> {
+    let mut target = Process::start(Program::Synthetic, Flavour::Default, &[])?;
+    let pid = target.pid();
+    let mut agent = Agent::attach(&[pid], &["--ring-bytes", LARGE_RING])?;
+    agent.signal(libc::SIGSTOP)?;
+    let mut calls = 0;
+    while calls < MORE_THAN_TWO_TURNS {
+        calls += target.command(BURST)?["calls"].as_u64().context("no calls")?;
+    }
+    let address = agent.address().to_owned();
+    let scraping = thread::spawn(move || {
+        // Until nobody answers any more.
+        let next = || http::get(&address, "/metrics").and_then(Response::ok_body).ok();
+        iter::from_fn(next).last()
+    });
+    // The first waits for an answer by then.
+    thread::sleep(Duration::from_millis(200));
+    agent.signal(libc::SIGTERM)?;
+    agent.signal(libc::SIGCONT)?;
+    ensure!(agent.wait(Duration::from_secs(10))?.success(), "{}", agent.log());
+    let last = scraping.join().map_err(|_| anyhow!("the scrapes have panicked"))?;
+    let scrape = Scrape::parse(&last.context("no scrape was answered")?)?;
+    check_closed(&scrape, pid, [0, 0])?;
+    let became = |outcome| about(&scrape, pid, "monitor_finishes_total", &[("outcome", outcome)]);
+    assert_eq!((became("timed"), became("lost")), (calls, 0));
     Ok(())
 }
 

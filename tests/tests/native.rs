@@ -14,7 +14,7 @@ use monitor_tests::{
     agent::{Agent, run_to_end},
     chain::check_closed,
     events::Events,
-    native::{Build, async_server, corners, server},
+    native::{Build, async_server, corners, filtered, server},
     process::Process,
     scrape::{Scrape, whole},
     side_by_side,
@@ -251,6 +251,38 @@ fn an_exception_through_a_return_probe_ends_the_target_as_documented() -> Result
         thread::sleep(Duration::from_millis(10));
     }
     agent.terminate()?;
+    Ok(())
+}
+
+/// What a return probe has the target do is a system call that filters may not know.
+#[test]
+fn a_target_under_seccomp_gets_no_return_probe() -> Result<()> {
+    let mut target = Process::start_command(filtered(&mut Command::new(corners(Build::Default)?))?)?;
+    let pid = target.pid().to_string();
+    let probe = spec_of("stock_nothing", "probe")?;
+    let name = format!("pid {pid} (");
+    for args in [
+        &["run", "--pid", &pid, "--web.listen-address", ":0", "--spec", path(&probe)][..],
+        &["inspect", "--json", "--pid", &pid, "--spec", path(&probe)],
+    ] {
+        let ended = run_to_end(args, PATIENCE)?;
+        let words =
+            [name.as_str(), "stock can't be watched by return probes", "seccomp", "by = \"instructions\""];
+        let is_told = words.iter().all(|words| ended.stderr.contains(*words));
+        ensure!(ended.code == Some(6) && is_told, "{:?} {}", ended.code, ended.stderr);
+        if args[0] == "inspect" {
+            let said: Value = serde_json::from_str(&ended.stdout)?;
+            ensure!(said["attachable"] == false && said["reasons"].to_string().contains("seccomp"), "{said}");
+        }
+    }
+    let spec = spec_of("stock_nothing", "instructions")?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec)])?;
+    target.command("calls 3")?;
+    let scrape = agent.scrape_settled()?;
+    ensure!(timed(&scrape).0 == 3, "{:?}", timed(&scrape));
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    ensure!(target.command("nap 1")?["ran"] == 1, "the target does not go on");
     Ok(())
 }
 

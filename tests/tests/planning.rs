@@ -330,24 +330,42 @@ fn a_function_table_that_lies() -> Result<()> {
     refused(&lie, UNPROVABLE, "refers outside itself")
 }
 
-/// Rows that send the reader to and fro in a table of a terabyte, which takes no space on the disk.
+/// A program in which the last word of functions with such arguments, as the runtime has them for tracebacks, is half as long.
+fn with_shorter(arguments: &[u8], name: &str) -> Result<Lie> {
+    let lie = Lie::about_kitex(name)?;
+    let places = find(&fs::read(&lie.path)?, arguments);
+    ensure!(!places.is_empty(), "no such arguments: {arguments:?}");
+    let size = arguments.iter().rposition(|byte| *byte == 8).context("no word")?;
+    for at in places {
+        lie.file.write_all_at(&[4], at + size as u64)?;
+    }
+    Ok(lie)
+}
+
 #[test]
 fn arguments_that_lie() -> Result<()> {
-    // How three interface values behind a receiver lie, as the runtime has it for tracebacks.
+    // Three interface values behind a receiver.
     const ARGUMENTS: &[u8] =
         &[0, 8, 0xfe, 8, 8, 16, 8, 0xfd, 0xfe, 24, 8, 32, 8, 0xfd, 0xfe, 40, 8, 48, 8, 0xfd, 0xff];
-    // The size of the last word.
-    const SIZE: u64 = 18;
-    let lie = Lie::about_kitex("arguments")?;
-    let all = fs::read(&lie.path)?;
-    let places = find(&all, ARGUMENTS);
-    ensure!(!places.is_empty(), "no arguments as those of DoFinish");
-    for at in places {
-        lie.file.write_all_at(&[4], at + SIZE)?;
-    }
+    let lie = with_shorter(ARGUMENTS, "arguments")?;
     refused(&lie, UNPROVABLE, "DoFinish has the arguments w{ww}{ww}{w4}, not w{ww}{ww}{ww}")
 }
 
+#[test]
+fn arguments_of_messages_that_lie() -> Result<()> {
+    // A time and an error in one struct, on the stack; behind them is room for a receiver and two interface values.
+    const ARGUMENTS: &[u8] = &[
+        40, 8, 0xfe, 48, 8, 56, 8, 0xfd, 0xfe, 64, 8, 72, 8, 0xfd, 0xfe, 0xfe, 0, 8, 8, 8, 16, 8, 0xfd, 0xfe,
+        24, 8, 32, 8, 0xfd, 0xfd, 0xff,
+    ];
+    const WHY: &str =
+        "HandleStreamSendEvent has the arguments w{ww}{ww}{{www}{w4}}, not w{ww}{ww}{{www}{ww}}";
+    let ended = inspected(&with_shorter(ARGUMENTS, "messages")?)?;
+    ensure!(ended.code == Some(0) && ended.stdout.contains(WHY), "{ended:#?}");
+    Ok(())
+}
+
+/// Rows that send the reader to and fro in a table of a terabyte, which takes no space on the disk.
 #[test]
 fn a_function_table_without_end() -> Result<()> {
     const ROWS: u64 = 1 << 20;

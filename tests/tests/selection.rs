@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
-    agent::{Agent, Ended, run_to_end},
+    agent::{Agent, Ended, executable, run_command_to_end, run_to_end},
     kernel::BpfObjects,
     process::Process,
     scrape::Scrape,
@@ -78,12 +78,32 @@ fn any_go_process_can_be_watched_without_calls() -> Result<()> {
         for metrics in ["kitex,go,grpc,process", "otel", "go,kitex"] {
             let ended = refused(plain.pid(), metrics)?;
             ensure!(ended.stderr.contains("--metrics go,process"), "{ended:?}");
+            ensure!(!ended.stderr.contains("--otlp"), "{ended:?}");
         }
         let agent = Agent::attach(&[plain.pid()], &["--metrics", "go", "--linger", "0"])?;
         plain.quit()?;
         let mut agent = agent;
         ensure!(agent.wait(std::time::Duration::from_secs(10))?.success());
         ensure!(agent.log().contains("no calls were watched"), "{}", agent.log());
+    }
+    Ok(())
+}
+
+/// A push has calls in it, so it asks for them whatever `--metrics` has. Who is refused for that, maybe by a variable that was
+/// inherited, is told so.
+#[test]
+fn a_push_asks_for_calls_and_the_refusal_says_so() -> Result<()> {
+    let plain = Process::start(Program::Plain, Flavour::Default, &[])?;
+    let sleep = Sleep(Command::new("sleep").arg("1000").stdout(Stdio::null()).spawn()?);
+    for (pid, metrics) in [(plain.pid(), "go,process"), (sleep.0.id(), "process")] {
+        for (flag, exporter) in [(Some("--otlp"), ""), (None, "otlp")] {
+            let mut command = Command::new(executable()?);
+            command.args(["run", "--web.listen-address", "127.0.0.1:0", "--pid", &pid.to_string()]);
+            command.args(["--metrics", metrics]).args(flag).env("OTEL_METRICS_EXPORTER", exporter);
+            let ended = run_command_to_end(&mut command, std::time::Duration::from_secs(10))?;
+            let said = "--otlp and OTEL_METRICS_EXPORTER=otlp ask for calls";
+            ensure!(ended.code == Some(6) && ended.stderr.contains(said), "{metrics}, {flag:?}: {ended:?}");
+        }
     }
     Ok(())
 }

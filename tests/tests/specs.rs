@@ -127,6 +127,29 @@ fn requests_to_hertz_are_counted_once() -> Result<()> {
     hertz_counts_exactly(&executable)
 }
 
+/// Of a Kitex service without Hertz: there are calls to watch, and all the same `run` refuses.
+#[test]
+fn inspect_says_of_a_spec_what_run_does() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    let (executable, pid) = (Program::Kitex.build(Flavour::Default)?, server.pid().to_string());
+    let run = ["run", "--web.listen-address", "127.0.0.1:0", "--pid", &pid, "--spec", "hertz"];
+    let refused = run_to_end(&run, PATIENCE)?;
+    let why = "hertz_server_requests can't be watched: ";
+    let reason = |stderr: &str| stderr.split_once(why)?.1.lines().next().map(str::to_owned);
+    ensure!(refused.code == Some(6) && reason(&refused.stderr).is_some(), "{refused:?}");
+    for subject in [["--exe", path(&executable)], ["--pid", &pid]] {
+        let inspected =
+            run_to_end(&[&["inspect", "--json", "--spec", "hertz"], &subject[..]].concat(), PATIENCE)?;
+        ensure!(inspected.code == refused.code, "{subject:?}: {inspected:?}");
+        ensure!(reason(&inspected.stderr) == reason(&refused.stderr), "{refused:?} {inspected:?}");
+        let said: Value =
+            serde_json::from_str(&inspected.stdout).with_context(|| inspected.stderr.clone())?;
+        let attachable = said["frameworks"].as_array().into_iter().flatten().map(|one| &one["attachable"]);
+        ensure!(said["attachable"] == false && attachable.eq([&json!(true), &json!(false)]), "{said}");
+    }
+    Ok(())
+}
+
 #[test]
 fn requests_to_older_hertz_are_counted_once() -> Result<()> {
     for release in older_hertz() {
@@ -233,6 +256,79 @@ fn keys_tell_operations_under_way_apart() -> Result<()> {
         ensure!(shown == expected.into(), "{shown:?}");
         Ok(())
     })
+}
+
+/// Operations of one spec that have the same keys: each has its own start, whether one is inside the other or begins where the
+/// one before ends.
+#[test]
+fn operations_of_one_spec_do_not_meet() -> Result<()> {
+    let ways = [[("begin", "end"), ("take", "put")], [("begin", "take"), ("take", "end")]];
+    let policies = ["overwrite", "first_start", "first_finish"];
+    let keys = ["pointer", "number", "goroutine"];
+    let cells = ways.into_iter().flat_map(|way| keys.map(|key| (way, key))).zip(policies.into_iter().cycle());
+    side_by_side(cells, |((way, key), policy)| {
+        let word = match key {
+            "pointer" => "key = 0\n",
+            "number" => "key = 1\n",
+            _ => "",
+        };
+        let operations = way.map(|(start, finish)| {
+            format!(
+                "[[operation]]\nname = \"{start}\"\nside = \"client\"\nkey = \"{key}\"\npolicy = \"{policy}\"\n\
+                 labels = {{ step = {{ text = \"{start}\" }} }}\n\
+                 [[operation.start]]\nfunction = \"main.(*turn).{start}\"\narguments = \"ww\"\n{word}\
+                 [[operation.finish]]\nfunction = \"main.(*turn).{finish}\"\narguments = \"ww\"\n{word}"
+            )
+        });
+        let text = format!("name = \"turns\"\n{}", operations.concat());
+        let [_, (_, last)] = way;
+        let spec = specs::file(&format!("turns-{key}-{policy}-{last}"), &text)?;
+        let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
+        let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec)])?;
+        let mut times = Vec::new();
+        for id in [7, 8, 7] {
+            let moments = ["begin", "take", "put", "end"].map(|step| tell(&mut target, step, id));
+            let [begin, take, put, end] = moments.map(|moment| moment.context(key));
+            let (begin, take, put, end) = (begin?, take?, put?, end?);
+            times.extend(if last == "end" {
+                [begin.until(take), take.until(end)]
+            } else {
+                [begin.until(end), take.until(put)]
+            });
+        }
+        let scrape = agent.scrape_settled()?;
+        turns::check(&scrape, "turns", 6.0, &times).with_context(|| format!("{key}, {policy}, {way:?}"))?;
+        let abandoned = scrape.sum("monitor_unpaired_starts_total", &[("reason", "abandoned")]);
+        ensure!(whole(abandoned) == 0, "{key}, {policy}, {way:?}: {abandoned} abandoned");
+        check_closed(&scrape, target.pid(), [0, 0])?;
+        agent.terminate()?;
+        Ok(())
+    })
+}
+
+/// A start that had no room in the table is displaced by the next under its key, too, also where that has room there: the
+/// second of two ends is one without a start, and none by this policy.
+#[test]
+fn starts_are_displaced_wherever_they_are_kept() -> Result<()> {
+    let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
+    let spec = turns_spec("number", "first_finish")?;
+    // The table has room for eight.
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec), "--max-in-flight", "1"])?;
+    let mut each = |command: &str, ids: std::ops::RangeInclusive<u32>| -> Result<()> {
+        ids.into_iter().try_for_each(|id| target.command(&format!("{command} {id}")).map(drop))
+    };
+    each("begin", 1..=16)?;
+    each("end", 1..=8)?;
+    each("begin", 9..=16)?;
+    each("end", 9..=16)?;
+    each("end", 9..=16)?;
+    let scrape = agent.scrape_settled()?;
+    let finishes = |outcome| whole(scrape.sum("monitor_finishes_total", &[("outcome", outcome)]));
+    let abandoned = scrape.sum("monitor_unpaired_starts_total", &[("reason", "abandoned")]);
+    assert_eq!((finishes("timed"), finishes("repeated"), whole(abandoned)), (16, 8, 8));
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
 }
 
 /// As deep as the documents say; of what is deeper only the durations are not known.

@@ -2,123 +2,317 @@
 //!
 //! A page of its memory may be one that somebody else has to give: that of a file on FUSE, or one with a userfaultfd. Whoever
 //! reads it waits in the kernel until it comes or the target is gone, and only SIGKILL ends that sooner. So memory is read on
-//! a thread of its own, and who wants the reading waits for a moment. While a thread is held up no other begins, so that
-//! there is never more than one, and nobody waits again.
+//! a thread of its own: who wants a reading begins it, and takes later what it has given by then. There is never more than
+//! one thread, and readings that are begun at the same time follow each other on it. Once somebody has waited for it in vain no
+//! other begins until it is free, and nobody waits again.
 
 use std::{
-    sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError},
+    collections::VecDeque,
+    fmt,
+    panic::{self, AssertUnwindSafe},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, TryRecvError},
+    },
+    task::Poll,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tracing::warn;
 
-/// How long a scrape waits for one reading: by far more than any takes on a machine that is not overloaded.
+/// How long a scrape or a push waits for all its readings together, once it has begun them: by far more than any takes on a
+/// machine that is not overloaded.
 pub(super) const FOR_A_SCRAPE: Duration = Duration::from_secs(1);
-/// The same where rings wait to be emptied meanwhile.
-pub(super) const BETWEEN_DRAINS: Duration = Duration::from_millis(50);
 
-/// See the [module](self). `T`: what a reading gives.
+/// Readings for one purpose. See the [module](self).
 #[derive(Debug)]
-pub(super) struct Aside<T> {
-    /// Of the thread that was not waited for to the end.
-    held_up: Option<Receiver<T>>,
-    /// Whose memory it is, and what is left out while it does not come.
-    about: String,
-    is_told: bool,
+pub(super) struct Aside(Arc<Queue>);
+
+/// A reading that has begun, or that could not.
+#[derive(Debug)]
+pub(super) struct Awaited<T> {
+    given: Receiver<T>,
+    began: Instant,
+    queue: Arc<Queue>,
 }
 
-impl<T: Send + 'static> Aside<T> {
+impl Aside {
     /// What is `left_out` while the memory of the target of this name does not come: for the log.
     pub(super) fn new(name: &str, left_out: &str) -> Self {
         let about = format!("{name}: its memory does not come when it is read, so {left_out}");
-        Self { held_up: None, about, is_told: false }
+        Self(Arc::new(Queue { state: Mutex::default(), about, is_told: AtomicBool::new(false) }))
     }
 
-    /// What a reading gives; `None` if it takes longer than that, as long as one from before does, and where there can be no
-    /// thread. What comes too late is thrown away: it is of a time that nobody asks for any more.
-    pub(super) fn read(
-        &mut self,
-        patience: Duration,
+    /// Has this read as soon as the thread is free. Waits for nothing.
+    pub(super) fn begin<T: Send + 'static>(
+        &self,
         reading: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<T> {
-        if matches!(self.held_up.as_ref().map(Receiver::try_recv), Some(Err(TryRecvError::Empty))) {
-            return None;
-        }
-        let (give, receiver) = mpsc::sync_channel(1);
-        let begin = thread::Builder::new().name("memory".to_owned()).spawn(move || {
+    ) -> Awaited<T> {
+        let (give, given) = mpsc::sync_channel(1);
+        let began = Instant::now();
+        self.0.add(Box::new(move || {
             // Fails if nobody waits any more.
             let _ = give.send(reading());
-        });
-        self.held_up = None;
-        if let Err(error) = begin {
-            self.tell(&error.to_string());
-            return None;
-        }
-        match receiver.recv_timeout(patience) {
+        }));
+        Awaited { given, began, queue: Arc::clone(&self.0) }
+    }
+}
+
+impl<T> Awaited<T> {
+    /// What the reading has given until then; `None` if it has not, and at once if it never will. What comes too late is thrown
+    /// away: it is of a time that nobody asks for any more.
+    pub(super) fn take(self, until: Instant) -> Option<T> {
+        match self.given.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(read) => Some(read),
             Err(RecvTimeoutError::Timeout) => {
-                self.tell(&format!("not within {} ms", patience.as_millis()));
-                self.held_up = Some(receiver);
+                self.queue.give_up();
+                self.queue.tell_late(self.began);
                 None
             }
-            // It has panicked, which has been reported.
+            // It was not begun, or has panicked, which has been reported.
             Err(RecvTimeoutError::Disconnected) => None,
         }
     }
 
+    /// What the reading has given by now, without a wait, for those who can use it however late it comes: ready without
+    /// anything if there will never be any.
+    pub(super) fn poll(&self) -> Poll<Option<T>> {
+        match self.given.try_recv() {
+            Ok(read) => Poll::Ready(Some(read)),
+            Err(TryRecvError::Disconnected) => Poll::Ready(None),
+            Err(TryRecvError::Empty) => {
+                if self.began.elapsed() >= FOR_A_SCRAPE {
+                    self.queue.tell_late(self.began);
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// A reading that hands over by itself what it gives.
+type Reading = Box<dyn FnOnce() + Send>;
+
+/// What the thread and those who have it read share.
+#[derive(Debug)]
+struct Queue {
+    state: Mutex<State>,
+    /// Whose memory it is, and what is left out while it does not come.
+    about: String,
+    is_told: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is to be read next. Dropping one tells who waits for it that nothing comes.
+    next: VecDeque<Reading>,
+    /// There is a thread.
+    is_busy: bool,
+    /// Somebody has waited for it in vain.
+    is_held_up: bool,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { next, is_busy, is_held_up } = self;
+        write!(f, "{} to read, busy: {is_busy}, held up: {is_held_up}", next.len())
+    }
+}
+
+impl Queue {
+    fn add(self: &Arc<Self>, reading: Reading) {
+        let mut state = self.lock();
+        if state.is_held_up {
+            return;
+        }
+        state.next.push_back(reading);
+        if state.is_busy {
+            return;
+        }
+        let queue = Arc::clone(self);
+        match thread::Builder::new().name("memory".to_owned()).spawn(move || queue.read_all()) {
+            Ok(_) => state.is_busy = true,
+            Err(error) => {
+                state.next.clear();
+                self.tell(&error.to_string());
+            }
+        }
+    }
+
+    fn read_all(&self) {
+        while let Some(reading) = self.take_next() {
+            // One that panics is reported, and leaves the others their turn.
+            let _ = panic::catch_unwind(AssertUnwindSafe(reading));
+        }
+    }
+
+    fn take_next(&self) -> Option<Reading> {
+        let mut state = self.lock();
+        let next = state.next.pop_front();
+        state.is_busy = next.is_some();
+        state.is_held_up = false;
+        next
+    }
+
+    /// Has nobody wait any more for what the thread does now.
+    fn give_up(&self) {
+        let mut state = self.lock();
+        state.is_held_up = state.is_busy;
+        state.next.clear();
+    }
+
+    fn tell_late(&self, began: Instant) {
+        self.tell(&format!("not within {} ms", began.elapsed().as_millis()));
+    }
+
     /// Says once what is missing from now on: the metrics say so each time.
-    fn tell(&mut self, why: &str) {
-        if !std::mem::replace(&mut self.is_told, true) {
+    fn tell(&self, why: &str) {
+        if !self.is_told.swap(true, Ordering::Relaxed) {
             warn!("{} ({why})", self.about);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicU32, Ordering},
-        },
-        time::Instant,
+    use std::sync::{
+        atomic::AtomicU32,
+        mpsc::{Sender, channel},
     };
 
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(20);
+    /// By far longer than anything here takes that does not wait in vain.
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn after(time: Duration) -> Instant {
+        Instant::now() + time
+    }
+
+    fn aside() -> Aside {
+        Aside::new("target", "nothing is shown")
+    }
+
+    /// Begins a reading of a page that comes when it is sent; the reading gives this number.
+    fn read_page(aside: &Aside, number: u32) -> (Sender<()>, Awaited<u32>) {
+        let (come, page) = channel();
+        let reading = aside.begin(move || {
+            let _ = page.recv();
+            number
+        });
+        (come, reading)
+    }
+
+    /// What a reading gives, however late it is.
+    fn poll_to_the_end<T>(awaited: &Awaited<T>) -> Option<T> {
+        loop {
+            match awaited.poll() {
+                Poll::Ready(read) => return read,
+                Poll::Pending => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
 
     #[test]
     fn a_reading_that_is_held_up_is_waited_for_once_and_no_other_begins() {
-        let mut aside = Aside::new("target", "nothing is shown");
-        let (come, page) = mpsc::channel::<()>();
+        let aside = aside();
+        let (come, held_up) = read_page(&aside, 1);
+        assert_eq!(held_up.take(after(SHORT)), None);
         let begun = Arc::new(AtomicU32::new(0));
-        let count = Arc::clone(&begun);
-        let held_up = move || {
-            count.fetch_add(1, Ordering::SeqCst);
-            let _ = page.recv();
-            1
+        let read = || {
+            let begun = Arc::clone(&begun);
+            aside.begin(move || begun.fetch_add(1, Ordering::SeqCst))
         };
-        assert_eq!(aside.read(SHORT, held_up), None);
         let again = Instant::now();
         for _ in 0..1_000 {
-            let count = Arc::clone(&begun);
-            let read = move || count.fetch_add(1, Ordering::SeqCst);
-            assert_eq!(aside.read(FOR_A_SCRAPE, read), None);
+            assert_eq!(read().take(after(LONG)), None);
         }
-        assert!(again.elapsed() < FOR_A_SCRAPE, "waited again");
-        assert_eq!(begun.load(Ordering::SeqCst), 1, "another was begun");
+        assert!(again.elapsed() < LONG, "waited again");
+        assert_eq!(begun.load(Ordering::SeqCst), 0, "another was begun");
         come.send(()).expect("the thread waits");
         // What it gives now is old.
-        let read = std::iter::repeat_with(|| aside.read(FOR_A_SCRAPE, || 2)).take(1_000_000);
+        let read = std::iter::repeat_with(|| aside.begin(|| 2).take(after(LONG))).take(1_000_000);
         assert_eq!(read.flatten().next(), Some(2));
     }
 
     #[test]
     fn one_that_panics_is_over() {
-        let mut aside = Aside::new("target", "nothing is shown");
-        assert_eq!(aside.read(FOR_A_SCRAPE, || -> u32 { panic!("in a test") }), None);
-        assert_eq!(aside.read(FOR_A_SCRAPE, || 3), Some(3));
+        let aside = aside();
+        let (come, first) = read_page(&aside, 1);
+        let panics = aside.begin(|| -> u32 { panic!("in a test") });
+        let last = aside.begin(|| 3);
+        come.send(()).expect("the thread waits");
+        let until = after(LONG);
+        assert_eq!([first, panics, last].map(|reading| reading.take(until)), [Some(1), None, Some(3)]);
+        assert_eq!(aside.begin(|| 4).take(after(LONG)), Some(4));
+    }
+
+    #[test]
+    fn those_who_ask_at_the_same_time_are_served_one_after_the_other() {
+        let aside = aside();
+        let reading = Arc::new(AtomicU32::new(0));
+        let begin = |number| {
+            let reading = Arc::clone(&reading);
+            aside.begin(move || {
+                assert_eq!(reading.fetch_add(1, Ordering::SeqCst), 0, "two at a time");
+                thread::sleep(Duration::from_millis(2));
+                reading.fetch_sub(1, Ordering::SeqCst);
+                number
+            })
+        };
+        let all: Vec<_> = (0..20).map(begin).collect();
+        let until = after(LONG);
+        let read: Vec<_> = all.into_iter().map(|reading| reading.take(until)).collect();
+        assert_eq!(read, (0..20).map(Some).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn who_stands_behind_one_that_is_held_up_waits_no_longer() {
+        let aside = aside();
+        let (_come, held_up) = read_page(&aside, 1);
+        let behind = aside.begin(|| 2);
+        assert_eq!(held_up.take(after(SHORT)), None);
+        let began = Instant::now();
+        assert_eq!(behind.take(after(LONG)), None);
+        assert!(began.elapsed() < LONG);
+    }
+
+    #[test]
+    fn many_that_are_held_up_take_no_more_time_than_one_and_none_of_the_others() {
+        let held_up: Vec<_> = (0..100).map(|_| read_page(&aside(), 1)).collect();
+        let (come, good) = read_page(&aside(), 2);
+        let (began, patience) = (Instant::now(), Duration::from_millis(500));
+        come.send(()).expect("the thread waits");
+        let mut pages = Vec::new();
+        for (come, reading) in held_up {
+            pages.push(come);
+            assert_eq!(reading.take(began + patience), None);
+        }
+        // Its time is over by now, but it was there before.
+        assert_eq!(good.take(began + patience), Some(2));
+        let took = began.elapsed();
+        assert!(took >= patience && took < 5 * patience, "{took:?}");
+    }
+
+    #[test]
+    fn what_comes_late_is_there_for_whoever_does_not_wait() {
+        let aside = aside();
+        let (come, late) = read_page(&aside, 1);
+        thread::sleep(3 * SHORT);
+        let began = Instant::now();
+        for _ in 0..1_000 {
+            assert_eq!(late.poll(), Poll::Pending);
+        }
+        assert!(began.elapsed() < FOR_A_SCRAPE, "waited");
+        come.send(()).expect("the thread waits");
+        assert_eq!(poll_to_the_end(&late), Some(1));
+        assert_eq!(poll_to_the_end(&aside.begin(|| -> u32 { panic!("in a test") })), None);
     }
 }

@@ -5,12 +5,12 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use prometheus::proto::MetricFamily;
 
-use super::{RunConfig, go::GoRuntime, looks::Looks, watch::Face};
+use super::{RunConfig, aside::FOR_A_SCRAPE, go::GoRuntime, looks::Looks, watch::Face};
 use crate::{
     events::{Readers, SlowCalls, Wish},
     export::{
@@ -123,16 +123,19 @@ impl Board {
     fn families(&self, faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
         // First: what it has as this begins is what it has most of the time.
         let agent_stats = self.agent_stats();
+        // Before all else that is told of a target: of one that is down by now it is final.
+        let stats: Vec<_> = faces.iter().map(|face| face.lock_stats().clone()).collect();
         let snapshots: Vec<(Option<String>, Arc<Snapshot>)> = faces
             .iter()
             .map(|face| (with_target.then(|| face.pid.to_string()), face.published.get()))
             .collect();
         let snapshots: Vec<_> =
             snapshots.iter().map(|(target, snapshot)| (target.clone(), snapshot.as_ref())).collect();
-        let underway_calls: Vec<_> =
-            faces.iter().map(|face| (with_target.then(|| face.pid.to_string()), face.underway())).collect();
-        let stats: Vec<_> =
-            faces.iter().zip(&underway_calls).map(|(face, (_, calls))| stats(face, calls)).collect();
+        let (underway_calls, readings) = read_memory(faces);
+        let stats = stats.into_iter().zip(&underway_calls).map(|(stats, calls)| with_underway(stats, calls));
+        let stats: Vec<_> = stats.collect();
+        let targets = snapshots.iter().map(|(target, _)| target.clone());
+        let underway_calls: Vec<_> = targets.zip(underway_calls).collect();
         let mut families = Vec::new();
         if self.metrics.contains(Family::Kitex) {
             families.extend(kitex(&snapshots, &self.view));
@@ -144,7 +147,6 @@ impl Board {
         }
         families.extend(operations(&snapshots, &self.specs, &self.grpc.buckets, &self.ladder));
         families.extend(processes(faces, with_target));
-        let readings: Vec<_> = faces.iter().map(|face| face.read_go()).collect();
         if self.metrics.contains(Family::Go) {
             families.extend(go_runtimes(faces, &readings, with_target));
         }
@@ -198,12 +200,18 @@ impl Board {
     }
 }
 
+/// What the memory of targets tells: their calls under way, and what their Go runtimes say. All of it is read at the same
+/// time, so that however many are slow or held up, it takes no longer, and none of the others' time.
+fn read_memory(faces: &[Arc<Face>]) -> (Vec<UnderwayCalls>, Vec<Option<Readings>>) {
+    let begun: Vec<_> = faces.iter().map(|face| (face.begin_underway(), face.begin_go())).collect();
+    let until = Instant::now() + FOR_A_SCRAPE;
+    let taken = faces.iter().zip(begun);
+    taken.map(|(face, (underway, go))| (face.take_underway(underway, until), face.take_go(go, until))).unzip()
+}
+
 /// What is to be said of how a target is watched.
-fn stats(face: &Face, underway: &UnderwayCalls) -> TargetStats {
-    let mut stats = face.lock_stats().clone();
-    stats.in_flight = underway.count();
-    stats.never_finished = underway.never_finished;
-    stats
+fn with_underway(stats: TargetStats, underway: &UnderwayCalls) -> TargetStats {
+    TargetStats { in_flight: underway.count(), never_finished: underway.never_finished, ..stats }
 }
 
 /// What durations are counted between, for the families that were chosen.
@@ -251,7 +259,7 @@ fn processes(faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
 /// The Go runtimes of the targets that still live.
 fn go_runtimes(faces: &[Arc<Face>], readings: &[Option<Readings>], with_target: bool) -> Vec<MetricFamily> {
     let targets = faces.iter().zip(readings).filter_map(|(face, readings)| {
-        let go = face.go.lock().unwrap_or_else(PoisonError::into_inner);
+        let go = face.lock_go();
         let families = go.as_ref()?.families(readings.as_ref()?);
         Some((with_target.then(|| face.pid.to_string()), families))
     });
@@ -266,7 +274,7 @@ fn read_errors(faces: &[Arc<Face>]) -> Vec<MetricFamily> {
     );
     for face in faces {
         let pid = face.pid.to_string();
-        let go = face.go.lock().unwrap_or_else(PoisonError::into_inner);
+        let go = face.lock_go();
         for (reason, count) in go.iter().flat_map(GoRuntime::errors) {
             errors.push(&[("target", &pid), ("reason", reason)], f64::from(*count));
         }
@@ -279,12 +287,14 @@ fn read_errors(faces: &[Arc<Face>]) -> Vec<MetricFamily> {
 impl Source for Board {
     fn telemetry(&self) -> Vec<(u32, Telemetry)> {
         let faces = self.newest_faces();
-        let of_face = |face: &Arc<Face>| {
-            let subject = face.subject.as_ref()?;
-            let readings = face.read_go();
-            Some((face.pid, subject.telemetry(&face.published.get(), readings.as_ref(), self.otel)))
-        };
-        faces.iter().filter_map(of_face).collect()
+        let subjects = faces.iter().filter_map(|face| Some((face, face.subject.as_ref()?)));
+        let begun: Vec<_> = subjects.map(|(face, subject)| (face, subject, face.begin_go())).collect();
+        let until = Instant::now() + FOR_A_SCRAPE;
+        let telemetry = begun.into_iter().map(|(face, subject, go)| {
+            let readings = face.take_go(go, until);
+            (face.pid, subject.telemetry(&face.published.get(), readings.as_ref(), self.otel))
+        });
+        telemetry.collect()
     }
 }
 

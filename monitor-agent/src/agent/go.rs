@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::{
     RunConfig,
-    aside::{Aside, FOR_A_SCRAPE},
+    aside::{Aside, Awaited},
     attached::Place,
 };
 use crate::{
@@ -26,12 +26,15 @@ const REASONS: [&str; 7] =
 /// Nothing was read at all, since the memory did not come.
 const HELD_UP: &str = "held_up";
 
+/// What is read at a time, and what is wrong with it; `None` if it is another program's.
+pub(super) type Read = Option<(Readings, Vec<Fault>)>;
+
 /// A reader, and what has gone wrong with it.
 #[derive(Debug)]
 pub(super) struct GoRuntime {
     /// `None` where there is nothing to read, or nothing any more.
     reader: Option<(AddressSpace, Arc<Mutex<Reader>>)>,
-    readings: Aside<Option<(Readings, Vec<Fault>)>>,
+    readings: Aside,
     version: String,
     detail: Detail,
     target: String,
@@ -56,15 +59,19 @@ impl GoRuntime {
         Self { reader, readings, version, detail: config.go, target: name, errors }
     }
 
-    /// What can be read now; `None` where nothing can.
-    pub(super) fn read(&mut self) -> Option<Readings> {
+    /// Begins to read; `None` where there is nothing to read, or nothing any more.
+    pub(super) fn begin(&self) -> Option<Awaited<Read>> {
         let (memory, reader) = self.reader.clone()?;
-        let read = move || {
+        Some(self.readings.begin(move || {
             let read = reader.lock().unwrap_or_else(PoisonError::into_inner).read();
             // It has not become another program meanwhile.
             memory.is_there().then_some(read)
-        };
-        let Some(read) = self.readings.read(FOR_A_SCRAPE, read) else {
+        }))
+    }
+
+    /// What was read, and counts what was not; `None` for a reading that has not come.
+    pub(super) fn take_over(&mut self, read: Option<Read>) -> Option<Readings> {
+        let Some(read) = read else {
             self.count(HELD_UP);
             return None;
         };

@@ -1,6 +1,6 @@
 //! The calls in flight of a target, for the server to show: how many, since when, and where to.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
 
 use monitor_ebpf::{
     LABELS, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, SCRATCH_BYTES, Shape, TEXT_BYTES, by_site, label,
@@ -8,7 +8,7 @@ use monitor_ebpf::{
 use tracing::warn;
 
 use super::{
-    aside::{Aside, FOR_A_SCRAPE},
+    aside::{Aside, Awaited},
     names::Names,
 };
 use crate::{
@@ -45,7 +45,7 @@ pub(super) struct CallsInFlight {
     copies: Arc<[CopyInFlight]>,
     /// Where names are read; `None` where that is not permitted, and after the target's end.
     memory: Option<AddressSpace>,
-    names: Aside<Vec<Named>>,
+    names: Aside,
     has_ended: bool,
 }
 
@@ -60,6 +60,18 @@ type Unread = (usize, Underway);
 
 /// A call with its names, if they could be read.
 type Named = (Underway, Option<CallNames>);
+
+/// The calls in flight of a moment, some of whose names are being read.
+pub(super) struct Unnamed {
+    /// Those whose names are known, or that have none.
+    calls: UnderwayCalls,
+    /// The others.
+    unread: Vec<Unread>,
+    /// Their names; `None` where none can be read.
+    names: Option<Awaited<Vec<Named>>>,
+    /// The moment, by the clock of starts.
+    now_ns: u64,
+}
 
 impl CallsInFlight {
     pub(super) fn open(target: &Target, name: &str, copies: Vec<CopyInFlight>) -> Self {
@@ -80,8 +92,8 @@ impl CallsInFlight {
         self.has_ended = true;
     }
 
-    /// All calls in flight now, by their names.
-    pub(super) fn read(&mut self) -> UnderwayCalls {
+    /// All calls in flight now; begins to read their names.
+    pub(super) fn begin(&self) -> Unnamed {
         let mut calls = UnderwayCalls::default();
         let now_ns = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
         let mut unread = Vec::new();
@@ -104,24 +116,33 @@ impl CallsInFlight {
                 _ => unread.extend(found.into_iter().map(|call| (index, call))),
             }
         }
-        for (call, names) in self.named(&oldest_first(unread)) {
+        let unread = oldest_first(unread);
+        Unnamed { names: self.begin_names(&unread), calls, unread, now_ns }
+    }
+
+    /// Begins to read the names of calls where their objects have them, if there are any and some may be read.
+    fn begin_names(&self, calls: &[Unread]) -> Option<Awaited<Vec<Named>>> {
+        let memory = self.memory.clone().filter(|_| !calls.is_empty())?;
+        let (copies, calls) = (Arc::clone(&self.copies), calls.to_vec());
+        Some(self.names.begin(move || read_names(&copies, calls, &memory)))
+    }
+}
+
+impl Unnamed {
+    /// The calls by their names, as far as those have come until then.
+    pub(super) fn named(self, until: Instant) -> UnderwayCalls {
+        let Self { mut calls, unread, names, now_ns } = self;
+        let named = names.and_then(|names| names.take(until));
+        let named = named.unwrap_or_else(|| unread.into_iter().map(|(_, call)| (call, None)).collect());
+        for (call, names) in named {
             let age_ns = now_ns.saturating_sub(call.start_ns);
             calls.add(side_of(&call), names.unwrap_or_else(unknown), age_ns);
         }
         calls
     }
-
-    /// The names of calls, read where their objects have them, as long as some may be read; without those of calls that
-    /// have finished meanwhile.
-    fn named(&mut self, calls: &[Unread]) -> Vec<Named> {
-        let without = |calls: &[Unread]| calls.iter().map(|(_, call)| (*call, None)).collect();
-        let Some(memory) = self.memory.clone().filter(|_| !calls.is_empty()) else { return without(calls) };
-        let (copies, to_name) = (Arc::clone(&self.copies), calls.to_vec());
-        let named = self.names.read(FOR_A_SCRAPE, move || read_names(&copies, to_name, &memory));
-        named.unwrap_or_else(|| without(calls))
-    }
 }
 
+/// The calls with their names, without those that have finished meanwhile.
 fn read_names(copies: &[CopyInFlight], calls: Vec<Unread>, memory: &AddressSpace) -> Vec<Named> {
     let name = |(nth, (index, call)): (usize, Unread)| {
         let copy = copies.get(index)?;

@@ -11,7 +11,7 @@ use crate::{
     failure::{Failure, Kind, printable},
     frameworks::known,
     image::{Image, ImageError},
-    metrics::{Family, Selection},
+    metrics::Family,
     plan::{Inspection, OfSpec, SiteChoosing},
     target::{FileId, Target},
 };
@@ -25,6 +25,9 @@ pub fn no_framework() -> String {
 
 /// What can be had of a Go process all the same.
 const WITHOUT_CALLS: &str = "`run --metrics go,process` gives its Go runtime and its process without calls";
+/// What else must not ask for calls then.
+const WITHOUT_PUSH: &str =
+    "--otlp and OTEL_METRICS_EXPORTER=otlp ask for calls, whatever --metrics has: leave them out";
 
 /// An executable and all that is known about it. Targets that run the same file share one.
 pub(super) struct Executable {
@@ -71,13 +74,14 @@ fn executable(target: &Target, config: &RunConfig) -> Result<Executable, Failure
         (false, false) => Inspection::of_specs(&image, specs),
         (false, true) => Inspection::without_frameworks(&image),
     };
-    let mut inspection = inspection.map_err(|error| Failure::of_contents(&name, &error))?;
+    let mut inspection =
+        inspection.map_err(|error| with_push(Failure::of_contents(&name, &error), config))?;
     // With a spec of native functions there is something else to show; the log says that there is no Go runtime.
     if metrics.contains(Family::Go) && inspection.go_version.is_empty() && inspection.frameworks.is_empty() {
         return Err(Failure::of_image(&name, &ImageError::NotGo));
     }
     if metrics.wants_calls() {
-        check_calls(&name, &inspection, metrics)?;
+        check_calls(&name, &inspection, config)?;
     }
     if config.sites == SiteChoosing::Naive {
         inspection.choose_naive_sites();
@@ -87,29 +91,35 @@ fn executable(target: &Target, config: &RunConfig) -> Result<Executable, Failure
 
 /// Refuses a spec that can't be used in any of the targets. In those among several where it can't a warning does.
 fn check_specs(prepared: &[Prepared]) -> Result<(), Failure> {
+    let inspected = prepared.iter().map(|one| (describe(&one.target), &one.executable.inspection));
+    refused_spec(inspected).map_or(Ok(()), Err)
+}
+
+/// The refusal of the first spec that can't be used in any of these executables, each of which has a name.
+fn refused_spec<'a>(inspected: impl Iterator<Item = (String, &'a Inspection)>) -> Option<Failure> {
     let mut refused: BTreeMap<u8, Option<Failure>> = BTreeMap::new();
-    for Prepared { target, executable } in prepared {
-        for found in &executable.inspection.frameworks {
+    for (name, inspection) in inspected {
+        for found in &inspection.frameworks {
             let Some(OfSpec { number, .. }) = found.spec else { continue };
             let failure = found.plan.as_ref().err();
-            let failure = failure.map(|why| Failure::of_refusal(&describe(target), &found.name, why));
+            let failure = failure.map(|why| Failure::of_refusal(&name, &found.name, why));
             let known = refused.entry(number).or_insert_with(|| failure);
             if found.plan.is_ok() {
                 *known = None;
             }
         }
     }
-    refused.into_values().flatten().next().map_or(Ok(()), Err)
+    refused.into_values().flatten().next()
 }
 
 /// Refuses an executable in which there are no calls of those that are wanted, nor operations.
-fn check_calls(name: &str, inspection: &Inspection, metrics: &Selection) -> Result<(), Failure> {
-    let mut plans = inspection.plans().peekable();
-    if plans.peek().is_none() {
-        return Err(unattachable(name, inspection));
+fn check_calls(name: &str, inspection: &Inspection, config: &RunConfig) -> Result<(), Failure> {
+    let RunConfig { metrics, .. } = config;
+    if let Some(failure) = without_plan(name, inspection) {
+        return Err(with_push(failure, config));
     }
     let mut others = BTreeSet::new();
-    for (found, _) in plans {
+    for (found, _) in inspection.plans() {
         if found.family.is_none_or(|family| metrics.wants_calls_of(family)) {
             return Ok(());
         }
@@ -128,9 +138,26 @@ pub fn describe(target: &Target) -> String {
     format!("pid {} ({}{deleted})", target.pid(), printable(target.exe_name()))
 }
 
-/// Why nothing in an executable can be watched. `name` names it.
+/// Why `run` would not attach to an executable, if it would not: nothing in it can be watched, or one of the specs can't be
+/// used. `name` names it.
 #[must_use]
-pub fn unattachable(name: &str, inspection: &Inspection) -> Failure {
+pub fn unattachable(name: &str, inspection: &Inspection) -> Option<Failure> {
+    without_plan(name, inspection).or_else(|| refused_spec(std::iter::once((name.to_owned(), inspection))))
+}
+
+/// Adds to a refusal what asks for calls beside `--metrics`.
+fn with_push(failure: Failure, config: &RunConfig) -> Failure {
+    if config.otlp.is_none() {
+        return failure;
+    }
+    Failure { text: format!("{}; {WITHOUT_PUSH}", failure.text), ..failure }
+}
+
+/// Why nothing in an executable can be watched, if that is so.
+fn without_plan(name: &str, inspection: &Inspection) -> Option<Failure> {
+    if inspection.plans().next().is_some() {
+        return None;
+    }
     let refusals =
         inspection.frameworks.iter().filter_map(|found| Some((&found.name, found.plan.as_ref().err()?)));
     let reasons: Vec<_> =
@@ -139,5 +166,5 @@ pub fn unattachable(name: &str, inspection: &Inspection) -> Failure {
     let reason = reason.unwrap_or_else(|| {
         Failure::new(Kind::Unprovable, format!("{name} can't be watched: {}", no_framework()))
     });
-    Failure { text: format!("{}; {WITHOUT_CALLS}", reason.text), ..reason }
+    Some(Failure { text: format!("{}; {WITHOUT_CALLS}", reason.text), ..reason })
 }

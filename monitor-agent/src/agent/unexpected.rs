@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ use monitor_ebpf::Recipe;
 use tracing::{info, warn};
 
 use super::{
-    aside::{Aside, BETWEEN_DRAINS},
+    aside::{Aside, Awaited},
     attached::Place,
 };
 use crate::{
@@ -51,7 +52,9 @@ pub(super) struct Unexpected {
     next_look: Instant,
     /// Where itabs lie that the runtime has made; `None` where that may not be read.
     memory: Option<AddressSpace>,
-    made: Aside<Vec<Met>>,
+    made: Aside,
+    /// Those that are being read there.
+    awaited: Option<Awaited<Vec<Met>>>,
 }
 
 /// A type word, and the itab at its address, if there is one.
@@ -81,27 +84,31 @@ impl Unexpected {
             next_look: Instant::now(),
             memory: place.target.memory().ok(),
             made: Aside::new(&place.name, "calls with types that its runtime has made are not counted"),
+            awaited: None,
         }
     }
 
-    /// Asks the programs which types they met, if calls are not counted for it or it is time to. Tells whether there is news.
+    /// Asks the programs which types they met, if calls are not counted for it, memory is awaited or it is time to. Tells
+    /// whether there is news.
     pub(super) fn look(&mut self, now: Instant, maps: &Maps, place: &Place) -> bool {
         let unknown_hits = maps.unknown_hits();
-        if now < self.next_look && unknown_hits == self.unknown_hits {
+        if now < self.next_look && unknown_hits == self.unknown_hits && self.awaited.is_none() {
             return false;
         }
         (self.unknown_hits, self.next_look) = (unknown_hits, now + LOOK_EVERY);
         self.ask(maps, place)
     }
 
-    /// Asks the programs which types they met; tells whether there is news.
+    /// Asks the programs which types they met; tells whether there is news. Waits for nothing: what it takes the memory of
+    /// the target to tell is known when it is asked again, or later.
     pub(super) fn ask(&mut self, maps: &Maps, place: &Place) -> bool {
+        let given = self.given();
+        self.meet_all(given, maps, place);
         let types = maps.unexpected_types();
         let words = types.iter().map(|(word, _)| *word);
         let new = words.filter(|word| !self.seen.contains_key(word)).collect();
-        for (word, itab) in self.look_up(new, place) {
-            self.seen.insert(word, meet(word, itab, &self.known, maps, place));
-        }
+        let found = self.look_up(new, place);
+        self.meet_all(found, maps, place);
         let mut has_news = false;
         for (word, hits) in types {
             // One that could not be looked up yet is asked for again: its calls are in no count but that of such calls.
@@ -112,7 +119,21 @@ impl Unexpected {
         has_news
     }
 
-    /// The itabs at these addresses, in the executable or else in memory; without those that memory does not give.
+    /// What memory has given by now of what was read there.
+    fn given(&mut self) -> Vec<Met> {
+        let Some(Poll::Ready(given)) = self.awaited.as_ref().map(Awaited::poll) else { return Vec::new() };
+        self.awaited = None;
+        given.unwrap_or_default()
+    }
+
+    fn meet_all(&mut self, all: Vec<Met>, maps: &Maps, place: &Place) {
+        for (word, itab) in all {
+            self.seen.insert(word, meet(word, itab, &self.known, maps, place));
+        }
+    }
+
+    /// The itabs at these addresses that are in the executable; begins to read the others in memory, unless some are being
+    /// read there.
     fn look_up(&mut self, words: Vec<u64>, place: &Place) -> Vec<Met> {
         let met = words.into_iter().map(|word| (word, in_image(place, word)));
         let (mut met, others): (Vec<Met>, Vec<Met>) = met.partition(|(_, itab)| itab.is_some());
@@ -126,7 +147,7 @@ impl Unexpected {
             // It has not become another program meanwhile.
             if memory.is_there() { read } else { Vec::new() }
         };
-        met.extend(self.made.read(BETWEEN_DRAINS, read).unwrap_or_default());
+        self.awaited.get_or_insert_with(|| self.made.begin(read));
         met
     }
 

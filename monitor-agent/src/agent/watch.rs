@@ -10,16 +10,17 @@ use tracing::{info, warn};
 
 use super::{
     Latency, RunConfig,
+    aside::Awaited,
     attached::{self, Attached, Batch, Place, sites},
     clock::Clock,
     describe,
-    go::GoRuntime,
-    in_flight::CallsInFlight,
+    go::{GoRuntime, Read},
+    in_flight::{CallsInFlight, Unnamed},
     overhead::probe_kind,
     prepare::Prepared,
     probes::Probes,
     subject::Subject,
-    verify::still_running,
+    verify::{check_return_probes, still_running},
 };
 use crate::{
     bpf::RunTimes,
@@ -34,7 +35,8 @@ use crate::{
     target::{Liveness, Target},
 };
 
-/// What readers see of a watch. Shared with the server.
+/// What readers see of a watch. Shared with the server. Nobody waits for the target's memory with one of its locks held: the
+/// loop that empties the rings takes them, too.
 #[derive(Debug)]
 pub(super) struct Face {
     /// The target's pid.
@@ -48,7 +50,7 @@ pub(super) struct Face {
     /// The process in `/proc`; `None` once it has ended, or if it is not asked for.
     pub(super) process: Mutex<Option<ProcessReader>>,
     /// Its Go runtime, if it is asked for.
-    pub(super) go: Mutex<Option<GoRuntime>>,
+    go: Mutex<Option<GoRuntime>>,
     /// Its calls in flight, and those of the last look.
     in_flight: Mutex<(CallsInFlight, UnderwayCalls)>,
     /// What OpenTelemetry's view of it needs beside, if that is asked for.
@@ -56,9 +58,20 @@ pub(super) struct Face {
 }
 
 impl Face {
-    /// What the Go runtime says now, if it is asked for and can be read.
-    pub(super) fn read_go(&self) -> Option<Readings> {
-        self.go.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.read()
+    /// Begins to read what the Go runtime says now, if it is asked for and can be read.
+    pub(super) fn begin_go(&self) -> Option<Awaited<Read>> {
+        self.lock_go().as_ref()?.begin()
+    }
+
+    /// What it said, if that has come until then.
+    pub(super) fn take_go(&self, begun: Option<Awaited<Read>>, until: Instant) -> Option<Readings> {
+        let read = begun?.take(until);
+        self.lock_go().as_mut()?.take_over(read)
+    }
+
+    /// The Go runtime, if it is asked for.
+    pub(super) fn lock_go(&self) -> MutexGuard<'_, Option<GoRuntime>> {
+        self.go.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The numbers, to read or to change.
@@ -66,16 +79,22 @@ impl Face {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The calls in flight now.
-    pub(super) fn underway(&self) -> UnderwayCalls {
-        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        let (reader, last) = &mut *in_flight;
-        let mut calls = reader.read();
-        if !calls.is_sample {
-            calls.keep_names(last);
-        }
-        last.clone_from(&calls);
+    /// The calls in flight now; begins to read their names.
+    pub(super) fn begin_underway(&self) -> Unnamed {
+        self.lock_in_flight().0.begin()
+    }
+
+    /// The same with the names that have come until then.
+    pub(super) fn take_underway(&self, begun: Unnamed, until: Instant) -> UnderwayCalls {
+        let mut calls = begun.named(until);
+        let mut in_flight = self.lock_in_flight();
+        calls.keep_names(&in_flight.1);
+        in_flight.1.clone_from(&calls);
         calls
+    }
+
+    fn lock_in_flight(&self) -> MutexGuard<'_, (CallsInFlight, UnderwayCalls)> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -118,7 +137,7 @@ pub(super) struct Begun {
 }
 
 impl Checked {
-    /// Refuses a target whose text is not that of its plans.
+    /// Refuses a target whose text is not that of its plans, or that they could end.
     pub(super) fn new(prepared: Prepared, config: &RunConfig) -> Result<Self, Failure> {
         let Prepared { target, executable } = prepared;
         let name = describe(&target);
@@ -127,6 +146,7 @@ impl Checked {
             // A process that ends has no mappings any more.
             .map_err(|error| still_running(&target).err().unwrap_or_else(|| error.into()))?;
         let place = Place { target, executable, bias, name };
+        check_return_probes(&place.target, plans(&place, config).map(|(_, found, plan)| (found, plan)))?;
         for (_, _, plan) in plans(&place, config) {
             Attached::check(&place, plan, config)?;
         }
@@ -341,7 +361,8 @@ impl Watch {
         }
         let target = &self.place.target;
         let seems_running = target.seems_running();
-        // In the middle of an exec nothing else tells of it yet: then it is asked again at the next check.
+        // In the middle of an exec nothing else tells of it yet, and a read of its memory may hide one: then it is asked again
+        // at the next check.
         self.next_glance = if seems_running { now + GLANCE_EVERY } else { now };
         if now < self.next_close_look && seems_running {
             return Liveness::Running;
@@ -403,16 +424,16 @@ impl Watch {
         self.face.lock_stats().unexpected = unexpected;
     }
 
-    /// Says that the target is no longer watched. Only once its last calls are published: who sees it down sees
-    /// all there will ever be.
+    /// Says that the target is no longer watched. Only once its last calls are published, and says so last: who sees it
+    /// down sees all there will ever be.
     fn set_down(&mut self) {
         self.is_up = false;
-        self.face.lock_stats().up = false;
         *self.face.process.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        if let Some(go) = &mut *self.face.go.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(go) = &mut *self.face.lock_go() {
             go.close();
         }
-        self.face.in_flight.lock().unwrap_or_else(PoisonError::into_inner).0.close();
+        self.face.lock_in_flight().0.close();
+        self.face.lock_stats().up = false;
     }
 
     /// Watches it no more, since the agent ends: a target that lives on is not shown as one that has ended.

@@ -119,9 +119,13 @@ pub(super) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
             return Err(failure);
         }
     };
-    let report = report(&subject, &inspection);
+    let refusal = subject.refusal(&inspection);
+    let reason = refusal.as_ref().map(|refusal| refusal.text.clone());
+    let failure = agent::unattachable(&subject.name, &inspection).or(refusal);
+    let mut report = report(&subject, &inspection, failure.is_none());
+    report.reasons.extend(reason);
     print(&if arguments.json { json(&report)? } else { render(&report) })?;
-    if report.attachable { Ok(()) } else { Err(agent::unattachable(&subject.name, &inspection)) }
+    failure.map_or(Ok(()), Err)
 }
 
 /// `spec check`: says what a spec watches, and with an executable what would be attached to it.
@@ -195,6 +199,11 @@ impl Subject {
         Ok(Self { name, exe: target.exe_name().to_owned(), target: Some(target), image })
     }
 
+    /// Why `run` would not attach what is planned to the process, if it would not.
+    fn refusal(&self, inspection: &Inspection) -> Option<Failure> {
+        agent::check_return_probes(self.target.as_ref()?, inspection.plans()).err()
+    }
+
     fn file(path: &Path) -> Result<Self, Failure> {
         let name = printable(&path.to_string_lossy());
         let failed = |error| Failure::of_file(path, &error);
@@ -210,13 +219,13 @@ impl Subject {
     }
 }
 
-fn report<'a>(subject: &'a Subject, inspection: &'a Inspection) -> Report<'a> {
+fn report<'a>(subject: &'a Subject, inspection: &'a Inspection, attachable: bool) -> Report<'a> {
     let frameworks: Vec<_> =
         inspection.frameworks.iter().map(|found| framework_report(subject, found)).collect();
     let reasons = if frameworks.is_empty() { vec![agent::no_framework()] } else { Vec::new() };
     Report {
         name: &subject.name,
-        attachable: frameworks.iter().any(|framework| framework.attachable),
+        attachable,
         pid: subject.target.as_ref().map(Target::pid),
         exe: Some(&subject.exe),
         build_id: inspection.build_id.as_deref(),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    fmt::Write as _,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, UNIX_EPOCH},
@@ -14,13 +15,17 @@ use crate::{
     pipeline::{Details, FinishedCall, Labels, Side, Tracer},
 };
 
+/// Bytes of an answer at most, but for its end: the HTTP server has room for a few answers of this size. A target with many
+/// label sets can have more calls kept.
+const ANSWER_MAX: usize = 16 << 20;
+
 /// Keeps some calls of each label set. Shared by the pipeline, which hands it calls, and by those who ask.
 #[derive(Debug)]
 pub struct SlowCalls {
     /// How many slowest and how many failed calls are kept of a label set.
     limit: usize,
     /// By the address of the labels, which the entry keeps alive.
-    sets: Mutex<HashMap<usize, Kept>>,
+    sets: Mutex<HashMap<usize, KeptSet>>,
 }
 
 /// Which calls are wanted: those that have everything that is given.
@@ -34,11 +39,21 @@ pub struct Wish {
     pub method: Option<String>,
 }
 
-/// What is kept of a label set.
+/// A label set, and what is kept of it.
 #[derive(Clone, Debug)]
-struct Kept {
+struct KeptSet {
     target: u32,
     labels: Arc<Labels>,
+    /// Under a lock of its own: whoever asks copies the calls of one label set after the other, and those of all others
+    /// go on being kept.
+    calls: SharedKept,
+}
+
+type SharedKept = Arc<Mutex<Kept>>;
+
+/// What is kept of a label set.
+#[derive(Debug, Default)]
+struct Kept {
     /// In no order; `fastest` is the duration of the one that goes next.
     slowest: Vec<Call>,
     fastest: Duration,
@@ -60,19 +75,14 @@ impl SlowCalls {
         Self { limit, sets: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Kept>> {
-        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn keep(&self, call: &FinishedCall<'_>) {
-        let mut sets = self.lock();
-        let kept = sets.entry(Arc::as_ptr(call.labels).addr()).or_insert_with(|| Kept {
+        let mut sets = lock(&self.sets);
+        let set = sets.entry(Arc::as_ptr(call.labels).addr()).or_insert_with(|| KeptSet {
             target: call.target,
             labels: Arc::clone(call.labels),
-            slowest: Vec::new(),
-            fastest: Duration::ZERO,
-            failed: VecDeque::new(),
+            calls: Arc::default(),
         });
+        let mut kept = lock(&set.calls);
         let this = Call { time_ns: call.time_ns, duration: call.duration, details: call.details };
         if call.labels.failed {
             kept.failed.push_back(this);
@@ -85,26 +95,52 @@ impl SlowCalls {
         }
     }
 
-    /// The calls that are wanted, as JSON; label sets in the order of their names, slowest and newest calls first.
+    /// The calls that are wanted, as JSON; label sets in the order of their names, slowest and newest calls first. Where
+    /// that is too much the last label sets are left out, and it says how many.
     #[must_use]
     pub fn json(&self, wish: &Wish) -> String {
-        let kept: Vec<Kept> = self.lock().values().filter(|kept| wish.takes(kept)).cloned().collect();
-        // One combination of labels may have two numbers, and two copies of a framework may have the same.
-        let mut sets: BTreeMap<(u32, Arc<Labels>), Kept> = BTreeMap::new();
-        for one in kept {
-            let known = sets.get_mut(&(one.target, Arc::clone(&one.labels)));
-            match known {
-                Some(known) => {
-                    known.slowest.extend(one.slowest);
-                    known.failed.extend(one.failed);
-                }
-                None => drop(sets.insert((one.target, Arc::clone(&one.labels)), one)),
-            }
-        }
-        let calls = sets.into_values().map(|kept| kept.described(self.limit)).collect();
-        // Text and numbers to memory can't fail.
-        serde_json::to_string(&Report { calls }).unwrap_or_default()
+        self.json_within(ANSWER_MAX, wish)
     }
+
+    /// In pieces, so that no more than the answer is ever made.
+    fn json_within(&self, bytes: usize, wish: &Wish) -> String {
+        let sets = self.wanted(wish);
+        let mut left_out = sets.len();
+        let mut json = "{\"calls\":[".to_owned();
+        for (index, ((target, labels), calls)) in sets.into_iter().enumerate() {
+            let described = Kept::of(&calls).described(target, &labels, self.limit);
+            // Text and numbers to memory can't fail.
+            let described = serde_json::to_string(&described).unwrap_or_default();
+            if json.len() + described.len() >= bytes {
+                break;
+            }
+            json.push_str(if index > 0 { "," } else { "" });
+            json.push_str(&described);
+            left_out -= 1;
+        }
+        json.push(']');
+        if left_out > 0 {
+            // As above.
+            let _ = write!(json, ",\"left_out\":{left_out}");
+        }
+        json.push('}');
+        json
+    }
+
+    /// The label sets that are wanted, in the order of their names. Only pointers are copied while new calls wait. One
+    /// combination of labels may have two numbers, and two copies of a framework may have the same.
+    fn wanted(&self, wish: &Wish) -> BTreeMap<(u32, Arc<Labels>), Vec<SharedKept>> {
+        let sets: Vec<KeptSet> = lock(&self.sets).values().filter(|set| wish.takes(set)).cloned().collect();
+        let mut wanted: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for set in sets {
+            wanted.entry((set.target, set.labels)).or_default().push(set.calls);
+        }
+        wanted
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tracer for Arc<SlowCalls> {
@@ -117,14 +153,25 @@ impl Tracer for Arc<SlowCalls> {
 }
 
 impl Wish {
-    fn takes(&self, kept: &Kept) -> bool {
-        self.target.is_none_or(|target| target == kept.target)
-            && self.side.is_none_or(|side| side == kept.labels.side)
-            && self.method.as_ref().is_none_or(|method| *method == kept.labels.method)
+    fn takes(&self, set: &KeptSet) -> bool {
+        self.target.is_none_or(|target| target == set.target)
+            && self.side.is_none_or(|side| side == set.labels.side)
+            && self.method.as_ref().is_none_or(|method| *method == set.labels.method)
     }
 }
 
 impl Kept {
+    /// A copy of all of these, whose locks are held one after the other.
+    fn of(these: &[SharedKept]) -> Self {
+        let mut all = Self::default();
+        for one in these {
+            let one = lock(one);
+            all.slowest.extend_from_slice(&one.slowest);
+            all.failed.extend(&one.failed);
+        }
+        all
+    }
+
     /// Most calls are faster than all that are kept: they cost one comparison.
     fn keep_slow(&mut self, call: Call, duration: Duration, limit: usize) {
         if self.slowest.len() < limit {
@@ -140,19 +187,18 @@ impl Kept {
         self.fastest = self.slowest.iter().filter_map(|call| call.duration).min().unwrap_or_default();
     }
 
-    fn described(mut self, limit: usize) -> DescribedSet {
+    fn described(mut self, target: u32, labels: &Labels, limit: usize) -> DescribedSet<'_> {
         self.slowest.sort_by_key(|call| std::cmp::Reverse((call.duration, call.time_ns)));
         self.slowest.truncate(limit);
         let mut failed: Vec<_> = self.failed.into();
         failed.sort_by_key(|call| std::cmp::Reverse(call.time_ns));
         failed.truncate(limit);
-        let labels = &self.labels;
         DescribedSet {
-            target: self.target,
+            target,
             side: labels.side.name(),
-            caller: labels.caller.clone(),
-            callee: labels.callee.clone(),
-            method: labels.method.clone(),
+            caller: &labels.caller,
+            callee: &labels.callee,
+            method: &labels.method,
             call_type: labels.call_type.name(),
             status: labels.status(),
             error: labels.failed.then_some(labels.error_class),
@@ -162,19 +208,14 @@ impl Kept {
     }
 }
 
-/// The answer, whose fields `docs/events.md` explains.
+/// One label set of the answer, whose fields `docs/events.md` explains.
 #[derive(Serialize)]
-struct Report {
-    calls: Vec<DescribedSet>,
-}
-
-#[derive(Serialize)]
-struct DescribedSet {
+struct DescribedSet<'a> {
     target: u32,
     side: &'static str,
-    caller: String,
-    callee: String,
-    method: String,
+    caller: &'a str,
+    callee: &'a str,
+    method: &'a str,
     #[serde(rename = "type")]
     call_type: &'static str,
     status: &'static str,
@@ -211,6 +252,8 @@ fn described(call: &Call) -> DescribedCall {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::mpsc, thread, time::Instant};
+
     use monitor_ebpf::LabelSet;
     use serde_json::Value;
 
@@ -273,6 +316,59 @@ mod tests {
         let report = report(&calls, &Wish::default());
         assert_eq!(report.len(), 1);
         assert_eq!(durations(&report[0]["slowest"]), [Some(3), Some(2)]);
+    }
+
+    #[test]
+    fn an_answer_ends_at_a_limit_and_says_so() {
+        let calls = Arc::new(SlowCalls::new(2));
+        let whole = || calls.json_within(usize::MAX, &Wish::default());
+        for method in ["A", "B", "C"] {
+            finish(&calls, &labels(method, false), 1, Some(1));
+        }
+        let fits = whole();
+        finish(&calls, &labels("D", false), 1, Some(1));
+        let all = whole();
+        for (bytes, methods, left_out) in [
+            (all.len(), vec!["A", "B", "C", "D"], Value::Null),
+            (fits.len(), vec!["A", "B", "C"], 1.into()),
+            (fits.len() - 10, vec!["A", "B"], 2.into()),
+            (0, vec![], 4.into()),
+        ] {
+            let json = calls.json_within(bytes, &Wish::default());
+            let report: Value = serde_json::from_str(&json).expect("JSON");
+            let sets = report["calls"].as_array().expect("a list");
+            let given: Vec<_> = sets.iter().filter_map(|set| set["method"].as_str()).collect();
+            assert_eq!((given, &report["left_out"]), (methods, &left_out), "{bytes}");
+        }
+        assert_eq!(calls.json(&Wish::default()), all);
+    }
+
+    /// Someone asks, and is where the calls of one label set are copied: there is room for those of another.
+    #[test]
+    fn calls_are_kept_while_someone_asks() {
+        let patience = Duration::from_secs(10);
+        let calls = &Arc::new(SlowCalls::new(2));
+        finish(calls, &labels("Echo", false), 1, Some(1));
+        let echo = Arc::clone(&lock(&calls.sets).values().next().expect("a label set").calls);
+        let held = lock(&echo);
+        thread::scope(|scope| {
+            let asks = scope.spawn(move || calls.json(&Wish::default()));
+            // It has a pointer, too.
+            let begin = Instant::now();
+            while Arc::strong_count(&echo) < 3 && begin.elapsed() < patience {
+                thread::yield_now();
+            }
+            let (kept, is_kept) = mpsc::channel();
+            scope.spawn(move || {
+                finish(calls, &labels("Store", false), 1, Some(1));
+                kept.send(())
+            });
+            let is_kept = is_kept.recv_timeout(patience);
+            let is_answered = asks.is_finished();
+            drop(held);
+            assert_eq!((is_kept, is_answered), (Ok(()), false));
+        });
+        assert_eq!(report(calls, &Wish::default()).len(), 2);
     }
 
     #[test]

@@ -46,8 +46,14 @@ impl ProcessReader {
 
     /// Reads what can be read now.
     pub fn read(&mut self) -> ProcessStats {
-        let mut stats = ProcessStats::default();
+        // Before its memory is seen to be there: as a process ends it gives up its memory first, and then its files.
+        let open_fds = open_fds(&self.process).ok();
+        let mut stats = ProcessStats { open_fds, ..ProcessStats::default() };
         if let Ok(stat) = self.process.stat() {
+            // Nothing runs without memory: what is left of it, a zombie at last, reads as zeros.
+            if stat.vsize == 0 {
+                return ProcessStats::default();
+            }
             stats.cpu_seconds = Some(float(stat.utime.saturating_add(stat.stime)) / TICKS_PER_SECOND);
             stats.start_time_seconds = self.start_time;
             stats.virtual_bytes = Some(stat.vsize);
@@ -57,7 +63,6 @@ impl ProcessReader {
                 stats.context_switches = self.switches.read(&self.process).ok();
             }
         }
-        stats.open_fds = open_fds(&self.process).ok();
         if let Ok(limits) = self.process.limits() {
             stats.max_fds = Some(soft(limits.max_open_files.soft_limit));
             stats.virtual_max_bytes = Some(soft(limits.max_address_space.soft_limit));
@@ -357,6 +362,12 @@ mod tests {
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).expect("one's own child").count();
         assert_eq!(stats.open_fds, Some(fds as u64));
         child.0.kill().expect("the child can be killed");
+        let is_zombie = (0..1000).any(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            reader.process.stat().is_ok_and(|stat| stat.state == 'Z')
+        });
+        assert!(is_zombie, "a child that was killed waits for its parent to ask");
+        assert_eq!(reader.read(), ProcessStats::default(), "zeros of a process that has ended");
         child.0.wait().expect("the child can be waited for");
         assert_eq!(reader.read(), ProcessStats::default(), "nothing is known about a process that is gone");
         assert!(reader.read().families().is_empty());

@@ -27,7 +27,7 @@ pub struct UnderwayCalls {
     grpc: Groups<(StreamKind, [String; 2])>,
     /// Calls that are in no family.
     pub others: u64,
-    /// Some of them are not seen, so none are shown.
+    /// Some of Kitex's are not seen, so none of its are shown.
     pub is_sample: bool,
     /// Calls of a target that has ended.
     pub never_finished: u64,
@@ -62,9 +62,12 @@ impl UnderwayCalls {
         self.others + self.kitex.count() + self.grpc.count()
     }
 
-    /// Keeps the names of an earlier look, so that their series go on, with no calls where there are none now.
+    /// Keeps the names of an earlier look, so that their series go on, with no calls where there are none now; but none
+    /// of Kitex's where its calls are a sample. Those of gRPC never are.
     pub fn keep_names(&mut self, earlier: &Self) {
-        self.kitex.keep_names(&earlier.kitex);
+        if !self.is_sample {
+            self.kitex.keep_names(&earlier.kitex);
+        }
         self.grpc.keep_names(&earlier.grpc);
     }
 }
@@ -215,6 +218,19 @@ mod tests {
             values(&families, "kitex_server_in_flight"),
             [(vec!["Get".to_owned(), "7".to_owned()], 0.0)]
         );
+    }
+
+    #[test]
+    fn a_sample_of_kitexs_calls_takes_no_series_of_grpc() {
+        let mut earlier = UnderwayCalls::default();
+        earlier.add(Side::Server, names("Get"), 7);
+        earlier.add_grpc(Side::Server, StreamKind::Unary, ["shop.Stock", "Get"].map(str::to_owned), 7);
+        let mut now = UnderwayCalls { is_sample: true, ..UnderwayCalls::default() };
+        now.keep_names(&earlier);
+        assert!(underway(&[(None, now.clone())], &LabelSelection::default()).is_empty());
+        let families = underway_grpc(&[(None, now)]);
+        let labels: Vec<_> = ["Get", "shop.Stock", "unary"].map(str::to_owned).into();
+        assert_eq!(values(&families, "grpc_server_in_flight"), [(labels, 0.0)]);
     }
 
     #[test]

@@ -210,7 +210,7 @@ impl Labels {
     /// Of a framework with one name for service and method, `/package.Service/Method`, which takes the room of all three.
     fn decode_path(set: &LabelSet, executable: &dyn Executable) -> Self {
         let path = text(set.text.as_flattened(), set, 0, executable);
-        let (service, method) = split_path(&path.shown);
+        let (service, method) = path.service_and_method();
         Self {
             framework: Framework::Grpc,
             callee: service.to_owned(),
@@ -229,7 +229,7 @@ impl Labels {
     fn decode_names(set: &LabelSet, executable: &dyn Executable) -> Self {
         let mut cut_names = 0;
         let [caller, service, method] = [label::CALLER, label::CALLEE, label::METHOD].map(|index| {
-            let Name { shown, is_cut } = name(set, index, executable);
+            let Name { shown, is_cut, .. } = name(set, index, executable);
             cut_names += u8::from(is_cut);
             shown
         });
@@ -289,20 +289,13 @@ impl KnownLabels {
 }
 
 /// Stands for a name that could not be read.
-const UNREADABLE: &str = "unreadable";
+pub(crate) const UNREADABLE: &str = "unreadable";
 /// Stands for an empty name, as in the in-process code.
-const UNKNOWN: &str = "unknown";
+pub(crate) const UNKNOWN: &str = "unknown";
 /// Stands for names past the limit on label sets, and for errors of no known class.
-const OTHER: &str = "other";
+pub(crate) const OTHER: &str = "other";
 /// The class of calls without an error.
 const NO_ERROR: &str = "none";
-
-/// Service and method of `/package.Service/Method`; twice the whole where it is no such name.
-#[must_use]
-pub fn split_path(path: &str) -> (&str, &str) {
-    let names = path.strip_prefix('/').unwrap_or(path).split_once('/');
-    names.unwrap_or((path, path))
-}
 
 fn without_names(set: &LabelSet) -> LabelSet {
     let LabelSet { lengths, marks, text, .. } = LabelSet::EMPTY;
@@ -313,17 +306,35 @@ fn without_names(set: &LabelSet) -> LabelSet {
 struct Name {
     shown: String,
     is_cut: bool,
+    /// Something else stands in for it.
+    is_instead: bool,
 }
 
 impl Name {
     fn of(bytes: &[u8], is_cut: bool) -> Self {
-        Self { shown: shown(bytes, is_cut), is_cut }
+        Self { shown: shown(bytes, is_cut), is_cut, is_instead: false }
     }
 
     /// What stands in for a name.
     fn instead(text: &str) -> Self {
-        Self { shown: text.to_owned(), is_cut: false }
+        Self { shown: text.to_owned(), is_cut: false, is_instead: true }
     }
+
+    /// Service and method of `/package.Service/Method`, where go-grpc-prometheus parts them. A peer may call what lacks
+    /// either, or both.
+    fn service_and_method(&self) -> (&str, &str) {
+        let whole = self.shown.as_str();
+        match whole.strip_prefix('/').unwrap_or(whole).split_once('/') {
+            Some((service, method)) => (or_unknown(service), or_unknown(method)),
+            // What stands in for the path does so for both, and where it was cut the method is gone.
+            None if self.is_instead || self.is_cut => (whole, whole),
+            None => (UNKNOWN, UNKNOWN),
+        }
+    }
+}
+
+fn or_unknown(name: &str) -> &str {
+    if name.is_empty() { UNKNOWN } else { name }
 }
 
 fn name(set: &LabelSet, index: usize, executable: &dyn Executable) -> Name {
@@ -533,9 +544,30 @@ mod tests {
         let names = |service: &str, method: &str| (service.to_owned(), method.to_owned());
         assert_eq!(decode(b"/a.b.Service/Method"), names("a.b.Service", "Method"));
         assert_eq!(decode(b"Service/Method/More"), names("Service", "Method/More"));
-        assert_eq!(decode(b"nonsense"), names("nonsense", "nonsense"));
+        for (path, service, method) in [
+            ("/Service/", "Service", "unknown"),
+            ("//Method", "unknown", "Method"),
+            ("//", "unknown", "unknown"),
+            ("/", "unknown", "unknown"),
+            ("", "unknown", "unknown"),
+            ("/nonsense", "unknown", "unknown"),
+            // A peer can't pass for what stands in.
+            ("other", "unknown", "unknown"),
+        ] {
+            assert_eq!(decode(path.as_bytes()), names(service, method), "{path}");
+        }
         let long = [&b"/"[..], &[b's'; 90], b"/", &[b'm'; 100]].concat();
         assert_eq!(decode(&long), names(&"s".repeat(90), &"m".repeat(100)));
+    }
+
+    #[test]
+    fn what_stands_in_for_one_name_does_so_for_service_and_method() {
+        for (mark, shown) in [(mark::OTHER, "other"), (mark::UNREADABLE, "unreadable")] {
+            let mut set = LabelSet::EMPTY;
+            set.marks[0] = mark;
+            let labels = Labels::decode(&set, &Echo(Framework::Grpc));
+            assert_eq!([&*labels.callee, &*labels.method], [shown, shown]);
+        }
     }
 
     /// An operation of a spec whose number is in a register, or else in memory, and means failure if all its bits are set.

@@ -25,6 +25,17 @@ var odd = []scenario{
 	{"waiting for a stream", waitingForStream},
 	{"too large for the server", tooLargeForServer},
 	{"tried again when the server has gone", goneBeforeRetry},
+	{"names that are none", func(s *stage) error { return refuses(s, "/"+service+"/", "//Call", "/nonsense") }},
+	{"unary, by a stream", func(s *stage) error {
+		stream, err := open(context.Background(), s.plain, &grpc.StreamDesc{StreamName: "Call"}, "hello")
+		if err != nil {
+			return err
+		}
+		if err := stream.CloseSend(); err != nil {
+			return err
+		}
+		return fails(codes.OK, stream.RecvMsg(new(text)))
+	}},
 	{"too large to send", func(s *stage) error {
 		stream, err := open(context.Background(), s.plain, &echo, "hello")
 		if err != nil {

@@ -96,10 +96,13 @@ func canceled(s *stage) error {
 	return fails(codes.Canceled, call(ctx, s.plain, "wait"))
 }
 
-// unimplemented calls what the server refuses before it asks an interceptor. Nothing there says what kind of call it
-// was.
 func unimplemented(s *stage) error {
-	for _, method := range []string{"/" + service + "/Missing", "/monitor.test.Missing/Call"} {
+	return refuses(s, "/"+service+"/Missing", "/monitor.test.Missing/Call")
+}
+
+// refuses calls what the server refuses before it asks an interceptor. Nothing there says what kind of call it was.
+func refuses(s *stage, methods ...string) error {
+	for _, method := range methods {
 		err := s.plain.Invoke(context.Background(), method, &text{}, new(text))
 		if err := fails(codes.Unimplemented, err); err != nil {
 			return err

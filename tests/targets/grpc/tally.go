@@ -42,6 +42,14 @@ func newTally() *tally {
 
 func newKind(side, method string, clientStreams, serverStreams bool) kind {
 	names := strings.SplitN(strings.TrimPrefix(method, "/"), "/", 2)
+	if len(names) < 2 {
+		names = []string{"", ""}
+	}
+	for i, name := range names {
+		if name == "" {
+			names[i] = "unknown"
+		}
+	}
 	types := map[[2]bool]string{
 		{false, false}: "unary", {true, false}: "client_stream", {false, true}: "server_stream", {true, true}: "bidi_stream",
 	}

@@ -16,6 +16,8 @@ import (
 //	walk N      walks N times: {"ran"}
 //	mark N      sets N marks: {"ran"}
 //	begin ID    begins a turn: {"ran"}
+//	take ID     is in the middle of it: {"ran"}
+//	put ID      is behind that: {"ran"}
 //	end ID      ends it: {"ran"}
 //	counts      {"jobs":{queue/kind/tries/outcome: n},"work":{done,failed},"requests":{method/code/version: n}}
 type control struct {
@@ -54,6 +56,10 @@ func (c *control) obey(command string, args []string) (map[string]any, error) {
 		c.marks.run(n)
 	case "begin":
 		c.turns.named(n).begin(n)
+	case "take":
+		c.turns.named(n).take(n)
+	case "put":
+		c.turns.named(n).put(n)
 	case "end":
 		c.turns.named(n).end(n)
 	default:

@@ -10,8 +10,8 @@ type turns struct {
 
 // turn is one of them.
 type turn struct {
-	owner       *turns
-	begun, over int
+	owner              *turns
+	begun, taken, over int
 }
 
 // named gives the turn of this number.
@@ -30,6 +30,24 @@ func (t *turns) named(id int) *turn {
 func (t *turn) begin(id int) {
 	t.owner.mu.Lock()
 	t.begun++
+	t.owner.mu.Unlock()
+}
+
+// take is in the middle of it.
+//
+//go:noinline
+func (t *turn) take(id int) {
+	t.owner.mu.Lock()
+	t.taken++
+	t.owner.mu.Unlock()
+}
+
+// put is behind that.
+//
+//go:noinline
+func (t *turn) put(id int) {
+	t.owner.mu.Lock()
+	t.taken--
 	t.owner.mu.Unlock()
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use super::{AttributeValue, Attributes, Choice, Data, Distribution, Metric, Resource, Scope};
 use crate::metrics::grpc::canonical_code_name;
-use crate::pipeline::{Buckets, Framework, Histogram, Labels, Series, Side, Snapshot};
+use crate::pipeline::{Buckets, Framework, Histogram, Labels, Series, Side, Snapshot, UNKNOWN};
 
 /// Bounds of the SDK's histograms by default, in milliseconds (`sdk/metric/reader.go` @ v1.47.0 of OpenTelemetry for
 /// Go). Those of today's conventions are the same without the first.
@@ -174,9 +174,6 @@ fn system(labels: &Labels) -> &'static str {
         Framework::Spec { .. } => "",
     }
 }
-
-/// What an empty name is shown as.
-pub(super) const UNKNOWN: &str = "unknown";
 
 fn text<const N: usize>(pairs: [(&str, &str); N]) -> Attributes {
     pairs.map(|(name, value)| (name.to_owned(), AttributeValue::Text(value.to_owned()))).into()

@@ -5,8 +5,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{AttributeValue, Attributes, calls::UNKNOWN};
-use crate::pipeline::{Labels, Side, Snapshot};
+use super::{AttributeValue, Attributes};
+use crate::pipeline::{Framework, Labels, OTHER, Side, Snapshot, UNKNOWN, UNREADABLE};
 
 /// Those of the resource's attributes that Kitex's extension copies to each point (`tracing/metrics.go` @ v0.3.0).
 const OF_POINTS: [&str; 10] = [
@@ -95,8 +95,8 @@ impl Identity {
         Resource { attributes, unnamed: Some(self.unnamed.clone()) }
     }
 
-    /// The service's name by its calls: that under which it is called, else that under which it calls. Before either
-    /// is known what an SDK takes that was told none.
+    /// The service's name by its calls over Kitex: that under which it is called, else that under which it calls. Before
+    /// either is known what an SDK takes that was told none.
     fn name(&self, snapshot: &Snapshot) -> String {
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(name) = named.as_ref() {
@@ -120,13 +120,15 @@ fn listed(pairs: &[(String, String)]) -> Attributes {
 
 const SERVICE_NAME: &str = "service.name";
 
-/// The name that the target has in a call.
+/// The name that the target has in a call. Only Kitex has one: a server of gRPC-Go has that of a service in an IDL, or what
+/// a peer takes for one, and what a spec has for names can be anything.
 fn service(labels: &Labels) -> Option<&str> {
-    let name = match labels.side {
-        Side::Client => &labels.caller,
-        Side::Server => &labels.callee,
+    let name = match (labels.framework, labels.side) {
+        (Framework::Kitex, Side::Client) => labels.caller.as_str(),
+        (Framework::Kitex, Side::Server) => labels.callee.as_str(),
+        _ => return None,
     };
-    (name != UNKNOWN).then_some(name)
+    (![UNKNOWN, UNREADABLE, OTHER].contains(&name)).then_some(name)
 }
 
 /// What metrics are about.
@@ -196,7 +198,12 @@ fn decoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use monitor_ebpf::LabelSet;
+
     use super::*;
+    use crate::pipeline::{Extras, Histogram, NoExecutable, Series};
 
     fn identity(environment: &[(&str, &str)]) -> Identity {
         let environment =
@@ -216,6 +223,56 @@ mod tests {
         assert_eq!(service_name(&[attributes]), name("one"));
         assert_eq!(service_name(&[attributes, ("OTEL_SERVICE_NAME", "two")]), name("two"));
         assert_eq!(service_name(&[("OTEL_SERVICE_NAME", "")]), name("unknown_service:shop"));
+    }
+
+    /// A call of a framework, with caller and callee.
+    fn call(framework: Framework, side: Side, names: [&str; 2]) -> Labels {
+        let [from, to] = names.map(str::to_owned);
+        Labels {
+            framework,
+            side,
+            caller: from,
+            callee: to,
+            ..Labels::decode(&LabelSet::EMPTY, &NoExecutable)
+        }
+    }
+
+    /// The name in the resource, and in the points of each call, of a target that has made these.
+    fn names_by(calls: &[Labels]) -> (AttributeValue, Vec<AttributeValue>) {
+        let series = calls.iter().map(|labels| {
+            let (labels, histogram) = (Arc::new(labels.clone()), Histogram::default());
+            Arc::new(Series { labels, total: 1, histogram, extras: Extras::default() })
+        });
+        let resource = identity(&[]).resource(&Snapshot { series: series.collect(), ..Snapshot::default() });
+        let of_points = calls.iter().map(|labels| resource.of_points(labels)[SERVICE_NAME].clone());
+        (resource.attributes[SERVICE_NAME].clone(), of_points.collect())
+    }
+
+    #[test]
+    fn calls_of_kitex_name_the_service_and_no_others() {
+        let name = |name: &str| AttributeValue::Text(name.to_owned());
+        let unnamed = || name("unknown_service:shop");
+        let spec = Framework::Spec { spec: 0, operation: 0 };
+        let others = [
+            call(spec, Side::Server, ["GET", "/users/:id"]),
+            call(spec, Side::Client, ["GET", "/users/:id"]),
+            call(Framework::Grpc, Side::Server, ["unknown", "grpc.health.v1.Health"]),
+        ];
+        assert_eq!(names_by(&others), (unnamed(), vec![unnamed(); 3]));
+        let calls = [&others[..], &[call(Framework::Kitex, Side::Client, ["shop", "stock"])]].concat();
+        let of_points = vec![unnamed(), unnamed(), unnamed(), name("shop")];
+        assert_eq!(names_by(&calls), (name("shop"), of_points));
+    }
+
+    #[test]
+    fn what_stands_in_for_a_name_is_none() {
+        let name = |name: &str| AttributeValue::Text(name.to_owned());
+        let calls = ["unknown", "unreadable", "other", "stock"]
+            .map(|callee| call(Framework::Kitex, Side::Server, ["shop", callee]));
+        let (of_resource, of_points) = names_by(&calls);
+        assert_eq!(of_resource, name("stock"));
+        let unnamed = name("unknown_service:shop");
+        assert_eq!(of_points, [unnamed.clone(), unnamed.clone(), unnamed, name("stock")]);
     }
 
     #[test]
