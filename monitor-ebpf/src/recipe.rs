@@ -52,7 +52,7 @@ pub mod window_use {
     pub const START: u8 = 8;
     /// The finish program, of calls whose start was not seen.
     pub const RECORDED: u8 = 16;
-    /// The finish program, of calls whose start has not told their names: see
+    /// The finish program, of calls whose start was not seen or has not told their names: see
     /// [`policy::COUNT_STARTS`](super::policy::COUNT_STARTS).
     pub const UNTOLD: u8 = 32;
 }
@@ -151,7 +151,8 @@ pub mod outcome {
 pub mod policy {
     /// A start under a key that is in flight is another attempt of the same call.
     pub const FIRST_START: u8 = 1;
-    /// Calls that are streams may finish twice, and nothing tells: without a start, a finish is none.
+    /// Calls that are streams may finish twice, and nothing tells: without a start, a finish is none. Of other calls
+    /// [`Sited::first`](super::Sited::first) tells.
     pub const FIRST_FINISH: u8 = 2;
     /// Where no start was seen the finish program reads the kind of call.
     pub const KIND_AT_FINISH: u8 = 4;
@@ -325,6 +326,8 @@ pub struct Sited {
     /// What must hold for a hit of the start to be one, or [`Test::NEVER`] if all are: an attempt that is not the first of its
     /// call starts none.
     pub begins: Test,
+    /// What must hold for a finish without a start to be the first of its call, or [`Test::NEVER`] if nothing tells.
+    pub first: Test,
     /// What must hold for a hit to be a finish.
     pub gates: [Test; GATES],
     /// Code that runs in the middle of a call: a failure that is told on its behalf is not the call's end. The first that
@@ -529,6 +532,7 @@ impl Sited {
         start_key: 0,
         finish_key: 0,
         begins: Test::NEVER,
+        first: Test::NEVER,
         gates: [Test::NEVER; GATES],
         interim: [CodeRange::EMPTY; INTERIM_RANGES],
         outcome: outcome::NONE,
@@ -666,7 +670,7 @@ const _: () = {
     assert!(size_of::<Given>() == 24);
     assert!(
         size_of::<Sited>()
-            == 88 + GATES * 8 + INTERIM_RANGES * 16 + size_of::<Given>() + size_of::<Messages>()
+            == 96 + GATES * 8 + INTERIM_RANGES * 16 + size_of::<Given>() + size_of::<Messages>()
     );
     assert!(
         size_of::<Recipe>()

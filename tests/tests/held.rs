@@ -29,7 +29,7 @@ const ONCE: Duration = Duration::from_secs(3);
 /// Then it waits no more.
 const LATER: Duration = Duration::from_secs(1);
 /// A call's line is there for those who read events after a tenth of a second; the rest is slack for a busy machine.
-const TOLD_WITHIN: Duration = Duration::from_millis(300);
+const TOLD_WITHIN: Duration = Duration::from_millis(600);
 /// Calls that are under way, with names that never come.
 const UNDER_WAY: u64 = 3;
 

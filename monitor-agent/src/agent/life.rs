@@ -19,7 +19,7 @@ use super::{
     looks::Woken,
     overhead::{Goal, HitCosts, Overheads, measured_before},
     prepare::prepare,
-    watches::{CHECK_EVERY, PASS_EVERY, Watches},
+    watches::{CHECK_EVERY, Watches},
 };
 use crate::{
     events::{EventSocket, EventStream, Filter, Format, Lines, Readers},
@@ -117,8 +117,8 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
         let _ = signalled.await;
         ending.looks().end();
     });
-    // Who reads events gets them soon.
-    let leave_alone = if event_server.is_some() { PASS_EVERY } else { LEAVE_ALONE };
+    // Who reads events gets them at each pass.
+    let leave_alone = if event_server.is_some() { Duration::ZERO } else { LEAVE_ALONE };
     board.looks().open();
     board.set_ready(true);
     let overheads = Overheads::new(goal, hit_costs, watches.all(), &board);
@@ -183,16 +183,19 @@ fn look_after(
             }),
             Woken::InTime => {
                 let again = watches.pass(leave_alone, tracers);
+                let is_time = Instant::now() >= next_check;
+                if is_time {
+                    watches.check(tracers);
+                    overheads.look(watches.all_mut(), board);
+                    if lifetime.is_over(watches.any_up()) {
+                        return;
+                    }
+                }
+                // From now on: whoever asks gets a turn, however long this took.
                 let now = Instant::now();
                 next_pass = now + again;
-                if now < next_check {
-                    continue;
-                }
-                next_check = now + CHECK_EVERY;
-                watches.check(tracers);
-                overheads.look(watches.all_mut(), board);
-                if lifetime.is_over(watches.any_up()) {
-                    return;
+                if is_time {
+                    next_check = now + CHECK_EVERY;
                 }
             }
         }

@@ -111,6 +111,8 @@ pub(super) struct Watch {
     next_close_look: Instant,
     /// When the rings were last drained.
     drained: Instant,
+    /// Much waited in them at a time when they were drained, since somebody asked.
+    was_filling: bool,
     /// Where durations came from when last looked at.
     latency_sources: Vec<LatencySource>,
     is_up: bool,
@@ -246,6 +248,7 @@ impl Watch {
             next_glance: now + GLANCE_EVERY,
             next_close_look: now + LOOK_CLOSELY_EVERY,
             drained: now,
+            was_filling: false,
             latency_sources: Vec::new(),
             is_up: true,
             face,
@@ -278,6 +281,12 @@ impl Watch {
         self.attached.iter().any(Attached::is_filling)
     }
 
+    /// Whether much waits in the rings, or did when they were drained since this was asked: who scrapes has them drained, too,
+    /// and they fill on.
+    pub(super) fn has_been_filling(&mut self) -> bool {
+        std::mem::take(&mut self.was_filling) || self.is_filling()
+    }
+
     /// How long ago the rings were drained.
     pub(super) fn left_alone_for(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.drained)
@@ -286,6 +295,7 @@ impl Watch {
     /// Takes everything out of the rings, for the tracer too.
     pub(super) fn drain(&mut self, tools: &mut Tools, tracer: &mut dyn Tracer) {
         self.drained = Instant::now();
+        self.was_filling |= self.is_filling();
         let Tools { clock, batch } = tools;
         clock.look();
         let Self { attached, place, .. } = self;

@@ -98,12 +98,11 @@ impl Watches {
         let now = Instant::now();
         let mut again = PASS_EVERY;
         for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
-            let is_filling = watch.is_filling();
-            if is_filling {
-                again = PASS_SOON;
-            }
-            if is_filling || watch.left_alone_for(now) >= leave_alone {
+            if watch.is_filling() || watch.left_alone_for(now) >= leave_alone {
                 watch.drain(&mut self.tools, tracer);
+            }
+            if watch.has_been_filling() {
+                again = PASS_SOON;
             }
         }
         tracer.flush();

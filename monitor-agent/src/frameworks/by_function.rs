@@ -95,6 +95,7 @@ fn call(spanned: &Spanned<WrittenCall>, codes: &[&str]) -> Result<CallSpec, Wron
         first_finish: matches!(policy, CallPolicy::FirstFinish),
         not_within: written.not_within.as_ref().map(symbols).transpose()?.unwrap_or_default(),
         begins_if: written.begins_if.as_ref().map(|asked| equals(asked, &root)).transpose()?,
+        first_if: written.first_if.as_ref().map(|asked| equals(asked, &root)).transpose()?,
         only_if: conditions.collect::<Result<_, _>>()?,
         error_ends: written.error_finish.as_ref().map_or(Ok(Vec::new()), |ends| error_ends(ends, codes))?,
         messages: written.messages.as_ref().map(methods).transpose()?.unwrap_or_default(),

@@ -9,11 +9,12 @@ use super::{
 use crate::specs::{SpecError, read::of_text};
 
 /// Keys of a file and of its operations that users' specs do not have.
-pub const FRAMEWORK_KEYS: [&str; 30] = [
+pub const FRAMEWORK_KEYS: [&str; 31] = [
     "also_finish",
     "begins_if",
     "error_finish",
     "errors",
+    "first_if",
     "home",
     "in_place_of",
     "key_at",

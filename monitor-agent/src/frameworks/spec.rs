@@ -296,6 +296,8 @@ pub struct CallSpec {
     pub not_within: Vec<String>,
     /// Path to a number, and what it must be for a hit of the start to be one: else it is another attempt of the same call.
     pub begins_if: Option<(Alternatives, u32)>,
+    /// Path to a number, and what it must be for a finish without a start to be the first of its call.
+    pub first_if: Option<(Alternatives, u32)>,
     /// Paths to numbers, and what each must be for a hit of a finish to be one.
     pub only_if: Vec<(Alternatives, u32)>,
     /// An end that only an error tells, if there is one: the first of these that is there with these arguments.

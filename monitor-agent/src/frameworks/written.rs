@@ -195,6 +195,7 @@ pub(super) struct WrittenCall {
     pub(super) streams: Option<WrittenStreams>,
     pub(super) not_within: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) begins_if: Option<WrittenQuestion>,
+    pub(super) first_if: Option<WrittenQuestion>,
     #[serde(default)]
     pub(super) only_if: Vec<WrittenQuestion>,
     pub(super) start: Option<Spanned<Vec<Spanned<WrittenEnd>>>>,

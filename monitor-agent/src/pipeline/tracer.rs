@@ -27,7 +27,7 @@ pub trait Tracer {
         let _ = lost;
     }
 
-    /// A batch is over: nothing else is there at the moment. At least every 100 ms.
+    /// A batch is over: nothing else is there at the moment. Some ten times a second.
     fn flush(&mut self) {}
 }
 

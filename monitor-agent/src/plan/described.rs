@@ -136,6 +136,15 @@ fn set_apart(operations: &mut [Described]) {
     }
 }
 
+/// Whether a function is one that the compiler has made of a part of another: a closure, the body of a loop over a function, what
+/// `go` or `defer` call. A call of such a part is none of the operation's.
+fn is_part_of(name: &str, function: &str) -> bool {
+    let rest = name.strip_prefix(function);
+    rest.is_some_and(|rest| {
+        [".func", "-range", ".gowrap", ".deferwrap"].iter().any(|made| rest.starts_with(made))
+    })
+}
+
 struct Finder<'a> {
     image: &'a Image,
     go: &'a GoImage<'a>,
@@ -202,7 +211,9 @@ impl Finder<'_> {
             let is_meant = |name: &str| means(entry, &names_of(name));
             let found = self.functions.iter().filter(|function| is_meant(&function.name));
             let found: Vec<_> = found.cloned().collect();
-            let dissolved = self.dissolved.iter().find(|function| is_meant(&function.name));
+            let is_part = |name: &str| found.iter().any(|function| is_part_of(name, &function.name));
+            let is_hidden = |name: &str| is_meant(name) && !is_part(name);
+            let dissolved = self.dissolved.iter().find(|function| is_hidden(&function.name));
             hidden = hidden.or_else(|| Some((entry, dissolved?)));
             if found.is_empty() {
                 continue;
@@ -456,6 +467,22 @@ mod tests {
         }
         let notes = planned("main.gone", &[gone, operation("b", [START])].concat()).expect("a plan");
         assert!(notes.contains("a is not watched (function main.gone is inlined into"), "{notes}");
+    }
+
+    #[test]
+    fn what_is_made_of_a_part_of_a_function_is_told_by_its_name() {
+        for part in [
+            "main.run.func1",
+            "main.run.func2.1",
+            "main.run-range1",
+            "main.run.gowrap1",
+            "main.run.deferwrap2",
+        ] {
+            assert!(is_part_of(part, "main.run"), "{part}");
+        }
+        for other in ["main.run", "main.runAll", "main.run.Func", "main.walk.func1"] {
+            assert!(!is_part_of(other, "main.run"), "{other}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     frameworks::{Family, Framework, SitedFramework, known},
-    image::{BuildInfo, Demangler, GoImage, Image, ImageError},
+    image::{BuildInfo, GoImage, Image, ImageError},
     specs::{Spec, Specs},
 };
 
@@ -178,10 +178,8 @@ fn find_sited(
 /// Each spec, planned or refused. Two that watch the same function don't go together, however they name it.
 fn find_described(specs: &Specs, image: &Image, program: Option<&GoProgram<'_>>) -> Vec<Found> {
     let mut all: Vec<Found> = Vec::new();
-    // The work that names of the source may take is for all specs together.
-    let mut demangler = Demangler::default();
     for (number, spec) in specs.iter() {
-        let plans = plans_of(spec, image, program, &mut demangler).and_then(|plans| {
+        let plans = plans_of(spec, image, program).and_then(|plans| {
             let claim = plans.iter().find_map(|(_, plan)| all.iter().find_map(|found| claimed(found, plan)));
             claim.map_or(Ok(plans), Err)
         });
@@ -211,10 +209,9 @@ fn plans_of(
     spec: &Arc<Spec>,
     image: &Image,
     program: Option<&GoProgram<'_>>,
-    demangler: &mut Demangler,
 ) -> Result<Vec<(u8, Plan)>, Refusal> {
     match (spec.is_native(), program) {
-        (true, None) => Plan::make_native(spec, image, demangler),
+        (true, None) => Plan::make_native(spec, image),
         (true, Some(_)) => Err(Refusal::NativeInGo),
         (false, Some(GoProgram { go, .. })) => Ok(vec![(0, Plan::make_described(spec, image, go)?)]),
         (false, None) => Err(ImageError::NotGo.into()),

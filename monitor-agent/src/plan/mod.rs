@@ -47,7 +47,7 @@ use sited::SitedCall;
 
 use crate::{
     frameworks::{Framework, SitedFramework},
-    image::{Demangler, GoImage, Image},
+    image::{GoImage, Image},
     specs::Spec,
 };
 
@@ -189,18 +189,14 @@ impl Plan {
     }
 
     /// The same for a spec of native functions: a plan for each operation that is there, with its number in the spec.
-    fn make_native(
-        spec: &Spec,
-        image: &Image,
-        demangler: &mut Demangler,
-    ) -> Result<Vec<(u8, Self)>, Refusal> {
+    fn make_native(spec: &Spec, image: &Image) -> Result<Vec<(u8, Self)>, Refusal> {
         let plan = |found: native::Found| {
             let native::Found { number, operation, sites, notes } = found;
             let label_names = spec.labels.clone();
             let plan = Self::without_offsets(sites, notes, image);
             Ok((number, Self { native: Some(operation), label_names, ..plan }.fitting()?))
         };
-        native::find(spec, image, demangler)?.into_iter().map(plan).collect()
+        native::find(spec, image)?.into_iter().map(plan).collect()
     }
 
     /// A plan of what has been found, which the DWARF must not contradict. What lies where at the sites is for the caller

@@ -50,8 +50,8 @@ const NOTED_MAX: usize = 4;
 const SHOWN_MAX: usize = 200;
 
 /// Finds everything that a spec of native functions names. An operation of several may be missing: a note says so.
-pub(super) fn find(spec: &Spec, image: &Image, demangler: &mut Demangler) -> Result<Vec<Found>, Refusal> {
-    let functions = Functions::find(spec, image, demangler)?;
+pub(super) fn find(spec: &Spec, image: &Image) -> Result<Vec<Found>, Refusal> {
+    let functions = Functions::find(spec, image)?;
     let alternatives = Alternatives::find(&spec.operations, |number, operation| {
         let native = operation.native.as_ref().ok_or(Refusal::NoShape)?;
         find_operation((number, operation), native, (spec, &functions), image)
@@ -114,7 +114,8 @@ struct Functions<'a> {
 
 impl<'a> Functions<'a> {
     /// Looks each symbol up once for all entries: to make a name of the source of it takes time.
-    fn find(spec: &'a Spec, image: &Image, demangler: &mut Demangler) -> Result<Self, Refusal> {
+    fn find(spec: &'a Spec, image: &Image) -> Result<Self, Refusal> {
+        let mut demangler = Demangler::default();
         let natives = spec.operations.iter().filter_map(|operation| operation.native.as_ref());
         let entries: Vec<_> = natives.flat_map(Native::entries).collect();
         let found = image.native_functions(&mut |symbol| {

@@ -44,6 +44,8 @@ pub(super) struct SitedCall {
     status: Status,
     /// What must hold for a hit of the start to be one.
     begins: Option<Asked>,
+    /// What must hold for a finish without a start to be the first of its call.
+    first: Option<Asked>,
     gates: Vec<Asked>,
     /// An end that only an error tells.
     given: Given,
@@ -238,7 +240,8 @@ impl Finder<'_> {
         for condition in &spec.only_if {
             gates.push(equal(condition)?);
         }
-        let begins = spec.begins_if.as_ref().map(equal).transpose()?;
+        let begins = spec.begins_if.as_ref().map(&mut equal).transpose()?;
+        let first = spec.first_if.as_ref().map(equal).transpose()?;
         if gates.len() > GATES {
             return Err(Refusal::TooMuch("conditions"));
         }
@@ -261,6 +264,7 @@ impl Finder<'_> {
             streams,
             status,
             begins,
+            first,
             gates,
             given,
             interim: interim(spec, self.copy)?,
@@ -571,6 +575,9 @@ impl SitedCall {
         if let Some(begins) = &self.begins {
             sited.begins = windows.test(begins);
         }
+        if let Some(first) = &self.first {
+            sited.first = windows.test(first);
+        }
         for (place, gate) in sited.gates.iter_mut().zip(&self.gates) {
             *place = windows.test(gate);
         }
@@ -617,6 +624,7 @@ impl SitedCall {
             }
         };
         self.begins.iter().for_each(|begins| ask(begins, window_use::START));
+        self.first.iter().for_each(|first| ask(first, window_use::UNTOLD));
         self.gates.iter().for_each(|gate| ask(gate, window_use::FINISH));
         needs
     }

@@ -26,7 +26,7 @@ use maps::{PROOF, count, count_hot, count_of, recipe};
 pub(crate) use messages::{entered, received, sent};
 use monitor_ebpf::{
     Counter, Detail, NO_SCRATCH, Record, by_site, event, extra, policy, record_flag, size, status_code,
-    stream, window_use,
+    window_use,
 };
 use peer::PeerAt;
 use registers::{Hit, Moment};
@@ -156,7 +156,7 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     }
     let asks_kind = shape.has(policy::KIND_AT_FINISH) && !(is_told && started.is_seen());
     let kind = if asks_kind { shape.kind(&scratch) } else { started.kind() };
-    if !started.is_seen() && shape.has(policy::FIRST_FINISH) && kind != stream::UNARY {
+    if !started.is_seen() && shape.ends_again(kind, &scratch) {
         return count_of(Counter::FinishRepeated, shape.side());
     }
     // The label set is made where the windows are.

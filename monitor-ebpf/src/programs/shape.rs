@@ -2,8 +2,8 @@
 
 use monitor_ebpf::{
     ARGUMENT, GATES, INTERIM_RANGES, KeyKind, MAX_SHAPES, MAX_WINDOWS, NO_FIELD, NO_GUARD, NO_SCRATCH,
-    OBJECT, Shape, TestOp, Window, by_site, call_type, outcome, protocol, status_code, stream, window_flag,
-    window_use,
+    OBJECT, Shape, TestOp, Window, by_site, call_type, outcome, policy, protocol, status_code, stream,
+    window_flag, window_use,
 };
 
 use super::{
@@ -242,6 +242,17 @@ impl ShapeRef {
         }
         // SAFETY: a place inside the recipe.
         scratch.answer(unsafe { &raw const (*self.0).sited.begins })
+    }
+
+    /// Is the end of a call whose start was not seen one that came again? Needs the windows of such calls.
+    #[inline(always)]
+    pub(crate) fn ends_again(self, kind: u8, scratch: &Scratch) -> bool {
+        if !self.has(policy::FIRST_FINISH) {
+            return false;
+        }
+        // SAFETY: a place inside the recipe.
+        let first = || scratch.answer(unsafe { &raw const (*self.0).sited.first });
+        kind != stream::UNARY || (field!(self.0, sited.first.op) != TestOp::Never as u8 && !first())
     }
 
     /// Is this hit the end of a call?

@@ -13,7 +13,7 @@ const MIN_COST: u64 = 4096;
 /// The largest function tables have a hundred megabytes.
 const MAX_TABLE: u64 = 256 << 20;
 /// No question that makes sense has more functions for an answer.
-const MAX_FOUND: usize = 1 << 16;
+pub(super) const MAX_FOUND: usize = 1 << 16;
 /// Names of functions are mostly shorter than a hundred bytes: type arguments are not in them. One that is longer than this
 /// is none that is looked for.
 pub(super) const MAX_NAME: usize = 1 << 10;

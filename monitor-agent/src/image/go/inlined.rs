@@ -7,7 +7,7 @@
 use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 
-use super::functions::{MAX_NAME, MAX_NAMES, MAX_TABLES, Names, TableFormat, Window, sought};
+use super::functions::{MAX_FOUND, MAX_NAME, MAX_NAMES, MAX_TABLES, Names, TableFormat, Window, sought};
 use super::{Function, GoImage, Slice, number, to_len};
 use crate::image::ImageError;
 use crate::image::bytes::{u32_at, varint_at};
@@ -29,8 +29,8 @@ const MAX_READS: u64 = 256 << 20;
 
 /// What is known of the calls that were inlined.
 pub(super) struct Inlined {
-    /// All of them, once somebody has asked.
-    calls: OnceCell<Calls>,
+    /// All of them, once somebody has asked, or why they can't be read.
+    calls: OnceCell<Result<Calls, String>>,
     /// How many bytes may still be read. A small file may have many functions whose trees, and whose tables, share their bytes.
     budget: Cell<u64>,
 }
@@ -115,7 +115,7 @@ impl GoImage<'_> {
             if let Some(name) = sought(names.get(u64::from(*name))?)
                 && matches(name)
             {
-                room = room.checked_sub(name.len()).ok_or_else(|| {
+                room = room.checked_sub(name.len()).filter(|_| found.len() < MAX_FOUND).ok_or_else(|| {
                     ImageError::malformed("too many functions inlined into others have such a name")
                 })?;
                 found.push(Dissolved { name: name.to_owned(), caller: *caller });
@@ -134,12 +134,14 @@ impl GoImage<'_> {
         let (Some(base), Some(layout)) = (self.module.function_data, self.call_layout()) else {
             return Ok(None);
         };
-        if let Some(calls) = self.inlined.calls.get() {
-            return Ok(Some(calls));
-        }
-        // Again only if it has failed.
-        let found = self.read_calls(base, layout)?;
-        Ok(Some(self.inlined.calls.get_or_init(|| found)))
+        // One that has failed is not begun again: everybody is told why.
+        let calls = self.inlined.calls.get_or_init(|| {
+            self.read_calls(base, layout).map_err(|error| match error {
+                ImageError::Malformed { what } => what,
+                other => other.to_string(),
+            })
+        });
+        calls.as_ref().map(Some).map_err(|what| ImageError::malformed(what.as_str()))
     }
 
     fn call_layout(&self) -> Option<CallLayout> {
