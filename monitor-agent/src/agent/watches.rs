@@ -26,9 +26,9 @@ use crate::{
 
 /// How often rings are passed by: the ring of the default size holds what a target does at 1.3 million calls a second in
 /// that time.
-pub(super) const PASS_EVERY: Duration = Duration::from_millis(100);
+const PASS_EVERY: Duration = Duration::from_millis(100);
 /// The same, as long as one of them fills.
-pub(super) const PASS_SOON: Duration = Duration::from_millis(25);
+const PASS_SOON: Duration = Duration::from_millis(25);
 /// How often the targets are looked after.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 
