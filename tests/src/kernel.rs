@@ -144,16 +144,25 @@ fn next_id(command: libc::c_int, after: u32) -> io::Result<Option<u32>> {
     if error.raw_os_error() == Some(libc::ENOENT) { Ok(None) } else { Err(error) }
 }
 
+/// The first two numbers of the running kernel's release.
+pub fn release() -> Result<(u32, u32)> {
+    numbers(&fs::read_to_string("/proc/sys/kernel/osrelease")?)
+}
+
+/// The first two numbers of a release such as `6.1.0-56-cloud-amd64`.
+fn numbers(release: &str) -> Result<(u32, u32)> {
+    let mut parts = release.split(['.', '-']);
+    let mut number = || parts.next().and_then(|part| part.parse().ok()).with_context(|| release.to_owned());
+    Ok((number()?, number()?))
+}
+
 /// The first release of Linux with which that works (`bpf_rdonly_cast`).
 pub const SINCE_PAGE_TABLES: (u32, u32) = (6, 2);
 
 /// What a report of `inspect --json --pid` says of the kernel: the first two numbers of its release, and whether programs read a
 /// target's memory by its page tables.
 pub fn page_tables(report: &Value) -> Result<((u32, u32), bool)> {
-    let release = report["kernel"]["release"].as_str().context("no release")?;
-    let mut parts = release.split(['.', '-']);
-    let mut number = || parts.next().and_then(|part| part.parse().ok()).with_context(|| release.to_owned());
-    let release = (number()?, number()?);
+    let release = numbers(report["kernel"]["release"].as_str().context("no release")?)?;
     let features = report["kernel"]["features"].as_array().context("no features")?;
     let reads = features.iter().find(|feature| feature["name"] == "reads by page tables");
     let reads = reads.context("nothing of reads by page tables")?;

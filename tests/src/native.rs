@@ -99,12 +99,22 @@ pub fn async_server() -> Result<PathBuf> {
     Ok(built.join("debug/async-target"))
 }
 
-/// Puts a command under a seccomp filter that lets it do everything.
+/// The system call that newer kernels have a target make behind a return probe (`uretprobe`).
+const BEHIND_RETURN_PROBES: u32 = 335;
+
+/// Puts a command under a seccomp filter that ends it at that call, and lets it do everything else.
 pub fn filtered(command: &mut Command) -> Result<&mut Command> {
-    let code = u16::try_from(libc::BPF_RET | libc::BPF_K)?;
-    let mut filter = vec![libc::sock_filter { code, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW }];
+    let step = |code: u32, k, jf| {
+        Ok::<_, std::num::TryFromIntError>(libc::sock_filter { code: code.try_into()?, jt: 0, jf, k })
+    };
+    let mut filter = vec![
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)?,
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, BEHIND_RETURN_PROBES, 1)?,
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_KILL_PROCESS, 0)?,
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0)?,
+    ];
     let install = move || {
-        let program = libc::sock_fprog { len: 1, filter: filter.as_mut_ptr() };
+        let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
         // SAFETY: both calls take numbers and a pointer to `program`, which outlives them, as does the filter it points to.
         let failed = unsafe {
             libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0

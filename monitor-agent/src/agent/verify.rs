@@ -6,10 +6,11 @@ use tracing::warn;
 
 use super::{attached::Place, describe};
 use crate::{
+    bpf,
     failure::{Failure, Kind},
     image::{CostClass, Image},
     plan::{Found, Plan, Site},
-    target::{Liveness, Target, TargetError},
+    target::{Liveness, ReturnHazard, Target, TargetError},
 };
 
 /// The instruction that the kernel puts in place of a probed one (`int3`, amd64).
@@ -63,7 +64,7 @@ pub fn check_return_probes<'a>(
 ) -> Result<(), Failure> {
     let is_probe = |site: &Site| site.cost == CostClass::Returned;
     let Some((found, _)) = plans.find(|(_, plan)| plan.sites.iter().any(is_probe)) else { return Ok(()) };
-    let Some(hazard) = target.return_hazard()? else { return Ok(()) };
+    let Some(hazard) = return_hazard(target)? else { return Ok(()) };
     let (name, spec) = (describe(target), &found.name);
     Err(Failure::new(
         Kind::Unprovable,
@@ -71,6 +72,15 @@ pub fn check_return_probes<'a>(
             "{name}: {spec} can't be watched by return probes: {hazard}; write returns = {{ by = \"instructions\" }}"
         ),
     ))
+}
+
+/// Why a return probe could end the process, if one could.
+fn return_hazard(target: &Target) -> Result<Option<ReturnHazard>, TargetError> {
+    match target.return_hazard(false)? {
+        // Only then is it worth finding out.
+        Some(ReturnHazard::Filtered) if bpf::return_probes_pass_filters() => target.return_hazard(true),
+        hazard => Ok(hazard),
+    }
 }
 
 /// Refuses a function whose text is not the file's.

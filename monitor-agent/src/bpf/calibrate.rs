@@ -12,7 +12,7 @@ use std::{
 use monitor_ebpf::name;
 
 use super::{BpfError, Measuring, ProbeLinks, load::load_nothing, object::detach_all, own_code::file_offset};
-use crate::{image::CostClass, target::Target};
+use crate::{image::CostClass, target::own_return_hazard};
 
 /// What was tried, in errors.
 const ACTION: &str = "measure what a hit of a probe costs";
@@ -76,8 +76,7 @@ impl HitCost {
 
 /// Refuses a return probe that could end the agent.
 fn check_return_probe() -> Result<(), BpfError> {
-    let own = Target::open(process::id()).and_then(|own| own.return_hazard());
-    match own.map_err(|error| BpfError::from_io(ACTION, io::Error::other(error)))? {
+    match own_return_hazard().map_err(|error| BpfError::from_io(ACTION, error))? {
         Some(why) => Err(BpfError::Hazard { action: ACTION, why }),
         None => Ok(()),
     }

@@ -7,6 +7,7 @@
 mod calibrate;
 mod error;
 mod features;
+mod filters;
 mod in_flight;
 mod kernel_types;
 mod load;
@@ -26,6 +27,7 @@ mod syscall;
 pub use calibrate::HitCost;
 pub use error::BpfError;
 pub use features::{KernelFeature, kernel_features, kernel_release};
+pub use filters::return_probes_pass_filters;
 pub use in_flight::{InFlight, Underway, monotonic};
 pub use load::{Limits, Programs};
 pub(crate) use maps::decode;

@@ -3,7 +3,8 @@
 //! For a return probe the kernel puts an address of its own in place of a function's return address. Newer kernels have a system
 //! call there, which the target makes: a seccomp filter that does not know it kills the target, or lets it go on where
 //! nothing is. A shadow stack has the address that was. Some kernels see to either, and which do their releases
-//! do not say, since fixes are ported back: so neither is tried on a target.
+//! do not say, since fixes are ported back: so nothing is tried on a target. About filters the agent finds out on itself
+//! (`bpf/filters.rs`).
 
 use std::{fs, io, path::Path};
 
@@ -13,6 +14,11 @@ use super::{Target, TargetError};
 
 /// So many threads are asked, each of which takes some ten microseconds.
 const THREADS_MAX: usize = 1 << 14;
+
+/// The state of a thread that may ask everything of the kernel, and of one whose calls are filtered (`proc_pid_status(5)`).
+/// The one between may do nothing but read and write.
+const NO_SECCOMP: &str = "0";
+const BY_FILTERS: &str = "2";
 
 /// Why a return probe could end a process.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -34,18 +40,25 @@ pub enum ReturnHazard {
 }
 
 impl Target {
-    /// Why a return probe could end the process, if one could. It may set up a filter or a shadow stack later.
-    pub fn return_hazard(&self) -> Result<Option<ReturnHazard>, TargetError> {
+    /// Why a return probe could end the process, if one could: where filters let it be, they are none. It may set up a
+    /// filter or a shadow stack later.
+    pub fn return_hazard(&self, filters_pass: bool) -> Result<Option<ReturnHazard>, TargetError> {
         let threads = Path::new("/proc").join(self.pid().to_string()).join("task");
-        let hazard =
-            of_threads(&threads).map_err(|error| self.explain("the status of the threads", error))?;
+        let hazard = of_threads(&threads, filters_pass);
+        let hazard = hazard.map_err(|error| self.explain("the status of the threads", error))?;
         // It was read by the number of the process.
         self.still_running()?;
         Ok(hazard)
     }
 }
 
-fn of_threads(threads: &Path) -> io::Result<Option<ReturnHazard>> {
+/// Why a return probe could end the agent, if this thread returned to one.
+pub fn own_return_hazard() -> io::Result<Option<ReturnHazard>> {
+    let status = fs::read("/proc/thread-self/status")?;
+    Ok(of_status(&String::from_utf8_lossy(&status), false))
+}
+
+fn of_threads(threads: &Path, filters_pass: bool) -> io::Result<Option<ReturnHazard>> {
     for (index, thread) in fs::read_dir(threads)?.enumerate() {
         if index == THREADS_MAX {
             return Ok(Some(ReturnHazard::TooManyThreads));
@@ -55,7 +68,7 @@ fn of_threads(threads: &Path) -> io::Result<Option<ReturnHazard>> {
             Err(error) if has_ended(&error) => continue,
             Err(error) => return Err(error),
         };
-        let hazard = of_status(&String::from_utf8_lossy(&status));
+        let hazard = of_status(&String::from_utf8_lossy(&status), filters_pass);
         if hazard.is_some() {
             return Ok(hazard);
         }
@@ -69,11 +82,12 @@ fn has_ended(error: &io::Error) -> bool {
 }
 
 /// What the status of a thread tells. A kernel without seccomp or shadow stacks does not mention them.
-fn of_status(status: &str) -> Option<ReturnHazard> {
+fn of_status(status: &str, filters_pass: bool) -> Option<ReturnHazard> {
     let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-    let mode = value("Seccomp:").trim();
-    if !mode.is_empty() && mode != "0" {
-        return Some(ReturnHazard::Filtered);
+    match value("Seccomp:").trim() {
+        "" | NO_SECCOMP => {}
+        BY_FILTERS if filters_pass => {}
+        _ => return Some(ReturnHazard::Filtered),
     }
     let has_shadow_stack = value("x86_Thread_features:").split_whitespace().any(|feature| feature == "shstk");
     has_shadow_stack.then_some(ReturnHazard::ShadowStack)
@@ -93,23 +107,27 @@ mod tests {
                  x86_Thread_features_locked:\tshstk wrss \n"
             )
         };
-        for (seccomp, features, expected) in [
-            ("0", "", None),
-            ("1", "", Some(ReturnHazard::Filtered)),
-            ("2", "shstk ", Some(ReturnHazard::Filtered)),
-            ("0", "shstk wrss ", Some(ReturnHazard::ShadowStack)),
-            ("0", "wrss ", None),
+        let (filtered, shadowed) = (Some(ReturnHazard::Filtered), Some(ReturnHazard::ShadowStack));
+        for (seccomp, features, expected, if_passed) in [
+            ("0", "", None, None),
+            ("1", "", filtered, filtered),
+            ("2", "", filtered, None),
+            ("2", "shstk ", filtered, shadowed),
+            ("0", "shstk wrss ", shadowed, shadowed),
+            ("0", "wrss ", None, None),
         ] {
-            assert_eq!(of_status(&status(seccomp, features)), expected, "{seccomp} {features}");
+            let status = status(seccomp, features);
+            assert_eq!(of_status(&status, false), expected, "{seccomp} {features}");
+            assert_eq!(of_status(&status, true), if_passed, "{seccomp} {features}");
         }
-        assert_eq!(of_status("Name:\tSeccomp: 2\n"), None);
+        assert_eq!(of_status("Name:\tSeccomp: 2\n", false), None);
     }
 
     #[test]
     fn every_thread_is_asked() {
         let own = Target::open(std::process::id()).expect("this process");
         // The test may be run under a filter: then there is nothing to see here.
-        if own.return_hazard().expect("a status").is_some() {
+        if own_return_hazard().expect("a status").is_some() {
             return;
         }
         let (filtered, is_filtered) = mpsc::channel();
@@ -132,7 +150,7 @@ mod tests {
             let _ = is_done.recv();
         });
         assert!(is_filtered.recv().expect("an answer"));
-        assert_eq!(own.return_hazard().expect("a status"), Some(ReturnHazard::Filtered));
+        assert_eq!(own.return_hazard(false).expect("a status"), Some(ReturnHazard::Filtered));
         drop(done);
         other.join().expect("the thread");
     }

@@ -11,20 +11,24 @@
 //   end N       ends it: {"ran"}
 //   nap N       N times a function that takes 20 ms: {"ran"}
 //   calls N     N times a function that does nothing: {"ns"} for one
+//   confine N   N threads that may do nothing any more but read and write (seccomp), and wait: {"ran"}
 //   counts      {"lookups":{item/result: n}}
 //   quit        answers, then ends; the end of stdin does the same
 
 #include <csetjmp>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <iostream>
+#include <linux/seccomp.h>
 #include <map>
 #include <pthread.h>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 #include <vector>
 
@@ -123,6 +127,25 @@ static const char* at_the_end_of_a_page(size_t length) {
     memset(text, 'e', length);
     text[length] = 0;
     return text;
+}
+
+// What a thread does that may only read and write: it waits for what never comes.
+static void* confined(void* ready) {
+    static int ends[2];
+    if (pipe(ends) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0) abort();
+    char byte = 0;
+    if (write(*static_cast<int*>(ready), &byte, 1) == 1 && read(ends[0], &byte, 1) == 1) abort();
+    return nullptr;
+}
+
+static void confine(int times) {
+    static int ready[2];
+    if (pipe(ready) != 0) abort();
+    for (int time = 0; time < times; time++) {
+        pthread_t thread;
+        char byte;
+        if (pthread_create(&thread, nullptr, confined, &ready[1]) != 0 || read(ready[0], &byte, 1) != 1) abort();
+    }
 }
 
 struct Lookup {
@@ -232,6 +255,7 @@ int main() {
         else if (command == "throws") throws(times);
         else if (command == "leaves") leaves(times);
         else if (command == "pairs") pairs(times);
+        else if (command == "confine") confine(times);
         else if (command == "begin") stock_turn_begin(place_of(times), times);
         else if (command == "end") stock_turn_end(place_of(times), times);
         else if (command == "recurse" || command == "nap" || command == "even" || command == "strings" || command == "many") {

@@ -1,0 +1,191 @@
+//! Whether filters of system calls (seccomp) let return probes be: tried on the agent itself.
+//!
+//! Behind a return probe newer kernels have the target make a system call, and later ones ask no filter about that one. Which do
+//! their releases do not say, since fixes are ported back. So a thread of the agent's own returns from a probed function under
+//! a filter that reports that call, and the agent lets it go on whatever comes of it.
+
+use std::{
+    arch::naked_asm,
+    ffi::{c_int, c_void},
+    io,
+    mem::{self, MaybeUninit},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    path::Path,
+    process,
+    sync::{OnceLock, mpsc},
+    thread,
+};
+
+use monitor_ebpf::name;
+
+use super::{Measuring, ProbeLinks, load::load_nothing, object::detach_all, own_code::file_offset};
+use crate::target::own_return_hazard;
+
+/// The system call that the kernel has the target make (`arch/x86/entry/syscalls/syscall_64.tbl`).
+const URETPROBE: u32 = 335;
+/// Milliseconds that a thread has for what takes microseconds.
+const PATIENCE: c_int = 1_000;
+/// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`: as if there were no filter.
+const GO_ON: u32 = 1;
+
+/// Whether no filter of a target can do anything about a return probe; false where that can't be proved.
+pub fn return_probes_pass_filters() -> bool {
+    static PASS: OnceLock<bool> = OnceLock::new();
+    *PASS.get_or_init(|| {
+        try_return().unwrap_or_else(|error| {
+            log::debug!("whether seccomp filters let return probes be can't be tried: {error}");
+            false
+        })
+    })
+}
+
+fn try_return() -> io::Result<bool> {
+    if let Some(why) = own_return_hazard()? {
+        return Err(io::Error::other(why));
+    }
+    let object = load_nothing(ProbeLinks::Best).map_err(io::Error::other)?;
+    let offset = file_offset(tried as *const c_void)?;
+    let exe = Path::new("/proc/self/exe");
+    let links = object.attach(name::NOTHING_RETURNED, exe, process::id(), &[offset])?;
+    let measuring = Measuring::begin().map_err(io::Error::other)?;
+    let is_asked = is_asked(URETPROBE, || tried());
+    drop(measuring);
+    let is_hit = object.run_times(name::NOTHING_RETURNED).runs > 0;
+    detach_all(links);
+    Ok(is_hit && !is_asked?)
+}
+
+/// What is probed to try it.
+#[unsafe(naked)]
+extern "C" fn tried() {
+    naked_asm!("push rbp", "pop rbp", "ret")
+}
+
+/// Whether filters are asked about a system call while a function runs: on a thread of its own, which makes the call in any
+/// case.
+fn is_asked(call: u32, function: impl FnOnce() + Send + 'static) -> io::Result<bool> {
+    let (sender, receiver) = mpsc::channel();
+    let thread = thread::Builder::new().spawn(move || {
+        let reports = report(call);
+        let is_filtered = reports.is_ok();
+        // Whoever receives it waits for this thread.
+        let _ = sender.send(reports);
+        if is_filtered {
+            function();
+        }
+    })?;
+    let reports = receiver.recv().map_err(io::Error::other)??;
+    match answer_all(&reports) {
+        Ok(asked) => {
+            let ended = thread.join();
+            ended.map_err(|_| io::Error::other("the thread panicked"))?;
+            Ok(asked > 0)
+        }
+        // Without anybody to answer the call fails, and behind a return probe that ends the agent: let it wait.
+        Err(error) => {
+            mem::forget(reports);
+            Err(error)
+        }
+    }
+}
+
+/// Puts this thread, for all of its life, under a filter that reports a system call and allows all others.
+fn report(call: u32) -> io::Result<OwnedFd> {
+    // The number is the first word of what a filter sees (struct seccomp_data).
+    let mut steps = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call, 1),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_USER_NOTIF, 0),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: steps.as_mut_ptr() };
+    // SAFETY: takes numbers, and changes this thread alone.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the program and its steps outlive the call, which changes this thread alone.
+    let reports = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            &raw const program,
+        )
+    };
+    let reports = c_int::try_from(reports).map_err(io::Error::other)?;
+    if reports < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(reports) })
+}
+
+/// A step of a filter, and how many to pass over if a comparison fails.
+fn step(code: u32, number: u32, pass: u8) -> libc::sock_filter {
+    libc::sock_filter { code: u16::try_from(code).expect("a code"), jt: 0, jf: pass, k: number }
+}
+
+/// Lets calls go on until the thread has ended. How many there were.
+fn answer_all(reports: &OwnedFd) -> io::Result<usize> {
+    let mut asked = 0;
+    loop {
+        let mut wait = libc::pollfd { fd: reports.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one descriptor, which outlives the call.
+        match unsafe { libc::poll(&raw mut wait, 1, PATIENCE) } {
+            0 => return Err(io::Error::from(io::ErrorKind::TimedOut)),
+            count if count < 0 => retry(io::Error::last_os_error())?,
+            _ if wait.revents & libc::POLLIN != 0 => {
+                answer(reports).or_else(retry)?;
+                asked += 1;
+            }
+            // Nobody is left who could ask.
+            _ => return Ok(asked),
+        }
+    }
+}
+
+/// What a signal has interrupted is done again: the call is no longer there to be answered, and is made once more.
+fn retry(error: io::Error) -> io::Result<()> {
+    if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::NotFound) {
+        Ok(())
+    } else {
+        Err(error)
+    }
+}
+
+fn answer(reports: &OwnedFd) -> io::Result<()> {
+    // SAFETY: made of numbers, for which zero is a value, and the kernel wants zeros.
+    let mut report: libc::seccomp_notif = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the kernel writes one report there.
+    if unsafe { libc::ioctl(reports.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut report) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let response = libc::seccomp_notif_resp { id: report.id, val: 0, error: 0, flags: GO_ON };
+    // SAFETY: the kernel reads one response there.
+    if unsafe { libc::ioctl(reports.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const response) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Makes a system call that nothing else makes meanwhile.
+    fn ask() -> u32 {
+        std::os::unix::process::parent_id()
+    }
+
+    #[test]
+    fn a_call_that_filters_are_asked_about_is_seen_and_goes_on() {
+        let number = |call| u32::try_from(call).expect("a number");
+        let call = number(libc::SYS_getppid);
+        let (sender, went_on) = mpsc::channel();
+        let several = move || sender.send([ask(), ask(), ask()]).expect("the test waits");
+        assert!(is_asked(call, several).expect("a filter"));
+        assert_eq!(went_on.recv(), Ok([ask(); 3]));
+        assert!(!is_asked(call, || ()).expect("a filter"));
+        assert!(!is_asked(number(libc::SYS_getpgid), || assert_ne!(ask(), 0)).expect("a filter"));
+    }
+}
