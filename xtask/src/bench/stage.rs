@@ -164,7 +164,7 @@ pub(super) struct AgentCost {
 }
 
 /// Nanoseconds that a call takes inside of programs, as the kernel times them.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Inside {
     /// Of empty programs: the timing's own share of the next.
     pub(super) empty: f64,
@@ -221,10 +221,17 @@ impl<'a> Stage<'a> {
         &self.peers[peer].name
     }
 
-    /// Lets everything run once while the kernel times programs.
+    /// Lets everything run once.
+    pub(super) fn warm_up(&mut self, load: Load) -> Result<()> {
+        self.in_process.call(load)?;
+        self.look_inside(load).map(|_| ())
+    }
+
+    /// Has the kernel time programs: empty ones, and the agent's in both ways to read.
     pub(super) fn look_inside(&mut self, load: Load) -> Result<Inside> {
         let _statistics = Statistics::enable()?;
-        self.in_process.call(load)?;
+        // What is left of earlier calls would run the programs, too.
+        self.watched.settle()?;
         let empty = Empty::attach(self.watched.server.pid(), &self.sites)?;
         let calls = self.watched.call(load)?.calls;
         self.watched.settle()?;

@@ -100,7 +100,9 @@ struct Share {
 
 /// All points.
 #[derive(Debug, Default, Serialize)]
-struct Points {
+struct Swept {
+    /// Of the sweeps that are meant to be flat.
+    rounds: u32,
     points: Vec<Point>,
     shares: Vec<Share>,
 }
@@ -127,7 +129,7 @@ pub(super) fn measure(cores: Cores, seconds: u32, rounds: u32, which: &[Which]) 
     let is_wanted = |one| which.is_empty() || which.contains(&one);
     let executable = Program::Synthetic.build(Flavour::Stripped)?;
     let sweep = Sweep { cores, seconds: seconds.into(), args: &[] };
-    let mut found = Points::default();
+    let mut found = Swept { rounds, ..Swept::default() };
     if is_wanted(Which::Calls) {
         let mut alone = sweep.start(std::slice::from_ref(&executable))?;
         for rate in [1_000.0, 10_000.0, 100_000.0] {

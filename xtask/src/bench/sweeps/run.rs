@@ -14,7 +14,7 @@ use monitor_tests::{
 };
 
 use super::{
-    Point, Points, Share,
+    Point, Share, Swept,
     targets::{Load, Made},
 };
 use crate::{
@@ -85,7 +85,7 @@ impl Sweep {
     /// load, and the number that changes.
     pub(super) fn flat(
         self,
-        found: &mut Points,
+        found: &mut Swept,
         what: &str,
         targets: &mut [Process],
         points: &[(usize, Load, f64)],

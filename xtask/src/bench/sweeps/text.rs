@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use super::{LABEL_SETS, OWN_AT_ONCE, OWN_EXECUTABLES, Point, Points, SHARED_EXECUTABLE, Share};
+use super::{LABEL_SETS, OWN_AT_ONCE, OWN_EXECUTABLES, Point, SHARED_EXECUTABLE, Share, Swept};
 use crate::bench::{
     charts::{self, Bar},
     report::{Spread, ratio, row, show_ratio, table, verdict},
@@ -23,7 +23,7 @@ const AIM_END_MS: f64 = 2_000.0;
 const AIM_RATE: f64 = 100_000.0;
 const AIM_SIZE_MIB: f64 = 30.0;
 
-pub(super) fn section(found: &Points) -> Section {
+pub(super) fn section(found: &Swept) -> Section {
     let points = &found.points;
     let mut rows = vec![row([
         "",
@@ -60,7 +60,7 @@ pub(super) fn section(found: &Points) -> Section {
     let text = format!(
         "{}\n{}\n{}\n![The agent's own CPU](overhead-agent.svg)\n",
         table(&rows),
-        shares_table(&found.shares),
+        shares_table(found),
         aims(found)
     );
     Section {
@@ -73,7 +73,7 @@ pub(super) fn section(found: &Points) -> Section {
 }
 
 /// What is the kernel's and the machine's, and what is ours.
-fn shares_table(shares: &[Share]) -> String {
+fn shares_table(Swept { shares, rounds, .. }: &Swept) -> String {
     let mut rows = vec![row([
         "µs for a call, median (min to max)",
         "added by empty programs",
@@ -92,41 +92,45 @@ fn shares_table(shares: &[Share]) -> String {
             share.own_us.show(2),
         ]
     }));
-    table(&rows)
+    format!("Medians of {rounds} rounds, and in parentheses the lowest and the highest.\n\n{}", table(&rows))
 }
 
 impl Share {
     /// What the agent adds, in units of what empty programs add.
     fn to_empty(&self) -> Option<f64> {
-        ratio(self.added_us.median, self.empty_us.median)
+        ratio(self.added_us, self.empty_us)
     }
 }
 
 /// Whether a number is about as large at the far end of a sweep, in words.
-fn flat(few: f64, many: f64) -> String {
-    let times = ratio(many, few);
-    format!("{} ({})", show_ratio(times), verdict(times.unwrap_or(f64::INFINITY), AIM_FLAT))
+fn flat(times: Option<f64>) -> String {
+    let met = times.map(|times| format!(" ({})", verdict(times, AIM_FLAT)));
+    show_ratio(times) + &met.unwrap_or_default()
+}
+
+/// The shares at the near and at the far end of a sweep.
+fn ends_of<'a>(shares: &'a [Share], what: &str) -> Option<(&'a Share, &'a Share)> {
+    let of = || shares.iter().filter(|share| share.what == what);
+    Some((of().next()?, of().next_back()?))
 }
 
 /// What of a sweep's ends is ours.
 fn shares_of_ends(shares: &[Share], what: &str) -> Option<String> {
-    let of = || shares.iter().filter(|share| share.what == what);
-    let (few, many) = (of().next()?, of().next_back()?);
-    let to_empty = |share: &Share| share.to_empty().unwrap_or(0.0);
+    let (few, many) = ends_of(shares, what)?;
     Some(format!(
         "- {} {what} against {}: what the agent adds, {} times; what empty programs add, {} times, which is the kernel's \
          and the machine's; what the agent adds beyond those, {}; in units of what those add, {}; the agent's own CPU, {}.",
         many.number,
         few.number,
-        flat(few.added_us.median, many.added_us.median),
-        show_ratio(ratio(many.empty_us.median, few.empty_us.median)),
-        flat(few.beyond_us.median, many.beyond_us.median),
-        flat(to_empty(few), to_empty(many)),
-        flat(few.own_us.median, many.own_us.median),
+        flat(ratio(many.added_us, few.added_us)),
+        show_ratio(ratio(many.empty_us, few.empty_us)),
+        flat(ratio(many.beyond_us, few.beyond_us)),
+        flat(many.to_empty().zip(few.to_empty()).map(|(many, few)| many / few)),
+        flat(ratio(many.own_us, few.own_us)),
     ))
 }
 
-fn aims(Points { points, shares }: &Points) -> String {
+fn aims(Swept { points, shares, .. }: &Swept) -> String {
     let nearest = |what: &str, to: f64| {
         let of = points.iter().filter(|point| point.what == what);
         of.min_by(|a, b| (a.number - to).abs().total_cmp(&(b.number - to).abs()))
@@ -154,7 +158,7 @@ fn aims(Points { points, shares }: &Points) -> String {
     for what in [LABEL_SETS, OWN_EXECUTABLES, OWN_AT_ONCE] {
         text.extend(shares_of_ends(shares, what).map(|line| line + "\n"));
     }
-    if let Some((few, many)) = ends(points, SHARED_EXECUTABLE) {
+    if let Some((few, many)) = ends_of(shares, SHARED_EXECUTABLE) {
         let _ = writeln!(
             text,
             "- With {} {SHARED_EXECUTABLE} a call takes {} times what it takes with {}, added to the targets, and {} times of \
@@ -162,7 +166,7 @@ fn aims(Points { points, shares }: &Points) -> String {
             many.number,
             show_ratio(ratio(many.added_us, few.added_us)),
             few.number,
-            show_ratio(ratio(many.agent_us, few.agent_us))
+            show_ratio(ratio(many.own_us, few.own_us))
         );
     }
     if let Some((few, many)) = ends(points, OWN_EXECUTABLES) {
@@ -215,7 +219,7 @@ mod tests {
             wakeups_per_second,
             ..point("calls a second", rate, 0.5)
         });
-        let section = section(&Points { points: points.to_vec(), shares: Vec::new() });
+        let section = section(&Swept { points: points.to_vec(), ..Swept::default() });
         let (_, text) = &section.blocks[0];
         let column = |line: &str| line.split('|').nth(5).map(|cell| cell.trim().to_owned());
         let column = text.lines().take(4).filter_map(column).collect::<Vec<_>>();
@@ -232,7 +236,7 @@ mod tests {
             point("MiB of executable", 31.0, 1.0),
             point("MiB of executable", 95.0, 1.0),
         ];
-        let text = aims(&Points { points, shares: Vec::new() });
+        let text = aims(&Swept { points, ..Swept::default() });
         assert!(
             text.contains("at most 0.5 µs per call (not met) and 5 % of one processor (not met)"),
             "{text}"
@@ -263,10 +267,28 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_nothing_has_no_verdict() {
+        let mut shares = [share(OWN_EXECUTABLES, 1.0, 2.0, 3.0), share(OWN_EXECUTABLES, 50.0, 10.0, 12.0)];
+        shares[1].added_us.min = -1.0;
+        let text = shares_of_ends(&shares, OWN_EXECUTABLES).unwrap();
+        assert!(text.contains("the agent adds, (not to be told from noise) times; what empty"), "{text}");
+        assert!(
+            text.contains(
+                "beyond those, 2.00 (not met); in units of what those add, (not to be told from noise);"
+            ),
+            "{text}"
+        );
+        let table = shares_table(&Swept { rounds: 2, shares: shares.to_vec(), ..Swept::default() });
+        assert!(table.starts_with("Medians of 2 rounds, and in parentheses"), "{table}");
+        let far = table.lines().last().unwrap_or_default();
+        assert!(far.contains("| 12.00 (-1.00 to 12.00) |") && far.contains("| (not to be told"), "{far}");
+    }
+
+    #[test]
     fn what_a_target_takes_is_told_by_the_ends_of_a_sweep() {
         let mut points = vec![point(OWN_EXECUTABLES, 1.0, 1.0), point(OWN_EXECUTABLES, 11.0, 1.5)];
         points[1] = Point { resident_mib: 120.0, end_ms: 2_100.0, ..points[1].clone() };
-        let text = aims(&Points { points, shares: Vec::new() });
+        let text = aims(&Swept { points, ..Swept::default() });
         assert!(
             text.contains("2000 ms of detaching and ending: not met. Each target more takes 10.0 MiB"),
             "{text}"
