@@ -122,6 +122,15 @@ pub fn check_counts(
     Ok(own)
 }
 
+/// Fails if a call of a Kitex client came to something else than it asked for, since its start or the last `reset`. A call that
+/// an agent has broken is an error to agent and target alike: no comparison of both would show it.
+pub fn check_results(client: &mut Process) -> Result<()> {
+    let counts = client.command("counts")?;
+    let unexpected = counts["unexpected"].as_u64().with_context(|| format!("no `unexpected` in {counts}"))?;
+    ensure!(unexpected == 0, "{unexpected} calls came to what they did not ask for: {}", counts["loop"]);
+    Ok(())
+}
+
 /// Fails unless the agent's durations are close to the process's own: the mean, the median and the 99th percentile of each
 /// label set that has enough calls.
 pub fn check_durations(process: &mut Process, scrape: &Scrape, labels: &[&str], several: bool) -> Result<()> {
@@ -217,34 +226,91 @@ impl Account {
 }
 
 /// Fails unless the agent's account of a target closes: each start has become one thing, and each finished call of either
-/// side another. Exactly where `slack` is 0; under load so many calls may be between two of the numbers.
+/// side another. Exactly where `slack` is 0; under load so many calls may be between two of the numbers. Each of them must be
+/// there.
 pub fn check_closed(scrape: &Scrape, pid: u32, slack: [u64; 2]) -> Result<()> {
     let pid = pid.to_string();
     let sum = |name: &str, labels: &[(&str, &str)]| {
         let labels: Vec<_> = [("target", pid.as_str())].into_iter().chain(labels.iter().copied()).collect();
-        whole(scrape.sum(name, &labels))
+        // What is not shown would add up to 0, and an account of nothing closes.
+        ensure!(scrape.has(name, &labels), "no {name} {labels:?}");
+        Ok(whole(scrape.sum(name, &labels)))
     };
     let unpaired = "monitor_unpaired_starts_total";
     let outcome = |outcome| sum("monitor_finishes_total", &[("outcome", outcome)]);
     let became =
-        outcome("timed") + outcome("lost") + sum("monitor_calls_in_flight", &[]) + sum(unpaired, &[])
-            - sum(unpaired, &[("reason", "unknown_type")]);
-    let starts = sum("monitor_starts_total", &[]);
+        outcome("timed")? + outcome("lost")? + sum("monitor_calls_in_flight", &[])? + sum(unpaired, &[])?
+            - sum(unpaired, &[("reason", "unknown_type")])?;
+    let starts = sum("monitor_starts_total", &[])?;
     ensure!(starts.abs_diff(became) <= slack[0], "{starts} starts became {became} things");
     for side in ["client", "server"] {
         let calls = |outcome| sum("monitor_calls_total", &[("side", side), ("outcome", outcome)]);
         let parts = [
-            calls("timed"),
-            calls("unpaired"),
-            calls("sampled_out"),
-            calls("lost"),
-            sum("monitor_calls_pending", &[("side", side)]),
+            calls("timed")?,
+            calls("unpaired")?,
+            calls("sampled_out")?,
+            calls("lost")?,
+            sum("monitor_calls_pending", &[("side", side)])?,
         ];
-        let finished = calls("finished");
+        let finished = calls("finished")?;
         ensure!(
             finished.abs_diff(parts.iter().sum()) <= slack[1],
             "{finished} calls of the {side} became {parts:?} (timed, unpaired, sampled out, lost, pending)"
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scrape::{Family, Kind, Sample};
+
+    /// What an agent shows of target 7, which has made three calls and makes a fourth, where it has seen so many starts.
+    fn shown(starts: f64) -> Scrape {
+        let mut scrape = Scrape::default();
+        let mut add = |name: &str, labels: &[(&str, &str)], value: f64| {
+            let labels = [("target", "7")].into_iter().chain(labels.iter().copied());
+            let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            let none = Family { help: String::new(), kind: Kind::Untyped, samples: Vec::new() };
+            let family = scrape.families.entry(name.to_owned()).or_insert(none);
+            family.samples.push(Sample { name: name.to_owned(), labels, value });
+        };
+        add("monitor_starts_total", &[], starts);
+        add("monitor_finishes_total", &[("outcome", "timed")], 3.0);
+        add("monitor_finishes_total", &[("outcome", "lost")], 0.0);
+        add("monitor_calls_in_flight", &[], 1.0);
+        add("monitor_unpaired_starts_total", &[("reason", "unknown_type")], 0.0);
+        for (side, calls) in [("client", 3.0), ("server", 0.0)] {
+            for (outcome, count) in [
+                ("finished", calls),
+                ("timed", calls),
+                ("unpaired", 0.0),
+                ("sampled_out", 0.0),
+                ("lost", 0.0),
+            ] {
+                add("monitor_calls_total", &[("side", side), ("outcome", outcome)], count);
+            }
+            add("monitor_calls_pending", &[("side", side)], 0.0);
+        }
+        scrape
+    }
+
+    #[test]
+    fn an_account_closes_if_each_start_became_something() {
+        check_closed(&shown(4.0), 7, [0, 0]).unwrap();
+        check_closed(&shown(5.0), 7, [1, 0]).unwrap();
+        let error = check_closed(&shown(5.0), 7, [0, 0]).unwrap_err().to_string();
+        assert_eq!(error, "5 starts became 4 things");
+    }
+
+    #[test]
+    fn an_account_of_nothing_does_not_close() {
+        let mut without = shown(4.0);
+        without.families.remove("monitor_calls_total");
+        for (scrape, pid) in [(Scrape::default(), 7), (shown(4.0), 8), (without, 7)] {
+            let error = check_closed(&scrape, pid, [100, 100]).unwrap_err().to_string();
+            assert!(error.starts_with("no monitor_"), "{error}");
+        }
+    }
 }

@@ -50,6 +50,7 @@ mod capture;
 mod cargo;
 mod paths;
 mod side_by_side;
+mod whose_turn;
 
 pub use cargo::cargo;
 pub use side_by_side::side_by_side;

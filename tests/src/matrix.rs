@@ -10,12 +10,12 @@ pub mod watch;
 mod build;
 mod fork;
 
-use std::{collections::BTreeMap, fmt, process::Command};
+use std::{collections::BTreeMap, fmt};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
-use crate::paths;
+use crate::{paths, whose_turn::whose_turn};
 
 /// The matrix as `tests/matrix.json` has it.
 #[derive(Debug, Deserialize)]
@@ -153,7 +153,7 @@ impl Matrix {
     }
 
     /// The cells of one run of the tests: those whose name holds one of the words in `MONITOR_MATRIX`, else the fixed ones
-    /// and as many others as `others`, in turn by commit.
+    /// and as many others as `others`, in turn.
     #[must_use]
     pub fn chosen(&self, others: usize) -> Vec<&Cell> {
         let buildable = self.cells.iter().filter(|cell| cell.not_buildable.is_none());
@@ -161,7 +161,7 @@ impl Matrix {
             return buildable.filter(|cell| holds_one(&cell.to_string(), words.split(','))).collect();
         }
         let (fixed, rest): (Vec<_>, Vec<_>) = buildable.partition(|cell| cell.fixed);
-        let begin = turn() % rest.len().max(1);
+        let begin = whose_turn() % rest.len().max(1);
         fixed
             .into_iter()
             .chain(rest.iter().cycle().skip(begin).take(others.min(rest.len())).copied())
@@ -183,13 +183,6 @@ impl Matrix {
 
 fn holds_one<'a>(name: &str, mut words: impl Iterator<Item = &'a str>) -> bool {
     words.any(|word| !word.is_empty() && name.contains(word))
-}
-
-/// How far the cells have moved on: the number of commits. Zero where there is no repository.
-fn turn() -> usize {
-    let mut git = Command::new("git");
-    let output = git.args(["rev-list", "--count", "HEAD"]).current_dir(paths::tests()).output();
-    output.ok().and_then(|output| String::from_utf8(output.stdout).ok()?.trim().parse().ok()).unwrap_or(0)
 }
 
 /// A release as numbers that can be compared.

@@ -33,7 +33,8 @@ impl Pace {
             return;
         }
         self.last = Some((now, starts));
-        let rate = (starts - before) / seconds;
+        // Of two scrapes at once the older may come last.
+        let rate = (starts - before).max(0.0) / seconds;
         self.calls_per_second = Some(self.calls_per_second.map_or(rate, |most| most.max(rate)));
     }
 

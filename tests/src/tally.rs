@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::scrape::{Labels, Scrape};
+use crate::scrape::{Labels, Scrape, whole};
 
 /// The labels that the agent shows by default.
 pub const DEFAULT_LABELS: [&str; 5] = ["type", "caller", "callee", "method", "status"];
@@ -53,7 +53,7 @@ impl Tally {
                 let mut of = sample.labels.clone();
                 of.remove("target");
                 of.insert("side".to_owned(), side.to_owned());
-                tally.add(of, whole(sample.value)?);
+                tally.add(of, whole(sample.value));
             }
         }
         Ok(tally)
@@ -176,15 +176,6 @@ impl fmt::Display for Comparison {
         }
         Ok(())
     }
-}
-
-/// A counter's value as the whole number that it is.
-fn whole(value: f64) -> Result<u64> {
-    if value.fract() != 0.0 || !(0.0..9_007_199_254_740_992.0).contains(&value) {
-        bail!("{value} is not a number of calls");
-    }
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
-    Ok(value as u64)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::paths;
+use crate::{paths, whose_turn::whose_turn};
 
 /// What the programs' `go.mod` files ask for.
 const GO_MINOR: u32 = 26;
@@ -59,33 +59,26 @@ pub const NEWEST_GO: &str = "go1.27.3";
 const GO_BETWEEN: [&str; 8] =
     ["go1.19.13", "go1.20.14", "go1.21.13", "go1.22.12", "go1.23.12", "go1.24.11", "go1.25.5", "go1.26.8"];
 
-/// The releases of Go that a test tries: the oldest, the newest, and one of the others by the number of the commit; all of
-/// them with `MONITOR_ALL_GO`.
+/// The releases of Go that a test tries: the oldest, the newest, and one of the others in turn; all of them with
+/// `MONITOR_ALL_GO`.
 #[must_use]
 pub fn go_releases() -> Vec<&'static str> {
     if std::env::var_os("MONITOR_ALL_GO").is_some() {
         return [&[OLDEST_GO], &GO_BETWEEN[..], &[NEWEST_GO]].concat();
     }
-    vec![OLDEST_GO, GO_BETWEEN[turn() % GO_BETWEEN.len()], NEWEST_GO]
+    vec![OLDEST_GO, GO_BETWEEN[whose_turn() % GO_BETWEEN.len()], NEWEST_GO]
 }
 
 /// Releases of Hertz that have modules of their own, beside the one that its `go.mod` names.
 const OLDER_HERTZ: [&str; 3] = ["v0.9.2", "v0.9.7", "v0.10.3"];
 
-/// One of the older releases of Hertz by the number of the commit; all of them with `MONITOR_ALL_HERTZ`.
+/// One of the older releases of Hertz in turn; all of them with `MONITOR_ALL_HERTZ`.
 #[must_use]
 pub fn older_hertz() -> Vec<&'static str> {
     if std::env::var_os("MONITOR_ALL_HERTZ").is_some() {
         return OLDER_HERTZ.to_vec();
     }
-    vec![OLDER_HERTZ[turn() % OLDER_HERTZ.len()]]
-}
-
-/// The number of the commit.
-fn turn() -> usize {
-    let commits = Command::new("git").args(["rev-list", "--count", "HEAD"]).output().ok();
-    let turn = commits.and_then(|output| String::from_utf8(output.stdout).ok()?.trim().parse().ok());
-    turn.unwrap_or_default()
+    vec![OLDER_HERTZ[whose_turn() % OLDER_HERTZ.len()]]
 }
 
 /// The 26 of `go1.26.8`.

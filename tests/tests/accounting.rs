@@ -3,10 +3,10 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use monitor_tests::{
     agent::Agent,
-    chain::check_closed,
+    chain::{Account, check_closed, check_results},
     pace::Pace,
     process::Process,
     scrape::Scrape,
@@ -99,9 +99,12 @@ fn under_load_the_account_closes_but_for_the_calls_of_a_moment() -> Result<()> {
         }
     }
     client.command("pause")?;
+    check_results(&mut client)?;
     let scrape = agent.scrape_settled()?;
     for pid in pids {
         check_closed(&scrape, pid, [0, 0])?;
+        let starts = Account::of(&scrape, pid).starts;
+        ensure!(starts > 1_000, "{starts} calls are no load: this shows nothing");
     }
     agent.terminate()?;
     Ok(())

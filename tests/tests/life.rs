@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use monitor_tests::{
     agent::{Agent, executable, run_to_end},
-    chain::{Chain, check_calls},
+    chain::{Chain, check_calls, check_results},
     http::{self, Response},
     kernel::BpfObjects,
     process::Process,
@@ -171,6 +171,7 @@ fn a_killed_agent_leaves_nothing() -> Result<()> {
     }
     BpfObjects::wait_until_back(&before, Duration::from_secs(10))?;
     let calls = client.command("pause")?["calls"].clone();
+    check_results(&mut client)?;
     ensure!(server.command("settle")?["finished"] == calls, "calls were lost");
     Ok(())
 }

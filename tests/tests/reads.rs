@@ -1,19 +1,22 @@
 //! How a target's memory is read: by its page tables, where that was proved to work on this kernel, or by asking the kernel for
 //! each read. Both must say the same.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, process::Command, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{Agent, run_to_end},
     chain::check_calls,
     grpc,
     kernel::{SINCE_PAGE_TABLES, page_tables},
+    native::{Build, corners},
     process::Process,
     scrape::Scrape,
+    specs::{self, path},
     tally::DEFAULT_LABELS,
     targets::{Flavour, Program},
 };
+use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -23,9 +26,11 @@ fn both(pids: &[u32], arguments: &[&str]) -> Result<[Agent; 2]> {
     Ok([Agent::attach(pids, arguments)?, Agent::attach(pids, &asking)?])
 }
 
-/// The samples of a metric, with all labels.
+/// The samples of a counter with all labels, or how many values each series of a histogram has: each agent takes the time by
+/// itself.
 fn samples(scrape: &Scrape, metric: &str) -> BTreeSet<String> {
-    let samples = scrape.samples(metric);
+    let counts = |name: &str| name == metric || name.strip_prefix(metric) == Some("_count");
+    let samples = scrape.samples(metric).filter(|sample| counts(&sample.name));
     samples.map(|sample| format!("{} {:?} {}", sample.name, sample.labels, sample.value)).collect()
 }
 
@@ -40,11 +45,23 @@ fn compare(agents: &[Agent; 2], metrics: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Names, statuses, retries, classes of errors, bytes, messages: all that is read of Kitex's calls.
+/// Fails unless the agent knows of the calls it has kept who made them.
+fn check_peers(agent: &Agent) -> Result<()> {
+    let report: Value = serde_json::from_str(&agent.get("/api/v1/calls?side=server&method=Store")?)?;
+    let sets = report["calls"].as_array().context("no calls")?;
+    let kept: Vec<_> = sets.iter().flat_map(|set| set["slowest"].as_array().into_iter().flatten()).collect();
+    ensure!(!kept.is_empty(), "no calls are kept: {report}");
+    for call in kept {
+        ensure!(call["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{call}");
+    }
+    Ok(())
+}
+
+/// Names, statuses, retries, for which a map of Go is read, classes of errors and bytes, under Kitex's names and OpenTelemetry's.
 #[test]
 fn calls_of_kitex_are_the_same_both_ways() -> Result<()> {
     let mut server = Process::kitex(&["server"])?;
-    let mut client = Process::kitex(&["client", "--connect", server.addr()?, "--nested"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?, "--nested", "--retry"])?;
     let labels = "type,caller,callee,method,status,retry,error_class";
     let arguments =
         ["--metrics", "kitex,otel", "--kitex.labels", labels, "--kitex.bytes", "--kitex.stream-messages"];
@@ -52,10 +69,13 @@ fn calls_of_kitex_are_the_same_both_ways() -> Result<()> {
     client.command("load 5000 16 3")?;
     server.command("settle")?;
     let sides = ["server", "client"];
-    let names = ["throughput", "send_bytes", "recv_bytes"];
-    let metrics: Vec<String> =
+    let names = ["throughput", "latency_us", "send_bytes", "recv_bytes"];
+    let mut metrics: Vec<String> =
         sides.iter().flat_map(|side| names.map(|name| format!("kitex_{side}_{name}"))).collect();
+    metrics.extend(sides.map(|side| format!("rpc_{side}_duration")));
     compare(&agents, &metrics.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let retried = agents[1].scrape()?.sum("kitex_client_throughput", &[("retry", "1")]);
+    ensure!(retried > 0.0, "no call has a second attempt: this shows nothing of maps");
     Ok(())
 }
 
@@ -63,13 +83,14 @@ fn calls_of_kitex_are_the_same_both_ways() -> Result<()> {
 fn calls_of_kitex_are_counted_exactly_both_ways() -> Result<()> {
     let mut server = Process::kitex(&["server"])?;
     let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
-    let agents = both(&[server.pid(), client.pid()], &[])?;
+    let agents = both(&[server.pid(), client.pid()], &["--capture.slow", "3"])?;
     client.command("load 5000 16 3")?;
     server.command("settle")?;
     for agent in &agents {
         let scrape = agent.scrape_settled()?;
         check_calls(&mut server, &scrape, &DEFAULT_LABELS, true)?;
         check_calls(&mut client, &scrape, &DEFAULT_LABELS, true)?;
+        check_peers(agent)?;
     }
     Ok(())
 }
@@ -93,6 +114,40 @@ fn calls_of_grpc_are_the_same_both_ways() -> Result<()> {
         grpc::check(&mut target, &agent.scrape_settled()?, false)?;
     }
     Ok(())
+}
+
+/// Names, numbers and outcomes, of what Go functions are given.
+#[test]
+fn operations_of_specs_are_the_same_both_ways() -> Result<()> {
+    let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
+    let (jobs, work) = (specs::documented("jobs")?, specs::documented("work")?);
+    let agents = both(
+        &[target.pid()],
+        &["--spec", path(&jobs), "--spec", path(&work), "--spec", "net-http", "--metrics", "go,kitex"],
+    )?;
+    for line in ["jobs 500", "work 200", "requests 10"] {
+        target.command(line)?;
+    }
+    compare(
+        &agents,
+        &[
+            "jobs_total",
+            "jobs_duration_seconds",
+            "work_total",
+            "work_duration_seconds",
+            "http_server_requests_total",
+            "http_server_requests_duration_seconds",
+        ],
+    )
+}
+
+/// Strings of C, and numbers that are given and returned.
+#[test]
+fn operations_of_native_functions_are_the_same_both_ways() -> Result<()> {
+    let mut target = Process::start_command(&mut Command::new(corners(Build::Default)?))?;
+    let agents = both(&[target.pid()], &["--spec", path(&specs::documented("stock")?)])?;
+    target.command("lookups 200")?;
+    compare(&agents, &["stock_total", "stock_duration_seconds"])
 }
 
 /// Where the kernel can do it, agents do.

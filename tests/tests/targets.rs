@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use monitor_tests::{
+    chain::check_results,
     process::Process,
     tally::{IN_PROCESS_LABELS, Tally},
     targets::{Flavour, Program},
@@ -122,6 +123,22 @@ fn a_flow_pauses_and_goes_on() -> Result<()> {
     let more = client.command("pause")?["calls"].as_u64().unwrap();
     assert_eq!(client.command("counts")?["finished"], more);
     assert_eq!(server.command("settle")?["finished"], more);
+    Ok(())
+}
+
+#[test]
+fn calls_that_come_to_what_they_did_not_ask_for_are_counted() -> Result<()> {
+    for flags in [["--protocol", "framed"], ["--retry", "--nested"]] {
+        let server = Process::kitex(&["server"])?;
+        let mut client = Process::kitex(&[&["client", "--connect", server.addr()?], &flags[..]].concat())?;
+        client.command("load 1000 4 9")?;
+        client.command("call 10 Missing succeed")?;
+        check_results(&mut client)?;
+        drop(server);
+        client.command("call 3 Lookup succeed")?;
+        client.command("call 5 Lookup fail")?;
+        assert_eq!(client.command("counts")?["unexpected"], 3, "{flags:?}");
+    }
     Ok(())
 }
 

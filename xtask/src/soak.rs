@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::{Args, value_parser};
 use monitor_tests::{
     agent::Agent,
-    chain::{check_calls, check_closed},
+    chain::{Account, check_calls, check_closed, check_results},
     http,
     kernel::BpfObjects,
     pace::Pace,
@@ -46,6 +46,8 @@ const PAUSE_EVERY: u32 = 15;
 /// The agent's memory may end up so much higher than it was after the first quarter.
 const GROWTH_MIB: f64 = 1.0;
 const MIB: f64 = 1_048_576.0;
+/// An agent that has watched a pair under load for so long has seen calls of it.
+const SEES_CALLS_WITHIN: Duration = Duration::from_millis(300);
 
 /// How long.
 #[derive(Debug, Args)]
@@ -161,8 +163,13 @@ impl Soak {
     /// Another agent watches the same targets for a moment, then ends or is killed.
     fn guest(&mut self) -> Result<()> {
         let guest = Agent::attach(&[self.server.pid(), self.client.pid()], &[])?;
-        thread::sleep(Duration::from_millis(self.random.below(1_000)));
-        self.paces.check_closed(&guest.scrape()?)?;
+        let stay = Duration::from_millis(self.random.below(1_000));
+        thread::sleep(stay);
+        let scrape = guest.scrape()?;
+        self.paces.check_closed(&scrape)?;
+        if stay >= SEES_CALLS_WITHIN {
+            check_seen(&scrape, [self.server.pid(), self.client.pid()])?;
+        }
         self.done.guests += 1;
         if self.random.below(2) == 0 {
             self.done.killed += 1;
@@ -177,8 +184,9 @@ impl Soak {
     /// The visitors end in the middle of their calls, and others take their place.
     fn restart(&mut self) -> Result<()> {
         self.done.restarts += u32::from(self.visitors.is_some());
-        if let Some((server, client, agent)) = self.visitors.take() {
+        if let Some((server, mut client, agent)) = self.visitors.take() {
             let pids = [server.pid(), client.pid()];
+            check_results(&mut client)?;
             drop((client, server));
             // Both are noticed, and their probes taken away.
             thread::sleep(Duration::from_secs(1));
@@ -186,6 +194,7 @@ impl Soak {
             for pid in pids {
                 check_closed(&scrape, pid, [0, 0])?;
             }
+            check_seen(&scrape, pids)?;
             agent.terminate()?;
         }
         let (server, mut client) = pair()?;
@@ -208,6 +217,7 @@ impl Soak {
         let turn = self.scraper.turn();
         let _no_other_scrape = turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.client.command("pause")?;
+        check_results(&mut self.client)?;
         self.server.command("settle")?;
         let scrape = self.agent.scrape_settled()?;
         for process in [&mut self.client, &mut self.server] {
@@ -229,6 +239,7 @@ impl Soak {
         let scrapes = self.scraper.stop()?;
         self.pause()?;
         self.client.command("pause")?;
+        check_results(&mut self.client)?;
         let growth = growth(&self.memory);
         ensure!(growth <= GROWTH_MIB, "the agent's memory has grown by {growth:.2} MiB: {:?}", self.memory);
         let (status, _) = self.agent.terminate()?;
@@ -328,6 +339,14 @@ fn pair() -> Result<(Process, Process)> {
     let server = Process::kitex(&["server"])?;
     let client = Process::kitex(&["client", "--connect", server.addr()?])?;
     Ok((server, client))
+}
+
+/// Fails unless the agent has seen calls of both.
+fn check_seen(scrape: &Scrape, pids: [u32; 2]) -> Result<()> {
+    for pid in pids {
+        ensure!(Account::of(scrape, pid).starts > 0, "no call of pid {pid} was seen");
+    }
+    Ok(())
 }
 
 fn descriptors(pid: u32) -> Result<usize> {

@@ -14,9 +14,15 @@ pub use parse::ParseError;
 pub type Labels = BTreeMap<String, String>;
 
 /// A count, which is written as a float.
+///
+/// # Panics
+/// If it is none: below zero, with a fraction, or so large that there are gaps between floats.
 #[must_use]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^53")]
+#[track_caller]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
 pub fn whole(count: f64) -> u64 {
+    let is_count = count.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&count);
+    assert!(is_count, "{count} is no count");
     count as u64
 }
 
@@ -82,6 +88,12 @@ impl Scrape {
     #[must_use]
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.samples(name).filter(|sample| sample.has(labels)).map(|sample| sample.value).sum()
+    }
+
+    /// Whether there is a series of a counter or gauge that has these labels, whatever others it has.
+    #[must_use]
+    pub fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
+        self.samples(name).any(|sample| sample.has(labels))
     }
 
     /// The samples of a family; none if there is no such family.

@@ -1,8 +1,8 @@
 //! The parser lets `client_golang`'s own text pass and refuses what Prometheus would, and more.
 
-use std::fs;
+use std::{fs, panic};
 
-use super::{Kind, Scrape};
+use super::{Kind, Scrape, whole};
 use crate::paths;
 
 const HEAD: &str = "# HELP calls Calls.\n# TYPE calls counter\n";
@@ -49,6 +49,14 @@ fn histograms_add_up_and_have_quantiles() {
     assert_eq!(a.since(&a).unwrap().quantile(0.5), None);
     assert_eq!(scrape.histogram("us", &[("m", "c")]), None);
     assert_eq!(scrape.histograms("us").len(), 2);
+}
+
+#[test]
+fn what_is_no_count_is_not_made_one() {
+    assert_eq!([0.0, -0.0, 12.0].map(whole), [0, 0, 12]);
+    for number in [-1.0, 0.5, 9_007_199_254_740_992.0, f64::INFINITY, f64::NAN] {
+        assert!(panic::catch_unwind(|| whole(number)).is_err(), "{number}");
+    }
 }
 
 #[test]

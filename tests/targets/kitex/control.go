@@ -17,7 +17,8 @@ import (
 // control obeys commands, as package steer reads them.
 //
 //	counts            the tally: {"counts":[{side,type,caller,callee,method,status,retry,count}],
-//	                  "started":n,"finished":n,"loop":[{method,result,count}]}
+//	                  "started":n,"finished":n}; of a client also what its callers got, "loop":[{method,result,count}], and how
+//	                  often that is not what the call asked for, "unexpected":n, calls of a flow under way included
 //	durations         {"durations":[{labels…,count,sum,p50,p99,values:[[us,count]…]}]}, whole microseconds
 //	calls             {"calls":[{labels…,goroutine,duration_us,sent_bytes,received_bytes,time_ns}]}: each call since the
 //	                  last time, those of one goroutine in their order; with the tracer log only
@@ -104,6 +105,7 @@ func (c *control) counts() map[string]any {
 	}
 	if c.load != nil {
 		reply["loop"] = loopRows(c.load.loopCounts())
+		reply["unexpected"] = c.load.unexpected.Load()
 	}
 	return reply
 }

@@ -69,6 +69,8 @@ type load struct {
 	mu      sync.Mutex
 	counts  map[loopKey]uint64
 	flow    *flow
+	// unexpected calls came to something else than they asked for.
+	unexpected atomic.Uint64
 }
 
 // flow is a load that goes on until it is paused.
@@ -222,14 +224,39 @@ func (l *load) bench(d time.Duration, c int, longest *longest) (outcome, [][2]ui
 
 func (l *load) callKind(k *kind) loopKey {
 	req := request{action: k.action, sleepUS: k.sleepUS, payload: l.payload[:k.payload]}
-	err := l.caller.call(context.Background(), k.method, &req)
+	result := resultOf(l.caller.call(context.Background(), k.method, &req))
+	if !k.allows(result) {
+		l.unexpected.Add(1)
+	}
+	return loopKey{k.method, result}
+}
+
+func resultOf(err error) string {
 	if err == nil {
-		return loopKey{k.method, "ok"}
+		return "ok"
 	}
 	if _, isBiz := kerrors.FromBizStatusError(err); isBiz {
-		return loopKey{k.method, "biz"}
+		return "biz"
 	}
-	return loopKey{k.method, "error"}
+	return "error"
+}
+
+// allows says whether such a call may come to that where nothing disturbs it.
+func (k *kind) allows(result string) bool {
+	switch {
+	case k.method == "Notify":
+		// What the handler makes of it nobody hears.
+		return result == "ok"
+	case k.method == "Missing", k.action == fail, k.action == crash:
+		return result == "error"
+	case k.action == biz:
+		// The status does not travel with every protocol.
+		return result != "error"
+	case k.action == flaky:
+		// Kitex's breaker may have stopped the retry.
+		return result != "biz"
+	}
+	return result == "ok"
 }
 
 // loopCounts copies what the load loop counted.
@@ -243,4 +270,5 @@ func (l *load) reset() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	clear(l.counts)
+	l.unexpected.Store(0)
 }
