@@ -81,7 +81,7 @@ fn families_are_those_of_client_golang() {
         })
         .collect();
     let gc = Some(GcCycles::default());
-    let readings = Readings { goroutines: Some(1), threads: Some(1), gc, metrics };
+    let readings = Readings { goroutines: Some(1), threads: Some(1), gc, metrics, ..Readings::default() };
     let version =
         expected.iter().find_map(|line| line.strip_prefix("go_info{version=\"")?.strip_suffix("\"}"));
     let families = metrics::go(&readings, version.expect("a version"), Detail::All);

@@ -9,11 +9,21 @@ use crate::target::AddressSpace;
 pub trait Memory: Send {
     /// Fills `buf` from `address` on, or fails: never partly.
     fn read(&self, address: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Reads a number at each of these addresses, one after the other in this order, with as little time in between as can
+    /// be.
+    fn read_each(&self, addresses: &[u64], numbers: &mut [[u8; 4]]) -> io::Result<()> {
+        addresses.iter().zip(numbers).try_for_each(|(address, number)| self.read(*address, number))
+    }
 }
 
 impl Memory for AddressSpace {
     fn read(&self, address: u64, buf: &mut [u8]) -> io::Result<()> {
         self.read(address, buf)
+    }
+
+    fn read_each(&self, addresses: &[u64], numbers: &mut [[u8; 4]]) -> io::Result<()> {
+        self.read_each(addresses, numbers)
     }
 }
 
@@ -67,6 +77,13 @@ pub(super) fn u64_at(memory: &dyn Memory, address: u64) -> Result<u64, Fault> {
 /// The number at an address.
 pub(super) fn u32_at(memory: &dyn Memory, address: u64) -> Result<u32, Fault> {
     Block::read(memory, address, 4)?.u32(0)
+}
+
+/// The numbers at several addresses, one soon after the other.
+pub(super) fn u32s_at(memory: &dyn Memory, addresses: &[u64]) -> Result<Vec<u32>, Fault> {
+    let mut numbers = vec![[0; 4]; addresses.len()];
+    memory.read_each(addresses, &mut numbers).map_err(Fault::of_io)?;
+    Ok(numbers.into_iter().map(u32::from_le_bytes).collect())
 }
 
 /// A place in a structure.

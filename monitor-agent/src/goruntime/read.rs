@@ -7,14 +7,14 @@ use super::{
     globals::{MAX_GOROUTINES, first_thread, heap_points_back, pacer_agrees, processors},
     heap::{Heap, System, by_size, cycles},
     histogram,
-    memory::{Block, at, slice, u32_at, u64_at},
+    memory::{Block, at, slice, u32_at, u32s_at, u64_at},
     pacing::Pacing,
 };
 
 /// How often something that moves is read before it is left out.
 const ATTEMPTS: usize = 5;
-/// The same for the heap, which a program that reads its own statistics moves each time.
-const ATTEMPTS_AT_HEAP: usize = 50;
+/// The same for what some programs move all the time: the heap, by reading their own statistics; and lists of goroutines.
+const MORE_ATTEMPTS: usize = 50;
 /// Go ends a program with more threads than ten thousand, unless it has raised the limit.
 const MAX_THREADS: usize = 1 << 14;
 /// A structure of the runtime; the largest that is read at once has 22 KB.
@@ -44,6 +44,8 @@ pub struct Reader {
     fits: bool,
     /// What counters were at before: lower ones are not believed.
     counters: BTreeMap<&'static str, u64>,
+    /// The highest that each number was at.
+    highest: BTreeMap<&'static str, f64>,
 }
 
 impl Reader {
@@ -60,6 +62,7 @@ impl Reader {
             detail,
             fits: false,
             counters: BTreeMap::new(),
+            highest: BTreeMap::new(),
         }
     }
 
@@ -91,6 +94,7 @@ impl Reader {
             return (Readings::default(), faults);
         }
         self.drop_falling(&mut readings, &mut faults);
+        self.keep_highest(&mut readings);
         (readings, faults)
     }
 
@@ -108,7 +112,7 @@ impl Reader {
         found
     }
 
-    /// Leaves out what never falls and has fallen.
+    /// Leaves out what never falls in the runtime, and has fallen: it was read wrong.
     fn drop_falling(&mut self, readings: &mut Readings, faults: &mut Vec<Fault>) {
         let counters = &mut self.counters;
         // Go 1.18 counts all objects of a span when it takes one, and takes back those that were not made.
@@ -124,6 +128,22 @@ impl Reader {
             true
         });
     }
+
+    /// Notes how high each number has been. Some that should only rise fall in the runtime itself: the program's own time, which
+    /// is what the other classes leave of the whole, and sums whose parts are handed over as they are read.
+    fn keep_highest(&mut self, readings: &mut Readings) {
+        for (name, value) in &readings.metrics {
+            #[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
+            let now = match value {
+                Value::Unsigned(value) => *value as f64,
+                Value::Float(value) => *value,
+                Value::Histogram(_) => continue,
+            };
+            let highest = self.highest.entry(name).or_default();
+            *highest = now.max(*highest);
+            readings.highest.insert(name, *highest);
+        }
+    }
 }
 
 impl std::fmt::Debug for Reader {
@@ -132,7 +152,7 @@ impl std::fmt::Debug for Reader {
     }
 }
 
-/// What of a value only rises.
+/// What of a value never falls in the runtime.
 fn rising(name: &str, value: &Value) -> Option<u64> {
     const COUNTERS: [&str; 4] = ["/gc/heap/allocs:", "/gc/heap/frees:", "/gc/heap/tiny/", "/gc/cycles/"];
     match value {
@@ -163,19 +183,19 @@ impl Moment<'_> {
         if let Some(processors) = &processors {
             self.set("/sched/gomaxprocs:threads", processors.len() as u64);
         }
-        let collector = self.part_within(ATTEMPTS_AT_HEAP, Self::collector);
+        let collector = self.part_within(MORE_ATTEMPTS, Self::collector);
         let agree = threads.is_some() && processors.is_some() && collector.is_some();
         if threads.is_some()
             && let Some(processors) = &processors
         {
-            self.part(|moment| moment.goroutines(processors));
+            self.part_within(MORE_ATTEMPTS, |moment| moment.goroutines(processors));
         }
         if detail == Detail::All {
             self.part(Self::cpu);
             self.part(Self::single_numbers);
-            if let Some(threads) = &threads {
+            if threads.is_some() {
                 self.part(Self::histograms);
-                self.part(|moment| moment.of_threads(threads));
+                self.part(Self::of_threads);
             }
             if let Some(processors) = &processors {
                 self.part(|moment| moment.cleanups(processors));
@@ -272,24 +292,14 @@ impl Moment<'_> {
         let layout = self.layout;
         let sched = self.globals.get("runtime.sched")?;
         let (_, all) = slice(self.memory, self.globals.get("runtime.allgs")?, MAX_GOROUTINES)?;
-        let count = |place: u64| -> Result<u64, Fault> {
-            let count = u32_at(self.memory, place)?.cast_signed();
-            u64::try_from(count).ok().filter(|count| *count <= all).ok_or(WHAT)
+        let count = |count: u32| -> Result<u64, Fault> {
+            u64::try_from(count.cast_signed()).ok().filter(|count| *count <= all).ok_or(WHAT)
         };
-        let free = match layout.find("sched.gFree.n") {
-            Some(offset) => count(at(sched, offset))?,
-            // Since Go 1.25, those with and without a stack are counted apart.
-            None => {
-                count(at(sched, layout.get("sched.gFree.stack.size")?))?
-                    + count(at(sched, layout.get("sched.gFree.noStack.size")?))?
-            }
-        };
-        let kept = layout.find("p.gFree.n").map_or_else(|| layout.get("p.gFree.size"), Ok)?;
-        let mut unused = free;
-        for processor in processors {
-            unused += count(at(*processor, kept))?;
+        let mut unused = 0;
+        for waiting in self.waiting_for_reuse(processors)? {
+            unused += count(waiting)?;
         }
-        let system = count(at(sched, layout.get("sched.ngsys")?))?;
+        let system = count(u32_at(self.memory, at(sched, layout.get("sched.ngsys")?))?)?;
         let total = all.checked_sub(unused).ok_or(WHAT)?;
         let own = total.checked_sub(system).ok_or(WHAT)?;
         // Who asks in the process is one at least.
@@ -298,6 +308,32 @@ impl Moment<'_> {
         let counted = if layout.minor() >= 26 { total } else { own };
         self.set("/sched/goroutines:goroutines", counted.max(1));
         Ok(())
+    }
+
+    /// How many goroutines the scheduler and each processor keep for reuse. Some dozens at a time go from one to the other
+    /// (`gfput` and `gfget` in runtime/proc.go): then the scheduler has another number after those of the processors than
+    /// before.
+    fn waiting_for_reuse(&self, processors: &[u64]) -> Result<Vec<u32>, Fault> {
+        let layout = self.layout;
+        let sched = self.globals.get("runtime.sched")?;
+        let of_sched = match layout.find("sched.gFree.n") {
+            Some(offset) => vec![at(sched, offset)],
+            // Since Go 1.25, those with and without a stack are counted apart.
+            None => vec![
+                at(sched, layout.get("sched.gFree.stack.size")?),
+                at(sched, layout.get("sched.gFree.noStack.size")?),
+            ],
+        };
+        let kept = layout.find("p.gFree.n").map_or_else(|| layout.get("p.gFree.size"), Ok)?;
+        let of_processors: Vec<_> = processors.iter().map(|processor| at(*processor, kept)).collect();
+        let places = [&of_sched[..], &of_processors, &of_sched].concat();
+        let mut counts = u32s_at(self.memory, &places)?;
+        let again = counts.split_off(places.len() - of_sched.len());
+        if counts.starts_with(&again) {
+            Ok(counts)
+        } else {
+            Err(Fault::Implausible("the number of goroutines"))
+        }
     }
 
     /// The memory statistics and the collector's, which belong together.
@@ -349,7 +385,8 @@ impl Moment<'_> {
 
     /// Sees that the records of the heap were not being merged while they were read. Threads write to one of the three;
     /// a program that reads its statistics makes the next the one to write to, and then adds one of the others to the
-    /// third and clears it (`consistentHeapStats` in runtime/mstats.go). So those two must read the same again.
+    /// third and clears it (`consistentHeapStats` in runtime/mstats.go). So those two must read the same again; and what is
+    /// counted in the one that is written to must not be less: then all three have had their turn meanwhile.
     fn records_rest(&self, memstats: &Block) -> Result<(), Fault> {
         const WHAT: Fault = Fault::Implausible("the heap while it was merged");
         let start = self.layout.get("memstats.heapStats.stats")?;
@@ -359,15 +396,19 @@ impl Moment<'_> {
         let place = at(self.globals.get("runtime.memstats")?, start);
         let again = Block::read(self.memory, place, size.min(MAX_BLOCK))?;
         let written = memstats.u32(turn)?;
-        let rests = |index: &u32| -> Result<bool, Fault> {
+        // Sizes, which may fall, come before them.
+        let counts = self.layout.get("heapStatsDelta.tinyAllocCount")? as usize / 8;
+        let mut rest = again.u32(turn - start)? == written;
+        for index in 0..3_u32 {
             let offset = index.saturating_mul(record);
             let (before, now) =
                 (memstats.u64s(start.saturating_add(offset), record / 8)?, again.u64s(offset, record / 8)?);
-            Ok(before == now)
-        };
-        let mut rest = again.u32(turn - start)? == written;
-        for index in [0, 1, 2].iter().filter(|index| **index != written) {
-            rest &= rests(index)?;
+            rest &= if index == written {
+                let mut pairs = before.iter().zip(&now).skip(counts);
+                pairs.all(|(before, now)| before.cast_signed() <= now.cast_signed())
+            } else {
+                before == now
+            };
         }
         if rest { Ok(()) } else { Err(WHAT) }
     }
@@ -513,34 +554,50 @@ impl Moment<'_> {
         Ok(())
     }
 
-    /// What each thread has a part of.
-    fn of_threads(&mut self, threads: &[u64]) -> Result<(), Fault> {
-        let sum = |offset: u32| {
-            threads.iter().try_fold(0_u64, |sum, thread| {
-                Ok::<_, Fault>(sum.wrapping_add(u64_at(self.memory, at(*thread, offset))?))
-            })
+    /// What each thread has a part of. One that exits leaves the list, and then adds its parts to those of the threads that are
+    /// gone (`mexit` in runtime/proc.go): if none has meanwhile, nothing is counted twice.
+    fn of_threads(&mut self) -> Result<(), Fault> {
+        let gone = self.of_gone_threads()?;
+        let threads = self.threads()?;
+        let sum = |gone: Option<u64>, path: &'static str| -> Result<Option<u64>, Fault> {
+            let Some(gone) = gone else { return Ok(None) };
+            let part = self.layout.get(path)?;
+            let sum = threads.iter().try_fold(gone, |sum, thread| {
+                Ok::<_, Fault>(sum.wrapping_add(u64_at(self.memory, at(*thread, part))?))
+            });
+            sum.map(Some)
         };
-        let calls = match self.globals.get("runtime.ncgocall") {
-            Ok(gone) => Some(u64_at(self.memory, gone)?.wrapping_add(sum(self.layout.get("m.ncgocall")?)?)),
-            _ => None,
+        let [_, calls, locks] = gone;
+        let calls = sum(calls, "m.ncgocall")?;
+        let locks = sum(locks, "m.mLockProfile.waitTime")?;
+        let waited = match self.layout.find("sched.totalMutexWaitTime") {
+            Some(total) => Some(u64_at(self.memory, at(self.globals.get("runtime.sched")?, total))?),
+            None => None,
         };
-        let mut waited = None;
-        if let Some(total) = self.layout.find("sched.totalMutexWaitTime") {
-            let sched = self.globals.get("runtime.sched")?;
-            let mut nanos = u64_at(self.memory, at(sched, total))?;
-            if let Some(gone) = self.layout.find("sched.totalRuntimeLockWaitTime") {
-                nanos = nanos.wrapping_add(u64_at(self.memory, at(sched, gone))?);
-                nanos = nanos.wrapping_add(sum(self.layout.get("m.mLockProfile.waitTime")?)?);
-            }
-            waited = Some(nanos);
+        if self.of_gone_threads()? != gone {
+            return Err(Fault::Implausible("the list of threads"));
         }
         if let Some(calls) = calls {
             self.set("/cgo/go-to-c-calls:calls", calls);
         }
         if let Some(nanos) = waited {
+            let nanos = nanos.wrapping_add(locks.unwrap_or_default());
             self.set_nanos("/sync/mutex/wait/total:seconds", nanos.cast_signed());
         }
         Ok(())
+    }
+
+    /// How many threads have exited, and of those the calls of C and the nanoseconds for which they waited for the runtime's own
+    /// locks, where those are known.
+    fn of_gone_threads(&self) -> Result<[Option<u64>; 3], Fault> {
+        let sched = self.globals.get("runtime.sched")?;
+        let number = |place: Option<u64>| place.map(|place| u64_at(self.memory, place)).transpose();
+        let waited = self.layout.find("sched.totalRuntimeLockWaitTime");
+        Ok([
+            number(Some(at(sched, self.layout.get("sched.nmfreed")?)))?,
+            number(self.globals.get("runtime.ncgocall").ok())?,
+            number(waited.map(|offset| at(sched, offset)))?,
+        ])
     }
 
     /// Variables that only a symbol table leads to.
@@ -573,7 +630,7 @@ impl Moment<'_> {
     fn cleanups(&mut self, processors: &[u64]) -> Result<(), Fault> {
         let Ok(queue) = self.globals.get("runtime.gcCleanups") else { return Ok(()) };
         let executed = u64_at(self.memory, at(queue, self.layout.get("gcCleanups.executed")?))?;
-        let queued = u64_at(self.memory, at(queue, self.layout.get("gcCleanups.queued")?))?;
+        let queued = at(queue, self.layout.get("gcCleanups.queued")?);
         let queued = self.with_processors(queued, processors, "p.cleanupsQueued")?;
         self.set("/gc/cleanups/executed:cleanups", executed);
         self.set("/gc/cleanups/queued:cleanups", queued);
@@ -582,17 +639,24 @@ impl Moment<'_> {
 
     fn goroutines_created(&mut self, processors: &[u64]) -> Result<(), Fault> {
         let place = at(self.globals.get("runtime.sched")?, self.layout.get("sched.goroutinesCreated")?);
-        let created = self.with_processors(u64_at(self.memory, place)?, processors, "p.goroutinesCreated")?;
+        let created = self.with_processors(place, processors, "p.goroutinesCreated")?;
         self.set("/sched/goroutines-created:goroutines", created);
         Ok(())
     }
 
-    /// A number and the parts of it that processors have not handed over yet.
-    fn with_processors(&self, number: u64, processors: &[u64], path: &'static str) -> Result<u64, Fault> {
+    /// The number at a place, and the parts of it that processors have not handed over yet: they do as they are destroyed, and
+    /// it is another then.
+    fn with_processors(&self, place: u64, processors: &[u64], path: &'static str) -> Result<u64, Fault> {
         let part = self.layout.get(path)?;
-        processors.iter().try_fold(number, |sum, processor| {
-            Ok(sum.wrapping_add(u64_at(self.memory, at(*processor, part))?))
-        })
+        let number = u64_at(self.memory, place)?;
+        let sum = processors.iter().try_fold(number, |sum, processor| {
+            Ok::<_, Fault>(sum.wrapping_add(u64_at(self.memory, at(*processor, part))?))
+        })?;
+        if u64_at(self.memory, place)? == number {
+            Ok(sum)
+        } else {
+            Err(Fault::Implausible("what processors hand over"))
+        }
     }
 }
 
@@ -664,6 +728,190 @@ mod tests {
         let (readings, reads) = read(27, |_| None);
         assert!(readings.metrics.is_empty() && readings.gc.is_none() && readings.threads.is_none());
         assert!(reads < 100, "{reads} reads");
+    }
+
+    /// Where [`Sources::everywhere`] has the variables of these tests.
+    const ALLGS: u64 = 0x10_0000;
+    const ALLM: u64 = 0x11_0000;
+    const CONTROLLER: u64 = 0x13_0000;
+    const MEMSTATS: u64 = 0x14_0000;
+    const SCHED: u64 = 0x16_0000;
+    const NCGOCALL: u64 = 0x1c_0000;
+
+    fn newest() -> Layout {
+        Layout::of(GoVersion { major: 1, minor: 27, patch: 0 }, Arch::Amd64).expect("a table")
+    }
+
+    /// A field's place in a structure of the newest release.
+    fn field(structure: u64, path: &str) -> u64 {
+        at(structure, newest().find(path).expect("a field"))
+    }
+
+    /// Reads a part of memory in which each word is chosen by a rule from its address and the number of the read.
+    fn part<T>(
+        rule: impl Fn(u64, usize) -> u64 + Send,
+        read: impl FnMut(&mut Moment<'_>) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&reads);
+        let memory = Rule(move |place| Some(rule(place, count.load(Ordering::Relaxed))), reads);
+        let layout = newest();
+        let globals = Globals::find(&Sources::everywhere(ALLGS), 0, &layout, &memory);
+        let mut moment = Moment {
+            memory: &memory,
+            layout: &layout,
+            globals: &globals,
+            readings: Readings::default(),
+            faults: Vec::new(),
+        };
+        moment.part(read)
+    }
+
+    #[test]
+    fn goroutines_that_change_places_meanwhile_are_counted_once() {
+        const PROCESSORS: [u64; 2] = [0x40_0000, 0x41_0000];
+        let sched = field(SCHED, "sched.gFree.stack.size");
+        let processor = field(PROCESSORS[0], "p.gFree.size");
+        for step in 0..12 {
+            let rule = move |place: u64, reads: usize| match place {
+                // So many there ever were.
+                ALLGS => 1,
+                _ if place == ALLGS + 8 || place == ALLGS + 16 => 1000,
+                _ if place == sched => [100, 133][usize::from(reads > step)],
+                _ if place == processor => [64, 31][usize::from(reads > step)],
+                _ => 0,
+            };
+            let found = part(rule, |moment| {
+                moment.goroutines(&PROCESSORS)?;
+                Ok(moment.readings.goroutines)
+            });
+            assert_eq!(found, Some(Some(836)), "33 were handed over after {step} reads");
+        }
+    }
+
+    #[test]
+    fn a_thread_that_exits_meanwhile_is_counted_once() {
+        const THREADS: [u64; 2] = [0x40_0000, 0x41_0000];
+        const GOROUTINES: [u64; 2] = [0x50_0000, 0x51_0000];
+        let [exiting, staying] = THREADS;
+        let places = [
+            (field(exiting, "m.alllink"), staying),
+            (field(exiting, "m.g0"), GOROUTINES[0]),
+            (field(staying, "m.g0"), GOROUTINES[1]),
+            (field(GOROUTINES[0], "g.m"), exiting),
+            (field(GOROUTINES[1], "g.m"), staying),
+            (field(exiting, "m.ncgocall"), 7),
+            (field(staying, "m.ncgocall"), 5),
+            (field(SCHED, "sched.mnext"), 2),
+            (field(SCHED, "sched.maxmcount"), 10_000),
+        ];
+        let exited = field(SCHED, "sched.nmfreed");
+        for step in 0..30 {
+            let rule = move |place: u64, reads: usize| match place {
+                ALLM => [exiting, staying][usize::from(reads > step)],
+                NCGOCALL => [0, 7][usize::from(reads > step)],
+                _ if place == exited => u64::from(reads > step),
+                _ => places.iter().find(|(there, _)| *there == place).map_or(0, |(_, word)| *word),
+            };
+            let found = part(rule, |moment| {
+                moment.of_threads()?;
+                Ok(moment.readings.unsigned("/cgo/go-to-c-calls:calls"))
+            });
+            assert_eq!(found, Some(Some(12)), "a thread exits after {step} reads");
+        }
+    }
+
+    #[test]
+    fn processors_that_hand_over_meanwhile_are_counted_once() {
+        const PROCESSORS: [u64; 2] = [0x40_0000, 0x41_0000];
+        let total = field(SCHED, "sched.goroutinesCreated");
+        let part_of_it = field(PROCESSORS[1], "p.goroutinesCreated");
+        for step in 0..12 {
+            let rule = move |place: u64, reads: usize| match place {
+                _ if place == total => [100, 107][usize::from(reads > step)],
+                _ if place == part_of_it => [7, 0][usize::from(reads > step)],
+                _ => 0,
+            };
+            let found = part(rule, |moment| {
+                moment.goroutines_created(&PROCESSORS)?;
+                Ok(moment.readings.unsigned("/sched/goroutines-created:goroutines"))
+            });
+            assert_eq!(found, Some(Some(107)), "7 were handed over after {step} reads");
+        }
+    }
+
+    /// Whether the records of the heap seem to rest, if the one that is written to has these words in the second read.
+    fn rests(tiny_allocs: u64, committed: u64) -> bool {
+        let start = field(MEMSTATS, "memstats.heapStats.stats");
+        let (counted, sized) =
+            (field(start, "heapStatsDelta.tinyAllocCount"), field(start, "heapStatsDelta.committed"));
+        let rule = move |place: u64, reads: usize| match (place, reads.is_multiple_of(2)) {
+            (place, false) if place == counted => 50,
+            (place, true) if place == counted => tiny_allocs,
+            (place, false) if place == sized => 4096,
+            (place, true) if place == sized => committed,
+            _ => 0,
+        };
+        let found = part(rule, |moment| {
+            let memstats = moment.block("runtime.memstats", "memstats#")?;
+            moment.records_rest(&memstats)
+        });
+        found.is_some()
+    }
+
+    #[test]
+    fn records_that_all_had_their_turn_meanwhile_do_not_rest() {
+        assert!(rests(50, 4096));
+        assert!(rests(60, 0), "sizes may fall");
+        assert!(!rests(20, 8192), "the record was cleared in between");
+    }
+
+    /// Whether the heap is believed of whose free memory the pacer knows so much.
+    fn is_believed(free: u64) -> bool {
+        const MIB: u64 = 1 << 20;
+        let start = field(MEMSTATS, "memstats.heapStats.stats");
+        let (committed, spans) =
+            (field(start, "heapStatsDelta.committed"), field(start, "heapStatsDelta.inHeap"));
+        let known = field(CONTROLLER, "gcController.heapInUse");
+        let known_free = field(CONTROLLER, "gcController.heapFree");
+        let rule = move |place: u64, _: usize| match place {
+            _ if place == committed => 100 * MIB,
+            _ if place == spans || place == known => 10 * MIB,
+            _ if place == known_free => free,
+            _ => 0,
+        };
+        let found = part(rule, |moment| {
+            let memstats = moment.block("runtime.memstats", "memstats#")?;
+            let pacer = moment.block("runtime.gcController", "gcController#")?;
+            Heap::read(&memstats, moment.layout)?.check(&memstats, &pacer, moment.layout)
+        });
+        found.is_some()
+    }
+
+    #[test]
+    fn a_heap_of_which_too_much_is_kept_is_not_believed() {
+        assert!(is_believed(90 << 20));
+        assert!(!is_believed(40 << 20), "twice of what there is");
+    }
+
+    #[test]
+    fn the_highest_stays_when_a_number_falls() {
+        const USER: &str = "/cpu/classes/user:cpu-seconds";
+        const CALLS: &str = "/cgo/go-to-c-calls:calls";
+        let nowhere = Box::new(Rule(|_: u64| None, Arc::default()));
+        let mut reader = Reader::new(nowhere, Sources::default(), 0, newest(), Detail::All);
+        for (seconds, calls, highest) in
+            [(-1.0, 3, [0.0, 3.0]), (2.5, 4, [2.5, 4.0]), (1.5, 2, [2.5, 4.0]), (-3.0, 9, [2.5, 9.0])]
+        {
+            let metrics = [(USER, Value::Float(seconds)), (CALLS, Value::Unsigned(calls))].into();
+            let mut readings = Readings { metrics, ..Readings::default() };
+            reader.keep_highest(&mut readings);
+            assert_eq!(readings.highest, [(USER, highest[0]), (CALLS, highest[1])].into());
+        }
+        // What could not be read is absent.
+        let mut readings = Readings::default();
+        reader.keep_highest(&mut readings);
+        assert!(readings.highest.is_empty());
     }
 
     proptest! {

@@ -48,6 +48,8 @@ pub struct Readings {
     pub gc: Option<GcCycles>,
     /// Values by their names in Go's `runtime/metrics`.
     pub metrics: BTreeMap<&'static str, Value>,
+    /// The highest that each number among them has been since the process was first read, from 0 on: what a counter shows.
+    pub highest: BTreeMap<&'static str, f64>,
 }
 
 impl Readings {

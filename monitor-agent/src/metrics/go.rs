@@ -236,10 +236,17 @@ fn seconds(nanos: u64) -> f64 {
 fn described(description: &Description, value: &Value, readings: &Readings) -> FamilyBuilder {
     let name = name(description, value);
     let help = format!("{} Sourced from {}.", description.text, description.name);
-    let simple = if description.cumulative { FamilyBuilder::counter } else { FamilyBuilder::gauge };
+    let number = |now: f64| {
+        if !description.cumulative {
+            return FamilyBuilder::gauge(&name, &help).with(&[], now);
+        }
+        // The collector has counters of its own there, which begin at 0 and never fall, whatever the runtime's do.
+        let highest = readings.highest.get(description.name.as_str()).copied().unwrap_or_default();
+        FamilyBuilder::counter(&name, &help).with(&[], now.max(highest))
+    };
     match value {
-        Value::Unsigned(value) => simple(&name, &help).with(&[], float(*value)),
-        Value::Float(value) => simple(&name, &help).with(&[], *value),
+        Value::Unsigned(value) => number(float(*value)),
+        Value::Float(value) => number(*value),
         Value::Histogram(histogram) => {
             let exact = match description.name.as_str() {
                 "/gc/heap/allocs-by-size:bytes" => readings.unsigned("/gc/heap/allocs:bytes"),
@@ -343,6 +350,28 @@ mod tests {
         let fewer = up_to_a_second(multiples(&histogram.bounds, 10.0));
         assert_eq!(fewer, [0.0, 1e-3, 1e-2, f64::INFINITY]);
         assert_eq!(merged(&histogram, &fewer), [3, 4, 24]);
+    }
+
+    #[test]
+    fn counters_stay_where_they_were_highest() {
+        const USER: &str = "/cpu/classes/user:cpu-seconds";
+        const BYTES: &str = "/gc/heap/allocs:bytes";
+        const GOAL: &str = "/gc/heap/goal:bytes";
+        let values =
+            [(USER, Value::Float(-1.5)), (BYTES, Value::Unsigned(100)), (GOAL, Value::Unsigned(100))];
+        let mut readings = Readings { metrics: values.into(), ..Readings::default() };
+        let shown = |readings: &Readings, wanted: &str| {
+            let families = go(readings, "go1.27.3", Detail::All);
+            let metric = families.iter().find(|family| family.name() == wanted)?.get_metric()[0].clone();
+            // What is no gauge has 0 there, and what is no counter as well.
+            Some(metric.get_counter().get_value() + metric.get_gauge().get_value())
+        };
+        assert_eq!(shown(&readings, "go_cpu_classes_user_cpu_seconds_total"), Some(0.0));
+        readings.highest = [(USER, 2.5), (BYTES, 200.0), (GOAL, 200.0)].into();
+        assert_eq!(shown(&readings, "go_cpu_classes_user_cpu_seconds_total"), Some(2.5));
+        assert_eq!(shown(&readings, "go_gc_heap_allocs_bytes_total"), Some(200.0));
+        assert_eq!(shown(&readings, "go_gc_heap_goal_bytes"), Some(100.0), "a gauge");
+        assert_eq!(shown(&readings, "go_memstats_alloc_bytes_total"), Some(100.0), "no guard there either");
     }
 
     #[test]

@@ -6,14 +6,14 @@
 //! switches are added. What cannot be read is absent, never zero.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     io::{self, Read},
     os::fd::AsRawFd,
 };
 
 use procfs::{
-    ProcResult,
+    ProcError, ProcResult,
     process::{LimitValue, Process},
 };
 use prometheus::proto::MetricFamily;
@@ -225,13 +225,23 @@ struct Switches {
 }
 
 impl Switches {
+    /// All switches there were. Where one thread can't be read nothing is told, and what is kept stays as it is.
     fn read(&mut self, process: &Process) -> ProcResult<ContextSwitches> {
-        let mut seen = HashMap::with_capacity(self.threads.len());
-        for task in process.tasks()? {
-            let tid = task?.tid;
-            // A thread that ends between the two readings is one that has ended.
-            if let Some(switches) = thread_switches(process, tid) {
-                seen.insert(tid, switches);
+        // Those that were there before are asked too: a list may leave some out while others end.
+        let mut tids: HashSet<i32> = self.threads.keys().copied().collect();
+        // Not `procfs`, whose list leaves out what it can't open, for whatever reason.
+        let directory = process.open_relative("task")?;
+        for entry in fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))? {
+            tids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+        }
+        let mut seen = HashMap::with_capacity(tids.len());
+        for tid in tids {
+            match thread_switches(process, tid) {
+                Ok(switches) => {
+                    seen.insert(tid, switches);
+                }
+                Err(error) if has_ended(&error) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(self.update(seen))
@@ -260,15 +270,27 @@ fn sum(a: ContextSwitches, b: ContextSwitches) -> ContextSwitches {
 }
 
 /// Two lines of the status, by hand: `procfs` parses all sixty and refuses a thread whose name is not UTF-8.
-fn thread_switches(process: &Process, tid: i32) -> Option<ContextSwitches> {
+fn thread_switches(process: &Process, tid: i32) -> ProcResult<ContextSwitches> {
     let mut text = Vec::new();
-    process.open_relative(format!("task/{tid}/status")).ok()?.read_to_end(&mut text).ok()?;
+    process.open_relative(format!("task/{tid}/status"))?.read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text);
-    let value = |name| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-    Some(ContextSwitches {
+    let value = |name| {
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        found.ok_or(ProcError::Incomplete(None))
+    };
+    Ok(ContextSwitches {
         voluntary: value("voluntary_ctxt_switches:")?,
         involuntary: value("nonvoluntary_ctxt_switches:")?,
     })
+}
+
+/// Whether a thread could not be read since it is no more. With any other error, such as no descriptor left, it may be.
+fn has_ended(error: &ProcError) -> bool {
+    match error {
+        ProcError::NotFound(_) => true,
+        ProcError::Io(error, _) => error.raw_os_error() == Some(libc::ESRCH),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -424,6 +446,41 @@ mod tests {
         assert_eq!(state.update([(1, switches(11, 1))].into()), switches(16, 1));
         assert_eq!(state.update([(1, switches(2, 0))].into()), switches(18, 1), "the number was given away");
         assert_eq!(state.update([].into()), switches(18, 1));
+    }
+
+    #[test]
+    fn only_a_thread_that_is_no_more_has_ended() {
+        let told = |errno| has_ended(&io::Error::from_raw_os_error(errno).into());
+        assert!(told(libc::ENOENT) && told(libc::ESRCH));
+        for errno in [libc::EACCES, libc::EINTR, libc::EIO, libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
+            assert!(!told(errno), "{errno}");
+        }
+        let mut child = Kept(Command::new("sleep").arg("600").spawn().expect("sleep starts"));
+        let process = Process::new(i32::try_from(child.0.id()).expect("a pid")).expect("a live child");
+        let tid = process.pid();
+        let mut status = process.open_relative(format!("task/{tid}/status")).expect("a live thread");
+        child.0.kill().expect("the child can be killed");
+        child.0.wait().expect("the child can be waited for");
+        // Opened before and read after, and only opened after: two errors.
+        let read = status.read_to_end(&mut Vec::new()).expect_err("no thread");
+        assert!(has_ended(&read.into()));
+        assert!(has_ended(&thread_switches(&process, tid).expect_err("no thread")));
+    }
+
+    #[test]
+    fn what_can_not_be_listed_changes_nothing() {
+        let switches = ContextSwitches { voluntary: 10, involuntary: 1 };
+        let mut child = Kept(Command::new("sleep").arg("600").spawn().expect("sleep starts"));
+        let process = Process::new(i32::try_from(child.0.id()).expect("a pid")).expect("a live child");
+        // A thread that was there before and is no more.
+        let mut state = Switches { threads: [(i32::MAX, switches)].into(), ..Switches::default() };
+        let before = state.read(&process).expect("a live child");
+        assert!(before.voluntary >= 10 && !state.threads.contains_key(&i32::MAX), "{state:?}");
+        child.0.kill().expect("the child can be killed");
+        child.0.wait().expect("the child can be waited for");
+        let kept = state.threads.clone();
+        assert!(state.read(&process).is_err());
+        assert_eq!((state.ended, state.threads), (switches, kept));
     }
 
     #[test]

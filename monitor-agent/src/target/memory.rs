@@ -72,12 +72,22 @@ impl AddressSpace {
     /// By `process_vm_readv`, which lets go of the address space's lock while it waits for a page, and stops waiting when it
     /// is killed. A read of the file does neither: the target would wait with it, at its next `mmap`.
     pub fn read(&self, address: u64, buf: &mut [u8]) -> io::Result<()> {
-        let Some(pages) = &self.pages else { return self.file.read_exact_at(buf, address) };
+        self.read_pieces(&[address], buf.len(), buf)
+    }
+
+    /// The same of several addresses, one after the other in this order, with as little time in between as can be.
+    pub fn read_each<const N: usize>(&self, addresses: &[u64], pieces: &mut [[u8; N]]) -> io::Result<()> {
+        self.read_pieces(addresses, N, pieces.as_flattened_mut())
+    }
+
+    /// Fills `buf` with so many bytes from each address.
+    fn read_pieces(&self, addresses: &[u64], size: usize, buf: &mut [u8]) -> io::Result<()> {
+        let Some(pages) = &self.pages else { return self.read_file(addresses, size, buf) };
         pages.reads.fetch_add(1, Ordering::SeqCst);
-        let read = match self.read_unlocked(address, buf) {
+        let read = match self.read_unlocked(addresses, size, buf) {
             // It asks each time what was asked of the file only as it was opened, and may be forbidden altogether.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {
-                self.file.read_exact_at(buf, address)
+                self.read_file(addresses, size, buf)
             }
             read => read,
         };
@@ -85,18 +95,34 @@ impl AddressSpace {
         read
     }
 
-    fn read_unlocked(&self, address: u64, buf: &mut [u8]) -> io::Result<()> {
-        let size = buf.len();
-        let address = usize::try_from(address).map_err(io::Error::other)?;
-        let here = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: size };
-        let there = libc::iovec { iov_base: std::ptr::without_provenance_mut(address), iov_len: size };
-        // SAFETY: one place of this size here, which is only written to, and one in another process, which the kernel checks.
-        let read = unsafe { libc::process_vm_readv(self.pid, &raw const here, 1, &raw const there, 1, 0) };
-        match usize::try_from(read) {
-            Ok(read) if read == size => Ok(()),
-            Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
-            Err(_) => Err(io::Error::last_os_error()),
+    fn read_file(&self, addresses: &[u64], size: usize, buf: &mut [u8]) -> io::Result<()> {
+        let mut pieces = addresses.iter().zip(buf.chunks_mut(size.max(1)));
+        pieces.try_for_each(|(address, piece)| self.file.read_exact_at(piece, *address))
+    }
+
+    fn read_unlocked(&self, addresses: &[u64], size: usize, buf: &mut [u8]) -> io::Result<()> {
+        /// The kernel takes no more at once (`UIO_MAXIOV`).
+        const PIECES: usize = 1024;
+        let parts = buf.chunks_mut(PIECES.saturating_mul(size).max(1));
+        for (addresses, part) in addresses.chunks(PIECES).zip(parts) {
+            let there = addresses.iter().map(|address| -> io::Result<_> {
+                let address = usize::try_from(*address).map_err(io::Error::other)?;
+                Ok(libc::iovec { iov_base: std::ptr::without_provenance_mut(address), iov_len: size })
+            });
+            let there = there.collect::<io::Result<Vec<_>>>()?;
+            let here = libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() };
+            let count = there.len() as libc::c_ulong;
+            // SAFETY: one place of its size here, which is only written to, and a list of as many as it says in another process,
+            // which the kernel checks.
+            let read =
+                unsafe { libc::process_vm_readv(self.pid, &raw const here, 1, there.as_ptr(), count, 0) };
+            match usize::try_from(read) {
+                Ok(read) if read == part.len() => {}
+                Ok(_) => return Err(io::Error::from_raw_os_error(libc::EFAULT)),
+                Err(_) => return Err(io::Error::last_os_error()),
+            }
         }
+        Ok(())
     }
 
     /// Whether what was read before belongs to this address space: the process has neither ended nor become another program.
