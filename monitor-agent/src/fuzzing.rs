@@ -21,7 +21,8 @@ use monitor_ebpf::{LABELS, LabelSet, TEXT_BYTES};
 use crate::{
     frameworks,
     image::{
-        GoVersion, Image, Kind, Source, Type, WantedError, go_entry_site, native_entry_site, tested_call,
+        Demangler, GoVersion, Image, Kind, Source, Type, WantedError, go_entry_site, go_return_sites,
+        native_entry_site, return_sites, tested_call,
     },
     pipeline::{Executable, Framework, Labels},
     plan::{Inspection, Wanted},
@@ -35,21 +36,22 @@ pub struct Target {
     pub name: &'static str,
     /// Takes any input.
     pub run: fn(&[u8]),
-    /// Name of the directory in `fuzz/seeds/` with valid inputs to start from.
-    pub seeds: &'static str,
+    /// Names of the directories in `fuzz/seeds/` with valid inputs to start from.
+    pub seeds: &'static [&'static str],
 }
 
 /// All targets.
-pub static TARGETS: [Target; 9] = [
-    Target { name: "elf", run: elf, seeds: "files" },
-    Target { name: "buildinfo", run: buildinfo, seeds: "files" },
-    Target { name: "pclntab", run: pclntab, seeds: "files" },
-    Target { name: "types", run: types, seeds: "files" },
-    Target { name: "dwarf", run: dwarf, seeds: "dwarf" },
-    Target { name: "code", run: code, seeds: "functions" },
-    Target { name: "labels", run: labels, seeds: "label-sets" },
-    Target { name: "plan", run: plan, seeds: "files" },
-    Target { name: "spec", run: spec, seeds: "specs" },
+pub static TARGETS: [Target; 10] = [
+    Target { name: "elf", run: elf, seeds: &["files"] },
+    Target { name: "buildinfo", run: buildinfo, seeds: &["files"] },
+    Target { name: "pclntab", run: pclntab, seeds: &["files"] },
+    Target { name: "types", run: types, seeds: &["files"] },
+    Target { name: "dwarf", run: dwarf, seeds: &["dwarf"] },
+    Target { name: "code", run: code, seeds: &["functions"] },
+    Target { name: "labels", run: labels, seeds: &["label-sets"] },
+    Target { name: "symbol", run: symbol, seeds: &["symbols"] },
+    Target { name: "plan", run: plan, seeds: &["files", "native"] },
+    Target { name: "spec", run: spec, seeds: &["specs"] },
 ];
 
 /// The ELF level of a file: headers, segments, notes, relocations.
@@ -132,7 +134,9 @@ pub fn code(data: &[u8]) {
     };
     let tested = [tested(1, 0, false), tested(0, 3, true)];
     let entries = [go_entry_site(code, entry), native_entry_site(code, entry)];
-    for site in entries.into_iter().chain(tested).flatten() {
+    let returns =
+        [return_sites(code, entry, true), return_sites(code, entry, false), go_return_sites(code, entry)];
+    for site in entries.into_iter().chain(tested).flatten().chain(returns.into_iter().flatten().flatten()) {
         let start = usize::try_from(site.offset).expect("an offset in the function");
         assert_eq!(code.get(start..start + site.bytes.len()), Some(&*site.bytes));
     }
@@ -180,11 +184,25 @@ impl Executable for Lookups {
     }
 }
 
+/// A function's symbol, of which names in the source are made.
+pub fn symbol(data: &[u8]) {
+    let Ok(symbol) = str::from_utf8(data) else { return };
+    let names = Demangler::default().names(symbol);
+    assert!(names.len() <= 3 && names.iter().all(|name| name.len() <= 4_096));
+}
+
 /// Everything that `inspect` and `run` ask of a file.
 pub fn plan(data: &[u8]) {
+    plans(data);
+}
+
+/// The same. How many plans there are for native functions.
+fn plans(data: &[u8]) -> usize {
     const BIAS: u64 = 0x5555_5555_0000;
-    let Some(image) = parse(data) else { return };
-    let Ok(inspection) = Inspection::of(&image, &Specs::default()) else { return };
+    // Each question has bounds of its own.
+    let native = parse(data).map_or(0, |image| native_plans(&image));
+    let Some(image) = parse(data) else { return native };
+    let Ok(inspection) = Inspection::of(&image, &Specs::default()) else { return native };
     for found in &inspection.frameworks {
         match &found.plan {
             Ok(plan) => {
@@ -198,25 +216,30 @@ pub fn plan(data: &[u8]) {
             Err(refusal) => assert!(!refusal.to_string().is_empty()),
         }
     }
-    native_plan(&image);
+    native
 }
 
 /// Every function that an executable's symbols name, by them and by their names in the source, for a program that Go has
-/// not built.
-fn native_plan(image: &Image) {
+/// not built. How many there is a plan for.
+fn native_plans(image: &Image) -> usize {
     const SPEC: &str = "name = \"any\"\n[[native]]\nname = \"any\"\nkey = \"thread\"\nallow_expensive = true\n\
                         returns = { by = \"instructions\" }\n[[native.start]]\nfunction = \"*\"\nat_most = 64\n";
+    let mut plans = 0;
     for spec in [SPEC, &SPEC.replace("\"*\"", "\"*::*\"")] {
         let specs =
             Specs::of(vec![read("any.toml", spec).expect("a good spec")]).expect("one goes with itself");
-        let Ok(inspection) = Inspection::of_specs(image, &specs) else { return };
+        let Ok(inspection) = Inspection::of_specs(image, &specs) else { return plans };
         for found in inspection.frameworks {
             match found.plan {
-                Ok(plan) => assert!(plan.recipe(0, Wanted::ALL).is_ok()),
+                Ok(plan) => {
+                    assert!(plan.recipe(0, Wanted::ALL).is_ok());
+                    plans += 1;
+                }
                 Err(refusal) => assert!(!refusal.to_string().is_empty()),
             }
         }
     }
+    plans
 }
 
 /// A user's spec: an error with a place in it, or a plan or a refusal for a program with Kitex in it, or for one that Go has

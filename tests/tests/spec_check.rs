@@ -136,7 +136,7 @@ fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
             "(*work).step\"",
             "(*work).*\"\nat_most = 1",
             6,
-            "changed.toml:13:12: main.(*work).* matches 3 functions, and may match 1",
+            "changed.toml:13:12: main.(*work).* matches 2 functions, and may match 1",
         ),
         ("work", "main.(*work).step\"", "*.*\"\nat_most = 64", 6, " functions, and may match 64"),
         (

@@ -8,7 +8,7 @@ use proptest::{prelude::*, sample::Index};
 
 use monitor_ebpf::LABELS;
 
-use super::{TARGETS, Target, memory::peak};
+use super::{TARGETS, Target, memory::peak, plans};
 use crate::{
     image::{
         Image, file_with_variables, files_with_dwarf,
@@ -48,7 +48,8 @@ fn run(target: &Target, input: &[u8], name: &dyn std::fmt::Debug) {
 fn every_input_of_the_corpus_ends_soon_and_takes_little_memory() {
     for target in &TARGETS {
         let own = inputs(&fuzz().join("corpus").join(target.name));
-        for path in own.into_iter().chain(inputs(&fuzz().join("seeds").join(target.seeds))) {
+        let seeds = target.seeds.iter().flat_map(|seeds| inputs(&fuzz().join("seeds").join(seeds)));
+        for path in own.into_iter().chain(seeds) {
             run(target, &fs::read(&path).expect("an input"), &path);
         }
     }
@@ -62,6 +63,7 @@ fn seeds_are_what_the_parsers_are_written_for() {
         ("functions", functions()),
         ("label-sets", label_sets()),
         ("native", vec![native_file()]),
+        ("symbols", SYMBOLS.map(|symbol| symbol.as_bytes().to_vec()).to_vec()),
     ] {
         let kept: Vec<_> = (0..seeds.len())
             .map(|number| fs::read(fuzz().join(format!("seeds/{name}/{number}"))).unwrap_or_default())
@@ -110,6 +112,14 @@ fn the_native_specs_among_the_seeds_are_for_the_program_that_they_are_tried_on()
             assert_eq!(plan.sites.len(), 2, "{seed}: {:?}", plan.sites);
         }
     }
+}
+
+#[test]
+fn the_native_program_among_the_seeds_has_plans() {
+    // By its symbols, and by the names that those have in the source.
+    assert_eq!(plans(&native_file()), 2);
+    let target = TARGETS.iter().find(|target| target.name == "plan").expect("a target");
+    assert!(target.seeds.contains(&"native"));
 }
 
 #[test]
@@ -181,6 +191,16 @@ fn native_file() -> Vec<u8> {
     let tables = [section(2, mapped, symbols.len(), 2, 24), section(3, names_at, names.len(), 0, 0)].concat();
     [file, code, symbols, names, vec![0; 64], tables].concat()
 }
+
+/// Symbols as compilers of C++ and Rust make them, and those of what is made of a function.
+const SYMBOLS: [&str; 6] = [
+    "_ZN4shop6lookupERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
+    "_ZNSt12__shared_ptrI3FooLN9__gnu_cxx12_Lock_policyE2EE5resetEv",
+    "_ZN3APIcvT_IiEEv",
+    "_ZN4shop6lookupEi.constprop.0.cold",
+    "_ZN8my_crate6handle17h0123456789abcdefE",
+    "_RNvCs1234_8my_crate6handle",
+];
 
 /// Functions of the executables.
 fn functions() -> Vec<Vec<u8>> {
@@ -344,7 +364,7 @@ proptest! {
             let part = part.of(file.len(), places);
             tell(&mut file, part, *place, 1 << width, lie);
         }
-        for target in TARGETS.iter().filter(|target| !["code", "labels", "spec"].contains(&target.name)) {
+        for target in TARGETS.iter().filter(|target| !["code", "labels", "spec", "symbol"].contains(&target.name)) {
             run(target, &file, &lies);
         }
     }

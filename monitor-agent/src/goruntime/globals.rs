@@ -110,8 +110,10 @@ impl Sources {
     }
 
     fn look_into_functions(&mut self, image: &Image) -> Result<(), ImageError> {
+        // One in assembly may be there twice.
+        const MOST: usize = 2 * FUNCTIONS.len();
         let go = image.go()?;
-        for function in go.functions_named(&|name| FUNCTIONS.contains(&name))? {
+        for function in go.some_functions_named(MOST, &|name| FUNCTIONS.contains(&name))? {
             if let Some(name) = FUNCTIONS.into_iter().find(|name| *name == function.name) {
                 let found = operands(&go.code(&function)?, function.entry);
                 self.operands.entry(name).or_default().extend(found);
@@ -337,4 +339,25 @@ pub(super) fn pacer_agrees(memory: &dyn Memory, layout: &Layout, controller: u64
     };
     let agrees = limited && DEFAULTS.iter().any(follows);
     if agrees { Ok(()) } else { Err(Fault::Implausible("the pacer's smallest heap")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::testing::GoFile;
+
+    /// What is said of a stripped program with so many functions of one name, none of which names a variable.
+    fn sources(count: usize) -> Result<Sources, Unknown> {
+        const CODE: &[u8] = &[0xc3, 0xcc, 0xcc, 0xcc];
+        let more = vec![("runtime.schedinit", CODE); count];
+        let (file, _) = GoFile { more, ..GoFile::of_release(26) }.build();
+        Sources::of(&Image::parse(Box::new(file)).expect("an image"), None)
+    }
+
+    #[test]
+    fn functions_of_one_name_are_few() {
+        assert!(sources(2 * FUNCTIONS.len()).is_ok());
+        let error = sources(2 * FUNCTIONS.len() + 1).expect_err("too many");
+        assert!(error.to_string().contains("too many of its Go functions"), "{error}");
+    }
 }

@@ -140,6 +140,14 @@ pub enum CodeError {
         /// The jump.
         from: u64,
     },
+    /// It goes on behind its end.
+    #[error(
+        "the function's last instruction, at +{from:#x}, goes on behind its end, where another may return in place of this one"
+    )]
+    LeftAtEnd {
+        /// The instruction.
+        from: u64,
+    },
     /// Instructions are not run as they follow each other.
     #[error(
         "the instruction at +{from:#x} jumps to +{to:#x}, where none begins as they follow each other: there may be data among \

@@ -69,12 +69,65 @@ impl Image {
         Ok(names)
     }
 
+    /// Which of the functions at some addresses lie in one piece, as far as symbols tell: none of those of a part has a name of
+    /// theirs before its suffix. None of them where the file has no symbols of parts, or more names than are kept.
+    pub fn native_wholes(&self, entries: &BTreeSet<u64>) -> Result<BTreeSet<u64>, ImageError> {
+        if !self.has_local_functions()? {
+            return Ok(BTreeSet::new());
+        }
+        let mut names = self.native_names(entries)?;
+        names.retain(|_, names| names.len() < NAMES_MAX);
+        let all: BTreeSet<&str> = names.values().flatten().map(String::as_str).collect();
+        let mut in_parts = BTreeSet::new();
+        self.visit_functions(&mut |symbol, _, _| {
+            let whole = whole_of(symbol);
+            in_parts.extend(whole.and_then(|whole| all.get(whole)).copied());
+        })?;
+        let is_whole = |names: &BTreeSet<String>| !names.iter().any(|name| in_parts.contains(name.as_str()));
+        Ok(names.iter().filter(|(_, names)| is_whole(names)).map(|(entry, _)| *entry).collect())
+    }
+
     /// The instructions of a function.
     pub fn native_code(&self, function: &NativeFunction) -> Result<Vec<u8>, ImageError> {
         let size = usize::try_from(function.size).unwrap_or(usize::MAX);
         // More than is looked at tells that it is too long.
         self.read(function.entry, size.min(MAX_CODE + 1))
     }
+}
+
+/// The suffixes of a symbol, each with where it begins, the last one first: what a compiler has put behind the function's name
+/// for what it has made of it. A name that Rust has mangled has dots in it as well.
+fn suffixes(symbol: &str) -> impl Iterator<Item = (usize, &str)> {
+    let is_suffix = |text: &str| {
+        !text.is_empty() && text.bytes().all(|c| c == b'_' || c.is_ascii_lowercase() || c.is_ascii_digit())
+    };
+    let mut rest = symbol;
+    std::iter::from_fn(move || {
+        let (before, suffix) = rest.rsplit_once('.')?;
+        rest = before;
+        (!before.is_empty() && is_suffix(suffix)).then_some((before.len(), suffix))
+    })
+}
+
+/// The name of the function that a symbol is of a part of, if it is: of what seldom runs (`.cold` of gcc and LLVM), or what was
+/// put into a function of its own (`.part.N` of gcc), or into another section (`.__part.N` of LLVM). The first jumps
+/// to and fro in the middle of the function, so that neither a return address nor arguments are where they are at an entry.
+fn whole_of(symbol: &str) -> Option<&str> {
+    let parts = suffixes(symbol).filter(|(_, suffix)| matches!(*suffix, "cold" | "part" | "__part"));
+    parts.last().and_then(|(at, _)| symbol.get(..at))
+}
+
+/// Whether a symbol is that of a part of a function, and of none that is called from its source.
+#[must_use]
+pub fn is_native_part(symbol: &str) -> bool {
+    whole_of(symbol).is_some()
+}
+
+/// Whether a function's symbol says that the compiler has changed its arguments: has left some out (`.constprop.N` of gcc), or
+/// passes others in their place (`.isra.N`).
+#[must_use]
+pub fn has_other_arguments(symbol: &str) -> bool {
+    suffixes(symbol).any(|(_, suffix)| matches!(suffix, "constprop" | "isra"))
 }
 
 /// Chooses the site for a probe that wants the arguments of a function, and for one that wants its return: at the site the
@@ -150,18 +203,32 @@ mod tests {
 
     const ENTRY: u64 = 0x1000;
 
+    /// Functions that other files may use, and others.
+    const GLOBAL: u8 = 0x12;
+    const LOCAL: u8 = 0x02;
+
+    /// A symbol of a function in the first section, by the place of its name.
+    fn symbol(name: usize, kind: u8, address: u64) -> Vec<u8> {
+        let name = u32::try_from(name).expect("a short table").to_le_bytes();
+        [&name[..], &[kind, 0, 1, 0], &address.to_le_bytes(), &8_u64.to_le_bytes()].concat()
+    }
+
     /// A file with symbols of functions, each with its address.
     fn with_symbols(symbols: &[(&str, u64)]) -> Image {
+        with_kinds(&symbols.iter().map(|(name, address)| (*name, GLOBAL, *address)).collect::<Vec<_>>())
+    }
+
+    fn with_kinds(symbols: &[(&str, u8, u64)]) -> Image {
         let (mut table, mut names) = (vec![0_u8; 24], vec![0_u8]);
-        for (name, address) in symbols {
-            table.extend(u32::try_from(names.len()).expect("a short table").to_le_bytes());
-            // A function that is global, in the first section.
-            table.extend([0x12, 0, 1, 0]);
-            table.extend(address.to_le_bytes());
-            table.extend(8_u64.to_le_bytes());
+        for (name, kind, address) in symbols {
+            table.extend(symbol(names.len(), *kind, *address));
             names.extend(name.as_bytes());
             names.push(0);
         }
+        with_table(table, names)
+    }
+
+    fn with_table(table: Vec<u8>, names: Vec<u8>) -> Image {
         let unmapped = vec![(".symtab", 0, table), (".strtab", 0, names)];
         let (mut file, _) = GoFile { unmapped, ..GoFile::of_release(26) }.build();
         // The builder gives all sections one type: this is the fifth, and its names are in the one behind it.
@@ -185,6 +252,63 @@ mod tests {
         assert_eq!(of(TEXT), ["folded", "wanted"]);
         assert_eq!(of(TEXT + 16).len(), NAMES_MAX);
         assert!(!names.contains_key(&(TEXT + 8)));
+    }
+
+    #[test]
+    fn what_is_made_of_a_function_is_told_by_suffixes() {
+        for (part, whole) in [
+            ("wanted.cold", "wanted"),
+            ("wanted.cold.12", "wanted"),
+            ("wanted.part.0.cold", "wanted"),
+            ("wanted.__part.2", "wanted"),
+            ("wanted.constprop.0.cold", "wanted.constprop.0"),
+            ("_ZN4shop6lookupEv.cold", "_ZN4shop6lookupEv"),
+        ] {
+            assert_eq!(whole_of(part), Some(whole), "{part}");
+        }
+        for symbol in [
+            "cold",
+            ".cold",
+            "wanted",
+            "wanted.constprop.0",
+            "wanted.llvm.123",
+            "wanted_cold",
+            "_ZN4core3ptr35drop_in_place$LT$api..cold..Part$GT$17h0123456789abcdefE",
+        ] {
+            assert_eq!(whole_of(symbol), None, "{symbol}");
+        }
+        assert!(["f.isra.0", "f.constprop.1", "f.constprop.0.cold"].into_iter().all(has_other_arguments));
+        assert!(!["f", "isra.0", "f.lto_priv.0", "f.isra_x"].into_iter().any(has_other_arguments));
+    }
+
+    #[test]
+    fn a_function_is_whole_unless_a_part_is_named_after_it() {
+        let at = |number: u64| TEXT + 8 * number;
+        let symbols = [
+            ("whole", LOCAL, at(0)),
+            ("cut", LOCAL, at(1)),
+            ("cut.cold", LOCAL, at(2)),
+            // The part has the other name of it.
+            ("alias", GLOBAL, at(3)),
+            ("aliased", GLOBAL, at(3)),
+            ("aliased.cold", LOCAL, at(4)),
+        ];
+        let many = ["a", "b", "c", "d"].map(|name| (name, GLOBAL, at(5)));
+        let wholes = |symbols: &[(&str, u8, u64)]| {
+            let image = with_kinds(symbols);
+            image.native_wholes(&BTreeSet::from([0, 1, 3, 5].map(at))).expect("symbols")
+        };
+        assert_eq!(wholes(&[&symbols[..], &many].concat()), BTreeSet::from([at(0)]));
+        // Where the symbols of parts are not kept.
+        assert_eq!(wholes(&[("whole", GLOBAL, at(0))]), BTreeSet::new());
+    }
+
+    #[test]
+    fn names_without_an_end_are_not_looked_at_forever() {
+        let table: Vec<u8> = (0..100_000).flat_map(|_| symbol(0, GLOBAL, TEXT)).collect();
+        let image = with_table(table, vec![b'x'; 8_192]);
+        let error = image.native_functions(&mut |_| 0).expect_err("no names");
+        assert!(error.to_string().contains("longer names"), "{error}");
     }
 
     /// Offset, cost and text of the site in a function.

@@ -1,16 +1,35 @@
 //! Names that functions have in their sources, from those that compilers made of them.
 
-use std::fmt::{self, Write};
+use std::{
+    fmt::{self, Write},
+    time::Instant,
+};
 
 use cpp_demangle::{BorrowedSymbol, DemangleOptions, ParseOptions};
 use rustc_demangle::try_demangle;
+
+use super::native::{has_other_arguments, is_native_part};
 
 /// Longer symbols are known by their mangled names only: what takes long to decode is long.
 const SYMBOL_MAX: usize = 1_024;
 /// Longest name that is made of one: a symbol can refer to its own parts, and so mean much more than it says.
 const NAME_MAX: usize = 4_096;
-/// How deep parts of a name may lie in others.
+/// How deep parts of a name may lie in others as it is written.
 const DEPTH_MAX: u32 = 64;
+/// The same as a symbol is read, in steps of `cpp_demangle`'s grammar: an argument of a template is five steps deeper, or eight where
+/// that is in a namespace but `std`. Some eight templates fit into each other, or a `std::string` into five.
+///
+/// It is that low since `cpp_demangle` tries one rule after the other, and where a part is wrong what contains it is read
+/// again: twice for each template that `std::` or a substitution names (`St1aI`, `SaI`, `S_I`), and these are five steps apart.
+/// There are three steps before the first type, and seven to see that the innermost is none, so 53 have room for eight of them: a
+/// byte is read 2^8 times at the most. A symbol of 1 KiB takes some 20 ms and 30 MB; with 64 steps it were four times as much.
+const READ_DEPTH_MAX: u32 = 53;
+/// How much less deep for each part that more rules [read again](read_again), so that none multiplies by more than two for five
+/// steps. Where `new` and `delete` are, a step multiplies by two. A value of a type multiplies by four in seven steps, with a template
+/// in it (`LSaI`). An argument of a template's parameter multiplies by three in three.
+const NEW_DEPTH: usize = 4;
+const VALUE_DEPTH: usize = 3;
+const ARGUMENT_DEPTH: usize = 5;
 /// Work for one executable, in bytes of names and what takes as long: a million symbols of a large program have less than
 /// half of it. To make as many as this takes seconds.
 const WORK_MAX: usize = 6 << 30;
@@ -36,12 +55,14 @@ impl Default for Demangler {
 
 impl Demangler {
     /// The names of a function in its source, by its symbol: with parameters and without those (and what is returned), and
-    /// with strings under both of their names. None where it is no name that a compiler of C++ or Rust has made, one that is
-    /// too long or too deep, or once this [is exhausted](Self::is_exhausted).
+    /// with strings under both of their names. None where it is no name that a compiler of C++ or Rust has made, that of a
+    /// part of a function, one that is too long or too deep, or once this [is exhausted](Self::is_exhausted). One that has other
+    /// arguments than its source says has no name without parameters.
     pub fn names(&mut self, symbol: &str) -> Vec<String> {
-        if symbol.len() > SYMBOL_MAX || self.is_exhausted() {
+        if symbol.len() > SYMBOL_MAX || is_native_part(symbol) || self.is_exhausted() {
             return Vec::new();
         }
+        let has_own_arguments = !has_other_arguments(symbol);
         self.pay(symbol.len() * SYMBOL_WORK);
         if let Ok(name) = try_demangle(symbol) {
             // Without the hash.
@@ -50,8 +71,11 @@ impl Demangler {
         if !symbol.starts_with("_Z") {
             return Vec::new();
         }
-        let limits = ParseOptions::default().recursion_limit(DEPTH_MAX);
+        let limits = ParseOptions::default().recursion_limit(depth(symbol));
+        let begin = Instant::now();
         let Ok(symbol) = BorrowedSymbol::new_with_options(symbol.as_bytes(), &limits) else {
+            // What can't be read may have been read again and again: it pays a nanosecond as a byte. What is read is read once.
+            self.pay(usize::try_from(begin.elapsed().as_nanos()).unwrap_or(usize::MAX));
             return Vec::new();
         };
         let options = DemangleOptions::new().recursion_limit(DEPTH_MAX);
@@ -61,7 +85,9 @@ impl Demangler {
             names.push(whole.replace(CXX11_STRING[0], CXX11_STRING[1]));
             names.push(whole);
         }
-        names.extend(of(options.no_params().no_return_type()));
+        if has_own_arguments {
+            names.extend(of(options.no_params().no_return_type()));
+        }
         names
     }
 
@@ -82,6 +108,33 @@ impl Demangler {
     fn pay(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub(bytes);
     }
+}
+
+/// How deep a symbol may be read.
+fn depth(symbol: &str) -> u32 {
+    let less = u32::try_from(read_again(symbol.as_bytes())).unwrap_or(u32::MAX);
+    READ_DEPTH_MAX.saturating_sub(less).max(1)
+}
+
+/// How much less deep a symbol may be read for what it has, at the most, that is read again by another rule: `new` and `delete` in
+/// expressions (`nw`, `na`, `dl`, `da`), values of types that have parts themselves (`L`, but for those of builtin types), and in
+/// conversion operators (`cv`) arguments of a template's parameter (`T_I`). What is in the middle of an identifier counts, too.
+fn read_again(symbol: &[u8]) -> usize {
+    let pairs = || symbol.windows(2);
+    // An argument of a template, a type that is worked out, a number of bits or the bound of an array.
+    let begins_expression = |pair: &[u8]| match pair {
+        [b'X', _] | [b'D', b't' | b'T' | b'v' | b'O' | b'B' | b'U'] => true,
+        [b'A', bound] => !bound.is_ascii_digit() && *bound != b'_',
+        _ => false,
+    };
+    let is_new = |pair: &&[u8]| matches!(pair, [b'n', b'w' | b'a'] | [b'd', b'l' | b'a']);
+    // Builtin types are lower-case letters, but for qualifiers and what operators begin with.
+    let has_parts = |of: u8| of.is_ascii_uppercase() || of.is_ascii_digit() || b"kpqr".contains(&of);
+    let is_value = |pair: &&[u8]| matches!(pair, [b'L', of] if has_parts(*of));
+    let news = if pairs().any(begins_expression) { pairs().filter(is_new).count() } else { 0 };
+    let converts = pairs().any(|pair| pair == b"cv");
+    let arguments = if converts { pairs().filter(|pair| *pair == b"_I").count() } else { 0 };
+    NEW_DEPTH * news + VALUE_DEPTH * pairs().filter(is_value).count() + ARGUMENT_DEPTH * arguments
 }
 
 /// A text that ends with an error when it gets too long.
@@ -157,6 +210,73 @@ mod tests {
             assert!(names.iter().all(|name| name.len() <= NAME_MAX));
             assert!(begin.elapsed() < Duration::from_secs(1), "{symbol} took {:?}", begin.elapsed());
         }
+    }
+
+    /// Symbols of up to 1 KiB with parts of which `cpp_demangle` reads each several times, and so the innermost thousands of times
+    /// and more.
+    #[test]
+    fn names_that_are_read_again_and_again_are_given_up() {
+        let pointers = |count: usize| "Pi".repeat(count);
+        let converted = (1..16).fold(format!("T_I{}E", pointers(450)), |inner, _| format!("T_I{inner}IEE"));
+        for symbol in [
+            format!("_Zcv{converted}IiE"),
+            format!("_Z1f{}SaI{}", "SaIL".repeat(6), pointers(490)),
+            // As deep as can be.
+            format!("_Z1f{}{}", "SaI".repeat(8), pointers(490)),
+            format!("_Z1f{}{}", "St1aI".repeat(8), pointers(490)),
+            format!("_Z1f{}{}", "SaI".repeat(12), pointers(490)),
+            format!("_Z1f1aIX{}{}", "nw".repeat(40), "i".repeat(400)),
+            format!("_Z1fA{}{}", "dl".repeat(40), "i".repeat(400)),
+            format!("_Z1f{}", "L1aI".repeat(8)),
+        ] {
+            let symbol = symbol.get(..SYMBOL_MAX).unwrap_or(&symbol);
+            let begin = Instant::now();
+            assert_eq!(source_names(symbol), Vec::<String>::new());
+            assert!(begin.elapsed() < Duration::from_secs(3), "{symbol} took {:?}", begin.elapsed());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_pays_the_time_that_it_takes() {
+        let mut demangler = Demangler::default();
+        let symbol = format!("_Z1f{}{}", "SaI".repeat(8), "Pi".repeat(490));
+        assert!(demangler.names(&symbol).is_empty());
+        // A thousand types, each read 2^8 times.
+        let paid = WORK_MAX - demangler.left;
+        assert!(paid > 1_000 << 8, "{paid}");
+    }
+
+    #[test]
+    fn long_names_of_the_standard_library_are_read() {
+        let string = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE";
+        let vector = |of: &str| format!("St6vectorI{of}SaIiEE");
+        let parameter = vector(&format!("St4pairIi{}E", vector(string)));
+        for symbol in [
+            format!("_ZN4shop5store6handleERKSt8functionIFv{parameter}EE"),
+            // Values of an enum's type among the arguments, as libstdc++ has them, and letters that mean more elsewhere.
+            "_ZNSt12__shared_ptrI3FooLN9__gnu_cxx12_Lock_policyE2EE5resetEv".to_owned(),
+            format!("_ZN9ParserURL13DataAnalytics17handleUnnamedDataERK{}", vector(string)),
+            "_ZN3APIcvT_IiEEv".to_owned(),
+        ] {
+            assert!(!source_names(&symbol).is_empty(), "{symbol}");
+        }
+    }
+
+    #[test]
+    fn parts_and_functions_with_other_arguments_are_not_named_as_the_function() {
+        let lookup = "_ZN4shop6lookupEi";
+        let is_named = |suffix: &str, name: &str| {
+            source_names(&format!("{lookup}{suffix}")).iter().any(|found| found == name)
+        };
+        assert!(is_named("", "shop::lookup") && is_named("", "shop::lookup(int)"));
+        assert!(is_named(".lto_priv.0", "shop::lookup"));
+        for suffix in [".constprop.0", ".isra.0"] {
+            assert!(!is_named(suffix, "shop::lookup") && !is_named(suffix, "shop::lookup(int)"), "{suffix}");
+        }
+        for part in [".cold", ".cold.1", ".part.0", ".constprop.0.cold", ".__part.1"] {
+            assert_eq!(source_names(&format!("{lookup}{part}")), Vec::<String>::new(), "{part}");
+        }
+        assert_eq!(source_names("_ZN8my_crate6handle17h0123456789abcdefE.cold"), Vec::<String>::new());
     }
 
     #[test]

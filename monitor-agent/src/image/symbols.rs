@@ -51,9 +51,12 @@ impl Image {
                 if symbol.st_type() != elf::STT_FUNC || address == 0 || size == 0 {
                     return true;
                 }
-                let Some(name) = name(text) else { return true };
-                visit(name, address, size);
-                left = left.saturating_sub(name.len());
+                let name = name(text);
+                if let Some(name) = name {
+                    visit(name, address, size);
+                }
+                // To see that it is none takes as long as a name can be.
+                left = left.saturating_sub(name.map_or(NAME_MAX, str::len));
                 left > 0
             })?;
             if left == 0 {
@@ -61,6 +64,18 @@ impl Image {
             }
         }
         Ok(has_table)
+    }
+
+    /// Whether the file's own table has functions that no other file may use: where those were left out, as `strip -x` does it,
+    /// nothing says of which parts a function is made.
+    pub(super) fn has_local_functions(&self) -> Result<bool, ImageError> {
+        let Some(table) = self.symbol_table(elf::SHT_SYMTAB)? else { return Ok(false) };
+        let mut has_one = false;
+        table.visit(self, &mut |symbol| {
+            has_one = symbol.st_type() == elf::STT_FUNC && symbol.st_bind() == elf::STB_LOCAL;
+            !has_one
+        })?;
+        Ok(has_one)
     }
 
     /// The table of symbols of a kind: the file's own, or that for the dynamic linker.

@@ -46,6 +46,8 @@ pub(crate) struct GoFile {
     pub inlined: bool,
     /// So is a function of this name, which is not in the function table.
     pub dissolved: Option<&'static str>,
+    /// Functions behind all others: name and code.
+    pub more: Vec<(&'static str, &'static [u8])>,
 }
 
 impl GoFile {
@@ -60,6 +62,7 @@ impl GoFile {
             kitex: false,
             inlined: false,
             dissolved: None,
+            more: Vec::new(),
         }
     }
 
@@ -115,6 +118,7 @@ impl Builder {
         if file.kitex {
             functions.extend(kitex::FUNCTIONS);
         }
+        functions.extend(file.more.iter().copied());
         Self {
             file,
             places: Places::default(),

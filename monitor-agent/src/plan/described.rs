@@ -1,6 +1,6 @@
 //! Operations that a user's spec describes, proven in an executable.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use monitor_ebpf::{
     ANY_SITE, FINISH_SITES, KeyKind, LABELS, NO_SCRATCH, Register, Shape, Sited, outcome, policy, stream,
@@ -136,13 +136,13 @@ fn set_apart(operations: &mut [Described]) {
     }
 }
 
-/// Whether a function is one that the compiler has made of a part of another: a closure, the body of a loop over a function, what
-/// `go` or `defer` call. A call of such a part is none of the operation's.
-fn is_part_of(name: &str, function: &str) -> bool {
-    let rest = name.strip_prefix(function);
-    rest.is_some_and(|rest| {
-        [".func", "-range", ".gowrap", ".deferwrap"].iter().any(|made| rest.starts_with(made))
-    })
+/// Whether a function is one that the compiler has made of one of some others: of a part of it, as closures are, bodies of loops
+/// over functions, and what `go` or `defer` call; or to call it, as a method that is a value is. A call of it is none of the
+/// operation's.
+fn is_made_of(name: &str, functions: &BTreeSet<&str>) -> bool {
+    let is_one = |(at, _): (usize, &str)| name.get(..at).is_some_and(|of| functions.contains(of));
+    let suffixes = [".func", "-range", ".gowrap", ".deferwrap", "-fm"];
+    suffixes.into_iter().any(|suffix| name.match_indices(suffix).any(is_one))
 }
 
 struct Finder<'a> {
@@ -209,10 +209,12 @@ impl Finder<'_> {
         let mut hidden = None;
         for entry in entries {
             let is_meant = |name: &str| means(entry, &names_of(name));
-            let found = self.functions.iter().filter(|function| is_meant(&function.name));
+            let meant = self.functions.iter().filter(|function| is_meant(&function.name));
+            let meant: Vec<_> = meant.collect();
+            let names: BTreeSet<_> = meant.iter().map(|function| function.name.as_str()).collect();
+            let found = meant.iter().copied().filter(|function| !is_made_of(&function.name, &names));
             let found: Vec<_> = found.cloned().collect();
-            let is_part = |name: &str| found.iter().any(|function| is_part_of(name, &function.name));
-            let is_hidden = |name: &str| is_meant(name) && !is_part(name);
+            let is_hidden = |name: &str| is_meant(name) && !is_made_of(name, &names);
             let dissolved = self.dissolved.iter().find(|function| is_hidden(&function.name));
             hidden = hidden.or_else(|| Some((entry, dissolved?)));
             if found.is_empty() {
@@ -416,7 +418,7 @@ mod tests {
     use super::*;
     use crate::{
         image::testing::GoFile,
-        plan::Inspection,
+        plan::{Inspection, Plan},
         specs::{Specs, read},
     };
 
@@ -435,13 +437,18 @@ mod tests {
     /// why there is no plan.
     fn planned(dissolved: &'static str, operations: &str) -> Result<String, String> {
         let dissolved = Some(dissolved);
-        let (file, _) = GoFile { kitex: true, dissolved, ..GoFile::of_release(26) }.build();
+        let file = GoFile { kitex: true, dissolved, ..GoFile::of_release(26) };
+        planned_in(&file, operations).map(|plan| plan.notes.join("\n"))
+    }
+
+    fn planned_in(file: &GoFile, operations: &str) -> Result<Plan, String> {
+        let (file, _) = file.build();
         let image = Image::parse(Box::new(file)).expect("an image");
         let text = format!("name = \"any\"\n{operations}");
         let spec = read("any.toml", &text).unwrap_or_else(|error| panic!("{error}"));
         let specs = Specs::of(vec![spec]).expect("one goes with itself");
         let found = Inspection::of_specs(&image, &specs).expect("a Go program").frameworks.remove(0);
-        found.plan.map(|plan| plan.notes.join("\n")).map_err(|why| why.to_string())
+        found.plan.map_err(|why| why.to_string())
     }
 
     #[test]
@@ -470,19 +477,41 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_of_a_part_of_a_function_is_told_by_its_name() {
-        for part in [
+    fn what_is_made_of_a_function_is_told_by_its_name() {
+        let functions = BTreeSet::from(["main.run", "main.(*T).run"]);
+        for made in [
             "main.run.func1",
             "main.run.func2.1",
+            "main.run.func1.gowrap1",
             "main.run-range1",
             "main.run.gowrap1",
             "main.run.deferwrap2",
+            "main.(*T).run-fm",
         ] {
-            assert!(is_part_of(part, "main.run"), "{part}");
+            assert!(is_made_of(made, &functions), "{made}");
         }
-        for other in ["main.run", "main.runAll", "main.run.Func", "main.walk.func1"] {
-            assert!(!is_part_of(other, "main.run"), "{other}");
+        for other in ["main.run", "main.runAll", "main.run.Func", "main.walk.func1", ".func1"] {
+            assert!(!is_made_of(other, &functions), "{other}");
         }
+    }
+
+    #[test]
+    fn what_is_made_of_a_function_is_not_counted_with_it() {
+        const CODE: &[u8] = &[0x55, 0x5d, 0xc3, 0xcc];
+        let more = vec![
+            ("example.com/pkg.(*T).Do.func1", CODE),
+            ("example.com/pkg.(*T).Do.deferwrap1", CODE),
+            ("example.com/pkg.(*T).Do-fm", CODE),
+        ];
+        let file = GoFile { kitex: true, more, ..GoFile::of_release(26) };
+        let all = operation("a", ["example.com/pkg.(*T).*"]).replace("*\"", "*\"\nat_most = 1");
+        let plan = planned_in(&file, &all).expect("a plan");
+        let starts: Vec<_> = plan.sites.iter().filter(|site| site.role == Role::Start).collect();
+        let is_do = matches!(starts.as_slice(), [site] if site.symbol == "example.com/pkg.(*T).Do");
+        assert!(is_do, "{starts:?}");
+        // By a name of its own it is a function as any other.
+        let one = operation("a", ["example.com/pkg.(*T).Do.func1"]);
+        assert!(planned_in(&file, &one).is_ok());
     }
 
     #[test]

@@ -17,7 +17,8 @@ use super::{
 use crate::{
     failure::printable,
     image::{
-        CostClass, Demangler, Image, NativeFunction, SiteChoice, SiteKind, native_entry_site, return_sites,
+        CodeError, CostClass, Demangler, Image, NativeFunction, SiteChoice, SiteKind, has_other_arguments,
+        is_native_part, native_entry_site, return_sites,
     },
     specs::{
         ALTERNATIVES_MAX, Key, Native, NativeEntry, NativeFinish, OPERATIONS_MAX, Operation, Policy, Source,
@@ -120,8 +121,11 @@ impl<'a> Functions<'a> {
         let entries: Vec<_> = natives.flat_map(Native::entries).collect();
         let found = image.native_functions(&mut |symbol| {
             let in_source = OnceCell::new();
+            let is_part = is_native_part(symbol);
             let mut is_like = |entry: &NativeEntry| {
-                entry.is_like(symbol, || in_source.get_or_init(|| demangler.names(symbol)))
+                // One that is written is refused with the reason.
+                (!is_part || is_symbol(entry))
+                    && entry.is_like(symbol, || in_source.get_or_init(|| demangler.names(symbol)))
             };
             entries.iter().enumerate().fold(0, |by, (bit, entry)| by | u64::from(is_like(entry)) << bit)
         })?;
@@ -139,6 +143,11 @@ impl<'a> Functions<'a> {
         let is_meant = |function: &&NativeFunction| bit.is_some_and(|bit| function.wanted_by >> bit & 1 == 1);
         self.found.iter().filter(is_meant).cloned().collect()
     }
+}
+
+/// Whether an entry means what has its name in the symbol table, and nothing else.
+fn is_symbol(entry: &NativeEntry) -> bool {
+    entry.at_most.is_none() && !entry.is_of_source()
 }
 
 fn find_operation(
@@ -162,8 +171,9 @@ fn find_operation(
         }
         NativeFinish::Instructions(_) => {
             let mut sites = Vec::new();
+            let wholes = wholes(&entered, image)?;
             for function in &entered {
-                let returns = instruction_sites(function, image);
+                let returns = instruction_sites(function, wholes.contains(&function.entry), image);
                 sites.extend(returns.map_err(|why| why.at(spec, start.place))?);
             }
             (None, sites)
@@ -201,15 +211,27 @@ fn choose<'a>(
             }
             _ => {}
         }
-        let has_strings = entry.texts.values().any(|(_, text)| *text == Text::Cxx11);
-        let other = found.iter().find(|function| has_strings && !function.name.contains(CXX11_STRING));
-        return match other {
-            Some(function) => Err(Refusal::NoCxxString(function.name.clone()).at(spec, entry.place)),
-            None => Ok((entry, found)),
-        };
+        let checked = found.iter().try_for_each(|function| check_symbol(&function.name, entry));
+        return checked.map(|()| (entry, found)).map_err(|why| why.at(spec, entry.place));
     }
     let place = entries.first().map_or(0, |entry| entry.place);
     Err(Refusal::SymbolMissing(any_of(entries.iter().map(|entry| entry.function.as_str()))).at(spec, place))
+}
+
+/// Refuses a function of which its symbol says that it is none, or has not the arguments that an entry names.
+fn check_symbol(symbol: &str, entry: &NativeEntry) -> Result<(), Refusal> {
+    let has_strings = entry.texts.values().any(|(_, text)| *text == Text::Cxx11);
+    let has_arguments = entry.key.is_some() || entry.number.is_some() || !entry.texts.is_empty();
+    if is_native_part(symbol) {
+        return Err(Refusal::PartOfFunction(symbol.to_owned()));
+    }
+    if has_arguments && has_other_arguments(symbol) {
+        return Err(Refusal::OtherArguments(symbol.to_owned()));
+    }
+    if has_strings && !symbol.contains(CXX11_STRING) {
+        return Err(Refusal::NoCxxString(symbol.to_owned()));
+    }
+    Ok(())
 }
 
 fn code(function: &NativeFunction, image: &Image) -> Result<Arc<[u8]>, Refusal> {
@@ -222,10 +244,24 @@ fn entry_site(role: Role, function: &NativeFunction, image: &Image) -> Result<Si
     site(role, (&function.name, function.entry), &code, choice, image)
 }
 
+/// Those of some functions that are known to have no part elsewhere. Only those are asked about of which it matters, since all
+/// symbols are looked through.
+fn wholes(functions: &[NativeFunction], image: &Image) -> Result<BTreeSet<u64>, Refusal> {
+    let mut asked = BTreeSet::new();
+    for function in functions {
+        let returns = return_sites(&code(function, image)?, function.entry, false);
+        if matches!(returns, Err(CodeError::MayBeLeftByJump { .. })) {
+            asked.insert(function.entry);
+        }
+    }
+    if asked.is_empty() { Ok(asked) } else { Ok(image.native_wholes(&asked)?) }
+}
+
 /// The sites at which a function returns.
-fn instruction_sites(function: &NativeFunction, image: &Image) -> Result<Vec<Site>, Refusal> {
+fn instruction_sites(function: &NativeFunction, is_whole: bool, image: &Image) -> Result<Vec<Site>, Refusal> {
     let code = code(function, image)?;
-    let choices = return_sites(&code, function.entry).map_err(|error| no_site(&function.name, &error))?;
+    let choices = return_sites(&code, function.entry, is_whole);
+    let choices = choices.map_err(|error| no_site(&function.name, &error))?;
     let site =
         |choice: SiteChoice| site(Role::Finish, (&function.name, function.entry), &code, choice, image);
     choices.into_iter().map(site).collect()
@@ -300,6 +336,66 @@ fn program(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        plan::{Inspection, Plan},
+        specs::{Specs, read},
+    };
+
+    /// The plan for an operation that starts in a function of a program whose symbols are `stock_lookup`, and some in place of
+    /// others; or why there is none.
+    fn planned(start: &str) -> Result<Plan, String> {
+        let mut file = include_bytes!("../../../fuzz/seeds/native/0").to_vec();
+        for (name, by) in [
+            ("stock_begin", "lookup.cold"),
+            ("stock_end", "f.isra.12"),
+            ("_ZN4shop6lookupERKNSt7__cxx11", "_ZN4shop6lookupEv.cold\0"),
+        ] {
+            let at = file.windows(name.len()).position(|text| text == name.as_bytes()).expect("a symbol");
+            file[at..at + by.len()].copy_from_slice(by.as_bytes());
+        }
+        let image = Image::parse(Box::new(file)).expect("an image");
+        let text = format!(
+            "name = \"any\"\n[[native]]\nname = \"a\"\nkey = \"thread\"\nallow_expensive = true\n\
+             returns = {{ by = \"instructions\" }}\n[[native.start]]\n{start}\n"
+        );
+        let spec = read("any.toml", &text).unwrap_or_else(|error| panic!("{error}"));
+        let specs = Specs::of(vec![spec]).expect("one goes with itself");
+        let found = Inspection::of_specs(&image, &specs).expect("no Go program").frameworks.remove(0);
+        found.plan.map_err(|why| why.to_string())
+    }
+
+    #[test]
+    fn a_part_of_a_function_is_none() {
+        for start in [
+            "function = \"look*\"\nat_most = 9",
+            "function = \"_Z*\"\nat_most = 9",
+            "function = \"shop::lookup\"",
+            "function = \"shop::lookup()\"",
+            "function = \"*::*\"\nat_most = 9",
+        ] {
+            let why = planned(start).expect_err("a refusal");
+            assert!(why.contains("is not among the symbols"), "{start}: {why}");
+        }
+        for symbol in ["lookup.cold", "_ZN4shop6lookupEv.cold"] {
+            let why = planned(&format!("function = \"{symbol}\"")).expect_err("a refusal");
+            assert!(why.contains(&format!("{symbol} is a part of a function")), "{why}");
+        }
+        let all = planned("function = \"*\"\nat_most = 2").expect("a plan");
+        assert!(all.sites.iter().all(|site| !is_native_part(&site.symbol)), "{:?}", all.sites);
+    }
+
+    #[test]
+    fn a_function_with_other_arguments_has_none_that_are_known() {
+        for start in ["function = \"f.isra.12\"", "function = \"f.*\"\nat_most = 9"] {
+            assert!(planned(start).is_ok(), "{start}");
+            let why = planned(&format!("{start}\ncstrings = {{ item = 0 }}")).expect_err("a refusal");
+            assert!(
+                why.contains("the compiler has made f.isra.12 of a function with other arguments"),
+                "{why}"
+            );
+        }
+        assert!(planned("function = \"stock_lookup\"\ncstrings = { item = 0 }").is_ok());
+    }
 
     fn note(functions: &[(u64, &str)], names: &[(u64, &str)]) -> Option<String> {
         let mut all: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();

@@ -123,6 +123,16 @@ pub enum Refusal {
     /// A native function is not in the symbol table.
     #[error("function {0} is not among the symbols of the executable, or has no size there{ELSEWHERE}")]
     SymbolMissing(String),
+    /// A symbol of a part of a native function.
+    #[error(
+        "{0} is a part of a function that the compiler has put elsewhere, and none that is called as it is in the source"
+    )]
+    PartOfFunction(String),
+    /// A native function whose arguments are not those of its source.
+    #[error(
+        "the compiler has made {0} of a function with other arguments, so which of them it gets can't be known: leave out what          names them"
+    )]
+    OtherArguments(String),
     /// A function that gets no C++ string as its name has it.
     #[error(
         "the mangled name of {0} has no std::string of the C++11 ABI among its arguments, so how its strings lie can't be proven"

@@ -5,11 +5,11 @@
 //! what is reached from the entry, along jumps and behind calls, is run as it was decoded, and its returns are the function's. What
 //! nothing leads to is reached all the same where an exception is handled, or a panic that was recovered. That calls the
 //! runtime before it returns, which is what tells it from data. Where there is a `switch` its table may lead to any of it,
-//! and tables are not read.
+//! and tables are not read: nor is it known that one leads to no part of the function that lies elsewhere, but by symbols.
 
 use std::{collections::BTreeSet, mem};
 
-use iced_x86::{Code, FlowControl, Instruction, OpKind, Register};
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::{Body, CodeError, SiteChoice, SiteKind, jumps_near};
 
@@ -17,15 +17,15 @@ use super::{Body, CodeError, SiteChoice, SiteKind, jumps_near};
 pub(super) const MAX_RETURNS: usize = 32;
 
 /// The sites at which a native function returns. At each the results are in the registers of its calling convention. A
-/// panic or an exception leaves the function without one.
+/// panic or an exception leaves the function without one. `is_whole` says that no part of it lies elsewhere.
 ///
 /// # Errors
-/// [`CodeError::LeftByJump`] or [`CodeError::MayBeLeftByJump`] if another function may return in its place: an indirect
-/// jump must be that of a `switch` by distances. A jump to an address in a table looks the same as that to a function in a
-/// table of functions. [`CodeError::OutOfStep`], [`CodeError::CalledInside`] or [`CodeError::Unreached`] if what looks like a
-/// return may be none of the function's.
-pub fn return_sites(code: &[u8], entry: u64) -> Result<Vec<SiteChoice>, CodeError> {
-    returns(code, entry, jumps_by_distance)
+/// [`CodeError::LeftByJump`], [`CodeError::MayBeLeftByJump`] or [`CodeError::LeftAtEnd`] if another function may return in its
+/// place: an indirect jump must be that of a `switch` by distances, in a function that is whole. A jump to an address in a table
+/// looks the same as that to a function in a table of functions. [`CodeError::OutOfStep`], [`CodeError::CalledInside`] or
+/// [`CodeError::Unreached`] if what looks like a return may be none of the function's.
+pub fn return_sites(code: &[u8], entry: u64, is_whole: bool) -> Result<Vec<SiteChoice>, CodeError> {
+    returns(code, entry, |before, targets| is_whole && jumps_by_distance(before, targets))
 }
 
 /// The same for a Go function; R14 has the goroutine at each of them.
@@ -74,8 +74,10 @@ fn returns(
         1..=MAX_RETURNS => {}
         _ => return Err(CodeError::TooManyReturns),
     }
-    if !asked {
-        check_reached(&body, &returns)?;
+    let reached = (!asked).then(|| reached(&body, vec![0]));
+    check_end(&body, reached.as_deref())?;
+    if let Some(reached) = reached {
+        check_reached(&body, &reached, &returns)?;
     }
     let site = |index| body.describe(index, SiteKind::Return, "one of the function's returns", code);
     returns.into_iter().map(site).collect()
@@ -99,9 +101,31 @@ fn check_in_step(body: &Body, instruction: &Instruction, end: u64) -> Result<(),
     Ok(())
 }
 
+/// Refuses a function whose last instruction, if it is reached, is followed by what lies behind it. Where a `switch` leads to is
+/// not known: anywhere but to what only fills up.
+fn check_end(body: &Body, reached: Option<&[bool]>) -> Result<(), CodeError> {
+    let last = match reached {
+        Some(reached) => reached.len().checked_sub(1).filter(|last| reached.get(*last) == Some(&true)),
+        None => filled_from(body).checked_sub(1),
+    };
+    let Some(last) = last.and_then(|last| body.instructions.get(last)) else { return Ok(()) };
+    // A call may be that of a function that never returns, and what interrupts or halts ends a program.
+    let goes_on = match last.flow_control() {
+        FlowControl::Next => last.mnemonic() != Mnemonic::Hlt,
+        FlowControl::ConditionalBranch | FlowControl::XbeginXabortXend => true,
+        _ => false,
+    };
+    if goes_on { Err(CodeError::LeftAtEnd { from: body.offset(last) }) } else { Ok(()) }
+}
+
+/// The number of the first of the instructions at the end that do nothing, and only fill up.
+fn filled_from(body: &Body) -> usize {
+    let last = body.instructions.iter().rposition(|i| i.mnemonic() != Mnemonic::Nop);
+    last.map_or(0, |last| last + 1)
+}
+
 /// Refuses a return that is reached neither from the entry nor behind a call.
-fn check_reached(body: &Body, returns: &[usize]) -> Result<(), CodeError> {
-    let reached = reached(body, vec![0]);
+fn check_reached(body: &Body, reached: &[bool], returns: &[usize]) -> Result<(), CodeError> {
     let is_unreached = |index: &usize| reached.get(*index) == Some(&false);
     // Most functions have none.
     if !returns.iter().any(is_unreached) {
@@ -114,8 +138,9 @@ fn check_reached(body: &Body, returns: &[usize]) -> Result<(), CodeError> {
     unknown.map_or(Ok(()), |i| Err(CodeError::Unreached { offset: body.offset(i) }))
 }
 
-/// Which instructions are reached from some of them. What is called comes back.
+/// Which instructions are reached from some of them. What is called comes back, unless nothing but filling follows.
 fn reached(body: &Body, mut ways: Vec<usize>) -> Vec<bool> {
+    let filled_from = filled_from(body);
     let mut reached = vec![false; body.instructions.len()];
     while let Some(index) = ways.pop() {
         let (Some(known), Some(i)) = (reached.get_mut(index), body.instructions.get(index)) else { continue };
@@ -129,7 +154,8 @@ fn reached(body: &Body, mut ways: Vec<usize>) -> Vec<bool> {
                 | FlowControl::Return
                 | FlowControl::Exception
         );
-        if !ends {
+        let is_last_call = is_call(i) && index + 1 == filled_from;
+        if !ends && !is_last_call {
             ways.push(index + 1);
         }
         if jumps_near(i) && !is_call(i) {
@@ -188,6 +214,11 @@ mod tests {
     };
     use super::*;
 
+    /// The returns of a function without parts elsewhere.
+    fn return_sites(code: &[u8], entry: u64) -> Result<Vec<SiteChoice>, CodeError> {
+        super::return_sites(code, entry, true)
+    }
+
     #[test]
     fn every_return_is_a_site() {
         // test eax, eax; je +1; ret; ret; int3
@@ -238,6 +269,11 @@ mod tests {
         // lea rdx, [rip+0x1000]; movsxd rax, [rdx+rdi*4]; add rax, rdx; notrack jmp rax; mov eax, 1; ret; xor eax, eax; ret
         let switch = "488d1500100000 486304ba 4801d0 3effe0 b801000000 c3 31c0 c3";
         assert_eq!(return_sites(&bytes(switch), ENTRY).map(returns), Ok(vec![22, 25]));
+        // Its table may lead to a part that lies elsewhere.
+        let in_parts = super::return_sites(&bytes(switch), ENTRY, false);
+        assert_eq!(in_parts, Err(CodeError::MayBeLeftByJump { from: 14 }));
+        // Without a jump from a table it is known where a function goes: ret
+        assert!(super::return_sites(&bytes("c3"), ENTRY, false).is_ok());
         // The sum in the other register: add rdx, rax; jmp rdx
         let other = switch.replace("4801d0 3effe0", "4801c2 ffe2");
         assert_eq!(return_sites(&bytes(&other), ENTRY).map(returns), Ok(vec![21, 24]));
@@ -248,6 +284,37 @@ mod tests {
         let go = bytes("488d0d00100000 ff24c1 c3");
         assert_eq!(go_return_sites(&go, ENTRY).map(returns), Ok(vec![10]));
         assert_eq!(go_return_sites(&bytes("ffe1 c3"), ENTRY), Err(CodeError::MayBeLeftByJump { from: 0 }));
+    }
+
+    #[test]
+    fn a_function_that_goes_on_behind_its_end_has_no_returns() {
+        let switch = "488d1500100000 486304ba 4801d0 ffe0 c3";
+        for (hex, from) in [
+            // test edi, edi; je +1; ret; nop
+            ("85ff 7401 c3 90".to_owned(), 5),
+            // je +2; nop; ret; je to the nop
+            ("7402 90 c3 74fc".to_owned(), 4),
+            // A call that may return, and something behind it: test edi, edi; je +1; ret; call elsewhere; mov eax, edi
+            ("85ff 7401 c3 e800100000 89f8".to_owned(), 10),
+            // mov eax, edi, or a jump to it, to which a table may lead
+            (format!("{switch} 89f8"), 17),
+            (format!("{switch} 89f8 90"), 17),
+            (format!("{switch} 74fd"), 17),
+        ] {
+            let error = return_sites(&bytes(&hex), ENTRY).expect_err("no sites");
+            assert_eq!(error, CodeError::LeftAtEnd { from }, "{hex}");
+        }
+        // As compilers end functions, behind test edi, edi; je +1; ret: call elsewhere; the same and nop; ud2; int3; hlt; a call and
+        // int3; a call, nop and int3. Or behind the return: nop.
+        for end in ["e800100000", "e800100000 90", "0f0b", "cc", "f4", "e800100000 cc", "e800100000 90 cc"] {
+            for begin in ["85ff 7401 c3", switch] {
+                let sites = return_sites(&bytes(&format!("{begin} {end}")), ENTRY);
+                assert!(sites.is_ok_and(|sites| sites.len() == 1), "{begin} {end}");
+            }
+        }
+        for hex in ["c3 90".to_owned(), format!("{switch} 90")] {
+            assert!(return_sites(&bytes(&hex), ENTRY).is_ok(), "{hex}");
+        }
     }
 
     #[test]
