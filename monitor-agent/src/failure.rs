@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use crate::{
     bpf::BpfError, events::SocketError, export::http::ListenError, image::ImageError, plan::Refusal,
-    specs::SpecError, target::TargetError,
+    specs::SpecError, target::TargetError, threads::NotDone,
 };
 
 /// The kinds of failure and their exit codes. Scripts rely on the numbers.
@@ -105,10 +105,10 @@ pub fn printable(text: &str) -> String {
     printable
 }
 
-/// An error with names from an executable in it, which can be of any length and hold anything.
-fn shown(error: &impl ToString) -> String {
+/// Text with names from an executable in it, which can be of any length and hold anything.
+pub(crate) fn shown(text: &(impl ToString + ?Sized)) -> String {
     const MAX: usize = 300;
-    let mut text = printable(&error.to_string());
+    let mut text = printable(&text.to_string());
     if let Some((end, _)) = text.char_indices().nth(MAX) {
         text.truncate(end);
         text.push('…');
@@ -172,6 +172,12 @@ impl From<BpfError> for Failure {
             BpfError::Memory { .. } | BpfError::Hazard { .. } | BpfError::Kernel { .. } => Kind::Kernel,
         };
         Self::new(kind, error.to_string())
+    }
+}
+
+impl From<NotDone> for Failure {
+    fn from(error: NotDone) -> Self {
+        Self::new(Kind::Running, error.to_string())
     }
 }
 

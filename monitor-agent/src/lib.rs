@@ -27,6 +27,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod specs;
 pub mod target;
+mod threads;
 
 pub use agent::{Trace, TraceConfig, watch};
 pub use pipeline::{Details, EventKind, FinishedCall, Labels, LossReason, Lost, StartedCall, Tracer};

@@ -13,7 +13,8 @@ use monitor_tests::{
     agent::{Agent, executable, run_command_to_end},
     process::Process,
     refusals::{
-        ADDRESS, KERNEL, PATIENCE, PERMISSION, RUNNING, Scratch, USAGE, refused_command, run_command, server,
+        ADDRESS, KERNEL, PATIENCE, PERMISSION, RUNNING, Scratch, USAGE, agent, refused_command, run_command,
+        server,
     },
     targets::{Flavour, Program},
     text::Sites,
@@ -147,6 +148,24 @@ fn without(command: &mut Command, call: libc::c_long, first_argument: Option<u32
     };
     // SAFETY: between fork and exec the closure makes two system calls and nothing else.
     unsafe { command.pre_exec(install) };
+    Ok(())
+}
+
+/// As at the limit of a cgroup, which binds root, too.
+#[test]
+fn no_thread_beside_the_first() -> Result<()> {
+    let process = Process::kitex(&["server"])?;
+    let sites = Sites::of(process.pid())?;
+    let pid = process.pid().to_string();
+    let mut events = agent()?;
+    events.args(["events", "--pid", &pid]);
+    for mut command in [run_command(&["--pid", &pid])?, events] {
+        for call in [libc::SYS_clone, libc::SYS_clone3] {
+            without(&mut command, call, None, libc::EAGAIN)?;
+        }
+        refused_command(&mut command, RUNNING, &["no thread can be started", "pids.max"])?;
+        sites.check_clean()?;
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! it in between.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{Read as _, Write as _},
     net::TcpListener,
@@ -68,6 +68,7 @@ fn a_collector_receives_what_is_shown() -> Result<()> {
     let server = Process::kitex(&["server"])?;
     let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
     let pids = [server.pid(), client.pid()];
+    let mut instances = BTreeSet::new();
     for (protocol, more) in [
         (
             "grpc",
@@ -94,7 +95,8 @@ fn a_collector_receives_what_is_shown() -> Result<()> {
         check_against(&last, "client", &points)?;
         assert_eq!((total(&points, SERVER), total(&points, CLIENT)), (2300, 2300));
         assert_eq!(scrape.value("monitor_otlp_exports_total", &[("outcome", "failed")]), Some(0.0));
-        check_resources(&points, protocol == "grpc")?;
+        instances.extend(check_resources(&points, protocol == "grpc")?);
+        ensure!(scrape.samples("target_info").all(|info| !info.labels.contains_key("service_instance_id")));
         check_times(&points)?;
         let is_delta =
             |point: &Point| matches!(&*point.metric, SERVER | "go.memory.allocated") && point.is_delta;
@@ -102,11 +104,14 @@ fn a_collector_receives_what_is_shown() -> Result<()> {
         let gauges = points.iter().filter(|point| point.metric == "go.goroutine.count");
         ensure!(gauges.clone().count() > 0 && gauges.clone().all(|point| !point.is_delta && point.count > 1));
     }
+    // One for each target, whichever agent pushes.
+    assert_eq!(instances.len(), 2, "{instances:?}");
     Ok(())
 }
 
-/// Each target is a resource of its own.
-fn check_resources(points: &[Point], has_team: bool) -> Result<()> {
+/// Each target is a resource of its own. Gives what tells them apart.
+fn check_resources(points: &[Point], has_team: bool) -> Result<BTreeSet<String>> {
+    let mut instances = BTreeSet::new();
     for (metric, service) in [(SERVER, "stock"), (CLIENT, "shop")] {
         let mut of_metric = points.iter().filter(|point| point.metric == metric).peekable();
         ensure!(of_metric.peek().is_some());
@@ -116,9 +121,12 @@ fn check_resources(points: &[Point], has_team: bool) -> Result<()> {
             assert_eq!(point.attributes["service.name"], service);
             assert_eq!(point.attributes["request.protocol"], "TTHeader|Framed");
             assert_eq!(point.attributes.contains_key("peer.service"), metric == SERVER);
+            instances.insert(point.resource["service.instance.id"].clone());
+            ensure!(!point.attributes.contains_key("service.instance.id"), "{point:?}");
         }
     }
-    Ok(())
+    assert_eq!(instances.len(), 2, "{instances:?}");
+    Ok(instances)
 }
 
 /// A delta begins where the one before it has ended, cumulative points all begin at one time.

@@ -15,12 +15,13 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    life::{broken, signalled, to_the_end},
+    life::{signalled, to_the_end},
     trace::{Trace, TraceConfig},
 };
 use crate::{
     events::{EventStream, Filter, Format, Lines, Outbox, Readers},
     failure::{Failure, Kind},
+    threads,
 };
 
 /// Text that may wait for whoever reads stdout.
@@ -50,9 +51,9 @@ async fn live(config: EventsConfig, beside: Handle) -> Result<(), Failure> {
     let mut signalled = signalled(&beside)?;
     let EventsConfig { trace, format, filter } = config;
     let specs = trace.specs.clone();
-    let attaching = beside.spawn_blocking(move || Trace::attach(&trace));
+    let attaching = threads::on_its_own(move || Trace::attach(&trace));
     let mut trace = tokio::select! {
-        trace = attaching => trace.map_err(|error| broken(&error))??,
+        trace = attaching => trace??,
         // The kernel takes away what was attached when the process ends.
         _ = &mut signalled => return Ok(()),
     };

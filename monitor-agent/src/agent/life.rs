@@ -2,6 +2,7 @@
 
 use std::{
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -26,6 +27,7 @@ use crate::{
     export::{http, otlp},
     failure::{Failure, Kind, advice_on_system},
     pipeline::Tracer,
+    threads::{self, NotDone},
 };
 
 /// How long readers may take for their last lines and answers.
@@ -44,24 +46,34 @@ pub fn run(config: RunConfig) -> Result<(), Failure> {
 }
 
 /// Runs to its end what waits for signals and targets. It has this thread for itself, so that it may block and only its own
-/// timers wake it up; whoever waits for peers has other threads, `beside`.
+/// timers wake it up; whoever waits for peers has another, `beside`.
+///
+/// Not one of tokio's own: where there can be none, tokio panics.
 pub(super) fn to_the_end<L>(life: impl FnOnce(Handle) -> L) -> Result<(), Failure>
 where
     L: Future<Output = Result<(), Failure>>,
 {
     let failed =
         |error| Failure::new(Kind::Running, format!("can't start: {error}{}", advice_on_system(&error)));
-    let beside = Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
+    let beside = Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let own = Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let result = own.block_on(life(beside.handle().clone()));
-    // Connections that are still open, and writes under way, end with the process.
+    let peers = beside.handle().clone();
+    let (end, ended) = oneshot::channel::<()>();
+    let serve = move || {
+        // That it is told is an error: the other side is gone.
+        let _ = beside.block_on(ended);
+        // Connections that are still open, and writes under way, end with the process.
+        beside.shutdown_background();
+    };
+    thread::Builder::new().name("peers".to_owned()).spawn(serve).map_err(NotDone::NoThread)?;
+    let result = own.block_on(life(peers));
     own.shutdown_background();
-    beside.shutdown_background();
+    drop(end);
     result
 }
 
 /// A task that has not come to its end: it has panicked, which has been reported.
-pub(super) fn broken(error: &JoinError) -> Failure {
+fn broken(error: &JoinError) -> Failure {
     Failure::new(Kind::Running, error.to_string())
 }
 
@@ -93,10 +105,10 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     let specs = config.specs.clone();
     let attaching = {
         let board = Arc::clone(&board);
-        beside.spawn_blocking(move || attach_all(&config, &board))
+        threads::on_its_own(move || attach_all(&config, &board))
     };
     let (mut watches, hit_costs) = tokio::select! {
-        watches = attaching => watches.map_err(|error| broken(&error))??,
+        watches = attaching => watches??,
         // The kernel takes away what was attached when the process ends.
         _ = &mut signalled => return Ok(()),
     };

@@ -43,6 +43,7 @@ impl Subject {
         let host = target.host_name();
         let identity = Identity::new(
             target.own_pid(),
+            &target.instance(),
             host.as_deref(),
             target.exe_name(),
             &environment,

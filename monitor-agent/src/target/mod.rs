@@ -342,8 +342,10 @@ impl Target {
     ///
     /// Matched by device and inode, or else by name: on overlayfs and btrfs `maps` has other numbers than `stat`.
     pub fn mappings(&self) -> Result<Vec<Mapping>, TargetError> {
+        // As it is now: the file may have been renamed or removed since the target was opened.
+        let name = self.process.exe().map_err(|error| self.explain("exe", into_io(error)))?;
         let lines = self.process.open_relative("maps").map_err(into_io);
-        let found = lines.and_then(|lines| maps::of_file(lines, self.identity.exe, &self.exe_link));
+        let found = lines.and_then(|lines| maps::of_file(lines, self.identity.exe, &name.to_string_lossy()));
         let found = found.map_err(|error| self.explain("maps", error))?;
         self.still_running()?;
         Ok(found)

@@ -34,6 +34,15 @@ impl Target {
         status.as_deref().and_then(innermost_pid).unwrap_or(self.pid())
     }
 
+    /// What tells it from every other process, on whatever machine, as long as it lives: the boot of the machine, and pid and
+    /// start there. Another agent that sees it under the same pid gives the same.
+    #[must_use]
+    pub fn instance(&self) -> String {
+        // Without it the other two still tell apart what one agent sees.
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        format!("{}:{}:{}", boot.trim_end(), self.pid(), self.identity.start_time)
+    }
+
     /// The name that its host has for it. Only known where the agent's host has the same name by construction: where
     /// both are in one namespace of host names.
     #[must_use]
@@ -99,6 +108,19 @@ mod tests {
         assert_eq!((found["NAME"].len(), found.len()), (VARIABLE_MAX - 5, 2));
         let found = variables(format!("{longest}x\0EMPTY=\0").as_bytes(), &["NAME", "EMPTY"]);
         assert_eq!(found.keys().collect::<Vec<_>>(), ["EMPTY"]);
+    }
+
+    #[test]
+    fn an_instance_is_one_process_whoever_looks() {
+        let own = || Target::open(std::process::id()).expect("this process").instance();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("a child");
+        let other = Target::open(child.id()).expect("the child").instance();
+        child.kill().expect("a child to kill");
+        child.wait().expect("a child that has ended");
+        assert_eq!(own(), own());
+        assert_ne!(own(), other);
+        let parts: Vec<_> = other.split(':').map(str::len).collect();
+        assert!(parts.len() == 3 && parts[0] == 36 && !parts.contains(&0), "{other}");
     }
 
     #[test]

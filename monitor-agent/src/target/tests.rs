@@ -90,6 +90,25 @@ fn memory_reads_what_is_there() {
 }
 
 #[test]
+fn many_places_are_read_in_their_order() {
+    // More than the kernel takes at once.
+    let numbers: Vec<u32> = (0..3000).collect();
+    let addresses: Vec<u64> =
+        numbers.iter().rev().map(|number| std::ptr::from_ref(number).addr() as u64).collect();
+    let target = Target::open(std::process::id()).expect("one's own process can be opened");
+    let memory = target.memory().expect("one's own memory is readable");
+    let by_file = AddressSpace { pages: None, ..memory.clone() };
+    for memory in [memory, by_file] {
+        let mut pieces = vec![[0; 4]; addresses.len()];
+        memory.read_each(&addresses, &mut pieces).expect("one's own memory is readable");
+        let read: Vec<u32> = pieces.into_iter().rev().map(u32::from_ne_bytes).collect();
+        assert_eq!(read, numbers);
+        let partly = memory.read_each(&[addresses[0], 8], &mut [[0; 4]; 2]);
+        assert!(partly.is_err(), "the first page is never mapped");
+    }
+}
+
+#[test]
 fn whether_it_seems_to_run_is_not_told_while_its_memory_is_read() {
     let target = Target::open(std::process::id()).expect("one's own process can be opened");
     let memory = target.memory().expect("one's own memory is readable");
@@ -312,6 +331,25 @@ fn a_deleted_executable_is_still_the_one_that_runs() {
     let mut magic = [0; 4];
     target.open_exe().expect("the inode still opens").read_exact_at(&mut magic, 0).expect("four bytes");
     assert_eq!(&magic, b"\x7fELF");
+}
+
+#[test]
+fn a_name_that_has_changed_still_leads_to_the_mappings() {
+    let path = std::env::temp_dir().join(format!("monitor-renamed-{}", std::process::id()));
+    let renamed = path.with_extension("1");
+    fs::copy(fs::canonicalize("/bin/sleep").expect("sleep"), &path).expect("a copy");
+    let child = Kept::start(Command::new(&path).arg("600"));
+    settled(&child, path.file_name().expect("a name"));
+    let mut target = child.open();
+    // As where `stat` has other numbers than `maps`.
+    target.identity.exe = FileId { dev: u64::MAX, ino: u64::MAX };
+    let lowest = || Some(target.mappings().expect("maps can be read").first()?.start);
+    let first = lowest();
+    assert_ne!(first, None);
+    fs::rename(&path, &renamed).expect("the copy can be renamed");
+    assert_eq!(lowest(), first);
+    fs::remove_file(&renamed).expect("the copy can be removed");
+    assert_eq!(lowest(), first);
 }
 
 #[test]

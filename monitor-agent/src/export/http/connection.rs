@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     Router,
-    http::{Request, StatusCode},
+    http::{HeaderValue, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::watch,
+    sync::{Semaphore, watch},
     time::{Sleep, sleep},
 };
 use tower::ServiceExt;
@@ -29,12 +29,14 @@ use super::{
     losses::{Losses, count},
 };
 
-/// Serves one connection until it ends, breaks a limit, or the server stops.
+/// Serves one connection until it ends, breaks a limit, is answered while all places for connections are taken, or the
+/// server stops.
 pub(super) async fn run(
     limits: Limits,
     stream: TcpStream,
     router: Router,
     losses: Arc<Losses>,
+    places: Arc<Semaphore>,
     mut stopped: watch::Receiver<bool>,
 ) {
     // Without it an answer's last part may wait for the peer's acknowledgement of the first.
@@ -42,10 +44,12 @@ pub(super) async fn run(
     let stream = TokioIo::new(Guarded { stream, limit: limits.stall_time, stall: None, is_cut: false });
     let of_answers = Arc::clone(&losses);
     let service = service_fn(move |request| {
-        answer(limits.answer_time, router.clone(), Arc::clone(&of_answers), request)
+        answer(limits.answer_time, router.clone(), Arc::clone(&of_answers), Arc::clone(&places), request)
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // Who has no more to ask may close its half. So one that is gone is noticed when its answer is written.
+        .half_close(true)
         .header_read_timeout(limits.head_time)
         .max_buf_size(limits.head_size)
         .max_headers(limits.head_lines)
@@ -100,14 +104,20 @@ async fn answer(
     limit: Duration,
     router: Router,
     losses: Arc<Losses>,
+    places: Arc<Semaphore>,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let made = tokio::time::timeout(limit, router.oneshot(request)).await;
-    made.unwrap_or_else(|_| {
+    let Ok(mut response) = made.unwrap_or_else(|_| {
         count(&losses.took_too_long);
         let text = "too many scrapes at once, or one that takes too long: try again\n";
         Ok((StatusCode::SERVICE_UNAVAILABLE, text).into_response())
-    })
+    });
+    // Places go round: whoever asks again and again would keep one for ever, and others wait for it.
+    if places.available_permits() == 0 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
 }
 
 /// A stream whose peer must take what is written to it: it is cut when writing has to wait longer than the limit.

@@ -7,9 +7,9 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
-use tokio::net::{TcpListener, lookup_host};
+use tokio::net::TcpListener;
 
-use crate::failure::advice_on_system;
+use crate::{failure::advice_on_system, threads};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -122,7 +122,7 @@ pub async fn bind(listen: &Listen) -> Result<TcpListener, ListenError> {
         };
     };
     let unresolved = |source| ListenError::Resolve { listen: listen.clone(), source };
-    let addresses: Vec<_> = lookup_host((host.as_str(), listen.port)).await.map_err(unresolved)?.collect();
+    let addresses: Vec<_> = threads::look_up(host, listen.port).await.map_err(unresolved)?.collect();
     let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
     let first = first.ok_or_else(|| unresolved(io::ErrorKind::NotFound.into()))?;
     bind_to(*first).await

@@ -17,7 +17,7 @@ pub struct Losses {
     pub(super) took_too_long: AtomicU64,
     /// Too much waited for peers that do not take it.
     pub(super) no_room: AtomicU64,
-    /// The backend has failed.
+    /// The backend has failed, or there was no thread for it.
     pub(super) failed: AtomicU64,
 }
 

@@ -42,7 +42,7 @@ pub use listen::{Listen, ListenError, bind, parse_listen};
 pub use losses::Losses;
 
 use super::{negotiate, page, text};
-use crate::{events::Wish, memory, pipeline::Side};
+use crate::{events::Wish, memory, pipeline::Side, threads};
 
 /// What the server shows. Its functions may take some milliseconds of CPU time, and wait for others up to a second or so; they
 /// run where that holds nobody up.
@@ -107,7 +107,8 @@ pub struct SiteStatus {
 /// What one peer, and all together, may take.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// Open connections; the next one waits in the kernel's queue until one closes.
+    /// Open connections; the next one waits in the kernel's queue until one closes. Once the last place is given away, or
+    /// kept for the next one, each connection ends with its next answer.
     connections: usize,
     /// Gatherings at once; others wait within their request's time.
     scrapes: usize,
@@ -180,8 +181,14 @@ async fn serve_within(
             Some(_) = connections.join_next() => continue,
             accepted = accept(&listener, &slots) => accepted,
         };
-        let connection =
-            connection::run(limits, stream, router.clone(), Arc::clone(&losses), stopped.clone());
+        let connection = connection::run(
+            limits,
+            stream,
+            router.clone(),
+            Arc::clone(&losses),
+            Arc::clone(&slots),
+            stopped.clone(),
+        );
         connections.spawn(async move {
             connection.await;
             drop(slot);
@@ -373,7 +380,7 @@ async fn index(State(app): State<Arc<App>>) -> Response {
     (headers, Html(page)).into_response()
 }
 
-/// Makes an answer off the server's threads, a few at once. The place is held until it is made, not until the request
+/// Makes an answer off the server's thread, a few at once. The place is held until it is made, not until the request
 /// is done: a peer that hangs up and asks anew gains nothing. One for which there is no room is thrown away.
 async fn blocking(
     app: &App,
@@ -382,12 +389,12 @@ async fn blocking(
     let failed = |text: &'static str| (StatusCode::INTERNAL_SERVER_ERROR, text).into_response();
     let place = app.scrapes.clone().acquire_owned().await.map_err(|_| failed("stopping\n"))?;
     let (backend, room) = (app.backend.clone(), app.room.clone());
-    let thread = tokio::task::spawn_blocking(move || {
+    let making = threads::on_its_own(move || {
         let answer = make(&*backend).map(|answer| room.hold(answer));
         drop(place);
         answer
     });
-    let answer = thread.await.map_err(|error| {
+    let answer = making.await.map_err(|error| {
         tracing::error!(%error, "an answer could not be made");
         losses::count(&app.losses.failed);
         failed("the agent failed to make this answer; its log says more\n")

@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::threads::testing::without_threads;
 
 /// Answers with as much as a test wants, as slowly as it wants.
 #[derive(Default)]
@@ -413,13 +414,18 @@ async fn a_peer_that_does_not_read_is_cut() {
     let limits = Limits { stall_time: Duration::from_millis(400), connections: 1, ..LIMITS };
     // More than the sockets' buffers hold.
     let server = Server::start(limits, Sample { series: 200_000, ..Sample::default() }).await;
-    let mut stuck = server.connect().await;
-    stuck.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a connection");
-    // The only place becomes free again.
-    let answer = tokio::time::timeout(Duration::from_secs(10), server.get("/healthz")).await;
-    assert_eq!(answer.expect("the place is free in time").status, 200);
-    server.has_lost(&[("answer_not_taken", 1)]).await;
-    drop(stuck);
+    for (closes_its_half, times) in [(false, 1), (true, 2)] {
+        let mut stuck = server.connect().await;
+        stuck.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a connection");
+        if closes_its_half {
+            stuck.shutdown().await.expect("a connection");
+        }
+        // The only place becomes free again.
+        let answer = tokio::time::timeout(Duration::from_secs(10), server.get("/healthz")).await;
+        assert_eq!(answer.expect("the place is free in time").status, 200);
+        server.has_lost(&[("answer_not_taken", times)]).await;
+        drop(stuck);
+    }
 }
 
 #[tokio::test]
@@ -461,10 +467,7 @@ async fn one_connection_too_many_waits() {
     let server = Server::start(limits, Sample::default()).await;
     let mut open = Vec::new();
     for _ in 0..LIMITS.connections {
-        let mut stream = server.connect().await;
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a connection");
-        read_until(&mut stream, "ok\n").await;
-        open.push(stream);
+        open.push(server.connect().await);
     }
     let mut next = server.connect().await;
     next.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -474,6 +477,73 @@ async fn one_connection_too_many_waits() {
     assert!(early.is_err(), "the {}th connection was served", LIMITS.connections + 1);
     open.pop();
     assert_eq!(read_answer(&mut next).await.status, 200);
+}
+
+/// However often they ask, and so are never idle for long.
+#[tokio::test]
+async fn polite_peers_do_not_keep_all_places() {
+    let server = Server::start(LIMITS, Sample::default()).await;
+    let mut polite = JoinSet::new();
+    for _ in 0..LIMITS.connections {
+        let mut stream = server.connect().await;
+        polite.spawn(async move {
+            // Until it is let go.
+            while stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+    }
+    let scrape = tokio::time::timeout(Duration::from_secs(3), server.get("/metrics")).await;
+    assert_eq!(scrape.expect("a place in time").status, 200);
+}
+
+/// An answer tells its peer whether the connection ends.
+#[tokio::test]
+async fn an_answer_ends_the_connection_while_all_places_are_taken() {
+    let server = Server::start(Limits { connections: 3, ..LIMITS }, Sample::default()).await;
+    let ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut first = server.connect().await;
+    first.write_all(ask).await.expect("a connection");
+    assert!(!read_until(&mut first, "ok\n").await.contains("close"), "there is a place");
+    let _others = [server.connect().await, server.connect().await];
+    let mut next = server.connect().await;
+    next.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .expect("the queue takes it");
+    let early = tokio::time::timeout(Duration::from_millis(200), next.readable()).await;
+    assert!(early.is_err(), "the fourth connection was served");
+    first.write_all(ask).await.expect("a connection");
+    let answer = read_answer(&mut first).await;
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    assert_eq!(read_answer(&mut next).await.status, 200);
+}
+
+#[tokio::test]
+async fn who_closes_its_half_behind_a_request_is_answered() {
+    let sample = Sample { takes: Duration::from_millis(50), ..Sample::default() };
+    let server = Server::start(LIMITS, sample).await;
+    let begin = Instant::now();
+    for version in ["1.0", "1.1"] {
+        let mut stream = server.connect().await;
+        let request = format!("GET /metrics HTTP/{version}\r\nHost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("a connection");
+        stream.shutdown().await.expect("a connection");
+        let answer = read_answer(&mut stream).await;
+        assert_eq!((answer.status, answer.text()), (200, TEXT), "{version}");
+    }
+    // No connection waits for more.
+    assert!(begin.elapsed() < LIMITS.head_time);
+}
+
+#[tokio::test]
+async fn a_peer_that_is_gone_leaves_its_place_in_time() {
+    let limits = Limits { answer_time: Duration::from_millis(300), connections: 1, ..LIMITS };
+    let server = Server::start(limits, Sample { takes: Duration::from_secs(2), ..Sample::default() }).await;
+    let mut gone = server.connect().await;
+    gone.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a connection");
+    drop(gone);
+    let answer = tokio::time::timeout(Duration::from_secs(1), server.get("/healthz")).await;
+    assert_eq!(answer.expect("the place is free in time").status, 200);
 }
 
 #[tokio::test]
@@ -492,6 +562,23 @@ async fn a_flood_of_scrapes_is_served_a_few_at_a_time() {
         assert_eq!(scrape.await.expect("no panic"), 200);
     }
     assert_eq!(server.backend.most.load(SeqCst), LIMITS.scrapes);
+}
+
+/// Even if there are more of them than places: one that could not be made has none any more.
+#[test]
+fn a_scrape_for_which_there_is_no_thread_is_refused() {
+    without_threads(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let server = Server::start(Limits { scrapes: 2, ..LIMITS }, Sample::default()).await;
+            for path in ["/metrics", "/", "/metrics"] {
+                let answer = server.get(path).await;
+                assert_eq!(answer.status, 500, "{path}: {answer:?}");
+            }
+            assert_eq!(server.get("/healthz").await.status, 200);
+            server.has_lost(&[("failed", 3)]).await;
+        });
+    });
 }
 
 #[tokio::test]

@@ -1,6 +1,15 @@
 //! Getting a message to a collector.
 
-use std::{io, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::Path,
+    pin::Pin,
+    str::FromStr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use flate2::{Compression, write::GzEncoder};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -11,7 +20,10 @@ use hyper::{
 };
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client as HyperClient, connect::HttpConnector},
+    client::legacy::{
+        Client as HyperClient,
+        connect::{HttpConnector, dns::Name},
+    },
     rt::TokioExecutor,
 };
 use opentelemetry_proto::tonic::collector::metrics::v1::{
@@ -31,11 +43,13 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt as _;
+use tower::Service;
 
 use super::{
     Settings, chain,
     settings::{Protocol, TlsFiles},
 };
+use crate::threads;
 
 /// An answer has no more bytes than this.
 const ANSWER_MAX: usize = 64 << 10;
@@ -109,7 +123,7 @@ struct Grpc {
 }
 
 struct Http {
-    client: HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HyperClient<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>,
     endpoint: Uri,
     headers: HeaderMap,
     compressed: bool,
@@ -124,6 +138,9 @@ impl Client {
             let name = HeaderName::from_str(name).map_err(|_| wrong())?;
             headers.insert(name, HeaderValue::from_str(value).map_err(|_| wrong())?);
         }
+        let mut http = HttpConnector::new_with_resolver(Names);
+        // Which schemes there may be the other one knows.
+        http.enforce_http(false);
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls(&settings.tls, &settings.endpoint)?)
             .https_or_http();
@@ -131,7 +148,7 @@ impl Client {
             Protocol::Grpc => {
                 let channel = Endpoint::from(settings.endpoint.clone())
                     .connect_timeout(settings.timeout)
-                    .connect_with_connector_lazy(connector.enable_http2().build());
+                    .connect_with_connector_lazy(connector.enable_http2().wrap_connector(http));
                 // Collectors answer in the way in which they are asked.
                 let mut client =
                     MetricsServiceClient::new(channel).accept_compressed(CompressionEncoding::Gzip);
@@ -142,8 +159,8 @@ impl Client {
             }
             Protocol::Http => {
                 let (endpoint, compressed) = (settings.endpoint.clone(), settings.compressed);
-                let client =
-                    HyperClient::builder(TokioExecutor::new()).build(connector.enable_http1().build());
+                let client = HyperClient::builder(TokioExecutor::new())
+                    .build(connector.enable_http1().wrap_connector(http));
                 Kind::Http(Box::new(Http { client, endpoint, headers, compressed }))
             }
         }))
@@ -158,6 +175,25 @@ impl Client {
         let partial = response.partial_success.unwrap_or_default();
         let rejected_points = u64::try_from(partial.rejected_data_points).unwrap_or_default();
         Ok(Reply { rejected_points, message: partial.error_message })
+    }
+}
+
+/// Looks names up as hyper does, but where there can be no thread it fails in place of a panic.
+#[derive(Clone)]
+struct Names;
+
+impl Service<Name> for Names {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        // The connector knows the port.
+        Box::pin(async move { threads::look_up(name.as_str(), 0).await })
     }
 }
 

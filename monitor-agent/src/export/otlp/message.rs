@@ -100,7 +100,7 @@ impl Batches<'_> {
         if self.open.is_empty() {
             return;
         }
-        let attributes = pairs(&self.telemetry.resource.attributes);
+        let attributes = pairs(&self.telemetry.resource.told_apart());
         let resource = ResourceMetrics {
             resource: Some(Resource { attributes, ..Resource::default() }),
             scope_metrics: std::mem::take(&mut self.open),

@@ -29,7 +29,7 @@ use tracing::{info, warn};
 pub use client::Client;
 pub use settings::{Settings, SettingsError, Temporality};
 
-use crate::metrics::otel::Telemetry;
+use crate::{metrics::otel::Telemetry, threads};
 use client::{Again, Refused};
 use message::{Batch, Taken};
 
@@ -119,7 +119,7 @@ impl Exporter {
     /// Sends all that there is. What is refused for good holds up nothing else; the first error is told.
     async fn push(&mut self, deadline: Instant) -> Result<(), String> {
         let source = Arc::clone(&self.source);
-        let telemetry = tokio::task::spawn_blocking(move || source.telemetry());
+        let telemetry = threads::on_its_own(move || source.telemetry());
         let telemetry = telemetry.await.map_err(|error| error.to_string())?;
         let now = unix_ns(SystemTime::now());
         let temporality = self.settings.temporality;

@@ -20,6 +20,7 @@ use super::*;
 use crate::{
     metrics::otel::{self, Attributes, Choice, Data, Identity, Metric, OtelView, Scope},
     pipeline::{CallType, Extras, Framework, Histogram, Labels, Ladder, Series, Side, Snapshot, StreamKind},
+    threads::testing::without_threads,
 };
 
 /// The names of the services in the messages that a collector was sent, in their order.
@@ -75,8 +76,14 @@ fn service(message: &ExportMetricsServiceRequest) -> String {
 
 /// What a target has counted that calls itself so.
 fn telemetry(service: &str, count: i64) -> Telemetry {
+    telemetry_of("boot:7:8", service, count)
+}
+
+/// The same of an instance of the service.
+fn telemetry_of(instance: &str, service: &str, count: i64) -> Telemetry {
     let environment = BTreeMap::from([("OTEL_SERVICE_NAME".to_owned(), service.to_owned())]);
-    let resource = Identity::new(1, None, "/bin/x", &environment, &[]).resource(&Snapshot::default());
+    let identity = Identity::new(1, instance, None, "/bin/x", &environment, &[]);
+    let resource = identity.resource(&Snapshot::default());
     let data = Data::Sum { monotonic: true, points: vec![(Attributes::new(), count)] };
     let metrics = vec![Metric { name: "some.count", description: "", unit: "", data }];
     Telemetry { resource, scopes: vec![Scope { name: "some", version: "1", since_ns: 1, metrics }] }
@@ -90,15 +97,19 @@ impl Source for Targets {
     }
 }
 
-/// Pushes once the telemetry of services with these names.
-async fn push(endpoint: &str, services: &[&str], patience: Duration) -> Result<(), String> {
+/// What pushes the telemetry of services with these names.
+fn exporter(endpoint: &str, services: &[&str]) -> Exporter {
     let variable = |name: &str| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| endpoint.to_owned());
     let settings = Settings::of(&variable).expect("settings");
     let client = Client::new(&settings).expect("a client");
     let targets = (1..).zip(services).map(|(pid, name)| (pid, telemetry(name, 1))).collect();
     let source = Arc::new(Targets(targets));
-    let mut exporter = Exporter::new(settings, client, source, Arc::default());
-    exporter.push(Instant::now() + patience).await
+    Exporter::new(settings, client, source, Arc::default())
+}
+
+/// Pushes it once.
+async fn push(endpoint: &str, services: &[&str], patience: Duration) -> Result<(), String> {
+    exporter(endpoint, services).push(Instant::now() + patience).await
 }
 
 fn names(asked: &Asked) -> Vec<String> {
@@ -126,6 +137,48 @@ async fn every_success_is_one() {
         let (endpoint, asked) = collector(move |_| head).await;
         push(&endpoint, &["one", "two"], LONG).await.expect(head);
         assert_eq!(names(&asked), ["one", "two"], "{head}");
+    }
+}
+
+/// It ends nothing: the next one is tried as well.
+#[test]
+fn a_round_for_which_there_is_no_thread_has_failed() {
+    let outcomes = without_threads(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let (endpoint, asked) = collector(|_| "200 OK").await;
+            let mut exporter = exporter(&endpoint, &["one"]);
+            let why = exporter.push(Instant::now() + LONG).await.expect_err("no thread");
+            assert!(why.contains("pids.max"), "{why}");
+            exporter.round(LONG).await;
+            exporter.round(LONG).await;
+            assert!(names(&asked).is_empty());
+            exporter.outcomes
+        })
+    });
+    assert_eq!((outcomes.failed.load(Ordering::Relaxed), outcomes.sent.load(Ordering::Relaxed)), (2, 0));
+}
+
+/// A collector's name is looked up on a thread, too.
+#[test]
+fn a_name_for_which_there_is_no_thread_is_tried_again() {
+    for protocol in ["grpc", "http/protobuf"] {
+        let variable = |name: &str| match name {
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => Some("http://localhost:1".to_owned()),
+            "OTEL_EXPORTER_OTLP_PROTOCOL" => Some(protocol.to_owned()),
+            _ => None,
+        };
+        let settings = Settings::of(&variable).expect("settings");
+        let refused = without_threads(|| {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let client = Client::new(&settings).expect("a client");
+                client.send(&ExportMetricsServiceRequest::default()).await.err().expect("no thread")
+            })
+        });
+        assert!(matches!(refused.again, Again::AfterPause), "{protocol}: {}", refused.why);
+        assert!(refused.why.contains("pids.max"), "{protocol}: {}", refused.why);
     }
 }
 
@@ -183,6 +236,18 @@ fn a_sum_that_seems_to_fall_is_never_taken_back() {
     assert_eq!(deltas, [5, 0, 0, 4, 0, 0, 1]);
 }
 
+#[test]
+fn replicas_are_different_resources() {
+    let [one, other] = ["boot:7:8", "boot:9:8"].map(|instance| {
+        let telemetry = telemetry_of(instance, "shop", 1);
+        let mut batches = message::batches(1, &telemetry, 2, Temporality::Cumulative, &Taken::default());
+        assert_eq!(batches.len(), 1);
+        batches.remove(0).request.resource_metrics.remove(0)
+    });
+    assert_ne!(one.resource, other.resource);
+    assert_eq!(one.scope_metrics, other.scope_metrics);
+}
+
 /// Calls between two services, each of which took a microsecond.
 fn calls(side: Side, caller: &str, to: &str, total: u64) -> Arc<Series> {
     let labels = Labels {
@@ -210,7 +275,7 @@ fn calls(side: Side, caller: &str, to: &str, total: u64) -> Arc<Series> {
 
 #[test]
 fn calls_count_once_when_others_tell_the_name_of_the_service() {
-    let identity = Identity::new(1, None, "/bin/shop-server", &BTreeMap::new(), &[]);
+    let identity = Identity::new(1, "boot:7:8", None, "/bin/shop-server", &BTreeMap::new(), &[]);
     let view = OtelView { conventions: Choice { old: true, new: false }, go: Choice::default() };
     let nameless = calls(Side::Client, "unknown", "stock", 3);
     let mut before = Taken::default();

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use super::{AttributeValue, Attributes, Choice, Data, Distribution, Metric, Resource, Scope};
+use super::{
+    AttributeValue, Attributes, Choice, Data, Distribution, Metric, Resource, Scope, resource::of_service,
+};
 use crate::metrics::grpc::canonical_code_name;
 use crate::pipeline::{Buckets, Framework, Histogram, Labels, Series, Side, Snapshot, UNKNOWN};
 
@@ -139,8 +141,9 @@ fn old(labels: &Labels, resource: &Resource) -> Attributes {
         ("status.code", if failed { "Error" } else { "Unset" }),
     ]);
     attributes.extend(resource.of_points(labels));
-    if labels.side == Side::Server && labels.caller != UNKNOWN {
-        attributes.insert("peer.service".to_owned(), AttributeValue::Text(labels.caller.clone()));
+    let caller = of_service(&labels.caller).filter(|_| labels.side == Side::Server);
+    if let Some(caller) = caller {
+        attributes.extend(text([("peer.service", caller)]));
     }
     attributes
 }
@@ -181,7 +184,26 @@ fn text<const N: usize>(pairs: [(&str, &str); N]) -> Attributes {
 
 #[cfg(test)]
 mod tests {
+    use monitor_ebpf::LabelSet;
+
     use super::*;
+    use crate::{metrics::otel::Identity, pipeline::NoExecutable};
+
+    #[test]
+    fn what_stands_in_for_a_caller_is_no_peer() {
+        let identity = Identity::new(1, "boot:7:8", None, "/bin/stock", &BTreeMap::new(), &[]);
+        let resource = identity.resource(&Snapshot::default());
+        let peer = |side, caller: &str| {
+            let labels = Labels::decode(&LabelSet::EMPTY, &NoExecutable);
+            let labels = Labels { side, caller: caller.to_owned(), ..labels };
+            old(&labels, &resource).remove("peer.service")
+        };
+        for caller in ["unknown", "unreadable", "other"] {
+            assert_eq!(peer(Side::Server, caller), None, "{caller}");
+        }
+        assert_eq!(peer(Side::Server, "shop"), Some(AttributeValue::Text("shop".to_owned())));
+        assert_eq!(peer(Side::Client, "shop"), None);
+    }
 
     #[test]
     fn codes_of_grpc_have_their_canonical_names() {

@@ -32,6 +32,8 @@ const TEXT_MAX: usize = 256;
 pub struct Identity {
     /// All but the service's name, if only calls tell that.
     attributes: Attributes,
+    /// What tells the target from all others.
+    instance: String,
     /// What an SDK takes for the service's name that was told none.
     unnamed: String,
     /// Attributes past the limit.
@@ -41,27 +43,31 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// An identity of which no call has told anything yet: the pid in the target's own namespace, the name of its host
-    /// if that is known, its executable, variables of its environment by name as far as they could be read (see
-    /// [`Identity::VARIABLES`]), and attributes that it has unless it says otherwise.
+    /// An identity of which no call has told anything yet: the pid in the target's own namespace, what tells it from all
+    /// others, the name of its host if that is known, its executable, variables of its environment by name as far as they
+    /// could be read (see [`Identity::VARIABLES`]), and attributes that it has unless it says otherwise.
     #[must_use]
     pub fn new(
         pid: u32,
+        instance: &str,
         host: Option<&str>,
         exe: &str,
         environment: &BTreeMap<String, String>,
         more: &[(String, String)],
     ) -> Self {
-        let mut attributes = listed(more);
-        // Whose name it is the agent's environment can't say.
-        attributes.remove(SERVICE_NAME);
+        let mut attributes: Attributes = host.map(|host| text("host.name", host)).into_iter().collect();
+        let mut of_all = listed(more);
+        // What is one target's the agent's environment can't say: there they are the agent's own.
+        for of_one in [SERVICE_NAME, INSTANCE] {
+            of_all.remove(of_one);
+        }
+        attributes.extend(of_all);
         attributes.extend([
             ("process.pid".to_owned(), AttributeValue::Number(pid.into())),
             text("telemetry.sdk.language", "go"),
             text("telemetry.sdk.name", env!("CARGO_PKG_NAME")),
             text("telemetry.sdk.version", env!("CARGO_PKG_VERSION")),
         ]);
-        attributes.extend(host.map(|host| text("host.name", host)));
         let own = environment.get("OTEL_RESOURCE_ATTRIBUTES").map(|list| pairs(list)).unwrap_or_default();
         attributes.extend(listed(&own));
         let name = environment.get("OTEL_SERVICE_NAME").filter(|name| !name.is_empty());
@@ -69,6 +75,7 @@ impl Identity {
         let left_out = [more.len(), own.len()].map(|length| length.saturating_sub(ATTRIBUTES_MAX));
         Self {
             attributes,
+            instance: instance.to_owned(),
             unnamed: format!("unknown_service:{}", exe.rsplit('/').next().unwrap_or(exe)),
             left_out: left_out.iter().sum(),
             named: Mutex::default(),
@@ -87,12 +94,12 @@ impl Identity {
     /// The resource, as an SDK in the target would describe it.
     #[must_use]
     pub fn resource(&self, snapshot: &Snapshot) -> Resource {
-        let mut attributes = self.attributes.clone();
+        let (mut attributes, instance) = (self.attributes.clone(), self.instance.clone());
         if attributes.contains_key(SERVICE_NAME) {
-            return Resource { attributes, unnamed: None };
+            return Resource { attributes, instance, unnamed: None };
         }
         attributes.extend([text(SERVICE_NAME, &self.name(snapshot))]);
-        Resource { attributes, unnamed: Some(self.unnamed.clone()) }
+        Resource { attributes, instance, unnamed: Some(self.unnamed.clone()) }
     }
 
     /// The service's name by its calls over Kitex: that under which it is called, else that under which it calls. Before
@@ -119,6 +126,8 @@ fn listed(pairs: &[(String, String)]) -> Attributes {
 }
 
 const SERVICE_NAME: &str = "service.name";
+/// What tells those apart that have one name.
+const INSTANCE: &str = "service.instance.id";
 
 /// The name that the target has in a call. Only Kitex has one: a server of gRPC-Go has that of a service in an IDL, or what
 /// a peer takes for one, and what a spec has for names can be anything.
@@ -128,6 +137,11 @@ fn service(labels: &Labels) -> Option<&str> {
         (Framework::Kitex, Side::Server) => labels.callee.as_str(),
         _ => return None,
     };
+    of_service(name)
+}
+
+/// A service's name, unless something stands in for it.
+pub(super) fn of_service(name: &str) -> Option<&str> {
     (![UNKNOWN, UNREADABLE, OTHER].contains(&name)).then_some(name)
 }
 
@@ -136,12 +150,24 @@ fn service(labels: &Labels) -> Option<&str> {
 pub struct Resource {
     /// Its attributes.
     pub attributes: Attributes,
+    /// What tells it from all others.
+    instance: String,
     /// What stands for the service's name where a call does not tell it, unless the name is the target's own choice.
     /// Never the name that other calls have told: a series must not get another name in its life.
     unnamed: Option<String>,
 }
 
 impl Resource {
+    /// Its attributes where nothing else tells whose metrics these are: replicas of a service that are each the first process
+    /// of a container have all others in common. At `/metrics` there is the label `target`, or the port, and each series has the
+    /// labels that it has inside.
+    pub(crate) fn told_apart(&self) -> Attributes {
+        let mut attributes = self.attributes.clone();
+        let instance = || AttributeValue::Text(self.instance.clone());
+        attributes.entry(INSTANCE.to_owned()).or_insert_with(instance);
+        attributes
+    }
+
     /// The attributes that a point of a call has of it. A target that has said no name has in each call the one that
     /// it has there.
     pub(super) fn of_points(&self, labels: &Labels) -> Attributes {
@@ -209,7 +235,7 @@ mod tests {
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let more = [(SERVICE_NAME.to_owned(), "agent".to_owned())];
-        Identity::new(1, None, "/bin/shop", &environment, &more)
+        Identity::new(1, "boot:7:8", None, "/bin/shop", &environment, &more)
     }
 
     fn service_name(environment: &[(&str, &str)]) -> AttributeValue {
@@ -223,6 +249,33 @@ mod tests {
         assert_eq!(service_name(&[attributes]), name("one"));
         assert_eq!(service_name(&[attributes, ("OTEL_SERVICE_NAME", "two")]), name("two"));
         assert_eq!(service_name(&[("OTEL_SERVICE_NAME", "")]), name("unknown_service:shop"));
+    }
+
+    #[test]
+    fn resources_are_told_apart_unless_the_target_does() {
+        let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=mine");
+        for (environment, expected) in [(vec![], "boot:7:8"), (vec![attributes], "mine")] {
+            let resource = identity(&environment).resource(&Snapshot::default());
+            assert_eq!(resource.told_apart()[INSTANCE], AttributeValue::Text(expected.to_owned()));
+            // Points, and `/metrics`, have what they have inside.
+            assert_eq!(resource.attributes.contains_key(INSTANCE), expected == "mine");
+        }
+    }
+
+    #[test]
+    fn the_agents_own_list_says_what_all_targets_have() {
+        let more = [("host.name", "given"), (INSTANCE, "agent"), ("process.pid", "9"), ("team", "a")];
+        let more = more.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let attributes = |own: &str| {
+            let environment = BTreeMap::from([("OTEL_RESOURCE_ATTRIBUTES".to_owned(), own.to_owned())]);
+            Identity::new(1, "boot:7:8", Some("kernel"), "/bin/shop", &environment, &more).attributes
+        };
+        let name = |name: &str| AttributeValue::Text(name.to_owned());
+        let found = attributes("");
+        assert_eq!([&found["host.name"], &found["team"]], [&name("given"), &name("a")]);
+        assert_eq!((&found["process.pid"], found.get(INSTANCE)), (&AttributeValue::Number(1), None));
+        let found = attributes("host.name=own,team=b");
+        assert_eq!([&found["host.name"], &found["team"]], [&name("own"), &name("b")]);
     }
 
     /// A call of a framework, with caller and callee.

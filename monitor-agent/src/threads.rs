@@ -1,0 +1,151 @@
+//! Work that takes its time, on threads of its own.
+//!
+//! tokio has threads for that, too (`spawn_blocking`). Where the system gives it none it panics, and the work stays in a queue that
+//! nobody empties, with all that it holds: a scrape's place among others, for one.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    thread,
+};
+
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+/// Why work gives nothing.
+#[derive(Debug, Error)]
+pub(crate) enum NotDone {
+    /// It was not begun.
+    #[error(
+        "no thread can be started: {0}; raise the agent's limit on them (pids.max of its cgroup, TasksMax= of \
+         systemd)"
+    )]
+    NoThread(io::Error),
+    /// It was not brought to its end.
+    #[error("a thread of the agent has panicked")]
+    Panicked,
+}
+
+/// Has work done on a thread of its own, and waits for what it gives. Where there can be no thread it is dropped at once, with all
+/// that it holds. Once begun it is done to its end, whether somebody waits or not.
+pub(crate) async fn on_its_own<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, NotDone> {
+    let (give, given) = oneshot::channel();
+    let work = move || {
+        // Fails if nobody waits any more.
+        let _ = give.send(work());
+    };
+    thread::Builder::new().name("work".to_owned()).spawn(work).map_err(NotDone::NoThread)?;
+    // A panic has been reported.
+    given.await.map_err(|_| NotDone::Panicked)
+}
+
+/// The addresses that a name stands for, or the one that the text is. Only a name takes a thread.
+pub(crate) async fn look_up(host: &str, port: u16) -> io::Result<std::vec::IntoIter<SocketAddr>> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)].into_iter());
+    }
+    let host = host.to_owned();
+    on_its_own(move || (host, port).to_socket_addrs()).await.map_err(io::Error::other)?
+}
+
+/// What tests of those who need a thread have in common.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::{io, thread};
+
+    /// Runs this where no thread can be started, as at a limit: on one that a filter of system calls (seccomp) refuses others.
+    pub(crate) fn without_threads<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+        let run = || {
+            refuse().expect("a filter");
+            run()
+        };
+        thread::scope(|scope| scope.spawn(run).join().expect("no panic"))
+    }
+
+    /// Puts this thread, for all of its life, under a filter that refuses it new threads.
+    fn refuse() -> io::Result<()> {
+        let number = |number: i64| u32::try_from(number).expect("a number");
+        let step = |code: u32, k: u32, [jt, jf]: [u8; 2]| libc::sock_filter {
+            code: u16::try_from(code).expect("a code"),
+            jt,
+            jf,
+            k,
+        };
+        let refused = libc::SECCOMP_RET_ERRNO | number(libc::EAGAIN.into());
+        let is_call = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+        // The number of the call is the first word of what a filter sees (struct seccomp_data).
+        let mut steps = [
+            step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, [0, 0]),
+            step(is_call, number(libc::SYS_clone), [1, 0]),
+            step(is_call, number(libc::SYS_clone3), [0, 1]),
+            step(libc::BPF_RET | libc::BPF_K, refused, [0, 0]),
+            step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, [0, 0]),
+        ];
+        let program = libc::sock_fprog { len: 5, filter: steps.as_mut_ptr() };
+        // SAFETY: takes numbers, and changes this thread alone.
+        if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the program and its steps outlive the call, which changes this thread alone.
+        if unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::runtime::Builder;
+
+    use super::{testing::without_threads, *};
+
+    fn wait<T>(future: impl Future<Output = T>) -> T {
+        Builder::new_current_thread().build().expect("a runtime").block_on(future)
+    }
+
+    #[test]
+    fn work_gives_what_it_makes() {
+        assert_eq!(wait(on_its_own(|| 7)).expect("a thread"), 7);
+    }
+
+    #[test]
+    fn work_that_panics_is_over_and_holds_nothing() {
+        let held = Arc::new(7);
+        let work = {
+            let held = Arc::clone(&held);
+            move || -> u32 { panic!("in a test, with {held}") }
+        };
+        let why = wait(on_its_own(work)).expect_err("it panics");
+        assert!(matches!(why, NotDone::Panicked), "{why}");
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    #[test]
+    fn where_there_can_be_no_thread_work_holds_nothing_either() {
+        let held = Arc::new(7);
+        let work = {
+            let held = Arc::clone(&held);
+            move || *held
+        };
+        let why = without_threads(|| wait(on_its_own(work))).expect_err("no thread");
+        assert!(why.to_string().contains("pids.max"), "{why}");
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    #[test]
+    fn a_name_needs_a_thread_and_an_address_needs_none() {
+        let addresses = |host: &'static str| {
+            wait(look_up(host, 1)).map(|found| found.map(|found| found.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(without_threads(|| addresses("127.0.0.1")).expect("an address"), ["127.0.0.1:1"]);
+        assert_eq!(without_threads(|| addresses("::1")).expect("an address"), ["[::1]:1"]);
+        let why = without_threads(|| addresses("localhost")).expect_err("no thread");
+        assert!(why.to_string().contains("pids.max"), "{why}");
+        assert!(!addresses("localhost").expect("a name that all machines have").is_empty());
+    }
+}
