@@ -9,8 +9,8 @@ pub const COUNTERS: u32 = 2 * COUNTERS_OF_SIDE;
 
 /// A slot in a side's part of a CPU's row.
 ///
-/// Every hit of a probe ends in exactly one of `Starts`, `StartUnknownType` (start program) or in one
-/// finished call or `FinishUnknownType` or `FinishLost` (finish program); the others say what happened to it.
+/// Every hit of a probe ends in exactly one of `Starts`, `StartUnknownType`, `StartUnread` (start program) or in one
+/// finished call or `FinishUnknownType`, `FinishUnread` or `FinishLost` (finish program); the others say what happened to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Counter {
@@ -65,4 +65,8 @@ pub enum Counter {
     MessageEntered = 23,
     /// Such functions left.
     MessageLeft = 24,
+    /// Starts whose object could not be read where it says what it is, or whether the call begins with it.
+    StartUnread = 25,
+    /// Finishes whose object could not be read where it says what it is, or whether the call has ended before.
+    FinishUnread = 26,
 }

@@ -455,8 +455,8 @@ pub struct Recipe {
     pub sent_error_at: u16,
     /// The same for messages received.
     pub received_error_at: u16,
-    /// Zero.
-    pub reserved_half: u16,
+    /// Offset of what [`error_carrier`](Self::error_carrier) carries.
+    pub error_carries_at: u16,
     /// By how much a call's 64-bit hash is shifted to get its bucket: the table has 2^(64 - this) buckets.
     pub bucket_shift: u32,
     /// What is left of a bucket's number if that of the near one is wanted: there are so many, plus one.
@@ -474,6 +474,8 @@ pub struct Recipe {
     pub error_wrapped: u64,
     /// Type word of the errors that are classes themselves; 0 when there is no such type.
     pub error_plain: u64,
+    /// Type word of the errors in which another may come, whose class counts if it has one; 0 when there is no such type.
+    pub error_carrier: u64,
     /// Where the executable begins in the target.
     pub image: u64,
     /// How long it is there.
@@ -624,7 +626,7 @@ impl Recipe {
         error_wrapped_at: 0,
         sent_error_at: 0,
         received_error_at: 0,
-        reserved_half: 0,
+        error_carries_at: 0,
         bucket_shift: 63,
         near_mask: 0,
         row_mask: 0,
@@ -633,6 +635,7 @@ impl Recipe {
         cache_shift: 63,
         error_wrapped: 0,
         error_plain: 0,
+        error_carrier: 0,
         image: 0,
         image_length: 0,
         literals: 0,
@@ -674,7 +677,7 @@ const _: () = {
     );
     assert!(
         size_of::<Recipe>()
-            == 96 + size_of::<PageTables>() + MAX_SHAPES * size_of::<Shape>() + size_of::<Native>()
+            == 104 + size_of::<PageTables>() + MAX_SHAPES * size_of::<Shape>() + size_of::<Native>()
     );
     assert!(SCRATCH_BYTES.is_multiple_of(8) && SCRATCH_BYTES < NO_SCRATCH as usize);
 };

@@ -84,14 +84,26 @@ fn forget(process: &mut Process) -> Result<()> {
 
 /// Fails unless the agent's counts are those of the process, and its account closes with nothing lost.
 fn check_counts(process: &mut Process, scrape: &Scrape) -> Result<Account> {
+    let pid = process.pid();
+    check_counts_of(process, scrape, Some(pid))
+}
+
+/// The same; where it is the only target its number is in no label.
+fn check_counts_of(process: &mut Process, scrape: &Scrape, target: Option<u32>) -> Result<Account> {
     let own = Tally::of_target(&process.command("counts")?, &DEFAULT_LABELS)?;
-    own.check(&Tally::of_agent(scrape, &DEFAULT_LABELS, Some(process.pid()))?)?;
+    own.check(&Tally::of_agent(scrape, &DEFAULT_LABELS, target)?)?;
     check_closed(scrape, process.pid(), [0, 0])?;
     let account = Account::of(scrape, process.pid());
     ensure!((account.in_flight, account.lost) == (0, 0), "{account:?}");
     let finished = account.timed + account.recorded + account.unpaired + account.sampled_out;
     ensure!(finished == own.total(), "{account:?}");
     Ok(account)
+}
+
+/// Whether a counter has stood still from one scrape to the next, and gone on from another.
+fn come_in_windows(counts: &[f64]) -> bool {
+    let is_still = |pair: &[f64]| pair[0].total_cmp(&pair[1]).is_eq();
+    counts.windows(2).any(is_still) && !counts.windows(2).all(is_still)
 }
 
 #[test]
@@ -102,8 +114,9 @@ fn all_calls_are_counted_and_some_are_timed() -> Result<()> {
     pair[0].0.command("flow 8 3000")?;
     let began = Instant::now();
     let mut starts = Vec::new();
-    while began.elapsed() < Duration::from_secs(6) {
-        thread::sleep(Duration::from_millis(500));
+    while began.elapsed() < Duration::from_secs(6) || !come_in_windows(&starts) {
+        ensure!(began.elapsed() < Duration::from_secs(30), "not in windows: {starts:?}");
+        thread::sleep(Duration::from_millis(200));
         let scrape = agent.scrape()?;
         for pid in pids {
             check_closed(&scrape, pid, [2_000, 100])?;
@@ -114,9 +127,6 @@ fn all_calls_are_counted_and_some_are_timed() -> Result<()> {
             "a sample is shown as if it were all"
         );
     }
-    // They come in windows.
-    let still = starts.windows(2).filter(|pair| pair[0].total_cmp(&pair[1]).is_eq()).count();
-    ensure!((2..=8).contains(&still), "{starts:?}");
     pair[0].0.command("pause")?;
     pair[1].0.command("settle")?;
     let scrape = agent.scrape_settled()?;
@@ -277,6 +287,77 @@ fn a_target_that_begins_to_record_is_noticed() -> Result<()> {
     check_closed(&scrape, target.pid(), [0, 0])?;
     agent.terminate()?;
     Ok(())
+}
+
+/// Waits until the sum of a metric about a process is this.
+fn wait_for(agent: &Agent, pid: u32, name: &str, labels: &[(&str, &str)], value: u64) -> Result<()> {
+    let begin = Instant::now();
+    while whole(of_target(&agent.scrape()?, name, pid, labels)) != value {
+        ensure!(
+            begin.elapsed() < Duration::from_secs(40),
+            "{name}{labels:?} is not {value}:\n{}",
+            agent.log()
+        );
+        thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+/// At the last level of a budget no call has a duration, whether it records its start or not, and level, log and the source of
+/// durations say so. Then they come back. A finish alone takes more than this budget.
+#[test]
+fn where_all_durations_are_given_up_none_come_from_anywhere() -> Result<()> {
+    const BUDGET: [&str; 6] = ["--latency", "economy", "--latency.every", "5", "--overhead-budget", "0.2%"];
+    const SOURCE: &str = "monitor_latency_source_info";
+    const LAST: &str = "no durations are taken (level 3)";
+    let cells: [(&[&str], &str); 2] = [(&[], "recorded"), (&["--unrecorded"], "windows")];
+    side_by_side(cells, |(args, source)| {
+        let [(mut client, _), (mut server, _)] = pair(args)?;
+        let pid = server.pid();
+        let agent = Agent::attach(&[pid], &BUDGET)?;
+        client.command("flow 8 3000")?;
+        wait_for(&agent, pid, "monitor_shed_level", &[], 3)?;
+        // A window that was open is closed by then.
+        thread::sleep(ENDED_BY);
+        let early = agent.scrape()?;
+        thread::sleep(Duration::from_secs(2));
+        let late = agent.scrape()?;
+        let [(few, timed_early), (many, timed_late)] = [&early, &late].map(|scrape| {
+            let account = Account::of(scrape, pid);
+            (account.sampled_out, account.timed + account.recorded)
+        });
+        ensure!(many > few + 1_000, "{few} calls without a duration, then {many}");
+        ensure!(timed_early == timed_late, "{timed_early} durations, then {timed_late}");
+        for (one, expected) in [("none", 1), ("recorded", 0), ("windows", 0), ("probes", 0)] {
+            let told = whole(of_target(&late, SOURCE, pid, &[("source", one)]));
+            ensure!(told == expected, "{told} for {one}");
+        }
+        let log = agent.log();
+        let (_, since) = log.split_once(LAST).with_context(|| log.clone())?;
+        ensure!(!since.contains("record their starts"), "{log}");
+
+        // Without load there is room for everything again.
+        client.command("pause")?;
+        wait_for(&agent, pid, "monitor_shed_level", &[], 0)?;
+        agent.wait_for_log(Duration::from_secs(5), |line| {
+            (line.contains("in one second of 5") && line.contains("(level 0)")).then_some(())
+        })?;
+        // The window that has come with it is closed by then, and the next one far or not needed.
+        thread::sleep(ENDED_BY);
+        let before = Account::of(&agent.scrape_settled()?, pid);
+        client.command("call 500 Echo succeed")?;
+        server.command("settle")?;
+        let after = check_counts_of(&mut server, &agent.scrape_settled()?, None)?;
+        let [recorded, without] = [after.recorded - before.recorded, after.sampled_out - before.sampled_out];
+        if source == "recorded" {
+            ensure!(recorded >= 500 && without == 0, "{recorded} records, {without} calls without");
+        } else {
+            ensure!(recorded == 0 && without > 0, "{recorded} records, {without} calls without");
+        }
+        wait_for(&agent, pid, SOURCE, &[("source", source)], 1)?;
+        agent.terminate()?;
+        Ok(())
+    })
 }
 
 /// What an agent that has had its only window shows of a target that did this in it, and that later.

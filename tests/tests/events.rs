@@ -242,7 +242,8 @@ fn starts_that_are_lost_are_told() -> Result<()> {
     Ok(())
 }
 
-/// Of calls that find no label set nothing can be told but how many they are. Codes make as many sets as there are.
+/// Of calls that find no label set nothing can be told but how many they are, and those that find one of the last have no
+/// names, which stderr tells. Codes make as many sets as there are.
 #[test]
 fn calls_that_have_no_labels_are_told_as_lost() -> Result<()> {
     const CODES: u64 = 4_500;
@@ -251,8 +252,15 @@ fn calls_that_have_no_labels_are_told_as_lost() -> Result<()> {
     let events = Events::attach(&[target.pid()], &["--starts"])?;
     target.command_within(&format!("codes {CODES}"), Duration::from_mins(1))?;
     target.command(&format!("run bidirectional {STREAMS}"))?;
-    let lines = events.terminate()?;
+    said_behind(&events, "the limit on combinations of labels is passed: `other` ")?;
+    events.signal(libc::SIGTERM)?;
+    let passed = times(&events, "combinations of labels")?;
+    let (status, lines) = events.wait()?;
+    ensure!(status.success(), "{status}");
     check_schema(&lines)?;
+    let unnamed = lines.iter().filter(|line| line["method"] == "other").count() as u64;
+    ensure!(unnamed > 0, "all have names: this shows nothing");
+    assert_eq!(passed, unnamed + lost_in_all(&lines, "finish") + lost_in_all(&lines, "start"));
     let own = grpc::Calls::of_target(&mut target)?;
     for (event, all, at_least) in
         [("finish", own.total(), 2 * CODES - 4_096 - 256), ("start", own.started.values().sum(), 2 * STREAMS)]
@@ -263,6 +271,48 @@ fn calls_that_have_no_labels_are_told_as_lost() -> Result<()> {
         ensure!(failed >= at_least && failed == lost_in_all(&lines, event), "{event}: {failed} lost");
     }
     Ok(())
+}
+
+/// Calls that are told without a duration, since their starts were not kept.
+#[test]
+fn starts_that_are_not_kept_are_told_on_stderr() -> Result<()> {
+    const GOROUTINES: u64 = 5;
+    let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+    let events = Events::attach(&[target.pid()], &[])?;
+    // Of nine calls, each inside the one before, the first and the six in it are timed.
+    target.command(&format!("open {GOROUTINES} client 9"))?;
+    said_behind(&events, "the limit on calls nested in one on a goroutine is passed: deeper ones ")?;
+    target.command(&format!("close {GOROUTINES}"))?;
+    events.signal(libc::SIGTERM)?;
+    assert_eq!(times(&events, "calls nested in one on a goroutine")?, 2 * GOROUTINES);
+    let said = events.said();
+    let (status, lines) = events.wait()?;
+    ensure!(status.success() && lines.len() as u64 == 9 * GOROUTINES, "{status}, {} lines", lines.len());
+    let untimed = lines.iter().filter(|line| line["duration_us"].is_null()).count() as u64;
+    assert_eq!(untimed, 2 * GOROUTINES);
+    // What was not passed is not told.
+    assert_eq!(said.matches("the limit on ").count(), 2, "{said}");
+    Ok(())
+}
+
+/// How often a limit was passed, as stderr says at the end.
+fn times(events: &Events, limit: &str) -> Result<u64> {
+    let rest = said_behind(events, &format!("the limit on {limit} was passed "))?;
+    let (times, _) = rest.split_once(" times: ").with_context(|| format!("no number: {rest}"))?;
+    Ok(times.parse()?)
+}
+
+/// Waits for a text on stderr; gives the rest of its line.
+fn said_behind(events: &Events, text: &str) -> Result<String> {
+    let begin = Instant::now();
+    loop {
+        let said = events.said();
+        if let Some((_, rest)) = said.split_once(text) {
+            return Ok(rest.lines().next().unwrap_or_default().to_owned());
+        }
+        ensure!(begin.elapsed() < PATIENCE, "nobody said {text:?}: {said}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -389,11 +439,9 @@ fn calls_of_grpc_are_lines_with_the_codes_that_they_ended_with() -> Result<()> {
     let mut own = BTreeMap::new();
     for (labels, calls) in grpc::Calls::of_target(&mut target)?.handled {
         let names = ["side", "grpc_service", "grpc_method", "grpc_code"];
-        // A code that gRPC has no name for.
-        let value =
-            |name: &str| if labels[name].starts_with("Code(") { "other" } else { &labels[name] }.to_owned();
-        *own.entry(names.map(value)).or_default() += calls;
+        *own.entry(names.map(|name| labels[name].clone())).or_default() += calls;
     }
+    ensure!(own.keys().any(|[.., code]| code.starts_with("Code(")), "all codes have names");
     assert_eq!(seen, own);
     Ok(())
 }

@@ -266,6 +266,51 @@ fn calls_that_never_get_a_stream_are_counted_as_they_end() -> Result<()> {
     Ok(())
 }
 
+/// Calls that wait for a stream as the agent comes have one end, unary ones and streams: they count, and have no duration.
+fn counts_calls_that_wait(flavour: Flavour) -> Result<()> {
+    const CALLS: u64 = 50;
+    let mut target = Process::start(Program::Grpc, flavour, &[])?;
+    target.command(&format!("stall {CALLS}"))?;
+    let agent = Agent::attach(&[target.pid()], &[])?;
+    target.command("release")?;
+    let scrape = agent.scrape_settled()?;
+    let (own, agents) = (grpc::Calls::of_target(&mut target)?, grpc::Calls::of_agent(&scrape, None));
+    ensure!(own.total() == 2 * CALLS, "{own:?}");
+    ensure!(agents.handled == own.handled && agents.started.is_empty(), "{agents:?}, the target {own:?}");
+    let finishes = |outcome| whole(scrape.sum("monitor_finishes_total", &[("outcome", outcome)]));
+    let (unpaired, repeated) = (finishes("unpaired"), finishes("repeated"));
+    ensure!((unpaired, repeated) == (2 * CALLS, 0), "{unpaired} without a start, {repeated} repeated");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn calls_that_wait_for_a_stream_as_the_agent_comes_are_counted() -> Result<()> {
+    counts_calls_that_wait(Flavour::Stripped)
+}
+
+#[test]
+fn calls_that_wait_for_a_stream_are_counted_where_nothing_is_optimised() -> Result<()> {
+    counts_calls_that_wait(Flavour::NotOptimised)
+}
+
+/// A call that got a stream, which the server left unprocessed, ends once though there is none for its next attempt.
+#[test]
+fn calls_that_are_left_unprocessed_are_counted_once() -> Result<()> {
+    const CALLS: u64 = 20;
+    for flavour in [Flavour::Stripped, Flavour::NotOptimised] {
+        let mut target = Process::start(Program::Grpc, flavour, &[])?;
+        let agent = Agent::attach(&[target.pid()], &[])?;
+        target.command(&format!("run left unprocessed {CALLS}"))?;
+        let scrape = agent.scrape_settled()?;
+        let calls = grpc::check(&mut target, &scrape, false)?;
+        ensure!(calls.total() == CALLS, "{flavour:?}: {calls:?}");
+        agent.terminate()?;
+    }
+    Ok(())
+}
+
 /// Calls that are tried again and never get a stream have no end that shows where gRPC-Go is not optimised. The next ones that
 /// lie where they were have their own start, name and duration.
 #[test]

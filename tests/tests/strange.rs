@@ -53,7 +53,7 @@ fn strings_that_lie() -> Result<()> {
             .map(|form| (form, Becomes::Implausible, "unreadable".to_owned())),
     )
     .chain(
-        ["unmapped", "page-end:8", "page-end:126"]
+        ["unmapped:0", "page-end:8", "page-end:126"]
             .map(|form| (form, Becomes::NotInMemory, "unreadable".to_owned())),
     )
     .collect();
@@ -81,6 +81,26 @@ fn strings_that_lie() -> Result<()> {
     let kinds = forms.iter().filter(|(_, _, shown)| shown.ends_with('…')).count() as u64;
     let cut = whole(seen.scrape.sum("monitor_labels_cut_total", &[]));
     ensure!(cut == 3 * 3 * 7 * kinds, "{cut} names are cut");
+    watched.end()
+}
+
+/// However many names can't be read, they leave room for those that can.
+#[test]
+fn names_that_are_not_in_memory_take_one_label_set() -> Result<()> {
+    const PLACES: u64 = 60;
+    let mut watched = Watched::start(&["--max-label-sets", "30"])?;
+    for place in 0..PLACES {
+        watched.calls(&format!("call 1 server method=unmapped:{place}"), 1)?;
+    }
+    watched.calls("call 10 server method=text:Later", 10)?;
+    let seen = watched.seen()?;
+    let of = |method| [USUAL[0], USUAL[1], method];
+    tally(&[row("server", of("unreadable"), PLACES), row("server", of("Later"), 10)])?.check(&seen.tally)?;
+    ensure!(
+        seen.by_reason("monitor_labels_unreadable_total", "not_in_memory") == PLACES,
+        "{:?}",
+        seen.account
+    );
     watched.end()
 }
 
@@ -326,7 +346,7 @@ fn memory_that_is_gone_at_the_finish() -> Result<()> {
     let seen = watched.seen()?;
     let rows = [unreadable, row("server", USUAL, 10), row("client", USUAL, 10)];
     tally(&rows)?.check(&seen.tally)?;
-    ensure!(seen.by_reason("monitor_events_lost_total", "finish_unknown_type") == 40, "{:?}", seen.account);
+    ensure!(seen.by_reason("monitor_events_lost_total", "finish_unreadable") == 40, "{:?}", seen.account);
     watched.end()
 }
 

@@ -244,6 +244,14 @@ fn text_that_was_patched() -> Result<()> {
             ensure!(ended.code == Some(6), "{function}, {place}: {ended:?}");
             let sentence = ended.stderr.lines().last().unwrap_or("");
             ensure!(sentence.contains(symbol) && sentence.contains(&pid), "{function}, {place}: {sentence}");
+            let said = run_to_end(&["inspect", "--json", "--pid", &pid], Duration::from_secs(20))?;
+            let report: serde_json::Value = serde_json::from_str(&said.stdout)?;
+            let reasons = report["reasons"].as_array().context("no reasons")?;
+            ensure!(said.code == Some(6) && report["attachable"] == false, "{function}, {place}: {said:?}");
+            ensure!(
+                reasons.iter().any(|reason| reason.as_str().is_some_and(|reason| sentence.ends_with(reason))),
+                "{function}, {place}: {reasons:?}, and of run: {sentence}"
+            );
             ensure!(target.command("call 100 server")?["calls"] == 100, "it was disturbed");
             ensure!(target.quit()?.success(), "it was disturbed");
         }

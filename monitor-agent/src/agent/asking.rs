@@ -27,6 +27,11 @@ impl Asking {
         let few = missed.saturating_sub(self.missed) >= ENOUGH;
         (std::mem::replace(&mut self.few, few) != few).then_some(few)
     }
+
+    /// All are asked from now on, after none was: that so many got no duration up to now tells nothing of records.
+    pub(super) fn begin_again(&mut self, missed: u64) {
+        (self.missed, self.few) = (missed, false);
+    }
 }
 
 #[cfg(test)]
@@ -44,5 +49,15 @@ mod tests {
         assert_eq!(asking.look(1, 10 * ENOUGH - 1), None);
         assert_eq!(asking.look(5, 10 * ENOUGH + 1), None, "some with a record, among others");
         assert_eq!(asking.look(5, 11 * ENOUGH + 1), Some(true));
+    }
+
+    #[test]
+    fn all_are_asked_after_none_was() {
+        let mut asking = Asking::default();
+        assert_eq!(asking.look(5, 0), None);
+        assert_eq!(asking.look(5, ENOUGH), Some(true));
+        asking.begin_again(9 * ENOUGH);
+        assert_eq!(asking.look(5, 10 * ENOUGH - 1), None);
+        assert_eq!(asking.look(5, 10 * ENOUGH), Some(true));
     }
 }

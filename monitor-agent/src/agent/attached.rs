@@ -17,12 +17,12 @@ use super::{
     names::Names,
     overhead::probe_kind,
     prepare::Executable,
-    probes::Probes,
+    probes::{Probes, Unseen},
     unexpected::Unexpected,
     verify::{check_in_place, check_text, still_running},
 };
 use crate::{
-    bpf::{Maps, More, Programs, RunTimes},
+    bpf::{Asked, Maps, More, Programs, RunTimes},
     failure::Failure,
     image::CostClass,
     metrics::{LatencySource, UnexpectedType},
@@ -45,6 +45,16 @@ const BATCH: usize = 128;
 const TURN: usize = 1 << 20;
 /// Records that may come while totals are read.
 const LATE: usize = 65_536;
+
+/// How much to take out of a ring.
+#[derive(Clone, Copy)]
+pub(super) enum Turn {
+    /// What others can wait for.
+    Short,
+    /// All that waits, and what comes meanwhile, up to a short turn of it: what is left before a look is in no number that
+    /// it gives, and after the probes are taken away the turn may be the last.
+    Whole,
+}
 
 /// A target, its executable, and how far apart their addresses are.
 pub(super) struct Place {
@@ -183,21 +193,22 @@ impl Attached {
         })
     }
 
-    /// Takes everything out of the ring, for the tracer too; gives how many bytes waited in it. The batch is empty, and
-    /// is again.
+    /// Takes a turn's records out of the ring, for the tracer too; gives how many bytes waited in it. The batch is empty,
+    /// and is again.
     pub(super) fn drain(
         &mut self,
+        turn: Turn,
         place: &Place,
         clock: Clock,
         batch: &mut Batch,
         tracer: &mut dyn Tracer,
     ) -> u64 {
-        let Self { probes, maps, labels, aggregate, names, waiting, .. } = self;
+        let Self { maps, labels, aggregate, names, waiting, .. } = self;
         let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), names);
         let target = place.target.pid();
         // What comes while it is emptied has not waited.
         let ring_bytes = maps.waiting_bytes();
-        let turn = records_of_a_turn(probes.is_some(), ring_bytes);
+        let limit = records_of_a_turn(turn, ring_bytes);
         let mut records = 0;
         batch.append(waiting);
         loop {
@@ -209,7 +220,7 @@ impl Attached {
             }
             records += taken;
             batch.clear();
-            if taken < BATCH || records >= turn {
+            if taken < BATCH || records >= limit {
                 break;
             }
         }
@@ -229,19 +240,20 @@ impl Attached {
         ring_bytes
     }
 
-    /// Asks all calls for the start that they have recorded, or a few. By what has just been taken out of the ring: calls that
-    /// wait there may have records.
+    /// Asks all calls for the start that they have recorded, or a few, unless none is to be. By what has just been taken out of
+    /// the ring: calls that wait there may have records.
     fn choose_whom_to_ask(&mut self) {
-        if !self.may_be_recorded || self.probes.is_none() {
+        if !self.may_be_recorded || self.probes.as_ref().is_none_or(Probes::is_off) {
             return;
         }
         let missed = self.maps.counter(Counter::SampledOut);
         if let Some(few) = self.asking.look(self.aggregate.with_own_start(), missed) {
-            self.maps.sampling().ask(few);
+            self.maps.sampling().ask(if few { Asked::Few } else { Asked::All });
         }
     }
 
-    /// Reads totals and counters; gives what is new for a scrape. To be called after [`drain`](Self::drain).
+    /// Reads totals and counters; gives what is new for a scrape. To be called after a [`drain`](Self::drain) with a whole
+    /// turn.
     pub(super) fn look(&mut self) -> Changes {
         let Self { maps, labels, aggregate, names, waiting, .. } = self;
         let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), names);
@@ -265,6 +277,11 @@ impl Attached {
         Changes { has_bytes: self.has_bytes, ..changes }
     }
 
+    /// What its programs have counted.
+    pub(super) fn counter(&self, counter: Counter) -> u64 {
+        self.maps.counter(counter)
+    }
+
     /// Whether the ring must not be left alone for as long as usual.
     pub(super) fn is_filling(&self) -> bool {
         self.maps.is_filling()
@@ -272,8 +289,15 @@ impl Attached {
 
     /// Chooses the calls of which durations are taken, from soon on.
     pub(super) fn set_latency(&mut self, latency: Latency) {
-        if let Some(probes) = &mut self.probes {
-            probes.set_latency(latency);
+        let Some(probes) = &mut self.probes else { return };
+        let was_off = probes.is_off();
+        probes.set_latency(latency);
+        let is_off = probes.is_off();
+        if is_off && !was_off {
+            self.maps.sampling().ask(Asked::None);
+        } else if was_off && !is_off {
+            self.asking.begin_again(self.maps.counter(Counter::SampledOut));
+            self.maps.sampling().ask(Asked::All);
         }
     }
 
@@ -282,26 +306,36 @@ impl Attached {
         self.probes.as_ref().is_some_and(Probes::has_windows)
     }
 
+    /// Whether calls that have recorded their start were seen.
+    pub(super) fn has_records(&self) -> bool {
+        self.aggregate.with_own_start() > 0
+    }
+
     /// Where durations come from.
     pub(super) fn latency_source(&self) -> LatencySource {
         if !self.maps.sampling().in_windows() {
             return LatencySource::Probes;
         }
-        let needs_no_windows = self.probes.as_ref().is_some_and(Probes::needs_no_windows);
-        if needs_no_windows && self.may_be_recorded {
-            LatencySource::Recorded
-        } else {
-            LatencySource::Windows
+        match &self.probes {
+            Some(probes) if probes.is_off() => LatencySource::Nowhere,
+            Some(probes) if probes.are_recorded() => LatencySource::Recorded,
+            _ => LatencySource::Windows,
         }
+    }
+
+    /// Whether the ring is to be drained before this is looked after: what is in it tells whether there is need of a window.
+    pub(super) fn is_to_decide(&self, now: Instant) -> bool {
+        self.may_be_recorded && self.probes.as_ref().is_some_and(|probes| probes.is_to_decide(now))
     }
 
     /// Forgets calls that are too old to be still under way, finds out about types that were not expected, and opens
     /// and closes windows. Tells whether there is news about such types.
     pub(super) fn look_after(&mut self, now: Instant, place: &Place) -> bool {
-        let Self { probes, maps, .. } = self;
+        let Self { probes, maps, aggregate, .. } = self;
         if let Some(probes) = probes {
-            let missed = || self.may_be_recorded.then(|| maps.counter(Counter::SampledOut));
-            probes.look_after(now, place, missed);
+            let unseen =
+                || Unseen { recorded: aggregate.with_own_start(), missed: maps.counter(Counter::SampledOut) };
+            probes.look_after(now, place, || self.may_be_recorded.then(unseen));
         }
         let often = (self.max_age / 10).min(AGEING_AT_MOST);
         if now.saturating_duration_since(self.last_ageing) >= often {
@@ -342,9 +376,10 @@ impl Attached {
         let counted =
             |counters: &[Counter]| counters.iter().map(|counter| maps.counter(*counter)).sum::<u64>();
         let mut hits = [
-            counted(&[Counter::Starts, Counter::StartUnknownType]),
+            counted(&[Counter::Starts, Counter::StartUnknownType, Counter::StartUnread]),
             counted(&[
                 Counter::FinishUnknownType,
+                Counter::FinishUnread,
                 Counter::FinishLost,
                 Counter::FinishLostUnpaired,
                 Counter::FinishRepeated,
@@ -443,14 +478,13 @@ fn peer_address(peer: Peer) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::try_from(peer.port).ok()?))
 }
 
-/// Records to take in one turn out of a ring in which so many bytes wait. Once its probes are taken away nothing fills it
-/// any more, and the turn may be its last: it is all that waits.
-fn records_of_a_turn(has_probes: bool, waiting_bytes: u64) -> usize {
-    if has_probes {
-        return TURN;
+/// Records to take in one turn out of a ring in which so many bytes wait.
+fn records_of_a_turn(turn: Turn, waiting_bytes: u64) -> usize {
+    let waiting = usize::try_from(waiting_bytes).unwrap_or(usize::MAX) / RECORD_BYTES;
+    match turn {
+        Turn::Short => TURN,
+        Turn::Whole => waiting.saturating_add(TURN),
     }
-    let all = usize::try_from(waiting_bytes).unwrap_or(usize::MAX) / RECORD_BYTES;
-    all.max(TURN)
 }
 
 /// The sites to attach, in the order of attaching: finishes first, so that no start is seen whose finish is not.
@@ -496,14 +530,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_turn_takes_all_that_a_ring_can_hold() {
+    fn a_whole_turn_takes_all_that_a_ring_can_hold() {
         let (largest, little) = (1 << 30, 320);
         for waiting in [largest, little, 0] {
-            assert_eq!(records_of_a_turn(true, waiting), TURN);
+            assert_eq!(records_of_a_turn(Turn::Short, waiting), TURN);
         }
         // Of the smallest there is room for the most.
-        assert_eq!(records_of_a_turn(false, largest), 1 << 25);
-        assert_eq!(records_of_a_turn(false, little), TURN);
-        assert_eq!(records_of_a_turn(false, 0), TURN);
+        assert_eq!(records_of_a_turn(Turn::Whole, largest), (1 << 25) + TURN);
+        assert_eq!(records_of_a_turn(Turn::Whole, little), 10 + TURN);
+        assert_eq!(records_of_a_turn(Turn::Whole, 0), TURN);
     }
 }

@@ -30,7 +30,7 @@ pub use prepare::{describe, no_framework, unattachable};
 pub use probes::Latency;
 pub use replay::Replay;
 pub use trace::{Trace, TraceConfig, watch};
-pub use verify::{check_return_probes, probe_in_place};
+pub use verify::{check_return_probes, check_texts, probe_in_place};
 
 use crate::{
     bpf::{Limits, MemoryReads, ProbeLinks},

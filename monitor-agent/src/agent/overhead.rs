@@ -125,8 +125,11 @@ pub(super) struct Goal {
 /// One target: what the probes cost it, and what is given up so that they cost less.
 struct Target {
     overhead: Overhead,
-    /// The levels, from what was asked for to the least.
-    ladder: Vec<Latency>,
+    /// It had not ended when last looked at.
+    is_running: bool,
+    /// From what was asked for to the least.
+    ladder: Vec<Rung>,
+    /// Where on the ladder it is, by place.
     shedding: Shedding,
     /// Steps down and up so far.
     steps: [u64; 2],
@@ -134,20 +137,34 @@ struct Target {
 
 impl Target {
     fn new(watch: &Watch, costs: HitCosts, latency: Latency, now: Duration) -> Self {
-        let ladder = if watch.has_windows() { ladder(latency) } else { vec![latency] };
+        let ladder = if watch.has_windows() { ladder(latency) } else { vec![Rung { level: 0, latency }] };
         Self {
             overhead: Overhead::new(costs.of(watch.cost_classes())),
+            is_running: true,
             shedding: Shedding::new(now, ladder.len() - 1),
             ladder,
             steps: [0; 2],
         }
     }
 
-    /// What the probes take at a level: as measured where that is steady, as it would be where starts come and go or at
-    /// another level.
-    fn ratio_at(&self, level: usize, measured: f64) -> f64 {
-        let latency = self.ladder[level];
-        if level == self.shedding.level() && !matches!(latency, Latency::Economy { .. }) {
+    /// Takes a look in; `None` where the target has ended.
+    fn look(&mut self, look: Option<Look>) {
+        self.is_running = look.is_some();
+        if let Some(look) = look {
+            self.overhead.look(look);
+        }
+    }
+
+    /// Whether the kernel is to measure soon. What a target did that has ended is not measured any more.
+    fn is_unsampled(&self) -> bool {
+        self.is_running && self.overhead.is_unsampled()
+    }
+
+    /// What the probes take at a place on the ladder: as measured where that is steady, as it would be where starts come and
+    /// go or at another place.
+    fn ratio_at(&self, place: usize, measured: f64) -> f64 {
+        let latency = self.ladder[place].latency;
+        if place == self.shedding.level() && !matches!(latency, Latency::Economy { .. }) {
             return measured;
         }
         self.overhead.ratio_with(latency.share()).unwrap_or(measured)
@@ -157,28 +174,30 @@ impl Target {
     fn keep(&mut self, budget: Budget, at: Duration, watch: &mut Watch) {
         let Some(measured) = self.overhead.ratio() else { return };
         let mut shedding = self.shedding;
-        let step = shedding.look(at, budget, |level| self.ratio_at(level, measured));
+        let step = shedding.look(at, budget, |place| self.ratio_at(place, measured));
         self.shedding = shedding;
         let now = Percent(measured);
         match step {
             None => (),
-            Some(Step::Shed(level)) => {
+            Some(Step::Shed(place)) => {
                 self.steps[0] += 1;
-                let words = in_words(self.ladder[level]);
+                let Rung { level, latency } = self.ladder[place];
+                let words = in_words(latency, watch.has_records());
                 warn!(
                     "{}: its probes take {now} of its CPU time, the budget is {budget}: {words} (level {level})",
                     watch.name()
                 );
-                watch.set_latency(self.ladder[level]);
+                watch.set_latency(latency);
             }
-            Some(Step::Restored(level)) => {
+            Some(Step::Restored(place)) => {
                 self.steps[1] += 1;
-                let words = in_words(self.ladder[level]);
+                let Rung { level, latency } = self.ladder[place];
+                let words = in_words(latency, watch.has_records());
                 info!(
                     "{}: its probes take {now} of its CPU time, the budget is {budget}: {words} again (level {level})",
                     watch.name()
                 );
-                watch.set_latency(self.ladder[level]);
+                watch.set_latency(latency);
             }
             Some(Step::Exhausted) => warn!(
                 "{}: its probes take {now} of its CPU time, over the budget of {budget}, with nothing left to give up: \
@@ -194,7 +213,7 @@ impl Target {
             ratio: self.overhead.ratio(),
             runs: ProbeKind::ALL.into_iter().filter_map(run).collect(),
             shedding: has_budget.then_some(SheddingStats {
-                level: self.shedding.level(),
+                level: self.ladder[self.shedding.level()].level,
                 shed: self.steps[0],
                 restored: self.steps[1],
                 is_exhausted: self.shedding.is_exhausted(),
@@ -203,22 +222,35 @@ impl Target {
     }
 }
 
+/// A level of detail. Which ones there are depends on what was asked for, but each number means the same everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rung {
+    level: usize,
+    latency: Latency,
+}
+
 /// From what was asked for down: durations of some calls, of few, of none. Totals never go.
-fn ladder(asked: Latency) -> Vec<Latency> {
+fn ladder(asked: Latency) -> Vec<Rung> {
     let every = |seconds| Latency::Economy { every: Duration::from_secs(seconds) };
-    let lower = [every(SOME), every(FEW), Latency::Off].into_iter();
-    std::iter::once(asked).chain(lower.filter(|latency| latency.share() < asked.share())).collect()
+    let lower = [(1, every(SOME)), (2, every(FEW)), (3, Latency::Off)].into_iter();
+    let lower = lower.filter(|(_, latency)| latency.share() < asked.share());
+    std::iter::once((0, asked)).chain(lower).map(|(level, latency)| Rung { level, latency }).collect()
 }
 
 /// Seconds in which starts are probed for one, on the steps between all and none.
 const SOME: u64 = 5;
 const FEW: u64 = 20;
 
-fn in_words(latency: Latency) -> String {
+/// Where calls record their starts, windows are for the others.
+fn in_words(latency: Latency, has_records: bool) -> String {
     match latency {
         Latency::Full => "durations are taken of all calls".to_owned(),
         Latency::Economy { every } => {
-            format!("durations are taken of the calls that start in one second of {}", every.as_secs())
+            let recorded = if has_records { "record their starts, and of those that " } else { "" };
+            format!(
+                "durations are taken of the calls that {recorded}start in one second of {}",
+                every.as_secs()
+            )
         }
         Latency::Off => "no durations are taken".to_owned(),
     }
@@ -348,21 +380,27 @@ impl Overheads {
         self.next_look = now + LOOK_EVERY;
         let at = now - self.began;
         for (target, watch) in self.targets.iter_mut().zip(watches) {
-            let Some(cpu) = watch.cpu_time() else {
+            target.look(look_at(watch, at));
+            if !target.is_running {
                 forget_ratio(&mut watch.face().lock_stats().overhead);
                 continue;
-            };
-            let (hits, windowed) = watch.hits();
-            target.overhead.look(Look { at, cpu, hits, windowed });
+            }
             if let Some(budget) = self.goal.budget {
                 target.keep(budget, at, watch);
             }
             watch.face().lock_stats().overhead = target.stats(self.goal.budget.is_some());
         }
-        if self.targets.iter().any(|target| target.overhead.is_unsampled()) {
+        if self.targets.iter().any(Target::is_unsampled) {
             self.next_sample = Instant::now();
         }
     }
+}
+
+/// What there is of a target at a moment; `None` once it has ended.
+fn look_at(watch: &Watch, at: Duration) -> Option<Look> {
+    let cpu = watch.cpu_time()?;
+    let (hits, windowed) = watch.hits();
+    Some(Look { at, cpu, hits, windowed })
 }
 
 /// The target has ended: it takes nothing any longer. What was given up of it before remains to be seen.
@@ -380,6 +418,7 @@ mod tests {
     fn target() -> Target {
         Target {
             overhead: Overhead::new(PerProbe::default()),
+            is_running: true,
             ladder: ladder(Latency::Full),
             shedding: Shedding::new(Duration::ZERO, 3),
             steps: [2, 1],
@@ -411,6 +450,48 @@ mod tests {
             let shown = overheads.targets.first().and_then(|target| target.stats(true).shedding);
             assert_eq!(shown.map(|shedding| (shedding.shed, shedding.restored)), Some((2, 1)));
         }
+    }
+
+    #[test]
+    fn a_level_means_the_same_whatever_was_asked_for() {
+        let every = |seconds| Latency::Economy { every: Duration::from_secs(seconds) };
+        let [some, few, none] = [(1_usize, every(5)), (2, every(20)), (3, Latency::Off)];
+        let cells = [
+            (Latency::Full, vec![some, few, none]),
+            (every(2), vec![some, few, none]),
+            (every(5), vec![few, none]),
+            (every(10), vec![few, none]),
+            (every(20), vec![none]),
+            (every(3_600), vec![none]),
+        ];
+        for (asked, lower) in cells {
+            let rungs: Vec<_> =
+                ladder(asked).into_iter().map(|Rung { level, latency }| (level, latency)).collect();
+            assert_eq!(rungs, [vec![(0, asked)], lower].concat());
+        }
+    }
+
+    /// At the end of a shortened ladder all durations are given up, and that is what is shown.
+    #[test]
+    fn what_is_shown_is_the_level_and_not_the_place() {
+        let ladder = ladder(Latency::Economy { every: Duration::from_secs(10) });
+        let mut target = Target { ladder, shedding: Shedding::new(Duration::ZERO, 2), ..target() };
+        let step = target.shedding.look(Duration::from_mins(1), "1%".parse().expect("a budget"), |_| 0.5);
+        assert_eq!(step, Some(Step::Shed(2)));
+        assert_eq!(target.stats(true).shedding.map(|shedding| shedding.level), Some(3));
+    }
+
+    /// The kernel would measure for the rest of the run.
+    #[test]
+    fn what_a_target_that_has_ended_did_last_is_not_to_be_measured() {
+        let mut target = target();
+        for second in 0..2 {
+            let at = Duration::from_secs(second);
+            target.look(Some(Look { at, hits: [0, 7 * second, 0, 0], ..Look::default() }));
+        }
+        assert!(target.is_unsampled());
+        target.look(None);
+        assert!(!target.is_unsampled());
     }
 
     #[test]

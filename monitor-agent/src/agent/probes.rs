@@ -42,7 +42,7 @@ pub enum Latency {
         /// a second.
         every: Duration,
     },
-    /// Of none: no probe is at the starts.
+    /// Of none: no probe is at the starts, and no call is asked for the one that it has recorded.
     Off,
 }
 
@@ -67,8 +67,8 @@ pub(super) struct Probes {
     is_open: bool,
     /// For how long they had been, and when that was.
     watched: (Duration, Instant),
-    /// When they are to be; `None` for always.
-    schedule: Option<Schedule>,
+    /// When they are to be.
+    schedule: Schedule,
     failures: Failures,
 }
 
@@ -128,7 +128,7 @@ impl Probes {
             starts,
             is_open: true,
             watched: (Duration::ZERO, Instant::now()),
-            schedule: None,
+            schedule: Schedule::Always,
             failures: Failures::default(),
         }
     }
@@ -143,14 +143,19 @@ impl Probes {
 
     /// Chooses the calls of which durations are taken. Takes effect when the probes are next looked after.
     pub(super) fn set_latency(&mut self, latency: Latency) {
+        if !self.has_windows() {
+            return;
+        }
         let now = Instant::now();
-        let schedule = match latency {
-            Latency::Full => None,
-            Latency::Economy { every } => Some(Schedule::new(every, now)),
-            Latency::Off => Some(Schedule::never(now)),
+        self.schedule = match (latency, &self.schedule) {
+            (Latency::Full, _) => Schedule::Always,
+            (Latency::Economy { every }, Schedule::InWindows(windows)) => {
+                Schedule::InWindows(windows.in_periods_of(every, now))
+            }
+            (Latency::Economy { every }, _) => Schedule::InWindows(Windows::new(every, now)),
+            (Latency::Off, _) => Schedule::Never,
         };
-        self.schedule = schedule.filter(|_| self.has_windows());
-        if self.schedule.is_some() {
+        if !matches!(self.schedule, Schedule::Always) {
             self.sampling.begin_windows();
         }
     }
@@ -166,21 +171,40 @@ impl Probes {
         self.starts.is_some()
     }
 
-    /// Whether there were no calls lately that did not record their start themselves.
-    pub(super) fn needs_no_windows(&self) -> bool {
-        self.schedule.as_ref().is_some_and(|schedule| schedule.window.is_empty())
+    /// Whether all calls whose start was not seen had recorded it, in the last period with such calls.
+    pub(super) fn are_recorded(&self) -> bool {
+        matches!(&self.schedule, Schedule::InWindows(windows) if windows.are_recorded)
     }
 
-    /// Puts the probes at the starts in place, or takes them away, if it is time to. Where calls may record their starts
-    /// themselves, `missed` tells how many that did not have got no duration so far.
-    pub(super) fn look_after(&mut self, now: Instant, place: &Place, missed: impl FnOnce() -> Option<u64>) {
+    /// Whether it is decided about a window when this is next looked after.
+    pub(super) fn is_to_decide(&self, now: Instant) -> bool {
+        matches!(&self.schedule, Schedule::InWindows(windows) if now >= windows.period_ends)
+    }
+
+    /// Whether durations are taken of no calls.
+    pub(super) fn is_off(&self) -> bool {
+        matches!(self.schedule, Schedule::Never)
+    }
+
+    /// Puts the probes at the starts in place, or takes them away, if it is time to. `unseen` tells of calls so far where they
+    /// may record their starts themselves.
+    pub(super) fn look_after(
+        &mut self,
+        now: Instant,
+        place: &Place,
+        unseen: impl FnOnce() -> Option<Unseen>,
+    ) {
         self.take_back(now, place);
-        let wants_open = self.schedule.as_mut().is_none_or(|schedule| schedule.is_open(now, missed()));
+        let wants_open = match &mut self.schedule {
+            Schedule::Always => true,
+            Schedule::InWindows(windows) => windows.is_open(now, unseen()),
+            Schedule::Never => false,
+        };
         if wants_open != self.is_open {
             if !self.failures.is_recent(now) {
                 self.change(wants_open);
             }
-        } else if self.schedule.is_none() && self.programs().is_some() {
+        } else if matches!(self.schedule, Schedule::Always) && self.programs().is_some() {
             // A thread that has the programs may be taking away the probes that seem to be in place.
             self.sampling.end_windows();
         }
@@ -269,43 +293,75 @@ impl Failures {
     }
 }
 
-/// When windows are open: once in each period, at a random time, so that a load with a rhythm of its own is not met at
-/// the same beat again and again; and not at all after a period in which no call had need of it.
+/// When the probes at the starts are to be in place.
 #[derive(Debug)]
-struct Schedule {
+enum Schedule {
+    Always,
+    InWindows(Windows),
+    Never,
+}
+
+/// Finished calls whose start was not seen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unseen {
+    /// Those that had recorded it themselves.
+    pub(super) recorded: u64,
+    /// Those that got no duration.
+    pub(super) missed: u64,
+}
+
+impl Unseen {
+    /// Whether all since then had recorded it; `None` if there was none.
+    fn are_recorded_since(self, before: Self) -> Option<bool> {
+        let has_missed = self.missed > before.missed;
+        (has_missed || self.recorded > before.recorded).then_some(!has_missed)
+    }
+}
+
+/// When windows are open: once in each period, at a random time, so that a load with a rhythm of its own is not met at
+/// the same beat again and again; and not at all after a period in which calls have shown that they need none. A period
+/// without calls shows nothing: the next may have some.
+#[derive(Debug)]
+struct Windows {
     every: Duration,
     window: Range<Instant>,
     period_ends: Instant,
-    /// Calls without a duration up to this period.
-    missed: Option<u64>,
+    /// Calls up to this period, once looked at, if they may record their starts.
+    unseen: Option<Unseen>,
+    /// They all had, in the last period with such calls.
+    are_recorded: bool,
 }
 
-impl Schedule {
+impl Windows {
     /// The first window is open now.
     fn new(every: Duration, now: Instant) -> Self {
-        Self { every, window: now..now + WINDOW, period_ends: now + every, missed: None }
+        let window = now..now + WINDOW;
+        Self { every, window, period_ends: now + every, unseen: None, are_recorded: false }
     }
 
-    /// None ever opens.
-    fn never(now: Instant) -> Self {
-        Self { every: AGES, window: now..now, period_ends: now + AGES, missed: None }
+    /// The same with periods of another length. The first begins now, with its window if there is need of one.
+    fn in_periods_of(&self, every: Duration, now: Instant) -> Self {
+        let window = if self.window.is_empty() { now..now } else { now..now + WINDOW };
+        Self { every, window, period_ends: now + every, ..*self }
     }
 
-    /// `missed`: calls so far that got no duration for want of a start, if there may be none.
-    fn is_open(&mut self, now: Instant, missed: Option<u64>) -> bool {
+    /// `unseen`: calls so far, if they may record their starts.
+    fn is_open(&mut self, now: Instant, unseen: Option<Unseen>) -> bool {
+        // What was missed earlier, while none was to have a duration, says nothing.
+        self.unseen = self.unseen.or(unseen);
         if now >= self.period_ends {
             let opens = now + random_below(self.every.saturating_sub(WINDOW));
-            let is_needed = missed.is_none_or(|missed| missed > self.missed.unwrap_or(0));
+            let shown =
+                unseen.zip(self.unseen).and_then(|(unseen, before)| unseen.are_recorded_since(before));
+            let is_needed = shown != Some(true);
             self.window = opens..if is_needed { opens + WINDOW } else { opens };
             self.period_ends = now + self.every;
-            self.missed = missed;
+            self.unseen = unseen;
+            self.are_recorded = shown.unwrap_or(self.are_recorded);
         }
         self.window.contains(&now)
     }
 }
-
-/// No run of the agent is longer: a hundred years.
-const AGES: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// A random duration, in whole milliseconds.
 fn random_below(limit: Duration) -> Duration {
@@ -336,11 +392,11 @@ mod tests {
     #[test]
     fn each_period_has_one_window_somewhere_in_it() {
         let began = Instant::now();
-        let mut schedule = Schedule::new(Duration::from_secs(10), began);
+        let mut windows = Windows::new(Duration::from_secs(10), began);
         let mut opened_at = BTreeSet::new();
         for period in 0..20 {
             let mut is_open = |tick: &u32| {
-                schedule.is_open(began + (100 * period + tick) * Duration::from_millis(100), None)
+                windows.is_open(began + (100 * period + tick) * Duration::from_millis(100), None)
             };
             let open: Vec<_> = (0..100).filter(&mut is_open).collect();
             let (first, last) = (open[0], open[open.len() - 1]);
@@ -349,22 +405,49 @@ mod tests {
             opened_at.insert(first);
         }
         assert!(opened_at.len() > 5, "{opened_at:?}");
-        let mut schedule = Schedule::never(began);
-        assert!(
-            (0..1_000_000)
-                .step_by(777)
-                .all(|second| !schedule.is_open(began + Duration::from_secs(second), None))
-        );
+    }
+
+    /// After an idle period there is one: a load that comes and goes would else meet periods without, and be away in the
+    /// others.
+    #[test]
+    fn there_is_no_window_after_a_period_whose_calls_had_all_recorded_their_start() {
+        let (every, began) = (Duration::from_secs(10), Instant::now());
+        let mut windows = Windows::new(every, began);
+        windows.is_open(began, Some(Unseen { recorded: 0, missed: 500 }));
+        let cells = [
+            // Recorded and missed before the period, whether it has a window, and whether the last calls were recorded.
+            (0, 500, true, false),
+            (9, 500, false, true),
+            (9, 500, true, true),
+            (9, 500, true, true),
+            (12, 500, false, true),
+            (15, 501, true, false),
+            (15, 501, true, false),
+            (15, 502, true, false),
+            (16, 502, false, true),
+        ];
+        for (period, (recorded, missed, expected, are_recorded)) in (1_u32..).zip(cells) {
+            let mut ticks = (0..100).map(|tick| began + period * every + tick * Duration::from_millis(100));
+            let unseen = Unseen { recorded, missed };
+            assert_eq!(ticks.any(|now| windows.is_open(now, Some(unseen))), expected, "period {period}");
+            assert_eq!(windows.are_recorded, are_recorded, "period {period}");
+        }
     }
 
     #[test]
-    fn there_is_no_window_after_a_period_without_need() {
+    fn other_periods_begin_with_a_window_where_one_is_needed() {
         let (every, began) = (Duration::from_secs(10), Instant::now());
-        let mut schedule = Schedule::new(every, began);
-        for (period, missed, expected) in [(1, 0, false), (2, 7, true), (3, 7, false), (4, 8, true)] {
-            let mut ticks = (0..100).map(|tick| began + period * every + tick * Duration::from_millis(100));
-            assert_eq!(ticks.any(|now| schedule.is_open(now, Some(missed))), expected, "period {period}");
-            schedule.period_ends = began + (period + 1) * every;
-        }
+        let mut windows = Windows::new(every, began);
+        let unseen = |recorded, missed| Some(Unseen { recorded, missed });
+        assert!(windows.is_open(began, unseen(0, 500)));
+        assert!(windows.in_periods_of(2 * every, began).is_open(began, unseen(0, 500)));
+        // What came before the first period is no need.
+        let later = began + every;
+        assert!(!windows.is_open(later, unseen(7, 500)));
+        let mut longer = windows.in_periods_of(2 * every, later);
+        assert!(!longer.is_open(later, unseen(7, 500)) && longer.window.is_empty());
+        // What has come in the longer one is.
+        longer.is_open(later + 2 * every, unseen(7, 501));
+        assert!(!longer.window.is_empty());
     }
 }

@@ -6,6 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use monitor_ebpf::Counter;
+use tracing::warn;
+
 use super::{
     Latency, RunConfig,
     prepare::prepare,
@@ -33,7 +36,8 @@ pub struct TraceConfig {
     pub starts: bool,
     /// Calls under way for longer are given up: they have no duration.
     pub max_call_age: Duration,
-    /// Bounds of what a target may take in the kernel.
+    /// Bounds of what each framework of a target may take in the kernel. What is past them is handed over with less, or
+    /// lost; what [`Tracer::lost`] does not tell of it is a warning of the log.
     pub limits: Limits,
     /// Most verbose level of the eBPF programs' own diagnostics, as `log::Level` counts; 0 for none.
     pub program_log_level: u8,
@@ -81,9 +85,55 @@ impl TraceConfig {
     }
 }
 
+/// A limit past which a call is handed over with less, or not at all, and no [`Lost`](crate::pipeline::Lost) tells it.
+struct Limit {
+    /// What counts how often it was passed.
+    counter: Counter,
+    /// What there is too much of.
+    on: &'static str,
+    /// What that costs.
+    then: &'static str,
+}
+
+const LIMITS: [Limit; 3] = [
+    Limit {
+        counter: Counter::LabelSetRefused,
+        on: "combinations of labels",
+        then: "`other` stands in for the names of further ones",
+    },
+    Limit {
+        counter: Counter::RefusedFull,
+        on: "calls in flight",
+        then: "further ones have no duration, and streams of gRPC-Go's clients are not told",
+    },
+    Limit {
+        counter: Counter::RefusedNested,
+        on: "calls nested in one on a goroutine",
+        then: "deeper ones have no duration",
+    },
+];
+
+/// Which of the limits a target is known to have passed.
+#[derive(Clone, Copy, Default)]
+struct Passed([bool; LIMITS.len()]);
+
+impl Passed {
+    /// Gives those of which it was not known. `counter` gives the value of a counter of the programs.
+    fn look(&mut self, counter: impl Fn(Counter) -> u64, mut passed: impl FnMut(&Limit)) {
+        for (is_known, limit) in self.0.iter_mut().zip(&LIMITS) {
+            if !*is_known && counter(limit.counter) > 0 {
+                *is_known = true;
+                passed(limit);
+            }
+        }
+    }
+}
+
 /// Targets with probes attached. Dropping it takes the probes away.
 pub struct Trace {
     watches: Watches,
+    /// Of each target, in their order.
+    passed: Vec<Passed>,
     checked: Instant,
 }
 
@@ -98,7 +148,8 @@ impl Trace {
         }
         let config = config.as_run();
         let watches = Watches::attach(prepare(&config)?, &config, &Arc::new(Ladder::default()))?;
-        Ok(Self { watches, checked: Instant::now() })
+        let passed = vec![Passed::default(); watches.all().len()];
+        Ok(Self { watches, passed, checked: Instant::now() })
     }
 
     /// Hands over the calls since the last time; false once no target is left.
@@ -107,13 +158,37 @@ impl Trace {
         if self.checked.elapsed() >= CHECK_EVERY {
             self.checked = Instant::now();
             self.watches.check(tracer);
+            self.say_what_is_passed();
         }
         self.watches.any_up()
+    }
+
+    /// Says of each limit once that a target has passed it.
+    fn say_what_is_passed(&mut self) {
+        for (watch, passed) in self.watches.all().iter().zip(&mut self.passed) {
+            passed.look(
+                |counter| watch.counter(counter),
+                |Limit { on, then, .. }| warn!("{}: the limit on {on} is passed: {then}", watch.name()),
+            );
+        }
+    }
+
+    /// Says how often each limit was passed in all.
+    fn say_what_was_passed(&self) {
+        for watch in self.watches.all() {
+            for Limit { counter, on, then } in &LIMITS {
+                let times = watch.counter(*counter);
+                if times > 0 {
+                    warn!("{}: the limit on {on} was passed {times} times: {then}", watch.name());
+                }
+            }
+        }
     }
 
     /// Takes the probes away and hands over what is left. Takes a quarter of a second or so.
     pub fn detach(mut self, tracer: &mut dyn Tracer) {
         self.watches.finish(tracer);
+        self.say_what_was_passed();
     }
 }
 
@@ -127,4 +202,24 @@ pub fn watch(pids: &[u32], tracer: &mut dyn Tracer) -> Result<(), Failure> {
     }
     trace.detach(tracer);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_said_to_be_passed_once() {
+        let mut passed = Passed::default();
+        let mut said = Vec::new();
+        for (refused, nested) in [(0, 0), (3, 0), (4, 1), (4, 2)] {
+            let counter = |counter| match counter {
+                Counter::LabelSetRefused => refused,
+                Counter::RefusedNested => nested,
+                _ => 0,
+            };
+            passed.look(counter, |limit| said.push((limit.on, refused)));
+        }
+        assert_eq!(said, [("combinations of labels", 3), ("calls nested in one on a goroutine", 4)]);
+    }
 }

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     bpf::Maps,
+    failure::shown,
     image::{Image, Kind},
     metrics::UnexpectedType,
     target::AddressSpace,
@@ -161,17 +162,22 @@ fn meet(word: u64, itab: Option<Itab>, known: &[(u64, Itab)], maps: &Maps, place
     let (interface, concrete) =
         itab.and_then(|itab| names(&place.executable.image, itab)).unwrap_or_else(unknown);
     let same = known.iter().find(|(_, known)| Some(*known) == itab);
+    let pair = pair(&interface, &concrete);
     match same {
-        Some((meaning, _)) if maps.add_alias(word, *meaning) => info!(
-            "{}: calls come with another table for {concrete} as {interface}; they are counted from now on",
-            place.name
-        ),
+        Some((meaning, _)) if maps.add_alias(word, *meaning) => {
+            info!("{}: calls come with another table for {pair}; they are counted from now on", place.name);
+        }
         _ => warn!(
-            "{}: calls come with {concrete} as {interface}, which was not expected: what depends on it is not read",
+            "{}: calls come with {pair}, which was not expected: what depends on it is not read",
             place.name
         ),
     }
     UnexpectedType { interface, concrete, hits: 0 }
+}
+
+/// The two for the log: such names are the target's own, and can be of any length and hold anything.
+fn pair(interface: &str, concrete: &str) -> String {
+    format!("{} as {}", shown(concrete), shown(interface))
 }
 
 fn unknown() -> (String, String) {
@@ -210,4 +216,18 @@ fn names(image: &Image, itab: Itab) -> Option<(String, String)> {
     let interface = go.type_at(itab.interface).ok().filter(|found| found.kind == Kind::Interface)?;
     let concrete = go.type_at(itab.concrete).ok()?;
     Some((interface.name, concrete.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_can_write_no_line_of_its_own_into_the_log() {
+        let long = "x".repeat(16 << 10);
+        assert_eq!(pair("shop.Reader", "*shop.Stock"), "*shop.Stock as shop.Reader");
+        let text = pair(&long, "*shop.A\n2026-01-01T00:00:00Z  INFO attached\x1b[2J");
+        assert!(!text.chars().any(char::is_control), "{text}");
+        assert!(text.starts_with(r"*shop.A\n2026") && text.len() < 1_000, "{text}");
+    }
 }

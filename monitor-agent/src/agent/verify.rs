@@ -48,6 +48,13 @@ pub fn probe_in_place(target: &Target, image: &Image, site: &Site) -> Result<boo
     Ok(text(target, bias, site)? == Text::Probed)
 }
 
+/// How far the addresses of a process are from those of its executable.
+pub(super) fn load_bias(target: &Target, image: &Image) -> Result<u64, Failure> {
+    // A process that ends has no mappings any more.
+    let ended = |error: TargetError| still_running(target).err().unwrap_or_else(|| error.into());
+    target.load_bias(image.link_base()).map_err(ended)
+}
+
 /// Fails when the process is not, or no longer, the one that was opened.
 pub(super) fn still_running(target: &Target) -> Result<(), Failure> {
     match target.liveness() {
@@ -83,20 +90,46 @@ fn return_hazard(target: &Target) -> Result<Option<ReturnHazard>, TargetError> {
     }
 }
 
+/// Refuses plans with a function whose text is not the file's, as far as the process's memory may be read. Of sites on
+/// request nothing is asked.
+pub fn check_texts<'a>(
+    target: &Target,
+    image: &Image,
+    plans: impl Iterator<Item = (&'a Found, &'a Plan)>,
+) -> Result<(), Failure> {
+    let (name, bias) = (describe(target), load_bias(target, image)?);
+    for site in plans.flat_map(|(_, plan)| &plan.sites) {
+        match text(target, bias, site) {
+            Ok(text) => refuse_different(&name, site, text)?,
+            Err(error) => {
+                unpermitted(target, error)?;
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Refuses a function whose text is not the file's.
 pub(super) fn check_text(place: &Place, site: &Site) -> Result<(), Failure> {
     match text(&place.target, place.bias, site) {
-        Ok(Text::Original | Text::Probed) => Ok(()),
-        Ok(Text::Different) => Err(Failure::new(
-            Kind::Unprovable,
-            format!(
-                "{}: the code of {} in memory is not that of the file: it was patched or remapped, so a probe there \
-                 can't be trusted",
-                place.name, site.symbol
-            ),
-        )),
+        Ok(text) => refuse_different(&place.name, site, text),
         Err(error) => unread(place, error),
     }
+}
+
+fn refuse_different(name: &str, site: &Site, text: Text) -> Result<(), Failure> {
+    if text != Text::Different {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Kind::Unprovable,
+        format!(
+            "{name}: the code of {} in memory is not that of the file: it was patched or remapped, so a probe there \
+             can't be trusted",
+            site.symbol
+        ),
+    ))
 }
 
 /// Refuses probes that will never fire.
@@ -117,10 +150,16 @@ pub(super) fn check_in_place(place: &Place, site: &Site) -> Result<(), Failure> 
 
 /// Calls are counted without access to the target's memory; only the check is left out.
 fn unread(place: &Place, error: TargetError) -> Result<(), Failure> {
-    still_running(&place.target)?;
-    if !matches!(error, TargetError::Permission { .. }) {
-        return Err(error.into());
-    }
+    let error = unpermitted(&place.target, error)?;
     warn!("{}: its code is not compared with its file: {error}", place.name);
     Ok(())
+}
+
+/// Why a process's memory can't be read, if that is for want of permission. All else is a failure.
+fn unpermitted(target: &Target, error: TargetError) -> Result<TargetError, Failure> {
+    still_running(target)?;
+    match error {
+        TargetError::Permission { .. } => Ok(error),
+        error => Err(error.into()),
+    }
 }

@@ -6,12 +6,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use monitor_ebpf::Counter;
 use tracing::{info, warn};
 
 use super::{
     Latency, RunConfig,
     aside::Awaited,
-    attached::{self, Attached, Batch, Place, sites},
+    attached::{self, Attached, Batch, Place, Turn, sites},
     clock::Clock,
     describe,
     go::{GoRuntime, Read},
@@ -20,11 +21,11 @@ use super::{
     prepare::Prepared,
     probes::Probes,
     subject::Subject,
-    verify::{check_return_probes, still_running},
+    verify::{check_return_probes, load_bias},
 };
 use crate::{
     bpf::RunTimes,
-    failure::Failure,
+    failure::{Failure, printable, shown},
     goruntime::Readings,
     image::CostClass,
     metrics::{
@@ -143,10 +144,7 @@ impl Checked {
     pub(super) fn new(prepared: Prepared, config: &RunConfig) -> Result<Self, Failure> {
         let Prepared { target, executable } = prepared;
         let name = describe(&target);
-        let bias = target
-            .load_bias(executable.image.link_base())
-            // A process that ends has no mappings any more.
-            .map_err(|error| still_running(&target).err().unwrap_or_else(|| error.into()))?;
+        let bias = load_bias(&target, &executable.image)?;
         let place = Place { target, executable, bias, name };
         check_return_probes(&place.target, plans(&place, config).map(|(_, found, plan)| (found, plan)))?;
         for (_, _, plan) in plans(&place, config) {
@@ -197,20 +195,21 @@ impl Watch {
                 Ok(plan) => plan,
                 Err(refusal) => {
                     warn!(
-                        "{}: its {} {}is not watched: {refusal}",
+                        "{}: its {} {}is not watched: {}",
                         place.name,
                         found.name,
-                        at(&found.module)
+                        at(&shown(&found.module)),
+                        shown(refusal)
                     );
                     continue;
                 }
             };
             let Some(begun) = programs.next_if(|begun| begun.framework == index) else { continue };
             attached.push(Attached::new(&place, begun, (found, plan), config, ladder)?);
-            info!("attached to {}: {}", place.name, with_versions(found, &stats.go_version));
+            info!("attached to {}: {}", place.name, shown(&with_versions(found, &stats.go_version)));
             // What a framework's release can't tell is said by `inspect`. A spec's author has asked for what is missing.
             for note in plan.notes.iter().filter(|_| found.spec.is_some()) {
-                warn!("{}: {}: {note}", place.name, found.name);
+                warn!("{}: {}: {}", place.name, found.name, printable(note));
             }
             add_stats(&mut stats, (found, plan), config);
         }
@@ -292,21 +291,25 @@ impl Watch {
         now.saturating_duration_since(self.drained)
     }
 
-    /// Takes everything out of the rings, for the tracer too.
+    /// Takes out of each ring what others can wait for, for the tracer too.
     pub(super) fn drain(&mut self, tools: &mut Tools, tracer: &mut dyn Tracer) {
+        self.take_out(Turn::Short, tools, tracer);
+    }
+
+    fn take_out(&mut self, turn: Turn, tools: &mut Tools, tracer: &mut dyn Tracer) {
         self.drained = Instant::now();
         self.was_filling |= self.is_filling();
         let Tools { clock, batch } = tools;
         clock.look();
         let Self { attached, place, .. } = self;
-        let drain = |attached: &mut Attached| attached.drain(place, *clock, batch, tracer);
+        let drain = |attached: &mut Attached| attached.drain(turn, place, *clock, batch, tracer);
         let ring_bytes = attached.iter_mut().map(drain).sum();
         self.face.lock_stats().ring_bytes = ring_bytes;
     }
 
     /// Drains, and publishes what a scrape may read.
     pub(super) fn look(&mut self, tools: &mut Tools, tracer: &mut dyn Tracer) {
-        self.drain(tools, tracer);
+        self.take_out(Turn::Whole, tools, tracer);
         let Self { attached, place, .. } = self;
         let mut has_news = false;
         for attached in attached {
@@ -334,6 +337,9 @@ impl Watch {
         }
         if !self.is_up || self.leaving.is_some() {
             return;
+        }
+        if self.attached.iter().any(|attached| attached.is_to_decide(now)) {
+            self.drain(tools, tracer);
         }
         self.look_after(now);
         let what = match self.liveness(now) {
@@ -394,6 +400,11 @@ impl Watch {
         self.attached.iter().any(Attached::has_windows)
     }
 
+    /// Whether calls that have recorded their start were seen.
+    pub(super) fn has_records(&self) -> bool {
+        self.attached.iter().any(Attached::has_records)
+    }
+
     /// The target, for messages.
     pub(super) fn name(&self) -> &str {
         &self.place.name
@@ -408,11 +419,12 @@ impl Watch {
         let sources: Vec<_> = sources().collect();
         let before = std::mem::replace(&mut self.latency_sources, sources.clone());
         self.face.lock_stats().latency_sources.clone_from(&sources);
+        let is_off = sources.contains(&LatencySource::Nowhere);
         let [are_recorded, were_recorded] =
             [sources, before].map(|sources| sources.contains(&LatencySource::Recorded));
         if are_recorded && !were_recorded {
             info!("{}: its calls record their starts, so durations need no windows", self.place.name);
-        } else if were_recorded && !are_recorded {
+        } else if were_recorded && !are_recorded && !is_off {
             info!("{}: not all of its calls record their starts", self.place.name);
         }
     }
@@ -517,6 +529,11 @@ impl Watch {
         Some(sums)
     }
 
+    /// What the programs have counted, of all frameworks.
+    pub(super) fn counter(&self, counter: Counter) -> u64 {
+        self.attached.iter().map(|attached| attached.counter(counter)).sum()
+    }
+
     /// CPU time of the target since it started; `None` once it has ended.
     pub(super) fn cpu_time(&self) -> Option<Duration> {
         self.is_up.then(|| self.place.target.cpu_time()).flatten()
@@ -555,7 +572,6 @@ fn without_duration(counters: &CounterValues) -> u64 {
     unpaired + sampled_out + ring_full + ring_full_recorded + clock_set
 }
 
-/// Where something lies, if that is known.
 /// Native functions are in no module and in no Go program.
 fn with_versions(found: &Found, go_version: &str) -> String {
     let after = |separator: &str, version: &str| {

@@ -91,7 +91,7 @@ impl InFlight {
             start_ns: call.start_ns,
             // The other keys may be those of nested calls.
             object: if side_of(key) == side::SERVER { key } else { 0 },
-            kind: if side_of(key) == side::SERVER { low_bits(call.nested) } else { 0 },
+            kind: kind_of(key, call),
             label_set: number(call.nested >> DEPTH_BITS),
             key,
             place: None,
@@ -202,6 +202,15 @@ fn number(word: u64) -> u32 {
     u32::try_from(word).unwrap_or(u32::MAX)
 }
 
+/// The kind of a call in the spill map. Those of a goroutine have the number of calls nested in them in its place, and what is
+/// nested has a key that may look like an object's, and nothing there.
+fn kind_of(key: u64, call: Spilled) -> u8 {
+    match key & key::BITS {
+        key::SERVER | key::CLIENT => low_bits(call.nested),
+        _ => 0,
+    }
+}
+
 /// Only calls that the target handles have their object alone as key.
 fn side_of(key: u64) -> u8 {
     if key & key::BITS == key::SERVER { side::SERVER } else { side::CLIENT }
@@ -218,7 +227,24 @@ pub fn monotonic() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::each_once;
+    use monitor_ebpf::{Spilled, key};
+
+    use super::{each_once, kind_of};
+
+    #[test]
+    fn only_calls_of_an_object_have_their_kind_in_the_spill_map() {
+        let call = |nested| Spilled { start_ns: 1, nested };
+        for (bits, nested, kind) in [
+            (key::SERVER, 4, 4),
+            (key::CLIENT, 6, 6),
+            (key::CLIENT, 77 << 6 | 2, 2),
+            // The outermost of three, and one that is nested once.
+            (key::GOROUTINE, 2, 0),
+            (key::GOROUTINE + 1, 0, 0),
+        ] {
+            assert_eq!(kind_of(0xc000_0000 | bits, call(nested)), kind, "{bits} {nested}");
+        }
+    }
 
     #[test]
     fn a_walk_that_begins_again_meets_each_key_once() {

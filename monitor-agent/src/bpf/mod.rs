@@ -34,5 +34,5 @@ pub(crate) use maps::decode;
 pub use maps::{Maps, More};
 pub use object::ProbeLinks;
 pub use page_tables::MemoryReads;
-pub use sampling::Sampling;
+pub use sampling::{Asked, Sampling};
 pub use stats::{Measuring, RunTimes};

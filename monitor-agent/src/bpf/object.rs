@@ -25,7 +25,7 @@ use aya_log::EbpfLogger;
 use aya_obj::{
     EbpfSectionKind, ProgramSection, VerifierLog,
     generated::{
-        BPF_ALU64, BPF_CALL, BPF_DW, BPF_IMM, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOV,
+        BPF_ALU64, BPF_CALL, BPF_DW, BPF_F_NO_PREALLOC, BPF_IMM, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOV,
         BPF_PSEUDO_KFUNC_CALL, BPF_PSEUDO_MAP_FD, bpf_insn,
     },
 };
@@ -33,7 +33,7 @@ use log::Log;
 use monitor_ebpf::{name, patched};
 
 use super::{
-    RunTimes,
+    RunTimes, kernel_release,
     multi::{self, instruction},
     perf,
     syscall::{self, AttachType, Probe},
@@ -242,6 +242,9 @@ fn make_maps(
 /// Makes a map, with what lies in it from the start.
 fn make_map(name: &str, map: &aya_obj::Map, entries: Option<u32>) -> Result<MapData, MapError> {
     let mut map = map.clone();
+    if !may_allocate(&kernel_release()) {
+        allocate_at_once(&mut map);
+    }
     if let Some(entries) = entries {
         map.set_max_entries(entries);
     }
@@ -255,6 +258,22 @@ fn make_map(name: &str, map: &aya_obj::Map, entries: Option<u32>) -> Result<MapD
         syscall::freeze(made.fd().as_fd()).map_err(|error| failed_call("bpf_map_freeze", error))?;
     }
     Ok(made)
+}
+
+/// Whether programs of this release may fill a hash map whose entries are allocated one by one. Before Linux 6.1 the kernel warns of
+/// them, which some machines are told to stop at (`check_map_prog_compatibility`, kernel/bpf/verifier.c @ v6.0). Where that was
+/// ported back it does no harm to do without.
+fn may_allocate(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(1))
+}
+
+/// Has a hash map's entries allocated when it is made, where they would take memory only while they are there.
+fn allocate_at_once(map: &mut aya_obj::Map) {
+    // The object has maps of this kind only.
+    if let aya_obj::Map::Legacy(map) = map {
+        map.def.map_flags &= !BPF_F_NO_PREALLOC;
+    }
 }
 
 fn failed_call(call: &'static str, io_error: io::Error) -> MapError {
@@ -320,7 +339,7 @@ fn load(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpf::{kernel_release, page_tables};
+    use crate::bpf::page_tables;
 
     /// `add r9, gs:[…]`: how a function's code begins on x86-64 that has a stack for each processor
     /// (`emit_priv_frame_ptr`, `arch/x86/net/bpf_jit_comp.c` @ v6.13).
@@ -336,6 +355,25 @@ mod tests {
     fn large() -> Vec<bpf_insn> {
         let store = |off| bpf_insn { off, ..instruction(0x7a, 10, 0, 1) };
         [&[store(-512), store(-8)][..], &multi::nothing()].concat()
+    }
+
+    #[test]
+    fn older_kernels_get_maps_that_are_whole_from_the_start() {
+        for (release, expected) in [
+            ("5.15.0-91-generic", false),
+            ("6.0.19", false),
+            ("6.1.0-56-cloud-amd64", true),
+            ("6.18.44", true),
+            ("10.0-rc1", true),
+            ("", false),
+        ] {
+            assert_eq!(may_allocate(release), expected, "{release}");
+        }
+        let mut object = aya_obj::Object::parse(OBJECT).expect("an object");
+        let one_by_one = |map: &aya_obj::Map| map.map_flags() & BPF_F_NO_PREALLOC != 0;
+        assert!(object.maps.values().any(one_by_one));
+        object.maps.values_mut().for_each(allocate_at_once);
+        assert!(!object.maps.values().any(one_by_one));
     }
 
     #[test]

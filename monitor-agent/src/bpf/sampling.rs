@@ -12,6 +12,29 @@ use super::{
     object::Object,
 };
 
+/// Which calls are asked for the start that they have recorded themselves, of those whose start was not seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Each.
+    All,
+    /// Enough to see whether there are records.
+    Few,
+    /// None, so that none has a duration.
+    None,
+}
+
+impl Asked {
+    /// See [`sampling::ASKED`].
+    fn bits(self) -> u64 {
+        match self {
+            Self::All => 0,
+            Self::Few => sampling::FEW,
+            // No call finishes at a time of which all bits are zero.
+            Self::None => u64::MAX,
+        }
+    }
+}
+
 /// Which starts of calls the programs of one copy of a framework see.
 ///
 /// The programs give a call no start that may be another's: see [`monitor_ebpf::sampling`].
@@ -50,9 +73,9 @@ impl Sampling {
         }
     }
 
-    /// Of calls whose start was not seen, only a few or all are asked for the one that they have recorded themselves.
-    pub fn ask(&self, few: bool) {
-        self.set(sampling::ASKED, if few { sampling::FEW } else { 0 });
+    /// From now on these calls are asked for the start that they have recorded themselves.
+    pub fn ask(&self, asked: Asked) {
+        self.set(sampling::ASKED, asked.bits());
     }
 
     /// Whether starts are watched in windows.

@@ -157,14 +157,15 @@ pub(super) struct RunArguments {
     #[arg(long)]
     otlp: bool,
 
-    /// Combinations of labels kept for each target; past them `other` stands in for the names.
+    /// Combinations of labels kept for each framework and spec of a target; past them `other` stands in for the
+    /// names.
     #[arg(
         long, value_name = "N", default_value_t = Limits::default().label_sets,
         allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1 << 20)
     )]
     max_label_sets: u32,
 
-    /// Calls in flight kept for each target; those past it are counted and not timed.
+    /// Calls in flight kept for each framework and spec of a target; those past it are counted and not timed.
     #[arg(
         long, value_name = "N", default_value_t = Limits::default().in_flight,
         allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1 << 24)
@@ -178,7 +179,8 @@ pub(super) struct RunArguments {
     )]
     max_call_age: u32,
 
-    /// Bytes of each target's ring buffer, a power of two; when it overflows, durations are lost and counted.
+    /// Bytes of the ring buffer for each framework and spec of a target, a power of two; when it overflows, durations
+    /// are lost and counted.
     #[arg(
         long, value_name = "BYTES", default_value_t = Limits::default().ring_bytes,
         allow_negative_numbers = true, value_parser = ring_bytes

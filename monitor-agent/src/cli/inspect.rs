@@ -201,7 +201,12 @@ impl Subject {
 
     /// Why `run` would not attach what is planned to the process, if it would not.
     fn refusal(&self, inspection: &Inspection) -> Option<Failure> {
-        agent::check_return_probes(self.target.as_ref()?, inspection.plans()).err()
+        let target = self.target.as_ref()?;
+        // Where nothing is planned that is what refuses it.
+        inspection.plans().next()?;
+        agent::check_return_probes(target, inspection.plans())
+            .and_then(|()| agent::check_texts(target, &self.image, inspection.plans()))
+            .err()
     }
 
     fn file(path: &Path) -> Result<Self, Failure> {

@@ -4,7 +4,10 @@ use std::{str::FromStr, time::Duration};
 
 use thiserror::Error;
 
-use crate::pipeline::{FinishedCall, Labels, Side, StartedCall};
+use crate::{
+    pipeline::{FinishedCall, Labels, Side, StartedCall},
+    specs::Specs,
+};
 
 /// One condition: `side=server`, `method=Echo,Lookup`, `status=error`, `min_duration=5ms`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +16,7 @@ pub enum Condition {
     Side(Vec<Side>),
     /// The method is one of these. Operations of specs have none.
     Method(Vec<String>),
-    /// The call failed (`true`) or succeeded.
+    /// The call failed (`true`) or succeeded. An operation of a spec does neither where its line has no status.
     Status(Vec<bool>),
     /// The call took so long or longer. One whose start was not seen does not.
     MinDuration(Duration),
@@ -112,11 +115,13 @@ impl Filter {
         Self(conditions)
     }
 
-    /// Whether a reader wants a finished call.
+    /// Whether a reader wants a finished call, or an operation of one of these specs.
     #[must_use]
-    pub fn takes_finish(&self, call: &FinishedCall<'_>) -> bool {
+    pub fn takes_finish(&self, call: &FinishedCall<'_>, specs: &Specs) -> bool {
         self.0.iter().all(|condition| match condition {
-            Condition::Status(wanted) => wanted.contains(&call.labels.failed),
+            Condition::Status(wanted) => {
+                has_status(call.labels, specs) && wanted.contains(&call.labels.failed)
+            }
             Condition::MinDuration(least) => call.duration.is_some_and(|duration| duration >= *least),
             Condition::Side(_) | Condition::Method(_) => takes_names(condition, call.labels),
         })
@@ -127,6 +132,11 @@ impl Filter {
     pub fn takes_start(&self, call: &StartedCall<'_>) -> bool {
         self.0.iter().all(|condition| takes_names(condition, call.labels))
     }
+}
+
+/// Whether a line says how it ended.
+fn has_status(labels: &Labels, specs: &Specs) -> bool {
+    labels.operation(specs).is_none_or(|(_, operation)| labels.ending(operation).is_some())
 }
 
 fn takes_names(condition: &Condition, labels: &Labels) -> bool {
@@ -144,7 +154,10 @@ mod tests {
     use monitor_ebpf::LabelSet;
 
     use super::*;
-    use crate::pipeline::NoExecutable;
+    use crate::{
+        pipeline::{Framework, NoExecutable},
+        specs,
+    };
 
     fn filter(conditions: &[&str]) -> Filter {
         Filter::all(conditions.iter().map(|text| text.parse().expect("a condition")).collect())
@@ -156,7 +169,11 @@ mod tests {
     }
 
     fn takes(conditions: &[&str], labels: &Arc<Labels>, duration_us: Option<u64>) -> bool {
-        filter(conditions).takes_finish(&FinishedCall {
+        takes_of(&Specs::default(), conditions, labels, duration_us)
+    }
+
+    fn takes_of(specs: &Specs, conditions: &[&str], labels: &Arc<Labels>, duration_us: Option<u64>) -> bool {
+        let call = FinishedCall {
             target: 1,
             label_set: 0,
             labels,
@@ -164,7 +181,8 @@ mod tests {
             duration: duration_us.map(Duration::from_micros),
             has_own_start: false,
             details: None,
-        })
+        };
+        filter(conditions).takes_finish(&call, specs)
     }
 
     #[test]
@@ -182,6 +200,34 @@ mod tests {
         let limits = [("1ms", true), ("1001us", false), ("1s", false), ("1000us", true)];
         for (limit, passes) in limits {
             assert_eq!(takes(&[&format!("min_duration={limit}")], echo, Some(1_000)), passes, "{limit}");
+        }
+    }
+
+    /// Of the first operation nobody knows how it ended, of the second if its number could not be read.
+    #[test]
+    fn an_operation_whose_line_has_no_status_has_none_to_filter_by() {
+        const SPEC: &str = "name = \"any\"\n\
+                            [[native]]\nname = \"untold\"\nkey = \"thread\"\n\
+                            [[native.start]]\nfunction = \"begin\"\n\
+                            [[native.finish]]\nfunction = \"end\"\n\
+                            [[native]]\nname = \"told\"\nkey = \"thread\"\nfailed = \"< 0\"\n\
+                            [[native.start]]\nfunction = \"begin\"\n\
+                            [[native.finish]]\nfunction = \"end\"\nnumber = 0\n";
+        let specs = Specs::of(vec![specs::read("", SPEC).expect("a spec")]).expect("one spec");
+        for (operation, failed, code, passes) in [
+            (0, false, None, [false, false]),
+            (1, false, None, [false, false]),
+            (1, false, Some(1), [true, false]),
+            (1, true, Some(u32::MAX), [false, true]),
+        ] {
+            let framework = Framework::Spec { spec: 0, operation };
+            let set = Labels::decode(&LabelSet::EMPTY, &NoExecutable);
+            let labels = &Arc::new(Labels { framework, failed, code, ..set });
+            let takes = |conditions: &[&str]| takes_of(&specs, conditions, labels, None);
+            let answers = ["status=succeed", "status=error"].map(|condition| takes(&[condition]));
+            assert_eq!(answers, passes, "{operation} {code:?}");
+            assert!(takes(&[]), "{operation} {code:?}");
+            assert_eq!(takes(&["status=succeed,error"]), passes.contains(&true), "{operation} {code:?}");
         }
     }
 

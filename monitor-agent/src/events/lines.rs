@@ -42,6 +42,11 @@ impl Lines {
         Self { format, time: TimeText::default(), specs }
     }
 
+    /// The specs whose operations have lines.
+    pub(super) fn specs(&self) -> &Specs {
+        &self.specs
+    }
+
     /// Appends the line of a start.
     pub(super) fn start(&mut self, call: &StartedCall<'_>, out: &mut Vec<u8>) {
         let (time, labels) = (self.time.of(call.time_ns), call.labels);
@@ -83,7 +88,7 @@ impl Lines {
             call_type: labels.call_type.name(),
             status: labels.status(),
             duration_us: call.duration.map(|duration| duration.as_micros()),
-            error: labels.failed.then_some(labels.error_class),
+            error: labels.error(),
             goroutine: call.details.map(|details| details.goroutine),
             sent_bytes: call.details.and_then(|details| details.sent_bytes),
             received_bytes: call.details.and_then(|details| details.received_bytes),
@@ -146,7 +151,7 @@ struct FinishLine<'a> {
     status: &'static str,
     duration_us: Option<u128>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'static str>,
+    error: Option<Cow<'static, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     goroutine: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -220,7 +225,7 @@ impl<'a> OperationLine<'a> {
 fn took(duration_us: Option<u128>, text: &mut String) -> std::fmt::Result {
     match duration_us {
         Some(us) => write!(text, " {us} µs"),
-        None => write!(text, " (start not seen)"),
+        None => write!(text, " (no duration)"),
     }
 }
 
@@ -229,7 +234,7 @@ impl FinishLine<'_> {
         let mut text = called(labels);
         let _ = took(self.duration_us, &mut text);
         let _ = write!(text, " {}", self.status);
-        if let Some(error) = self.error {
+        if let Some(error) = &self.error {
             let _ = write!(text, " ({error})");
         }
         let _ = write!(text, " {}", via(labels));

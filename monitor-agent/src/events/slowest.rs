@@ -1,6 +1,7 @@
 //! The slowest calls, and the last that failed, of each label set.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, VecDeque},
     fmt::Write as _,
     net::SocketAddr,
@@ -105,10 +106,16 @@ impl SlowCalls {
     /// In pieces, so that no more than the answer is ever made.
     fn json_within(&self, bytes: usize, wish: &Wish) -> String {
         let sets = self.wanted(wish);
-        let mut left_out = sets.len();
+        // Sets may differ only by what an answer does not show, such as retries; one combination of labels may have two
+        // numbers, and two copies of a framework may have the same.
+        let mut shown: BTreeMap<ShownLabels<'_>, Vec<&SharedKept>> = BTreeMap::new();
+        for set in &sets {
+            shown.entry(ShownLabels::of(set)).or_default().push(&set.calls);
+        }
+        let mut left_out = shown.len();
         let mut json = "{\"calls\":[".to_owned();
-        for (index, ((target, labels), calls)) in sets.into_iter().enumerate() {
-            let described = Kept::of(&calls).described(target, &labels, self.limit);
+        for (index, (labels, calls)) in shown.into_iter().enumerate() {
+            let described = Kept::of(&calls).described(labels, self.limit);
             // Text and numbers to memory can't fail.
             let described = serde_json::to_string(&described).unwrap_or_default();
             if json.len() + described.len() >= bytes {
@@ -127,15 +134,9 @@ impl SlowCalls {
         json
     }
 
-    /// The label sets that are wanted, in the order of their names. Only pointers are copied while new calls wait. One
-    /// combination of labels may have two numbers, and two copies of a framework may have the same.
-    fn wanted(&self, wish: &Wish) -> BTreeMap<(u32, Arc<Labels>), Vec<SharedKept>> {
-        let sets: Vec<KeptSet> = lock(&self.sets).values().filter(|set| wish.takes(set)).cloned().collect();
-        let mut wanted: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for set in sets {
-            wanted.entry((set.target, set.labels)).or_default().push(set.calls);
-        }
-        wanted
+    /// The label sets that are wanted. Only pointers are copied while new calls wait.
+    fn wanted(&self, wish: &Wish) -> Vec<KeptSet> {
+        lock(&self.sets).values().filter(|set| wish.takes(set)).cloned().collect()
     }
 }
 
@@ -162,7 +163,7 @@ impl Wish {
 
 impl Kept {
     /// A copy of all of these, whose locks are held one after the other.
-    fn of(these: &[SharedKept]) -> Self {
+    fn of(these: &[&SharedKept]) -> Self {
         let mut all = Self::default();
         for one in these {
             let one = lock(one);
@@ -187,30 +188,23 @@ impl Kept {
         self.fastest = self.slowest.iter().filter_map(|call| call.duration).min().unwrap_or_default();
     }
 
-    fn described(mut self, target: u32, labels: &Labels, limit: usize) -> DescribedSet<'_> {
+    fn described(mut self, labels: ShownLabels<'_>, limit: usize) -> DescribedSet<'_> {
         self.slowest.sort_by_key(|call| std::cmp::Reverse((call.duration, call.time_ns)));
         self.slowest.truncate(limit);
         let mut failed: Vec<_> = self.failed.into();
         failed.sort_by_key(|call| std::cmp::Reverse(call.time_ns));
         failed.truncate(limit);
         DescribedSet {
-            target,
-            side: labels.side.name(),
-            caller: &labels.caller,
-            callee: &labels.callee,
-            method: &labels.method,
-            call_type: labels.call_type.name(),
-            status: labels.status(),
-            error: labels.failed.then_some(labels.error_class),
+            labels,
             slowest: self.slowest.iter().map(described).collect(),
             failed: failed.iter().map(described).collect(),
         }
     }
 }
 
-/// One label set of the answer, whose fields `docs/events.md` explains.
-#[derive(Serialize)]
-struct DescribedSet<'a> {
+/// The labels of a part of the answer, which no other part has. In the order of the parts.
+#[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
+struct ShownLabels<'a> {
     target: u32,
     side: &'static str,
     caller: &'a str,
@@ -220,7 +214,30 @@ struct DescribedSet<'a> {
     call_type: &'static str,
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'static str>,
+    error: Option<Cow<'static, str>>,
+}
+
+impl<'a> ShownLabels<'a> {
+    fn of(set: &'a KeptSet) -> Self {
+        let labels = set.labels.as_ref();
+        Self {
+            target: set.target,
+            side: labels.side.name(),
+            caller: &labels.caller,
+            callee: &labels.callee,
+            method: &labels.method,
+            call_type: labels.call_type.name(),
+            status: labels.status(),
+            error: labels.error(),
+        }
+    }
+}
+
+/// One part of the answer, whose fields `docs/events.md` explains.
+#[derive(Serialize)]
+struct DescribedSet<'a> {
+    #[serde(flatten)]
+    labels: ShownLabels<'a>,
     slowest: Vec<DescribedCall>,
     failed: Vec<DescribedCall>,
 }
@@ -258,7 +275,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::pipeline::NoExecutable;
+    use crate::pipeline::{Framework, NoExecutable};
 
     fn labels(method: &str, failed: bool) -> Arc<Labels> {
         let labels = Labels::decode(&LabelSet::EMPTY, &NoExecutable);
@@ -297,7 +314,7 @@ mod tests {
         }
         let report = report(&calls, &Wish::default());
         assert_eq!(report.len(), 2);
-        let [good, bad] = &report[..] else { unreachable!() };
+        let [bad, good] = &report[..] else { unreachable!() };
         assert_eq!(durations(&good["slowest"]), [Some(9), Some(8), Some(7)]);
         assert_eq!((durations(&good["failed"]), &good["error"]), (vec![], &Value::Null));
         assert_eq!(durations(&bad["slowest"]), [Some(9), Some(7), Some(7)]);
@@ -316,6 +333,35 @@ mod tests {
         let report = report(&calls, &Wish::default());
         assert_eq!(report.len(), 1);
         assert_eq!(durations(&report[0]["slowest"]), [Some(3), Some(2)]);
+    }
+
+    #[test]
+    fn no_two_parts_of_an_answer_look_the_same() {
+        let calls = Arc::new(SlowCalls::new(2));
+        let echo = Labels::clone(&labels("Echo", false));
+        let alike = [
+            Labels { retry: "1".to_owned(), ..echo.clone() },
+            Labels { protocol: "GRPC".to_owned(), ..echo.clone() },
+            Labels { panicked: true, ..echo.clone() },
+            echo,
+        ];
+        for (us, labels) in (1..).zip(alike) {
+            finish(&calls, &Arc::new(labels), us, Some(us));
+        }
+        let ask = Labels { framework: Framework::Grpc, ..Labels::clone(&labels("Ask", true)) };
+        for code in [99, 5, 98] {
+            finish(&calls, &Arc::new(Labels { code: Some(code), ..ask.clone() }), 1, Some(1));
+        }
+        let report = report(&calls, &Wish::default());
+        let shown = report.iter().map(|set| (set["method"].as_str(), set["error"].as_str()));
+        let expected = [
+            (Some("Ask"), Some("Code(98)")),
+            (Some("Ask"), Some("Code(99)")),
+            (Some("Ask"), Some("NotFound")),
+            (Some("Echo"), None),
+        ];
+        assert_eq!(shown.collect::<Vec<_>>(), expected);
+        assert_eq!(durations(&report[3]["slowest"]), [Some(4), Some(3)]);
     }
 
     #[test]

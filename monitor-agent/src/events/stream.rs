@@ -108,7 +108,7 @@ impl Tracer for EventStream {
     }
 
     fn finish(&mut self, call: &FinishedCall<'_>) {
-        if self.readers.count() > 0 && self.filter.takes_finish(call) {
+        if self.readers.count() > 0 && self.filter.takes_finish(call, self.lines.specs()) {
             self.lines.finish(call, &mut self.batch.text);
             self.end_line(call.target, EventKind::Finish, (LossReason::SlowReader, 1), call.time_ns);
         }

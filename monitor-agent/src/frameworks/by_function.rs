@@ -234,19 +234,18 @@ fn kind(spanned: &Spanned<WrittenCall>, root: &str) -> Result<KindSpec, Wrong> {
     let written = spanned.get_ref();
     let is_unary = written.unary.as_ref().is_some_and(|unary| *unary.get_ref());
     let Some(WrittenStreams { client, server }) = &written.streams else {
-        return match (is_unary, &written.starts_as) {
-            (true, None) => Ok(KindSpec::Unary),
-            (false, Some(_)) => Ok(KindSpec::AsStarted),
-            _ => wrong(
-                spanned,
-                "say which streams it has, or that it is unary; its start says so for starts_as",
-            ),
-        };
+        if is_unary {
+            return Ok(KindSpec::Unary);
+        }
+        return wrong(spanned, "say which streams it has, or that it is unary");
     };
-    if is_unary || written.starts_as.is_some() {
-        return wrong(client, "what is unary, or told by the start, has no streams here");
+    if is_unary {
+        return wrong(client, "what is unary has no streams");
     }
     let of = client.get_ref().split('.').next().unwrap_or_default();
+    if written.starts_as.is_some() && of != root {
+        return wrong(client, "what starts as another has its streams behind its key");
+    }
     let (client, server) = (below(client, client.get_ref(), of)?, below(server, server.get_ref(), of)?);
     if of == root {
         return Ok(KindSpec::Object(client, server));

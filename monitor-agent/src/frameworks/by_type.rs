@@ -166,6 +166,8 @@ fn errors(written: &WrittenErrors) -> Result<ErrorSpec, Wrong> {
         message: field(&written.message)?,
         wrapped: symbol(&written.wrapped)?,
         points: field(&written.points)?,
+        carrier: symbol(&written.carrier)?,
+        carries: field(&written.carries)?,
         names: written.messages.get_ref().iter().map(named).collect::<Result<_, _>>()?,
         types: types
             .map(|(name, class)| {

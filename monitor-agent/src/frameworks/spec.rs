@@ -92,6 +92,10 @@ pub struct ErrorSpec {
     pub wrapped: String,
     /// Its field with the pointer.
     pub points: String,
+    /// The type of errors in which another may come, whose class counts if it has one.
+    pub carrier: String,
+    /// Its field with that one.
+    pub carries: String,
     /// Name of each class by its message.
     pub names: Vec<(String, String)>,
     /// Name of the class of types of errors that have none of these objects.
@@ -403,8 +407,6 @@ pub struct Way {
 pub enum KindSpec {
     /// It is none.
     Unary,
-    /// The start has told.
-    AsStarted,
     /// By two truth values behind the object: whether the client streams, and whether the server does.
     Object(String, String),
     /// By two of the struct that the second argument of the start points to, whose type these ways lead to.

@@ -42,6 +42,7 @@ fn what_is_wrong_with_a_file_has_a_place() {
         (KITEX, "{{www}{ww}}", "{{www}{ww}", "a brace that is not closed"),
         (GRPC, "starts_as = \"client\"", "starts_as = \"cleint\"", "there is no operation of this name"),
         (GRPC, "starts_as = \"client\"", "unary = true", "one of start and starts_as"),
+        (GRPC, "client = \"attempt.cs", "client = \"other.cs", "has its streams behind its key"),
         (GRPC, "key = 5\n", "key = 7\n", "the pointer that is the key has one name"),
         (GRPC, "key = 5\n", "key = 6\n", "the key is one of the pointers"),
         (GRPC, "unary = true\n", "", "say which streams it has"),

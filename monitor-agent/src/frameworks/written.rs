@@ -145,6 +145,8 @@ pub(super) struct WrittenErrors {
     pub(super) message: Spanned<String>,
     pub(super) wrapped: Spanned<String>,
     pub(super) points: Spanned<String>,
+    pub(super) carrier: Spanned<String>,
+    pub(super) carries: Spanned<String>,
     pub(super) messages: Spanned<BTreeMap<String, Spanned<String>>>,
     pub(super) types: Spanned<BTreeMap<String, Spanned<String>>>,
 }

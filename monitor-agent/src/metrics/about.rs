@@ -101,13 +101,15 @@ impl TargetStats {
     }
 
     /// All that `monitor_events_lost_total` shows, by reason.
-    fn losses(&self) -> [(&'static str, u64); 7] {
+    fn losses(&self) -> [(&'static str, u64); 9] {
         let counters = &self.counters;
         let ring_full = counters.ring_full + counters.ring_full_unpaired + counters.ring_full_recorded;
         [
             ("ring_full", ring_full),
             ("clock_set", counters.clock_set),
             ("finish_unknown_type", counters.finishes_unknown_type),
+            ("finish_unreadable", counters.finishes_unread),
+            ("start_unreadable", counters.starts_unread),
             ("label_table_failed", counters.finishes_lost + counters.finishes_lost_unpaired),
             ("size_unreadable", counters.sizes_unread),
             ("message", counters.messages_lost),
@@ -140,6 +142,8 @@ pub enum LatencySource {
     Windows,
     /// Probes at the finishes, and starts that the calls record themselves.
     Recorded,
+    /// No durations are taken.
+    Nowhere,
 }
 
 impl LatencySource {
@@ -150,6 +154,7 @@ impl LatencySource {
             Self::Probes => "probes",
             Self::Windows => "windows",
             Self::Recorded => "recorded",
+            Self::Nowhere => "none",
         }
     }
 }
@@ -357,9 +362,9 @@ const PER_TARGET: &[PerTarget] = &[
     PerTarget {
         gauge: false,
         name: "monitor_events_lost_total",
-        help: "What was lost of calls, by reason. Only with finish_unknown_type and label_table_failed is a \
+        help: "What was lost of calls, by reason. Only with finish_unknown_type, finish_unreadable and label_table_failed is a \
                call missing in the throughput; ring_full and clock_set lose a duration, size_unreadable a call's bytes, \
-               message a stream's message, start_label_table_failed a start under its labels.",
+               message a stream's message, start_label_table_failed a start under its labels, start_unreadable all of a start.",
         label: "reason",
         values: |target| target.losses().map(|(reason, count)| (reason, float(count))).to_vec(),
     },
@@ -492,8 +497,8 @@ fn about_sides(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
     );
     let mut sources = FamilyBuilder::gauge(
         "monitor_latency_source_info",
-        "Where durations come from: probes at each start and finish, at the starts in windows only, or starts that the \
-         target records; always 1.",
+        "Where durations come from: probes at each start and finish, at the starts in windows only, starts that the \
+         target records, or none; always 1.",
     );
     let mut pending = FamilyBuilder::gauge(
         "monitor_calls_pending",
@@ -570,8 +575,10 @@ mod tests {
             sizes_unread: 128,
             messages_lost: 256,
             starts_lost: 512,
+            starts_unread: 1024,
+            finishes_unread: 2048,
             ..CounterValues::default()
         };
-        assert_eq!(TargetStats { counters, ..TargetStats::default() }.events_lost(), 1_023);
+        assert_eq!(TargetStats { counters, ..TargetStats::default() }.events_lost(), 4_095);
     }
 }

@@ -15,12 +15,6 @@ use crate::{
 /// `prometheus.DefBuckets` of `client_golang`, in milliseconds.
 const MILLISECONDS: [u32; 11] = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000];
 
-/// The name of a code, as gRPC-Go has it.
-fn code_name(code: Option<u32>) -> Cow<'static, str> {
-    let Some(code) = code else { return Cow::Borrowed("unreadable") };
-    known().code(code).map_or_else(|| Cow::Owned(format!("Code({code})")), Cow::Borrowed)
-}
-
 /// The name of a code in other languages, and in OpenTelemetry (`error.type`): `DEADLINE_EXCEEDED`.
 pub(super) fn canonical_code_name(code: Option<u32>) -> String {
     let Some(code) = code else { return "_OTHER".to_owned() };
@@ -108,7 +102,7 @@ fn one_side(
                 *started.entry(call).or_default() += starts;
             }
             if series.total > 0 {
-                *handled.entry((call, code_name(series.labels.code))).or_default() += series.total;
+                *handled.entry((call, series.labels.code_name())).or_default() += series.total;
             }
             for (sums, more) in messages.iter_mut().zip(messages_of(series)).filter(|(_, more)| *more > 0) {
                 *sums.entry(call).or_default() += more;

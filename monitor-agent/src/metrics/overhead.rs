@@ -18,7 +18,7 @@ pub struct OverheadStats {
 /// What is given up of one target to keep a budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SheddingStats {
-    /// How many steps down the ladder; 0 for nothing.
+    /// How much detail is left out: 0 for none, 3 for all durations.
     pub level: usize,
     /// Steps down so far.
     pub shed: u64,

@@ -15,6 +15,10 @@ pub struct CounterValues {
     pub starts_unknown_type: u64,
     /// Finishes of calls whose type was not known: in no total.
     pub finishes_unknown_type: u64,
+    /// Starts of which it could not be read what they start, or whether.
+    pub starts_unread: u64,
+    /// Finishes of which it could not be read what they end, or whether: in no total.
+    pub finishes_unread: u64,
     /// Starts not kept because the in-flight map was full.
     pub refused_full: u64,
     /// Starts not kept because too many calls were nested.
@@ -112,6 +116,8 @@ impl CounterValues {
             starts,
             starts_unknown_type,
             finishes_unknown_type,
+            starts_unread,
+            finishes_unread,
             refused_full,
             refused_nested,
             abandoned,
@@ -148,6 +154,8 @@ impl CounterValues {
             (starts, other.starts),
             (starts_unknown_type, other.starts_unknown_type),
             (finishes_unknown_type, other.finishes_unknown_type),
+            (starts_unread, other.starts_unread),
+            (finishes_unread, other.finishes_unread),
             (refused_full, other.refused_full),
             (refused_nested, other.refused_nested),
             (abandoned, other.abandoned),
@@ -364,6 +372,8 @@ impl Aggregate {
             starts: counter(Counter::Starts),
             starts_unknown_type: counter(Counter::StartUnknownType),
             finishes_unknown_type: counter(Counter::FinishUnknownType),
+            starts_unread: counter(Counter::StartUnread),
+            finishes_unread: counter(Counter::FinishUnread),
             refused_full: counter(Counter::RefusedFull),
             refused_nested: counter(Counter::RefusedNested),
             abandoned: counter(Counter::Abandoned),

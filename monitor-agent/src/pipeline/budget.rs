@@ -80,8 +80,8 @@ pub struct Shedding {
     last: usize,
     /// When the last step was taken.
     stepped: Duration,
-    /// Since when a richer level would fit.
-    fits_since: Option<Duration>,
+    /// Since when a richer level would fit, and the richest of those that would have at each look since.
+    fits: Option<(Duration, usize)>,
     /// The end of the ladder is reached, and it is not enough.
     exhausted: bool,
 }
@@ -119,16 +119,17 @@ impl Shedding {
     /// Decides by what the probes take, or would take, at each level: parts of the target's CPU time.
     pub fn look(&mut self, now: Duration, budget: Budget, ratio_at: impl Fn(usize) -> f64) -> Option<Step> {
         if ratio_at(self.level) > budget.ratio() {
-            self.fits_since = None;
+            self.fits = None;
             return self.shed(now, |level| ratio_at(*level) <= budget.ratio());
         }
         self.exhausted = false;
         let richer = (0..self.level).find(|level| ratio_at(*level) <= budget.ratio() * FITS);
         let Some(level) = richer else {
-            self.fits_since = None;
+            self.fits = None;
             return None;
         };
-        let since = *self.fits_since.get_or_insert(now);
+        let (since, level) = self.fits.map_or((now, level), |(since, fits)| (since, level.max(fits)));
+        self.fits = Some((since, level));
         if now.saturating_sub(since) < RESTORE_AFTER {
             return None;
         }
@@ -252,5 +253,17 @@ mod tests {
         let steps: Vec<_> =
             (7..100).filter_map(|second| shedding.look(at(second), budget("6%"), cost)).collect();
         assert_eq!(steps, [Step::Restored(1)]);
+    }
+
+    #[test]
+    fn a_level_comes_back_when_it_has_fitted_long_enough_itself() {
+        let mut shedding = Shedding::new(at(0), 2);
+        assert_eq!(shedding.look(at(6), budget("1%"), |_| 0.02), Some(Step::Shed(2)));
+        let mut look = |second: u64| {
+            let ratio_at = |level: usize| if level == 0 && second < 20 { 0.015 } else { 0.005 };
+            shedding.look(at(second), budget("1%"), ratio_at)
+        };
+        let steps: Vec<_> = (10..60).filter_map(|second| Some((second, look(second)?))).collect();
+        assert_eq!(steps, [(20, Step::Restored(1)), (31, Step::Restored(0))]);
     }
 }

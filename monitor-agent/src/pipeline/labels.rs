@@ -1,6 +1,6 @@
 //! Label sets as people and Prometheus see them.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use monitor_ebpf::{
     LabelSet, TEXT_BYTES, call_type, error_class, label, mark, protocol, retry_count, side, status_code,
@@ -137,7 +137,8 @@ pub struct Labels {
     pub failed: bool,
     /// How often it was retried, in digits; `unreadable` where that could not be read.
     pub retry: String,
-    /// Class of the error, or the name of gRPC's code; `none` where there is none, and where nobody asked.
+    /// Class of the error; `none` where there is none, and where nobody asked. gRPC has codes in place of classes:
+    /// [`error`](Self::error) has both.
     pub error_class: &'static str,
     /// The protocol that it went over, as the framework writes that; empty where nobody asked, `unreadable` where that
     /// could not be read.
@@ -216,11 +217,7 @@ impl Labels {
             callee: service.to_owned(),
             method: method.to_owned(),
             code: Some(set.error).filter(|code| *code != status_code::UNREADABLE),
-            error_class: match set.error {
-                _ if set.failed == 0 => NO_ERROR,
-                status_code::UNREADABLE => UNREADABLE,
-                code => frameworks::known().code(code).unwrap_or(OTHER),
-            },
+            error_class: if set.failed == 0 { NO_ERROR } else { OTHER },
             cut_names: u8::from(path.is_cut),
             ..Self::decode_names(&LabelSet { error: error_class::NONE, ..without_names(set) }, executable)
         }
@@ -270,6 +267,22 @@ impl Labels {
     #[must_use]
     pub fn status(&self) -> &'static str {
         if self.failed { "error" } else { "succeed" }
+    }
+
+    /// The name of the status's code, as gRPC-Go writes it.
+    #[must_use]
+    pub fn code_name(&self) -> Cow<'static, str> {
+        let Some(code) = self.code else { return Cow::Borrowed(UNREADABLE) };
+        frameworks::known().code(code).map_or_else(|| Cow::Owned(format!("Code({code})")), Cow::Borrowed)
+    }
+
+    /// What kind of error it finished with: of gRPC the name of the code, else the class. `None` where there is none.
+    #[must_use]
+    pub fn error(&self) -> Option<Cow<'static, str>> {
+        self.failed.then(|| match self.framework {
+            Framework::Grpc => self.code_name(),
+            Framework::Kitex | Framework::Spec { .. } => Cow::Borrowed(self.error_class),
+        })
     }
 }
 
@@ -538,7 +551,7 @@ mod tests {
             set.text.as_flattened_mut()[..path.len()].copy_from_slice(path);
             set.lengths[0] = u8::try_from(path.len()).unwrap();
             let labels = Labels::decode(&set, &Echo(Framework::Grpc));
-            assert_eq!((labels.code, labels.error_class, labels.failed), (Some(5), "NotFound", true));
+            assert_eq!((labels.code, labels.error().as_deref()), (Some(5), Some("NotFound")));
             (labels.callee, labels.method)
         };
         let names = |service: &str, method: &str| (service.to_owned(), method.to_owned());
@@ -558,6 +571,19 @@ mod tests {
         }
         let long = [&b"/"[..], &[b's'; 90], b"/", &[b'm'; 100]].concat();
         assert_eq!(decode(&long), names(&"s".repeat(90), &"m".repeat(100)));
+    }
+
+    /// As in the label `grpc_code`.
+    #[test]
+    fn errors_of_grpc_have_the_names_of_their_codes() {
+        let error = |failed: u8, error: u32| {
+            let set = LabelSet { error, failed, ..LabelSet::EMPTY };
+            Labels::decode(&set, &Echo(Framework::Grpc)).error()
+        };
+        let codes = [5, 98, 99, status_code::UNREADABLE];
+        let names = ["NotFound", "Code(98)", "Code(99)", "unreadable"];
+        assert_eq!(codes.map(|code| error(1, code)), names.map(|name| Some(Cow::Borrowed(name))));
+        assert_eq!(error(0, status_code::OK), None);
     }
 
     #[test]

@@ -7,12 +7,14 @@ use super::{EventKind, LossReason};
 const FULL: &[Counter] = &[Counter::RingFull, Counter::RingFullUnpaired, Counter::RingFullRecorded];
 
 /// Each way to lose an event, and the counters that count it.
-const WAYS: [(EventKind, LossReason, &[Counter]); 6] = [
+const WAYS: [(EventKind, LossReason, &[Counter]); 8] = [
     (EventKind::Finish, LossReason::RingFull, FULL),
     (EventKind::Finish, LossReason::UnknownType, &[Counter::FinishUnknownType]),
+    (EventKind::Finish, LossReason::Unreadable, &[Counter::FinishUnread]),
     (EventKind::Finish, LossReason::LabelTableFailed, &[Counter::FinishLost, Counter::FinishLostUnpaired]),
     (EventKind::Start, LossReason::RingFull, &[Counter::StartRingFull]),
     (EventKind::Start, LossReason::UnknownType, &[Counter::StartUnknownType]),
+    (EventKind::Start, LossReason::Unreadable, &[Counter::StartUnread]),
     (EventKind::Start, LossReason::LabelTableFailed, &[Counter::StartLabelLost]),
 ];
 

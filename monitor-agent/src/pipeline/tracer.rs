@@ -122,6 +122,8 @@ pub enum LossReason {
     RingFull,
     /// The call's type is not known. It is in no total.
     UnknownType,
+    /// The call's object could not be read. It is in no total.
+    Unreadable,
     /// There was no room for its labels, not even as `other`. It is in no total.
     LabelTableFailed,
     /// The reader of the stream did not take its lines in time. Other readers have them.
@@ -135,6 +137,7 @@ impl LossReason {
         match self {
             Self::RingFull => "ring_full",
             Self::UnknownType => "unknown_type",
+            Self::Unreadable => "unreadable",
             Self::LabelTableFailed => "label_table_failed",
             Self::SlowReader => "slow_reader",
         }

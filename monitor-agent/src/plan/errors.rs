@@ -23,6 +23,10 @@ pub(super) struct ErrorPlan {
     pub(super) wrapped_at: u16,
     /// Itab of the classes, which are errors themselves; 0 if none is ever an error.
     pub(super) plain: u64,
+    /// Itab of errors in which another may come; 0 if there are none.
+    pub(super) carrier: u64,
+    /// Offset of that one.
+    pub(super) carries_at: u16,
     /// Offset of the message in a class.
     message_at: u64,
     names: &'static [(String, String)],
@@ -50,11 +54,17 @@ impl ErrorPlan {
         for (name, class) in &spec.types {
             types.extend(resolver.itab(ERROR, name)?.map(|itab| (itab.address, class.as_str())));
         }
-        let wrapped_at = u16::try_from(points.offset).map_err(|_| Refusal::TooMuch("bytes in an error"))?;
+        let offset = |at| u16::try_from(at).map_err(|_| Refusal::TooMuch("bytes in an error"));
+        let (carrier, carries_at) = match resolver.itab(ERROR, &spec.carrier)? {
+            Some(carrier) => (carrier.address, offset(carried(spec, resolver, carrier.pointee)?)?),
+            None => (0, 0),
+        };
         Ok(Self {
             wrapped: wrapped.address,
-            wrapped_at,
+            wrapped_at: offset(points.offset)?,
             plain,
+            carrier,
+            carries_at,
             message_at: message.offset,
             names: &spec.names,
             types,
@@ -81,4 +91,13 @@ impl ErrorPlan {
         let length = usize::try_from(length).ok().filter(|_| length <= MESSAGE_MAX)?;
         image.read(pointer, length).ok()
     }
+}
+
+/// Offset of the error that a carrier carries.
+fn carried(spec: &ErrorSpec, resolver: &mut Resolver<'_>, carrier: u64) -> Result<u64, Refusal> {
+    let field = resolver.field(carrier, &spec.carries)?;
+    if field.field_type.kind != Kind::Interface {
+        return Err(Refusal::wrong_type(&spec.carries, &field.field_type.name, "an error"));
+    }
+    Ok(field.offset)
 }

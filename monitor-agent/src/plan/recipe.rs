@@ -100,7 +100,10 @@ impl Plan {
         if let Some(errors) = &self.errors {
             recipe.error_wrapped = errors.wrapped.wrapping_add(bias);
             recipe.error_wrapped_at = errors.wrapped_at;
-            recipe.error_plain = if errors.plain == 0 { 0 } else { errors.plain.wrapping_add(bias) };
+            let or_none = |itab: u64| if itab == 0 { 0 } else { itab.wrapping_add(bias) };
+            recipe.error_plain = or_none(errors.plain);
+            recipe.error_carrier = or_none(errors.carrier);
+            recipe.error_carries_at = errors.carries_at;
         }
         for site in self.sites.iter().chain(&self.message_sites) {
             let flags = match site.role {

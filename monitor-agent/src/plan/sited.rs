@@ -395,7 +395,7 @@ impl Finder<'_> {
     /// Where it lies whether client and server stream. That it can't be told is a note.
     fn streams(&mut self, spec: &CallSpec, walk: &mut Walk<'_, '_>) -> Result<Option<[Place; 2]>, Refusal> {
         let places = match &spec.kind {
-            KindSpec::Unary | KindSpec::AsStarted => return Ok(None),
+            KindSpec::Unary => return Ok(None),
             KindSpec::Object(client, server) => truth_values(walk, client, server),
             KindSpec::Second(ways, client, server) => match type_at_end(ways, walk.resolver) {
                 Ok(description) => {

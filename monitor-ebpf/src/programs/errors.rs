@@ -2,7 +2,7 @@
 
 use monitor_ebpf::error_class;
 
-use super::{maps::recipe, memory::word, registers::Hit};
+use super::{asm::unknown, maps::recipe, memory::word, registers::Hit};
 
 /// Where the class of the call's error lies in the executable, or one of [`error_class`].
 #[inline(always)]
@@ -10,16 +10,32 @@ pub(crate) fn class(hit: &Hit) -> u32 {
     if recipe!(read_errors) == 0 || hit.error == 0 {
         return error_class::NONE;
     }
-    let object = if hit.error == recipe!(error_wrapped) {
-        word(hit.error_data.wrapping_add(u64::from(recipe!(error_wrapped_at))))
-    } else if hit.error == recipe!(error_plain) {
-        hit.error_data
-    } else {
-        hit.error
-    };
+    let object = of(hit.error, hit.error_data).unwrap_or_else(|| carried(hit).unwrap_or(hit.error));
+    // Whichever it is: else the verifier follows each through all that comes later.
+    let object = unknown(object);
     let offset = object.wrapping_sub(recipe!(image));
     if offset <= u64::from(error_class::ELSEWHERE) || offset >= recipe!(image_length) {
         return error_class::ELSEWHERE;
     }
     u32::try_from(offset).unwrap_or(error_class::ELSEWHERE)
+}
+
+/// The class of an error that has one.
+#[inline(always)]
+fn of(error: u64, data: u64) -> Option<u64> {
+    if error == recipe!(error_wrapped) {
+        return Some(word(data.wrapping_add(u64::from(recipe!(error_wrapped_at)))));
+    }
+    (error == recipe!(error_plain)).then_some(data)
+}
+
+/// The class of the error that the call's only carries.
+#[inline(always)]
+fn carried(hit: &Hit) -> Option<u64> {
+    if hit.error != recipe!(error_carrier) {
+        return None;
+    }
+    let at = hit.error_data.wrapping_add(u64::from(recipe!(error_carries_at)));
+    let error = word(at);
+    if error == 0 { None } else { of(error, word(at.wrapping_add(8))) }
 }

@@ -247,13 +247,22 @@ pub(crate) fn insert_told(key: Key, label_set: u32, start_ns: u64, kind: u8) {
     note_spill();
     note(sampling::OBJECTS_SPILLED);
     let Err(error) = SPILL.insert(number, call, NO_EXIST) else { return };
-    let is_there = error == EXISTS;
-    if is_there {
-        count_of(Counter::Abandoned, key.side());
+    if error != EXISTS {
+        return count_of(Counter::RefusedFull, key.side());
     }
-    if !is_there || SPILL.insert(number, call, ANY).is_err() {
-        count_of(Counter::RefusedFull, key.side());
+    replace(number, start_ns, call.nested, key.side());
+}
+
+/// Puts a start into the spill map in place of one under the same key, which gets no end any more. Where there is no memory for
+/// it the old one must not stay: the next finish would take it for its own. Gives nothing of use: see the module on labels.
+#[inline(never)]
+fn replace(number: u64, start_ns: u64, nested: u64, side: u8) -> u32 {
+    count_of(Counter::Abandoned, side);
+    if SPILL.insert(number, Spilled { start_ns, nested }, ANY).is_err() {
+        let _ = SPILL.remove(number);
+        count_of(Counter::RefusedFull, side);
     }
+    0
 }
 
 /// Forgets a call that finishes and gives what [`insert_told`] remembered of it.
@@ -568,10 +577,7 @@ fn spill(key: Key, start_ns: u64, kind: u8) {
         };
         return insert_nested(key, depth, start_ns);
     }
-    count_of(Counter::Abandoned, key.side());
-    if SPILL.insert(number, call, ANY).is_err() {
-        count_of(Counter::RefusedFull, key.side());
-    }
+    replace(number, start_ns, call.nested, key.side());
 }
 
 /// A call starts inside others of its goroutine, so many of them. A start that is not kept is not missed by the
@@ -588,10 +594,7 @@ fn insert_nested(outermost: Key, depth: u64, start_ns: u64) {
         return count_of(Counter::RefusedFull, outermost.side());
     }
     // What a call left there that was nested in one given up since.
-    count_of(Counter::Abandoned, outermost.side());
-    if SPILL.insert(number, call, ANY).is_err() {
-        count_of(Counter::RefusedFull, outermost.side());
-    }
+    replace(number, start_ns, call.nested, outermost.side());
 }
 
 /// The innermost call of a goroutine finishes, whose outermost is in the spill map if it was kept at all; gives its

@@ -242,10 +242,30 @@ fn read(set: &mut LabelSet, label: usize, memory: &mut Memory, pointer: u64, len
     let text = (&raw mut set.text[label]).cast::<u64>();
     // SAFETY: `kept` is at most the size of a text, or of all of them, of which this is the first.
     if !unsafe { memory.copy_text(text, kept, pointer) } {
-        // Not in memory: the agent may find the bytes in the file.
         count(Counter::LabelFault);
-        by_address(set, label, mark::ADDRESS, pointer, length);
+        // Not in memory: the agent may find the bytes in the file.
+        let kept = in_image(pointer);
+        by_address(set, label, mark_if(kept, mark::ADDRESS), pointer & kept, length & kept);
+        set.lengths[label] &= kept as u8;
     }
+}
+
+/// All ones if an address lies in the executable, else 0. What could not be read elsewhere is in no file, and each address of it
+/// would take a label set of its own.
+///
+/// No branch: the verifier would follow each through all that comes later.
+#[inline(always)]
+fn in_image(address: u64) -> u64 {
+    let offset = address.wrapping_sub(recipe!(image));
+    // Neither is half of all addresses or more, unless it lies before.
+    let is_inside = (offset.wrapping_sub(recipe!(image_length)) & !offset).cast_signed() >> 63;
+    asm::unknown(is_inside.cast_unsigned())
+}
+
+/// This mark, or that of what can't be read.
+#[inline(always)]
+fn mark_if(kept: u64, by_place: u8) -> u8 {
+    mark::UNREADABLE ^ ((mark::UNREADABLE ^ by_place) & kept as u8)
 }
 
 /// Copies a string into the set whose pointer and length lie at an address.
@@ -279,12 +299,13 @@ pub(crate) fn read_c(set: &mut LabelSet, label: usize, pointer: u64) {
     // SAFETY: a text has this many bytes.
     let result = unsafe { bpf_probe_read_user_str(text.cast(), TEXT_BYTES as u32, pointer as *const _) };
     if result < 0 {
-        // Not in memory: the agent may find the bytes in the file.
         count(Counter::LabelFault);
-        set.marks[label] = mark::C_ADDRESS;
-        set.lengths[label] = 8;
+        // Not in memory: the agent may find the bytes in the file.
+        let kept = in_image(pointer);
+        set.marks[label] = mark_if(kept, mark::C_ADDRESS);
+        set.lengths[label] = 8 & kept as u8;
         // SAFETY: a text lies at a multiple of eight in scratch memory. The helper has cleared the rest.
-        return unsafe { text.cast::<u64>().write_volatile(pointer) };
+        return unsafe { text.cast::<u64>().write_volatile(pointer & kept) };
     }
     // The helper counts the byte at the end.
     let length = result.cast_unsigned();

@@ -44,7 +44,7 @@ fn message(ctx: &ProbeContext, kind: u32, skip_flags: u8, error_at: u16) {
     }
     let mut scratch = Scratch::new();
     scratch.memory().find();
-    let Some(shape) = shape::find(&hit, &mut scratch) else {
+    let Ok(shape) = shape::find(&hit, &mut scratch) else {
         return count(Counter::MessageLost);
     };
     shape.copy_windows(&hit, &mut scratch, window_use::KEY | window_use::MESSAGE);
@@ -72,7 +72,7 @@ pub(crate) fn entered(ctx: &ProbeContext) {
     count_hot(Counter::MessageEntered, side::CLIENT);
     let mut scratch = Scratch::new();
     scratch.memory().find();
-    let Some(shape) = shape::find(&hit, &mut scratch) else { return };
+    let Ok(shape) = shape::find(&hit, &mut scratch) else { return };
     let key = key(&hit, extra::MESSAGES_SENT + hit.direction);
     let Some(label_set) = label_set(&mut hit, shape, &mut scratch) else {
         let _ = MESSAGES.remove(key);

@@ -31,7 +31,7 @@ use monitor_ebpf::{
 use peer::PeerAt;
 use registers::{Hit, Moment};
 use scratch::Scratch;
-use shape::ShapeRef;
+use shape::{ShapeRef, Unfound};
 
 /// No call has more bytes than this: such a count was not read rightly.
 const SIZE_MAX: u64 = 1 << 48;
@@ -58,11 +58,14 @@ pub(crate) fn start(ctx: &ProbeContext) {
     // Kitex's starts read nothing on servers.
     let mut scratch = Scratch::new();
     scratch.memory().find_later();
-    let Some(shape) = shape::find(&hit, &mut scratch) else {
-        count(Counter::StartUnknownType);
-        in_flight::insert_unknown(hit.goroutine());
-        debug!(ctx, "start: object of unknown type {:x}", hit.type_word);
-        return;
+    let shape = match shape::find(&hit, &mut scratch) {
+        Ok(shape) => shape,
+        Err(why) => {
+            count(if why == Unfound::Unread { Counter::StartUnread } else { Counter::StartUnknownType });
+            in_flight::insert_unknown(hit.goroutine());
+            debug!(ctx, "start: object of unknown type {:x}", hit.type_word);
+            return;
+        }
     };
     shape.copy_windows(&hit, &mut scratch, window_use::KEY);
     let key = shape.key(&hit, &scratch);
@@ -75,8 +78,10 @@ pub(crate) fn start(ctx: &ProbeContext) {
     if is_told {
         shape.copy_windows(&hit, &mut scratch, window_use::START);
     }
-    if !shape.begins(&scratch) {
-        return;
+    match shape.begins(&scratch) {
+        Some(true) => {}
+        Some(false) => return,
+        None => return count(Counter::StartUnread),
     }
     count_hot(Counter::Starts, shape.side());
     let kind = shape.kind(&scratch);
@@ -126,11 +131,14 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     }
     let mut scratch = Scratch::new();
     scratch.memory().find();
-    let Some(shape) = shape::find(&hit, &mut scratch) else {
-        count(Counter::FinishUnknownType);
-        in_flight::remove_unknown(hit.goroutine());
-        debug!(ctx, "finish: object of unknown type {:x}", hit.type_word);
-        return;
+    let shape = match shape::find(&hit, &mut scratch) {
+        Ok(shape) => shape,
+        Err(why) => {
+            count(if why == Unfound::Unread { Counter::FinishUnread } else { Counter::FinishUnknownType });
+            in_flight::remove_unknown(hit.goroutine());
+            debug!(ctx, "finish: object of unknown type {:x}", hit.type_word);
+            return;
+        }
     };
     if recipe!(by_site) != 0 {
         status::unwrap(&mut hit, shape);
@@ -156,8 +164,12 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     }
     let asks_kind = shape.has(policy::KIND_AT_FINISH) && !(is_told && started.is_seen());
     let kind = if asks_kind { shape.kind(&scratch) } else { started.kind() };
-    if !started.is_seen() && shape.ends_again(kind, &scratch) {
-        return count_of(Counter::FinishRepeated, shape.side());
+    if !started.is_seen() {
+        match shape.ends_again(kind, &scratch) {
+            Some(false) => {}
+            Some(true) => return count_of(Counter::FinishRepeated, shape.side()),
+            None => return count(Counter::FinishUnread),
+        }
     }
     // The label set is made where the windows are.
     keep_sizes(shape, &mut scratch);

@@ -127,9 +127,15 @@ impl Scratch {
     /// Answers a question of the recipe. What was not read answers no.
     #[inline(always)]
     pub(crate) fn answer(&self, test: *const Test) -> bool {
+        self.answer_if_read(test) == Some(true)
+    }
+
+    /// The same; `None` where it was not read.
+    #[inline(always)]
+    pub(crate) fn answer_if_read(&self, test: *const Test) -> Option<bool> {
         let op = field!(test, op);
         if op == TestOp::Never as u8 {
-            return false;
+            return Some(false);
         }
         let (place, width) = (self.place(field!(test, at)), field!(test, width));
         // SAFETY: see `copy`; the agent aligns places to the width.
@@ -141,9 +147,9 @@ impl Scratch {
             }
         };
         if value == unread {
-            return false;
+            return None;
         }
         let operand = u64::from(field!(test, operand));
-        if op == TestOp::Equal as u8 { value == operand } else { value & operand != 0 }
+        Some(if op == TestOp::Equal as u8 { value == operand } else { value & operand != 0 })
     }
 }

@@ -46,20 +46,29 @@ fn kind_of(client: u8, server: u8) -> u8 {
     }
 }
 
+/// Why no shape was found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unfound {
+    /// The recipe has none for such an object.
+    Unknown,
+    /// The object could not be read where it says what it is.
+    Unread,
+}
+
 /// The shape of a hit, if the recipe has one. May copy the first window.
 #[inline(always)]
-pub(crate) fn find(hit: &Hit, scratch: &mut Scratch) -> Option<ShapeRef> {
+pub(crate) fn find(hit: &Hit, scratch: &mut Scratch) -> Result<ShapeRef, Unfound> {
     if recipe!(by_site) != 0 {
-        return ShapeRef::number(hit.shape);
+        return ShapeRef::number(hit.shape).ok_or(Unfound::Unknown);
     }
     find_by_type(hit.type_word, hit.object, scratch)
 }
 
 /// The shape of an object.
 #[inline(always)]
-fn find_by_type(type_word: u64, object: u64, scratch: &mut Scratch) -> Option<ShapeRef> {
+fn find_by_type(type_word: u64, object: u64, scratch: &mut Scratch) -> Result<ShapeRef, Unfound> {
     if let Some(shape) = find_exactly(type_word, object, scratch) {
-        return Some(shape);
+        return Ok(shape);
     }
     let meaning = types::resolve(type_word);
     let known = if meaning == 0 { type_word } else { meaning };
@@ -71,17 +80,20 @@ fn find_by_type(type_word: u64, object: u64, scratch: &mut Scratch) -> Option<Sh
         }
         let inner_word = field!(shape.0, inner_word);
         if inner_word == 0 {
-            return Some(shape);
+            return Ok(shape);
         }
         shape.copy_window(0, object, 0, scratch);
         let inner = scratch.word(field!(shape.0, inner_at));
         if types::is(inner, inner_word) {
-            return Some(shape);
+            return Ok(shape);
         }
         unexpected = inner;
     }
+    if unexpected == UNREAD {
+        return Err(Unfound::Unread);
+    }
     types::report(unexpected);
-    None
+    Err(Unfound::Unknown)
 }
 
 /// The shape of an object whose type words are those of the executable: nearly all there ever are.
@@ -236,23 +248,29 @@ impl ShapeRef {
 
     /// Is this hit of the start the beginning of a call?
     #[inline(always)]
-    pub(crate) fn begins(self, scratch: &Scratch) -> bool {
+    pub(crate) fn begins(self, scratch: &Scratch) -> Option<bool> {
         if recipe!(by_site) != by_site::PATH || field!(self.0, sited.begins.op) == TestOp::Never as u8 {
-            return true;
+            return Some(true);
         }
         // SAFETY: a place inside the recipe.
-        scratch.answer(unsafe { &raw const (*self.0).sited.begins })
+        scratch.answer_if_read(unsafe { &raw const (*self.0).sited.begins })
     }
 
     /// Is the end of a call whose start was not seen one that came again? Needs the windows of such calls.
     #[inline(always)]
-    pub(crate) fn ends_again(self, kind: u8, scratch: &Scratch) -> bool {
+    pub(crate) fn ends_again(self, kind: u8, scratch: &Scratch) -> Option<bool> {
         if !self.has(policy::FIRST_FINISH) {
-            return false;
+            return Some(false);
+        }
+        if kind != stream::UNARY {
+            return Some(true);
+        }
+        if field!(self.0, sited.first.op) == TestOp::Never as u8 {
+            return Some(false);
         }
         // SAFETY: a place inside the recipe.
-        let first = || scratch.answer(unsafe { &raw const (*self.0).sited.first });
-        kind != stream::UNARY || (field!(self.0, sited.first.op) != TestOp::Never as u8 && !first())
+        let is_first = scratch.answer_if_read(unsafe { &raw const (*self.0).sited.first });
+        is_first.map(|is_first| !is_first)
     }
 
     /// Is this hit the end of a call?

@@ -7,15 +7,24 @@ use super::{memory::word, registers::Hit, scratch::Scratch, shape::ShapeRef, typ
 /// Longest text that is compared.
 const TEXT_MAX: u64 = 8;
 
-/// Puts the error that another one wraps in its place.
+/// Puts the error that another one wraps in its place, and that which this one wraps.
 #[inline(always)]
 pub(crate) fn unwrap(hit: &mut Hit, shape: ShapeRef) {
     let (wrap, at) = shape.wrap();
     if wrap != 0 && hit.error == wrap {
-        let inner = hit.error_data.wrapping_add(at);
+        let inner = inmost(hit.error_data.wrapping_add(at), wrap, at);
         hit.error = word(inner);
         hit.error_data = word(inner.wrapping_add(8));
     }
+}
+
+/// Where the error at an address lies, or if it wraps another that one. Not inlined: what it has in its hands would take stack.
+#[inline(never)]
+fn inmost(error: u64, wrap: u64, at: u64) -> u64 {
+    if word(error) != wrap {
+        return error;
+    }
+    word(error.wrapping_add(8)).wrapping_add(at)
 }
 
 /// The status's code, or one of [`status_code`].
@@ -29,7 +38,7 @@ pub(crate) fn code(hit: &Hit, shape: ShapeRef, scratch: &Scratch) -> u32 {
     }
     if !shape.has_status(hit) {
         types::report(hit.error);
-        return status_code::UNKNOWN;
+        return status_code::UNREADABLE;
     }
     shape.status_code(scratch)
 }

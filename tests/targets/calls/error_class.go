@@ -7,20 +7,30 @@ import (
 	"github.com/cloudwego/kitex/pkg/remote"
 )
 
-// errorClass names an error by the outermost of Kitex's basic errors; what others have wrapped is not looked into.
+// errorClass names an error by the outermost of Kitex's basic errors; what others have wrapped is not looked into, but for a
+// transport's error, in which servers put whatever went wrong.
 func errorClass(err error) string {
 	switch e := err.(type) {
 	case nil:
 		return "none"
 	case *remote.TransError:
+		if class := ownClass(e.Unwrap()); class != "other" {
+			return class
+		}
 		return "protocol"
-	case *kerrors.DetailedError:
-		return basicClass(e.ErrorType())
 	}
 	switch fmt.Sprintf("%T", err) {
 	// What the codecs make is not exported.
 	case "*perrors.protocolException", "*protobuf.pbError":
 		return "protocol"
+	}
+	return ownClass(err)
+}
+
+// ownClass names an error that is one of the basic errors or wraps one.
+func ownClass(err error) string {
+	if detailed, ok := err.(*kerrors.DetailedError); ok {
+		return basicClass(detailed.ErrorType())
 	}
 	return basicClass(err)
 }

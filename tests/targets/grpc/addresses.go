@@ -10,6 +10,7 @@ type way struct{}
 // more is what calls meet whose other side can't be reached, or no longer.
 var more = []scenario{
 	{"client gone before the reply", goneBeforeReply},
+	{"left unprocessed", leftUnprocessed},
 	{"tried again with nobody there", func(s *stage) error { return strand(s, 3) }},
 	{"closed while they wait", func(s *stage) error { return closedWhileWaiting(s, 3) }},
 }

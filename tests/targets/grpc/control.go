@@ -23,6 +23,7 @@ import (
 //	close N           makes N unary calls that wait for a connection until it is closed: {"closed"}
 //	odd N             makes N repetitions of each kind in odd.go: {"odd"}
 //	hang N            makes N unary calls and N streams that end with the next `release` only: {"hanging"}
+//	stall N           the same for a connection that there never is: {"stalled"}
 //	release           ends them, and waits until no call is under way: {"released"}
 //	wait N            opens N streams whose both ends then wait for a message: {"waiting"}
 //	exchange          sends one in both directions of each, and ends them: {"exchanged"}
@@ -79,6 +80,8 @@ func (c *control) obey(command string, args []string) (map[string]interface{}, e
 		return c.odd(args)
 	case "hang":
 		return c.hang(args)
+	case "stall":
+		return c.stall(args)
 	case "release":
 		return map[string]interface{}{"released": true}, c.release()
 	case "wait":
@@ -204,6 +207,28 @@ func (c *control) hang(args []string) (map[string]interface{}, error) {
 	}
 	// On both sides.
 	return map[string]interface{}{"hanging": 2 * n}, c.tally.await(int64(4 * n))
+}
+
+// stall makes calls that wait for a connection, and gives them some time to begin to.
+func (c *control) stall(args []string) (map[string]interface{}, error) {
+	if len(args) != 1 {
+		return nil, steer.ErrUsage
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return nil, steer.ErrUsage
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.cancel = cancel
+	for i := 0; i < n; i++ {
+		go func() { _ = call(ctx, c.stage.dead, "hello", grpc.WaitForReady(true)) }()
+		go func() {
+			_, _ = c.stage.dead.NewStream(ctx, &echo, "/"+service+"/"+echo.StreamName, grpc.WaitForReady(true))
+		}()
+	}
+	err = c.tally.await(int64(2 * n))
+	time.Sleep(100 * time.Millisecond)
+	return map[string]interface{}{"stalled": 2 * n}, err
 }
 
 func (c *control) release() error {

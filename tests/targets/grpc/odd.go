@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/stats"
@@ -375,4 +376,45 @@ func goneBeforeRetry(s *stage) error {
 	}
 	defer connection.Close()
 	return fails(codes.Unavailable, call(context.Background(), connection, "codeo"))
+}
+
+// leftUnprocessed is a call that gets a stream, which the server goes away without looking at, and for whose next attempt there is
+// no connection.
+func leftUnprocessed(s *stage) error {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	go goAway(listener)
+	connection, err := s.dial(target{name: listener.Addr().String()})
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	return fails(codes.Unavailable, call(context.Background(), connection, "hello"))
+}
+
+// goAway serves one connection, and goes away as a call comes: none has been processed.
+func goAway(listener net.Listener) {
+	conn, err := listener.Accept()
+	_ = listener.Close()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
+		return
+	}
+	framer := http2.NewFramer(conn, conn)
+	_ = framer.WriteSettings()
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			return
+		}
+		if _, isCall := frame.(*http2.HeadersFrame); isCall {
+			_ = framer.WriteGoAway(0, http2.ErrCodeNo, nil)
+		}
+	}
 }

@@ -55,8 +55,9 @@ func formed(form string) (string, error) {
 		return words{here, -1}.text(), nil
 	case "nil":
 		return words{0, 4}.text(), nil
-	case "unmapped":
-		return words{unmapped, 4}.text(), nil
+	case "unmapped": // at another place for each number
+		n, err := strconv.Atoi(argument)
+		return words{unmapped + uintptr(n), 4}.text(), err
 	case "kernel":
 		return words{0xffffffff81000000, 4}.text(), nil
 	case "non-canonical":
