@@ -335,6 +335,26 @@ fn a_call_has_nothing_of_one_that_lay_there_before() -> Result<()> {
     Ok(())
 }
 
+/// Where there are no attempts left to send by, the error wraps what stands for a good end. It is none.
+#[test]
+fn streams_whose_attempts_are_used_up_have_not_ended_well() -> Result<()> {
+    const STREAMS: u64 = 50;
+    let mut target = Process::start(Program::Grpc, Flavour::Stripped, &[])?;
+    let agent = Agent::attach(&[target.pid()], &[])?;
+    target.command(&format!("exhaust {STREAMS}"))?;
+    let scrape = agent.scrape_settled()?;
+    let streams = |code: &[(&str, &str)]| {
+        let labels = [&[("grpc_type", "bidi_stream")], code].concat();
+        whole(scrape.sum("grpc_client_handled_total", &labels))
+    };
+    let [all, well, unknown] = [&[][..], &[("grpc_code", "OK")], &[("grpc_code", "Unknown")]].map(streams);
+    ensure!((all, well) == (STREAMS, 0), "{well} of {all} have ended well");
+    ensure!(unknown > 0, "none ended as it was sent");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
 /// Handlers that hang show while they do, on both sides, under their names.
 #[test]
 fn calls_in_flight_have_names_and_ages() -> Result<()> {

@@ -82,11 +82,19 @@ pub fn check_return_probes<'a>(
 }
 
 /// Why a return probe could end the process, if one could.
-fn return_hazard(target: &Target) -> Result<Option<ReturnHazard>, TargetError> {
-    match target.return_hazard(false)? {
-        // Only then is it worth finding out.
-        Some(ReturnHazard::Filtered) if bpf::return_probes_pass_filters() => target.return_hazard(true),
-        hazard => Ok(hazard),
+fn return_hazard(target: &Target) -> Result<Option<String>, TargetError> {
+    let found = |hazard: Option<ReturnHazard>| hazard.map(|hazard| hazard.to_string());
+    let hazard = target.return_hazard(false)?;
+    if hazard != Some(ReturnHazard::Filtered) {
+        return Ok(found(hazard));
+    }
+    // Only then is it worth finding out.
+    match bpf::return_probes_pass_filters() {
+        Ok(passes) => target.return_hazard(passes).map(found),
+        Err(error) => Ok(Some(format!(
+            "{}; whether this kernel asks filters about it can't be tried: {error}",
+            ReturnHazard::Filtered
+        ))),
     }
 }
 

@@ -10,15 +10,11 @@ use std::{
     io,
     mem::{self, MaybeUninit},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    path::Path,
-    process,
     sync::{OnceLock, mpsc},
     thread,
 };
 
-use monitor_ebpf::name;
-
-use super::{Measuring, ProbeLinks, load::load_nothing, object::detach_all, own_code::file_offset};
+use super::multi::CountedProbe;
 use crate::target::own_return_hazard;
 
 /// The system call that the kernel has the target make (`arch/x86/entry/syscalls/syscall_64.tbl`).
@@ -28,31 +24,27 @@ const PATIENCE: c_int = 1_000;
 /// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`: as if there were no filter.
 const GO_ON: u32 = 1;
 
-/// Whether no filter of a target can do anything about a return probe; false where that can't be proved.
-pub fn return_probes_pass_filters() -> bool {
+/// Whether no filter of a target can do anything about a return probe. An error where that can't be tried, which may be another
+/// time.
+pub fn return_probes_pass_filters() -> io::Result<bool> {
     static PASS: OnceLock<bool> = OnceLock::new();
-    *PASS.get_or_init(|| {
-        try_return().unwrap_or_else(|error| {
-            log::debug!("whether seccomp filters let return probes be can't be tried: {error}");
-            false
-        })
-    })
+    if let Some(pass) = PASS.get() {
+        return Ok(*pass);
+    }
+    let pass = try_return()?;
+    Ok(*PASS.get_or_init(|| pass))
 }
 
 fn try_return() -> io::Result<bool> {
     if let Some(why) = own_return_hazard()? {
-        return Err(io::Error::other(why));
+        return Err(io::Error::other(format!("of the agent itself: {why}")));
     }
-    let object = load_nothing(ProbeLinks::Best).map_err(io::Error::other)?;
-    let offset = file_offset(tried as *const c_void)?;
-    let exe = Path::new("/proc/self/exe");
-    let links = object.attach(name::NOTHING_RETURNED, exe, process::id(), &[offset])?;
-    let measuring = Measuring::begin().map_err(io::Error::other)?;
-    let is_asked = is_asked(URETPROBE, || tried());
-    drop(measuring);
-    let is_hit = object.run_times(name::NOTHING_RETURNED).runs > 0;
-    detach_all(links);
-    Ok(is_hit && !is_asked?)
+    let probe = CountedProbe::at(tried as *const c_void, true)?;
+    let is_asked = is_asked(URETPROBE, || tried())?;
+    if probe.hits() != 1 {
+        return Err(io::Error::other("the probe on the agent itself was not hit"));
+    }
+    Ok(!is_asked)
 }
 
 /// What is probed to try it.

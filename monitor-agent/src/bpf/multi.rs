@@ -26,18 +26,43 @@ pub(super) fn works() -> bool {
 }
 
 fn sees_all_threads() -> io::Result<bool> {
-    let word = syscall::mappable_word()?;
-    let counted = MappedWords::new(word.as_fd(), 1, Access::Read)?;
-    let program = syscall::load_program("hits", c"GPL", &count_in(&word), AttachType::MultiUprobes, &mut [])?;
-    let pid = std::process::id();
-    let probe = Probe { program: program.as_fd(), exe: c"/proc/self/exe", pid, is_return: false };
-    let link = syscall::link_uprobes(&probe, &[file_offset(tried as *const c_void)?])?;
+    let probe = CountedProbe::at(tried as *const c_void, false)?;
     // Never the main thread.
     let caller = thread::Builder::new().spawn(|| tried())?;
-    let seen = caller.join().is_ok() && counted.get(0) == 1;
-    // The kernel takes its time for that, and nobody needs to wait.
-    let _ = thread::Builder::new().spawn(move || drop(link));
-    Ok(seen)
+    Ok(caller.join().is_ok() && probe.hits() == 1)
+}
+
+/// A probe at a function of the agent's own that counts its hits.
+pub(super) struct CountedProbe {
+    counted: MappedWords,
+    link: Option<OwnedFd>,
+}
+
+impl CountedProbe {
+    /// At the function's entry, or where it returns to.
+    pub(super) fn at(function: *const c_void, is_return: bool) -> io::Result<Self> {
+        let word = syscall::mappable_word()?;
+        let counted = MappedWords::new(word.as_fd(), 1, Access::Read)?;
+        let code = count_in(&word);
+        let program = syscall::load_program("hits", c"GPL", &code, AttachType::MultiUprobes, &mut [])?;
+        let pid = std::process::id();
+        let probe = Probe { program: program.as_fd(), exe: c"/proc/self/exe", pid, is_return };
+        let link = syscall::link_uprobes(&probe, &[file_offset(function)?])?;
+        Ok(Self { counted, link: Some(link) })
+    }
+
+    /// How often it was hit.
+    pub(super) fn hits(&self) -> u64 {
+        self.counted.get(0)
+    }
+}
+
+impl Drop for CountedProbe {
+    fn drop(&mut self) {
+        let link = self.link.take();
+        // The kernel takes its time for that, and nobody needs to wait.
+        let _ = thread::Builder::new().spawn(move || drop(link));
+    }
 }
 
 /// What is probed to try it.

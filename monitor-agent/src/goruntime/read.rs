@@ -195,7 +195,7 @@ impl Moment<'_> {
             self.part(Self::single_numbers);
             if threads.is_some() {
                 self.part(Self::histograms);
-                self.part(Self::of_threads);
+                self.part_within(MORE_ATTEMPTS, Self::of_threads);
             }
             if let Some(processors) = &processors {
                 self.part(|moment| moment.cleanups(processors));
@@ -312,7 +312,7 @@ impl Moment<'_> {
 
     /// How many goroutines the scheduler and each processor keep for reuse. Some dozens at a time go from one to the other
     /// (`gfput` and `gfget` in runtime/proc.go): then the scheduler has another number after those of the processors than
-    /// before.
+    /// before. In between they are in neither list for a moment, as for the runtime's own count (`gcount`).
     fn waiting_for_reuse(&self, processors: &[u64]) -> Result<Vec<u32>, Fault> {
         let layout = self.layout;
         let sched = self.globals.get("runtime.sched")?;

@@ -19,6 +19,7 @@ use iced_x86::{
 };
 use thiserror::Error;
 
+pub(super) use returns::part_stays;
 pub use returns::{go_return_sites, return_sites};
 
 use self::returns::MAX_RETURNS;
@@ -139,6 +140,18 @@ pub enum CodeError {
     MayBeLeftByJump {
         /// The jump.
         from: u64,
+    },
+    /// It may go on in a part of it that lies elsewhere, which then returns in its place.
+    #[error("its part {part} may return by itself")]
+    PartMayReturn {
+        /// The part's symbol.
+        part: String,
+    },
+    /// Nothing says whether it has such parts.
+    #[error("{why}, so whether it has parts can't be told")]
+    PartsUnknown {
+        /// Why nothing does.
+        why: &'static str,
     },
     /// It goes on behind its end.
     #[error(

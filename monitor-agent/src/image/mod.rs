@@ -43,7 +43,7 @@ pub(crate) use dwarf::tests::files as files_with_dwarf;
 pub use elf::{Image, Segment};
 pub use error::ImageError;
 pub use go::{Dissolved, Function, GoImage, Itab};
-pub use native::{NativeFunction, has_other_arguments, is_native_part, native_entry_site};
+pub use native::{NativeFunction, is_native_part, native_entry_site, native_original};
 pub use places::RuntimePlaces;
 #[cfg(test)]
 pub(crate) use places::tests::good_file as file_with_variables;

@@ -9,13 +9,15 @@ use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::{
     CodeError, CostClass, Image, ImageError, SiteChoice, SiteKind,
-    code::{Body, MAX_CODE, cost},
+    code::{Body, MAX_CODE, cost, part_stays},
 };
 
 /// More functions than these are not told apart: a pattern of a spec may match a few.
 const MAX_FOUND: usize = 1 << 14;
 /// More names of one address are not kept.
 const NAMES_MAX: usize = 4;
+/// Functions have one part elsewhere or two. More are not looked at.
+const PARTS_MAX: usize = 8;
 /// The first push or branch of a function is one of its first few instructions.
 const MAX_PROLOGUE: usize = 8;
 
@@ -69,22 +71,48 @@ impl Image {
         Ok(names)
     }
 
-    /// Which of the functions at some addresses lie in one piece, as far as symbols tell: none of those of a part has a name of
-    /// theirs before its suffix. None of them where the file has no symbols of parts, or more names than are kept.
-    pub fn native_wholes(&self, entries: &BTreeSet<u64>) -> Result<BTreeSet<u64>, ImageError> {
+    /// Which functions, by their addresses, have no part elsewhere that may return, or why that can't be told. What has a name of
+    /// theirs before its suffix is a part, and its code tells whether it returns.
+    pub fn native_wholes(
+        &self,
+        functions: &[NativeFunction],
+    ) -> Result<BTreeMap<u64, Result<(), CodeError>>, ImageError> {
         if !self.has_local_functions()? {
-            return Ok(BTreeSet::new());
+            let unknown = || CodeError::PartsUnknown { why: "the executable has no local symbols" };
+            return Ok(functions.iter().map(|function| (function.entry, Err(unknown()))).collect());
         }
-        let mut names = self.native_names(entries)?;
-        names.retain(|_, names| names.len() < NAMES_MAX);
-        let all: BTreeSet<&str> = names.values().flatten().map(String::as_str).collect();
-        let mut in_parts = BTreeSet::new();
-        self.visit_functions(&mut |symbol, _, _| {
-            let whole = whole_of(symbol);
-            in_parts.extend(whole.and_then(|whole| all.get(whole)).copied());
+        let names = self.native_names(&functions.iter().map(|function| function.entry).collect())?;
+        let mut parts: BTreeMap<&str, Vec<NativeFunction>> =
+            names.values().flatten().map(|name| (name.as_str(), Vec::new())).collect();
+        self.visit_parts(&mut |symbol, entry, size| {
+            let parts = whole_of(symbol).and_then(|whole| parts.get_mut(whole));
+            if let Some(parts) = parts.filter(|parts| parts.len() <= PARTS_MAX) {
+                parts.push(NativeFunction { name: symbol.to_owned(), entry, size, wanted_by: 0 });
+            }
         })?;
-        let is_whole = |names: &BTreeSet<String>| !names.iter().any(|name| in_parts.contains(name.as_str()));
-        Ok(names.iter().filter(|(_, names)| is_whole(names)).map(|(entry, _)| *entry).collect())
+        let check = |function: &NativeFunction| {
+            let names = names.get(&function.entry).filter(|names| names.len() < NAMES_MAX);
+            let unknown = CodeError::PartsUnknown { why: "the function has more names than are looked at" };
+            let parts = names.ok_or(unknown)?.iter().filter_map(|name| parts.get(name.as_str())).flatten();
+            self.check_parts(function, parts)
+        };
+        Ok(functions.iter().map(|function| (function.entry, check(function))).collect())
+    }
+
+    /// Refuses a function of which a part may return.
+    fn check_parts<'a>(
+        &self,
+        function: &NativeFunction,
+        parts: impl Iterator<Item = &'a NativeFunction>,
+    ) -> Result<(), CodeError> {
+        // Of what can't be read nothing is known, as of no code at all.
+        let code = |of: &NativeFunction| self.native_code(of).unwrap_or_default();
+        let whole = code(function);
+        let may_return =
+            |part: &NativeFunction| !part_stays((&code(part), part.entry), (&whole, function.entry));
+        let mut numbered = parts.enumerate();
+        let part = numbered.find(|(number, part)| *number >= PARTS_MAX || may_return(part));
+        part.map_or(Ok(()), |(_, part)| Err(CodeError::PartMayReturn { part: part.name.clone() }))
     }
 
     /// The instructions of a function.
@@ -109,25 +137,34 @@ fn suffixes(symbol: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The name of the function that a symbol is of a part of, if it is: of what seldom runs (`.cold` of gcc and LLVM), or what was
-/// put into a function of its own (`.part.N` of gcc), or into another section (`.__part.N` of LLVM). The first jumps
-/// to and fro in the middle of the function, so that neither a return address nor arguments are where they are at an entry.
+/// The name of the function that a symbol is of a part of, if it is: of what seldom runs (`.cold` of gcc and LLVM), or what LLVM
+/// has put into another section (`.__part.N`, and `.eh` for exceptions). Those jump to and fro in the middle of the
+/// function, so that neither a return address nor arguments are where they are at an entry.
 fn whole_of(symbol: &str) -> Option<&str> {
-    let parts = suffixes(symbol).filter(|(_, suffix)| matches!(*suffix, "cold" | "part" | "__part"));
-    parts.last().and_then(|(at, _)| symbol.get(..at))
+    let part = suffixes(symbol).find(|(_, suffix)| matches!(*suffix, "cold" | "__part" | "eh"));
+    part.and_then(|(at, _)| symbol.get(..at))
 }
 
-/// Whether a symbol is that of a part of a function, and of none that is called from its source.
+/// Whether a symbol is that of a part of a function, and of none that is called from its source. What gcc has put into a function
+/// of its own (`.part.N`) is one as well, though it is called and returns.
 #[must_use]
 pub fn is_native_part(symbol: &str) -> bool {
-    whole_of(symbol).is_some()
+    whole_of(symbol).is_some() || suffixes(symbol).any(|(_, suffix)| suffix == "part")
 }
 
-/// Whether a function's symbol says that the compiler has changed its arguments: has left some out (`.constprop.N` of gcc), or
-/// passes others in their place (`.isra.N`).
+/// The name of the function of which a compiler has made this one with other arguments, if its symbol says so: gcc leaves some
+/// out (`.constprop.N`), passes others in their place or gives no result (`.isra.N`), or puts the body of a loop (`._omp_fn.N`) or of a
+/// coroutine (`.actor`) into a function, as LLVM does (`.omp_outlined`, `.resume`).
 #[must_use]
-pub fn has_other_arguments(symbol: &str) -> bool {
-    suffixes(symbol).any(|(_, suffix)| matches!(suffix, "constprop" | "isra"))
+pub fn native_original(symbol: &str) -> Option<&str> {
+    let is_other = |suffix: &str| {
+        matches!(
+            suffix,
+            "constprop" | "isra" | "_omp_fn" | "omp_outlined" | "actor" | "resume" | "destroy" | "cleanup"
+        )
+    };
+    let others = suffixes(symbol).filter(|(_, suffix)| is_other(suffix));
+    others.last().and_then(|(at, _)| symbol.get(..at))
 }
 
 /// Chooses the site for a probe that wants the arguments of a function, and for one that wants its return: at the site the
@@ -206,6 +243,8 @@ mod tests {
     /// Functions that other files may use, and others.
     const GLOBAL: u8 = 0x12;
     const LOCAL: u8 = 0x02;
+    /// Local ones without a type, as LLVM's parts of functions are.
+    const UNTYPED: u8 = 0x00;
 
     /// A symbol of a function in the first section, by the place of its name.
     fn symbol(name: usize, kind: u8, address: u64) -> Vec<u8> {
@@ -215,22 +254,24 @@ mod tests {
 
     /// A file with symbols of functions, each with its address.
     fn with_symbols(symbols: &[(&str, u64)]) -> Image {
-        with_kinds(&symbols.iter().map(|(name, address)| (*name, GLOBAL, *address)).collect::<Vec<_>>())
+        with_code(&symbols.iter().map(|(name, address)| (*name, GLOBAL, *address)).collect::<Vec<_>>(), &[])
     }
 
-    fn with_kinds(symbols: &[(&str, u8, u64)]) -> Image {
+    /// The same with their kinds, and with more code behind that which there is.
+    fn with_code(symbols: &[(&str, u8, u64)], code: &[&'static [u8]]) -> Image {
         let (mut table, mut names) = (vec![0_u8; 24], vec![0_u8]);
         for (name, kind, address) in symbols {
             table.extend(symbol(names.len(), *kind, *address));
             names.extend(name.as_bytes());
             names.push(0);
         }
-        with_table(table, names)
+        with_table(table, names, code)
     }
 
-    fn with_table(table: Vec<u8>, names: Vec<u8>) -> Image {
+    fn with_table(table: Vec<u8>, names: Vec<u8>, code: &[&'static [u8]]) -> Image {
         let unmapped = vec![(".symtab", 0, table), (".strtab", 0, names)];
-        let (mut file, _) = GoFile { unmapped, ..GoFile::of_release(26) }.build();
+        let more = code.iter().map(|code| ("more", *code)).collect();
+        let (mut file, _) = GoFile { unmapped, more, ..GoFile::of_release(26) }.build();
         // The builder gives all sections one type: this is the fifth, and its names are in the one behind it.
         let headers = u64::from_le_bytes(file[40..48].try_into().expect("eight bytes"));
         let symtab = usize::try_from(headers).expect("a small file") + 4 * 64;
@@ -259,13 +300,16 @@ mod tests {
         for (part, whole) in [
             ("wanted.cold", "wanted"),
             ("wanted.cold.12", "wanted"),
-            ("wanted.part.0.cold", "wanted"),
+            ("wanted.part.0.cold", "wanted.part.0"),
             ("wanted.__part.2", "wanted"),
+            ("wanted.eh", "wanted"),
             ("wanted.constprop.0.cold", "wanted.constprop.0"),
             ("_ZN4shop6lookupEv.cold", "_ZN4shop6lookupEv"),
         ] {
             assert_eq!(whole_of(part), Some(whole), "{part}");
+            assert!(is_native_part(part), "{part}");
         }
+        assert!(is_native_part("wanted.part.0") && whole_of("wanted.part.0").is_none());
         for symbol in [
             "cold",
             ".cold",
@@ -276,37 +320,65 @@ mod tests {
             "_ZN4core3ptr35drop_in_place$LT$api..cold..Part$GT$17h0123456789abcdefE",
         ] {
             assert_eq!(whole_of(symbol), None, "{symbol}");
+            assert!(!is_native_part(symbol), "{symbol}");
         }
-        assert!(["f.isra.0", "f.constprop.1", "f.constprop.0.cold"].into_iter().all(has_other_arguments));
-        assert!(!["f", "isra.0", "f.lto_priv.0", "f.isra_x"].into_iter().any(has_other_arguments));
+        let made = [
+            "f.isra.0",
+            "f.constprop.1",
+            "f.constprop.0.cold",
+            "f._omp_fn.0",
+            "f.isra.0.constprop.0",
+            "f.resume",
+        ];
+        assert!(made.into_iter().all(|symbol| native_original(symbol) == Some("f")));
+        let others = ["f", "isra.0", "f.lto_priv.0", "f.isra_x", "resume", "f.llvm.7"];
+        assert!(others.into_iter().all(|symbol| native_original(symbol).is_none()));
     }
 
     #[test]
-    fn a_function_is_whole_unless_a_part_is_named_after_it() {
+    fn a_function_is_whole_unless_a_part_named_after_it_may_return() {
         let at = |number: u64| TEXT + 8 * number;
-        let symbols = [
-            ("whole", LOCAL, at(0)),
-            ("cut", LOCAL, at(1)),
-            ("cut.cold", LOCAL, at(2)),
-            // The part has the other name of it.
-            ("alias", GLOBAL, at(3)),
-            ("aliased", GLOBAL, at(3)),
-            ("aliased.cold", LOCAL, at(4)),
-        ];
-        let many = ["a", "b", "c", "d"].map(|name| (name, GLOBAL, at(5)));
-        let wholes = |symbols: &[(&str, u8, u64)]| {
-            let image = with_kinds(symbols);
-            image.native_wholes(&BTreeSet::from([0, 1, 3, 5].map(at))).expect("symbols")
+        // At 2 there is a return. What fills up behind it; at 3 mov rdi, rbx; call elsewhere; at 4 jmp to 0, and what fills up.
+        let code: [&[u8]; 3] =
+            [b"\xcc\xcc\xcc\xcc", b"\x48\x89\xdf\xe8\x00\x10\x00\x00", b"\xeb\xde\xcc\xcc\xcc\xcc\xcc\xcc"];
+        let told = |symbols: &[(&str, u8, u64)]| {
+            let cut = NativeFunction { name: "cut".to_owned(), entry: at(0), size: 8, wanted_by: 0 };
+            let found = with_code(symbols, &code).native_wholes(&[cut]).expect("symbols");
+            found[&at(0)].clone()
         };
-        assert_eq!(wholes(&[&symbols[..], &many].concat()), BTreeSet::from([at(0)]));
+        // Of its two names either may be that of which a part is named.
+        let cut = [("cut", GLOBAL, at(0)), ("alias", GLOBAL, at(0)), ("other", LOCAL, at(1))];
+        let with = |more: &[(&str, u8, u64)]| told(&[&cut[..], more].concat());
+        let by_part = |part: &str| Err(CodeError::PartMayReturn { part: part.to_owned() });
+        assert_eq!(with(&[]), Ok(()));
+        for kind in [LOCAL, UNTYPED] {
+            for part in ["cut.cold", "cut.cold.1", "cut.__part.1", "cut.eh", "alias.cold"] {
+                assert_eq!(with(&[(part, kind, at(2))]), by_part(part));
+                // One that ends in a call, as of what goes on with an exception, and one that jumps back into the function.
+                assert_eq!(with(&[(part, kind, at(3)), (part, kind, at(4))]), Ok(()), "{part}");
+            }
+        }
+        // What is a function of its own, and parts of others.
+        for symbol in ["cut.part.0", "cut.part.0.cold", "other.cold", "cut_cold"] {
+            assert_eq!(with(&[(symbol, LOCAL, at(2))]), Ok(()), "{symbol}");
+        }
+        assert_eq!(with(&[("cut.cold", LOCAL, at(3)), ("cut.eh", UNTYPED, at(2))]), by_part("cut.eh"));
+        // One that is not in the file, and more than are looked at.
+        assert_eq!(with(&[("cut.cold", LOCAL, at(1 << 20))]), by_part("cut.cold"));
+        assert_eq!(with(&[("cut.cold", LOCAL, at(3)); PARTS_MAX]), Ok(()));
+        assert_eq!(with(&[("cut.cold", LOCAL, at(3)); PARTS_MAX + 1]), by_part("cut.cold"));
+        let unknown = |told: Result<(), CodeError>| told.expect_err("a reason").to_string();
+        let names = unknown(with(&[("third", GLOBAL, at(0)), ("fourth", GLOBAL, at(0))]));
+        assert!(names.contains("more names than are looked at"), "{names}");
         // Where the symbols of parts are not kept.
-        assert_eq!(wholes(&[("whole", GLOBAL, at(0))]), BTreeSet::new());
+        let stripped = unknown(told(&[("cut", GLOBAL, at(0))]));
+        assert!(stripped.contains("no local symbols"), "{stripped}");
     }
 
     #[test]
     fn names_without_an_end_are_not_looked_at_forever() {
         let table: Vec<u8> = (0..100_000).flat_map(|_| symbol(0, GLOBAL, TEXT)).collect();
-        let image = with_table(table, vec![b'x'; 8_192]);
+        let image = with_table(table, vec![b'x'; 8_192], &[]);
         let error = image.native_functions(&mut |_| 0).expect_err("no names");
         assert!(error.to_string().contains("longer names"), "{error}");
     }

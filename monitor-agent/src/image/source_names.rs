@@ -2,13 +2,13 @@
 
 use std::{
     fmt::{self, Write},
-    time::Instant,
+    time::Duration,
 };
 
 use cpp_demangle::{BorrowedSymbol, DemangleOptions, ParseOptions};
 use rustc_demangle::try_demangle;
 
-use super::native::{has_other_arguments, is_native_part};
+use super::native::{is_native_part, native_original};
 
 /// Longer symbols are known by their mangled names only: what takes long to decode is long.
 const SYMBOL_MAX: usize = 1_024;
@@ -62,7 +62,7 @@ impl Demangler {
         if symbol.len() > SYMBOL_MAX || is_native_part(symbol) || self.is_exhausted() {
             return Vec::new();
         }
-        let has_own_arguments = !has_other_arguments(symbol);
+        let has_own_arguments = native_original(symbol).is_none();
         self.pay(symbol.len() * SYMBOL_WORK);
         if let Ok(name) = try_demangle(symbol) {
             // Without the hash.
@@ -72,10 +72,10 @@ impl Demangler {
             return Vec::new();
         }
         let limits = ParseOptions::default().recursion_limit(depth(symbol));
-        let begin = Instant::now();
+        let begin = own_time();
         let Ok(symbol) = BorrowedSymbol::new_with_options(symbol.as_bytes(), &limits) else {
             // What can't be read may have been read again and again: it pays a nanosecond as a byte. What is read is read once.
-            self.pay(usize::try_from(begin.elapsed().as_nanos()).unwrap_or(usize::MAX));
+            self.pay(usize::try_from(own_time().saturating_sub(begin).as_nanos()).unwrap_or(usize::MAX));
             return Vec::new();
         };
         let options = DemangleOptions::new().recursion_limit(DEPTH_MAX);
@@ -108,6 +108,14 @@ impl Demangler {
     fn pay(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub(bytes);
     }
+}
+
+/// How long this thread has been at work: what a name costs must not depend on who else is.
+fn own_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to the timespec only, and can't fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// How deep a symbol may be read.

@@ -41,6 +41,24 @@ impl Image {
     /// Visits the functions of both symbol tables that have an address and a size: name, address, size. False if there is
     /// no table.
     pub(super) fn visit_functions(&self, visit: &mut dyn FnMut(&str, u64, u64)) -> Result<bool, ImageError> {
+        self.visit_sized(is_function, visit)
+    }
+
+    /// The same of functions and of what may be a part of one: LLVM gives the symbols of parts no type.
+    pub(super) fn visit_parts(&self, visit: &mut dyn FnMut(&str, u64, u64)) -> Result<bool, ImageError> {
+        let may_be_part = |symbol: &elf::Sym64<LE>| {
+            is_function(symbol)
+                || (symbol.st_type() == elf::STT_NOTYPE && symbol.st_shndx.get(LE) != elf::SHN_UNDEF)
+        };
+        self.visit_sized(may_be_part, visit)
+    }
+
+    /// Visits some of the symbols that have an address and a size.
+    fn visit_sized(
+        &self,
+        is_wanted: impl Fn(&elf::Sym64<LE>) -> bool,
+        visit: &mut dyn FnMut(&str, u64, u64),
+    ) -> Result<bool, ImageError> {
         let mut left = MAX_TEXT;
         let mut has_table = false;
         for kind in [elf::SHT_SYMTAB, elf::SHT_DYNSYM] {
@@ -48,7 +66,7 @@ impl Image {
             has_table = true;
             table.visit_named(self, &mut |symbol, text| {
                 let (address, size) = (symbol.st_value.get(LE), symbol.st_size.get(LE));
-                if symbol.st_type() != elf::STT_FUNC || address == 0 || size == 0 {
+                if !is_wanted(symbol) || address == 0 || size == 0 {
                     return true;
                 }
                 let name = name(text);
@@ -72,7 +90,7 @@ impl Image {
         let Some(table) = self.symbol_table(elf::SHT_SYMTAB)? else { return Ok(false) };
         let mut has_one = false;
         table.visit(self, &mut |symbol| {
-            has_one = symbol.st_type() == elf::STT_FUNC && symbol.st_bind() == elf::STB_LOCAL;
+            has_one = is_function(symbol) && symbol.st_bind() == elf::STB_LOCAL;
             !has_one
         })?;
         Ok(has_one)
@@ -153,6 +171,10 @@ impl Table {
         }
         Ok(())
     }
+}
+
+fn is_function(symbol: &elf::Sym64<LE>) -> bool {
+    symbol.st_type() == elf::STT_FUNC
 }
 
 /// The name that a text begins with, if it is one that a compiler gives.

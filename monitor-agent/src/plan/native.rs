@@ -17,8 +17,8 @@ use super::{
 use crate::{
     failure::printable,
     image::{
-        CodeError, CostClass, Demangler, Image, NativeFunction, SiteChoice, SiteKind, has_other_arguments,
-        is_native_part, native_entry_site, return_sites,
+        CodeError, CostClass, Demangler, Image, NativeFunction, SiteChoice, SiteKind, is_native_part,
+        native_entry_site, native_original, return_sites,
     },
     specs::{
         ALTERNATIVES_MAX, Key, Native, NativeEntry, NativeFinish, OPERATIONS_MAX, Operation, Policy, Source,
@@ -46,6 +46,8 @@ pub(super) struct Found {
     pub(super) notes: Vec<String>,
 }
 
+/// So many clones are kept for notes, whatever the file has.
+const CLONES_MAX: usize = 64;
 /// Functions with other names that a note tells of, and how much of a name.
 const NOTED_MAX: usize = 4;
 const SHOWN_MAX: usize = 200;
@@ -75,7 +77,6 @@ pub(super) fn find(spec: &Spec, image: &Image) -> Result<Vec<Found>, Refusal> {
 
 /// A note about functions that have other names as well, since what is entered does not say by which it was called.
 fn other_names(functions: &BTreeMap<u64, &str>, names: &BTreeMap<u64, BTreeSet<String>>) -> Option<String> {
-    let shown = |name: &str| printable(&name.chars().take(SHOWN_MAX).collect::<String>());
     let also = |(entry, symbol): (&u64, &&str)| {
         let others = names.get(entry)?.iter().filter(|name| name.as_str() != *symbol);
         let others: Vec<_> = others.map(|name| shown(name)).collect();
@@ -111,6 +112,8 @@ fn apart(one: &Found, other: &Found, (spec, functions): (&Spec, &Functions<'_>))
 struct Functions<'a> {
     entries: Vec<&'a NativeEntry>,
     found: Vec<NativeFunction>,
+    /// Symbols of what the compiler has made of such functions with other arguments, with a bit for each entry.
+    clones: Vec<(String, u64)>,
 }
 
 impl<'a> Functions<'a> {
@@ -119,7 +122,19 @@ impl<'a> Functions<'a> {
         let mut demangler = Demangler::default();
         let natives = spec.operations.iter().filter_map(|operation| operation.native.as_ref());
         let entries: Vec<_> = natives.flat_map(Native::entries).collect();
+        let mut clones = Vec::new();
         let found = image.native_functions(&mut |symbol| {
+            if let Some(original) = native_original(symbol)
+                && clones.len() < CLONES_MAX
+            {
+                let in_source = OnceCell::new();
+                let mut is_like = |entry: &NativeEntry| {
+                    entry.is_like(original, || in_source.get_or_init(|| demangler.names(original)))
+                };
+                let of = |by, (bit, entry): (usize, &&NativeEntry)| by | u64::from(is_like(entry)) << bit;
+                clones.push((symbol.to_owned(), entries.iter().enumerate().fold(0, of)));
+                clones.retain(|(_, by)| *by != 0);
+            }
             let in_source = OnceCell::new();
             let is_part = is_native_part(symbol);
             let mut is_like = |entry: &NativeEntry| {
@@ -132,17 +147,49 @@ impl<'a> Functions<'a> {
         let needs_names = entries.iter().any(|entry| entry.is_of_source());
         match found {
             _ if needs_names && demangler.is_exhausted() => Err(Refusal::TooManyNames),
-            Some(found) => Ok(Self { entries, found }),
+            Some(found) => Ok(Self { entries, found, clones }),
             None => Err(Refusal::NoSymbols),
         }
     }
 
     /// Those that an entry means.
     fn of(&self, entry: &NativeEntry) -> Vec<NativeFunction> {
-        let bit = self.entries.iter().position(|known| ptr::eq(*known, entry));
-        let is_meant = |function: &&NativeFunction| bit.is_some_and(|bit| function.wanted_by >> bit & 1 == 1);
+        let is_meant = |function: &&NativeFunction| self.means(entry, function.wanted_by);
         self.found.iter().filter(is_meant).cloned().collect()
     }
+
+    /// Clones of those that an entry means.
+    fn clones_of(&self, entry: &NativeEntry) -> impl Iterator<Item = &str> {
+        self.clones.iter().filter(|(_, by)| self.means(entry, *by)).map(|(symbol, _)| symbol.as_str())
+    }
+
+    fn means(&self, entry: &NativeEntry, by: u64) -> bool {
+        let bit = self.entries.iter().position(|known| ptr::eq(*known, entry));
+        bit.is_some_and(|bit| by >> bit & 1 == 1)
+    }
+}
+
+/// A note about clones that are not watched: the compiler has some callers call them in place of the function.
+fn clones_left_out(
+    entry: &NativeEntry,
+    watched: &[NativeFunction],
+    functions: &Functions<'_>,
+) -> Option<String> {
+    let is_watched = |symbol: &&str| watched.iter().any(|function| function.name == **symbol);
+    let left: Vec<_> = functions.clones_of(entry).filter(|symbol| !is_watched(symbol)).map(shown).collect();
+    let noted = left.iter().take(NOTED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = if left.len() > NOTED_MAX { " and others" } else { "" };
+    (!left.is_empty()).then(|| {
+        format!(
+            "calls for which the compiler has made a function of its own of {} are not counted: {noted}{more}",
+            shown(&entry.function)
+        )
+    })
+}
+
+/// A name of the executable's, fit to be shown.
+fn shown(name: &str) -> String {
+    printable(&name.chars().take(SHOWN_MAX).collect::<String>())
 }
 
 /// Whether an entry means what has its name in the symbol table, and nothing else.
@@ -156,15 +203,17 @@ fn find_operation(
     (spec, functions): (&Spec, &Functions<'_>),
     image: &Image,
 ) -> Result<Found, Refusal> {
-    let (start, entered) = choose(&native.start, (spec, functions))?;
+    let (start, entered) = choose(&native.start, native.result().is_some(), (spec, functions))?;
     let mut starts = Vec::new();
     for function in &entered {
         let site = entry_site(Role::Start, function, image);
         starts.push(site.map_err(|why| why.at(spec, start.place))?);
     }
+    let mut notes: Vec<_> = clones_left_out(start, &entered, functions).into_iter().collect();
     let (finish, mut sites) = match &native.finish {
         NativeFinish::Entered(entries) => {
-            let (finish, left) = choose(entries, (spec, functions))?;
+            let (finish, left) = choose(entries, false, (spec, functions))?;
+            notes.extend(clones_left_out(finish, &left, functions));
             let sites = left.iter().map(|function| entry_site(Role::Finish, function, image));
             let sites = sites.collect::<Result<Vec<_>, _>>().map_err(|why| why.at(spec, finish.place))?;
             (Some(finish), sites)
@@ -173,30 +222,27 @@ fn find_operation(
             let mut sites = Vec::new();
             let wholes = wholes(&entered, image)?;
             for function in &entered {
-                let returns = instruction_sites(function, wholes.contains(&function.entry), image);
+                let returns = instruction_sites(function, wholes.get(&function.entry), image);
                 sites.extend(returns.map_err(|why| why.at(spec, start.place))?);
             }
             (None, sites)
         }
         NativeFinish::Probe(_) => (None, starts.iter().map(probed).collect()),
     };
-    let notes = match native.finish {
-        NativeFinish::Probe(_) => {
-            vec![
-                "an exception or a panic that leaves a function with a return probe ends the target"
-                    .to_owned(),
-            ]
-        }
-        _ => Vec::new(),
-    };
+    if matches!(native.finish, NativeFinish::Probe(_)) {
+        notes.push(
+            "an exception or a panic that leaves a function with a return probe ends the target".to_owned(),
+        );
+    }
     sites.extend(starts);
     one_kind(&sites).map_err(|why| why.at(spec, start.place))?;
     Ok(Found { number, operation: NativePlan(program(operation, native, start, finish)), sites, notes })
 }
 
-/// The first of some entries that is there, and the functions that are meant by it.
+/// The first of some entries that is there, and the functions that are meant by it, of which a result may be wanted.
 fn choose<'a>(
     entries: &'a [NativeEntry],
+    has_result: bool,
     (spec, functions): (&Spec, &Functions<'_>),
 ) -> Result<(&'a NativeEntry, Vec<NativeFunction>), Refusal> {
     for entry in entries {
@@ -211,21 +257,27 @@ fn choose<'a>(
             }
             _ => {}
         }
-        let checked = found.iter().try_for_each(|function| check_symbol(&function.name, entry));
+        let checked = found.iter().try_for_each(|function| check_symbol(&function.name, entry, has_result));
         return checked.map(|()| (entry, found)).map_err(|why| why.at(spec, entry.place));
+    }
+    if let Some((entry, clone)) =
+        entries.iter().find_map(|entry| Some((entry, functions.clones_of(entry).next()?)))
+    {
+        let why = Refusal::OnlyClone(entry.function.clone(), shown(clone));
+        return Err(why.at(spec, entry.place));
     }
     let place = entries.first().map_or(0, |entry| entry.place);
     Err(Refusal::SymbolMissing(any_of(entries.iter().map(|entry| entry.function.as_str()))).at(spec, place))
 }
 
-/// Refuses a function of which its symbol says that it is none, or has not the arguments that an entry names.
-fn check_symbol(symbol: &str, entry: &NativeEntry) -> Result<(), Refusal> {
+/// Refuses a function of which its symbol says that it is none, or has not the arguments that an entry names, or not the result.
+fn check_symbol(symbol: &str, entry: &NativeEntry, has_result: bool) -> Result<(), Refusal> {
     let has_strings = entry.texts.values().any(|(_, text)| *text == Text::Cxx11);
     let has_arguments = entry.key.is_some() || entry.number.is_some() || !entry.texts.is_empty();
     if is_native_part(symbol) {
         return Err(Refusal::PartOfFunction(symbol.to_owned()));
     }
-    if has_arguments && has_other_arguments(symbol) {
+    if (has_arguments || has_result) && native_original(symbol).is_some() {
         return Err(Refusal::OtherArguments(symbol.to_owned()));
     }
     if has_strings && !symbol.contains(CXX11_STRING) {
@@ -244,23 +296,34 @@ fn entry_site(role: Role, function: &NativeFunction, image: &Image) -> Result<Si
     site(role, (&function.name, function.entry), &code, choice, image)
 }
 
-/// Those of some functions that are known to have no part elsewhere. Only those are asked about of which it matters, since all
-/// symbols are looked through.
-fn wholes(functions: &[NativeFunction], image: &Image) -> Result<BTreeSet<u64>, Refusal> {
-    let mut asked = BTreeSet::new();
+/// Which of some functions have no part elsewhere that may return, or why that can't be told. Only those are asked about of which it
+/// matters, since all symbols are looked through.
+fn wholes(
+    functions: &[NativeFunction],
+    image: &Image,
+) -> Result<BTreeMap<u64, Result<(), CodeError>>, Refusal> {
+    let mut asked = Vec::new();
     for function in functions {
         let returns = return_sites(&code(function, image)?, function.entry, false);
         if matches!(returns, Err(CodeError::MayBeLeftByJump { .. })) {
-            asked.insert(function.entry);
+            asked.push(function.clone());
         }
     }
-    if asked.is_empty() { Ok(asked) } else { Ok(image.native_wholes(&asked)?) }
+    if asked.is_empty() { Ok(BTreeMap::new()) } else { Ok(image.native_wholes(&asked)?) }
 }
 
-/// The sites at which a function returns.
-fn instruction_sites(function: &NativeFunction, is_whole: bool, image: &Image) -> Result<Vec<Site>, Refusal> {
+/// The sites at which a function returns, of which it may be known whether a part returns elsewhere. What its own code says against
+/// it comes first.
+fn instruction_sites(
+    function: &NativeFunction,
+    whole: Option<&Result<(), CodeError>>,
+    image: &Image,
+) -> Result<Vec<Site>, Refusal> {
     let code = code(function, image)?;
-    let choices = return_sites(&code, function.entry, is_whole);
+    let choices = match (return_sites(&code, function.entry, whole.is_some()), whole) {
+        (Ok(_), Some(Err(why))) => Err(why.clone()),
+        (choices, _) => choices,
+    };
     let choices = choices.map_err(|error| no_site(&function.name, &error))?;
     let site =
         |choice: SiteChoice| site(Role::Finish, (&function.name, function.entry), &code, choice, image);
@@ -341,9 +404,15 @@ mod tests {
         specs::{Specs, read},
     };
 
+    const BY_INSTRUCTIONS: &str = "{ by = \"instructions\" }";
+
     /// The plan for an operation that starts in a function of a program whose symbols are `stock_lookup`, and some in place of
     /// others; or why there is none.
     fn planned(start: &str) -> Result<Plan, String> {
+        planned_by(BY_INSTRUCTIONS, start)
+    }
+
+    fn planned_by(returns: &str, start: &str) -> Result<Plan, String> {
         let mut file = include_bytes!("../../../fuzz/seeds/native/0").to_vec();
         for (name, by) in [
             ("stock_begin", "lookup.cold"),
@@ -353,10 +422,14 @@ mod tests {
             let at = file.windows(name.len()).position(|text| text == name.as_bytes()).expect("a symbol");
             file[at..at + by.len()].copy_from_slice(by.as_bytes());
         }
+        planned_in(file, returns, start)
+    }
+
+    fn planned_in(file: Vec<u8>, returns: &str, start: &str) -> Result<Plan, String> {
         let image = Image::parse(Box::new(file)).expect("an image");
         let text = format!(
             "name = \"any\"\n[[native]]\nname = \"a\"\nkey = \"thread\"\nallow_expensive = true\n\
-             returns = {{ by = \"instructions\" }}\n[[native.start]]\n{start}\n"
+             returns = {returns}\n[[native.start]]\n{start}\n"
         );
         let spec = read("any.toml", &text).unwrap_or_else(|error| panic!("{error}"));
         let specs = Specs::of(vec![spec]).expect("one goes with itself");
@@ -385,6 +458,35 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_is_refused_where_a_part_may_return() {
+        // Where the file has its code, eight bytes for a function, and its symbols.
+        const CODE: usize = 120;
+        const SYMBOLS: usize = CODE + 4 * 8;
+        let planned = |part: &str, code: &[u8]| {
+            let mut file = include_bytes!("../../../fuzz/seeds/native/0").to_vec();
+            let name = file.windows(3).position(|text| text == b"_ZN").expect("a symbol");
+            let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+            // The first function: movsxd rax, dword ptr [rdx+rdi*4]; add rax, rdx; jmp rax; ret
+            put(CODE, b"\x48\x63\x04\xba\x48\x01\xd0\xff\xe0\xc3");
+            put(SYMBOLS + 24 + 16, &[10]);
+            // The third is a local one.
+            put(SYMBOLS + 3 * 24 + 4, &[2]);
+            // The fourth is the part, of no type.
+            put(SYMBOLS + 4 * 24 + 4, &[0]);
+            put(CODE + 3 * 8, code);
+            put(name, format!("{part}\0").as_bytes());
+            planned_in(file, BY_INSTRUCTIONS, "function = \"stock_lookup\"").map(|plan| plan.sites.len())
+        };
+        // push rbp; mov rbp, rsp; pop rbp; ret
+        let returns = b"\x55\x48\x89\xe5\x5d\xc3";
+        let why = planned("stock_lookup.cold", returns).expect_err("a refusal");
+        assert!(why.contains("its part stock_lookup.cold may return by itself"), "{why}");
+        // It only calls: call elsewhere; int3
+        assert_eq!(planned("stock_lookup.cold", b"\xe8\x00\x10\x00\x00\xcc"), Ok(2));
+        assert_eq!(planned("stock_lookup.part.0", returns), Ok(2));
+    }
+
+    #[test]
     fn a_function_with_other_arguments_has_none_that_are_known() {
         for start in ["function = \"f.isra.12\"", "function = \"f.*\"\nat_most = 9"] {
             assert!(planned(start).is_ok(), "{start}");
@@ -395,6 +497,36 @@ mod tests {
             );
         }
         assert!(planned("function = \"stock_lookup\"\ncstrings = { item = 0 }").is_ok());
+        let result = "{ by = \"instructions\", number = \"int\" }";
+        assert!(planned_by(result, "function = \"stock_lookup\"").is_ok());
+        let why = planned_by(result, "function = \"f.isra.12\"").expect_err("a refusal");
+        assert!(why.contains("or one without a result"), "{why}");
+        let why = planned("function = \"f\"").expect_err("a refusal");
+        assert!(why.contains("of f nothing is left but f.isra.12"), "{why}");
+    }
+
+    #[test]
+    fn clones_that_are_not_watched_are_noted() {
+        let entry = |text: &str| {
+            let text = format!(
+                "name = \"any\"\n[[native]]\nname = \"a\"\nkey = \"thread\"\nallow_expensive = true\n\
+                 returns = {{ by = \"instructions\" }}\n[[native.start]]\n{text}\n"
+            );
+            let spec = read("any.toml", &text).expect("a spec");
+            spec.operations[0].native.as_ref().expect("native").start[0].clone()
+        };
+        let entry = entry("function = \"f\"");
+        let function = |name: &str| NativeFunction { name: name.to_owned(), entry: 8, size: 8, wanted_by: 1 };
+        let note = |clones: &[&str], watched: &[&str]| {
+            let clones = clones.iter().map(|name| ((*name).to_owned(), 1)).collect();
+            let functions = Functions { entries: vec![&entry], found: Vec::new(), clones };
+            let watched: Vec<_> = watched.iter().map(|name| function(name)).collect();
+            clones_left_out(&entry, &watched, &functions)
+        };
+        assert_eq!(note(&[], &["f"]), None);
+        assert_eq!(note(&["f.isra.0"], &["f", "f.isra.0"]), None);
+        let text = note(&["f.constprop.0", "f.isra.0"], &["f", "f.isra.0"]).expect("a note");
+        assert!(text.ends_with("of its own of f are not counted: f.constprop.0"), "{text}");
     }
 
     fn note(functions: &[(u64, &str)], names: &[(u64, &str)]) -> Option<String> {

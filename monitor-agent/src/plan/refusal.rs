@@ -130,9 +130,16 @@ pub enum Refusal {
     PartOfFunction(String),
     /// A native function whose arguments are not those of its source.
     #[error(
-        "the compiler has made {0} of a function with other arguments, so which of them it gets can't be known: leave out what          names them"
+        "the compiler has made {0} of a function with other arguments, or one without a result, so what \
+         it gets and gives can't be known: leave out what names arguments or a number"
     )]
     OtherArguments(String),
+    /// A native function of which nothing is left but what the compiler has made of it.
+    #[error(
+        "of {0} nothing is left but {1}, which the compiler has made of it with other arguments: write that symbol, without \
+         what names arguments or a number"
+    )]
+    OnlyClone(String, String),
     /// A function that gets no C++ string as its name has it.
     #[error(
         "the mangled name of {0} has no std::string of the C++11 ABI among its arguments, so how its strings lie can't be proven"

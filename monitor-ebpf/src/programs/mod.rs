@@ -140,15 +140,16 @@ pub(crate) fn finish(ctx: &ProbeContext) {
             return;
         }
     };
-    if recipe!(by_site) != 0 {
-        status::unwrap(&mut hit, shape);
-    }
+    let was_wrapped = recipe!(by_site) != 0 && status::unwrap(&mut hit, shape);
     shape.copy_windows(&hit, &mut scratch, window_use::KEY | window_use::FINISH);
     if !shape.is_finished(&hit, &scratch) {
         return;
     }
-    let code =
-        if recipe!(by_site) == by_site::PATH { status::code(&hit, shape, &scratch) } else { status_code::OK };
+    let code = if recipe!(by_site) == by_site::PATH {
+        status::code(&hit, was_wrapped, shape, &scratch)
+    } else {
+        status_code::OK
+    };
     let may_be_interim = code != status_code::OK && shape.has_interim() && shape.code_given(&hit).is_none();
     if may_be_interim && interim::is_told(&hit, shape) {
         return count_of(Counter::FinishRepeated, shape.side());

@@ -262,6 +262,9 @@ impl ShapeRef {
         if !self.has(policy::FIRST_FINISH) {
             return Some(false);
         }
+        if kind == 0 && self.has(policy::KIND_AT_FINISH) {
+            return None;
+        }
         if kind != stream::UNARY {
             return Some(true);
         }

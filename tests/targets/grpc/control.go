@@ -21,6 +21,7 @@ import (
 //	load N C          makes N unary calls, C at the same time
 //	strand N          makes N unary calls that nobody answers, each tried again: {"stranded"}
 //	close N           makes N unary calls that wait for a connection until it is closed: {"closed"}
+//	exhaust N         opens N streams that are refused whenever they are tried, and sends until that fails: {"exhausted"}
 //	odd N             makes N repetitions of each kind in odd.go: {"odd"}
 //	hang N            makes N unary calls and N streams that end with the next `release` only: {"hanging"}
 //	stall N           the same for a connection that there never is: {"stalled"}
@@ -76,6 +77,8 @@ func (c *control) obey(command string, args []string) (map[string]interface{}, e
 		return c.without("stranded", strand, args)
 	case "close":
 		return c.without("closed", closedWhileWaiting, args)
+	case "exhaust":
+		return c.without("exhausted", exhaust, args)
 	case "odd":
 		return c.odd(args)
 	case "hang":

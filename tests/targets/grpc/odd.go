@@ -254,6 +254,24 @@ func strand(s *stage, calls int) error {
 	return nil
 }
 
+// exhaust sends on streams until there are no attempts left, and then receives what has become of them.
+func exhaust(s *stage, calls int) error {
+	for i := 0; i < calls; i++ {
+		stream, err := open(context.Background(), s.retrying, &echo, "codeo")
+		for err == nil {
+			time.Sleep(time.Millisecond)
+			err = stream.SendMsg(&text{Value: "codeo"})
+		}
+		if stream == nil {
+			return err
+		}
+		if err := drain(stream, codes.Unavailable); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // closedWhileWaiting closes a connection that there never is, while calls wait for it.
 func closedWhileWaiting(s *stage, calls int) error {
 	connection, err := s.dial(s.way.dead(s.nowhere))

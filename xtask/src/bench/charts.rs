@@ -81,7 +81,7 @@ mod tests {
     fn the_longest_line_ends_where_the_numbers_begin() {
         let bar = |label: &str, median| Bar {
             label: label.to_owned(),
-            value: Spread { median, min: -1.0, max: 2.0 * median },
+            value: Spread::of([-1.0, median, 2.0 * median]),
         };
         let svg = bars("a < b", 1, &[bar("one", 2.0), bar("two", 1.0)]);
         assert!(svg.contains("a &lt; b") && svg.ends_with("</svg>\n"), "{svg}");

@@ -467,9 +467,9 @@ mod tests {
     fn differences_are_taken_within_a_round() {
         // The medians are 15.0, 17.5 and 18.5: their differences would be 2.5 and 3.5.
         let cell = measured();
-        assert_eq!(cell.added(1), Spread { median: 2.0, min: 1.5, max: 2.5 });
-        assert_eq!(cell.added(2), Spread { median: 3.0, min: 2.5, max: 3.5 });
-        assert_eq!(cell.added(7), Spread { median: 3.5, min: 3.0, max: 3.5 });
+        assert_eq!(cell.added(1), Spread::of([1.5, 2.0, 2.5]));
+        assert_eq!(cell.added(2), Spread::of([2.5, 3.0, 3.5]));
+        assert_eq!(cell.added(7), Spread::of([3.0, 3.5, 3.5]));
     }
 
     #[test]

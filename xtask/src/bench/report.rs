@@ -8,6 +8,9 @@ pub(super) struct Spread {
     pub(super) median: f64,
     pub(super) min: f64,
     pub(super) max: f64,
+    /// An eighth of them are lower: the lowest of a few, and one more for each eight.
+    #[serde(skip)]
+    low: f64,
 }
 
 impl Spread {
@@ -21,19 +24,20 @@ impl Spread {
         } else {
             f64::midpoint(sorted[middle - 1], sorted[middle])
         };
-        Self { median, min: sorted[0], max: sorted[last] }
+        Self { median, min: sorted[0], max: sorted[last], low: sorted[sorted.len() / 8] }
     }
 
     pub(super) fn show(self, digits: usize) -> String {
-        let Self { median, min, max } = self;
+        let Self { median, min, max, .. } = self;
         format!("{median:.digits$} ({min:.digits$} to {max:.digits$})")
     }
 }
 
-/// The middle of some numbers in units of the middle of others; none where it can't be told from noise, since some of either
-/// are not above zero.
+/// The middle of some numbers in units of the middle of others; none where it can't be told from noise, since more than an
+/// eighth of either are not above zero. If nothing but noise were measured, that many of twelve rounds would be so but for one
+/// time in three hundred, and of three but for one in eight.
 pub(super) fn ratio(of: Spread, to: Spread) -> Option<f64> {
-    (of.min > 0.0 && to.min > 0.0).then(|| of.median / to.median)
+    (of.low > 0.0 && to.low > 0.0).then(|| of.median / to.median)
 }
 
 /// A ratio in words.
@@ -91,17 +95,22 @@ mod tests {
 
     #[test]
     fn medians() {
-        assert_eq!(Spread::of([3.0, -1.0, 2.0]), Spread { median: 2.0, min: -1.0, max: 3.0 });
-        assert_eq!(Spread::of([4.0, 1.0, 2.0, 8.0]), Spread { median: 3.0, min: 1.0, max: 8.0 });
-        assert_eq!(Spread::of([7.0]), Spread { median: 7.0, min: 7.0, max: 7.0 });
-        assert_eq!(Spread { median: 2.0, min: -1.0, max: 3.25 }.show(1), "2.0 (-1.0 to 3.2)");
+        let told = |spread: Spread| (spread.median, spread.min, spread.max);
+        assert_eq!(told(Spread::of([3.0, -1.0, 2.0])), (2.0, -1.0, 3.0));
+        assert_eq!(told(Spread::of([4.0, 1.0, 2.0, 8.0])), (3.0, 1.0, 8.0));
+        assert_eq!(told(Spread::of([7.0])), (7.0, 7.0, 7.0));
+        assert_eq!(Spread::of([2.0, -1.0, 3.25]).show(1), "2.0 (-1.0 to 3.2)");
     }
 
     #[test]
     fn a_ratio_of_what_may_be_nothing_is_none() {
-        let some = |median| Spread { median, min: 0.1, max: 9.0 };
+        let some = |median| Spread::of([0.1, median, 9.0]);
         assert_eq!(ratio(some(3.0), some(2.0)), Some(1.5));
-        let noise = Spread { median: 0.28, min: -0.14, max: 2.33 };
+        let noise = Spread::of([0.28, -0.14, 2.33]);
+        // One round of many may be disturbed.
+        let many = |below: usize| Spread::of([-1.0; 12].into_iter().take(below).chain([2.0; 12]).take(12));
+        assert_eq!(ratio(some(3.0), many(1)), Some(1.5));
+        assert_eq!(ratio(some(3.0), many(2)), None);
         assert_eq!(ratio(some(1.74), noise), None);
         assert_eq!(ratio(noise, some(1.74)), None);
         assert_eq!(show_ratio(ratio(noise, noise)), "(not to be told from noise)");

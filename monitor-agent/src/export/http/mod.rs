@@ -381,7 +381,8 @@ async fn index(State(app): State<Arc<App>>) -> Response {
 }
 
 /// Makes an answer off the server's thread, a few at once. The place is held until it is made, not until the request
-/// is done: a peer that hangs up and asks anew gains nothing. One for which there is no room is thrown away.
+/// is done: a peer that hangs up and asks anew gains nothing. Nor does it lose its turn: that it only closed its half can't be told from
+/// that. One for which there is no room is thrown away.
 async fn blocking(
     app: &App,
     make: impl FnOnce(&dyn Backend) -> Option<Vec<u8>> + Send + 'static,

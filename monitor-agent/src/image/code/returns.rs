@@ -5,7 +5,8 @@
 //! what is reached from the entry, along jumps and behind calls, is run as it was decoded, and its returns are the function's. What
 //! nothing leads to is reached all the same where an exception is handled, or a panic that was recovered. That calls the
 //! runtime before it returns, which is what tells it from data. Where there is a `switch` its table may lead to any of it,
-//! and tables are not read: nor is it known that one leads to no part of the function that lies elsewhere, but by symbols.
+//! and tables are not read: nor is it known that one leads to no part of the function that lies elsewhere. Symbols
+//! tell whether there is one, and its code whether it returns.
 
 use std::{collections::BTreeSet, mem};
 
@@ -17,7 +18,7 @@ use super::{Body, CodeError, SiteChoice, SiteKind, jumps_near};
 pub(super) const MAX_RETURNS: usize = 32;
 
 /// The sites at which a native function returns. At each the results are in the registers of its calling convention. A
-/// panic or an exception leaves the function without one. `is_whole` says that no part of it lies elsewhere.
+/// panic or an exception leaves the function without one. `is_whole` says that no part of it that lies elsewhere returns.
 ///
 /// # Errors
 /// [`CodeError::LeftByJump`], [`CodeError::MayBeLeftByJump`] or [`CodeError::LeftAtEnd`] if another function may return in its
@@ -34,6 +35,32 @@ pub fn return_sites(code: &[u8], entry: u64, is_whole: bool) -> Result<Vec<SiteC
 /// As for [`return_sites`]. Go makes jumps to addresses in a table of `switch` alone.
 pub fn go_return_sites(code: &[u8], entry: u64) -> Result<Vec<SiteChoice>, CodeError> {
     returns(code, entry, |before, _| before.last().is_some_and(jumps_by_go_table))
+}
+
+/// Whether a part of a function that lies elsewhere never returns, nor leads to anything but itself and the function. Each is given
+/// by its code and where that begins.
+pub(in crate::image) fn part_stays(part: (&[u8], u64), whole: (&[u8], u64)) -> bool {
+    let end = |(code, entry): (&[u8], u64)| entry.saturating_add(code.len() as u64);
+    let is_inside = |target: u64| [part, whole].into_iter().any(|it| (it.1..end(it)).contains(&target));
+    let (Ok(part), Ok(whole)) = (Body::decode(part.0, part.1), Body::decode(whole.0, whole.1)) else {
+        return false;
+    };
+    // The way to the jump of a `switch` must be that of which it is known where it leads.
+    let is_jump = |i: &Instruction| i.flow_control() == FlowControl::IndirectBranch;
+    let is_apart = |at: usize| !whole.instructions.iter().skip(at).take(2).any(is_jump);
+    let stays = |i: &Instruction| {
+        let target = i.near_branch_target();
+        match i.flow_control() {
+            FlowControl::Call => !is_inside(target) || target == whole.entry,
+            FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch => {
+                part.index_of(target).is_some() || whole.index_of(target).is_some_and(is_apart)
+            }
+            FlowControl::Return | FlowControl::IndirectBranch | FlowControl::XbeginXabortXend => false,
+            _ => true,
+        }
+    };
+    // What only fills up goes on behind it.
+    filled_from(&part) > 0 && check_end(&part, None).is_ok() && part.instructions.iter().all(stays)
 }
 
 /// The sites at which a function returns. `stays` tells of the last of some instructions, an indirect jump, that it goes
@@ -284,6 +311,53 @@ mod tests {
         let go = bytes("488d0d00100000 ff24c1 c3");
         assert_eq!(go_return_sites(&go, ENTRY).map(returns), Ok(vec![10]));
         assert_eq!(go_return_sites(&bytes("ffe1 c3"), ENTRY), Err(CodeError::MayBeLeftByJump { from: 0 }));
+    }
+
+    #[test]
+    fn a_part_stays_in_its_function_unless_it_returns_or_leads_elsewhere() {
+        // Sixteen bytes behind the part's begin: lea rdx, [rip+0x1000]; movsxd rax, [rdx+rdi*4]; add rax, rdx; jmp rax; ret
+        let whole = bytes("488d1500100000 486304ba 4801d0 ffe0 c3");
+        let stays = |hex: &str| part_stays((&bytes(hex), ENTRY), (&whole, ENTRY + 16));
+        for hex in [
+            // As an exception goes on: mov rdi, rbx; call elsewhere; and nop, or ud2
+            "4889df e800100000",
+            "4889df e800100000 90",
+            "4889df e800100000 0f0b",
+            // To the function's return, over a nop behind a call by an address, and to its first instruction: jmp +30, jmp +1, je +14
+            "eb1e 90",
+            "ff1500100000 eb01 90 cc",
+            "740e cc",
+            // The function calls itself.
+            "e80b000000 cc",
+        ] {
+            assert!(stays(hex), "{hex}");
+        }
+        for hex in [
+            // ret; jmp rax; jmp [rip+0x1000]; jmp and je elsewhere
+            "c3",
+            "ffe0",
+            "ff2500100000",
+            "e900100000",
+            "747f cc",
+            // Into the middle of an instruction of the function's, and of its own: jmp +15, and jmp -1
+            "eb0f",
+            "ebff",
+            // To the jump of the `switch`, and to what works out where to: jmp +28, and jmp +25
+            "eb1c",
+            "eb19",
+            // A call of the function's return, and of its own end: call +27, and call +0
+            "e81b000000 cc",
+            "e800000000 cc",
+            // What lies behind it may be anything: mov rdi, rbx; nop; je +14
+            "4889df",
+            "90",
+            "740e",
+            // No instruction, and none at all.
+            "06",
+            "",
+        ] {
+            assert!(!stays(hex), "{hex}");
+        }
     }
 
     #[test]

@@ -164,7 +164,10 @@ impl Resource {
     pub(crate) fn told_apart(&self) -> Attributes {
         let mut attributes = self.attributes.clone();
         let instance = || AttributeValue::Text(self.instance.clone());
-        attributes.entry(INSTANCE.to_owned()).or_insert_with(instance);
+        let told = attributes.entry(INSTANCE.to_owned()).or_insert_with(instance);
+        if matches!(told, AttributeValue::Text(text) if text.is_empty()) {
+            *told = instance();
+        }
         attributes
     }
 
@@ -253,12 +256,16 @@ mod tests {
 
     #[test]
     fn resources_are_told_apart_unless_the_target_does() {
-        let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=mine");
-        for (environment, expected) in [(vec![], "boot:7:8"), (vec![attributes], "mine")] {
+        let given = |attributes| vec![("OTEL_RESOURCE_ATTRIBUTES", attributes)];
+        for (environment, own, expected) in [
+            (vec![], false, "boot:7:8"),
+            (given("service.instance.id=mine"), true, "mine"),
+            (given("service.instance.id="), true, "boot:7:8"),
+        ] {
             let resource = identity(&environment).resource(&Snapshot::default());
             assert_eq!(resource.told_apart()[INSTANCE], AttributeValue::Text(expected.to_owned()));
             // Points, and `/metrics`, have what they have inside.
-            assert_eq!(resource.attributes.contains_key(INSTANCE), expected == "mine");
+            assert_eq!(resource.attributes.contains_key(INSTANCE), own);
         }
     }
 

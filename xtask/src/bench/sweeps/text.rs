@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn what_may_be_nothing_has_no_verdict() {
         let mut shares = [share(OWN_EXECUTABLES, 1.0, 2.0, 3.0), share(OWN_EXECUTABLES, 50.0, 10.0, 12.0)];
-        shares[1].added_us.min = -1.0;
+        shares[1].added_us = Spread::of([-1.0, 12.0, 12.0]);
         let text = shares_of_ends(&shares, OWN_EXECUTABLES).unwrap();
         assert!(text.contains("the agent adds, (not to be told from noise) times; what empty"), "{text}");
         assert!(
