@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -25,12 +26,16 @@ pub fn text(name: &str) -> Result<String> {
     found.with_context(|| format!("no spec {name} in docs/specs.md"))
 }
 
-/// A file with this text.
+/// A file with this text. It is there as a whole or not at all: cells that run side by side may write the same.
 pub fn file(name: &str, text: &str) -> Result<PathBuf> {
+    static WRITTEN: AtomicUsize = AtomicUsize::new(0);
     let directory = paths::target().join("specs");
     fs::create_dir_all(&directory)?;
     let path = directory.join(format!("{name}.toml"));
-    fs::write(&path, text)?;
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let unfinished = directory.join(format!("{name}.{}-{number}.new", std::process::id()));
+    fs::write(&unfinished, text)?;
+    fs::rename(unfinished, &path)?;
     Ok(path)
 }
 
