@@ -213,8 +213,10 @@ fn a_collector_must_prove_who_it_is() -> Result<()> {
         let mut collector = Collector::start_tls(&certificate, &key)?;
         let [grpc, http] = collector.ports();
         let endpoint = format!("https://localhost:{}", if protocol == "grpc" { grpc } else { http });
+        // Only the first round says why, and it may be late on a busy machine.
+        let patient = [("OTEL_METRIC_EXPORT_TIMEOUT", "4000")];
         let stranger =
-            Agent::attach_with(&variables(protocol, &endpoint, &[]), &[client.pid()], &["--otlp"])?;
+            Agent::attach_with(&variables(protocol, &endpoint, &patient), &[client.pid()], &["--otlp"])?;
         let told = stranger
             .wait_for_log(PATIENCE, |line| line.contains("can't be sent").then(|| line.to_owned()))?;
         ensure!(told.contains("UnknownIssuer"), "{told}");
