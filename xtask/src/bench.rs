@@ -54,7 +54,8 @@ const CONCURRENCY: u32 = 16;
 /// How to measure.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Rounds of the main cell of the matrix, of planning and of scrapes; other cells have a quarter of them, sweeps half
+    /// Rounds of planning, of scrapes and of the matrix's cells with 16 calls at once; other cells have a quarter of them,
+    /// sweeps half
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Seconds of calls in each measurement
@@ -64,7 +65,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PART", value_enum, conflicts_with = "against")]
     only: Vec<Part>,
     /// Of the sweeps measure this one only; repeat it for several
-    #[arg(long, value_name = "SWEEP", value_enum, conflicts_with_all = ["against", "write"])]
+    #[arg(long, value_name = "SWEEP", value_enum, conflicts_with_all = ["against", "write", "check"])]
     sweep: Vec<sweeps::Which>,
     /// Write what was measured to docs/overhead.md, docs/overhead.json and the charts beside them
     #[arg(long)]
@@ -73,7 +74,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Fail where a ratio, a count of instructions or the memory of maps is higher than in this file of an earlier run by
-    /// more than its tolerance
+    /// more than its tolerance, and where nothing can be compared
     #[arg(long, value_name = "BASELINE")]
     check: Option<PathBuf>,
     /// Another tool to measure in the matrix: a command for the shell, {pid} stands for the server's process. It is ended

@@ -35,9 +35,10 @@ const AIM_ATTACH_MS: f64 = 300.0;
 const AIM_WAKEUPS: f64 = 50.0;
 /// Ratios differ that much between runs on one machine.
 const TOLERANCE: f64 = 0.3;
-/// Calls under way at once in the cells that are measured at length.
+/// Calls under way at once in the cells that are measured at length: those whose ratios are compared with an earlier run's.
+/// Of three rounds one that is not above zero makes a ratio noise, of twelve it takes two.
 const USUAL: u32 = 16;
-/// A cell that is not the main one has the rounds divided by this, and at most so many seconds for each measurement.
+/// Another cell has the rounds divided by this, and at most so many seconds for each measurement.
 const BRIEF: u32 = 4;
 const BRIEF_SECONDS: u32 = 2;
 /// Seconds of calls in which the kernel times programs: it times each run, and there are tens of thousands.
@@ -48,7 +49,7 @@ const SERVICES_US: [f64; 3] = [10.0, 100.0, 1000.0];
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan<'a> {
-    /// Rounds of the main cell.
+    /// Rounds of a cell that is measured at length.
     pub(super) rounds: u32,
     pub(super) seconds: u32,
     pub(super) peers: &'a [Peer],
@@ -87,7 +88,7 @@ pub(super) fn measure(plan: Plan<'_>, cores: Cores) -> Result<Section> {
 
 fn measure_cell(stage: &mut Stage<'_>, protocol: Protocol, concurrency: u32, plan: Plan<'_>) -> Result<Cell> {
     let is_main = protocol == Protocol::TtHeader && concurrency == USUAL;
-    let seconds = if is_main { plan.seconds } else { plan.seconds.min(BRIEF_SECONDS) };
+    let (count, seconds) = length(concurrency, plan);
     let load = Load { seconds: seconds.into(), concurrency };
     let title = format!("{}, {concurrency} at once", protocol.name());
     if is_main {
@@ -103,7 +104,6 @@ fn measure_cell(stage: &mut Stage<'_>, protocol: Protocol, concurrency: u32, pla
         rounds: Vec::new(),
         inside: Vec::new(),
     };
-    let count = if is_main { plan.rounds } else { (plan.rounds / BRIEF).max(1) };
     for number in 1..=count {
         // Each in turn is the first.
         let mut order: Vec<usize> = (0..cell.conditions.len()).collect();
@@ -122,6 +122,14 @@ fn measure_cell(stage: &mut Stage<'_>, protocol: Protocol, concurrency: u32, pla
         }
     }
     Ok(cell)
+}
+
+/// The rounds of a cell, and the seconds of calls in each of its measurements.
+fn length(concurrency: u32, plan: Plan<'_>) -> (u32, u32) {
+    if concurrency == USUAL {
+        return (plan.rounds, plan.seconds);
+    }
+    ((plan.rounds / BRIEF).max(1), plan.seconds.min(BRIEF_SECONDS))
 }
 
 fn conditions(protocol: Protocol, is_main: bool, peers: usize) -> Vec<Condition> {
@@ -554,6 +562,21 @@ mod tests {
         assert_eq!(median, json!(50.0));
         let (text, _) = told([49.0, 50.4, 51.0]);
         assert!(text.contains("| 50.4 (49.0 to 51.0) ") && text.contains("| ≤ 50: not met "), "{text}");
+    }
+
+    #[test]
+    fn cells_with_figures_have_all_rounds() {
+        let plan = Plan { rounds: 12, seconds: 3, peers: &[], peers_ready_after: Duration::ZERO };
+        for protocol in [Protocol::TtHeader, Protocol::Framed, Protocol::Mux, Protocol::Grpc] {
+            for concurrency in [1, 16, 100] {
+                let has_figures =
+                    !section(&[Cell { protocol, concurrency, ..measured() }]).figures.is_empty();
+                let expected = if has_figures { (12, 3) } else { (3, 2) };
+                assert_eq!(length(concurrency, plan), expected, "{protocol:?}, {concurrency} at once");
+            }
+        }
+        assert!(!section(&[Cell { protocol: Protocol::Grpc, ..measured() }]).figures.is_empty());
+        assert_eq!(length(1, Plan { rounds: 1, seconds: 1, ..plan }), (1, 1));
     }
 
     #[test]

@@ -100,12 +100,13 @@ impl Kept {
 
     /// Compares the figures of a part with those of an earlier run.
     fn compare(&self, part: &str, then: &Self, found: &mut Comparison) {
-        for name in self.figures.keys().filter(|name| !then.figures.contains_key(*name)) {
+        let measured = self.figures.keys().chain(&self.noise);
+        for name in measured.filter(|name| !then.figures.contains_key(*name)) {
             found.notes.push(format!("{part}: {name} is not in the baseline"));
         }
         for (name, old) in &then.figures {
-            found.compared += 1;
             if self.noise.contains(name) {
+                found.noise += 1;
                 found.notes.push(format!("{part}: {name} can't be told from noise"));
                 continue;
             }
@@ -113,6 +114,7 @@ impl Kept {
                 found.complain(&format!("{part}: {name} is not measured any longer"));
                 continue;
             };
+            found.compared += 1;
             let limit = old * (1.0 + self.tolerance_of(name));
             if *new > limit {
                 found.complain(&format!(
@@ -126,8 +128,10 @@ impl Kept {
 /// What a comparison with an earlier run has found.
 #[derive(Debug, Default)]
 struct Comparison {
-    /// How many figures of that run were looked for.
+    /// How many figures were held against that run's.
     compared: usize,
+    /// How many of that run's can't be told from noise this time.
+    noise: usize,
     /// What is worse, line by line.
     complaints: String,
     /// What could not be compared.
@@ -138,6 +142,10 @@ impl Comparison {
     fn complain(&mut self, complaint: &str) {
         self.complaints.push_str(complaint);
         self.complaints.push('\n');
+    }
+
+    fn summary(&self) -> String {
+        format!("{} figures compared, {} not to be told from noise", self.compared, self.noise)
     }
 }
 
@@ -170,20 +178,22 @@ impl Numbers {
         self.0.insert((*part).to_owned(), kept);
     }
 
-    /// Fails when a figure of these is higher than in an earlier run by more than is allowed, or is there no longer, and when
-    /// maps take more than was aimed at. What can't be compared is told.
+    /// Fails when a figure of these is higher than in an earlier run by more than is allowed, or is there no longer, when
+    /// maps take more than was aimed at, and when nothing can be compared. What can't be compared is told.
     pub(super) fn check_against(&self, baseline: &Self) -> Result<()> {
-        let Comparison { compared, complaints, notes } = self.compare(baseline)?;
-        for note in notes {
+        let found = self.compare(baseline)?;
+        for note in &found.notes {
             say(&format!("not compared: {note}"));
         }
-        ensure!(compared > 0, "the baseline has nothing of what was measured");
-        if !complaints.is_empty() {
+        if !found.complaints.is_empty() {
             bail!(
-                "worse than the baseline or the aim; if that is meant to be, write a new one with --write:\n{complaints}"
+                "worse than the baseline or the aim; if that is meant to be, write a new one with --write:\n{}",
+                found.complaints
             );
         }
-        say(&format!("of {compared} figures in the baseline none has become worse"));
+        let summary = found.summary();
+        ensure!(found.compared > 0, "{summary}: the baseline has nothing else of what was measured");
+        say(&format!("{summary}: none has become worse"));
         Ok(())
     }
 
@@ -330,13 +340,30 @@ mod tests {
             found.notes,
             ["matrix: new is not in the baseline", "matrix: gone can't be told from noise"]
         );
-        assert_eq!((found.compared, found.complaints.as_str()), (2, ""));
+        assert_eq!(found.summary(), "1 figures compared, 1 not to be told from noise");
+        assert_eq!(found.complaints, "");
+    }
+
+    #[test]
+    fn where_all_is_noise_nothing_was_compared_and_that_fails() {
+        let baseline = numbers(&[("ratio", 2.0), ("another", 1.0)]);
+        let mut now = numbers(&[]);
+        now.0.get_mut("matrix").unwrap().noise =
+            ["ratio", "another", "new"].map(str::to_owned).into_iter().collect();
+        let error = now.check_against(&baseline).unwrap_err().to_string();
+        assert!(error.starts_with("0 figures compared, 2 not to be told from noise: "), "{error}");
+        let notes = now.compare(&baseline).unwrap().notes;
+        assert_eq!(notes[0], "matrix: new is not in the baseline");
+        assert_eq!(notes.len(), 3, "{notes:?}");
     }
 
     #[test]
     fn what_is_not_measured_fails() {
-        assert!(numbers(&[]).check_against(&numbers(&[("ratio", 2.0)])).is_err());
-        assert!(numbers(&[("ratio", 1.0)]).check_against(&Numbers::default()).is_err());
+        let error = |now: &Numbers, then: &Numbers| now.check_against(then).unwrap_err().to_string();
+        let text = error(&numbers(&[]), &numbers(&[("ratio", 2.0)]));
+        assert!(text.contains("matrix: ratio is not measured any longer"), "{text}");
+        let text = error(&numbers(&[("ratio", 1.0)]), &Numbers::default());
+        assert!(text.starts_with("0 figures compared, 0 not to be told from noise: "), "{text}");
     }
 
     /// The programs, of which one figure never changes.

@@ -1,6 +1,9 @@
 //! What the sweeps have found: tables, and what of it meets the aims.
 
-use std::fmt::Write as _;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use serde_json::json;
 
@@ -19,6 +22,9 @@ const AIM_PEAK_MIB: f64 = 60.0;
 const AIM_FLAT: f64 = 1.25;
 /// Whatever ends the agent waits that long.
 const AIM_END_MS: f64 = 2_000.0;
+/// By what share the agent's own CPU at the far end of a sweep, in units of that at the near end, may be higher than in an
+/// earlier run: of single rounds of one run, the highest ratio was 1.38 times the lowest at most.
+const TOLERANCE: f64 = 0.4;
 /// The rate and the executable that the aims are about.
 const AIM_RATE: f64 = 100_000.0;
 const AIM_SIZE_MIB: f64 = 30.0;
@@ -63,11 +69,15 @@ pub(super) fn section(found: &Swept) -> Section {
         shares_table(found),
         aims(found)
     );
+    let (figures, noise) = figures(&found.shares);
     Section {
         part: "sweeps",
         blocks: vec![("sweeps", text)],
         charts: vec![("overhead-agent.svg", chart(points))],
         results: json!(found),
+        figures,
+        tolerance: TOLERANCE,
+        noise,
         ..Section::default()
     }
 }
@@ -112,6 +122,22 @@ fn flat(times: Option<f64>) -> String {
 fn ends_of<'a>(shares: &'a [Share], what: &str) -> Option<(&'a Share, &'a Share)> {
     let of = || shares.iter().filter(|share| share.what == what);
     Some((of().next()?, of().next_back()?))
+}
+
+/// The agent's own CPU for a call at the far end of each sweep that has rounds, in units of that at the near end; and those
+/// of these that are noise.
+fn figures(shares: &[Share]) -> (BTreeMap<String, f64>, BTreeSet<String>) {
+    let (mut figures, mut noise) = (BTreeMap::new(), BTreeSet::new());
+    for what in [LABEL_SETS, OWN_EXECUTABLES, OWN_AT_ONCE, SHARED_EXECUTABLE] {
+        let Some((few, many)) = ends_of(shares, what) else { continue };
+        let name = format!("{what}: own CPU, {} to {}", many.number, few.number);
+        if let Some(ratio) = ratio(many.own_us, few.own_us) {
+            figures.insert(name, ratio);
+        } else {
+            noise.insert(name);
+        }
+    }
+    (figures, noise)
 }
 
 /// What of a sweep's ends is ours.
@@ -204,7 +230,10 @@ fn chart(points: &[Point]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::sweeps::tests::point;
+    use crate::bench::{
+        section::{Numbers, Setting},
+        sweeps::tests::point,
+    };
 
     fn share(what: &str, number: f64, empty: f64, added: f64) -> Share {
         let of = |number| Spread::of([number]);
@@ -264,6 +293,38 @@ mod tests {
         );
         assert!(text.contains("own CPU, 1.00 (met)"), "{text}");
         assert!(shares_of_ends(&shares, LABEL_SETS).is_none());
+    }
+
+    /// Each sweep that has rounds, with what the agent takes at its far end.
+    fn swept(far_us: [f64; 2]) -> Section {
+        let own = |what, number, own_us: [f64; 2]| Share {
+            own_us: Spread::of(own_us),
+            ..share(what, number, 2.0, 3.0)
+        };
+        let sweeps = [LABEL_SETS, OWN_EXECUTABLES, OWN_AT_ONCE, SHARED_EXECUTABLE];
+        let ends =
+            |what| [own(what, 1.0, [0.125, 0.125]), own(what, 7.0, [9.0, 9.0]), own(what, 50.0, far_us)];
+        section(&Swept { shares: sweeps.into_iter().flat_map(ends).collect(), ..Swept::default() })
+    }
+
+    #[test]
+    fn what_the_agent_takes_at_the_ends_of_a_sweep_is_compared_with_an_earlier_run() {
+        let numbers = |section: &Section| {
+            let mut numbers = Numbers::default();
+            numbers.add(section, &Setting::default());
+            numbers
+        };
+        let then = swept([0.25, 0.25]);
+        assert_eq!(then.figures.len(), 4, "{:?}", then.figures);
+        assert!((then.figures["targets that share one executable: own CPU, 50 to 1"] - 2.0).abs() < 1e-9);
+        let then = numbers(&then);
+        numbers(&swept([0.34, 0.34])).check_against(&then).unwrap();
+        let error = numbers(&swept([0.36, 0.36])).check_against(&then).unwrap_err().to_string();
+        let expected =
+            "sweeps: label sets: own CPU, 50 to 1 is 2.88, at most 2.80 is allowed (it was 2.00)\n";
+        assert!(error.contains(expected), "{error}");
+        let unknown = swept([0.0, 0.25]);
+        assert_eq!((unknown.figures.len(), unknown.noise.len()), (0, 4));
     }
 
     #[test]
