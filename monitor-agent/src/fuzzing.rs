@@ -88,6 +88,7 @@ pub fn pclntab(data: &[u8]) {
     let Ok(go) = image.go() else { return };
     for function in go.functions_named(&|_| true).unwrap_or_default().iter().take(FUNCTIONS) {
         let _ = go.code(function).map(|code| go_entry_site(&code, function.entry));
+        let _ = go.stand_in(function, None);
     }
 }
 
@@ -184,11 +185,12 @@ impl Executable for Lookups {
     }
 }
 
-/// A function's symbol, of which names in the source are made.
+/// A function's symbol, of which names in the source are made, and what it gets.
 pub fn symbol(data: &[u8]) {
     let Ok(symbol) = str::from_utf8(data) else { return };
     let names = Demangler::default().names(symbol);
     assert!(names.len() <= 3 && names.iter().all(|name| name.len() <= 4_096));
+    let _ = Demangler::default().parameters(symbol).is_some_and(|known| known.may_be_string(0));
 }
 
 /// Everything that `inspect` and `run` ask of a file.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, Receiver};
 
 /// Why work gives nothing.
 #[derive(Debug, Error)]
@@ -31,14 +31,23 @@ pub(crate) enum NotDone {
 pub(crate) async fn on_its_own<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, NotDone> {
+    // A panic has been reported.
+    begin("work", work)?.await.map_err(|_| NotDone::Panicked)
+}
+
+/// Begins work on a thread of its own, which has this name. What it gives comes to where it is waited for; nothing does if it
+/// panics.
+pub(crate) fn begin<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<Receiver<T>, NotDone> {
     let (give, given) = oneshot::channel();
     let work = move || {
         // Fails if nobody waits any more.
         let _ = give.send(work());
     };
-    thread::Builder::new().name("work".to_owned()).spawn(work).map_err(NotDone::NoThread)?;
-    // A panic has been reported.
-    given.await.map_err(|_| NotDone::Panicked)
+    thread::Builder::new().name(name.to_owned()).spawn(work).map_err(NotDone::NoThread)?;
+    Ok(given)
 }
 
 /// The addresses that a name stands for, or the one that the text is. Only a name takes a thread.
@@ -67,23 +76,32 @@ pub(crate) mod testing {
     /// Puts this thread, for all of its life, under a filter that refuses it new threads.
     fn refuse() -> io::Result<()> {
         let number = |number: i64| u32::try_from(number).expect("a number");
-        let step = |code: u32, k: u32, [jt, jf]: [u8; 2]| libc::sock_filter {
-            code: u16::try_from(code).expect("a code"),
-            jt,
-            jf,
-            k,
-        };
         let refused = libc::SECCOMP_RET_ERRNO | number(libc::EAGAIN.into());
         let is_call = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
         // The number of the call is the first word of what a filter sees (struct seccomp_data).
-        let mut steps = [
+        filter_calls(&mut [
             step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, [0, 0]),
             step(is_call, number(libc::SYS_clone), [1, 0]),
             step(is_call, number(libc::SYS_clone3), [0, 1]),
-            step(libc::BPF_RET | libc::BPF_K, refused, [0, 0]),
-            step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, [0, 0]),
-        ];
-        let program = libc::sock_fprog { len: 5, filter: steps.as_mut_ptr() };
+            end(refused),
+            end(libc::SECCOMP_RET_ALLOW),
+        ])
+    }
+
+    /// A step of a filter, and how many to pass over if a comparison holds, and if it does not.
+    fn step(code: u32, k: u32, [jt, jf]: [u8; 2]) -> libc::sock_filter {
+        libc::sock_filter { code: u16::try_from(code).expect("a code"), jt, jf, k }
+    }
+
+    /// The step that ends a filter: what becomes of the call.
+    pub(crate) fn end(action: u32) -> libc::sock_filter {
+        step(libc::BPF_RET | libc::BPF_K, action, [0, 0])
+    }
+
+    /// Puts this thread, for all of its life, under a filter of system calls.
+    pub(crate) fn filter_calls(steps: &mut [libc::sock_filter]) -> io::Result<()> {
+        let len = u16::try_from(steps.len()).expect("a few steps");
+        let program = libc::sock_fprog { len, filter: steps.as_mut_ptr() };
         // SAFETY: takes numbers, and changes this thread alone.
         if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
             return Err(io::Error::last_os_error());

@@ -153,11 +153,11 @@ pub mod sampling {
     /// [`ASKED`] for one call in 64, at random: the lowest bits are the same each time where the clock is coarse.
     pub const FEW: u64 = 63 << 6;
 
-    /// Starts have been seen ever since the probes were attached.
+    /// Starts have been seen ever since the probes were attached, or again for longer than a call may last.
     pub const FULL: u64 = 0;
     /// They are seen in windows.
     pub const WINDOWS: u64 = 1;
-    /// All are seen again, after windows.
+    /// All are seen again, after windows, but calls may be under way that began before.
     pub const FULL_AGAIN: u64 = 2;
 }
 
@@ -228,6 +228,9 @@ pub mod key {
     /// Where operations of one spec are told apart: two bits that no address has.
     pub const APART_SHIFT: u32 = 60;
 }
+
+/// How many calls are kept that have ended and may end once more at the same moment.
+pub const ENDED_KEYS: u32 = 1 << 10;
 
 /// Calls that a bucket of the in-flight table holds.
 pub const WAYS: usize = 4;

@@ -13,9 +13,9 @@ mod page_tables;
 mod recipe;
 
 pub use call::{
-    Bucket, DEPTH_BITS, Detail, Event, LABELS, LabelSet, MAX_NESTING, NO_MESSAGE, Peer, PeerEvent, Record,
-    Spilled, TEXT_BYTES, WAYS, call_type, error_class, extra, key, label, mark, protocol, record_flag,
-    retry_count, sampling, side, status_code, stream,
+    Bucket, DEPTH_BITS, Detail, ENDED_KEYS, Event, LABELS, LabelSet, MAX_NESTING, NO_MESSAGE, Peer,
+    PeerEvent, Record, Spilled, TEXT_BYTES, WAYS, call_type, error_class, extra, key, label, mark, protocol,
+    record_flag, retry_count, sampling, side, status_code, stream,
 };
 pub use counter::{COUNTERS, COUNTERS_OF_SIDE, Counter};
 pub use native::{Native, NativeText, form, moment, word};
@@ -60,6 +60,8 @@ pub mod name {
     /// Mappable array: for each bucket of the in-flight table the addresses of the objects of the calls in its ways,
     /// where the key is not the object; or the numbers of the label sets that they had as they started.
     pub const OBJECTS: &str = "OBJECTS";
+    /// Array of `u64`: keys of calls that have ended and may end once more.
+    pub const ENDED: &str = "ENDED";
     /// Mappable array of `u64`: which starts are seen, by [`sampling`](crate::sampling). Written by the agent.
     pub const SAMPLING: &str = "SAMPLING";
     /// Hash: call key to [`Spilled`](crate::Spilled).

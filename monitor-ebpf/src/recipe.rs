@@ -124,6 +124,9 @@ pub enum KeyKind {
     GoroutineUnlessStreaming = 1,
     /// A number of up to 60 bits. Only where sites select shapes.
     Number = 2,
+    /// The goroutine, and how deep on its stack the function was entered: each call of a recursive one has its own. Only
+    /// where a function's returns are its ends.
+    Frame = 3,
 }
 
 /// Values of [`Recipe::by_site`] but for 0.

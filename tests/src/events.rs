@@ -34,11 +34,17 @@ impl Events {
     /// Starts it on these processes and waits until it says that it counts.
     pub fn attach(pids: &[u32], args: &[&str]) -> Result<Self> {
         let mut command = Command::new(executable()?);
-        command.arg("events").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.arg("events");
         for pid in pids {
             command.arg("--pid").arg(pid.to_string());
         }
-        let mut child = command.args(args).spawn().with_context(|| format!("cannot start {command:?}"))?;
+        Self::attach_command(command.args(args))
+    }
+
+    /// The same with a command that is it, perhaps through another program.
+    pub fn attach_command(command: &mut Command) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let stdout = Lines::of(child.stdout.take().context("no stdout")?);
         let stderr = Lines::of(child.stderr.take().context("no stderr")?);
         let events = Self { child, stdout, stderr };

@@ -10,6 +10,7 @@
 //! - [`pace`] says how many calls may be between two numbers of a scrape under load.
 //! - [`events`] runs `monitor-agent events` and compares its lines with each call that a target has logged.
 //! - [`refusals`] looks at how the agent refuses what can't be watched.
+//! - [`seccomp`] puts commands under filters of system calls.
 //! - [`specs`] makes files of the examples in `docs/specs.md`.
 //! - [`strange`] watches a target that puts other things before the probes than Kitex does.
 //! - [`turns`] has operations begin and end one by one, to see what policies and keys make of that.
@@ -37,6 +38,7 @@ pub mod process;
 pub mod prometheus;
 pub mod refusals;
 pub mod scrape;
+pub mod seccomp;
 pub mod specs;
 pub mod strange;
 pub mod tally;

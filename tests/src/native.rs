@@ -2,15 +2,13 @@
 
 use std::{
     fs::{self, File},
-    io,
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{cargo, paths};
+use crate::{cargo, paths, seccomp};
 
 /// How the program of corner cases is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,26 +102,7 @@ const BEHIND_RETURN_PROBES: u32 = 335;
 
 /// Puts a command under a seccomp filter that ends it at that call, and lets it do everything else.
 pub fn filtered(command: &mut Command) -> Result<&mut Command> {
-    let step = |code: u32, k, jf| {
-        Ok::<_, std::num::TryFromIntError>(libc::sock_filter { code: code.try_into()?, jt: 0, jf, k })
-    };
-    let mut filter = vec![
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)?,
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, BEHIND_RETURN_PROBES, 1)?,
-        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_KILL_PROCESS, 0)?,
-        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0)?,
-    ];
-    let install = move || {
-        let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
-        // SAFETY: both calls take numbers and a pointer to `program`, which outlives them, as does the filter it points to.
-        let failed = unsafe {
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-                || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) != 0
-        };
-        if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
-    };
-    // SAFETY: between fork and exec the closure makes two system calls and nothing else.
-    unsafe { command.pre_exec(install) };
+    seccomp::on_call(command, BEHIND_RETURN_PROBES, None, libc::SECCOMP_RET_KILL_PROCESS)?;
     Ok(command)
 }
 

@@ -4,18 +4,20 @@
 use std::{
     fs,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{Agent, executable, run_command_to_end},
+    events::Events,
     process::Process,
     refusals::{
         ADDRESS, KERNEL, PATIENCE, PERMISSION, RUNNING, Scratch, USAGE, agent, refused_command, run_command,
         server,
     },
+    seccomp,
     targets::{Flavour, Program},
     text::Sites,
 };
@@ -113,42 +115,8 @@ const BPF_ENABLE_STATS: u32 = 32;
 /// Makes a system call fail in this command, as on a kernel that does not have it; only if its first argument is this
 /// one, where there is one.
 fn without(command: &mut Command, call: libc::c_long, first_argument: Option<u32>, errno: i32) -> Result<()> {
-    // Offsets in struct seccomp_data (include/uapi/linux/seccomp.h) on a little-endian machine.
-    const CALL: u32 = 0;
-    const FIRST_ARGUMENT: u32 = 16;
-    let step = |code: u32, jt: u8, jf: u8, k: u32| -> Result<libc::sock_filter> {
-        Ok(libc::sock_filter { code: u16::try_from(code)?, jt, jf, k })
-    };
-    let load = |at| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
-    let unless_equal = |k, skip| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, skip, k);
-    let end = |k| step(libc::BPF_RET | libc::BPF_K, 0, 0, k);
-    let call = u32::try_from(call)?;
-    let fail = end(libc::SECCOMP_RET_ERRNO | u32::try_from(errno)?)?;
-    let allow = end(libc::SECCOMP_RET_ALLOW)?;
-    let mut filter = match first_argument {
-        None => vec![load(CALL)?, unless_equal(call, 1)?, fail, allow],
-        Some(argument) => vec![
-            load(CALL)?,
-            unless_equal(call, 3)?,
-            load(FIRST_ARGUMENT)?,
-            unless_equal(argument, 1)?,
-            fail,
-            allow,
-        ],
-    };
-    let length = u16::try_from(filter.len())?;
-    let install = move || {
-        let program = libc::sock_fprog { len: length, filter: filter.as_mut_ptr() };
-        // SAFETY: both calls take numbers and a pointer to `program`, which outlives them, as does the filter it points to.
-        let failed = unsafe {
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-                || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) != 0
-        };
-        if failed { Err(std::io::Error::last_os_error()) } else { Ok(()) }
-    };
-    // SAFETY: between fork and exec the closure makes two system calls and nothing else.
-    unsafe { command.pre_exec(install) };
-    Ok(())
+    let fails = libc::SECCOMP_RET_ERRNO | u32::try_from(errno)?;
+    seccomp::on_call(command, u32::try_from(call)?, first_argument, fails)
 }
 
 /// As at the limit of a cgroup, which binds root, too.
@@ -166,6 +134,76 @@ fn no_thread_beside_the_first() -> Result<()> {
         refused_command(&mut command, RUNNING, &["no thread can be started", "pids.max"])?;
         sites.check_clean()?;
     }
+    Ok(())
+}
+
+/// A cgroup whose processes have only so many threads together. It goes with its owner, and must be empty by then.
+struct FewThreads(PathBuf);
+
+impl FewThreads {
+    fn new() -> Result<Self> {
+        // Its controller has a hierarchy of its own (version 1), or is one of all in the only one.
+        let all = Path::new("/sys/fs/cgroup");
+        let own = all.join("pids");
+        let parent = if own.is_dir() { own.as_path() } else { all };
+        let group = parent.join(format!("monitor-tests-{}", std::process::id()));
+        fs::create_dir(&group).with_context(|| format!("no cgroup {}", group.display()))?;
+        let group = Self(group);
+        if !group.0.join("pids.max").exists() {
+            let control = parent.join("cgroup.subtree_control");
+            fs::write(&control, "+pids").with_context(|| format!("no pids in {}", control.display()))?;
+        }
+        Ok(group)
+    }
+
+    /// Lets it have so many from now on; those that there are stay.
+    fn allow(&self, threads: u32) -> Result<()> {
+        let file = self.0.join("pids.max");
+        fs::write(&file, threads.to_string()).with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// The agent with these arguments, in it from the start.
+    fn agent(&self, args: &[&str]) -> Result<Command> {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(self.0.join("cgroup.procs"));
+        command.arg(executable()?).args(args);
+        Ok(command)
+    }
+}
+
+impl Drop for FewThreads {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// At a limit it is refused before anything is attached. Once `events` counts, it has all threads that it can't do without.
+#[test]
+fn too_few_threads() -> Result<()> {
+    let mut server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let sites = Sites::of(client.pid())?;
+    let pid = client.pid().to_string();
+    let few = FewThreads::new()?;
+    let run = ["run", "--web.listen-address", "127.0.0.1:0", "--pid", &pid];
+    // One for itself, one for peers, and one as long as it attaches; one more for its lines.
+    let events = ["events", "--pid", &pid];
+    for (args, enough) in [(&run[..], 3), (&events[..], 4)] {
+        for threads in 1..enough {
+            few.allow(threads)?;
+            let words = ["no thread can be started", "pids.max"];
+            refused_command(&mut few.agent(args)?, RUNNING, &words)
+                .with_context(|| format!("with {threads} threads"))?;
+            sites.check_clean()?;
+        }
+    }
+    few.allow(4)?;
+    let events = Events::attach_command(&mut few.agent(&events)?)?;
+    few.allow(1)?;
+    client.command("call 20 Echo succeed")?;
+    server.command("settle")?;
+    let lines = events.terminate()?;
+    ensure!(lines.len() == 20, "{} lines", lines.len());
     Ok(())
 }
 

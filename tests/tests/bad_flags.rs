@@ -107,6 +107,20 @@ fn addresses_that_cannot_be_listened_on() -> Result<()> {
     sites.check_clean()
 }
 
+/// No start passes such a filter, and each would cost the target.
+#[test]
+fn starts_beside_filters_by_how_calls_end() -> Result<()> {
+    let process = Process::kitex(&["server"])?;
+    let sites = Sites::of(process.pid())?;
+    let pid = process.pid().to_string();
+    for filter in ["status=error", "min_duration=5ms"] {
+        let mut command = agent()?;
+        command.args(["events", "--pid", &pid, "--starts", "--filter", "side=server", "--filter", filter]);
+        refused_command(&mut command, USAGE, &["--starts", "--filter", "leave out"])?;
+    }
+    sites.check_clean()
+}
+
 /// Who asks for something expects to see it.
 #[test]
 fn flags_that_can_have_no_effect() -> Result<()> {
@@ -114,6 +128,11 @@ fn flags_that_can_have_no_effect() -> Result<()> {
     let sites = Sites::of(process.pid())?;
     let pid = process.pid().to_string();
     let cases: &[(&str, &[&str], &str)] = &[
+        ("grpc,go", &["--latency-buckets", "fine"], "add kitex"),
+        // Other families have buckets and labels of their own.
+        ("otel,grpc", &["--latency-buckets", "default"], "add kitex"),
+        ("grpc,go", &["--kitex.labels", "method,status"], "add kitex"),
+        ("otel", &["--kitex.labels", "type,caller,callee,method,status"], "add kitex"),
         ("grpc,go", &["--kitex.bytes"], "add kitex"),
         ("grpc,go", &["--kitex.stream-messages"], "add kitex"),
         ("kitex", &["--grpc.messages"], "add grpc"),

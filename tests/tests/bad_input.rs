@@ -23,8 +23,8 @@ use monitor_tests::{
 };
 use serde_json::Value;
 
-/// `inspect` refuses, as text and as JSON alike.
-fn inspect_refused(args: &[&str], code: i32, words: &[&str]) -> Result<()> {
+/// `inspect` refuses, as text and as JSON alike; gives the JSON.
+fn inspect_refused(args: &[&str], code: i32, words: &[&str]) -> Result<Value> {
     let text = refused_command(agent()?.arg("inspect").args(args), code, words)?;
     let ended = refused_command(agent()?.args(["inspect", "--json"]).args(args), code, words)?;
     let report: Value =
@@ -41,20 +41,23 @@ fn inspect_refused(args: &[&str], code: i32, words: &[&str]) -> Result<()> {
     for reason in reasons {
         ensure!(text.contains(reason), "{args:?}: {reason:?} is not in {text:?}");
     }
-    Ok(())
+    Ok(report)
 }
 
 /// `run` and `inspect` both refuse a process.
 fn pid_refused(pid: u32, code: i32, words: &[&str]) -> Result<()> {
-    let pid = pid.to_string();
-    let words = [words, &[&pid[..]]].concat();
-    refused_command(&mut run_command(&["--pid", &pid])?, code, &words)?;
-    inspect_refused(&["--pid", &pid], code, &words)
+    let text = pid.to_string();
+    let words = [words, &[&text[..]]].concat();
+    refused_command(&mut run_command(&["--pid", &text])?, code, &words)?;
+    let report = inspect_refused(&["--pid", &text], code, &words)?;
+    assert_eq!(report["pid"], pid, "{report}");
+    Ok(())
 }
 
 fn file_refused(path: &Path, code: i32, words: &[&str]) -> Result<()> {
     let path = path.to_str().context("no UTF-8")?;
-    inspect_refused(&["--exe", path], code, &[words, &[path]].concat())
+    inspect_refused(&["--exe", path], code, &[words, &[path]].concat())?;
+    Ok(())
 }
 
 /// A child that is killed when it is no longer needed.
@@ -157,6 +160,40 @@ fn programs_without_anything_to_watch() -> Result<()> {
     file_refused(&Program::Plain.build(Flavour::Default)?, UNPROVABLE, &["no RPC framework", "Kitex"])
 }
 
+/// Whatever it is that can't be read.
+#[test]
+fn a_report_of_what_is_refused_has_what_is_known() -> Result<()> {
+    let nobody = inspect_refused(&["--pid", "4194304"], NO_PROCESS, &["no process"])?;
+    assert_eq!(nobody["pid"], 4_194_304, "{nobody}");
+    ensure!(nobody["exe"].is_null() && nobody.get("kernel").is_none(), "{nobody}");
+
+    let sleep = Other::start(Command::new("sleep").arg("1000"))?;
+    let other = inspect_refused(&["--pid", &sleep.pid().to_string()], UNPROVABLE, &["not a Go program"])?;
+    let exe = fs::read_link(format!("/proc/{}/exe", sleep.pid()))?;
+    assert_eq!(other["exe"].as_str(), exe.to_str(), "{other}");
+    assert_eq!(other["pid"], sleep.pid(), "{other}");
+    ensure!(other["kernel"]["release"].is_string() && other["go_version"].is_null(), "{other}");
+
+    let scratch = Scratch::new("reports")?;
+    let script = scratch.file("script", b"#!/bin/sh\nexec true\n")?;
+    let script = script.to_str().context("no UTF-8")?;
+    let report = inspect_refused(&["--exe", script], UNREADABLE, &["ELF"])?;
+    assert_eq!(report["exe"], script, "{report}");
+    ensure!(report["build_id"].is_null() && report["go_version"].is_null(), "{report}");
+
+    // A Go program that says of itself all but its functions.
+    let whole = Program::Kitex.build(Flavour::Stripped)?;
+    let ended = run_command_to_end(agent()?.args(["inspect", "--json", "--exe"]).arg(&whole), PATIENCE)?;
+    let known: Value = serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:#?}"))?;
+    let damaged = scratch.file("no-table", &without_function_table(&fs::read(&whole)?)?)?;
+    let damaged = damaged.to_str().context("no UTF-8")?;
+    let report = inspect_refused(&["--exe", damaged], UNPROVABLE, &["function table"])?;
+    for field in ["build_id", "go_version"] {
+        ensure!(report[field].is_string() && report[field] == known[field], "{field}: {report} of {known}");
+    }
+    Ok(())
+}
+
 #[test]
 fn files_that_are_no_programs() -> Result<()> {
     let scratch = Scratch::new("files")?;
@@ -232,6 +269,11 @@ fn changed(program: &[u8], from: &[u8], to: &[u8], times: usize) -> Result<Vec<u
     Ok(program)
 }
 
+/// A copy of a program whose function table has a header that is none: magic, two zeros, instruction quantum, pointer size.
+fn without_function_table(program: &[u8]) -> Result<Vec<u8>> {
+    changed(program, b"\xf1\xff\xff\xff\0\0\x01\x08", b"\xf1\xff\xff\xfe\0\0\x01\x08", 1)
+}
+
 #[test]
 fn what_cannot_be_proven() -> Result<()> {
     let scratch = Scratch::new("unproven")?;
@@ -260,8 +302,7 @@ fn what_cannot_be_proven() -> Result<()> {
         ensure!(process.is_running()?);
         process.quit()?;
     }
-    // The header of the function table: magic, two zeros, instruction quantum, pointer size.
-    let table = changed(&program, b"\xf1\xff\xff\xff\0\0\x01\x08", b"\xf1\xff\xff\xfe\0\0\x01\x08", 1)?;
+    let table = without_function_table(&program)?;
     file_refused(&scratch.file("no-table", &table)?, UNPROVABLE, &["function table", "obfuscated"])
 }
 

@@ -2,9 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, ChildStderr, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -319,13 +319,7 @@ fn said_behind(events: &Events, text: &str) -> Result<String> {
 fn a_closed_pipe_is_a_good_end() -> Result<()> {
     let (_server, mut client) = pair()?;
     for makes_calls in [true, false] {
-        let mut command = Command::new(executable()?);
-        command.args(["events", "--pid", &client.pid().to_string()]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let mut stderr = BufReader::new(child.stderr.take().context("no stderr")?);
-        let mut line = String::new();
-        stderr.read_line(&mut line)?;
-        assert_eq!(line, "attached\n");
+        let (mut child, _stderr) = unread(client.pid())?;
         drop(child.stdout.take());
         if makes_calls {
             client.command("call 3 Echo succeed")?;
@@ -336,7 +330,37 @@ fn a_closed_pipe_is_a_good_end() -> Result<()> {
     Ok(())
 }
 
-fn wait(child: &mut std::process::Child) -> Result<Option<i32>> {
+/// Who has read enough is told as well how often a limit was passed.
+#[test]
+fn a_closed_pipe_keeps_no_limit_back() -> Result<()> {
+    const GOROUTINES: u64 = 5;
+    let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+    let (mut child, mut stderr) = unread(target.pid())?;
+    // Of nine calls, each inside the one before, two are too deep.
+    target.command(&format!("open {GOROUTINES} client 9"))?;
+    target.command(&format!("close {GOROUTINES}"))?;
+    drop(child.stdout.take());
+    assert_eq!(wait(&mut child)?, Some(0));
+    let mut said = String::new();
+    stderr.read_to_string(&mut said)?;
+    let passed = format!("calls nested in one on a goroutine was passed {} times: ", 2 * GOROUTINES);
+    ensure!(said.contains(&passed), "{said}");
+    Ok(())
+}
+
+/// `events` that counts the calls of a process, and what it says from then on. Nobody reads its lines yet.
+fn unread(pid: u32) -> Result<(Child, BufReader<ChildStderr>)> {
+    let mut command = Command::new(executable()?);
+    command.args(["events", "--pid", &pid.to_string()]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut stderr = BufReader::new(child.stderr.take().context("no stderr")?);
+    let mut line = String::new();
+    stderr.read_line(&mut line)?;
+    assert_eq!(line, "attached\n");
+    Ok((child, stderr))
+}
+
+fn wait(child: &mut Child) -> Result<Option<i32>> {
     for _ in 0..500 {
         if let Some(status) = child.try_wait()? {
             return Ok(status.code());

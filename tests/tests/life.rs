@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{TcpListener, UdpSocket},
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -223,6 +224,69 @@ fn a_target_that_ends_is_reported_and_kept() -> Result<()> {
     let lingered = ended.elapsed();
     ensure!((2.0..4.0).contains(&lingered.as_secs_f64()), "went away after {lingered:?}");
     server.quit()?;
+    Ok(())
+}
+
+/// Whether one of a process's descriptors leads to this file.
+fn has_open(pid: u32, file: &Path) -> Result<bool> {
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // One may be closed meanwhile.
+        if fs::read_link(entry?.path()).is_ok_and(|link| link == file) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// An open file keeps its file system from being taken away, and the agent may run for months.
+#[test]
+fn an_executable_is_open_as_long_as_a_target_that_runs_it_is_watched() -> Result<()> {
+    let (mut server, mut client) = pair()?;
+    let other = Process::start(Program::Strange, Flavour::Default, &[])?;
+    let pids = [server.pid(), client.pid(), other.pid()];
+    let executable = |pid: u32| fs::read_link(format!("/proc/{pid}/exe"));
+    let (ends, stays) = (executable(pids[0])?, executable(pids[2])?);
+    ensure!(executable(pids[1])? == ends && ends != stays, "{ends:?}, {stays:?}");
+    let agent = Agent::attach(&pids, &[])?;
+    let are_open =
+        || -> Result<[bool; 2]> { Ok([has_open(agent.pid(), &ends)?, has_open(agent.pid(), &stays)?]) };
+    client.command("load 1000 4 1")?;
+    server.command("settle")?;
+    let own = Tally::of_target(&server.command("counts")?, &DEFAULT_LABELS)?;
+    client.quit()?;
+    scrape_until_down(&agent, pids[1])?;
+    ensure!(are_open()? == [true, true], "one of its two targets has ended: {:?}", are_open()?);
+    server.quit()?;
+    scrape_until_down(&agent, pids[0])?;
+    ensure!(are_open()? == [false, true], "both of its targets have ended: {:?}", are_open()?);
+    own.check(&Tally::of_agent(&agent.scrape()?, &DEFAULT_LABELS, Some(pids[0]))?)?;
+    ensure!(agent.terminate()?.0.success());
+    Ok(())
+}
+
+/// Bytes that a process has read so far, from files of any kind.
+fn bytes_read(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io"))?;
+    let count = text.lines().find_map(|line| line.strip_prefix("rchar: "));
+    Ok(count.context("no number of bytes")?.parse()?)
+}
+
+/// Rings fill from the moment that something is attached: nothing that takes long may be done for each target then.
+#[test]
+fn an_executable_is_read_once_however_many_targets_run_it() -> Result<()> {
+    /// Its symbol table alone has more.
+    const FOR_ONE_MORE: u64 = 512 << 10;
+    let targets = (0..5).map(|_| Process::kitex(&["server"])).collect::<Result<Vec<_>>>()?;
+    let pids: Vec<_> = targets.iter().map(Process::pid).collect();
+    let to_attach = |pids: &[u32]| -> Result<u64> {
+        let agent = Agent::attach(pids, &["--metrics", "kitex,go"])?;
+        let read = bytes_read(agent.pid())?;
+        ensure!(agent.terminate()?.0.success());
+        Ok(read)
+    };
+    let (one, all) = (to_attach(&pids[..1])?, to_attach(&pids)?);
+    let more = pids.len() as u64 - 1;
+    ensure!(all < one + more * FOR_ONE_MORE, "{one} bytes for one target, {all} for {more} more");
     Ok(())
 }
 

@@ -339,6 +339,49 @@ fn two_functions_are_paired_by_an_argument() -> Result<()> {
     Ok(())
 }
 
+/// A pointer to what is returned in memory comes first, then `this`; floating-point numbers are in other registers.
+#[test]
+fn arguments_are_counted_by_registers() -> Result<()> {
+    let spec = |item: usize| {
+        let text = format!(
+            "name = \"stock\"\n[[native]]\nname = \"find\"\nkey = \"thread\"\n{BY_RETURNS}\n\
+             [native.labels]\nitem = \"item\"\nmost = {{ number = \"argument\" }}\n[[native.start]]\n\
+             function = \"StockShelf::find(double, std::string const&, int) const\"\n\
+             strings = {{ item = {item} }}\nnumber = 3\n"
+        );
+        specs::file(&format!("find-{item}"), &text)
+    };
+    let mut target = start(Build::Default)?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec(2)?)])?;
+    target.command("finds 100")?;
+    let scrape = agent.scrape_settled()?;
+    let expected = [("short/7".to_owned(), 50), (format!("{}/7", "l".repeat(40)), 50)];
+    let found = counted(&scrape, &["item", "most"]);
+    ensure!(found == expected.into(), "{found:?}");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    // A method has `this` first, if no pointer before it, and then its string.
+    let executable = corners(Build::Default)?;
+    for item in [0, 3] {
+        let ended = run_to_end(&["spec", "check", path(&spec(item)?), "--exe", path(&executable)], PATIENCE)?;
+        let why = format!("has no std::string of the C++11 ABI that can be argument {item},");
+        ensure!(ended.code == Some(6) && ended.stderr.contains(&why), "{item}: {}", ended.stderr);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_function_is_no_start_and_finish_of_one_operation() -> Result<()> {
+    let text = "name = \"stock\"\n[[native]]\nname = \"turn\"\nkey = \"thread\"\n\
+                [[native.start]]\nfunction = \"stock_*\"\nat_most = 64\n\
+                [[native.finish]]\nfunction = \"stock_end\"\n";
+    let (spec, executable) = (specs::file("own-finish", text)?, corners(Build::Default)?);
+    let ended = run_to_end(&["spec", "check", path(&spec), "--exe", path(&executable)], PATIENCE)?;
+    let why = "own-finish.toml:6:12: function stock_end is a start and a finish of the same operation";
+    ensure!(ended.code == Some(6) && ended.stderr.contains(why), "{}", ended.stderr);
+    Ok(())
+}
+
 #[test]
 fn policies_say_which_start_and_which_finish_count() -> Result<()> {
     let cells = MEANINGS.into_iter().filter(|(_, meaning)| *meaning != Meaning::Inside);

@@ -336,15 +336,38 @@ fn a_collector_that_is_none_harms_nobody() -> Result<()> {
     Ok(())
 }
 
+/// OpenTelemetry has no count of calls but those of its histograms.
+#[test]
+fn counts_that_are_not_those_of_all_calls_are_told_of() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    for (flags, level) in [
+        (&["--otlp", "--latency", "economy"][..], Some(" WARN ")),
+        (&["--metrics", "otel,kitex", "--overhead-budget", "50%"][..], Some(" INFO ")),
+        (&["--metrics", "otel"][..], None),
+        (&["--latency", "economy"][..], None),
+    ] {
+        let agent = Agent::attach(&[server.pid()], flags)?;
+        let log = agent.log();
+        let told = log.lines().find(|line| line.contains("their counts are not those of all calls"));
+        ensure!(told.is_some() == level.is_some(), "{flags:?}: {log}");
+        ensure!(told.zip(level).is_none_or(|(line, level)| line.contains(level)), "{flags:?}: {log}");
+        agent.terminate()?;
+    }
+    Ok(())
+}
+
 #[test]
 fn settings_that_make_no_sense_end_the_agent_at_once() -> Result<()> {
     let server = Process::kitex(&["server"])?;
     let pid = server.pid().to_string();
     for (name, value) in [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:431800"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "no list"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "a header=x"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=1,b"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "team=red,one"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "1s"),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere.pem"),
     ] {

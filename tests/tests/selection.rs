@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     process::{Child, Command, Stdio},
 };
 
@@ -10,6 +11,7 @@ use monitor_tests::{
     agent::{Agent, Ended, executable, run_command_to_end, run_to_end},
     kernel::BpfObjects,
     process::Process,
+    refusals::{Scratch, server},
     scrape::Scrape,
     targets::{Flavour, Program},
 };
@@ -115,6 +117,39 @@ impl Drop for Sleep {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Where the build info of an executable begins, and where the length of the release's name stands behind it.
+const BUILD_INFO: &[u8] = b"\xff Go buildinf:";
+const RELEASE_AT: usize = 32;
+
+#[test]
+fn a_process_whose_executable_cannot_be_read_has_a_process_to_show() -> Result<()> {
+    let scratch = Scratch::new("unread")?;
+    let whole = fs::read(Program::Kitex.build(Flavour::Default)?)?;
+    let places: Vec<_> =
+        (0..whole.len()).step_by(16).filter(|at| whole[*at..].starts_with(BUILD_INFO)).collect();
+    ensure!(places.len() == 1, "{places:?}");
+    let mut damaged = whole.clone();
+    damaged[places[0] + RELEASE_AT..][..5].copy_from_slice(&[0xff; 5]);
+    // The kernel runs a program whose last bytes, which are never loaded, are gone.
+    let cut = &whole[..whole.len() - 1];
+    for (name, program, has_build_id) in [("damaged", &damaged[..], true), ("cut", cut, false)] {
+        let mut process = server(&scratch.file(name, program)?)?;
+        let scrape = watched(process.pid(), "process", &["process"], false)?;
+        let info = scrape.samples("monitor_target_info").next().context("no info")?;
+        let labels = &info.labels;
+        ensure!(
+            labels["go_version"].is_empty() && labels["build_id"].is_empty() != has_build_id,
+            "{labels:?}"
+        );
+        let pid = process.pid().to_string();
+        let args = ["run", "--web.listen-address", "127.0.0.1:0", "--pid", &pid, "--metrics", "go,process"];
+        let ended = run_to_end(&args, std::time::Duration::from_secs(10))?;
+        ensure!(ended.code == Some(if has_build_id { 6 } else { 5 }), "{name}: {ended:?}");
+        process.quit()?;
+    }
+    Ok(())
 }
 
 #[test]

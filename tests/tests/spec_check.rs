@@ -65,11 +65,11 @@ fn inspect_shows_what_returns_cost() -> Result<()> {
     Ok(())
 }
 
-/// The code and the error of `spec check` with a spec in which a part has been replaced.
-fn checked(name: &str, part: &str, other: &str) -> Result<(i32, String)> {
+/// The code and the error of `spec check` with a spec in which a part has been replaced, which is then in a file of its own.
+fn checked(file: &str, name: &str, part: &str, other: &str) -> Result<(i32, String)> {
     let text = specs::text(name)?;
     ensure!(text.contains(part), "no {part} in {text}");
-    let file = specs::file("changed", &text.replacen(part, other, 1))?;
+    let file = specs::file(file, &text.replacen(part, other, 1))?;
     let executable = Program::Operations.build(Flavour::Default)?;
     let ended = run_to_end(&["spec", "check", path(&file), "--exe", path(&executable)], PATIENCE)?;
     Ok((ended.code.unwrap_or(-1), ended.stderr))
@@ -147,8 +147,60 @@ fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
             "main.(*work).x* is not in the executable",
         ),
     ] {
-        let (ended, said) = checked(name, part, other)?;
+        let (ended, said) = checked("changed", name, part, other)?;
         ensure!(ended == code && said.contains(expected), "{other}: {ended}, {said}");
+    }
+    Ok(())
+}
+
+/// Functions that are not what they seem to be, and what can't be told apart.
+#[test]
+fn what_would_count_wrongly_is_refused() -> Result<()> {
+    const MADE: &str = "is one that the compiler has made to call another";
+    const PANICS: &str = "a call that panics has no return";
+    let generic = |symbol: &str| format!("unsound.toml:16:12: function {symbol} is generic");
+    let made = |symbol: &str| format!("unsound.toml:13:12: function {symbol} {MADE}");
+    for (name, part, other, code, expected) in [
+        ("jobs", "(*queue).begin", "(*box[go.shape.int]).put", 6, generic("main.(*box[go.shape.int]).put")),
+        ("jobs", "(*queue).begin", "larger[go.shape.int]", 6, generic("main.larger[go.shape.int]")),
+        // What they get is not asked for.
+        ("work", "(*work).step", "(*box[go.shape.int]).put", 0, String::new()),
+        ("work", "(*work).step", "larger[go.shape.int]", 0, String::new()),
+        ("work", "(*work).step", "(*coin).toss", 6, made("main.(*coin).toss")),
+        ("work", "(*work).step", "(*purse).toss", 6, made("main.(*purse).toss")),
+        ("work", "(*work).step", "coin.toss", 0, String::new()),
+        (
+            "work",
+            "main.(*work).step",
+            "runtime.memmove",
+            6,
+            "unsound.toml:13:12: function runtime.memmove is written in assembly".to_owned(),
+        ),
+        (
+            "jobs",
+            "(*queue).begin\"",
+            "(*queue).*\"\nat_most = 9",
+            6,
+            "unsound.toml:22:12: function main.(*queue).end is a start and a finish".to_owned(),
+        ),
+        (
+            "jobs",
+            "job.tries",
+            "job.queue",
+            6,
+            "unsound.toml:12:9: queue is *main.queueName, not a number".to_owned(),
+        ),
+        ("work", "\"nested\"", "\"first_start\"", 2, format!("unsound.toml:6:10: {PANICS}")),
+        (
+            "stock",
+            "\"thread\"",
+            "\"thread\"\npolicy = \"first_start\"",
+            2,
+            format!("unsound.toml:7:10: {PANICS}"),
+        ),
+    ] {
+        let (ended, said) = checked("unsound", name, part, other)?;
+        ensure!(ended == code && said.contains(&expected), "{other}: {ended}, {said}");
     }
     Ok(())
 }

@@ -47,6 +47,7 @@ fn the_schema_for_editors_is_what_the_agent_takes() -> Result<()> {
         (&work, "allow_expensive = true", "allow_expensive = false"),
         (&work, "[[operation.start]]", "[[operation.finish]]\nfunction = \"main.f\"\n[[operation.start]]"),
         (&work, "\"goroutine\"", "\"pointer\""),
+        (&work, "\"nested\"", "\"first_start\""),
         (&work, "side = \"client\"\n", ""),
         (&work, "error = 1", "error = 8"),
         (&work, "error = 1", "error = 1, number = 0"),
@@ -73,6 +74,7 @@ fn the_schema_for_editors_is_what_the_agent_takes() -> Result<()> {
         (&jobs, "\"main.job\"", "\"job\""),
         (&jobs, "\"main.job\"", "\"(main.a).(*main.job)\""),
         (&jobs, "name = \"jobs\"", "name = \"go_jobs\""),
+        (&jobs, "name = \"jobs\"", "name = \"runtime_jobs\""),
         (&jobs, "queue = ", "le = "),
         (&jobs, "queue = ", "__queue = "),
     ] {
@@ -86,6 +88,7 @@ fn the_schema_for_editors_is_what_the_agent_takes() -> Result<()> {
         (&jobs, "(*queue).begin\"", "(*queue).*\"\nat_most = 3"),
         (&jobs, "(*queue).begin", "set[struct { id int }].begin"),
         (&work, "error = 1", "error = 1, results = \"w{ww}\""),
+        (&work, "\"nested\"", "\"first_finish\""),
         (&work, "returns = { error = 1 }", "returns = { number = 0, results = \"1\" }\nfailed = \"!= 0\""),
     ] {
         let changed = text.replacen(part, other, 1);
@@ -128,12 +131,14 @@ fn the_schema_of_native_functions_is_what_the_agent_takes() -> Result<()> {
                  [[native.finish]]\nfunction = \"end\"\nkey = 0\nnumber = 1\n";
     let twice = format!("{stock}\n{}", stock.split_once("\n\n").map_or("", |(_, operation)| operation));
     let by_probe = "returns = { by = \"probe\", number = \"bool\" }\nnothing_is_thrown = true";
+    let probed = stock.replace(returns, by_probe);
     for text in [
         &stock,
         &twice,
         pairs,
         &pairs.replace("\"int\"", "\"number\"\npolicy = \"first_start\"\nside = \"client\""),
-        &stock.replace(returns, by_probe),
+        &stock.replace("\"thread\"", "\"thread\"\npolicy = \"first_finish\""),
+        &probed,
         &stock.replace("\"stock_lookup\"", "\"Stock::lookup(int, char const*)\""),
         &stock.replace("\"stock_lookup\"", "\"stock_*\"\nat_most = 64"),
         &stock.replace("cstrings", "strings"),
@@ -146,6 +151,8 @@ fn the_schema_of_native_functions_is_what_the_agent_takes() -> Result<()> {
         (&stock, "[[native]]", "[native]"),
         (&stock, "help = ", "module = \"std\"\nhelp = "),
         (&stock, "key = \"thread\"", "key = \"goroutine\""),
+        (&stock, "key = \"thread\"", "key = \"thread\"\npolicy = \"first_start\""),
+        (&probed, "key = \"thread\"", "key = \"thread\"\npolicy = \"first_start\""),
         (&stock, "key = \"thread\"\n", ""),
         (&stock, returns, ""),
         (&stock, "allow_expensive = true", ""),

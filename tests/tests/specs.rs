@@ -346,6 +346,51 @@ fn operations_nest_seven_deep_and_deeper_ones_lose_their_durations_only() -> Res
     })
 }
 
+/// One that recovers what left another inside of it has its own duration, and the other none; the next that is as deep takes its
+/// place.
+#[test]
+fn a_call_that_is_left_by_a_panic_gives_its_start_to_nobody() -> Result<()> {
+    let text = "name = \"rescues\"\n[[operation]]\nname = \"rescue\"\nside = \"client\"\nkey = \"goroutine\"\n\
+                policy = \"nested\"\nreturns = {}\nallow_expensive = true\n\
+                [[operation.start]]\nfunction = \"main.rescue\"\n";
+    let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &["--spec", path(&specs::file("rescues", text)?)])?;
+    for _ in 0..2 {
+        target.command("rescue 100")?;
+    }
+    let scrape = agent.scrape_settled()?;
+    let sum: f64 = scrape.histograms("rescues_duration_seconds").values().map(|one| one.sum).sum();
+    ensure!(sum >= 0.4, "{sum} s: each of two takes 0.1 s before the other begins, and 0.1 s in it");
+    ensure!(whole(scrape.sum("rescues_total", &[])) == 2, "not two");
+    let abandoned = scrape.sum("monitor_unpaired_starts_total", &[("reason", "abandoned")]);
+    ensure!(whole(abandoned) == 1, "{abandoned} abandoned");
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
+/// Methods that the compiler has made to call others, or to go on to them, are none of those that a pattern means.
+#[test]
+fn what_the_compiler_calls_a_method_by_is_not_counted_with_it() -> Result<()> {
+    let text = "name = \"tosses\"\n[[operation]]\nname = \"toss\"\nside = \"client\"\nkey = \"goroutine\"\n\
+                policy = \"nested\"\nreturns = {}\nallow_expensive = true\n\
+                [[operation.start]]\nfunction = \"main.*.toss\"\nat_most = 2\n";
+    let spec = specs::file("tosses", text)?;
+    let newest = Program::Operations.build_with(NEWEST_GO, Flavour::Stripped)?;
+    for executable in [Program::Operations.build(Flavour::Default)?, newest] {
+        let mut target = Process::start_command(&mut Command::new(executable))?;
+        let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec)])?;
+        target.command("toss 100")?;
+        let scrape = agent.scrape_settled()?;
+        let tosses = whole(scrape.sum("tosses_total", &[]));
+        ensure!(tosses == 300, "{tosses} tosses");
+        check_durations(&scrape, "tosses")?;
+        check_closed(&scrape, target.pid(), [0, 0])?;
+        agent.terminate()?;
+    }
+    Ok(())
+}
+
 /// How many lines there are with each combination of the values of a spec's labels, in their order; slashes in them are bars.
 fn in_lines(lines: &[Value], spec: &str, labels: &[&str]) -> Result<BTreeMap<String, u64>> {
     let mut counts = BTreeMap::new();

@@ -522,6 +522,35 @@ fn calls_that_are_too_old_are_given_up() -> Result<()> {
     })
 }
 
+/// What is in flight is counted at the scrape, and the other numbers are up to 50 ms older: nobody may see a call that is neither
+/// in flight nor given up.
+#[test]
+fn the_account_closes_while_calls_are_given_up() -> Result<()> {
+    const BATCHES: u64 = 5;
+    side_by_side(["65536", "1"], |in_flight| {
+        let age = MAX_AGE.as_secs().to_string();
+        let mut watched = Watched::start(&["--max-call-age", &age, "--max-in-flight", in_flight])?;
+        // Not all at once, so that more moments count.
+        for _ in 0..BATCHES {
+            watched.calls("open 10 client 1", 0)?;
+            thread::sleep(MAX_AGE / 8);
+        }
+        let by_age =
+            |scrape: &Scrape| whole(scrape.sum("monitor_unpaired_starts_total", &[("reason", "aged")]));
+        let mut given_up = vec![by_age(&watched.agent.scrape_settled()?)];
+        let until = Instant::now() + 2 * MAX_AGE;
+        while Instant::now() < until {
+            let scrape = watched.agent.scrape()?;
+            check_closed(&scrape, watched.target.pid(), [0, 0])?;
+            given_up.push(by_age(&scrape));
+            thread::sleep(Duration::from_millis(2));
+        }
+        given_up.dedup();
+        ensure!(given_up.last() == Some(&(10 * BATCHES)) && given_up.len() > 2, "{given_up:?}");
+        watched.end()
+    })
+}
+
 /// The call around is given up while another inside it is yet to come.
 #[test]
 fn an_old_call_takes_none_of_those_inside_it_along() -> Result<()> {

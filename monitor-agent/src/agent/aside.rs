@@ -1,10 +1,11 @@
 //! Readings of a target's memory, which may take as long as the target likes.
 //!
 //! A page of its memory may be one that somebody else has to give: that of a file on FUSE, or one with a userfaultfd. Whoever
-//! reads it waits in the kernel until it comes or the target is gone, and only SIGKILL ends that sooner. So memory is read on
-//! a thread of its own: who wants a reading begins it, and takes later what it has given by then. There is never more than
-//! one thread, and readings that are begun at the same time follow each other on it. Once somebody has waited for it in vain no
-//! other begins until it is free, and nobody waits again.
+//! reads it waits in the kernel until it comes or the target is gone, and only SIGKILL ends that sooner, if anything does: a
+//! request that a daemon of FUSE has taken is waited for to its end. So memory is read on a thread of its own: who wants a
+//! reading begins it, and takes later what it has given by then. There is never more than one thread, and readings that are
+//! begun at the same time follow each other on it. Once somebody has waited for it in vain no other begins until it is free, and
+//! nobody waits again.
 
 use std::{
     collections::VecDeque,

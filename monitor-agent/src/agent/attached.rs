@@ -1,6 +1,7 @@
 //! Doing: one plan attached to one target, and the state of its calls.
 
 use std::{
+    fs::File,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -102,6 +103,8 @@ pub(super) struct Begun {
     recipe: Recipe,
     programs: Programs,
     maps: Maps,
+    /// The executable's.
+    file: Arc<File>,
 }
 
 impl Begun {
@@ -109,6 +112,7 @@ impl Begun {
     /// attached. Writes nothing to the log, so that several targets can be attached to side by side.
     pub(super) fn attach(
         place: &Place,
+        file: &Arc<File>,
         framework: usize,
         (found, plan): (&Found, &Plan),
         config: &RunConfig,
@@ -119,8 +123,8 @@ impl Begun {
             .map_err(|refusal| Failure::of_refusal(&place.name, &found.name, &refusal))?;
         let mut programs = load(&recipe, &sites, config)?;
         let maps = programs.maps()?;
-        attach_sites(&mut programs, place, &sites)?;
-        Ok(Self { framework, recipe, programs, maps })
+        attach_sites(&mut programs, place, file, &sites)?;
+        Ok(Self { framework, recipe, programs, maps, file: Arc::clone(file) })
     }
 }
 
@@ -138,7 +142,7 @@ impl Attached {
         config: &RunConfig,
         ladder: &Arc<Ladder>,
     ) -> Result<Self, Failure> {
-        let Begun { framework, recipe, mut programs, maps } = begun;
+        let Begun { framework, recipe, mut programs, maps, file } = begun;
         let sites = sites(plan, config.wanted);
         let logger = if config.program_log_level > 0 { programs.logger() } else { None };
         still_running(&place.target)?;
@@ -161,13 +165,20 @@ impl Attached {
         {
             warn!("{}: the peers of its {} {} calls can't be read", place.name, found.name, found.version);
         }
+        if config.wanted.retries && !plan.tells_retries() {
+            warn!(
+                "{}: how often calls of its {} {} are retried can't be read, so clients' label retry is unreadable",
+                place.name, found.name, found.version
+            );
+        }
         if is_framework && plan.wants_messages(config.wanted) && plan.message_sites.is_empty() {
             warn!(
                 "{}: its {} {} has no functions that messages of streams go through, so they are not counted",
                 place.name, found.name, found.version
             );
         }
-        let probes = Probes::new(programs, Arc::clone(maps.sampling()), place, starts_by_turns(plan));
+        let exe = (file, place.target.pid());
+        let probes = Probes::new(programs, Arc::clone(maps.sampling()), exe, starts_by_turns(plan));
         Ok(Self {
             probes: Some(probes),
             logger,
@@ -199,7 +210,7 @@ impl Attached {
         &mut self,
         turn: Turn,
         place: &Place,
-        clock: Clock,
+        clock: &mut Clock,
         batch: &mut Batch,
         tracer: &mut dyn Tracer,
     ) -> u64 {
@@ -209,21 +220,21 @@ impl Attached {
         // What comes while it is emptied has not waited.
         let ring_bytes = maps.waiting_bytes();
         let limit = records_of_a_turn(turn, ring_bytes);
-        let mut records = 0;
         batch.append(waiting);
-        loop {
-            // Decoding labels needs the maps, which taking records out holds.
-            let taken = maps.drain(BATCH, |record, more| batch.push((record, more)));
-            for (record, more) in batch.iter() {
+        by_batches(
+            maps,
+            batch,
+            limit,
+            |maps, batch| maps.drain(BATCH, |record, more| batch.push((record, more))),
+            || {
+                clock.look();
+                *clock
+            },
+            |maps, (record, more), clock| {
                 let labels = labels.get(record.label_set, || decode(maps, record.label_set));
                 Call { target, record, more: *more, labels, clock }.hand_over(aggregate, tracer);
-            }
-            records += taken;
-            batch.clear();
-            if taken < BATCH || records >= limit {
-                break;
-            }
-        }
+            },
+        );
         let time_ns = clock.now_ns();
         self.losses.look(
             |counter| maps.counter(counter),
@@ -269,9 +280,10 @@ impl Attached {
         }
         // Calls that were counted after the last record was taken out, and before the totals were read.
         maps.drain(LATE, |record, more| waiting.push((record, more)));
-        let timed = waiting.iter().filter(|(record, _)| record.flags & NOT_TIMED == 0);
+        let records = waiting.iter().map(|(record, _)| *record).chain(maps.behind());
+        let timed = records.filter(|record| record.flags & NOT_TIMED == 0);
         aggregate.waiting(
-            timed.map(|(record, _)| labels.get(record.label_set, || decode(maps, record.label_set)).side),
+            timed.map(|record| labels.get(record.label_set, || decode(maps, record.label_set)).side),
         );
         let changes = aggregate.changes(&|counter, side| maps.counter_of(counter, side));
         Changes { has_bytes: self.has_bytes, ..changes }
@@ -335,12 +347,12 @@ impl Attached {
         if let Some(probes) = probes {
             let unseen =
                 || Unseen { recorded: aggregate.with_own_start(), missed: maps.counter(Counter::SampledOut) };
-            probes.look_after(now, place, || self.may_be_recorded.then(unseen));
+            probes.look_after(now, place, self.max_age, || self.may_be_recorded.then(unseen));
         }
         let often = (self.max_age / 10).min(AGEING_AT_MOST);
         if now.saturating_duration_since(self.last_ageing) >= often {
             self.last_ageing = now;
-            self.aggregate.aged(self.maps.in_flight().forget_older(self.max_age));
+            self.maps.in_flight().forget_older(self.max_age);
         }
         self.unexpected.look(now, &self.maps, place)
     }
@@ -478,6 +490,34 @@ fn peer_address(peer: Peer) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::try_from(peer.port).ok()?))
 }
 
+/// Takes records out of a ring batch by batch, until one is not full or there were so many, and hands them over by what `look`
+/// says of the clocks once the batch is taken: a call in it may have begun after they were looked at before, and the time of
+/// day been set in between.
+///
+/// Decoding labels needs the ring's maps, which taking records out holds: so each step is given them.
+fn by_batches<M>(
+    maps: &mut M,
+    batch: &mut Batch,
+    limit: usize,
+    take: impl Fn(&mut M, &mut Batch) -> usize,
+    mut look: impl FnMut() -> Clock,
+    mut hand_over: impl FnMut(&M, &(Record, Option<More>), Clock),
+) {
+    let mut records = 0;
+    loop {
+        let taken = take(maps, batch);
+        let clock = look();
+        for record in batch.iter() {
+            hand_over(maps, record, clock);
+        }
+        records += taken;
+        batch.clear();
+        if taken < BATCH || records >= limit {
+            return;
+        }
+    }
+}
+
 /// Records to take in one turn out of a ring in which so many bytes wait.
 fn records_of_a_turn(turn: Turn, waiting_bytes: u64) -> usize {
     let waiting = usize::try_from(waiting_bytes).unwrap_or(usize::MAX) / RECORD_BYTES;
@@ -510,12 +550,12 @@ fn load(recipe: &Recipe, sites: &[&Site], config: &RunConfig) -> Result<Programs
     Ok(Programs::load(recipe, &roles, config.limits, config.links, config.reads, config.program_log_level)?)
 }
 
-fn attach_sites(programs: &mut Programs, place: &Place, sites: &[&Site]) -> Result<(), Failure> {
+fn attach_sites(programs: &mut Programs, place: &Place, file: &File, sites: &[&Site]) -> Result<(), Failure> {
     let target = &place.target;
     for of_role in sites.chunk_by(|one, next| one.role == next.role) {
         let Some(first) = of_role.first() else { continue };
         let offsets: Vec<u64> = of_role.iter().map(|site| site.file_offset).collect();
-        let attached = programs.attach(first.role, &place.executable.file, target.pid(), &offsets);
+        let attached = programs.attach(first.role, file, target.pid(), &offsets);
         // A process that ends in the middle makes the kernel's error misleading.
         attached.map_err(|error| still_running(target).err().unwrap_or_else(|| error.into()))?;
     }
@@ -527,7 +567,39 @@ const AGEING_AT_MOST: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::RefCell, iter};
+
     use super::*;
+
+    /// The time of day is set forward by an hour while the second batch is taken, and a call of that batch begins afterwards.
+    #[test]
+    fn no_call_is_timed_by_clocks_as_they_were_before_it_began() {
+        const SECOND: u64 = 1_000_000_000;
+        const HOUR: u64 = 3_600 * SECOND;
+        let call = |start_ns, duration_ns| {
+            (Record { label_set: 0, flags: record_flag::RECORDED, start_ns, duration_ns }, None)
+        };
+        let first: Batch = iter::repeat_n(call(20 * SECOND, 21 * SECOND), BATCH).collect();
+        // One is under way meanwhile.
+        let second: Batch = vec![call(29 * SECOND, 33 * SECOND), call(HOUR + 31 * SECOND, 33 * SECOND)];
+        let set = RefCell::new(Clock::default());
+        set.borrow_mut().look_at(SECOND, 0);
+        let mut ring = vec![second, first];
+        let take = |ring: &mut Vec<Batch>, batch: &mut Batch| {
+            batch.append(&mut ring.pop().unwrap_or_default());
+            if ring.is_empty() {
+                set.borrow_mut().look_at(HOUR, 30 * SECOND);
+            }
+            batch.len()
+        };
+        let mut durations = Vec::new();
+        let hand_over = |_: &Vec<Batch>, (record, _): &(Record, Option<More>), clock: Clock| {
+            durations.push(clock.between(record.start_ns, record.duration_ns).map(|time| time.as_secs()));
+        };
+        by_batches(&mut ring, &mut Batch::new(), usize::MAX, take, || *set.borrow(), hand_over);
+        durations.dedup();
+        assert_eq!(durations, [Some(2), None, Some(2)]);
+    }
 
     #[test]
     fn a_whole_turn_takes_all_that_a_ring_can_hold() {

@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use prometheus::proto::MetricFamily;
@@ -184,6 +184,7 @@ impl Board {
             cpu_seconds: own.cpu_seconds,
             resident_bytes: own.resident_bytes,
             scrapes: self.scrapes.load(Ordering::Relaxed),
+            stale_answers: self.looks.in_vain(),
             connections_cut: self.http_losses.connections_cut(),
             requests_refused: self.http_losses.requests_refused(),
             costs: self.costs.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -211,7 +212,8 @@ fn read_memory(faces: &[Arc<Face>]) -> (Vec<UnderwayCalls>, Vec<Option<Readings>
 
 /// What is to be said of how a target is watched.
 fn with_underway(stats: TargetStats, underway: &UnderwayCalls) -> TargetStats {
-    TargetStats { in_flight: underway.count(), never_finished: underway.never_finished, ..stats }
+    let UnderwayCalls { never_finished, aged, .. } = *underway;
+    TargetStats { in_flight: underway.count(), never_finished, aged, ..stats }
 }
 
 /// What durations are counted between, for the families that were chosen.
@@ -301,6 +303,10 @@ impl Source for Board {
 impl Backend for Board {
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    fn standstill(&self) -> Option<Duration> {
+        self.looks.standstill(Instant::now())
     }
 
     fn gather(&self) -> Vec<MetricFamily> {

@@ -13,7 +13,7 @@ const STEP_NS: u64 = 10_000;
 
 /// How far the time of day is ahead of the programs' clock.
 ///
-/// It is looked at every 100 ms, and before each batch of records: an event has the time of day as the clock had it when the
+/// It is looked at every 100 ms, and once a batch of records is taken: an event has the time of day as the clock had it when the
 /// event was handed over, some 100 ms later, or five seconds where nobody reads events. When the clock is set in between, those
 /// events have times by the new clock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,6 +76,14 @@ impl Clock {
             }
         }
         best
+    }
+}
+
+#[cfg(test)]
+impl Clock {
+    /// A look at which the time of day is so far ahead, at a moment of the programs' clock.
+    pub(super) fn look_at(&mut self, ahead_ns: u64, now_ns: u64) {
+        self.take(Self { ahead_ns, error_ns: 0, set_at: 0 }, now_ns);
     }
 }
 

@@ -42,12 +42,13 @@ pub(super) struct GoRuntime {
 }
 
 impl GoRuntime {
-    /// A reader for a target. What stands in the way is logged, and its metrics are absent.
-    pub(super) fn open(place: &Place, config: &RunConfig) -> Self {
+    /// A reader for a target by what is known of its executable's runtime. What stands in the way is logged, and its metrics are
+    /// absent.
+    pub(super) fn open(place: &Place, known: Result<&Known, &Unknown>, config: &RunConfig) -> Self {
         let name = place.name.clone();
         // Of what is not shown by default OpenTelemetry's old names have the calls of C.
         let has_old_names = config.metrics.contains(Family::Otel) && config.otel.go.old;
-        let reader = reader(place, if has_old_names { Detail::All } else { config.go });
+        let reader = reader(place, known, if has_old_names { Detail::All } else { config.go });
         let mut errors: BTreeMap<_, _> = REASONS.map(|reason| (reason, 0)).into();
         let reader = reader.map_err(|(reason, why)| {
             warn!("{name}: no metrics of its Go runtime: {why}");
@@ -107,9 +108,13 @@ impl GoRuntime {
     }
 }
 
-fn reader(place: &Place, detail: Detail) -> Result<(AddressSpace, Reader), (&'static str, String)> {
-    let known = Known::of(&place.executable.image).map_err(|unknown| {
-        let reason = match &unknown {
+fn reader(
+    place: &Place,
+    known: Result<&Known, &Unknown>,
+    detail: Detail,
+) -> Result<(AddressSpace, Reader), (&'static str, String)> {
+    let known = known.map_err(|unknown| {
+        let reason = match unknown {
             Unknown::NoTable(_) | Unknown::NotGos(_) => "no_table",
             Unknown::OffsetDiffers { .. } | Unknown::AddressDiffers { .. } => "evidence_differs",
             Unknown::Image(_) => "not_found",
@@ -120,7 +125,8 @@ fn reader(place: &Place, detail: Detail) -> Result<(AddressSpace, Reader), (&'st
         info!("{}: {}", place.name, printable(note));
     }
     let memory = place.target.memory().map_err(|error| ("not_permitted", error.to_string()))?;
-    let reader = Reader::new(Box::new(memory.clone()), known.sources, place.bias, known.layout, detail);
+    let (sources, layout) = (known.sources.clone(), known.layout.clone());
+    let reader = Reader::new(Box::new(memory.clone()), sources, place.bias, layout, detail);
     Ok((memory, reader))
 }
 

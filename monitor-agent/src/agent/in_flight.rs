@@ -69,8 +69,12 @@ pub(super) struct Unnamed {
     unread: Vec<Unread>,
     /// Their names; `None` where none can be read.
     names: Option<Awaited<Vec<Named>>>,
+    /// Whether one of them is still under way.
+    is_underway: Box<dyn Fn(&Unread) -> bool>,
     /// The moment, by the clock of starts.
     now_ns: u64,
+    /// How many there were, whoever has finished or was given up since.
+    all: u64,
 }
 
 impl CallsInFlight {
@@ -96,28 +100,32 @@ impl CallsInFlight {
     pub(super) fn begin(&self) -> Unnamed {
         let mut calls = UnderwayCalls::default();
         let now_ns = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
-        let mut unread = Vec::new();
+        let (mut unread, mut all) = (Vec::new(), 0);
         for (index, copy) in self.copies.iter().enumerate() {
-            let found = copy.calls.calls();
+            let (found, aged) = copy.calls.calls();
+            calls.aged += aged;
             if self.has_ended {
                 calls.never_finished += found.len() as u64;
                 continue;
             }
+            all += found.len() as u64;
             // How many there are in truth is not known then.
             if copy.sampling.in_windows() {
-                calls.others += found.len() as u64;
                 calls.is_sample = true;
                 continue;
             }
             match copy.recipe.by_site {
                 // The labels of a spec are read at the finish.
-                by_site::NAMES => calls.others += found.len() as u64,
+                by_site::NAMES => {}
                 by_site::PATH => copy.add_told(found, now_ns, &mut calls),
                 _ => unread.extend(found.into_iter().map(|call| (index, call))),
             }
         }
         let unread = oldest_first(unread);
-        Unnamed { names: self.begin_names(&unread), calls, unread, now_ns }
+        let (names, copies) = (self.begin_names(&unread), Arc::clone(&self.copies));
+        let is_underway =
+            move |(index, call): &Unread| copies.get(*index).is_some_and(|copy| copy.calls.is_underway(call));
+        Unnamed { calls, unread, names, is_underway: Box::new(is_underway), now_ns, all }
     }
 
     /// Begins to read the names of calls where their objects have them, if there are any and some may be read.
@@ -131,13 +139,14 @@ impl CallsInFlight {
 impl Unnamed {
     /// The calls by their names, as far as those have come until then.
     pub(super) fn named(self, until: Instant) -> UnderwayCalls {
-        let Self { mut calls, unread, names, now_ns } = self;
+        let Self { mut calls, unread, names, is_underway, now_ns, all } = self;
         let named = names.and_then(|names| names.take(until));
-        let named = named.unwrap_or_else(|| unread.into_iter().map(|(_, call)| (call, None)).collect());
-        for (call, names) in named {
+        let nameless = || unread.into_iter().filter(is_underway).map(|(_, call)| (call, None)).collect();
+        for (call, names) in named.unwrap_or_else(nameless) {
             let age_ns = now_ns.saturating_sub(call.start_ns);
             calls.add(side_of(&call), names.unwrap_or_else(unknown), age_ns);
         }
+        calls.others += all.saturating_sub(calls.count());
         calls
     }
 }
@@ -147,8 +156,9 @@ fn read_names(copies: &[CopyInFlight], calls: Vec<Unread>, memory: &AddressSpace
     let name = |(nth, (index, call)): (usize, Unread)| {
         let copy = copies.get(index)?;
         let names = if nth < NAMED { names(&copy.recipe, &call, memory) } else { None };
-        // What was read belongs to the call only if it is still the same.
-        (names.is_none() || copy.calls.is_underway(&call)).then_some((call, names))
+        // What was read belongs to the call only if it is still the same; and so does its start, which was still that of the
+        // call before where this one had just taken its place.
+        copy.calls.is_underway(&call).then_some((call, names))
     };
     let mut named: Vec<Named> = calls.into_iter().enumerate().filter_map(name).collect();
     if !memory.is_there() {
@@ -264,7 +274,7 @@ fn name(at: u8, room: usize, scratch: &Scratch, memory: &dyn Memory) -> Option<S
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, io};
+    use std::{collections::BTreeMap, io, time::Duration};
 
     use monitor_ebpf::{Window, side};
 
@@ -329,6 +339,48 @@ mod tests {
         let ordered: Vec<_> =
             oldest_first(found).into_iter().map(|(copy, call)| (copy, call.start_ns)).collect();
         assert_eq!(ordered, [("second", 10), ("first", 20), ("first", 30), ("second", 40)]);
+    }
+
+    /// The account is of one moment: what became of them afterwards is in the next.
+    #[test]
+    fn calls_count_that_are_gone_when_their_names_have_been_read() {
+        let calls = [1, 2].map(|object| Underway::of(side::CLIENT, object));
+        let (aside, named) = (Aside::new("", ""), vec![(calls[0], None)]);
+        let begun = Unnamed {
+            calls: UnderwayCalls::default(),
+            unread: calls.map(|call| (0, call)).to_vec(),
+            names: Some(aside.begin(move || named)),
+            is_underway: Box::new(|_| false),
+            now_ns: 1,
+            // One has no names.
+            all: 3,
+        };
+        let calls = begun.named(Instant::now() + Duration::from_secs(10));
+        assert_eq!((calls.count(), calls.others), (3, 2));
+    }
+
+    /// A look may see a key that was just written beside the start of the call before.
+    #[test]
+    fn a_start_of_the_call_before_has_no_age_where_no_names_are_read() {
+        const SECOND: u64 = 1_000_000_000;
+        let call = |object, start_ns| {
+            let mut call = Underway::of(side::CLIENT, object);
+            call.start_ns = start_ns;
+            call
+        };
+        let by_now = [call(0x1000, 9 * SECOND), call(0x2000, 8 * SECOND)];
+        let begun = Unnamed {
+            calls: UnderwayCalls::default(),
+            unread: vec![(0, call(0x1000, SECOND)), (0, call(0x2000, 8 * SECOND))],
+            names: None,
+            is_underway: Box::new(move |(_, call)| by_now.contains(call)),
+            now_ns: 10 * SECOND,
+            all: 2,
+        };
+        let mut expected = UnderwayCalls::default();
+        expected.others = 1;
+        expected.add(Side::Client, unknown(), 2 * SECOND);
+        assert_eq!(format!("{:?}", begun.named(Instant::now())), format!("{expected:?}"));
     }
 
     #[test]

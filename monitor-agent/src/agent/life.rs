@@ -15,7 +15,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    RunConfig,
+    Latency, RunConfig,
     board::Board,
     looks::Woken,
     overhead::{Goal, HitCosts, Overheads, measured_before},
@@ -26,6 +26,7 @@ use crate::{
     events::{EventSocket, EventStream, Filter, Format, Lines, Readers},
     export::{http, otlp},
     failure::{Failure, Kind, advice_on_system},
+    metrics::Family,
     pipeline::Tracer,
     threads::{self, NotDone},
 };
@@ -88,6 +89,7 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     };
     let address = listener.local_addr().map_err(|error| Failure::new(Kind::Address, error.to_string()))?;
     info!("listening on http://{address}");
+    say_what_is_not_counted(&config);
 
     let socket = config.event_socket.as_deref().map(EventSocket::bind).transpose()?;
     let readers = socket.is_some().then(Arc::<Readers>::default);
@@ -156,6 +158,20 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     let readers = tokio::time::timeout(GRACE, async { tokio::join!(server, events) });
     let _ = tokio::join!(readers, push);
     Ok(())
+}
+
+/// Says so where OpenTelemetry's metrics have fewer calls than there are: they count none but by histograms of durations.
+fn say_what_is_not_counted(config: &RunConfig) {
+    const WHAT: &str = "OpenTelemetry's histograms have only those calls of Kitex that are timed, so their counts are \
+                        not those of all calls: monitor_calls_total has these";
+    if !config.metrics.contains(Family::Otel) {
+        return;
+    }
+    if config.latency != Latency::Full {
+        warn!("with --latency economy {WHAT}");
+    } else if let Some(budget) = config.overhead_budget {
+        info!("as long as --overhead-budget {budget} leaves out durations {WHAT}");
+    }
 }
 
 /// Ends when a signal has asked this process to end.

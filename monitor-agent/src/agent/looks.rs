@@ -1,7 +1,8 @@
 //! Looks at the rings and the totals, when somebody wants to see what is in them.
 //!
 //! Nobody sees what is published but those who scrape, push or read the page, most of them once in many seconds. So they
-//! ask for a look before they read, and wait for it. Who asks at the same time shares one.
+//! ask for a look before they read, and wait for it. Who asks at the same time shares one. A wait in vain is counted, since
+//! numbers that stand still look like a quiet service.
 
 use std::{
     mem,
@@ -9,11 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::{info, warn};
+
 /// What was published so shortly ago is new enough for everybody, so that looks are no more frequent, whoever asks.
 const NEW_FOR: Duration = Duration::from_millis(50);
 /// How long a reader waits for a look, until it takes the newest that there is. A scrape that is late is worth more than one
 /// that is behind, but must not hang.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// For how long whoever takes looks may do something else until that is a standstill: a hundred times as long as usual.
+const STANDSTILL: Duration = Duration::from_secs(10);
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -46,6 +51,12 @@ struct State {
     is_over: bool,
     /// When the newest look that is over began.
     began: Option<Instant>,
+    /// When whoever takes looks came here last.
+    came: Option<Instant>,
+    /// Waits for a look in vain.
+    in_vain: u64,
+    /// When the first of them began that was after the newest look.
+    behind_since: Option<Instant>,
 }
 
 impl State {
@@ -57,7 +68,9 @@ impl State {
 impl Looks {
     /// From now on somebody takes looks.
     pub(super) fn open(&self) {
-        self.lock().is_open = true;
+        let mut state = self.lock();
+        state.is_open = true;
+        state.came = Some(Instant::now());
     }
 
     /// All is published that there will ever be.
@@ -76,8 +89,32 @@ impl Looks {
         }
         state.is_asked = true;
         self.wanted.notify_one();
-        // In vain after all that time: then what is there is all that can be had.
-        drop(self.taken.wait_timeout_while(state, PATIENCE, |state| is_wanting(state)));
+        let waited = self.taken.wait_timeout_while(state, PATIENCE, |state| is_wanting(state));
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if !waited.timed_out() {
+            return;
+        }
+        // Then what is there is all that can be had.
+        state.in_vain += 1;
+        let is_news = state.behind_since.is_none();
+        state.behind_since = state.behind_since.or(Some(asked));
+        // Whoever takes looks must not wait for a log that nobody reads.
+        drop(state);
+        if is_news {
+            warn!("what is counted by now can't be read in time: scrapes and pushes have what was before");
+        }
+    }
+
+    /// How often somebody got what was there before, since no look was taken in time.
+    pub(super) fn in_vain(&self) -> u64 {
+        self.lock().in_vain
+    }
+
+    /// For how long nobody has come to take looks, or to empty the rings in between, if that is too long.
+    pub(super) fn standstill(&self, now: Instant) -> Option<Duration> {
+        let state = self.lock();
+        let came = state.came.filter(|_| state.is_open)?;
+        Some(now.saturating_duration_since(came)).filter(|gone| *gone >= STANDSTILL)
     }
 
     /// Ends the waits of whoever takes looks, for good.
@@ -89,6 +126,7 @@ impl Looks {
     /// Waits until then, unless somebody asks before. A moment that has come goes first: asking without end delays nothing.
     pub(super) fn wait(&self, until: Instant) -> Woken {
         let mut state = self.lock();
+        state.came = Some(Instant::now());
         loop {
             if state.is_over {
                 return Woken::ToEnd;
@@ -112,8 +150,15 @@ impl Looks {
             return;
         }
         look();
-        self.lock().began = Some(begins);
+        let mut state = self.lock();
+        state.began = Some(begins);
+        let behind_since = state.behind_since.take();
+        drop(state);
         self.taken.notify_all();
+        if let Some(since) = behind_since {
+            let seconds = since.elapsed().as_secs();
+            info!("scrapes and pushes have what is counted by now again, after {seconds} s");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -232,10 +277,12 @@ mod tests {
         let began = Instant::now();
         looks.ask();
         assert!(began.elapsed() < PATIENCE / 2, "before");
+        assert_eq!(looks.in_vain(), 0);
         looks.open();
         let began = Instant::now();
         looks.ask();
         assert!(began.elapsed() >= PATIENCE, "in vain");
+        assert_eq!(looks.in_vain(), 1);
         thread::scope(|scope| {
             let waiting = scope.spawn(|| looks.ask());
             thread::sleep(Duration::from_millis(20));
@@ -245,5 +292,32 @@ mod tests {
             looks.ask();
             assert!(began.elapsed() < PATIENCE / 2, "after");
         });
+        assert_eq!(looks.in_vain(), 1, "who did not have to wait to the end has all that there is");
+    }
+
+    #[test]
+    fn who_is_behind_is_so_until_the_next_look() {
+        let looks = Looks::default();
+        looks.open();
+        looks.ask();
+        assert!(looks.lock().behind_since.is_some());
+        looks.take(|| {});
+        assert_eq!(looks.lock().behind_since, None);
+    }
+
+    #[test]
+    fn who_does_not_come_for_long_stands_still() {
+        let looks = Looks::default();
+        assert_eq!(looks.standstill(Instant::now() + 2 * STANDSTILL), None, "before");
+        looks.open();
+        thread::sleep(Duration::from_millis(20));
+        assert_eq!(looks.standstill(Instant::now()), None);
+        let then = Instant::now() + STANDSTILL;
+        assert!(looks.standstill(then).is_some_and(|gone| gone >= STANDSTILL));
+        assert_eq!(looks.wait(Instant::now()), Woken::InTime);
+        assert_eq!(looks.standstill(then), None, "it has just come");
+        assert!(looks.standstill(then + STANDSTILL).is_some());
+        looks.close();
+        assert_eq!(looks.standstill(then + STANDSTILL), None, "after");
     }
 }

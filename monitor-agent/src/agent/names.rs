@@ -61,6 +61,10 @@ impl pipeline::Executable for Names {
         self.operation(operation).is_some_and(|operation| operation.fails(number))
     }
 
+    fn tells_retries(&self) -> bool {
+        self.plan().is_none_or(Plan::tells_retries)
+    }
+
     fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>> {
         self.executable.image.read_only(address.wrapping_sub(self.bias), length)
     }

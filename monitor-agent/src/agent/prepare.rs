@@ -1,15 +1,18 @@
 //! Knowing: from a pid to a plan. Nothing is attached here.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     fs::File,
     sync::Arc,
 };
 
+use tracing::warn;
+
 use super::RunConfig;
 use crate::{
-    failure::{Failure, Kind, printable},
+    failure::{Failure, Kind, printable, shown},
     frameworks::known,
+    goruntime::{Known, Unknown},
     image::{Image, ImageError},
     metrics::Family,
     plan::{Inspection, OfSpec, SiteChoosing},
@@ -31,62 +34,88 @@ const WITHOUT_PUSH: &str =
 
 /// An executable and all that is known about it. Targets that run the same file share one.
 pub(super) struct Executable {
-    /// What is probed: the path of a process may come to mean another file, and what is at the same place in that one may be
-    /// the middle of an instruction.
-    pub(super) file: Arc<File>,
+    /// Can be read as long as somebody has the [file](Prepared::file).
     pub(super) image: Image,
     pub(super) inspection: Inspection,
+    /// What is known of its Go runtime, or why nothing is; `None` if it has none, or nobody asks. Found before anything is
+    /// attached: rings fill from then on, and debug information takes its time.
+    pub(super) runtime: Option<Result<Known, Unknown>>,
 }
 
 /// A process that can be watched.
 pub(super) struct Prepared {
     pub(super) target: Target,
     pub(super) executable: Arc<Executable>,
+    /// The executable's file. What is probed: the path of a process may come to mean another file, and what is at the same
+    /// place in that one may be the middle of an instruction. Open as long as one of its targets is watched, and no longer: who
+    /// has it open keeps its file system from being taken away.
+    pub(super) file: Arc<File>,
 }
 
 /// Opens every process and plans every executable. The first that can't be watched is the result.
 pub(super) fn prepare(config: &RunConfig) -> Result<Vec<Prepared>, Failure> {
-    let mut executables: HashMap<FileId, Arc<Executable>> = HashMap::new();
+    let mut executables: HashMap<FileId, (Arc<Executable>, Arc<File>)> = HashMap::new();
     let pids = config.pids.iter();
     let prepared = pids.map(|pid| {
         let target = Target::open(*pid)?;
-        let file = target.identity().exe;
-        let executable = match executables.get(&file) {
-            Some(known) => Arc::clone(known),
-            None => Arc::new(executable(&target, config)?),
+        let (executable, file) = match executables.entry(target.identity().exe) {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(place) => {
+                let file = Arc::new(target.open_exe()?);
+                let executable = Arc::new(executable(&describe(&target), &file, config)?);
+                place.insert((executable, file)).clone()
+            }
         };
-        executables.insert(file, Arc::clone(&executable));
-        Ok(Prepared { target, executable })
+        Ok(Prepared { target, executable, file })
     });
     let prepared = prepared.collect::<Result<Vec<_>, Failure>>()?;
     check_specs(&prepared)?;
     Ok(prepared)
 }
 
-fn executable(target: &Target, config: &RunConfig) -> Result<Executable, Failure> {
+/// What is known of the executable with this file, of a process of this name.
+fn executable(name: &str, file: &Arc<File>, config: &RunConfig) -> Result<Executable, Failure> {
     let RunConfig { metrics, specs, .. } = config;
-    let name = describe(target);
-    let file = Arc::new(target.open_exe()?);
+    if !metrics.wants_calls() && specs.is_empty() && !metrics.contains(Family::Go) {
+        return Ok(as_far_as_readable(name, file));
+    }
     let image =
-        Image::parse(Box::new(Arc::clone(&file))).map_err(|error| Failure::of_image(&name, &error))?;
+        Image::parse(Box::new(Arc::downgrade(file))).map_err(|error| Failure::of_image(name, &error))?;
     let inspection = match (metrics.wants_calls(), specs.is_empty()) {
         (true, _) => Inspection::of(&image, specs),
         (false, false) => Inspection::of_specs(&image, specs),
         (false, true) => Inspection::without_frameworks(&image),
     };
-    let mut inspection =
-        inspection.map_err(|error| with_push(Failure::of_contents(&name, &error), config))?;
+    let mut inspection = inspection.map_err(|error| with_push(Failure::of_contents(name, &error), config))?;
     // With a spec of native functions there is something else to show; the log says that there is no Go runtime.
     if metrics.contains(Family::Go) && inspection.go_version.is_empty() && inspection.frameworks.is_empty() {
-        return Err(Failure::of_image(&name, &ImageError::NotGo));
+        return Err(Failure::of_image(name, &ImageError::NotGo));
     }
     if metrics.wants_calls() {
-        check_calls(&name, &inspection, config)?;
+        check_calls(name, &inspection, config)?;
     }
     if config.sites == SiteChoosing::Naive {
         inspection.choose_naive_sites();
     }
-    Ok(Executable { file, image, inspection })
+    let is_go = !inspection.go_version.is_empty();
+    let asks_for_runtime = metrics.contains(Family::Go) || metrics.contains(Family::Otel);
+    let runtime = (is_go && asks_for_runtime).then(|| Known::of(&image));
+    Ok(Executable { image, inspection, runtime })
+}
+
+/// An executable of which nothing is wanted but what tells builds apart, so that any will do.
+fn as_far_as_readable(name: &str, file: &Arc<File>) -> Executable {
+    let without =
+        |what: &str, error: &ImageError| warn!("{name} {}: it is shown without {what}", shown(error));
+    let image = Image::parse(Box::new(Arc::downgrade(file))).unwrap_or_else(|error| {
+        without("a build id", &error);
+        Image::unread()
+    });
+    let inspection = Inspection::without_frameworks(&image).unwrap_or_else(|error| {
+        without("a Go release", &error);
+        Inspection { build_id: image.build_id().map(str::to_owned), ..Inspection::default() }
+    });
+    Executable { image, inspection, runtime: None }
 }
 
 /// Refuses a spec that can't be used in any of the targets. In those among several where it can't a warning does.

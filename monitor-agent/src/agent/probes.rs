@@ -113,15 +113,15 @@ struct Returned {
 }
 
 impl Probes {
-    /// Takes over programs whose probes are all in place. Those at the `starts` are taken away now and then if the latency
-    /// is to be sampled; without any they never are.
-    pub(super) fn new(programs: Programs, sampling: Arc<Sampling>, place: &Place, starts: Vec<u64>) -> Self {
-        let starts = if starts.is_empty() {
-            None
-        } else {
-            let exe = Arc::clone(&place.executable.file);
-            Some(Starts { exe, pid: place.target.pid(), offsets: starts })
-        };
+    /// Takes over programs whose probes are all in place, in a file and for a process. Those at the `starts` are taken away now
+    /// and then if the latency is to be sampled; without any they never are.
+    pub(super) fn new(
+        programs: Programs,
+        sampling: Arc<Sampling>,
+        (exe, pid): (Arc<File>, u32),
+        starts: Vec<u64>,
+    ) -> Self {
+        let starts = (!starts.is_empty()).then_some(Starts { exe, pid, offsets: starts });
         Self {
             hands: Hands::Held(programs),
             sampling,
@@ -186,12 +186,13 @@ impl Probes {
         matches!(self.schedule, Schedule::Never)
     }
 
-    /// Puts the probes at the starts in place, or takes them away, if it is time to. `unseen` tells of calls so far where they
-    /// may record their starts themselves.
+    /// Puts the probes at the starts in place, or takes them away, if it is time to. No call is older than `max_age`; `unseen`
+    /// tells of calls so far where they may record their starts themselves.
     pub(super) fn look_after(
         &mut self,
         now: Instant,
         place: &Place,
+        max_age: Duration,
         unseen: impl FnOnce() -> Option<Unseen>,
     ) {
         self.take_back(now, place);
@@ -206,7 +207,7 @@ impl Probes {
             }
         } else if matches!(self.schedule, Schedule::Always) && self.programs().is_some() {
             // A thread that has the programs may be taking away the probes that seem to be in place.
-            self.sampling.end_windows();
+            self.sampling.end_windows(max_age);
         }
     }
 

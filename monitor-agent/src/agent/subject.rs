@@ -68,7 +68,7 @@ impl Subject {
     ) -> Telemetry {
         let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cycles) = readings.and_then(|readings| readings.gc.as_ref()) {
-            pauses.look(cycles);
+            pauses.look(cycles, unix_ns(SystemTime::now()));
         }
         let runtime = readings.map(|readings| Runtime {
             readings,

@@ -210,12 +210,13 @@ impl Itab {
     }
 }
 
-/// Names of the interface and the type, if they are that.
+/// Names of the interface and the type, if they are that. A target can make up as many as it likes: each takes a few short reads
+/// of the file.
 fn names(image: &Image, itab: Itab) -> Option<(String, String)> {
     let go = image.go().ok()?;
-    let interface = go.type_at(itab.interface).ok().filter(|found| found.kind == Kind::Interface)?;
-    let concrete = go.type_at(itab.concrete).ok()?;
-    Some((interface.name, concrete.name))
+    let (kind, interface) = go.kind_and_name_at(itab.interface).ok()?;
+    let (_, concrete) = go.kind_and_name_at(itab.concrete).ok()?;
+    (kind == Kind::Interface).then_some((interface, concrete))
 }
 
 #[cfg(test)]

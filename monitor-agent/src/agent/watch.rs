@@ -1,6 +1,7 @@
 //! One target that is watched, and what readers see of it.
 
 use std::{
+    fs::File,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
@@ -59,6 +60,32 @@ pub(super) struct Face {
 }
 
 impl Face {
+    /// What readers see from now on.
+    fn open(place: &Place, attached: &[Attached], stats: TargetStats, config: &RunConfig) -> Self {
+        let wanted = |family| config.metrics.contains(family);
+        let process = wanted(Family::Process).then(|| ProcessReader::open(stats.pid).ok()).flatten();
+        let wants_go = wanted(Family::Go) || wanted(Family::Otel);
+        if wants_go && stats.go_version.is_empty() {
+            info!("{}: Go has not built it, so there is no Go runtime to read", place.name);
+        }
+        let runtime = place.executable.runtime.as_ref();
+        let go = runtime.map(|known| GoRuntime::open(place, known.as_ref(), config));
+        let copies = attached.iter().map(Attached::in_flight).collect();
+        let in_flight = CallsInFlight::open(&place.target, &place.name, copies);
+        let since = SystemTime::now();
+        let subject = wanted(Family::Otel).then(|| Subject::of(&place.target, since, config));
+        Self {
+            pid: stats.pid,
+            since,
+            published: Published::default(),
+            process: Mutex::new(process),
+            stats: Mutex::new(stats),
+            go: Mutex::new(go),
+            in_flight: Mutex::new((in_flight, UnderwayCalls::default())),
+            subject,
+        }
+    }
+
     /// Begins to read what the Go runtime says now, if it is asked for and can be read.
     pub(super) fn begin_go(&self) -> Option<Awaited<Read>> {
         self.lock_go().as_ref()?.begin()
@@ -102,6 +129,8 @@ impl Face {
 /// A target with probes attached, or one that has ended and whose totals are kept.
 pub(super) struct Watch {
     place: Place,
+    /// The executable's: label sets and types are read from it. `None` once all of them are known.
+    file: Option<Arc<File>>,
     /// One for each framework in it.
     attached: Vec<Attached>,
     /// Takes the probes away from a target that has ended.
@@ -128,11 +157,17 @@ pub(super) struct Tools {
 }
 
 /// A target whose text is that of its plans.
-pub(super) struct Checked(Place);
+pub(super) struct Checked {
+    place: Place,
+    /// The executable's.
+    file: Arc<File>,
+}
 
 /// A target with programs attached.
 pub(super) struct Begun {
     place: Place,
+    /// The executable's.
+    file: Arc<File>,
     /// Of each framework that is watched.
     programs: Vec<attached::Begun>,
     /// How long that took.
@@ -142,7 +177,7 @@ pub(super) struct Begun {
 impl Checked {
     /// Refuses a target whose text is not that of its plans, or that they could end.
     pub(super) fn new(prepared: Prepared, config: &RunConfig) -> Result<Self, Failure> {
-        let Prepared { target, executable } = prepared;
+        let Prepared { target, executable, file } = prepared;
         let name = describe(&target);
         let bias = load_bias(&target, &executable.image)?;
         let place = Place { target, executable, bias, name };
@@ -150,15 +185,16 @@ impl Checked {
         for (_, _, plan) in plans(&place, config) {
             Attached::check(&place, plan, config)?;
         }
-        Ok(Self(place))
+        Ok(Self { place, file })
     }
 
     /// Attaches every plan; whatever fails leaves nothing attached. Writes nothing to the log.
     pub(super) fn attach(self, config: &RunConfig) -> Result<Begun, Failure> {
-        let (Self(place), began) = (self, Instant::now());
-        let attach = |(index, found, plan)| attached::Begun::attach(&place, index, (found, plan), config);
+        let (Self { place, file }, began) = (self, Instant::now());
+        let attach =
+            |(index, found, plan)| attached::Begun::attach(&place, &file, index, (found, plan), config);
         let programs = plans(&place, config).map(attach).collect::<Result<_, _>>()?;
-        Ok(Begun { place, programs, took: began.elapsed() })
+        Ok(Begun { place, file, programs, took: began.elapsed() })
     }
 }
 
@@ -173,75 +209,65 @@ fn is_wanted(found: &Found, config: &RunConfig) -> bool {
     found.family.is_none_or(|family| config.metrics.wants_calls_of(family))
 }
 
+/// Takes over the programs of each framework that is watched, and says which are and which are not.
+fn take_over(
+    place: &Place,
+    programs: Vec<attached::Begun>,
+    stats: &mut TargetStats,
+    config: &RunConfig,
+    ladder: &Arc<Ladder>,
+) -> Result<Vec<Attached>, Failure> {
+    let mut programs = programs.into_iter().peekable();
+    let mut attached = Vec::new();
+    let frameworks = place.executable.inspection.frameworks.iter().enumerate();
+    for (index, found) in frameworks.filter(|(_, found)| is_wanted(found, config)) {
+        let plan = match &found.plan {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                warn!(
+                    "{}: its {} {}is not watched: {}",
+                    place.name,
+                    found.name,
+                    at(&shown(&found.module)),
+                    shown(refusal)
+                );
+                continue;
+            }
+        };
+        let Some(begun) = programs.next_if(|begun| begun.framework == index) else { continue };
+        attached.push(Attached::new(place, begun, (found, plan), config, ladder)?);
+        info!("attached to {}: {}", place.name, shown(&with_versions(found, &stats.go_version)));
+        // What a framework's release can't tell is said by `inspect`. A spec's author has asked for what is missing.
+        for note in plan.notes.iter().filter(|_| found.spec.is_some()) {
+            warn!("{}: {}: {}", place.name, found.name, printable(note));
+        }
+        add_stats(stats, (found, plan), config);
+    }
+    Ok(attached)
+}
+
 impl Watch {
     /// Takes over a target with programs attached; whatever fails leaves nothing attached.
     pub(super) fn new(begun: Begun, config: &RunConfig, ladder: &Arc<Ladder>) -> Result<Self, Failure> {
-        let Begun { place, programs, took } = begun;
-        let mut programs = programs.into_iter().peekable();
-        let mut attached = Vec::new();
+        let Begun { place, file, programs, took } = begun;
         let mut stats = TargetStats {
             pid: place.target.pid(),
             up: true,
             exe: place.target.exe_name().to_owned(),
             build_id: place.executable.inspection.build_id.clone().unwrap_or_default(),
             go_version: place.executable.inspection.go_version.clone(),
+            attach: took,
             ..TargetStats::default()
         };
-        for (index, found) in place.executable.inspection.frameworks.iter().enumerate() {
-            if !is_wanted(found, config) {
-                continue;
-            }
-            let plan = match &found.plan {
-                Ok(plan) => plan,
-                Err(refusal) => {
-                    warn!(
-                        "{}: its {} {}is not watched: {}",
-                        place.name,
-                        found.name,
-                        at(&shown(&found.module)),
-                        shown(refusal)
-                    );
-                    continue;
-                }
-            };
-            let Some(begun) = programs.next_if(|begun| begun.framework == index) else { continue };
-            attached.push(Attached::new(&place, begun, (found, plan), config, ladder)?);
-            info!("attached to {}: {}", place.name, shown(&with_versions(found, &stats.go_version)));
-            // What a framework's release can't tell is said by `inspect`. A spec's author has asked for what is missing.
-            for note in plan.notes.iter().filter(|_| found.spec.is_some()) {
-                warn!("{}: {}: {}", place.name, found.name, printable(note));
-            }
-            add_stats(&mut stats, (found, plan), config);
-        }
+        let attached = take_over(&place, programs, &mut stats, config, ladder)?;
         if attached.is_empty() {
             info!("watching {}: {}, no calls", place.name, config.metrics);
         }
-        stats.attach = took;
-        let wanted = |family| config.metrics.contains(family);
-        let process = wanted(Family::Process).then(|| ProcessReader::open(stats.pid).ok()).flatten();
-        let is_go = !place.executable.inspection.go_version.is_empty();
-        if !is_go {
-            info!("{}: Go has not built it, so there is no Go runtime to read", place.name);
-        }
-        let go =
-            (is_go && (wanted(Family::Go) || wanted(Family::Otel))).then(|| GoRuntime::open(&place, config));
-        let copies = attached.iter().map(Attached::in_flight).collect();
-        let in_flight = CallsInFlight::open(&place.target, &place.name, copies);
-        let since = SystemTime::now();
-        let subject = wanted(Family::Otel).then(|| Subject::of(&place.target, since, config));
-        let face = Arc::new(Face {
-            pid: stats.pid,
-            since,
-            published: Published::default(),
-            process: Mutex::new(process),
-            stats: Mutex::new(stats),
-            go: Mutex::new(go),
-            in_flight: Mutex::new((in_flight, UnderwayCalls::default())),
-            subject,
-        });
+        let face = Arc::new(Face::open(&place, &attached, stats, config));
         let now = Instant::now();
         let mut watch = Self {
             place,
+            file: Some(file),
             attached,
             leaving: None,
             next_glance: now + GLANCE_EVERY,
@@ -300,9 +326,8 @@ impl Watch {
         self.drained = Instant::now();
         self.was_filling |= self.is_filling();
         let Tools { clock, batch } = tools;
-        clock.look();
         let Self { attached, place, .. } = self;
-        let drain = |attached: &mut Attached| attached.drain(turn, place, *clock, batch, tracer);
+        let drain = |attached: &mut Attached| attached.drain(turn, place, clock, batch, tracer);
         let ring_bytes = attached.iter_mut().map(drain).sum();
         self.face.lock_stats().ring_bytes = ring_bytes;
     }
@@ -455,6 +480,7 @@ impl Watch {
             go.close();
         }
         self.face.lock_in_flight().0.close();
+        drop(self.file.take());
         self.face.lock_stats().up = false;
     }
 

@@ -49,7 +49,8 @@ pub fn kernel_features() -> Vec<KernelFeature> {
     let used = |name, present, why| KernelFeature { name, present, used: true, why };
     let unused = |name, present, why| KernelFeature { name, present, used: false, why };
     let has_types = Path::new(KERNEL_TYPES).exists();
-    let reads_by_tables = tried(|| page_tables::known().is_ok());
+    let tables = may_try.then(page_tables::known);
+    let reads_by_tables = tables.as_ref().map(Result::is_ok);
     let has_multi_links = tried(has_multi_uprobes);
     let multi_links_work = tried(multi::works);
     // Where nothing may be tried, neither is known.
@@ -123,7 +124,9 @@ pub fn kernel_features() -> Vec<KernelFeature> {
             name: "reads by page tables",
             present: reads_by_tables,
             used: reads_by_tables == Some(true),
-            why: "calls cost a target less; without them the kernel is asked for each read of its memory",
+            why: tables.and_then(Result::err).unwrap_or(
+                "calls cost a target less; without them the kernel is asked for each read of its memory",
+            ),
         },
     ]
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -32,8 +32,16 @@ pub struct InFlight {
     buckets: usize,
     /// Steps of a walk through the spill map, at most.
     spill_steps: usize,
+    ageing: Mutex<Ageing>,
+}
+
+/// What is known of calls that are too old.
+#[derive(Default)]
+struct Ageing {
     /// Places of the table whose calls were too old at the last look, with their keys and starts.
-    old: Mutex<HashSet<(usize, u64, u64)>>,
+    seen: HashSet<(usize, u64, u64)>,
+    /// Calls that were forgotten, ever.
+    forgotten: u64,
 }
 
 /// One call in flight.
@@ -76,13 +84,15 @@ impl InFlight {
             label_sets,
             buckets,
             spill_steps: SPILL_STEPS_MIN.max(buckets * WAYS),
-            old: Mutex::default(),
+            ageing: Mutex::default(),
         })
     }
 
-    /// All calls in flight: as many as `--max-in-flight` allows. A call that starts or finishes meanwhile is in or not.
+    /// All calls in flight, and how many have been [forgotten](Self::forget_older), ever: none is in both, or missing in both.
+    /// A call that starts or finishes meanwhile is in or not.
     #[must_use]
-    pub fn calls(&self) -> Vec<Underway> {
+    pub fn calls(&self) -> (Vec<Underway>, u64) {
+        let ageing = self.lock_ageing();
         let places = (0..self.buckets).flat_map(|bucket| (0..WAYS).map(move |way| (bucket, way)));
         let mut calls: Vec<_> = places.filter_map(|(bucket, way)| self.call_at(bucket, way)).collect();
         let spill = self.spill.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,7 +106,7 @@ impl InFlight {
             key,
             place: None,
         }));
-        calls
+        (calls, ageing.forgotten)
     }
 
     /// Whether this call is still under way.
@@ -139,17 +149,15 @@ impl InFlight {
     }
 
     /// Forgets calls that started longer ago than that and were seen so the last time, too, with the same key: a program that
-    /// claims a place writes the key before the start, so one look may see the start of an earlier call. Gives how many
-    /// there were.
+    /// claims a place writes the key before the start, so one look may see the start of an earlier call.
     ///
     /// A call that finishes at the very moment may leave its place to another, which is then forgotten in its stead:
     /// it will be counted as unpaired, and has no duration.
-    pub fn forget_older(&self, age: Duration) -> u64 {
-        let Some(oldest_ns) = monotonic().checked_sub(age) else { return 0 };
+    pub fn forget_older(&self, age: Duration) {
+        let Some(oldest_ns) = monotonic().checked_sub(age) else { return };
         let oldest_ns = u64::try_from(oldest_ns.as_nanos()).unwrap_or(u64::MAX);
-        let mut forgotten = 0;
-        let mut old = self.old.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = std::mem::take(&mut *old);
+        let mut ageing = self.lock_ageing();
+        let seen = std::mem::take(&mut ageing.seen);
         for bucket in 0..self.buckets {
             for way in 0..WAYS {
                 let (key, word) = self.entry(bucket, way);
@@ -159,15 +167,21 @@ impl InFlight {
                 }
                 let place = bucket * BUCKET_WORDS + way;
                 if seen.contains(&(place, key, start_ns)) {
-                    forgotten += u64::from(self.table.replace(place, key, 0));
+                    ageing.forgotten += u64::from(self.table.replace(place, key, 0));
                 } else {
-                    old.insert((place, key, start_ns));
+                    ageing.seen.insert((place, key, start_ns));
                 }
             }
         }
-        forgotten + self.forget_spilled(oldest_ns)
+        ageing.forgotten += self.forget_spilled(oldest_ns);
     }
 
+    /// Before the lock of the spill map, where both are held.
+    fn lock_ageing(&self) -> MutexGuard<'_, Ageing> {
+        self.ageing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives how many there were.
     fn forget_spilled(&self, oldest_ns: u64) -> u64 {
         let mut spill = self.spill.lock().unwrap_or_else(PoisonError::into_inner);
         let old: Vec<u64> = self

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::{EbpfError, util::nr_cpus};
-use monitor_ebpf::{COUNTERS, Native, PageTables, Recipe, WAYS, extra, name, word};
+use monitor_ebpf::{COUNTERS, ENDED_KEYS, Native, PageTables, Recipe, WAYS, by_site, extra, name, word};
 
 use super::{
     BpfError, Maps, MemoryReads, ProbeLinks, RunTimes,
@@ -251,6 +251,7 @@ fn load_with(
         entries: vec![
             (name::IN_FLIGHT, sizes.buckets),
             (name::OBJECTS, sizes.buckets),
+            (name::ENDED, if recipe.by_site == by_site::PATH { ENDED_KEYS } else { 1 }),
             (name::SPILL, (limits.in_flight / 4).max(SPILL_MIN)),
             (name::MESSAGES, messages),
             (name::LABEL_IDS, sizes.label_capacity),

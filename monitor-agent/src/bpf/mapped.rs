@@ -70,6 +70,15 @@ impl MappedWords {
         unsafe { self.start.add(index).as_ref().load(Ordering::Acquire) }
     }
 
+    /// The bytes from a word on; zeros past the end.
+    pub(super) fn bytes<const LENGTH: usize>(&self, first: usize) -> [u8; LENGTH] {
+        let mut bytes = [0; LENGTH];
+        for (index, chunk) in bytes.chunks_exact_mut(8).enumerate() {
+            chunk.copy_from_slice(&self.get(first + index).to_ne_bytes());
+        }
+        bytes
+    }
+
     /// Writes a word that the kernel side only reads.
     pub(super) fn set(&self, index: usize, new: u64) {
         if index >= self.words || self.access != Access::Write {
@@ -94,5 +103,25 @@ impl Drop for MappedWords {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `new`, used by nobody any more.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.words * 8) };
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use std::{
+        fs::File,
+        io::{self, Write as _},
+        os::fd::FromRawFd as _,
+    };
+
+    /// Memory that can be mapped as a map can.
+    pub(crate) fn memory(bytes: &[u8]) -> File {
+        // SAFETY: reads the name only, and gives a descriptor or a negative number.
+        let descriptor = unsafe { libc::memfd_create(c"map".as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(descriptor >= 0, "{}", io::Error::last_os_error());
+        // SAFETY: the descriptor is new, and nobody else's.
+        let mut memory = unsafe { File::from_raw_fd(descriptor) };
+        memory.write_all(bytes).unwrap();
+        memory
     }
 }

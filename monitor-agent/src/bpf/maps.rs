@@ -1,11 +1,14 @@
 //! Reading what the programs wrote.
 
 use std::{
+    iter,
+    ops::Range,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
 };
 
 use aya::maps::{HashMap, Map, MapData, RingBuf};
+use aya_obj::generated::{BPF_RINGBUF_BUSY_BIT, BPF_RINGBUF_DISCARD_BIT};
 use monitor_ebpf::{
     ALIASES, COUNTERS, COUNTERS_OF_SIDE, Counter, Detail, LabelSet, Peer, Record, extra, name, side,
 };
@@ -85,6 +88,12 @@ impl Maps {
         }
         self.filling.note_taken();
         count
+    }
+
+    /// Records that wait in the ring and were not taken out, as they can't be behind one that is still being written: whose program has
+    /// lost its processor in the middle may wait for long. What is in those that are being written nobody knows.
+    pub fn behind(&self) -> impl Iterator<Item = Record> + use<> {
+        written(self.records.as_fd(), self.sizes.ring_bytes, self.filling.range())
     }
 
     /// Bytes that wait in the ring, headers included.
@@ -202,11 +211,7 @@ impl LabelSets {
 
     /// The label set of a number; an empty one where there is no such number.
     pub(super) fn get(&self, number: u32) -> LabelSet {
-        let first = number as usize * LABEL_SET_WORDS;
-        let mut bytes = [0; size_of::<LabelSet>()];
-        for (index, chunk) in bytes.chunks_exact_mut(8).enumerate() {
-            chunk.copy_from_slice(&self.0.get(first + index).to_ne_bytes());
-        }
+        let bytes = self.0.bytes(number as usize * LABEL_SET_WORDS);
         // SAFETY: a label set is made of bytes and numbers, valid for every bit pattern.
         unsafe { std::mem::transmute::<[u8; size_of::<LabelSet>()], LabelSet>(bytes) }
     }
@@ -246,8 +251,43 @@ impl Filling {
     }
 
     fn bytes(&self) -> u64 {
-        self.produced.get(0).saturating_sub(self.taken)
+        let Range { start, end } = self.range();
+        end.saturating_sub(start)
     }
+
+    /// From where on nothing was taken out to where nothing was put in.
+    fn range(&self) -> Range<u64> {
+        self.taken..self.produced.get(0)
+    }
+}
+
+/// The records between two positions of a ring, without those that are being written or were given up. Each has its length at its
+/// head from the moment on from which it is there. No more of the ring is mapped than that, and not for longer: there is a
+/// mapping of all of it already, in which only the next record can be seen.
+fn written(ring: BorrowedFd<'_>, ring_bytes: u32, range: Range<u64>) -> impl Iterator<Item = Record> + use<> {
+    let page = PAGE.unsigned_abs();
+    let at = range.start % u64::from(ring_bytes);
+    let skipped = at % page;
+    // Behind the two positions. The bytes of a ring come twice, one time behind the other, so what goes over its end goes on.
+    let offset = libc::off_t::try_from(2 * page + at - skipped);
+    let words = usize::try_from((skipped + range.end.saturating_sub(range.start)) / 8).unwrap_or_default();
+    let is_empty = range.is_empty();
+    let mapped = offset.ok().filter(|_| !is_empty);
+    let mapped = mapped.and_then(|offset| MappedWords::at(ring, offset, words, Access::Read).ok());
+    let mut next = usize::try_from(skipped / 8).unwrap_or_default();
+    iter::from_fn(move || {
+        let mapped = mapped.as_ref()?;
+        while next < words {
+            let (head, first) = (mapped.get(next).to_ne_bytes(), next + 1);
+            let head = head.first_chunk().map_or(0, |length| u32::from_ne_bytes(*length));
+            let length = head & !(BPF_RINGBUF_BUSY_BIT | BPF_RINGBUF_DISCARD_BIT);
+            next = first + length.div_ceil(8) as usize;
+            if head == length {
+                return decode(&mapped.bytes::<{ size_of::<Record>() }>(first)).map(|(record, _)| record);
+            }
+        }
+        None
+    })
 }
 
 /// Bytes of a page (amd64).
@@ -313,6 +353,37 @@ fn decode_peer(bytes: &[u8]) -> Option<Peer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bpf::mapped::testing::memory;
+
+    /// Over the end of a ring of two pages, and whatever the length of each.
+    #[test]
+    fn what_waits_behind_a_record_that_is_being_written_is_seen() {
+        const RING: u32 = 8_192;
+        let start = 3 * u64::from(RING) - 72;
+        let (mut end, mut data) = (start, [0_u8; RING as usize]);
+        for (length, bits, label_set) in [
+            (24_u32, BPF_RINGBUF_BUSY_BIT, 1),
+            (24, 0, 2),
+            (24, BPF_RINGBUF_DISCARD_BIT, 3),
+            (48, 0, 4),
+            (72, BPF_RINGBUF_BUSY_BIT, 5),
+            (24, 0, 6),
+        ] {
+            let mut bytes = vec![0; 8 + length as usize];
+            bytes[..4].copy_from_slice(&(length | bits).to_ne_bytes());
+            // Where in the ring it is, for the kernel.
+            bytes[4] = 7;
+            bytes[8] = label_set;
+            for (position, byte) in (end..).zip(bytes) {
+                data[usize::try_from(position % u64::from(RING)).unwrap()] = byte;
+            }
+            end += 8 + u64::from(length);
+        }
+        let ring = memory(&[&[0; 2 * 4_096][..], &data[..], &data[..]].concat());
+        let written = |range| written(ring.as_fd(), RING, range).map(|record| record.label_set);
+        assert_eq!(written(start..end).collect::<Vec<_>>(), [2, 4, 6]);
+        assert_eq!(written(end..end).count(), 0);
+    }
 
     #[test]
     fn a_record_is_read_field_by_field() {

@@ -66,8 +66,15 @@ impl Settings<'_> {
     /// With the smallest maps, for programs that use none of them.
     pub(super) fn smallest() -> Self {
         let mut entries = vec![(name::RECORDS, SMALLEST_RING)];
-        let unused =
-            [name::IN_FLIGHT, name::OBJECTS, name::SPILL, name::LABEL_IDS, name::LABEL_SETS, name::TOTALS];
+        let unused = [
+            name::IN_FLIGHT,
+            name::OBJECTS,
+            name::ENDED,
+            name::SPILL,
+            name::LABEL_IDS,
+            name::LABEL_SETS,
+            name::TOTALS,
+        ];
         entries.extend(unused.map(|map| (map, 1)));
         Self { globals: Vec::new(), entries, numbers: None }
     }

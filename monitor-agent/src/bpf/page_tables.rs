@@ -2,7 +2,8 @@
 //!
 //! Where its structures have what is needed, the kernel's description of its types says. Where all memory is mapped it
 //! tells nobody: that is a multiple of 1 GiB, and the agent's own first table lies behind it, so each that comes into
-//! question is tried. The right one leads to bytes that the agent has made up; no wrong one does.
+//! question is tried. The right one leads to bytes that the agent has made up; no wrong one does. But a wrong one has programs read
+//! whatever lies there: none is tried where memory may be mapped that nothing may read.
 
 use std::{
     arch::naked_asm,
@@ -53,6 +54,8 @@ pub(super) struct Known {
 const STEP: u64 = 1 << 30;
 /// Where that place begins at the earliest, with four tables and with five.
 const FIRST: [u64; 2] = [0xffff_8880_0000_0000, 0xff11_0000_0000_0000];
+/// Drivers of devices by which a hypervisor takes memory away that the kernel leaves mapped.
+const TAKERS: [&str; 2] = ["/sys/bus/virtio/drivers/virtio_mem", "/sys/bus/vmbus/drivers/hv_balloon"];
 /// Pages of each kind that are tried.
 const SAMPLES: usize = 4;
 /// Bytes of a page, and of a large one.
@@ -85,6 +88,11 @@ fn find() -> Result<Known, String> {
     let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
     let mut known = described(&types, &read("/proc/cpuinfo")?)?;
     drop(types);
+    // In the file system that has the types: where no driver shows, there is none.
+    let links = links(&TAKERS).map_err(|error| format!("the drivers can't be looked at: {error}"))?;
+    if let Some(why) = unreadable(&read("/proc/meminfo")?, &links) {
+        return Err(why);
+    }
     let length =
         memory_length(&read("/proc/zoneinfo")?).ok_or("/proc/zoneinfo does not tell where memory ends")?;
     known.tables.memory = prove(&known, length)?;
@@ -135,9 +143,43 @@ fn has_flag(processor: &str, flag: &str) -> bool {
     value(processor, "flags").is_some_and(|flags| flags.split_whitespace().any(|one| one == flag))
 }
 
-fn value<'a>(processor: &'a str, key: &str) -> Option<&'a str> {
-    let mut lines = processor.lines().filter_map(|line| line.split_once(':'));
+fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
     lines.find(|(found, _)| found.trim() == key).map(|(_, value)| value)
+}
+
+/// Why memory may be mapped that nothing may read, if it may: by `/proc/meminfo`, and by the links in the directories of
+/// [`TAKERS`].
+///
+/// A guest that reads memory which it has not accepted is ended (`drivers/firmware/efi/unaccepted_memory.c` @ v6.5). The line
+/// is there where the kernel may leave that for later, and what it has accepted stays so. What the drivers have taken away is
+/// not to be read either (`PageOffline`, `include/linux/page-flags.h` @ v5.14), and which pages that are nobody tells.
+fn unreadable(memory: &str, links: &[String]) -> Option<String> {
+    let unaccepted = value(memory, "Unaccepted").map(str::trim);
+    if let Some(size) = unaccepted.filter(|size| *size != "0 kB") {
+        return Some(format!("memory that this machine has not accepted yet may not be read: {size}"));
+    }
+    // Beside its devices a driver has a link to its module.
+    let device = links.iter().find(|link| !link.ends_with("/module"))?;
+    Some(format!("memory that {device} takes away may not be read"))
+}
+
+/// The links in these directories, of which there need not be any.
+fn links(directories: &[&str]) -> io::Result<Vec<String>> {
+    let mut links = Vec::new();
+    for directory in directories {
+        let entries = match fs::read_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_symlink() {
+                links.push(entry.path().display().to_string());
+            }
+        }
+    }
+    Ok(links)
 }
 
 /// Where memory ends: the last page of any zone.
@@ -284,6 +326,8 @@ extern "C" fn tried(address: u64, memory: u64, length: u64) {
 #[cfg(test)]
 mod tests {
     use std::{
+        env,
+        os::unix::fs::symlink,
         ptr,
         sync::{
             Mutex, MutexGuard, PoisonError,
@@ -317,6 +361,38 @@ mod tests {
         assert_eq!(memory_length(""), None);
         assert_eq!(memory_length("spanned 0\nstart_pfn: 0\n"), None);
         assert_eq!(memory_length("spanned 18446744073709551615\nstart_pfn: 1\n"), None);
+    }
+
+    #[test]
+    fn nothing_is_tried_where_memory_may_not_be_read() {
+        let memory = |size: &str| format!("MemTotal:    16 kB\nUnaccepted:  {size}\nHugePages_Total:   0\n");
+        let [module, device] = ["module", "virtio3"].map(|link| format!("{}/{link}", TAKERS[0]));
+        let none = memory("       0 kB");
+        let links = [module, device];
+        for memory in ["", "MemTotal:    16 kB\nUnevictable:    8 kB\n", none.as_str()] {
+            assert_eq!(unreadable(memory, &[]), None, "{memory}");
+            assert_eq!(unreadable(memory, &links[..1]), None, "{memory}");
+            let why = unreadable(memory, &links).expect("a reason");
+            assert!(why.contains(&links[1]), "{why}");
+        }
+        for size in ["    4096 kB", "10 kB", "", "0 MB"] {
+            let why = unreadable(&memory(size), &[]).expect("a reason");
+            assert!(why.ends_with(size.trim()), "{why}");
+        }
+    }
+
+    #[test]
+    fn drivers_have_the_links_that_are_in_their_directories() {
+        let directory = env::temp_dir().join(format!("monitor-drivers-{}", process::id()));
+        let [driver, missing] = ["virtio_mem", "hv_balloon"].map(|name| directory.join(name));
+        fs::create_dir_all(&driver).expect("a directory");
+        fs::write(driver.join("bind"), "").expect("a file");
+        symlink("../virtio3", driver.join("virtio3")).expect("a link");
+        let paths = [&driver, &missing].map(|path| path.to_str().expect("UTF-8"));
+        let found = links(&paths);
+        fs::remove_dir_all(&directory).expect("it is there");
+        assert_eq!(found.expect("they can be read"), [format!("{}/virtio3", paths[0])]);
+        assert!(links(&["/proc/self/status"]).is_err());
     }
 
     #[test]

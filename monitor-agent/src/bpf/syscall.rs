@@ -4,6 +4,7 @@ use std::{
     ffi::CStr,
     io,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use aya_obj::generated::{bpf_insn, bpf_prog_info};
@@ -182,7 +183,8 @@ pub(super) fn load_program(
     make(BPF_PROG_LOAD, &attributes)
 }
 
-/// Makes a probe at each of these offsets of the executable, until the link is closed.
+/// Makes a probe at each of these offsets of the executable, until the link is closed. Where descriptors are scarce the kernel
+/// is not asked: see [`Room`].
 pub(super) fn link_uprobes(probe: &Probe<'_>, offsets: &[u64]) -> io::Result<OwnedFd> {
     let attributes = LinkCreate {
         program: probe.program.as_raw_fd().unsigned_abs(),
@@ -194,7 +196,53 @@ pub(super) fn link_uprobes(probe: &Probe<'_>, offsets: &[u64]) -> io::Result<Own
         pid: probe.pid.into(),
         ..LinkCreate::default()
     };
+    let _room = Room::find()?;
     make(BPF_LINK_CREATE, &attributes)
+}
+
+/// A link of uprobes is being made, and there is a descriptor for it.
+///
+/// The kernel takes that last. Where there is none, Linux 6.6 to 6.11 frees what it knows of the probes and leaves them in
+/// place: up to 6.6.53, 6.10.12 and 6.11.1 (CVE-2024-47675; `bpf_uprobe_multi_link_attach`, `kernel/trace/bpf_trace.c` @ v6.11).
+/// So it is not asked where there may be none in the end. None can be kept for it: it takes one that is free, and in the
+/// milliseconds that registering takes other threads may, too. Hence as many must be free as links are being made, and
+/// [`SPARE`] more.
+struct Room;
+
+/// As many as a target takes: another thread may load the programs of one meanwhile.
+const SPARE: usize = 40;
+
+impl Room {
+    /// Gives the error of what opens a file where there is none.
+    fn find() -> io::Result<Self> {
+        // Until they are free again: who looks at the same time would miss them.
+        let mut made = Self::made();
+        let free = (0..=*made + SPARE).map(|_| file()).collect::<io::Result<Vec<_>>>()?;
+        drop(free);
+        *made += 1;
+        Ok(Self)
+    }
+
+    /// How many links are being made.
+    fn made() -> MutexGuard<'static, usize> {
+        static MADE: Mutex<usize> = Mutex::new(0);
+        MADE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        *Self::made() -= 1;
+    }
+}
+
+/// A descriptor of a file of its own: these are limited, too, for the whole system.
+fn file() -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers.
+    let answer = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    let descriptor = outcome(answer.into())?;
+    // SAFETY: a new descriptor, which belongs to nobody yet.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// Has a program run by a perf event, until the link is closed, which holds the event (Linux 5.15).
@@ -261,5 +309,48 @@ pub(super) fn outcome(answer: libc::c_long) -> io::Result<libc::c_int> {
     match libc::c_int::try_from(answer) {
         Ok(answer) if answer >= 0 => Ok(answer),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs::File, iter, os::fd::AsFd as _, process::Command};
+
+    use super::*;
+
+    /// Set where the test runs in a process of its own.
+    const ALONE: &str = "MONITOR_TEST_ALONE";
+
+    /// What becomes of a link to what is no program. No kernel looks for a descriptor before it finds that out.
+    fn refusal(nothing: &File) -> Option<i32> {
+        let probe = Probe { program: nothing.as_fd(), exe: c"/", pid: 0, is_return: false };
+        link_uprobes(&probe, &[0]).expect_err("no program").raw_os_error()
+    }
+
+    #[test]
+    fn the_kernel_is_asked_for_no_link_where_descriptors_may_run_out() {
+        const NAME: &str =
+            "bpf::syscall::tests::the_kernel_is_asked_for_no_link_where_descriptors_may_run_out";
+        if env::var_os(ALONE).is_none() {
+            // The limit is that of a whole process, which other tests are in, too.
+            let mut command = Command::new(env::current_exe().expect("a path"));
+            let ended = command.args(["--exact", NAME]).env(ALONE, "1").output().expect("it runs");
+            let told = String::from_utf8_lossy(&ended.stdout);
+            assert!(ended.status.success() && told.contains("1 passed"), "{told}");
+            return;
+        }
+        let nothing = File::open("/dev/null").expect("a file");
+        let limit = libc::rlimit { rlim_cur: 200, rlim_max: 200 };
+        // SAFETY: reads the limit only.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+        let mut held: Vec<_> = iter::from_fn(|| file().ok()).collect();
+        held.truncate(held.len() - SPARE);
+        assert_eq!(refusal(&nothing), Some(libc::EMFILE));
+        held.pop();
+        assert_ne!(refusal(&nothing), Some(libc::EMFILE));
+        let other = Room::find().expect("there is room for one");
+        assert_eq!(refusal(&nothing), Some(libc::EMFILE));
+        drop(other);
+        assert_ne!(refusal(&nothing), Some(libc::EMFILE));
     }
 }

@@ -88,10 +88,10 @@ pub(super) struct RunArguments {
     #[arg(long = "spec", value_name = "FILE")]
     specs: Vec<String>,
 
-    /// Bounds of the latency histograms in microseconds: `default` (as the in-process extension: 5 ms to 1 s),
-    /// `fine` (tells microseconds apart) or a list such as 100,500,1000.
-    #[arg(long, value_name = "SPEC", default_value = "default", allow_negative_numbers = true)]
-    latency_buckets: Buckets,
+    /// Bounds of the latency histograms of kitex_* in microseconds: `default` (as the in-process extension: 5 ms to 1 s;
+    /// the same without this flag), `fine` (tells microseconds apart) or a list such as 100,500,1000.
+    #[arg(long, value_name = "SPEC", allow_negative_numbers = true)]
+    latency_buckets: Option<Buckets>,
 
     /// Calls whose durations are taken: of all, or of a sample, at a lower cost for the target. Calls are counted
     /// exactly in both.
@@ -110,10 +110,10 @@ pub(super) struct RunArguments {
     #[arg(long, value_name = "PERCENT", allow_hyphen_values = true)]
     overhead_budget: Option<Budget>,
 
-    /// Labels of kitex_* metrics, of type, caller, callee, method, status, retry, `error_class`. The in-process
-    /// extension's released code has caller,callee,method,status,retry.
-    #[arg(long = "kitex.labels", value_name = "LIST", default_value = "type,caller,callee,method,status")]
-    kitex_labels: LabelSelection,
+    /// Labels of kitex_* metrics, of type, caller, callee, method, status, retry, `error_class`; by default
+    /// type,caller,callee,method,status. The in-process extension's released code has caller,callee,method,status,retry.
+    #[arg(long = "kitex.labels", value_name = "LIST")]
+    kitex_labels: Option<LabelSelection>,
 
     /// Also count the bytes that RPCs sent and received, as their own statistics have them; costs each call up to
     /// two more reads.
@@ -165,7 +165,8 @@ pub(super) struct RunArguments {
     )]
     max_label_sets: u32,
 
-    /// Calls in flight kept for each framework and spec of a target; those past it are counted and not timed.
+    /// Calls in flight kept for each framework and spec of a target; those past it are counted and not timed. Of calls nested in
+    /// others of their goroutine a quarter as many are kept, 64 at least.
     #[arg(
         long, value_name = "N", default_value_t = Limits::default().in_flight,
         allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1 << 24)
@@ -314,7 +315,8 @@ pub(super) struct EventsArguments {
     #[arg(long = "filter", value_name = "FIELD=VALUE")]
     filters: Vec<Condition>,
 
-    /// Also a line for each start of a call; costs each call about as much as its finish does.
+    /// Also a line for each start of a call; costs each call about as much as its finish does. Not with a filter by status
+    /// or `min_duration`, which no start passes.
     #[arg(long)]
     starts: bool,
 
@@ -367,6 +369,14 @@ impl EventsArguments {
     /// The validated meaning. Nothing is touched by this.
     pub(super) fn validate(self) -> Result<EventsConfig, Failure> {
         each_once(&self.pids)?;
+        let filter = Filter::all(self.filters);
+        if self.starts && !filter.may_take_starts() {
+            return Err(Failure::new(
+                Kind::Usage,
+                "--starts beside a --filter by status or min_duration has no line to show, since those are known at a \
+                 call's end: leave out one of them",
+            ));
+        }
         let trace = TraceConfig {
             specs: Specs::load(&self.specs)?,
             starts: self.starts,
@@ -377,7 +387,7 @@ impl EventsArguments {
             EventFormat::Ndjson => events::Format::Ndjson,
             EventFormat::Pretty => events::Format::Pretty,
         };
-        Ok(EventsConfig { trace, format, filter: Filter::all(self.filters) })
+        Ok(EventsConfig { trace, format, filter })
     }
 }
 
@@ -396,6 +406,8 @@ impl RunArguments {
     fn refuse_without_effect(&self, metrics: &Selection) -> Result<(), Failure> {
         let usage = |text: String| Err(Failure::new(Kind::Usage, text));
         for (is_given, flag, family) in [
+            (self.latency_buckets.is_some(), "--latency-buckets", Family::Kitex),
+            (self.kitex_labels.is_some(), "--kitex.labels", Family::Kitex),
             (self.kitex_bytes, "--kitex.bytes", Family::Kitex),
             (self.kitex_stream_messages, "--kitex.stream-messages", Family::Kitex),
             (self.grpc_messages, "--grpc.messages", Family::Grpc),
@@ -459,6 +471,7 @@ impl RunArguments {
         let has_otel = metrics.contains(Family::Otel);
         let wants_events = self.events_socket.is_some() || self.capture_slow.is_some();
         self.refuse_without_effect(&metrics)?;
+        let labels = self.kitex_labels.unwrap_or_default();
         let otel = OtelView {
             conventions: Conventions::of_opt_in(&variable("OTEL_SEMCONV_STABILITY_OPT_IN")?),
             go: match self.otel_go {
@@ -474,10 +487,10 @@ impl RunArguments {
             },
             pids: self.pids,
             listen: self.listen_address,
-            buckets: self.latency_buckets,
+            buckets: self.latency_buckets.unwrap_or_default(),
             wanted: Wanted {
-                retries: self.kitex_labels.contains(Label::Retry),
-                errors: self.kitex_labels.contains(Label::ErrorClass) || (has_otel && otel.conventions.new),
+                retries: labels.contains(Label::Retry),
+                errors: labels.contains(Label::ErrorClass) || (has_otel && otel.conventions.new),
                 sizes: self.kitex_bytes,
                 messages: self.kitex_stream_messages,
                 grpc_messages: self.grpc_messages,
@@ -496,9 +509,9 @@ impl RunArguments {
             event_socket: self.events_socket,
             slow_calls: self.capture_slow.map(usize::from),
             max_call_age: Duration::from_secs(self.max_call_age.into()),
-            labels: self.kitex_labels,
+            labels,
             otel,
-            resource: if has_otel { pairs(&variable("OTEL_RESOURCE_ATTRIBUTES")?) } else { Vec::new() },
+            resource: if has_otel { resource()? } else { Vec::new() },
             otlp,
             go: self.go_metrics.into(),
             limits: Limits {
@@ -516,6 +529,15 @@ impl RunArguments {
 fn otlp_settings() -> Result<otlp::Settings, Failure> {
     let read = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     otlp::Settings::of(&read).map_err(|error| Failure::new(Kind::Usage, error.to_string()))
+}
+
+/// The attributes that the agent's environment gives the resources of all targets.
+fn resource() -> Result<Vec<(String, String)>, Failure> {
+    let list = variable("OTEL_RESOURCE_ATTRIBUTES")?;
+    let attributes = pairs(&list).collect::<Result<Vec<_>, _>>();
+    attributes.map_err(|part| {
+        Failure::new(Kind::Usage, format!("OTEL_RESOURCE_ATTRIBUTES: `{part}` is not of the form NAME=VALUE"))
+    })
 }
 
 /// A variable of the agent's own environment; empty where it is not set.

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, Write as _},
     path::Path,
+    sync::Arc,
 };
 
 use serde::Serialize;
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// What `inspect --json` prints; users and tests rely on the names.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Report<'a> {
     /// What the text calls it.
     #[serde(skip)]
@@ -95,37 +96,51 @@ struct SiteReport<'a> {
     in_place: Option<bool>,
 }
 
-/// The executable, and the process that runs it if there is one.
+/// The file of an executable, and the process that runs it if there is one.
 struct Subject {
     name: String,
     exe: String,
     target: Option<Target>,
-    image: Image,
+    file: Arc<File>,
 }
 
 pub(super) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
     let specs = Specs::load(&arguments.specs)?;
-    let outcome = Subject::open(arguments).and_then(|subject| {
-        let inspection = Inspection::of(&subject.image, &specs)
-            .map_err(|error| Failure::of_contents(&subject.name, &error))?;
-        Ok((subject, inspection))
-    });
-    let (subject, inspection) = match outcome {
-        Ok(found) => found,
-        Err(failure) => {
-            if arguments.json {
-                print(&json(&Report::of_failure(&failure))?)?;
-            }
-            return Err(failure);
+    let subject = match Subject::open(arguments) {
+        Ok(subject) => subject,
+        Err(failure) => return refuse(arguments, failure, || Report::of_arguments(arguments)),
+    };
+    let image = match subject.image() {
+        Ok(image) => image,
+        Err(failure) => return refuse(arguments, failure, || Report::of_subject(&subject)),
+    };
+    let inspection = match Inspection::of(&image, &specs) {
+        Ok(inspection) => inspection,
+        Err(error) => {
+            let go_version = image.build_info().map_or_else(|_| String::new(), |info| info.go_version);
+            let failure = Failure::of_contents(&subject.name, &error);
+            return refuse(arguments, failure, || Report::of_image(&subject, &image, &go_version));
         }
     };
-    let refusal = subject.refusal(&inspection);
+    let refusal = subject.refusal(&image, &inspection);
     let reason = refusal.as_ref().map(|refusal| refusal.text.clone());
     let failure = agent::unattachable(&subject.name, &inspection).or(refusal);
-    let mut report = report(&subject, &inspection, failure.is_none());
+    let mut report = report(&subject, &image, &inspection, failure.is_none());
     report.reasons.extend(reason);
     print(&if arguments.json { json(&report)? } else { render(&report) })?;
     failure.map_or(Ok(()), Err)
+}
+
+/// Ends with a failure for which there is no inspection. The report has what is known by then.
+fn refuse<'a>(
+    arguments: &InspectArguments,
+    failure: Failure,
+    known: impl FnOnce() -> Report<'a>,
+) -> Result<(), Failure> {
+    if arguments.json {
+        print(&json(&Report { reasons: vec![failure.text.clone()], ..known() })?)?;
+    }
+    Err(failure)
 }
 
 /// `spec check`: says what a spec watches, and with an executable what would be attached to it.
@@ -137,13 +152,14 @@ pub(super) fn check_spec(arguments: &SpecArguments) -> Result<(), Failure> {
     }
     let Some(path) = &arguments.exe else { return print(&text) };
     let subject = Subject::file(path)?;
-    let inspection = Inspection::of_specs(&subject.image, &specs)
-        .map_err(|error| Failure::of_contents(&subject.name, &error))?;
+    let image = subject.image()?;
+    let inspection =
+        Inspection::of_specs(&image, &specs).map_err(|error| Failure::of_contents(&subject.name, &error))?;
     for found in &inspection.frameworks {
         if let Err(refusal) = &found.plan {
             return Err(Failure::of_refusal(&subject.name, &found.name, refusal));
         }
-        render_framework(&mut text, &framework_report(&subject, found));
+        render_framework(&mut text, &framework_report(&subject, &image, found));
     }
     print(&text.lines().map(|line| printable(line) + "\n").collect::<String>())
 }
@@ -164,20 +180,34 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-impl Report<'_> {
-    /// All that is known when the subject could not be read.
-    fn of_failure(failure: &Failure) -> Self {
+impl<'a> Report<'a> {
+    /// What is known of a subject that can't be opened.
+    fn of_arguments(arguments: &InspectArguments) -> Self {
+        Self { pid: arguments.subject.pid, ..Self::default() }
+    }
+
+    /// What is known before the executable is read.
+    fn of_subject(subject: &'a Subject) -> Self {
         Self {
-            name: "",
-            attachable: false,
-            pid: None,
-            exe: None,
-            build_id: None,
-            go_version: None,
-            go_runtime: None,
-            frameworks: Vec::new(),
-            reasons: vec![failure.text.clone()],
-            kernel: None,
+            name: &subject.name,
+            pid: subject.target.as_ref().map(Target::pid),
+            exe: Some(&subject.exe),
+            kernel: subject
+                .target
+                .as_ref()
+                .map(|_| KernelReport { release: kernel_release(), features: kernel_features() }),
+            ..Self::default()
+        }
+    }
+
+    /// What an executable says of itself. The Go release is empty for a program that Go has not built.
+    fn of_image(subject: &'a Subject, image: &'a Image, go_version: &'a str) -> Self {
+        let is_go = !go_version.is_empty();
+        Self {
+            build_id: image.build_id(),
+            go_version: is_go.then_some(go_version),
+            go_runtime: is_go.then(|| runtime_report(image)),
+            ..Self::of_subject(subject)
         }
     }
 }
@@ -193,19 +223,27 @@ impl Subject {
 
     fn process(pid: u32) -> Result<Self, Failure> {
         let target = Target::open(pid)?;
-        let name = agent::describe(&target);
-        let image =
-            Image::parse(Box::new(target.open_exe()?)).map_err(|error| Failure::of_image(&name, &error))?;
-        Ok(Self { name, exe: target.exe_name().to_owned(), target: Some(target), image })
+        let file = Arc::new(target.open_exe()?);
+        Ok(Self {
+            name: agent::describe(&target),
+            exe: target.exe_name().to_owned(),
+            target: Some(target),
+            file,
+        })
+    }
+
+    /// What is in the file.
+    fn image(&self) -> Result<Image, Failure> {
+        Image::parse(Box::new(Arc::clone(&self.file))).map_err(|error| Failure::of_image(&self.name, &error))
     }
 
     /// Why `run` would not attach what is planned to the process, if it would not.
-    fn refusal(&self, inspection: &Inspection) -> Option<Failure> {
+    fn refusal(&self, image: &Image, inspection: &Inspection) -> Option<Failure> {
         let target = self.target.as_ref()?;
         // Where nothing is planned that is what refuses it.
         inspection.plans().next()?;
         agent::check_return_probes(target, inspection.plans())
-            .and_then(|()| agent::check_texts(target, &self.image, inspection.plans()))
+            .and_then(|()| agent::check_texts(target, image, inspection.plans()))
             .err()
     }
 
@@ -218,31 +256,21 @@ impl Subject {
             let kind = if metadata.is_dir() { "a directory" } else { "not a regular file" };
             return Err(Failure::new(Kind::Unreadable, format!("{name} is {kind}: give an executable file")));
         }
-        let file = File::open(path).map_err(failed)?;
-        let image = Image::parse(Box::new(file)).map_err(|error| Failure::of_image(&name, &error))?;
-        Ok(Self { name, exe: path.to_string_lossy().into_owned(), target: None, image })
+        let file = Arc::new(File::open(path).map_err(failed)?);
+        Ok(Self { name, exe: path.to_string_lossy().into_owned(), target: None, file })
     }
 }
 
-fn report<'a>(subject: &'a Subject, inspection: &'a Inspection, attachable: bool) -> Report<'a> {
+fn report<'a>(
+    subject: &'a Subject,
+    image: &'a Image,
+    inspection: &'a Inspection,
+    attachable: bool,
+) -> Report<'a> {
     let frameworks: Vec<_> =
-        inspection.frameworks.iter().map(|found| framework_report(subject, found)).collect();
+        inspection.frameworks.iter().map(|found| framework_report(subject, image, found)).collect();
     let reasons = if frameworks.is_empty() { vec![agent::no_framework()] } else { Vec::new() };
-    Report {
-        name: &subject.name,
-        attachable,
-        pid: subject.target.as_ref().map(Target::pid),
-        exe: Some(&subject.exe),
-        build_id: inspection.build_id.as_deref(),
-        go_version: Some(inspection.go_version.as_str()).filter(|version| !version.is_empty()),
-        go_runtime: (!inspection.go_version.is_empty()).then(|| runtime_report(&subject.image)),
-        frameworks,
-        reasons,
-        kernel: subject
-            .target
-            .as_ref()
-            .map(|_| KernelReport { release: kernel_release(), features: kernel_features() }),
-    }
+    Report { attachable, frameworks, reasons, ..Report::of_image(subject, image, &inspection.go_version) }
 }
 
 fn runtime_report(image: &Image) -> RuntimeReport {
@@ -264,7 +292,7 @@ fn runtime_report(image: &Image) -> RuntimeReport {
     }
 }
 
-fn framework_report<'a>(subject: &Subject, found: &'a Found) -> FrameworkReport<'a> {
+fn framework_report<'a>(subject: &Subject, image: &Image, found: &'a Found) -> FrameworkReport<'a> {
     let empty = FrameworkReport {
         name: &found.name,
         module: &found.module,
@@ -281,7 +309,7 @@ fn framework_report<'a>(subject: &Subject, found: &'a Found) -> FrameworkReport<
         Err(refusal) => FrameworkReport { reasons: vec![refusal.to_string()], ..empty },
         Ok(plan) => FrameworkReport {
             attachable: true,
-            sites: site_reports(subject, plan),
+            sites: site_reports(subject, image, plan),
             offsets: &plan.offsets,
             labels: plan.labels(),
             economy: Some(economy_report(plan)),
@@ -302,10 +330,10 @@ fn economy_report(plan: &Plan) -> EconomyReport {
     EconomyReport { durations: source.name(), why }
 }
 
-fn site_reports<'a>(subject: &Subject, plan: &'a Plan) -> Vec<SiteReport<'a>> {
+fn site_reports<'a>(subject: &Subject, image: &Image, plan: &'a Plan) -> Vec<SiteReport<'a>> {
     let in_place = |site| {
         let target = subject.target.as_ref()?;
-        agent::probe_in_place(target, &subject.image, site).ok()
+        agent::probe_in_place(target, image, site).ok()
     };
     let on_request = plan.message_sites.iter().map(|site| (site, true));
     plan.sites

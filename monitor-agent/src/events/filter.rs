@@ -127,6 +127,12 @@ impl Filter {
         })
     }
 
+    /// Whether a start may pass, of whatever call.
+    #[must_use]
+    pub fn may_take_starts(&self) -> bool {
+        !self.0.iter().any(|condition| matches!(condition, Condition::Status(_) | Condition::MinDuration(_)))
+    }
+
     /// Whether a reader wants a start: nobody knows yet how the call ends, so none passes a condition about that.
     #[must_use]
     pub fn takes_start(&self, call: &StartedCall<'_>) -> bool {
@@ -238,6 +244,9 @@ mod tests {
         assert!(filter(&["side=client", "method=Echo"]).takes_start(&start));
         assert!(!filter(&["status=succeed"]).takes_start(&start));
         assert!(!filter(&["min_duration=1us"]).takes_start(&start));
+        assert!(filter(&["side=server", "method=Lookup"]).may_take_starts() && filter(&[]).may_take_starts());
+        assert!(!filter(&["side=client", "status=succeed"]).may_take_starts());
+        assert!(!filter(&["min_duration=0us"]).may_take_starts());
     }
 
     #[test]

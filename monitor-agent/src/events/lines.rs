@@ -5,12 +5,12 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     io::Write as _,
-    net::SocketAddr,
     time::{Duration, UNIX_EPOCH},
 };
 
 use serde::Serialize;
 
+use super::fields::{CallFields, DetailFields, micros};
 use crate::{
     export::time::rfc3339,
     failure::printable,
@@ -80,19 +80,10 @@ impl Lines {
         let line = FinishLine {
             event: "finish",
             time,
-            target: call.target,
-            side: labels.side.name(),
-            caller: &labels.caller,
-            callee: &labels.callee,
-            method: &labels.method,
-            call_type: labels.call_type.name(),
-            status: labels.status(),
-            duration_us: call.duration.map(|duration| duration.as_micros()),
+            call: CallFields::of(call.target, labels),
+            duration_us: micros(call.duration),
             error: labels.error(),
-            goroutine: call.details.map(|details| details.goroutine),
-            sent_bytes: call.details.and_then(|details| details.sent_bytes),
-            received_bytes: call.details.and_then(|details| details.received_bytes),
-            peer: call.details.and_then(|details| details.peer),
+            details: DetailFields::of(call.details),
         };
         match self.format {
             Format::Ndjson => json(&line, out),
@@ -141,25 +132,13 @@ struct StartLine<'a> {
 struct FinishLine<'a> {
     event: &'static str,
     time: &'a str,
-    target: u32,
-    side: &'static str,
-    caller: &'a str,
-    callee: &'a str,
-    method: &'a str,
-    #[serde(rename = "type")]
-    call_type: &'static str,
-    status: &'static str,
+    #[serde(flatten)]
+    call: CallFields<'a>,
     duration_us: Option<u128>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Cow<'static, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    goroutine: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sent_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    received_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    peer: Option<SocketAddr>,
+    #[serde(flatten)]
+    details: DetailFields,
 }
 
 /// The fields of the finish of an operation that a spec describes.
@@ -203,7 +182,7 @@ impl<'a> OperationLine<'a> {
             side: call.labels.side.name(),
             labels: names.zip(call.labels.values(operation)).collect(),
             status: call.labels.ending(operation),
-            duration_us: call.duration.map(|duration| duration.as_micros()),
+            duration_us: micros(call.duration),
             goroutine: call.details.map(|details| details.goroutine).filter(|_| operation.native.is_none()),
         }
     }
@@ -233,17 +212,18 @@ impl FinishLine<'_> {
     fn for_people(&self, labels: &Labels) -> String {
         let mut text = called(labels);
         let _ = took(self.duration_us, &mut text);
-        let _ = write!(text, " {}", self.status);
+        let _ = write!(text, " {}", self.call.status);
         if let Some(error) = &self.error {
             let _ = write!(text, " ({error})");
         }
         let _ = write!(text, " {}", via(labels));
-        for (bytes, what) in [(self.sent_bytes, "sent"), (self.received_bytes, "received")] {
+        let DetailFields { sent_bytes, received_bytes, peer, .. } = self.details;
+        for (bytes, what) in [(sent_bytes, "sent"), (received_bytes, "received")] {
             if let Some(bytes) = bytes {
                 let _ = write!(text, ", {bytes} B {what}");
             }
         }
-        if let Some(peer) = self.peer {
+        if let Some(peer) = peer {
             let _ = write!(text, ", from {peer}");
         }
         text
@@ -299,7 +279,7 @@ impl TimeText {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{net::SocketAddr, sync::Arc};
 
     use monitor_ebpf::LabelSet;
 

@@ -3,6 +3,7 @@
 //! One direction, as everywhere: whoever reads slowly loses lines of its own and is told how many; nobody waits for
 //! it. `docs/events.md` has every field.
 
+mod fields;
 mod filter;
 mod lines;
 mod outbox;

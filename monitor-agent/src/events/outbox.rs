@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    io,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -120,26 +121,43 @@ impl Outbox {
     }
 
     /// Writes lines out as they come, until the outbox is closed and empty.
-    pub async fn write_to(&self, mut out: impl AsyncWrite + Unpin) -> std::io::Result<()> {
+    pub async fn write_to(&self, mut out: impl AsyncWrite + Unpin) -> io::Result<()> {
+        while let Some(piece) = self.next().await {
+            out.write_all(&piece).await?;
+            out.flush().await?;
+            self.written(&piece);
+        }
+        Ok(())
+    }
+
+    /// The same where writing blocks: for a thread that does nothing else.
+    pub async fn write_blocking(&self, mut out: impl io::Write) -> io::Result<()> {
+        while let Some(piece) = self.next().await {
+            out.write_all(&piece)?;
+            out.flush()?;
+            self.written(&piece);
+        }
+        Ok(())
+    }
+
+    /// The piece that is to be written next, once there is one; `None` when the outbox is closed and empty.
+    async fn next(&self) -> Option<Vec<u8>> {
         loop {
-            let next = {
+            {
                 let mut state = self.lock();
                 let piece = state.pieces.pop_front();
-                if piece.is_none() && state.is_closed {
-                    return Ok(());
+                if piece.is_some() || state.is_closed {
+                    return piece;
                 }
-                piece
-            };
-            match next {
-                Some(piece) => {
-                    out.write_all(&piece).await?;
-                    out.flush().await?;
-                    self.lock().bytes -= piece.len();
-                }
-                // Lines that came in between have left a permit.
-                None => self.changed.notified().await,
             }
+            // Lines that came in between have left a permit.
+            self.changed.notified().await;
         }
+    }
+
+    /// Makes room where a piece was that has been written.
+    fn written(&self, piece: &[u8]) {
+        self.lock().bytes -= piece.len();
     }
 }
 
@@ -172,6 +190,10 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Read as _, thread};
+
+    use serde_json::Value;
+
     use super::*;
 
     const LOSS: Loss = Loss { target: 7, event: EventKind::Finish, reason: LossReason::SlowReader };
@@ -254,5 +276,38 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!((lines.len(), lines[2]), (3, "after"), "{text}");
         assert!(lines[1].contains("\"lost\":1"), "{text}");
+    }
+
+    /// What fits into the pipe and the outbox is by far less than there is.
+    #[test]
+    fn a_reader_that_blocks_holds_nobody_else_up_and_is_told() {
+        const LINES: u64 = 1_000;
+        let outbox = Outbox::new(100 << 10, Format::Ndjson);
+        let (mut pipe, out) = io::pipe().expect("a pipe");
+        let long = "x".repeat(1 << 10);
+        let mut text = String::new();
+        let dropped: u64 = thread::scope(|scope| {
+            let writing = scope.spawn(|| runtime().block_on(outbox.write_blocking(out)));
+            let dropped = (0..LINES).map(|_| outbox.put(&batch(&[&long]), 0)).sum();
+            outbox.close(0);
+            pipe.read_to_string(&mut text).expect("text");
+            writing.join().expect("no panic").expect("a reader");
+            dropped
+        });
+        let whole = text.lines().filter(|line| **line == *long).count() as u64;
+        let told = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let lost: u64 = told.filter_map(|line| line["lost"].as_u64()).sum();
+        assert!(dropped > LINES / 2, "{dropped} dropped");
+        assert_eq!((whole, lost), (LINES - dropped, dropped));
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_is_an_end() {
+        let outbox = Outbox::new(100, Format::Ndjson);
+        let (pipe, out) = io::pipe().expect("a pipe");
+        drop(pipe);
+        outbox.put(&batch(&["one"]), 0);
+        let error = runtime().block_on(outbox.write_blocking(out)).expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

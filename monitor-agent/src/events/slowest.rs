@@ -4,13 +4,13 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap, VecDeque},
     fmt::Write as _,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
 
 use serde::Serialize;
 
+use super::fields::{CallFields, DetailFields, micros};
 use crate::{
     export::time::rfc3339,
     pipeline::{Details, FinishedCall, Labels, Side, Tracer},
@@ -205,31 +205,15 @@ impl Kept {
 /// The labels of a part of the answer, which no other part has. In the order of the parts.
 #[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
 struct ShownLabels<'a> {
-    target: u32,
-    side: &'static str,
-    caller: &'a str,
-    callee: &'a str,
-    method: &'a str,
-    #[serde(rename = "type")]
-    call_type: &'static str,
-    status: &'static str,
+    #[serde(flatten)]
+    call: CallFields<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Cow<'static, str>>,
 }
 
 impl<'a> ShownLabels<'a> {
     fn of(set: &'a KeptSet) -> Self {
-        let labels = set.labels.as_ref();
-        Self {
-            target: set.target,
-            side: labels.side.name(),
-            caller: &labels.caller,
-            callee: &labels.callee,
-            method: &labels.method,
-            call_type: labels.call_type.name(),
-            status: labels.status(),
-            error: labels.error(),
-        }
+        Self { call: CallFields::of(set.target, &set.labels), error: set.labels.error() }
     }
 }
 
@@ -246,24 +230,15 @@ struct DescribedSet<'a> {
 struct DescribedCall {
     time: String,
     duration_us: Option<u128>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    goroutine: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sent_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    received_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    peer: Option<SocketAddr>,
+    #[serde(flatten)]
+    details: DetailFields,
 }
 
 fn described(call: &Call) -> DescribedCall {
     DescribedCall {
         time: rfc3339(UNIX_EPOCH + Duration::from_nanos(call.time_ns)),
-        duration_us: call.duration.map(|duration| duration.as_micros()),
-        goroutine: call.details.map(|details| details.goroutine),
-        sent_bytes: call.details.and_then(|details| details.sent_bytes),
-        received_bytes: call.details.and_then(|details| details.received_bytes),
-        peer: call.details.and_then(|details| details.peer),
+        duration_us: micros(call.duration),
+        details: DetailFields::of(call.details),
     }
 }
 

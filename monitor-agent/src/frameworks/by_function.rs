@@ -94,6 +94,7 @@ fn call(spanned: &Spanned<WrittenCall>, codes: &[&str]) -> Result<CallSpec, Wron
         kind: kind(spanned, &root)?,
         first_finish: matches!(policy, CallPolicy::FirstFinish),
         not_within: written.not_within.as_ref().map(symbols).transpose()?.unwrap_or_default(),
+        ends_once: written.ends_once.as_ref().map(|text| way(text, text.get_ref())).transpose()?,
         begins_if: written.begins_if.as_ref().map(|asked| equals(asked, &root)).transpose()?,
         first_if: written.first_if.as_ref().map(|asked| equals(asked, &root)).transpose()?,
         only_if: conditions.collect::<Result<_, _>>()?,

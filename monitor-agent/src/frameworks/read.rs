@@ -9,9 +9,10 @@ use super::{
 use crate::specs::{SpecError, read::of_text};
 
 /// Keys of a file and of its operations that users' specs do not have.
-pub const FRAMEWORK_KEYS: [&str; 31] = [
+pub const FRAMEWORK_KEYS: [&str; 32] = [
     "also_finish",
     "begins_if",
+    "ends_once",
     "error_finish",
     "errors",
     "first_if",

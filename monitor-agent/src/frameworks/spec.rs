@@ -298,6 +298,9 @@ pub struct CallSpec {
     /// Functions, without the module path, that tell failures in the middle of a call: what they, the closures in them and
     /// what these call tell is not its end.
     pub not_within: Vec<String>,
+    /// Way to a field by which a call keeps that its end has been told: where it is there the first that is told is its
+    /// end, also if [`not_within`](Self::not_within) has told it.
+    pub ends_once: Option<Way>,
     /// Path to a number, and what it must be for a hit of the start to be one: else it is another attempt of the same call.
     pub begins_if: Option<(Alternatives, u32)>,
     /// Path to a number, and what it must be for a finish without a start to be the first of its call.

@@ -196,6 +196,7 @@ pub(super) struct WrittenCall {
     pub(super) unary: Option<Spanned<bool>>,
     pub(super) streams: Option<WrittenStreams>,
     pub(super) not_within: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) ends_once: Option<Spanned<String>>,
     pub(super) begins_if: Option<WrittenQuestion>,
     pub(super) first_if: Option<WrittenQuestion>,
     #[serde(default)]

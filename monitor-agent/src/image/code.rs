@@ -237,6 +237,23 @@ pub fn first_instruction(code: &[u8], entry: u64) -> Result<SiteChoice, CodeErro
     Body::decode(code, entry)?.describe(0, SiteKind::Entry, "the first instruction, whatever it is", code)
 }
 
+/// Whether a Go function does nothing but go on elsewhere: it calls nothing, has no return, and jumps out of itself or to an
+/// address that it has worked out. So the compiler makes methods that a struct has from what is embedded in it, and nothing
+/// that somebody has written.
+pub(super) fn goes_on_elsewhere(code: &[u8], entry: u64) -> bool {
+    let Ok(body) = Body::decode(code, entry) else { return false };
+    let end = entry.saturating_add(code.len() as u64);
+    let leaves = |i: &Instruction| match i.flow_control() {
+        FlowControl::UnconditionalBranch => !(entry..end).contains(&i.near_branch_target()),
+        FlowControl::IndirectBranch => true,
+        _ => false,
+    };
+    let comes_back = |i: &Instruction| {
+        matches!(i.flow_control(), FlowControl::Return | FlowControl::Call | FlowControl::IndirectCall)
+    };
+    body.instructions.iter().any(leaves) && !body.instructions.iter().any(comes_back)
+}
+
 /// The instructions of a function.
 pub(super) struct Body {
     entry: u64,

@@ -1,17 +1,18 @@
 //! Why an executable gives no values.
 
 use std::io;
+use std::sync::Arc;
 
 use thiserror::Error;
 
 /// Why a file, or a part of it, cannot be used.
 ///
 /// Each text is what follows the file's name in a sentence: "/bin/x is not an ELF file".
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 pub enum ImageError {
     /// The operating system could not read the file.
     #[error("can't be read: {0}")]
-    Io(io::Error),
+    Io(Arc<io::Error>),
     /// The file has no bytes.
     #[error("is empty")]
     Empty,
@@ -76,6 +77,6 @@ impl From<io::Error> for ImageError {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return Self::Truncated { what: "contents (it shrank while it was read)" };
         }
-        Self::Io(error)
+        Self::Io(Arc::new(error))
     }
 }

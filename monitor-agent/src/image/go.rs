@@ -9,7 +9,8 @@ mod tests;
 
 use std::cell::Cell;
 
-pub use functions::Function;
+pub(crate) use functions::A_WRAPPER;
+pub use functions::{Function, StandIn};
 pub use inlined::Dissolved;
 pub use itabs::Itab;
 
@@ -49,8 +50,16 @@ struct Slice {
     len: u64,
 }
 
+/// What takes a search of the file.
+#[derive(Clone, Copy)]
+pub(super) struct Found {
+    version: GoVersion,
+    format: TableFormat,
+    module: ModuleData,
+}
+
 /// Finds and checks the module data of `image`.
-pub(super) fn open(image: &Image) -> Result<GoImage<'_>, ImageError> {
+pub(super) fn find(image: &Image) -> Result<Found, ImageError> {
     let name = image.build_info()?.go_version;
     let unsupported = |why: &str| ImageError::UnsupportedGo { version: name.clone(), why: why.to_owned() };
     let version = GoVersion::parse(&name)
@@ -69,10 +78,7 @@ pub(super) fn open(image: &Image) -> Result<GoImage<'_>, ImageError> {
             continue;
         }
         if let Some(module) = find_module_data(image, version, table, &header, format)? {
-            let inlined = inlined::Inlined::in_table_of(module.functions.len);
-            let go = GoImage { image, version, format, module, type_budget: Cell::new(0), inlined };
-            go.renew_type_budget();
-            return Ok(go);
+            return Ok(Found { version, format, module });
         }
     }
     Err(ImageError::malformed(if tables.is_empty() {
@@ -80,6 +86,17 @@ pub(super) fn open(image: &Image) -> Result<GoImage<'_>, ImageError> {
     } else {
         format!("its Go function table is not one of {version}; the program may be obfuscated (garble)")
     }))
+}
+
+impl<'a> GoImage<'a> {
+    /// The Go side with what was found of it. Reads nothing.
+    pub(super) fn new(image: &'a Image, found: Found) -> Self {
+        let Found { version, format, module } = found;
+        let inlined = inlined::Inlined::in_table_of(module.functions.len);
+        let go = Self { image, version, format, module, type_budget: Cell::new(0), inlined };
+        go.renew_type_budget();
+        go
+    }
 }
 
 impl GoImage<'_> {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Bytes that can be read at any offset: an open file, or memory.
 ///
@@ -41,6 +41,18 @@ impl Source for Arc<File> {
     }
 }
 
+/// A file that may be closed while there is still an image of it: then there is nothing to read any more.
+impl Source for Weak<File> {
+    fn len(&self) -> u64 {
+        self.upgrade().map_or(0, |file| Source::len(&*file))
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let file = self.upgrade().ok_or_else(|| Error::new(ErrorKind::NotFound, "it has been closed"))?;
+        Source::read_at(&*file, offset, buf)
+    }
+}
+
 impl Source for &'static [u8] {
     fn len(&self) -> u64 {
         <[u8]>::len(self) as u64
@@ -68,4 +80,22 @@ fn copy_at(data: &[u8], offset: u64, buf: &mut [u8]) -> Result<()> {
         range.and_then(|range| data.get(range)).ok_or_else(|| Error::from(ErrorKind::UnexpectedEof))?;
     buf.copy_from_slice(bytes);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_as_long_as_somebody_has_it_open() {
+        let file = Arc::new(File::open("/proc/self/exe").expect("this program"));
+        let source = Arc::downgrade(&file);
+        let mut magic = [0; 4];
+        Source::read_at(&source, 0, &mut magic).expect("an open file");
+        assert_eq!(&magic, b"\x7fELF");
+        assert!(Source::len(&source) > 0);
+        drop(file);
+        assert!(Source::read_at(&source, 0, &mut magic).is_err());
+        assert_eq!(Source::len(&source), 0);
+    }
 }

@@ -8,7 +8,10 @@ use std::{
 use cpp_demangle::{BorrowedSymbol, DemangleOptions, ParseOptions};
 use rustc_demangle::try_demangle;
 
-use super::native::{is_native_part, native_original};
+use super::{
+    native::{is_native_part, native_original},
+    parameters::Parameters,
+};
 
 /// Longer symbols are known by their mangled names only: what takes long to decode is long.
 const SYMBOL_MAX: usize = 1_024;
@@ -38,7 +41,7 @@ const SYMBOL_WORK: usize = 8;
 const PIECE_WORK: usize = 32;
 
 /// What libstdc++ has for a string since C++11, as demangled, and as people write it.
-const CXX11_STRING: [&str; 2] =
+pub(super) const CXX11_STRING: [&str; 2] =
     ["std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >", "std::string"];
 
 /// Makes names of the source for the symbols of one executable, until it has had more work than any program is worth.
@@ -68,16 +71,7 @@ impl Demangler {
             // Without the hash.
             return self.bounded(|out| write!(out, "{name:#}")).into_iter().collect();
         }
-        if !symbol.starts_with("_Z") {
-            return Vec::new();
-        }
-        let limits = ParseOptions::default().recursion_limit(depth(symbol));
-        let begin = own_time();
-        let Ok(symbol) = BorrowedSymbol::new_with_options(symbol.as_bytes(), &limits) else {
-            // What can't be read may have been read again and again: it pays a nanosecond as a byte. What is read is read once.
-            self.pay(usize::try_from(own_time().saturating_sub(begin).as_nanos()).unwrap_or(usize::MAX));
-            return Vec::new();
-        };
+        let Some(symbol) = self.read(symbol) else { return Vec::new() };
         let options = DemangleOptions::new().recursion_limit(DEPTH_MAX);
         let mut of = |options: DemangleOptions| self.bounded(|out| symbol.structured_demangle(out, &options));
         let mut names = Vec::new();
@@ -89,6 +83,33 @@ impl Demangler {
             names.extend(of(options.no_params().no_return_type()));
         }
         names
+    }
+
+    /// What a C++ function gets, by its symbol. `None` where that does not tell, or can't be read as for names.
+    pub fn parameters(&mut self, symbol: &str) -> Option<Parameters> {
+        if symbol.len() > SYMBOL_MAX || self.is_exhausted() {
+            return None;
+        }
+        self.pay(symbol.len() * SYMBOL_WORK);
+        let read = self.read(symbol)?;
+        let options = DemangleOptions::new().recursion_limit(DEPTH_MAX).no_return_type();
+        let name = self.bounded(|out| read.structured_demangle(out, &options))?;
+        Parameters::of(symbol, &name)
+    }
+
+    /// A symbol of C++, if it can be read.
+    fn read<'a>(&mut self, symbol: &'a str) -> Option<BorrowedSymbol<'a>> {
+        if !symbol.starts_with("_Z") {
+            return None;
+        }
+        let limits = ParseOptions::default().recursion_limit(depth(symbol));
+        let begin = own_time();
+        let read = BorrowedSymbol::new_with_options(symbol.as_bytes(), &limits);
+        if read.is_err() {
+            // What can't be read may have been read again and again: it pays a nanosecond as a byte. What is read is read once.
+            self.pay(usize::try_from(own_time().saturating_sub(begin).as_nanos()).unwrap_or(usize::MAX));
+        }
+        read.ok()
     }
 
     /// Whether it has made so many names that it makes no more: a symbol without names may have some then.

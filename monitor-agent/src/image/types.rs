@@ -181,6 +181,12 @@ impl GoImage<'_> {
         })
     }
 
+    /// Kind and name of the type whose descriptor is at `address`: a few short reads, whatever fields it has.
+    pub(crate) fn kind_and_name_at(&self, address: u64) -> Result<(Kind, String), ImageError> {
+        let header = self.type_header(address)?;
+        Ok((header.kind, self.name_of(&header)?))
+    }
+
     fn type_header(&self, address: u64) -> Result<Header, ImageError> {
         let no_type = || ImageError::malformed(format!("there is no Go type at {address:#x}"));
         if !self.holds_type(address) {
@@ -309,6 +315,10 @@ mod tests {
         assert_eq!(found.pkg_path.as_deref(), Some("example.com/pkg"));
         let found = go.type_at(places.interface).expect("a type");
         assert_eq!((found.kind, &*found.name, found.elem), (Kind::Interface, "pkg.I", None));
+        for address in [places.object, places.pointer, places.interface] {
+            let whole = go.type_at(address).expect("a type");
+            assert_eq!(go.kind_and_name_at(address).expect("a type"), (whole.kind, whole.name));
+        }
     }
 
     #[test]

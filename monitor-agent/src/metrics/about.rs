@@ -22,6 +22,8 @@ pub struct AgentStats {
     pub resident_bytes: Option<u64>,
     /// Scrapes answered.
     pub scrapes: u64,
+    /// Answers and pushes that had no newer numbers than those before.
+    pub stale_answers: u64,
     /// Connections of HTTP peers that were cut off, by reason.
     pub connections_cut: Vec<(&'static str, u64)>,
     /// Requests of theirs that got an error in place of an answer, by reason.
@@ -79,6 +81,8 @@ pub struct TargetStats {
     pub in_flight: u64,
     /// Calls that were in flight when the target ended.
     pub never_finished: u64,
+    /// Calls that were given up since they were too old, as of the moment of those in flight.
+    pub aged: u64,
     /// Label sets that may be kept.
     pub label_sets_limit: u64,
     /// Bytes in the ring when it was last looked at, before they were taken out.
@@ -220,6 +224,12 @@ fn about_agent(agent: &AgentStats, families: &mut Vec<MetricFamily>) {
     FamilyBuilder::counter("monitor_scrapes_total", "Scrapes answered.")
         .with(&[], float(agent.scrapes))
         .finish(families);
+    FamilyBuilder::counter(
+        "monitor_stale_answers_total",
+        "Answers and pushes with what was there before, since what is there by now could not be read in time.",
+    )
+    .with(&[], float(agent.stale_answers))
+    .finish(families);
     about_peers(agent, families);
     if let Some(pushes) = agent.pushes {
         FamilyBuilder::counter("monitor_otlp_exports_total", "Pushes by OTLP, by what became of them.")
@@ -378,7 +388,7 @@ const PER_TARGET: &[PerTarget] = &[
                 ("in_flight_full", float(target.counters.refused_full)),
                 ("nested_too_deep", float(target.counters.refused_nested)),
                 ("abandoned", float(target.counters.abandoned)),
-                ("aged", float(target.counters.aged)),
+                ("aged", float(target.aged)),
                 ("sampled_out", float(target.counters.starts_sampled_out)),
                 ("label_table_failed", float(target.counters.finishes_lost)),
                 ("target_ended", float(target.never_finished)),

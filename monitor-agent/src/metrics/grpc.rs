@@ -15,11 +15,11 @@ use crate::{
 /// `prometheus.DefBuckets` of `client_golang`, in milliseconds.
 const MILLISECONDS: [u32; 11] = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000];
 
-/// The name of a code in other languages, and in OpenTelemetry (`error.type`): `DEADLINE_EXCEEDED`.
-pub(super) fn canonical_code_name(code: Option<u32>) -> String {
-    let Some(code) = code else { return "_OTHER".to_owned() };
+/// The name of a code in other languages, and in OpenTelemetry: `DEADLINE_EXCEEDED`. One without a name is as otelgrpc writes
+/// it (`stats_handler.go` @ v0.72.0).
+pub(super) fn canonical_code_name(code: u32) -> String {
     match known().code(code) {
-        None => code.to_string(),
+        None => format!("CODE({code})"),
         Some("OK") => "OK".to_owned(),
         Some("Canceled") => "CANCELLED".to_owned(),
         Some(name) => {

@@ -163,7 +163,7 @@ fn shown<'a>((target, values): &'a Key, selection: &LabelSelection) -> Vec<(&'st
     labels
 }
 
-/// The bytes of calls, from the RPC's own statistics, of targets that have them.
+/// The bytes of calls, from the RPC's own statistics, of copies of Kitex that have them.
 fn bytes(
     snapshots: &[(Option<String>, &Snapshot)],
     side: Side,
@@ -174,10 +174,9 @@ fn bytes(
         (extra::BYTES_SENT, "send", "Bytes written for RPCs, as their own statistics count them."),
         (extra::BYTES_RECEIVED, "recv", "Bytes read for RPCs, as their own statistics count them."),
     ] {
-        let counted: Vec<_> = snapshots.iter().filter(|(_, snapshot)| snapshot.has_bytes).cloned().collect();
         let mut family = FamilyBuilder::counter(&format!("kitex_{}_{word}_bytes", side.name()), help);
         let of_series = |series: &Series| (series.total > 0).then(|| series.extras[kind as usize]);
-        for (key, bytes) in sums(&counted, side, selection, of_series) {
+        for (key, bytes) in sums(snapshots, |snapshot| &snapshot.with_bytes, side, selection, of_series) {
             family.push(&shown(&key, selection), float(bytes));
         }
         family.finish(families);
@@ -209,7 +208,7 @@ fn messages(
                 let messages = series.extras[number as usize];
                 (series.labels.stream == kind && messages > 0).then_some(messages)
             };
-            for (key, messages) in sums(snapshots, side, &selection, of_series) {
+            for (key, messages) in sums(snapshots, |snapshot| &snapshot.series, side, &selection, of_series) {
                 let mut labels = shown(&key, &selection);
                 labels.extend([("kind", kind.name()), ("direction", direction)]);
                 family.push(&labels, float(messages));
@@ -219,16 +218,17 @@ fn messages(
     family.finish(families);
 }
 
-/// Sums a number of each series over those that become equal.
+/// Sums a number of each of these series over those that become equal.
 fn sums(
     snapshots: &[(Option<String>, &Snapshot)],
+    series: fn(&Snapshot) -> &[Arc<Series>],
     side: Side,
     selection: &LabelSelection,
     number: impl Fn(&Series) -> Option<u64>,
 ) -> BTreeMap<Key, u64> {
     let mut sums = BTreeMap::new();
     for (target, snapshot) in snapshots {
-        for series in snapshot.series.iter().filter(|series| is_of(&series.labels, side)) {
+        for series in series(snapshot).iter().filter(|series| is_of(&series.labels, side)) {
             let Some(number) = number(series) else { continue };
             let values = selection.0.iter().map(|label| label.value(&series.labels)).collect();
             *sums.entry((target.clone(), values)).or_default() += number;
@@ -284,7 +284,7 @@ fn help(side: Side) -> (&'static str, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{CallType, Extras, Ladder};
+    use crate::pipeline::{CallType, Changes, Extras, Ladder, Published};
 
     fn series(method: &str, failed: bool, total: u64) -> Arc<Series> {
         let labels = Labels {
@@ -322,12 +322,33 @@ mod tests {
     #[test]
     fn bytes_that_were_not_counted_are_absent() {
         let uncounted = Snapshot { series: vec![series("A", false, 1)], ..Snapshot::default() };
-        let counted = Snapshot { has_bytes: true, ..uncounted.clone() };
+        let counted = Snapshot { with_bytes: uncounted.series.clone(), ..uncounted.clone() };
         let bytes = |snapshot: &Snapshot| {
             let families = kitex(&[(None, snapshot)], &view("method"));
             families.iter().filter(|family| family.name().ends_with("_bytes")).count()
         };
         assert_eq!((bytes(&uncounted), bytes(&counted)), (0, 2));
+    }
+
+    #[test]
+    fn of_two_copies_only_that_which_records_bytes_has_any() {
+        let changes = |method, has_bytes| Changes {
+            series: vec![(0, series(method, false, 1))],
+            has_bytes,
+            ..Changes::default()
+        };
+        let published = Published::default();
+        published.update(vec![changes("Counted", true), changes("Uncounted", false)]);
+        let snapshot = published.get();
+        let families = kitex(&[(None, snapshot.as_ref())], &view("method"));
+        let methods = |name: &str| -> Vec<_> {
+            let family = families.iter().find(|family| family.name() == name);
+            let metrics = family.into_iter().flat_map(MetricFamily::get_metric);
+            metrics.map(|metric| metric.get_label()[0].value().to_owned()).collect()
+        };
+        assert_eq!(methods("kitex_client_throughput"), ["Counted", "Uncounted"]);
+        assert_eq!(methods("kitex_client_send_bytes"), ["Counted"]);
+        assert_eq!(methods("kitex_client_recv_bytes"), ["Counted"]);
     }
 
     #[test]
@@ -338,7 +359,8 @@ mod tests {
         changed.extras[extra::MESSAGES_RECEIVED as usize] = 7;
         let mut calls = series("Chat", false, 2);
         Arc::make_mut(&mut calls).extras[extra::BYTES_SENT as usize] = 100;
-        let snapshot = Snapshot { series: vec![messages, calls], has_bytes: true, ..Snapshot::default() };
+        let series = vec![messages, calls];
+        let snapshot = Snapshot { with_bytes: series.clone(), series, ..Snapshot::default() };
         let families = kitex(&[(None, &snapshot)], &view("method,status"));
         let values: Vec<_> = families
             .iter()

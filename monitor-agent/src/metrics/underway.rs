@@ -25,12 +25,14 @@ pub struct UnderwayCalls {
     kitex: Groups<[String; LABELS]>,
     /// By kind, service and method.
     grpc: Groups<(StreamKind, [String; 2])>,
-    /// Calls that are in no family.
+    /// Calls that are in no family, or were gone when their names had been read.
     pub others: u64,
     /// Some of Kitex's are not seen, so none of its are shown.
     pub is_sample: bool,
     /// Calls of a target that has ended.
     pub never_finished: u64,
+    /// Calls that had been given up by that moment, ever, since they were too old.
+    pub aged: u64,
 }
 
 /// Groups by side and names.

@@ -63,8 +63,6 @@ pub struct CounterValues {
     pub starts_lost: u64,
     /// Finishes of streams that had finished already, or whose start was not seen.
     pub repeated: u64,
-    /// Starts that were forgotten because they were too old.
-    pub aged: u64,
     /// Records that arrived of calls whose start was seen by a probe.
     pub records_timed: u64,
     /// Records without one that arrived.
@@ -93,7 +91,7 @@ pub struct Outcomes {
     pub sampled_out: u64,
     /// Their durations found no room in the ring, or the clock was set meanwhile.
     pub lost: u64,
-    /// Their records have arrived since the totals were read, or just before.
+    /// Their records have arrived since the totals were read, or just before, or can't be taken out of the ring yet.
     pub pending: u64,
 }
 
@@ -140,7 +138,6 @@ impl CounterValues {
             messages_lost,
             starts_lost,
             repeated,
-            aged,
             records_timed,
             records_unpaired,
             label_sets,
@@ -178,7 +175,6 @@ impl CounterValues {
             (messages_lost, other.messages_lost),
             (starts_lost, other.starts_lost),
             (repeated, other.repeated),
-            (aged, other.aged),
             (records_timed, other.records_timed),
             (records_unpaired, other.records_unpaired),
             (label_sets, other.label_sets),
@@ -216,7 +212,6 @@ pub struct Aggregate {
     records_unpaired: u64,
     /// Records that belong to the next snapshot: those of clients, and of servers.
     waiting: [u64; 2],
-    aged: u64,
     recorded: u64,
     /// Calls of clients, and of servers, whose recorded start means nothing.
     clock_set: [u64; 2],
@@ -252,14 +247,13 @@ impl Aggregate {
             records_timed: 0,
             records_unpaired: 0,
             waiting: [0; 2],
-            aged: 0,
             recorded: 0,
             clock_set: [0; 2],
         }
     }
 
-    /// Takes note of the calls whose records came after the last one that is counted, by their sides: they are counted
-    /// next time.
+    /// Takes note of the calls whose records came after the last one that is counted, or wait for one that is being written, by
+    /// their sides: they are counted next time.
     pub fn waiting(&mut self, sides: impl Iterator<Item = Side>) {
         self.waiting = [0; 2];
         for side in sides {
@@ -280,11 +274,6 @@ impl Aggregate {
         let calls = total.saturating_sub(before.0);
         self.sums[of_side(labels.side)].finished += calls;
         self.labels_cut += calls * u64::from(labels.cut_names);
-    }
-
-    /// Counts calls that were forgotten because they were too old.
-    pub fn aged(&mut self, calls: u64) {
-        self.aged += calls;
     }
 
     /// Finished calls that have recorded their start themselves.
@@ -396,7 +385,6 @@ impl Aggregate {
             messages_lost: counter(Counter::MessageLost),
             starts_lost: counter(Counter::StartLabelLost),
             repeated: counter(Counter::FinishRepeated),
-            aged: self.aged,
             records_timed: self.records_timed,
             records_unpaired: self.records_unpaired,
             label_sets: self.label_sets,

@@ -111,6 +111,11 @@ pub trait Executable {
         false
     }
 
+    /// Whether the programs can read how often a client's call was retried. Where they can't, they write 0.
+    fn tells_retries(&self) -> bool {
+        true
+    }
+
     /// Name of the class of errors that the object at this offset of the executable stands for.
     fn error_class(&self, offset: u32) -> &'static str;
 
@@ -230,9 +235,10 @@ impl Labels {
             cut_names += u8::from(is_cut);
             shown
         });
+        let side = if set.side == side::SERVER { Side::Server } else { Side::Client };
         Self {
             framework: Framework::Kitex,
-            side: if set.side == side::SERVER { Side::Server } else { Side::Client },
+            side,
             call_type: match set.call_type {
                 call_type::ONEWAY => CallType::Oneway,
                 call_type::STREAMING => CallType::Streaming,
@@ -244,6 +250,7 @@ impl Labels {
             failed: set.failed != 0,
             retry: match set.retry {
                 retry_count::UNREADABLE => UNREADABLE.to_owned(),
+                _ if side == Side::Client && !executable.tells_retries() => UNREADABLE.to_owned(),
                 count => count.to_string(),
             },
             error_class: match set.error {
@@ -337,10 +344,11 @@ impl Name {
     /// either, or both.
     fn service_and_method(&self) -> (&str, &str) {
         let whole = self.shown.as_str();
-        match whole.strip_prefix('/').unwrap_or(whole).split_once('/') {
+        let path = whole.strip_prefix('/').unwrap_or(whole);
+        match path.split_once('/') {
             Some((service, method)) => (or_unknown(service), or_unknown(method)),
             // What stands in for the path does so for both, and where it was cut the method is gone.
-            None if self.is_instead || self.is_cut => (whole, whole),
+            None if self.is_instead || self.is_cut => (path, path),
             None => (UNKNOWN, UNKNOWN),
         }
     }
@@ -519,13 +527,26 @@ mod tests {
 
     #[test]
     fn one_name_for_service_and_method_is_cut_once() {
-        let mut set = LabelSet { error: 5, failed: 1, ..LabelSet::EMPTY };
-        set.text.as_flattened_mut().fill(b's');
-        set.lengths[0] = u8::try_from(set.text.as_flattened().len()).unwrap();
-        set.marks[0] = mark::CUT;
-        let labels = Labels::decode(&set, &Echo(Framework::Grpc));
-        let shown = format!("{}…", "s".repeat(192));
-        assert_eq!((&labels.callee, &labels.method, labels.cut_names), (&shown, &shown, 1));
+        let decode = |path: &[u8]| {
+            let mut set = LabelSet { error: 5, failed: 1, ..LabelSet::EMPTY };
+            set.text.as_flattened_mut().copy_from_slice(path);
+            set.lengths[0] = u8::try_from(path.len()).unwrap();
+            set.marks[0] = mark::CUT;
+            let Labels { callee, method, cut_names, .. } = Labels::decode(&set, &Echo(Framework::Grpc));
+            assert_eq!(cut_names, 1);
+            (callee, method)
+        };
+        let all = format!("{}…", "s".repeat(192));
+        assert_eq!(decode(&[b's'; 192]), (all.clone(), all));
+        // The slash at the beginning is no part of a name.
+        let service = "s".repeat(191);
+        let all = format!("{service}…");
+        assert_eq!(decode(format!("/{service}").as_bytes()), (all.clone(), all));
+        let service = "s".repeat(190);
+        assert_eq!(decode(format!("/{service}/").as_bytes()), (service, "…".to_owned()));
+        let service = "s".repeat(100);
+        let method = format!("{}…", "m".repeat(90));
+        assert_eq!(decode(format!("/{service}/{}", "m".repeat(90)).as_bytes()), (service, method));
     }
 
     #[test]
@@ -535,6 +556,44 @@ mod tests {
         assert_eq!(class(error_class::ELSEWHERE), "other");
         assert_eq!(class(0x500), "timeout");
         assert_eq!(class(0x508), "other");
+    }
+
+    /// An executable that doesn't say how the tags of a callee lie.
+    struct WithoutTags;
+
+    impl Executable for WithoutTags {
+        fn framework(&self) -> Framework {
+            Framework::Kitex
+        }
+
+        fn tells_retries(&self) -> bool {
+            false
+        }
+
+        fn constant(&self, _: u64, _: usize) -> Option<Vec<u8>> {
+            None
+        }
+
+        fn error_class(&self, _: u32) -> &'static str {
+            OTHER
+        }
+
+        fn protocol(&self, _: u16) -> Option<String> {
+            None
+        }
+    }
+
+    #[test]
+    fn retries_that_were_not_read_are_no_number() {
+        let retry = |side: u8, retry: u16, executable: &dyn Executable| {
+            Labels::decode(&LabelSet { side, retry, ..LabelSet::EMPTY }, executable).retry
+        };
+        assert_eq!(retry(side::CLIENT, 0, &ECHO), "0");
+        assert_eq!(retry(side::CLIENT, 2, &ECHO), "2");
+        assert_eq!(retry(side::CLIENT, retry_count::UNREADABLE, &ECHO), "unreadable");
+        assert_eq!(retry(side::CLIENT, 0, &WithoutTags), "unreadable");
+        // A server's has no tags to read.
+        assert_eq!(retry(side::SERVER, 0, &WithoutTags), "0");
     }
 
     #[test]

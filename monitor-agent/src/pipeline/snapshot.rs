@@ -73,8 +73,8 @@ pub struct Series {
 pub struct Snapshot {
     /// One entry for each label set that has calls or messages.
     pub series: Vec<Arc<Series>>,
-    /// Whether the bytes of the calls were counted: asked for, and recorded by the framework's release.
-    pub has_bytes: bool,
+    /// Those of them whose calls' bytes were counted: asked for, and recorded by the release of their copy of the framework.
+    pub with_bytes: Vec<Arc<Series>>,
     /// The programs' own counters.
     pub counters: CounterValues,
 }
@@ -84,7 +84,7 @@ pub struct Snapshot {
 pub struct Changes {
     /// The label sets that have changed, by their numbers.
     pub series: Vec<(u32, Arc<Series>)>,
-    /// As in [`Snapshot`].
+    /// Whether the bytes of its calls are counted.
     pub has_bytes: bool,
     /// The programs' own counters.
     pub counters: CounterValues,
@@ -96,20 +96,38 @@ pub struct Published(Mutex<Newest>);
 
 #[derive(Debug, Default)]
 struct Newest {
-    /// Of each copy of a framework its label sets by number.
-    copies: Vec<Vec<Option<Arc<Series>>>>,
-    has_bytes: bool,
+    /// Each copy of a framework.
+    copies: Vec<NewestOfCopy>,
     counters: CounterValues,
 }
 
+#[derive(Debug, Default)]
+struct NewestOfCopy {
+    /// Its label sets by number.
+    series: Vec<Option<Arc<Series>>>,
+    has_bytes: bool,
+}
+
+impl NewestOfCopy {
+    fn series(&self) -> impl Iterator<Item = Arc<Series>> {
+        self.series.iter().flatten().cloned()
+    }
+}
+
 impl Published {
-    /// All of them at one moment. Holds the pipeline up while a pointer for each label set is copied.
+    /// All of them at one moment. Holds the pipeline up while a pointer for each label set is copied, and another where bytes
+    /// are counted.
     #[must_use]
     pub fn get(&self) -> Arc<Snapshot> {
         let newest = self.lock();
         Arc::new(Snapshot {
-            series: newest.copies.iter().flatten().flatten().cloned().collect(),
-            has_bytes: newest.has_bytes,
+            series: newest.copies.iter().flat_map(NewestOfCopy::series).collect(),
+            with_bytes: newest
+                .copies
+                .iter()
+                .filter(|copy| copy.has_bytes)
+                .flat_map(NewestOfCopy::series)
+                .collect(),
             counters: newest.counters,
         })
     }
@@ -117,12 +135,12 @@ impl Published {
     /// Takes over what is new in each copy.
     pub fn update(&self, changes: Vec<Changes>) {
         let mut newest = self.lock();
-        newest.copies.resize_with(changes.len(), Vec::new);
+        newest.copies.resize_with(changes.len(), NewestOfCopy::default);
         newest.counters = CounterValues::default();
         for (copy, changes) in changes.into_iter().enumerate() {
-            newest.has_bytes |= changes.has_bytes;
             newest.counters.add(&changes.counters);
-            let known = &mut newest.copies[copy];
+            let NewestOfCopy { series: known, has_bytes } = &mut newest.copies[copy];
+            *has_bytes = changes.has_bytes;
             for (number, series) in changes.series {
                 let index = number as usize;
                 if index >= known.len() {

@@ -61,7 +61,10 @@ fn is_of_another_release(why: &Refusal) -> bool {
     match why {
         Refusal::InSpec { why, .. } => is_of_another_release(why),
         Refusal::WrongArguments { .. }
-        | Refusal::NoCxxString(_)
+        | Refusal::Generic(_)
+        | Refusal::Wrapper(_)
+        | Refusal::Assembly(_)
+        | Refusal::NoCxxString { .. }
         | Refusal::TypeMissing(_)
         | Refusal::TypeUnused(_)
         | Refusal::FieldMissing { .. }
@@ -131,11 +134,14 @@ mod tests {
     #[test]
     fn the_next_description_of_an_operation_is_tried_where_one_does_not_fit() {
         let first = |why: fn() -> Refusal| move |number: u8| (number == 0).then(why);
-        let ways: [fn() -> Refusal; 6] = [
+        let ways: [fn() -> Refusal; 9] = [
             || no_field("a"),
             || Refusal::TypeMissing("main.T".to_owned()),
             || Refusal::TypeUnused("main.T".to_owned()),
             || Refusal::wrong_type("a", "bool", "a string"),
+            || Refusal::Generic("main.f[...]".to_owned()),
+            || Refusal::Wrapper("main.(*T).f".to_owned()),
+            || Refusal::Assembly("main.f".to_owned()),
             || {
                 let [symbol, found, expected] = ["main.f", "w", "ww"].map(str::to_owned);
                 Refusal::WrongArguments { symbol, found, expected }

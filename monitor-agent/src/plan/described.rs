@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     frameworks::Side,
-    image::{Dissolved, Function, GoImage, Image},
+    image::{A_WRAPPER, Dissolved, Function, GoImage, Image, StandIn},
     specs::{Entry, Finish, Key, Operation, Policy, Source, Spec, Words, steps_of},
 };
 
@@ -71,8 +71,9 @@ pub(super) fn find(
         let names = names_of(symbol);
         entries().any(|entry| means(entry, &names))
     };
-    let (functions, dissolved) = (go.functions_named(&is_named)?, go.dissolved(&is_named)?);
-    let mut finder = Finder { image, go, functions, dissolved, sites: Vec::new() };
+    let functions = go.functions_named(&|symbol| symbol == A_WRAPPER || is_named(symbol))?;
+    let (wrapper, dissolved) = (go.wrapper_id(&functions)?, go.dissolved(&is_named)?);
+    let mut finder = Finder { image, go, functions, wrapper, dissolved, sites: Vec::new() };
     let Alternatives { found: operations, notes } = Alternatives::find(&spec.operations, |number, _| {
         finder.operation(spec, usize::from(number), resolver)
     })?;
@@ -138,7 +139,7 @@ fn set_apart(operations: &mut [Described]) {
 
 /// Whether a function is one that the compiler has made of one of some others: of a part of it, as closures are, bodies of loops
 /// over functions, and what `go` or `defer` call; or to call it, as a method that is a value is. A call of it is none of the
-/// operation's.
+/// operation's. Others that it has made to call one have names as if somebody had written them: [`GoImage::stand_in`] tells them.
 fn is_made_of(name: &str, functions: &BTreeSet<&str>) -> bool {
     let is_one = |(at, _): (usize, &str)| name.get(..at).is_some_and(|of| functions.contains(of));
     let suffixes = [".func", "-range", ".gowrap", ".deferwrap", "-fm"];
@@ -149,6 +150,8 @@ struct Finder<'a> {
     image: &'a Image,
     go: &'a GoImage<'a>,
     functions: Vec<Function>,
+    /// The number by which the runtime knows those that the compiler has made to call others.
+    wrapper: Option<u8>,
     /// Those of which nothing is left but what was put into others.
     dissolved: Vec<Dissolved>,
     sites: Vec<Site>,
@@ -170,6 +173,10 @@ impl Finder<'_> {
         let (end, finishes) = match &operation.finish {
             Finish::Entered(entries) => {
                 let (finish, left) = self.choose(entries, spec)?;
+                let is_start = |function: &&Function| entered.iter().any(|one| one.entry == function.entry);
+                if let Some(function) = left.iter().find(is_start) {
+                    return Err(Refusal::StartAndFinish(function.name.clone()).at(spec, finish.place));
+                }
                 let sites = left.iter().map(|function| self.site(Role::Finish, function));
                 let sites = sites.collect::<Result<Vec<_>, _>>().map_err(|why| why.at(spec, finish.place))?;
                 (finish.words.clone(), sites)
@@ -213,11 +220,12 @@ impl Finder<'_> {
             let meant: Vec<_> = meant.collect();
             let names: BTreeSet<_> = meant.iter().map(|function| function.name.as_str()).collect();
             let found = meant.iter().copied().filter(|function| !is_made_of(&function.name, &names));
-            let found: Vec<_> = found.cloned().collect();
+            let (found, none) = self.written(found)?;
             let is_hidden = |name: &str| is_meant(name) && !is_made_of(name, &names);
             let dissolved = self.dissolved.iter().find(|function| is_hidden(&function.name));
             hidden = hidden.or_else(|| Some((entry, dissolved?)));
             if found.is_empty() {
+                refusal = none.map(|why| why.at(spec, entry.place)).or(refusal);
                 continue;
             }
             let limit = entry.at_most.unwrap_or(1);
@@ -229,7 +237,9 @@ impl Finder<'_> {
             match found.iter().try_for_each(|function| self.check_arguments(function, entry)) {
                 Ok(()) if hidden.is_none() => return Ok((entry, found)),
                 Ok(()) => break,
-                Err(why @ Refusal::WrongArguments { .. }) => refusal = Some(why.at(spec, entry.place)),
+                Err(why @ (Refusal::WrongArguments { .. } | Refusal::Generic(_))) => {
+                    refusal = Some(why.at(spec, entry.place));
+                }
                 Err(why) => return Err(why),
             }
         }
@@ -243,7 +253,32 @@ impl Finder<'_> {
         Err(refusal.unwrap_or_else(|| missing().at(spec, place)))
     }
 
+    /// Those of some functions that have Go code of their own, and what another of them is.
+    fn written<'b>(
+        &self,
+        functions: impl Iterator<Item = &'b Function>,
+    ) -> Result<(Vec<Function>, Option<Refusal>), Refusal> {
+        let mut written = Vec::new();
+        let mut other = None;
+        for function in functions {
+            let symbol = || function.name.clone();
+            match self.go.stand_in(function, self.wrapper)? {
+                None => written.push(function.clone()),
+                // The compiler makes a wrapper of the same name, which is not the one to tell of.
+                Some(StandIn::Assembly) => other = Some(Refusal::Assembly(symbol())),
+                Some(StandIn::Wrapper) => other = other.or_else(|| Some(Refusal::Wrapper(symbol()))),
+            }
+        }
+        Ok((written, other))
+    }
+
     fn check_arguments(&self, function: &Function, entry: &Entry) -> Result<(), Refusal> {
+        // What the executable says leaves out the first argument of each function with type arguments in its name, taking it for
+        // the dictionary, which lies behind the receiver of a method and is none that closures get (`EmitArgInfo` in
+        // cmd/compile/internal/ssagen/ssa.go @ go1.18 to go1.27).
+        if !entry.arguments.is_empty() && function.name.contains('[') {
+            return Err(Refusal::Generic(function.name.clone()));
+        }
         let found = self.go.arguments(function)?.unwrap_or_default();
         if found.starts_with(&entry.arguments) {
             return Ok(());
@@ -325,7 +360,7 @@ impl Described {
         if matches!(source, Source::Name(_)) {
             self.texts.push(walk.text(fields)?);
         } else {
-            let (place, width) = walk.number(fields)?;
+            let (place, width) = walk.shown_number(fields)?;
             if operation.signed && width < 4 {
                 return Err(Refusal::wrong_type(
                     fields,
@@ -376,6 +411,8 @@ impl Described {
             sited.number_width = self.end.number_width;
         }
         let key = match (operation.key, operation.policy) {
+            // Calls that are left by a panic must give their starts to nobody.
+            _ if matches!(operation.finish, Finish::Returned(_)) => KeyKind::Frame,
             (_, Policy::Nested) => KeyKind::GoroutineUnlessStreaming,
             // A pointer may be nil, which no key of an object is.
             (Key::Number | Key::Pointer, _) => KeyKind::Number,

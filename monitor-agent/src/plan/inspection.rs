@@ -41,7 +41,7 @@ pub struct OfSpec {
 }
 
 /// Everything that can be said about an executable.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Inspection {
     /// Build id of the file, if it has one.
     pub build_id: Option<String>,
@@ -366,6 +366,16 @@ mod tests {
             has(&oneway, "server: oneway calls can't be told apart, they count as pingpong"),
             "{oneway:?}"
         );
+    }
+
+    /// The smallest program has the tags, and no type that says how the entries of a map lie.
+    #[test]
+    fn retries_are_not_told_where_the_layout_of_maps_is_not_known() {
+        let none: &[(&str, &str)] = &[];
+        for changes in [none, &[("tags", "togs")]] {
+            let plan = only(changes).plan.expect("a plan");
+            assert!(!plan.tells_retries() && !plan.labels().contains(&"retry"), "{:?}", plan.notes);
+        }
     }
 
     #[test]

@@ -277,6 +277,12 @@ impl Plan {
         labels
     }
 
+    /// Whether it can be read how often clients' calls were retried. Where it can't, the programs count all as not retried.
+    #[must_use]
+    pub fn tells_retries(&self) -> bool {
+        !self.shapes.iter().any(|shape| shape.lacks_retries)
+    }
+
     /// Name of the class of errors that an object of the executable stands for, by its link-time address: what
     /// the programs count errors under. `other` for what is none.
     #[must_use]

@@ -29,10 +29,6 @@ use crate::{
 /// Each entry of a spec has a bit.
 const _: () = assert!(OPERATIONS_MAX * 2 * ALTERNATIVES_MAX <= u64::BITS as usize);
 
-/// What the mangled name of a function has that gets a `std::string` of the C++11 ABI: Itanium C++ ABI, 5.1, and the
-/// inline namespace `__cxx11` of libstdc++.
-const CXX11_STRING: &str = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE";
-
 /// An operation: what the programs do for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NativePlan(pub(super) Program);
@@ -213,6 +209,7 @@ fn find_operation(
     let (finish, mut sites) = match &native.finish {
         NativeFinish::Entered(entries) => {
             let (finish, left) = choose(entries, false, (spec, functions))?;
+            no_start_ends(&entered, &left).map_err(|why| why.at(spec, start.place))?;
             notes.extend(clones_left_out(finish, &left, functions));
             let sites = left.iter().map(|function| entry_site(Role::Finish, function, image));
             let sites = sites.collect::<Result<Vec<_>, _>>().map_err(|why| why.at(spec, finish.place))?;
@@ -237,6 +234,13 @@ fn find_operation(
     sites.extend(starts);
     one_kind(&sites).map_err(|why| why.at(spec, start.place))?;
     Ok(Found { number, operation: NativePlan(program(operation, native, start, finish)), sites, notes })
+}
+
+/// Refuses a start that is a finish as well: which of two probes at one place comes first is not known.
+fn no_start_ends(entered: &[NativeFunction], left: &[NativeFunction]) -> Result<(), Refusal> {
+    let is_entered = |function: &&NativeFunction| entered.iter().any(|start| start.entry == function.entry);
+    let both = left.iter().find(is_entered);
+    both.map_or(Ok(()), |function| Err(Refusal::StartAndFinish(function.name.clone())))
 }
 
 /// The first of some entries that is there, and the functions that are meant by it, of which a result may be wanted.
@@ -272,7 +276,6 @@ fn choose<'a>(
 
 /// Refuses a function of which its symbol says that it is none, or has not the arguments that an entry names, or not the result.
 fn check_symbol(symbol: &str, entry: &NativeEntry, has_result: bool) -> Result<(), Refusal> {
-    let has_strings = entry.texts.values().any(|(_, text)| *text == Text::Cxx11);
     let has_arguments = entry.key.is_some() || entry.number.is_some() || !entry.texts.is_empty();
     if is_native_part(symbol) {
         return Err(Refusal::PartOfFunction(symbol.to_owned()));
@@ -280,10 +283,20 @@ fn check_symbol(symbol: &str, entry: &NativeEntry, has_result: bool) -> Result<(
     if (has_arguments || has_result) && native_original(symbol).is_some() {
         return Err(Refusal::OtherArguments(symbol.to_owned()));
     }
-    if has_strings && !symbol.contains(CXX11_STRING) {
-        return Err(Refusal::NoCxxString(symbol.to_owned()));
+    check_strings(symbol, entry)
+}
+
+/// Refuses a function of which the mangled name has no C++ string where an entry says that there is one.
+fn check_strings(symbol: &str, entry: &NativeEntry) -> Result<(), Refusal> {
+    let strings = entry.texts.values().filter(|(_, text)| *text == Text::Cxx11);
+    let arguments: Vec<_> = strings.map(|(argument, _)| *argument).collect();
+    if arguments.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let parameters = Demangler::default().parameters(symbol);
+    let may_be = |argument| parameters.as_ref().is_some_and(|known| known.may_be_string(argument));
+    let wrong = arguments.into_iter().find(|argument| !may_be(*argument));
+    wrong.map_or(Ok(()), |argument| Err(Refusal::NoCxxString { symbol: symbol.to_owned(), argument }))
 }
 
 fn code(function: &NativeFunction, image: &Image) -> Result<Arc<[u8]>, Refusal> {
@@ -426,11 +439,13 @@ mod tests {
     }
 
     fn planned_in(file: Vec<u8>, returns: &str, start: &str) -> Result<Plan, String> {
+        let text = format!("allow_expensive = true\nreturns = {returns}\n[[native.start]]\n{start}\n");
+        planned_of(file, &text)
+    }
+
+    fn planned_of(file: Vec<u8>, operation: &str) -> Result<Plan, String> {
         let image = Image::parse(Box::new(file)).expect("an image");
-        let text = format!(
-            "name = \"any\"\n[[native]]\nname = \"a\"\nkey = \"thread\"\nallow_expensive = true\n\
-             returns = {returns}\n[[native.start]]\n{start}\n"
-        );
+        let text = format!("name = \"any\"\n[[native]]\nname = \"a\"\nkey = \"thread\"\n{operation}");
         let spec = read("any.toml", &text).unwrap_or_else(|error| panic!("{error}"));
         let specs = Specs::of(vec![spec]).expect("one goes with itself");
         let found = Inspection::of_specs(&image, &specs).expect("no Go program").frameworks.remove(0);
@@ -506,15 +521,60 @@ mod tests {
     }
 
     #[test]
-    fn clones_that_are_not_watched_are_noted() {
-        let entry = |text: &str| {
-            let text = format!(
-                "name = \"any\"\n[[native]]\nname = \"a\"\nkey = \"thread\"\nallow_expensive = true\n\
-                 returns = {{ by = \"instructions\" }}\n[[native.start]]\n{text}\n"
-            );
-            let spec = read("any.toml", &text).expect("a spec");
-            spec.operations[0].native.as_ref().expect("native").start[0].clone()
+    fn a_function_is_no_start_and_finish_of_one_operation() {
+        let planned = |start: &str, finish: &str| {
+            let file = include_bytes!("../../../fuzz/seeds/native/0").to_vec();
+            planned_of(file, &format!("[[native.start]]\n{start}\n[[native.finish]]\n{finish}\n"))
         };
+        for (start, finish) in [
+            ("function = \"stock_end\"", "function = \"stock_end\""),
+            ("function = \"stock_*\"\nat_most = 3", "function = \"stock_end\""),
+            ("function = \"stock_end\"", "function = \"stock_*\"\nat_most = 3"),
+        ] {
+            let why = planned(start, finish).expect_err("a refusal");
+            assert!(
+                why.contains("function stock_end is a start and a finish of the same operation"),
+                "{why}"
+            );
+        }
+        let all = planned("function = \"stock_begin\"", "function = \"stock_e*\"\nat_most = 3");
+        assert_eq!(all.map(|plan| plan.sites.len()), Ok(2));
+    }
+
+    /// A function that an operation starts in.
+    fn entry(text: &str) -> NativeEntry {
+        let text = format!(
+            "name = \"any\"\n[[native]]\nname = \"a\"\nkey = \"thread\"\nallow_expensive = true\n\
+             returns = {{ by = \"instructions\" }}\n[[native.start]]\n{text}\n"
+        );
+        let spec = read("any.toml", &text).expect("a spec");
+        spec.operations[0].native.as_ref().expect("native").start[0].clone()
+    }
+
+    #[test]
+    fn a_string_must_be_one_by_the_mangled_name() {
+        const STRING: &str = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE";
+        let check = |symbol: &str, arguments: &str| {
+            let entry = entry(&format!("function = \"f\"\nstrings = {{ {arguments} }}"));
+            check_symbol(&symbol.replace('$', STRING), &entry, false).map_err(|why| why.to_string())
+        };
+        assert_eq!(check("_Z1fiRK$", "item = 1"), Ok(()));
+        assert_eq!(check("_Z1fRK$S6_", "item = 0, other = 1"), Ok(()));
+        assert_eq!(check("_ZNK4Shop4findERK$", "item = 2"), Ok(()));
+        for (symbol, arguments, wrong) in [
+            ("_Z1fiRK$", "item = 0", 0),
+            ("_Z1fiRK$", "item = 1, other = 0", 0),
+            ("_Z1fiRK$", "item = 3", 3),
+            ("_Z1fRKSt6vectorI$SaI$EE", "item = 0", 0),
+            ("f", "item = 0", 0),
+        ] {
+            let why = check(symbol, arguments).expect_err("a refusal");
+            assert!(why.contains(&format!("that can be argument {wrong},")), "{symbol}: {why}");
+        }
+    }
+
+    #[test]
+    fn clones_that_are_not_watched_are_noted() {
         let entry = entry("function = \"f\"");
         let function = |name: &str| NativeFunction { name: name.to_owned(), entry: 8, size: 8, wanted_by: 1 };
         let note = |clones: &[&str], watched: &[&str]| {

@@ -68,6 +68,21 @@ pub enum Refusal {
         /// What was expected.
         expected: String,
     },
+    /// A generic function, or one inside it, of whose arguments a spec says something.
+    #[error(
+        "function {0} is generic, or part of one that is: it gets an argument more than the executable says, so what it gets can't \
+         be proven; leave out what names its arguments"
+    )]
+    Generic(String),
+    /// A function that the compiler has made to call another.
+    #[error(
+        "function {0} is one that the compiler has made to call another, which others call without it: write the name of that \
+         one"
+    )]
+    Wrapper(String),
+    /// A function in assembly.
+    #[error("function {0} is written in assembly, so where its arguments are can't be proven")]
+    Assembly(String),
     /// A pattern of a spec matches more functions than it may.
     #[error(
         "{pattern} matches {found} functions, and may match {limit}: raise at_most, or write more of the name"
@@ -97,6 +112,12 @@ pub enum Refusal {
         /// The function.
         symbol: String,
     },
+    /// A function that an operation both starts and finishes in.
+    #[error(
+        "function {0} is a start and a finish of the same operation, and what begins and ends at one place has no duration: name \
+         it once, or write more of a pattern"
+    )]
+    StartAndFinish(String),
     /// Sites of a spec at which hits are told from others in different ways.
     #[error(
         "its functions begin so differently that one program can't tell their entries from other hits: put them into specs of \
@@ -140,11 +161,17 @@ pub enum Refusal {
          what names arguments or a number"
     )]
     OnlyClone(String, String),
-    /// A function that gets no C++ string as its name has it.
+    /// A function that, by its name, gets no C++ string as an argument that a spec says is one.
     #[error(
-        "the mangled name of {0} has no std::string of the C++11 ABI among its arguments, so how its strings lie can't be proven"
+        "the mangled name of {symbol} has no std::string of the C++11 ABI that can be argument {argument}, so how that lies can't \
+         be proven: arguments are counted by registers, with `this` and a pointer to what is returned by value"
     )]
-    NoCxxString(String),
+    NoCxxString {
+        /// The function.
+        symbol: String,
+        /// The argument.
+        argument: usize,
+    },
     /// A type that must be there is not.
     #[error("type {0} can't be found in the executable's type metadata")]
     TypeMissing(String),

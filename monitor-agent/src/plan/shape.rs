@@ -8,7 +8,7 @@ use super::{
     resolve::{FieldRef, Resolver},
 };
 use crate::{
-    frameworks::{Alternatives, Key, Question, RecordedSpec, ShapeSpec, Side},
+    frameworks::{Alternatives, Condition, Key, Question, RecordedSpec, ShapeSpec, Side},
     image::{Kind, Type},
 };
 
@@ -21,6 +21,8 @@ pub struct ShapePlan {
     pub(super) unrecorded: Option<String>,
     /// How the tags that hold the number of retries lie in memory.
     pub(super) tag_map: Option<TagMap>,
+    /// Its calls have such tags, and it is not known where or how they lie.
+    pub(super) lacks_retries: bool,
     reads: Reads,
 }
 
@@ -32,23 +34,12 @@ impl ShapePlan {
         let inner = match &spec.when {
             None => None,
             Some(condition) => {
-                let Some(inner) = resolver.itab(&condition.interface, &condition.holds)? else {
-                    return Ok(None);
-                };
-                let field = resolver.field(itab.pointee, &condition.field)?;
-                expect(&condition.field, &field.field_type, "an interface", |kind| kind == Kind::Interface)?;
-                Some((Place { node: ROOT, offset: field.offset }, inner.address))
+                let Some(inner) = inner_word(condition, itab.pointee, resolver)? else { return Ok(None) };
+                Some(inner)
             }
         };
         let mut walk = Walk { nodes: Nodes::new(), root: ROOT, object: itab.pointee, resolver };
-        let mut labels = [Place { node: ROOT, offset: 0 }; LABELS];
-        for (label, path) in
-            [(label::CALLER, &spec.caller), (label::CALLEE, &spec.callee), (label::METHOD, &spec.method)]
-        {
-            if let Some(place) = labels.get_mut(label) {
-                *place = walk.value(path, "a string", 16, |kind| kind == Kind::String)?;
-            }
-        }
+        let labels = walk.labels(spec)?;
         let mut notes = Notes { shape: &spec.name, notes: Vec::new() };
         let key_asks_streaming = spec.key == Key::GoroutineUnlessStreaming;
         let (streaming, why) = walk.question(&spec.streaming)?;
@@ -61,47 +52,20 @@ impl ShapePlan {
         if let Some(why) = why {
             notes.add("oneway calls can't be told apart, they count as pingpong", &why);
         }
-        let tags = match spec.tags.as_ref().map(|path| walk.map(path)).transpose() {
-            Ok(tags) => tags,
-            Err(why) => {
-                notes.add("retries can't be told", &optional(why)?);
-                None
-            }
-        };
-        let sizes = match walk.sizes(&spec.sizes) {
-            Ok(sizes) => Some(sizes),
-            Err(why) => {
-                notes.add("bytes can't be told", &optional(why)?);
-                None
-            }
-        };
-        let peer = match spec.peer.as_ref().map(|paths| walk.peer(paths)).transpose() {
-            Ok(peer) => peer,
-            Err(why) => {
-                notes.add("the address of the peer can't be told", &optional(why)?);
-                None
-            }
-        };
+        let tags = spec.tags.as_ref().map(|path| walk.map(path)).transpose();
+        let tags = notes.or_none("retries can't be told", tags)?.flatten();
+        let sizes = notes.or_none("bytes can't be told", walk.sizes(&spec.sizes))?;
+        let peer = spec.peer.as_ref().map(|paths| walk.peer(paths)).transpose();
+        let peer = notes.or_none("the address of the peer can't be told", peer)?.flatten();
         let stream = or_none(walk.word(&spec.stream))?;
-        let protocol = match walk.word(&spec.protocol) {
-            Ok(protocol) => Some(protocol),
-            Err(why) => {
-                notes.add("the protocol can't be told", &optional(why)?);
-                None
-            }
-        };
+        let protocol = notes.or_none("the protocol can't be told", walk.word(&spec.protocol))?;
         // Where it can't be told starts are watched all the same.
         let (recorded, unrecorded) = match walk.recorded(&spec.recorded) {
             Ok(recorded) => (Some(recorded), None),
             Err(why) => (None, Some(format!("{}: {}", spec.name, optional(why)?.reason()))),
         };
-        let panicked = match walk.atomic(&spec.panicked) {
-            Ok(panicked) => Some(panicked),
-            Err(why) => {
-                notes.add("panics that end without an error count as succeeded", &optional(why)?);
-                None
-            }
-        };
+        let panicked = walk.atomic(&spec.panicked);
+        let panicked = notes.or_none("panics that end without an error count as succeeded", panicked)?;
         let reads = Reads {
             nodes: walk.nodes,
             type_word: itab.address,
@@ -121,7 +85,8 @@ impl ShapePlan {
             panicked,
         };
         let tag_map = tags.and_then(|(_, layout)| layout);
-        Ok(Some(Self { notes: notes.notes, unrecorded, tag_map, reads }))
+        let lacks_retries = spec.tags.is_some() && tag_map.is_none();
+        Ok(Some(Self { notes: notes.notes, unrecorded, tag_map, lacks_retries, reads }))
     }
 
     /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
@@ -140,6 +105,30 @@ impl Notes<'_> {
     fn add(&mut self, what: &str, why: &Refusal) {
         self.notes.push(format!("{}: {what} ({})", self.shape, why.reason()));
     }
+
+    /// What a release simply lacks is none, and noted.
+    fn or_none<T>(&mut self, what: &str, found: Result<T, Refusal>) -> Result<Option<T>, Refusal> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(why) => {
+                self.add(what, &optional(why)?);
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// The interface inside an object of a shape that has a condition, and the word that it must begin with; `None` when the type
+/// that it must hold isn't in the executable.
+fn inner_word(
+    condition: &Condition,
+    object: u64,
+    resolver: &mut Resolver<'_>,
+) -> Result<Option<(Place, u64)>, Refusal> {
+    let Some(inner) = resolver.itab(&condition.interface, &condition.holds)? else { return Ok(None) };
+    let field = resolver.field(object, &condition.field)?;
+    expect(&condition.field, &field.field_type, "an interface", |kind| kind == Kind::Interface)?;
+    Ok(Some((Place { node: ROOT, offset: field.offset }, inner.address)))
 }
 
 /// Lets what a release simply lacks pass, as the reason for a note. A damaged file stays an error.
@@ -166,6 +155,19 @@ pub(super) struct Walk<'a, 'b> {
 }
 
 impl Walk<'_, '_> {
+    /// The places of the names of caller, callee and method.
+    fn labels(&mut self, spec: &ShapeSpec) -> Result<[Place; LABELS], Refusal> {
+        let mut labels = [Place { node: ROOT, offset: 0 }; LABELS];
+        for (label, path) in
+            [(label::CALLER, &spec.caller), (label::CALLEE, &spec.callee), (label::METHOD, &spec.method)]
+        {
+            if let Some(place) = labels.get_mut(label) {
+                *place = self.value(path, "a string", 16, |kind| kind == Kind::String)?;
+            }
+        }
+        Ok(labels)
+    }
+
     /// The place of a value of a kind and size.
     pub(super) fn value(
         &mut self,
@@ -286,10 +288,20 @@ impl Walk<'_, '_> {
         Ok((places, width, failed))
     }
 
+    /// The place of a number, or of a pointer, which tells one object from another.
     pub(super) fn number(&mut self, path: &str) -> Result<(Place, u8), Refusal> {
+        self.number_of(path, |kind| is_integer(kind) || kind == Kind::Pointer)
+    }
+
+    /// The place of a number that is shown: an address is none.
+    pub(super) fn shown_number(&mut self, path: &str) -> Result<(Place, u8), Refusal> {
+        self.number_of(path, is_integer)
+    }
+
+    fn number_of(&mut self, path: &str, fits: impl Fn(Kind) -> bool) -> Result<(Place, u8), Refusal> {
         let (place, found) = self.follow(path)?;
         expect(path, &found, "a number of 1, 4 or 8 bytes", |kind| {
-            (is_integer(kind) || kind == Kind::Pointer) && matches!(found.size, 1 | 4 | 8)
+            fits(kind) && matches!(found.size, 1 | 4 | 8)
         })?;
         aligned(path, place, found.size)?;
         Ok((place, u8::try_from(found.size).unwrap_or(8)))

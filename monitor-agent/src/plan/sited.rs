@@ -252,6 +252,7 @@ impl Finder<'_> {
         let without = format!("{}: not all of their ends can be seen", spec.name);
         let given = or_note(given, &without, &mut self.notes)?.flatten().unwrap_or(Given::NONE);
         let messages = self.messages(spec, object, resolver)?;
+        let interim = if self.ends_once(spec, resolver)? { Vec::new() } else { interim(spec, self.copy)? };
         Ok(Some(SitedCall {
             spec,
             start,
@@ -267,9 +268,27 @@ impl Finder<'_> {
             first,
             gates,
             given,
-            interim: interim(spec, self.copy)?,
+            interim,
             messages,
         }))
+    }
+
+    /// Whether nothing is told of a call behind the first failure that is told. Then that is its end, which is a note, since
+    /// the handler may make something else of it.
+    fn ends_once(&mut self, spec: &CallSpec, resolver: &mut Resolver<'_>) -> Result<bool, Refusal> {
+        let Some(way) = &spec.ends_once else { return Ok(false) };
+        match type_at_end(slice::from_ref(way), resolver) {
+            Ok(_) => {
+                self.notes.push(format!(
+                    "{}: a call that can't receive or send ends with that, and not with what its handler makes of it \
+                     (this release tells one status)",
+                    spec.name
+                ));
+                Ok(true)
+            }
+            Err(Refusal::FieldMissing { .. } | Refusal::TypeMissing(_)) => Ok(false),
+            Err(why) => Err(why),
+        }
     }
 
     /// Where the messages of its streams go through. That they can't be counted is a note.

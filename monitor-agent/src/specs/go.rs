@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::{
     ALTERNATIVES_MAX, Comparison, Entry, Finish, Key, LABELS_MAX, MATCHES_MAX, Operation, POINTERS_MAX,
     Policy, REGISTERS, Source, TEXTS_MAX, Words, names,
-    read::{Wrong, check, comparison, label_places, short, source, wrong},
+    read::{NOT_FIRST_START, Wrong, check, comparison, label_places, short, source, wrong},
     written::{WrittenEntry, WrittenKey, WrittenOperation, WrittenPolicy, WrittenSide, WrittenWords},
 };
 
@@ -246,6 +246,10 @@ fn returns(written: &WrittenOperation, returns: &Spanned<WrittenWords>, key: Key
             &written.key,
             "a function returns on the goroutine that entered it: the key must be `goroutine`",
         );
+    }
+    let policy = written.policy.as_ref();
+    if let Some(policy) = policy.filter(|policy| matches!(policy.get_ref(), WrittenPolicy::FirstStart)) {
+        return wrong(policy, NOT_FIRST_START);
     }
     let found = returns.get_ref();
     let said = Said {

@@ -3,7 +3,7 @@
 use super::{REGISTERS, STEPS_MAX};
 
 /// What the agent's own metrics begin with.
-const TAKEN: [&str; 7] = ["monitor_", "kitex_", "grpc_", "rpc_", "go_", "process_", "target_"];
+const TAKEN: [&str; 8] = ["monitor_", "kitex_", "grpc_", "rpc_", "go_", "process_", "runtime_", "target_"];
 /// Labels that series have for other reasons.
 const TAKEN_LABELS: [&str; 3] = ["target", "le", "quantile"];
 /// Longest name of metrics and labels.

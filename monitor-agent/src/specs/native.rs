@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::{
     ALTERNATIVES_MAX, Key, LABELS_MAX, MATCHES_MAX, Operation, Policy, Source, TEXTS_MAX, names,
-    read::{Wrong, check, comparison, label_places, says_one_thing, short, source, wrong},
+    read::{NOT_FIRST_START, Wrong, check, comparison, label_places, says_one_thing, short, source, wrong},
     written::{WrittenSide, WrittenSource},
 };
 use crate::{frameworks::Side, specs::Finish};
@@ -132,7 +132,7 @@ pub(super) struct WrittenNative {
     #[serde(default)]
     side: WrittenSide,
     key: Spanned<WrittenKey>,
-    policy: Option<WrittenPolicy>,
+    policy: Option<Spanned<WrittenPolicy>>,
     start: Spanned<Vec<Spanned<WrittenEntry>>>,
     finish: Option<Spanned<Vec<Spanned<WrittenEntry>>>>,
     returns: Option<Spanned<WrittenReturns>>,
@@ -218,7 +218,7 @@ pub(super) fn operation(spanned: &Spanned<WrittenNative>) -> Result<Operation, W
         name: short(&written.name)?,
         side: Side::from(written.side),
         key,
-        policy: match written.policy {
+        policy: match written.policy.as_ref().map(Spanned::get_ref) {
             None | Some(WrittenPolicy::Overwrite) => Policy::Overwrite,
             Some(WrittenPolicy::FirstStart) => Policy::FirstStart,
             Some(WrittenPolicy::FirstFinish) => Policy::FirstFinish,
@@ -300,6 +300,10 @@ fn returns(
             &written.key,
             "a function returns on the thread that entered it: the key must be `thread`",
         );
+    }
+    let policy = written.policy.as_ref();
+    if let Some(policy) = policy.filter(|policy| matches!(policy.get_ref(), WrittenPolicy::FirstStart)) {
+        return wrong(policy, NOT_FIRST_START);
     }
     let number = returns.get_ref().number;
     match returns.get_ref().by {

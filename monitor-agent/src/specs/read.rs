@@ -18,6 +18,9 @@ use crate::frameworks::FRAMEWORK_KEYS;
 const ARGUMENT: &str = "argument";
 /// Longest help text, and longest fixed value of a label.
 const TEXT_MAX: usize = 256;
+/// Why `first_start` is not for `returns`.
+pub(super) const NOT_FIRST_START: &str =
+    "a call that panics has no return and would leave its start to a later one: first_start needs a finish";
 
 /// Reads a spec. `file` is what errors call it.
 pub fn read(file: &str, text: &str) -> Result<Spec, SpecError> {

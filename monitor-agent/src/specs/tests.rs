@@ -51,6 +51,8 @@ fn errors_have_a_place() {
     for (part, other, expected) in [
         ("name = \"jobs\"", "name = \"1jobs\"", "jobs.toml:2:8: `1jobs` is no name for metrics"),
         ("name = \"jobs\"", "name = \"go\"", "jobs.toml:2:8: metrics that begin with go_"),
+        // As the uptime by OpenTelemetry's old names.
+        ("name = \"jobs\"", "name = \"runtime_jobs\"", "jobs.toml:2:8: metrics that begin with runtime_"),
         ("key = \"pointer\"", "key = \"thread\"", "jobs.toml:6:7: unknown variant `thread`"),
         ("error = 2", "error = 1", "jobs.toml:20:9: an error has two words"),
         ("error = 2", "error = 4", "jobs.toml:20:9: there are 4 words"),

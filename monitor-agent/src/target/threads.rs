@@ -98,6 +98,7 @@ mod tests {
     use std::{sync::mpsc, thread};
 
     use super::*;
+    use crate::threads::testing::{end, filter_calls};
 
     #[test]
     fn filters_and_shadow_stacks_are_told_by_the_status() {
@@ -133,23 +134,12 @@ mod tests {
         let (filtered, is_filtered) = mpsc::channel();
         let (done, is_done) = mpsc::channel::<()>();
         let other = thread::spawn(move || {
-            let mut filter = [libc::sock_filter {
-                code: u16::try_from(libc::BPF_RET | libc::BPF_K).expect("a code"),
-                jt: 0,
-                jf: 0,
-                k: libc::SECCOMP_RET_ALLOW,
-            }];
-            let program = libc::sock_fprog { len: 1, filter: filter.as_mut_ptr() };
-            // SAFETY: both calls take numbers and a pointer to `program`, which outlives them, as does the filter it points to; they
-            // change this thread alone, which is allowed all that it was before.
-            let installed = unsafe {
-                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-                    && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
-            };
+            // A filter that allows all.
+            let installed = filter_calls(&mut [end(libc::SECCOMP_RET_ALLOW)]);
             filtered.send(installed).expect("the test waits");
             let _ = is_done.recv();
         });
-        assert!(is_filtered.recv().expect("an answer"));
+        is_filtered.recv().expect("an answer").expect("a filter");
         assert_eq!(own.return_hazard(false).expect("a status"), Some(ReturnHazard::Filtered));
         drop(done);
         other.join().expect("the thread");

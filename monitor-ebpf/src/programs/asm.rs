@@ -63,6 +63,20 @@ pub(crate) fn unknown(mut value: u64) -> u64 {
     value
 }
 
+/// Writes `value` to `place`; gives what was there.
+///
+/// # Safety
+/// As for [`increment`].
+#[inline(always)]
+pub(crate) unsafe fn exchange(place: *mut u64, mut value: u64) -> u64 {
+    // SAFETY: one atomic instruction (Linux 5.12) on memory that the caller vouches for.
+    unsafe {
+        asm!("{value} = xchg_64({place} + 0, {value})", place = in(reg) place, value = inout(reg) value,
+            options(nostack));
+    }
+    value
+}
+
 /// Writes `new` to `place` if `old` is there; gives what was there.
 ///
 /// # Safety

@@ -8,11 +8,14 @@
 //! No other program touches a call's entries: an object has one call at a time, and a goroutine runs on one thread
 //! at a time. The claim of a free way is contended; and the agent takes out what is too old to be still under way.
 
-use monitor_ebpf::{Bucket, Counter, DEPTH_BITS, MAX_NESTING, Spilled, WAYS, key, sampling, side};
+use monitor_ebpf::{
+    Bucket, Counter, DEPTH_BITS, ENDED_KEYS, MAX_NESTING, Spilled, WAYS, key, sampling, side,
+};
 
 use super::{
-    asm::compare_exchange,
-    maps::{IN_FLIGHT, OBJECTS, SAMPLING, SPILL, count_hot, count_of, recipe},
+    asm::{compare_exchange, exchange},
+    maps::{ENDED, IN_FLIGHT, OBJECTS, SAMPLING, SPILL, count_hot, count_of, recipe},
+    memory::word,
 };
 
 /// `BPF_ANY`: insert or replace.
@@ -23,6 +26,9 @@ const NO_EXIST: u64 = 1;
 const EXISTS: i32 = -17;
 /// Spreads the bits of an address over a word: 2^64 divided by the golden ratio.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Where a goroutine has the end of its stack, `g.stack.hi`: behind its beginning, before the limit at 16 that each function's stack
+/// check reads (`runtime/runtime2.go`, Go 1.4 and later).
+const STACK_END: u64 = 8;
 /// The number of nested calls in a start of a bucket. When it is reached it stays: which finish belongs to which
 /// start can't be told any more, so all are unpaired rather than wrong.
 const DEPTH: u64 = (1 << DEPTH_BITS) - 1;
@@ -42,6 +48,15 @@ impl Key {
     #[inline(always)]
     pub(crate) fn of_goroutine(address: u64) -> Self {
         Self(address & !key::BITS | key::GOROUTINE)
+    }
+
+    /// That of a call by its place on the stack of a goroutine, at the entry and at the return of its function: how far it is
+    /// from the stack's end, which stays when Go moves the stack. The depth is spread over all bits, so that it meets no other
+    /// goroutine's. No address has the highest bit, so it is not 0.
+    #[inline(always)]
+    pub(crate) fn of_frame(goroutine: u64, stack_pointer: u64, side: u8) -> Self {
+        let depth = word(goroutine + STACK_END).wrapping_sub(stack_pointer);
+        Self::of_object((goroutine ^ depth.wrapping_mul(SPREAD)) >> 4 | 1 << 63, side)
     }
 
     /// The same of one among several operations, whose calls may have the same object, number or goroutine at once. No
@@ -168,6 +183,9 @@ fn remove_word(key: Key, object: u64) -> u64 {
         }
         let depth = word & DEPTH;
         if depth != 0 && key.is_goroutine() {
+            if recipe!(by_site) == 0 && object != 0 && way.beside() == object {
+                return take_outermost(number);
+            }
             // SAFETY: as above.
             unsafe { compare_exchange(way.start, word, word - u64::from(depth != DEPTH)) };
             return take_nested(number, depth);
@@ -186,6 +204,24 @@ fn remove_word(key: Key, object: u64) -> u64 {
     }
     count_of(Counter::StartSampledOut, key.side());
     0
+}
+
+/// The outermost call of a goroutine finishes, while calls nested in it have not, and never will: a panic was caught on its way
+/// through them. Gives its start as [`take`] does.
+#[inline(never)]
+fn take_outermost(number: u64) -> u64 {
+    let way = locate(number);
+    if !way.is_there() {
+        return 0;
+    }
+    // SAFETY: a start in a bucket of the table.
+    let word = unsafe { way.start.read_volatile() };
+    for depth in 1..=u64::from(MAX_NESTING) {
+        if SPILL.remove(number + depth).is_ok() {
+            count_hot(Counter::Abandoned, side::CLIENT);
+        }
+    }
+    if way.free(number) { word & !DEPTH } else { 0 }
 }
 
 /// A call of unknown type starts. Inside another of its goroutine it nests as a known one would, but without a start:
@@ -223,6 +259,53 @@ pub(crate) fn remove_unknown(goroutine: u64) -> u32 {
         count_of(Counter::Abandoned, key.side());
     }
     0
+}
+
+/// A call finishes whose type could not be read: a start under the object's own key is of no use to anybody any more, and the
+/// object's next call must not get it. Gives nothing of use.
+#[inline(never)]
+pub(crate) fn remove_object(object: u64) -> u32 {
+    for side in [side::SERVER, side::CLIENT] {
+        let number = Key::of_object(object, side).0;
+        let way = locate(number);
+        let was_there = if way.is_there() {
+            way.free(number)
+        } else {
+            sampling(sampling::OBJECTS_SPILLED) != 0 && SPILL.remove(number).is_ok()
+        };
+        if was_there {
+            count_hot(Counter::Abandoned, side);
+        }
+    }
+    0
+}
+
+/// Where the key of a call is kept once it has ended.
+#[inline(always)]
+fn ended_at(number: u64) -> u32 {
+    (number.wrapping_mul(SPREAD) >> (u64::BITS - ENDED_KEYS.trailing_zeros())) as u32
+}
+
+/// A call starts: one of the same key that has ended is another.
+#[inline(always)]
+pub(crate) fn begin_once(key: Key) {
+    let Some(ended) = ENDED.get_ptr_mut(ended_at(key.0)) else { return };
+    // SAFETY: the map's values are `u64`.
+    unsafe {
+        if ended.read_volatile() == key.0 {
+            ended.write_volatile(0);
+        }
+    }
+}
+
+/// A call ends whose start is not there: false if it has ended just now. Several threads may end one at the same moment, before
+/// the target's own memory says that it has; the first is told here. Others may have taken the place since, so that the call
+/// counts once more, if they end within that moment.
+#[inline(always)]
+pub(crate) fn ends_once(key: Key) -> bool {
+    let Some(ended) = ENDED.get_ptr_mut(ended_at(key.0)) else { return true };
+    // SAFETY: the map's values are `u64`.
+    unsafe { exchange(ended, key.0) != key.0 }
 }
 
 /// Stands for no label set.
@@ -265,12 +348,16 @@ fn replace(number: u64, start_ns: u64, nested: u64, side: u8) -> u32 {
     0
 }
 
-/// Forgets a call that finishes and gives what [`insert_told`] remembered of it.
+/// Forgets a call that finishes and gives what [`insert_told`] remembered of it. One that may end several times is told to
+/// [`ends_once`] before anybody can find its start gone.
 #[inline(always)]
-pub(crate) fn remove_told(key: Key) -> Started {
+pub(crate) fn remove_told(key: Key, may_end_again: bool) -> Started {
     let number = key.0;
     let way = locate(number);
     if way.is_there() {
+        if may_end_again {
+            ends_once(key);
+        }
         // SAFETY: a start in a bucket of the table.
         let word = unsafe { way.start.read_volatile() };
         let label_set = way.beside() as u32;
@@ -280,6 +367,9 @@ pub(crate) fn remove_told(key: Key) -> Started {
         return Started::UNSEEN;
     }
     let Some(call) = SPILL.get_ptr(number) else { return Started::UNSEEN };
+    if may_end_again {
+        ends_once(key);
+    }
     // SAFETY: no other call has this key while this one is under way.
     let started = unsafe { Started { at_ns: (*call).start_ns, told: (*call).nested } };
     // The agent may have given it up just now, and counted that.

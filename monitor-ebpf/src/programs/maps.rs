@@ -9,8 +9,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, RingBuf},
 };
 use monitor_ebpf::{
-    ALIASES as TYPE_ALIASES, Bucket, COUNTERS as ROW, COUNTERS_OF_SIDE, Counter, LabelSet, Proof, Recipe,
-    Spilled, WAYS, sampling,
+    ALIASES as TYPE_ALIASES, Bucket, COUNTERS as ROW, COUNTERS_OF_SIDE, Counter, ENDED_KEYS, LabelSet, Proof,
+    Recipe, Spilled, WAYS, sampling,
 };
 
 use super::asm::increment;
@@ -29,6 +29,11 @@ pub(crate) static IN_FLIGHT: Array<Bucket> = Array::with_max_entries(16_384, MMA
 
 #[map]
 pub(crate) static OBJECTS: Array<[u64; WAYS]> = Array::with_max_entries(16_384, MMAPABLE);
+
+/// Keys of calls that have ended and may end once more at the same moment, each at the place that its bits give: see
+/// [`in_flight::ends_once`](super::in_flight::ends_once).
+#[map]
+pub(crate) static ENDED: Array<u64> = Array::with_max_entries(ENDED_KEYS, 0);
 
 #[map]
 pub(crate) static SAMPLING: Array<u64> = Array::with_max_entries(sampling::COUNT, MMAPABLE);

@@ -78,10 +78,15 @@ pub(crate) fn start(ctx: &ProbeContext) {
     if is_told {
         shape.copy_windows(&hit, &mut scratch, window_use::START);
     }
-    match shape.begins(&scratch) {
-        Some(true) => {}
-        Some(false) => return,
-        None => return count(Counter::StartUnread),
+    let begins = shape.begins(&scratch);
+    if begins == Some(false) {
+        return;
+    }
+    if shape.has(policy::COUNT_STARTS) && shape.has(policy::FIRST_FINISH) {
+        in_flight::begin_once(key);
+    }
+    if begins.is_none() {
+        return count(Counter::StartUnread);
     }
     count_hot(Counter::Starts, shape.side());
     let kind = shape.kind(&scratch);
@@ -136,6 +141,9 @@ pub(crate) fn finish(ctx: &ProbeContext) {
         Err(why) => {
             count(if why == Unfound::Unread { Counter::FinishUnread } else { Counter::FinishUnknownType });
             in_flight::remove_unknown(hit.goroutine());
+            if why == Unfound::Unread && recipe!(by_site) == 0 {
+                in_flight::remove_object(hit.object);
+            }
             debug!(ctx, "finish: object of unknown type {:x}", hit.type_word);
             return;
         }
@@ -157,7 +165,9 @@ pub(crate) fn finish(ctx: &ProbeContext) {
 
     let key = shape.key(&hit, &scratch);
     let is_told = shape.has(policy::COUNT_STARTS);
-    let started = if is_told { in_flight::remove_told(key) } else { in_flight::remove(key, hit.object) };
+    let may_end_again = shape.has(policy::FIRST_FINISH);
+    let started =
+        if is_told { in_flight::remove_told(key, may_end_again) } else { in_flight::remove(key, hit.object) };
     // A call that ends well has the label set that its start had.
     let known = if is_told && code == status_code::OK { started.label_set() } else { labels::NO_NUMBER };
     if is_told && known == labels::NO_NUMBER {
@@ -170,6 +180,9 @@ pub(crate) fn finish(ctx: &ProbeContext) {
             Some(false) => {}
             Some(true) => return count_of(Counter::FinishRepeated, shape.side()),
             None => return count(Counter::FinishUnread),
+        }
+        if is_told && may_end_again && !in_flight::ends_once(key) {
+            return count_of(Counter::FinishRepeated, shape.side());
         }
     }
     // The label set is made where the windows are.

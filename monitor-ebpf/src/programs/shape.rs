@@ -231,6 +231,9 @@ impl ShapeRef {
         if kind == KeyKind::GoroutineUnlessStreaming as u8 {
             return Key::of_goroutine(hit.goroutine());
         }
+        if kind == KeyKind::Frame as u8 {
+            return Key::of_frame(hit.goroutine(), hit.stack(), self.side());
+        }
         let at = field!(self.0, sited.key_at);
         let key = if at == NO_SCRATCH { hit.type_word } else { scratch.word(at) };
         if kind == KeyKind::Number as u8 {

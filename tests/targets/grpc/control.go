@@ -191,22 +191,15 @@ func (c *control) odd(args []string) (map[string]interface{}, error) {
 
 // hang makes calls whose handlers wait for their end, and waits until those have been entered.
 func (c *control) hang(args []string) (map[string]interface{}, error) {
-	if len(args) != 1 {
-		return nil, steer.ErrUsage
+	unary := func(ctx context.Context) { _ = call(ctx, c.stage.plain, "wait") }
+	stream := func(ctx context.Context) {
+		if stream, err := open(ctx, c.stage.plain, &echo, "wait"); err == nil {
+			_ = stream.RecvMsg(new(text))
+		}
 	}
-	n, err := strconv.Atoi(args[0])
+	n, err := c.begin(args, unary, stream)
 	if err != nil {
-		return nil, steer.ErrUsage
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	c.cancel = cancel
-	for i := 0; i < n; i++ {
-		go func() { _ = call(ctx, c.stage.plain, "wait") }()
-		go func() {
-			if stream, err := open(ctx, c.stage.plain, &echo, "wait"); err == nil {
-				_ = stream.RecvMsg(new(text))
-			}
-		}()
+		return nil, err
 	}
 	// On both sides.
 	return map[string]interface{}{"hanging": 2 * n}, c.tally.await(int64(4 * n))
@@ -214,24 +207,35 @@ func (c *control) hang(args []string) (map[string]interface{}, error) {
 
 // stall makes calls that wait for a connection, and gives them some time to begin to.
 func (c *control) stall(args []string) (map[string]interface{}, error) {
-	if len(args) != 1 {
-		return nil, steer.ErrUsage
+	unary := func(ctx context.Context) { _ = call(ctx, c.stage.dead, "hello", grpc.WaitForReady(true)) }
+	stream := func(ctx context.Context) {
+		_, _ = c.stage.dead.NewStream(ctx, &echo, "/"+service+"/"+echo.StreamName, grpc.WaitForReady(true))
 	}
-	n, err := strconv.Atoi(args[0])
+	n, err := c.begin(args, unary, stream)
 	if err != nil {
-		return nil, steer.ErrUsage
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	c.cancel = cancel
-	for i := 0; i < n; i++ {
-		go func() { _ = call(ctx, c.stage.dead, "hello", grpc.WaitForReady(true)) }()
-		go func() {
-			_, _ = c.stage.dead.NewStream(ctx, &echo, "/"+service+"/"+echo.StreamName, grpc.WaitForReady(true))
-		}()
+		return nil, err
 	}
 	err = c.tally.await(int64(2 * n))
 	time.Sleep(100 * time.Millisecond)
 	return map[string]interface{}{"stalled": 2 * n}, err
+}
+
+// begin makes as many calls of both kinds as the only argument says, which end with `release`, and waits for none of them.
+func (c *control) begin(args []string, unary, stream func(context.Context)) (int, error) {
+	if len(args) != 1 {
+		return 0, steer.ErrUsage
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return 0, steer.ErrUsage
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.cancel = cancel
+	for i := 0; i < n; i++ {
+		go unary(ctx)
+		go stream(ctx)
+	}
+	return n, nil
 }
 
 func (c *control) release() error {

@@ -37,6 +37,7 @@ var odd = []scenario{
 		}
 		return fails(codes.OK, stream.RecvMsg(new(text)))
 	}},
+	{"unary, by streams that end twice", endTwice},
 	{"too large to send", func(s *stage) error {
 		stream, err := open(context.Background(), s.plain, &echo, "hello")
 		if err != nil {
@@ -45,6 +46,58 @@ var odd = []scenario{
 		_ = stream.SendMsg(&text{Value: string(make([]byte, 5<<20))})
 		return drain(stream, codes.ResourceExhausted)
 	}},
+}
+
+// endTwice has calls that get no reply, and that whoever waits for it and whoever watches the context end at the same moment.
+func endTwice(s *stage) error {
+	const callers, times = 16, 60
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	go serveFrames(listener, func(*http2.Framer) {})
+	connection, err := s.dial(target{name: listener.Addr().String()})
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	ended := make(chan error, callers)
+	for i := 0; i < callers; i++ {
+		go func() {
+			var err error
+			for n := 0; n < times && err == nil; n++ {
+				err = endWithContext(connection, n%2 == 0)
+			}
+			ended <- err
+		}()
+	}
+	for i := 0; i < callers; i++ {
+		if e := <-ended; e != nil {
+			err = e
+		}
+	}
+	return err
+}
+
+func endWithContext(connection *grpc.ClientConn, byDeadline bool) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	wanted := codes.Canceled
+	if byDeadline {
+		ctx, cancel = context.WithTimeout(context.Background(), 3*time.Millisecond)
+		wanted = codes.DeadlineExceeded
+	}
+	defer cancel()
+	stream, err := connection.NewStream(ctx, &grpc.StreamDesc{StreamName: "Call"}, "/"+service+"/Call")
+	if err != nil {
+		return fails(wanted, err)
+	}
+	// What is wrong with it the other way says.
+	_ = stream.SendMsg(&text{Value: "hello"})
+	_ = stream.CloseSend()
+	if !byDeadline {
+		time.AfterFunc(time.Millisecond, cancel)
+	}
+	return fails(wanted, stream.RecvMsg(new(text)))
 }
 
 // serving is another server with ears, and a connection to it.
@@ -404,7 +457,7 @@ func leftUnprocessed(s *stage) error {
 		return err
 	}
 	defer listener.Close()
-	go goAway(listener)
+	go serveFrames(listener, func(framer *http2.Framer) { _ = framer.WriteGoAway(0, http2.ErrCodeNo, nil) })
 	connection, err := s.dial(target{name: listener.Addr().String()})
 	if err != nil {
 		return err
@@ -413,8 +466,8 @@ func leftUnprocessed(s *stage) error {
 	return fails(codes.Unavailable, call(context.Background(), connection, "hello"))
 }
 
-// goAway serves one connection, and goes away as a call comes: none has been processed.
-func goAway(listener net.Listener) {
+// serveFrames serves one connection as a server that does nothing but what it is told to do as a call comes.
+func serveFrames(listener net.Listener, onCall func(*http2.Framer)) {
 	conn, err := listener.Accept()
 	_ = listener.Close()
 	if err != nil {
@@ -432,7 +485,7 @@ func goAway(listener net.Listener) {
 			return
 		}
 		if _, isCall := frame.(*http2.HeadersFrame); isCall {
-			_ = framer.WriteGoAway(0, http2.ErrCodeNo, nil)
+			onCall(framer)
 		}
 	}
 }

@@ -10,6 +10,7 @@
 //   begin N     begins the operation N of two functions: {"ran"}
 //   end N       ends it: {"ran"}
 //   nap N       N times a function that takes 20 ms: {"ran"}
+//   finds N     N times a method that returns in memory, with two names in turn: {"ran"}
 //   calls N     N times a function that does nothing: {"ns"} for one
 //   confine N   N threads that may do nothing any more but read and write (seccomp), and wait: {"ran"}
 //   counts      {"lookups":{item/result: n}}
@@ -32,7 +33,8 @@
 #include <unistd.h>
 #include <vector>
 
-#define KEPT extern "C" __attribute__((noinline, noclone, used))
+#define WHOLE __attribute__((noinline, noclone, used))
+#define KEPT extern "C" WHOLE
 
 // Says how many there are of an item, or less than 0.
 KEPT int stock_lookup(int shelf, const char* item, int most);
@@ -43,7 +45,6 @@ KEPT int stock_leave(int depth);
 KEPT int stock_nap(int milliseconds);
 KEPT int stock_nothing(int value);
 KEPT bool stock_is_even(int value);
-KEPT int stock_stringy(const std::string& item);
 KEPT void stock_begin(void* job, int32_t number);
 KEPT void stock_end(int32_t number, void* job, const char* kind);
 KEPT void stock_turn_begin(void* place, int64_t id);
@@ -51,6 +52,16 @@ KEPT void stock_turn_end(void* place, int64_t id);
 KEPT int stock_many_1(int value) { asm volatile("" : : "r"(value)); return value + 1; }
 KEPT int stock_many_2(int value) { asm volatile("" : : "r"(value)); return value + 2; }
 KEPT int stock_many_3(int value) { asm volatile("" : : "r"(value)); return value + 3; }
+
+// What is found is too large for registers, and so is returned where a first argument points, before `this`.
+struct StockFound {
+    long shelf, most, length;
+};
+
+struct StockShelf {
+    long number;
+    WHOLE StockFound find(double least, const std::string& item, int most) const;
+};
 
 static volatile int zero = 0;
 static jmp_buf way_out;
@@ -96,9 +107,9 @@ bool stock_is_even(int value) {
     return (value & 1) == 0;
 }
 
-int stock_stringy(const std::string& item) {
-    asm volatile("" : : "r"(&item) : "memory");
-    return static_cast<int>(item.size());
+StockFound StockShelf::find(double least, const std::string& item, int most) const {
+    asm volatile("" : : "x"(least), "r"(&item), "r"(most) : "memory");
+    return {number, most, static_cast<long>(item.size())};
 }
 
 void stock_begin(void* job, int32_t number) { asm volatile("" : : "r"(job), "r"(number) : "memory"); }
@@ -258,12 +269,12 @@ int main() {
         else if (command == "confine") confine(times);
         else if (command == "begin") stock_turn_begin(place_of(times), times);
         else if (command == "end") stock_turn_end(place_of(times), times);
-        else if (command == "recurse" || command == "nap" || command == "even" || command == "strings" || command == "many") {
+        else if (command == "recurse" || command == "nap" || command == "even" || command == "finds" || command == "many") {
             for (int time = 0; time < times; time++) {
                 if (command == "recurse") stock_recurse(20);
                 else if (command == "nap") stock_nap(20);
                 else if (command == "even") stock_is_even(time);
-                else if (command == "strings") stock_stringy(time % 2 == 0 ? "short" : std::string(40, 'l'));
+                else if (command == "finds") StockShelf{1}.find(0.5, time % 2 == 0 ? "short" : std::string(40, 'l'), 7);
                 else stock_many_1(stock_many_2(stock_many_3(time)));
             }
         } else if (command != "quit") {

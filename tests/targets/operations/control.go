@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"time"
 
 	"example.com/monitor/steer"
 )
@@ -15,10 +16,12 @@ import (
 //	requests N  makes N requests of each kind: {"ran"}
 //	walk N      walks N times: {"ran"}
 //	mark N      sets N marks: {"ran"}
+//	toss N      tosses each of three coins N times: {"ran"}
 //	begin ID    begins a turn: {"ran"}
 //	take ID     is in the middle of it: {"ran"}
 //	put ID      is behind that: {"ran"}
 //	end ID      ends it: {"ran"}
+//	rescue MS   recovers what leaves one inside another, each of which takes so long before: {"ran"}
 //	counts      {"jobs":{queue/kind/tries/outcome: n},"work":{done,failed},"requests":{method/code/version: n}}
 type control struct {
 	queue  *queue
@@ -27,6 +30,7 @@ type control struct {
 	turns  *turns
 	trail  place
 	marks  *marks
+	coins  *coins
 }
 
 func (c *control) obey(command string, args []string) (map[string]any, error) {
@@ -48,12 +52,16 @@ func (c *control) obey(command string, args []string) (map[string]any, error) {
 		c.queue.again(n)
 	case "work":
 		c.work.run(n)
+	case "rescue":
+		rescue(false, time.Duration(n)*time.Millisecond)
 	case "requests":
 		err = c.server.run(n)
 	case "walk":
 		c.trail.walk(n)
 	case "mark":
 		c.marks.run(n)
+	case "toss":
+		c.coins.run(n)
 	case "begin":
 		c.turns.named(n).begin(n)
 	case "take":

@@ -13,7 +13,7 @@ import (
 func main() {
 	server, err := newServer()
 	if err == nil {
-		c := &control{queue: newQueue(), work: &work{}, server: server, turns: &turns{byID: map[int]*turn{}}, trail: newTrail(), marks: &marks{}}
+		c := &control{queue: newQueue(), work: &work{}, server: server, turns: &turns{byID: map[int]*turn{}}, trail: newTrail(), marks: &marks{}, coins: newCoins()}
 		err = steer.Serve(steer.Ready(), c.obey)
 	}
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // work is done by one function, which calls itself.
@@ -28,6 +29,22 @@ func (w *work) step(n int) (int, error) {
 	}
 	w.done.Add(1)
 	return inner + 1, nil
+}
+
+// rescue recovers what one inside of it is left by. Each takes a while before it goes on.
+//
+//go:noinline
+func rescue(isInside bool, pause time.Duration) {
+	defer func() {
+		if !isInside {
+			_ = recover()
+		}
+	}()
+	time.Sleep(pause)
+	if isInside {
+		panic("inside")
+	}
+	rescue(true, pause)
 }
 
 // leap is inlined where it is called by its name, and entered where it is not.

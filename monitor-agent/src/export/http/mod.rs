@@ -49,6 +49,8 @@ use crate::{events::Wish, memory, pipeline::Side, threads};
 pub trait Backend: Send + Sync + 'static {
     /// Whether everything that was asked for is attached and in place.
     fn ready(&self) -> bool;
+    /// For how long nothing was taken out of the rings any more; `None` while all is well.
+    fn standstill(&self) -> Option<Duration>;
     /// All families, for `/metrics`.
     fn gather(&self) -> Vec<MetricFamily>;
     /// One target's families in the shape that the process itself would export; `None` for a pid that is no target.
@@ -266,10 +268,18 @@ fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics))
         .route("/targets/{pid}/metrics", get(target_metrics))
         .route("/api/v1/calls", get(calls))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .fallback(|| async { not_found() })
         .with_state(app)
+}
+
+async fn healthz(State(app): State<Arc<App>>) -> Response {
+    let Some(gone) = app.backend.standstill() else { return "ok\n".into_response() };
+    let seconds = gone.as_secs();
+    let text =
+        format!("not come round to the targets for {seconds} s: what is told of their calls stands still\n");
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 async fn readyz(State(app): State<Arc<App>>) -> Response {

@@ -22,6 +22,7 @@ use crate::threads::testing::without_threads;
 #[derive(Default)]
 struct Sample {
     ready: AtomicBool,
+    stands_still: AtomicBool,
     series: usize,
     takes: Duration,
     gathering: AtomicUsize,
@@ -54,6 +55,10 @@ fn family(name: &str) -> MetricFamily {
 impl Backend for Sample {
     fn ready(&self) -> bool {
         self.ready.load(SeqCst)
+    }
+
+    fn standstill(&self) -> Option<Duration> {
+        self.stands_still.load(SeqCst).then(|| Duration::from_millis(12_345))
     }
 
     fn gather(&self) -> Vec<MetricFamily> {
@@ -623,6 +628,16 @@ async fn readiness_follows_the_backend_and_ends_with_the_shutdown() {
     server.task.await.expect("no panic");
     assert!(begin.elapsed() < Duration::from_secs(2));
     assert!(TcpStream::connect(server.addr).await.is_err());
+}
+
+#[tokio::test]
+async fn healthz_is_503_while_counting_stands_still() {
+    let server = Server::start(LIMITS, Sample::default()).await;
+    server.backend.stands_still.store(true, SeqCst);
+    let answer = server.get("/healthz").await;
+    assert!(answer.status == 503 && answer.text().contains(" for 12 s: "), "{answer:?}");
+    server.backend.stands_still.store(false, SeqCst);
+    assert_eq!(server.get("/healthz").await.status, 200);
 }
 
 #[tokio::test]

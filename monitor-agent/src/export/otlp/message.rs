@@ -28,7 +28,7 @@ enum Value {
     Distribution(Distribution),
 }
 
-/// The values that the collector has taken of those of which it gets differences.
+/// The values that the collector has taken of those of which it gets differences, or from which these begin.
 #[derive(Debug, Default)]
 pub(super) struct Taken(BTreeMap<Key, (Value, u64)>);
 
@@ -37,6 +37,20 @@ impl Taken {
     pub(super) fn add(&mut self, batch: Batch) {
         let time_ns = batch.time_ns;
         self.0.extend(batch.values.into_iter().map(|(key, value)| (key, (value, time_ns))));
+    }
+
+    /// What a target has been counting by itself begins where it is when it is first looked at: an agent before this one
+    /// may have sent what was before.
+    pub(super) fn begin(&mut self, pid: u32, telemetry: &Telemetry, time_ns: u64) {
+        for scope in telemetry.scopes.iter().filter(|scope| scope.by_target) {
+            for metric in &scope.metrics {
+                let Data::Sum { monotonic: true, points } = &metric.data else { continue };
+                for (attributes, value) in points {
+                    let key = (pid, scope.name, metric.name, attributes.clone());
+                    self.0.entry(key).or_insert((Value::Sum(*value), time_ns));
+                }
+            }
+        }
     }
 }
 
@@ -152,6 +166,10 @@ impl MetricSource<'_> {
                 let key = self.key(attributes);
                 let mut risen_to = *value;
                 if let Some((Value::Sum(before), time_ns)) = self.taken.0.get(&key) {
+                    // It begins now: there is no time in which it could have risen.
+                    if *time_ns == self.time_ns {
+                        continue;
+                    }
                     // A value that was read as less than before has not risen since: nothing is added until it has.
                     risen_to = risen_to.max(*before);
                     shown = risen_to.saturating_sub(*before);
@@ -168,6 +186,9 @@ impl MetricSource<'_> {
             });
         }
         let count = data_points.len();
+        if count == 0 {
+            return;
+        }
         let data = metric::Data::Sum(Sum {
             data_points,
             aggregation_temporality: number(is_delta),

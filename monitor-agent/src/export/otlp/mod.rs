@@ -3,7 +3,8 @@
 //! The SDK's exporter takes only what the SDK itself has measured, so the messages are made here, of the official
 //! types (`opentelemetry-proto`). Nothing is queued: a round that fails sends nothing, and the next one sends the
 //! state as it is by then. With delta temporality it sends what has been added since the last value that the collector
-//! has taken, so a failure postpones and loses nothing.
+//! has taken, so a failure postpones and loses nothing. What a target has counted by itself before the first look is not
+//! sent so: an agent before this one may have.
 
 mod client;
 mod message;
@@ -64,6 +65,8 @@ pub struct Exporter {
     source: Arc<dyn Source>,
     outcomes: Arc<Outcomes>,
     taken: Taken,
+    /// The target with which the next round begins, if that is not the first.
+    begin_with: Option<u32>,
     /// Whether the last round was taken; `None` before the first.
     works: Option<bool>,
 }
@@ -71,13 +74,18 @@ pub struct Exporter {
 impl Exporter {
     /// An exporter that has not sent anything yet.
     pub fn new(settings: Settings, client: Client, source: Arc<dyn Source>, outcomes: Arc<Outcomes>) -> Self {
-        Self { settings, client, source, outcomes, taken: Taken::default(), works: None }
+        Self { settings, client, source, outcomes, taken: Taken::default(), begin_with: None, works: None }
     }
 
     /// Pushes at each interval until told to stop, and then once more.
     pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         let mut ticks = interval_at(Instant::now() + self.settings.interval, self.settings.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::select! {
+            _ = &mut stop => return self.round(LAST_ROUND).await,
+            // What is counted from a first look on is counted from here. If this fails, the first round has that look.
+            _ = self.look() => {}
+        }
         loop {
             tokio::select! {
                 _ = &mut stop => break,
@@ -116,25 +124,47 @@ impl Exporter {
         self.works = Some(result.is_ok());
     }
 
-    /// Sends all that there is. What is refused for good holds up nothing else; the first error is told.
-    async fn push(&mut self, deadline: Instant) -> Result<(), String> {
+    /// All that there is, and when it was so.
+    async fn look(&mut self) -> Result<(Vec<(u32, Telemetry)>, u64), String> {
         let source = Arc::clone(&self.source);
         let telemetry = threads::on_its_own(move || source.telemetry());
         let telemetry = telemetry.await.map_err(|error| error.to_string())?;
         let now = unix_ns(SystemTime::now());
+        if self.settings.temporality == Temporality::Delta {
+            for (pid, telemetry) in &telemetry {
+                self.taken.begin(*pid, telemetry, now);
+            }
+        }
+        Ok((telemetry, now))
+    }
+
+    /// Sends all that there is, target by target; the first error is told. What is refused holds up no other target, unless
+    /// the collector wants nothing for longer than there is time.
+    async fn push(&mut self, deadline: Instant) -> Result<(), String> {
+        let (mut targets, now) = self.look().await?;
+        let first = targets.iter().position(|(pid, _)| self.begin_with == Some(*pid));
+        targets.rotate_left(first.unwrap_or(0));
         let temporality = self.settings.temporality;
         let mut result = Ok(());
-        for (pid, telemetry) in telemetry {
-            for batch in message::batches(pid, &telemetry, now, temporality, &self.taken) {
+        for (place, (pid, telemetry)) in targets.iter().enumerate() {
+            // Here the next round goes on if this one ends. But not where this one has begun: what takes all of the time may
+            // do so again.
+            self.begin_with = targets.get(place.max(1)).map(|(pid, _)| *pid);
+            for batch in message::batches(*pid, telemetry, now, temporality, &self.taken) {
                 match self.send(&batch, deadline).await {
                     Ok(()) => self.taken.add(batch),
-                    // Others may be taken all the same.
+                    // The next message may be taken all the same.
                     Err(Refused { why, again: Again::Never }) => result = result.and(Err(why)),
-                    // Later, when there is no time left.
-                    Err(Refused { why, .. }) => return result.and(Err(why)),
+                    // Or the next target's.
+                    Err(Refused { why, again: Again::AfterPause }) => {
+                        result = result.and(Err(why));
+                        break;
+                    }
+                    Err(Refused { why, again: Again::After(_) }) => return result.and(Err(why)),
                 }
             }
         }
+        self.begin_with = None;
         result
     }
 

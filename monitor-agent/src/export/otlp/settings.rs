@@ -75,6 +75,9 @@ pub struct SettingsError {
 const ALL: &str = "OTEL_EXPORTER_OTLP_";
 /// That for metrics, which comes first.
 const METRICS: &str = "OTEL_EXPORTER_OTLP_METRICS_";
+/// Said of an address that may have a password in it.
+const WITHOUT_USER: &str = "must be an address such as http://HOST:PORT, without user and password: what proves who \
+                            one is goes into OTEL_EXPORTER_OTLP_HEADERS";
 
 impl Settings {
     /// The settings that variables give; those that are empty are as if they were not there.
@@ -107,7 +110,7 @@ impl Settings {
                 .into_iter()
                 .flatten()
         {
-            let list = pairs(&value);
+            let list = pairs(&value).collect::<Result<Vec<_>, _>>().unwrap_or_default();
             if list.is_empty() {
                 // The value is not shown: it may be secret.
                 return Err(wrong((name, "…".to_owned()), "must be a list such as key=value,other=value"));
@@ -171,22 +174,32 @@ impl Variables<'_> {
         let (name, value) = set.unwrap_or_else(|| (String::new(), default.to_owned()));
         let text = match protocol {
             Protocol::Grpc if value.contains("://") => value.clone(),
-            Protocol::Grpc if self.is_insecure() => format!("http://{value}"),
+            Protocol::Grpc if self.is_insecure()? => format!("http://{value}"),
             Protocol::Grpc => format!("https://{value}"),
             Protocol::Http => {
                 format!("{}{path}", value.trim_end_matches(if path.is_empty() { '\0' } else { '/' }))
             }
         };
         let uri: Option<Uri> = text.parse().ok();
-        let fits = |uri: &Uri| {
-            matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.host().is_some_and(|host| !host.is_empty())
-        };
-        uri.filter(fits).ok_or_else(|| wrong((name, value), "must be an address such as http://HOST:PORT"))
+        let fits = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && is_host_and_port(uri);
+        uri.filter(fits).ok_or_else(|| {
+            if value.contains('@') {
+                // A password may stand there, so the value is not shown.
+                wrong((name, "…".to_owned()), WITHOUT_USER)
+            } else {
+                wrong((name, value), "must be an address such as http://HOST:PORT")
+            }
+        })
     }
 
-    fn is_insecure(&self) -> bool {
-        self.either("INSECURE").is_some_and(|(_, value)| value.eq_ignore_ascii_case("true"))
+    /// Another value than these would have to mean false, and end in pushes that the collector doesn't understand.
+    fn is_insecure(&self) -> Result<bool, SettingsError> {
+        let Some((name, value)) = self.either("INSECURE") else { return Ok(false) };
+        match value.to_ascii_lowercase().as_str() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(wrong((name, value), "must be true or false")),
+        }
     }
 
     fn tls(&self) -> Result<TlsFiles, SettingsError> {
@@ -203,6 +216,18 @@ impl Variables<'_> {
         };
         Ok(TlsFiles { authorities: file("CERTIFICATE").map(|(_, path)| path.into()), own })
     }
+}
+
+/// Whether an address names a host, and has nothing else but a port beside it. A port that is none would be passed over, and
+/// the headers go to whoever listens at the scheme's own.
+fn is_host_and_port(uri: &Uri) -> bool {
+    let Some(authority) = uri.authority() else { return false };
+    let host = authority.host();
+    let Some(behind) = authority.as_str().strip_prefix(host).filter(|_| !host.is_empty()) else {
+        return false;
+    };
+    let port = behind.strip_prefix(':').and_then(|port| port.parse::<u16>().ok());
+    behind.is_empty() || port.is_some_and(|port| port != 0)
 }
 
 fn wrong((name, value): Set, why: &'static str) -> SettingsError {
@@ -276,6 +301,12 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://collector"),
             ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://"),
+            // The push would go to the port 80 or 443.
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:431800"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:http"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:0"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[::1]4318"),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
             ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
@@ -286,8 +317,46 @@ mod tests {
             let error = settings(&[(name, value)]).expect_err("an error");
             assert!(error.starts_with(&format!("{name}={value}: ")), "{error}");
         }
-        let error = settings(&[("OTEL_EXPORTER_OTLP_HEADERS", "authorization")]).expect_err("an error");
-        assert!(!error.contains("authorization"), "{error}");
+        for value in ["authorization", "a=1,authorization", "=authorization"] {
+            let error = settings(&[("OTEL_EXPORTER_OTLP_HEADERS", value)]).expect_err("an error");
+            assert!(!error.contains("authorization"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_perhaps_a_port() {
+        for address in
+            ["http://collector/", "http://collector:65535/", "https://[::1]/", "http://[::1]:4318/a@b"]
+        {
+            assert_eq!(endpoint(&[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", address)]), address);
+        }
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_refused_and_not_shown() {
+        for address in
+            ["http://me:secret@collector:1", "https://me:se/cret@collector", "ftp://secret@collector"]
+        {
+            let error = settings(&[("OTEL_EXPORTER_OTLP_ENDPOINT", address)]).expect_err("an error");
+            assert!(error.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT=…: "), "{error}");
+            assert!(error.contains("OTEL_EXPORTER_OTLP_HEADERS"), "{error}");
+            assert!(!error.contains("cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_grpc_has_tls_unless_told_in_plain_words() {
+        let address = |insecure| {
+            settings(&[
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:1"),
+                ("OTEL_EXPORTER_OTLP_INSECURE", insecure),
+            ])
+            .map(|settings| settings.endpoint.to_string())
+        };
+        assert_eq!(address("TRUE").as_deref(), Ok("http://collector:1/"));
+        assert_eq!(address("False").as_deref(), Ok("https://collector:1/"));
+        assert_eq!(address("1"), Err("OTEL_EXPORTER_OTLP_INSECURE=1: must be true or false".to_owned()));
     }
 
     #[test]

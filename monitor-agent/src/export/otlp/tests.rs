@@ -86,7 +86,8 @@ fn telemetry_of(instance: &str, service: &str, count: i64) -> Telemetry {
     let resource = identity.resource(&Snapshot::default());
     let data = Data::Sum { monotonic: true, points: vec![(Attributes::new(), count)] };
     let metrics = vec![Metric { name: "some.count", description: "", unit: "", data }];
-    Telemetry { resource, scopes: vec![Scope { name: "some", version: "1", since_ns: 1, metrics }] }
+    let scope = Scope { name: "some", version: "1", since_ns: 1, by_target: false, metrics };
+    Telemetry { resource, scopes: vec![scope] }
 }
 
 struct Targets(Vec<(u32, Telemetry)>);
@@ -129,6 +130,42 @@ async fn what_is_refused_for_good_holds_up_no_other() {
     let why = push(&endpoint, &["good", "bad", "worse", "fine"], LONG).await.expect_err("two were refused");
     assert!(why.contains("400"), "{why}");
     assert_eq!(names(&asked), ["good", "bad", "worse", "fine"]);
+}
+
+#[tokio::test]
+async fn what_is_refused_for_now_holds_up_no_other_target() {
+    let (endpoint, asked) = collector(|name| if name == "bad" { "503 No" } else { "200 OK" }).await;
+    // No time to try again.
+    let why = push(&endpoint, &["bad", "good", "fine"], Duration::ZERO).await.expect_err("one was refused");
+    assert!(why.contains("503"), "{why}");
+    assert_eq!(names(&asked), ["bad", "good", "fine"]);
+}
+
+#[tokio::test]
+async fn a_round_begins_where_the_last_has_ended() {
+    let answer = |name: &str| if name == "two" { "503 No\r\nretry-after: 3600" } else { "200 OK" };
+    let (endpoint, asked) = collector(answer).await;
+    let mut exporter = exporter(&endpoint, &["one", "two", "three"]);
+    for expected in
+        [&["one", "two"][..], &["two"], &["three", "one", "two"], &["two"], &["three", "one", "two"]]
+    {
+        let before = names(&asked).len();
+        exporter.push(Instant::now() + LONG).await.expect_err("one was refused");
+        assert_eq!(names(&asked)[before..], *expected);
+    }
+}
+
+/// A round is cut off wherever it is.
+#[tokio::test]
+async fn a_round_that_runs_out_of_time_is_gone_on_with() {
+    let (endpoint, asked) = collector(|_| "503 No\r\nretry-after: 10").await;
+    let mut exporter = exporter(&endpoint, &["one", "two"]);
+    for _ in 0..2 {
+        // The pause after the first attempt takes all of it.
+        let push = exporter.push(Instant::now() + LONG);
+        assert!(tokio::time::timeout(Duration::from_secs(1), push).await.is_err());
+    }
+    assert_eq!(names(&asked), ["one", "two"]);
 }
 
 #[tokio::test]
@@ -229,11 +266,62 @@ fn whole(point: &opentelemetry_proto::tonic::metrics::v1::NumberDataPoint) -> i6
 #[test]
 fn a_sum_that_seems_to_fall_is_never_taken_back() {
     let mut before = Taken::default();
+    let mut time_ns = 1;
     let deltas = [5, 3, 4, 9, 0, 9, 10].map(|value| {
-        let telemetry = telemetry("shop", value);
-        taken(&telemetry, 2, &mut before, "some.count")
+        time_ns += 1;
+        taken(&telemetry("shop", value), time_ns, &mut before, "some.count")
     });
     assert_eq!(deltas, [5, 0, 0, 4, 0, 0, 1]);
+}
+
+/// The same, counted by the target itself.
+fn counted_by_target(count: i64) -> Telemetry {
+    let mut telemetry = telemetry("shop", count);
+    telemetry.scopes[0].by_target = true;
+    telemetry
+}
+
+#[test]
+fn what_a_target_counts_by_itself_begins_at_the_first_look() {
+    let mut before = Taken::default();
+    let mut points = |time_ns, count| {
+        let telemetry = counted_by_target(count);
+        before.begin(1, &telemetry, time_ns);
+        let mut batches = message::batches(1, &telemetry, time_ns, Temporality::Delta, &before);
+        let batch = batches.pop()?;
+        assert!(batches.is_empty());
+        let data = batch.request.resource_metrics[0].scope_metrics[0].metrics[0].data.as_ref()?;
+        let metric::Data::Sum(data) = data else { panic!("{data:?}") };
+        let point = &data.data_points[0];
+        let shown = (whole(point), point.start_time_unix_nano, point.time_unix_nano);
+        // What is not taken is sent again.
+        if time_ns > 3 {
+            before.add(batch);
+        }
+        Some(shown)
+    };
+    assert_eq!(points(2, 500), None);
+    assert_eq!(points(3, 503), Some((3, 2, 3)));
+    assert_eq!(points(4, 504), Some((4, 2, 4)));
+    assert_eq!(points(5, 504), Some((0, 4, 5)));
+    let all = message::batches(1, &counted_by_target(500), 2, Temporality::Cumulative, &Taken::default());
+    assert_eq!(all.len(), 1);
+}
+
+#[tokio::test]
+async fn the_life_of_a_runtime_is_no_difference() {
+    for (temporality, expected) in
+        [(Temporality::Delta, vec!["shop"]), (Temporality::Cumulative, vec!["shop"; 2])]
+    {
+        let (endpoint, asked) = collector(|_| "200 OK").await;
+        let mut exporter = exporter(&endpoint, &[]);
+        exporter.settings.temporality = temporality;
+        exporter.source = Arc::new(Targets(vec![(1, counted_by_target(500))]));
+        for _ in 0..2 {
+            exporter.push(Instant::now() + LONG).await.expect("taken");
+        }
+        assert_eq!(names(&asked), expected, "{temporality:?}");
+    }
 }
 
 #[test]

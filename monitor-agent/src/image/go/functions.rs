@@ -2,6 +2,7 @@
 
 use super::{GoImage, Slice, number, to_len};
 use crate::image::bytes::u32_at;
+use crate::image::code::goes_on_elsewhere;
 use crate::image::{Image, ImageError};
 
 /// No function that is worth probing is larger; decoding this much takes a few milliseconds.
@@ -27,6 +28,16 @@ const ARGUMENTS_MAX: usize = 171;
 /// A function has a handful of tables.
 pub(super) const MAX_TABLES: u32 = 64;
 
+/// A function of the runtime that every program has, since the runtime's own `main` defers, and that counts as a wrapper in each
+/// release (`funcIDs` in cmd/internal/objabi/funcid.go @ go1.18 to go1.27). The number of wrappers is another in some.
+pub(crate) const A_WRAPPER: &str = "runtime.deferreturn";
+/// The newest release that is known to have it.
+const NEWEST_KNOWN: u32 = 27;
+/// The flag of what is written in assembly (`FuncFlagAsm` in internal/abi/symtab.go @ go1.21 to go1.27, `FuncFlag_ASM` before).
+const ASSEMBLY: u8 = 1 << 2;
+/// What only goes on to another function has five instructions.
+const MAX_WRAPPER: u64 = 64;
+
 /// A function of the program. Addresses are link-time virtual addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
@@ -38,6 +49,15 @@ pub struct Function {
     pub end: u64,
     /// Address of its record in the function table.
     pub record: u64,
+}
+
+/// What a function is that is none of the program's Go code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StandIn {
+    /// The compiler has made it to call another one.
+    Wrapper,
+    /// It is written in assembly.
+    Assembly,
 }
 
 /// The formats of the function table, by the magic number in its header
@@ -163,6 +183,52 @@ impl GoImage<'_> {
         }
         let text = self.image.read_up_to(base.saturating_add(offset), ARGUMENTS_MAX)?;
         Ok(arguments_of(&text))
+    }
+
+    /// The number by which the runtime knows wrappers, if the one that every program has is among some functions. `None` for
+    /// Go 1.17, which is not asked.
+    pub fn wrapper_id(&self, functions: &[Function]) -> Result<Option<u8>, ImageError> {
+        if self.format == TableFormat::Go116 {
+            return Ok(None);
+        }
+        let one = functions.iter().find(|function| function.name == A_WRAPPER);
+        let marks = one.map(|function| self.id_and_flags(function)).transpose()?;
+        // 0 is the number of what is nothing special.
+        let id = marks.map(|(id, _)| id).filter(|id| *id != 0);
+        if id.is_none() && self.version.minor > NEWEST_KNOWN {
+            let version = self.version.to_string();
+            let why = format!("{A_WRAPPER} doesn't tell which functions the compiler made to call others");
+            return Err(ImageError::UnsupportedGo { version, why });
+        }
+        Ok(id)
+    }
+
+    /// What a function is, if it is none of the program's Go code: assembly, or one that the compiler has made to call another,
+    /// as the method of a value for whoever has a pointer. `wrapper` is the [number of wrappers](Self::wrapper_id). Go 1.17 is
+    /// not asked.
+    pub fn stand_in(&self, function: &Function, wrapper: Option<u8>) -> Result<Option<StandIn>, ImageError> {
+        if self.format == TableFormat::Go116 {
+            return Ok(None);
+        }
+        let (id, flags) = self.id_and_flags(function)?;
+        if flags & ASSEMBLY != 0 {
+            return Ok(Some(StandIn::Assembly));
+        }
+        let is_short = (1..=MAX_WRAPPER).contains(&function.end.saturating_sub(function.entry));
+        // One that only jumps has no number.
+        let is_wrapper =
+            wrapper == Some(id) || (is_short && goes_on_elsewhere(&self.code(function)?, function.entry));
+        Ok(is_wrapper.then_some(StandIn::Wrapper))
+    }
+
+    /// By which number the runtime knows a function, and the function's flags (`funcID` and `flag` of `_func` in
+    /// runtime/runtime2.go @ go1.18 to go1.27).
+    fn id_and_flags(&self, function: &Function) -> Result<(u8, u8), ImageError> {
+        let head = self.image.read(function.record, self.record_size())?;
+        match head.as_slice() {
+            [.., id, flags, _, _] => Ok((*id, *flags)),
+            _ => Err(ImageError::malformed("a record of its Go function table is cut")),
+        }
     }
 
     /// The size of the fixed part of a function's record (`_func` in runtime/runtime2.go): since Go 1.20 with the first

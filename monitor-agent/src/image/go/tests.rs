@@ -1,10 +1,14 @@
 //! The Go side of made-up executables, of every release, whole and damaged.
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::image::testing::{BASE, FUNCTIONS, GoFile, Places, TEXT};
-use crate::image::{Kind, SiteKind, go_entry_site};
+use crate::image::{Kind, SiteKind, Source, go_entry_site};
 
 fn image(file: Vec<u8>) -> Image {
     Image::parse(Box::new(file)).expect("an image")
@@ -39,6 +43,43 @@ fn functions_are_found_in_every_release() {
         let named = go.functions_named(&|name| name.ends_with(".(*T).Do")).expect("functions");
         let site = go_entry_site(&go.code(&named[0]).expect("code"), named[0].entry).expect("a site");
         assert_eq!((named.len(), site.kind, site.offset), (1, SiteKind::Entry, 0));
+    }
+}
+
+#[test]
+fn what_is_none_of_the_programs_own_code_is_told() {
+    const RETURN: &[u8] = &[0xc3, 0xcc, 0xcc, 0xcc];
+    /// Adds to the receiver, and jumps far behind the function.
+    const JUMP: &[u8] = &[0x48, 0x83, 0xc0, 8, 0xe9, 16, 0, 0, 0, 0xcc, 0xcc, 0xcc];
+    const MORE: [(&str, &[u8]); 5] = [
+        (A_WRAPPER, RETURN),
+        ("main.(*T).made", RETURN),
+        ("main.(*T).jumps", JUMP),
+        ("main.assembly", RETURN),
+        ("main.written", RETURN),
+    ];
+    for minor in 18..=28 {
+        let (mut bytes, _) = GoFile { more: MORE.to_vec(), ..GoFile::of_release(minor) }.build();
+        let functions = image(bytes.clone()).go().expect("a Go image").functions_named(&|_| true);
+        let functions = functions.expect("functions");
+        let named = |name: &str| functions.iter().find(|function| function.name == name).expect("a function");
+        let size = if minor < 20 { 40 } else { 44 };
+        for (name, marks) in
+            [(A_WRAPPER, [22, 0]), ("main.(*T).made", [22, 0]), ("main.assembly", [0, 1 << 2])]
+        {
+            put(&mut bytes, named(name).record + size - 4, &marks);
+        }
+        let image = image(bytes);
+        let go = image.go().expect("a Go image");
+        let wrapper = go.wrapper_id(&functions).expect("a number");
+        let stand_in = |name: &str| go.stand_in(named(name), wrapper).expect("a record");
+        assert_eq!(
+            ["main.(*T).made", "main.(*T).jumps", "main.assembly", "main.written"].map(stand_in),
+            [Some(StandIn::Wrapper), Some(StandIn::Wrapper), Some(StandIn::Assembly), None],
+            "go1.{minor}"
+        );
+        // A release that nobody knows may have it otherwise.
+        assert_eq!(go.wrapper_id(&[]).is_err(), minor > 27, "go1.{minor}");
     }
 }
 
@@ -153,6 +194,44 @@ fn code_must_be_code() {
         [(TEXT + 4, TEXT), (places.table, places.table + 8), (TEXT, u64::MAX), (TEXT, TEXT + 4096)]
     {
         assert!(go.code(&Function { name: String::new(), entry, end, record: 0 }).is_err(), "{entry:#x}");
+    }
+}
+
+/// A file that counts how often it is read.
+struct Counted {
+    file: Vec<u8>,
+    reads: Arc<AtomicU32>,
+}
+
+impl Source for Counted {
+    fn len(&self) -> u64 {
+        Source::len(&self.file)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        Source::read_at(&self.file, offset, buf)
+    }
+}
+
+/// A hostile target can have it asked again and again.
+#[test]
+fn a_file_is_searched_once_whether_there_is_something_to_find_or_not() {
+    for is_whole in [true, false] {
+        let (mut file, places) = GoFile { sections: false, ..GoFile::of_release(26) }.build();
+        if !is_whole {
+            put(&mut file, places.table, &[0x12, 0x34, 0x56, 0x78]);
+        }
+        let reads = Arc::new(AtomicU32::new(0));
+        let image = Image::parse(Box::new(Counted { file, reads: Arc::clone(&reads) })).expect("an image");
+        let count = || reads.load(Ordering::SeqCst);
+        let told = || image.go().map(|go| go.version()).map_err(|error| error.to_string());
+        let before = count();
+        let first = told();
+        assert_eq!(first.is_ok(), is_whole, "{first:?}");
+        let searched = count();
+        assert!(searched > before, "nothing was read");
+        assert_eq!((told(), count()), (first, searched));
     }
 }
 

@@ -57,6 +57,7 @@ pub(super) fn scopes(
             name: "github.com/kitex-contrib/obs-opentelemetry",
             version: "semver:0.39.0",
             since_ns,
+            by_target: false,
             metrics: vec![
                 metric("rpc.client.duration", Side::Client),
                 metric("rpc.server.duration", Side::Server),
@@ -79,6 +80,7 @@ pub(super) fn scopes(
             name: env!("CARGO_PKG_NAME"),
             version: env!("CARGO_PKG_VERSION"),
             since_ns,
+            by_target: false,
             metrics: vec![
                 metric("rpc.client.call.duration", client, Side::Client),
                 metric("rpc.server.call.duration", server, Side::Server),
@@ -156,8 +158,8 @@ fn new(labels: &Labels) -> Attributes {
         (service, method) => format!("{service}/{method}"),
     };
     let mut attributes = text([("rpc.system.name", system(labels)), ("rpc.method", &method)]);
-    if labels.failed && labels.framework == Framework::Grpc {
-        attributes.extend(text([("error.type", &canonical_code_name(labels.code))]));
+    if labels.framework == Framework::Grpc {
+        attributes.extend(of_status(labels));
         return attributes;
     }
     let error = match (labels.failed, labels.panicked, labels.error_class) {
@@ -167,6 +169,27 @@ fn new(labels: &Labels) -> Attributes {
         (true, _, class) => class,
     };
     attributes.extend(text([("error.type", error)]));
+    attributes
+}
+
+/// The codes that are failures of a server; others are its clients' own. To a client each but `OK` is a failure
+/// (`interceptor.go`, `stats_handler.go` of otelgrpc @ v0.72.0).
+const FAILURES_OF_SERVERS: [&str; 6] =
+    ["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"];
+
+/// The attributes that the status of a call of gRPC gives.
+fn of_status(labels: &Labels) -> Attributes {
+    // What can't be read is an error all the same.
+    let Some(code) = labels.code else { return text([("error.type", "_OTHER")]) };
+    let name = canonical_code_name(code);
+    let mut attributes = text([("rpc.response.status_code", &name)]);
+    let is_failure = match labels.side {
+        Side::Client => labels.failed,
+        Side::Server => FAILURES_OF_SERVERS.contains(&name.as_str()),
+    };
+    if is_failure {
+        attributes.extend(text([("error.type", &name)]));
+    }
     attributes
 }
 
@@ -207,8 +230,37 @@ mod tests {
 
     #[test]
     fn codes_of_grpc_have_their_canonical_names() {
-        let names = [Some(0), Some(1), Some(4), Some(16), Some(99), None].map(canonical_code_name);
-        assert_eq!(names, ["OK", "CANCELLED", "DEADLINE_EXCEEDED", "UNAUTHENTICATED", "99", "_OTHER"]);
+        let names = [0, 1, 4, 16, 99].map(canonical_code_name);
+        assert_eq!(names, ["OK", "CANCELLED", "DEADLINE_EXCEEDED", "UNAUTHENTICATED", "CODE(99)"]);
+    }
+
+    /// The attributes of a call of gRPC with this code.
+    fn of_grpc(side: Side, code: Option<u32>) -> Attributes {
+        let labels = Labels::decode(&LabelSet::EMPTY, &NoExecutable);
+        new(&Labels { framework: Framework::Grpc, side, code, failed: code != Some(0), ..labels })
+    }
+
+    #[test]
+    fn a_status_of_grpc_is_a_failure_of_a_server_or_its_clients() {
+        let servers = [2, 4, 12, 13, 14, 15];
+        for code in (0..=16).chain([99]) {
+            let name = AttributeValue::Text(canonical_code_name(code));
+            for (side, is_failure) in [(Side::Client, code != 0), (Side::Server, servers.contains(&code))] {
+                let attributes = of_grpc(side, Some(code));
+                assert_eq!(attributes.get("rpc.response.status_code"), Some(&name), "{side:?}");
+                let error = attributes.get("error.type");
+                assert_eq!(error, is_failure.then_some(&name), "{side:?}, {code}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_code_of_grpc_that_cannot_be_read_is_an_error_of_no_known_type() {
+        for side in [Side::Client, Side::Server] {
+            let attributes = of_grpc(side, None);
+            assert_eq!(attributes["error.type"], AttributeValue::Text("_OTHER".to_owned()));
+            assert!(!attributes.contains_key("rpc.response.status_code"));
+        }
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct Scope {
     pub version: &'static str,
     /// Since when it measures, in nanoseconds since 1970.
     pub since_ns: u64,
+    /// Whether the target itself keeps its sums, and has since before the agent came; else the agent does.
+    pub by_target: bool,
     /// Its metrics that have points.
     pub metrics: Vec<Metric>,
 }
@@ -158,7 +160,7 @@ pub fn telemetry(
 ) -> Telemetry {
     let resource = identity.resource(snapshot);
     let mut scopes = calls::scopes(&resource, snapshot, view.conventions, since_ns);
-    scopes.extend(runtime.map(|runtime| runtime::scope(runtime, view.go)));
+    scopes.extend(runtime.into_iter().flat_map(|runtime| runtime::scopes(runtime, view.go)));
     scopes.retain(|scope| !scope.metrics.is_empty());
     Telemetry { resource, scopes }
 }

@@ -68,9 +68,12 @@ impl Identity {
             text("telemetry.sdk.name", env!("CARGO_PKG_NAME")),
             text("telemetry.sdk.version", env!("CARGO_PKG_VERSION")),
         ]);
-        let own = environment.get("OTEL_RESOURCE_ATTRIBUTES").map(|list| pairs(list)).unwrap_or_default();
+        let own = environment.get("OTEL_RESOURCE_ATTRIBUTES").map_or("", String::as_str);
+        // An SDK passes over what is no pair.
+        let own: Vec<_> = pairs(own).flatten().collect();
         attributes.extend(listed(&own));
-        let name = environment.get("OTEL_SERVICE_NAME").filter(|name| !name.is_empty());
+        let name = environment.get("OTEL_SERVICE_NAME").map(|name| name.trim());
+        let name = name.filter(|name| !name.is_empty());
         attributes.extend(name.map(|name| text(SERVICE_NAME, name)));
         let left_out = [more.len(), own.len()].map(|length| length.saturating_sub(ATTRIBUTES_MAX));
         Self {
@@ -196,33 +199,34 @@ fn cut(text: &str) -> String {
     format!("{kept}…")
 }
 
-/// A list such as `service.version=1.2,team=a%20b`, as SDKs read it: what can't be read is left out, as a whole.
-#[must_use]
-pub fn pairs(list: &str) -> Vec<(String, String)> {
-    let pair = |part: &str| {
-        let (name, value) = part.split_once('=')?;
-        let name = name.trim();
-        (!name.is_empty()).then(|| (name.to_owned(), decoded(value.trim())))
-    };
-    let pairs: Option<Vec<_>> = list.split(',').filter(|part| !part.trim().is_empty()).map(pair).collect();
-    pairs.unwrap_or_default()
+/// The pairs of a list such as `service.version=1.2,team=a%20b`, as Go's SDK reads it (`sdk/resource/env.go` @ v1.47.0); of what
+/// is no pair its text.
+pub fn pairs(list: &str) -> impl Iterator<Item = Result<(String, String), &str>> {
+    let parts = list.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(|part| {
+        let (name, value) = part.split_once('=').ok_or(part)?;
+        let (name, value) = (name.trim(), value.trim());
+        if name.is_empty() {
+            return Err(part);
+        }
+        Ok((name.to_owned(), decoded(value).unwrap_or_else(|| value.to_owned())))
+    })
 }
 
-/// Text with `%20` and the like for bytes.
-fn decoded(text: &str) -> String {
+/// Text with `%20` and the like for bytes; `None` if a `%` stands for nothing.
+fn decoded(text: &str) -> Option<String> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let escaped = (*first == b'%').then(|| after.split_at_checked(2)).flatten();
-        let byte = escaped.and_then(|(digits, after)| {
-            let byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-            Some((byte, after))
-        });
-        let (byte, after) = byte.unwrap_or((*first, after));
-        bytes.push(byte);
-        rest = after;
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let (high, low) = (digit(rest.next()?)?, digit(rest.next()?)?);
+        bytes.push(u8::try_from(high * 16 + low).ok()?);
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -251,7 +255,13 @@ mod tests {
         let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=one,team=a");
         assert_eq!(service_name(&[attributes]), name("one"));
         assert_eq!(service_name(&[attributes, ("OTEL_SERVICE_NAME", "two")]), name("two"));
-        assert_eq!(service_name(&[("OTEL_SERVICE_NAME", "")]), name("unknown_service:shop"));
+        assert_eq!(service_name(&[attributes, ("OTEL_SERVICE_NAME", " two\n")]), name("two"));
+        for none in ["", "  "] {
+            assert_eq!(service_name(&[("OTEL_SERVICE_NAME", none)]), name("unknown_service:shop"));
+        }
+        // What is no pair takes no other away.
+        let some = ("OTEL_RESOURCE_ATTRIBUTES", "team,=b,service.name=one,c d");
+        assert_eq!(service_name(&[some]), name("one"));
     }
 
     #[test]
@@ -352,11 +362,18 @@ mod tests {
 
     #[test]
     fn lists_are_decoded() {
-        let pairs =
-            |list| pairs(list).into_iter().map(|(name, value)| format!("{name}:{value}")).collect::<Vec<_>>();
-        assert_eq!(pairs("a=b, c = d%20e%2,"), ["a:b", "c:d e%2"]);
-        assert!(pairs("a=b,c").is_empty());
-        assert!(pairs("").is_empty());
-        assert_eq!(pairs("a=%ff%C3%A9="), ["a:\u{fffd}é="]);
+        let read = |list| {
+            let shown = |pair: Result<(String, String), &str>| match pair {
+                Ok((name, value)) => format!("{name}:{value}"),
+                Err(part) => format!("no pair: {part}"),
+            };
+            pairs(list).map(shown).collect::<Vec<_>>()
+        };
+        assert_eq!(read("a=b, c = d%20e%2C,"), ["a:b", "c:d e,"]);
+        assert_eq!(read("a=b, c,=d, = e ,f=g"), ["a:b", "no pair: c", "no pair: =d", "no pair: = e", "f:g"]);
+        assert!(read("").is_empty() && read(" , ").is_empty());
+        assert_eq!(read("a=%ff%C3%A9="), ["a:\u{fffd}é="]);
+        // Then it stands as it is written, all of it.
+        assert_eq!(read("a=d%20e%2,b=%20%zz,c=%+1"), ["a:d%20e%2", "b:%20%zz", "c:%+1"]);
     }
 }

@@ -20,7 +20,7 @@ impl GoNames {
 pub struct Runtime<'a> {
     /// What it says about itself.
     pub readings: &'a Readings,
-    /// The pauses of its collector that were seen.
+    /// The pauses of its collector since the agent looks at it.
     pub pauses: &'a Pauses,
     /// For how long the process has been running, in milliseconds.
     pub uptime_ms: Option<u64>,
@@ -28,10 +28,12 @@ pub struct Runtime<'a> {
     pub since_ns: u64,
 }
 
-/// Pauses of a collector, as far as they were seen. The runtime keeps the last 256.
+/// Pauses of a collector since it was first looked at, as far as they were seen: the runtime keeps the last 256.
 #[derive(Clone, Debug)]
 pub struct Pauses {
     distribution: Distribution,
+    /// When the first look was, in nanoseconds since 1970, if there was one.
+    since_ns: Option<u64>,
     /// Collections up to the last look.
     collections: u64,
 }
@@ -44,16 +46,21 @@ impl Default for Pauses {
     fn default() -> Self {
         let distribution =
             Distribution { bounds: BOUNDS.to_vec(), counts: vec![0; BOUNDS.len() + 1], sum: 0.0 };
-        Self { distribution, collections: 0 }
+        Self { distribution, since_ns: None, collections: 0 }
     }
 }
 
 impl Pauses {
-    /// Adds the pauses of the collections since the last look.
-    pub fn look(&mut self, cycles: &GcCycles) {
+    /// Adds the pauses of the collections since the last look. The first look adds none: those that the runtime still has
+    /// may be in what an agent before this one has told.
+    pub fn look(&mut self, cycles: &GcCycles, now_ns: u64) {
         let new = cycles.count.saturating_sub(self.collections);
         let new = usize::try_from(new).unwrap_or(usize::MAX).min(cycles.pauses_ns.len());
         self.collections = self.collections.max(cycles.count);
+        if self.since_ns.is_none() {
+            self.since_ns = Some(now_ns);
+            return;
+        }
         let (_, new) = cycles.pauses_ns.split_at(cycles.pauses_ns.len() - new);
         for pause in new {
             let pause = float(*pause);
@@ -66,21 +73,26 @@ impl Pauses {
     }
 }
 
-/// The scope of a runtime's metrics. What could not be read is absent.
-pub(super) fn scope(runtime: &Runtime<'_>, names: GoNames) -> Scope {
-    let mut metrics = Vec::new();
-    if names.old {
-        metrics.extend(old(runtime));
-    }
-    if names.new {
-        metrics.extend(new(runtime.readings));
-    }
-    Scope {
+/// The scopes of a runtime's metrics, both of one library: what the runtime counts itself, and what is counted from outside.
+/// What could not be read is absent.
+pub(super) fn scopes(runtime: &Runtime<'_>, names: GoNames) -> [Scope; 2] {
+    let scope = |since_ns, by_target, metrics| Scope {
         name: "go.opentelemetry.io/contrib/instrumentation/runtime",
         version: "0.72.0",
-        since_ns: runtime.since_ns,
+        since_ns,
+        by_target,
         metrics,
+    };
+    let (mut counted, mut seen) = (Vec::new(), Vec::new());
+    if names.old {
+        counted.extend(old(runtime));
+        seen.extend(old_pauses(runtime));
     }
+    if names.new {
+        counted.extend(new(runtime.readings));
+    }
+    let seen_since_ns = runtime.pauses.since_ns.unwrap_or(runtime.since_ns);
+    [scope(runtime.since_ns, true, counted), scope(seen_since_ns, false, seen)]
 }
 
 /// Whether a sum only rises.
@@ -100,24 +112,8 @@ fn sum(
 
 /// `process.runtime.go.*` (`internal/deprecatedruntime/runtime.go` @ v0.72.0).
 fn old(runtime: &Runtime<'_>) -> impl Iterator<Item = Metric> {
-    let Runtime { readings, pauses, uptime_ms, .. } = runtime;
-    let of = |name| readings.unsigned(name);
-    let (objects, unused, free, released) = (
-        of("/memory/classes/heap/objects:bytes"),
-        of("/memory/classes/heap/unused:bytes"),
-        of("/memory/classes/heap/free:bytes"),
-        of("/memory/classes/heap/released:bytes"),
-    );
-    let (idle, in_use) = (added(free, released), added(objects, unused));
-    let live = of("/gc/heap/objects:objects");
-    let gc = readings.gc.as_ref();
-    let pause_ns = gc.map(|_| Metric {
-        name: "process.runtime.go.gc.pause_ns",
-        description: "Amount of nanoseconds in GC stop-the-world pauses",
-        unit: "ns",
-        data: Data::Histogram(vec![(Attributes::new(), pauses.distribution.clone())]),
-    });
-    [
+    let Runtime { readings, uptime_ms, .. } = runtime;
+    let first = [
         sum("runtime.uptime", "Milliseconds since application was initialized", "ms", RISES, *uptime_ms),
         sum(
             "process.runtime.go.goroutines",
@@ -131,8 +127,23 @@ fn old(runtime: &Runtime<'_>) -> impl Iterator<Item = Metric> {
             "Number of cgo calls made by the current process",
             "",
             VARIES,
-            of("/cgo/go-to-c-calls:calls"),
+            readings.unsigned("/cgo/go-to-c-calls:calls"),
         ),
+    ];
+    first.into_iter().chain(old_memory(readings)).chain(old_collections(readings)).flatten()
+}
+
+fn old_memory(readings: &Readings) -> [Option<Metric>; 8] {
+    let of = |name| readings.unsigned(name);
+    let (objects, unused, free, released) = (
+        of("/memory/classes/heap/objects:bytes"),
+        of("/memory/classes/heap/unused:bytes"),
+        of("/memory/classes/heap/free:bytes"),
+        of("/memory/classes/heap/released:bytes"),
+    );
+    let (idle, in_use) = (added(free, released), added(objects, unused));
+    let live = of("/gc/heap/objects:objects");
+    [
         sum("process.runtime.go.mem.heap_alloc", "Bytes of allocated heap objects", "By", VARIES, objects),
         sum("process.runtime.go.mem.heap_idle", "Bytes in idle (unused) spans", "By", VARIES, idle),
         sum("process.runtime.go.mem.heap_inuse", "Bytes in in-use spans", "By", VARIES, in_use),
@@ -166,6 +177,12 @@ fn old(runtime: &Runtime<'_>) -> impl Iterator<Item = Metric> {
             VARIES,
             live,
         ),
+    ]
+}
+
+fn old_collections(readings: &Readings) -> [Option<Metric>; 2] {
+    let gc = readings.gc.as_ref();
+    [
         sum(
             "process.runtime.go.gc.count",
             "Number of completed garbage collection cycles",
@@ -180,35 +197,30 @@ fn old(runtime: &Runtime<'_>) -> impl Iterator<Item = Metric> {
             RISES,
             gc.map(|gc| gc.pause_total_ns),
         ),
-        pause_ns,
     ]
-    .into_iter()
-    .flatten()
+}
+
+fn old_pauses(runtime: &Runtime<'_>) -> Option<Metric> {
+    runtime.readings.gc.is_some().then(|| Metric {
+        name: "process.runtime.go.gc.pause_ns",
+        description: "Amount of nanoseconds in GC stop-the-world pauses",
+        unit: "ns",
+        data: Data::Histogram(vec![(Attributes::new(), runtime.pauses.distribution.clone())]),
+    })
 }
 
 /// `go.*` (`runtime.go` @ v0.72.0, with the descriptions of `semconv/v1.43.0/goconv` of OpenTelemetry for Go).
 fn new(readings: &Readings) -> impl Iterator<Item = Metric> {
+    new_memory(readings).into_iter().chain(new_rest(readings)).flatten()
+}
+
+fn new_memory(readings: &Readings) -> [Option<Metric>; 5] {
     let of = |name| readings.unsigned(name);
-    let stacks = of("/memory/classes/heap/stacks:bytes");
-    let (total, released) = (of("/memory/classes/total:bytes"), of("/memory/classes/heap/released:bytes"));
     // Without a limit there is none to show.
     let limit =
         of("/gc/gomemlimit:bytes").filter(|limit| i64::try_from(*limit).is_ok_and(|limit| limit < i64::MAX));
-    let used = stacks.zip(total).zip(released).map(|((stacks, total), released)| {
-        let kind = |kind: &str| {
-            Attributes::from([("go.memory.type".to_owned(), AttributeValue::Text(kind.to_owned()))])
-        };
-        let other = total.saturating_sub(released).saturating_sub(stacks);
-        let points = vec![(kind("stack"), clamped(stacks)), (kind("other"), clamped(other))];
-        Metric {
-            name: "go.memory.used",
-            description: "Memory used by the Go runtime.",
-            unit: "By",
-            data: Data::Sum { monotonic: VARIES, points },
-        }
-    });
     [
-        used,
+        memory_used(readings),
         sum(
             "go.memory.limit",
             "Go runtime memory limit configured by the user, if a limit exists.",
@@ -237,6 +249,28 @@ fn new(readings: &Readings) -> impl Iterator<Item = Metric> {
             VARIES,
             of("/gc/heap/goal:bytes"),
         ),
+    ]
+}
+
+fn memory_used(readings: &Readings) -> Option<Metric> {
+    let stacks = readings.unsigned("/memory/classes/heap/stacks:bytes")?;
+    let total = readings.unsigned("/memory/classes/total:bytes")?;
+    let released = readings.unsigned("/memory/classes/heap/released:bytes")?;
+    let kind =
+        |kind: &str| Attributes::from([("go.memory.type".to_owned(), AttributeValue::Text(kind.to_owned()))]);
+    let other = total.saturating_sub(released).saturating_sub(stacks);
+    let points = vec![(kind("stack"), clamped(stacks)), (kind("other"), clamped(other))];
+    Some(Metric {
+        name: "go.memory.used",
+        description: "Memory used by the Go runtime.",
+        unit: "By",
+        data: Data::Sum { monotonic: VARIES, points },
+    })
+}
+
+fn new_rest(readings: &Readings) -> [Option<Metric>; 3] {
+    let of = |name| readings.unsigned(name);
+    [
         sum(
             "go.goroutine.count",
             "Count of live goroutines.",
@@ -259,8 +293,6 @@ fn new(readings: &Readings) -> impl Iterator<Item = Metric> {
             of("/gc/gogc:percent"),
         ),
     ]
-    .into_iter()
-    .flatten()
 }
 
 fn added(one: Option<u64>, other: Option<u64>) -> Option<u64> {
@@ -281,21 +313,40 @@ fn float(pause: u64) -> f64 {
 mod tests {
     use super::*;
 
+    fn cycles(count: u64, pauses_ns: &[u64]) -> GcCycles {
+        GcCycles { count, pauses_ns: pauses_ns.to_vec(), ..GcCycles::default() }
+    }
+
     #[test]
     fn each_pause_is_counted_once() {
         let mut pauses = Pauses::default();
-        let cycles = |count, pauses_ns: &[u64]| GcCycles {
-            count,
-            pauses_ns: pauses_ns.to_vec(),
-            ..GcCycles::default()
-        };
-        pauses.look(&cycles(2, &[7, 20_000]));
-        pauses.look(&cycles(2, &[7, 20_000]));
+        pauses.look(&cycles(0, &[]), 1);
+        pauses.look(&cycles(2, &[7, 20_000]), 2);
+        pauses.look(&cycles(2, &[7, 20_000]), 3);
         assert_eq!((pauses.distribution.count(), pauses.distribution.sum), (2, 20_007.0));
-        pauses.look(&cycles(3, &[7, 20_000, 10]));
+        pauses.look(&cycles(3, &[7, 20_000, 10]), 4);
         assert_eq!((pauses.distribution.counts[2], pauses.distribution.count()), (2, 3));
         // More than the runtime keeps: those that it has.
-        pauses.look(&cycles(900, &[1, 1]));
+        pauses.look(&cycles(900, &[1, 1]), 5);
         assert_eq!(pauses.distribution.count(), 5);
+    }
+
+    #[test]
+    fn pauses_are_counted_from_the_first_look_on_and_sums_by_the_runtime() {
+        let mut pauses = Pauses::default();
+        let mut scopes = |now_ns, count, pauses_ns: &[u64]| {
+            let gc = cycles(count, pauses_ns);
+            pauses.look(&gc, now_ns);
+            let readings = Readings { gc: Some(gc), ..Readings::default() };
+            let runtime = Runtime { readings: &readings, pauses: &pauses, uptime_ms: Some(5), since_ns: 10 };
+            let [counted, seen] = scopes(&runtime, GoNames { old: true, new: true });
+            assert_eq!((counted.since_ns, counted.by_target, counted.name), (10, true, seen.name));
+            let names: Vec<_> = counted.metrics.iter().map(|metric| metric.name).collect();
+            assert!(names.contains(&"process.runtime.go.gc.pause_total_ns"), "{names:?}");
+            let Data::Histogram(points) = &seen.metrics[0].data else { panic!("{:?}", seen.metrics) };
+            (seen.since_ns, seen.by_target, points[0].1.count())
+        };
+        assert_eq!(scopes(70, 2, &[7, 8]), (70, false, 0));
+        assert_eq!(scopes(90, 5, &[7, 8, 9, 9, 9]), (70, false, 3));
     }
 }

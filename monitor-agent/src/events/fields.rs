@@ -1,0 +1,63 @@
+//! What a line and the answer about slow calls say alike of a call, by the same fields; `docs/events.md` explains them.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::Serialize;
+
+use crate::pipeline::{Details, Labels};
+
+/// Which call it was, and how it ended. In the order of an answer's parts.
+#[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct CallFields<'a> {
+    target: u32,
+    side: &'static str,
+    caller: &'a str,
+    callee: &'a str,
+    method: &'a str,
+    #[serde(rename = "type")]
+    call_type: &'static str,
+    pub(super) status: &'static str,
+}
+
+impl<'a> CallFields<'a> {
+    /// Those of a finished call of a target.
+    pub(super) fn of(target: u32, labels: &'a Labels) -> Self {
+        Self {
+            target,
+            side: labels.side.name(),
+            caller: &labels.caller,
+            callee: &labels.callee,
+            method: &labels.method,
+            call_type: labels.call_type.name(),
+            status: labels.status(),
+        }
+    }
+}
+
+/// What else is known of it.
+#[derive(Default, Serialize)]
+pub(super) struct DetailFields {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goroutine: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sent_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) received_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) peer: Option<SocketAddr>,
+}
+
+impl DetailFields {
+    /// None of them where there are no details.
+    pub(super) fn of(details: Option<Details>) -> Self {
+        let Some(Details { goroutine, sent_bytes, received_bytes, peer }) = details else {
+            return Self::default();
+        };
+        Self { goroutine: Some(goroutine), sent_bytes, received_bytes, peer }
+    }
+}
+
+/// Whole microseconds; what is beyond them is cut.
+pub(super) fn micros(duration: Option<Duration>) -> Option<u128> {
+    duration.map(|duration| duration.as_micros())
+}

@@ -1,0 +1,116 @@
+//! What the dynamic linker stores in a position-independent file.
+
+use object::{LittleEndian as LE, elf, pod::from_bytes};
+
+use super::{
+    super::{ImageError, bytes::u64_at},
+    CHUNK, Image,
+};
+
+/// A Kitex program of 29 MB has 0.2 million; this many take 32 MB.
+const MAX_RELOCATIONS: usize = 2_000_000;
+const MAX_DYNAMIC: u64 = 64 << 10;
+/// Tags of the dynamic section: address and size of the table of relocations with addends.
+const DT_RELA: u64 = 7;
+const DT_RELASZ: u64 = 8;
+
+/// The link-time value that the dynamic linker adds the bias to and stores at `address`.
+pub(super) struct Relocation {
+    address: u64,
+    value: u64,
+}
+
+impl Image {
+    /// Those of a position-independent file, by address; read when they are first asked for.
+    pub(super) fn relocations(&self) -> Result<&[Relocation], ImageError> {
+        if let Some(known) = self.relocations.get() {
+            return Ok(known);
+        }
+        let read = self.read_relocations()?;
+        Ok(self.relocations.get_or_init(|| read))
+    }
+
+    /// The relative relocations of the dynamic section, by address. Go's own linker stores their values
+    /// in place as well; the system's linker, used with cgo, does not. (Packed relocations, `DT_RELR`,
+    /// always have their values in place.)
+    fn read_relocations(&self) -> Result<Vec<Relocation>, ImageError> {
+        const ENTRY: usize = size_of::<elf::Rela64<LE>>();
+        let Some((mut at, size)) = self.relocation_table()? else {
+            return Ok(Vec::new());
+        };
+        let mut left = usize::try_from(size).unwrap_or(usize::MAX) / ENTRY;
+        if left > MAX_RELOCATIONS {
+            return Err(ImageError::malformed(format!(
+                "it has {left} relocations, more than a program needs"
+            )));
+        }
+        let mut found = Vec::with_capacity(left);
+        while left > 0 {
+            let count = left.min(CHUNK / ENTRY);
+            let segment = self.segment(at, (count * ENTRY) as u64)?;
+            let piece = self.read_raw(segment, at, count * ENTRY)?;
+            found.extend(piece.chunks_exact(ENTRY).filter_map(relative));
+            at += piece.len() as u64;
+            left -= count;
+        }
+        // A stable sort would take half as much memory again.
+        found.sort_unstable_by_key(|r| (r.address, r.value));
+        // No linker writes two for one place; a file that does must not cost more for it.
+        found.dedup_by_key(|r| r.address);
+        Ok(found)
+    }
+
+    /// Address and size of the table of relocations with addends.
+    fn relocation_table(&self) -> Result<Option<(u64, u64)>, ImageError> {
+        let Some((address, size)) = self.dynamic else {
+            return Ok(None);
+        };
+        let size = size.min(MAX_DYNAMIC);
+        let segment = self.segment(address, size)?;
+        let data = self.read_raw(segment, address, usize::try_from(size).unwrap_or(0))?;
+        let (mut table, mut table_size) = (None, None);
+        for entry in data.chunks_exact(16) {
+            match (u64_at(entry, 0), u64_at(entry, 8)) {
+                (Some(DT_RELA), value) => table = value,
+                (Some(DT_RELASZ), value) => table_size = value,
+                (Some(0), _) => break,
+                _ => {}
+            }
+        }
+        Ok(table.zip(table_size).filter(|&(_, size)| size > 0))
+    }
+}
+
+fn relative(entry: &[u8]) -> Option<Relocation> {
+    let (entry, _) = from_bytes::<elf::Rela64<LE>>(entry).ok()?;
+    let found = Relocation { address: entry.r_offset.get(LE), value: entry.r_addend.get(LE).cast_unsigned() };
+    (entry.r_type(LE, false) == elf::R_X86_64_RELATIVE).then_some(found)
+}
+
+/// Stores the values of the relocations that touch `data`, which was read from `address`.
+pub(super) fn relocate(relocations: &[Relocation], address: u64, data: &mut [u8]) {
+    let end = address.saturating_add(data.len() as u64);
+    let first = relocations.partition_point(|r| r.address.saturating_add(8) <= address);
+    for r in relocations.iter().skip(first).take_while(|r| r.address < end) {
+        for (i, byte) in (0..).zip(r.value.to_le_bytes()) {
+            let offset = r.address.checked_add(i).and_then(|at| at.checked_sub(address));
+            let index = offset.and_then(|offset| usize::try_from(offset).ok());
+            if let Some(slot) = index.and_then(|i| data.get_mut(i)) {
+                *slot = byte;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relocations_at_the_end_of_the_address_space_do_no_harm() {
+        let mut data = [0; 4];
+        let last = Relocation { address: u64::MAX - 3, value: u64::MAX };
+        relocate(&[last], u64::MAX - 4, &mut data);
+        assert_eq!(data, [0, 0xff, 0xff, 0xff]);
+    }
+}
