@@ -175,8 +175,11 @@ fn every_metric_of_opentelemetry_is_documented_and_served() -> Result<()> {
         Process::kitex(&["relay", "--connect", server.addr()?, "--service", "gate", "--caller", "gate"])?;
     let mut client = Process::kitex(&["client", "--connect", relay.addr()?, "--callee", "gate"])?;
     let flags = ["--metrics", "otel", "--otel.go", "both"];
-    let agent = Agent::attach_with(&[("OTEL_SEMCONV_STABILITY_OPT_IN", "rpc/dup")], &[relay.pid()], &flags)?;
+    let mut grpc = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let conventions = [("OTEL_SEMCONV_STABILITY_OPT_IN", "rpc/dup")];
+    let agent = Agent::attach_with(&conventions, &[relay.pid(), grpc.pid()], &flags)?;
     client.command("load 500 4 1")?;
+    grpc.command("codes 16")?;
     let scrape = agent.scrape_settled()?;
     agent.terminate()?;
     // There is no limit to show.
@@ -190,6 +193,13 @@ fn every_metric_of_opentelemetry_is_documented_and_served() -> Result<()> {
             let more: BTreeSet<_> = labels.difference(&metric.always).collect();
             ensure!(labels.is_superset(&metric.always), "{name} lacks labels: {labels:?}");
             ensure!(more.iter().all(|label| metric.asked_for.contains(*label)), "{name} has {more:?}");
+        }
+    }
+    // Those that only some calls have.
+    for name in ["rpc_client_call_duration_seconds", "rpc_server_call_duration_seconds"] {
+        let seen: BTreeSet<_> = scrape.families[name].samples.iter().flat_map(labels_of).collect();
+        for label in ["rpc_response_status_code", "error_type"] {
+            ensure!(seen.contains(label), "{name} has no {label}: {seen:?}");
         }
     }
     Ok(())

@@ -629,7 +629,7 @@ fn what_can_not_be_watched_is_refused() -> Result<()> {
             "cstrings = { item = 1 }",
             "strings = { item = 1 }",
             6,
-            "changed-stock.toml:17:12: the mangled name of stock_lookup has no std::string",
+            "changed-stock.toml:17:12: the parameters of stock_lookup can't be read from its symbol",
         ),
         ("cstrings = { item = 1 }", "cstrings = { item = 1 }\nkey = 0", 2, "the key is the thread"),
         ("allow_expensive = true", "", 2, "write allow_expensive = true"),

@@ -185,6 +185,21 @@ fn what_would_count_wrongly_is_refused() -> Result<()> {
         ),
         (
             "jobs",
+            "begin\"\narguments = \"ww\"\nkey = 1",
+            "end\"\narguments = \"ww\"\nkey = 1",
+            6,
+            "unsound.toml:21:12: function main.(*queue).end is a start and a finish".to_owned(),
+        ),
+        // It ends one and begins another.
+        (
+            "jobs",
+            "begin\"\narguments = \"ww\"\nkey = 1",
+            "end\"\narguments = \"ww\"\nkey = 0",
+            0,
+            String::new(),
+        ),
+        (
+            "jobs",
             "job.tries",
             "job.queue",
             6,

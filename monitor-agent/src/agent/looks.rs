@@ -91,7 +91,8 @@ impl Looks {
         self.wanted.notify_one();
         let waited = self.taken.wait_timeout_while(state, PATIENCE, |state| is_wanting(state));
         let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-        if !waited.timed_out() {
+        // At the end there may be no look any more.
+        if !waited.timed_out() || state.is_over {
             return;
         }
         // Then what is there is all that can be had.

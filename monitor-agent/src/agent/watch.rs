@@ -179,8 +179,11 @@ impl Checked {
     pub(super) fn new(prepared: Prepared, config: &RunConfig) -> Result<Self, Failure> {
         let Prepared { target, executable, file } = prepared;
         let name = describe(&target);
-        let bias = load_bias(&target, &executable.image)?;
-        let place = Place { target, executable, bias, name };
+        let mut place = Place { target, executable, bias: 0, name };
+        // Of a process alone nothing is asked that lies in its executable.
+        if place.executable.runtime.is_some() || plans(&place, config).next().is_some() {
+            place.bias = load_bias(&place.target, &place.executable.image)?;
+        }
         check_return_probes(&place.target, plans(&place, config).map(|(_, found, plan)| (found, plan)))?;
         for (_, _, plan) in plans(&place, config) {
             Attached::check(&place, plan, config)?;

@@ -52,7 +52,7 @@ pub fn kernel_features() -> Vec<KernelFeature> {
     let tables = may_try.then(page_tables::known);
     let reads_by_tables = tables.as_ref().map(Result::is_ok);
     let has_multi_links = tried(has_multi_uprobes);
-    let multi_links_work = tried(multi::works);
+    let multi_links_work = tried(|| multi::works().unwrap_or(false));
     // Where nothing may be tried, neither is known.
     let [may_use_multi, may_use_perf] =
         [true, false].map(|works| multi_links_work.is_none_or(|work| work == works));

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use aya::{EbpfError, util::nr_cpus};
+use aya::{EbpfError, maps::Array, util::nr_cpus};
 use monitor_ebpf::{COUNTERS, ENDED_KEYS, Native, PageTables, Recipe, WAYS, by_site, extra, name, word};
 
 use super::{
@@ -173,7 +173,16 @@ impl Programs {
         let links = self.object.attach(program_name(&self.native, role), &path, pid, file_offsets);
         let links = links.map_err(|error| BpfError::from_io("attach a uprobe", error))?;
         self.links.extend(links.into_iter().map(|link| (role, link)));
-        Ok(())
+        if role == Role::Start { self.forget_ended() } else { Ok(()) }
+    }
+
+    /// Forgets which calls have ended, once all starts are seen: until then another may have begun under the key of one, unseen,
+    /// and its end would be taken for another of that one.
+    fn forget_ended(&mut self) -> Result<(), BpfError> {
+        let Some(map) = self.object.take_map(name::ENDED) else { return Ok(()) };
+        let failed = |error| BpfError::from_ebpf("empty a map", EbpfError::MapError(error));
+        let mut ended = Array::<_, u64>::try_from(map).map_err(failed)?;
+        (0..ended.len()).try_for_each(|index| ended.set(index, 0, 0)).map_err(failed)
     }
 
     /// Takes the probes at the starts away, all at once. The kernel takes 50 ms for that, with perf events 100 ms for

@@ -6,7 +6,7 @@ use std::{
     ffi::c_void,
     io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    sync::OnceLock,
+    sync::{Mutex, PoisonError},
     thread,
 };
 
@@ -19,17 +19,38 @@ use super::{
 };
 
 /// Whether the kernel has such links, and they see every thread of a process: the first kernels that had them saw none
-/// but the main thread. Tried once, on the agent itself.
-pub(super) fn works() -> bool {
-    static WORKS: OnceLock<bool> = OnceLock::new();
-    *WORKS.get_or_init(|| sees_all_threads().unwrap_or(false))
+/// but the main thread. Tried once, on the agent itself, by one thread at a time; an error where that can't be tried for want
+/// of descriptors, threads or memory, which says nothing of the kernel.
+pub(super) fn works() -> io::Result<bool> {
+    static WORKS: Mutex<Option<bool>> = Mutex::new(None);
+    let mut known = WORKS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(works) = *known {
+        return Ok(works);
+    }
+    let works = match sees_all_threads() {
+        Err(error) if is_want(&error) => return Err(error),
+        tried => tried.unwrap_or(false),
+    };
+    *known = Some(works);
+    Ok(works)
+}
+
+/// Whether it failed since there is too little of something.
+fn is_want(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM))
 }
 
 fn sees_all_threads() -> io::Result<bool> {
     let probe = CountedProbe::at(tried as *const c_void, false)?;
     // Never the main thread.
-    let caller = thread::Builder::new().spawn(|| tried())?;
-    Ok(caller.join().is_ok() && probe.hits() == 1)
+    // SAFETY: calls without preconditions.
+    let is_main = unsafe { libc::gettid() == libc::getpid() };
+    if is_main {
+        let caller = thread::Builder::new().spawn(|| tried())?;
+        return Ok(caller.join().is_ok() && probe.hits() == 1);
+    }
+    tried();
+    Ok(probe.hits() == 1)
 }
 
 /// A probe at a function of the agent's own that counts its hits.

@@ -36,7 +36,7 @@ use super::{
     RunTimes, kernel_release,
     multi::{self, instruction},
     perf,
-    syscall::{self, AttachType, Probe},
+    syscall::{self, AT_ONCE, AttachType, Probe, Room},
 };
 
 /// Built by `cargo xtask ebpf`, kept in the repository: building the agent needs cargo only.
@@ -127,10 +127,13 @@ impl Object {
         names: &[&'static str],
         links: ProbeLinks,
     ) -> Result<Self, EbpfError> {
-        let attach_type = match links {
-            ProbeLinks::Best if multi::works() => AttachType::MultiUprobes,
-            _ => AttachType::PerfEvent,
+        let has_multi_links = match links {
+            ProbeLinks::Best => multi::works().map_err(|error| failed_call("bpf_link_create", error))?,
+            ProbeLinks::Perf => false,
         };
+        let attach_type = if has_multi_links { AttachType::MultiUprobes } else { AttachType::PerfEvent };
+        // Held until its maps and programs have their descriptors.
+        let _room = Room::find(AT_ONCE).map_err(|error| failed_call("bpf_map_create", error))?;
         let mut object = aya_obj::Object::parse(OBJECT)?;
         let globals = settings.globals.iter().map(|(name, value)| (*name, (*value, true)));
         object.patch_map_data(globals.collect())?;

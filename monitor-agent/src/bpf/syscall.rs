@@ -2,12 +2,14 @@
 
 use std::{
     ffi::CStr,
-    io,
+    fs, io,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use aya_obj::generated::{bpf_insn, bpf_prog_info};
+
+use crate::descriptors;
 
 // Numbers and structures of include/uapi/linux/bpf.h.
 const BPF_MAP_CREATE: libc::c_int = 0;
@@ -196,53 +198,47 @@ pub(super) fn link_uprobes(probe: &Probe<'_>, offsets: &[u64]) -> io::Result<Own
         pid: probe.pid.into(),
         ..LinkCreate::default()
     };
-    let _room = Room::find()?;
+    let _room = Room::find(1)?;
     make(BPF_LINK_CREATE, &attributes)
 }
 
-/// A link of uprobes is being made, and there is a descriptor for it.
+/// Descriptors are about to be taken, and there are as many.
 ///
-/// The kernel takes that last. Where there is none, Linux 6.6 to 6.11 frees what it knows of the probes and leaves them in
-/// place: up to 6.6.53, 6.10.12 and 6.11.1 (CVE-2024-47675; `bpf_uprobe_multi_link_attach`, `kernel/trace/bpf_trace.c` @ v6.11).
+/// The kernel takes that of a link last. Where there is none, Linux 6.6 to 6.11 frees what it knows of the probes and leaves them
+/// in place: up to 6.6.53, 6.10.12 and 6.11.1 (CVE-2024-47675; `bpf_uprobe_multi_link_attach`, `kernel/trace/bpf_trace.c` @ v6.11).
 /// So it is not asked where there may be none in the end. None can be kept for it: it takes one that is free, and in the
-/// milliseconds that registering takes other threads may, too. Hence as many must be free as links are being made, and
-/// [`SPARE`] more.
-struct Room;
+/// milliseconds that registering takes other threads may, too. Hence those who take several say so, and [`SPARE`] more must be
+/// free for all others.
+pub(super) struct Room(usize);
 
-/// As many as a target takes: another thread may load the programs of one meanwhile.
-const SPARE: usize = 40;
+/// As many as peers may have, and a few for files that are read meanwhile.
+const SPARE: usize = 80;
+/// As many as one object takes.
+pub(super) const AT_ONCE: usize = 40;
 
 impl Room {
     /// Gives the error of what opens a file where there is none.
-    fn find() -> io::Result<Self> {
-        // Until they are free again: who looks at the same time would miss them.
-        let mut made = Self::made();
-        let free = (0..=*made + SPARE).map(|_| file()).collect::<io::Result<Vec<_>>>()?;
-        drop(free);
-        *made += 1;
-        Ok(Self)
+    pub(super) fn find(wanted: usize) -> io::Result<Self> {
+        let mut promised = Self::promised();
+        let taken = fs::read_dir("/proc/self/fd")?.count();
+        if descriptors::limit()?.saturating_sub(taken) < *promised + wanted + SPARE {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        *promised += wanted;
+        Ok(Self(wanted))
     }
 
-    /// How many links are being made.
-    fn made() -> MutexGuard<'static, usize> {
-        static MADE: Mutex<usize> = Mutex::new(0);
-        MADE.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many are promised.
+    fn promised() -> MutexGuard<'static, usize> {
+        static PROMISED: Mutex<usize> = Mutex::new(0);
+        PROMISED.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        *Self::made() -= 1;
+        *Self::promised() -= self.0;
     }
-}
-
-/// A descriptor of a file of its own: these are limited, too, for the whole system.
-fn file() -> io::Result<OwnedFd> {
-    // SAFETY: takes numbers.
-    let answer = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-    let descriptor = outcome(answer.into())?;
-    // SAFETY: a new descriptor, which belongs to nobody yet.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// Has a program run by a perf event, until the link is closed, which holds the event (Linux 5.15).
@@ -343,12 +339,15 @@ mod tests {
         let limit = libc::rlimit { rlim_cur: 200, rlim_max: 200 };
         // SAFETY: reads the limit only.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
-        let mut held: Vec<_> = iter::from_fn(|| file().ok()).collect();
-        held.truncate(held.len() - SPARE);
+        let mut held: Vec<_> = iter::from_fn(|| nothing.try_clone().ok()).collect();
+        held.pop();
+        // Whoever runs the tests may have left open some that are beyond the limit. One more is taken to count them.
+        let beyond = fs::read_dir("/proc/self/fd").expect("as many as there may be").count() - 200;
+        held.truncate(held.len() - SPARE - beyond);
         assert_eq!(refusal(&nothing), Some(libc::EMFILE));
         held.pop();
         assert_ne!(refusal(&nothing), Some(libc::EMFILE));
-        let other = Room::find().expect("there is room for one");
+        let other = Room::find(1).expect("there is room for one");
         assert_eq!(refusal(&nothing), Some(libc::EMFILE));
         drop(other);
         assert_ne!(refusal(&nothing), Some(libc::EMFILE));

@@ -45,7 +45,7 @@ pub use elf::{Image, Segment};
 pub use error::ImageError;
 pub(crate) use go::A_WRAPPER;
 pub use go::{Dissolved, Function, GoImage, Itab, StandIn};
-pub use native::{NativeFunction, is_native_part, native_entry_site, native_original};
+pub use native::{NativeFunction, is_native_part, is_native_thunk, native_entry_site, native_original};
 pub use parameters::Parameters;
 pub use places::RuntimePlaces;
 #[cfg(test)]

@@ -152,6 +152,13 @@ pub fn is_native_part(symbol: &str) -> bool {
     whole_of(symbol).is_some() || suffixes(symbol).any(|(_, suffix)| suffix == "part")
 }
 
+/// Whether a symbol is that of a thunk: the virtual tables of C++ have one in a method's place where `this`, or what is returned, must
+/// be moved first. It goes on in the method, or calls it, and would count a call of that again.
+#[must_use]
+pub fn is_native_thunk(symbol: &str) -> bool {
+    symbol.strip_prefix("_ZT").is_some_and(|kind| kind.starts_with(['h', 'v', 'c']))
+}
+
 /// The name of the function of which a compiler has made this one with other arguments, if its symbol says so: gcc leaves some
 /// out (`.constprop.N`), passes others in their place or gives no result (`.isra.N`), or puts the body of a loop (`._omp_fn.N`) or of a
 /// coroutine (`.actor`) into a function, as LLVM does (`.omp_outlined`, `.resume`).
@@ -293,6 +300,19 @@ mod tests {
         assert_eq!(of(TEXT), ["folded", "wanted"]);
         assert_eq!(of(TEXT + 16).len(), NAMES_MAX);
         assert!(!names.contains_key(&(TEXT + 8)));
+    }
+
+    #[test]
+    fn thunks_are_told_by_their_symbols() {
+        for thunk in ["_ZThn8_N1A1fEi", "_ZTv0_n24_N1A1fEi", "_ZTch0_h16_N1A1fEi"] {
+            assert!(is_native_thunk(thunk), "{thunk}");
+        }
+        // Methods, a virtual table, and functions that initialise or find a variable of each thread.
+        for symbol in
+            ["_ZN1A1fEi", "_ZN2Th1fEi", "_Z2Thi", "_ZTV1A", "_ZTC1A0_1B", "_ZTH1x", "_ZTW1x", "_ZT", "f"]
+        {
+            assert!(!is_native_thunk(symbol), "{symbol}");
+        }
     }
 
     #[test]

@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use super::source_names::CXX11_STRING;
 
+/// What the symbol of a function has that gets a `std::string` of the C++11 ABI: Itanium C++ ABI, 5.1, and the inline namespace
+/// `__cxx11` of libstdc++.
+const MANGLED_STRING: &str = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE";
 /// Registers for arguments that are integers or pointers: System V ABI for x86-64, 3.2.3.
 const REGISTERS: usize = 6;
 /// How many of them an argument may take of which nothing is known.
@@ -23,8 +26,8 @@ impl Parameters {
     /// Those of a function, by its symbol and its name in the source without what it returns.
     pub(super) fn of(symbol: &str, name: &str) -> Option<Self> {
         let (types, behind) = split(name.split(" [clone").next()?)?;
-        // Names of methods are nested, or local, or those of thunks. So are names in namespaces.
-        let may_be_method = matches!(symbol.as_bytes().get(2), Some(b'N' | b'Z' | b'T'));
+        // Names of methods are nested, or local. So are names in namespaces.
+        let may_be_method = matches!(symbol.as_bytes().get(2), Some(b'N' | b'Z'));
         let first = match (behind.is_empty(), may_be_method) {
             (false, _) => BTreeSet::from([1, 2]),
             (true, true) => BTreeSet::from([0, 1, 2]),
@@ -32,6 +35,12 @@ impl Parameters {
         };
         let types = types.into_iter().map(str::to_owned).collect();
         Some(Self { types, first, are_known: !symbol.contains("Dp") })
+    }
+
+    /// Those of a function whose name does not tell them: any may be a string, if the symbol has that type.
+    pub(super) fn unknown(symbol: &str) -> Self {
+        let string = symbol.contains(MANGLED_STRING).then(|| CXX11_STRING[0].to_owned());
+        Self { types: string.into_iter().collect(), first: (0..REGISTERS).collect(), are_known: false }
     }
 
     /// Whether the argument in a register, counted from 0, may be a `std::string` of the C++11 ABI, by reference or pointer: whether one
@@ -110,11 +119,9 @@ fn next(place: usize, count: usize) -> usize {
 mod tests {
     use super::super::Demangler;
 
-    const STRING: &str = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE";
-
     /// The arguments that may be a string, of a symbol in which `$` stands for its type.
     fn strings(symbol: &str) -> Vec<usize> {
-        let symbol = symbol.replace('$', STRING);
+        let symbol = symbol.replace('$', super::MANGLED_STRING);
         let parameters = Demangler::default().parameters(&symbol).unwrap_or_else(|| panic!("{symbol}"));
         (0..super::REGISTERS).filter(|argument| parameters.may_be_string(*argument)).collect()
     }
@@ -171,6 +178,16 @@ mod tests {
     #[test]
     fn of_packs_nothing_is_known() {
         assert_eq!(strings("_Z1fIJfiEEvDpRKT_RK$"), [0, 1, 2, 3, 4, 5]);
+    }
+
+    /// `J::J<int>(std::string const&, int)`: demangled, it has the last parameter only.
+    #[test]
+    fn of_constructors_that_are_templates_nothing_is_known() {
+        assert_eq!(strings("_ZN1JC1IiEERK$T_"), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(strings("_ZN1JC2B3fooIiEET_RK$"), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(strings("_ZN1JC1IiEERKiT_"), Vec::<usize>::new());
+        // Such letters in an identifier.
+        assert_eq!(strings("_Z8ADC1InitiRK$"), [1, 2]);
     }
 
     #[test]

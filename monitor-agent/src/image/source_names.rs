@@ -60,7 +60,7 @@ impl Demangler {
     /// The names of a function in its source, by its symbol: with parameters and without those (and what is returned), and
     /// with strings under both of their names. None where it is no name that a compiler of C++ or Rust has made, that of a
     /// part of a function, one that is too long or too deep, or once this [is exhausted](Self::is_exhausted). One that has other
-    /// arguments than its source says has no name without parameters.
+    /// arguments than its source says has no name without parameters, and a constructor that is a template only that.
     pub fn names(&mut self, symbol: &str) -> Vec<String> {
         if symbol.len() > SYMBOL_MAX || is_native_part(symbol) || self.is_exhausted() {
             return Vec::new();
@@ -71,16 +71,21 @@ impl Demangler {
             // Without the hash.
             return self.bounded(|out| write!(out, "{name:#}")).into_iter().collect();
         }
-        let Some(symbol) = self.read(symbol) else { return Vec::new() };
+        let Some(read) = self.read(symbol) else { return Vec::new() };
         let options = DemangleOptions::new().recursion_limit(DEPTH_MAX);
-        let mut of = |options: DemangleOptions| self.bounded(|out| symbol.structured_demangle(out, &options));
         let mut names = Vec::new();
-        if let Some(whole) = of(options) {
+        let whole = self.written(&read, options);
+        let lacks_one = whole.as_ref().is_some_and(|whole| self.lacks_parameter(symbol, whole, options));
+        if let Some(whole) = whole
+            && !lacks_one
+        {
             names.push(whole.replace(CXX11_STRING[0], CXX11_STRING[1]));
             names.push(whole);
         }
-        if has_own_arguments {
-            names.extend(of(options.no_params().no_return_type()));
+        // What lies in a constructor is named with the parameters of that in any case.
+        let has_inner = symbol.get(2..).is_some_and(|name| name.contains("ZN"));
+        if has_own_arguments && !(lacks_one && has_inner) {
+            names.extend(self.written(&read, options.no_params().no_return_type()));
         }
         names
     }
@@ -93,8 +98,27 @@ impl Demangler {
         self.pay(symbol.len() * SYMBOL_WORK);
         let read = self.read(symbol)?;
         let options = DemangleOptions::new().recursion_limit(DEPTH_MAX).no_return_type();
-        let name = self.bounded(|out| read.structured_demangle(out, &options))?;
+        let name = self.written(&read, options)?;
+        if self.lacks_parameter(symbol, &name, options) {
+            return Some(Parameters::unknown(symbol));
+        }
         Parameters::of(symbol, &name)
+    }
+
+    /// Whether the name that was made of a symbol lacks the first parameter of a constructor that is a template. Templates say what they
+    /// return before their parameters, and `cpp_demangle` leaves that out of constructors as well, which say nothing of the kind.
+    /// A name does not tell which kind of constructor it is of: where symbols do, another kind makes the same name.
+    fn lacks_parameter(&mut self, symbol: &str, name: &str, options: DemangleOptions) -> bool {
+        with_other_constructors(symbol).any(|other| {
+            self.pay(other.len() * SYMBOL_WORK);
+            let read = self.read(&other);
+            read.and_then(|read| self.written(&read, options)).as_deref() == Some(name)
+        })
+    }
+
+    /// The name that a symbol stands for.
+    fn written(&mut self, read: &BorrowedSymbol<'_>, options: DemangleOptions) -> Option<String> {
+        self.bounded(|out| read.structured_demangle(out, &options))
     }
 
     /// A symbol of C++, if it can be read.
@@ -129,6 +153,31 @@ impl Demangler {
     fn pay(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub(bytes);
     }
+}
+
+/// The symbol with another kind of constructor, for each place at which it may have one that is a template: behind its kind (`C1`)
+/// come tags, if it has some, and the template's arguments (`I`). The same letters may be those of an identifier.
+fn with_other_constructors(symbol: &str) -> impl Iterator<Item = String> {
+    symbol.match_indices('C').filter_map(move |(at, _)| {
+        let (before, kind) = symbol.split_at_checked(at + 1)?;
+        let other = match kind.bytes().next()? {
+            b'1' => '2',
+            b'2'..=b'4' => '1',
+            _ => return None,
+        };
+        let behind = kind.get(1..)?;
+        behind_tags(behind)?.starts_with('I').then(|| format!("{before}{other}{behind}"))
+    })
+}
+
+/// What comes behind tags of the ABI, as `B5cxx11` is one.
+fn behind_tags(mut text: &str) -> Option<&str> {
+    while let Some(tag) = text.strip_prefix('B') {
+        let name = tag.trim_start_matches(|c: char| c.is_ascii_digit());
+        let length: usize = tag.strip_suffix(name)?.parse().ok()?;
+        text = name.get(length..)?;
+    }
+    Some(text)
 }
 
 /// How long this thread has been at work: what a name costs must not depend on who else is.
@@ -206,6 +255,33 @@ mod tests {
             ("_Z3addii", "add(int, int)"),
             ("_ZN8my_crate6handle17h0123456789abcdefE", "my_crate::handle"),
             ("_RNvCs1234_8my_crate6handle", "my_crate::handle"),
+        ] {
+            let names = source_names(symbol);
+            assert!(names.iter().any(|name| name == expected), "{symbol}: {names:?}");
+        }
+    }
+
+    #[test]
+    fn constructors_that_are_templates_have_no_name_with_parameters() {
+        let string = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE";
+        // J::J<int>(std::string const&, int), of which the first parameter is lost.
+        for kind in 1..=4 {
+            assert_eq!(source_names(&format!("_ZN1JC{kind}IiEERK{string}T_")), ["J::J<int>"]);
+        }
+        let tagged = source_names("_ZN1AC2B3fooB2abIiEERKiT_");
+        assert!(!tagged.is_empty() && tagged.iter().all(|name| !name.contains('(')), "{tagged:?}");
+        // A lambda in J::J<int>(int).
+        assert_eq!(source_names("_ZZN1JC1IiEET_ENKUlvE_clEv"), Vec::<String>::new());
+        for (symbol, expected) in [
+            // No templates, and classes that are some.
+            ("_ZN1JC1Ei", "J::J(int)"),
+            ("_ZN1JIiEC1Ei", "J<int>::J(int)"),
+            // They return something, and conversions get nothing.
+            ("_ZN1J1fIiEEvT_", "void J::f<int>(int)"),
+            ("_ZN1JcvT_IiEEv", "J::operator int<int>()"),
+            // Such letters in identifiers.
+            ("_Z8ADC1Initi", "ADC1Init(int)"),
+            ("_ZN4C1IO1fEi", "C1IO::f(int)"),
         ] {
             let names = source_names(symbol);
             assert!(names.iter().any(|name| name == expected), "{symbol}: {names:?}");

@@ -65,6 +65,7 @@ fn is_of_another_release(why: &Refusal) -> bool {
         | Refusal::Wrapper(_)
         | Refusal::Assembly(_)
         | Refusal::NoCxxString { .. }
+        | Refusal::NoParameters(_)
         | Refusal::TypeMissing(_)
         | Refusal::TypeUnused(_)
         | Refusal::FieldMissing { .. }

@@ -174,7 +174,10 @@ impl Finder<'_> {
             Finish::Entered(entries) => {
                 let (finish, left) = self.choose(entries, spec)?;
                 let is_start = |function: &&Function| entered.iter().any(|one| one.entry == function.entry);
-                if let Some(function) = left.iter().find(is_start) {
+                // Which of two probes at one place comes first is not known. Under different keys that is of no matter.
+                if start.words.key == finish.words.key
+                    && let Some(function) = left.iter().find(is_start)
+                {
                     return Err(Refusal::StartAndFinish(function.name.clone()).at(spec, finish.place));
                 }
                 let sites = left.iter().map(|function| self.site(Role::Finish, function));
@@ -411,7 +414,7 @@ impl Described {
             sited.number_width = self.end.number_width;
         }
         let key = match (operation.key, operation.policy) {
-            // Calls that are left by a panic must give their starts to nobody.
+            // Calls that are left by a panic must give their starts to nobody. Such an operation is the only one of its spec.
             _ if matches!(operation.finish, Finish::Returned(_)) => KeyKind::Frame,
             (_, Policy::Nested) => KeyKind::GoroutineUnlessStreaming,
             // A pointer may be nil, which no key of an object is.

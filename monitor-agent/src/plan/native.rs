@@ -18,7 +18,7 @@ use crate::{
     failure::printable,
     image::{
         CodeError, CostClass, Demangler, Image, NativeFunction, SiteChoice, SiteKind, is_native_part,
-        native_entry_site, native_original, return_sites,
+        is_native_thunk, native_entry_site, native_original, return_sites,
     },
     specs::{
         ALTERNATIVES_MAX, Key, Native, NativeEntry, NativeFinish, OPERATIONS_MAX, Operation, Policy, Source,
@@ -132,10 +132,10 @@ impl<'a> Functions<'a> {
                 clones.retain(|(_, by)| *by != 0);
             }
             let in_source = OnceCell::new();
-            let is_part = is_native_part(symbol);
+            let is_none = is_native_part(symbol) || is_native_thunk(symbol);
             let mut is_like = |entry: &NativeEntry| {
                 // One that is written is refused with the reason.
-                (!is_part || is_symbol(entry))
+                (!is_none || is_symbol(entry))
                     && entry.is_like(symbol, || in_source.get_or_init(|| demangler.names(symbol)))
             };
             entries.iter().enumerate().fold(0, |by, (bit, entry)| by | u64::from(is_like(entry)) << bit)
@@ -209,7 +209,9 @@ fn find_operation(
     let (finish, mut sites) = match &native.finish {
         NativeFinish::Entered(entries) => {
             let (finish, left) = choose(entries, false, (spec, functions))?;
-            no_start_ends(&entered, &left).map_err(|why| why.at(spec, start.place))?;
+            if start.key == finish.key {
+                no_start_ends(&entered, &left).map_err(|why| why.at(spec, start.place))?;
+            }
             notes.extend(clones_left_out(finish, &left, functions));
             let sites = left.iter().map(|function| entry_site(Role::Finish, function, image));
             let sites = sites.collect::<Result<Vec<_>, _>>().map_err(|why| why.at(spec, finish.place))?;
@@ -236,7 +238,8 @@ fn find_operation(
     Ok(Found { number, operation: NativePlan(program(operation, native, start, finish)), sites, notes })
 }
 
-/// Refuses a start that is a finish as well: which of two probes at one place comes first is not known.
+/// Refuses a start that is a finish of the same key as well: which of two probes at one place comes first is not known. Under
+/// different keys that is of no matter.
 fn no_start_ends(entered: &[NativeFunction], left: &[NativeFunction]) -> Result<(), Refusal> {
     let is_entered = |function: &&NativeFunction| entered.iter().any(|start| start.entry == function.entry);
     let both = left.iter().find(is_entered);
@@ -280,6 +283,9 @@ fn check_symbol(symbol: &str, entry: &NativeEntry, has_result: bool) -> Result<(
     if is_native_part(symbol) {
         return Err(Refusal::PartOfFunction(symbol.to_owned()));
     }
+    if is_native_thunk(symbol) {
+        return Err(Refusal::Thunk(symbol.to_owned()));
+    }
     if (has_arguments || has_result) && native_original(symbol).is_some() {
         return Err(Refusal::OtherArguments(symbol.to_owned()));
     }
@@ -293,9 +299,10 @@ fn check_strings(symbol: &str, entry: &NativeEntry) -> Result<(), Refusal> {
     if arguments.is_empty() {
         return Ok(());
     }
-    let parameters = Demangler::default().parameters(symbol);
-    let may_be = |argument| parameters.as_ref().is_some_and(|known| known.may_be_string(argument));
-    let wrong = arguments.into_iter().find(|argument| !may_be(*argument));
+    let Some(parameters) = Demangler::default().parameters(symbol) else {
+        return Err(Refusal::NoParameters(symbol.to_owned()));
+    };
+    let wrong = arguments.into_iter().find(|argument| !parameters.may_be_string(*argument));
     wrong.map_or(Ok(()), |argument| Err(Refusal::NoCxxString { symbol: symbol.to_owned(), argument }))
 }
 
@@ -444,8 +451,12 @@ mod tests {
     }
 
     fn planned_of(file: Vec<u8>, operation: &str) -> Result<Plan, String> {
+        planned_by_key(file, "thread", operation)
+    }
+
+    fn planned_by_key(file: Vec<u8>, key: &str, operation: &str) -> Result<Plan, String> {
         let image = Image::parse(Box::new(file)).expect("an image");
-        let text = format!("name = \"any\"\n[[native]]\nname = \"a\"\nkey = \"thread\"\n{operation}");
+        let text = format!("name = \"any\"\n[[native]]\nname = \"a\"\nkey = \"{key}\"\n{operation}");
         let spec = read("any.toml", &text).unwrap_or_else(|error| panic!("{error}"));
         let specs = Specs::of(vec![spec]).expect("one goes with itself");
         let found = Inspection::of_specs(&image, &specs).expect("no Go program").frameworks.remove(0);
@@ -470,6 +481,24 @@ mod tests {
         }
         let all = planned("function = \"*\"\nat_most = 2").expect("a plan");
         assert!(all.sites.iter().all(|site| !is_native_part(&site.symbol)), "{:?}", all.sites);
+    }
+
+    #[test]
+    fn a_thunk_is_none() {
+        const THUNK: &str = "_ZThn8_N4shop6lookupEi";
+        let planned = |start: &str| {
+            let mut file = include_bytes!("../../../fuzz/seeds/native/0").to_vec();
+            let at = file.windows(3).position(|text| text == b"_ZN").expect("a symbol");
+            let name = format!("{THUNK}\0");
+            file[at..at + name.len()].copy_from_slice(name.as_bytes());
+            planned_in(file, BY_INSTRUCTIONS, start)
+        };
+        for pattern in ["_Z*", "*shop::lookup*", "*::*"] {
+            let why = planned(&format!("function = \"{pattern}\"\nat_most = 9")).expect_err("a refusal");
+            assert!(why.contains("is not among the symbols"), "{pattern}: {why}");
+        }
+        let why = planned(&format!("function = \"{THUNK}\"")).expect_err("a refusal");
+        assert!(why.contains(&format!("{THUNK} is a thunk")), "{why}");
     }
 
     #[test]
@@ -541,6 +570,21 @@ mod tests {
         assert_eq!(all.map(|plan| plan.sites.len()), Ok(2));
     }
 
+    #[test]
+    fn a_function_may_end_one_call_and_begin_another() {
+        let planned = |start: usize, finish: usize| {
+            let file = include_bytes!("../../../fuzz/seeds/native/0").to_vec();
+            let operation = format!(
+                "[[native.start]]\nfunction = \"stock_end\"\nkey = {start}\n\
+                 [[native.finish]]\nfunction = \"stock_end\"\nkey = {finish}\n"
+            );
+            planned_by_key(file, "number", &operation).map(|plan| plan.sites.len())
+        };
+        assert_eq!(planned(1, 0), Ok(2));
+        let why = planned(1, 1).expect_err("a refusal");
+        assert!(why.contains("stock_end is a start and a finish of the same operation"), "{why}");
+    }
+
     /// A function that an operation starts in.
     fn entry(text: &str) -> NativeEntry {
         let text = format!(
@@ -566,10 +610,14 @@ mod tests {
             ("_Z1fiRK$", "item = 1, other = 0", 0),
             ("_Z1fiRK$", "item = 3", 3),
             ("_Z1fRKSt6vectorI$SaI$EE", "item = 0", 0),
-            ("f", "item = 0", 0),
         ] {
             let why = check(symbol, arguments).expect_err("a refusal");
             assert!(why.contains(&format!("that can be argument {wrong},")), "{symbol}: {why}");
+        }
+        assert_eq!(check("_ZN1JC1IiEERK$T_", "item = 1"), Ok(()));
+        for symbol in ["f".to_owned(), format!("_Z1100{}RK$", "f".repeat(1_100))] {
+            let why = check(&symbol, "item = 0").expect_err("a refusal");
+            assert!(why.contains("can't be read from its symbol"), "{symbol}: {why}");
         }
     }
 

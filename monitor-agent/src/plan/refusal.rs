@@ -81,7 +81,9 @@ pub enum Refusal {
     )]
     Wrapper(String),
     /// A function in assembly.
-    #[error("function {0} is written in assembly, so where its arguments are can't be proven")]
+    #[error(
+        "function {0} is written in assembly, where nothing promises in which registers its arguments and the goroutine are"
+    )]
     Assembly(String),
     /// A pattern of a spec matches more functions than it may.
     #[error(
@@ -112,10 +114,10 @@ pub enum Refusal {
         /// The function.
         symbol: String,
     },
-    /// A function that an operation both starts and finishes in.
+    /// A function that an operation both starts and finishes in, under the same key.
     #[error(
-        "function {0} is a start and a finish of the same operation, and what begins and ends at one place has no duration: name \
-         it once, or write more of a pattern"
+        "function {0} is a start and a finish of the same operation under the same key, and which comes first is not known: name \
+         it once, write more of a pattern, or take different arguments for keys"
     )]
     StartAndFinish(String),
     /// Sites of a spec at which hits are told from others in different ways.
@@ -149,6 +151,12 @@ pub enum Refusal {
         "{0} is a part of a function that the compiler has put elsewhere, and none that is called as it is in the source"
     )]
     PartOfFunction(String),
+    /// A thunk of a C++ method.
+    #[error(
+        "{0} is a thunk, which the compiler has made to go on in a method, and would count a call of that again: write the name of \
+         the method"
+    )]
+    Thunk(String),
     /// A native function whose arguments are not those of its source.
     #[error(
         "the compiler has made {0} of a function with other arguments, or one without a result, so what \
@@ -172,6 +180,12 @@ pub enum Refusal {
         /// The argument.
         argument: usize,
     },
+    /// A function of whose parameters its symbol says nothing that can be read, where a spec says that there is a C++ string.
+    #[error(
+        "the parameters of {0} can't be read from its symbol, which is too long or nested too deep, or has none, so that an argument \
+         is a std::string can't be proven: name a function whose symbol has them, or leave out strings"
+    )]
+    NoParameters(String),
     /// A type that must be there is not.
     #[error("type {0} can't be found in the executable's type metadata")]
     TypeMissing(String),

@@ -130,6 +130,10 @@ pub(crate) fn insert(key: Key, object: u64, start_ns: u64, kind: u8) {
     let word = start_ns << DEPTH_BITS | u64::from(kind);
     let before = locate(key.0);
     if before.is_there() {
+        if recipe!(by_site) == 0 && key.is_goroutine() && object != 0 && before.beside() == object {
+            begin_anew(key.0, word);
+            return;
+        }
         return insert_again(key, before.start, word);
     }
     let way = claim(key.0);
@@ -214,14 +218,35 @@ fn take_outermost(number: u64) -> u64 {
     if !way.is_there() {
         return 0;
     }
+    abandon_nested(number);
     // SAFETY: a start in a bucket of the table.
     let word = unsafe { way.start.read_volatile() };
+    if way.free(number) { word & !DEPTH } else { 0 }
+}
+
+/// A call of a goroutine starts with the object that its outermost began with: that one, and what is nested in it, gets no end
+/// any more, and goroutine and object are used again. Gives nothing of use.
+#[inline(never)]
+fn begin_anew(number: u64, word: u64) -> u32 {
+    let way = locate(number);
+    if way.is_there() {
+        abandon_nested(number);
+        count_hot(Counter::Abandoned, side::CLIENT);
+        // SAFETY: a start in a bucket of the table.
+        unsafe { way.start.write_volatile(word) }
+    }
+    0
+}
+
+/// Gives up all calls nested in the outermost of a goroutine. Gives nothing of use.
+#[inline(never)]
+fn abandon_nested(number: u64) -> u32 {
     for depth in 1..=u64::from(MAX_NESTING) {
         if SPILL.remove(number + depth).is_ok() {
             count_hot(Counter::Abandoned, side::CLIENT);
         }
     }
-    if way.free(number) { word & !DEPTH } else { 0 }
+    0
 }
 
 /// A call of unknown type starts. Inside another of its goroutine it nests as a known one would, but without a start:
@@ -293,14 +318,14 @@ pub(crate) fn begin_once(key: Key) {
     // SAFETY: the map's values are `u64`.
     unsafe {
         if ended.read_volatile() == key.0 {
-            ended.write_volatile(0);
+            compare_exchange(ended, key.0, 0);
         }
     }
 }
 
-/// A call ends whose start is not there: false if it has ended just now. Several threads may end one at the same moment, before
-/// the target's own memory says that it has; the first is told here. Others may have taken the place since, so that the call
-/// counts once more, if they end within that moment.
+/// A call ends: false if it has ended just now. Several threads may end one at the same moment, before the target's own memory
+/// says that it has; the first is told here. Others may have taken the place since, so that the call counts once more, if they
+/// end within that moment.
 #[inline(always)]
 pub(crate) fn ends_once(key: Key) -> bool {
     let Some(ended) = ENDED.get_ptr_mut(ended_at(key.0)) else { return true };
@@ -348,16 +373,12 @@ fn replace(number: u64, start_ns: u64, nested: u64, side: u8) -> u32 {
     0
 }
 
-/// Forgets a call that finishes and gives what [`insert_told`] remembered of it. One that may end several times is told to
-/// [`ends_once`] before anybody can find its start gone.
+/// Forgets a call that finishes and gives what [`insert_told`] remembered of it.
 #[inline(always)]
-pub(crate) fn remove_told(key: Key, may_end_again: bool) -> Started {
+pub(crate) fn remove_told(key: Key) -> Started {
     let number = key.0;
     let way = locate(number);
     if way.is_there() {
-        if may_end_again {
-            ends_once(key);
-        }
         // SAFETY: a start in a bucket of the table.
         let word = unsafe { way.start.read_volatile() };
         let label_set = way.beside() as u32;
@@ -367,9 +388,6 @@ pub(crate) fn remove_told(key: Key, may_end_again: bool) -> Started {
         return Started::UNSEEN;
     }
     let Some(call) = SPILL.get_ptr(number) else { return Started::UNSEEN };
-    if may_end_again {
-        ends_once(key);
-    }
     // SAFETY: no other call has this key while this one is under way.
     let started = unsafe { Started { at_ns: (*call).start_ns, told: (*call).nested } };
     // The agent may have given it up just now, and counted that.

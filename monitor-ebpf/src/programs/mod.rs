@@ -165,9 +165,11 @@ pub(crate) fn finish(ctx: &ProbeContext) {
 
     let key = shape.key(&hit, &scratch);
     let is_told = shape.has(policy::COUNT_STARTS);
-    let may_end_again = shape.has(policy::FIRST_FINISH);
-    let started =
-        if is_told { in_flight::remove_told(key, may_end_again) } else { in_flight::remove(key, hit.object) };
+    // Before its start is gone, which others would take for one that was not seen.
+    if is_told && shape.has(policy::FIRST_FINISH) && !in_flight::ends_once(key) {
+        return count_of(Counter::FinishRepeated, shape.side());
+    }
+    let started = if is_told { in_flight::remove_told(key) } else { in_flight::remove(key, hit.object) };
     // A call that ends well has the label set that its start had.
     let known = if is_told && code == status_code::OK { started.label_set() } else { labels::NO_NUMBER };
     if is_told && known == labels::NO_NUMBER {
@@ -180,9 +182,6 @@ pub(crate) fn finish(ctx: &ProbeContext) {
             Some(false) => {}
             Some(true) => return count_of(Counter::FinishRepeated, shape.side()),
             None => return count(Counter::FinishUnread),
-        }
-        if is_told && may_end_again && !in_flight::ends_once(key) {
-            return count_of(Counter::FinishRepeated, shape.side());
         }
     }
     // The label set is made where the windows are.

@@ -43,7 +43,7 @@ pub(crate) fn finish(registers: *const pt_regs) {
     let now = unsafe { bpf_ktime_get_ns() };
     let words = Words::copy(registers);
     let side = recipe!(native.side);
-    let started = in_flight::remove_told(key(&words, recipe!(native.finish_key)), false);
+    let started = in_flight::remove_told(key(&words, recipe!(native.finish_key)));
     if !started.is_seen() && recipe!(native.policy) & policy::FIRST_FINISH != 0 {
         return count_of(Counter::FinishRepeated, side);
     }

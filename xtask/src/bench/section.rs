@@ -98,13 +98,15 @@ impl Kept {
         self.tolerances.get(figure).copied().unwrap_or(self.tolerance)
     }
 
-    /// Compares the figures of a part with those of an earlier run.
-    fn compare(&self, part: &str, then: &Self, found: &mut Comparison) {
+    /// Compares the figures of a part with those of an earlier run, which may lack the part.
+    fn compare(&self, part: &str, then: Option<&Self>, found: &mut Comparison) {
+        let none = BTreeMap::new();
+        let then = then.map_or(&none, |then| &then.figures);
         let measured = self.figures.keys().chain(&self.noise);
-        for name in measured.filter(|name| !then.figures.contains_key(*name)) {
+        for name in measured.filter(|name| !then.contains_key(*name)) {
             found.notes.push(format!("{part}: {name} is not in the baseline"));
         }
-        for (name, old) in &then.figures {
+        for (name, old) in then {
             if self.noise.contains(name) {
                 found.noise += 1;
                 found.notes.push(format!("{part}: {name} can't be told from noise"));
@@ -205,9 +207,7 @@ impl Numbers {
                 let then = then.and_then(|then| then.maps.as_ref());
                 found.compared += maps.compare(then, &mut found.complaints)?;
             }
-            if let Some(then) = then {
-                now.compare(part, then, &mut found);
-            }
+            now.compare(part, then, &mut found);
         }
         Ok(found)
     }
@@ -342,6 +342,17 @@ mod tests {
         );
         assert_eq!(found.summary(), "1 figures compared, 1 not to be told from noise");
         assert_eq!(found.complaints, "");
+    }
+
+    #[test]
+    fn what_is_in_a_part_that_the_baseline_lacks_is_told() {
+        let baseline = numbers(&[("ratio", 2.0)]);
+        let mut now = numbers(&[("ratio", 2.0)]);
+        now.0.extend(counts(19.0, 3000.0, 100_000.0).0);
+        now.check_against(&baseline).unwrap();
+        let notes = now.compare(&baseline).unwrap().notes;
+        let expected = ["helper calls", "instructions", "verified"];
+        assert_eq!(notes, expected.map(|name| format!("programs: {name} is not in the baseline")));
     }
 
     #[test]

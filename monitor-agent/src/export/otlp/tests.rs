@@ -2,13 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, atomic::AtomicI64},
 };
 
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::any_value,
-    metrics::v1::{metric, number_data_point},
+    metrics::v1::{NumberDataPoint, metric, number_data_point},
 };
 use prost::Message as _;
 use tokio::{
@@ -23,23 +23,23 @@ use crate::{
     threads::testing::without_threads,
 };
 
-/// The names of the services in the messages that a collector was sent, in their order.
-type Asked = Arc<Mutex<Vec<String>>>;
+/// The messages that a collector was sent, in their order.
+type Asked = Arc<Mutex<Vec<ExportMetricsServiceRequest>>>;
 
 /// A collector that answers by the name of the service; gives its address too.
 async fn collector(answer: impl Fn(&str) -> &'static str + Send + Sync + 'static) -> (String, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
     let asked = Asked::default();
-    let (answer, names) = (Arc::new(answer), Arc::clone(&asked));
+    let (answer, messages) = (Arc::new(answer), Arc::clone(&asked));
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let (answer, names) = (Arc::clone(&answer), Arc::clone(&names));
+            let (answer, messages) = (Arc::clone(&answer), Arc::clone(&messages));
             tokio::spawn(async move {
                 let Some(body) = body(&mut stream).await else { return };
-                let service = service(&ExportMetricsServiceRequest::decode(&*body).expect("a message"));
-                let head = answer(&service);
-                names.lock().unwrap_or_else(PoisonError::into_inner).push(service);
+                let message = ExportMetricsServiceRequest::decode(&*body).expect("a message");
+                let head = answer(&service(&message));
+                messages.lock().unwrap_or_else(PoisonError::into_inner).push(message);
                 let text = format!("HTTP/1.1 {head}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
                 let _ = stream.write_all(text.as_bytes()).await;
             });
@@ -113,8 +113,9 @@ async fn push(endpoint: &str, services: &[&str], patience: Duration) -> Result<(
     exporter(endpoint, services).push(Instant::now() + patience).await
 }
 
+/// The names of the services in the messages.
 fn names(asked: &Asked) -> Vec<String> {
-    asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    asked.lock().unwrap_or_else(PoisonError::into_inner).iter().map(service).collect()
 }
 
 const LONG: Duration = Duration::from_secs(20);
@@ -258,7 +259,7 @@ fn taken(telemetry: &Telemetry, time_ns: u64, taken: &mut Taken, name: &str) -> 
     sum
 }
 
-fn whole(point: &opentelemetry_proto::tonic::metrics::v1::NumberDataPoint) -> i64 {
+fn whole(point: &NumberDataPoint) -> i64 {
     let Some(number_data_point::Value::AsInt(value)) = point.value else { panic!("{point:?}") };
     value
 }
@@ -281,6 +282,12 @@ fn counted_by_target(count: i64) -> Telemetry {
     telemetry
 }
 
+fn first_point(message: &ExportMetricsServiceRequest) -> &NumberDataPoint {
+    let data = message.resource_metrics[0].scope_metrics[0].metrics[0].data.as_ref();
+    let Some(metric::Data::Sum(data)) = data else { panic!("{data:?} is no sum") };
+    &data.data_points[0]
+}
+
 #[test]
 fn what_a_target_counts_by_itself_begins_at_the_first_look() {
     let mut before = Taken::default();
@@ -290,9 +297,7 @@ fn what_a_target_counts_by_itself_begins_at_the_first_look() {
         let mut batches = message::batches(1, &telemetry, time_ns, Temporality::Delta, &before);
         let batch = batches.pop()?;
         assert!(batches.is_empty());
-        let data = batch.request.resource_metrics[0].scope_metrics[0].metrics[0].data.as_ref()?;
-        let metric::Data::Sum(data) = data else { panic!("{data:?}") };
-        let point = &data.data_points[0];
+        let point = first_point(&batch.request);
         let shown = (whole(point), point.start_time_unix_nano, point.time_unix_nano);
         // What is not taken is sent again.
         if time_ns > 3 {
@@ -306,6 +311,48 @@ fn what_a_target_counts_by_itself_begins_at_the_first_look() {
     assert_eq!(points(5, 504), Some((0, 4, 5)));
     let all = message::batches(1, &counted_by_target(500), 2, Temporality::Cumulative, &Taken::default());
     assert_eq!(all.len(), 1);
+}
+
+/// A target that has counted one more each time that it is looked at.
+struct Rising(AtomicI64);
+
+impl Source for Rising {
+    fn telemetry(&self) -> Vec<(u32, Telemetry)> {
+        vec![(1, counted_by_target(self.0.fetch_add(1, Ordering::Relaxed)))]
+    }
+}
+
+#[tokio::test]
+async fn the_first_round_has_what_has_risen_since_the_exporter_runs() {
+    let outcomes: Arc<Outcomes> = Arc::default();
+    let rounds_before_first = Arc::new(AtomicU64::new(u64::MAX));
+    let (rounds, first) = (Arc::clone(&outcomes), Arc::clone(&rounds_before_first));
+    // Says how many rounds there were before the first message: the one with it is not over yet.
+    let answer = move |_: &str| {
+        first.fetch_min(rounds.sent.load(Ordering::Relaxed), Ordering::Relaxed);
+        "200 OK"
+    };
+    let (endpoint, asked) = collector(answer).await;
+    let mut exporter = exporter(&endpoint, &[]);
+    exporter.settings.temporality = Temporality::Delta;
+    exporter.settings.interval = Duration::from_millis(50);
+    exporter.source = Arc::new(Rising(AtomicI64::new(500)));
+    exporter.outcomes = outcomes;
+    let begin = unix_ns(SystemTime::now());
+    let (stop, stopped) = oneshot::channel();
+    let stopping = async {
+        while names(&asked).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.send(()).expect("it runs");
+    };
+    let running = async { tokio::join!(exporter.run(stopped), stopping) };
+    tokio::time::timeout(LONG, running).await.expect("an end");
+    assert_eq!(rounds_before_first.load(Ordering::Relaxed), 0);
+    let messages = asked.lock().unwrap_or_else(PoisonError::into_inner);
+    let point = first_point(&messages[0]);
+    assert_eq!(whole(point), 1);
+    assert!((begin..point.time_unix_nano).contains(&point.start_time_unix_nano), "{begin} {point:?}");
 }
 
 #[tokio::test]

@@ -31,12 +31,12 @@ pub(super) const MAX_TABLES: u32 = 64;
 /// A function of the runtime that every program has, since the runtime's own `main` defers, and that counts as a wrapper in each
 /// release (`funcIDs` in cmd/internal/objabi/funcid.go @ go1.18 to go1.27). The number of wrappers is another in some.
 pub(crate) const A_WRAPPER: &str = "runtime.deferreturn";
-/// The newest release that is known to have it.
-const NEWEST_KNOWN: u32 = 27;
 /// The flag of what is written in assembly (`FuncFlagAsm` in internal/abi/symtab.go @ go1.21 to go1.27, `FuncFlag_ASM` before).
 const ASSEMBLY: u8 = 1 << 2;
-/// What only goes on to another function has five instructions.
-const MAX_WRAPPER: u64 = 64;
+/// What only goes on to another function has five instructions. Where nothing is optimised it puts its arguments on the stack
+/// first and takes them from there again: ten bytes more for each of the nine words that registers have, and twelve or so for each
+/// of the fifteen floating-point numbers.
+const MAX_WRAPPER: u64 = 512;
 
 /// A function of the program. Addresses are link-time virtual addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,8 +185,8 @@ impl GoImage<'_> {
         Ok(arguments_of(&text))
     }
 
-    /// The number by which the runtime knows wrappers, if the one that every program has is among some functions. `None` for
-    /// Go 1.17, which is not asked.
+    /// The number by which the runtime knows wrappers: that of the one that every program has, if it is among some functions, or
+    /// else the one that is known of the release. `None` for Go 1.17, which is not asked.
     pub fn wrapper_id(&self, functions: &[Function]) -> Result<Option<u8>, ImageError> {
         if self.format == TableFormat::Go116 {
             return Ok(None);
@@ -195,7 +195,8 @@ impl GoImage<'_> {
         let marks = one.map(|function| self.id_and_flags(function)).transpose()?;
         // 0 is the number of what is nothing special.
         let id = marks.map(|(id, _)| id).filter(|id| *id != 0);
-        if id.is_none() && self.version.minor > NEWEST_KNOWN {
+        let id = id.or_else(|| wrapper_id_of_release(self.version.minor));
+        if id.is_none() {
             let version = self.version.to_string();
             let why = format!("{A_WRAPPER} doesn't tell which functions the compiler made to call others");
             return Err(ImageError::UnsupportedGo { version, why });
@@ -244,6 +245,17 @@ impl GoImage<'_> {
             if self.format == TableFormat::Go116 { Some(value) } else { self.module.text.checked_add(value) };
         let inside = entry.filter(|entry| (self.module.text..=self.module.text_end).contains(entry));
         inside.ok_or_else(|| ImageError::malformed("its Go function table refers outside the code"))
+    }
+}
+
+/// The number of wrappers in a release that is known (`funcID_wrapper` in runtime/symtab.go @ go1.18 to go1.20, `FuncIDWrapper` in
+/// internal/abi/symtab.go @ go1.21 to go1.27).
+fn wrapper_id_of_release(minor: u32) -> Option<u8> {
+    match minor {
+        18..=21 => Some(21),
+        22..=24 => Some(22),
+        25..=27 => Some(23),
+        _ => None,
     }
 }
 

@@ -51,10 +51,21 @@ fn what_is_none_of_the_programs_own_code_is_told() {
     const RETURN: &[u8] = &[0xc3, 0xcc, 0xcc, 0xcc];
     /// Adds to the receiver, and jumps far behind the function.
     const JUMP: &[u8] = &[0x48, 0x83, 0xc0, 8, 0xe9, 16, 0, 0, 0, 0xcc, 0xcc, 0xcc];
-    const MORE: [(&str, &[u8]); 5] = [
+    /// The same behind what puts arguments on the stack and takes them from there, where nothing is optimised.
+    const LATE_JUMP: [u8; 352 + JUMP.len()] = {
+        let mut code = [0x90; 352 + JUMP.len()];
+        let mut at = 0;
+        while at < JUMP.len() {
+            code[352 + at] = JUMP[at];
+            at += 1;
+        }
+        code
+    };
+    const MORE: [(&str, &[u8]); 6] = [
         (A_WRAPPER, RETURN),
         ("main.(*T).made", RETURN),
         ("main.(*T).jumps", JUMP),
+        ("main.(*T).jumpsLate", &LATE_JUMP),
         ("main.assembly", RETURN),
         ("main.written", RETURN),
     ];
@@ -74,12 +85,25 @@ fn what_is_none_of_the_programs_own_code_is_told() {
         let wrapper = go.wrapper_id(&functions).expect("a number");
         let stand_in = |name: &str| go.stand_in(named(name), wrapper).expect("a record");
         assert_eq!(
-            ["main.(*T).made", "main.(*T).jumps", "main.assembly", "main.written"].map(stand_in),
-            [Some(StandIn::Wrapper), Some(StandIn::Wrapper), Some(StandIn::Assembly), None],
+            ["main.(*T).made", "main.(*T).jumps", "main.(*T).jumpsLate"].map(stand_in),
+            [Some(StandIn::Wrapper); 3],
             "go1.{minor}"
         );
-        // A release that nobody knows may have it otherwise.
-        assert_eq!(go.wrapper_id(&[]).is_err(), minor > 27, "go1.{minor}");
+        let others = ["main.assembly", "main.written"].map(stand_in);
+        assert_eq!(others, [Some(StandIn::Assembly), None], "go1.{minor}");
+    }
+}
+
+#[test]
+fn the_number_of_wrappers_is_known_where_nothing_in_the_program_tells_it() {
+    for (minors, number) in [(18..=21, Some(21)), (22..=24, Some(22)), (25..=27, Some(23)), (28..=28, None)] {
+        for minor in minors {
+            let (bytes, _) = GoFile::of_release(minor).build();
+            let image = image(bytes);
+            let found = image.go().expect("a Go image").wrapper_id(&[]);
+            // A release that nobody knows may have another.
+            assert_eq!(found.ok(), number.map(Some), "go1.{minor}");
+        }
     }
 }
 
