@@ -51,8 +51,8 @@ pub fn kernel_features() -> Vec<KernelFeature> {
     let has_types = Path::new(KERNEL_TYPES).exists();
     let tables = may_try.then(page_tables::known);
     let reads_by_tables = tables.as_ref().map(Result::is_ok);
-    let has_multi_links = tried(has_multi_uprobes);
-    let multi_links_work = tried(|| multi::works().unwrap_or(false));
+    let has_multi_links = may_try.then(has_multi_uprobes).flatten();
+    let multi_links_work = may_try.then(|| multi::works().ok()).flatten();
     // Where nothing may be tried, neither is known.
     let [may_use_multi, may_use_perf] =
         [true, false].map(|works| multi_links_work.is_none_or(|work| work == works));
@@ -135,15 +135,19 @@ const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 /// `BPF_FUNC_ktime_get_coarse_ns`: came with Linux 5.11, as the accounting did, which nothing else shows.
 const COARSE_CLOCK: BpfHelper = BpfHelper::BPF_FUNC_ktime_get_coarse_ns;
 
-/// Asks for probes in what is no file: a kernel that has them says just that.
-fn has_multi_uprobes() -> bool {
+/// Asks for probes in what is no file: a kernel that has them says just that. None where there is too little of something to ask.
+fn has_multi_uprobes() -> Option<bool> {
     let attach_type = AttachType::MultiUprobes;
-    let Ok(program) = syscall::load_program("nothing", c"GPL", &multi::nothing(), attach_type, &mut [])
-    else {
-        return false;
-    };
-    let probe = Probe { program: program.as_fd(), exe: c"/", pid: 0, is_return: false };
-    syscall::link_uprobes(&probe, &[0]).is_err_and(|error| error.raw_os_error() == Some(libc::EBADF))
+    let asked = syscall::load_program("nothing", c"GPL", &multi::nothing(), attach_type, &mut []);
+    let asked = asked.and_then(|program| {
+        let probe = Probe { program: program.as_fd(), exe: c"/", pid: 0, is_return: false };
+        syscall::link_uprobes(&probe, &[0])
+    });
+    match asked {
+        Err(error) if multi::is_want(&error) => None,
+        Err(error) => Some(error.raw_os_error() == Some(libc::EBADF)),
+        Ok(_) => Some(false),
+    }
 }
 
 /// `uprobes: Optimize on top of nop5`, x86-64. Trying it would take a system call that ends whoever makes it elsewhere

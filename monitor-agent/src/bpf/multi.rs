@@ -36,7 +36,7 @@ pub(super) fn works() -> io::Result<bool> {
 }
 
 /// Whether it failed since there is too little of something.
-fn is_want(error: &io::Error) -> bool {
+pub(super) fn is_want(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM))
 }
 

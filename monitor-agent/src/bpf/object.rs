@@ -132,12 +132,14 @@ impl Object {
             ProbeLinks::Perf => false,
         };
         let attach_type = if has_multi_links { AttachType::MultiUprobes } else { AttachType::PerfEvent };
-        // Held until its maps and programs have their descriptors.
-        let _room = Room::find(AT_ONCE).map_err(|error| failed_call("bpf_map_create", error))?;
         let mut object = aya_obj::Object::parse(OBJECT)?;
         let globals = settings.globals.iter().map(|(name, value)| (*name, (*value, true)));
         object.patch_map_data(globals.collect())?;
+        // Those who make links are told what the maps will take.
+        let room = has_multi_links.then(|| Room::find(AT_ONCE)).transpose();
+        let room = room.map_err(|error| failed_call("bpf_map_create", error))?;
         let maps = make_maps(&mut object, settings)?;
+        drop(room);
         for function in object.functions.values_mut() {
             patch(&mut function.instructions, settings.numbers);
         }

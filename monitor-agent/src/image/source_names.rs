@@ -36,6 +36,8 @@ const ARGUMENT_DEPTH: usize = 5;
 /// Work for one executable, in bytes of names and what takes as long: a million symbols of a large program have less than
 /// half of it. To make as many as this takes seconds.
 const WORK_MAX: usize = 6 << 30;
+/// How many places in a symbol are tried that may tell of a constructor: few symbols have more than one.
+const CONSTRUCTORS_MAX: usize = 8;
 /// What takes as long as a byte of a symbol that is read, and as one of the pieces that a name is made of.
 const SYMBOL_WORK: usize = 8;
 const PIECE_WORK: usize = 32;
@@ -108,12 +110,15 @@ impl Demangler {
     /// Whether the name that was made of a symbol lacks the first parameter of a constructor that is a template. Templates say what they
     /// return before their parameters, and `cpp_demangle` leaves that out of constructors as well, which say nothing of the kind.
     /// A name does not tell which kind of constructor it is of: where symbols do, another kind makes the same name.
+    /// So may one in which more of what looks like them is than is tried.
     fn lacks_parameter(&mut self, symbol: &str, name: &str, options: DemangleOptions) -> bool {
-        with_other_constructors(symbol).any(|other| {
+        let mut others = with_other_constructors(symbol);
+        let is_same = others.by_ref().take(CONSTRUCTORS_MAX).any(|other| {
             self.pay(other.len() * SYMBOL_WORK);
             let read = self.read(&other);
             read.and_then(|read| self.written(&read, options)).as_deref() == Some(name)
-        })
+        });
+        is_same || self.is_exhausted() || others.next().is_some()
     }
 
     /// The name that a symbol stands for.

@@ -264,7 +264,10 @@ fn choose<'a>(
             }
             _ => {}
         }
-        let checked = found.iter().try_for_each(|function| check_symbol(&function.name, entry, has_result));
+        let mut demangler = Demangler::default();
+        let mut found_symbols = found.iter().map(|function| &function.name);
+        let checked =
+            found_symbols.try_for_each(|symbol| check_symbol(symbol, entry, has_result, &mut demangler));
         return checked.map(|()| (entry, found)).map_err(|why| why.at(spec, entry.place));
     }
     if let Some((entry, clone)) =
@@ -278,7 +281,12 @@ fn choose<'a>(
 }
 
 /// Refuses a function of which its symbol says that it is none, or has not the arguments that an entry names, or not the result.
-fn check_symbol(symbol: &str, entry: &NativeEntry, has_result: bool) -> Result<(), Refusal> {
+fn check_symbol(
+    symbol: &str,
+    entry: &NativeEntry,
+    has_result: bool,
+    demangler: &mut Demangler,
+) -> Result<(), Refusal> {
     let has_arguments = entry.key.is_some() || entry.number.is_some() || !entry.texts.is_empty();
     if is_native_part(symbol) {
         return Err(Refusal::PartOfFunction(symbol.to_owned()));
@@ -289,17 +297,17 @@ fn check_symbol(symbol: &str, entry: &NativeEntry, has_result: bool) -> Result<(
     if (has_arguments || has_result) && native_original(symbol).is_some() {
         return Err(Refusal::OtherArguments(symbol.to_owned()));
     }
-    check_strings(symbol, entry)
+    check_strings(symbol, entry, demangler)
 }
 
 /// Refuses a function of which the mangled name has no C++ string where an entry says that there is one.
-fn check_strings(symbol: &str, entry: &NativeEntry) -> Result<(), Refusal> {
+fn check_strings(symbol: &str, entry: &NativeEntry, demangler: &mut Demangler) -> Result<(), Refusal> {
     let strings = entry.texts.values().filter(|(_, text)| *text == Text::Cxx11);
     let arguments: Vec<_> = strings.map(|(argument, _)| *argument).collect();
     if arguments.is_empty() {
         return Ok(());
     }
-    let Some(parameters) = Demangler::default().parameters(symbol) else {
+    let Some(parameters) = demangler.parameters(symbol) else {
         return Err(Refusal::NoParameters(symbol.to_owned()));
     };
     let wrong = arguments.into_iter().find(|argument| !parameters.may_be_string(*argument));
@@ -600,7 +608,8 @@ mod tests {
         const STRING: &str = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE";
         let check = |symbol: &str, arguments: &str| {
             let entry = entry(&format!("function = \"f\"\nstrings = {{ {arguments} }}"));
-            check_symbol(&symbol.replace('$', STRING), &entry, false).map_err(|why| why.to_string())
+            check_symbol(&symbol.replace('$', STRING), &entry, false, &mut Demangler::default())
+                .map_err(|why| why.to_string())
         };
         assert_eq!(check("_Z1fiRK$", "item = 1"), Ok(()));
         assert_eq!(check("_Z1fRK$S6_", "item = 0, other = 1"), Ok(()));
