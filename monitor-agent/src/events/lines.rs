@@ -14,7 +14,7 @@ use super::fields::{CallFields, DetailFields, micros};
 use crate::{
     export::time::rfc3339,
     failure::printable,
-    pipeline::{CallType, FinishedCall, Labels, Lost, Side, StartedCall},
+    pipeline::{CallType, FinishedCall, Labels, Lost, Side, StartedCall, StreamKind},
     specs::{Operation, Spec, Specs},
 };
 
@@ -230,9 +230,11 @@ impl FinishLine<'_> {
     }
 }
 
-/// Servers start most calls before they know what they are asked for, and with it the type.
+/// Servers start most calls before they know what they are asked for, and with it the type. Those of gRPC-Go know the kind.
 fn is_told(labels: &Labels) -> bool {
-    labels.side == Side::Client || labels.call_type != CallType::PingPong
+    labels.side == Side::Client
+        || labels.call_type != CallType::PingPong
+        || labels.stream != StreamKind::Unknown
 }
 
 fn called(labels: &Labels) -> String {
@@ -244,9 +246,30 @@ fn via(labels: &Labels) -> String {
 }
 
 fn json(line: &impl Serialize, out: &mut Vec<u8>) {
+    let begin = out.len();
     // Writing text and numbers to memory can't fail.
     let _ = serde_json::to_writer(&mut *out, line);
+    escape_controls(out, begin);
     out.push(b'\n');
+}
+
+/// Escapes what JSON lets through and terminals obey: DEL, and the control characters from U+0080 to U+009F, of two bytes each. Names
+/// are whatever the target's peers chose.
+fn escape_controls(out: &mut Vec<u8>, begin: usize) {
+    let written = out.get(begin..).unwrap_or_default();
+    let is_control = |pair: &[u8]| matches!(pair, [0xc2, 0x80..=0x9f]);
+    if !written.contains(&0x7f) && !written.windows(2).any(is_control) {
+        return;
+    }
+    let text = String::from_utf8_lossy(written).into_owned();
+    out.truncate(begin);
+    for character in text.chars() {
+        if character.is_control() {
+            let _ = write!(out, "\\u{:04x}", u32::from(character));
+        } else {
+            let _ = write!(out, "{character}");
+        }
+    }
 }
 
 /// Names are whatever the target's peers chose: nothing in them may steer a terminal.
@@ -329,6 +352,32 @@ mod tests {
         let unpaired = FinishedCall { duration: None, details: None, ..call };
         let line = finish(Format::Ndjson, labels(), unpaired);
         assert!(line.contains("\"status\":\"succeed\",\"duration_us\":null}"), "{line}");
+    }
+
+    #[test]
+    fn no_name_steers_a_terminal() {
+        let method = "Ec\u{9b}2Jho\u{7f}é\u{1b}";
+        let labels = Labels { method: method.to_owned(), ..labels() };
+        let call = FinishedCall {
+            target: 7,
+            label_set: 0,
+            labels: &Arc::new(labels.clone()),
+            time_ns: TIME_NS,
+            duration: None,
+            has_own_start: false,
+            details: None,
+        };
+        let line = finish(Format::Ndjson, labels, call);
+        assert!(!line.trim_end().contains(char::is_control), "{line:?}");
+        let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(read["method"], method);
+    }
+
+    #[test]
+    fn a_start_has_the_type_where_it_is_known_by_then() {
+        let server = Labels { side: Side::Server, ..labels() };
+        assert!(!is_told(&server));
+        assert!(is_told(&Labels { stream: StreamKind::Unary, ..server }));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use super::Labels;
 /// Receives the calls of targets, as Kitex's own `Tracer` does inside of a process. The agent's aggregation is one, the
 /// event stream another.
 ///
-/// Calls of one goroutine come in the order in which they started and finished. Calls of others may come somewhat
-/// later than their times say, since they are handed over batch by batch, target by target. What is not handed over is
+/// Calls of one goroutine and one framework, copy or spec come in the order in which they started and finished. Others may
+/// come somewhat later than their times say, since they are handed over batch by batch, ring by ring. What is not handed over is
 /// told by [`Tracer::lost`]: calls and losses add up to the calls that the target has made.
 ///
 /// All functions run on the agent's own time, while the programs go on filling the ring: one that takes long makes the

@@ -33,7 +33,7 @@ impl ProtocolNames {
             let names = names.collect::<Vec<_>>().join("|");
             return if names.is_empty() { spec.none.clone() } else { names };
         }
-        let mut known = spec.bits.iter().chain(&spec.combinations);
+        let mut known = spec.combinations.iter().chain(&spec.bits);
         known.find(|(value, _)| *value == number).map_or(&spec.other, |(_, name)| name).clone()
     }
 }
@@ -55,12 +55,13 @@ mod tests {
         let kitex = known().by_type.iter().find(|framework| framework.name == "kitex").expect("Kitex");
         let names = |version: &str| {
             let (names, note) = ProtocolNames::of(&kitex.protocols, version);
-            let texts = [0, 2, 4, 6, 16, 20, 64, 256].map(|number| names.name(number));
+            let texts = [0, 2, 4, 6, 16, 20, 64, 66, 256].map(|number| names.name(number));
             (texts.join(" "), note.is_some())
         };
-        let before = "PurePayload TTHeader Framed TTHeaderFramed GRPC Unknown TTHeaderStreaming Unknown";
-        let since =
-            "PurePayload TTHeader Framed TTHeader|Framed GRPC Framed|GRPC TTHeaderStreaming PurePayload";
+        let before =
+            "PurePayload TTHeader Framed TTHeaderFramed GRPC Unknown Unknown TTHeaderStreaming Unknown";
+        let since = "PurePayload TTHeader Framed TTHeader|Framed GRPC Framed|GRPC TTHeaderStreaming \
+                     TTHeader|TTHeaderStreaming PurePayload";
         assert_eq!(names("v0.12.4"), (before.to_owned(), false));
         assert_eq!(names("v0.13.1"), (since.to_owned(), false));
         assert_eq!(names("unknown"), (since.to_owned(), true));

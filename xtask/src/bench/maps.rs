@@ -14,7 +14,7 @@ use crate::process::say;
 /// The most that the maps of an agent with one target should have, in MiB, where there can be so many processors.
 pub(super) const AIM_MIB: f64 = 8.0;
 const AIM_PROCESSORS: usize = 2;
-/// Another kernel may take a little more for the same maps.
+/// Another kernel of the same release may take a little more for the same maps.
 const TOLERANCE: f64 = 0.02;
 /// Said of a baseline that was written before there were these numbers.
 const MISSING: &str =

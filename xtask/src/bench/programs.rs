@@ -18,7 +18,7 @@ use super::{
     machine::possible_processors,
     maps::MapMemory,
     report::{float, row, table},
-    section::Section,
+    section::{PROGRAMS, Section},
 };
 use crate::setup::{self, Need};
 
@@ -77,7 +77,7 @@ const WAYS: [Way; 5] = [
 /// A call of a helper more is a step more at every call that is watched.
 const COUNTS: [(&str, Option<f64>); 4] =
     [("instructions", Some(0.05)), ("helper calls", Some(0.0)), ("machine bytes", None), ("verified", None)];
-/// Another kernel may make a little more of the same instructions.
+/// Another kernel of the same release may make a little more of the same instructions.
 const TOLERANCE: f64 = 0.15;
 /// How long it may take to measure what a hit costs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -162,7 +162,7 @@ pub(super) fn measure() -> Result<Section> {
     }
     let maps = MapMemory::new(possible_processors()?, map_bytes);
     Ok(Section {
-        part: "programs",
+        part: PROGRAMS,
         blocks: vec![("programs", format!("{}\n{}", table(&rows), maps.table()))],
         results: Value::Array(results),
         figures,

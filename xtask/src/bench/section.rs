@@ -16,6 +16,8 @@ use crate::process::{root, say};
 
 const DOCUMENT: &str = "docs/overhead.md";
 const NUMBERS: &str = "docs/overhead.json";
+/// The part of which all numbers are the kernel's: what it makes of programs, and what it tells of maps.
+pub(super) const PROGRAMS: &str = "programs";
 
 /// What one part has found.
 #[derive(Debug, Default)]
@@ -70,6 +72,13 @@ impl Setting {
             steal * 100.0
         )
     }
+
+    /// The 6 and 18 of a machine with Linux 6.18.44. The number behind them is that of the release's fixes.
+    fn kernel(&self) -> Option<(&str, &str)> {
+        let (_, release) = self.machine.rsplit_once("Linux ")?;
+        let mut numbers = release.split(['.', ' ']);
+        Some((numbers.next()?, numbers.next()?))
+    }
 }
 
 /// A part as it is kept in JSON.
@@ -96,6 +105,11 @@ impl Kept {
     /// become stricter since.
     fn tolerance_of(&self, figure: &str) -> f64 {
         self.tolerances.get(figure).copied().unwrap_or(self.tolerance)
+    }
+
+    /// Whether an earlier run has numbers of the part that say nothing about these, since its kernel was another one.
+    fn is_of_another_kernel(&self, part: &str, then: &Self) -> bool {
+        part == PROGRAMS && self.setting.kernel() != then.setting.kernel()
     }
 
     /// Compares the figures of a part with those of an earlier run, which may lack the part.
@@ -134,6 +148,8 @@ struct Comparison {
     compared: usize,
     /// How many of that run's can't be told from noise this time.
     noise: usize,
+    /// How many parts were left out, since that run's are of another kernel.
+    left_out: usize,
     /// What is worse, line by line.
     complaints: String,
     /// What could not be compared.
@@ -181,7 +197,8 @@ impl Numbers {
     }
 
     /// Fails when a figure of these is higher than in an earlier run by more than is allowed, or is there no longer, when
-    /// maps take more than was aimed at, and when nothing can be compared. What can't be compared is told.
+    /// maps take more than was aimed at, and when nothing can be compared, unless there are only parts of another kernel.
+    /// What can't be compared is told.
     pub(super) fn check_against(&self, baseline: &Self) -> Result<()> {
         let found = self.compare(baseline)?;
         for note in &found.notes {
@@ -193,6 +210,9 @@ impl Numbers {
                 found.complaints
             );
         }
+        if found.left_out > 0 && found.left_out == self.0.len() {
+            return Ok(());
+        }
         let summary = found.summary();
         ensure!(found.compared > 0, "{summary}: the baseline has nothing else of what was measured");
         say(&format!("{summary}: none has become worse"));
@@ -203,6 +223,11 @@ impl Numbers {
         let mut found = Comparison::default();
         for (part, now) in &self.0 {
             let then = baseline.0.get(part);
+            if then.is_some_and(|then| now.is_of_another_kernel(part, then)) {
+                found.left_out += 1;
+                found.notes.push(format!("{part}: the file has those of another kernel"));
+                continue;
+            }
             if let Some(maps) = &now.maps {
                 let then = then.and_then(|then| then.maps.as_ref());
                 found.compared += maps.compare(then, &mut found.complaints)?;
@@ -298,7 +323,7 @@ mod tests {
         let figures =
             [("helper calls", helper_calls), ("instructions", instructions), ("verified", verified)];
         let section = Section {
-            part: "programs",
+            part: PROGRAMS,
             figures: figures.map(|(name, figure)| (name.to_owned(), figure)).into(),
             tolerance: 0.15,
             tolerances: [("helper calls", 0.0), ("instructions", 0.05)]
@@ -381,7 +406,7 @@ mod tests {
     fn programs(map_bytes: Option<u64>) -> Numbers {
         let figures = BTreeMap::from([("instructions".to_owned(), 10.0)]);
         let maps = map_bytes.map(|bytes| MapMemory::new(2, BTreeMap::from([("run".to_owned(), bytes)])));
-        let section = Section { part: "programs", figures, maps, ..Section::default() };
+        let section = Section { part: PROGRAMS, figures, maps, ..Section::default() };
         let mut numbers = Numbers::default();
         numbers.add(&section, &Setting::default());
         numbers
@@ -397,6 +422,50 @@ mod tests {
             let error = now.check_against(&without).unwrap_err().to_string();
             assert!(error.contains("--only programs --write"), "{error}");
         }
+    }
+
+    fn on(kernel: &str, mut numbers: Numbers) -> Numbers {
+        for kept in numbers.0.values_mut() {
+            kept.setting.machine = format!("Some CPU, 2 processors, virtual machine, Linux {kernel} x86_64");
+        }
+        numbers
+    }
+
+    #[test]
+    fn programs_are_compared_on_the_same_kernel_only() {
+        let baseline = on("6.18.44", counts(19.0, 3000.0, 100_000.0));
+        let more = counts(20.0, 3000.0, 100_000.0);
+        for same in ["6.18.44", "6.18.2", "6.18"] {
+            assert!(on(same, more.clone()).check_against(&baseline).is_err(), "{same}");
+        }
+        for another in ["6.1.0", "6.12.9", "7.18.44"] {
+            let now = on(another, more.clone());
+            now.check_against(&baseline).unwrap();
+            let found = now.compare(&baseline).unwrap();
+            assert_eq!(found.notes, ["programs: the file has those of another kernel"], "{another}");
+            assert_eq!(found.compared, 0, "{another}");
+        }
+        // What their maps have is told by the kernel, too.
+        let maps = on("6.18.44", programs(Some(6_000_000)));
+        on("6.1.0", programs(Some(12_000_000))).check_against(&maps).unwrap();
+    }
+
+    #[test]
+    fn other_parts_are_compared_on_any_kernel_and_must_be() {
+        let both = |ratio: f64| {
+            let mut both = numbers(&[("ratio", ratio)]);
+            both.0.extend(counts(19.0, 3000.0, 100_000.0).0);
+            both
+        };
+        let baseline = on("6.18.44", both(2.0));
+        let mut now = on("6.1.0", both(2.0));
+        now.check_against(&baseline).unwrap();
+        assert!(on("6.1.0", both(3.0)).check_against(&baseline).is_err());
+        let matrix = now.0.get_mut("matrix").unwrap();
+        matrix.figures.clear();
+        matrix.noise.insert("ratio".to_owned());
+        let error = now.check_against(&baseline).unwrap_err().to_string();
+        assert!(error.starts_with("0 figures compared, 1 not to be told from noise: "), "{error}");
     }
 
     #[test]
