@@ -266,6 +266,18 @@ mod tests {
         }
     }
 
+    /// `f<C1<int>, …>(C1<int>)`: each of the types looks like a constructor in the symbol, and each is tried.
+    #[test]
+    fn few_places_of_a_symbol_are_tried_for_constructors() {
+        let has_parameters = |types: usize| {
+            let names = source_names(&format!("_Z1fI{}EvT_", "2C1IiE".repeat(types)));
+            assert!(!names.is_empty());
+            names.iter().any(|name| name.contains('('))
+        };
+        assert!(has_parameters(CONSTRUCTORS_MAX));
+        assert!(!has_parameters(CONSTRUCTORS_MAX + 1));
+    }
+
     #[test]
     fn constructors_that_are_templates_have_no_name_with_parameters() {
         let string = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE";
