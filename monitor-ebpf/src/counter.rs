@@ -9,8 +9,9 @@ pub const COUNTERS: u32 = 2 * COUNTERS_OF_SIDE;
 
 /// A slot in a side's part of a CPU's row.
 ///
-/// Every hit of a probe ends in exactly one of `Starts`, `StartUnknownType`, `StartUnread` (start program) or in one
-/// finished call or `FinishUnknownType`, `FinishUnread` or `FinishLost` (finish program); the others say what happened to it.
+/// Every start of a call ends in exactly one of `Starts`, `StartUnknownType` and `StartUnread`; every finish in a total or in
+/// exactly one of `FinishUnknownType`, `FinishUnread`, `FinishRepeated`, `FinishLost` and `FinishLostUnpaired`. The others say
+/// what happened to it. Hits that are no start or finish by what the recipe asks of them count nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Counter {

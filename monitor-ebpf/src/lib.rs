@@ -3,7 +3,7 @@
 //!
 //! All types are `repr(C)` without padding that anyone reads, hold no `bool` and no enum, and are valid
 //! for every bit pattern, since the two sides are built by different compilers for different machines.
-//! Each value of an enumeration is a `u8` or `u32` constant in a module named after it.
+//! What such a field may be is a `u8` or `u32` constant in a module named after it, or an enum with such numbers.
 #![no_std]
 
 mod call;
@@ -62,7 +62,8 @@ pub mod name {
     pub const OBJECTS: &str = "OBJECTS";
     /// Array of `u64`: keys of calls that have ended and may end once more.
     pub const ENDED: &str = "ENDED";
-    /// Mappable array of `u64`: which starts are seen, by [`sampling`](crate::sampling). Written by the agent.
+    /// Mappable array of `u64`: which starts are seen, by [`sampling`](crate::sampling). Written by the agent, but for
+    /// what programs note of calls that found no room.
     pub const SAMPLING: &str = "SAMPLING";
     /// Hash: call key to [`Spilled`](crate::Spilled).
     pub const SPILL: &str = "SPILL";
@@ -88,7 +89,8 @@ pub mod name {
     pub const UNEXPECTED: &str = "UNEXPECTED";
     /// Mappable array of `u64`: rows of [`COUNTERS`](crate::COUNTERS), as [`TOTALS`].
     pub const COUNTERS: &str = "COUNTERS";
-    /// Mappable array with one `u32`: label set numbers handed out so far, also those past the end.
+    /// Mappable array with two `u64`: how many numbers were asked for so far, those past the end among them, for label sets in
+    /// full and for sets with `other` in them.
     pub const NEXT_LABEL: &str = "NEXT_LABEL";
     /// Ring buffer of [`Record`](crate::Record), [`Event`](crate::Event) or [`PeerEvent`](crate::PeerEvent), which
     /// their lengths tell apart.

@@ -3,8 +3,8 @@
 //! The agent writes it into the object's read-only data before it loads the object. The verifier then
 //! sees constants, follows only the branches that they allow and removes the others.
 //!
-//! Both programs run at the entry of a Go function that gets an *object* (an interface value: a word that
-//! stands for its type, and a pointer). The type word selects a [`Shape`]. A shape copies a few
+//! The programs for starts and for finishes run at the entry of a Go function that gets an *object* (an interface
+//! value: a word that stands for its type, and a pointer). The type word selects a [`Shape`]. A shape copies a few
 //! [`Window`]s of the target's memory into scratch memory; everything else (key, labels, type of call) is
 //! at a fixed place there.
 //!

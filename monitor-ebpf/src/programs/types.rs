@@ -34,7 +34,7 @@ pub(crate) fn resolve(word: u64) -> u64 {
     0
 }
 
-/// Keeps a type word for the agent, which finds out what it is. Gives nothing of use: see the module on labels.
+/// Keeps a type word for the agent, which finds out what it is. Gives nothing of use.
 #[inline(never)]
 pub(crate) fn report(word: u64) -> u32 {
     if !is_user_address(word) {
