@@ -1,4 +1,4 @@
-//! How many files the agent may have open.
+//! How many files the agent may have open, and what to say when there are no more.
 
 use std::io;
 
@@ -14,6 +14,19 @@ pub(crate) fn take_all() {
 /// How many it may have.
 pub(crate) fn limit() -> io::Result<usize> {
     limits().map(|limit| usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
+}
+
+/// Whether a limit on open files was reached.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// What a user can do about an error of the operating system, where its words don't say.
+pub(crate) fn advice_on_system(error: &io::Error) -> &'static str {
+    if is_out_of_descriptors(error) {
+        return "; raise the agent's limit on open files (`ulimit -n`, LimitNOFILE= of systemd)";
+    }
+    ""
 }
 
 fn limits() -> io::Result<libc::rlimit> {

@@ -3,8 +3,16 @@
 use std::{io, path::Path};
 
 use crate::{
-    bpf::BpfError, events::SocketError, export::http::ListenError, image::ImageError, plan::Refusal,
-    specs::SpecError, target::TargetError, threads::NotDone,
+    bpf::BpfError,
+    descriptors::{advice_on_system, is_out_of_descriptors},
+    events::SocketError,
+    export::http::ListenError,
+    image::ImageError,
+    plan::Refusal,
+    specs::SpecError,
+    target::TargetError,
+    text::{printable, shown},
+    threads::NotDone,
 };
 
 /// The kinds of failure and their exit codes. Scripts rely on the numbers.
@@ -93,40 +101,6 @@ impl Failure {
             _ => Self::new(Kind::Unreadable, format!("{path} can't be read: {error}")),
         }
     }
-}
-
-/// Text on one line without anything that steers a terminal: names of files are whatever a target's owner chose.
-#[must_use]
-pub fn printable(text: &str) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { printable.extend(c.escape_default()) } else { printable.push(c) }
-    }
-    printable
-}
-
-/// Text with names from an executable in it, which can be of any length and hold anything.
-pub(crate) fn shown(text: &(impl ToString + ?Sized)) -> String {
-    const MAX: usize = 300;
-    let mut text = printable(&text.to_string());
-    if let Some((end, _)) = text.char_indices().nth(MAX) {
-        text.truncate(end);
-        text.push('…');
-    }
-    text
-}
-
-/// Whether a limit on open files was reached.
-pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-}
-
-/// What a user can do about an error of the operating system, where its words don't say.
-pub(crate) fn advice_on_system(error: &io::Error) -> &'static str {
-    if is_out_of_descriptors(error) {
-        return "; raise the agent's limit on open files (`ulimit -n`, LimitNOFILE= of systemd)";
-    }
-    ""
 }
 
 /// What a user can do about it, where the error itself doesn't say.

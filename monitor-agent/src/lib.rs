@@ -27,7 +27,9 @@ pub mod pipeline;
 pub mod plan;
 pub mod specs;
 pub mod target;
+mod text;
 mod threads;
+mod time;
 
 pub use agent::{Trace, TraceConfig, watch};
 pub use pipeline::{Details, EventKind, FinishedCall, Labels, LossReason, Lost, StartedCall, Tracer};

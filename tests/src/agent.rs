@@ -219,6 +219,20 @@ pub fn run_to_end(args: &[&str], patience: Duration) -> Result<Ended> {
     run_command_to_end(Command::new(executable()?).args(args), patience)
 }
 
+/// Whether the agent says that it uses multi-uprobe links to watch a process.
+pub fn says_multi(pid: u32) -> Result<bool> {
+    let ended = run_to_end(&["inspect", "--json", "--pid", &pid.to_string()], Duration::from_secs(10))?;
+    let report: serde_json::Value = serde_json::from_str(&ended.stdout)?;
+    let features = report["kernel"]["features"].as_array().context("no features of the kernel")?;
+    let uses = |name: &str| {
+        let feature = features.iter().find(|feature| feature["name"] == name);
+        feature.map(|feature| feature["used"] == true && feature["present"] == true).context("not there")
+    };
+    let uses_multi = uses("multi-uprobe links")?;
+    ensure!(uses("uprobes by perf_event_open")? != uses_multi, "{features:?}");
+    Ok(uses_multi)
+}
+
 /// Runs a command that is the agent, perhaps through another program, until it ends, at most so long.
 pub fn run_command_to_end(command: &mut Command, patience: Duration) -> Result<Ended> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

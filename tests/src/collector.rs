@@ -15,8 +15,12 @@ use serde_json::Value;
 use crate::{
     paths,
     process::Process,
+    scrape::Histogram,
     targets::{Flavour, Program},
 };
+
+/// How long the collector may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running collector. Its receiver for OTLP listens for gRPC and for HTTP.
 pub struct Collector {
@@ -42,8 +46,8 @@ pub struct Point {
     pub time: u64,
     /// Count of a histogram; value of a sum.
     pub count: i64,
-    /// Sum of a histogram.
-    pub sum: f64,
+    /// What a histogram says, as a scrape would have it.
+    pub histogram: Option<Histogram>,
 }
 
 impl Collector {
@@ -111,10 +115,14 @@ impl Collector {
     /// Ends the collector; gives all that it has received.
     pub fn end(mut self) -> Result<Vec<Point>> {
         ensure!(self.process.quit()?.success(), "the collector has failed");
-        while let Ok(request) = self.process.answer(Duration::from_millis(100)) {
-            take(&request, &mut self.points)?;
+        loop {
+            match self.process.answer(PATIENCE) {
+                Ok(request) => take(&request, &mut self.points)?,
+                // Only then there is no more.
+                Err(error) if error.to_string().contains("has ended") => return Ok(self.points),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(self.points)
     }
 }
 
@@ -129,14 +137,34 @@ pub fn totals(points: &[Point], metric: &str) -> BTreeMap<BTreeMap<String, Strin
     totals
 }
 
+/// The same of a histogram, with its buckets and its sum.
+pub fn distributions(
+    points: &[Point],
+    metric: &str,
+) -> Result<BTreeMap<BTreeMap<String, String>, Histogram>> {
+    let mut totals: BTreeMap<_, Histogram> = BTreeMap::new();
+    for point in points.iter().filter(|point| point.metric == metric) {
+        let now = point.histogram.clone().with_context(|| format!("no histogram: {point:?}"))?;
+        let total = match totals.remove(&point.attributes) {
+            Some(before) if point.is_delta => now.plus(&before).context("bounds that change")?,
+            _ => now,
+        };
+        totals.insert(point.attributes.clone(), total);
+    }
+    Ok(totals)
+}
+
 fn take(request: &Value, points: &mut Vec<Point>) -> Result<()> {
     for resource in array(request, "resourceMetrics") {
         let of_resource = attributes(&resource["resource"])?;
         for metric in array(resource, "scopeMetrics").iter().flat_map(|scope| array(scope, "metrics")) {
             let data = ["histogram", "sum"].iter().map(|kind| &metric[*kind]).find(|data| data.is_object());
             let Some(data) = data else { bail!("a metric of another kind: {metric}") };
+            let is_histogram = metric["histogram"].is_object();
             for point in array(data, "dataPoints") {
-                let count = if point["count"].is_null() { &point["asInt"] } else { &point["count"] };
+                let count = &point[if is_histogram { "count" } else { "asInt" }];
+                // OTLP's JSON leaves out what is zero.
+                let count = if count.is_null() { 0 } else { number(count)? };
                 points.push(Point {
                     metric: metric["name"].as_str().context("no name")?.to_owned(),
                     resource: of_resource.clone(),
@@ -144,14 +172,31 @@ fn take(request: &Value, points: &mut Vec<Point>) -> Result<()> {
                     is_delta: data["aggregationTemporality"] == 1,
                     start: number(&point["startTimeUnixNano"])?,
                     time: number(&point["timeUnixNano"])?,
-                    // OTLP's JSON leaves out what is zero.
-                    count: if count.is_null() { 0 } else { number(count)? },
-                    sum: point["sum"].as_f64().unwrap_or_default(),
+                    count,
+                    histogram: is_histogram.then(|| histogram(point, count)).transpose()?,
                 });
             }
         }
     }
     Ok(())
+}
+
+/// A histogram with so many values, whose buckets must be between its bounds and have all of these.
+fn histogram(point: &Value, count: i64) -> Result<Histogram> {
+    let bound = |bound: &Value| bound.as_f64().with_context(|| format!("{bound} is no bound"));
+    let bounds = array(point, "explicitBounds").iter().map(bound).collect::<Result<Vec<_>>>()?;
+    let counts = array(point, "bucketCounts").iter().map(number::<u32>).collect::<Result<Vec<_>>>()?;
+    ensure!(counts.len() == bounds.len() + 1, "{} buckets: {point}", counts.len());
+    let all: i64 = counts.iter().map(|count| i64::from(*count)).sum();
+    ensure!(all == count, "{all} values in the buckets: {point}");
+    let mut up_to = 0.0;
+    let bounds = bounds.into_iter().chain([f64::INFINITY]);
+    let buckets = bounds.zip(counts).map(|(bound, count)| {
+        up_to += f64::from(count);
+        (bound, up_to)
+    });
+    let buckets = buckets.collect();
+    Ok(Histogram { buckets, sum: point["sum"].as_f64().context("no sum")?, count: up_to })
 }
 
 fn array<'a>(value: &'a Value, name: &str) -> &'a [Value] {

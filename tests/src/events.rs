@@ -48,7 +48,7 @@ impl Events {
         let stdout = Lines::of(child.stdout.take().context("no stdout")?);
         let stderr = Lines::of(child.stderr.take().context("no stderr")?);
         let events = Self { child, stdout, stderr };
-        let attached = events.stderr.find(0, PATIENCE, |line| (line == "attached").then_some(()));
+        let attached = events.stderr.find(0, PATIENCE, |line| says_attached(line).then_some(()));
         match attached {
             Ok(()) => Ok(events),
             Err(_) => bail!("not attached; on stderr:\n{}", events.stderr.text()),
@@ -105,6 +105,11 @@ impl Drop for Events {
             eprintln!("monitor-agent events said:\n{}", self.stderr.text());
         }
     }
+}
+
+/// Whether it says so for people, or as a record of a log in JSON.
+fn says_attached(line: &str) -> bool {
+    line == "attached" || line.contains(r#""message":"attached""#)
 }
 
 /// A reader of an event socket: collects lines until the other end closes.

@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs, io, thread,
+    fmt, fs, io,
+    os::fd::{FromRawFd as _, OwnedFd},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,6 +14,7 @@ use serde_json::Value;
 /// Commands of `bpf(2)` (`include/uapi/linux/bpf.h`).
 const BPF_PROG_GET_NEXT_ID: libc::c_int = 11;
 const BPF_MAP_GET_NEXT_ID: libc::c_int = 12;
+const BPF_MAP_GET_FD_BY_ID: libc::c_int = 14;
 const BPF_LINK_GET_NEXT_ID: libc::c_int = 31;
 
 /// The numbers of all BPF objects in the kernel but those that a living process holds which this one has not started:
@@ -78,6 +81,17 @@ impl BpfObjects {
         }
     }
 
+    /// Opens each map and closes it again, as tools do that look at what is loaded. One may have gone meanwhile.
+    pub fn open_maps(&self) -> io::Result<()> {
+        for map in &self.maps {
+            match open_map(*map) {
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// How many programs, maps and links.
     #[must_use]
     pub fn counts(&self) -> [usize; 3] {
@@ -142,6 +156,21 @@ fn next_id(command: libc::c_int, after: u32) -> io::Result<Option<u32>> {
     }
     let error = io::Error::last_os_error();
     if error.raw_os_error() == Some(libc::ENOENT) { Ok(None) } else { Err(error) }
+}
+
+fn open_map(number: u32) -> io::Result<OwnedFd> {
+    // The attributes: map_id, next_id, open_flags.
+    let attributes = [number, 0, 0];
+    // SAFETY: the pointer and the size are those of `attributes`, which the kernel reads.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_MAP_GET_FD_BY_ID, attributes.as_ptr(), size_of_val(&attributes))
+    };
+    let Ok(descriptor) = libc::c_int::try_from(result) else { return Err(io::ErrorKind::InvalidData.into()) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// The first two numbers of the running kernel's release.

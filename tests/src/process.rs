@@ -133,7 +133,7 @@ impl Drop for Process {
 }
 
 /// Waits for a child's end, at most so long.
-pub(crate) fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
+pub fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
     let begin = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
@@ -147,7 +147,7 @@ pub(crate) fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> 
 }
 
 /// Sends a signal to a child that has not been waited for, so that its id cannot be another process's.
-pub(crate) fn signal_child(child: &Child, signal: i32) -> Result<()> {
+pub fn signal_child(child: &Child, signal: i32) -> Result<()> {
     let pid = libc::pid_t::try_from(child.id()).context("pid out of range")?;
     // SAFETY: kill touches no memory of this process.
     if unsafe { libc::kill(pid, signal) } != 0 {

@@ -89,8 +89,8 @@ impl Seen {
     pub fn timed(&self, side: &str, most_us: f64) -> (u64, u64) {
         let histograms = self.scrape.histograms(&format!("kitex_{side}_latency_us"));
         histograms.values().fold((0, 0), |(all, quick), histogram| {
-            let up_to = histogram.buckets.iter().find(|(bound, _)| bound.total_cmp(&most_us).is_eq());
-            (all + whole(histogram.count), quick + whole(up_to.expect("a bucket").1))
+            let up_to = histogram.up_to(most_us).expect("a bucket");
+            (all + whole(histogram.count), quick + whole(up_to))
         })
     }
 }

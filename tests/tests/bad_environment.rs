@@ -186,9 +186,9 @@ fn too_few_threads() -> Result<()> {
     let pid = client.pid().to_string();
     let few = FewThreads::new()?;
     let run = ["run", "--web.listen-address", "127.0.0.1:0", "--pid", &pid];
-    // One for itself, one for peers, and one as long as it attaches; one more for its lines.
+    // One for itself, one for its log, one for peers, and one as long as it attaches; one more for its lines.
     let events = ["events", "--pid", &pid];
-    for (args, enough) in [(&run[..], 3), (&events[..], 4)] {
+    for (args, enough) in [(&run[..], 4), (&events[..], 5)] {
         for threads in 1..enough {
             few.allow(threads)?;
             let words = ["no thread can be started", "pids.max"];
@@ -197,7 +197,7 @@ fn too_few_threads() -> Result<()> {
             sites.check_clean()?;
         }
     }
-    few.allow(4)?;
+    few.allow(5)?;
     let events = Events::attach_command(&mut few.agent(&events)?)?;
     few.allow(1)?;
     client.command("call 20 Echo succeed")?;

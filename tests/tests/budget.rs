@@ -18,6 +18,8 @@ use monitor_tests::{
 
 /// What the ratio is of.
 const WINDOW: Duration = Duration::from_secs(5);
+/// How far what is measured may be above a budget, on average.
+const SLACK: f64 = 1.15;
 
 /// A server, and an agent that watches it.
 struct Watched {
@@ -77,7 +79,8 @@ fn is(value: f64, expected: f64) -> bool {
 
 #[test]
 fn a_budget_is_kept_by_giving_up_durations_and_they_come_back() -> Result<()> {
-    let mut server = Process::kitex(&["server"])?;
+    // Calls that record their start need no windows.
+    let mut server = Process::kitex(&["server", "--unrecorded"])?;
     let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
     let generous = Watched::start(&server, &["--overhead-budget", "100%"])?;
     let mean = Watched::start(&server, &["--overhead-budget", "0.2%"])?;
@@ -89,7 +92,7 @@ fn a_budget_is_kept_by_giving_up_durations_and_they_come_back() -> Result<()> {
     thread::sleep(WINDOW + Duration::from_millis(500));
     check_parts(&generous, &before, &generous.agent.scrape()?, began.elapsed())?;
     let ratio = generous.value(&generous.agent.scrape()?, "monitor_target_overhead_ratio", None)?;
-    let (middle, earlier) = between(&mut server, &mut client, ratio)?;
+    let between = between(&mut server, &mut client, ratio)?;
 
     mean.wait_for_level(3.0, Duration::from_secs(20))?;
     mean.check_said(&["the budget is 0.2%", "no durations are taken", "(level 3)"])?;
@@ -109,6 +112,9 @@ fn a_budget_is_kept_by_giving_up_durations_and_they_come_back() -> Result<()> {
         let told = watched.value(&watched.agent.scrape()?, "monitor_budget_exhausted", None)?;
         ensure!(is(told, exhausted), "{told}, not {exhausted}");
     }
+    // By now the ratio is that of the time since the step of this one, too.
+    between.check_kept()?;
+    let Between { watched: middle, earlier, .. } = between;
 
     client.command("pause")?;
     server.command("settle")?;
@@ -150,10 +156,60 @@ fn a_budget_is_kept_by_giving_up_durations_and_they_come_back() -> Result<()> {
     Ok(())
 }
 
-/// An agent that is brought to give up some durations, with the calls from before it came. A start costs nearly as much as
+/// An agent that has been brought to give up some durations.
+struct Between {
+    watched: Watched,
+    /// Calls from before it came.
+    earlier: u64,
+    /// As a ratio.
+    budget: f64,
+    /// 1 or 2.
+    level: f64,
+}
+
+impl Between {
+    /// Fails unless the budget is kept between all and none: with as many durations as level 1 has, where it stays; else with no
+    /// more than that.
+    fn check_kept(&self) -> Result<()> {
+        // Windows are anywhere in periods of 5 seconds, or of 20. 20 seconds have three at least of the former; to have one of
+        // the latter for sure takes 40, which is long: ten may have none, or two.
+        let seconds = if is(self.level, 1.0) { 20_u32 } else { 10 };
+        let before = self.calls()?;
+        let mut ratios = 0.0;
+        for _ in 0..seconds {
+            thread::sleep(Duration::from_secs(1));
+            let scrape = self.watched.agent.scrape()?;
+            ratios += self.watched.value(&scrape, "monitor_target_overhead_ratio", None)?;
+        }
+        let after = self.calls()?;
+        let (mean, level) = (ratios / f64::from(seconds), self.watched.level()?);
+        let timed = (after[0] - before[0]) / (after[1] - before[1]);
+        let told = format!("{mean} of {}, {timed} of the calls at level {level}", self.budget);
+        eprintln!("{told}");
+        // A machine that others use may make it dearer meanwhile.
+        ensure!(
+            (self.level..2.5).contains(&level),
+            "from level {}: {told}\n{}",
+            self.level,
+            self.watched.agent.log()
+        );
+        let fewest = if is(level, 1.0) { 0.08 } else { 0.0 };
+        ensure!(mean <= SLACK * self.budget && (fewest..0.4).contains(&timed), "{told}");
+        Ok(())
+    }
+
+    /// Calls with a duration, and all.
+    fn calls(&self) -> Result<[f64; 2]> {
+        let scrape = self.watched.agent.scrape()?;
+        let timed = self.watched.value(&scrape, "monitor_finishes_total", Some(("outcome", "timed")))?;
+        Ok([timed, scrape.sum("kitex_server_throughput", &[])])
+    }
+}
+
+/// An agent that is brought to give up some durations. A start costs nearly as much as
 /// a finish, so with three quarters of what all takes there is room for the starts of one call in five, or in twenty: but
 /// each agent measures anew, and not the same on a busy machine, so several budgets are tried.
-fn between(server: &mut Process, client: &mut Process, ratio: f64) -> Result<(Watched, u64)> {
+fn between(server: &mut Process, client: &mut Process, ratio: f64) -> Result<Between> {
     let mut percent = 75.0 * ratio;
     for _ in 0..5 {
         client.command("pause")?;
@@ -169,7 +225,7 @@ fn between(server: &mut Process, client: &mut Process, ratio: f64) -> Result<(Wa
                     every,
                     &format!("(level {level})"),
                 ])?;
-                return Ok((middle, earlier));
+                return Ok(Between { watched: middle, earlier, budget: percent / 100.0, level });
             }
             Ok(_) => percent *= 1.2,
             Err(_) => percent /= 1.2,

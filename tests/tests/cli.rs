@@ -3,16 +3,20 @@
 use std::{
     fmt::Write as _,
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead, BufReader, PipeWriter, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    process::{Command, Stdio},
+    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{Agent, Ended, executable, run_command_to_end},
-    process::Process,
+    events::Events,
+    http,
+    process::{Process, signal_child, wait},
+    scrape::{Scrape, whole},
     targets::{Flavour, Program},
 };
 use serde_json::Value;
@@ -20,6 +24,8 @@ use serde_json::Value;
 use crate::golden;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What SIGTERM may take.
+const END_WITHIN: Duration = Duration::from_secs(2);
 
 fn run_to_end(args: &[&str]) -> Result<Ended> {
     // The width of help texts follows COLUMNS.
@@ -67,13 +73,13 @@ fn whole_life(args: &[&str]) -> Result<Ended> {
     let mut command = Command::new(executable()?);
     command.args(["run", "--pid", &pid, "--linger", "0", "--web.listen-address", &address]).args(args);
     let agent = std::thread::spawn(move || run_command_to_end(&mut command, PATIENCE));
-    while !monitor_tests::http::get(&address, "/readyz").is_ok_and(|answer| answer.status == 200) {
+    while !http::get(&address, "/readyz").is_ok_and(|answer| answer.status == 200) {
         ensure!(!agent.is_finished(), "the agent has ended: {:?}", agent.join());
         std::thread::sleep(Duration::from_millis(10));
     }
     client.command("call 2 Echo succeed")?;
     send_nonsense(&address)?;
-    monitor_tests::http::get(&address, "/metrics")?.ok_body()?;
+    http::get(&address, "/metrics")?.ok_body()?;
     drop(client);
     server.quit()?;
     let ended = agent.join().expect("the thread runs to its end")?;
@@ -135,6 +141,12 @@ fn a_log_in_json_is_all_json() -> Result<()> {
     let (level, message) = lines.last().context("no line")?;
     ensure!(level == "ERROR" && message.contains("no process has pid 4194304"), "{lines:?}");
     assert_eq!((ended.code, &*ended.stdout), (Some(3), ""));
+
+    // So is what `events` says to whoever waits for it, however little is logged.
+    let server = Process::kitex(&["server"])?;
+    let events = Events::attach(&[server.pid()], &["--log-format", "json", "--log-level", "error"])?;
+    assert_eq!(json_lines(&events.said())?, [("INFO".to_owned(), "attached".to_owned())]);
+    events.terminate()?;
     Ok(())
 }
 
@@ -208,6 +220,21 @@ fn port_0_and_ipv6() -> Result<()> {
     Ok(())
 }
 
+/// The address that an agent names in the first line of its log.
+fn address_in(log: &mut impl BufRead) -> Result<String> {
+    let mut line = String::new();
+    log.read_line(&mut line)?;
+    let (_, address) = line.trim_end().split_once("http://").with_context(|| format!("{line:?}"))?;
+    Ok(address.to_owned())
+}
+
+fn wait_ready(address: &str) -> Result<()> {
+    while http::get(address, "/readyz")?.status != 200 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
 #[test]
 fn a_log_that_nobody_reads_does_not_end_the_agent() -> Result<()> {
     let mut server = Process::kitex(&["server"])?;
@@ -218,13 +245,9 @@ fn a_log_that_nobody_reads_does_not_end_the_agent() -> Result<()> {
     let mut agent = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let result = (|| -> Result<()> {
         let mut log = BufReader::new(agent.stderr.take().context("no stderr")?);
-        let mut line = String::new();
-        log.read_line(&mut line)?;
-        let (_, address) = line.trim_end().split_once("http://").with_context(|| format!("{line:?}"))?;
+        let address = address_in(&mut log)?;
         drop(log);
-        while monitor_tests::http::get(address, "/readyz")?.status != 200 {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_ready(&address)?;
         client.command("call 1 Echo succeed")?;
         Ok(())
     })();
@@ -241,6 +264,68 @@ fn a_log_that_nobody_reads_does_not_end_the_agent() -> Result<()> {
     let mut agent = command.args(["inspect", "--exe", "/no/such/file"]).stderr(Stdio::piped()).spawn()?;
     drop(agent.stderr.take());
     assert_eq!(agent.wait()?.code(), Some(5));
+    Ok(())
+}
+
+/// Whoever has the other end of the log lives, and reads no more.
+#[test]
+fn a_log_that_is_read_no_more_holds_nothing_up() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    let client = || Process::kitex(&["client", "--connect", server.addr()?]);
+    let (mut first, mut second) = (client()?, client()?);
+    let mut command = Command::new(executable()?);
+    command.args(["run", "--web.listen-address", "127.0.0.1:0"]);
+    command.args(["--pid", &first.pid().to_string(), "--pid", &second.pid().to_string()]);
+    let (log, out) = io::pipe()?;
+    let mut log = BufReader::new(log);
+    let mut agent = command.stdout(Stdio::null()).stderr(out.try_clone()?).spawn()?;
+    let result = address_in(&mut log).and_then(|address| {
+        wait_ready(&address)?;
+        fill(&out)?;
+        goes_on(&mut agent, &address, [&mut first, &mut second])
+    });
+    if result.is_err() {
+        agent.kill()?;
+        agent.wait()?;
+    }
+    result
+}
+
+/// Puts as much into a pipe as there is room for. By an open file of its own, since whoever else writes is to wait as before.
+fn fill(pipe: &PipeWriter) -> Result<()> {
+    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+    let mut pipe = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    for piece in [&[b'x'; 4_096][..], b"x"] {
+        let full = loop {
+            if let Err(error) = pipe.write_all(piece) {
+                break error;
+            }
+        };
+        ensure!(full.kind() == io::ErrorKind::WouldBlock, "{full}");
+    }
+    Ok(())
+}
+
+/// One target ends, which is logged; the other is counted and timed, and the agent heeds a signal.
+fn goes_on(agent: &mut Child, address: &str, [first, second]: [&mut Process; 2]) -> Result<()> {
+    const CALLS: u64 = 20;
+    let scrape = || Ok::<_, anyhow::Error>(Scrape::parse(&http::get(address, "/metrics")?.ok_body()?)?);
+    let pid = first.pid().to_string();
+    first.quit()?;
+    let begin = Instant::now();
+    while scrape()?.value("monitor_target_up", &[("target", &pid)]) != Some(0.0) {
+        ensure!(begin.elapsed() < END_WITHIN, "its end is not noticed");
+    }
+    second.command(&format!("call {CALLS} Echo succeed"))?;
+    std::thread::sleep(Duration::from_millis(100));
+    let scrape = scrape()?;
+    let timed = scrape.histograms("kitex_client_latency_us");
+    let timed: f64 = timed.values().map(|histogram| histogram.count).sum();
+    let calls = [scrape.sum("kitex_client_throughput", &[]), timed].map(whole);
+    ensure!(calls == [CALLS; 2], "of {CALLS} calls so many are counted and timed: {calls:?}");
+    signal_child(agent, libc::SIGTERM)?;
+    let status = wait(agent, END_WITHIN)?;
+    ensure!(status.code() == Some(0), "{status}");
     Ok(())
 }
 

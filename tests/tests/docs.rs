@@ -246,6 +246,47 @@ fn links_and_file_names_lead_somewhere() -> Result<()> {
     Ok(())
 }
 
+/// What `docs/compatibility.md` says of executables, in the words of `inspect`.
+fn notes_of_the_matrix(compatibility: &str) -> Vec<&str> {
+    let parts = compatibility.split("\n### What cannot be told, ").skip(1);
+    let parts = parts.map(|part| part.split("\n#").next().unwrap_or_default());
+    parts.flat_map(str::lines).filter_map(|line| line.strip_prefix("- ")).collect()
+}
+
+/// Adds what is in the files of a directory, and of those in it.
+fn add_files(text: &mut String, directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            add_files(text, &path)?;
+        } else {
+            text.push_str(&fs::read_to_string(path)?);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_note_has_a_rule_that_says_what_is_counted() -> Result<()> {
+    let (inspect, compatibility) = (read("docs/inspect.md")?, read("docs/compatibility.md")?);
+    let (_, rules) =
+        inspect.split_once("\n## What a release lacks\n").context("no rules in docs/inspect.md")?;
+    let rules: Vec<_> =
+        rules.lines().filter_map(|row| Some(row.strip_prefix("| `")?.split_once("` |")?.0)).collect();
+    let notes = notes_of_the_matrix(&compatibility);
+    ensure!(!rules.is_empty() && !notes.is_empty(), "{} rules, {} notes", rules.len(), notes.len());
+    let bare: Vec<_> = notes.iter().filter(|note| !rules.iter().any(|rule| note.contains(*rule))).collect();
+    ensure!(bare.is_empty(), "docs/inspect.md has no rule for {bare:?}");
+    // And no rule is for a note that nobody writes any more.
+    let mut sources = String::new();
+    for directory in ["monitor-agent/src/plan", "monitor-agent/frameworks"] {
+        add_files(&mut sources, &root().join(directory))?;
+    }
+    let stale: Vec<_> = rules.iter().filter(|rule| !sources.contains(**rule)).collect();
+    ensure!(stale.is_empty(), "docs/inspect.md has rules for notes that there are not: {stale:?}");
+    Ok(())
+}
+
 #[test]
 fn flags_in_examples_exist() -> Result<()> {
     let mut unknown = Vec::new();

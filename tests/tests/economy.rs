@@ -528,6 +528,40 @@ fn a_claim_that_cant_be_true_makes_no_duration() -> Result<()> {
     Ok(())
 }
 
+/// As after the clock was set back, for as long: what the calls have recorded gives none of them a duration, so windows go on.
+#[test]
+fn where_records_mean_nothing_durations_come_from_windows() -> Result<()> {
+    const SOURCE: &str = "monitor_latency_source_info";
+    let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+    let pid = target.pid();
+    let agent = Agent::attach(&[pid], &OFTEN)?;
+    let mut starts_after = |calling: Duration| -> Result<u64> {
+        let began = Instant::now();
+        while began.elapsed() < calling {
+            target.command("record 10 server -60000")?;
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(whole(of_target(&agent.scrape()?, "monitor_starts_total", pid, &[])))
+    };
+    // The first window has ended by then, and the first period.
+    let early = starts_after(ENDED_BY + Duration::from_secs(1))?;
+    let began = Instant::now();
+    while starts_after(Duration::from_millis(200))? == early {
+        ensure!(began.elapsed() < Duration::from_secs(20), "no more windows: {early} starts");
+    }
+    let scrape = agent.scrape_settled()?;
+    check_closed(&scrape, pid, [0, 0])?;
+    let account = Account::of(&scrape, pid);
+    ensure!(account.timed > 0 && account.recorded == 0 && clock_set(&scrape, pid) > 0, "{account:?}");
+    for (source, expected) in [("windows", 1), ("recorded", 0)] {
+        let told = whole(of_target(&scrape, SOURCE, pid, &[("source", source)]));
+        ensure!(told == expected, "{told} for {source}");
+    }
+    agent.terminate()?;
+    ensure!(target.quit()?.success(), "the target did not end well");
+    Ok(())
+}
+
 /// Where a release of Kitex has no record that can be read, `inspect` says that there are windows only, and why; of the same
 /// program with a newer one, that there are records. gRPC-Go's starts stay probed.
 #[test]

@@ -13,9 +13,9 @@ use monitor_tests::{
     agent::{executable, run_to_end},
     cargo,
     chain::Chain,
-    events::{Events, check_same, logged, lost, lost_in_all, of_kind},
+    events::{Events, check_same, logged, lost, lost_in_all, of_kind, parse},
     grpc,
-    process::Process,
+    process::{Process, signal_child},
     targets::{Flavour, Program},
     text::Sites,
 };
@@ -273,6 +273,22 @@ fn calls_that_have_no_labels_are_told_as_lost() -> Result<()> {
     Ok(())
 }
 
+/// Calls go on as long as the probes are there, and those of the last moment have lines, too.
+#[test]
+fn how_often_labels_were_too_many_is_told_of_the_last_calls_too() -> Result<()> {
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let events = Events::attach(&[target.pid()], &[])?;
+    target.send("codes 30000")?;
+    said_behind(&events, "the limit on combinations of labels is passed: ")?;
+    events.signal(libc::SIGTERM)?;
+    let passed = times(&events, "combinations of labels")?;
+    let (status, lines) = events.wait()?;
+    ensure!(status.success(), "{status}");
+    let unnamed = lines.iter().filter(|line| line["method"] == "other").count() as u64;
+    assert_eq!(passed, unnamed + lost_in_all(&lines, "finish"));
+    Ok(())
+}
+
 /// Calls that are told without a duration, since their starts were not kept.
 #[test]
 fn starts_that_are_not_kept_are_told_on_stderr() -> Result<()> {
@@ -292,6 +308,19 @@ fn starts_that_are_not_kept_are_told_on_stderr() -> Result<()> {
     assert_eq!(untimed, 2 * GOROUTINES);
     // What was not passed is not told.
     assert_eq!(said.matches("the limit on ").count(), 2, "{said}");
+    Ok(())
+}
+
+/// What there was of a target is gone from the kernel by then.
+#[test]
+fn limits_that_were_passed_are_told_when_the_target_has_ended() -> Result<()> {
+    let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+    let events = Events::attach(&[target.pid()], &[])?;
+    target.command("open 5 client 9")?;
+    target.command("close 5")?;
+    ensure!(target.quit()?.success());
+    assert_eq!(times(&events, "calls nested in one on a goroutine")?, 10);
+    ensure!(events.wait()?.0.success());
     Ok(())
 }
 
@@ -346,6 +375,53 @@ fn a_closed_pipe_keeps_no_limit_back() -> Result<()> {
     let passed = format!("calls nested in one on a goroutine was passed {} times: ", 2 * GOROUTINES);
     ensure!(said.contains(&passed), "{said}");
     Ok(())
+}
+
+/// The reader begins when the target has long ended, and misses nothing.
+#[test]
+fn lines_wait_for_their_reader_when_the_target_has_ended() -> Result<()> {
+    const CALLS: u64 = 20_000;
+    let (_server, mut client) = pair()?;
+    let (mut child, _stderr) = unread(client.pid())?;
+    client.command(&format!("load {CALLS} 8 13"))?;
+    client.quit()?;
+    // Longer than it has after a signal.
+    std::thread::sleep(Duration::from_secs(2));
+    let mut text = String::new();
+    child.stdout.take().context("no stdout")?.read_to_string(&mut text)?;
+    assert_eq!(wait(&mut child)?, Some(0));
+    let lines = parse(&text)?;
+    let (finished, lost) = (of_kind(&lines, "finish").len() as u64, lost_in_all(&lines, "finish"));
+    assert_eq!(finished + lost, CALLS, "{finished} lines, {lost} lost");
+    Ok(())
+}
+
+/// After a signal it ends without its reader: what that was not given is told in numbers, and no line is cut.
+#[test]
+fn lines_that_nobody_takes_in_time_are_counted() -> Result<()> {
+    const CALLS: u64 = 20_000;
+    let (_server, mut client) = pair()?;
+    let (mut child, mut stderr) = unread(client.pid())?;
+    client.command(&format!("load {CALLS} 8 14"))?;
+    signal_child(&child, libc::SIGTERM)?;
+    assert_eq!(wait(&mut child)?, Some(0));
+    let (mut text, mut said) = (String::new(), String::new());
+    child.stdout.take().context("no stdout")?.read_to_string(&mut text)?;
+    stderr.read_to_string(&mut said)?;
+    let lines = number_between(&said, "in time: up to ", ", which")?;
+    let events = number_between(&said, ", which tell of ", " events")?;
+    let taken = parse(&text)?;
+    ensure!(!taken.is_empty() && text.ends_with('\n') && lines > 0, "{} lines, {lines} left", taken.len());
+    let told = of_kind(&taken, "finish").len() as u64 + lost_in_all(&taken, "finish");
+    assert_eq!(told + events, CALLS, "{} lines, {lines} left", taken.len());
+    Ok(())
+}
+
+/// The number between two texts.
+fn number_between(said: &str, before: &str, after: &str) -> Result<u64> {
+    let rest = said.split_once(before).map(|(_, rest)| rest);
+    let number = rest.and_then(|rest| rest.split_once(after)).map(|(number, _)| number);
+    Ok(number.with_context(|| format!("no number behind {before:?}: {said:?}"))?.parse()?)
 }
 
 /// `events` that counts the calls of a process, and what it says from then on. Nobody reads its lines yet.

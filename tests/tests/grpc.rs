@@ -1,6 +1,6 @@
 //! gRPC-Go: what the agent counts outside is what interceptors count inside.
 
-use std::{process::Command, time::Duration};
+use std::{process::Command, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
@@ -99,6 +99,27 @@ fn messages_that_streams_were_waiting_for_are_lost_and_counted() -> Result<()> {
     Ok(())
 }
 
+/// No more messages are remembered while they are under way than calls may be.
+#[test]
+fn messages_that_find_no_room_are_lost_and_counted() -> Result<()> {
+    const STREAMS: u64 = 20;
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &["--grpc.messages", "--max-in-flight", "1"])?;
+    // Each end waits for a message, of which one has room.
+    target.command(&format!("wait {STREAMS}"))?;
+    target.command("exchange")?;
+    let scrape = agent.scrape_settled()?;
+    let (own, agents) = (grpc::Calls::of_target(&mut target)?, grpc::Calls::of_agent(&scrape, None));
+    // Two in each direction, on both sides.
+    ensure!(own.messages() == 8 * STREAMS, "{own:?}");
+    let lost = whole(scrape.sum("monitor_events_lost_total", &[("reason", "message")]));
+    ensure!(lost > STREAMS && agents.messages() + lost == own.messages(), "{lost} lost: {agents:?}");
+    own.check(&agents)?;
+    check_closed(&scrape, target.pid(), [0, 0])?;
+    agent.terminate()?;
+    Ok(())
+}
+
 /// Fails unless the calls that a command makes, and their messages, are those of the interceptors.
 fn counts_as_interceptors_do(command: &str) -> Result<()> {
     let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
@@ -181,6 +202,36 @@ fn two_frameworks_in_one_process_are_told_apart() -> Result<()> {
     ensure!(scrape.samples("kitex_server_throughput").next().is_none(), "nothing is served with Kitex here");
     let timed = scrape.histogram("kitex_client_latency_us", &[]);
     ensure!(timed.is_some_and(|timed| whole(timed.count) == 2000), "not all of Kitex's are timed");
+    agent.terminate()?;
+    Ok(())
+}
+
+/// What a server takes for a call lies within what its client does, and that within what whoever makes it sees. Calls of one method
+/// and streams take 20 ms, and others meanwhile don't.
+#[test]
+fn durations_are_those_of_the_calls() -> Result<()> {
+    const CALLS: u32 = 50;
+    const SLEEP: f64 = 0.02;
+    const QUICK: &str = "Call";
+    let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &[])?;
+    let answer = target.command(&format!("pace {CALLS}"))?;
+    let took = answer["seconds"].as_object().context("no durations in the target's answer")?;
+    ensure!(took.len() == 3 && took.contains_key(QUICK), "{answer}");
+    let scrape = agent.scrape_settled()?;
+    for (method, own) in took {
+        let timed = |side: &str| {
+            let labels = [("grpc_method", method.as_str())];
+            let timed = scrape.histogram(&format!("grpc_{side}_handling_seconds"), &labels);
+            let timed = timed.with_context(|| format!("{side}: no durations of {method}"))?;
+            ensure!(whole(timed.count) == u64::from(CALLS), "{side}: {} of {method}", timed.count);
+            anyhow::Ok(timed.sum)
+        };
+        let slept = if method == QUICK { 0.0 } else { SLEEP * f64::from(CALLS) };
+        let seconds = [slept, timed("server")?, timed("client")?, own.as_f64().context("no number")?];
+        ensure!(seconds.is_sorted(), "{method}: asleep, the server, the client, from outside: {seconds:?}");
+    }
+    grpc::check(&mut target, &scrape, false)?;
     agent.terminate()?;
     Ok(())
 }
@@ -320,12 +371,21 @@ fn a_call_has_nothing_of_one_that_lay_there_before() -> Result<()> {
     let mut target = Process::start(Program::Grpc, Flavour::NotOptimised, &[])?;
     let agent = Agent::attach(&[target.pid()], &[])?;
     target.command(&format!("strand {STRANDED}"))?;
+    // A stream that has the start of one of those takes longer than any does.
+    thread::sleep(Duration::from_secs(2));
     target.command(&format!("run bidirectional {STREAMS}"))?;
     let scrape = agent.scrape_settled()?;
     let (mut own, agents) = (grpc::Calls::of_target(&mut target)?, grpc::Calls::of_agent(&scrape, None));
     own.handled.retain(|labels, _| labels["grpc_code"] != "Unavailable");
     ensure!(own.total() == 2 * STREAMS, "{own:?}");
     own.check(&agents)?;
+    for side in grpc::SIDES {
+        let streams = [("grpc_type", "bidi_stream")];
+        let timed = scrape.histogram(&format!("grpc_{side}_handling_seconds"), &streams);
+        let timed = timed.with_context(|| format!("{side}: no stream is timed"))?;
+        let quick = timed.up_to(1.0).context("no bucket ends there")?;
+        ensure!((whole(timed.count), whole(quick)) == (STREAMS, STREAMS), "{side}: {timed:?}");
+    }
     let displaced = scrape.sum("monitor_unpaired_starts_total", &[("reason", "abandoned")]);
     let in_flight = scrape.sum("monitor_calls_in_flight", &[]);
     ensure!(displaced > 0.0, "no call lay where one was that did not end");
@@ -355,26 +415,31 @@ fn streams_whose_attempts_are_used_up_have_not_ended_well() -> Result<()> {
     Ok(())
 }
 
-/// Handlers that hang show while they do, on both sides, under their names.
+/// Handlers that hang show while they do, on both sides, under their names: those of each kind, and since when. The streams are two
+/// more, and half a second younger.
 #[test]
 fn calls_in_flight_have_names_and_ages() -> Result<()> {
+    const KINDS: [(&str, &str, u64); 2] = [("unary", "Call", 5), ("bidi_stream", "Chat", 7)];
     let mut target = Process::start(Program::Grpc, Flavour::StrippedPie, &[])?;
     let agent = Agent::attach(&[target.pid()], &[])?;
     target.command("run unary 3")?;
     target.command("hang 5")?;
-    std::thread::sleep(Duration::from_millis(400));
+    thread::sleep(Duration::from_millis(400));
     let named =
         |kind, method| [("grpc_type", kind), ("grpc_service", "monitor.test.Echo"), ("grpc_method", method)];
     let scrape = agent.scrape()?;
     for side in ["server", "client"] {
-        for (kind, method) in [("unary", "Call"), ("bidi_stream", "Chat")] {
+        let mut ages = [0.0; 2];
+        for ((kind, method, calls), age) in KINDS.into_iter().zip(&mut ages) {
             let value = |what: &str| scrape.value(&format!("grpc_{side}_{what}"), &named(kind, method));
-            ensure!(value("in_flight").map(whole) == Some(5), "{side}: {:?}", value("in_flight"));
-            let age = value("oldest_call_age_seconds").unwrap_or_default();
-            ensure!((0.4..20.0).contains(&age), "{side}: {age}");
+            ensure!(value("in_flight").map(whole) == Some(calls), "{side}: {:?}", value("in_flight"));
+            *age = value("oldest_call_age_seconds").unwrap_or_default();
+            ensure!((0.4..20.0).contains(&*age), "{side}: {age}");
         }
+        let [unary, stream] = ages;
+        ensure!((0.4..5.0).contains(&(unary - stream)), "{side}: {unary} and {stream}");
         let all = scrape.sum(&format!("grpc_{side}_in_flight"), &[]);
-        ensure!(whole(all) == 10, "{side}: {all} calls in flight");
+        ensure!(whole(all) == 12, "{side}: {all} calls in flight");
     }
     ensure!(scrape.samples("kitex_server_in_flight").next().is_none(), "calls of another framework");
     target.command("release")?;
@@ -382,8 +447,10 @@ fn calls_in_flight_have_names_and_ages() -> Result<()> {
     for side in ["server", "client"] {
         for what in ["in_flight", "oldest_call_age_seconds"] {
             let name = format!("grpc_{side}_{what}");
-            let value = scrape.value(&name, &named("unary", "Call"));
-            ensure!(value == Some(0.0), "{name} went on with {value:?}");
+            for (kind, method, _) in KINDS {
+                let value = scrape.value(&name, &named(kind, method));
+                ensure!(value == Some(0.0), "{name} of {method} went on with {value:?}");
+            }
         }
     }
     grpc::check(&mut target, &scrape, false)?;

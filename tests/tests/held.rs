@@ -219,6 +219,20 @@ fn a_target_that_ends_while_a_scrape_waits_for_it_keeps_no_other_waiting() -> Re
     Ok(())
 }
 
+/// The code at which calls start becomes memory that never comes. Probes that are put back can't be seen there then, and who waits
+/// for that does not have them.
+#[test]
+fn starts_whose_memory_never_comes_do_not_pass_for_seen() -> Result<()> {
+    let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
+    let agent = Agent::attach(&[target.pid()], &["--latency", "economy", "--latency.every", "2"])?;
+    target.command("bury")?;
+    let says_why = |line: &str| line.contains("its memory did not say in time").then_some(());
+    agent.wait_for_log(Duration::from_secs(10), says_why)?;
+    let (status, took) = agent.terminate()?;
+    ensure!(status.success() && took < Duration::from_secs(2), "{status} after {took:?}");
+    Ok(())
+}
+
 #[test]
 fn an_agent_that_is_held_up_ends_when_it_is_told_to() -> Result<()> {
     let mut watched = Watched::start(1, &[])?;

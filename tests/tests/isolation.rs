@@ -1,7 +1,8 @@
 //! Targets in namespaces of their own, and executables that are no longer where they were.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -153,6 +154,52 @@ fn an_executable_that_was_replaced_on_disk() -> Result<()> {
         let ended = run_to_end(&["inspect", "--pid", &pid], Duration::from_secs(5))?;
         ensure!(ended.code == Some(0) && ended.stdout.contains("(deleted)"), "{ended:?}");
     }
+    Ok(())
+}
+
+/// As in a container, whose executable is in a lower layer: a change of its mode makes a copy in the upper one. Probes are put
+/// into that from then on, and the process has the former file in its memory. Its starts don't pass for seen then, and the log
+/// says why.
+#[test]
+fn an_executable_that_overlayfs_copies_while_it_runs() -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let room = Room::new("overlay")?;
+    let script = r#"mount -t tmpfs none "$1"
+        mkdir "$1/lower" "$1/upper" "$1/work" "$1/merged"; cp "$0" "$1/lower/target"
+        layers="lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work"
+        mount -t overlay -o "$layers,metacopy=off" none "$1/merged"
+        exec "$1/merged/target" server --unrecorded"#;
+    let mut server = isolated(&["-m"], script, room.path())?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let pid = server.pid();
+    let agent = Agent::attach(&[pid], &["--latency", "economy", "--latency.every", "2"])?;
+    client.command("flow 4 500")?;
+    let starts = || -> Result<f64> { Ok(agent.scrape()?.sum("monitor_starts_total", &[])) };
+    let says_why = || agent.log().contains("the probes at the starts of calls are not in place");
+    let wait_for_more = |what: &str| -> Result<()> {
+        // A window that is open is closed by then.
+        thread::sleep(Duration::from_secs(2));
+        let (before, began) = (starts()?, Instant::now());
+        while starts()? <= before && !says_why() {
+            ensure!(began.elapsed() < PATIENCE, "{what}: no window, and no reason:\n{}", agent.log());
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    };
+    wait_for_more("on overlayfs")?;
+    ensure!(!says_why(), "before anything has changed:\n{}", agent.log());
+    let executable = format!("/proc/{pid}/root{}/merged/target", room.path().display());
+    fs::set_permissions(executable, Permissions::from_mode(0o700))?;
+    wait_for_more("after a change of its mode")?;
+    client.command("pause")?;
+    server.command("settle")?;
+    let scrape = agent.scrape_settled()?;
+    let own = Tally::of_target(&server.command("counts")?, &DEFAULT_LABELS)?;
+    own.check(&Tally::of_agent(&scrape, &DEFAULT_LABELS, None)?)?;
+    // Whose start passes for seen, and was not.
+    let unpaired = scrape.sum("monitor_finishes_total", &[("outcome", "unpaired")]);
+    ensure!(unpaired < 20.0, "{unpaired} calls without a start:\n{}", agent.log());
+    agent.terminate()?;
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! The life of a run: how it begins, how it ends, and what becomes of targets that end first.
 
 use std::{
-    fs,
+    fs, io,
     net::{TcpListener, UdpSocket},
+    os::unix::process::CommandExt as _,
     path::Path,
     process::Command,
     thread,
@@ -16,7 +17,7 @@ use monitor_tests::{
     http::{self, Response},
     kernel::BpfObjects,
     process::Process,
-    scrape::Scrape,
+    scrape::{Scrape, whole},
     tally::{DEFAULT_LABELS, Tally},
     targets::{Flavour, Program},
     text::{Sites, changed_at},
@@ -108,6 +109,40 @@ fn a_signal_ends_it_within_two_seconds() -> Result<()> {
     chain.settle()
 }
 
+/// A terminal that is closed sends SIGHUP. Who was started by `nohup` ignores it from the start.
+#[test]
+fn a_hangup_ends_it_unless_it_is_ignored() -> Result<()> {
+    let (_server, mut client) = pair()?;
+    let pid = client.pid().to_string();
+    for (action, is_ignored) in [(libc::SIG_DFL, false), (libc::SIG_IGN, true)] {
+        let mut command = Command::new(executable()?);
+        command.args(["run", "--web.listen-address", "127.0.0.1:0", "--pid", &pid]);
+        let set_action = move || {
+            // SAFETY: takes numbers, none of which is the address of a handler.
+            let before = unsafe { libc::signal(libc::SIGHUP, action) };
+            if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+        };
+        // SAFETY: between fork and exec the closure makes a system call and nothing else.
+        unsafe { command.pre_exec(set_action) };
+        let mut agent = Agent::start_command(&mut command)?.wait_ready()?;
+        client.command("call 3 Echo succeed")?;
+        agent.signal(libc::SIGHUP)?;
+        if is_ignored {
+            thread::sleep(Duration::from_millis(500));
+            ensure!(agent.is_running()?, "it does not ignore it:\n{}", agent.log());
+            client.command("call 2 Echo succeed")?;
+            agent.signal(libc::SIGTERM)?;
+        }
+        let status = agent.wait(END_WITHIN)?;
+        ensure!(status.code() == Some(0), "ignored: {is_ignored}: {status}");
+        let log = agent.log();
+        let calls = if is_ignored { 5 } else { 3 };
+        let summary = log.lines().last().unwrap_or("");
+        ensure!(summary.contains(&format!(" {calls} calls counted")), "no summary:\n{log}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_signal_ends_it_while_a_name_is_looked_up() -> Result<()> {
     // A name server that hears and says nothing, for this agent only.
@@ -152,6 +187,33 @@ fn a_signal_while_attaching_ends_it_too() -> Result<()> {
         ensure!(status.code() == Some(0) && took < END_WITHIN, "after {wait_ms} ms: {status} in {took:?}");
     }
     sites.check_clean()?;
+    BpfObjects::wait_until_back(&before, Duration::from_secs(10))
+}
+
+/// The kernel may keep a map for good that others open and close at the wrong moments.
+#[test]
+fn nothing_is_left_though_other_tools_look_at_what_is_loaded() -> Result<()> {
+    let target = Process::kitex(&["server"])?;
+    let before = BpfObjects::now()?;
+    let agent = Agent::attach(&[target.pid()], &[])?;
+    // What it measures with goes in between; and the kernel takes its time for that.
+    agent.wait_for_log(Duration::from_secs(10), |line| line.contains("a hit of a probe").then_some(()))?;
+    thread::sleep(Duration::from_secs(1));
+    let loaded = BpfObjects::now()?.beyond(&before);
+    let end = Instant::now() + Duration::from_secs(1);
+    thread::scope(|scope| {
+        let tools = [(); 4].map(|()| {
+            scope.spawn(|| -> Result<()> {
+                while Instant::now() < end {
+                    loaded.open_maps()?;
+                }
+                Ok(())
+            })
+        });
+        tools.into_iter().try_for_each(|tool| tool.join().expect("a tool does not panic"))
+    })?;
+    let (status, _) = agent.terminate()?;
+    ensure!(status.code() == Some(0), "{status}");
     BpfObjects::wait_until_back(&before, Duration::from_secs(10))
 }
 
@@ -261,6 +323,85 @@ fn an_executable_is_open_as_long_as_a_target_that_runs_it_is_watched() -> Result
     ensure!(are_open()? == [false, true], "both of its targets have ended: {:?}", are_open()?);
     own.check(&Tally::of_agent(&agent.scrape()?, &DEFAULT_LABELS, Some(pids[0]))?)?;
     ensure!(agent.terminate()?.0.success());
+    Ok(())
+}
+
+/// How many of a process's descriptors are of BPF maps, and how many bytes of such maps lie in its memory.
+fn bpf_maps(pid: u32) -> Result<(usize, u64)> {
+    const NAME: &str = "anon_inode:bpf-map";
+    let is_map = |link: &Path| link.to_string_lossy().contains(NAME);
+    let mut descriptors = 0;
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // One may be closed meanwhile.
+        descriptors += usize::from(fs::read_link(entry?.path()).is_ok_and(|link| is_map(&link)));
+    }
+    let mut bytes = 0;
+    for line in fs::read_to_string(format!("/proc/{pid}/maps"))?.lines().filter(|line| line.contains(NAME)) {
+        let range = line.split_whitespace().next().and_then(|range| range.split_once('-'));
+        let (start, end) = range.context("no range")?;
+        bytes += u64::from_str_radix(end, 16)? - u64::from_str_radix(start, 16)?;
+    }
+    Ok((descriptors, bytes))
+}
+
+/// Calls that a target has handled, those that it had under way at its end, and bytes that wait in its ring.
+fn told(scrape: &Scrape, pid: u32) -> [u64; 3] {
+    let pid = pid.to_string();
+    let target = ("target", pid.as_str());
+    let ended = [target, ("reason", "target_ended")];
+    let told = [
+        scrape.sum("kitex_server_throughput", &[target]),
+        scrape.sum("monitor_unpaired_starts_total", &ended),
+        scrape.sum("monitor_ring_bytes", &[target]),
+    ];
+    told.map(whole)
+}
+
+/// Of targets that come and go nothing is left but their numbers, and those to the end: the agent may run for months.
+#[test]
+fn what_a_target_has_in_the_kernel_ends_with_it() -> Result<()> {
+    const TARGETS: usize = 4;
+    let mut targets = Vec::new();
+    for _ in 0..TARGETS {
+        targets.push(Process::start(Program::Strange, Flavour::Default, &[])?);
+    }
+    let pids: Vec<_> = targets.iter().map(Process::pid).collect();
+    let agent = Agent::attach(&pids, &[])?;
+    // What it measures with has maps, too.
+    agent.wait_for_log(Duration::from_secs(10), |line| line.contains("a hit of a probe").then_some(()))?;
+    let (descriptors, bytes) = bpf_maps(agent.pid())?;
+    ensure!(descriptors > 0 && bytes > 0, "{descriptors} maps, {bytes} bytes of them");
+    for target in &mut targets {
+        target.command("open 3 client 1")?;
+        target.command("call 2000 server")?;
+    }
+    for target in &targets[1..] {
+        target.signal(libc::SIGKILL)?;
+    }
+    // Whoever scrapes empties the rings: what waits in them is there to the end.
+    thread::sleep(NOTICED_WITHIN);
+    for pid in &pids[1..] {
+        let scrape = scrape_until_down(&agent, *pid)?;
+        ensure!(told(&scrape, *pid) == [2_000, 3, 0], "{:?}", told(&scrape, *pid));
+    }
+    let left = bpf_maps(agent.pid())?;
+    ensure!(
+        left == (descriptors / TARGETS, bytes / TARGETS as u64),
+        "{left:?} of {descriptors} maps and {bytes} bytes for one of {TARGETS} targets"
+    );
+    targets[0].signal(libc::SIGKILL)?;
+    scrape_until_down(&agent, pids[0])?;
+    let left = bpf_maps(agent.pid())?;
+    ensure!(left == (0, 0), "{left:?} for no target");
+    let scrape = agent.scrape()?;
+    for pid in pids {
+        ensure!(told(&scrape, pid) == [2_000, 3, 0], "{:?}", told(&scrape, pid));
+    }
+    agent.signal(libc::SIGTERM)?;
+    let summary = format!("detached: {} calls counted in {TARGETS} targets", TARGETS * 2_000);
+    agent.wait_for_log(Duration::from_secs(5), |line| line.contains(&summary).then_some(()))?;
+    let status = { agent }.wait(END_WITHIN)?;
+    ensure!(status.success(), "{status}");
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
-    agent::{Agent, run_to_end},
+    agent::{Agent, says_multi},
     chain::check_calls,
     process::Process,
     tally::DEFAULT_LABELS,
@@ -27,20 +27,6 @@ fn kinds_of_links(agent: &Agent) -> Result<BTreeSet<String>> {
         kinds.extend(info.lines().find_map(|line| Some(line.strip_prefix("link_type:\t")?.to_owned())));
     }
     Ok(kinds)
-}
-
-/// Whether the agent says that it uses multi-uprobe links to watch a process.
-fn says_multi(pid: u32) -> Result<bool> {
-    let ended = run_to_end(&["inspect", "--json", "--pid", &pid.to_string()], Duration::from_secs(10))?;
-    let report: serde_json::Value = serde_json::from_str(&ended.stdout)?;
-    let features = report["kernel"]["features"].as_array().context("no features of the kernel")?;
-    let uses = |name: &str| {
-        let feature = features.iter().find(|feature| feature["name"] == name);
-        feature.map(|feature| feature["used"] == true && feature["present"] == true).context("not there")
-    };
-    let uses_multi = uses("multi-uprobe links")?;
-    ensure!(uses("uprobes by perf_event_open")? != uses_multi, "{features:?}");
-    Ok(uses_multi)
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod bad_flags;
 mod bad_input;
 mod budget;
 mod cli;
+mod clocks;
 mod collectors;
 mod demo;
 mod docs;

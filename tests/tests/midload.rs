@@ -12,6 +12,7 @@ use monitor_tests::{
     chain::{Account, check_calls},
     durations,
     process::Process,
+    scrape::{Scrape, whole},
     tally::{DEFAULT_LABELS, Tally},
 };
 use serde_json::Value;
@@ -175,15 +176,22 @@ fn detached_under_full_load() -> Result<()> {
         let (_, before) = so_far(&mut server)?;
         let agent = Agent::attach(&[server.pid()], &[])?;
         let (started_when_ready, ready) = so_far(&mut server)?;
-        thread::sleep(Duration::from_millis(300));
+        thread::sleep(Duration::from_millis(500));
+        // Unpaired are calls from before it came, which have ended by now.
+        let account = Account::of(&agent.scrape()?, server.pid());
         let (_, leaving) = so_far(&mut server)?;
         let (calls, untimed) = summary(agent)?;
         let (_, after) = so_far(&mut server)?;
         assert!(leaving > ready, "no load: this shows nothing");
         assert_within("calls of one agent", calls, leaving - ready..=after - before);
-        // Start probes come after and go before finish probes: only then does a finish lack its start.
-        let without_start_probe = (started_when_ready - before) + (after - leaving);
-        assert_within("calls without a duration", untimed, 1..=without_start_probe);
+        assert_within("calls from before it came", account.unpaired, 0..=started_when_ready - before);
+        // Start probes go after finish probes: from then on no finish lacks its start, or would take that of another call. What
+        // found no room in the ring has no duration either.
+        assert_eq!(
+            untimed,
+            account.unpaired + account.lost,
+            "without a duration at the end; before it {account:?}"
+        );
         counted += calls;
     }
     let outcome = client.command("pause")?;
@@ -202,6 +210,38 @@ fn detached_under_full_load() -> Result<()> {
     let scrape = agent.scrape_settled()?;
     assert_eq!(check_calls(&mut server, &scrape, &DEFAULT_LABELS, false)?.total(), 5_000);
     agent.terminate()?;
+    Ok(())
+}
+
+/// While probes are taken away calls seem to start and never to end: how many are in flight is not shown then.
+#[test]
+fn no_calls_in_flight_are_made_up_as_the_agent_goes() -> Result<()> {
+    const CALLERS: u64 = 16;
+    const GAUGES: [&str; 2] = ["kitex_client_in_flight", "kitex_server_in_flight"];
+    let (server, mut client) = pair()?;
+    client.send(&format!("bench 20 {CALLERS}"))?;
+    let mut agent = Agent::attach(&[client.pid(), server.pid()], &[])?;
+    let (mut last, began) = (agent.scrape()?, Instant::now());
+    while GAUGES.iter().any(|name| last.samples(name).next().is_none()) {
+        assert!(began.elapsed() < Duration::from_secs(5), "no calls in flight: this shows nothing");
+        last = agent.scrape()?;
+    }
+    agent.signal(libc::SIGTERM)?;
+    let mut was_leaving = false;
+    // Until nobody answers any more: the last has waited until the probes were gone, unless it was asked for before they went.
+    loop {
+        let is_leaving = agent.status("/readyz").is_ok_and(|status| status == 503);
+        let Ok(text) = agent.get("/metrics") else { break };
+        (last, was_leaving) = (Scrape::parse(&text)?, is_leaving);
+        for name in GAUGES {
+            // While they are counted one can end, and its caller begin another.
+            assert_within(name, whole(last.sum(name, &[])), 0..=2 * CALLERS);
+        }
+    }
+    assert_eq!(agent.wait(Duration::from_secs(2))?.code(), Some(0));
+    for name in GAUGES.iter().filter(|_| was_leaving) {
+        assert!(last.samples(name).next().is_none(), "{name} is {} at the end", last.sum(name, &[]));
+    }
     Ok(())
 }
 

@@ -317,6 +317,36 @@ fn calls_are_counted(target: &mut Process, way: &str) -> Result<()> {
     Ok(())
 }
 
+/// Linux 6.18 makes a call of such a probe once it was hit, before the first agent has looked for it and the second has compared
+/// the code.
+#[test]
+fn a_probe_on_a_nop_is_known_for_one_when_it_was_hit() -> Result<()> {
+    const CALL: u64 = 0xe8;
+    let spec = spec_of("padded", "instructions")?;
+    let mut target = start(Build::Default)?;
+    let pid = target.pid();
+    target.command("spin")?;
+    let first = Agent::attach(&[pid], &["--spec", path(&spec)])?;
+    let second = Agent::attach(&[pid], &["--spec", path(&spec)])?;
+    let byte = target.command("calm")?["byte"].as_u64().context("no byte")?;
+    ensure!(kernel::release()? != (6, 18) || byte == CALL, "the function begins with {byte:#x}");
+    target.command("padded 1000")?;
+    let check = |agent: &Agent, times| -> Result<()> {
+        let scrape = agent.scrape_settled()?;
+        let found = counted(&scrape, &["result"]);
+        ensure!(found.get("42") == Some(&times) && found.get("2").is_some_and(|spun| *spun > 0), "{found:?}");
+        check_closed(&scrape, pid, [0, 0])
+    };
+    check(&first, 1_000)?;
+    check(&second, 1_000)?;
+    first.terminate()?;
+    target.command("padded 1000")?;
+    check(&second, 2_000)?;
+    second.terminate()?;
+    ensure!(target.command("padded 1")?["ran"] == 1, "the target does not go on");
+    Ok(())
+}
+
 #[test]
 fn two_functions_are_paired_by_an_argument() -> Result<()> {
     for (key, start_word, end_word) in [("pointer", 0, 1), ("int", 1, 0)] {

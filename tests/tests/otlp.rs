@@ -8,15 +8,15 @@ use std::{
     net::TcpListener,
     process::Command,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{Agent, executable, run_command_to_end},
-    collector::{Collector, Point, totals},
+    collector::{Collector, Point, distributions, totals},
     process::Process,
-    scrape::Scrape,
+    scrape::{Histogram, Labels, Scrape},
     side_by_side,
     targets::{Flavour, Program},
 };
@@ -60,6 +60,31 @@ fn check_against(scrape: &Scrape, side: &str, points: &[Point]) -> Result<()> {
         *received.entry(key).or_default() += f64::from(i32::try_from(count)?);
     }
     ensure!(shown == received, "{side}: /metrics has {shown:?}, the collector {received:?}");
+    check_durations(scrape, side, points)
+}
+
+/// Buckets and sums of each series, as `/metrics` has them and as they were received.
+fn check_durations(scrape: &Scrape, side: &str, points: &[Point]) -> Result<()> {
+    let without_scope = |(mut labels, histogram): (Labels, Histogram)| {
+        labels.retain(|name, _| !name.starts_with("otel_scope_") && name != "target");
+        (labels, histogram)
+    };
+    let shown = scrape.histograms(&format!("rpc_{side}_duration")).into_iter().map(without_scope);
+    let shown: BTreeMap<Labels, Histogram> = shown.collect();
+    let as_labels = |(attributes, histogram): (Labels, Histogram)| {
+        let labels = attributes.into_iter().map(|(name, value)| (name.replace('.', "_"), value));
+        (labels.collect::<Labels>(), histogram)
+    };
+    let received = distributions(points, &format!("rpc.{side}.duration"))?.into_iter().map(as_labels);
+    let received: BTreeMap<Labels, Histogram> = received.collect();
+    ensure!(!shown.is_empty() && shown.keys().eq(received.keys()), "{side}: {shown:?}, {received:?}");
+    for (labels, shown) in shown {
+        let received = &received[&labels];
+        ensure!(shown.buckets == received.buckets, "{labels:?}: {shown:?}, {received:?}");
+        // Differences of floats do not add up to the last digit.
+        let off = (shown.sum - received.sum).abs();
+        ensure!(off <= shown.sum * 1e-9, "{labels:?}: {shown:?}, {received:?}");
+    }
     Ok(())
 }
 
@@ -81,7 +106,6 @@ fn a_collector_receives_what_is_shown() -> Result<()> {
         let endpoint = format!("http://127.0.0.1:{}", if protocol == "grpc" { grpc } else { http });
         let agent = Agent::attach_with(&variables(protocol, &endpoint, &more), &pids, &["--otlp"])?;
         client.command("load 2000 4 1")?;
-        let scrape = agent.scrape_settled()?;
         collector
             .wait(PATIENCE, |points| [SERVER, CLIENT].iter().all(|metric| total(points, metric) >= 2000))
             .with_context(|| format!("{protocol}: {}", agent.log()))?;
@@ -94,13 +118,16 @@ fn a_collector_receives_what_is_shown() -> Result<()> {
         check_against(&last, "server", &points)?;
         check_against(&last, "client", &points)?;
         assert_eq!((total(&points, SERVER), total(&points, CLIENT)), (2300, 2300));
-        assert_eq!(scrape.value("monitor_otlp_exports_total", &[("outcome", "failed")]), Some(0.0));
+        assert_eq!(last.value("monitor_otlp_exports_total", &[("outcome", "failed")]), Some(0.0));
         instances.extend(check_resources(&points, protocol == "grpc")?);
-        ensure!(scrape.samples("target_info").all(|info| !info.labels.contains_key("service_instance_id")));
+        let mut infos = last.samples("target_info");
+        ensure!(infos.all(|info| !info.labels.contains_key("service_instance_id")));
         check_times(&points)?;
-        let is_delta =
-            |point: &Point| matches!(&*point.metric, SERVER | "go.memory.allocated") && point.is_delta;
-        assert_eq!(points.iter().any(is_delta), protocol != "grpc");
+        for metric in [SERVER, CLIENT, "go.memory.allocated"] {
+            let mut of_metric = points.iter().filter(|point| point.metric == metric).peekable();
+            ensure!(of_metric.peek().is_some(), "no {metric}");
+            ensure!(of_metric.all(|point| point.is_delta == (protocol != "grpc")), "{protocol}: {metric}");
+        }
         let gauges = points.iter().filter(|point| point.metric == "go.goroutine.count");
         ensure!(gauges.clone().count() > 0 && gauges.clone().all(|point| !point.is_delta && point.count > 1));
     }
@@ -198,6 +225,41 @@ fn a_collector_that_was_away_lacks_nothing_afterwards() -> Result<()> {
 }
 
 #[test]
+fn a_target_that_has_ended_is_pushed_once_more() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let ended = client.pid().to_string();
+    let mut collector = Collector::start()?;
+    let endpoint = format!("http://127.0.0.1:{}", collector.ports()[1]);
+    let agent = Agent::attach_with(
+        &variables("http/protobuf", &endpoint, &[]),
+        &[server.pid(), client.pid()],
+        &["--metrics", "otel", "--otlp"],
+    )?;
+    client.command("load 500 4 1")?;
+    client.quit()?;
+    let begin = Instant::now();
+    while agent.scrape()?.value("monitor_target_up", &[("target", &ended)]) != Some(0.0) {
+        ensure!(begin.elapsed() < PATIENCE, "{}", agent.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+    let down = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos())?;
+    let later = down + 1_500_000_000;
+    let is_later = |point: &Point| point.metric == SERVER && point.time > later;
+    collector.wait(PATIENCE, |points| points.iter().any(is_later)).with_context(|| agent.log())?;
+    agent.terminate()?;
+    let points = collector.end()?;
+    assert_eq!((total(&points, SERVER), total(&points, CLIENT)), (500, 500));
+    let instance = points.iter().find(|point| point.metric == CLIENT).context("no calls of the client")?;
+    let instance = &instance.resource["service.instance.id"];
+    let of_ended = points.iter().filter(|point| &point.resource["service.instance.id"] == instance);
+    let times: BTreeSet<_> = of_ended.map(|point| point.time).filter(|time| *time > down).collect();
+    // That of a push that had begun, and the last.
+    ensure!(times.len() <= 2, "{times:?} after {down}");
+    Ok(())
+}
+
+#[test]
 fn a_collector_must_prove_who_it_is() -> Result<()> {
     let directory = std::env::temp_dir().join(format!("otlp-{}", std::process::id()));
     fs::create_dir_all(&directory)?;
@@ -258,7 +320,8 @@ fn no_environment_of_a_target_spoils_a_scrape() -> Result<()> {
         let (name, value) = info.iter().max_by_key(|(_, value)| value.len()).context("no label")?;
         assert_eq!(value, &format!("{}…", "é".repeat(128)), "{name}");
         ensure!(info.len() < 75 && info.keys().all(|name| name.len() < 300), "{} labels", info.len());
-        own("rpc_server_duration").context("no calls of the server")?;
+        let calls = &own("rpc_server_duration").context("no calls of the server")?.labels;
+        assert_eq!(calls["service_name"], format!("{}…", "é".repeat(32)));
         let log = agent.log();
         assert_eq!(log.matches("too many attributes, 41 are left out").count(), 1, "{log}");
         agent.terminate()?;

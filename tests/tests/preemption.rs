@@ -8,11 +8,13 @@
 use std::{
     fs,
     hint::black_box,
+    io,
     path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -29,6 +31,8 @@ use monitor_tests::{
 
 /// Threads that want a processor all the time, for each processor there is.
 const HOGS_EACH: usize = 4;
+/// How often the targets lose their processors at the least, a small part of how often they do.
+const PREEMPTED: u64 = 100;
 
 /// Threads that never wait, at different priorities; they end when this is dropped.
 struct Hogs {
@@ -40,13 +44,15 @@ impl Hogs {
     fn start() -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let count = thread::available_parallelism()?.get() * HOGS_EACH;
+        let (tell, told) = mpsc::channel();
         let threads = (0..count).map(|number| {
-            let stop = Arc::clone(&stop);
+            let (stop, tell) = (Arc::clone(&stop), tell.clone());
             thread::spawn(move || {
                 // Some preempt the targets at once when they wake up, others only wait for their turn.
                 let nice = if number % 2 == 0 { -5 } else { 5 };
                 // SAFETY: changes the priority of this thread only.
-                unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+                let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+                let _ = tell.send(if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) });
                 while !stop.load(Ordering::Relaxed) {
                     for spin in 0..50_000 {
                         black_box(spin);
@@ -55,7 +61,11 @@ impl Hogs {
                 }
             })
         });
-        Ok(Self { threads: threads.collect(), stop })
+        let hogs = Self { threads: threads.collect(), stop };
+        for result in told.iter().take(count) {
+            result.context("cannot choose the priority of a thread")?;
+        }
+        Ok(hogs)
     }
 }
 
@@ -126,13 +136,31 @@ fn crowded(args: &[&str]) -> Result<Process> {
     Process::start_command(Command::new(executable).args(args).env("GOMAXPROCS", "16"))
 }
 
+/// How often threads of these processes have lost their processor to others.
+fn preempted(pids: [u32; 2]) -> Result<u64> {
+    let mut times = 0;
+    for pid in pids {
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            // It may have ended since.
+            let Ok(status) = fs::read_to_string(thread?.path().join("status")) else { continue };
+            let line = status.lines().find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));
+            times += line.context("a thread without a number of switches")?.trim().parse::<u64>()?;
+        }
+    }
+    Ok(times)
+}
+
 fn exact_in_a_crowd() -> Result<()> {
     let mut server = crowded(&["server"])?;
     let mut client = crowded(&["client", "--connect", server.addr()?, "--nested"])?;
-    let agent = Agent::attach(&[server.pid(), client.pid()], &[])?;
+    let pids = [server.pid(), client.pid()];
+    let agent = Agent::attach(&pids, &[])?;
+    let before = preempted(pids)?;
     let hogs = Hogs::start()?;
     client.command("load 10000 64 11")?;
+    let lost = preempted(pids)?.saturating_sub(before);
     drop(hogs);
+    ensure!(lost > PREEMPTED, "the targets have lost a processor {lost} times only: this shows nothing");
     server.command("settle")?;
     let scrape = agent.scrape_settled()?;
     assert_eq!(check_calls(&mut client, &scrape, &DEFAULT_LABELS, true)?.total(), 20_000);

@@ -104,6 +104,47 @@ const QUERIES: &[(&str, &str, Near)] = &[
     // The library looks at its runtime every fifteen seconds only.
     ("OpenTelemetry", "rate(go_memory_allocated_bytes_total[1m])", Labels),
     ("OpenTelemetry", "rate(go_memory_allocations_total[1m])", Labels),
+    // https://github.com/grpc-ecosystem/go-grpc-prometheus, README @ v1.2.0, for the job `grpc`.
+    (
+        "go-grpc-prometheus",
+        "sum(rate(grpc_server_started_total{job=\"grpc\"}[1m])) by (grpc_service)",
+        Percent5,
+    ),
+    (
+        "go-grpc-prometheus",
+        "sum(rate(grpc_server_handled_total{job=\"grpc\",grpc_type=\"unary\",grpc_code!=\"OK\"}[1m])) by (grpc_service)",
+        Percent5,
+    ),
+    (
+        "go-grpc-prometheus",
+        "sum(rate(grpc_server_handled_total{job=\"grpc\",grpc_type=\"unary\",grpc_code!=\"OK\"}[1m])) by (grpc_service) / \
+         sum(rate(grpc_server_started_total{job=\"grpc\",grpc_type=\"unary\"}[1m])) by (grpc_service) * 100.0",
+        Percent5,
+    ),
+    (
+        "go-grpc-prometheus",
+        "sum(rate(grpc_server_msg_sent_total{job=\"grpc\",grpc_type=\"server_stream\"}[10m])) by (grpc_service) / \
+         sum(rate(grpc_server_started_total{job=\"grpc\",grpc_type=\"server_stream\"}[10m])) by (grpc_service)",
+        Percent5,
+    ),
+    (
+        "go-grpc-prometheus",
+        "histogram_quantile(0.99, sum(rate(grpc_server_handling_seconds_bucket{job=\"grpc\",grpc_type=\"unary\"}[5m])) \
+         by (grpc_service,le))",
+        Percent5,
+    ),
+    (
+        "go-grpc-prometheus",
+        "100.0 - (sum(rate(grpc_server_handling_seconds_bucket{job=\"grpc\",grpc_type=\"unary\",le=\"0.25\"}[5m])) by \
+         (grpc_service) / sum(rate(grpc_server_handling_seconds_count{job=\"grpc\",grpc_type=\"unary\"}[5m])) by \
+         (grpc_service)) * 100.0",
+        Percent5,
+    ),
+    ("at rest", "grpc_server_started_total", Equal),
+    ("at rest", "grpc_server_handled_total", Equal),
+    ("at rest", "grpc_server_handling_seconds_count", Equal),
+    ("at rest", "grpc_server_msg_sent_total", Equal),
+    ("at rest", "grpc_client_handled_total", Equal),
     // What dashboards for https://github.com/prometheus/client_golang ask.
     ("client_golang", "go_info", Equal),
     ("client_golang", "go_sched_gomaxprocs_threads", Equal),
@@ -119,6 +160,18 @@ const QUERIES: &[(&str, &str, Near)] = &[
 
 /// How long counters rest before and after what is measured: a few scrapes.
 const REST: Duration = Duration::from_millis(2500);
+
+/// Slow calls, calls of every code, streams from the server, and quick calls: so many of each. The slow ones come first, so
+/// that series of unary calls have them from the beginning. They take half a second, and what it takes to open as many
+/// streams: they are all in the bucket up to one second, and above the quarter that a query asks for.
+fn grpc_calls(process: &mut Process, [slow, codes, streams, quick]: [u32; 4]) -> Result<()> {
+    process.command(&format!("hang {slow}"))?;
+    process.command("release")?;
+    process.command(&format!("run every code {codes}"))?;
+    process.command(&format!("run from the server {streams}"))?;
+    process.command(&format!("load {quick} 8"))?;
+    Ok(())
+}
 
 fn inside(args: &[&str]) -> Result<Process> {
     Process::start_command(Command::new(Program::Inside.build(Flavour::Default)?).args(args))
@@ -137,11 +190,14 @@ fn queries_have_the_answers_that_they_have_inside() -> Result<()> {
         &[server.pid(), client.pid()],
         &["--metrics", "kitex,otel,go,process", "--kitex.labels", labels],
     )?;
-    let processes = [("server", &server), ("client", &client)];
-    let own = processes.map(|(instance, process)| {
+    let mut grpc = Process::start(Program::GrpcReference, Flavour::Default, &[])?;
+    // Another agent, since nobody in that process measures for OpenTelemetry.
+    let grpc_agent = Agent::attach(&[grpc.pid()], &["--metrics", "grpc,go,process", "--grpc.messages"])?;
+    let processes = [("server", &server, &agent), ("client", &client, &agent), ("grpc", &grpc, &grpc_agent)];
+    let own = processes.map(|(instance, process, _)| {
         Ok(Endpoint { instance, address: process.metrics_address()?.to_owned(), path: "/metrics".to_owned() })
     });
-    let outside = processes.map(|(instance, process)| Endpoint {
+    let outside = processes.map(|(instance, process, agent)| Endpoint {
         instance,
         address: agent.address().to_owned(),
         path: format!("/targets/{}/metrics", process.pid()),
@@ -150,8 +206,11 @@ fn queries_have_the_answers_that_they_have_inside() -> Result<()> {
     let outside = Prometheus::start("outside", &outside)?;
 
     // All series are there before the rates begin.
+    grpc_calls(&mut grpc, [1, 1, 1, 8])?;
     client.command("load 300 8")?;
     thread::sleep(REST);
+    // Of unary calls some five in a hundred fail, and three of those are slow.
+    grpc_calls(&mut grpc, [300, 15, 60, 10_000])?;
     for _ in 0..6 {
         client.command("load 3000 8")?;
     }
@@ -163,6 +222,7 @@ fn queries_have_the_answers_that_they_have_inside() -> Result<()> {
         table.add(source, query, near, &answers.0, &answers.1);
     }
     agent.terminate()?;
+    grpc_agent.terminate()?;
     table.finish()
 }
 

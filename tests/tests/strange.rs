@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::Agent,
     chain::{Account, check_closed},
+    events::{Events, lost, lost_in_all, of_kind},
     process::Process,
     scrape::{Scrape, whole},
     side_by_side,
@@ -335,18 +336,45 @@ fn bytes_that_cannot_be_are_lost_and_counted() -> Result<()> {
 #[test]
 fn memory_that_is_gone_at_the_finish() -> Result<()> {
     let mut watched = Watched::start(&[])?;
-    watched.calls("unmap 40 server", 40)?;
+    watched.calls("unmap 40 server finish", 40)?;
     watched.calls("call 10 server", 10)?;
     let seen = watched.seen()?;
     let unreadable = row("server", ["unreadable"; 3], 40);
     tally(&[unreadable.clone(), row("server", USUAL, 10)])?.check(&seen.tally)?;
     ensure!((seen.account.starts, seen.account.timed) == (50, 50), "{:?}", seen.account);
-    watched.calls("unmap 40 client", 40)?;
+    watched.calls("unmap 40 client finish", 40)?;
     watched.calls("call 10 client", 10)?;
     let seen = watched.seen()?;
     let rows = [unreadable, row("server", USUAL, 10), row("client", USUAL, 10)];
     tally(&rows)?.check(&seen.tally)?;
     ensure!(seen.by_reason("monitor_events_lost_total", "finish_unreadable") == 40, "{:?}", seen.account);
+    watched.end()
+}
+
+/// Of what kind a client's call is can be told neither then nor later. It is lost as a start and as a finish, and leaves nothing
+/// behind that another call could meet.
+#[test]
+fn memory_that_is_gone_at_the_start() -> Result<()> {
+    const GONE: u64 = 40;
+    const CALLS: u64 = 10;
+    let mut watched = Watched::start(&[])?;
+    let events = Events::attach(&[watched.target.pid()], &["--starts"])?;
+    watched.calls(&format!("unmap {GONE} client start"), GONE)?;
+    let seen = watched.seen()?;
+    ensure!((seen.account.starts, seen.account.in_flight) == (0, 0), "{:?}", seen.account);
+    watched.calls(&format!("call {CALLS} client"), CALLS)?;
+    let seen = watched.seen()?;
+    tally(&[row("client", USUAL, CALLS)])?.check(&seen.tally)?;
+    ensure!((seen.account.starts, seen.account.timed) == (CALLS, CALLS), "{:?}", seen.account);
+    check_closed(&seen.scrape, watched.target.pid(), [0, 0])?;
+    let lines = events.terminate()?;
+    for moment in ["start", "finish"] {
+        let counted = seen.by_reason("monitor_events_lost_total", &format!("{moment}_unreadable"));
+        ensure!(counted == GONE, "{moment}: {counted} are lost");
+        let told = (of_kind(&lines, moment).len() as u64, lost(&lines, moment, "unreadable"));
+        ensure!(told == (CALLS, GONE), "{moment}: {told:?}");
+        ensure!(lost_in_all(&lines, moment) == GONE, "{moment}");
+    }
     watched.end()
 }
 
@@ -446,6 +474,8 @@ fn goroutines_that_die_in_a_call() -> Result<()> {
         let kept = seen.account.in_flight;
         let lost: u64 = seen.account.faults.values().sum();
         ensure!((seen.account.starts, kept + lost) == (deaths, deaths), "{:?}", seen.account);
+        // None keeps more than seven.
+        ensure!(deaths <= 7 || lost > 0, "no goroutine was used again: {:?}", seen.account);
         thread::sleep(Duration::from_secs_f64(2e-6 * LONG_US));
         for depth in [1, 3] {
             watched.calls(&format!("open 50 client {depth}"), 0)?;
@@ -459,6 +489,68 @@ fn goroutines_that_die_in_a_call() -> Result<()> {
         ensure!(deaths > 6 || timed == 200, "{:?}", seen.account);
         watched.end()
     })
+}
+
+/// The same of an object: a stream that is dropped never ends, and a stream's end may come on any goroutine.
+#[test]
+fn an_object_that_is_used_again_has_its_own_start() -> Result<()> {
+    const AGO: Duration = Duration::from_millis(400);
+    let mut watched = Watched::start(&BUCKETS)?;
+    watched.calls("open 20 stream 1", 0)?;
+    thread::sleep(AGO);
+    watched.calls("close 20", 20)?;
+    ensure!(watched.seen()?.timed("client", LONG_US) == (20, 0), "streams that took long");
+    for (shape, calls) in [("stream", 30), ("server", 40)] {
+        watched.calls(&format!("again {calls} {shape} {}", AGO.as_millis()), calls)?;
+    }
+    let seen = watched.seen()?;
+    let mut streams = row("client", USUAL, 50);
+    streams["type"] = "streaming".into();
+    tally(&[streams, row("server", USUAL, 40)])?.check(&seen.tally)?;
+    for (side, expected) in [("client", (50, 30)), ("server", (40, 40))] {
+        let timed = seen.timed(side, LONG_US);
+        ensure!(timed == expected, "{side}: of {} durations {} are short", timed.0, timed.1);
+    }
+    let dropped = seen.by_reason("monitor_unpaired_starts_total", "abandoned");
+    ensure!((seen.account.starts, dropped) == (160, 70), "{dropped}: {:?}", seen.account);
+    check_closed(&seen.scrape, watched.target.pid(), [0, 0])?;
+    watched.end()
+}
+
+/// Calls under way are counted by their names, and the age is that of the oldest of a name. Both are as good as none once all have
+/// ended.
+#[test]
+fn calls_in_flight_are_told_apart() -> Result<()> {
+    const APART: Duration = Duration::from_millis(600);
+    let mut watched = Watched::start(&[])?;
+    watched.calls("open 3 client 1 method=text:Older", 0)?;
+    thread::sleep(APART);
+    watched.calls("open 5 client 1 method=text:Newer", 0)?;
+    watched.calls("open 2 server 1", 0)?;
+    let age = |scrape: &Scrape, side: &str, method: &str, calls: u64| -> Result<f64> {
+        let labels = [("caller", "shop"), ("callee", "stock"), ("method", method)];
+        let value = |what: &str| {
+            let name = format!("kitex_{side}_{what}");
+            scrape.value(&name, &labels).with_context(|| format!("no {name} of {method}"))
+        };
+        let in_flight = value("in_flight")?;
+        ensure!(whole(in_flight) == calls, "{in_flight} calls of {method} by a {side}, not {calls}");
+        value("oldest_call_age_seconds")
+    };
+    let scrape = watched.agent.scrape()?;
+    let older = age(&scrape, "client", "Older", 3)?;
+    let newer = age(&scrape, "client", "Newer", 5)?;
+    let served = age(&scrape, "server", "Echo", 2)?;
+    let apart = older - newer;
+    ensure!(apart >= APART.as_secs_f64() && newer >= served, "ages of {older}, {newer} and {served} s");
+    ensure!(served > 0.0 && older < 20.0, "ages of {older}, {newer} and {served} s");
+    watched.calls("close 10", 10)?;
+    let scrape = watched.agent.scrape_settled()?;
+    for (side, method) in [("client", "Older"), ("client", "Newer"), ("server", "Echo")] {
+        let age = age(&scrape, side, method, 0)?;
+        ensure!(age == 0.0, "{method} by a {side}: {age} s");
+    }
+    watched.end()
 }
 
 /// A call whose start was of an unknown type has no start, also where another call of its goroutine has one.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     scrape::{Scrape, whole},
     side_by_side,
-    strange::{USUAL, Watched, row, tally},
+    strange::{Seen, USUAL, Watched, row, tally},
 };
 
 #[test]
@@ -152,6 +152,28 @@ fn a_second_itab_of_a_known_type_is_used() -> Result<()> {
     thread::sleep(LOOKED_AT_WITHIN);
     let later = unexpected(&watched.agent.scrape()?);
     ensure!(later == hits && !hits.is_empty(), "{hits:?}, then {later:?}");
+    watched.end()
+}
+
+/// So many can stand for others. Calls with more are not counted, and each of those is named.
+#[test]
+fn more_second_itabs_than_there_is_room_for_are_named() -> Result<()> {
+    const ROOM: u64 = 8;
+    const MORE: u64 = 4;
+    let mut watched = Watched::start(&[])?;
+    for (first, itabs) in [(0, ROOM), (ROOM, MORE)] {
+        watched.calls(&format!("numbered {itabs} {first}"), itabs)?;
+        thread::sleep(LOOKED_AT_WITHIN);
+    }
+    let lost = |seen: &Seen| seen.by_reason("monitor_events_lost_total", "finish_unknown_type");
+    let before = watched.seen()?;
+    watched.calls(&format!("numbered {} 0", ROOM + MORE), ROOM + MORE)?;
+    let after = watched.seen()?;
+    tally(&[row("server", USUAL, ROOM)])?.check(&after.tally.since(&before.tally)?)?;
+    ensure!(lost(&after) - lost(&before) == MORE, "{:?}", after.account);
+    let log = watched.agent.log();
+    let is_named = |line: &&str| line.contains("WARN") && line.contains("which was not expected");
+    ensure!(log.lines().filter(is_named).count() as u64 == MORE, "{log}");
     watched.end()
 }
 

@@ -44,7 +44,8 @@ enum Task {
     Lint,
     /// Try all releases of Kitex and Go and all ways to build, and write docs/compatibility.md (needs root and an hour)
     Matrix {
-        /// Try only those whose name (such as v0.16.3-go1.26.8-pie) holds one of these, and write nothing
+        /// Try only those whose name (such as v0.16.3-go1.26.8-pie) holds one of these, and write nothing; `kitex` or `grpc`
+        /// alone is all of that framework, and writes its part
         filters: Vec<String>,
     },
     /// Load targets for long while agents and targets come and go, and see every count stay exact (needs root)

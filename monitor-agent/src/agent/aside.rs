@@ -23,6 +23,8 @@ use std::{
 
 use tracing::warn;
 
+use crate::threads::NotDone;
+
 /// How long a scrape or a push waits for all its readings together, once it has begun them: by far more than any takes on a
 /// machine that is not overloaded.
 pub(super) const FOR_A_SCRAPE: Duration = Duration::from_secs(1);
@@ -35,6 +37,8 @@ pub(super) struct Aside(Arc<Queue>);
 #[derive(Debug)]
 pub(super) struct Awaited<T> {
     given: Receiver<T>,
+    /// Why it could not begin, if there was no thread for it.
+    refusal: Option<NotDone>,
     began: Instant,
     queue: Arc<Queue>,
 }
@@ -53,15 +57,20 @@ impl Aside {
     ) -> Awaited<T> {
         let (give, given) = mpsc::sync_channel(1);
         let began = Instant::now();
-        self.0.add(Box::new(move || {
+        let added = self.0.add(Box::new(move || {
             // Fails if nobody waits any more.
             let _ = give.send(reading());
         }));
-        Awaited { given, began, queue: Arc::clone(&self.0) }
+        Awaited { given, refusal: added.err(), began, queue: Arc::clone(&self.0) }
     }
 }
 
 impl<T> Awaited<T> {
+    /// Why it will never give anything, if there was no thread for it.
+    pub(super) fn refusal(&self) -> Option<&NotDone> {
+        self.refusal.as_ref()
+    }
+
     /// What the reading has given until then; `None` if it has not, and at once if it never will. What comes too late is thrown
     /// away: it is of a time that nobody asks for any more.
     pub(super) fn take(self, until: Instant) -> Option<T> {
@@ -123,21 +132,27 @@ impl fmt::Debug for State {
 }
 
 impl Queue {
-    fn add(self: &Arc<Self>, reading: Reading) {
+    /// Fails where there can be no thread.
+    fn add(self: &Arc<Self>, reading: Reading) -> Result<(), NotDone> {
         let mut state = self.lock();
         if state.is_held_up {
-            return;
+            return Ok(());
         }
         state.next.push_back(reading);
         if state.is_busy {
-            return;
+            return Ok(());
         }
         let queue = Arc::clone(self);
         match thread::Builder::new().name("memory".to_owned()).spawn(move || queue.read_all()) {
-            Ok(_) => state.is_busy = true,
+            Ok(_) => {
+                state.is_busy = true;
+                Ok(())
+            }
             Err(error) => {
                 state.next.clear();
-                self.tell(&error.to_string());
+                let refusal = NotDone::NoThread(error);
+                self.tell(&refusal.to_string());
+                Err(refusal)
             }
         }
     }

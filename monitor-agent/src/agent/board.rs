@@ -15,13 +15,13 @@ use crate::{
     events::{Readers, SlowCalls, Wish},
     export::{
         http::{Backend, Losses, SiteStatus, Status, TargetStatus},
-        otlp::{Outcomes, Source},
+        otlp::{Outcomes, Source, State},
     },
     goruntime::Readings,
     metrics::{
         AgentStats, CostStats, EventStats, Family, FamilyBuilder, GrpcView, KitexView, PushStats, Selection,
         TargetStats, UnderwayCalls, about, grpc, kitex, merge, operations,
-        otel::{self, OtelView, Telemetry},
+        otel::{self, OtelView},
         process::ProcessReader,
         underway, underway_grpc,
     },
@@ -287,16 +287,23 @@ fn read_errors(faces: &[Arc<Face>]) -> Vec<MetricFamily> {
 }
 
 impl Source for Board {
-    fn telemetry(&self) -> Vec<(u32, Telemetry)> {
+    fn telemetry(&self) -> Vec<State> {
         let faces = self.newest_faces();
         let subjects = faces.iter().filter_map(|face| Some((face, face.subject.as_ref()?)));
-        let begun: Vec<_> = subjects.map(|(face, subject)| (face, subject, face.begin_go())).collect();
+        let begun: Vec<_> = subjects
+            .map(|(face, subject)| {
+                // Before all else that is told of a target: of one that is down by now it is final.
+                let is_final = !face.lock_stats().up;
+                (face, subject, is_final, face.begin_go())
+            })
+            .collect();
         let until = Instant::now() + FOR_A_SCRAPE;
-        let telemetry = begun.into_iter().map(|(face, subject, go)| {
+        let states = begun.into_iter().map(|(face, subject, is_final, go)| {
             let readings = face.take_go(go, until);
-            (face.pid, subject.telemetry(&face.published.get(), readings.as_ref(), self.otel))
+            let telemetry = subject.telemetry(&face.published.get(), readings.as_ref(), self.otel);
+            State { pid: face.pid, telemetry, is_final }
         });
-        telemetry.collect()
+        states.collect()
     }
 }
 

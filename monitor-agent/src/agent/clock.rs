@@ -21,9 +21,14 @@ pub(super) struct Clock {
     ahead_ns: u64,
     /// By how much it may be wrong.
     error_ns: u64,
-    /// Times of day before this one, by the programs' clock, may be from before the time of day was set: what was before
-    /// the first look nobody has seen.
+    /// By the programs' clock, since when the time of day has not been set: what was before the first look nobody has seen.
     set_at: u64,
+    /// The latest that the time of day was before that. What is not as late may have been read before it was set back.
+    latest_ns: u64,
+    /// The earliest that the time of day was since the first look.
+    earliest_ns: u64,
+    /// How often it was set, the first look among that.
+    sets: u32,
 }
 
 impl Clock {
@@ -37,18 +42,31 @@ impl Clock {
         if apart <= self.error_ns + now.error_ns {
             return;
         }
-        let was_set = apart > STEP_NS;
-        // A moment before it was set back seems to be later, by as much.
-        let back_ns = self.ahead_ns.saturating_sub(now.ahead_ns);
-        let set_at = if was_set { self.set_at.max(now_ns.saturating_add(back_ns)) } else { self.set_at };
-        *self = Self { set_at, ..now };
+        if apart > STEP_NS {
+            self.latest_ns = self.latest_ns.max(self.unix_ns(now_ns));
+            self.set_at = now_ns;
+            let unix_ns = now.unix_ns(now_ns);
+            self.earliest_ns = if self.sets == 0 { unix_ns } else { self.earliest_ns.min(unix_ns) };
+            self.sets = self.sets.saturating_add(1);
+        }
+        (self.ahead_ns, self.error_ns) = (now.ahead_ns, now.error_ns);
     }
 
     /// The time from a moment of the day to one of the programs' clock, both before the last look; `None` if the time of
     /// day may have been set in between.
     pub(super) fn between(&self, unix_ns: u64, monotonic_ns: u64) -> Option<Duration> {
-        let began_ns = unix_ns.checked_sub(self.ahead_ns).filter(|began| *began >= self.set_at)?;
+        let began_ns = unix_ns.checked_sub(self.ahead_ns)?;
+        if began_ns < self.set_at || unix_ns < self.latest_ns {
+            return None;
+        }
         monotonic_ns.checked_sub(began_ns).map(Duration::from_nanos)
+    }
+
+    /// Whether a moment of the day was before the first look, or before the time of day was set for the first time since: then
+    /// nothing that begins now is like it. Where it is set again and again, what begins now may be before the next time.
+    pub(super) fn is_past(&self, unix_ns: u64) -> bool {
+        let was_set_once = self.sets <= 2;
+        unix_ns < self.earliest_ns || was_set_once && unix_ns.saturating_sub(self.ahead_ns) < self.set_at
     }
 
     /// The nanoseconds since 1970 at a moment of the programs' clock.
@@ -63,13 +81,14 @@ impl Clock {
 
     /// The best of a few readings.
     fn compare() -> Self {
-        let mut best = Self { ahead_ns: 0, error_ns: u64::MAX, set_at: 0 };
+        let mut best = Self { error_ns: u64::MAX, ..Self::default() };
         for _ in 0..TRIES {
             let before = nanos(monotonic());
             let unix = nanos(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
             let error_ns = nanos(monotonic()).saturating_sub(before) / 2;
             if error_ns < best.error_ns {
-                best = Self { ahead_ns: unix.saturating_sub(before + error_ns), error_ns, set_at: 0 };
+                let ahead_ns = unix.saturating_sub(before + error_ns);
+                best = Self { ahead_ns, error_ns, ..Self::default() };
             }
             if error_ns < CLOSE_NS {
                 break;
@@ -83,7 +102,7 @@ impl Clock {
 impl Clock {
     /// A look at which the time of day is so far ahead, at a moment of the programs' clock.
     pub(super) fn look_at(&mut self, ahead_ns: u64, now_ns: u64) {
-        self.take(Self { ahead_ns, error_ns: 0, set_at: 0 }, now_ns);
+        self.take(Self { ahead_ns, ..Self::default() }, now_ns);
     }
 }
 
@@ -94,6 +113,8 @@ fn nanos(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
 
     #[test]
     fn the_time_of_an_event_is_that_of_the_system_clock() {
@@ -112,14 +133,15 @@ mod tests {
 
     #[test]
     fn no_time_is_taken_across_a_moment_at_which_the_clock_was_set() {
-        const SECOND: u64 = 1_000_000_000;
-        let at = |ahead_ns| Clock { ahead_ns, error_ns: 100, set_at: 0 };
+        let at = |ahead_ns| Clock { ahead_ns, error_ns: 100, ..Clock::default() };
         let begun = |clock: &Clock, unix_ns| clock.between(unix_ns, 100 * SECOND).map(|time| time.as_secs());
         let mut clock = Clock::default();
         clock.take(at(1_000 * SECOND), SECOND);
         assert_eq!(begun(&clock, 1_000 * SECOND), None, "before the first look");
+        assert!(clock.is_past(1_000 * SECOND) && clock.is_past(1), "before the first look");
         assert_eq!(begun(&clock, 1_003 * SECOND), Some(97));
         assert_eq!(begun(&clock, 1_101 * SECOND), None, "after its end");
+        assert!(!clock.is_past(1_003 * SECOND) && !clock.is_past(1_101 * SECOND));
         // As far as it is read, and steered.
         clock.take(at(1_000 * SECOND + 5_000), 50 * SECOND);
         assert_eq!(begun(&clock, 1_003 * SECOND), Some(97));
@@ -128,9 +150,48 @@ mod tests {
         assert_eq!(begun(&clock, 1_040 * SECOND), None);
         assert_eq!(begun(&clock, 1_109 * SECOND), None);
         assert_eq!(begun(&clock, 1_110 * SECOND), Some(50));
+        assert!(clock.is_past(1_109 * SECOND) && !clock.is_past(1_110 * SECOND));
         // Set back by twenty seconds at 60 s: what began at 55 s seems to have begun at 75 s.
         clock.take(at(1_040 * SECOND), 60 * SECOND);
         assert_eq!(begun(&clock, 1_115 * SECOND), None);
+        assert!(!clock.is_past(1_115 * SECOND), "those that begin now are like it");
+        assert!(!clock.is_past(1_099 * SECOND), "set twice, it may be so again");
+        assert!(clock.is_past(1_000 * SECOND), "before the first look");
         assert_eq!(begun(&clock, 1_120 * SECOND), Some(20));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_and_forward_again_is_as_before() {
+        const HOUR: u64 = 3_600 * SECOND;
+        let took = |clock: &Clock, began_ns, ended_ns| {
+            clock.between(clock.unix_ns(began_ns), ended_ns).map(|time| time.as_secs())
+        };
+        let mut clock = Clock::default();
+        clock.look_at(10 * HOUR, SECOND);
+        clock.look_at(9 * HOUR, 60 * SECOND);
+        // The same times of day were a moment ago, and for an hour.
+        assert_eq!(took(&clock, 65 * SECOND, 70 * SECOND), None);
+        assert_eq!(took(&clock, HOUR + 59 * SECOND, HOUR + 80 * SECOND), None);
+        assert_eq!(took(&clock, HOUR + 61 * SECOND, HOUR + 80 * SECOND), Some(19));
+        clock.look_at(10 * HOUR, 70 * SECOND);
+        assert_eq!(took(&clock, 65 * SECOND, 80 * SECOND), None, "before it was set");
+        assert_eq!(took(&clock, 75 * SECOND, 80 * SECOND), Some(5));
+        // Back once more, by half an hour.
+        clock.look_at(9 * HOUR + HOUR / 2, 90 * SECOND);
+        assert_eq!(took(&clock, HOUR / 2, HOUR), None);
+        assert_eq!(took(&clock, HOUR / 2 + 91 * SECOND, HOUR), Some(1_709));
+    }
+
+    /// Set back twice, it is as late as it was before the first time only once both have passed.
+    #[test]
+    fn all_times_of_day_that_ever_were_count() {
+        let mut clock = Clock::default();
+        clock.look_at(1_000 * SECOND, SECOND);
+        clock.look_at(900 * SECOND, 10 * SECOND);
+        clock.look_at(890 * SECOND, 20 * SECOND);
+        let took = |began_ns| clock.between(clock.unix_ns(began_ns), 200 * SECOND).map(|time| time.as_secs());
+        assert_eq!(took(31 * SECOND), None, "the second has passed");
+        assert_eq!(took(119 * SECOND), None);
+        assert_eq!(took(121 * SECOND), Some(79));
     }
 }

@@ -14,10 +14,10 @@ use super::{
     attached::Place,
 };
 use crate::{
-    failure::printable,
     goruntime::{Detail, Fault, Known, Reader, Readings, Unknown},
     metrics::{self, Family},
     target::AddressSpace,
+    text::printable,
 };
 
 /// Why something could not be read, as `monitor_read_errors_total` tells it.

@@ -1,6 +1,14 @@
 //! The calls in flight of a target, for the server to show: how many, since when, and where to.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use monitor_ebpf::{
     LABELS, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, SCRATCH_BYTES, Shape, TEXT_BYTES, by_site, label,
@@ -41,17 +49,18 @@ pub(super) struct CopyInFlight {
 
 /// See the [module](self).
 pub(super) struct CallsInFlight {
-    /// Each copy of a framework.
+    /// Each copy of a framework; none after the target's end.
     copies: Arc<[CopyInFlight]>,
     /// Where names are read; `None` where that is not permitted, and after the target's end.
     memory: Option<AddressSpace>,
     names: Aside,
-    has_ended: bool,
+    /// How many never finished, and how many had been given up, once the target has ended.
+    at_the_end: UnderwayCalls,
 }
 
 impl fmt::Debug for CallsInFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallsInFlight").field("has_ended", &self.has_ended).finish_non_exhaustive()
+        f.debug_struct("CallsInFlight").field("at_the_end", &self.at_the_end).finish_non_exhaustive()
     }
 }
 
@@ -75,6 +84,8 @@ pub(super) struct Unnamed {
     now_ns: u64,
     /// How many there were, whoever has finished or was given up since.
     all: u64,
+    /// The target's probes were being taken away.
+    pub(super) was_leaving: bool,
 }
 
 impl CallsInFlight {
@@ -87,30 +98,33 @@ impl CallsInFlight {
             warn!("{name}: calls in flight are shown without their names: {error}");
         });
         let names = Aside::new(name, "calls in flight are shown without their names");
-        Self { copies: copies.into(), memory: memory.ok().flatten(), names, has_ended: false }
+        let at_the_end = UnderwayCalls::default();
+        Self { copies: copies.into(), memory: memory.ok().flatten(), names, at_the_end }
     }
 
-    /// The target has ended: what is still in flight will never finish.
+    /// The target has ended: what is still in flight will never finish. How many those are is kept, and nothing else of them.
     pub(super) fn close(&mut self) {
         self.memory = None;
-        self.has_ended = true;
+        for copy in &*self.copies {
+            let (found, aged) = copy.calls.calls();
+            self.at_the_end.never_finished += found.len() as u64;
+            self.at_the_end.aged += aged;
+        }
+        self.copies = Arc::default();
     }
 
-    /// All calls in flight now; begins to read their names.
-    pub(super) fn begin(&self) -> Unnamed {
-        let mut calls = UnderwayCalls::default();
+    /// All calls in flight now; begins to read their names. Once the target `is_leaving` calls are without an end, and get no
+    /// names.
+    pub(super) fn begin(&self, is_leaving: &AtomicBool) -> Unnamed {
+        let mut calls = self.at_the_end.clone();
         let now_ns = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
         let (mut unread, mut all) = (Vec::new(), 0);
         for (index, copy) in self.copies.iter().enumerate() {
             let (found, aged) = copy.calls.calls();
             calls.aged += aged;
-            if self.has_ended {
-                calls.never_finished += found.len() as u64;
-                continue;
-            }
             all += found.len() as u64;
-            // How many there are in truth is not known then.
-            if copy.sampling.in_windows() {
+            // How many there are in truth is not known then. Asked once they are found: all had their ends seen before.
+            if copy.sampling.in_windows() || is_leaving.load(Ordering::SeqCst) {
                 calls.is_sample = true;
                 continue;
             }
@@ -121,11 +135,12 @@ impl CallsInFlight {
                 _ => unread.extend(found.into_iter().map(|call| (index, call))),
             }
         }
+        let was_leaving = is_leaving.load(Ordering::SeqCst);
         let unread = oldest_first(unread);
         let (names, copies) = (self.begin_names(&unread), Arc::clone(&self.copies));
         let is_underway =
             move |(index, call): &Unread| copies.get(*index).is_some_and(|copy| copy.calls.is_underway(call));
-        Unnamed { calls, unread, names, is_underway: Box::new(is_underway), now_ns, all }
+        Unnamed { calls, unread, names, is_underway: Box::new(is_underway), now_ns, all, was_leaving }
     }
 
     /// Begins to read the names of calls where their objects have them, if there are any and some may be read.
@@ -136,10 +151,18 @@ impl CallsInFlight {
     }
 }
 
+#[cfg(test)]
+impl CallsInFlight {
+    /// Finds these, whenever it looks.
+    pub(super) fn always(calls: UnderwayCalls) -> Self {
+        Self { copies: Arc::default(), memory: None, names: Aside::new("", ""), at_the_end: calls }
+    }
+}
+
 impl Unnamed {
     /// The calls by their names, as far as those have come until then.
     pub(super) fn named(self, until: Instant) -> UnderwayCalls {
-        let Self { mut calls, unread, names, is_underway, now_ns, all } = self;
+        let Self { mut calls, unread, names, is_underway, now_ns, all, .. } = self;
         let named = names.and_then(|names| names.take(until));
         let nameless = || unread.into_iter().filter(is_underway).map(|(_, call)| (call, None)).collect();
         for (call, names) in named.unwrap_or_else(nameless) {
@@ -354,6 +377,7 @@ mod tests {
             now_ns: 1,
             // One has no names.
             all: 3,
+            was_leaving: false,
         };
         let calls = begun.named(Instant::now() + Duration::from_secs(10));
         assert_eq!((calls.count(), calls.others), (3, 2));
@@ -376,6 +400,7 @@ mod tests {
             is_underway: Box::new(move |(_, call)| by_now.contains(call)),
             now_ns: 10 * SECOND,
             all: 2,
+            was_leaving: false,
         };
         let mut expected = UnderwayCalls::default();
         expected.others = 1;

@@ -1,16 +1,20 @@
 //! The life of a run: bind, attach, drain until the end, detach, exit.
 
 use std::{
+    future::pending,
+    mem, ptr,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use tokio::{
+    net::TcpListener,
     runtime::{Builder, Handle},
     signal::unix::{SignalKind, signal},
-    sync::oneshot,
+    sync::oneshot::{self, Receiver},
     task::{JoinError, JoinHandle},
+    time::timeout,
 };
 use tracing::{info, warn};
 
@@ -23,9 +27,10 @@ use super::{
     watches::{CHECK_EVERY, Watches},
 };
 use crate::{
+    descriptors::advice_on_system,
     events::{EventSocket, EventStream, Filter, Format, Lines, Readers},
     export::{http, otlp},
-    failure::{Failure, Kind, advice_on_system},
+    failure::{Failure, Kind},
     metrics::Family,
     pipeline::Tracer,
     threads::{self, NotDone},
@@ -80,59 +85,42 @@ fn broken(error: &JoinError) -> Failure {
 
 async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     let mut signalled = signalled(&beside)?;
-    let listen = config.listen.clone();
-    let binding = beside.spawn(async move { http::bind(&listen).await });
-    // A name may take long to be looked up.
-    let listener = tokio::select! {
-        listener = binding => listener.map_err(|error| broken(&error))??,
-        _ = &mut signalled => return Ok(()),
-    };
-    let address = listener.local_addr().map_err(|error| Failure::new(Kind::Address, error.to_string()))?;
-    info!("listening on http://{address}");
+    let Some(listener) = bind(&config, &beside, &mut signalled).await? else { return Ok(()) };
     say_what_is_not_counted(&config);
 
     let socket = config.event_socket.as_deref().map(EventSocket::bind).transpose()?;
     let readers = socket.is_some().then(Arc::<Readers>::default);
 
     let board = Arc::new(Board::new(&config, readers.clone()));
-    let (stop_serving, stopped) = oneshot::channel::<()>();
     let backend: Arc<dyn http::Backend> = board.clone();
-    let server = beside.spawn(http::serve(listener, backend, board.http_losses(), async move {
-        let _ = stopped.await;
-    }));
+    let losses = board.http_losses();
+    let server = Served::start(&beside, |stop| http::serve(listener, backend, losses, told(stop)));
 
-    let pusher = pusher(&config, &board, &beside)?;
+    let exporter = exporter(&config, &board, &beside)?;
     let lifetime = Lifetime::new(config.linger);
     let goal = Goal { budget: config.overhead_budget, latency: config.latency, links: config.links };
     let specs = config.specs.clone();
-    let attaching = {
-        let board = Arc::clone(&board);
-        threads::on_its_own(move || attach_all(&config, &board))
-    };
-    let (mut watches, hit_costs) = tokio::select! {
-        watches = attaching => watches??,
-        // The kernel takes away what was attached when the process ends.
-        _ = &mut signalled => return Ok(()),
+    let Some((mut watches, hit_costs)) = attach(config, &board, &mut signalled).await? else {
+        return Ok(());
     };
     let mut tracers: Tracers = Vec::new();
     if let Some(calls) = board.slow_calls() {
         tracers.push(Box::new(calls));
     }
-    let mut event_server = None;
-    if let (Some(socket), Some(readers)) = (socket, readers) {
+    let events = socket.zip(readers).map(|(socket, readers)| {
         let lines = Lines::new(Format::Ndjson, specs);
         tracers.push(Box::new(EventStream::new(Filter::default(), lines, Arc::clone(&readers))));
-        event_server = Some(EventServer::start(socket, readers, &beside));
-    }
-    let (stop_pushing, stopped) = oneshot::channel::<()>();
-    let pusher = pusher.map(|pusher| beside.spawn(pusher.run(stopped)));
+        Served::start(&beside, |stop| serve_events(socket, readers, stop))
+    });
+    let pusher = exporter.map(|exporter| Served::start(&beside, |stop| exporter.run(stop)));
+    let peers = Peers { server, pusher, events };
     let ending = Arc::clone(&board);
     beside.spawn(async move {
         let _ = signalled.await;
         ending.looks().end();
     });
     // Who reads events gets them at each pass.
-    let leave_alone = if event_server.is_some() { Duration::ZERO } else { LEAVE_ALONE };
+    let leave_alone = if peers.events.is_some() { Duration::ZERO } else { LEAVE_ALONE };
     board.looks().open();
     board.set_ready(true);
     let overheads = Overheads::new(goal, hit_costs, watches.all(), &board);
@@ -142,23 +130,40 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     board.looks().close();
     // Tells the readers that this was all.
     drop(tracers);
-    let _ = stop_serving.send(());
-    let events = async {
-        if let Some(server) = event_server
-            && tokio::time::timeout(GRACE, server.stop()).await.is_err()
-        {
-            warn!("readers of events did not take their last lines in time");
-        }
-    };
-    let _ = stop_pushing.send(());
-    let push = async {
-        if let Some(pusher) = pusher {
-            let _ = pusher.await;
-        }
-    };
-    // A push has its own limit.
-    let _ = tokio::join!(tokio::time::timeout(GRACE, server), events, push);
+    peers.end().await;
     Ok(())
+}
+
+/// Listens where peers are to come; nowhere if a signal comes first.
+async fn bind(
+    config: &RunConfig,
+    beside: &Handle,
+    signalled: &mut JoinHandle<()>,
+) -> Result<Option<TcpListener>, Failure> {
+    let listen = config.listen.clone();
+    let binding = beside.spawn(async move { http::bind(&listen).await });
+    // A name may take long to be looked up.
+    let listener = tokio::select! {
+        listener = binding => listener.map_err(|error| broken(&error))??,
+        _ = signalled => return Ok(None),
+    };
+    let address = listener.local_addr().map_err(|error| Failure::new(Kind::Address, error.to_string()))?;
+    info!("listening on http://{address}");
+    Ok(Some(listener))
+}
+
+/// Attaches to every target, unless a signal comes first.
+async fn attach(
+    config: RunConfig,
+    board: &Arc<Board>,
+    signalled: &mut JoinHandle<()>,
+) -> Result<Option<(Watches, Option<HitCosts>)>, Failure> {
+    let board = Arc::clone(board);
+    tokio::select! {
+        attached = threads::on_its_own(move || attach_all(&config, &board)) => attached?.map(Some),
+        // The kernel takes away what was attached when the process ends.
+        _ = signalled => Ok(None),
+    }
 }
 
 /// Says so where OpenTelemetry's metrics have fewer calls than there are: they count none but by histograms of durations.
@@ -182,12 +187,31 @@ pub(super) fn signalled(beside: &Handle) -> Result<JoinHandle<()>, Failure> {
     let _beside = beside.enter();
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    // A terminal that is closed sends it; who was started by nohup(1) is to stay.
+    let hangup = (!is_ignored(libc::SIGHUP)).then(|| signal(SignalKind::hangup()));
+    let mut hangup = hangup.transpose().map_err(failed)?;
     Ok(beside.spawn(async move {
+        let hung_up = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hung_up => {}
         }
     }))
+}
+
+/// Whether nothing happens at a signal, as whoever started this process has chosen.
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all zeros are a valid value: no handler, no flags, no signals.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: changes nothing, and writes to the valid value only.
+    let found = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
+    found == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 /// Drains rings, takes the looks that are asked for and looks after the targets, until the run is over or a signal comes.
@@ -232,7 +256,7 @@ fn look_after(
 }
 
 /// What pushes by OTLP, if it is asked for.
-fn pusher(
+fn exporter(
     config: &RunConfig,
     board: &Arc<Board>,
     beside: &Handle,
@@ -245,30 +269,65 @@ fn pusher(
     Ok(Some(otlp::Exporter::new(settings, client, board.clone(), outcomes)))
 }
 
-/// Lets programs read events.
-struct EventServer {
+/// Lets programs read events until it is told to stop, and until those who are there then have their last lines.
+async fn serve_events(socket: EventSocket, readers: Arc<Readers>, stop: Receiver<()>) {
+    if let Err(error) = socket.serve(readers, told(stop)).await {
+        warn!("events can't be read: {error}");
+    }
+}
+
+/// Resolves when it is told to stop, or nobody is left to tell it.
+async fn told(stop: Receiver<()>) {
+    let _ = stop.await;
+}
+
+/// What is done beside the loop until it is told to stop.
+struct Served {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
-impl EventServer {
-    fn start(socket: EventSocket, readers: Arc<Readers>, beside: &Handle) -> Self {
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = beside.spawn(async move {
-            let stopped = async {
-                let _ = stopped.await;
-            };
-            if let Err(error) = socket.serve(readers, stopped).await {
-                warn!("events can't be read: {error}");
-            }
-        });
-        Self { stop, task }
+impl Served {
+    fn start<T>(beside: &Handle, task: impl FnOnce(Receiver<()>) -> T) -> Self
+    where
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, stopped) = oneshot::channel();
+        Self { stop, task: beside.spawn(task(stopped)) }
     }
 
-    /// Lets nobody in any more, and waits until those who are there have their last lines.
-    async fn stop(self) {
+    /// Tells it to stop, and waits until it has.
+    async fn end(self) {
         let _ = self.stop.send(());
         let _ = self.task.await;
+    }
+}
+
+/// Those who are served beside the loop.
+struct Peers {
+    server: Served,
+    pusher: Option<Served>,
+    events: Option<Served>,
+}
+
+impl Peers {
+    /// Lets all of them have their last answers and lines at the same time.
+    async fn end(self) {
+        let Self { server, pusher, events } = self;
+        // A push has its own limit.
+        let push = async {
+            if let Some(pusher) = pusher {
+                pusher.end().await;
+            }
+        };
+        let events = async {
+            if let Some(events) = events
+                && timeout(GRACE, events.end()).await.is_err()
+            {
+                warn!("readers of events did not take their last lines in time");
+            }
+        };
+        let _ = tokio::join!(timeout(GRACE, server.end()), push, events);
     }
 }
 

@@ -99,7 +99,7 @@ impl Looks {
         state.in_vain += 1;
         let is_news = state.behind_since.is_none();
         state.behind_since = state.behind_since.or(Some(asked));
-        // Whoever takes looks must not wait for a log that nobody reads.
+        // Whoever takes looks must not wait until that is logged.
         drop(state);
         if is_news {
             warn!("what is counted by now can't be read in time: scrapes and pushes have what was before");

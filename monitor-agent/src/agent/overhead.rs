@@ -7,7 +7,7 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{Latency, RunConfig, attached::sites, board::Board, prepare::Prepared, watch::Watch};
+use super::{Latency, RunConfig, board::Board, prepare::Prepared, sites::sites, watch::Watch};
 use crate::{
     bpf::{BpfError, HitCost, Measuring, ProbeLinks, RunTimes},
     failure::Failure,
@@ -26,6 +26,8 @@ const AT_FIRST: Duration = Duration::from_secs(10);
 /// How often the kernel measures run times, until the next check of the targets: it costs each run some time. Sooner where
 /// nothing of a program has been seen yet.
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
+/// The ratio tells nothing of what was so long ago: it is of five seconds, and looks are a second apart.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(6);
 
 /// What a hit costs on this machine, by class, as far as it was measured.
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,7 +125,7 @@ pub(super) struct Goal {
 }
 
 /// One target: what the probes cost it, and what is given up so that they cost less.
-struct Target {
+struct Watched {
     overhead: Overhead,
     /// It had not ended when last looked at.
     is_running: bool,
@@ -133,9 +135,11 @@ struct Target {
     shedding: Shedding,
     /// Steps down and up so far.
     steps: [u64; 2],
+    /// When a thread was last seen to put its probes in place, or to take them away.
+    changed: Option<Duration>,
 }
 
-impl Target {
+impl Watched {
     fn new(watch: &Watch, costs: HitCosts, latency: Latency, now: Duration) -> Self {
         let ladder = if watch.has_windows() { ladder(latency) } else { vec![Rung { level: 0, latency }] };
         Self {
@@ -144,6 +148,7 @@ impl Target {
             shedding: Shedding::new(now, ladder.len() - 1),
             ladder,
             steps: [0; 2],
+            changed: None,
         }
     }
 
@@ -160,50 +165,70 @@ impl Target {
         self.is_running && self.overhead.is_unsampled()
     }
 
-    /// What the probes take at a place on the ladder: as measured where that is steady, as it would be where starts come and
-    /// go or at another place.
-    fn ratio_at(&self, place: usize, measured: f64) -> f64 {
+    /// What the probes take at a place on the ladder: as measured where all of them stay or those at the starts are given up, as it
+    /// would be at another place, or where they come and go. As it would be, too, while they are taken away: that takes the kernel
+    /// its time, with perf events on many targets more than passes until the next step.
+    fn ratio_at(&self, place: usize, measured: f64, at: Duration) -> f64 {
         let latency = self.ladder[place].latency;
-        if place == self.shedding.level() && !matches!(latency, Latency::Economy { .. }) {
+        let is_measured = match latency {
+            Latency::Full => true,
+            Latency::Economy { .. } => false,
+            Latency::Off => self.changed.is_none_or(|then| at.saturating_sub(then) > FORGOTTEN_AFTER),
+        };
+        if place == self.shedding.level() && is_measured {
             return measured;
         }
         self.overhead.ratio_with(latency.share()).unwrap_or(measured)
     }
 
+    /// Takes the step that is due, if one is; gives it with the ratio that decided it.
+    fn step(&mut self, budget: Budget, at: Duration) -> Option<(Step, f64)> {
+        let measured = self.overhead.ratio()?;
+        let mut shedding = self.shedding;
+        let step = shedding.look(at, budget, |place| self.ratio_at(place, measured, at));
+        let decided = step.map(|step| {
+            let place = if let Step::Restored(place) = step { place } else { self.shedding.level() };
+            (step, self.ratio_at(place, measured, at))
+        });
+        self.shedding = shedding;
+        match step {
+            Some(Step::Shed(_)) => self.steps[0] += 1,
+            Some(Step::Restored(_)) => self.steps[1] += 1,
+            Some(Step::Exhausted) | None => (),
+        }
+        decided
+    }
+
+    /// What is said of a step, and of the ratio that decided it.
+    fn told(&self, step: Step, ratio: f64, budget: Budget, has_records: bool) -> String {
+        let ratio = Percent(ratio);
+        let (place, take, again) = match step {
+            Step::Shed(place) => (place, "take", ""),
+            Step::Restored(place) => (place, "would take", " again"),
+            Step::Exhausted => {
+                return format!(
+                    "its probes take {ratio} of its CPU time, over the budget of {budget}, with nothing left to give \
+                     up: calls are counted all the same"
+                );
+            }
+        };
+        let Rung { level, latency } = self.ladder[place];
+        let words = in_words(latency, has_records);
+        format!(
+            "its probes {take} {ratio} of its CPU time, the budget is {budget}: {words}{again} (level {level})"
+        )
+    }
+
     /// Keeps the budget as well as can be.
     fn keep(&mut self, budget: Budget, at: Duration, watch: &mut Watch) {
-        let Some(measured) = self.overhead.ratio() else { return };
-        let mut shedding = self.shedding;
-        let step = shedding.look(at, budget, |place| self.ratio_at(place, measured));
-        self.shedding = shedding;
-        let now = Percent(measured);
+        let Some((step, ratio)) = self.step(budget, at) else { return };
+        let text = self.told(step, ratio, budget, watch.has_records());
         match step {
-            None => (),
-            Some(Step::Shed(place)) => {
-                self.steps[0] += 1;
-                let Rung { level, latency } = self.ladder[place];
-                let words = in_words(latency, watch.has_records());
-                warn!(
-                    "{}: its probes take {now} of its CPU time, the budget is {budget}: {words} (level {level})",
-                    watch.name()
-                );
-                watch.set_latency(latency);
-            }
-            Some(Step::Restored(place)) => {
-                self.steps[1] += 1;
-                let Rung { level, latency } = self.ladder[place];
-                let words = in_words(latency, watch.has_records());
-                info!(
-                    "{}: its probes take {now} of its CPU time, the budget is {budget}: {words} again (level {level})",
-                    watch.name()
-                );
-                watch.set_latency(latency);
-            }
-            Some(Step::Exhausted) => warn!(
-                "{}: its probes take {now} of its CPU time, over the budget of {budget}, with nothing left to give up: \
-                 calls are counted all the same",
-                watch.name()
-            ),
+            Step::Restored(_) => info!("{}: {text}", watch.name()),
+            Step::Shed(_) | Step::Exhausted => warn!("{}: {text}", watch.name()),
+        }
+        if let Step::Shed(place) | Step::Restored(place) = step {
+            watch.set_latency(self.ladder[place].latency);
         }
     }
 
@@ -260,7 +285,7 @@ fn in_words(latency: Latency, has_records: bool) -> String {
 pub(super) struct Overheads {
     measuring: Option<JoinHandle<Result<HitCosts, Failure>>>,
     /// In the order of the watches; empty while the cost of a hit is not known.
-    targets: Vec<Target>,
+    targets: Vec<Watched>,
     goal: Goal,
     /// Run times are being measured, since these were read.
     sample: Option<(Measuring, Vec<Option<Mark>>)>,
@@ -307,7 +332,7 @@ impl Overheads {
         }
         let now = self.began.elapsed();
         self.targets =
-            watches.iter().map(|watch| Target::new(watch, costs, self.goal.latency, now)).collect();
+            watches.iter().map(|watch| Watched::new(watch, costs, self.goal.latency, now)).collect();
     }
 
     /// Goes on with what is due. To be called every 100 ms or so.
@@ -385,12 +410,15 @@ impl Overheads {
                 forget_ratio(&mut watch.face().lock_stats().overhead);
                 continue;
             }
+            if watch.is_changing() {
+                target.changed = Some(at);
+            }
             if let Some(budget) = self.goal.budget {
                 target.keep(budget, at, watch);
             }
             watch.face().lock_stats().overhead = target.stats(self.goal.budget.is_some());
         }
-        if self.targets.iter().any(Target::is_unsampled) {
+        if self.targets.iter().any(Watched::is_unsampled) {
             self.next_sample = Instant::now();
         }
     }
@@ -414,14 +442,16 @@ fn forget_ratio(overhead: &mut OverheadStats) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::Windowed;
 
-    fn target() -> Target {
-        Target {
+    fn target() -> Watched {
+        Watched {
             overhead: Overhead::new(PerProbe::default()),
             is_running: true,
             ladder: ladder(Latency::Full),
             shedding: Shedding::new(Duration::ZERO, 3),
             steps: [2, 1],
+            changed: None,
         }
     }
 
@@ -475,10 +505,97 @@ mod tests {
     #[test]
     fn what_is_shown_is_the_level_and_not_the_place() {
         let ladder = ladder(Latency::Economy { every: Duration::from_secs(10) });
-        let mut target = Target { ladder, shedding: Shedding::new(Duration::ZERO, 2), ..target() };
+        let mut target = Watched { ladder, shedding: Shedding::new(Duration::ZERO, 2), ..target() };
         let step = target.shedding.look(Duration::from_mins(1), "1%".parse().expect("a budget"), |_| 0.5);
         assert_eq!(step, Some(Step::Shed(2)));
         assert_eq!(target.stats(true).shedding.map(|shedding| shedding.level), Some(3));
+    }
+
+    /// A target at a place on the ladder that has used half a processor. A hit of its probes costs a microsecond.
+    fn target_at(place: usize, looks: impl IntoIterator<Item = Windowed>) -> Watched {
+        let mut target = target();
+        target.overhead = Overhead::new([ProbeCost::new(Duration::from_micros(1), Duration::ZERO); 4]);
+        for (at, windowed) in (0..).map(Duration::from_secs).zip(looks) {
+            let hits = [windowed.starts, windowed.finishes, 0, 0];
+            target.look(Some(Look { at, cpu: at / 2, hits, windowed }));
+        }
+        let only_there = |one: usize| if one == place { 0.0 } else { 1.0 };
+        target.shedding.look(Duration::from_secs(6), budget("50%"), only_there);
+        assert_eq!(target.shedding.level(), place);
+        target
+    }
+
+    fn budget(text: &str) -> Budget {
+        text.parse().expect("a budget")
+    }
+
+    /// Of 50,000 starts a second and 10,000 finishes: starts were watched in the first second alone.
+    fn after_a_window() -> impl Iterator<Item = Windowed> {
+        let later = (1..8).map(|second| Windowed {
+            starts: 50_000,
+            finishes: second * 10_000,
+            watched: Duration::from_secs(1),
+        });
+        std::iter::once(Windowed::default()).chain(later)
+    }
+
+    #[test]
+    fn what_is_said_of_a_step_is_what_decided_it() {
+        let at = Duration::from_secs(20);
+        let mut target = target_at(1, after_a_window());
+        let measured = target.overhead.ratio().expect("a ratio");
+        let (step, ratio) = target.step(budget("3%"), at).expect("a step");
+        assert!(measured < 0.03 && ratio > 0.03, "{measured} {ratio}");
+        assert_eq!((step, target.steps), (Step::Shed(2), [3, 1]));
+        let told = target.told(step, ratio, budget("3%"), false);
+        let begin = format!("its probes take {} of its CPU time, the budget is 3%: ", Percent(ratio));
+        assert!(told.starts_with(&begin) && told.ends_with(" (level 2)"), "{told}");
+        // What all would take is much more than what is taken.
+        let mut target = target_at(3, after_a_window());
+        assert_eq!(target.step(budget("20%"), at), None);
+        let (step, ratio) = target.step(budget("20%"), 2 * at).expect("a step");
+        assert!(ratio > 2.0 * measured, "{measured} {ratio}");
+        assert_eq!((step, target.steps), (Step::Restored(0), [2, 2]));
+        let told = target.told(step, ratio, budget("20%"), false);
+        let begin = format!("its probes would take {} of its CPU time, the budget is 20%: ", Percent(ratio));
+        assert!(told.starts_with(&begin) && told.ends_with(" again (level 0)"), "{told}");
+    }
+
+    /// Of 10,000 starts a second and as many finishes: all are watched.
+    fn without_an_end() -> impl Iterator<Item = Windowed> {
+        (0..8).map(|second| {
+            let calls = second * 10_000;
+            Windowed { starts: calls, finishes: calls, watched: Duration::from_secs(second) }
+        })
+    }
+
+    /// There is nothing left to give up when they are gone, not while it takes the kernel its time to take them away.
+    #[test]
+    fn probes_that_are_being_taken_away_are_not_counted_as_if_they_stayed() {
+        let at = Duration::from_secs(20);
+        let mut target = target_at(3, without_an_end());
+        target.changed = Some(Duration::from_secs(14));
+        assert!(target.overhead.ratio() > Some(0.03));
+        assert_eq!(target.step(budget("3%"), at), None);
+        assert!(!target.shedding.is_exhausted());
+        // Finishes alone take two percent.
+        let (step, ratio) = target.step(budget("1%"), at).expect("a step");
+        assert!(step == Step::Exhausted && (0.015..0.025).contains(&ratio), "{step:?} {ratio}");
+        let told = target.told(step, ratio, budget("1%"), false);
+        let begin = format!("its probes take {} of its CPU time, over the budget of 1%", Percent(ratio));
+        assert!(told.starts_with(&begin), "{told}");
+    }
+
+    /// As where there can be no thread to take them away.
+    #[test]
+    fn probes_that_stay_where_they_are_given_up_are_counted() {
+        let at = Duration::from_secs(20);
+        for changed in [None, Some(Duration::from_millis(13_999))] {
+            let mut target = Watched { changed, ..target_at(3, without_an_end()) };
+            let measured = target.overhead.ratio().expect("a ratio");
+            assert_eq!(target.step(budget("3%"), at), Some((Step::Exhausted, measured)), "{changed:?}");
+            assert!(target.shedding.is_exhausted());
+        }
     }
 
     /// The kernel would measure for the rest of the run.

@@ -10,13 +10,14 @@ use tracing::warn;
 
 use super::RunConfig;
 use crate::{
-    failure::{Failure, Kind, printable, shown},
+    failure::{Failure, Kind},
     frameworks::known,
     goruntime::{Known, Unknown},
     image::{Image, ImageError},
     metrics::Family,
     plan::{Inspection, OfSpec, SiteChoosing},
     target::{FileId, Target},
+    text::{printable, shown},
 };
 
 /// Said of an executable that no known framework is linked into.

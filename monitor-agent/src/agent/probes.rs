@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     fs::File,
     hash::{BuildHasher as _, RandomState},
+    io,
     ops::Range,
     sync::{
         Arc,
@@ -18,17 +19,29 @@ use std::{
 
 use tracing::warn;
 
-use super::attached::Place;
+use super::{
+    aside::{Aside, FOR_A_SCRAPE},
+    attached::Place,
+    verify::Breakpoint,
+};
 use crate::{
-    bpf::{BpfError, Programs, Sampling},
+    bpf::{Programs, Sampling},
+    pipeline::Aggregate,
     plan::Role,
     target::Liveness,
+    threads::NotDone,
 };
 
 /// How long a window is, at least: it ends when the target is next looked after.
 const WINDOW: Duration = Duration::from_secs(1);
 /// How long to wait after probes could not be put in place, until it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Said where the kernel has taken probes and put none. overlayfs copies a file up when its mode, owner or times are changed:
+/// probes go into the copy from then on, and a process that runs it has the former file in its memory.
+const IN_ANOTHER_FILE: &str = "none is in its memory, which is not of the file that they are put into now: was the \
+                               executable changed on overlayfs?";
+/// Said where it can't be seen in time whether the kernel has put any.
+const UNSEEN: &str = "its memory did not say in time whether they are";
 
 /// Of which calls durations are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,7 +70,8 @@ impl Latency {
     }
 }
 
-/// See the [module](self). Dropping it takes the probes away, and waits until they are.
+/// See the [module](self). Dropping it takes the probes away, and waits until they are, for the target's memory a
+/// second at most.
 pub(super) struct Probes {
     hands: Hands,
     sampling: Arc<Sampling>,
@@ -70,6 +84,8 @@ pub(super) struct Probes {
     /// When they are to be.
     schedule: Schedule,
     failures: Failures,
+    /// It was said that it can't be read whether those at the starts are in place.
+    is_unread_told: bool,
 }
 
 /// What it takes to put the probes at the starts back.
@@ -79,6 +95,8 @@ struct Starts {
     pid: u32,
     /// Offsets in the file.
     offsets: Vec<u64>,
+    /// Reads in the target's memory whether they are there: who has the programs must not wait for that.
+    memory: Arc<Aside>,
 }
 
 /// Who has the programs.
@@ -90,16 +108,19 @@ enum Hands {
 }
 
 impl Hands {
-    /// Lets a thread have the programs for a change. Where there can be none they stay, and it is tried again when the
-    /// probes are next looked after.
-    fn lend(programs: Programs, change: impl FnOnce(Programs) -> Returned + Send + 'static) -> Self {
+    /// Lets a thread have the programs for a change. Where there can be none they stay, with the reason.
+    fn lend(
+        programs: Programs,
+        change: impl FnOnce(Programs) -> Returned + Send + 'static,
+    ) -> (Self, Option<io::Error>) {
         let (give, given) = mpsc::channel();
-        let Ok(thread) = thread::Builder::new().spawn(move || given.recv().ok().map(change)) else {
-            return Self::Held(programs);
+        let thread = match thread::Builder::new().spawn(move || given.recv().ok().map(change)) {
+            Ok(thread) => thread,
+            Err(error) => return (Self::Held(programs), Some(error)),
         };
         match give.send(programs) {
-            Ok(()) => Self::Away(thread),
-            Err(SendError(programs)) => Self::Held(programs),
+            Ok(()) => (Self::Away(thread), None),
+            Err(SendError(programs)) => (Self::Held(programs), None),
         }
     }
 }
@@ -109,7 +130,9 @@ struct Returned {
     programs: Programs,
     /// Whether those at the starts are in place now.
     is_open: bool,
-    failure: Option<BpfError>,
+    failure: Option<String>,
+    /// Why it could not be read whether they are.
+    unread: Option<io::Error>,
 }
 
 impl Probes {
@@ -118,10 +141,13 @@ impl Probes {
     pub(super) fn new(
         programs: Programs,
         sampling: Arc<Sampling>,
-        (exe, pid): (Arc<File>, u32),
+        (exe, place): (Arc<File>, &Place),
         starts: Vec<u64>,
     ) -> Self {
-        let starts = (!starts.is_empty()).then_some(Starts { exe, pid, offsets: starts });
+        let memory =
+            Aside::new(&place.name, "it is not seen whether probes at the starts of calls are in place");
+        let starts = Starts { exe, pid: place.target.pid(), offsets: starts, memory: Arc::new(memory) };
+        let starts = Some(starts).filter(|starts| !starts.offsets.is_empty());
         Self {
             hands: Hands::Held(programs),
             sampling,
@@ -130,6 +156,7 @@ impl Probes {
             watched: (Duration::ZERO, Instant::now()),
             schedule: Schedule::Always,
             failures: Failures::default(),
+            is_unread_told: false,
         }
     }
 
@@ -171,7 +198,8 @@ impl Probes {
         self.starts.is_some()
     }
 
-    /// Whether all calls whose start was not seen had recorded it, in the last period with such calls.
+    /// Whether all calls whose start was not seen got a duration by the one that they had recorded, in the last period with
+    /// such calls.
     pub(super) fn are_recorded(&self) -> bool {
         matches!(&self.schedule, Schedule::InWindows(windows) if windows.are_recorded)
     }
@@ -179,6 +207,11 @@ impl Probes {
     /// Whether it is decided about a window when this is next looked after.
     pub(super) fn is_to_decide(&self, now: Instant) -> bool {
         matches!(&self.schedule, Schedule::InWindows(windows) if now >= windows.period_ends)
+    }
+
+    /// Whether a thread puts probes in place or takes them away.
+    pub(super) fn are_changing(&self) -> bool {
+        matches!(self.hands, Hands::Away(_))
     }
 
     /// Whether durations are taken of no calls.
@@ -203,7 +236,7 @@ impl Probes {
         };
         if wants_open != self.is_open {
             if !self.failures.is_recent(now) {
-                self.change(wants_open);
+                self.change(wants_open, now, place);
             }
         } else if matches!(self.schedule, Schedule::Always) && self.programs().is_some() {
             // A thread that has the programs may be taking away the probes that seem to be in place.
@@ -212,16 +245,29 @@ impl Probes {
     }
 
     /// Lets a thread open or close a window, unless one is at it already.
-    fn change(&mut self, open: bool) {
+    fn change(&mut self, open: bool, now: Instant, place: &Place) {
         let Some(starts) = self.starts.clone() else { return };
         let sampling = Arc::clone(&self.sampling);
-        self.hands = match std::mem::replace(&mut self.hands, Hands::Empty) {
+        let (hands, refused) = match std::mem::replace(&mut self.hands, Hands::Empty) {
             Hands::Held(programs) if open => {
-                Hands::lend(programs, move |programs| starts.put_in_place(programs, &sampling))
+                let first = starts.first(place);
+                Hands::lend(programs, move |programs| starts.put_in_place(programs, first, &sampling))
             }
             Hands::Held(programs) => Hands::lend(programs, move |programs| take_away(programs, &sampling)),
-            busy => busy,
+            busy => (busy, None),
         };
+        self.hands = hands;
+        if let Some(error) = refused {
+            let what = if open { "are not in place" } else { "are not taken away" };
+            self.fail(what, &NotDone::NoThread(error).to_string(), now, place);
+        }
+    }
+
+    /// Takes note that a change has failed, and says so if the reason is a new one.
+    fn fail(&mut self, what: &str, failure: &str, now: Instant, place: &Place) {
+        if self.failures.add(failure.to_owned(), now) && place.target.liveness() == Liveness::Running {
+            warn!("{}: the probes at the starts of calls {what}: {failure}", place.name);
+        }
     }
 
     /// Takes the programs back from a thread that is done.
@@ -231,16 +277,21 @@ impl Probes {
         }
         let Hands::Away(thread) = std::mem::replace(&mut self.hands, Hands::Empty) else { return };
         // A panic there has been reported, and leaves nothing attached.
-        let Ok(Some(Returned { programs, is_open, failure })) = thread.join() else { return };
+        let Ok(Some(Returned { programs, is_open, failure, unread })) = thread.join() else { return };
         self.hands = Hands::Held(programs);
         self.watched = (self.watched(), Instant::now());
         self.is_open = is_open;
-        let Some(failure) = failure else {
-            self.failures = Failures::default();
-            return;
-        };
-        if self.failures.add(failure.to_string(), now) && place.target.liveness() == Liveness::Running {
-            warn!("{}: the probes at the starts of calls are not in place: {failure}", place.name);
+        match failure {
+            Some(failure) => self.fail("are not in place", &failure, now, place),
+            None => self.failures = Failures::default(),
+        }
+        let Some(error) = unread.filter(|_| !self.is_unread_told) else { return };
+        if place.target.liveness() == Liveness::Running {
+            self.is_unread_told = true;
+            warn!(
+                "{}: it can't be read whether the probes at the starts of calls are in place: {error}",
+                place.name
+            );
         }
     }
 }
@@ -255,15 +306,53 @@ impl Drop for Probes {
 }
 
 impl Starts {
+    /// Where the first of them must be in the target's memory: they are all in one file. `None` where that may not be read.
+    fn first(&self, place: &Place) -> Option<Breakpoint> {
+        let offset = self.offsets.first()?;
+        let mut sites = place.executable.inspection.plans().flat_map(|(_, plan)| &plan.sites);
+        Breakpoint::of(place, sites.find(|site| site.file_offset == *offset)?)
+    }
+
     /// Opens a window, or leaves it closed as a whole.
-    fn put_in_place(&self, mut programs: Programs, sampling: &Sampling) -> Returned {
-        let failure = programs.attach(Role::Start, &self.exe, self.pid, &self.offsets).err();
+    fn put_in_place(
+        &self,
+        mut programs: Programs,
+        first: Option<Breakpoint>,
+        sampling: &Sampling,
+    ) -> Returned {
+        let attached = programs.attach(Role::Start, &self.exe, self.pid, &self.offsets);
+        let looked = attached.map_err(|error| error.to_string()).and_then(|()| match first {
+            Some(first) => look_for(&self.memory, move || first.is_there()),
+            None => Ok(None),
+        });
+        let (failure, unread) = match looked {
+            Ok(unread) => (None, unread),
+            Err(failure) => (Some(failure), None),
+        };
         if failure.is_some() {
             programs.detach_starts();
         } else {
             sampling.open();
         }
-        Returned { programs, is_open: failure.is_none(), failure }
+        Returned { programs, is_open: failure.is_none(), failure, unread }
+    }
+}
+
+/// Fails unless this finds a probe in the target's memory, and soon. Where that can't be read the probes pass for there, as when
+/// they are first attached: it gives the reason.
+fn look_for(
+    memory: &Aside,
+    is_there: impl FnOnce() -> io::Result<bool> + Send + 'static,
+) -> Result<Option<io::Error>, String> {
+    let looking = memory.begin(is_there);
+    if let Some(refusal) = looking.refusal() {
+        return Err(refusal.to_string());
+    }
+    match looking.take(Instant::now() + FOR_A_SCRAPE) {
+        Some(Ok(true)) => Ok(None),
+        Some(Ok(false)) => Err(IN_ANOTHER_FILE.to_owned()),
+        Some(Err(error)) => Ok(Some(error)),
+        None => Err(UNSEEN.to_owned()),
     }
 }
 
@@ -271,7 +360,7 @@ impl Starts {
 fn take_away(mut programs: Programs, sampling: &Sampling) -> Returned {
     sampling.close();
     programs.detach_starts();
-    Returned { programs, is_open: false, failure: None }
+    Returned { programs, is_open: false, failure: None, unread: None }
 }
 
 /// Why the probes at the starts could not be put in place, since they last were.
@@ -305,14 +394,22 @@ enum Schedule {
 /// Finished calls whose start was not seen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unseen {
-    /// Those that had recorded it themselves.
-    pub(super) recorded: u64,
-    /// Those that got no duration.
-    pub(super) missed: u64,
+    /// Those that have a duration, since they had recorded it themselves.
+    recorded: u64,
+    /// Those that have none.
+    missed: u64,
 }
 
 impl Unseen {
-    /// Whether all since then had recorded it; `None` if there was none.
+    /// Those that came out of a ring, and those that the programs have counted as sampled out. A record that means nothing
+    /// is as good as none: after the clock was set back that may be so for hours. But calls that began before the clock was
+    /// looked at, or set for the first time since, tell nothing of those that begin now: windows would come and go as long as such
+    /// calls end.
+    pub(super) fn of(aggregate: &Aggregate, sampled_out: u64) -> Self {
+        Self { recorded: aggregate.timed_by_own_start(), missed: sampled_out + aggregate.clock_set_since() }
+    }
+
+    /// Whether all since then have a duration; `None` if there was none.
     fn are_recorded_since(self, before: Self) -> Option<bool> {
         let has_missed = self.missed > before.missed;
         (has_missed || self.recorded > before.recorded).then_some(!has_missed)
@@ -329,7 +426,7 @@ struct Windows {
     period_ends: Instant,
     /// Calls up to this period, once looked at, if they may record their starts.
     unseen: Option<Unseen>,
-    /// They all had, in the last period with such calls.
+    /// All had a duration by that, in the last period with such calls.
     are_recorded: bool,
 }
 
@@ -373,7 +470,25 @@ fn random_below(limit: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use monitor_ebpf::{LabelSet, Record, record_flag};
+
     use super::*;
+    use crate::{
+        agent::{call::Call, clock::Clock},
+        pipeline::{FinishedCall, Labels, NoExecutable, Tracer as _},
+        threads::testing::without_threads,
+    };
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Counts a call that has recorded its start, a time of day; its end is by the programs' clock.
+    fn finish_recorded(aggregate: &mut Aggregate, clock: Clock, start_ns: u64, end_ns: u64) -> Unseen {
+        let labels = &Arc::new(Labels::decode(&LabelSet::EMPTY, &NoExecutable));
+        let record = Record { label_set: 0, flags: record_flag::RECORDED, start_ns, duration_ns: end_ns };
+        let call = Call { target: 1, record: &record, more: None, labels, clock };
+        call.hand_over(aggregate, &mut Aggregate::new(Arc::default()));
+        Unseen::of(aggregate, 0)
+    }
 
     #[test]
     fn a_failure_is_told_once_and_followed_by_patience() {
@@ -433,6 +548,118 @@ mod tests {
             assert_eq!(ticks.any(|now| windows.is_open(now, Some(unseen))), expected, "period {period}");
             assert_eq!(windows.are_recorded, are_recorded, "period {period}");
         }
+    }
+
+    /// As for hours after the clock was set back by so much.
+    #[test]
+    fn there_is_a_window_after_a_period_whose_calls_have_recorded_what_means_nothing() {
+        let labels = &Arc::new(Labels::decode(&LabelSet::EMPTY, &NoExecutable));
+        let mut aggregate = Aggregate::new(Arc::default());
+        let mut finish = |duration| {
+            aggregate.finish(&FinishedCall {
+                target: 1,
+                label_set: 0,
+                labels,
+                time_ns: 1,
+                duration,
+                has_own_start: true,
+                details: None,
+            });
+            Some(Unseen::of(&aggregate, 500))
+        };
+        let (every, began) = (Duration::from_secs(10), Instant::now());
+        let mut windows = Windows::new(every, began);
+        windows.is_open(began, finish(Some(every)));
+        for (period, (duration, has_window)) in (1_u32..).zip([(Some(every), false), (None, true)]) {
+            windows.is_open(began + period * every, finish(duration));
+            let shown = (!windows.window.is_empty(), windows.are_recorded);
+            assert_eq!(shown, (has_window, !has_window), "period {period}");
+        }
+    }
+
+    /// Streams from before the agent came end for hours, one by one.
+    #[test]
+    fn there_is_no_window_for_calls_that_began_before_the_clock_was_looked_at() {
+        let mut aggregate = Aggregate::new(Arc::default());
+        let mut clock = Clock::default();
+        clock.look_at(1_000 * SECOND, 50 * SECOND);
+        // Each ends at 100 s.
+        let mut finish = |began_s: u64| {
+            let unseen = finish_recorded(&mut aggregate, clock, (1_000 + began_s) * SECOND, 100 * SECOND);
+            (unseen, aggregate.clock_set())
+        };
+        let (every, began) = (Duration::from_secs(10), Instant::now());
+        let mut windows = Windows::new(every, began);
+        windows.is_open(began, Some(finish(60).0));
+        let cells = [
+            // When the call began, how many by then have no duration, and whether there is a window.
+            (60, 0, false),
+            (49, 1, false),
+            (60, 1, false),
+            (1, 2, false),
+            // After its end.
+            (101, 3, true),
+        ];
+        for (period, (began_s, expected, has_window)) in (1_u32..).zip(cells) {
+            finish(began_s);
+            // One that has a duration by its record is in each period.
+            let (unseen, clock_set) = finish(60);
+            assert_eq!(clock_set, expected, "period {period}");
+            windows.is_open(began + period * every, Some(unseen));
+            let shown = (!windows.window.is_empty(), windows.are_recorded);
+            assert_eq!(shown, (has_window, !has_window), "period {period}");
+        }
+    }
+
+    /// As a virtual machine's may be: long calls that begin now will have no duration either.
+    #[test]
+    fn there_are_windows_where_the_clock_is_set_forward_again_and_again() {
+        let mut aggregate = Aggregate::new(Arc::default());
+        let mut clock = Clock::default();
+        let mut ahead_ns = 1_000 * SECOND;
+        clock.look_at(ahead_ns, 50 * SECOND);
+        let (every, began) = (Duration::from_secs(10), Instant::now());
+        let mut windows = Windows::new(every, began);
+        let start_ns = clock.unix_ns(60 * SECOND);
+        windows.is_open(began, Some(finish_recorded(&mut aggregate, clock, start_ns, 61 * SECOND)));
+        for (period, has_window) in (1_u32..).zip([false, true, true]) {
+            let set_at = u64::from(period) * 100 * SECOND;
+            let long_ns = clock.unix_ns(set_at - 20 * SECOND);
+            ahead_ns += 3_600 * SECOND;
+            clock.look_at(ahead_ns, set_at);
+            finish_recorded(&mut aggregate, clock, long_ns, set_at + 3 * SECOND);
+            let short_ns = clock.unix_ns(set_at + SECOND);
+            let unseen = finish_recorded(&mut aggregate, clock, short_ns, set_at + 2 * SECOND);
+            assert_eq!(aggregate.clock_set(), u64::from(period), "period {period}");
+            windows.is_open(began + period * every, Some(unseen));
+            let shown = (!windows.window.is_empty(), windows.are_recorded);
+            assert_eq!(shown, (has_window, !has_window), "period {period}");
+        }
+    }
+
+    #[test]
+    fn want_of_a_thread_is_not_taken_for_memory_that_does_not_come() {
+        let look = || look_for(&Aside::new("target", "nothing is seen"), || Ok(true));
+        let why = without_threads(look).expect_err("no thread");
+        assert!(why.contains("pids.max"), "{why}");
+    }
+
+    #[test]
+    fn memory_that_does_not_come_is_not_waited_for() {
+        let memory = Aside::new("target", "nothing is seen");
+        assert!(matches!(look_for(&memory, || Ok(true)), Ok(None)));
+        assert_eq!(look_for(&memory, || Ok(false)).expect_err("none"), IN_ANOTHER_FILE);
+        // Text that may be run and not read.
+        let unread = look_for(&memory, || Err(io::Error::from_raw_os_error(libc::EFAULT)));
+        assert!(matches!(unread, Ok(Some(_))), "{unread:?}");
+        let (come, page) = mpsc::channel();
+        let held_up = move || page.recv().map_err(io::Error::other);
+        assert_eq!(look_for(&memory, held_up).expect_err("it never comes"), UNSEEN);
+        // Nor does anyone wait again.
+        let again = Instant::now();
+        assert_eq!(look_for(&memory, || Ok(true)).expect_err("nor does this"), UNSEEN);
+        assert!(again.elapsed() < FOR_A_SCRAPE);
+        come.send(true).expect("it is still waited for there");
     }
 
     #[test]

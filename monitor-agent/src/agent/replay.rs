@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use monitor_ebpf::LabelSet;
 
-use super::{attached::Call, clock::Clock};
+use super::{call::Call, clock::Clock};
 use crate::{
     bpf::decode,
     pipeline::{Aggregate, Extras, KnownLabels, Labels, Ladder, NoExecutable, Published, Snapshot},

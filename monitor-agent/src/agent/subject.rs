@@ -14,7 +14,7 @@ use crate::{
     goruntime::Readings,
     metrics::{
         otel::{self, Identity, OtelView, Pauses, Runtime, Telemetry},
-        process::ProcessReader,
+        process::{ProcessReader, since_boot},
     },
     pipeline::Snapshot,
     target::Target,
@@ -84,14 +84,6 @@ impl Subject {
 fn uptime_ms(start_ticks: u64, now: Duration) -> u64 {
     let started = Duration::from_millis(start_ticks.saturating_mul(10));
     u64::try_from(now.saturating_sub(started).as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The time since the machine was started, suspended or not: the clock of `/proc/PID/stat`, which nobody sets.
-fn since_boot() -> Duration {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes to the timespec only, and can't fail for this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default())
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds since 1970")]

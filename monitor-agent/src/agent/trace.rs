@@ -1,6 +1,7 @@
 //! Targets whose calls go to a tracer, one by one, and nowhere else: for Rust programs, and for `events`.
 
 use std::{
+    slice,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -99,12 +100,13 @@ const LIMITS: [Limit; 3] = [
     Limit {
         counter: Counter::LabelSetRefused,
         on: "combinations of labels",
-        then: "`other` stands in for the names of further ones",
+        then: "`other` stands in for the names of further ones, as long as 256 combinations of those suffice",
     },
     Limit {
         counter: Counter::RefusedFull,
         on: "calls in flight",
-        then: "further ones have no duration, and streams of gRPC-Go's clients are not told",
+        then: "further ones have no duration, and streams of gRPC-Go's clients and operations of policy first_finish \
+               are not told",
     },
     Limit {
         counter: Counter::RefusedNested,
@@ -173,10 +175,10 @@ impl Trace {
         }
     }
 
-    /// Says how often each limit was passed in all.
-    fn say_what_was_passed(&self) {
+    /// Says how often each of these limits was passed in all.
+    fn say_what_was_passed(&self, limits: &[Limit]) {
         for watch in self.watches.all() {
-            for Limit { counter, on, then } in &LIMITS {
+            for Limit { counter, on, then } in limits {
                 let times = watch.counter(*counter);
                 if times > 0 {
                     warn!("{}: the limit on {on} was passed {times} times: {then}", watch.name());
@@ -187,8 +189,12 @@ impl Trace {
 
     /// Takes the probes away and hands over what is left. Takes a quarter of a second or so.
     pub fn detach(mut self, tracer: &mut dyn Tracer) {
+        let [label_sets, in_flight @ ..] = &LIMITS;
+        // Before the probes go: the last starts are seen and their finishes are not, which fills the tables of calls in flight.
+        self.say_what_was_passed(in_flight);
         self.watches.finish(tracer);
-        self.say_what_was_passed();
+        // By the last calls, too: their lines have come since.
+        self.say_what_was_passed(slice::from_ref(label_sets));
     }
 }
 

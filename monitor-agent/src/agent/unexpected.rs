@@ -20,10 +20,10 @@ use super::{
 };
 use crate::{
     bpf::Maps,
-    failure::shown,
     image::{Image, Kind},
     metrics::UnexpectedType,
     target::AddressSpace,
+    text::shown,
 };
 
 /// Stands for names that can't be told.

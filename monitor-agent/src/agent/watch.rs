@@ -2,7 +2,10 @@
 
 use std::{
     fs::File,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
 };
@@ -13,7 +16,8 @@ use tracing::{info, warn};
 use super::{
     Latency, RunConfig,
     aside::Awaited,
-    attached::{self, Attached, Batch, Place, Turn, sites},
+    attached::{self, Attached, Place},
+    call::{Batch, Turn},
     clock::Clock,
     describe,
     go::{GoRuntime, Read},
@@ -21,12 +25,13 @@ use super::{
     overhead::probe_kind,
     prepare::Prepared,
     probes::Probes,
+    sites::sites,
     subject::Subject,
     verify::{check_return_probes, load_bias},
 };
 use crate::{
     bpf::RunTimes,
-    failure::{Failure, printable, shown},
+    failure::Failure,
     goruntime::Readings,
     image::CostClass,
     metrics::{
@@ -35,6 +40,7 @@ use crate::{
     pipeline::{CounterValues, Ladder, PerProbe, ProbeKind, Published, Tracer, Windowed},
     plan::{Found, Plan, cost_name},
     target::{Liveness, Target},
+    text::{printable, shown},
 };
 
 /// What readers see of a watch. Shared with the server. Nobody waits for the target's memory with one of its locks held: the
@@ -55,13 +61,22 @@ pub(super) struct Face {
     go: Mutex<Option<GoRuntime>>,
     /// Its calls in flight, and those of the last look.
     in_flight: Mutex<(CallsInFlight, UnderwayCalls)>,
+    /// Its probes are taken away, those at finishes first: there seem to be more and more calls in flight. Outside the lock, which
+    /// who takes them away must not wait for.
+    is_leaving: AtomicBool,
     /// What OpenTelemetry's view of it needs beside, if that is asked for.
     pub(super) subject: Option<Subject>,
 }
 
 impl Face {
-    /// What readers see from now on.
-    fn open(place: &Place, attached: &[Attached], stats: TargetStats, config: &RunConfig) -> Self {
+    /// What readers see from now on of a target that is watched since then.
+    fn open(
+        place: &Place,
+        attached: &[Attached],
+        stats: TargetStats,
+        since: SystemTime,
+        config: &RunConfig,
+    ) -> Self {
         let wanted = |family| config.metrics.contains(family);
         let process = wanted(Family::Process).then(|| ProcessReader::open(stats.pid).ok()).flatten();
         let wants_go = wanted(Family::Go) || wanted(Family::Otel);
@@ -72,7 +87,6 @@ impl Face {
         let go = runtime.map(|known| GoRuntime::open(place, known.as_ref(), config));
         let copies = attached.iter().map(Attached::in_flight).collect();
         let in_flight = CallsInFlight::open(&place.target, &place.name, copies);
-        let since = SystemTime::now();
         let subject = wanted(Family::Otel).then(|| Subject::of(&place.target, since, config));
         Self {
             pid: stats.pid,
@@ -82,6 +96,7 @@ impl Face {
             stats: Mutex::new(stats),
             go: Mutex::new(go),
             in_flight: Mutex::new((in_flight, UnderwayCalls::default())),
+            is_leaving: AtomicBool::new(false),
             subject,
         }
     }
@@ -109,12 +124,19 @@ impl Face {
 
     /// The calls in flight now; begins to read their names.
     pub(super) fn begin_underway(&self) -> Unnamed {
-        self.lock_in_flight().0.begin()
+        self.lock_in_flight().0.begin(&self.is_leaving)
     }
 
     /// The same with the names that have come until then.
     pub(super) fn take_underway(&self, begun: Unnamed, until: Instant) -> UnderwayCalls {
+        let was_leaving = begun.was_leaving;
         let mut calls = begun.named(until);
+        // Ends are not seen then: names that were read may be another call's, and of those that have none now it is not known
+        // whether they have calls. The earlier ones stay, for a target that has ended.
+        if was_leaving || self.is_leaving.load(Ordering::SeqCst) {
+            calls.hide_kitex();
+            return calls;
+        }
         let mut in_flight = self.lock_in_flight();
         calls.keep_names(&in_flight.1);
         in_flight.1.clone_from(&calls);
@@ -131,8 +153,10 @@ pub(super) struct Watch {
     place: Place,
     /// The executable's: label sets and types are read from it. `None` once all of them are known.
     file: Option<Arc<File>>,
-    /// One for each framework in it.
+    /// One for each framework in it; none once the target is down, since each has its tables in the kernel.
     attached: Vec<Attached>,
+    /// What the programs had counted when the target was set down.
+    kept: [(Counter, u64); KEPT.len()],
     /// Takes the probes away from a target that has ended.
     leaving: Option<JoinHandle<()>>,
     /// Whether the target still runs is asked as little as that, from then on,
@@ -170,7 +194,9 @@ pub(super) struct Begun {
     file: Arc<File>,
     /// Of each framework that is watched.
     programs: Vec<attached::Begun>,
-    /// How long that took.
+    /// When that began: whatever is counted has come since.
+    since: SystemTime,
+    /// How long it took.
     took: Duration,
 }
 
@@ -193,11 +219,12 @@ impl Checked {
 
     /// Attaches every plan; whatever fails leaves nothing attached. Writes nothing to the log.
     pub(super) fn attach(self, config: &RunConfig) -> Result<Begun, Failure> {
-        let (Self { place, file }, began) = (self, Instant::now());
+        let Self { place, file } = self;
+        let (since, began) = (SystemTime::now(), Instant::now());
         let attach =
             |(index, found, plan)| attached::Begun::attach(&place, &file, index, (found, plan), config);
         let programs = plans(&place, config).map(attach).collect::<Result<_, _>>()?;
-        Ok(Begun { place, file, programs, took: began.elapsed() })
+        Ok(Begun { place, file, programs, since, took: began.elapsed() })
     }
 }
 
@@ -252,7 +279,7 @@ fn take_over(
 impl Watch {
     /// Takes over a target with programs attached; whatever fails leaves nothing attached.
     pub(super) fn new(begun: Begun, config: &RunConfig, ladder: &Arc<Ladder>) -> Result<Self, Failure> {
-        let Begun { place, file, programs, took } = begun;
+        let Begun { place, file, programs, since, took } = begun;
         let mut stats = TargetStats {
             pid: place.target.pid(),
             up: true,
@@ -266,12 +293,13 @@ impl Watch {
         if attached.is_empty() {
             info!("watching {}: {}, no calls", place.name, config.metrics);
         }
-        let face = Arc::new(Face::open(&place, &attached, stats, config));
+        let face = Arc::new(Face::open(&place, &attached, stats, since, config));
         let now = Instant::now();
         let mut watch = Self {
             place,
             file: Some(file),
             attached,
+            kept: KEPT.map(|counter| (counter, 0)),
             leaving: None,
             next_glance: now + GLANCE_EVERY,
             next_close_look: now + LOOK_CLOSELY_EVERY,
@@ -423,6 +451,11 @@ impl Watch {
         self.note_latency_sources();
     }
 
+    /// Whether probes at the starts are being put in place, or taken away.
+    pub(super) fn is_changing(&self) -> bool {
+        self.attached.iter().any(Attached::is_changing)
+    }
+
     /// Whether there is a choice.
     pub(super) fn has_windows(&self) -> bool {
         self.attached.iter().any(Attached::has_windows)
@@ -474,8 +507,8 @@ impl Watch {
         self.face.lock_stats().unexpected = unexpected;
     }
 
-    /// Says that the target is no longer watched. Only once its last calls are published, and says so last: who sees it
-    /// down sees all there will ever be.
+    /// Says that the target is no longer watched, and lets go of all but what is shown of it. Only once its last calls are
+    /// published, and says so last: who sees it down sees all there will ever be.
     fn set_down(&mut self) {
         self.is_up = false;
         *self.face.process.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -483,13 +516,18 @@ impl Watch {
             go.close();
         }
         self.face.lock_in_flight().0.close();
+        self.face.is_leaving.store(false, Ordering::SeqCst);
+        self.kept = KEPT.map(|counter| (counter, self.counter(counter)));
+        self.attached.clear();
         drop(self.file.take());
-        self.face.lock_stats().up = false;
+        let mut stats = self.face.lock_stats();
+        stats.ring_bytes = 0;
+        stats.up = false;
     }
 
-    /// Watches it no more, since the agent ends: a target that lives on is not shown as one that has ended.
+    /// To be called of a target that is up when the agent ends: one that lives on is not shown as one that has ended.
     pub(super) fn leave(&mut self) {
-        if self.is_up && self.place.target.liveness() == Liveness::Running {
+        if self.place.target.liveness() == Liveness::Running {
             self.is_up = false;
             return;
         }
@@ -507,12 +545,17 @@ impl Watch {
     }
 
     fn take_probes(&mut self) -> Vec<Probes> {
-        self.attached.iter_mut().filter_map(Attached::take_probes).collect()
+        let probes: Vec<_> = self.attached.iter_mut().filter_map(Attached::take_probes).collect();
+        // Of a target that is down there are none, and no more to come.
+        if !probes.is_empty() {
+            self.face.is_leaving.store(true, Ordering::SeqCst);
+        }
+        probes
     }
 
-    /// Whether its calls are watched.
+    /// Whether its calls are watched, or were.
     pub(super) fn has_calls(&self) -> bool {
-        !self.attached.is_empty()
+        self.face.lock_stats().has_calls()
     }
 
     /// The class of the sites of each kind of probe: where there are both, the dearer.
@@ -548,6 +591,9 @@ impl Watch {
     /// How often the programs for each kind of probe have run and for how long, while the kernel measured it; `None`
     /// once they are taken away.
     pub(super) fn run_times(&self) -> Option<PerProbe<RunTimes>> {
+        if !self.is_up {
+            return None;
+        }
         let mut sums = PerProbe::default();
         for attached in &self.attached {
             for (kind, times) in attached.run_times()? {
@@ -558,9 +604,10 @@ impl Watch {
         Some(sums)
     }
 
-    /// What the programs have counted, of all frameworks.
+    /// What the programs have counted, of all frameworks. Once the target is down that is kept of [`KEPT`] alone.
     pub(super) fn counter(&self, counter: Counter) -> u64 {
-        self.attached.iter().map(|attached| attached.counter(counter)).sum()
+        let kept = self.kept.iter().find(|(of, _)| *of == counter).map_or(0, |(_, count)| *count);
+        kept + self.attached.iter().map(|attached| attached.counter(counter)).sum::<u64>()
     }
 
     /// CPU time of the target since it started; `None` once it has ended.
@@ -637,6 +684,8 @@ fn add_stats(stats: &mut TargetStats, (found, plan): (&Found, &Plan), config: &R
     }));
 }
 
+/// What is asked for of a target that is down, too: how often it has passed limits.
+const KEPT: [Counter; 3] = [Counter::LabelSetRefused, Counter::RefusedFull, Counter::RefusedNested];
 /// How often a target is looked at that has not been told to have ended: it may have started another program.
 const GLANCE_EVERY: Duration = Duration::from_millis(500);
 /// How often all is asked that tells whether a target runs.
@@ -645,6 +694,65 @@ const LOOK_CLOSELY_EVERY: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::Side;
+
+    /// A call of this method.
+    fn one_call(method: &str) -> UnderwayCalls {
+        let mut calls = UnderwayCalls::default();
+        calls.add(Side::Client, ["caller", "callee", method].map(str::to_owned), 1);
+        calls
+    }
+
+    /// Of a target whose last look has found a call of `Echo`.
+    fn face() -> Face {
+        Face {
+            pid: 1,
+            since: SystemTime::now(),
+            published: Published::default(),
+            stats: Mutex::default(),
+            process: Mutex::default(),
+            go: Mutex::default(),
+            in_flight: Mutex::new((CallsInFlight::always(UnderwayCalls::default()), one_call("Echo"))),
+            is_leaving: AtomicBool::new(false),
+            subject: None,
+        }
+    }
+
+    fn shows(calls: &UnderwayCalls, method: &str) -> bool {
+        format!("{calls:?}").contains(method)
+    }
+
+    #[test]
+    fn the_names_of_calls_outlive_a_look_as_the_probes_go() {
+        let (face, now) = (face(), Instant::now());
+        // As where one of the copies is not looked at any more.
+        let mut sample = UnderwayCalls::default();
+        sample.hide_kitex();
+        face.lock_in_flight().0 = CallsInFlight::always(sample);
+        face.is_leaving.store(true, Ordering::SeqCst);
+        let begun = face.begin_underway();
+        // The target is down by the time the look is over.
+        face.lock_in_flight().0 = CallsInFlight::always(UnderwayCalls::default());
+        face.is_leaving.store(false, Ordering::SeqCst);
+        assert!(!shows(&face.take_underway(begun, now), "Echo"));
+        assert!(shows(&face.take_underway(face.begin_underway(), now), "Echo"), "its series go on");
+    }
+
+    #[test]
+    fn names_that_are_read_as_the_probes_go_are_not_shown() {
+        let (face, now) = (face(), Instant::now());
+        face.lock_in_flight().0 = CallsInFlight::always(one_call("Store"));
+        let begun = face.begin_underway();
+        face.is_leaving.store(true, Ordering::SeqCst);
+        let calls = face.take_underway(begun, now);
+        assert!(calls.is_sample && !shows(&calls, "Store") && !shows(&calls, "Echo"), "{calls:?}");
+        assert_eq!(calls.count(), 1);
+        // Nor are they kept.
+        face.lock_in_flight().0 = CallsInFlight::always(UnderwayCalls::default());
+        face.is_leaving.store(false, Ordering::SeqCst);
+        let calls = face.take_underway(face.begin_underway(), now);
+        assert!(shows(&calls, "Echo") && !shows(&calls, "Store"), "{calls:?}");
+    }
 
     #[test]
     fn each_call_without_a_duration_is_in_the_summary_once() {

@@ -19,7 +19,8 @@ use super::{
     watch::{Checked, Tools, Watch},
 };
 use crate::{
-    failure::{Failure, Kind, advice_on_system},
+    descriptors::advice_on_system,
+    failure::{Failure, Kind},
     pipeline::{Ladder, Tracer},
     target::Exits,
 };
@@ -140,7 +141,8 @@ impl Watches {
         });
         self.all.iter_mut().for_each(Watch::detach);
         thread::sleep(LAST_RECORDS);
-        for watch in &mut self.all {
+        // What was down before has nothing more to show.
+        for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
             watch.look(&mut self.tools, tracer);
             watch.leave();
         }

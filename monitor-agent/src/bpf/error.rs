@@ -5,9 +5,9 @@ use std::io;
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 use thiserror::Error;
 
-use super::kernel_release;
+use super::{features::version, kernel_release};
 use crate::{
-    failure::{advice_on_system, is_out_of_descriptors},
+    descriptors::{advice_on_system, is_out_of_descriptors},
     target::ReturnHazard,
 };
 
@@ -119,12 +119,6 @@ fn with_all_capabilities(release: &str) -> String {
 
 /// The first release whose maps count towards the memory of a cgroup, and not towards `RLIMIT_MEMLOCK`.
 const COUNTED_BY_CGROUP: (u32, u32) = (5, 11);
-
-/// The first two numbers of a kernel's release, such as `5.10.0-21-amd64`.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
 
 /// An error and what caused it. Some errors repeat their causes, or are nothing but their cause.
 fn in_words(error: &anyhow::Error) -> String {

@@ -40,6 +40,12 @@ pub fn kernel_release() -> String {
     release.trim().to_owned()
 }
 
+/// The first two numbers of a kernel's release, such as `5.10.0-21-amd64`.
+pub(super) fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
 /// All features that matter to the agent, with those that it leaves alone. Nothing of what is tried stays in the kernel.
 #[must_use]
 pub fn kernel_features() -> Vec<KernelFeature> {
@@ -51,6 +57,7 @@ pub fn kernel_features() -> Vec<KernelFeature> {
     let has_types = Path::new(KERNEL_TYPES).exists();
     let tables = may_try.then(page_tables::known);
     let reads_by_tables = tables.as_ref().map(Result::is_ok);
+    let optimised_probes = has_optimised_probes();
     let has_multi_links = may_try.then(has_multi_uprobes).flatten();
     let multi_links_work = may_try.then(|| multi::works().ok()).flatten();
     // Where nothing may be tried, neither is known.
@@ -99,11 +106,12 @@ pub fn kernel_features() -> Vec<KernelFeature> {
             tried(|| is_helper_supported(ProgramType::SocketFilter, COARSE_CLOCK).unwrap_or(false)),
             "RLIMIT_MEMLOCK is no limit for maps; without it, it limits them",
         ),
-        unused(
-            "optimised probes on five-byte nops",
-            has_optimised_probes(),
-            "Go's compiler has such a nop where a probe goes by chance only",
-        ),
+        KernelFeature {
+            name: "optimised probes on five-byte nops",
+            present: optimised_probes,
+            used: optimised_probes == Some(true),
+            why: "the kernel makes a call of a probe that lies on one once it was hit; no site is chosen for that",
+        },
         unused(
             "attach cookies",
             tried(|| features().bpf_cookie()),

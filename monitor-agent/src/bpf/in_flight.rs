@@ -12,6 +12,7 @@ use monitor_ebpf::{Bucket, DEPTH_BITS, LabelSet, Spilled, WAYS, key, name, side}
 
 use super::{
     BpfError,
+    clock::monotonic,
     load::Sizes,
     mapped::{Access, MappedWords},
     maps::{LabelSets, map_array, take_hash},
@@ -228,15 +229,6 @@ fn kind_of(key: u64, call: Spilled) -> u8 {
 /// Only calls that the target handles have their object alone as key.
 fn side_of(key: u64) -> u8 {
     if key & key::BITS == key::SERVER { side::SERVER } else { side::CLIENT }
-}
-
-/// The clock of the programs (`CLOCK_MONOTONIC`).
-#[must_use]
-pub fn monotonic() -> Duration {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes to the timespec only, and can't fail for this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default())
 }
 
 #[cfg(test)]

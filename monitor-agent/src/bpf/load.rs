@@ -10,7 +10,7 @@ use aya::{EbpfError, maps::Array, util::nr_cpus};
 use monitor_ebpf::{COUNTERS, ENDED_KEYS, Native, PageTables, Recipe, WAYS, by_site, extra, name, word};
 
 use super::{
-    BpfError, Maps, MemoryReads, ProbeLinks, RunTimes,
+    BpfError, Maps, MemoryReads, ProbeLinks, ProgramLog, RunTimes,
     object::{self, Object, Settings},
     page_tables::{self, Known},
 };
@@ -199,11 +199,12 @@ impl Programs {
         Maps::take(&mut self.object, self.sizes)
     }
 
-    /// Forwards the programs' own diagnostics to the log, until the programs are dropped.
+    /// What forwards the programs' own diagnostics to the log.
     ///
     /// `None` when there is nothing to forward: the level left no statement in the programs.
-    pub fn logger(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
-        self.object.logger()
+    #[must_use]
+    pub fn log(&self) -> Option<ProgramLog> {
+        self.object.log()
     }
 
     /// How often the program of a role has run, and for how long, while the kernel measured it; zeros if it is not
@@ -213,14 +214,23 @@ impl Programs {
         self.object.run_times(program_name(&self.native, role))
     }
 
-    /// Takes the probes away: start sites first, then all others at once.
+    /// Takes the probes away: those where something ends first, then those where it begins, each kind at once.
+    ///
+    /// A finish takes what lies under its key for its own start. As long as one may be seen each start must be, too: it displaces
+    /// what a call without an end has left there, and nests in the call around it. What starts in between stays in flight.
     ///
     /// The kernel takes 50 ms for each of these steps, with perf events 100 ms for each site; the caller should not be a
     /// task.
     fn detach(&mut self) {
-        self.detach_starts();
-        detach_all(std::mem::take(&mut self.links));
+        let (begins, ends) = std::mem::take(&mut self.links).into_iter().partition(|(of, _)| is_begin(*of));
+        detach_all(ends);
+        detach_all(begins);
     }
+}
+
+/// Whether something is noted there for what ends elsewhere.
+fn is_begin(role: Role) -> bool {
+    matches!(role, Role::Start | Role::Entered)
 }
 
 fn detach_all(links: Vec<(Role, OwnedFd)>) {

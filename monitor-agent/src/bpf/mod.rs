@@ -5,6 +5,7 @@
 //! so a target can exhaust nothing but its own limits, and calls of two targets can't mix.
 
 mod calibrate;
+mod clock;
 mod error;
 mod features;
 mod filters;
@@ -18,6 +19,7 @@ mod object;
 mod own_code;
 mod page_tables;
 mod perf;
+mod program_log;
 mod sampling;
 #[cfg(test)]
 mod stack;
@@ -25,14 +27,16 @@ mod stats;
 mod syscall;
 
 pub use calibrate::HitCost;
+pub use clock::monotonic;
 pub use error::BpfError;
 pub use features::{KernelFeature, kernel_features, kernel_release};
 pub use filters::return_probes_pass_filters;
-pub use in_flight::{InFlight, Underway, monotonic};
+pub use in_flight::{InFlight, Underway};
 pub use load::{Limits, Programs};
 pub(crate) use maps::decode;
 pub use maps::{Maps, More};
 pub use object::ProbeLinks;
 pub use page_tables::MemoryReads;
+pub use program_log::ProgramLog;
 pub use sampling::{Asked, Sampling};
 pub use stats::{Measuring, RunTimes};

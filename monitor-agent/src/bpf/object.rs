@@ -21,7 +21,6 @@ use aya::{
     programs::ProgramError,
     sys::SyscallError,
 };
-use aya_log::EbpfLogger;
 use aya_obj::{
     EbpfSectionKind, ProgramSection, VerifierLog,
     generated::{
@@ -29,11 +28,12 @@ use aya_obj::{
         BPF_PSEUDO_KFUNC_CALL, BPF_PSEUDO_MAP_FD, bpf_insn,
     },
 };
-use log::Log;
 use monitor_ebpf::{name, patched};
 
 use super::{
-    RunTimes, kernel_release,
+    ProgramLog, RunTimes,
+    features::version,
+    kernel_release,
     multi::{self, instruction},
     perf,
     syscall::{self, AT_ONCE, AttachType, Probe, Room},
@@ -100,6 +100,11 @@ pub(super) struct Object {
     maps: HashMap<String, Map>,
     programs: Vec<Program>,
     attach_type: AttachType,
+    /// What [`on_the_kernels_stack`] names. Held open as long as the programs' descriptors: whenever the last descriptor of such an array is
+    /// closed the kernel takes a reference for emptying it, and keeps that for good if it is still to empty it from the
+    /// time before (`prog_array_map_clear`, kernel/bpf/arraymap.c @ v6.18). Tools that look at all maps, such as bpftool, open and
+    /// close each once for each program that has it.
+    _calls: OwnedFd,
 }
 
 /// A loaded program.
@@ -146,7 +151,7 @@ impl Object {
         let calls = syscall::program_array().map_err(|error| failed_call("bpf_map_create", error))?;
         let load = |name: &&'static str| load(&object, name, calls.as_fd(), attach_type);
         let programs = names.iter().map(load).collect::<Result<_, _>>()?;
-        Ok(Self { maps, programs, attach_type })
+        Ok(Self { maps, programs, attach_type, _calls: calls })
     }
 
     /// A map.
@@ -160,10 +165,8 @@ impl Object {
     }
 
     /// What forwards the programs' own diagnostics.
-    pub(super) fn logger(&self) -> Option<EbpfLogger<&'static dyn Log>> {
-        let program = self.programs.first()?;
-        let info = syscall::program_info(program.descriptor.as_fd()).ok()?;
-        EbpfLogger::init_from_id(info.id).ok()
+    pub(super) fn log(&self) -> Option<ProgramLog> {
+        ProgramLog::of(self.programs.first()?.descriptor.as_fd())
     }
 
     /// Puts a program at offsets of an executable, for one process only, until what the probes hang on is closed.
@@ -276,8 +279,7 @@ fn make_map(name: &str, map: &aya_obj::Map, entries: Option<u32>) -> Result<MapD
 /// them, which some machines are told to stop at (`check_map_prog_compatibility`, kernel/bpf/verifier.c @ v6.0). Where that was
 /// ported back it does no harm to do without.
 fn may_allocate(release: &str) -> bool {
-    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(6), Some(1))
+    version(release) >= Some((6, 1))
 }
 
 /// Has a hash map's entries allocated when it is made, where they would take memory only while they are there.
@@ -396,8 +398,7 @@ mod tests {
             loaded.expect("it loads")
         };
         let release = kernel_release();
-        let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
-        let has_such = (numbers.next(), numbers.next()) >= (Some(6), Some(13));
+        let has_such = version(&release) >= Some((6, 13));
         // Kernels may give up such stacks one day, but until then this must be able to fail.
         if cfg!(target_arch = "x86_64") && has_such {
             assert!(has_own_stack(&load(&large())), "Linux {release} has no stacks of this kind any more");

@@ -271,7 +271,8 @@ impl MadeUp {
 
 /// The program that reads by page tables, at a function of the agent's own.
 struct Trial {
-    object: Object,
+    /// None once it is dropped.
+    object: Option<Object>,
     links: Vec<OwnedFd>,
 }
 
@@ -288,7 +289,7 @@ impl Trial {
             object.attach(name::PROVE, Path::new("/proc/self/exe"), process::id(), &[offset])
         };
         let links = attach().map_err(|error| error.to_string())?;
-        Ok(Self { object, links })
+        Ok(Self { object: Some(object), links })
     }
 
     /// What lies at an address of the agent's own, if so much memory is mapped at that place.
@@ -299,7 +300,7 @@ impl Trial {
 
     /// What was found last.
     fn proof(&self) -> Result<Proof, String> {
-        let map = self.object.map(name::PROOF).ok_or("no proof")?;
+        let map = self.object.as_ref().and_then(|object| object.map(name::PROOF)).ok_or("no proof")?;
         let proofs = Array::<_, Proof>::try_from(map).map_err(|error| error.to_string())?;
         proofs.get(&0, 0).map_err(|error| error.to_string())
     }
@@ -311,9 +312,12 @@ impl Trial {
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        // The kernel takes its time for that, and nobody needs to wait.
-        let links = std::mem::take(&mut self.links);
-        let _ = thread::Builder::new().spawn(move || detach_all(links));
+        // The kernel takes its time for that, and nobody needs to wait. The object goes after what hangs on its program.
+        let (links, object) = (std::mem::take(&mut self.links), self.object.take());
+        let _ = thread::Builder::new().spawn(move || {
+            detach_all(links);
+            drop(object);
+        });
     }
 }
 

@@ -9,7 +9,7 @@ use monitor_ebpf::{name, sampling};
 
 use super::{
     BpfError,
-    in_flight::monotonic,
+    clock::monotonic,
     mapped::{Access, MappedWords},
     maps::map_array,
     object::Object,

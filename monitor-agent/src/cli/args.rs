@@ -79,7 +79,8 @@ pub(super) struct RunArguments {
     listen_address: Listen,
 
     /// Families of metrics to show, of kitex, otel, grpc, go, process. Without one that tells of calls (kitex, otel,
-    /// grpc) no probe is attached, and any Go process can be watched.
+    /// grpc) no probe is attached, and any Go process can be watched; but with `--spec`, `--otlp` or
+    /// `OTEL_METRICS_EXPORTER=otlp` there are probes all the same.
     #[arg(long, value_name = "LIST", default_value_t)]
     metrics: Selection,
 
@@ -98,7 +99,8 @@ pub(super) struct RunArguments {
     #[arg(long, value_name = "MODE", value_enum, default_value_t = LatencyMode::Full)]
     latency: LatencyMode,
 
-    /// With `--latency economy`, seconds in which starts are watched for one, at a random time; 10 by default.
+    /// With `--latency economy`: length of a period in seconds (2 to 3600, default 10). In each, starts are watched for
+    /// one second, at a random time.
     #[arg(
         long = "latency.every", value_name = "SECONDS",
         allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(2..=3_600)
@@ -157,16 +159,18 @@ pub(super) struct RunArguments {
     #[arg(long)]
     otlp: bool,
 
-    /// Combinations of labels kept for each framework and spec of a target; past them `other` stands in for the
-    /// names.
+    /// Combinations of labels kept for each framework and spec of a target (1 to 1048576). Past them `other` stands in for
+    /// the names, in 256 combinations more; calls past those too are in no total, and are counted as lost.
     #[arg(
         long, value_name = "N", default_value_t = Limits::default().label_sets,
         allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1 << 20)
     )]
     max_label_sets: u32,
 
-    /// Calls in flight kept for each framework and spec of a target; those past it are counted and not timed. Of calls nested in
-    /// others of their goroutine a quarter as many are kept, 64 at least.
+    /// Calls in flight kept for each framework and spec of a target (1 to 16777216), rounded up to a power of two, 8 at
+    /// least. Those past it are counted and not timed; but streams of gRPC-Go's clients, and operations whose policy is
+    /// `first_finish`, are in no total then. Of calls nested in others of their goroutine a quarter as many are kept, 64
+    /// at least.
     #[arg(
         long, value_name = "N", default_value_t = Limits::default().in_flight,
         allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1 << 24)
@@ -180,8 +184,8 @@ pub(super) struct RunArguments {
     )]
     max_call_age: u32,
 
-    /// Bytes of the ring buffer for each framework and spec of a target, a power of two; when it overflows, durations
-    /// are lost and counted.
+    /// Bytes of the ring buffer for each framework and spec of a target, a power of two from 65536 to 1073741824; when it
+    /// overflows, durations are lost and counted.
     #[arg(
         long, value_name = "BYTES", default_value_t = Limits::default().ring_bytes,
         allow_negative_numbers = true, value_parser = ring_bytes
@@ -464,43 +468,25 @@ impl RunArguments {
     pub(super) fn validate(self) -> Result<RunConfig, Failure> {
         each_once(&self.pids)?;
         let specs = Specs::load(&self.specs)?;
-        let pushes = self.otlp || otlp::Settings::chosen_by(&variable("OTEL_METRICS_EXPORTER")?);
-        let otlp = if pushes { Some(otlp_settings()?) } else { None };
+        let otlp = self.pushes()?;
         let metrics = self.metrics.clone();
-        let metrics = if pushes { metrics.with(Family::Otel) } else { metrics };
-        let has_otel = metrics.contains(Family::Otel);
-        let wants_events = self.events_socket.is_some() || self.capture_slow.is_some();
+        let metrics = if otlp.is_some() { metrics.with(Family::Otel) } else { metrics };
         self.refuse_without_effect(&metrics)?;
-        let labels = self.kitex_labels.unwrap_or_default();
-        let otel = OtelView {
-            conventions: Conventions::of_opt_in(&variable("OTEL_SEMCONV_STABILITY_OPT_IN")?),
-            go: match self.otel_go {
-                Some(names) => names,
-                None => GoNames::of_variable(&variable("OTEL_GO_X_DEPRECATED_RUNTIME_METRICS")?),
-            },
-        };
-        let every = Duration::from_secs(self.latency_every.unwrap_or(LATENCY_EVERY).into());
+        let otel = self.otel()?;
+        let has_otel = metrics.contains(Family::Otel);
+        let resource = if has_otel { resource()? } else { Vec::new() };
+        let labels = self.kitex_labels.clone().unwrap_or_default();
         Ok(RunConfig {
-            latency: match self.latency {
-                LatencyMode::Full => Latency::Full,
-                LatencyMode::Economy => Latency::Economy { every },
+            wanted: self.wanted(&labels, otel.conventions, has_otel),
+            latency: self.latency(),
+            limits: Limits {
+                label_sets: self.max_label_sets,
+                in_flight: self.max_in_flight,
+                ring_bytes: self.ring_bytes,
             },
             pids: self.pids,
             listen: self.listen_address,
             buckets: self.latency_buckets.unwrap_or_default(),
-            wanted: Wanted {
-                retries: labels.contains(Label::Retry),
-                errors: labels.contains(Label::ErrorClass) || (has_otel && otel.conventions.new),
-                sizes: self.kitex_bytes,
-                messages: self.kitex_stream_messages,
-                grpc_messages: self.grpc_messages,
-                events: wants_events,
-                starts: false,
-                peers: self.capture_slow.is_some(),
-                protocol: has_otel,
-                panics: has_otel,
-                recorded: self.latency == LatencyMode::Economy,
-            },
             metrics,
             sites: self.sites.into(),
             links: self.links.into(),
@@ -511,24 +497,63 @@ impl RunArguments {
             max_call_age: Duration::from_secs(self.max_call_age.into()),
             labels,
             otel,
-            resource: if has_otel { resource()? } else { Vec::new() },
+            resource,
             otlp,
             go: self.go_metrics.into(),
-            limits: Limits {
-                label_sets: self.max_label_sets,
-                in_flight: self.max_in_flight,
-                ring_bytes: self.ring_bytes,
-            },
             linger: Duration::from_secs(self.linger.into()),
             overhead_budget: self.overhead_budget,
             program_log_level: program_log_level(self.log_level),
         })
     }
-}
 
-fn otlp_settings() -> Result<otlp::Settings, Failure> {
-    let read = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    otlp::Settings::of(&read).map_err(|error| Failure::new(Kind::Usage, error.to_string()))
+    /// Where metrics are pushed to, if anywhere.
+    fn pushes(&self) -> Result<Option<otlp::Settings>, Failure> {
+        let pushes = self.otlp || otlp::Settings::chosen_by(&variable("OTEL_METRICS_EXPORTER")?);
+        if !pushes {
+            return Ok(None);
+        }
+        let read = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        let settings = otlp::Settings::of(&read);
+        settings.map(Some).map_err(|error| Failure::new(Kind::Usage, error.to_string()))
+    }
+
+    /// Which names the metrics of the family otel have.
+    fn otel(&self) -> Result<OtelView, Failure> {
+        Ok(OtelView {
+            conventions: Conventions::of_opt_in(&variable("OTEL_SEMCONV_STABILITY_OPT_IN")?),
+            go: match self.otel_go {
+                Some(names) => names,
+                None => GoNames::of_variable(&variable("OTEL_GO_X_DEPRECATED_RUNTIME_METRICS")?),
+            },
+        })
+    }
+
+    /// What the programs are to read for all that is shown.
+    fn wanted(&self, labels: &LabelSelection, conventions: Conventions, has_otel: bool) -> Wanted {
+        Wanted {
+            retries: labels.contains(Label::Retry),
+            errors: labels.contains(Label::ErrorClass) || (has_otel && conventions.new),
+            sizes: self.kitex_bytes,
+            messages: self.kitex_stream_messages,
+            grpc_messages: self.grpc_messages,
+            events: self.events_socket.is_some() || self.capture_slow.is_some(),
+            starts: false,
+            peers: self.capture_slow.is_some(),
+            protocol: has_otel,
+            panics: has_otel,
+            recorded: self.latency == LatencyMode::Economy,
+        }
+    }
+
+    fn latency(&self) -> Latency {
+        match self.latency {
+            LatencyMode::Full => Latency::Full,
+            LatencyMode::Economy => {
+                let every = self.latency_every.unwrap_or(LATENCY_EVERY);
+                Latency::Economy { every: Duration::from_secs(every.into()) }
+            }
+        }
+    }
 }
 
 /// The attributes that the agent's environment gives the resources of all targets.

@@ -14,13 +14,14 @@ use super::args::{InspectArguments, SpecArguments};
 use crate::{
     agent,
     bpf::{KernelFeature, kernel_features, kernel_release},
-    failure::{Failure, Kind, printable},
+    failure::{Failure, Kind},
     goruntime::Known,
     image::Image,
     metrics::LatencySource,
     plan::{Found, Inspection, Offset, Plan, Role, cost_name},
     specs::{self, Specs},
     target::Target,
+    text::printable,
 };
 
 /// What `inspect --json` prints; users and tests rely on the names.
@@ -321,7 +322,9 @@ fn framework_report<'a>(subject: &Subject, image: &Image, found: &'a Found) -> F
 
 fn economy_report(plan: &Plan) -> EconomyReport {
     let (source, why) = match plan.unrecorded() {
-        _ if plan.is_sited() => (LatencySource::Probes, "its probes at the starts stay".to_owned()),
+        _ if !plan.starts_come_and_go() => {
+            (LatencySource::Probes, "its probes at the starts stay".to_owned())
+        }
         Some(why) => (LatencySource::Windows, format!("no start that calls record is proven: {why}")),
         None => {
             (LatencySource::Recorded, "the starts that calls record; of calls without, windows".to_owned())

@@ -1,11 +1,31 @@
-//! The log: on stderr, as text or JSON.
+//! The log: on stderr, as text or JSON, written by a thread of its own. Who logs never waits for whoever reads stderr: a pager
+//! that is stopped, a supervisor that hangs.
 
-use std::io::{self, IsTerminal, Write as _};
+use std::{
+    collections::VecDeque,
+    io::{self, IsTerminal, Write as _},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, ThreadId},
+    time::{Duration, Instant},
+};
 
-use tracing::{Level, error};
+use tracing::{Level, error, info, warn};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::failure::{Failure, printable};
+use crate::{failure::Failure, text::printable, threads};
+
+/// Text that may wait for whoever reads stderr; one line goes past it, or the reason of a failure.
+const ROOM: usize = 1 << 20;
+/// How much of a line is written at once, so that whoever reads a long one is seen to take it.
+const PIECE_BYTES: usize = 4 << 10;
+/// How long whoever reads it may take for each piece of what is left at the end.
+const GRACE: Duration = Duration::from_millis(500);
+/// And for all of it: after an end in order, which has been asked for and may be waited for; and after a failure, whose reason may
+/// be long.
+const IN_ALL: Duration = Duration::from_secs(1);
+const IN_ALL_OF_A_FAILURE: Duration = Duration::from_secs(30);
+/// Whose record says that `events` counts: some wait for it, however little else is logged.
+const ATTACHED: &str = "monitor_agent::attached";
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -43,32 +63,347 @@ impl From<Verbosity> for Level {
     }
 }
 
-/// Sends the log to stderr from now on: stdout is for data.
-pub(super) fn init(verbosity: Verbosity, format: Format) {
-    // Libraries' chatter is for those who debug the agent.
-    let level = Level::from(verbosity);
-    let others = if level == Level::TRACE { level } else { Level::WARN.min(level) };
-    let filter =
-        Targets::new().with_default(others).with_target("monitor_agent", level).with_target("monitor", level);
-    let registry = tracing_subscriber::registry().with(filter);
-    let layer = fmt::layer().with_writer(io::stderr);
-    match format {
-        Format::Text => {
-            registry.with(layer.with_ansi(io::stderr().is_terminal()).with_target(false)).init();
+/// What a command says on stderr while it runs.
+pub(super) struct Log {
+    format: Format,
+    queue: Arc<Queue>,
+}
+
+impl Log {
+    /// Does a command's work with a log, which has the reason last if that fails.
+    pub(super) fn over(
+        verbosity: Verbosity,
+        format: Format,
+        work: impl FnOnce(&Self) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let log = Self { format, queue: Arc::default() };
+        log.take_records(verbosity);
+        let queue = Arc::clone(&log.queue);
+        // Before anything is attached, so that no limit on threads can keep lines back later.
+        let writing = threads::begin("log", move || queue.write_to(io::stderr(), say_dropped));
+        let is_written = writing.is_ok();
+        let result = writing.map_err(Failure::from).and_then(|_| work(&log));
+        if let Err(failure) = &result {
+            log.failure(failure);
         }
-        Format::Json => registry.with(layer.json()).init(),
+        log.queue.close();
+        if is_written {
+            let in_all = if result.is_ok() { IN_ALL } else { IN_ALL_OF_A_FAILURE };
+            log.queue.wait_until_written(GRACE, in_all);
+        } else {
+            // Nothing has begun that a wait could hold up.
+            log.queue.write_to(io::stderr(), say_dropped);
+        }
+        result
+    }
+
+    /// Has all that is logged from now on put into the queue.
+    fn take_records(&self, verbosity: Verbosity) {
+        // Libraries' chatter is for those who debug the agent.
+        let level = Level::from(verbosity);
+        let others = if level == Level::TRACE { level } else { Level::WARN.min(level) };
+        let filter = Targets::new()
+            .with_default(others)
+            .with_target("monitor_agent", level)
+            .with_target("monitor", level)
+            .with_target(ATTACHED, Level::INFO);
+        let registry = tracing_subscriber::registry().with(filter);
+        let layer = fmt::layer().with_writer(Arc::clone(&self.queue));
+        match self.format {
+            Format::Text => {
+                registry.with(layer.with_ansi(io::stderr().is_terminal()).with_target(false)).init();
+            }
+            Format::Json => registry.with(layer.json()).init(),
+        }
+    }
+
+    /// Says that `events` counts from now on.
+    pub(super) fn attached(&self) {
+        match self.format {
+            Format::Text => self.queue.put(b"attached\n"),
+            Format::Json => info!(target: ATTACHED, "attached"),
+        }
+    }
+
+    fn failure(&self, failure: &Failure) {
+        match self.format {
+            Format::Text => self.queue.put(for_people(failure).as_bytes()),
+            Format::Json => error!("{}", failure.text),
+        }
     }
 }
 
-/// Says why the agent ends.
-pub(super) fn failure(failure: &Failure, format: Format) {
-    match format {
-        Format::Text => {
-            // The kernel's verifier explains itself in many lines.
-            let text = failure.text.lines().map(printable).collect::<Vec<_>>().join("\n");
-            // Nobody is left to be told when this fails.
-            let _ = writeln!(io::stderr(), "monitor-agent: {text}");
+/// Says why a command without a log has failed.
+pub(super) fn failure(failure: &Failure) {
+    // Nobody is left to be told when this fails.
+    let _ = io::stderr().write_all(for_people(failure).as_bytes());
+}
+
+fn for_people(failure: &Failure) -> String {
+    // The kernel's verifier explains itself in many lines.
+    let text = failure.text.lines().map(printable).collect::<Vec<_>>().join("\n");
+    format!("monitor-agent: {text}\n")
+}
+
+fn say_dropped(lines: u64) {
+    warn!("{lines} lines of the log were dropped here: whoever reads it did not take them in time");
+}
+
+/// Lines on their way to whoever reads them, as many as there is room for. Others are counted, which is told once there is
+/// room again.
+///
+/// Putting one in never waits for the reader: the lock is held for a copy or for taking one out.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    lines: VecDeque<Vec<u8>>,
+    /// Bytes in all of them, and in the one that is being written.
+    bytes: usize,
+    /// Pieces that were written.
+    taken: u64,
+    /// Lines since the last of them for which there was no room.
+    dropped: u64,
+    /// The thread that now puts in how many that were.
+    teller: Option<ThreadId>,
+    /// Nothing more will be put in.
+    is_closed: bool,
+    /// And all is written.
+    is_over: bool,
+}
+
+/// What is to be written next.
+enum Next {
+    Line(Vec<u8>),
+    /// That so many lines were dropped here.
+    Dropped(u64),
+    End,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts in the lines of a text, all or none.
+    fn put(&self, text: &[u8]) {
+        let lines = text.split_inclusive(|byte| *byte == b'\n');
+        let mut state = self.lock();
+        // Nothing overtakes what was dropped, but the line that tells of it.
+        let has_room = state.dropped == 0 && state.bytes < ROOM;
+        if !has_room && state.teller != Some(thread::current().id()) {
+            state.dropped += lines.count() as u64;
+            return;
         }
-        Format::Json => error!("{}", failure.text),
+        state.bytes += text.len();
+        state.lines.extend(lines.map(<[u8]>::to_vec));
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Says that nothing will be put in any more.
+    fn close(&self) {
+        self.lock().is_closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until all is written, at most so long for each piece, and for all.
+    fn wait_until_written(&self, for_each: Duration, in_all: Duration) {
+        let begin = Instant::now();
+        let mut state = self.lock();
+        while !state.is_over {
+            let taken = state.taken;
+            let is_held_up = |state: &mut State| !state.is_over && state.taken == taken;
+            let left = in_all.saturating_sub(begin.elapsed());
+            let waited = self.changed.wait_timeout_while(state, for_each.min(left), is_held_up);
+            let (now, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            if waited.timed_out() {
+                return;
+            }
+            state = now;
+        }
+    }
+
+    /// Writes lines out as they come, until the queue is closed and empty. Puts in by `tell` how many were dropped.
+    fn write_to(&self, mut out: impl io::Write, tell: impl Fn(u64)) {
+        loop {
+            match self.next() {
+                Next::Line(line) => {
+                    for piece in line.chunks(PIECE_BYTES) {
+                        // Nobody is left to be told when this fails.
+                        let _ = out.write_all(piece);
+                        self.lock().taken += 1;
+                        self.changed.notify_all();
+                    }
+                    self.lock().bytes -= line.len();
+                }
+                Next::Dropped(lines) => self.tell_dropped(lines, &tell),
+                Next::End => break,
+            }
+        }
+        self.lock().is_over = true;
+        self.changed.notify_all();
+    }
+
+    /// Puts in by `tell` how many were dropped. As long as that is not in, others are dropped as well, and told next.
+    fn tell_dropped(&self, lines: u64, tell: impl Fn(u64)) {
+        self.lock().teller = Some(thread::current().id());
+        tell(lines);
+        let mut state = self.lock();
+        state.teller = None;
+        state.dropped -= lines;
+    }
+
+    fn next(&self) -> Next {
+        let mut state = self.lock();
+        loop {
+            if let Some(line) = state.lines.pop_front() {
+                return Next::Line(line);
+            }
+            if state.dropped > 0 {
+                return Next::Dropped(state.dropped);
+            }
+            if state.is_closed {
+                return Next::End;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Each write is a line: so tracing's layer does it.
+impl io::Write for &Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.put(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+    use crate::failure::Kind;
+
+    #[test]
+    fn what_finds_no_room_is_told_in_its_place() {
+        let queue = Queue::default();
+        let long = "x".repeat(ROOM / 2);
+        // Two fit.
+        for _ in 0..5 {
+            queue.put(format!("{long}\n").as_bytes());
+        }
+        // There would be room for this one, but nothing overtakes.
+        queue.put(b"short\n");
+        queue.close();
+        let mut out = Vec::new();
+        queue.write_to(&mut out, |lines| queue.put(format!("{lines} dropped\n").as_bytes()));
+        queue.put(b"after\n");
+        queue.write_to(&mut out, |lines| panic!("{lines} dropped"));
+        let text = String::from_utf8(out).expect("text");
+        let lines: Vec<_> = text.lines().map(|line| if line == long { "long" } else { line }).collect();
+        assert_eq!(lines, ["long", "long", "4 dropped", "after"]);
+    }
+
+    /// Others log as well while it is told that lines were dropped, and would leave no room for that.
+    #[test]
+    fn nothing_comes_before_what_tells_of_dropped_lines() {
+        let queue = Queue::default();
+        let long = format!("{}\n", "x".repeat(ROOM));
+        for _ in 0..5 {
+            queue.put(long.as_bytes());
+        }
+        queue.close();
+        let mut out = Vec::new();
+        queue.write_to(&mut out, |lines| {
+            if lines == 4 {
+                thread::scope(|scope| {
+                    scope.spawn(|| queue.put(long.as_bytes()));
+                });
+            }
+            queue.put(format!("{lines} dropped\n").as_bytes());
+        });
+        let text = String::from_utf8(out).expect("text");
+        let lines: Vec<_> = text.lines().skip(1).collect();
+        assert_eq!(lines, ["4 dropped", "1 dropped"]);
+    }
+
+    /// Takes all that is given it at once, after a while.
+    struct Slow;
+
+    impl io::Write for Slow {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            thread::sleep(Duration::from_millis(50));
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The kernel's verifier has many lines to say, which are one line of a log in JSON.
+    #[test]
+    fn a_long_reason_has_its_time_as_long_as_it_is_taken() {
+        const PARTS: usize = 15;
+        let failure = Failure::new(Kind::Kernel, "part\n".repeat(PARTS));
+        let log = Log { format: Format::Text, queue: Arc::default() };
+        log.failure(&failure);
+        log.queue.put("x".repeat(PARTS * PIECE_BYTES).as_bytes());
+        log.queue.close();
+        thread::scope(|scope| {
+            scope.spawn(|| log.queue.write_to(Slow, say_dropped));
+            log.queue.wait_until_written(Duration::from_secs(1), IN_ALL_OF_A_FAILURE);
+            // The wait is over before all is written unless it begins anew.
+            assert!(log.queue.lock().is_over);
+        });
+    }
+
+    #[test]
+    fn nobody_waits_long_for_a_reader_that_takes_little() {
+        let queue = Queue::default();
+        queue.put("part\n".repeat(40).as_bytes());
+        queue.close();
+        let begin = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(|| queue.write_to(Slow, say_dropped));
+            queue.wait_until_written(Duration::from_secs(10), Duration::from_millis(300));
+            assert!(!queue.lock().is_over, "40 pieces in {:?}", begin.elapsed());
+        });
+    }
+
+    #[test]
+    fn nobody_waits_for_a_reader_that_takes_nothing() {
+        const LINES: usize = 5;
+        let queue = Queue::default();
+        let (mut pipe, out) = io::pipe().expect("a pipe");
+        let line = "x".repeat(ROOM);
+        let mut text = String::new();
+        let was_over = thread::scope(|scope| {
+            scope.spawn(|| queue.write_to(out, |lines| queue.put(format!("{lines} dropped\n").as_bytes())));
+            for _ in 0..LINES {
+                queue.put(format!("{line}\n").as_bytes());
+            }
+            queue.close();
+            queue.wait_until_written(Duration::from_millis(50), IN_ALL);
+            let was_over = queue.lock().is_over;
+            // What was put in is not lost to a reader that comes back.
+            pipe.read_to_string(&mut text).expect("text");
+            queue.wait_until_written(Duration::from_secs(10), Duration::from_secs(10));
+            was_over
+        });
+        assert!(!was_over && queue.lock().is_over);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{} bytes", text.len());
+        assert!(lines[0] == line && lines[1] == format!("{} dropped", LINES - 1), "{} bytes", text.len());
     }
 }

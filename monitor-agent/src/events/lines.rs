@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use super::fields::{CallFields, DetailFields, micros};
 use crate::{
-    export::time::rfc3339,
-    failure::printable,
     pipeline::{CallType, FinishedCall, Labels, Lost, Side, StartedCall, StreamKind},
     specs::{Operation, Spec, Specs},
+    text::printable,
+    time::rfc3339,
 };
 
 /// How lines look.

@@ -17,8 +17,11 @@ use crate::{
     specs::Specs,
 };
 
-/// Pieces in which lines are written.
+/// Pieces in which lines wait.
 const PIECE_BYTES: usize = 64 << 10;
+/// What is written at once, but for a line that is longer. So much goes into a pipe whole or not at all (`PIPE_BUF` in
+/// pipe(7)), and into a Unix socket, so that no reader is left with half a line when the agent ends.
+const WHOLE_BYTES: usize = 4 << 10;
 
 /// Lines that belong to one moment, each with what is lost when the line is.
 #[derive(Debug, Default)]
@@ -68,12 +71,20 @@ pub struct Outbox {
 #[derive(Debug)]
 struct State {
     pieces: VecDeque<Vec<u8>>,
-    /// Bytes in all pieces, and in the one that is being written.
+    /// How much of the first piece has been written.
+    written: usize,
+    /// Bytes in all pieces that have not been written.
     bytes: usize,
+    /// Bytes that were ever put in.
+    put_in: usize,
+    /// Lines in the pieces that stand for several events: where each ends, in all that was ever put in, and for how many.
+    several: VecDeque<(usize, u64)>,
     lost: BTreeMap<Loss, u64>,
     /// Writes the lines that tell of losses.
     lines: Lines,
     is_closed: bool,
+    /// What waits is not written any more.
+    is_given_up: bool,
 }
 
 impl Outbox {
@@ -82,10 +93,14 @@ impl Outbox {
     pub fn new(capacity: usize, format: Format) -> Self {
         let state = State {
             pieces: VecDeque::new(),
+            written: 0,
             bytes: 0,
+            put_in: 0,
+            several: VecDeque::new(),
             lost: BTreeMap::new(),
             lines: Lines::new(format, Specs::default()),
             is_closed: false,
+            is_given_up: false,
         };
         Self { capacity, state: Mutex::new(state), changed: Notify::new() }
     }
@@ -102,7 +117,7 @@ impl Outbox {
         let fitting = batch.lines.partition_point(|line| line.end <= room);
         let (kept, dropped) = batch.lines.split_at(fitting);
         let end = kept.last().map_or(0, |line| line.end);
-        state.append(batch.text.get(..end).unwrap_or_default());
+        state.append(batch.text.get(..end).unwrap_or_default(), kept);
         for line in dropped {
             *state.lost.entry(line.loss).or_default() += line.count;
         }
@@ -120,52 +135,94 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// Writes lines out as they come, until the outbox is closed and empty.
+    /// Writes lines out as they come, until the outbox is closed and empty, or given up.
     pub async fn write_to(&self, mut out: impl AsyncWrite + Unpin) -> io::Result<()> {
-        while let Some(piece) = self.next().await {
-            out.write_all(&piece).await?;
+        while let Some(text) = self.next().await {
+            out.write_all(&text).await?;
             out.flush().await?;
-            self.written(&piece);
+            self.lock().take(text.len());
         }
         Ok(())
     }
 
     /// The same where writing blocks: for a thread that does nothing else.
     pub async fn write_blocking(&self, mut out: impl io::Write) -> io::Result<()> {
-        while let Some(piece) = self.next().await {
-            out.write_all(&piece)?;
+        while let Some(text) = self.next().await {
+            out.write_all(&text)?;
             out.flush()?;
-            self.written(&piece);
+            self.lock().take(text.len());
         }
         Ok(())
     }
 
-    /// The piece that is to be written next, once there is one; `None` when the outbox is closed and empty.
+    /// Has nothing more written of what waits in a closed outbox; gives how many lines that leaves, and how many events they
+    /// tell of. What is being written just now is among them, and may still be taken.
+    #[must_use]
+    pub fn give_up(&self) -> (u64, u64) {
+        let mut state = self.lock();
+        state.is_given_up = true;
+        let left = state.left();
+        drop(state);
+        self.changed.notify_one();
+        left
+    }
+
+    /// The lines that are to be written next, once there are any; `None` when the outbox is closed and empty, or given up.
     async fn next(&self) -> Option<Vec<u8>> {
         loop {
             {
-                let mut state = self.lock();
-                let piece = state.pieces.pop_front();
-                if piece.is_some() || state.is_closed {
-                    return piece;
+                let state = self.lock();
+                if state.is_given_up {
+                    return None;
+                }
+                let text = state.first_lines();
+                if text.is_some() || state.is_closed {
+                    return text;
                 }
             }
             // Lines that came in between have left a permit.
             self.changed.notified().await;
         }
     }
-
-    /// Makes room where a piece was that has been written.
-    fn written(&self, piece: &[u8]) {
-        self.lock().bytes -= piece.len();
-    }
 }
 
 impl State {
-    fn append(&mut self, text: &[u8]) {
+    /// What is to be written next.
+    fn first_lines(&self) -> Option<Vec<u8>> {
+        let text = &self.pieces.front()?[self.written..];
+        Some(text[..whole_lines(text)].to_vec())
+    }
+
+    /// Takes away so much of the first piece, which has been written.
+    fn take(&mut self, len: usize) {
+        self.bytes -= len;
+        self.written += len;
+        if self.pieces.front().is_some_and(|piece| piece.len() == self.written) {
+            self.pieces.pop_front();
+            self.written = 0;
+        }
+        let taken = self.put_in - self.bytes;
+        while self.several.front().is_some_and(|(end, _)| *end <= taken) {
+            self.several.pop_front();
+        }
+    }
+
+    /// How many lines have not been written, and how many events they tell of.
+    fn left(&self) -> (u64, u64) {
+        let text = self.pieces.iter().flatten().skip(self.written);
+        let lines = text.filter(|byte| **byte == b'\n').count() as u64;
+        let more: u64 = self.several.iter().map(|(_, count)| count - 1).sum();
+        (lines, lines + more)
+    }
+
+    fn append(&mut self, text: &[u8], lines: &[Line]) {
         if text.is_empty() {
             return;
         }
+        let before = self.put_in;
+        let several = lines.iter().filter(|line| line.count > 1);
+        self.several.extend(several.map(|line| (before + line.end, line.count)));
+        self.put_in += text.len();
         self.bytes += text.len();
         match self.pieces.back_mut() {
             Some(last) if last.len() < PIECE_BYTES => last.extend_from_slice(text),
@@ -183,9 +240,17 @@ impl State {
                 self.lost.insert(loss, count);
                 return;
             }
-            self.append(&line);
+            let end = line.len();
+            self.append(&line, &[Line { end, loss, count }]);
         }
     }
+}
+
+/// How long the lines are that are written at once: as many as go in whole, or the first one.
+fn whole_lines(text: &[u8]) -> usize {
+    let is_end = |byte: &u8| *byte == b'\n';
+    let fitting = text.iter().take(WHOLE_BYTES).rposition(is_end);
+    fitting.or_else(|| text.iter().position(is_end)).map_or(text.len(), |end| end + 1)
 }
 
 #[cfg(test)]
@@ -299,6 +364,69 @@ mod tests {
         let lost: u64 = told.filter_map(|line| line["lost"].as_u64()).sum();
         assert!(dropped > LINES / 2, "{dropped} dropped");
         assert_eq!((whole, lost), (LINES - dropped, dropped));
+    }
+
+    /// Takes so much as it is given at once, so often.
+    struct Taken {
+        writes: Vec<Vec<u8>>,
+        most: usize,
+    }
+
+    impl io::Write for Taken {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            if self.writes.len() == self.most {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            self.writes.push(text.to_vec());
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_are_written_whole() {
+        let outbox = Outbox::new(1 << 20, Format::Ndjson);
+        let (short, long) = ("x".repeat(300), "x".repeat(2 * WHOLE_BYTES));
+        outbox.put(&batch(&[short.as_str(); 50]), 0);
+        outbox.put(&batch(&[&long, &short]), 0);
+        let mut taken = Taken { writes: Vec::new(), most: 5 };
+        runtime().block_on(outbox.write_blocking(&mut taken)).expect_err("it takes no more");
+        assert!(taken.writes.iter().all(|text| text.ends_with(b"\n")), "a line is cut");
+        let lines = taken.writes.iter().map(|text| String::from_utf8_lossy(text).lines().count());
+        // One that is longer than what goes in whole is alone.
+        assert_eq!(lines.collect::<Vec<_>>(), [13, 13, 13, 11, 1]);
+        assert_eq!(outbox.lock().left(), (1, 1));
+    }
+
+    /// Lines that were dropped are among them, and losses that lines tell of.
+    #[test]
+    fn all_events_that_were_not_taken_are_counted_and_nothing_more_is_written() {
+        const LINES: u64 = 100;
+        let outbox = Outbox::new(20 << 10, Format::Ndjson);
+        let long = "x".repeat(1 << 10);
+        let mut lost = Batch::default();
+        lost.text.extend_from_slice(b"a line about a loss\n");
+        lost.end_line(Loss { reason: LossReason::RingFull, ..LOSS }, 5);
+        // The first of them is taken, the second is not.
+        outbox.put(&lost, 0);
+        assert_eq!(outbox.put(&batch(&[long.as_str(); 10]), 0), 0);
+        outbox.put(&lost, 0);
+        let dropped = outbox.put(&batch(&[long.as_str(); 90]), 0);
+        assert!(dropped > LINES / 2, "{dropped} dropped");
+        outbox.close(0);
+        let mut out = Taken { writes: Vec::new(), most: 2 };
+        runtime().block_on(outbox.write_blocking(&mut out)).expect_err("it takes no more");
+        let text = String::from_utf8(out.writes.concat()).expect("text");
+        let taken = text.lines().filter(|line| **line == *long).count() as u64;
+        assert!((1..10).contains(&taken) && text.starts_with("a line about a loss\n"), "{text}");
+        // Two of the lines tell of losses.
+        assert_eq!(outbox.give_up(), (LINES - dropped - taken + 2, LINES - taken + 5));
+        let mut more = Vec::new();
+        runtime().block_on(outbox.write_blocking(&mut more)).expect("memory takes everything");
+        assert!(more.is_empty(), "{} bytes", more.len());
     }
 
     #[test]

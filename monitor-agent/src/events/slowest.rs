@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::fields::{CallFields, DetailFields, micros};
 use crate::{
-    export::time::rfc3339,
     pipeline::{Details, FinishedCall, Labels, Side, Tracer},
+    time::rfc3339,
 };
 
 /// Bytes of an answer at most, but for its end: the HTTP server has room for a few answers of this size. A target with many

@@ -28,7 +28,7 @@ use tokio::{
 use tracing::warn;
 
 use super::{Format, Outbox, Readers};
-use crate::failure::printable;
+use crate::text::printable;
 
 /// Readers at once; one more is turned away.
 const READERS: usize = 16;

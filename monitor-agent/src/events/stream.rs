@@ -70,19 +70,19 @@ pub struct EventStream {
     lines: Lines,
     batch: Batch,
     readers: Arc<Readers>,
-    /// Time of the newest event.
-    newest_ns: u64,
+    /// Time of the last event. Not the latest there was: the clock may have been set back since.
+    last_ns: u64,
 }
 
 impl EventStream {
     /// A stream for these readers.
     #[must_use]
     pub fn new(filter: Filter, lines: Lines, readers: Arc<Readers>) -> Self {
-        Self { filter, lines, batch: Batch::default(), readers, newest_ns: 0 }
+        Self { filter, lines, batch: Batch::default(), readers, last_ns: 0 }
     }
 
     fn end_line(&mut self, target: u32, event: EventKind, (reason, count): (LossReason, u64), time_ns: u64) {
-        self.newest_ns = self.newest_ns.max(time_ns);
+        self.last_ns = time_ns;
         self.batch.end_line(Loss { target, event, reason }, count);
         if self.batch.text.len() >= BATCH_BYTES {
             self.hand_over();
@@ -92,7 +92,7 @@ impl EventStream {
     fn hand_over(&mut self) {
         let outboxes = self.readers.lock();
         // An empty batch lets those be told of losses who have room now.
-        let dropped: u64 = outboxes.iter().map(|outbox| outbox.put(&self.batch, self.newest_ns)).sum();
+        let dropped: u64 = outboxes.iter().map(|outbox| outbox.put(&self.batch, self.last_ns)).sum();
         drop(outboxes);
         self.readers.dropped.fetch_add(dropped, Ordering::Relaxed);
         self.batch.clear();
@@ -129,7 +129,7 @@ impl Tracer for EventStream {
 impl Drop for EventStream {
     fn drop(&mut self) {
         self.hand_over();
-        self.readers.close(self.newest_ns);
+        self.readers.close(self.last_ns);
     }
 }
 
@@ -144,24 +144,51 @@ mod tests {
         specs::Specs,
     };
 
+    fn stream(readers: &Arc<Readers>) -> EventStream {
+        let lines = Lines::new(Format::Ndjson, Specs::default());
+        EventStream::new(Filter::default(), lines, Arc::clone(readers))
+    }
+
+    fn finish(stream: &mut EventStream, target: u32, time_ns: u64) {
+        stream.finish(&FinishedCall {
+            target,
+            label_set: 0,
+            labels: &Arc::new(Labels::decode(&LabelSet::EMPTY, &NoExecutable)),
+            time_ns,
+            duration: None,
+            has_own_start: false,
+            details: None,
+        });
+        stream.flush();
+    }
+
+    /// All that waits in a closed outbox.
+    fn written(outbox: &Outbox) -> String {
+        let mut out = Vec::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(outbox.write_to(&mut out)).expect("memory takes everything");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn a_loss_has_the_time_of_the_last_event_though_the_clock_was_set_back() {
+        let readers = Arc::new(Readers::default());
+        let outbox = Arc::new(Outbox::new(0, Format::Ndjson));
+        readers.add(Arc::clone(&outbox));
+        let mut stream = stream(&readers);
+        for seconds in [7_200, 3_600] {
+            finish(&mut stream, 1, seconds * 1_000_000_000);
+        }
+        drop(stream);
+        let text = written(&outbox);
+        assert!(text.contains("\"time\":\"1970-01-01T01:00:00") && text.contains("\"lost\":2"), "{text}");
+    }
+
     #[test]
     fn a_reader_gets_what_comes_while_it_reads() {
         let readers = Arc::new(Readers::default());
-        let lines = Lines::new(Format::Ndjson, Specs::default());
-        let mut stream = EventStream::new(Filter::default(), lines, Arc::clone(&readers));
-        let labels = &Arc::new(Labels::decode(&LabelSet::EMPTY, &NoExecutable));
-        let mut finish = |target| {
-            stream.finish(&FinishedCall {
-                target,
-                label_set: 0,
-                labels,
-                time_ns: 1,
-                duration: None,
-                has_own_start: false,
-                details: None,
-            });
-            stream.flush();
-        };
+        let mut stream = stream(&readers);
+        let mut finish = |target| finish(&mut stream, target, 1);
         finish(1);
         let outbox = Arc::new(Outbox::new(1 << 10, Format::Ndjson));
         readers.add(Arc::clone(&outbox));
@@ -170,11 +197,8 @@ mod tests {
         readers.remove(&outbox);
         finish(4);
         assert_eq!((readers.count(), readers.dropped()), (0, 0));
-        let mut out = Vec::new();
         outbox.close(0);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(outbox.write_to(&mut out)).expect("memory takes everything");
-        let text = String::from_utf8(out).expect("text");
+        let text = written(&outbox);
         let targets: Vec<_> = text.lines().filter_map(|line| line.split("\"target\":").nth(1)).collect();
         assert_eq!(targets.iter().map(|rest| &rest[..1]).collect::<Vec<_>>(), ["2", "3"], "{text}");
     }

@@ -6,4 +6,3 @@ mod negotiate;
 pub mod otlp;
 mod page;
 pub mod text;
-pub mod time;

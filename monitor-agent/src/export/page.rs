@@ -7,10 +7,8 @@ use std::{
     time::SystemTime,
 };
 
-use super::{
-    http::{Status, TargetStatus},
-    time::rfc3339,
-};
+use super::http::{Status, TargetStatus};
+use crate::time::rfc3339;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--fg:#1c2024;--soft:#5b6570;--line:#d9dee3;--bg:#fbfcfd;--card:#fff;--link:#0b62c4}\

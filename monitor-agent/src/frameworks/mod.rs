@@ -12,11 +12,11 @@ mod written;
 
 use std::sync::LazyLock;
 
-pub use read::{FRAMEWORK_KEYS, read};
+pub use read::read;
 pub use spec::{
     Alternatives, CallSpec, Condition, Entry, ErrorSpec, Family, Framework, Function, Home, Key, KindSpec,
     Known, MessageSpec, Metrics, ObjectOf, Pair, ProtocolSpec, Question, RecordedSpec, Route, ShapeSpec,
-    Side, SitedFramework, SitedMessages, StatusSpec, Way,
+    SitedFramework, SitedMessages, StatusSpec, Way,
 };
 
 /// The files, and their texts.

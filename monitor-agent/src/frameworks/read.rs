@@ -8,42 +8,6 @@ use super::{
 };
 use crate::specs::{SpecError, read::of_text};
 
-/// Keys of a file and of its operations that users' specs do not have.
-pub const FRAMEWORK_KEYS: [&str; 32] = [
-    "also_finish",
-    "begins_if",
-    "ends_once",
-    "error_finish",
-    "errors",
-    "first_if",
-    "home",
-    "in_place_of",
-    "key_at",
-    "messages",
-    "metrics",
-    "not_within",
-    "oneway",
-    "only_if",
-    "open_interfaces",
-    "panicked",
-    "peer",
-    "protocol",
-    "protocols",
-    "received_bytes",
-    "recorded",
-    "retries",
-    "sent_bytes",
-    "starts_as",
-    "status",
-    "stream",
-    "streaming",
-    "streams",
-    "title",
-    "told_by",
-    "unary",
-    "when",
-];
-
 /// Reads a framework's file. `file` is what errors call it.
 pub fn read(file: &str, text: &str) -> Result<Known, SpecError> {
     let head: Head = of_text(file, text, Ok)?;

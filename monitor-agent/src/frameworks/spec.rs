@@ -5,6 +5,8 @@
 //! which type must be in it; any other type there is never read as if it were this one.
 //! `to.(*pkg/rpcinfo/remoteinfo.remoteInfo).serviceName`
 
+use crate::specs::Side;
+
 /// What a framework's file describes.
 #[derive(Debug)]
 pub enum Known {
@@ -151,15 +153,6 @@ pub struct Pair {
     pub type_word: usize,
     /// The data word.
     pub data: usize,
-}
-
-/// On which side of a call the target is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// It calls.
-    Client,
-    /// It is called.
-    Server,
 }
 
 /// What tells calls in flight apart.

@@ -456,8 +456,8 @@ fn names_segment(bytes: &[u8]) -> bool {
 }
 
 /// What the kernel does with an instruction under a probe: `branch_setup_xol_ops` and
-/// `push_setup_xol_ops` in arch/x86/kernel/uprobes.c @ v5.15. (Later kernels emulate more; none of it
-/// stands where it would be chosen.)
+/// `push_setup_xol_ops` in arch/x86/kernel/uprobes.c @ v5.15. (Later kernels emulate more, nops of several bytes
+/// among it: sites are the same on all, and a hit on such a nop costs less there than this says.)
 pub(super) fn cost(i: &Instruction) -> CostClass {
     let emulated = match i.code() {
         Code::Push_r64

@@ -78,70 +78,79 @@ pub fn grpc(
 ) -> Vec<MetricFamily> {
     let mut families = Vec::new();
     for side in [Side::Client, Side::Server] {
-        one_side(snapshots, side, view, ladder, &mut families);
+        show(&Sums::of(snapshots, side, ladder), side, view, &mut families);
     }
     families
 }
 
-fn one_side(
-    snapshots: &[(Option<String>, &Snapshot)],
-    side: Side,
-    view: &GrpcView,
-    ladder: &Arc<Ladder>,
-    families: &mut Vec<MetricFamily>,
-) {
-    let mut started: BTreeMap<Call<'_>, u64> = BTreeMap::new();
-    let mut handled: BTreeMap<(Call<'_>, Cow<'static, str>), u64> = BTreeMap::new();
-    let mut handling: BTreeMap<Call<'_>, Histogram> = BTreeMap::new();
-    let mut messages: [BTreeMap<Call<'_>, u64>; 2] = Default::default();
-    for (target, snapshot) in snapshots {
-        for series in snapshot.series.iter().filter(|series| is_of(&series.labels, side)) {
-            let call = call_of(target.as_deref(), series);
-            let starts = series.extras.get(extra::STARTED as usize).copied().unwrap_or(0);
-            if starts > 0 {
-                *started.entry(call).or_default() += starts;
-            }
-            if series.total > 0 {
-                *handled.entry((call, series.labels.code_name())).or_default() += series.total;
-            }
-            for (sums, more) in messages.iter_mut().zip(messages_of(series)).filter(|(_, more)| *more > 0) {
-                *sums.entry(call).or_default() += more;
-            }
-            if series.histogram.count() > 0 {
-                handling
-                    .entry(call)
-                    .or_insert_with(|| Histogram::new(Arc::clone(ladder)))
-                    .add(&series.histogram);
+/// The calls of one side, over all targets.
+#[derive(Default)]
+struct Sums<'a> {
+    started: BTreeMap<Call<'a>, u64>,
+    /// By code, too.
+    handled: BTreeMap<(Call<'a>, Cow<'static, str>), u64>,
+    handling: BTreeMap<Call<'a>, Histogram>,
+    /// Received, and sent.
+    messages: [BTreeMap<Call<'a>, u64>; 2],
+}
+
+impl<'a> Sums<'a> {
+    fn of(snapshots: &'a [(Option<String>, &Snapshot)], side: Side, ladder: &Arc<Ladder>) -> Self {
+        let mut sums = Self::default();
+        for (target, snapshot) in snapshots {
+            for series in snapshot.series.iter().filter(|series| is_of(&series.labels, side)) {
+                sums.add(call_of(target.as_deref(), series), series, ladder);
             }
         }
+        sums
     }
+
+    fn add(&mut self, call: Call<'a>, series: &Series, ladder: &Arc<Ladder>) {
+        let starts = series.extras.get(extra::STARTED as usize).copied().unwrap_or(0);
+        if starts > 0 {
+            *self.started.entry(call).or_default() += starts;
+        }
+        if series.total > 0 {
+            *self.handled.entry((call, series.labels.code_name())).or_default() += series.total;
+        }
+        for (sums, more) in self.messages.iter_mut().zip(messages_of(series)).filter(|(_, more)| *more > 0) {
+            *sums.entry(call).or_default() += more;
+        }
+        if series.histogram.count() > 0 {
+            let histogram = self.handling.entry(call).or_insert_with(|| Histogram::new(Arc::clone(ladder)));
+            histogram.add(&series.histogram);
+        }
+    }
+}
+
+fn show(sums: &Sums<'_>, side: Side, view: &GrpcView, families: &mut Vec<MetricFamily>) {
     let [started_help, handled_help, handling_help] = help(side);
     let name = |what: &str| format!("grpc_{}_{what}", side.name());
     let mut family = FamilyBuilder::counter(&name("started_total"), started_help);
-    for (call, starts) in &started {
+    for (call, starts) in &sums.started {
         family.push(&labels(*call), float(*starts));
     }
     family.finish(families);
     let mut family = FamilyBuilder::counter(&name("handled_total"), handled_help);
-    for ((call, code), calls) in &handled {
+    for ((call, code), calls) in &sums.handled {
         let mut labels = labels(*call);
         labels.push(("grpc_code", code.as_ref()));
         family.push(&labels, float(*calls));
     }
     family.finish(families);
     let mut family = FamilyBuilder::histogram(&name("handling_seconds"), handling_help);
-    for (call, histogram) in &handling {
+    for (call, histogram) in &sums.handling {
         family.push_histogram(&labels(*call), &view.buckets, histogram, seconds(histogram.sum_ns));
     }
     family.finish(families);
     if !view.messages {
         return;
     }
-    for ((what, help), sums) in
-        ["msg_received_total", "msg_sent_total"].iter().zip(help_of_messages(side)).zip(&messages)
+    for ((what, help), calls) in
+        ["msg_received_total", "msg_sent_total"].iter().zip(help_of_messages(side)).zip(&sums.messages)
     {
         let mut family = FamilyBuilder::counter(&name(what), help);
-        for (call, messages) in sums {
+        for (call, messages) in calls {
             family.push(&labels(*call), float(*messages));
         }
         family.finish(families);

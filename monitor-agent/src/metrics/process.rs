@@ -10,6 +10,7 @@ use std::{
     fs,
     io::{self, Read},
     os::fd::AsRawFd,
+    time::{Duration, SystemTime},
 };
 
 use procfs::{
@@ -23,6 +24,11 @@ use super::family::{FamilyBuilder, float};
 /// Of `/proc/PID/stat`: fixed in the kernel's interface and in `client_golang`, whatever the kernel's own tick is.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// How often two clocks are read to find out how far they are apart.
+const READINGS: usize = 3;
+/// By so much that may be wrong all the same.
+const READ_APART: Duration = Duration::from_millis(1);
+
 /// Each thread's switches are a file of their own; above this many threads they are absent rather than slow.
 const MAX_THREADS: i64 = 4096;
 
@@ -32,7 +38,8 @@ const MAX_THREADS: i64 = 4096;
 #[derive(Debug)]
 pub struct ProcessReader {
     process: Process,
-    start_time: Option<f64>,
+    /// When the machine was started, as last told: in seconds since 1970.
+    booted: Option<u64>,
     switches: Switches,
 }
 
@@ -41,7 +48,7 @@ impl ProcessReader {
     pub fn open(pid: u32) -> io::Result<Self> {
         let pid = i32::try_from(pid).map_err(io::Error::other)?;
         let process = Process::new(pid).map_err(io::Error::other)?;
-        Ok(Self { start_time: start_time(&process).ok(), process, switches: Switches::default() })
+        Ok(Self { process, booted: None, switches: Switches::default() })
     }
 
     /// Reads what can be read now.
@@ -55,7 +62,9 @@ impl ProcessReader {
                 return ProcessStats::default();
             }
             stats.cpu_seconds = Some(float(stat.utime.saturating_add(stat.stime)) / TICKS_PER_SECOND);
-            stats.start_time_seconds = self.start_time;
+            let booted = boot_seconds(self.booted, since_1970_at_boot());
+            self.booted = Some(booted);
+            stats.start_time_seconds = Some(float(booted) + float(stat.starttime) / TICKS_PER_SECOND);
             stats.virtual_bytes = Some(stat.vsize);
             stats.resident_bytes = Some(stat.rss.saturating_mul(procfs::page_size()));
             stats.threads = u64::try_from(stat.num_threads).ok();
@@ -185,8 +194,33 @@ fn soft(limit: LimitValue) -> u64 {
     }
 }
 
-fn start_time(process: &Process) -> ProcResult<f64> {
-    Ok(float(procfs::boot_time_secs()?) + float(process.stat()?.starttime) / TICKS_PER_SECOND)
+/// The time since the machine was started, suspended or not: the clock of `/proc/PID/stat`, which nobody sets.
+pub(crate) fn since_boot() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to the timespec only, and can't fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default())
+}
+
+/// The time from 1970 to the start of the machine, by the time of day as it is now: it can be set.
+fn since_1970_at_boot() -> Duration {
+    let read = |_| {
+        let since_boot = since_boot();
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        since_1970.saturating_sub(since_boot)
+    };
+    // What comes between the two makes it longer.
+    (0..READINGS).map(read).min().unwrap_or_default()
+}
+
+/// The same in whole seconds, as `client_golang` has it from the line `btime` of `/proc/stat`, which the kernel makes of the same
+/// clocks: to read it takes longer, since other lines are about each interrupt. Stays what it was as long as that may be right.
+fn boot_seconds(before: Option<u64>, now: Duration) -> u64 {
+    let may_be = |seconds: &u64| {
+        let then = Duration::from_secs(*seconds);
+        now + READ_APART >= then && now < then + Duration::from_secs(1) + READ_APART
+    };
+    before.filter(may_be).unwrap_or(now.as_secs())
 }
 
 /// `stat` on the directory tells the number since Linux 6.2. Before, the entries are counted here: the count of
@@ -298,7 +332,6 @@ mod tests {
     use std::{
         collections::BTreeMap,
         process::{Child, Command, Stdio},
-        time::{Duration, SystemTime},
     };
 
     use prometheus::proto::MetricType;
@@ -341,6 +374,37 @@ mod tests {
         assert_eq!(stats.virtual_max_bytes, Some(limit.rlim_cur));
         assert!(stats.resident_bytes < stats.virtual_bytes);
         assert!(stats.network.is_some() && stats.context_switches.is_some());
+    }
+
+    #[test]
+    fn when_the_machine_was_started_is_what_the_kernel_says() {
+        let text = fs::read_to_string("/proc/stat").expect("it is there");
+        let told = text.lines().find_map(|line| line.strip_prefix("btime ")?.parse::<u64>().ok());
+        assert_eq!(told, Some(boot_seconds(None, since_1970_at_boot())));
+    }
+
+    #[test]
+    fn a_start_is_told_by_the_time_of_day_as_it_is_set() {
+        let at = |seconds, milliseconds| Duration::from_secs(seconds) + Duration::from_millis(milliseconds);
+        let cells = [
+            // Told before, how far the clocks are apart now, told then.
+            (None, at(1_000, 999), 1_000),
+            (None, at(1_001, 0), 1_001),
+            // As they are read.
+            (Some(1_000), at(1_001, 0), 1_000),
+            (Some(1_001), at(1_001, 0), 1_001),
+            (Some(1_001), at(1_000, 999), 1_001),
+            // Set forward, and back.
+            (Some(1_000), at(1_001, 2), 1_001),
+            (Some(1_000), at(4_600, 500), 4_600),
+            (Some(4_600), at(1_000, 500), 1_000),
+            (Some(1_001), at(1_000, 998), 1_000),
+            // To before the machine was started.
+            (Some(1_000), Duration::ZERO, 0),
+        ];
+        for (before, now, told) in cells {
+            assert_eq!(boot_seconds(before, now), told, "{before:?} {now:?}");
+        }
     }
 
     /// A child that is killed and waited for at the end of its test.

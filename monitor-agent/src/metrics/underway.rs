@@ -64,6 +64,13 @@ impl UnderwayCalls {
         self.others + self.kitex.count() + self.grpc.count()
     }
 
+    /// Leaves of Kitex's calls only how many there are.
+    pub fn hide_kitex(&mut self) {
+        self.others += self.kitex.count();
+        self.kitex = Groups::default();
+        self.is_sample = true;
+    }
+
     /// Keeps the names of an earlier look, so that their series go on, with no calls where there are none now; but none
     /// of Kitex's where its calls are a sample. Those of gRPC never are.
     pub fn keep_names(&mut self, earlier: &Self) {

@@ -1,189 +1,14 @@
 //! Aggregation of one target's calls, by label set.
 
+mod counters;
+
 use std::sync::Arc;
 
 use monitor_ebpf::{Counter, side};
 
+pub use counters::{CounterValues, Outcomes};
+
 use super::{Changes, Durations, Extras, FinishedCall, Labels, Ladder, Series, Side, Tracer};
-
-/// Values of the programs' counters, and what the agent itself counts about records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CounterValues {
-    /// Starts of calls seen.
-    pub starts: u64,
-    /// Starts of calls whose type was not known.
-    pub starts_unknown_type: u64,
-    /// Finishes of calls whose type was not known: in no total.
-    pub finishes_unknown_type: u64,
-    /// Starts of which it could not be read what they start, or whether.
-    pub starts_unread: u64,
-    /// Finishes of which it could not be read what they end, or whether: in no total.
-    pub finishes_unread: u64,
-    /// Starts not kept because the in-flight map was full.
-    pub refused_full: u64,
-    /// Starts not kept because too many calls were nested.
-    pub refused_nested: u64,
-    /// Starts whose finish never came.
-    pub abandoned: u64,
-    /// Finished calls whose start was not seen.
-    pub unpaired: u64,
-    /// Finished calls whose start was not seen because starts are watched in windows.
-    pub sampled_out: u64,
-    /// Starts that no finish can be matched with, since their window has closed.
-    pub starts_sampled_out: u64,
-    /// Finished calls whose start was seen and whose record found no room in the ring.
-    pub ring_full: u64,
-    /// Finished calls that have recorded their start themselves and whose record found no room in the ring.
-    pub ring_full_recorded: u64,
-    /// Finished calls with a duration from the start that they have recorded themselves.
-    pub recorded: u64,
-    /// Finished calls that have recorded their start, and since which the target's clock may have been set.
-    pub clock_set: u64,
-    /// Finished calls whose start was not seen and whose record found no room in the ring.
-    pub ring_full_unpaired: u64,
-    /// Finished calls counted under `other`.
-    pub label_sets_refused: u64,
-    /// Finished calls in no total, whose start was seen.
-    pub finishes_lost: u64,
-    /// Finished calls in no total, whose start was not seen.
-    pub finishes_lost_unpaired: u64,
-    /// Labels whose bytes were not in memory.
-    pub label_faults: u64,
-    /// Labels that could not be read.
-    pub labels_unreadable: u64,
-    /// Names of finished calls that were cut.
-    pub labels_cut: u64,
-    /// Hits with a type that was not expected and that is not kept by name.
-    pub unexpected_not_kept: u64,
-    /// Finished calls whose bytes could not be read.
-    pub sizes_unread: u64,
-    /// Messages of streams that are in no count.
-    pub messages_lost: u64,
-    /// Starts that are not counted under their labels.
-    pub starts_lost: u64,
-    /// Finishes of streams that had finished already, or whose start was not seen.
-    pub repeated: u64,
-    /// Records that arrived of calls whose start was seen by a probe.
-    pub records_timed: u64,
-    /// Records without one that arrived.
-    pub records_unpaired: u64,
-    /// Label sets in use.
-    pub label_sets: u64,
-    /// Finished calls in all totals.
-    pub finished: u64,
-    /// What became of the finished calls of clients.
-    pub client: Outcomes,
-    /// The same of servers.
-    pub server: Outcomes,
-}
-
-/// What became of the finished calls of one side. Each number is measured on its own: as soon as no call is on its way,
-/// [`finished`](Self::finished) is the sum of the others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outcomes {
-    /// All, in the kernel's totals.
-    pub finished: u64,
-    /// Their durations are in a histogram.
-    pub timed: u64,
-    /// Their starts were not seen.
-    pub unpaired: u64,
-    /// Their starts were not seen because starts are watched in windows.
-    pub sampled_out: u64,
-    /// Their durations found no room in the ring, or the clock was set meanwhile.
-    pub lost: u64,
-    /// Their records have arrived since the totals were read, or just before, or can't be taken out of the ring yet.
-    pub pending: u64,
-}
-
-impl Outcomes {
-    fn add(&mut self, other: &Self) {
-        let Self { finished, timed, unpaired, sampled_out, lost, pending } = other;
-        self.finished += finished;
-        self.timed += timed;
-        self.unpaired += unpaired;
-        self.sampled_out += sampled_out;
-        self.lost += lost;
-        self.pending += pending;
-    }
-}
-
-impl CounterValues {
-    /// Adds the values of another set of programs in the same target.
-    pub fn add(&mut self, other: &Self) {
-        let Self {
-            starts,
-            starts_unknown_type,
-            finishes_unknown_type,
-            starts_unread,
-            finishes_unread,
-            refused_full,
-            refused_nested,
-            abandoned,
-            unpaired,
-            sampled_out,
-            starts_sampled_out,
-            ring_full,
-            ring_full_unpaired,
-            ring_full_recorded,
-            recorded,
-            clock_set,
-            label_sets_refused,
-            finishes_lost,
-            finishes_lost_unpaired,
-            label_faults,
-            labels_unreadable,
-            labels_cut,
-            unexpected_not_kept,
-            sizes_unread,
-            messages_lost,
-            starts_lost,
-            repeated,
-            records_timed,
-            records_unpaired,
-            label_sets,
-            finished,
-            client,
-            server,
-        } = self;
-        client.add(&other.client);
-        server.add(&other.server);
-        for (sum, more) in [
-            (starts, other.starts),
-            (starts_unknown_type, other.starts_unknown_type),
-            (finishes_unknown_type, other.finishes_unknown_type),
-            (starts_unread, other.starts_unread),
-            (finishes_unread, other.finishes_unread),
-            (refused_full, other.refused_full),
-            (refused_nested, other.refused_nested),
-            (abandoned, other.abandoned),
-            (unpaired, other.unpaired),
-            (sampled_out, other.sampled_out),
-            (starts_sampled_out, other.starts_sampled_out),
-            (ring_full, other.ring_full),
-            (ring_full_unpaired, other.ring_full_unpaired),
-            (ring_full_recorded, other.ring_full_recorded),
-            (recorded, other.recorded),
-            (clock_set, other.clock_set),
-            (label_sets_refused, other.label_sets_refused),
-            (finishes_lost, other.finishes_lost),
-            (finishes_lost_unpaired, other.finishes_lost_unpaired),
-            (label_faults, other.label_faults),
-            (labels_unreadable, other.labels_unreadable),
-            (labels_cut, other.labels_cut),
-            (unexpected_not_kept, other.unexpected_not_kept),
-            (sizes_unread, other.sizes_unread),
-            (messages_lost, other.messages_lost),
-            (starts_lost, other.starts_lost),
-            (repeated, other.repeated),
-            (records_timed, other.records_timed),
-            (records_unpaired, other.records_unpaired),
-            (label_sets, other.label_sets),
-            (finished, other.finished),
-        ] {
-            *sum += more;
-        }
-    }
-}
 
 /// Aggregates one target's calls.
 ///
@@ -215,6 +40,8 @@ pub struct Aggregate {
     recorded: u64,
     /// Calls of clients, and of servers, whose recorded start means nothing.
     clock_set: [u64; 2],
+    /// Those of them that began before anyone looked, or before the clock was set for the first time since.
+    from_before: u64,
 }
 
 /// Where nothing is.
@@ -249,7 +76,14 @@ impl Aggregate {
             waiting: [0; 2],
             recorded: 0,
             clock_set: [0; 2],
+            from_before: 0,
         }
+    }
+
+    /// Takes note that the call that has just finished without a duration from the start that it has recorded began before the
+    /// clock was first looked at, or set for the first time since. Those that begin later are not like it.
+    pub fn came_from_before(&mut self) {
+        self.from_before += 1;
     }
 
     /// Takes note of the calls whose records came after the last one that is counted, or wait for one that is being written, by
@@ -279,7 +113,26 @@ impl Aggregate {
     /// Finished calls that have recorded their start themselves.
     #[must_use]
     pub fn with_own_start(&self) -> u64 {
-        self.recorded + self.clock_set.iter().sum::<u64>()
+        self.timed_by_own_start() + self.clock_set()
+    }
+
+    /// Finished calls with a duration from the start that they have recorded themselves.
+    #[must_use]
+    pub fn timed_by_own_start(&self) -> u64 {
+        self.recorded
+    }
+
+    /// Finished calls that have recorded their start, and no duration from it, since the clock may have been set meanwhile.
+    #[must_use]
+    pub fn clock_set(&self) -> u64 {
+        self.clock_set.iter().sum()
+    }
+
+    /// Those of [`Self::clock_set`] after which others may go without a duration, too: the time of day was as late before, or they
+    /// claim to have begun after their end.
+    #[must_use]
+    pub fn clock_set_since(&self) -> u64 {
+        self.clock_set().saturating_sub(self.from_before)
     }
 
     /// Where a label set's numbers are, if it was met before.
@@ -357,41 +210,7 @@ impl Aggregate {
         let (client, server) =
             (self.outcomes(Side::Client, &of_client), self.outcomes(Side::Server, &of_server));
         let counter = |which| of_client(which) + of_server(which);
-        let counters = CounterValues {
-            starts: counter(Counter::Starts),
-            starts_unknown_type: counter(Counter::StartUnknownType),
-            finishes_unknown_type: counter(Counter::FinishUnknownType),
-            starts_unread: counter(Counter::StartUnread),
-            finishes_unread: counter(Counter::FinishUnread),
-            refused_full: counter(Counter::RefusedFull),
-            refused_nested: counter(Counter::RefusedNested),
-            abandoned: counter(Counter::Abandoned),
-            unpaired: counter(Counter::Unpaired),
-            sampled_out: counter(Counter::SampledOut),
-            starts_sampled_out: counter(Counter::StartSampledOut),
-            ring_full: counter(Counter::RingFull),
-            ring_full_unpaired: counter(Counter::RingFullUnpaired),
-            ring_full_recorded: counter(Counter::RingFullRecorded),
-            recorded: self.recorded,
-            clock_set: self.clock_set.iter().sum(),
-            label_sets_refused: counter(Counter::LabelSetRefused),
-            finishes_lost: counter(Counter::FinishLost),
-            finishes_lost_unpaired: counter(Counter::FinishLostUnpaired),
-            label_faults: counter(Counter::LabelFault),
-            labels_unreadable: counter(Counter::LabelUnreadable),
-            labels_cut: self.labels_cut,
-            unexpected_not_kept: counter(Counter::UnexpectedNotKept),
-            sizes_unread: counter(Counter::SizeUnread),
-            messages_lost: counter(Counter::MessageLost),
-            starts_lost: counter(Counter::StartLabelLost),
-            repeated: counter(Counter::FinishRepeated),
-            records_timed: self.records_timed,
-            records_unpaired: self.records_unpaired,
-            label_sets: self.label_sets,
-            finished: client.finished + server.finished,
-            client,
-            server,
-        };
+        let counters = CounterValues::of(self, &counter, client, server);
         Changes { series: self.take_changed(), has_bytes: false, counters }
     }
 }
@@ -457,6 +276,25 @@ mod tests {
         let published = Published::default();
         published.update(vec![aggregate.changes(&|_, _| 0)]);
         published.get()
+    }
+
+    /// Of both sides, and of several copies, each counter is one sum; what became of calls is told by side.
+    #[test]
+    fn counters_of_the_programs_are_added_up() {
+        const BOTH: u64 = 0x1_0000_0001;
+        let values = |times: u64| {
+            // A bit for each counter, those of servers above those of clients.
+            let counter = |which: Counter, side: u8| times << (which as u32 + 32 * u32::from(side));
+            Aggregate::new(Arc::default()).changes(&counter).counters
+        };
+        let mut counters = values(1);
+        let sums = [counters.starts, counters.unpaired, counters.finishes_unread];
+        let expected = [Counter::Starts, Counter::Unpaired, Counter::FinishUnread];
+        assert_eq!(sums, expected.map(|which| BOTH << which as u32));
+        let unpaired = 1_u64 << Counter::Unpaired as u32;
+        assert_eq!((counters.client.unpaired, counters.server.unpaired), (unpaired, unpaired << 32));
+        counters.add(&values(1));
+        assert_eq!(counters, values(2));
     }
 
     /// Calls whose records came after the last one that is counted are in the totals already.

@@ -1,6 +1,6 @@
 //! Operations of a spec, of which an executable may have some, and of some one of several descriptions.
 
-use super::{Refusal, Site, sited};
+use super::{Refusal, Site, site::same_kinds};
 use crate::specs::Operation;
 
 /// The operations that are there, and notes about those that are not.
@@ -61,6 +61,7 @@ fn is_of_another_release(why: &Refusal) -> bool {
     match why {
         Refusal::InSpec { why, .. } => is_of_another_release(why),
         Refusal::WrongArguments { .. }
+        | Refusal::ArgumentsUntold(_)
         | Refusal::Generic(_)
         | Refusal::Wrapper(_)
         | Refusal::Assembly(_)
@@ -83,7 +84,7 @@ pub(super) fn any_of<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
 
 /// Refuses sites that one way of telling hits from others is not enough for.
 pub(super) fn one_kind(sites: &[Site]) -> Result<(), Refusal> {
-    sited::same_kinds(sites).map_err(|why| match why {
+    same_kinds(sites).map_err(|why| match why {
         Refusal::TooMuch(_) => Refusal::KindsOfSites,
         why => why,
     })
@@ -135,7 +136,7 @@ mod tests {
     #[test]
     fn the_next_description_of_an_operation_is_tried_where_one_does_not_fit() {
         let first = |why: fn() -> Refusal| move |number: u8| (number == 0).then(why);
-        let ways: [fn() -> Refusal; 9] = [
+        let ways: [fn() -> Refusal; 10] = [
             || no_field("a"),
             || Refusal::TypeMissing("main.T".to_owned()),
             || Refusal::TypeUnused("main.T".to_owned()),
@@ -143,10 +144,8 @@ mod tests {
             || Refusal::Generic("main.f[...]".to_owned()),
             || Refusal::Wrapper("main.(*T).f".to_owned()),
             || Refusal::Assembly("main.f".to_owned()),
-            || {
-                let [symbol, found, expected] = ["main.f", "w", "ww"].map(str::to_owned);
-                Refusal::WrongArguments { symbol, found, expected }
-            },
+            || Refusal::wrong_arguments("main.f", "w".to_owned(), "ww"),
+            || Refusal::ArgumentsUntold("main.f".to_owned()),
             no_function,
         ];
         for way in ways {

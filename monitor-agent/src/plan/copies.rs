@@ -8,7 +8,7 @@ use std::{
     ptr,
 };
 
-use super::{Refusal, Role};
+use super::{Refusal, Role, site::check_arguments};
 use crate::{
     frameworks::{self, Framework, Home, MessageSpec, SitedFramework},
     image::{BuildInfo, Function, GoImage, ImageError},
@@ -82,10 +82,10 @@ impl FrameworkCopy {
         go: &GoImage<'_>,
     ) -> Result<(), Refusal> {
         for function in self.functions.iter().filter(|function| prefix_of(&function.name, name).is_some()) {
-            let Some(found) = go.arguments(function)? else { continue };
-            if !found.starts_with(arguments) {
-                let (symbol, expected) = (function.name.clone(), arguments.clone());
-                return Err(Refusal::WrongArguments { symbol, found, expected });
+            match check_arguments(function, arguments, go) {
+                // What the function gets is told by its type word all the same.
+                Ok(_) | Err(Refusal::ArgumentsUntold(_)) => {}
+                Err(why) => return Err(why),
             }
         }
         Ok(())

@@ -14,13 +14,12 @@ use super::{
     layout::{Needs, Nodes, Place, ROOT, STATUS, as_program},
     recipe::argument,
     resolve::Resolver,
-    shape::Walk,
-    site::{find_site_of, return_sites_of},
+    shape::{Walk, side_code},
+    site::{Sites, check_arguments},
 };
 use crate::{
-    frameworks::Side,
     image::{A_WRAPPER, Dissolved, Function, GoImage, Image, StandIn},
-    specs::{Entry, Finish, Key, Operation, Policy, Source, Spec, Words, steps_of},
+    specs::{Entry, Finish, Key, Operation, Policy, Side, Source, Spec, Words, steps_of},
 };
 
 /// An operation: where it starts and finishes, and what lies where then.
@@ -73,14 +72,14 @@ pub(super) fn find(
     };
     let functions = go.functions_named(&|symbol| symbol == A_WRAPPER || is_named(symbol))?;
     let (wrapper, dissolved) = (go.wrapper_id(&functions)?, go.dissolved(&is_named)?);
-    let mut finder = Finder { image, go, functions, wrapper, dissolved, sites: Vec::new() };
+    let mut finder = Finder { functions, wrapper, dissolved, sites: Sites::new(image, go) };
     let Alternatives { found: operations, notes } = Alternatives::find(&spec.operations, |number, _| {
         finder.operation(spec, usize::from(number), resolver)
     })?;
     let mut found = Found { operations, sites: Vec::new(), notes };
     check_sites(&found.operations)?;
     set_apart(&mut found.operations);
-    found.sites = finder.sites;
+    found.sites = finder.sites.found;
     let used = |site: &Site| {
         let of = |operation: &Described| match site.role {
             Role::Start => operation.starts.contains(&site.address),
@@ -147,14 +146,12 @@ fn is_made_of(name: &str, functions: &BTreeSet<&str>) -> bool {
 }
 
 struct Finder<'a> {
-    image: &'a Image,
-    go: &'a GoImage<'a>,
     functions: Vec<Function>,
     /// The number by which the runtime knows those that the compiler has made to call others.
     wrapper: Option<u8>,
     /// Those of which nothing is left but what was put into others.
     dissolved: Vec<Dissolved>,
-    sites: Vec<Site>,
+    sites: Sites<'a>,
 }
 
 impl Finder<'_> {
@@ -168,7 +165,8 @@ impl Finder<'_> {
         let (start, entered) = self.choose(&operation.start, spec)?;
         let mut starts = Vec::new();
         for function in &entered {
-            starts.push(self.site(Role::Start, function).map_err(|why| why.at(spec, start.place))?);
+            let site = self.sites.at_entry(Role::Start, function);
+            starts.push(site.map_err(|why| why.at(spec, start.place))?);
         }
         let (end, finishes) = match &operation.finish {
             Finish::Entered(entries) => {
@@ -180,14 +178,15 @@ impl Finder<'_> {
                 {
                     return Err(Refusal::StartAndFinish(function.name.clone()).at(spec, finish.place));
                 }
-                let sites = left.iter().map(|function| self.site(Role::Finish, function));
+                let sites = left.iter().map(|function| self.sites.at_entry(Role::Finish, function));
                 let sites = sites.collect::<Result<Vec<_>, _>>().map_err(|why| why.at(spec, finish.place))?;
                 (finish.words.clone(), sites)
             }
             Finish::Returned(words) => {
                 let mut finishes = Vec::new();
                 for function in &entered {
-                    finishes.extend(self.returns(function).map_err(|why| why.at(spec, start.place))?);
+                    let sites = self.sites.at_returns(function);
+                    finishes.extend(sites.map_err(|why| why.at(spec, start.place))?);
                 }
                 (words.clone(), finishes)
             }
@@ -240,14 +239,14 @@ impl Finder<'_> {
             match found.iter().try_for_each(|function| self.check_arguments(function, entry)) {
                 Ok(()) if hidden.is_none() => return Ok((entry, found)),
                 Ok(()) => break,
-                Err(why @ (Refusal::WrongArguments { .. } | Refusal::Generic(_))) => {
+                Err(why) if why.is_about_arguments() || matches!(why, Refusal::Generic(_)) => {
                     refusal = Some(why.at(spec, entry.place));
                 }
                 Err(why) => return Err(why),
             }
         }
         if let Some((entry, function)) = hidden {
-            let caller = self.go.dissolved_into(function)?;
+            let caller = self.sites.go.dissolved_into(function)?;
             return Err(Refusal::Inlined { symbol: function.name.clone(), caller }.at(spec, entry.place));
         }
         let place = entries.first().map_or(0, |entry| entry.place);
@@ -265,7 +264,7 @@ impl Finder<'_> {
         let mut other = None;
         for function in functions {
             let symbol = || function.name.clone();
-            match self.go.stand_in(function, self.wrapper)? {
+            match self.sites.go.stand_in(function, self.wrapper)? {
                 None => written.push(function.clone()),
                 // The compiler makes a wrapper of the same name, which is not the one to tell of.
                 Some(StandIn::Assembly) => other = Some(Refusal::Assembly(symbol())),
@@ -282,31 +281,8 @@ impl Finder<'_> {
         if !entry.arguments.is_empty() && function.name.contains('[') {
             return Err(Refusal::Generic(function.name.clone()));
         }
-        let found = self.go.arguments(function)?.unwrap_or_default();
-        if found.starts_with(&entry.arguments) {
-            return Ok(());
-        }
-        let expected = entry.arguments.clone();
-        Err(Refusal::WrongArguments { symbol: function.name.clone(), found, expected })
-    }
-
-    /// The site at a function's entry: its address.
-    fn site(&mut self, role: Role, function: &Function) -> Result<u64, Refusal> {
-        let known = self.sites.iter().find(|site| site.role == role && site.entry == function.entry);
-        if let Some(site) = known {
-            return Ok(site.address);
-        }
-        let site = find_site_of(role, function, self.image, self.go)?;
-        let address = site.address;
-        self.sites.push(site);
-        Ok(address)
-    }
-
-    fn returns(&mut self, function: &Function) -> Result<Vec<u64>, Refusal> {
-        let sites = return_sites_of(Role::Finish, function, self.image, self.go)?;
-        let addresses = sites.iter().map(|site| site.address).collect();
-        self.sites.extend(sites);
-        Ok(addresses)
+        check_arguments(function, &entry.arguments, self.sites.go)?;
+        Ok(())
     }
 }
 
@@ -377,7 +353,7 @@ impl Described {
     }
 
     /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
-    pub(super) fn program(&self, bias: u64) -> Result<Shape, Refusal> {
+    pub(super) fn to_shape(&self, bias: u64) -> Result<Shape, Refusal> {
         let Some(operation) = self.operation() else { return Err(Refusal::NoShape) };
         let first_label = operation.label_places.first().copied().unwrap_or_default();
         let too_much = |why: Refusal| why.at(&self.spec, first_label);
@@ -422,7 +398,7 @@ impl Described {
             (Key::Goroutine | Key::Thread | Key::Int, _) => KeyKind::Object,
         };
         let windows = as_program(bias, [&windows]).map_err(too_much)?;
-        Ok(Shape { side: operation.side.code(), key: key as u8, labels, windows, sited, ..Shape::UNUSED })
+        Ok(Shape { side: side_code(operation.side), key: key as u8, labels, windows, sited, ..Shape::UNUSED })
     }
 
     fn needs(&self) -> Needs<'_> {
@@ -514,6 +490,17 @@ mod tests {
         }
         let notes = planned("main.gone", &[gone, operation("b", [START])].concat()).expect("a plan");
         assert!(notes.contains("a is not watched (function main.gone is inlined into"), "{notes}");
+    }
+
+    #[test]
+    fn arguments_of_which_the_executable_says_nothing_are_not_those_of_a_description() {
+        let file = GoFile { kitex: true, ..GoFile::of_release(26) };
+        let plain = operation("a", [START]);
+        let told = plain.replacen("DoStart\"", "DoStart\"\narguments = \"w\"", 1);
+        let why = planned_in(&file, &told).expect_err("a refusal");
+        assert!(why.contains(&format!("doesn't say which arguments function {START} has")), "{why}");
+        // Another description of the operation names none.
+        assert!(planned_in(&file, &[told, plain].concat()).is_ok());
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Inspection {
     /// Puts all probes of Kitex to the first instructions of their functions: see [`SiteChoosing::Naive`](super::SiteChoosing::Naive).
     pub fn choose_naive_sites(&mut self) {
         let plans = self.frameworks.iter_mut().filter_map(|found| found.plan.as_mut().ok());
-        for plan in plans.filter(|plan| !plan.is_sited()) {
+        for plan in plans.filter(|plan| plan.is_by_type()) {
             for site in plan.sites.iter_mut().chain(&mut plan.message_sites) {
                 site.choose_first_instruction();
             }

@@ -181,7 +181,7 @@ pub(super) struct Reads {
 
 impl Reads {
     /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
-    pub(super) fn program(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
+    pub(super) fn to_shape(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
         let windows = self.needs(wanted).windows(self.inner.map(|(place, _)| place))?;
         let recorded = self.recorded.as_ref().filter(|_| wanted.recorded);
         let late = recorded.map(|recorded| self.late(recorded)).transpose()?;

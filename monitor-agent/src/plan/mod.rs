@@ -20,7 +20,6 @@ mod resolve;
 mod shape;
 mod site;
 mod sited;
-mod sited_messages;
 mod witness;
 
 use std::{ops::Range, sync::Arc};
@@ -242,10 +241,16 @@ impl Plan {
         Ok(self)
     }
 
-    /// Whether the function that a call enters tells what it is.
+    /// Whether the type of a call's object tells what it is, not the function that the call enters.
+    fn is_by_type(&self) -> bool {
+        !self.shapes.is_empty()
+    }
+
+    /// Whether the probes at starts may be taken away now and then. Starts of gRPC-Go are counted under their labels, and a call
+    /// has several: their probes stay. So do those of specs.
     #[must_use]
-    pub fn is_sited(&self) -> bool {
-        !self.calls.is_empty() || !self.operations.is_empty() || self.native.is_some()
+    pub fn starts_come_and_go(&self) -> bool {
+        self.is_by_type()
     }
 
     /// Why no call's own record of its start can be read; `None` where that of some kind of call can.

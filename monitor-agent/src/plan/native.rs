@@ -7,15 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use monitor_ebpf::{Native as Program, form, moment, policy, word};
+use monitor_ebpf::{Native as NativeRecipe, form, moment, policy, word};
 
 use super::{
     Refusal, Role, Site,
     alternatives::{Alternatives, any_of, one_kind},
+    shape::side_code,
     site::{no_site, site},
 };
 use crate::{
-    failure::printable,
     image::{
         CodeError, CostClass, Demangler, Image, NativeFunction, SiteChoice, SiteKind, is_native_part,
         is_native_thunk, native_entry_site, native_original, return_sites,
@@ -24,6 +24,7 @@ use crate::{
         ALTERNATIVES_MAX, Key, Native, NativeEntry, NativeFinish, OPERATIONS_MAX, Operation, Policy, Source,
         Spec, Text, Width,
     },
+    text::printable,
 };
 
 /// Each entry of a spec has a bit.
@@ -31,7 +32,7 @@ const _: () = assert!(OPERATIONS_MAX * 2 * ALTERNATIVES_MAX <= u64::BITS as usiz
 
 /// An operation: what the programs do for it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NativePlan(pub(super) Program);
+pub(super) struct NativePlan(pub(super) NativeRecipe);
 
 /// An operation that is in an executable, its sites with the finishes first, and notes.
 pub(super) struct Found {
@@ -235,7 +236,7 @@ fn find_operation(
     }
     sites.extend(starts);
     one_kind(&sites).map_err(|why| why.at(spec, start.place))?;
-    Ok(Found { number, operation: NativePlan(program(operation, native, start, finish)), sites, notes })
+    Ok(Found { number, operation: NativePlan(to_native(operation, native, start, finish)), sites, notes })
 }
 
 /// Refuses a start that is a finish of the same key as well: which of two probes at one place comes first is not known. Under
@@ -370,12 +371,12 @@ fn probed(start: &Site) -> Site {
 }
 
 /// What the programs do for an operation.
-fn program(
+fn to_native(
     operation: &Operation,
     native: &Native,
     start: &NativeEntry,
     finish: Option<&NativeEntry>,
-) -> Program {
+) -> NativeRecipe {
     let argument = |place: Option<usize>| place.and_then(|place| u8::try_from(place).ok());
     let (start_key, finish_key) = match (&native.finish, finish) {
         (NativeFinish::Instructions(_), _) => (word::STACK, word::STACK),
@@ -385,32 +386,32 @@ fn program(
             (key(Some(start)).unwrap_or(word::THREAD), key(finish).unwrap_or(word::THREAD))
         }
     };
-    let mut program = Program {
+    let mut recipe = NativeRecipe {
         start_key,
         finish_key,
         key_width: if operation.key == Key::Int { 4 } else { 8 },
-        side: operation.side.code(),
+        side: side_code(operation.side),
         policy: match operation.policy {
             Policy::Overwrite | Policy::Nested => 0,
             Policy::FirstStart => policy::FIRST_START,
             Policy::FirstFinish => policy::FIRST_FINISH,
         },
-        ..Program::NONE
+        ..NativeRecipe::NONE
     };
     if let Some(width) = native.result() {
-        program.number_moment = moment::FINISH;
-        program.number = word::RESULT;
-        program.number_width = if width == Width::Bool { 1 } else { 4 };
+        recipe.number_moment = moment::FINISH;
+        recipe.number = word::RESULT;
+        recipe.number_width = if width == Width::Bool { 1 } else { 4 };
     } else if let Some(number) = argument(finish.and_then(|finish| finish.number)) {
-        (program.number_moment, program.number) = (moment::FINISH, number);
+        (recipe.number_moment, recipe.number) = (moment::FINISH, number);
     } else if let Some(number) = argument(start.number) {
-        (program.number_moment, program.number) = (moment::START, number);
+        (recipe.number_moment, recipe.number) = (moment::START, number);
     }
     let names = operation.labels.iter().filter_map(|source| match source {
         Source::Name(name) => Some(name),
         _ => None,
     });
-    for (place, name) in program.texts.iter_mut().zip(names) {
+    for (place, name) in recipe.texts.iter_mut().zip(names) {
         let at_finish = finish.and_then(|finish| finish.texts.get(name));
         let at_start = start.texts.get(name).map(|text| (moment::START, text));
         let Some((moment, (argument, text))) = at_finish.map(|text| (moment::FINISH, text)).or(at_start)
@@ -421,7 +422,7 @@ fn program(
         place.word = u8::try_from(*argument).unwrap_or_default();
         place.form = if *text == Text::Cxx11 { form::CXX11 } else { form::C };
     }
-    program
+    recipe
 }
 
 #[cfg(test)]

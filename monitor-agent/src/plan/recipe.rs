@@ -76,7 +76,8 @@ impl Plan {
     /// Whether the messages of its framework's streams are wanted.
     #[must_use]
     pub fn wants_messages(&self, wanted: Wanted) -> bool {
-        if self.is_sited() { wanted.grpc_messages } else { wanted.messages }
+        // Operations of specs have none.
+        (self.is_by_type() && wanted.messages) || (!self.calls.is_empty() && wanted.grpc_messages)
     }
 
     /// The recipe for a process in which the executable lies `bias` bytes above its link-time addresses.
@@ -100,9 +101,8 @@ impl Plan {
         if let Some(errors) = &self.errors {
             recipe.error_wrapped = errors.wrapped.wrapping_add(bias);
             recipe.error_wrapped_at = errors.wrapped_at;
-            let or_none = |itab: u64| if itab == 0 { 0 } else { itab.wrapping_add(bias) };
-            recipe.error_plain = or_none(errors.plain);
-            recipe.error_carrier = or_none(errors.carrier);
+            recipe.error_plain = moved(errors.plain, bias);
+            recipe.error_carrier = moved(errors.carrier, bias);
             recipe.error_carries_at = errors.carries_at;
         }
         for site in self.sites.iter().chain(&self.message_sites) {
@@ -120,19 +120,19 @@ impl Plan {
             recipe.shape_count += 1;
         }
         for (place, call) in recipe.shapes.iter_mut().zip(&self.calls) {
-            *place = call.program(bias, wanted)?;
+            *place = call.to_shape(bias, wanted)?;
             recipe.shape_count += 1;
             recipe.by_site = by_site::PATH;
         }
         for (place, operation) in recipe.shapes.iter_mut().zip(&self.operations) {
-            *place = operation.program(bias)?;
+            *place = operation.to_shape(bias)?;
             recipe.shape_count += 1;
             recipe.by_site = by_site::NAMES;
             // Its names are known when it finishes, and it has no peer.
             recipe.events &= event::FINISHES;
         }
-        if let Some(NativePlan(program)) = self.native {
-            recipe.native = program;
+        if let Some(NativePlan(native)) = self.native {
+            recipe.native = native;
             recipe.by_site = by_site::NAMES;
             recipe.events &= event::FINISHES;
         }
@@ -142,15 +142,20 @@ impl Plan {
 
 /// The shape for a process, with the peer's address and the recorded start if there is room for them beside the rest.
 fn as_far_as_there_is_room(shape: &ShapePlan, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
-    match shape.program(bias, wanted) {
+    match shape.to_shape(bias, wanted) {
         Err(Refusal::TooMuch(_)) if wanted.peers => {
             as_far_as_there_is_room(shape, bias, Wanted { peers: false, ..wanted })
         }
         Err(Refusal::TooMuch(_)) if wanted.recorded => {
-            shape.program(bias, Wanted { recorded: false, ..wanted })
+            shape.to_shape(bias, Wanted { recorded: false, ..wanted })
         }
         other => other,
     }
+}
+
+/// Where a link-time address is in a process whose executable lies `bias` bytes above it. 0 stands for none, and stays.
+pub(super) fn moved(address: u64, bias: u64) -> u64 {
+    if address == 0 { 0 } else { address.wrapping_add(bias) }
 }
 
 /// The register of a Go function's integer argument.

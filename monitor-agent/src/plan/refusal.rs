@@ -68,6 +68,11 @@ pub enum Refusal {
         /// What was expected.
         expected: String,
     },
+    /// The executable says nothing of a function's arguments, and a description does.
+    #[error(
+        "the executable doesn't say which arguments function {0} has, as none of Go 1.17 does, so what it gets can't be proven"
+    )]
+    ArgumentsUntold(String),
     /// A generic function, or one inside it, of whose arguments a spec says something.
     #[error(
         "function {0} is generic, or part of one that is: it gets an argument more than the executable says, so what it gets can't \
@@ -254,6 +259,11 @@ impl Refusal {
         Self::WrongType { what: what.to_owned(), found: found.to_owned(), expected }
     }
 
+    /// A [`Refusal::WrongArguments`].
+    pub(super) fn wrong_arguments(symbol: &str, found: String, expected: &str) -> Self {
+        Self::WrongArguments { symbol: symbol.to_owned(), found, expected: expected.to_owned() }
+    }
+
     /// The same with the place of the spec that it is about. That an executable can't be read is about none.
     pub(super) fn at(self, spec: &Spec, place: usize) -> Self {
         match self {
@@ -268,6 +278,11 @@ impl Refusal {
             Self::InSpec { why, .. } => why.is_missing(),
             _ => self.is_inlined() || matches!(self, Self::FunctionMissing(_) | Self::SymbolMissing(_)),
         }
+    }
+
+    /// Whether a function has other arguments than a description names, as far as the executable says.
+    pub(super) fn is_about_arguments(&self) -> bool {
+        matches!(self, Self::WrongArguments { .. } | Self::ArgumentsUntold(_))
     }
 
     /// Whether calls of a function go by it.

@@ -8,8 +8,9 @@ use super::{
     resolve::{FieldRef, Resolver},
 };
 use crate::{
-    frameworks::{Alternatives, Condition, Key, Question, RecordedSpec, ShapeSpec, Side},
+    frameworks::{Alternatives, Condition, Key, Question, RecordedSpec, ShapeSpec},
     image::{Kind, Type},
+    specs::Side,
 };
 
 /// A shape of calls, proven in an executable.
@@ -70,8 +71,8 @@ impl ShapePlan {
             nodes: walk.nodes,
             type_word: itab.address,
             inner,
-            side: spec.side.code(),
-            key: spec.key.code() as u8,
+            side: side_code(spec.side),
+            key: key_kind(spec.key) as u8,
             key_asks_streaming,
             labels,
             streaming,
@@ -90,8 +91,8 @@ impl ShapePlan {
     }
 
     /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
-    pub(super) fn program(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
-        self.reads.program(bias, wanted)
+    pub(super) fn to_shape(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
+        self.reads.to_shape(bias, wanted)
     }
 }
 
@@ -402,21 +403,18 @@ fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
     })
 }
 
-impl Side {
-    pub(super) fn code(self) -> u8 {
-        match self {
-            Self::Client => side::CLIENT,
-            Self::Server => side::SERVER,
-        }
+/// A side as the programs have it.
+pub(super) fn side_code(of: Side) -> u8 {
+    match of {
+        Side::Client => side::CLIENT,
+        Side::Server => side::SERVER,
     }
 }
 
-impl Key {
-    fn code(self) -> KeyKind {
-        match self {
-            Self::Object => KeyKind::Object,
-            Self::GoroutineUnlessStreaming => KeyKind::GoroutineUnlessStreaming,
-        }
+fn key_kind(key: Key) -> KeyKind {
+    match key {
+        Key::Object => KeyKind::Object,
+        Key::GoroutineUnlessStreaming => KeyKind::GoroutineUnlessStreaming,
     }
 }
 

@@ -141,6 +141,88 @@ pub(super) fn check_not_inlined(function: &Function, go: &GoImage<'_>) -> Result
     }
 }
 
+/// What the executable says of a function's arguments, which must be those that are expected, or begin with them. A function of
+/// which it says nothing passes only where none are expected.
+pub(super) fn check_arguments(
+    function: &Function,
+    expected: &str,
+    go: &GoImage<'_>,
+) -> Result<String, Refusal> {
+    match go.arguments(function)? {
+        Some(found) if !found.starts_with(expected) => {
+            Err(Refusal::wrong_arguments(&function.name, found, expected))
+        }
+        None if !expected.is_empty() => Err(Refusal::ArgumentsUntold(function.name.clone())),
+        found => Ok(found.unwrap_or_default()),
+    }
+}
+
+/// The sites that have been found in an executable so far.
+pub(super) struct Sites<'a> {
+    pub(super) image: &'a Image,
+    pub(super) go: &'a GoImage<'a>,
+    pub(super) found: Vec<Site>,
+}
+
+impl<'a> Sites<'a> {
+    /// None so far.
+    pub(super) fn new(image: &'a Image, go: &'a GoImage<'a>) -> Self {
+        Self { image, go, found: Vec::new() }
+    }
+
+    /// The address of the site at a function's entry, of which there is one for each role.
+    pub(super) fn at_entry(&mut self, role: Role, function: &Function) -> Result<u64, Refusal> {
+        let is_same =
+            |site: &&Site| site.role == role && site.entry == function.entry && site.kind.is_at_entry();
+        if let Some(site) = self.found.iter().find(is_same) {
+            return Ok(site.address);
+        }
+        let site = find_site_of(role, function, self.image, self.go)?;
+        let address = site.address;
+        self.found.push(site);
+        Ok(address)
+    }
+
+    /// The addresses of the sites at which a function returns, which finishes a call.
+    pub(super) fn at_returns(&mut self, function: &Function) -> Result<Vec<u64>, Refusal> {
+        let sites = return_sites_of(Role::Finish, function, self.image, self.go)?;
+        let addresses = sites.iter().map(|site| site.address).collect();
+        self.found.extend(sites);
+        Ok(addresses)
+    }
+
+    /// The address of the site at which a function has an error that the only call of another one has given it, which finishes a
+    /// call; and how far above the stack pointer its own argument lies then.
+    pub(super) fn at_tested_call(
+        &mut self,
+        function: &Function,
+        giver: &Function,
+        wanted: WantedError,
+    ) -> Result<(u64, u16), Refusal> {
+        check_not_inlined(function, self.go)?;
+        check_not_inlined(giver, self.go)?;
+        let code = self.go.code(function)?;
+        let tested = tested_call(&code, function.entry, giver.entry, wanted);
+        let TestedCall { site: choice, kept_at } = tested.map_err(|error| no_site(&function.name, &error))?;
+        let site = site(Role::Finish, (&function.name, function.entry), &code.into(), choice, self.image)?;
+        let address = site.address;
+        self.found.push(site);
+        Ok((address, kept_at))
+    }
+}
+
+/// Refuses sites of one role at which hits are told from others in different ways: the programs have one way for all.
+pub(super) fn same_kinds(sites: &[Site]) -> Result<(), Refusal> {
+    for role in [Role::Start, Role::Finish, Role::Entered] {
+        let mut flags = sites.iter().filter(|site| site.role == role).filter_map(Site::skip_flags);
+        let first = flags.next();
+        if flags.any(|other| Some(other) != first) {
+            return Err(Refusal::TooMuch("kinds of sites"));
+        }
+    }
+    Ok(())
+}
+
 /// The site in a function.
 pub(super) fn find_site_of(
     role: Role,
@@ -167,24 +249,6 @@ pub(super) fn return_sites_of(
     let code = code.into();
     let site = |choice| site(role, (&function.name, function.entry), &code, choice, image);
     choices.into_iter().map(site).collect()
-}
-
-/// The site at which a function has an error that the only call of another one has given it, and how far above the stack pointer
-/// its own argument lies then.
-pub(super) fn tested_call_of(
-    role: Role,
-    (function, giver): (&Function, &Function),
-    wanted: WantedError,
-    image: &Image,
-    go: &GoImage<'_>,
-) -> Result<(Site, u16), Refusal> {
-    check_not_inlined(function, go)?;
-    check_not_inlined(giver, go)?;
-    let code = go.code(function)?;
-    let tested = tested_call(&code, function.entry, giver.entry, wanted);
-    let TestedCall { site: choice, kept_at } = tested.map_err(|error| no_site(&function.name, &error))?;
-    let site = site(role, (&function.name, function.entry), &code.into(), choice, image)?;
-    Ok((site, kept_at))
 }
 
 pub(super) fn no_site(symbol: &str, error: &CodeError) -> Refusal {

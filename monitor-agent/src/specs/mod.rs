@@ -25,9 +25,7 @@ use thiserror::Error;
 pub use known::KNOWN;
 pub use names::steps_of;
 pub use native::{Native, NativeEntry, NativeFinish, Text, Width};
-pub use read::read;
-
-use crate::frameworks::Side;
+pub use read::{FRAMEWORK_KEYS, read};
 
 /// Longest file.
 pub const FILE_MAX: usize = 64 << 10;
@@ -72,6 +70,15 @@ pub struct Spec {
 pub struct Origin {
     file: String,
     text: String,
+}
+
+/// On which side of a call the target is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// It calls.
+    Client,
+    /// It is called.
+    Server,
 }
 
 /// What begins in one function and ends in another, or in the same.

@@ -6,11 +6,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    ALTERNATIVES_MAX, Key, LABELS_MAX, MATCHES_MAX, Operation, Policy, Source, TEXTS_MAX, names,
+    ALTERNATIVES_MAX, Finish, Key, LABELS_MAX, MATCHES_MAX, Operation, Policy, Side, Source, TEXTS_MAX,
+    names,
     read::{NOT_FIRST_START, Wrong, check, comparison, label_places, says_one_thing, short, source, wrong},
     written::{WrittenSide, WrittenSource},
 };
-use crate::{frameworks::Side, specs::Finish};
 
 /// Arguments of a native function that are in registers.
 const ARGUMENTS: usize = monitor_ebpf::word::ARGUMENTS as usize;

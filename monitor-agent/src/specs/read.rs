@@ -12,8 +12,42 @@ use super::{
     Comparison, FILE_MAX, OPERATIONS_MAX, Operation, Origin, Source, Spec, SpecError, go, names, native,
     written::{OtherSource, Written, WrittenSource},
 };
-use crate::frameworks::FRAMEWORK_KEYS;
 
+/// Keys that only the files of the agent's own frameworks have: who writes one into a spec is told so.
+pub const FRAMEWORK_KEYS: [&str; 32] = [
+    "also_finish",
+    "begins_if",
+    "ends_once",
+    "error_finish",
+    "errors",
+    "first_if",
+    "home",
+    "in_place_of",
+    "key_at",
+    "messages",
+    "metrics",
+    "not_within",
+    "oneway",
+    "only_if",
+    "open_interfaces",
+    "panicked",
+    "peer",
+    "protocol",
+    "protocols",
+    "received_bytes",
+    "recorded",
+    "retries",
+    "sent_bytes",
+    "starts_as",
+    "status",
+    "stream",
+    "streaming",
+    "streams",
+    "title",
+    "told_by",
+    "unary",
+    "when",
+];
 /// In place of a path to a number: it is among the words of the finish.
 const ARGUMENT: &str = "argument";
 /// Longest help text, and longest fixed value of a label.

@@ -8,8 +8,7 @@ use serde::{
 };
 use toml::Spanned;
 
-use super::native::WrittenNative;
-use crate::frameworks::Side;
+use super::{Side, native::WrittenNative};
 
 /// The file as it is written.
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! The mappings of one file in `/proc/PID/maps`.
+//! The mappings of one file in `/proc/PID/maps`, and those that the kernel has made for probes.
 //!
 //! Read by hand: the text holds paths that the target chose, and `procfs` 0.18 fails on one that is not UTF-8 and
 //! panics on a file called `/SYSV`.
@@ -18,6 +18,9 @@ const MAX_TEXT: u64 = 64 << 20;
 const MAX_LINE: u64 = 8 << 10;
 /// An executable is mapped a handful of times, and some hundred times where the process has changed access here and there.
 const MAX_MAPPINGS: usize = 1 << 14;
+
+/// What the kernel calls its code in a process that probes call (`tramp_mapping` in arch/x86/kernel/uprobes.c @ v6.18).
+const PROBE_TRAMPOLINE: &[u8] = b"[uprobes-trampoline]";
 
 /// A part of a file that is mapped into a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +44,8 @@ struct Line<'a> {
 /// The mappings of `file`, or where no line has its numbers, those under the name `path`. Fails where there are more than a
 /// program has: with some of them left out, it would seem to lie elsewhere.
 pub(super) fn of_file(lines: impl Read, file: FileId, path: &str) -> io::Result<Vec<Mapping>> {
-    let mut lines = BufReader::new(lines.take(MAX_TEXT));
     let (mut by_number, mut by_name) = (Vec::new(), Vec::new());
-    let mut text = Vec::new();
-    while next_line(&mut lines, &mut text)? {
-        let Some(line) = parse(&text) else { continue };
+    visit(lines, &mut |line| {
         if line.file == file {
             by_number.push(line.mapping);
         } else if line.file.ino != 0 && String::from_utf8_lossy(line.path) == path {
@@ -56,11 +56,36 @@ pub(super) fn of_file(lines: impl Read, file: FileId, path: &str) -> io::Result<
                 "it has its executable mapped more than {MAX_MAPPINGS} times"
             )));
         }
+        Ok(())
+    })?;
+    Ok(if by_number.is_empty() { by_name } else { by_number })
+}
+
+/// Where the kernel has put its code for probes: a page in each 4 GiB that has such a probe. No file has such a name here.
+pub(super) fn probe_trampolines(lines: impl Read) -> io::Result<Vec<Mapping>> {
+    let mut found = Vec::new();
+    visit(lines, &mut |line| {
+        if line.file.ino == 0 && line.path == PROBE_TRAMPOLINE {
+            found.push(line.mapping);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Goes through the lines that make sense. Fails where there are more than a process has.
+fn visit(lines: impl Read, visitor: &mut dyn FnMut(Line<'_>) -> io::Result<()>) -> io::Result<()> {
+    let mut lines = BufReader::new(lines.take(MAX_TEXT));
+    let mut text = Vec::new();
+    while next_line(&mut lines, &mut text)? {
+        if let Some(line) = parse(&text) {
+            visitor(line)?;
+        }
     }
     if lines.get_ref().limit() == 0 {
         return Err(io::Error::other(format!("it has more than {} MiB", MAX_TEXT >> 20)));
     }
-    Ok(if by_number.is_empty() { by_name } else { by_number })
+    Ok(())
 }
 
 /// Takes a line, and keeps the first [`MAX_LINE`] bytes of it; false at the end.
@@ -114,6 +139,8 @@ mod tests {
 00500000-00600000 rw-p 00100000 00:2a 99                                 /srv/other app (deleted)
 7f0000000000-7f0000001000 r--p 00000000 00:05 7                          /SYSV
 7f0000001000-7f0000002000 r--p 00000000 00:05 8                          /bad \xff\xfe name
+7f0000003000-7f0000004000 r-xp 00000000 00:05 9                          [uprobes-trampoline]
+7f0000004000-7f0000005000 r-xp 00000000 00:00 0                          [uprobes-trampoline]
 7fff00000000-7fff00001000 rw-p 00000000 00:00 0                          [stack]
 7fff00002000-7fff00003000 rw-p 00000000 00:00 0 \n";
 
@@ -138,6 +165,12 @@ mod tests {
         assert!(of(elsewhere, "/srv/other app").is_empty());
         assert!(of(elsewhere, "[stack]").is_empty());
         assert!(of(elsewhere, "").is_empty());
+    }
+
+    #[test]
+    fn code_for_probes_is_the_kernels() {
+        let found = probe_trampolines(TEXT).expect("mappings");
+        assert_eq!(found.iter().map(|one| one.start).collect::<Vec<_>>(), [0x7f00_0000_4000]);
     }
 
     /// A text that never ends.

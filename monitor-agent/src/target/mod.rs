@@ -36,7 +36,7 @@ use procfs::{
 };
 use thiserror::Error;
 
-use crate::failure;
+use crate::descriptors;
 pub use caps::missing_capabilities;
 pub use exits::Exits;
 pub use maps::Mapping;
@@ -78,7 +78,7 @@ pub enum TargetError {
         permits: String,
     },
     /// Anything else that the operating system reports.
-    #[error("cannot read {what} of process {pid}: {source}{}", failure::advice_on_system(source))]
+    #[error("cannot read {what} of process {pid}: {source}{}", descriptors::advice_on_system(source))]
     Io {
         /// The process.
         pid: u32,
@@ -347,6 +347,14 @@ impl Target {
         let lines = self.process.open_relative("maps").map_err(into_io);
         let found = lines.and_then(|lines| maps::of_file(lines, self.identity.exe, &name.to_string_lossy()));
         let found = found.map_err(|error| self.explain("maps", error))?;
+        self.still_running()?;
+        Ok(found)
+    }
+
+    /// Where the kernel has code of its own in the process that probes call: those that are breakpoints no more (Linux 6.18).
+    pub fn probe_trampolines(&self) -> Result<Vec<Mapping>, TargetError> {
+        let lines = self.process.open_relative("maps").map_err(into_io);
+        let found = lines.and_then(maps::probe_trampolines).map_err(|error| self.explain("maps", error))?;
         self.still_running()?;
         Ok(found)
     }

@@ -43,6 +43,13 @@ impl Histogram {
         Some(self)
     }
 
+    /// How many values there are up to a bound; `None` if no bucket ends there.
+    #[must_use]
+    pub fn up_to(&self, bound: f64) -> Option<f64> {
+        let bucket = self.buckets.iter().find(|(upper, _)| upper.total_cmp(&bound).is_eq());
+        bucket.map(|(_, count)| *count)
+    }
+
     /// The bounds between which the value of a quantile lies: lower, exclusive, and upper, inclusive.
     #[must_use]
     pub fn quantile_bounds(&self, q: f64) -> Option<(f64, f64)> {

@@ -15,7 +15,8 @@ import (
 //	run SCENARIO N    makes N repetitions and waits until their calls are finished on both sides:
 //	                  {"scenario","repeated","client","server"}, the calls that tracers saw finish. An error if a
 //	                  client saw another outcome than meant, or if there were more or fewer calls than meant
-//	run all N         all scenarios that finish and bear company, at the same time
+//	run all N         all scenarios that finish and bear company, at the same time; the answer has, as "failed", the error
+//	                  of each that has one, by its name
 //	counts            {"counts":[{labels…,count,send_bytes,recv_bytes}],"started","finished"}
 //	messages          {"messages":[{labels…,kind,direction,count,failed}]}, of streams
 //	settle            answers once no call is under way that will finish, and none has been for 50 ms
@@ -88,11 +89,11 @@ func (c *control) run(args []string) (map[string]any, error) {
 
 func (c *control) runAll(n int) (map[string]any, error) {
 	var (
-		all    sync.WaitGroup
-		mu     sync.Mutex
-		sum    seen
-		failed []error
+		all sync.WaitGroup
+		mu  sync.Mutex
+		sum seen
 	)
+	failed := map[string]string{}
 	for _, s := range c.stages {
 		if s.scenario.abandons || s.scenario.alone || s.scenario.missing != "" {
 			continue
@@ -107,12 +108,14 @@ func (c *control) runAll(n int) (map[string]any, error) {
 			sum.client += one.client
 			sum.server += one.server
 			if err != nil {
-				failed = append(failed, err)
+				failed[s.scenario.name] = err.Error()
 			}
 		}()
 	}
 	all.Wait()
-	return answerOf("all", n, sum), join(failed...)
+	answer := answerOf("all", n, sum)
+	answer["failed"] = failed
+	return answer, nil
 }
 
 func answerOf(name string, n int, all seen) map[string]any {

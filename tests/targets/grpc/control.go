@@ -19,12 +19,15 @@ import (
 //	run SCENARIO N    makes N repetitions and waits until no call is under way: {"repeated"}; `all` for all of them
 //	codes N           makes N unary calls that end with the codes from 1 on: {"codes"}
 //	load N C          makes N unary calls, C at the same time
+//	pace N            N times makes, at the same time, a unary call, one that takes 20 ms and a stream that does:
+//	                  {"seconds":{method: what all its calls took, seen from outside}}
 //	strand N          makes N unary calls that nobody answers, each tried again: {"stranded"}
 //	close N           makes N unary calls that wait for a connection until it is closed: {"closed"}
 //	exhaust N         opens N streams that are refused whenever they are tried, and sends until that fails: {"exhausted"}
 //	odd N             makes N repetitions of each kind in odd.go: {"odd"}
-//	hang N            makes N unary calls and N streams that end with the next `release` only: {"hanging"}
-//	stall N           the same for a connection that there never is: {"stalled"}
+//	hang N            makes N unary calls and, half a second later, N+2 streams that end with the next `release` only:
+//	                  {"hanging"}
+//	stall N           makes N of each for a connection that there never is: {"stalled"}
 //	release           ends them, and waits until no call is under way: {"released"}
 //	wait N            opens N streams whose both ends then wait for a message: {"waiting"}
 //	exchange          sends one in both directions of each, and ends them: {"exchanged"}
@@ -73,6 +76,8 @@ func (c *control) obey(command string, args []string) (map[string]interface{}, e
 		return c.codes(args)
 	case "load":
 		return c.load(args)
+	case "pace":
+		return c.pace(args)
 	case "strand":
 		return c.without("stranded", strand, args)
 	case "close":
@@ -155,6 +160,25 @@ func (c *control) load(args []string) (map[string]interface{}, error) {
 	return map[string]interface{}{"calls": n, "seconds": took.Seconds()}, c.settle()
 }
 
+// pace makes calls that take their time at the same time as others that don't.
+func (c *control) pace(args []string) (map[string]interface{}, error) {
+	if len(args) != 1 {
+		return nil, steer.ErrUsage
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return nil, steer.ErrUsage
+	}
+	took := map[string]interface{}{}
+	for _, kind := range c.stage.pace(n) {
+		if kind.err != nil {
+			return nil, fmt.Errorf("%s: %w", kind.method, kind.err)
+		}
+		took[kind.method] = kind.took.Seconds()
+	}
+	return map[string]interface{}{"seconds": took}, c.settle()
+}
+
 // without makes calls that never get a stream, and leaves the memory behind where they were.
 func (c *control) without(what string, calls func(*stage, int) error, args []string) (map[string]interface{}, error) {
 	if len(args) != 1 {
@@ -191,51 +215,57 @@ func (c *control) odd(args []string) (map[string]interface{}, error) {
 
 // hang makes calls whose handlers wait for their end, and waits until those have been entered.
 func (c *control) hang(args []string) (map[string]interface{}, error) {
-	unary := func(ctx context.Context) { _ = call(ctx, c.stage.plain, "wait") }
-	stream := func(ctx context.Context) {
-		if stream, err := open(ctx, c.stage.plain, &echo, "wait"); err == nil {
-			_ = stream.RecvMsg(new(text))
-		}
-	}
-	n, err := c.begin(args, unary, stream)
+	ctx, n, err := c.begin(args)
 	if err != nil {
 		return nil, err
 	}
+	for i := 0; i < n; i++ {
+		go func() { _ = call(ctx, c.stage.plain, "wait") }()
+	}
 	// On both sides.
-	return map[string]interface{}{"hanging": 2 * n}, c.tally.await(int64(4 * n))
+	if err := c.tally.await(int64(2 * n)); err != nil {
+		return nil, err
+	}
+	time.Sleep(500 * time.Millisecond)
+	for i := 0; i < n+2; i++ {
+		go func() {
+			if stream, err := open(ctx, c.stage.plain, &echo, "wait"); err == nil {
+				_ = stream.RecvMsg(new(text))
+			}
+		}()
+	}
+	return map[string]interface{}{"hanging": 2*n + 2}, c.tally.await(int64(4*n + 4))
 }
 
 // stall makes calls that wait for a connection, and gives them some time to begin to.
 func (c *control) stall(args []string) (map[string]interface{}, error) {
-	unary := func(ctx context.Context) { _ = call(ctx, c.stage.dead, "hello", grpc.WaitForReady(true)) }
-	stream := func(ctx context.Context) {
-		_, _ = c.stage.dead.NewStream(ctx, &echo, "/"+service+"/"+echo.StreamName, grpc.WaitForReady(true))
-	}
-	n, err := c.begin(args, unary, stream)
+	ctx, n, err := c.begin(args)
 	if err != nil {
 		return nil, err
+	}
+	for i := 0; i < n; i++ {
+		go func() { _ = call(ctx, c.stage.dead, "hello", grpc.WaitForReady(true)) }()
+		go func() {
+			_, _ = c.stage.dead.NewStream(ctx, &echo, "/"+service+"/"+echo.StreamName, grpc.WaitForReady(true))
+		}()
 	}
 	err = c.tally.await(int64(2 * n))
 	time.Sleep(100 * time.Millisecond)
 	return map[string]interface{}{"stalled": 2 * n}, err
 }
 
-// begin makes as many calls of both kinds as the only argument says, which end with `release`, and waits for none of them.
-func (c *control) begin(args []string, unary, stream func(context.Context)) (int, error) {
+// begin has calls that end with `release`: gives their context, and how many of them the only argument says.
+func (c *control) begin(args []string) (context.Context, int, error) {
 	if len(args) != 1 {
-		return 0, steer.ErrUsage
+		return nil, 0, steer.ErrUsage
 	}
 	n, err := strconv.Atoi(args[0])
 	if err != nil {
-		return 0, steer.ErrUsage
+		return nil, 0, steer.ErrUsage
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
-	for i := 0; i < n; i++ {
-		go unary(ctx)
-		go stream(ctx)
-	}
-	return n, nil
+	return ctx, n, nil
 }
 
 func (c *control) release() error {

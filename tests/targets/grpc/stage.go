@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/h2c"
@@ -144,4 +145,40 @@ func (s *stage) load(n, workers int) error {
 	all.Wait()
 	close(errs)
 	return <-errs
+}
+
+// paced is one kind of call, and how long its calls took.
+type paced struct {
+	method string
+	call   func() error
+	took   time.Duration
+	err    error
+}
+
+// pace makes one call of each kind at the same time, n times.
+func (s *stage) pace(n int) []*paced {
+	kinds := []*paced{
+		{method: "Call", call: func() error { return call(context.Background(), s.plain, "hello") }},
+		{method: longMethod, call: func() error {
+			return s.plain.Invoke(context.Background(), "/"+longService+"/"+longMethod, &text{Value: "sleep"}, new(text))
+		}},
+		{method: echo.StreamName, call: func() error { return exchange(s.plain, "sleep", codes.OK) }},
+	}
+	for i := 0; i < n; i++ {
+		var all sync.WaitGroup
+		for _, kind := range kinds {
+			kind := kind
+			all.Add(1)
+			go func() {
+				defer all.Done()
+				begin := time.Now()
+				if err := kind.call(); err != nil {
+					kind.err = err
+				}
+				kind.took += time.Since(begin)
+			}()
+		}
+		all.Wait()
+	}
+	return kinds
 }

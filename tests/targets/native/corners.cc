@@ -12,10 +12,14 @@
 //   nap N       N times a function that takes 20 ms: {"ran"}
 //   finds N     N times a method that returns in memory, with two names in turn: {"ran"}
 //   calls N     N times a function that does nothing: {"ns"} for one
+//   spin        calls a function all the time that begins with a nop of five bytes, with 1: {"ran"}
+//   calm        no more: {"byte"}, the first one of that function now
+//   padded N    calls it N times with 41: {"ran"}
 //   confine N   N threads that may do nothing any more but read and write (seccomp), and wait: {"ran"}
 //   counts      {"lookups":{item/result: n}}
 //   quit        answers, then ends; the end of stdin does the same
 
+#include <atomic>
 #include <csetjmp>
 #include <cstdint>
 #include <cstdlib>
@@ -52,6 +56,21 @@ KEPT void stock_turn_end(void* place, int64_t id);
 KEPT int stock_many_1(int value) { asm volatile("" : : "r"(value)); return value + 1; }
 KEPT int stock_many_2(int value) { asm volatile("" : : "r"(value)); return value + 2; }
 KEPT int stock_many_3(int value) { asm volatile("" : : "r"(value)); return value + 3; }
+
+// Gives one more. Begins with a nop of five bytes, and has no instruction that older kernels emulate under a probe.
+extern "C" int padded(int value);
+asm(R"(
+    .pushsection .text
+    .p2align 4
+    .globl padded
+    .type padded, @function
+padded:
+    .byte 0x0f, 0x1f, 0x44, 0x00, 0x00
+    lea 1(%rdi), %eax
+    ret
+    .size padded, . - padded
+    .popsection
+)");
 
 // What is found is too large for registers, and so is returned where a first argument points, before `this`.
 struct StockFound {
@@ -228,6 +247,20 @@ static void pairs(int times) {
     }
 }
 
+static std::atomic<bool> is_calm;
+static pthread_t spinner;
+
+static void* spin(void*) {
+    while (!is_calm) padded(1);
+    return nullptr;
+}
+
+static int calm() {
+    is_calm = true;
+    pthread_join(spinner, nullptr);
+    return *reinterpret_cast<const volatile unsigned char*>(&padded);
+}
+
 static double nanoseconds(int times) {
     timespec begin, end;
     clock_gettime(CLOCK_MONOTONIC, &begin);
@@ -257,6 +290,10 @@ int main() {
             counts();
             continue;
         }
+        if (command == "calm") {
+            std::cout << "{\"byte\":" << calm() << "}" << std::endl;
+            continue;
+        }
         if (command == "calls") {
             std::cout << "{\"ns\":" << nanoseconds(times) << "}" << std::endl;
             continue;
@@ -267,13 +304,15 @@ int main() {
         else if (command == "leaves") leaves(times);
         else if (command == "pairs") pairs(times);
         else if (command == "confine") confine(times);
+        else if (command == "spin") pthread_create(&spinner, nullptr, spin, nullptr);
         else if (command == "begin") stock_turn_begin(place_of(times), times);
         else if (command == "end") stock_turn_end(place_of(times), times);
-        else if (command == "recurse" || command == "nap" || command == "even" || command == "finds" || command == "many") {
+        else if (command == "recurse" || command == "nap" || command == "even" || command == "finds" || command == "many" || command == "padded") {
             for (int time = 0; time < times; time++) {
                 if (command == "recurse") stock_recurse(20);
                 else if (command == "nap") stock_nap(20);
                 else if (command == "even") stock_is_even(time);
+                else if (command == "padded") padded(41);
                 else if (command == "finds") StockShelf{1}.find(0.5, time % 2 == 0 ? "short" : std::string(40, 'l'), 7);
                 else stock_many_1(stock_many_2(stock_many_3(time)));
             }

@@ -146,6 +146,29 @@ func recordedStart(ri rpcinfo.RPCInfo) *int64 {
 	return (*int64)(events.Index(int(stats.RPCStart.Index())).FieldByName("time").Addr().UnsafePointer())
 }
 
+// again makes calls whose RPCInfo has started another before that never finishes, as a stream does not that is dropped. They
+// finish on another goroutine than they started on.
+func (c *caller) again(n int, args []string) error {
+	shape, ago, err := shapeAndNumber(args)
+	if err != nil {
+		return err
+	}
+	var dropped []rpcinfo.RPCInfo
+	for range n {
+		ri := shape(usual)
+		c.start(ri)
+		dropped = append(dropped, ri)
+	}
+	time.Sleep(time.Duration(ago) * time.Millisecond)
+	for _, ri := range dropped {
+		var started sync.WaitGroup
+		begin(&started, func() { c.start(ri) })
+		started.Wait()
+		c.finish(ri, nil)
+	}
+	return nil
+}
+
 func (c *caller) bytes(n int, args []string) error {
 	shape, size, err := shapeAndNumber(args)
 	if err != nil {
@@ -191,6 +214,21 @@ func (c *caller) tabs(n int) {
 		c.call(copied(server(usual), nowhere), nil)
 		forgetCopies()
 	}
+}
+
+// numbered makes calls of which each has an itab of its own, a copy that stays for the next call of its number.
+func (c *caller) numbered(n int, args []string) error {
+	if len(args) != 1 {
+		return steer.ErrUsage
+	}
+	first, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		c.call(copied(server(usual), honest+tab(strconv.Itoa(first+i))), nil)
+	}
+	return nil
 }
 
 func (c *caller) methods(n int, args []string) error {

@@ -21,10 +21,13 @@ import (
 //	bytes N SHAPE SIZE                  N calls that claim to have sent and received so many bytes
 //	messages N SHAPE                    N messages sent and N received on a stream of this shape, and as many that fail
 //	tabs N                              N server calls that come with as many copies of itabs, each of a type that is nowhere
+//	numbered N FIRST                    N server calls, each with a copy of its itab that has a number, from FIRST on
 //	methods N C                         N calls of N methods, method-0 and so on, from C goroutines
 //	retries N                           N client calls, the first retried once, the second twice, and so on
 //	rewrite N                           N calls while the bytes of their method change between 16 a and 16 b
-//	unmap N SHAPE                       N calls whose RPCInfo is unmapped between start and finish
+//	unmap N SHAPE WHEN                  N calls whose RPCInfo is unmapped right before the start or the finish
+//	again N SHAPE MS                    N calls whose RPCInfo has started another so many milliseconds before that never
+//	                                    finishes; they finish on another goroutine
 //	die N HOW                           N goroutines start a client call and end in it: exit or panic
 //	vanish N                            N server calls with an itab that is gone right after them; whoever reads it waits
 //	open N SHAPE DEPTH [NAME=FORM…]     N goroutines start DEPTH calls, each inside the one before
@@ -35,6 +38,7 @@ import (
 //	fork N                              N calls in a forked child, which ends then
 //	patch FUNCTION PLACE                replaces an instruction of the own code by another with the same meaning;
 //	                                    FUNCTION is start or finish, PLACE entry or frame
+//	bury                                puts memory that nobody ever gives where calls start: none may start any more
 //	exec PATH ARG…                      answers, then becomes another program in the middle of its calls
 //	exit                                answers, then ends in the middle of its calls
 //
@@ -59,6 +63,8 @@ func (c *control) obey(command string, args []string) (map[string]any, error) {
 		return map[string]any{"exec": args[0]}, nil
 	case "patch":
 		return patch(args)
+	case "bury":
+		return map[string]any{"buried": true}, bury()
 	case "flow":
 		return c.startFlow(args)
 	case "pause":
@@ -92,6 +98,8 @@ func (c *control) calls(command string, args []string) (map[string]any, error) {
 		err = c.caller.messages(n, rest)
 	case "tabs":
 		c.caller.tabs(n)
+	case "numbered":
+		err = c.caller.numbered(n, rest)
 	case "methods":
 		err = c.caller.methods(n, rest)
 	case "retries":
@@ -100,6 +108,8 @@ func (c *control) calls(command string, args []string) (map[string]any, error) {
 		c.caller.rewrite(n)
 	case "unmap":
 		err = c.caller.unmap(n, rest)
+	case "again":
+		err = c.caller.again(n, rest)
 	case "die":
 		err = c.caller.die(n, rest)
 	case "vanish":

@@ -12,9 +12,9 @@ import (
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 )
 
-// unmap makes calls whose RPCInfo is gone when they finish. Kitex runs into that too, and recovers.
+// unmap makes calls whose RPCInfo is gone when they finish, or when they start already. Kitex runs into that too, and recovers.
 func (c *caller) unmap(n int, args []string) error {
-	if len(args) != 1 {
+	if len(args) != 2 || args[1] != "start" && args[1] != "finish" {
 		return steer.ErrUsage
 	}
 	shape, err := shapeNamed(args[0])
@@ -28,9 +28,14 @@ func (c *caller) unmap(n int, args []string) error {
 		if err != nil {
 			return err
 		}
-		c.start(ri)
+		if args[1] == "finish" {
+			c.start(ri)
+		}
 		if err := syscall.Munmap(memory); err != nil {
 			return err
+		}
+		if args[1] == "start" {
+			c.start(ri)
 		}
 		c.finish(ri, nil)
 		runtime.KeepAlive(original)

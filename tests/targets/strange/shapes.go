@@ -23,12 +23,13 @@ const disguised = "disguised"
 // A shape makes the RPCInfo of a call.
 type shape func(names) rpcinfo.RPCInfo
 
-// Shapes that Kitex makes itself: server, separate (as server up to v0.16.1) and client. The others have a part of
-// another type, none, or one whose itab is a copy (see [tab]).
+// Shapes that Kitex makes itself: server, separate (as server up to v0.16.1), client, and stream, which is a client's. The
+// others have a part of another type, none, or one whose itab is a copy (see [tab]).
 var shapes = map[string]shape{
 	"server":         server,
 	"separate":       func(n names) rpcinfo.RPCInfo { return whole(calling(n), called(n), n) },
 	"client":         client,
+	"stream":         stream,
 	"my-rpcinfo":     myWhole,
 	"my-to":          func(n names) rpcinfo.RPCInfo { return whole(calling(n), disguise(), n) },
 	"my-from":        func(n names) rpcinfo.RPCInfo { return whole(disguise(), remote(n), n) },
@@ -79,6 +80,12 @@ func server(n names) rpcinfo.RPCInfo {
 }
 
 func client(n names) rpcinfo.RPCInfo { return whole(calling(n), remote(n), n) }
+
+func stream(n names) rpcinfo.RPCInfo {
+	ri := client(n)
+	_ = rpcinfo.AsMutableRPCConfig(ri.Config()).SetInteractionMode(rpcinfo.Streaming)
+	return ri
+}
 
 func calling(n names) rpcinfo.EndpointInfo { return rpcinfo.NewEndpointInfo(n.caller, "", nil, nil) }
 

@@ -11,7 +11,7 @@ import (
 type tab string
 
 const (
-	// A copy, byte for byte.
+	// A copy, byte for byte; so is any that begins so, one for each of its names.
 	honest tab = "copied"
 	// It says that it is of another interface.
 	wrongInterface tab = "wrong-interface"

@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::net::TcpListener;
 
-use crate::{failure::advice_on_system, threads};
+use crate::{descriptors::advice_on_system, threads};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;

@@ -277,8 +277,10 @@ fn router(app: Arc<App>) -> Router {
 async fn healthz(State(app): State<Arc<App>>) -> Response {
     let Some(gone) = app.backend.standstill() else { return "ok\n".into_response() };
     let seconds = gone.as_secs();
-    let text =
-        format!("not come round to the targets for {seconds} s: what is told of their calls stands still\n");
+    let text = format!(
+        "the agent's loop has not run for {seconds} s: metrics are stale. Is it short of CPU, or does a target's executable \
+         lie on a file system that does not answer? Its log may say more.\n"
+    );
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 

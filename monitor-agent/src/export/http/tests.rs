@@ -635,7 +635,7 @@ async fn healthz_is_503_while_counting_stands_still() {
     let server = Server::start(LIMITS, Sample::default()).await;
     server.backend.stands_still.store(true, SeqCst);
     let answer = server.get("/healthz").await;
-    assert!(answer.status == 503 && answer.text().contains(" for 12 s: "), "{answer:?}");
+    assert!(answer.status == 503 && answer.text().contains(" has not run for 12 s: "), "{answer:?}");
     server.backend.stands_still.store(false, SeqCst);
     assert_eq!(server.get("/healthz").await.status, 200);
 }

@@ -161,7 +161,7 @@ impl MetricSource<'_> {
         let mut data_points = Vec::new();
         for (attributes, value) in points {
             let mut shown = *value;
-            let mut start_time_unix_nano = self.scope.since_ns;
+            let mut start_ns = self.scope.since_ns;
             if is_delta {
                 let key = self.key(attributes);
                 let mut risen_to = *value;
@@ -173,13 +173,13 @@ impl MetricSource<'_> {
                     // A value that was read as less than before has not risen since: nothing is added until it has.
                     risen_to = risen_to.max(*before);
                     shown = risen_to.saturating_sub(*before);
-                    start_time_unix_nano = *time_ns;
+                    start_ns = *time_ns;
                 }
                 values.push((key, Value::Sum(risen_to)));
             }
             data_points.push(NumberDataPoint {
                 attributes: pairs(attributes),
-                start_time_unix_nano,
+                start_time_unix_nano: self.start(start_ns),
                 time_unix_nano: self.time_ns,
                 value: Some(number_data_point::Value::AsInt(shown)),
                 ..NumberDataPoint::default()
@@ -203,18 +203,23 @@ impl MetricSource<'_> {
         let mut data_points = Vec::new();
         for (attributes, value) in points {
             let mut shown = value.clone();
-            let mut start_time_unix_nano = self.scope.since_ns;
+            let mut start_ns = self.scope.since_ns;
             if is_delta {
                 let key = self.key(attributes);
                 if let Some((Value::Distribution(before), time_ns)) = self.taken.0.get(&key) {
                     shown = value.since(before);
-                    start_time_unix_nano = *time_ns;
+                    start_ns = *time_ns;
+                }
+                // An SDK has no point then, either (`internal/aggregate/histogram.go` @ v1.47.0). Of a sum that is only looked at
+                // it has one.
+                if shown.count() == 0 {
+                    continue;
                 }
                 values.push((key, Value::Distribution(value.clone())));
             }
             data_points.push(HistogramDataPoint {
                 attributes: pairs(attributes),
-                start_time_unix_nano,
+                start_time_unix_nano: self.start(start_ns),
                 time_unix_nano: self.time_ns,
                 count: shown.count(),
                 sum: Some(shown.sum),
@@ -224,9 +229,17 @@ impl MetricSource<'_> {
             });
         }
         let count = data_points.len();
+        if count == 0 {
+            return;
+        }
         let data =
             metric::Data::Histogram(Histogram { data_points, aggregation_temporality: number(is_delta) });
         batches.add(self.scope, self.message(data), count, values);
+    }
+
+    /// When a point begins: never after its time, though the time of day may have been set back in between.
+    fn start(&self, since_ns: u64) -> u64 {
+        since_ns.min(self.time_ns)
     }
 
     fn key(&self, attributes: &Attributes) -> Key {

@@ -3,8 +3,9 @@
 //! The SDK's exporter takes only what the SDK itself has measured, so the messages are made here, of the official
 //! types (`opentelemetry-proto`). Nothing is queued: a round that fails sends nothing, and the next one sends the
 //! state as it is by then. With delta temporality it sends what has been added since the last value that the collector
-//! has taken, so a failure postpones and loses nothing. What a target has counted by itself before the first look is not
-//! sent so: an agent before this one may have.
+//! has taken, so a failure postpones and loses nothing, but what the collector throws away counts as taken. What a target
+//! has counted by itself before the first look is not sent so: an agent before this one may have. Of a target that has
+//! ended the last state is sent until it is taken, and then nothing.
 
 mod client;
 mod message;
@@ -13,6 +14,7 @@ mod settings;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     sync::{
         Arc,
@@ -38,13 +40,26 @@ use message::{Batch, Taken};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// For how long nothing is sent at most, whatever the collector says: it may mean hours, or have the number wrong.
+const LONGEST_WAIT: Duration = Duration::from_mins(10);
 /// How long the last round may take, when the agent ends, and the one that is under way then.
 const LAST_ROUND: Duration = Duration::from_millis(400);
 
 /// Has what is to be pushed.
 pub trait Source: Send + Sync + 'static {
-    /// All targets by pid, as they are now.
-    fn telemetry(&self) -> Vec<(u32, Telemetry)>;
+    /// All targets as they are now.
+    fn telemetry(&self) -> Vec<State>;
+}
+
+/// A target's state.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The target's pid.
+    pub pid: u32,
+    /// What there is to be told of it.
+    pub telemetry: Telemetry,
+    /// It has ended, and this is all that there will ever be.
+    pub is_final: bool,
 }
 
 /// What became of the rounds.
@@ -52,7 +67,7 @@ pub trait Source: Send + Sync + 'static {
 pub struct Outcomes {
     /// All was taken.
     pub sent: AtomicU64,
-    /// Not all was taken.
+    /// Not all was taken, or not all of that was kept.
     pub failed: AtomicU64,
     /// Points that the collector has thrown away, as it said.
     pub rejected_points: AtomicU64,
@@ -65,8 +80,12 @@ pub struct Exporter {
     source: Arc<dyn Source>,
     outcomes: Arc<Outcomes>,
     taken: Taken,
+    /// Targets that have ended and whose last state was taken.
+    done: BTreeSet<u32>,
     /// The target with which the next round begins, if that is not the first.
     begin_with: Option<u32>,
+    /// When the collector wants to be asked again, if it has said so.
+    not_before: Option<Instant>,
     /// Whether the last round was taken; `None` before the first.
     works: Option<bool>,
 }
@@ -74,7 +93,17 @@ pub struct Exporter {
 impl Exporter {
     /// An exporter that has not sent anything yet.
     pub fn new(settings: Settings, client: Client, source: Arc<dyn Source>, outcomes: Arc<Outcomes>) -> Self {
-        Self { settings, client, source, outcomes, taken: Taken::default(), begin_with: None, works: None }
+        Self {
+            settings,
+            client,
+            source,
+            outcomes,
+            taken: Taken::default(),
+            done: BTreeSet::new(),
+            begin_with: None,
+            not_before: None,
+            works: None,
+        }
     }
 
     /// Pushes at each interval until told to stop, and then once more.
@@ -91,6 +120,9 @@ impl Exporter {
                 _ = &mut stop => break,
                 _ = ticks.tick() => {}
             }
+            if self.not_before.is_some_and(|then| Instant::now() < then) {
+                continue;
+            }
             let mut round = std::pin::pin!(self.round(self.settings.export_timeout));
             tokio::select! {
                 () = &mut round => continue,
@@ -106,11 +138,15 @@ impl Exporter {
     /// One round. Says when it is the first, or differs from the one before.
     async fn round(&mut self, patience: Duration) {
         let deadline = Instant::now() + patience;
+        let rejected_before = self.rejected_points();
         let result = match tokio::time::timeout_at(deadline, self.push(deadline)).await {
             Ok(result) => result,
             Err(_) => Err("no answer in time".to_owned()),
         };
-        let outcome = if result.is_ok() { &self.outcomes.sent } else { &self.outcomes.failed };
+        // What the collector has thrown away it has taken: no difference is sent again, nor the last state of a target that has
+        // ended. Else the next round has newer values.
+        let is_whole = result.is_ok() && self.rejected_points() == rejected_before;
+        let outcome = if is_whole { &self.outcomes.sent } else { &self.outcomes.failed };
         outcome.fetch_add(1, Ordering::Relaxed);
         let endpoint = &self.settings.endpoint;
         match (&result, self.works) {
@@ -124,44 +160,54 @@ impl Exporter {
         self.works = Some(result.is_ok());
     }
 
-    /// All that there is, and when it was so.
-    async fn look(&mut self) -> Result<(Vec<(u32, Telemetry)>, u64), String> {
+    /// All that there is to be sent, and when it was so.
+    async fn look(&mut self) -> Result<(Vec<State>, u64), String> {
         let source = Arc::clone(&self.source);
-        let telemetry = threads::on_its_own(move || source.telemetry());
-        let telemetry = telemetry.await.map_err(|error| error.to_string())?;
+        let states = threads::on_its_own(move || source.telemetry());
+        let mut states = states.await.map_err(|error| error.to_string())?;
         let now = unix_ns(SystemTime::now());
+        states.retain(|state| !self.done.contains(&state.pid));
         if self.settings.temporality == Temporality::Delta {
-            for (pid, telemetry) in &telemetry {
+            for State { pid, telemetry, .. } in &states {
                 self.taken.begin(*pid, telemetry, now);
             }
         }
-        Ok((telemetry, now))
+        Ok((states, now))
     }
 
     /// Sends all that there is, target by target; the first error is told. What is refused holds up no other target, unless
     /// the collector wants nothing for longer than there is time.
     async fn push(&mut self, deadline: Instant) -> Result<(), String> {
-        let (mut targets, now) = self.look().await?;
-        let first = targets.iter().position(|(pid, _)| self.begin_with == Some(*pid));
-        targets.rotate_left(first.unwrap_or(0));
+        let (mut states, now) = self.look().await?;
+        let first = states.iter().position(|state| self.begin_with == Some(state.pid));
+        states.rotate_left(first.unwrap_or(0));
         let temporality = self.settings.temporality;
         let mut result = Ok(());
-        for (place, (pid, telemetry)) in targets.iter().enumerate() {
+        for (place, State { pid, telemetry, is_final }) in states.iter().enumerate() {
             // Here the next round goes on if this one ends. But not where this one has begun: what takes all of the time may
             // do so again.
-            self.begin_with = targets.get(place.max(1)).map(|(pid, _)| *pid);
+            self.begin_with = states.get(place.max(1)).map(|state| state.pid);
+            let mut is_taken = true;
             for batch in message::batches(*pid, telemetry, now, temporality, &self.taken) {
-                match self.send(&batch, deadline).await {
-                    Ok(()) => self.taken.add(batch),
+                let Err(Refused { why, again }) = self.send(&batch, deadline).await else {
+                    self.taken.add(batch);
+                    continue;
+                };
+                is_taken = false;
+                result = result.and(Err(why));
+                match again {
                     // The next message may be taken all the same.
-                    Err(Refused { why, again: Again::Never }) => result = result.and(Err(why)),
+                    Again::Never => {}
                     // Or the next target's.
-                    Err(Refused { why, again: Again::AfterPause }) => {
-                        result = result.and(Err(why));
-                        break;
+                    Again::AfterPause => break,
+                    Again::After(wait) => {
+                        self.not_before = Some(Instant::now() + wait.min(LONGEST_WAIT));
+                        return result;
                     }
-                    Err(Refused { why, again: Again::After(_) }) => return result.and(Err(why)),
                 }
+            }
+            if *is_final && is_taken {
+                self.done.insert(*pid);
             }
         }
         self.begin_with = None;
@@ -194,6 +240,10 @@ impl Exporter {
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    fn rejected_points(&self) -> u64 {
+        self.outcomes.rejected_points.load(Ordering::Relaxed)
     }
 
     fn note_rejected(&self, points: u64, message: &str) {

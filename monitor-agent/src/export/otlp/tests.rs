@@ -8,7 +8,7 @@ use std::{
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::any_value,
-    metrics::v1::{NumberDataPoint, metric, number_data_point},
+    metrics::v1::{HistogramDataPoint, NumberDataPoint, metric, number_data_point},
 };
 use prost::Message as _;
 use tokio::{
@@ -18,7 +18,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    metrics::otel::{self, Attributes, Choice, Data, Identity, Metric, OtelView, Scope},
+    metrics::otel::{self, Attributes, Conventions, Data, GoNames, Identity, Metric, OtelView, Scope},
     pipeline::{CallType, Extras, Framework, Histogram, Labels, Ladder, Series, Side, Snapshot, StreamKind},
     threads::testing::without_threads,
 };
@@ -26,7 +26,8 @@ use crate::{
 /// The messages that a collector was sent, in their order.
 type Asked = Arc<Mutex<Vec<ExportMetricsServiceRequest>>>;
 
-/// A collector that answers by the name of the service; gives its address too.
+/// A collector that answers by the name of the service, with a status and perhaps a body behind an empty line; gives its
+/// address too.
 async fn collector(answer: impl Fn(&str) -> &'static str + Send + Sync + 'static) -> (String, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
@@ -38,9 +39,12 @@ async fn collector(answer: impl Fn(&str) -> &'static str + Send + Sync + 'static
             tokio::spawn(async move {
                 let Some(body) = body(&mut stream).await else { return };
                 let message = ExportMetricsServiceRequest::decode(&*body).expect("a message");
-                let head = answer(&service(&message));
+                let answer = answer(&service(&message));
+                let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
                 messages.lock().unwrap_or_else(PoisonError::into_inner).push(message);
-                let text = format!("HTTP/1.1 {head}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                let length = body.len();
+                let text =
+                    format!("HTTP/1.1 {head}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
                 let _ = stream.write_all(text.as_bytes()).await;
             });
         }
@@ -90,12 +94,17 @@ fn telemetry_of(instance: &str, service: &str, count: i64) -> Telemetry {
     Telemetry { resource, scopes: vec![scope] }
 }
 
-struct Targets(Vec<(u32, Telemetry)>);
+struct Targets(Vec<State>);
 
 impl Source for Targets {
-    fn telemetry(&self) -> Vec<(u32, Telemetry)> {
+    fn telemetry(&self) -> Vec<State> {
         self.0.clone()
     }
+}
+
+/// A target that lives.
+fn alive(pid: u32, telemetry: Telemetry) -> State {
+    State { pid, telemetry, is_final: false }
 }
 
 /// What pushes the telemetry of services with these names.
@@ -103,7 +112,7 @@ fn exporter(endpoint: &str, services: &[&str]) -> Exporter {
     let variable = |name: &str| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| endpoint.to_owned());
     let settings = Settings::of(&variable).expect("settings");
     let client = Client::new(&settings).expect("a client");
-    let targets = (1..).zip(services).map(|(pid, name)| (pid, telemetry(name, 1))).collect();
+    let targets = (1..).zip(services).map(|(pid, name)| alive(pid, telemetry(name, 1))).collect();
     let source = Arc::new(Targets(targets));
     Exporter::new(settings, client, source, Arc::default())
 }
@@ -230,6 +239,97 @@ async fn a_time_that_never_comes_is_not_waited_for() {
     assert_eq!(names(&asked), ["one"]);
 }
 
+/// Until then nothing is sent, but for what is last.
+#[tokio::test]
+async fn a_collector_that_says_when_to_come_again_is_left_alone_until_then() {
+    let (endpoint, asked) = collector(|_| "429 No\r\nretry-after: 1").await;
+    let mut exporter = exporter(&endpoint, &["one"]);
+    exporter.settings.interval = Duration::from_millis(50);
+    exporter.settings.export_timeout = Duration::from_millis(300);
+    let (stop, stopped) = oneshot::channel();
+    let stopping = async {
+        while names(&asked).len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.send(()).expect("it runs");
+    };
+    let running = async { tokio::join!(exporter.run(stopped), stopping) };
+    tokio::time::timeout(LONG, running).await.expect("an end");
+    let messages = asked.lock().unwrap_or_else(PoisonError::into_inner);
+    let times: Vec<_> = messages.iter().map(|message| first_point(message).time_unix_nano).collect();
+    let [first, again, last] = times[..] else { panic!("{times:?}") };
+    // The time of day and the clock of pauses are not quite the same.
+    let nearly = 900_000_000;
+    assert!(again - first > nearly && last - again < nearly, "{times:?}");
+}
+
+/// What a collector says that has taken a message, and thrown one point of it away.
+const ONE_REJECTED: &str = "200 OK\r\n\r\n\x0a\x02\x08\x01";
+
+/// A difference of them is not sent again; else the next round has the newer value.
+#[tokio::test]
+async fn a_round_of_which_points_are_thrown_away_has_failed() {
+    for (temporality, expected) in
+        [(Temporality::Cumulative, [5, 5, 8, 8]), (Temporality::Delta, [5, 5, 3, 3])]
+    {
+        let (endpoint, asked) = collector(|name| if name == "bad" { ONE_REJECTED } else { "200 OK" }).await;
+        let mut exporter = exporter(&endpoint, &[]);
+        exporter.settings.temporality = temporality;
+        for count in [5, 8] {
+            let targets = vec![alive(1, telemetry("good", count)), alive(2, telemetry("bad", count))];
+            exporter.source = Arc::new(Targets(targets));
+            exporter.round(LONG).await;
+        }
+        let Outcomes { sent, failed, rejected_points } = &*exporter.outcomes;
+        let outcomes = [sent, failed, rejected_points].map(|outcome| outcome.load(Ordering::Relaxed));
+        assert_eq!(outcomes, [0, 2, 2], "{temporality:?}");
+        assert_eq!(names(&asked), ["good", "bad", "good", "bad"], "{temporality:?}");
+        let messages = asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let values: Vec<_> = messages.iter().map(|message| whole(first_point(message))).collect();
+        assert_eq!(values, expected, "{temporality:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_a_target_that_has_ended_what_is_thrown_away_counts_as_taken() {
+    for temporality in [Temporality::Cumulative, Temporality::Delta] {
+        let (endpoint, asked) = collector(|_| ONE_REJECTED).await;
+        let mut exporter = exporter(&endpoint, &[]);
+        exporter.settings.temporality = temporality;
+        let ended = State { is_final: true, ..alive(1, telemetry("ended", 7)) };
+        exporter.source = Arc::new(Targets(vec![ended]));
+        for _ in 0..2 {
+            exporter.round(LONG).await;
+        }
+        assert_eq!(names(&asked), ["ended"], "{temporality:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_last_state_of_a_target_that_has_ended_is_sent_until_it_is_taken() {
+    let attempts = AtomicU64::new(0);
+    // The first attempt with the target that has ended fails.
+    let answer = move |name: &str| match name {
+        "ended" if attempts.fetch_add(1, Ordering::Relaxed) == 0 => "400 No",
+        _ => "200 OK",
+    };
+    let (endpoint, asked) = collector(answer).await;
+    for temporality in [Temporality::Cumulative, Temporality::Delta] {
+        let mut exporter = exporter(&endpoint, &[]);
+        exporter.settings.temporality = temporality;
+        let ended = State { is_final: true, ..alive(1, telemetry("ended", 7)) };
+        exporter.source = Arc::new(Targets(vec![ended, alive(2, telemetry("lives", 1))]));
+        for _ in 0..4 {
+            exporter.round(LONG).await;
+        }
+    }
+    let expected = [
+        &["ended", "lives", "ended", "lives", "lives", "lives"][..],
+        &["ended", "lives", "lives", "lives", "lives"],
+    ];
+    assert_eq!(names(&asked), expected.concat());
+}
+
 #[tokio::test]
 async fn a_collector_that_wants_it_at_once_gets_it_after_a_pause() {
     let (endpoint, asked) = collector(|_| "429 No\r\nretry-after: 0").await;
@@ -313,12 +413,58 @@ fn what_a_target_counts_by_itself_begins_at_the_first_look() {
     assert_eq!(all.len(), 1);
 }
 
+/// Whatever the time of day does in between.
+#[test]
+fn no_point_begins_after_its_time() {
+    let identity = Identity::new(1, "boot:7:8", None, "/bin/shop-server", &BTreeMap::new(), &[]);
+    let view = OtelView { conventions: Conventions { old: true, new: false }, go: GoNames::default() };
+    let telemetry_by = |total| {
+        let series = vec![calls(Side::Server, "web", "shop", total)];
+        let snapshot = Snapshot { series, ..Snapshot::default() };
+        let calls = otel::telemetry(&identity, &snapshot, None, view, 10);
+        let Telemetry { resource, mut scopes } = telemetry("shop", i64::try_from(total).expect("few calls"));
+        scopes[0].since_ns = 10;
+        scopes.extend(calls.scopes);
+        Telemetry { resource, scopes }
+    };
+    let times = |batches: &[Batch]| -> Vec<(u64, u64)> {
+        let resources = batches.iter().flat_map(|batch| &batch.request.resource_metrics);
+        let metrics = resources.flat_map(|resource| &resource.scope_metrics).flat_map(|scope| &scope.metrics);
+        let points = metrics.filter_map(|metric| metric.data.as_ref()).flat_map(|data| match data {
+            metric::Data::Sum(data) => data.data_points.iter().map(of_sum).collect::<Vec<_>>(),
+            metric::Data::Histogram(data) => data.data_points.iter().map(of_histogram).collect(),
+            other => panic!("{other:?}"),
+        });
+        points.collect()
+    };
+    for temporality in [Temporality::Cumulative, Temporality::Delta] {
+        let mut before = Taken::default();
+        for (time_ns, total, start) in [(20, 1, 10), (5, 2, 5), (30, 3, 5)] {
+            // Cumulative points all begin at the same time, as far as they can.
+            let start = if temporality == Temporality::Cumulative { time_ns.min(10) } else { start };
+            let batches = message::batches(1, &telemetry_by(total), time_ns, temporality, &before);
+            assert_eq!(times(&batches), [(start, time_ns); 2], "{temporality:?}");
+            for batch in batches {
+                before.add(batch);
+            }
+        }
+    }
+}
+
+fn of_sum(point: &NumberDataPoint) -> (u64, u64) {
+    (point.start_time_unix_nano, point.time_unix_nano)
+}
+
+fn of_histogram(point: &HistogramDataPoint) -> (u64, u64) {
+    (point.start_time_unix_nano, point.time_unix_nano)
+}
+
 /// A target that has counted one more each time that it is looked at.
 struct Rising(AtomicI64);
 
 impl Source for Rising {
-    fn telemetry(&self) -> Vec<(u32, Telemetry)> {
-        vec![(1, counted_by_target(self.0.fetch_add(1, Ordering::Relaxed)))]
+    fn telemetry(&self) -> Vec<State> {
+        vec![alive(1, counted_by_target(self.0.fetch_add(1, Ordering::Relaxed)))]
     }
 }
 
@@ -363,7 +509,7 @@ async fn the_life_of_a_runtime_is_no_difference() {
         let (endpoint, asked) = collector(|_| "200 OK").await;
         let mut exporter = exporter(&endpoint, &[]);
         exporter.settings.temporality = temporality;
-        exporter.source = Arc::new(Targets(vec![(1, counted_by_target(500))]));
+        exporter.source = Arc::new(Targets(vec![alive(1, counted_by_target(500))]));
         for _ in 0..2 {
             exporter.push(Instant::now() + LONG).await.expect("taken");
         }
@@ -408,10 +554,32 @@ fn calls(side: Side, caller: &str, to: &str, total: u64) -> Arc<Series> {
     Arc::new(Series { labels: Arc::new(labels), total, histogram, extras: Extras::default() })
 }
 
+/// As by an SDK, of what is measured call by call.
+#[test]
+fn what_has_not_changed_is_no_difference() {
+    let identity = Identity::new(1, "boot:7:8", None, "/bin/shop-server", &BTreeMap::new(), &[]);
+    let view = OtelView { conventions: Conventions { old: true, new: false }, go: GoNames::default() };
+    for (temporality, expected) in [(Temporality::Delta, [1, 0, 1]), (Temporality::Cumulative, [1; 3])] {
+        let mut before = Taken::default();
+        let messages = [(2, 5), (3, 5), (4, 6)].map(|(time_ns, total)| {
+            let series = vec![calls(Side::Server, "web", "shop", total)];
+            let snapshot = Snapshot { series, ..Snapshot::default() };
+            let telemetry = otel::telemetry(&identity, &snapshot, None, view, 1);
+            let batches = message::batches(1, &telemetry, time_ns, temporality, &before);
+            let count = batches.len();
+            for batch in batches {
+                before.add(batch);
+            }
+            count
+        });
+        assert_eq!(messages, expected, "{temporality:?}");
+    }
+}
+
 #[test]
 fn calls_count_once_when_others_tell_the_name_of_the_service() {
     let identity = Identity::new(1, "boot:7:8", None, "/bin/shop-server", &BTreeMap::new(), &[]);
-    let view = OtelView { conventions: Choice { old: true, new: false }, go: Choice::default() };
+    let view = OtelView { conventions: Conventions { old: true, new: false }, go: GoNames::default() };
     let nameless = calls(Side::Client, "unknown", "stock", 3);
     let mut before = Taken::default();
     let mut pushed = |series: Vec<Arc<Series>>| {

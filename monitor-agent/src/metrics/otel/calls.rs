@@ -2,11 +2,9 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use super::{
-    AttributeValue, Attributes, Choice, Data, Distribution, Metric, Resource, Scope, resource::of_service,
-};
+use super::{AttributeValue, Attributes, Data, Distribution, Metric, Resource, Scope, resource::real_name};
 use crate::metrics::grpc::canonical_code_name;
-use crate::pipeline::{Buckets, Framework, Histogram, Labels, Series, Side, Snapshot, UNKNOWN};
+use crate::pipeline::{Buckets, Framework, Histogram, Labels, Series, Side, Snapshot};
 
 /// Bounds of the SDK's histograms by default, in milliseconds (`sdk/metric/reader.go` @ v1.47.0 of OpenTelemetry for
 /// Go). Those of today's conventions are the same without the first.
@@ -24,8 +22,14 @@ pub fn buckets() -> [&'static Buckets; 2] {
     [&BUCKETS.0, &BUCKETS.1]
 }
 
-/// Which semantic conventions for RPCs are followed: those up to v1.38, or those since v1.39.
-pub type Conventions = Choice;
+/// Which semantic conventions for RPCs are followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Conventions {
+    /// Those up to v1.38.
+    pub old: bool,
+    /// Those since v1.39.
+    pub new: bool,
+}
 
 impl Conventions {
     /// What a list as in `OTEL_SEMCONV_STABILITY_OPT_IN` asks for: `rpc` is today's names alone, `rpc/dup` both. What
@@ -139,11 +143,14 @@ fn old(labels: &Labels, resource: &Resource) -> Attributes {
         ("rpc.system", system(labels)),
         ("rpc.service", &labels.callee),
         ("rpc.method", &labels.method),
-        ("request.protocol", &labels.protocol),
         ("status.code", if failed { "Error" } else { "Unset" }),
     ]);
+    // gRPC has no choice of them, and of Kitex it can't be told in every executable.
+    if !labels.protocol.is_empty() {
+        attributes.extend(text([("request.protocol", &labels.protocol)]));
+    }
     attributes.extend(resource.of_points(labels));
-    let caller = of_service(&labels.caller).filter(|_| labels.side == Side::Server);
+    let caller = real_name(&labels.caller).filter(|_| labels.side == Side::Server);
     if let Some(caller) = caller {
         attributes.extend(text([("peer.service", caller)]));
     }
@@ -152,10 +159,10 @@ fn old(labels: &Labels, resource: &Resource) -> Attributes {
 
 /// The attributes of today's conventions, as far as they can be told.
 fn new(labels: &Labels) -> Attributes {
-    let method = match (labels.callee.as_str(), labels.method.as_str()) {
-        (_, UNKNOWN) => "_OTHER".to_owned(),
-        (UNKNOWN, method) => method.to_owned(),
-        (service, method) => format!("{service}/{method}"),
+    let method = match (real_name(&labels.callee), real_name(&labels.method)) {
+        (_, None) => "_OTHER".to_owned(),
+        (None, Some(method)) => method.to_owned(),
+        (Some(service), Some(method)) => format!("{service}/{method}"),
     };
     let mut attributes = text([("rpc.system.name", system(labels)), ("rpc.method", &method)]);
     if labels.framework == Framework::Grpc {
@@ -226,6 +233,35 @@ mod tests {
         }
         assert_eq!(peer(Side::Server, "shop"), Some(AttributeValue::Text("shop".to_owned())));
         assert_eq!(peer(Side::Client, "shop"), None);
+    }
+
+    #[test]
+    fn what_stands_in_for_a_name_is_no_method() {
+        let method = |callee: &str, method: &str| {
+            let labels = Labels::decode(&LabelSet::EMPTY, &NoExecutable);
+            let labels = Labels { callee: callee.to_owned(), method: method.to_owned(), ..labels };
+            let method = new(&labels).remove("rpc.method");
+            let Some(AttributeValue::Text(method)) = method else { panic!("{method:?} is no text") };
+            method
+        };
+        assert_eq!(method("Stock", "Lookup"), "Stock/Lookup");
+        for instead in ["unknown", "unreadable", "other"] {
+            assert_eq!(method(instead, instead), "_OTHER");
+            assert_eq!(method("Stock", instead), "_OTHER");
+            assert_eq!(method(instead, "Lookup"), "Lookup");
+        }
+    }
+
+    #[test]
+    fn calls_without_a_choice_of_protocols_have_none() {
+        let identity = Identity::new(1, "boot:7:8", None, "/bin/stock", &BTreeMap::new(), &[]);
+        let resource = identity.resource(&Snapshot::default());
+        let of = |protocol: &str| {
+            let labels = Labels::decode(&LabelSet::EMPTY, &NoExecutable);
+            old(&Labels { protocol: protocol.to_owned(), ..labels }, &resource).remove("request.protocol")
+        };
+        assert_eq!(of(""), None);
+        assert_eq!(of("Framed"), Some(AttributeValue::Text("Framed".to_owned())));
     }
 
     #[test]

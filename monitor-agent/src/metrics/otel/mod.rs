@@ -9,14 +9,12 @@ mod exposition;
 mod resource;
 mod runtime;
 
-use std::{collections::BTreeMap, str::FromStr};
-
-use thiserror::Error;
+use std::collections::BTreeMap;
 
 pub use calls::{Conventions, buckets};
 pub use exposition::families;
 pub use resource::{Identity, Resource, pairs};
-pub use runtime::{GoNames, Pauses, Runtime};
+pub use runtime::{GoNames, GoNamesError, Pauses, Runtime};
 
 use crate::pipeline::Snapshot;
 
@@ -122,33 +120,6 @@ pub struct OtelView {
     pub go: GoNames,
 }
 
-/// Old names, new names or both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Choice {
-    /// The names from before.
-    pub old: bool,
-    /// Those of today.
-    pub new: bool,
-}
-
-/// What is wrong with a choice of names.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("`{0}` is not a choice of names: old, new or both")]
-pub struct ChoiceError(String);
-
-impl FromStr for Choice {
-    type Err = ChoiceError;
-
-    fn from_str(text: &str) -> Result<Self, ChoiceError> {
-        match text {
-            "old" => Ok(Self { old: true, new: false }),
-            "new" => Ok(Self { old: false, new: true }),
-            "both" => Ok(Self { old: true, new: true }),
-            _ => Err(ChoiceError(text.to_owned())),
-        }
-    }
-}
-
 /// The metrics of a target: its calls, counted since a time, and its Go runtime if that could be read.
 #[must_use]
 pub fn telemetry(
@@ -163,4 +134,18 @@ pub fn telemetry(
     scopes.extend(runtime.into_iter().flat_map(|runtime| runtime::scopes(runtime, view.go)));
     scopes.retain(|scope| !scope.metrics.is_empty());
     Telemetry { resource, scopes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_added_is_told_of_counts_and_sum() {
+        let distribution =
+            |counts: [u64; 3], sum| Distribution { bounds: vec![1.0, 2.0], counts: counts.to_vec(), sum };
+        let (before, now) = (distribution([1, 0, 2], 10.5), distribution([1, 3, 4], 24.0));
+        assert_eq!(now.since(&before), distribution([0, 3, 2], 13.5));
+        assert_eq!(now.since(&now), distribution([0, 0, 0], 0.0));
+    }
 }

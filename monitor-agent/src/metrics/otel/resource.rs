@@ -5,6 +5,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use monitor_ebpf::TEXT_BYTES;
+
 use super::{AttributeValue, Attributes};
 use crate::pipeline::{Framework, Labels, OTHER, Side, Snapshot, UNKNOWN, UNREADABLE};
 
@@ -26,6 +28,9 @@ const OF_POINTS: [&str; 10] = [
 const ATTRIBUTES_MAX: usize = 64;
 /// Bytes of an attribute's name and of its text at most; `…` follows where something was cut.
 const TEXT_MAX: usize = 256;
+/// The same of a text that is copied to each point, and from there to some eighteen lines of a scrape: as much as is kept of a
+/// name in a call.
+const TEXT_OF_POINTS_MAX: usize = TEXT_BYTES;
 
 /// What is known of a target from outside.
 #[derive(Debug)]
@@ -140,11 +145,11 @@ fn service(labels: &Labels) -> Option<&str> {
         (Framework::Kitex, Side::Server) => labels.callee.as_str(),
         _ => return None,
     };
-    of_service(name)
+    real_name(name)
 }
 
-/// A service's name, unless something stands in for it.
-pub(super) fn of_service(name: &str) -> Option<&str> {
+/// A name in a call, unless something stands in for it.
+pub(super) fn real_name(name: &str) -> Option<&str> {
     (![UNKNOWN, UNREADABLE, OTHER].contains(&name)).then_some(name)
 }
 
@@ -178,24 +183,34 @@ impl Resource {
     /// it has there.
     pub(super) fn of_points(&self, labels: &Labels) -> Attributes {
         let copied = self.attributes.iter().filter(|(name, _)| OF_POINTS.contains(&name.as_str()));
-        let mut attributes: Attributes = copied.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut attributes: Attributes =
+            copied.map(|(name, value)| (name.clone(), shortened(value))).collect();
         if let Some(unnamed) = &self.unnamed {
-            attributes.extend([text(SERVICE_NAME, service(labels).unwrap_or(unnamed))]);
+            let name = service(labels).map_or_else(|| cut(unnamed, TEXT_OF_POINTS_MAX), str::to_owned);
+            attributes.insert(SERVICE_NAME.to_owned(), AttributeValue::Text(name));
         }
         attributes
     }
 }
 
 fn text(name: &str, value: &str) -> (String, AttributeValue) {
-    (cut(name), AttributeValue::Text(cut(value)))
+    (cut(name, TEXT_MAX), AttributeValue::Text(cut(value, TEXT_MAX)))
+}
+
+/// What a point has of a value.
+fn shortened(value: &AttributeValue) -> AttributeValue {
+    match value {
+        AttributeValue::Text(text) => AttributeValue::Text(cut(text, TEXT_OF_POINTS_MAX)),
+        AttributeValue::Number(_) => value.clone(),
+    }
 }
 
 /// No more of a text than is kept, without the character that the limit goes through.
-fn cut(text: &str) -> String {
-    if text.len() <= TEXT_MAX {
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
         return text.to_owned();
     }
-    let (kept, _) = text.split_at(text.floor_char_boundary(TEXT_MAX));
+    let (kept, _) = text.split_at(text.floor_char_boundary(most));
     format!("{kept}…")
 }
 
@@ -236,7 +251,11 @@ mod tests {
     use monitor_ebpf::LabelSet;
 
     use super::*;
-    use crate::pipeline::{Extras, Histogram, NoExecutable, Series};
+    use crate::{
+        export::text::encode,
+        metrics::otel::{Conventions, GoNames, OtelView, buckets, families, telemetry},
+        pipeline::{Extras, Histogram, Ladder, NoExecutable, Series},
+    };
 
     fn identity(environment: &[(&str, &str)]) -> Identity {
         let environment =
@@ -358,6 +377,35 @@ mod tests {
         let kept = AttributeValue::Text(format!("x{}…", "é".repeat(127)));
         assert_eq!([&attributes[SERVICE_NAME], &attributes["b"]], [&kept, &kept]);
         assert_eq!(attributes.keys().map(String::len).max(), Some(TEXT_MAX + '…'.len_utf8()));
+        // On each point less of it.
+        let labels = call(Framework::Kitex, Side::Server, ["shop", "stock"]);
+        let of_points = identity.resource(&Snapshot::default()).of_points(&labels);
+        let kept = AttributeValue::Text(format!("x{}…", "é".repeat(31)));
+        assert_eq!(of_points[SERVICE_NAME], kept);
+    }
+
+    /// A quote takes two bytes in a scrape.
+    #[test]
+    fn no_environment_makes_a_series_large() {
+        let quotes = "\"".repeat(1_000);
+        let list: Vec<_> = OF_POINTS.iter().map(|name| format!("{name}={quotes}")).collect();
+        let identity = identity(&[("OTEL_RESOURCE_ATTRIBUTES", &list.join(","))]);
+        let name = format!("{}…", &quotes[..TEXT_BYTES]);
+        let labels = Labels { method: name.clone(), ..call(Framework::Kitex, Side::Server, [&name, &name]) };
+        let ladder = Arc::new(Ladder::of(buckets()));
+        let counts = vec![1; ladder.limits() + 1];
+        let histogram = Histogram::of(ladder, counts, (1, 1_000));
+        let series = Series { labels: Arc::new(labels), total: 1, histogram, extras: Extras::default() };
+        let scraped = |series| {
+            let snapshot = Snapshot { series, ..Snapshot::default() };
+            let conventions = Conventions { old: true, new: false };
+            let view = OtelView { conventions, go: GoNames::default() };
+            encode(&families(&telemetry(&identity, &snapshot, None, view, 1)))
+        };
+        let [with, without] = [scraped(vec![Arc::new(series)]), scraped(Vec::new())];
+        assert!(with.contains("rpc_server_duration_bucket"), "{with}");
+        let bytes = with.len() - without.len();
+        assert!(bytes < 48 << 10, "{bytes} bytes");
     }
 
     #[test]

@@ -1,10 +1,38 @@
 //! The Go runtime.
 
-use super::{AttributeValue, Attributes, Choice, Data, Distribution, Metric, Scope};
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use super::{AttributeValue, Attributes, Data, Distribution, Metric, Scope};
 use crate::goruntime::{GcCycles, Readings};
 
-/// Which names the runtime's metrics have: those of the library up to v0.61, or those since.
-pub type GoNames = Choice;
+/// Which names the runtime's metrics have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GoNames {
+    /// Those of the library up to v0.61.
+    pub old: bool,
+    /// Those since.
+    pub new: bool,
+}
+
+/// What is wrong with a choice of names.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("`{0}` is not a choice of names: old, new or both")]
+pub struct GoNamesError(String);
+
+impl FromStr for GoNames {
+    type Err = GoNamesError;
+
+    fn from_str(text: &str) -> Result<Self, GoNamesError> {
+        match text {
+            "old" => Ok(Self { old: true, new: false }),
+            "new" => Ok(Self { old: false, new: true }),
+            "both" => Ok(Self { old: true, new: true }),
+            _ => Err(GoNamesError(text.to_owned())),
+        }
+    }
+}
 
 impl GoNames {
     /// What `OTEL_GO_X_DEPRECATED_RUNTIME_METRICS` asks for, as the library reads it (`internal/x/x.go` @ v0.72.0): if

@@ -72,14 +72,14 @@ fn check_places(shape: &Shape) {
 
 #[test]
 fn only_what_is_wanted_is_read() {
-    let plain = server().program(0, Wanted::default()).expect("a shape");
+    let plain = server().to_shape(0, Wanted::default()).expect("a shape");
     check_places(&plain);
     assert_eq!(used(&plain).len(), 6);
     assert_eq!((plain.sizes, plain.stream_at), ([NO_SCRATCH; 2], NO_SCRATCH));
     assert_eq!((plain.protocol_at, plain.panic_at), (NO_SCRATCH, NO_SCRATCH));
     assert!(used(&plain).iter().all(|window| window.uses & window_use::MESSAGE == 0));
 
-    let sizes = server().program(0, Wanted { sizes: true, ..Wanted::default() }).expect("a shape");
+    let sizes = server().to_shape(0, Wanted { sizes: true, ..Wanted::default() }).expect("a shape");
     check_places(&sizes);
     assert_ne!(sizes.sizes, [NO_SCRATCH; 2]);
     assert_eq!(sizes.sizes[size::RECEIVED] - sizes.sizes[size::SENT], 16);
@@ -93,11 +93,11 @@ fn a_peer_is_read_where_it_is_wanted() {
     reads.peer = Some([place(address, 0), place(address, 24)]);
     let wanted = Wanted { events: true, peers: true, ..Wanted::default() };
     // Beside the bytes there is no room for it.
-    assert!(matches!(reads.program(0, wanted), Err(Refusal::TooMuch(_))));
+    assert!(matches!(reads.to_shape(0, wanted), Err(Refusal::TooMuch(_))));
     reads.sizes = None;
-    let without = reads.program(0, Wanted { peers: false, ..wanted }).expect("a shape");
+    let without = reads.to_shape(0, Wanted { peers: false, ..wanted }).expect("a shape");
     assert_eq!((without.peer_at, used(&without).len()), (NO_SCRATCH, 6));
-    let with = reads.program(0, wanted).expect("a shape");
+    let with = reads.to_shape(0, wanted).expect("a shape");
     check_places(&with);
     assert_eq!((with.peer_port_at - with.peer_at, used(&with).len()), (24, 8));
     assert!(used(&with).iter().any(|window| window.guard_word == 0x600));
@@ -105,7 +105,7 @@ fn a_peer_is_read_where_it_is_wanted() {
 
 #[test]
 fn everything_fits_in_smaller_pieces() {
-    let shape = server().program(0, Wanted::ALL).expect("a shape");
+    let shape = server().to_shape(0, Wanted::ALL).expect("a shape");
     check_places(&shape);
     // With the bytes between them all together would take more than there is room for.
     assert_eq!(used(&shape).iter().filter(|window| window.length == 8).count(), 5, "{shape:?}");
@@ -127,10 +127,10 @@ fn a_record_is_read_where_the_names_were() {
         time: place(event, 40),
         index: 0,
     });
-    let plain = reads.program(0, Wanted::default()).expect("a shape");
+    let plain = reads.to_shape(0, Wanted::default()).expect("a shape");
     let wanted = Wanted { recorded: true, ..Wanted::default() };
     for wanted in [wanted, Wanted { events: true, sizes: true, ..wanted }] {
-        let shape = reads.program(0, wanted).expect("a shape");
+        let shape = reads.to_shape(0, wanted).expect("a shape");
         let (late, others): (Vec<&Window>, Vec<&Window>) =
             used(&shape).into_iter().partition(|window| window.uses == window_use::RECORDED);
         if !wanted.sizes {
@@ -155,14 +155,14 @@ fn what_does_not_fit_is_refused() {
     let mut reads = server();
     let far = (0..8).map(|index| place(ROOT, 1000 * index)).collect();
     reads.streaming = asked(far, 8);
-    assert!(matches!(reads.program(0, Wanted::default()), Err(Refusal::TooMuch(_))));
+    assert!(matches!(reads.to_shape(0, Wanted::default()), Err(Refusal::TooMuch(_))));
     reads.streaming = asked(vec![place(ROOT, 70_000)], 8);
-    assert!(matches!(reads.program(0, Wanted::default()), Err(Refusal::TooMuch(_))));
+    assert!(matches!(reads.to_shape(0, Wanted::default()), Err(Refusal::TooMuch(_))));
 }
 
 #[test]
 fn alternatives_share_a_place_and_the_last_reports() {
-    let shape = server().program(0x1000, Wanted::default()).expect("a shape");
+    let shape = server().to_shape(0x1000, Wanted::default()).expect("a shape");
     let windows = used(&shape);
     let at = |word| windows.iter().position(|window| window.guard_word == word).expect("a window");
     let (first, twin) = (at(0x1300), at(0x1400));
@@ -176,7 +176,7 @@ fn alternatives_share_a_place_and_the_last_reports() {
 fn the_first_window_decides_the_shape() {
     let mut reads = server();
     reads.inner = Some((place(ROOT, 400), 0x100));
-    let shape = reads.program(0x1000, Wanted::default()).expect("a shape");
+    let shape = reads.to_shape(0x1000, Wanted::default()).expect("a shape");
     check_places(&shape);
     assert_eq!((shape.windows[0].offset, shape.inner_at, shape.inner_word), (400, 0, 0x1100));
     assert_ne!(shape.windows[0].uses & window_use::KEY, 0);
@@ -186,7 +186,7 @@ fn the_first_window_decides_the_shape() {
 fn a_key_that_depends_on_streaming_is_read_at_the_start() {
     let mut reads = server();
     reads.key_asks_streaming = true;
-    let shape = reads.program(0, Wanted::default()).expect("a shape");
+    let shape = reads.to_shape(0, Wanted::default()).expect("a shape");
     let key: Vec<_> = used(&shape).into_iter().filter(|window| window.uses & window_use::KEY != 0).collect();
     // The object, and the invocation.
     assert_eq!(key.iter().map(|window| window.guard_word).collect::<Vec<_>>(), [0, 0x200]);
@@ -197,7 +197,7 @@ fn words_stay_at_multiples_of_eight() {
     let mut reads = server();
     reads.streaming = asked(vec![place(ROOT, 204)], 4);
     reads.tags = Some(place(ROOT, 208));
-    let shape = reads.program(0, Wanted { retries: true, ..Wanted::default() }).expect("a shape");
+    let shape = reads.to_shape(0, Wanted { retries: true, ..Wanted::default() }).expect("a shape");
     assert_eq!((shape.streaming.at % 8, shape.tags_at % 8), (4, 0));
     assert_eq!(shape.tags_at, shape.streaming.at + 4);
 }

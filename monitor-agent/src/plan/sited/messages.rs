@@ -2,16 +2,17 @@
 
 use monitor_ebpf::{MESSAGE_SITES, Messages, NO_FIELD};
 
-use super::{
-    Refusal, Role, Site,
-    copies::SitedCopy,
-    resolve::{FieldRef, Resolver},
-    site::{find_site_of, return_sites_of},
-    sited::type_at_end,
-};
+use super::find::type_at_end;
 use crate::{
     frameworks::{ObjectOf, SitedMessages},
     image::{GoImage, Image, Kind},
+    plan::{
+        Refusal, Role, Site,
+        copies::SitedCopy,
+        recipe::moved,
+        resolve::{FieldRef, Resolver},
+        site::{check_arguments, find_site_of, return_sites_of},
+    },
 };
 
 /// The functions of one kind of call, and what leads from their receiver to it.
@@ -79,10 +80,9 @@ fn sites_of(
     (image, go): (&Image, &GoImage<'_>),
 ) -> Result<Vec<Site>, Refusal> {
     let function = copy.function(name)?.ok_or_else(|| Refusal::FunctionMissing(copy.symbol(name)))?;
-    let found = go.arguments(function)?.unwrap_or_default();
+    let found = check_arguments(function, arguments, go)?;
     if found != arguments {
-        let (symbol, expected) = (function.name.clone(), arguments.to_owned());
-        return Err(Refusal::WrongArguments { symbol, found, expected });
+        return Err(Refusal::wrong_arguments(&function.name, found, arguments));
     }
     let mut sites = vec![find_site_of(Role::Entered, function, image, go)?];
     sites.extend(return_sites_of(role, function, image, go)?);
@@ -152,8 +152,7 @@ fn half(field: &FieldRef) -> Result<u16, Refusal> {
 
 impl MessagePlan {
     /// The same for a process whose executable lies `bias` bytes above its link-time addresses.
-    pub(super) fn program(&self, bias: u64) -> Messages {
-        let in_target = |address: u64| if address == 0 { 0 } else { address.wrapping_add(bias) };
+    pub(super) fn to_messages(self, bias: u64) -> Messages {
         let (object_at, object_word, no_call_word) = match self.object {
             Object::Itself => (NO_FIELD, 0, 0),
             Object::Pointer(at) => (at, 0, 0),
@@ -161,9 +160,9 @@ impl MessagePlan {
         };
         let (description_at, streams_at) = self.description.unwrap_or((NO_FIELD, [NO_FIELD; 2]));
         Messages {
-            entered: self.entered.map(in_target),
-            object_word: in_target(object_word),
-            no_call_word: in_target(no_call_word),
+            entered: self.entered.map(|address| moved(address, bias)),
+            object_word: moved(object_word, bias),
+            no_call_word: moved(no_call_word, bias),
             object_at,
             description_at,
             streams_at,

@@ -6,8 +6,7 @@ const SECONDS_PER_DAY: u64 = 86_400;
 
 /// The time in UTC as RFC 3339 writes it, with nanoseconds: `2026-01-02T03:04:05.000000006Z`. Times before 1970
 /// are given as its first moment.
-#[must_use]
-pub fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / SECONDS_PER_DAY, since.as_secs() % SECONDS_PER_DAY);
     let (year, month, day) = date(days);
