@@ -10,7 +10,7 @@ use std::{
 
 use prometheus::proto::MetricFamily;
 
-use super::{RunConfig, aside::FOR_A_SCRAPE, go::GoRuntime, looks::Looks, watch::Face};
+use super::{RunConfig, aside::FOR_A_SCRAPE, face::Face, go::GoRuntime, looks::Looks};
 use crate::{
     events::{Readers, SlowCalls, Wish},
     export::{

@@ -7,6 +7,7 @@ mod board;
 mod call;
 mod clock;
 mod events;
+mod face;
 mod go;
 mod in_flight;
 mod life;
