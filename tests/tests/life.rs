@@ -190,6 +190,26 @@ fn a_signal_while_attaching_ends_it_too() -> Result<()> {
     BpfObjects::wait_until_back(&before, Duration::from_secs(10))
 }
 
+/// The kernel may leave a breakpoint then, which does nothing. Whoever comes next takes it away.
+#[test]
+fn what_an_agent_leaves_that_is_killed_as_it_leaves_goes_with_the_next() -> Result<()> {
+    let (server, mut client) = pair()?;
+    let pids = [server.pid(), client.pid()];
+    let sites = [Sites::of(pids[0])?, Sites::of(pids[1])?];
+    client.command("flow 16")?;
+    for wait_ms in [5, 20, 40, 60] {
+        let agent = Agent::attach(&pids, &[])?;
+        agent.signal(libc::SIGTERM)?;
+        thread::sleep(Duration::from_millis(wait_ms));
+        agent.end_by(libc::SIGKILL)?;
+    }
+    let (status, _) = Agent::attach(&pids, &[])?.terminate()?;
+    ensure!(status.code() == Some(0), "{status}");
+    sites.iter().try_for_each(Sites::check_clean)?;
+    client.command("pause")?;
+    check_results(&mut client)
+}
+
 /// The kernel may keep a map for good that others open and close at the wrong moments.
 #[test]
 fn nothing_is_left_though_other_tools_look_at_what_is_loaded() -> Result<()> {
