@@ -30,6 +30,7 @@ mod links;
 mod matrix;
 mod midload;
 mod native;
+mod native_ends;
 mod otlp;
 mod preemption;
 mod privileges;

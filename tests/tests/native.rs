@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     path::Path,
     process::Command,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,7 @@ use monitor_tests::{
     chain::check_closed,
     events::Events,
     kernel,
-    native::{Build, async_server, corners, filtered, server},
+    native::{Build, async_server, corners, server},
     process::Process,
     scrape::{Scrape, whole},
     side_by_side,
@@ -27,15 +26,15 @@ use serde_json::{Value, json};
 
 use crate::{golden, schema::check_schema};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// The two ways in which the end of a function can be seen.
-const WAYS: [&str; 2] = ["instructions", "probe"];
+pub(crate) const WAYS: [&str; 2] = ["instructions", "probe"];
 /// What the example of the documents has of the first way.
 const BY_INSTRUCTIONS: &str = "returns = { by = \"instructions\", number = \"int\" }\nallow_expensive = true";
 
 const BY_RETURNS: &str = "returns = { by = \"instructions\" }\nallow_expensive = true";
 
-fn start(build: Build) -> Result<Process> {
+pub(crate) fn start(build: Build) -> Result<Process> {
     Process::start_command(&mut Command::new(corners(build)?))
 }
 
@@ -48,7 +47,7 @@ fn returns(way: &str) -> &'static str {
 }
 
 /// A spec of one function, by its returns.
-fn spec_of(function: &str, way: &str) -> Result<std::path::PathBuf> {
+pub(crate) fn spec_of(function: &str, way: &str) -> Result<std::path::PathBuf> {
     let text = format!(
         "name = \"stock\"\n[[native]]\nname = \"one\"\nkey = \"thread\"\n{}\n[native.labels]\nresult = {{ number = \"result\" }}\n\
          [[native.start]]\nfunction = \"{function}\"\n",
@@ -58,7 +57,7 @@ fn spec_of(function: &str, way: &str) -> Result<std::path::PathBuf> {
 }
 
 /// The values of the counter by those of its labels, which are given in order.
-fn counted(scrape: &Scrape, labels: &[&str]) -> BTreeMap<String, u64> {
+pub(crate) fn counted(scrape: &Scrape, labels: &[&str]) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for sample in scrape.samples("stock_total") {
         let values: Vec<_> = labels.iter().map(|label| sample.labels[*label].as_str()).collect();
@@ -74,7 +73,7 @@ fn own(counts: &Value) -> Result<BTreeMap<String, u64>> {
 }
 
 /// How many operations have a duration, and their sum in seconds.
-fn timed(scrape: &Scrape) -> (u64, f64) {
+pub(crate) fn timed(scrape: &Scrape) -> (u64, f64) {
     let all = scrape.histograms("stock_duration_seconds");
     (all.values().map(|one| whole(one.count)).sum(), all.values().map(|one| one.sum).sum())
 }
@@ -200,120 +199,6 @@ fn a_number_of_a_start_that_was_not_seen_is_unreadable() -> Result<()> {
     ensure!(endings == expected.into(), "{endings:?}, {unpaired} without a start");
     check_closed(&scrape, target.pid(), [0, 0])?;
     agent.terminate()?;
-    Ok(())
-}
-
-/// A function that is left otherwise than by returning `left` times, then returns: it is counted once, with its own
-/// duration, and each start is accounted for.
-fn is_left(command: &str, function: &str, way: &str) -> Result<()> {
-    let mut target = start(Build::Default)?;
-    let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec_of(function, way)?)])?;
-    target.command(&format!("{command} 30"))?;
-    thread::sleep(Duration::from_secs(1));
-    // Where it had been left before, a second ago.
-    target.command(&format!("{command} 0"))?;
-    let scrape = agent.scrape_settled()?;
-    let (count, sum) = timed(&scrape);
-    ensure!(count == 2 && sum < 0.5, "{way}: {count} took {sum} s");
-    ensure!(counted(&scrape, &["result"]) == [("0".to_owned(), 2)].into(), "{way}");
-    ensure!(whole(scrape.sum("monitor_starts_total", &[])) == 32, "{way}: not all starts were seen");
-    check_closed(&scrape, target.pid(), [0, 0])?;
-    agent.terminate()?;
-    ensure!(target.command("nap 1")?["ran"] == 1, "{way}: the target does not go on");
-    Ok(())
-}
-
-#[test]
-fn a_jump_out_of_a_function_is_no_return() -> Result<()> {
-    side_by_side(WAYS, |way| is_left("jumps", "stock_jump", way))
-}
-
-#[test]
-fn a_thread_that_ends_in_a_function_does_not_return() -> Result<()> {
-    side_by_side(WAYS, |way| is_left("leaves", "stock_leave", way))
-}
-
-#[test]
-fn an_exception_passes_probed_return_instructions() -> Result<()> {
-    is_left("throws", "stock_throw", "instructions")
-}
-
-#[test]
-fn an_exception_through_a_return_probe_ends_the_target_as_documented() -> Result<()> {
-    let mut target = start(Build::Default)?;
-    let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec_of("stock_throw", "probe")?)])?;
-    target.send("throws 1")?;
-    let begin = Instant::now();
-    while target.is_running()? {
-        ensure!(
-            begin.elapsed() < PATIENCE,
-            "docs/specs.md says that this ends the target; it doesn't any more"
-        );
-        thread::sleep(Duration::from_millis(10));
-    }
-    agent.terminate()?;
-    Ok(())
-}
-
-/// What a return probe has the target do is a system call that a thread may not be allowed.
-#[test]
-fn a_target_with_a_confined_thread_gets_no_return_probe() -> Result<()> {
-    let mut target = start(Build::Default)?;
-    target.command("confine 1")?;
-    no_return_probe(&mut target)
-}
-
-/// A filter that ends the target at this system call is not asked about it by kernels that know better.
-#[test]
-fn a_target_under_seccomp_gets_return_probes_where_no_filter_is_asked() -> Result<()> {
-    let mut target = Process::start_command(filtered(&mut Command::new(corners(Build::Default)?))?)?;
-    // Fixes are ported back: of older kernels some know better, too.
-    if kernel::release()? < SURELY_PASSES && !passes(&target)? {
-        return no_return_probe(&mut target);
-    }
-    calls_are_counted(&mut target, "probe")
-}
-
-/// The first release of Linux of which every later one lets that call pass all filters.
-const SURELY_PASSES: (u32, u32) = (6, 14);
-
-fn passes(target: &Process) -> Result<bool> {
-    let spec = spec_of("stock_nothing", "probe")?;
-    let args = ["inspect", "--json", "--pid", &target.pid().to_string(), "--spec", path(&spec)];
-    Ok(run_to_end(&args, PATIENCE)?.code == Some(0))
-}
-
-/// A return probe is refused, and return instructions are not.
-fn no_return_probe(target: &mut Process) -> Result<()> {
-    let pid = target.pid().to_string();
-    let probe = spec_of("stock_nothing", "probe")?;
-    let name = format!("pid {pid} (");
-    for args in [
-        &["run", "--pid", &pid, "--web.listen-address", ":0", "--spec", path(&probe)][..],
-        &["inspect", "--json", "--pid", &pid, "--spec", path(&probe)],
-    ] {
-        let ended = run_to_end(args, PATIENCE)?;
-        let words =
-            [name.as_str(), "stock can't be watched by return probes", "seccomp", "by = \"instructions\""];
-        let is_told = words.iter().all(|words| ended.stderr.contains(*words));
-        ensure!(ended.code == Some(6) && is_told, "{:?} {}", ended.code, ended.stderr);
-        if args[0] == "inspect" {
-            let said: Value = serde_json::from_str(&ended.stdout)?;
-            ensure!(said["attachable"] == false && said["reasons"].to_string().contains("seccomp"), "{said}");
-        }
-    }
-    calls_are_counted(target, "instructions")
-}
-
-fn calls_are_counted(target: &mut Process, way: &str) -> Result<()> {
-    let spec = spec_of("stock_nothing", way)?;
-    let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec)])?;
-    target.command("calls 3")?;
-    let scrape = agent.scrape_settled()?;
-    ensure!(timed(&scrape).0 == 3, "{:?}", timed(&scrape));
-    check_closed(&scrape, target.pid(), [0, 0])?;
-    agent.terminate()?;
-    ensure!(target.command("nap 1")?["ran"] == 1, "the target does not go on");
     Ok(())
 }
 
