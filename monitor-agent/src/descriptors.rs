@@ -1,6 +1,6 @@
 //! How many files the agent may have open, and what to say when there are no more.
 
-use std::io;
+use std::{fs, io, path::Path};
 
 /// Raises the soft limit to the hard one: a target takes some 40 descriptors, and the usual soft limit of 1,024 is there for
 /// programs that use `select(2)`. Where that is not possible, what runs out of them says so.
@@ -14,6 +14,16 @@ pub(crate) fn take_all() {
 /// How many it may have.
 pub(crate) fn limit() -> io::Result<usize> {
     limits().map(|limit| usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
+}
+
+/// How many a directory of `/proc` lists, which its size tells since Linux 6.2. Before, they are counted: of one's own, with the
+/// one that this takes.
+pub(crate) fn count(directory: &Path) -> io::Result<u64> {
+    let size = fs::metadata(directory)?.len();
+    if size > 0 {
+        return Ok(size);
+    }
+    Ok(fs::read_dir(directory)?.count() as u64)
 }
 
 /// Whether a limit on open files was reached.

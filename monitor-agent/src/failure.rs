@@ -107,10 +107,12 @@ impl Failure {
 fn advice(error: &ImageError) -> &'static str {
     match error {
         ImageError::Empty | ImageError::NotElf | ImageError::NotExecutable(_) => {
-            "; give an executable that Go has built for linux/amd64"
+            "; give an executable for linux/amd64, which Go has built, unless a spec has [[native]]"
         }
         ImageError::Truncated { .. } => "; copy or build it again",
-        ImageError::NotGo => "; give the Go service itself, not what starts it",
+        ImageError::NotGo => {
+            "; give the Go service itself, not what starts it, or a spec that has [[native]] in place of [[operation]]"
+        }
         _ => "",
     }
 }

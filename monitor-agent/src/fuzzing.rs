@@ -21,7 +21,7 @@ use monitor_ebpf::{LABELS, LabelSet, TEXT_BYTES};
 use crate::{
     frameworks,
     image::{
-        Demangler, GoVersion, Image, Kind, Source, Type, WantedError, go_entry_site, go_return_sites,
+        Demangler, GoVersion, Image, Kind, Parts, Source, Type, WantedError, go_entry_site, go_return_sites,
         native_entry_site, return_sites, tested_call,
     },
     pipeline::{Executable, Framework, Labels},
@@ -135,8 +135,11 @@ pub fn code(data: &[u8]) {
     };
     let tested = [tested(1, 0, false), tested(0, 3, true)];
     let entries = [go_entry_site(code, entry), native_entry_site(code, entry)];
-    let returns =
-        [return_sites(code, entry, true), return_sites(code, entry, false), go_return_sites(code, entry)];
+    let returns = [
+        return_sites(code, entry, Some(&Parts::default())),
+        return_sites(code, entry, None),
+        go_return_sites(code, entry),
+    ];
     for site in entries.into_iter().chain(tested).flatten().chain(returns.into_iter().flatten().flatten()) {
         let start = usize::try_from(site.offset).expect("an offset in the function");
         assert_eq!(code.get(start..start + site.bytes.len()), Some(&*site.bytes));

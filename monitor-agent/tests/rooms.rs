@@ -14,7 +14,7 @@ goruntime: image target
 plan: frameworks image specs text
 bpf: descriptors image plan target
 pipeline: frameworks specs
-metrics: frameworks goruntime pipeline specs
+metrics: descriptors frameworks goruntime pipeline specs
 events: pipeline specs text time
 export: descriptors events memory metrics pipeline threads time
 failure: bpf descriptors events export image plan specs target text threads

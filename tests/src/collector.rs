@@ -53,10 +53,7 @@ pub struct Point {
 impl Collector {
     /// Starts a collector on free ports.
     pub fn start() -> Result<Self> {
-        let listeners = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
-        let ports = [listeners[0].local_addr()?.port(), listeners[1].local_addr()?.port()];
-        drop(listeners);
-        Self::start_on(ports)
+        Self::start_on(free_ports()?)
     }
 
     /// Starts a collector on the ports of one that has ended.
@@ -66,9 +63,11 @@ impl Collector {
 
     /// Starts a collector that proves who it is, by the certificate and the key in these files.
     pub fn start_tls(certificate: &Path, key: &Path) -> Result<Self> {
-        let ports = Self::start()?.ports;
         let (certificate, key) = (certificate.display(), key.display());
-        Self::start_with(ports, &format!(", tls: {{cert_file: \"{certificate}\", key_file: \"{key}\"}}"))
+        Self::start_with(
+            free_ports()?,
+            &format!(", tls: {{cert_file: \"{certificate}\", key_file: \"{key}\"}}"),
+        )
     }
 
     /// Starts a collector whose receivers have more settings.
@@ -124,6 +123,11 @@ impl Collector {
             }
         }
     }
+}
+
+fn free_ports() -> Result<[u16; 2]> {
+    let listeners = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
+    Ok([listeners[0].local_addr()?.port(), listeners[1].local_addr()?.port()])
 }
 
 /// The newest of the cumulative points of a metric, and the sum of its deltas, of each combination of attributes.

@@ -39,16 +39,10 @@ impl Build {
     }
 }
 
-/// What a C++ program is built with. Whole functions, so that what they end with can be said here.
-const CXX_FLAGS: [&str; 7] = [
-    "-std=c++17",
-    "-O2",
-    "-Wall",
-    "-Wextra",
-    "-pthread",
-    "-fno-optimize-sibling-calls",
-    "-fno-reorder-blocks-and-partition",
-];
+/// What a C++ program is built with.
+const CXX_FLAGS: [&str; 5] = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-pthread"];
+/// What makes functions whole, so that what they end with can be said here.
+const WHOLE: [&str; 2] = ["-fno-optimize-sibling-calls", "-fno-reorder-blocks-and-partition"];
 
 /// The program of corner cases.
 pub fn corners(build: Build) -> Result<PathBuf> {
@@ -58,11 +52,17 @@ pub fn corners(build: Build) -> Result<PathBuf> {
     if is_newer(&executable, &[&source])? {
         return Ok(executable);
     }
-    run(Command::new("g++").args(CXX_FLAGS).args(build.flags()).arg("-o").arg(&executable).arg(&source))?;
+    run(Command::new("g++")
+        .args(CXX_FLAGS)
+        .args(WHOLE)
+        .args(build.flags())
+        .arg("-o")
+        .arg(&executable)
+        .arg(&source))?;
     Ok(executable)
 }
 
-/// The Thrift server and client, with the code that Thrift's compiler makes.
+/// The Thrift server and client, with the code that Thrift's compiler makes, built as services are.
 pub fn server() -> Result<PathBuf> {
     let (source, service) = (sources().join("server.cc"), sources().join("stock.thrift"));
     let (directory, _lock) = directory()?;
@@ -72,10 +72,9 @@ pub fn server() -> Result<PathBuf> {
     }
     run(Command::new("thrift").args(["--gen", "cpp:no_skeleton", "-o"]).arg(&directory).arg(&service))?;
     let made = directory.join("gen-cpp");
-    // Without parts of functions elsewhere, and quick to build.
     run(Command::new("g++")
         .args(CXX_FLAGS)
-        .args(["-O1", "-I"])
+        .arg("-I")
         .arg(&made)
         .arg("-o")
         .arg(&executable)

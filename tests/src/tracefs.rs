@@ -5,6 +5,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,14 +14,15 @@ use anyhow::{Context as _, Result, ensure};
 pub struct Tracing {
     /// Where tracefs is mounted for this alone.
     mounted: PathBuf,
-    /// A name that no other process uses.
+    /// A name that nobody else uses.
     name: String,
 }
 
 impl Tracing {
     /// Needs root.
     pub fn open() -> Result<Self> {
-        let name = format!("monitor_{}", std::process::id());
+        static OPENED: AtomicU32 = AtomicU32::new(0);
+        let name = format!("monitor_{}_{}", std::process::id(), OPENED.fetch_add(1, Ordering::Relaxed));
         let mounted = std::env::temp_dir().join(format!("{name}-tracefs"));
         fs::create_dir_all(&mounted)?;
         let status = Command::new("mount").args(["-t", "tracefs", "none"]).arg(&mounted).status()?;
@@ -36,7 +38,7 @@ impl Tracing {
     pub fn place(&self, event: &str, file: &Path, offset: u64, values: &str) -> Result<Event<'_>> {
         let line = format!("p:{}/{event} {}:{offset:#x} {values}", self.name, file.display());
         self.define(&line)?;
-        let event = Event { tracing: self, name: event.to_owned() };
+        let event = Event { tracing: self, name: event.to_owned(), file: file.to_owned() };
         event.enable(true)?;
         Ok(event)
     }
@@ -69,6 +71,7 @@ impl Drop for Tracing {
 pub struct Event<'a> {
     tracing: &'a Tracing,
     name: String,
+    file: PathBuf,
 }
 
 impl Event<'_> {
@@ -82,7 +85,8 @@ impl Event<'_> {
     pub fn hits(&self) -> Result<u64> {
         // File, event, hits.
         let profile = fs::read_to_string(self.tracing.mounted.join("uprobe_profile"))?;
-        for line in profile.lines() {
+        let of_file = format!("{} ", self.file.display());
+        for line in profile.lines().filter(|line| line.trim_start().starts_with(&of_file)) {
             let mut words = line.split_whitespace().rev();
             let hits = words.next();
             if words.next() == Some(&self.name) {

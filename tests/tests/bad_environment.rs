@@ -12,11 +12,13 @@ use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{Agent, executable, run_command_to_end},
     events::Events,
+    kernel::BpfObjects,
     process::Process,
     refusals::{
         ADDRESS, KERNEL, PATIENCE, PERMISSION, RUNNING, Scratch, USAGE, agent, refused_command, run_command,
         server,
     },
+    scrape::whole,
     seccomp,
     targets::{Flavour, Program},
     text::Sites,
@@ -137,29 +139,47 @@ fn no_thread_beside_the_first() -> Result<()> {
     Ok(())
 }
 
-/// A cgroup whose processes have only so many threads together. It goes with its owner, and must be empty by then.
-struct FewThreads(PathBuf);
+/// A cgroup whose processes have only so much of something together. It goes with its owner, and must be empty by then.
+struct Group(PathBuf);
 
-impl FewThreads {
-    fn new() -> Result<Self> {
-        // Its controller has a hierarchy of its own (version 1), or is one of all in the only one.
+impl Group {
+    /// With a limit on what a controller controls.
+    fn with(controller: &str) -> Result<Self> {
+        // The controller has a hierarchy of its own (version 1), or is one of all in the only one.
         let all = Path::new("/sys/fs/cgroup");
-        let own = all.join("pids");
+        let own = all.join(controller);
         let parent = if own.is_dir() { own.as_path() } else { all };
-        let group = parent.join(format!("monitor-tests-{}", std::process::id()));
+        let group = parent.join(format!("monitor-tests-{controller}-{}", std::process::id()));
         fs::create_dir(&group).with_context(|| format!("no cgroup {}", group.display()))?;
         let group = Self(group);
-        if !group.0.join("pids.max").exists() {
+        if parent == all && !group.0.join(format!("{controller}.max")).exists() {
             let control = parent.join("cgroup.subtree_control");
-            fs::write(&control, "+pids").with_context(|| format!("no pids in {}", control.display()))?;
+            let added = fs::write(&control, format!("+{controller}"));
+            added.with_context(|| format!("no {controller} in {}", control.display()))?;
         }
         Ok(group)
     }
 
-    /// Lets it have so many from now on; those that there are stay.
-    fn allow(&self, threads: u32) -> Result<()> {
-        let file = self.0.join("pids.max");
-        fs::write(&file, threads.to_string()).with_context(|| format!("cannot write {}", file.display()))
+    /// With so many bytes of memory, none of which may be put elsewhere.
+    fn with_memory(bytes: u64) -> Result<Self> {
+        let group = Self::with("memory")?;
+        let is_unified = group.0.join("memory.max").exists();
+        let [limit, swap] = if is_unified {
+            ["memory.max", "memory.swap.max"]
+        } else {
+            ["memory.limit_in_bytes", "memory.swappiness"]
+        };
+        if group.0.join(swap).exists() {
+            group.set(swap, 0)?;
+        }
+        group.set(limit, bytes)?;
+        Ok(group)
+    }
+
+    /// Sets a number of it from now on. Threads that there are stay.
+    fn set(&self, file: &str, number: u64) -> Result<()> {
+        let file = self.0.join(file);
+        fs::write(&file, number.to_string()).with_context(|| format!("cannot write {}", file.display()))
     }
 
     /// The agent with these arguments, in it from the start.
@@ -171,7 +191,7 @@ impl FewThreads {
     }
 }
 
-impl Drop for FewThreads {
+impl Drop for Group {
     fn drop(&mut self) {
         let _ = fs::remove_dir(&self.0);
     }
@@ -184,27 +204,58 @@ fn too_few_threads() -> Result<()> {
     let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
     let sites = Sites::of(client.pid())?;
     let pid = client.pid().to_string();
-    let few = FewThreads::new()?;
+    let few = Group::with("pids")?;
+    let allow = |threads| few.set("pids.max", threads);
     let run = ["run", "--web.listen-address", "127.0.0.1:0", "--pid", &pid];
     // One for itself, one for its log, one for peers, and one as long as it attaches; one more for its lines.
     let events = ["events", "--pid", &pid];
     for (args, enough) in [(&run[..], 4), (&events[..], 5)] {
         for threads in 1..enough {
-            few.allow(threads)?;
+            allow(threads)?;
             let words = ["no thread can be started", "pids.max"];
             refused_command(&mut few.agent(args)?, RUNNING, &words)
                 .with_context(|| format!("with {threads} threads"))?;
             sites.check_clean()?;
         }
     }
-    few.allow(5)?;
+    allow(5)?;
     let events = Events::attach_command(&mut few.agent(&events)?)?;
-    few.allow(1)?;
+    allow(1)?;
     client.command("call 20 Echo succeed")?;
     server.command("settle")?;
     let lines = events.terminate()?;
     ensure!(lines.len() == 20, "{} lines", lines.len());
     Ok(())
+}
+
+/// What `docs/permissions.md` says to suffice for one target.
+const ENOUGH_MEMORY: u64 = 128 << 20;
+
+/// With less than the agent and its maps take it is refused, or the kernel ends it; calls go on either way.
+#[test]
+fn too_little_memory() -> Result<()> {
+    let mut server = Process::kitex(&["server"])?;
+    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
+    let sites = Sites::of(client.pid())?;
+    let pid = client.pid().to_string();
+    let run = ["run", "--web.listen-address", "127.0.0.1:0", "--pid", &pid];
+    let before = BpfObjects::now()?;
+    for limit in [4 << 20, 8 << 20] {
+        let group = Group::with_memory(limit)?;
+        let ended = run_command_to_end(&mut group.agent(&run)?, PATIENCE)?;
+        let is_refused = |code: i32| code != 0 && ended.stderr.contains("monitor-agent: ");
+        ensure!(ended.code.is_none_or(is_refused), "with {limit} bytes: {ended:#?}");
+        sites.check_clean()?;
+        BpfObjects::wait_until_back(&before, PATIENCE)?;
+        client.command("call 20 Echo succeed")?;
+    }
+    let group = Group::with_memory(ENOUGH_MEMORY)?;
+    let agent = Agent::start_command(&mut group.agent(&run)?)?.wait_ready()?;
+    client.command("call 20 Echo succeed")?;
+    server.command("settle")?;
+    assert_eq!(whole(agent.scrape_settled()?.sum("kitex_client_throughput", &[])), 20);
+    agent.terminate()?;
+    sites.check_clean()
 }
 
 /// A budget is promised only where what it is of can be known, which is found out before anything is attached.

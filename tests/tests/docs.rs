@@ -4,16 +4,21 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::{
     agent::{Agent, run_to_end},
     process::Process,
-    scrape::{Kind, Sample, Scrape},
+    scrape::{Family, Kind, Labels, Sample, Scrape, whole},
     targets::{Flavour, Program},
+    usage::cpu_time,
 };
+use serde_json::Value;
+
+/// How long a report may take, and what the agent tells only after a while.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A row of a table in `docs/metrics.md`.
 #[derive(Debug)]
@@ -85,7 +90,7 @@ fn labels_of(sample: &Sample) -> BTreeSet<String> {
 
 /// Labels whose values are a fixed list, which the row of their metric must name.
 fn is_enumerated(label: &str) -> bool {
-    matches!(label, "reason" | "outcome" | "kind" | "role")
+    matches!(label, "reason" | "outcome" | "kind" | "role" | "direction" | "source" | "cost_class")
 }
 
 fn check(scrape: &Scrape, metrics: &BTreeMap<String, Documented>, with_asked_for: bool) -> Result<()> {
@@ -101,23 +106,105 @@ fn check(scrape: &Scrape, metrics: &BTreeMap<String, Documented>, with_asked_for
     ensure!(missing.is_empty(), "not in docs/metrics.md: {missing:?}");
     ensure!(absent.is_empty(), "in docs/metrics.md, but not in a scrape: {absent:?}");
     for (name, family) in &scrape.families {
-        let metric = &metrics[name];
-        ensure!(family.kind == metric.kind, "{name} is a {:?}, not a {:?}", family.kind, metric.kind);
-        let mut expected = metric.always.clone();
-        if with_asked_for {
-            expected.extend(metric.asked_for.iter().cloned());
-        }
-        for sample in &family.samples {
-            let labels = labels_of(sample);
-            ensure!(labels == expected, "{name} has the labels {labels:?}, documented are {expected:?}");
-            for (label, value) in sample.labels.iter().filter(|(label, _)| is_enumerated(label)) {
-                ensure!(
-                    metric.row.contains(&format!("`{value}`")),
-                    "{name}: {label}=\"{value}\" is not explained"
-                );
-            }
+        check_row(name, family, &metrics[name], with_asked_for)?;
+    }
+    Ok(())
+}
+
+/// Fails unless a family has the type and the labels of its row, and the row names what it must.
+fn check_row(name: &str, family: &Family, metric: &Documented, with_asked_for: bool) -> Result<()> {
+    ensure!(family.kind == metric.kind, "{name} is a {:?}, not a {:?}", family.kind, metric.kind);
+    let mut expected = metric.always.clone();
+    if with_asked_for {
+        expected.extend(metric.asked_for.iter().cloned());
+    }
+    for sample in &family.samples {
+        let labels = labels_of(sample);
+        ensure!(labels == expected, "{name} has the labels {labels:?}, documented are {expected:?}");
+        for (label, value) in sample.labels.iter().filter(|(label, _)| is_enumerated(label)) {
+            ensure!(
+                metric.row.contains(&format!("`{value}`")),
+                "{name}: {label}=\"{value}\" is not explained"
+            );
         }
     }
+    Ok(())
+}
+
+/// An agent's first scrape, in which it says of itself what is known of it from outside.
+fn first_scrape(agent: &Agent) -> Result<Scrape> {
+    let before = cpu_time(agent.pid())?.as_secs_f64();
+    let scrape = agent.scrape_settled()?;
+    let after = cpu_time(agent.pid())?.as_secs_f64();
+    let cpu = scrape.value("monitor_agent_cpu_seconds_total", &[]).context("no CPU time")?;
+    // User and system time are each in whole hundredths of a second, and may lack the last moments of threads that run.
+    ensure!((before - 0.05..=after).contains(&cpu), "{cpu} s of CPU time, not {before} to {after}");
+    let build = scrape.value("monitor_build_info", &[("version", env!("CARGO_PKG_VERSION"))]);
+    ensure!(build == Some(1.0), "{:?}", scrape.families["monitor_build_info"]);
+    // To ask whether it is ready is no scrape.
+    let scrapes = scrape.value("monitor_scrapes_total", &[]);
+    ensure!(scrapes == Some(1.0), "{scrapes:?} scrapes, not 1");
+    Ok(scrape)
+}
+
+/// What `inspect --json` says of the executable that a process runs.
+fn inspected(pid: u32) -> Result<Value> {
+    let exe = fs::read_link(format!("/proc/{pid}/exe"))?;
+    let exe = exe.to_str().context("no UTF-8")?;
+    let ended = run_to_end(&["inspect", "--json", "--exe", exe], PATIENCE)?;
+    ensure!(ended.code == Some(0), "{ended:#?}");
+    Ok(serde_json::from_str(&ended.stdout)?)
+}
+
+/// A series whose labels have these texts as values.
+fn series<const N: usize>(labels: [(&str, &Value); N]) -> Result<Labels> {
+    let mut series = Labels::new();
+    for (name, value) in labels {
+        let value = value.as_str().with_context(|| format!("{name} is {value}"))?;
+        series.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(series)
+}
+
+/// Fails unless what the agent says of a target is what `inspect` says of its executable. Each framework may have so many label
+/// sets.
+fn check_target(scrape: &Scrape, pid: u32, with_asked_for: bool, label_sets: u64) -> Result<()> {
+    let report = inspected(pid)?;
+    let pid = pid.to_string();
+    let target = Value::from(pid.as_str());
+    let frameworks = report["frameworks"].as_array().context("no frameworks")?;
+    let (mut infos, mut probes) = (BTreeMap::new(), BTreeMap::new());
+    for framework in frameworks {
+        let info = series([
+            ("target", &target),
+            ("exe", &report["exe"]),
+            ("build_id", &report["build_id"]),
+            ("framework", &framework["name"]),
+            ("framework_version", &framework["version"]),
+            ("go_version", &report["go_version"]),
+        ])?;
+        infos.insert(info, 1_u64);
+        let sites = framework["sites"].as_array().context("no sites")?;
+        for site in sites.iter().filter(|site| with_asked_for || site["on_request"] == false) {
+            let probe = series([
+                ("target", &target),
+                ("role", &site["role"]),
+                ("symbol", &site["symbol"]),
+                ("instruction", &site["instruction"]),
+                ("cost_class", &site["cost_class"]),
+            ])?;
+            probes.insert(probe, 1_u64);
+        }
+    }
+    for (name, expected) in [("monitor_target_info", infos), ("monitor_probe_site_info", probes)] {
+        let of_target = scrape.samples(name).filter(|sample| sample.labels["target"] == pid);
+        let told: BTreeMap<_, _> =
+            of_target.map(|sample| (sample.labels.clone(), whole(sample.value))).collect();
+        ensure!(!told.is_empty() && told == expected, "{name}: {told:?}, by inspect {expected:?}");
+    }
+    let limit = scrape.value("monitor_label_sets_limit", &[("target", &pid)]).map(whole);
+    let expected = label_sets * frameworks.len() as u64;
+    ensure!(limit == Some(expected), "the limit on label sets is {limit:?}, not {expected}");
     Ok(())
 }
 
@@ -131,9 +218,19 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
 
     // The relay is a server and a client, so one target has everything.
     let everything = ["--go.metrics", "all"];
+    let begin = Instant::now();
     let agent = Agent::attach(&[relay.pid()], &everything)?;
+    let within = begin.elapsed().as_secs_f64();
     client.command("load 500 4 1")?;
-    check(&agent.scrape_settled()?, &metrics, false)?;
+    let scrape = first_scrape(&agent)?;
+    check(&scrape, &metrics, false)?;
+    check_target(&scrape, relay.pid(), false, 4_096)?;
+    let took = scrape.sum("monitor_attach_seconds", &[]);
+    ensure!((0.001..within).contains(&took), "attaching took {took} s, of {within} until it was ready");
+    // Scrapes of one target count, too.
+    let of_target = agent.scrape_path(&format!("/targets/{}/metrics", relay.pid()))?;
+    let scrapes = of_target.value("monitor_scrapes_total", &[]);
+    ensure!(scrapes == Some(2.0), "{scrapes:?} scrapes, not 2");
     agent.terminate()?;
 
     let kitex = metrics.iter().filter(|(name, _)| name.ends_with("_throughput"));
@@ -150,6 +247,8 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
         &labels,
         "--go.metrics",
         "all",
+        "--max-label-sets",
+        "1000",
     ];
     let flags = [&flags[..], &["--events.socket", socket]].concat();
     let mut grpc = Process::start(Program::Grpc, Flavour::Default, &[])?;
@@ -159,6 +258,9 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
     grpc.command("hang 1")?;
     let scrape = agent.scrape_settled()?;
     check(&scrape, &metrics, true)?;
+    for pid in [relay.pid(), grpc.pid()] {
+        check_target(&scrape, pid, true, 1_000)?;
+    }
     for name in metrics.keys().filter(|name| name.starts_with("grpc_")) {
         ensure!(scrape.families.contains_key(name), "in docs/metrics.md, but not in a scrape: {name}");
     }
@@ -166,22 +268,50 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
     Ok(())
 }
 
+/// A scrape with all of these, which may take a moment to be there.
+fn scrape_with(agent: &Agent, names: &[&str]) -> Result<Scrape> {
+    let begin = Instant::now();
+    loop {
+        let scrape = agent.scrape_settled()?;
+        let absent: Vec<_> = names.iter().filter(|name| !scrape.families.contains_key(**name)).collect();
+        if absent.is_empty() {
+            return Ok(scrape);
+        }
+        ensure!(begin.elapsed() < PATIENCE, "in docs/metrics.md, but not in a scrape: {absent:?}");
+    }
+}
+
+/// With all that makes the agent tell more of itself: a budget, pushes, and calls of a type that is not expected.
 #[test]
 fn every_metric_of_opentelemetry_is_documented_and_served() -> Result<()> {
-    let mut metrics = documented()?;
-    metrics.retain(|_, metric| metric.presence == Presence::WithOtel);
+    let (metrics, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        documented()?.into_iter().partition(|(_, metric)| metric.presence == Presence::WithOtel);
+    let about = others.iter().filter(|(name, _)| name.starts_with("monitor_"));
+    let if_any = about.filter(|(_, metric)| metric.presence == Presence::IfAny);
+    let if_any: Vec<_> = if_any.map(|(name, _)| name.as_str()).collect();
+    ensure!(!if_any.is_empty(), "docs/metrics.md has nothing that the agent tells of itself if there is any");
     let server = Process::kitex(&["server"])?;
     let relay =
         Process::kitex(&["relay", "--connect", server.addr()?, "--service", "gate", "--caller", "gate"])?;
     let mut client = Process::kitex(&["client", "--connect", relay.addr()?, "--callee", "gate"])?;
-    let flags = ["--metrics", "otel", "--otel.go", "both"];
+    let flags = ["--metrics", "otel", "--otel.go", "both", "--otlp", "--overhead-budget", "100%"];
     let mut grpc = Process::start(Program::Grpc, Flavour::Default, &[])?;
-    let conventions = [("OTEL_SEMCONV_STABILITY_OPT_IN", "rpc/dup")];
-    let agent = Agent::attach_with(&conventions, &[relay.pid(), grpc.pid()], &flags)?;
-    client.command("load 500 4 1")?;
+    let mut strange = Process::start(Program::Strange, Flavour::Default, &[])?;
+    // Nobody takes the push.
+    let variables =
+        [("OTEL_SEMCONV_STABILITY_OPT_IN", "rpc/dup"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")];
+    // What a program takes is sampled as soon as it is attached.
+    client.command("flow 4 500")?;
+    let agent = Agent::attach_with(&variables, &[relay.pid(), grpc.pid(), strange.pid()], &flags)?;
     grpc.command("codes 16")?;
-    let scrape = agent.scrape_settled()?;
+    strange.command("call 1 my-rpcinfo")?;
+    let scrape = scrape_with(&agent, &if_any)?;
+    client.command("pause")?;
     agent.terminate()?;
+    for (name, family) in scrape.families.iter().filter(|(name, _)| name.starts_with("monitor_")) {
+        let metric = others.get(name).with_context(|| format!("not in docs/metrics.md: {name}"))?;
+        check_row(name, family, metric, false)?;
+    }
     // There is no limit to show.
     let absent: Vec<_> = metrics.keys().filter(|name| !scrape.families.contains_key(*name)).collect();
     ensure!(absent == ["go_memory_limit_bytes"], "in docs/metrics.md, but not in a scrape: {absent:?}");

@@ -67,7 +67,7 @@ impl Watched {
     fn scrape_within(&mut self, patience: Duration) -> Result<Scrape> {
         self.other.command("call 100 server")?;
         self.calls += 100;
-        thread::sleep(Duration::from_millis(250));
+        thread::sleep(Duration::from_millis(100));
         let began = Instant::now();
         let scrape = self.agent.scrape()?;
         ensure!(began.elapsed() < patience, "{:?}: {}", began.elapsed(), self.agent.log());

@@ -15,6 +15,7 @@ use monitor_tests::{
     chain::check_calls,
     process::Process,
     scrape::Scrape,
+    side_by_side,
     tally::{DEFAULT_LABELS, Tally},
     targets::{Flavour, Program},
     text::Sites,
@@ -137,12 +138,17 @@ fn a_pid_namespace() -> Result<()> {
 /// An update on disk while the old program runs on: what runs is what is watched.
 #[test]
 fn an_executable_that_was_replaced_on_disk() -> Result<()> {
-    let room = Room::new("replaced")?;
-    let path = room.path().join("service");
     let other = Program::Plain.build(Flavour::Default)?;
     let stripped = Program::Kitex.build(Flavour::Stripped)?;
-    for replacement in [None, Some(&other), Some(&stripped)] {
-        fs::copy(Program::Kitex.build(Flavour::Default)?, &path)?;
+    let mut rooms = Vec::new();
+    // All first: no program runs whose file is open for writing, even in a child of this process that is just being started.
+    for (by, replacement) in [("nothing", None), ("plain", Some(&other)), ("stripped", Some(&stripped))] {
+        let room = Room::new(&format!("replaced-by-{by}"))?;
+        fs::copy(Program::Kitex.build(Flavour::Default)?, room.path().join("service"))?;
+        rooms.push((room, replacement));
+    }
+    side_by_side(rooms, |(room, replacement)| {
+        let path = room.path().join("service");
         let mut server = Process::start_command(Command::new(&path).arg("server"))?;
         fs::remove_file(&path)?;
         if let Some(replacement) = replacement {
@@ -152,9 +158,9 @@ fn an_executable_that_was_replaced_on_disk() -> Result<()> {
         counts_exactly(&mut server, pid)?;
         let pid = pid.to_string();
         let ended = run_to_end(&["inspect", "--pid", &pid], Duration::from_secs(5))?;
-        ensure!(ended.code == Some(0) && ended.stdout.contains("(deleted)"), "{ended:?}");
-    }
-    Ok(())
+        ensure!(ended.code == Some(0) && ended.stdout.contains("(deleted)"), "{replacement:?}: {ended:?}");
+        Ok(())
+    })
 }
 
 /// As in a container, whose executable is in a lower layer: a change of its mode makes a copy in the upper one. Probes are put

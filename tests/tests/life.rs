@@ -6,6 +6,7 @@ use std::{
     os::unix::process::CommandExt as _,
     path::Path,
     process::Command,
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -18,6 +19,7 @@ use monitor_tests::{
     kernel::BpfObjects,
     process::Process,
     scrape::{Scrape, whole},
+    side_by_side,
     tally::{DEFAULT_LABELS, Tally},
     targets::{Flavour, Program},
     text::{Sites, changed_at},
@@ -181,10 +183,16 @@ fn a_signal_while_attaching_ends_it_too() -> Result<()> {
     let sites = Sites::of(chain.client.pid())?;
     let before = BpfObjects::now()?;
     for wait_ms in [0, 20, 60, 100] {
-        let agent = Agent::start(&chain.pids(), &[])?;
+        let mut agent = Agent::start(&chain.pids(), &[])?;
         thread::sleep(Duration::from_millis(wait_ms));
-        let (status, took) = agent.terminate()?;
+        let begin = Instant::now();
+        agent.signal(libc::SIGTERM)?;
+        let (status, took) = (agent.wait(Duration::from_secs(10))?, begin.elapsed());
         ensure!(status.code() == Some(0) && took < END_WITHIN, "after {wait_ms} ms: {status} in {took:?}");
+        let log = agent.log();
+        // The later ones may have come too late.
+        let summaries = ["no calls counted", "calls counted in"].map(|words| log.matches(words).count());
+        ensure!(summaries == [1, 0] || (wait_ms > 0 && summaries == [0, 1]), "after {wait_ms} ms:\n{log}");
     }
     sites.check_clean()?;
     BpfObjects::wait_until_back(&before, Duration::from_secs(10))
@@ -491,7 +499,7 @@ fn the_others_are_watched_on() -> Result<()> {
 fn a_target_that_execs_is_another() -> Result<()> {
     let plain = Program::Plain.build(Flavour::Default)?.display().to_string();
     let kitex = Program::Kitex.build(Flavour::Default)?.display().to_string();
-    for becomes in [plain, format!("{kitex} server")] {
+    side_by_side([plain, format!("{kitex} server")], |becomes| {
         let (mut server, mut client) = pair()?;
         let agent = Agent::attach(&[server.pid()], &["--linger", "1"])?;
         client.command("load 1000 4 3")?;
@@ -512,8 +520,8 @@ fn a_target_that_execs_is_another() -> Result<()> {
         }
         ensure!({ agent }.wait(Duration::from_secs(5))?.code() == Some(0), "{becomes}");
         ensure!(server.is_running()?, "{becomes} has ended");
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Whether the agent becomes ready, rather than end.
@@ -564,40 +572,46 @@ fn a_target_that_ends_while_it_is_attached_to() -> Result<()> {
 /// In the other program there may be the middle of an instruction where the first has a site.
 #[test]
 fn a_target_that_becomes_another_program_while_it_is_attached_to() -> Result<()> {
-    let becomes = Program::Grpc.build(Flavour::Default)?.display().to_string();
-    let mut refused = 0;
-    for wait_ms in (0..320).step_by(20) {
-        let mut target = Process::kitex(&["server"])?;
-        let offsets: Vec<_> = Sites::of(target.pid())?.offsets().map(|(_, offset)| offset).collect();
-        let mut agent = Agent::start(&[target.pid()], &["--linger", "0"])?;
-        thread::sleep(Duration::from_millis(wait_ms));
-        target.command(&format!("exec {becomes}"))?;
-        target.answer(Duration::from_secs(5))?;
-        let begin = Instant::now();
-        let mut is_over = false;
-        while !is_over && begin.elapsed() < Duration::from_millis(500) {
-            // An agent that has ended puts nothing there any more: this look is the last.
-            is_over = !agent.is_running()?;
-            let changed = changed_at(target.pid(), &offsets)?;
-            ensure!(
-                changed == 0,
-                "{changed} probes in the other program after {wait_ms} ms: {}",
-                agent.log()
-            );
+    let refused = AtomicU32::new(0);
+    side_by_side([0, 20], |first| {
+        for wait_ms in (first..320).step_by(40) {
+            let is_refused = becomes_another(wait_ms).with_context(|| format!("after {wait_ms} ms"))?;
+            refused.fetch_add(u32::from(is_refused), Ordering::Relaxed);
         }
-        // It may have been ready before, or have met the other program from the beginning.
-        if gets_ready(&agent) {
-            agent.terminate()?;
-            continue;
-        }
-        let status = agent.wait(Duration::from_secs(5))?;
-        let log = agent.log();
-        ensure!([Some(0), Some(3)].contains(&status.code()), "after {wait_ms} ms: {status}\n{log}");
-        refused += usize::from(log.contains("has started another program"));
-        ensure!(target.is_running()?, "the other program has ended");
-    }
+        Ok(())
+    })?;
+    let refused = refused.into_inner();
     ensure!(refused >= 2, "only {refused} became another program while they were attached to");
     Ok(())
+}
+
+/// Has a target become another program so long after an agent has come. Gives whether the agent found that out while it attached.
+fn becomes_another(wait_ms: u64) -> Result<bool> {
+    let becomes = Program::Grpc.build(Flavour::Default)?.display().to_string();
+    let mut target = Process::kitex(&["server"])?;
+    let offsets: Vec<_> = Sites::of(target.pid())?.offsets().map(|(_, offset)| offset).collect();
+    let mut agent = Agent::start(&[target.pid()], &["--linger", "0"])?;
+    thread::sleep(Duration::from_millis(wait_ms));
+    target.command(&format!("exec {becomes}"))?;
+    target.answer(Duration::from_secs(5))?;
+    let begin = Instant::now();
+    let mut is_over = false;
+    while !is_over && begin.elapsed() < Duration::from_millis(500) {
+        // An agent that has ended puts nothing there any more: this look is the last.
+        is_over = !agent.is_running()?;
+        let changed = changed_at(target.pid(), &offsets)?;
+        ensure!(changed == 0, "{changed} probes in the other program: {}", agent.log());
+    }
+    // It may have been ready before, or have met the other program from the beginning.
+    if gets_ready(&agent) {
+        agent.terminate()?;
+        return Ok(false);
+    }
+    let status = agent.wait(Duration::from_secs(5))?;
+    let log = agent.log();
+    ensure!([Some(0), Some(3)].contains(&status.code()), "{status}\n{log}");
+    ensure!(target.is_running()?, "the other program has ended");
+    Ok(log.contains("has started another program"))
 }
 
 #[test]

@@ -14,6 +14,7 @@ use monitor_tests::{
     agent::{Agent, says_multi},
     chain::check_calls,
     process::Process,
+    side_by_side,
     tally::DEFAULT_LABELS,
     targets::{Flavour, Program},
     text::Sites,
@@ -106,7 +107,6 @@ fn twenty_targets_are_left_within_two_seconds() -> Result<()> {
     ensure!(status.success() && took < limit, "{status} in {took:?}");
     for target in &mut targets {
         target.answer(Duration::from_secs(10))?;
-        Sites::of(target.pid())?.check_clean()?;
     }
-    Ok(())
+    side_by_side(pids, |pid| Sites::of(pid)?.check_clean())
 }

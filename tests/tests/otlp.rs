@@ -269,9 +269,9 @@ fn a_collector_must_prove_who_it_is() -> Result<()> {
     fs::write(&certificate, proof.cert.pem())?;
     fs::write(&key, proof.signing_key.serialize_pem())?;
     let server = Process::kitex(&["server"])?;
-    let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
     let trusted = certificate.to_str().context("a path that is not UTF-8")?;
-    for protocol in ["grpc", "http/protobuf"] {
+    side_by_side(["grpc", "http/protobuf"], |protocol| {
+        let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
         let mut collector = Collector::start_tls(&certificate, &key)?;
         let [grpc, http] = collector.ports();
         let endpoint = format!("https://localhost:{}", if protocol == "grpc" { grpc } else { http });
@@ -290,7 +290,8 @@ fn a_collector_must_prove_who_it_is() -> Result<()> {
         let received = collector.wait(PATIENCE, |points| total(points, CLIENT) == 100);
         received.with_context(|| friend.log())?;
         friend.terminate()?;
-    }
+        Ok(())
+    })?;
     fs::remove_dir_all(directory)?;
     Ok(())
 }
@@ -396,6 +397,21 @@ fn a_collector_that_is_none_harms_nobody() -> Result<()> {
         })?;
     }
     ensure!(server.is_running()?);
+    Ok(())
+}
+
+/// To a collector both are one.
+#[test]
+fn an_agent_warns_that_another_may_push_the_same() -> Result<()> {
+    let server = Process::kitex(&["server"])?;
+    let attach = |flags: &[&str]| Agent::attach(&[server.pid()], flags);
+    let agents = [(attach(&["--otlp"])?, false), (attach(&["--otlp"])?, true), (attach(&[])?, false)];
+    for (agent, warns) in agents {
+        let log = agent.log();
+        let told = log.lines().find(|line| line.contains("an agent that pushes too"));
+        ensure!(told.is_some_and(|line| line.contains(" WARN ")) == warns, "{log}");
+        agent.terminate()?;
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! itself and, in the same run, from what the agent says of it.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs,
     path::Path,
@@ -188,11 +189,13 @@ fn queries_have_the_answers_that_they_have_inside() -> Result<()> {
     let labels = "caller,callee,method,status,retry";
     let agent = Agent::attach(
         &[server.pid(), client.pid()],
-        &["--metrics", "kitex,otel,go,process", "--kitex.labels", labels],
+        // For this budget nothing is given up, and there are the metrics about one.
+        &["--metrics", "kitex,otel,go,process", "--kitex.labels", labels, "--overhead-budget", "100%"],
     )?;
     let mut grpc = Process::start(Program::GrpcReference, Flavour::Default, &[])?;
     // Another agent, since nobody in that process measures for OpenTelemetry.
     let grpc_agent = Agent::attach(&[grpc.pid()], &["--metrics", "grpc,go,process", "--grpc.messages"])?;
+    let pids = [server.pid(), client.pid(), grpc.pid()].map(|pid| pid.to_string());
     let processes = [("server", &server, &agent), ("client", &client, &agent), ("grpc", &grpc, &grpc_agent)];
     let own = processes.map(|(instance, process, _)| {
         Ok(Endpoint { instance, address: process.metrics_address()?.to_owned(), path: "/metrics".to_owned() })
@@ -202,18 +205,26 @@ fn queries_have_the_answers_that_they_have_inside() -> Result<()> {
         address: agent.address().to_owned(),
         path: format!("/targets/{}/metrics", process.pid()),
     });
-    let own = Prometheus::start("inside", &own.into_iter().collect::<Result<Vec<_>>>()?)?;
-    let outside = Prometheus::start("outside", &outside)?;
+    let own = own.into_iter().collect::<Result<Vec<_>>>()?;
+    let (own, outside) = thread::scope(|scope| {
+        let own = scope.spawn(move || Prometheus::start("inside", &own));
+        let outside = Prometheus::start("outside", &outside);
+        (own.join().expect("the thread runs to its end"), outside)
+    });
+    let (own, outside) = (own?, outside?);
 
     // All series are there before the rates begin.
     grpc_calls(&mut grpc, [1, 1, 1, 8])?;
     client.command("load 300 8")?;
     thread::sleep(REST);
-    // Of unary calls some five in a hundred fail, and three of those are slow.
-    grpc_calls(&mut grpc, [300, 15, 60, 10_000])?;
-    for _ in 0..6 {
-        client.command("load 3000 8")?;
-    }
+    thread::scope(|scope| -> Result<()> {
+        // Of unary calls some five in a hundred fail, and three of those are slow.
+        let of_grpc = scope.spawn(|| grpc_calls(&mut grpc, [300, 15, 60, 10_000]));
+        for _ in 0..6 {
+            client.command("load 3000 8")?;
+        }
+        of_grpc.join().expect("the thread runs to its end")
+    })?;
     thread::sleep(REST);
     let time = now()?;
     let mut table = Table::default();
@@ -223,7 +234,43 @@ fn queries_have_the_answers_that_they_have_inside() -> Result<()> {
     }
     agent.terminate()?;
     grpc_agent.terminate()?;
-    table.finish()
+    table.finish()?;
+    check_monitoring(&outside, time, &pids)
+}
+
+/// The queries about the monitoring itself, from the documentation.
+fn queries_about_monitoring() -> Result<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("docs").join("metrics.md");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let blocks = text.split("```promql\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0));
+    let lines = blocks.flat_map(str::lines).filter(|line| !line.starts_with('#'));
+    Ok(lines.filter(|line| line.contains("monitor_")).map(str::to_owned).collect())
+}
+
+/// Fails unless the queries about the monitoring itself tell of each target, and that nothing is wrong. The last target has no
+/// budget.
+fn check_monitoring(prometheus: &Prometheus, time: f64, pids: &[String; 3]) -> Result<()> {
+    let queries = queries_about_monitoring()?;
+    ensure!(!queries.is_empty(), "docs/metrics.md has no queries about the monitoring itself");
+    for query in &queries {
+        // What compares a value with a number has an answer only where something is wrong.
+        let alarm = [" > ", " == "].into_iter().find_map(|sign| Some(query.rsplit_once(sign)?.0));
+        let compared = alarm.unwrap_or(query);
+        let answer = prometheus.query(compared, Some(time))?;
+        let has_budget = ["monitor_shed_level", "monitor_budget_exhausted"].contains(&compared);
+        let expected = if has_budget { &pids[..2] } else { &pids[..] };
+        let told: BTreeSet<_> = answer.keys().filter_map(|labels| labels.get("target")).collect();
+        ensure!(told == expected.iter().collect(), "{compared}: not of {expected:?}: {answer:?}");
+        if alarm.is_some() {
+            let raised = prometheus.query(query, Some(time))?;
+            ensure!(raised.is_empty(), "{query}: {raised:?}");
+            continue;
+        }
+        // Nothing is missing; something may wait in a ring.
+        let most = if compared.contains("monitor_ring_bytes") { 1.0 } else { 0.0 };
+        ensure!(answer.values().all(|value| (0.0..=most).contains(value)), "{query}: {answer:?}");
+    }
+    Ok(())
 }
 
 /// What was asked and answered.

@@ -91,6 +91,12 @@ const ONE_START: &str =
 /// What is said of a function whose calls would not all be seen.
 const INLINED: &str = "changed.toml:16:12: function main.leap is inlined into main.(*work).run";
 
+/// And of names without the whole path of their package.
+const SHORT_FUNCTION: &str = "changed.toml:16:12: function http.(*response).finishRequest is not in the executable, but \
+                              net/http.(*response).finishRequest is: write the whole path";
+const SHORT_TYPE: &str =
+    "changed.toml:7:17: type http.response can't be found, but net/http.response can: write the whole path";
+
 #[test]
 fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
     let others = ["begun", "started"].map(|name| ONE_START.replace("begin", name)).concat();
@@ -139,6 +145,16 @@ fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
             "changed.toml:13:12: main.(*work).* matches 2 functions, and may match 1",
         ),
         ("work", "main.(*work).step\"", "*.*\"\nat_most = 64", 6, " functions, and may match 64"),
+        // The star is the receiver's.
+        (
+            "work",
+            "(*work).step\"",
+            "(*ork).*\"\nat_most = 9",
+            6,
+            "changed.toml:13:12: function main.(*ork).* is not in the executable",
+        ),
+        ("jobs", "main.(*queue).begin", "http.(*response).finishRequest", 6, SHORT_FUNCTION),
+        ("jobs", "\"main.job\"", "\"http.response\"", 6, SHORT_TYPE),
         (
             "work",
             "(*work).step\"",
@@ -259,6 +275,45 @@ fn the_first_description_that_fits_counts() -> Result<()> {
             ensure!(!ended.stdout.contains("not watched"), "{other}: {}", ended.stdout);
         }
     }
+    Ok(())
+}
+
+/// Who copies an operation, and gives the copy other functions and no other name, is told that it is not counted.
+#[test]
+fn a_second_operation_of_a_name_is_told_of_where_it_is_elsewhere() -> Result<()> {
+    let jobs = specs::text("jobs")?;
+    let (head, operation) = jobs.split_once("[[operation]]").context("no operation")?;
+    // What only the second one reads.
+    let first = operation.replacen("job.kind", "job.queue.name", 1);
+    let executable = Program::Operations.build(Flavour::Default)?;
+    for (begin, is_told) in [("(*queue).begin", false), ("(*turn).begin", true)] {
+        let second = operation.replacen("(*queue).begin", begin, 1);
+        let file = specs::file("namesakes", &format!("{head}[[operation]]{first}[[operation]]{second}"))?;
+        let ended = run_to_end(&["spec", "check", path(&file), "--exe", path(&executable)], PATIENCE)?;
+        let said = &ended.stdout;
+        let note = "  note    job is not watched as it is described a second time (";
+        let has_note = said.contains(note) && said.contains("namesakes.toml:38:12), which fits as well");
+        ensure!(ended.code == Some(0) && has_note == is_told, "{begin}: {} {said}", ended.stderr);
+        ensure!(!said.contains("main.(*turn)") && !said.contains("main.job.kind"), "{begin}: {said}");
+    }
+    Ok(())
+}
+
+/// A start may be of several, and each finish is of one.
+#[test]
+fn inspect_says_which_operation_a_site_is_of() -> Result<()> {
+    let (code, said) = inspected("net-http")?;
+    let sites = said["frameworks"][0]["sites"].as_array().into_iter().flatten();
+    let found: Vec<_> = sites.map(|site| json!([site["role"], site["operations"]])).collect();
+    let expected = [
+        json!(["finish", ["HTTP/1"]]),
+        json!(["finish", ["HTTP/2"]]),
+        json!(["start", ["HTTP/1", "HTTP/2"]]),
+    ];
+    ensure!(code == 0 && found == expected, "{said}");
+    let executable = Program::Operations.build(Flavour::Default)?;
+    let ended = run_to_end(&["spec", "check", "net-http", "--exe", path(&executable)], PATIENCE)?;
+    ensure!(ended.stdout.contains("\n          operation: HTTP/1, HTTP/2\n"), "{}", ended.stdout);
     Ok(())
 }
 

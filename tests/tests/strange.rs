@@ -649,14 +649,16 @@ fn an_old_call_takes_none_of_those_inside_it_along() -> Result<()> {
     let age = MAX_AGE.as_secs().to_string();
     let args = [&BUCKETS[..], &["--max-call-age", &age]].concat();
     let mut watched = Watched::start(&args)?;
-    watched.calls(&format!("inside 2 client client {}", AGED_BY.as_millis()), 4)?;
+    watched.calls(&format!("inside 1 client client {}", AGED_BY.as_millis()), 2)?;
+    // The next ones are as if nothing had been.
+    watched.calls("inside 1 client client 0", 2)?;
     let seen = watched.seen()?;
     tally(&[row("client", USUAL, 2), row("client", ["shop", "stock", "Outer"], 2)])?.check(&seen.tally)?;
     ensure!(
-        (seen.account.timed, seen.account.unpaired, seen.account.in_flight) == (2, 2, 0),
+        (seen.account.timed, seen.account.unpaired, seen.account.in_flight) == (3, 1, 0),
         "{:?}",
         seen.account
     );
-    ensure!(seen.timed("client", LONG_US) == (2, 2), "{:?}", seen.account);
+    ensure!(seen.timed("client", LONG_US) == (3, 3), "{:?}", seen.account);
     watched.end()
 }

@@ -129,6 +129,18 @@ fn more_types_than_are_kept_are_counted_together() -> Result<()> {
 
 /// How long it may take until a type that was met has been looked at.
 const LOOKED_AT_WITHIN: Duration = Duration::from_secs(2);
+
+/// Waits until the log has said something of so many types, or for as long as it may take.
+fn wait_for_lines(watched: &Watched, words: &str, lines: usize) {
+    let begin = Instant::now();
+    while watched.agent.log().matches(words).count() < lines && begin.elapsed() < LOOKED_AT_WITHIN {
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What the log says of an itab that stands for another, and of one that there is no room for.
+const STANDS: &str = "calls come with another table";
+const NO_ROOM: &str = "which was not expected";
 const PLACES: [&str; 5] = ["server", "client", "to-server", "to-client", "from"];
 
 /// A copy of an itab stands for the itab once that is proven, and is unknown before.
@@ -139,8 +151,8 @@ fn a_second_itab_of_a_known_type_is_used() -> Result<()> {
         watched.calls(&format!("call 1 copied-{place}"), 1)?;
     }
     let before = watched.seen()?;
-    thread::sleep(LOOKED_AT_WITHIN);
-    let hits = unexpected(&watched.agent.scrape()?);
+    wait_for_lines(&watched, STANDS, PLACES.len());
+    let hits = unexpected(&watched.agent.scrape_settled()?);
     for place in PLACES {
         watched.calls(&format!("call 100 copied-{place}"), 100)?;
     }
@@ -161,9 +173,9 @@ fn more_second_itabs_than_there_is_room_for_are_named() -> Result<()> {
     const ROOM: u64 = 8;
     const MORE: u64 = 4;
     let mut watched = Watched::start(&[])?;
-    for (first, itabs) in [(0, ROOM), (ROOM, MORE)] {
+    for (first, itabs, words) in [(0, ROOM, STANDS), (ROOM, MORE, NO_ROOM)] {
         watched.calls(&format!("numbered {itabs} {first}"), itabs)?;
-        thread::sleep(LOOKED_AT_WITHIN);
+        wait_for_lines(&watched, words, usize::try_from(itabs)?);
     }
     let lost = |seen: &Seen| seen.by_reason("monitor_events_lost_total", "finish_unknown_type");
     let before = watched.seen()?;
@@ -172,7 +184,7 @@ fn more_second_itabs_than_there_is_room_for_are_named() -> Result<()> {
     tally(&[row("server", USUAL, ROOM)])?.check(&after.tally.since(&before.tally)?)?;
     ensure!(lost(&after) - lost(&before) == MORE, "{:?}", after.account);
     let log = watched.agent.log();
-    let is_named = |line: &&str| line.contains("WARN") && line.contains("which was not expected");
+    let is_named = |line: &&str| line.contains("WARN") && line.contains(NO_ROOM);
     ensure!(log.lines().filter(is_named).count() as u64 == MORE, "{log}");
     watched.end()
 }

@@ -14,6 +14,7 @@ use monitor_tests::{
     chain::{Account, check_calls},
     kernel::BpfObjects,
     process::Process,
+    side_by_side,
     tally::{DEFAULT_LABELS, Tally},
     targets::{self, Flavour, Program},
     text::Sites,
@@ -52,53 +53,58 @@ fn tool<'a>(tracing: &'a Tracing, sites: &Sites, executable: &Path) -> Result<Ve
 /// Both watch and one of them, whichever came first, and whichever goes first; with a second agent all the time or none.
 #[test]
 fn another_tool_at_the_same_sites() -> Result<()> {
-    let tracing = Tracing::open()?;
-    let executable = Program::Strange.build(Flavour::Default)?;
-    for order in ORDERS {
-        for with_second in [false, true] {
-            let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
-            let sites = Sites::of(target.pid())?;
-            let second = with_second.then(|| Agent::attach(&[target.pid()], &[])).transpose()?;
-            let (mut events, mut agent): (Vec<Event>, Option<Agent>) = (Vec::new(), None);
-            let (mut of_tool, mut of_agent, mut of_second) = (0, 0, 0);
-            for step in order {
-                match step {
-                    ToolComes => events = tool(&tracing, &sites, &executable)?,
-                    ToolGoes => events.clear(),
-                    AgentComes => agent = Some(Agent::attach(&[target.pid()], &[])?),
-                    AgentGoes => {
-                        let (status, _) = agent.take().context("no agent")?.terminate()?;
-                        ensure!(status.success(), "{order:?} at {step:?}: {status}");
-                    }
-                }
-                (of_tool, of_agent) = (if events.is_empty() { 0 } else { of_tool + 200 }, of_agent + 200);
-                of_second += 200;
-                target.command("call 100 server")?;
-                target.command("call 100 client")?;
-                let about = || format!("{order:?}, second agent {with_second}, at {step:?}");
-                for event in &events {
-                    ensure!(event.hits()? == of_tool, "{}: {} hits", about(), event.hits()?);
-                }
-                match &agent {
-                    Some(agent) => exactly(agent, target.pid(), of_agent).with_context(about)?,
-                    None => of_agent = 0,
-                }
-                if let Some(second) = &second {
-                    exactly(second, target.pid(), of_second).with_context(about)?;
-                }
-                if events.is_empty() && agent.is_none() && second.is_none() {
-                    sites.check_clean().with_context(about)?;
-                } else {
-                    sites.check_probed().with_context(about)?;
-                }
+    // A file for each, so that nobody else is at its probes. Both first: no program runs whose file is open for writing, even in
+    // a child of this process that is just being started.
+    let [alone, second] = [Copied::of(Program::Strange, "alone")?, Copied::of(Program::Strange, "second")?];
+    side_by_side([(&alone, false), (&second, true)], |(executable, with_second)| {
+        let tracing = Tracing::open()?;
+        ORDERS.into_iter().try_for_each(|order| in_order(&tracing, &executable.0, order, with_second))
+    })
+}
+
+/// Takes the steps with a fresh target, and looks after each of them.
+fn in_order(tracing: &Tracing, executable: &Path, order: [Step; 4], with_second: bool) -> Result<()> {
+    let mut target = Process::start_command(&mut Command::new(executable))?;
+    let sites = Sites::of(target.pid())?;
+    let second = with_second.then(|| Agent::attach(&[target.pid()], &[])).transpose()?;
+    let (mut events, mut agent): (Vec<Event>, Option<Agent>) = (Vec::new(), None);
+    let (mut of_tool, mut of_agent, mut of_second) = (0, 0, 0);
+    for step in order {
+        match step {
+            ToolComes => events = tool(tracing, &sites, executable)?,
+            ToolGoes => events.clear(),
+            AgentComes => agent = Some(Agent::attach(&[target.pid()], &[])?),
+            AgentGoes => {
+                let (status, _) = agent.take().context("no agent")?.terminate()?;
+                ensure!(status.success(), "{order:?} at {step:?}: {status}");
             }
-            if let Some(second) = second {
-                second.terminate()?;
-            }
-            sites.check_clean()?;
-            ensure!(target.quit()?.success(), "{order:?}");
+        }
+        (of_tool, of_agent) = (if events.is_empty() { 0 } else { of_tool + 200 }, of_agent + 200);
+        of_second += 200;
+        target.command("call 100 server")?;
+        target.command("call 100 client")?;
+        let about = || format!("{order:?}, second agent {with_second}, at {step:?}");
+        for event in &events {
+            ensure!(event.hits()? == of_tool, "{}: {} hits", about(), event.hits()?);
+        }
+        match &agent {
+            Some(agent) => exactly(agent, target.pid(), of_agent).with_context(about)?,
+            None => of_agent = 0,
+        }
+        if let Some(second) = &second {
+            exactly(second, target.pid(), of_second).with_context(about)?;
+        }
+        if events.is_empty() && agent.is_none() && second.is_none() {
+            sites.check_clean().with_context(about)?;
+        } else {
+            sites.check_probed().with_context(about)?;
         }
     }
+    if let Some(second) = second {
+        second.terminate()?;
+    }
+    sites.check_clean()?;
+    ensure!(target.quit()?.success(), "{order:?}");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail};
+use monitor_tests::side_by_side;
 
 use crate::{
     ebpf,
@@ -10,13 +11,18 @@ use crate::{
     setup::{self, Need},
 };
 
-/// Runs all of them; stops at the first that fails.
+/// Runs all of them, those of each language up to the first that fails: where one waits for the network the other may not.
 pub(crate) fn all() -> Result<()> {
+    setup::packages(&[Need::Ebpf, Need::Lint, Need::Targets])?;
+    let languages: [fn() -> Result<()>; 2] = [rust, go];
+    side_by_side(languages, |check| check())
+}
+
+fn rust() -> Result<()> {
     // Workspaces of their own: see their manifests.
     const LAUNCH: &str = "--manifest-path=xtask/launch/Cargo.toml";
     const FUZZ: &str = "--manifest-path=fuzz/Cargo.toml";
 
-    setup::packages(&[Need::Ebpf, Need::Lint, Need::Targets])?;
     say("formatting");
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo().args(["fmt", "--check", LAUNCH]))?;
@@ -31,8 +37,7 @@ pub(crate) fn all() -> Result<()> {
     say("documentation");
     run(cargo()
         .args(["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"])
-        .env("RUSTDOCFLAGS", "-Dwarnings"))?;
-    go()
+        .env("RUSTDOCFLAGS", "-Dwarnings"))
 }
 
 /// Clippy on all of the workspace.

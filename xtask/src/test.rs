@@ -1,16 +1,19 @@
 //! Runs the tests: unit tests, documentation tests, and end to end with real probes on real processes.
 
 use std::{
+    ffi::OsString,
     io::{BufRead as _, BufReader, Write as _},
+    panic,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Instant,
+    thread,
+    time::{Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail};
 use monitor_tests::{
     native, side_by_side,
-    targets::{Flavour, Program},
+    targets::{self, Flavour, Program},
 };
 
 use crate::{
@@ -20,16 +23,19 @@ use crate::{
 
 type Task = Box<dyn FnOnce() -> Result<()> + Send>;
 
+/// What the end-to-end tests are told by variables of their environment.
+type Variables = Vec<(&'static str, OsString)>;
+
 /// Runs all tests whose name holds one of the filters; without a filter, all.
 pub(crate) fn all(filters: &[String]) -> Result<()> {
     prepare()?;
     let begin = Instant::now();
-    build(tests(), None, filters.is_empty())?;
+    let variables = build(tests(), None, filters.is_empty())?;
     let mut counts = Counts::default();
     say("unit tests and documentation tests");
     counts.run(with_ebpf(tests().args(["--lib", "--bins", "--"]), None), filters)?;
     counts.run(with_ebpf(tests().args(["--doc", "--"]), None), filters)?;
-    end_to_end(&mut counts, filters, None)?;
+    end_to_end(&mut counts, filters, None, variables)?;
     counts.verdict(begin)
 }
 
@@ -37,9 +43,9 @@ pub(crate) fn all(filters: &[String]) -> Result<()> {
 pub(crate) fn with_object(object: &Path, filters: &[String]) -> Result<()> {
     prepare()?;
     let begin = Instant::now();
-    build(end_to_end_tests(), Some(object), false)?;
+    let variables = build(end_to_end_tests(), Some(object), false)?;
     let mut counts = Counts::default();
-    end_to_end(&mut counts, filters, Some(object))?;
+    end_to_end(&mut counts, filters, Some(object), variables)?;
     counts.verdict(begin)
 }
 
@@ -52,9 +58,20 @@ fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// Builds the agent and these tests, and the programs that most tests need if all of them will run. Each of these leaves a
-/// processor idle now and then, which the others take.
-fn build(mut tests: Command, object: Option<&Path>, with_targets: bool) -> Result<()> {
+/// Builds the agent and these tests, and the programs that most tests need if all of them will run, and fetches what else some
+/// want. Each of these leaves a processor idle now and then, which the others take.
+fn build(tests: Command, object: Option<&Path>, with_targets: bool) -> Result<Variables> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let mut variables = thread::scope(|scope| -> Result<Variables> {
+        let fetching = scope.spawn(fetch);
+        build_all(tests, object, with_targets)?;
+        Ok(fetching.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+    })?;
+    variables.push((targets::BUILT_SINCE, since.to_string().into()));
+    Ok(variables)
+}
+
+fn build_all(mut tests: Command, object: Option<&Path>, with_targets: bool) -> Result<()> {
     say("building the agent and the tests");
     let mut agent = cargo();
     agent.args(["build", "--release", "--locked", "--package", "monitor-agent"]);
@@ -75,7 +92,27 @@ fn build_targets() -> Result<()> {
     native::corners(native::Build::Default)?;
     native::server()?;
     native::async_server()?;
+    // Some of them want releases of Go that have to be fetched: without those only the tests that want them fail.
+    if let Err(error) = targets::build_more() {
+        say(&format!("left to the tests that want it: {error:#}"));
+    }
     Ok(())
+}
+
+/// Fetches what some tests want. Where one of them is missing the test that wants it fails; the others need none.
+fn fetch() -> Variables {
+    let wanted = [
+        ("MONITOR_PROMETHEUS", setup::prometheus().map(PathBuf::into_os_string)),
+        ("MONITOR_KERNELS", setup::kernels()),
+    ];
+    let mut found = Vec::new();
+    for (variable, fetched) in wanted {
+        match fetched {
+            Ok(fetched) => found.push((variable, fetched)),
+            Err(error) => say(&format!("{error:#}")),
+        }
+    }
+    found
 }
 
 /// Tests of the whole workspace, whichever of them: of fewer packages some dependencies would have other features, and be
@@ -92,22 +129,16 @@ fn end_to_end_tests() -> Command {
     tests
 }
 
-fn end_to_end(counts: &mut Counts, filters: &[String], object: Option<&Path>) -> Result<()> {
+fn end_to_end(
+    counts: &mut Counts,
+    filters: &[String],
+    object: Option<&Path>,
+    variables: Variables,
+) -> Result<()> {
     say("end-to-end tests");
     // One at a time: each measures what it causes itself.
     let mut tests = end_to_end_tests();
-    tests.args(["--", "--test-threads=1"]);
-    // Where one of them is missing the test that wants it fails; the others need none.
-    let wanted = [
-        ("MONITOR_PROMETHEUS", setup::prometheus().map(PathBuf::into_os_string)),
-        ("MONITOR_KERNELS", setup::kernels()),
-    ];
-    for (variable, found) in wanted {
-        match found {
-            Ok(found) => _ = tests.env(variable, found),
-            Err(error) => say(&format!("{error:#}")),
-        }
-    }
+    tests.args(["--", "--test-threads=1"]).envs(variables);
     counts.run(with_ebpf(&mut tests, object), filters)
 }
 

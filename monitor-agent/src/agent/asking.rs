@@ -9,7 +9,7 @@ const ENOUGH: u64 = 1_000;
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Asking {
-    /// Calls with a record, when last looked at.
+    /// Calls with a record, when it was last decided.
     recorded: u64,
     /// Calls without a duration when a call with a record was last seen.
     missed: u64,
@@ -20,7 +20,7 @@ pub(super) struct Asking {
 impl Asking {
     /// Takes note of all calls that had a record up to now, and of all that got no duration; tells whether only a few are to
     /// be asked from now on, if that has changed.
-    pub(super) fn look(&mut self, recorded: u64, missed: u64) -> Option<bool> {
+    pub(super) fn decide(&mut self, recorded: u64, missed: u64) -> Option<bool> {
         if recorded > self.recorded {
             (self.recorded, self.missed) = (recorded, missed);
         }
@@ -41,23 +41,23 @@ mod tests {
     #[test]
     fn few_are_asked_after_many_without_a_record_and_all_after_one_with() {
         let mut asking = Asking::default();
-        assert_eq!(asking.look(0, 0), None);
-        assert_eq!(asking.look(0, ENOUGH - 1), None);
-        assert_eq!(asking.look(0, ENOUGH), Some(true));
-        assert_eq!(asking.look(0, 9 * ENOUGH), None);
-        assert_eq!(asking.look(1, 9 * ENOUGH), Some(false));
-        assert_eq!(asking.look(1, 10 * ENOUGH - 1), None);
-        assert_eq!(asking.look(5, 10 * ENOUGH + 1), None, "some with a record, among others");
-        assert_eq!(asking.look(5, 11 * ENOUGH + 1), Some(true));
+        assert_eq!(asking.decide(0, 0), None);
+        assert_eq!(asking.decide(0, ENOUGH - 1), None);
+        assert_eq!(asking.decide(0, ENOUGH), Some(true));
+        assert_eq!(asking.decide(0, 9 * ENOUGH), None);
+        assert_eq!(asking.decide(1, 9 * ENOUGH), Some(false));
+        assert_eq!(asking.decide(1, 10 * ENOUGH - 1), None);
+        assert_eq!(asking.decide(5, 10 * ENOUGH + 1), None, "some with a record, among others");
+        assert_eq!(asking.decide(5, 11 * ENOUGH + 1), Some(true));
     }
 
     #[test]
     fn all_are_asked_after_none_was() {
         let mut asking = Asking::default();
-        assert_eq!(asking.look(5, 0), None);
-        assert_eq!(asking.look(5, ENOUGH), Some(true));
+        assert_eq!(asking.decide(5, 0), None);
+        assert_eq!(asking.decide(5, ENOUGH), Some(true));
         asking.begin_again(9 * ENOUGH);
-        assert_eq!(asking.look(5, 10 * ENOUGH - 1), None);
-        assert_eq!(asking.look(5, 10 * ENOUGH), Some(true));
+        assert_eq!(asking.decide(5, 10 * ENOUGH - 1), None);
+        assert_eq!(asking.decide(5, 10 * ENOUGH), Some(true));
     }
 }

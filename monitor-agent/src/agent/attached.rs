@@ -10,13 +10,12 @@ use monitor_ebpf::{Counter, NO_SCRATCH, Recipe, extra, record_flag};
 use tracing::warn;
 
 use super::{
-    Latency, RunConfig,
+    Latency, WatchConfig,
     asking::Asking,
     call::{BATCH, Batch, Call, Turn, by_batches, records_of_a_turn},
     clock::Clock,
     in_flight::CopyInFlight,
     names::Names,
-    overhead::probe_kind,
     prepare::Executable,
     probes::{Probes, Unseen},
     sites::{attach_sites, load, sites, starts_by_turns},
@@ -29,9 +28,10 @@ use crate::{
     image::CostClass,
     metrics::{LatencySource, UnexpectedType},
     pipeline::{
-        Aggregate, Changes, EventKind, KnownLabels, Labels, Ladder, Losses, Lost, PerProbe, ProbeKind, Tracer,
+        Aggregate, Changes, CopyCounts, EventKind, KnownLabels, Labels, Ladder, Losses, Lost, PerProbe,
+        ProbeKind, Tracer,
     },
-    plan::{Found, Plan, Role, Wanted},
+    plan::{Found, Plan, Role, Site, Wanted},
     target::Target,
 };
 
@@ -75,7 +75,7 @@ pub(super) struct Attached {
     asking: Asking,
     max_age: Duration,
     last_ageing: Instant,
-    site_costs: Vec<(Role, CostClass)>,
+    cost_classes: PerProbe<Option<CostClass>>,
 }
 
 /// A plan's programs, attached; nothing is known yet of whether their probes are seen to be in place.
@@ -97,7 +97,7 @@ impl Begun {
         file: &Arc<File>,
         framework: usize,
         (found, plan): (&Found, &Plan),
-        config: &RunConfig,
+        config: &WatchConfig,
     ) -> Result<Self, Failure> {
         let sites = sites(plan, config.wanted);
         let recipe = plan
@@ -111,9 +111,14 @@ impl Begun {
 }
 
 impl Attached {
-    /// Refuses a plan that doesn't fit what runs. To be called before it is attached.
-    pub(super) fn check(place: &Place, plan: &Plan, config: &RunConfig) -> Result<(), Failure> {
-        sites(plan, config.wanted).into_iter().try_for_each(|site| check_text(place, site))
+    /// Refuses a plan that doesn't fit what runs. Gives whether somebody's probe is at one of its sites already. To be called
+    /// before it is attached.
+    pub(super) fn check(place: &Place, plan: &Plan, config: &WatchConfig) -> Result<bool, Failure> {
+        let mut is_probed = false;
+        for site in sites(plan, config.wanted) {
+            is_probed |= check_text(place, site)?;
+        }
+        Ok(is_probed)
     }
 
     /// Takes over programs whose probes must be in place by now; whatever fails leaves nothing attached.
@@ -121,7 +126,7 @@ impl Attached {
         place: &Place,
         begun: Begun,
         (found, plan): (&Found, &Plan),
-        config: &RunConfig,
+        config: &WatchConfig,
         ladder: &Arc<Ladder>,
     ) -> Result<Self, Failure> {
         let Begun { framework, recipe, programs, maps, file } = begun;
@@ -151,11 +156,7 @@ impl Attached {
             recipe,
             max_age: config.max_call_age,
             last_ageing: Instant::now(),
-            site_costs: sites
-                .iter()
-                .filter(|site| !site.is_rare())
-                .map(|site| (site.role, site.cost))
-                .collect(),
+            cost_classes: cost_classes(&sites),
         })
     }
 
@@ -182,7 +183,7 @@ impl Attached {
             limit,
             |maps, batch| maps.drain(BATCH, |record, more| batch.push((record, more))),
             || {
-                clock.look();
+                clock.sync();
                 *clock
             },
             |maps, (record, more), clock| {
@@ -191,7 +192,7 @@ impl Attached {
             },
         );
         let time_ns = clock.now_ns();
-        self.losses.look(
+        self.losses.tell_new(
             |counter| maps.counter(counter),
             |event, reason, count| {
                 if event == EventKind::Finish || self.has_starts {
@@ -213,14 +214,14 @@ impl Attached {
             return;
         }
         let missed = self.maps.counter(Counter::SampledOut);
-        if let Some(few) = self.asking.look(self.aggregate.with_own_start(), missed) {
+        if let Some(few) = self.asking.decide(self.aggregate.with_own_start(), missed) {
             self.maps.sampling().ask(if few { Asked::Few } else { Asked::All });
         }
     }
 
     /// Reads totals and counters; gives what is new for a scrape. To be called after a [`drain`](Self::drain) with a whole
     /// turn.
-    pub(super) fn look(&mut self) -> Changes {
+    pub(super) fn read_changes(&mut self) -> Changes {
         let Self { maps, labels, aggregate, names, waiting, .. } = self;
         let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), names);
         for number in maps.label_sets() {
@@ -295,25 +296,26 @@ impl Attached {
         }
     }
 
-    /// Whether the ring is to be drained before this is looked after: what is in it tells whether there is need of a window.
+    /// Whether the ring is to be drained before [`maintain`](Self::maintain): what is in it tells whether there is need of a
+    /// window.
     pub(super) fn is_to_decide(&self, now: Instant) -> bool {
         self.may_be_recorded && self.probes.as_ref().is_some_and(|probes| probes.is_to_decide(now))
     }
 
     /// Forgets calls that are too old to be still under way, finds out about types that were not expected, and opens
     /// and closes windows. Tells whether there is news about such types.
-    pub(super) fn look_after(&mut self, now: Instant, place: &Place) -> bool {
+    pub(super) fn maintain(&mut self, now: Instant, place: &Place) -> bool {
         let Self { probes, maps, aggregate, .. } = self;
         if let Some(probes) = probes {
             let unseen = || Unseen::of(aggregate, maps.counter(Counter::SampledOut));
-            probes.look_after(now, place, self.max_age, || self.may_be_recorded.then(unseen));
+            probes.follow_schedule(now, place, self.max_age, || self.may_be_recorded.then(unseen));
         }
         let often = (self.max_age / 10).min(AGEING_AT_MOST);
         if now.saturating_duration_since(self.last_ageing) >= often {
             self.last_ageing = now;
             self.maps.in_flight().forget_older(self.max_age);
         }
-        self.unexpected.look(now, &self.maps, place)
+        self.unexpected.ask_if_due(now, &self.maps, place)
     }
 
     /// Finds out about types that were not expected; tells whether there is news.
@@ -336,13 +338,18 @@ impl Attached {
         self.unexpected.types()
     }
 
-    /// What a hit costs at each of its sites.
-    pub(super) fn site_costs(&self) -> impl Iterator<Item = (Role, CostClass)> {
-        self.site_costs.iter().copied()
+    /// The class of the sites of each kind of probe: where there are several, the dearest.
+    pub(super) fn cost_classes(&self) -> PerProbe<Option<CostClass>> {
+        self.cost_classes
+    }
+
+    /// What its programs have counted of their hits.
+    pub(super) fn counts(&self) -> CopyCounts {
+        CopyCounts { hits: self.hits(), watched: self.watched() }
     }
 
     /// Hits that the programs have counted, for each kind of probe.
-    pub(super) fn hits(&self) -> PerProbe<u64> {
+    fn hits(&self) -> PerProbe<u64> {
         let maps = &self.maps;
         let counted =
             |counters: &[Counter]| counters.iter().map(|counter| maps.counter(*counter)).sum::<u64>();
@@ -371,16 +378,20 @@ impl Attached {
     }
 
     /// For how long its starts were watched; `None` where they always are.
-    pub(super) fn watched(&self) -> Option<Duration> {
+    fn watched(&self) -> Option<Duration> {
         self.probes.as_ref().filter(|probes| probes.has_windows()).map(Probes::watched)
     }
 
-    /// How often its programs have run and for how long, while the kernel measured it; `None` while probes are
-    /// being put in place or taken away, and afterwards.
-    pub(super) fn run_times(&self) -> Option<impl Iterator<Item = (ProbeKind, RunTimes)>> {
+    /// How often its programs for each kind of probe have run and for how long, while the kernel measured it; `None` while
+    /// probes are being put in place or taken away, and afterwards.
+    pub(super) fn run_times(&self) -> Option<PerProbe<RunTimes>> {
         let programs = self.probes.as_ref()?.programs()?;
-        let roles = [Role::Start, Role::Finish, Role::Sent, Role::Received, Role::Entered];
-        Some(roles.into_iter().map(|role| (probe_kind(role), programs.run_times(role))))
+        let mut sums: PerProbe<RunTimes> = PerProbe::default();
+        for role in [Role::Start, Role::Finish, Role::Sent, Role::Received, Role::Entered] {
+            let sum = &mut sums[probe_kind(role) as usize];
+            *sum = sum.plus(programs.run_times(role));
+        }
+        Some(sums)
     }
 
     /// Hands out the probes: dropping them takes them away.
@@ -388,6 +399,26 @@ impl Attached {
         self.program_log = None;
         self.probes.take()
     }
+}
+
+/// A kind of probe, by the role of its sites.
+fn probe_kind(role: Role) -> ProbeKind {
+    match role {
+        Role::Start => ProbeKind::Start,
+        Role::Finish => ProbeKind::Finish,
+        Role::Sent | Role::Received => ProbeKind::Message,
+        Role::Entered => ProbeKind::Entry,
+    }
+}
+
+/// What hits cost at these sites. Few hits are at those that are rarely come by.
+fn cost_classes(sites: &[&Site]) -> PerProbe<Option<CostClass>> {
+    let mut classes: PerProbe<Option<CostClass>> = PerProbe::default();
+    for site in sites.iter().filter(|site| !site.is_rare()) {
+        let class = &mut classes[probe_kind(site.role) as usize];
+        *class = (*class).max(Some(site.cost));
+    }
+    classes
 }
 
 /// Says what can't be seen of a target's calls, and what was asked for and is not there.
@@ -408,7 +439,7 @@ fn warn_of_what_is_missing(place: &Place, (found, plan): (&Found, &Plan), recipe
             "{name}: how often calls of {its} are retried can't be read, so clients' label retry is unreadable"
         );
     }
-    if is_framework && plan.wants_messages(wanted) && plan.message_sites.is_empty() {
+    if plan.wants_messages(wanted) && plan.message_sites.is_empty() {
         warn!("{name}: {its} has no functions that messages of streams go through, so they are not counted");
     }
 }

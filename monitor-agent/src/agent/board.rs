@@ -10,7 +10,7 @@ use std::{
 
 use prometheus::proto::MetricFamily;
 
-use super::{RunConfig, aside::FOR_A_SCRAPE, face::Face, go::GoRuntime, looks::Looks};
+use super::{RunConfig, WatchConfig, aside::FOR_A_SCRAPE, face::Face, go::GoRuntime, refreshes::Refreshes};
 use crate::{
     events::{Readers, SlowCalls, Wish},
     export::{
@@ -34,7 +34,7 @@ use crate::{
 pub(super) struct Board {
     faces: Mutex<Vec<Arc<Face>>>,
     /// Whoever reads what the faces show asks here first.
-    looks: Looks,
+    refreshes: Refreshes,
     metrics: Selection,
     view: KitexView,
     otel: OtelView,
@@ -63,18 +63,19 @@ pub(super) struct Board {
 
 impl Board {
     pub(super) fn new(config: &RunConfig, readers: Option<Arc<Readers>>) -> Self {
-        let grpc = GrpcView { messages: config.wanted.grpc_messages, ..GrpcView::default() };
+        let watch = &config.watch;
+        let grpc = GrpcView { messages: watch.wanted.grpc_messages, ..GrpcView::default() };
         Self {
             readers,
             slow_calls: config.slow_calls.map(|limit| Arc::new(SlowCalls::new(limit))),
             faces: Mutex::default(),
-            looks: Looks::default(),
-            metrics: config.metrics.clone(),
+            refreshes: Refreshes::default(),
+            metrics: watch.metrics.clone(),
             view: KitexView { labels: config.labels.clone(), buckets: Arc::new(config.buckets.clone()) },
-            otel: config.otel,
+            otel: watch.otel,
             ladder: Arc::new(ladder(config, &grpc)),
             grpc,
-            specs: config.specs.clone(),
+            specs: watch.specs.clone(),
             several: config.pids.len() > 1,
             ready: AtomicBool::new(false),
             scrapes: AtomicU64::new(0),
@@ -82,7 +83,7 @@ impl Board {
             pushes: config.otlp.as_ref().map(|_| Arc::default()),
             costs: Mutex::new(CostStats {
                 hits: Vec::new(),
-                budget: config.overhead_budget.map(Budget::ratio),
+                budget: watch.overhead_budget.map(Budget::ratio),
             }),
             own: Mutex::new(ProcessReader::open(std::process::id()).ok()),
             started: SystemTime::now(),
@@ -93,8 +94,8 @@ impl Board {
         &self.ladder
     }
 
-    pub(super) fn looks(&self) -> &Looks {
-        &self.looks
+    pub(super) fn refreshes(&self) -> &Refreshes {
+        &self.refreshes
     }
 
     /// The calls that are kept, if any are.
@@ -116,7 +117,7 @@ impl Board {
 
     /// All faces, once they show all that there is by now.
     fn newest_faces(&self) -> Vec<Arc<Face>> {
-        self.looks.ask();
+        self.refreshes.ask();
         self.faces()
     }
 
@@ -184,7 +185,7 @@ impl Board {
             cpu_seconds: own.cpu_seconds,
             resident_bytes: own.resident_bytes,
             scrapes: self.scrapes.load(Ordering::Relaxed),
-            stale_answers: self.looks.in_vain(),
+            stale_answers: self.refreshes.in_vain(),
             connections_cut: self.http_losses.connections_cut(),
             requests_refused: self.http_losses.requests_refused(),
             costs: self.costs.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -218,14 +219,15 @@ fn with_underway(stats: TargetStats, underway: &UnderwayCalls) -> TargetStats {
 
 /// What durations are counted between, for the families that were chosen.
 fn ladder(config: &RunConfig, grpc: &GrpcView) -> Ladder {
+    let WatchConfig { metrics, specs, .. } = &config.watch;
     let mut views: Vec<&Buckets> = Vec::new();
-    if config.metrics.contains(Family::Kitex) {
+    if metrics.contains(Family::Kitex) {
         views.push(&config.buckets);
     }
-    if config.metrics.contains(Family::Otel) {
+    if metrics.contains(Family::Otel) {
         views.extend(otel::buckets());
     }
-    if config.metrics.contains(Family::Grpc) || !config.specs.is_empty() {
+    if metrics.contains(Family::Grpc) || !specs.is_empty() {
         views.push(&grpc.buckets);
     }
     Ladder::of(views)
@@ -313,7 +315,7 @@ impl Backend for Board {
     }
 
     fn standstill(&self) -> Option<Duration> {
-        self.looks.standstill(Instant::now())
+        self.refreshes.standstill(Instant::now())
     }
 
     fn gather(&self) -> Vec<MetricFamily> {
@@ -329,7 +331,7 @@ impl Backend for Board {
 
     fn calls(&self, wish: &Wish) -> Option<String> {
         let calls = self.slow_calls.as_ref()?;
-        self.looks.ask();
+        self.refreshes.ask();
         Some(calls.json(wish))
     }
 

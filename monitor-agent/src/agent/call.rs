@@ -27,8 +27,8 @@ const TURN: usize = 1 << 20;
 pub(super) enum Turn {
     /// What others can wait for.
     Short,
-    /// All that waits, and what comes meanwhile, up to a short turn of it: what is left before a look is in no number that
-    /// it gives, and after the probes are taken away the turn may be the last.
+    /// All that waits, and what comes meanwhile, up to a short turn of it: what is left then is in no number that is
+    /// published, and after the probes are taken away the turn may be the last.
     Whole,
 }
 
@@ -97,8 +97,8 @@ fn peer_address(peer: Peer) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::try_from(peer.port).ok()?))
 }
 
-/// Takes records out of a ring batch by batch, until one is not full or there were so many, and hands them over by what `look`
-/// says of the clocks once the batch is taken: a call in it may have begun after they were looked at before, and the time of
+/// Takes records out of a ring batch by batch, until one is not full or there were so many, and hands them over by what `sync`
+/// says of the clocks once the batch is taken: a call in it may have begun after they were compared before, and the time of
 /// day been set in between.
 ///
 /// Decoding labels needs the ring's maps, which taking records out holds: so each step is given them.
@@ -107,13 +107,13 @@ pub(super) fn by_batches<M>(
     batch: &mut Batch,
     limit: usize,
     take: impl Fn(&mut M, &mut Batch) -> usize,
-    mut look: impl FnMut() -> Clock,
+    mut sync: impl FnMut() -> Clock,
     mut hand_over: impl FnMut(&M, &(Record, Option<More>), Clock),
 ) {
     let mut records = 0;
     loop {
         let taken = take(maps, batch);
-        let clock = look();
+        let clock = sync();
         for record in batch.iter() {
             hand_over(maps, record, clock);
         }
@@ -152,12 +152,12 @@ mod tests {
         // One is under way meanwhile.
         let second: Batch = vec![call(29 * SECOND, 33 * SECOND), call(HOUR + 31 * SECOND, 33 * SECOND)];
         let set = RefCell::new(Clock::default());
-        set.borrow_mut().look_at(SECOND, 0);
+        set.borrow_mut().sync_at(SECOND, 0);
         let mut ring = vec![second, first];
         let take = |ring: &mut Vec<Batch>, batch: &mut Batch| {
             batch.append(&mut ring.pop().unwrap_or_default());
             if ring.is_empty() {
-                set.borrow_mut().look_at(HOUR, 30 * SECOND);
+                set.borrow_mut().sync_at(HOUR, 30 * SECOND);
             }
             batch.len()
         };

@@ -13,7 +13,7 @@ const STEP_NS: u64 = 10_000;
 
 /// How far the time of day is ahead of the programs' clock.
 ///
-/// It is looked at every 100 ms, and once a batch of records is taken: an event has the time of day as the clock had it when the
+/// It is compared every 100 ms, and once a batch of records is taken: an event has the time of day as the clock had it when the
 /// event was handed over, some 100 ms later, or five seconds where nobody reads events. When the clock is set in between, those
 /// events have times by the new clock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,19 +21,19 @@ pub(super) struct Clock {
     ahead_ns: u64,
     /// By how much it may be wrong.
     error_ns: u64,
-    /// By the programs' clock, since when the time of day has not been set: what was before the first look nobody has seen.
+    /// By the programs' clock, since when the time of day has not been set: what was before the first comparison nobody has seen.
     set_at: u64,
     /// The latest that the time of day was before that. What is not as late may have been read before it was set back.
     latest_ns: u64,
-    /// The earliest that the time of day was since the first look.
+    /// The earliest that the time of day was since the first comparison.
     earliest_ns: u64,
-    /// How often it was set, the first look among that.
+    /// How often it was set, the first comparison among that.
     sets: u32,
 }
 
 impl Clock {
     /// Compares the clocks. As long as they run at one pace nothing changes, so that events keep their order.
-    pub(super) fn look(&mut self) {
+    pub(super) fn sync(&mut self) {
         self.take(Self::compare(), nanos(monotonic()));
     }
 
@@ -52,8 +52,8 @@ impl Clock {
         (self.ahead_ns, self.error_ns) = (now.ahead_ns, now.error_ns);
     }
 
-    /// The time from a moment of the day to one of the programs' clock, both before the last look; `None` if the time of
-    /// day may have been set in between.
+    /// The time from a moment of the day to one of the programs' clock, both before the last comparison; `None` if the
+    /// time of day may have been set in between.
     pub(super) fn between(&self, unix_ns: u64, monotonic_ns: u64) -> Option<Duration> {
         let began_ns = unix_ns.checked_sub(self.ahead_ns)?;
         if began_ns < self.set_at || unix_ns < self.latest_ns {
@@ -62,8 +62,8 @@ impl Clock {
         monotonic_ns.checked_sub(began_ns).map(Duration::from_nanos)
     }
 
-    /// Whether a moment of the day was before the first look, or before the time of day was set for the first time since: then
-    /// nothing that begins now is like it. Where it is set again and again, what begins now may be before the next time.
+    /// Whether a moment of the day was before the first comparison, or before the time of day was set for the first time since:
+    /// then nothing that begins now is like it. Where it is set again and again, what begins now may be before the next time.
     pub(super) fn is_past(&self, unix_ns: u64) -> bool {
         let was_set_once = self.sets <= 2;
         unix_ns < self.earliest_ns || was_set_once && unix_ns.saturating_sub(self.ahead_ns) < self.set_at
@@ -100,8 +100,8 @@ impl Clock {
 
 #[cfg(test)]
 impl Clock {
-    /// A look at which the time of day is so far ahead, at a moment of the programs' clock.
-    pub(super) fn look_at(&mut self, ahead_ns: u64, now_ns: u64) {
+    /// A comparison by which the time of day is so far ahead, at a moment of the programs' clock.
+    pub(super) fn sync_at(&mut self, ahead_ns: u64, now_ns: u64) {
         self.take(Self { ahead_ns, ..Self::default() }, now_ns);
     }
 }
@@ -119,10 +119,10 @@ mod tests {
     #[test]
     fn the_time_of_an_event_is_that_of_the_system_clock() {
         let mut clock = Clock::default();
-        clock.look();
+        clock.sync();
         let first = clock.ahead_ns;
         for _ in 0..100 {
-            clock.look();
+            clock.sync();
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
             let apart = Duration::from_nanos(clock.now_ns()).abs_diff(unix);
             assert!(apart < Duration::from_millis(20), "{apart:?}");
@@ -137,8 +137,8 @@ mod tests {
         let begun = |clock: &Clock, unix_ns| clock.between(unix_ns, 100 * SECOND).map(|time| time.as_secs());
         let mut clock = Clock::default();
         clock.take(at(1_000 * SECOND), SECOND);
-        assert_eq!(begun(&clock, 1_000 * SECOND), None, "before the first look");
-        assert!(clock.is_past(1_000 * SECOND) && clock.is_past(1), "before the first look");
+        assert_eq!(begun(&clock, 1_000 * SECOND), None, "before the first comparison");
+        assert!(clock.is_past(1_000 * SECOND) && clock.is_past(1), "before the first comparison");
         assert_eq!(begun(&clock, 1_003 * SECOND), Some(97));
         assert_eq!(begun(&clock, 1_101 * SECOND), None, "after its end");
         assert!(!clock.is_past(1_003 * SECOND) && !clock.is_past(1_101 * SECOND));
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(begun(&clock, 1_115 * SECOND), None);
         assert!(!clock.is_past(1_115 * SECOND), "those that begin now are like it");
         assert!(!clock.is_past(1_099 * SECOND), "set twice, it may be so again");
-        assert!(clock.is_past(1_000 * SECOND), "before the first look");
+        assert!(clock.is_past(1_000 * SECOND), "before the first comparison");
         assert_eq!(begun(&clock, 1_120 * SECOND), Some(20));
     }
 
@@ -167,17 +167,17 @@ mod tests {
             clock.between(clock.unix_ns(began_ns), ended_ns).map(|time| time.as_secs())
         };
         let mut clock = Clock::default();
-        clock.look_at(10 * HOUR, SECOND);
-        clock.look_at(9 * HOUR, 60 * SECOND);
+        clock.sync_at(10 * HOUR, SECOND);
+        clock.sync_at(9 * HOUR, 60 * SECOND);
         // The same times of day were a moment ago, and for an hour.
         assert_eq!(took(&clock, 65 * SECOND, 70 * SECOND), None);
         assert_eq!(took(&clock, HOUR + 59 * SECOND, HOUR + 80 * SECOND), None);
         assert_eq!(took(&clock, HOUR + 61 * SECOND, HOUR + 80 * SECOND), Some(19));
-        clock.look_at(10 * HOUR, 70 * SECOND);
+        clock.sync_at(10 * HOUR, 70 * SECOND);
         assert_eq!(took(&clock, 65 * SECOND, 80 * SECOND), None, "before it was set");
         assert_eq!(took(&clock, 75 * SECOND, 80 * SECOND), Some(5));
         // Back once more, by half an hour.
-        clock.look_at(9 * HOUR + HOUR / 2, 90 * SECOND);
+        clock.sync_at(9 * HOUR + HOUR / 2, 90 * SECOND);
         assert_eq!(took(&clock, HOUR / 2, HOUR), None);
         assert_eq!(took(&clock, HOUR / 2 + 91 * SECOND, HOUR), Some(1_709));
     }
@@ -186,9 +186,9 @@ mod tests {
     #[test]
     fn all_times_of_day_that_ever_were_count() {
         let mut clock = Clock::default();
-        clock.look_at(1_000 * SECOND, SECOND);
-        clock.look_at(900 * SECOND, 10 * SECOND);
-        clock.look_at(890 * SECOND, 20 * SECOND);
+        clock.sync_at(1_000 * SECOND, SECOND);
+        clock.sync_at(900 * SECOND, 10 * SECOND);
+        clock.sync_at(890 * SECOND, 20 * SECOND);
         let took = |began_ns| clock.between(clock.unix_ns(began_ns), 200 * SECOND).map(|time| time.as_secs());
         assert_eq!(took(31 * SECOND), None, "the second has passed");
         assert_eq!(took(119 * SECOND), None);

@@ -11,7 +11,7 @@ use std::{
 use tracing::info;
 
 use super::{
-    RunConfig,
+    WatchConfig,
     aside::Awaited,
     attached::{Attached, Place},
     go::{GoRuntime, Read},
@@ -40,7 +40,7 @@ pub(super) struct Face {
     pub(super) process: Mutex<Option<ProcessReader>>,
     /// Its Go runtime, if it is asked for.
     go: Mutex<Option<GoRuntime>>,
-    /// Its calls in flight, and those of the last look.
+    /// Its calls in flight, and those of the last scrape.
     in_flight: Mutex<(CallsInFlight, UnderwayCalls)>,
     /// Its probes are taken away, those at finishes first: there seem to be more and more calls in flight. Outside the lock, which
     /// who takes them away must not wait for.
@@ -56,7 +56,7 @@ impl Face {
         attached: &[Attached],
         stats: TargetStats,
         since: SystemTime,
-        config: &RunConfig,
+        config: &WatchConfig,
     ) -> Self {
         let wanted = |family| config.metrics.contains(family);
         let process = wanted(Family::Process).then(|| ProcessReader::open(stats.pid).ok()).flatten();
@@ -68,7 +68,7 @@ impl Face {
         let go = runtime.map(|known| GoRuntime::open(place, known.as_ref(), config));
         let copies = attached.iter().map(Attached::in_flight).collect();
         let in_flight = CallsInFlight::open(&place.target, &place.name, copies);
-        let subject = wanted(Family::Otel).then(|| Subject::of(&place.target, since, config));
+        let subject = wanted(Family::Otel).then(|| Subject::of(&place.target, since, &config.resource));
         Self {
             pid: stats.pid,
             since,
@@ -152,7 +152,7 @@ mod tests {
         calls
     }
 
-    /// Of a target whose last look has found a call of `Echo`.
+    /// Of a target whose last scrape has found a call of `Echo`.
     fn face() -> Face {
         Face {
             pid: 1,
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_calls_outlive_a_look_as_the_probes_go() {
+    fn the_names_of_calls_outlive_a_scrape_as_the_probes_go() {
         let (face, now) = (face(), Instant::now());
         // As where one of the copies is not looked at any more.
         let mut sample = UnderwayCalls::default();
@@ -180,7 +180,7 @@ mod tests {
         face.lock_in_flight().0 = CallsInFlight::always(sample);
         face.begin_to_leave();
         let begun = face.begin_underway();
-        // The target is down by the time the look is over.
+        // The target is down by the time the scrape is over.
         face.lock_in_flight().0 = CallsInFlight::always(UnderwayCalls::default());
         face.is_leaving.store(false, Ordering::SeqCst);
         assert!(!shows(&face.take_underway(begun, now), "Echo"));

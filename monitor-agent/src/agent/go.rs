@@ -9,7 +9,7 @@ use prometheus::proto::MetricFamily;
 use tracing::{info, warn};
 
 use super::{
-    RunConfig,
+    WatchConfig,
     aside::{Aside, Awaited},
     attached::Place,
 };
@@ -44,7 +44,7 @@ pub(super) struct GoRuntime {
 impl GoRuntime {
     /// A reader for a target by what is known of its executable's runtime. What stands in the way is logged, and its metrics are
     /// absent.
-    pub(super) fn open(place: &Place, known: Result<&Known, &Unknown>, config: &RunConfig) -> Self {
+    pub(super) fn open(place: &Place, known: Result<&Known, &Unknown>, config: &WatchConfig) -> Self {
         let name = place.name.clone();
         // Of what is not shown by default OpenTelemetry's old names have the calls of C.
         let has_old_names = config.metrics.contains(Family::Otel) && config.otel.go.old;

@@ -19,11 +19,11 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Latency, RunConfig,
+    Latency, RunConfig, WatchConfig,
     board::Board,
-    looks::Woken,
     overhead::{Goal, HitCosts, Overheads, measured_before},
     prepare::prepare,
+    refreshes::Woken,
     watches::{CHECK_EVERY, Watches},
 };
 use crate::{
@@ -85,8 +85,8 @@ fn broken(error: &JoinError) -> Failure {
 
 async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     let mut signalled = signalled(&beside)?;
-    let Some(listener) = bind(&config, &beside, &mut signalled).await? else { return Ok(()) };
-    say_what_is_not_counted(&config);
+    let Some(listener) = bind(&config.listen, &beside, &mut signalled).await? else { return Ok(()) };
+    say_what_is_not_counted(&config.watch);
 
     let socket = config.event_socket.as_deref().map(EventSocket::bind).transpose()?;
     let readers = socket.is_some().then(Arc::<Readers>::default);
@@ -96,10 +96,10 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     let losses = board.http_losses();
     let server = Served::start(&beside, |stop| http::serve(listener, backend, losses, told(stop)));
 
-    let exporter = exporter(&config, &board, &beside)?;
+    let exporter = exporter(config.otlp.clone(), &board, &beside)?;
     let lifetime = Lifetime::new(config.linger);
-    let goal = Goal { budget: config.overhead_budget, latency: config.latency, links: config.links };
-    let specs = config.specs.clone();
+    let goal = Goal::of(&config.watch);
+    let specs = config.watch.specs.clone();
     let Some((mut watches, hit_costs)) = attach(config, &board, &mut signalled).await? else {
         return Ok(());
     };
@@ -117,17 +117,17 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     let ending = Arc::clone(&board);
     beside.spawn(async move {
         let _ = signalled.await;
-        ending.looks().end();
+        ending.refreshes().end();
     });
     // Who reads events gets them at each pass.
     let leave_alone = if peers.events.is_some() { Duration::ZERO } else { LEAVE_ALONE };
-    board.looks().open();
+    board.refreshes().open();
     board.set_ready(true);
     let overheads = Overheads::new(goal, hit_costs, watches.all(), &board);
-    look_after(&mut watches, overheads, (lifetime, leave_alone), &board, &mut tracers);
+    main_loop(&mut watches, overheads, (lifetime, leave_alone), &board, &mut tracers);
     board.set_ready(false);
     watches.finish(&mut tracers);
-    board.looks().close();
+    board.refreshes().close();
     // Tells the readers that this was all.
     drop(tracers);
     peers.end().await;
@@ -136,16 +136,16 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
 
 /// Listens where peers are to come; nowhere if a signal comes first.
 async fn bind(
-    config: &RunConfig,
+    listen: &http::Listen,
     beside: &Handle,
     signalled: &mut JoinHandle<()>,
 ) -> Result<Option<TcpListener>, Failure> {
-    let listen = config.listen.clone();
+    let listen = listen.clone();
     let binding = beside.spawn(async move { http::bind(&listen).await });
     // A name may take long to be looked up.
     let listener = tokio::select! {
         listener = binding => listener.map_err(|error| broken(&error))??,
-        _ = signalled => return Ok(None),
+        () = signalled_early(signalled) => return Ok(None),
     };
     let address = listener.local_addr().map_err(|error| Failure::new(Kind::Address, error.to_string()))?;
     info!("listening on http://{address}");
@@ -162,12 +162,18 @@ async fn attach(
     tokio::select! {
         attached = threads::on_its_own(move || attach_all(&config, &board)) => attached?.map(Some),
         // The kernel takes away what was attached when the process ends.
-        _ = signalled => Ok(None),
+        () = signalled_early(signalled) => Ok(None),
     }
 }
 
+/// Ends when a signal comes before all is attached, and says what the run came to.
+async fn signalled_early(signalled: &mut JoinHandle<()>) {
+    let _ = signalled.await;
+    info!("ended before the targets were attached: no calls counted");
+}
+
 /// Says so where OpenTelemetry's metrics have fewer calls than there are: they count none but by histograms of durations.
-fn say_what_is_not_counted(config: &RunConfig) {
+fn say_what_is_not_counted(config: &WatchConfig) {
     const WHAT: &str = "OpenTelemetry's histograms have only those calls of Kitex that are timed, so their counts are \
                         not those of all calls: monitor_calls_total has these";
     if !config.metrics.contains(Family::Otel) {
@@ -214,11 +220,11 @@ fn is_ignored(signal: i32) -> bool {
     found == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
-/// Drains rings, takes the looks that are asked for and looks after the targets, until the run is over or a signal comes.
+/// Drains rings, refreshes what is published for whoever asks, and checks the targets, until the run is over or a signal comes.
 ///
 /// A thread that waits for a condition, and no task: what a wakeup takes is code that is in no cache, and tokio's would be
 /// most of it.
-fn look_after(
+fn main_loop(
     watches: &mut Watches,
     mut overheads: Overheads,
     (mut lifetime, leave_alone): (Lifetime, Duration),
@@ -228,18 +234,18 @@ fn look_after(
     let now = Instant::now();
     let (mut next_pass, mut next_check) = (now, now);
     loop {
-        match board.looks().wait(next_pass) {
+        match board.refreshes().wait(next_pass) {
             Woken::ToEnd => return,
-            Woken::Asked => board.looks().take(|| {
+            Woken::Asked => board.refreshes().answer(|| {
                 overheads.refresh(watches.all_mut());
-                watches.look(tracers);
+                watches.publish(tracers);
             }),
             Woken::InTime => {
                 let again = watches.pass(leave_alone, tracers);
                 let is_time = Instant::now() >= next_check;
                 if is_time {
                     watches.check(tracers);
-                    overheads.look(watches.all_mut(), board);
+                    overheads.tick(watches.all_mut(), board);
                     if lifetime.is_over(watches.any_up()) {
                         return;
                     }
@@ -257,11 +263,11 @@ fn look_after(
 
 /// What pushes by OTLP, if it is asked for.
 fn exporter(
-    config: &RunConfig,
+    settings: Option<otlp::Settings>,
     board: &Arc<Board>,
     beside: &Handle,
 ) -> Result<Option<otlp::Exporter>, Failure> {
-    let (Some(settings), Some(outcomes)) = (config.otlp.clone(), board.pushes()) else { return Ok(None) };
+    let (Some(settings), Some(outcomes)) = (settings, board.pushes()) else { return Ok(None) };
     // A client has tasks of its own.
     let _beside = beside.enter();
     let client =
@@ -333,9 +339,9 @@ impl Peers {
 
 /// Attaches to every target; gives what a hit of a probe costs too, where that had to be known before.
 fn attach_all(config: &RunConfig, board: &Board) -> Result<(Watches, Option<HitCosts>), Failure> {
-    let prepared = prepare(config)?;
-    let hit_costs = measured_before(config, &prepared)?;
-    let watches = Watches::attach(prepared, config, board.ladder())?;
+    let prepared = prepare(&config.pids, &config.watch)?;
+    let hit_costs = measured_before(&config.watch, &prepared)?;
+    let watches = Watches::attach(prepared, &config.watch, board.ladder())?;
     for watch in watches.all() {
         board.add(watch.face());
     }

@@ -11,11 +11,11 @@ mod face;
 mod go;
 mod in_flight;
 mod life;
-mod looks;
 mod names;
 mod overhead;
 mod prepare;
 mod probes;
+mod refreshes;
 mod replay;
 mod sites;
 mod subject;
@@ -50,46 +50,55 @@ use crate::{
 pub struct RunConfig {
     /// Processes to watch, each once.
     pub pids: Vec<u32>,
+    /// How to watch them.
+    pub watch: WatchConfig,
     /// Where to serve metrics.
     pub listen: Listen,
-    /// What to show of each target.
-    pub metrics: Selection,
-    /// Operations to watch that are no framework's.
-    pub specs: Specs,
     /// Bounds of the latency histograms.
     pub buckets: Buckets,
     /// Labels of the calls.
     pub labels: LabelSelection,
-    /// Names of OpenTelemetry's metrics.
-    pub otel: OtelView,
-    /// Attributes that the resources of all targets have.
-    pub resource: Vec<(String, String)>,
-    /// Where they are pushed to, if anywhere.
+    /// Where OpenTelemetry's metrics are pushed to, if anywhere.
     pub otlp: Option<otlp::Settings>,
+    /// Where to let programs read events.
+    pub event_socket: Option<PathBuf>,
+    /// How many of the slowest and of the failed calls of each label set to keep, if any.
+    pub slow_calls: Option<usize>,
+    /// How long to go on serving after the last target has ended.
+    pub linger: Duration,
+}
+
+/// How a target is watched, whoever gets its calls.
+#[derive(Debug)]
+pub struct WatchConfig {
+    /// What to show of it.
+    pub metrics: Selection,
+    /// OpenTelemetry's metrics are pushed: that alone asks for calls, whatever else was chosen to be shown.
+    pub pushes: bool,
+    /// Operations to watch that are no framework's.
+    pub specs: Specs,
     /// Of which calls durations are taken.
     pub latency: Latency,
+    /// What the probes may cost it, if that is limited.
+    pub overhead_budget: Option<Budget>,
     /// What the programs are to read beside names and outcome.
     pub wanted: Wanted,
     /// How the places for probes are chosen.
     pub sites: SiteChoosing,
     /// What probes hang on.
     pub links: ProbeLinks,
-    /// How the programs read a target's memory.
+    /// How the programs read its memory.
     pub reads: MemoryReads,
-    /// Where to let programs read events.
-    pub event_socket: Option<PathBuf>,
-    /// How many of the slowest and of the failed calls of each label set to keep, if any.
-    pub slow_calls: Option<usize>,
     /// Calls under way for longer are given up.
     pub max_call_age: Duration,
-    /// How much of the Go runtime to show.
-    pub go: Detail,
-    /// Bounds of what a target may take in the kernel.
+    /// Bounds of what each framework of it may take in the kernel.
     pub limits: Limits,
-    /// How long to go on serving after the last target has ended.
-    pub linger: Duration,
-    /// What the probes may cost a target, if that is limited.
-    pub overhead_budget: Option<Budget>,
+    /// How much of its Go runtime to show.
+    pub go: Detail,
+    /// Names of OpenTelemetry's metrics.
+    pub otel: OtelView,
+    /// Attributes that the resources of all targets have.
+    pub resource: Vec<(String, String)>,
     /// Most verbose level of the eBPF programs' own diagnostics, as `log::Level` counts; 0 for none.
     pub program_log_level: u8,
 }

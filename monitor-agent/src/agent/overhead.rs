@@ -7,26 +7,26 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{Latency, RunConfig, board::Board, prepare::Prepared, sites::sites, watch::Watch};
+use super::{Latency, WatchConfig, board::Board, prepare::Prepared, sites::sites, watch::Watch};
 use crate::{
     bpf::{BpfError, HitCost, Measuring, ProbeLinks, RunTimes},
     failure::Failure,
     image::CostClass,
     metrics::{OverheadStats, SheddingStats},
-    pipeline::{Budget, Look, Overhead, PerProbe, Percent, ProbeCost, ProbeKind, Shedding, Step},
-    plan::{Role, cost_name},
+    pipeline::{Budget, Counts, Overhead, PerProbe, Percent, ProbeCost, ProbeKind, Sample, Shedding, Step},
+    plan::cost_name,
 };
 
-/// How often the targets are looked at where a budget is to be kept, and at first.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the ratios are updated where a budget is to be kept, and at first.
+const UPDATE_EVERY: Duration = Duration::from_secs(1);
 /// So much later else, where nobody scrapes.
 const LATER: Duration = Duration::from_secs(4);
-/// How long they are looked at often at first, so that there is a ratio soon.
+/// How long they are updated often at first, so that there is a ratio soon.
 const AT_FIRST: Duration = Duration::from_secs(10);
 /// How often the kernel measures run times, until the next check of the targets: it costs each run some time. Sooner where
 /// nothing of a program has been seen yet.
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
-/// The ratio tells nothing of what was so long ago: it is of five seconds, and looks are a second apart.
+/// The ratio tells nothing of what was so long ago: it is of five seconds, and updates are a second apart.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(6);
 
 /// What a hit costs on this machine, by class, as far as it was measured.
@@ -74,7 +74,7 @@ impl HitCosts {
 /// What a budget needs to know before anything is attached; `None` without one. Where it can't be known that is the
 /// result, since a budget that can't be kept must not be promised.
 pub(super) fn measured_before(
-    config: &RunConfig,
+    config: &WatchConfig,
     prepared: &[Prepared],
 ) -> Result<Option<HitCosts>, Failure> {
     let Some(budget) = config.overhead_budget else { return Ok(None) };
@@ -88,28 +88,35 @@ pub(super) fn measured_before(
     Ok(Some(costs))
 }
 
-/// A kind of probe, by the role of its sites.
-pub(super) fn probe_kind(role: Role) -> ProbeKind {
-    match role {
-        Role::Start => ProbeKind::Start,
-        Role::Finish => ProbeKind::Finish,
-        Role::Sent | Role::Received => ProbeKind::Message,
-        Role::Entered => ProbeKind::Entry,
-    }
-}
-
 /// What the kernel has measured of a target's programs, and what they have counted meanwhile.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Mark {
     at: Instant,
-    hits: PerProbe<u64>,
-    runs: PerProbe<RunTimes>,
+    copies: Vec<CopyMark>,
 }
 
 impl Mark {
     /// `None` while the programs can't be asked.
     fn of(watch: &Watch) -> Option<Self> {
-        Some(Self { at: Instant::now(), hits: watch.hits().0, runs: watch.run_times()? })
+        let (at, counts) = (Instant::now(), watch.counts());
+        let copies = counts.into_iter().zip(watch.run_times()?);
+        Some(Self { at, copies: copies.map(|(counts, runs)| CopyMark { hits: counts.hits, runs }).collect() })
+    }
+}
+
+/// The same of one copy.
+#[derive(Clone, Copy, Debug)]
+struct CopyMark {
+    hits: PerProbe<u64>,
+    runs: PerProbe<RunTimes>,
+}
+
+impl CopyMark {
+    /// What has come since an earlier one, of a kind of probe.
+    fn since(&self, earlier: &Self, kind: ProbeKind) -> Sample {
+        let counted = self.hits[kind as usize].saturating_sub(earlier.hits[kind as usize]);
+        let RunTimes { runs, time } = self.runs[kind as usize].since(earlier.runs[kind as usize]);
+        Sample { counted, runs, time }
     }
 }
 
@@ -117,17 +124,23 @@ impl Mark {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Goal {
     /// What the probes may cost each target, if that is limited.
-    pub(super) budget: Option<Budget>,
+    budget: Option<Budget>,
     /// The calls whose durations are taken where nothing is shed.
-    pub(super) latency: Latency,
+    latency: Latency,
     /// What probes hang on.
-    pub(super) links: ProbeLinks,
+    links: ProbeLinks,
+}
+
+impl Goal {
+    pub(super) fn of(config: &WatchConfig) -> Self {
+        Self { budget: config.overhead_budget, latency: config.latency, links: config.links }
+    }
 }
 
 /// One target: what the probes cost it, and what is given up so that they cost less.
 struct Watched {
     overhead: Overhead,
-    /// It had not ended when last looked at.
+    /// It had not ended when last updated.
     is_running: bool,
     /// From what was asked for to the least.
     ladder: Vec<Rung>,
@@ -143,7 +156,9 @@ impl Watched {
     fn new(watch: &Watch, costs: HitCosts, latency: Latency, now: Duration) -> Self {
         let ladder = if watch.has_windows() { ladder(latency) } else { vec![Rung { level: 0, latency }] };
         Self {
-            overhead: Overhead::new(costs.of(watch.cost_classes())),
+            overhead: Overhead::new(
+                watch.cost_classes().into_iter().map(|classes| costs.of(classes)).collect(),
+            ),
             is_running: true,
             shedding: Shedding::new(now, ladder.len() - 1),
             ladder,
@@ -152,11 +167,11 @@ impl Watched {
         }
     }
 
-    /// Takes a look in; `None` where the target has ended.
-    fn look(&mut self, look: Option<Look>) {
-        self.is_running = look.is_some();
-        if let Some(look) = look {
-            self.overhead.look(look);
+    /// Takes in the target's counts; `None` where it has ended.
+    fn update(&mut self, counts: Option<Counts>) {
+        self.is_running = counts.is_some();
+        if let Some(counts) = counts {
+            self.overhead.add(counts);
         }
     }
 
@@ -185,7 +200,7 @@ impl Watched {
     fn step(&mut self, budget: Budget, at: Duration) -> Option<(Step, f64)> {
         let measured = self.overhead.ratio()?;
         let mut shedding = self.shedding;
-        let step = shedding.look(at, budget, |place| self.ratio_at(place, measured, at));
+        let step = shedding.decide(at, budget, |place| self.ratio_at(place, measured, at));
         let decided = step.map(|step| {
             let place = if let Step::Restored(place) = step { place } else { self.shedding.level() };
             (step, self.ratio_at(place, measured, at))
@@ -233,7 +248,7 @@ impl Watched {
     }
 
     fn stats(&self, has_budget: bool) -> OverheadStats {
-        let run = |kind: ProbeKind| Some((kind.name(), self.overhead.cost(kind).run()?));
+        let run = |kind: ProbeKind| Some((kind.name(), self.overhead.run(kind)?));
         OverheadStats {
             ratio: self.overhead.ratio(),
             runs: ProbeKind::ALL.into_iter().filter_map(run).collect(),
@@ -292,7 +307,7 @@ pub(super) struct Overheads {
     /// The kernel would not measure the last time.
     is_refused: bool,
     began: Instant,
-    next_look: Instant,
+    next_update: Instant,
     next_sample: Instant,
 }
 
@@ -308,14 +323,15 @@ impl Overheads {
             sample: None,
             is_refused: false,
             began: now,
-            next_look: now,
+            next_update: now,
             next_sample: now,
         };
         if let Some(costs) = known {
             overheads.begin(costs, watches, board);
             return overheads;
         }
-        let classes: Vec<CostClass> = watches.iter().flat_map(Watch::cost_classes).flatten().collect();
+        let classes: Vec<CostClass> =
+            watches.iter().flat_map(Watch::cost_classes).flatten().flatten().collect();
         if !classes.is_empty() {
             let measure = thread::Builder::new().spawn(move || HitCosts::measure(&classes, goal.links));
             overheads.measuring = measure
@@ -335,8 +351,8 @@ impl Overheads {
             watches.iter().map(|watch| Watched::new(watch, costs, self.goal.latency, now)).collect();
     }
 
-    /// Goes on with what is due. To be called every 100 ms or so.
-    pub(super) fn look(&mut self, watches: &mut [Watch], board: &Board) {
+    /// Goes on with what is due. To be called whenever the targets are checked.
+    pub(super) fn tick(&mut self, watches: &mut [Watch], board: &Board) {
         if self.measuring.as_ref().is_some_and(JoinHandle::is_finished) {
             self.take_costs(watches, board);
         }
@@ -351,16 +367,16 @@ impl Overheads {
         }
         let is_often = self.goal.budget.is_some() || now - self.began < AT_FIRST;
         let rest = if is_often { Duration::ZERO } else { LATER };
-        if now >= self.next_look + rest {
-            self.look_at_targets(watches, now);
+        if now >= self.next_update + rest {
+            self.update_targets(watches, now);
         }
     }
 
-    /// Looks at the targets for somebody who scrapes, unless that was done shortly before.
+    /// Updates the ratios for somebody who scrapes, unless that was done shortly before.
     pub(super) fn refresh(&mut self, watches: &mut [Watch]) {
         let now = Instant::now();
-        if now >= self.next_look {
-            self.look_at_targets(watches, now);
+        if now >= self.next_update {
+            self.update_targets(watches, now);
         }
     }
 
@@ -393,19 +409,18 @@ impl Overheads {
             let (Some(before), Some(after)) = (before, Mark::of(watch)) else { continue };
             let length = after.at - before.at;
             for kind in ProbeKind::ALL {
-                let runs = after.runs[kind as usize].since(before.runs[kind as usize]);
-                let counted = after.hits[kind as usize].saturating_sub(before.hits[kind as usize]);
-                target.overhead.cost_mut(kind).sample(length, counted, runs.runs, runs.time);
+                let copies = after.copies.iter().zip(&before.copies);
+                target.overhead.sample(kind, length, copies.map(|(after, before)| after.since(before, kind)));
             }
         }
         drop(measuring);
     }
 
-    fn look_at_targets(&mut self, watches: &mut [Watch], now: Instant) {
-        self.next_look = now + LOOK_EVERY;
+    fn update_targets(&mut self, watches: &mut [Watch], now: Instant) {
+        self.next_update = now + UPDATE_EVERY;
         let at = now - self.began;
         for (target, watch) in self.targets.iter_mut().zip(watches) {
-            target.look(look_at(watch, at));
+            target.update(counts_of(watch, at));
             if !target.is_running {
                 forget_ratio(&mut watch.face().lock_stats().overhead);
                 continue;
@@ -424,11 +439,9 @@ impl Overheads {
     }
 }
 
-/// What there is of a target at a moment; `None` once it has ended.
-fn look_at(watch: &Watch, at: Duration) -> Option<Look> {
-    let cpu = watch.cpu_time()?;
-    let (hits, windowed) = watch.hits();
-    Some(Look { at, cpu, hits, windowed })
+/// A target's counts at a moment; `None` once it has ended.
+fn counts_of(watch: &Watch, at: Duration) -> Option<Counts> {
+    Some(Counts { at, cpu: watch.cpu_time()?, copies: watch.counts() })
 }
 
 /// The target has ended: it takes nothing any longer. What was given up of it before remains to be seen.
@@ -442,11 +455,11 @@ fn forget_ratio(overhead: &mut OverheadStats) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::Windowed;
+    use crate::pipeline::CopyCounts;
 
     fn target() -> Watched {
         Watched {
-            overhead: Overhead::new(PerProbe::default()),
+            overhead: Overhead::new(vec![PerProbe::default()]),
             is_running: true,
             ladder: ladder(Latency::Full),
             shedding: Shedding::new(Duration::ZERO, 3),
@@ -471,7 +484,7 @@ mod tests {
             sample: None,
             is_refused: false,
             began: now,
-            next_look: now,
+            next_update: now,
             next_sample: now,
         };
         for _ in 0..2 {
@@ -506,21 +519,20 @@ mod tests {
     fn what_is_shown_is_the_level_and_not_the_place() {
         let ladder = ladder(Latency::Economy { every: Duration::from_secs(10) });
         let mut target = Watched { ladder, shedding: Shedding::new(Duration::ZERO, 2), ..target() };
-        let step = target.shedding.look(Duration::from_mins(1), "1%".parse().expect("a budget"), |_| 0.5);
+        let step = target.shedding.decide(Duration::from_mins(1), "1%".parse().expect("a budget"), |_| 0.5);
         assert_eq!(step, Some(Step::Shed(2)));
         assert_eq!(target.stats(true).shedding.map(|shedding| shedding.level), Some(3));
     }
 
     /// A target at a place on the ladder that has used half a processor. A hit of its probes costs a microsecond.
-    fn target_at(place: usize, looks: impl IntoIterator<Item = Windowed>) -> Watched {
+    fn target_at(place: usize, moments: impl IntoIterator<Item = CopyCounts>) -> Watched {
         let mut target = target();
-        target.overhead = Overhead::new([ProbeCost::new(Duration::from_micros(1), Duration::ZERO); 4]);
-        for (at, windowed) in (0..).map(Duration::from_secs).zip(looks) {
-            let hits = [windowed.starts, windowed.finishes, 0, 0];
-            target.look(Some(Look { at, cpu: at / 2, hits, windowed }));
+        target.overhead = Overhead::new(vec![[ProbeCost::new(Duration::from_micros(1), Duration::ZERO); 4]]);
+        for (at, copy) in (0..).map(Duration::from_secs).zip(moments) {
+            target.update(Some(Counts { at, cpu: at / 2, copies: vec![copy] }));
         }
         let only_there = |one: usize| if one == place { 0.0 } else { 1.0 };
-        target.shedding.look(Duration::from_secs(6), budget("50%"), only_there);
+        target.shedding.decide(Duration::from_secs(6), budget("50%"), only_there);
         assert_eq!(target.shedding.level(), place);
         target
     }
@@ -529,14 +541,15 @@ mod tests {
         text.parse().expect("a budget")
     }
 
+    /// So many starts and finishes so far, with starts watched for so many seconds.
+    fn counted(starts: u64, finishes: u64, seconds: u64) -> CopyCounts {
+        CopyCounts { hits: [starts, finishes, 0, 0], watched: Some(Duration::from_secs(seconds)) }
+    }
+
     /// Of 50,000 starts a second and 10,000 finishes: starts were watched in the first second alone.
-    fn after_a_window() -> impl Iterator<Item = Windowed> {
-        let later = (1..8).map(|second| Windowed {
-            starts: 50_000,
-            finishes: second * 10_000,
-            watched: Duration::from_secs(1),
-        });
-        std::iter::once(Windowed::default()).chain(later)
+    fn after_a_window() -> impl Iterator<Item = CopyCounts> {
+        let later = (1..8).map(|second| counted(50_000, second * 10_000, 1));
+        std::iter::once(counted(0, 0, 0)).chain(later)
     }
 
     #[test]
@@ -562,11 +575,8 @@ mod tests {
     }
 
     /// Of 10,000 starts a second and as many finishes: all are watched.
-    fn without_an_end() -> impl Iterator<Item = Windowed> {
-        (0..8).map(|second| {
-            let calls = second * 10_000;
-            Windowed { starts: calls, finishes: calls, watched: Duration::from_secs(second) }
-        })
+    fn without_an_end() -> impl Iterator<Item = CopyCounts> {
+        (0..8).map(|second| counted(second * 10_000, second * 10_000, second))
     }
 
     /// There is nothing left to give up when they are gone, not while it takes the kernel its time to take them away.
@@ -604,10 +614,11 @@ mod tests {
         let mut target = target();
         for second in 0..2 {
             let at = Duration::from_secs(second);
-            target.look(Some(Look { at, hits: [0, 7 * second, 0, 0], ..Look::default() }));
+            let copies = vec![counted(0, 7 * second, 0)];
+            target.update(Some(Counts { at, copies, ..Counts::default() }));
         }
         assert!(target.is_unsampled());
-        target.look(None);
+        target.update(None);
         assert!(!target.is_unsampled());
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use tracing::warn;
 
-use super::RunConfig;
+use super::WatchConfig;
 use crate::{
     failure::{Failure, Kind},
     frameworks::known,
@@ -29,6 +29,8 @@ pub fn no_framework() -> String {
 
 /// What can be had of a Go process all the same.
 const WITHOUT_CALLS: &str = "`run --metrics go,process` gives its Go runtime and its process without calls";
+/// What of another, which has been refused for a spec.
+const WITHOUT_SPEC: &str = "`run --metrics process` without --spec gives its process";
 /// What else must not ask for calls then.
 const WITHOUT_PUSH: &str =
     "--otlp and OTEL_METRICS_EXPORTER=otlp ask for calls, whatever --metrics has: leave them out";
@@ -54,10 +56,9 @@ pub(super) struct Prepared {
 }
 
 /// Opens every process and plans every executable. The first that can't be watched is the result.
-pub(super) fn prepare(config: &RunConfig) -> Result<Vec<Prepared>, Failure> {
+pub(super) fn prepare(pids: &[u32], config: &WatchConfig) -> Result<Vec<Prepared>, Failure> {
     let mut executables: HashMap<FileId, (Arc<Executable>, Arc<File>)> = HashMap::new();
-    let pids = config.pids.iter();
-    let prepared = pids.map(|pid| {
+    let prepared = pids.iter().map(|pid| {
         let target = Target::open(*pid)?;
         let (executable, file) = match executables.entry(target.identity().exe) {
             Entry::Occupied(known) => known.get().clone(),
@@ -75,8 +76,8 @@ pub(super) fn prepare(config: &RunConfig) -> Result<Vec<Prepared>, Failure> {
 }
 
 /// What is known of the executable with this file, of a process of this name.
-fn executable(name: &str, file: &Arc<File>, config: &RunConfig) -> Result<Executable, Failure> {
-    let RunConfig { metrics, specs, .. } = config;
+fn executable(name: &str, file: &Arc<File>, config: &WatchConfig) -> Result<Executable, Failure> {
+    let WatchConfig { metrics, specs, .. } = config;
     if !metrics.wants_calls() && specs.is_empty() && !metrics.contains(Family::Go) {
         return Ok(as_far_as_readable(name, file));
     }
@@ -143,8 +144,8 @@ fn refused_spec<'a>(inspected: impl Iterator<Item = (String, &'a Inspection)>) -
 }
 
 /// Refuses an executable in which there are no calls of those that are wanted, nor operations.
-fn check_calls(name: &str, inspection: &Inspection, config: &RunConfig) -> Result<(), Failure> {
-    let RunConfig { metrics, .. } = config;
+fn check_calls(name: &str, inspection: &Inspection, config: &WatchConfig) -> Result<(), Failure> {
+    let WatchConfig { metrics, .. } = config;
     if let Some(failure) = without_plan(name, inspection) {
         return Err(with_push(failure, config));
     }
@@ -176,8 +177,8 @@ pub fn unattachable(name: &str, inspection: &Inspection) -> Option<Failure> {
 }
 
 /// Adds to a refusal what asks for calls beside `--metrics`.
-fn with_push(failure: Failure, config: &RunConfig) -> Failure {
-    if config.otlp.is_none() {
+fn with_push(failure: Failure, config: &WatchConfig) -> Failure {
+    if !config.pushes {
         return failure;
     }
     Failure { text: format!("{}; {WITHOUT_PUSH}", failure.text), ..failure }
@@ -189,12 +190,64 @@ fn without_plan(name: &str, inspection: &Inspection) -> Option<Failure> {
         return None;
     }
     let refusals =
-        inspection.frameworks.iter().filter_map(|found| Some((&found.name, found.plan.as_ref().err()?)));
-    let reasons: Vec<_> =
-        refusals.map(|(framework, refusal)| Failure::of_refusal(name, framework, refusal)).collect();
-    let reason = reasons.into_iter().next();
-    let reason = reason.unwrap_or_else(|| {
-        Failure::new(Kind::Unprovable, format!("{name} can't be watched: {}", no_framework()))
-    });
-    Some(Failure { text: format!("{}; {WITHOUT_CALLS}", reason.text), ..reason })
+        || inspection.frameworks.iter().filter_map(|found| Some((found, found.plan.as_ref().err()?)));
+    // A spec is the user's own, and the place in it is told nowhere else.
+    let of_spec = refusals().find(|(found, _)| found.spec.is_some());
+    let reason = of_spec.or_else(|| refusals().next()).map_or_else(
+        || Failure::new(Kind::Unprovable, format!("{name} can't be watched: {}", no_framework())),
+        |(found, refusal)| Failure::of_refusal(name, &found.name, refusal),
+    );
+    let instead = if inspection.go_version.is_empty() { WITHOUT_SPEC } else { WITHOUT_CALLS };
+    Some(Failure { text: format!("{}; {instead}", reason.text), ..reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        plan::{Found, Refusal},
+        specs::read,
+    };
+
+    const GO: &str = "`run --metrics go,process` gives";
+
+    fn refused(name: &str, spec: Option<OfSpec>, why: Refusal) -> Found {
+        let (module, version) = (String::new(), String::new());
+        Found { name: name.to_owned(), family: None, spec, module, version, plan: Err(why) }
+    }
+
+    /// A spec that is refused for something at a place of it.
+    fn of_spec() -> Found {
+        let text = "name = \"jobs\"\n[[native]]\nname = \"job\"\nkey = \"thread\"\n[[native.start]]\n\
+                    function = \"begin\"\n[[native.finish]]\nfunction = \"end\"\n";
+        let spec = Arc::new(read("jobs.toml", text).expect("a spec"));
+        let why = Box::new(Refusal::SymbolMissing("begin".to_owned()));
+        let why = Refusal::InSpec { place: "jobs.toml:6:12".to_owned(), why };
+        refused("jobs", Some(OfSpec { number: 0, spec, first: 0 }), why)
+    }
+
+    fn told(go_version: &str, frameworks: Vec<Found>) -> String {
+        let inspection =
+            Inspection { go_version: go_version.to_owned(), frameworks, ..Inspection::default() };
+        unattachable("it", &inspection).expect("a failure").text
+    }
+
+    #[test]
+    fn of_what_is_refused_a_spec_is_told_of_first() {
+        let kitex = || refused("kitex", None, Refusal::NamesMissing("kitex"));
+        let both = told("go1.26", vec![kitex(), of_spec()]);
+        assert!(both.starts_with("it: jobs can't be watched: jobs.toml:6:12: function begin"), "{both}");
+        let alone = told("go1.26", vec![kitex()]);
+        assert!(alone.starts_with("it: kitex can't be watched: "), "{alone}");
+        let none = told("go1.26", Vec::new());
+        assert!(none.starts_with("it can't be watched: no RPC framework"), "{none}");
+        assert!([both, alone, none].iter().all(|text| text.contains(GO)));
+    }
+
+    #[test]
+    fn a_process_without_a_go_runtime_gives_none() {
+        let text = told("", vec![of_spec()]);
+        assert!(text.ends_with("; `run --metrics process` without --spec gives its process"), "{text}");
+        assert!(!text.contains(GO), "{text}");
+    }
 }

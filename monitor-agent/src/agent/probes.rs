@@ -32,7 +32,7 @@ use crate::{
     threads::NotDone,
 };
 
-/// How long a window is, at least: it ends when the target is next looked after.
+/// How long a window is, at least: it ends when the schedule is next followed.
 const WINDOW: Duration = Duration::from_secs(1);
 /// How long to wait after probes could not be put in place, until it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -168,7 +168,7 @@ impl Probes {
         }
     }
 
-    /// Chooses the calls of which durations are taken. Takes effect when the probes are next looked after.
+    /// Chooses the calls of which durations are taken. Takes effect when the schedule is next followed.
     pub(super) fn set_latency(&mut self, latency: Latency) {
         if !self.has_windows() {
             return;
@@ -204,7 +204,7 @@ impl Probes {
         matches!(&self.schedule, Schedule::InWindows(windows) if windows.are_recorded)
     }
 
-    /// Whether it is decided about a window when this is next looked after.
+    /// Whether it is decided about a window when the schedule is next followed.
     pub(super) fn is_to_decide(&self, now: Instant) -> bool {
         matches!(&self.schedule, Schedule::InWindows(windows) if now >= windows.period_ends)
     }
@@ -221,7 +221,7 @@ impl Probes {
 
     /// Puts the probes at the starts in place, or takes them away, if it is time to. No call is older than `max_age`; `unseen`
     /// tells of calls so far where they may record their starts themselves.
-    pub(super) fn look_after(
+    pub(super) fn follow_schedule(
         &mut self,
         now: Instant,
         place: &Place,
@@ -582,7 +582,7 @@ mod tests {
     fn there_is_no_window_for_calls_that_began_before_the_clock_was_looked_at() {
         let mut aggregate = Aggregate::new(Arc::default());
         let mut clock = Clock::default();
-        clock.look_at(1_000 * SECOND, 50 * SECOND);
+        clock.sync_at(1_000 * SECOND, 50 * SECOND);
         // Each ends at 100 s.
         let mut finish = |began_s: u64| {
             let unseen = finish_recorded(&mut aggregate, clock, (1_000 + began_s) * SECOND, 100 * SECOND);
@@ -617,7 +617,7 @@ mod tests {
         let mut aggregate = Aggregate::new(Arc::default());
         let mut clock = Clock::default();
         let mut ahead_ns = 1_000 * SECOND;
-        clock.look_at(ahead_ns, 50 * SECOND);
+        clock.sync_at(ahead_ns, 50 * SECOND);
         let (every, began) = (Duration::from_secs(10), Instant::now());
         let mut windows = Windows::new(every, began);
         let start_ns = clock.unix_ns(60 * SECOND);
@@ -626,7 +626,7 @@ mod tests {
             let set_at = u64::from(period) * 100 * SECOND;
             let long_ns = clock.unix_ns(set_at - 20 * SECOND);
             ahead_ns += 3_600 * SECOND;
-            clock.look_at(ahead_ns, set_at);
+            clock.sync_at(ahead_ns, set_at);
             finish_recorded(&mut aggregate, clock, long_ns, set_at + 3 * SECOND);
             let short_ns = clock.unix_ns(set_at + SECOND);
             let unseen = finish_recorded(&mut aggregate, clock, short_ns, set_at + 2 * SECOND);

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use monitor_ebpf::Recipe;
 
-use super::{RunConfig, attached::Place, verify::still_running};
+use super::{WatchConfig, attached::Place, verify::still_running};
 use crate::{
     bpf::Programs,
     failure::Failure,
@@ -24,7 +24,7 @@ pub(super) fn starts_by_turns(plan: &Plan) -> Vec<u64> {
 }
 
 /// Loads the programs that these sites need.
-pub(super) fn load(recipe: &Recipe, sites: &[&Site], config: &RunConfig) -> Result<Programs, Failure> {
+pub(super) fn load(recipe: &Recipe, sites: &[&Site], config: &WatchConfig) -> Result<Programs, Failure> {
     let mut roles: Vec<Role> = Vec::new();
     for site in sites {
         if !roles.contains(&site.role) {

@@ -8,7 +8,7 @@ use std::{
 
 use tracing::warn;
 
-use super::{RunConfig, describe};
+use super::describe;
 use crate::{
     export::otlp::unix_ns,
     goruntime::Readings,
@@ -34,8 +34,8 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// What can be found out about a target. What can't be read is left out.
-    pub(super) fn of(target: &Target, since: SystemTime, config: &RunConfig) -> Self {
+    /// What can be found out about a target, whose resource has these attributes. What can't be read is left out.
+    pub(super) fn of(target: &Target, since: SystemTime, resource: &[(String, String)]) -> Self {
         let environment = target.environment(&Identity::VARIABLES).unwrap_or_else(|error| {
             warn!("{}: no OTEL_… variables of its own: {error}", describe(target));
             BTreeMap::new()
@@ -47,7 +47,7 @@ impl Subject {
             host.as_deref(),
             target.exe_name(),
             &environment,
-            &config.resource,
+            resource,
         );
         if identity.left_out() > 0 {
             let (target, number) = (describe(target), identity.left_out());
@@ -68,7 +68,7 @@ impl Subject {
     ) -> Telemetry {
         let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cycles) = readings.and_then(|readings| readings.gc.as_ref()) {
-            pauses.look(cycles, unix_ns(SystemTime::now()));
+            pauses.add_new(cycles, unix_ns(SystemTime::now()));
         }
         let runtime = readings.map(|readings| Runtime {
             readings,

@@ -11,17 +11,16 @@ use monitor_ebpf::Counter;
 use tracing::warn;
 
 use super::{
-    Latency, RunConfig,
+    Latency, WatchConfig,
     prepare::prepare,
     watches::{CHECK_EVERY, Watches},
 };
 use crate::{
     bpf::{Limits, MemoryReads, ProbeLinks},
-    export::http::Listen,
     failure::{Failure, Kind},
     goruntime::Detail,
-    metrics::{LabelSelection, Selection, otel::OtelView},
-    pipeline::{Buckets, Ladder, Tracer},
+    metrics::{Selection, otel::OtelView},
+    pipeline::{Ladder, Tracer},
     plan::{SiteChoosing, Wanted},
     specs::Specs,
 };
@@ -58,29 +57,22 @@ impl TraceConfig {
         }
     }
 
-    fn as_run(&self) -> RunConfig {
-        RunConfig {
-            pids: self.pids.clone(),
-            listen: Listen::default(),
+    fn watch(&self) -> WatchConfig {
+        WatchConfig {
             metrics: Selection::calls(),
+            pushes: false,
             specs: self.specs.clone(),
-            buckets: Buckets::default(),
-            labels: LabelSelection::default(),
-            otel: OtelView::default(),
-            resource: Vec::new(),
-            otlp: None,
             latency: Latency::Full,
+            overhead_budget: None,
             wanted: Wanted { events: true, starts: self.starts, ..Wanted::default() },
             sites: SiteChoosing::Best,
             links: ProbeLinks::Best,
             reads: MemoryReads::Best,
-            event_socket: None,
-            slow_calls: None,
             max_call_age: self.max_call_age,
-            go: Detail::Default,
             limits: self.limits,
-            linger: Duration::ZERO,
-            overhead_budget: None,
+            go: Detail::Default,
+            otel: OtelView::default(),
+            resource: Vec::new(),
             program_log_level: self.program_log_level,
         }
     }
@@ -120,8 +112,8 @@ const LIMITS: [Limit; 3] = [
 struct Passed([bool; LIMITS.len()]);
 
 impl Passed {
-    /// Gives those of which it was not known. `counter` gives the value of a counter of the programs.
-    fn look(&mut self, counter: impl Fn(Counter) -> u64, mut passed: impl FnMut(&Limit)) {
+    /// Tells those of which it was not known. `counter` gives the value of a counter of the programs.
+    fn tell_new(&mut self, counter: impl Fn(Counter) -> u64, mut passed: impl FnMut(&Limit)) {
         for (is_known, limit) in self.0.iter_mut().zip(&LIMITS) {
             if !*is_known && counter(limit.counter) > 0 {
                 *is_known = true;
@@ -148,8 +140,9 @@ impl Trace {
         if config.pids.is_empty() {
             return Err(Failure::new(Kind::Usage, "no process to watch: give the pid of one"));
         }
-        let config = config.as_run();
-        let watches = Watches::attach(prepare(&config)?, &config, &Arc::new(Ladder::default()))?;
+        let watch = config.watch();
+        let prepared = prepare(&config.pids, &watch)?;
+        let watches = Watches::attach(prepared, &watch, &Arc::new(Ladder::default()))?;
         let passed = vec![Passed::default(); watches.all().len()];
         Ok(Self { watches, passed, checked: Instant::now() })
     }
@@ -168,7 +161,7 @@ impl Trace {
     /// Says of each limit once that a target has passed it.
     fn say_what_is_passed(&mut self) {
         for (watch, passed) in self.watches.all().iter().zip(&mut self.passed) {
-            passed.look(
+            passed.tell_new(
                 |counter| watch.counter(counter),
                 |Limit { on, then, .. }| warn!("{}: the limit on {on} is passed: {then}", watch.name()),
             );
@@ -224,7 +217,7 @@ mod tests {
                 Counter::RefusedNested => nested,
                 _ => 0,
             };
-            passed.look(counter, |limit| said.push((limit.on, refused)));
+            passed.tell_new(counter, |limit| said.push((limit.on, refused)));
         }
         assert_eq!(said, [("combinations of labels", 3), ("calls nested in one on a goroutine", 4)]);
     }

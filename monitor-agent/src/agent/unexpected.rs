@@ -50,7 +50,7 @@ pub(super) struct Unexpected {
     /// Hits that the programs could make nothing of, when last asked about,
     unknown_hits: u64,
     /// and when they are asked again, whatever that number says.
-    next_look: Instant,
+    next_ask: Instant,
     /// Where itabs lie that the runtime has made; `None` where that may not be read.
     memory: Option<AddressSpace>,
     made: Aside,
@@ -62,7 +62,7 @@ pub(super) struct Unexpected {
 type Met = (u64, Option<Itab>);
 
 /// How often the programs are asked, which takes a system call, where they could make something of all calls.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 impl Unexpected {
     pub(super) fn new(recipe: &Recipe, place: &Place) -> Self {
@@ -82,7 +82,7 @@ impl Unexpected {
             known,
             seen: BTreeMap::new(),
             unknown_hits: 0,
-            next_look: Instant::now(),
+            next_ask: Instant::now(),
             memory: place.target.memory().ok(),
             made: Aside::new(&place.name, "calls with types that its runtime has made are not counted"),
             awaited: None,
@@ -91,12 +91,12 @@ impl Unexpected {
 
     /// Asks the programs which types they met, if calls are not counted for it, memory is awaited or it is time to. Tells
     /// whether there is news.
-    pub(super) fn look(&mut self, now: Instant, maps: &Maps, place: &Place) -> bool {
+    pub(super) fn ask_if_due(&mut self, now: Instant, maps: &Maps, place: &Place) -> bool {
         let unknown_hits = maps.unknown_hits();
-        if now < self.next_look && unknown_hits == self.unknown_hits && self.awaited.is_none() {
+        if now < self.next_ask && unknown_hits == self.unknown_hits && self.awaited.is_none() {
             return false;
         }
-        (self.unknown_hits, self.next_look) = (unknown_hits, now + LOOK_EVERY);
+        (self.unknown_hits, self.next_ask) = (unknown_hits, now + ASK_EVERY);
         self.ask(maps, place)
     }
 

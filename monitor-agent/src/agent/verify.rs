@@ -158,11 +158,11 @@ pub fn check_texts<'a>(
     Ok(())
 }
 
-/// Refuses a function whose text is not the file's.
-pub(super) fn check_text(place: &Place, site: &Site) -> Result<(), Failure> {
+/// Refuses a function whose text is not the file's. Gives whether somebody's probe is at the site already.
+pub(super) fn check_text(place: &Place, site: &Site) -> Result<bool, Failure> {
     match text(&place.target, place.bias, site) {
-        Ok(text) => refuse_different(&place.name, site, text),
-        Err(error) => unread(place, error),
+        Ok(text) => refuse_different(&place.name, site, text).map(|()| text == Text::Probed),
+        Err(error) => unread(place, error).map(|()| false),
     }
 }
 

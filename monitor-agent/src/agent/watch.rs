@@ -11,13 +11,12 @@ use monitor_ebpf::Counter;
 use tracing::{info, warn};
 
 use super::{
-    Latency, RunConfig,
+    Latency, WatchConfig,
     attached::{self, Attached, Place},
     call::{Batch, Turn},
     clock::Clock,
     describe,
     face::Face,
-    overhead::probe_kind,
     prepare::Prepared,
     probes::Probes,
     sites::sites,
@@ -28,7 +27,7 @@ use crate::{
     failure::Failure,
     image::CostClass,
     metrics::{FrameworkStats, LatencySource, SiteStats, TargetStats},
-    pipeline::{CounterValues, Ladder, PerProbe, ProbeKind, Tracer, Windowed},
+    pipeline::{CopyCounts, CounterValues, Ladder, PerProbe, Tracer},
     plan::{Found, Plan, cost_name},
     target::{Liveness, Target},
     text::{printable, shown},
@@ -88,7 +87,7 @@ pub(super) struct Begun {
 
 impl Checked {
     /// Refuses a target whose text is not that of its plans, or that they could end.
-    pub(super) fn new(prepared: Prepared, config: &RunConfig) -> Result<Self, Failure> {
+    pub(super) fn new(prepared: Prepared, config: &WatchConfig) -> Result<Self, Failure> {
         let Prepared { target, executable, file } = prepared;
         let name = describe(&target);
         let mut place = Place { target, executable, bias: 0, name };
@@ -97,14 +96,22 @@ impl Checked {
             place.bias = load_bias(&place.target, &place.executable.image)?;
         }
         check_return_probes(&place.target, plans(&place, config).map(|(_, found, plan)| (found, plan)))?;
+        let mut is_probed = false;
         for (_, _, plan) in plans(&place, config) {
-            Attached::check(&place, plan, config)?;
+            is_probed |= Attached::check(&place, plan, config)?;
+        }
+        if is_probed && config.pushes {
+            warn!(
+                "{}: another program has probes at the same places: if that is an agent that pushes too, a collector takes \
+                 both for one, and what it shows is wrong",
+                place.name
+            );
         }
         Ok(Self { place, file })
     }
 
     /// Attaches every plan; whatever fails leaves nothing attached. Writes nothing to the log.
-    pub(super) fn attach(self, config: &RunConfig) -> Result<Begun, Failure> {
+    pub(super) fn attach(self, config: &WatchConfig) -> Result<Begun, Failure> {
         let Self { place, file } = self;
         let (since, began) = (SystemTime::now(), Instant::now());
         let attach =
@@ -115,13 +122,16 @@ impl Checked {
 }
 
 /// The plans of a target's frameworks that are to be watched, each with the number and the name of its framework.
-fn plans<'a>(place: &'a Place, config: &'a RunConfig) -> impl Iterator<Item = (usize, &'a Found, &'a Plan)> {
+fn plans<'a>(
+    place: &'a Place,
+    config: &'a WatchConfig,
+) -> impl Iterator<Item = (usize, &'a Found, &'a Plan)> {
     let frameworks = place.executable.inspection.frameworks.iter().enumerate();
     let wanted = frameworks.filter(|(_, found)| is_wanted(found, config));
     wanted.filter_map(|(index, found)| Some((index, found, found.plan.as_ref().ok()?)))
 }
 
-fn is_wanted(found: &Found, config: &RunConfig) -> bool {
+fn is_wanted(found: &Found, config: &WatchConfig) -> bool {
     found.family.is_none_or(|family| config.metrics.wants_calls_of(family))
 }
 
@@ -130,7 +140,7 @@ fn take_over(
     place: &Place,
     programs: Vec<attached::Begun>,
     stats: &mut TargetStats,
-    config: &RunConfig,
+    config: &WatchConfig,
     ladder: &Arc<Ladder>,
 ) -> Result<Vec<Attached>, Failure> {
     let mut programs = programs.into_iter().peekable();
@@ -164,7 +174,7 @@ fn take_over(
 
 impl Watch {
     /// Takes over a target with programs attached; whatever fails leaves nothing attached.
-    pub(super) fn new(begun: Begun, config: &RunConfig, ladder: &Arc<Ladder>) -> Result<Self, Failure> {
+    pub(super) fn new(begun: Begun, config: &WatchConfig, ladder: &Arc<Ladder>) -> Result<Self, Failure> {
         let Begun { place, file, programs, since, took } = begun;
         let mut stats = TargetStats {
             pid: place.target.pid(),
@@ -250,7 +260,7 @@ impl Watch {
     }
 
     /// Drains, and publishes what a scrape may read.
-    pub(super) fn look(&mut self, tools: &mut Tools, tracer: &mut dyn Tracer) {
+    pub(super) fn publish(&mut self, tools: &mut Tools, tracer: &mut dyn Tracer) {
         self.take_out(Turn::Whole, tools, tracer);
         let Self { attached, place, .. } = self;
         let mut has_news = false;
@@ -260,7 +270,7 @@ impl Watch {
         if has_news {
             self.show_unexpected();
         }
-        let changes: Vec<_> = self.attached.iter_mut().map(Attached::look).collect();
+        let changes: Vec<_> = self.attached.iter_mut().map(Attached::read_changes).collect();
         let mut counters = CounterValues::default();
         for one in &changes {
             counters.add(&one.counters);
@@ -283,7 +293,7 @@ impl Watch {
         if self.attached.iter().any(|attached| attached.is_to_decide(now)) {
             self.drain(tools, tracer);
         }
-        self.look_after(now);
+        self.maintain(now);
         let what = match self.liveness(now) {
             Liveness::Running => return,
             Liveness::Exited => "has ended",
@@ -301,12 +311,12 @@ impl Watch {
     /// Shows what there has ever been of a target that has ended, once its probes are taken away.
     fn end(&mut self, tools: &mut Tools, tracer: &mut dyn Tracer) {
         self.detach();
-        self.look(tools, tracer);
+        self.publish(tools, tracer);
         self.set_down();
     }
 
     /// To be called where something says that the target may have ended.
-    pub(super) fn look_closely(&mut self) {
+    pub(super) fn suspect_end(&mut self) {
         let now = Instant::now();
         (self.next_glance, self.next_close_look) = (now, now);
     }
@@ -376,11 +386,12 @@ impl Watch {
         }
     }
 
-    fn look_after(&mut self, now: Instant) {
+    /// Has each framework do what is to be done from time to time, and shows what has come of it.
+    fn maintain(&mut self, now: Instant) {
         let Self { attached, place, .. } = self;
         let mut has_news = false;
         for attached in attached {
-            has_news |= attached.look_after(now, place);
+            has_news |= attached.maintain(now, place);
         }
         if has_news {
             self.show_unexpected();
@@ -443,50 +454,23 @@ impl Watch {
         self.face.lock_stats().has_calls()
     }
 
-    /// The class of the sites of each kind of probe: where there are both, the dearer.
-    pub(super) fn cost_classes(&self) -> PerProbe<Option<CostClass>> {
-        let mut classes: PerProbe<Option<CostClass>> = PerProbe::default();
-        for (role, cost) in self.attached.iter().flat_map(Attached::site_costs) {
-            let class = &mut classes[probe_kind(role) as usize];
-            *class = (*class).max(Some(cost));
-        }
-        classes
+    /// The class of the sites of each kind of probe, copy by copy.
+    pub(super) fn cost_classes(&self) -> Vec<PerProbe<Option<CostClass>>> {
+        self.attached.iter().map(Attached::cost_classes).collect()
     }
 
-    /// Hits that the programs have counted, for each kind of probe; and the starts whose probes can be taken away, with what
-    /// belongs to them. Copies of a framework have windows of their own: what counts is the mean.
-    pub(super) fn hits(&self) -> (PerProbe<u64>, Windowed) {
-        let (mut sums, mut windowed, mut copies) = (PerProbe::default(), Windowed::default(), 0);
-        for attached in &self.attached {
-            let hits = attached.hits();
-            for (sum, more) in sums.iter_mut().zip(hits) {
-                *sum += more;
-            }
-            if let Some(watched) = attached.watched() {
-                windowed.starts += hits[ProbeKind::Start as usize];
-                windowed.finishes += hits[ProbeKind::Finish as usize];
-                windowed.watched += watched;
-                copies += 1;
-            }
-        }
-        windowed.watched /= copies.max(1);
-        (sums, windowed)
+    /// What the programs have counted of their hits, copy by copy.
+    pub(super) fn counts(&self) -> Vec<CopyCounts> {
+        self.attached.iter().map(Attached::counts).collect()
     }
 
-    /// How often the programs for each kind of probe have run and for how long, while the kernel measured it; `None`
-    /// once they are taken away.
-    pub(super) fn run_times(&self) -> Option<PerProbe<RunTimes>> {
+    /// How often the programs for each kind of probe have run and for how long, while the kernel measured it, copy by copy;
+    /// `None` while some can't be asked, and once they are taken away.
+    pub(super) fn run_times(&self) -> Option<Vec<PerProbe<RunTimes>>> {
         if !self.is_up {
             return None;
         }
-        let mut sums = PerProbe::default();
-        for attached in &self.attached {
-            for (kind, times) in attached.run_times()? {
-                let sum: &mut RunTimes = &mut sums[kind as usize];
-                *sum = sum.plus(times);
-            }
-        }
-        Some(sums)
+        self.attached.iter().map(Attached::run_times).collect()
     }
 
     /// What the programs have counted, of all frameworks. Once the target is down that is kept of [`KEPT`] alone.
@@ -507,7 +491,7 @@ impl Watch {
     }
 
     /// Says so where a choice of the user's changes nothing for this target.
-    fn say_what_has_no_effect(&self, config: &RunConfig) {
+    fn say_what_has_no_effect(&self, config: &WatchConfig) {
         if !self.has_calls() || self.has_windows() {
             return;
         }
@@ -556,7 +540,7 @@ fn drop_side_by_side(probes: Vec<Probes>) {
     });
 }
 
-fn add_stats(stats: &mut TargetStats, (found, plan): (&Found, &Plan), config: &RunConfig) {
+fn add_stats(stats: &mut TargetStats, (found, plan): (&Found, &Plan), config: &WatchConfig) {
     stats.frameworks.push(FrameworkStats { name: found.name.clone(), version: found.version.clone() });
     stats.label_sets_limit += u64::from(config.limits.label_sets);
     stats.ring_capacity += u64::from(config.limits.ring_bytes);

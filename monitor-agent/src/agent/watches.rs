@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    num::NonZeroUsize,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,18 +10,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
-    RunConfig,
+    WatchConfig,
     prepare::Prepared,
     watch::{Checked, Tools, Watch},
 };
 use crate::{
+    bpf::is_kernel_before,
     descriptors::advice_on_system,
     failure::{Failure, Kind},
     pipeline::{Ladder, Tracer},
-    target::Exits,
+    target::{Exits, own_cpu_quota},
 };
 
 /// How often rings are passed by: the ring of the default size holds what a target does at 1.3 million calls a second in
@@ -30,7 +30,7 @@ use crate::{
 const PASS_EVERY: Duration = Duration::from_millis(100);
 /// The same, as long as one of them fills.
 const PASS_SOON: Duration = Duration::from_millis(25);
-/// How often the targets are looked after.
+/// How often the targets are checked.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 
 /// How long programs may still be running that were entered before their probe was taken away.
@@ -39,7 +39,7 @@ const LAST_RECORDS: Duration = Duration::from_millis(10);
 /// See the [module](self).
 pub(super) struct Watches {
     all: Vec<Watch>,
-    /// Its clock was first looked at before any probe was in place: calls that start after that can have a duration.
+    /// Its clock was first read before any probe was in place: calls that start after that can have a duration.
     tools: Tools,
     /// Of all of them, in their order.
     exits: Exits,
@@ -51,11 +51,11 @@ impl Watches {
     /// The kernel's part is done for several targets side by side, everything that is written to the log in their order.
     pub(super) fn attach(
         prepared: Vec<Prepared>,
-        config: &RunConfig,
+        config: &WatchConfig,
         ladder: &Arc<Ladder>,
     ) -> Result<Self, Failure> {
         let mut tools = Tools::default();
-        tools.clock.look();
+        tools.clock.sync();
         let checked = prepared.into_iter().map(|prepared| Checked::new(prepared, config));
         let checked = checked.collect::<Result<Vec<_>, _>>()?;
         let begun = side_by_side(checked, |checked| checked.attach(config))?;
@@ -65,6 +65,9 @@ impl Watches {
             let advice = advice_on_system(&error);
             Failure::new(Kind::Running, format!("can't wait for the end of the targets: {error}{advice}"))
         })?;
+        if all.iter().any(Watch::has_calls) {
+            warn_of_quota();
+        }
         Ok(Self { all, tools, exits })
     }
 
@@ -95,7 +98,7 @@ impl Watches {
     /// same for one call and for a hundred. Gives how soon to come again.
     pub(super) fn pass(&mut self, leave_alone: Duration, tracer: &mut dyn Tracer) -> Duration {
         // So that it is noticed whenever somebody sets it.
-        self.tools.clock.look();
+        self.tools.clock.sync();
         let now = Instant::now();
         let mut again = PASS_EVERY;
         for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
@@ -111,18 +114,18 @@ impl Watches {
     }
 
     /// Drains all rings and publishes what there is.
-    pub(super) fn look(&mut self, tracer: &mut dyn Tracer) {
+    pub(super) fn publish(&mut self, tracer: &mut dyn Tracer) {
         for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
-            watch.look(&mut self.tools, tracer);
+            watch.publish(&mut self.tools, tracer);
         }
         tracer.flush();
     }
 
-    /// Looks after every target.
+    /// Does for every target what is to be done from time to time, and notices which have ended.
     pub(super) fn check(&mut self, tracer: &mut dyn Tracer) {
         for ended in self.exits.take() {
             if let Some(watch) = self.all.get_mut(ended) {
-                watch.look_closely();
+                watch.suspect_end();
             }
         }
         let now = Instant::now();
@@ -143,7 +146,7 @@ impl Watches {
         thread::sleep(LAST_RECORDS);
         // What was down before has nothing more to show.
         for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
-            watch.look(&mut self.tools, tracer);
+            watch.publish(&mut self.tools, tracer);
             watch.leave();
         }
         tracer.flush();
@@ -161,14 +164,23 @@ impl Watches {
     }
 }
 
+/// Says so where the kernel may stop this process while a target waits for it.
+fn warn_of_quota() {
+    // Since then it stops a process only where that holds nothing (`throttle_cfs_rq_work` in kernel/sched/fair.c @ v6.18).
+    let Some(quota) = own_cpu_quota().filter(|_| is_kernel_before((6, 18))) else { return };
+    warn!(
+        "the agent's CPU time has a quota (cpu.max: {quota}): while it puts probes in place or takes them away the kernel may \
+         stop it, and its targets with it; a weight (cpu.weight) in place of the quota does not do that"
+    );
+}
+
 /// Does a job for each of these on a few threads; gives the results in their order, or the first failure in that order.
 /// What was not begun when a job failed is left undone.
 fn side_by_side<T: Send, R: Send, E: Send>(
     jobs: Vec<T>,
     work: impl Fn(T) -> Result<R, E> + Sync,
 ) -> Result<Vec<R>, E> {
-    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = (processors * THREADS_PER_PROCESSOR).min(jobs.len());
+    let threads = AT_ONCE.min(jobs.len());
     let queue = Mutex::new(jobs.into_iter().enumerate());
     let results = Mutex::new(BTreeMap::new());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -193,8 +205,9 @@ fn side_by_side<T: Send, R: Send, E: Send>(
     results.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
-/// For some of the time of attaching the kernel lets all processors do something else once.
-const THREADS_PER_PROCESSOR: usize = 2;
+/// However many processors there are: since Linux 6.17 what the verifier takes for each counts towards the memory that the
+/// agent's cgroup may have. For some of the time of attaching the kernel waits, so these keep more than one processor busy.
+const AT_ONCE: usize = 4;
 
 #[cfg(test)]
 mod tests {

@@ -40,6 +40,12 @@ pub fn kernel_release() -> String {
     release.trim().to_owned()
 }
 
+/// Whether the running kernel is older than this release, as far as it says which it is.
+#[must_use]
+pub fn is_kernel_before(release: (u32, u32)) -> bool {
+    version(&kernel_release()).is_some_and(|running| running < release)
+}
+
 /// The first two numbers of a kernel's release, such as `5.10.0-21-amd64`.
 pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);

@@ -29,7 +29,7 @@ mod syscall;
 pub use calibrate::HitCost;
 pub use clock::monotonic;
 pub use error::BpfError;
-pub use features::{KernelFeature, kernel_features, kernel_release};
+pub use features::{KernelFeature, is_kernel_before, kernel_features, kernel_release};
 pub use filters::return_probes_pass_filters;
 pub use in_flight::{InFlight, Underway};
 pub use load::{Limits, Programs};

@@ -143,8 +143,7 @@ impl Object {
         // Those who make links are told what the maps will take.
         let room = has_multi_links.then(|| Room::find(AT_ONCE)).transpose();
         let room = room.map_err(|error| failed_call("bpf_map_create", error))?;
-        let maps = make_maps(&mut object, settings)?;
-        drop(room);
+        let maps = make_maps(&mut object, settings, room)?;
         for function in object.functions.values_mut() {
             patch(&mut function.instructions, settings.numbers);
         }
@@ -236,17 +235,22 @@ const MAP: u8 = BPF_PSEUDO_MAP_FD as u8;
 /// `BPF_FUNC_tail_call` of include/uapi/linux/bpf.h.
 const BPF_FUNC_TAIL_CALL: i32 = 12;
 
-/// Makes an object's maps, and puts them into its instructions.
+/// Makes an object's maps in the room that was found for them, and puts them into its instructions.
 fn make_maps(
     object: &mut aya_obj::Object,
     settings: &Settings<'_>,
+    mut room: Option<Room>,
 ) -> Result<HashMap<String, Map>, EbpfError> {
     let parsed = std::mem::take(&mut object.maps);
     let mut made = Vec::with_capacity(parsed.len());
     for (name, map) in &parsed {
         let entries = settings.entries.iter().find(|(of, _)| of == name).map(|(_, entries)| *entries);
         made.push((name, map, make_map(name, map, entries)?));
+        if let Some(room) = &mut room {
+            room.use_one();
+        }
     }
+    drop(room);
     let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let places = made.iter().map(|(name, map, data)| (name.as_str(), data.fd().as_fd().as_raw_fd(), *map));
     object.relocate_maps(places, &sections)?;

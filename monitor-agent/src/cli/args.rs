@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::log::{Format, Verbosity};
 use crate::{
-    agent::{EventsConfig, Latency, RunConfig, TraceConfig},
+    agent::{EventsConfig, Latency, RunConfig, TraceConfig, WatchConfig},
     bpf::{Limits, MemoryReads, ProbeLinks},
     events::{self, Condition, Filter},
     export::{
@@ -476,33 +476,37 @@ impl RunArguments {
         let has_otel = metrics.contains(Family::Otel);
         let resource = if has_otel { resource()? } else { Vec::new() };
         let labels = self.kitex_labels.clone().unwrap_or_default();
-        Ok(RunConfig {
+        let watch = WatchConfig {
             wanted: self.wanted(&labels, otel.conventions, has_otel),
             latency: self.latency(),
+            overhead_budget: self.overhead_budget,
             limits: Limits {
                 label_sets: self.max_label_sets,
                 in_flight: self.max_in_flight,
                 ring_bytes: self.ring_bytes,
             },
-            pids: self.pids,
-            listen: self.listen_address,
-            buckets: self.latency_buckets.unwrap_or_default(),
             metrics,
+            pushes: otlp.is_some(),
+            specs,
             sites: self.sites.into(),
             links: self.links.into(),
             reads: self.reads.into(),
-            specs,
-            event_socket: self.events_socket,
-            slow_calls: self.capture_slow.map(usize::from),
             max_call_age: Duration::from_secs(self.max_call_age.into()),
-            labels,
+            go: self.go_metrics.into(),
             otel,
             resource,
-            otlp,
-            go: self.go_metrics.into(),
-            linger: Duration::from_secs(self.linger.into()),
-            overhead_budget: self.overhead_budget,
             program_log_level: program_log_level(self.log_level),
+        };
+        Ok(RunConfig {
+            pids: self.pids,
+            watch,
+            listen: self.listen_address,
+            buckets: self.latency_buckets.unwrap_or_default(),
+            labels,
+            otlp,
+            event_socket: self.events_socket,
+            slow_calls: self.capture_slow.map(usize::from),
+            linger: Duration::from_secs(self.linger.into()),
         })
     }
 

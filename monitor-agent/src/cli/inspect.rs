@@ -85,6 +85,9 @@ struct EconomyReport {
 #[derive(Serialize)]
 struct SiteReport<'a> {
     role: &'static str,
+    /// Only of a spec.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    operations: Vec<&'a str>,
     symbol: &'a str,
     file_offset: u64,
     instruction: &'a str,
@@ -310,7 +313,7 @@ fn framework_report<'a>(subject: &Subject, image: &Image, found: &'a Found) -> F
         Err(refusal) => FrameworkReport { reasons: vec![refusal.to_string()], ..empty },
         Ok(plan) => FrameworkReport {
             attachable: true,
-            sites: site_reports(subject, image, plan),
+            sites: site_reports(subject, image, (found, plan)),
             offsets: &plan.offsets,
             labels: plan.labels(),
             economy: Some(economy_report(plan)),
@@ -333,7 +336,11 @@ fn economy_report(plan: &Plan) -> EconomyReport {
     EconomyReport { durations: source.name(), why }
 }
 
-fn site_reports<'a>(subject: &Subject, image: &Image, plan: &'a Plan) -> Vec<SiteReport<'a>> {
+fn site_reports<'a>(
+    subject: &Subject,
+    image: &Image,
+    (found, plan): (&'a Found, &'a Plan),
+) -> Vec<SiteReport<'a>> {
     let in_place = |site| {
         let target = subject.target.as_ref()?;
         agent::probe_in_place(target, image, site).ok()
@@ -345,6 +352,7 @@ fn site_reports<'a>(subject: &Subject, image: &Image, plan: &'a Plan) -> Vec<Sit
         .chain(on_request)
         .map(|(site, on_request)| SiteReport {
             role: site.role.name(),
+            operations: found.operations_at(site),
             symbol: &site.symbol,
             file_offset: site.file_offset,
             instruction: &site.instruction,
@@ -431,6 +439,9 @@ fn render_framework(text: &mut String, framework: &FrameworkReport<'_>) {
             site.instruction, site.file_offset, site.cost_class
         );
         let _ = writeln!(text, "          {}", site.why);
+        if !site.operations.is_empty() {
+            let _ = writeln!(text, "          operation: {}", site.operations.join(", "));
+        }
         if site.on_request {
             let what = if site.role == Role::Entered.name() {
                 "notes whose message it is"

@@ -6,11 +6,11 @@ use super::{
     parts::{alternatives, below, equal, few, field, metrics, no_user_words, symbol, way},
     spec::{
         Condition, ErrorSpec, Framework, Function, Home, Key, MessageSpec, Pair, ProtocolSpec, Question,
-        RecordedSpec, Route, ShapeSpec, Way,
+        RecordedSpec, Route, ShapeSpec, Untold, Way,
     },
     written::{
         WrittenByType, WrittenCondition, WrittenErrors, WrittenHome, WrittenKey, WrittenMessages,
-        WrittenProtocols, WrittenQuestion, WrittenShape,
+        WrittenProtocols, WrittenQuestion, WrittenShape, WrittenUntold,
     },
 };
 use crate::specs::{
@@ -48,6 +48,7 @@ pub(super) fn framework(written: WrittenByType) -> Result<Framework, Wrong> {
                 Ok((name, short(&what)?))
             })
             .collect::<Result<_, _>>()?,
+        untold: untold(&written.untold)?,
     })
 }
 
@@ -213,4 +214,12 @@ fn protocols(written: &WrittenProtocols) -> Result<ProtocolSpec, Wrong> {
         combinations: names(&written.combinations)?,
         other: short(&written.other)?,
     })
+}
+
+fn untold(written: &Spanned<Vec<WrittenUntold>>) -> Result<Vec<Untold>, Wrong> {
+    few(written, NAMES_MAX)?;
+    let untold = |written: &WrittenUntold| {
+        Ok(Untold { since: written.since, before: written.before, note: short(&written.note)? })
+    };
+    written.get_ref().iter().map(untold).collect()
 }

@@ -16,7 +16,7 @@ pub use read::read;
 pub use spec::{
     Alternatives, CallSpec, Condition, Entry, ErrorSpec, Family, Framework, Function, Home, Key, KindSpec,
     Known, MessageSpec, Metrics, ObjectOf, Pair, ProtocolSpec, Question, RecordedSpec, Route, ShapeSpec,
-    SitedFramework, SitedMessages, StatusSpec, Way,
+    SitedFramework, SitedMessages, StatusSpec, Untold, Way,
 };
 
 /// The files, and their texts.

@@ -44,6 +44,8 @@ pub struct Framework {
     pub protocols: ProtocolSpec,
     /// Interfaces that a service can implement itself, and what can't be told of its types.
     pub open_interfaces: Vec<(String, String)>,
+    /// What can't be told of some releases, though no layout shows that.
+    pub untold: Vec<Untold>,
 }
 
 /// The metrics that calls feed.
@@ -117,6 +119,17 @@ pub struct ProtocolSpec {
     pub combinations: Vec<(u16, String)>,
     /// or else this one.
     pub other: String,
+}
+
+/// What can't be told of some releases.
+#[derive(Debug)]
+pub struct Untold {
+    /// Major and minor version of the first of them.
+    pub since: (u32, u32),
+    /// Those of the first that is none of them any more.
+    pub before: (u32, u32),
+    /// What that is, and what holds then.
+    pub note: String,
 }
 
 /// The functions that are entered once for each attempt to send or to receive a message on a stream. Their

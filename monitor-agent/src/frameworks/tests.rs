@@ -39,6 +39,7 @@ fn what_is_wrong_with_a_file_has_a_place() {
         (KITEX, "is = \"== 2\"", "is = \">= 2\"", "only == can be asked"),
         (KITEX, "family = \"kitex\"", "family = \"other\"", "unknown variant `other`"),
         (KITEX, "retries = ", "retires = ", "unknown field `retires`"),
+        (KITEX, "before = [0, 13]\n", "", "missing field `before`"),
         (KITEX, "{{www}{ww}}", "{{www}{ww}", "a brace that is not closed"),
         (GRPC, "starts_as = \"client\"", "starts_as = \"cleint\"", "there is no operation of this name"),
         (GRPC, "starts_as = \"client\"", "unary = true", "one of start and starts_as"),

@@ -35,6 +35,7 @@ pub(super) struct WrittenByType {
     pub(super) messages: WrittenMessages,
     pub(super) protocols: WrittenProtocols,
     pub(super) open_interfaces: BTreeMap<String, Spanned<String>>,
+    pub(super) untold: Spanned<Vec<WrittenUntold>>,
 }
 
 #[derive(Deserialize)]
@@ -178,6 +179,14 @@ pub(super) struct WrittenProtocols {
     pub(super) joined_since: (u32, u32),
     pub(super) combinations: Spanned<Vec<(u16, Spanned<String>)>>,
     pub(super) other: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenUntold {
+    pub(super) since: (u32, u32),
+    pub(super) before: (u32, u32),
+    pub(super) note: Spanned<String>,
 }
 
 #[derive(Deserialize)]

@@ -14,7 +14,7 @@ use crate::{
         Image, file_with_variables, files_with_dwarf,
         testing::{self, BASE, DATA, GoFile, Places, RODATA, TEXT},
     },
-    plan::Inspection,
+    plan::{Inspection, Wanted},
     specs::Specs,
 };
 
@@ -81,7 +81,9 @@ fn seeds_are_what_the_parsers_are_written_for() {
         let image = Image::parse(Box::new(file)).expect("an image");
         for found in Inspection::of(&image, &Specs::default()).expect("a Go program").frameworks {
             let plan = found.plan.unwrap_or_else(|refusal| panic!("{number}: {refusal}"));
-            assert!(plan.shapes.len() >= 2, "{number}: {} shapes", plan.shapes.len());
+            let recipe = plan.recipe(0, Wanted::default()).expect("a recipe");
+            let shapes = recipe.shape_count;
+            assert!(recipe.by_site == 0 && shapes >= 2, "{number}: {shapes} shapes");
         }
     }
 }

@@ -19,8 +19,7 @@ use iced_x86::{
 };
 use thiserror::Error;
 
-pub(super) use returns::part_stays;
-pub use returns::{go_return_sites, return_sites};
+pub use returns::{Parts, go_return_sites, return_sites};
 
 use self::returns::MAX_RETURNS;
 
@@ -126,8 +125,8 @@ pub enum CodeError {
     /// More returns than are worth a probe each.
     #[error("the function has more than {MAX_RETURNS} instructions that return")]
     TooManyReturns,
-    /// It goes on in another function, which returns in its place.
-    #[error("the instruction at +{from:#x} jumps to another function, which returns in place of this one")]
+    /// It goes on elsewhere, in another function or in a part of its own, which returns in its place.
+    #[error("the instruction at +{from:#x} jumps out of the function, to what returns in its place")]
     LeftByJump {
         /// The jump.
         from: u64,
@@ -142,7 +141,7 @@ pub enum CodeError {
         from: u64,
     },
     /// It may go on in a part of it that lies elsewhere, which then returns in its place.
-    #[error("its part {part} may return by itself")]
+    #[error("its part {part} may return by itself, or enter it anew")]
     PartMayReturn {
         /// The part's symbol.
         part: String,

@@ -35,7 +35,7 @@ mod version;
 
 pub use buildinfo::{BuildInfo, Module};
 pub use code::{
-    CodeError, CostClass, SiteChoice, SiteKind, first_instruction, go_entry_site, go_return_sites,
+    CodeError, CostClass, Parts, SiteChoice, SiteKind, first_instruction, go_entry_site, go_return_sites,
     return_sites,
 };
 pub use dwarf::StructLayout;

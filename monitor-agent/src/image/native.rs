@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::{
-    CodeError, CostClass, Image, ImageError, SiteChoice, SiteKind,
-    code::{Body, MAX_CODE, cost, part_stays},
+    CodeError, CostClass, Image, ImageError, Parts, SiteChoice, SiteKind,
+    code::{Body, MAX_CODE, cost},
 };
 
 /// More functions than these are not told apart: a pattern of a spec may match a few.
@@ -36,21 +36,20 @@ pub struct NativeFunction {
 
 impl Image {
     /// The functions with a size whose names are wanted, by address, each once: the first of several names counts that
-    /// somebody wants. `wanted_by` says who wants a name, a bit for each. `None` if the file has no symbols at all. There are
-    /// never more than some ten thousand.
+    /// somebody wants. `wanted_by` says who wants a name, a bit for each. There are never more than some ten thousand.
     pub fn native_functions(
         &self,
         wanted_by: &mut dyn FnMut(&str) -> u64,
-    ) -> Result<Option<Vec<NativeFunction>>, ImageError> {
+    ) -> Result<Vec<NativeFunction>, ImageError> {
         let mut found: BTreeMap<u64, NativeFunction> = BTreeMap::new();
-        let has_table = self.visit_functions(&mut |name, entry, size| {
+        self.visit_functions(&mut |name, entry, size| {
             let wanted_by = if found.len() < MAX_FOUND { wanted_by(name) } else { 0 };
             if wanted_by != 0 {
                 let new = || NativeFunction { name: name.to_owned(), entry, size, wanted_by: 0 };
                 found.entry(entry).or_insert_with(new).wanted_by |= wanted_by;
             }
         })?;
-        Ok(has_table.then(|| found.into_values().collect()))
+        Ok(found.into_values().collect())
     }
 
     /// The names of the functions at some addresses, a few of each. There are several where one is an alias of another, as C++
@@ -71,12 +70,12 @@ impl Image {
         Ok(names)
     }
 
-    /// Which functions, by their addresses, have no part elsewhere that may return, or why that can't be told. What has a name of
+    /// The parts elsewhere of functions, by their addresses, or why they can't be told, or may return. What has a name of
     /// theirs before its suffix is a part, and its code tells whether it returns.
-    pub fn native_wholes(
+    pub fn native_parts(
         &self,
         functions: &[NativeFunction],
-    ) -> Result<BTreeMap<u64, Result<(), CodeError>>, ImageError> {
+    ) -> Result<BTreeMap<u64, Result<Parts, CodeError>>, ImageError> {
         if !self.has_local_functions()? {
             let unknown = || CodeError::PartsUnknown { why: "the executable has no local symbols" };
             return Ok(functions.iter().map(|function| (function.entry, Err(unknown()))).collect());
@@ -104,15 +103,18 @@ impl Image {
         &self,
         function: &NativeFunction,
         parts: impl Iterator<Item = &'a NativeFunction>,
-    ) -> Result<(), CodeError> {
+    ) -> Result<Parts, CodeError> {
         // Of what can't be read nothing is known, as of no code at all.
         let code = |of: &NativeFunction| self.native_code(of).unwrap_or_default();
         let whole = code(function);
-        let may_return =
-            |part: &NativeFunction| !part_stays((&code(part), part.entry), (&whole, function.entry));
+        // One without a site is refused for that.
+        let site = native_entry_site(&whole, function.entry).map_or(0, |site| site.offset);
+        let mut known = Parts::default();
+        let mut is_known =
+            |part: &NativeFunction| known.add((&code(part), part.entry), (&whole, function.entry), site);
         let mut numbered = parts.enumerate();
-        let part = numbered.find(|(number, part)| *number >= PARTS_MAX || may_return(part));
-        part.map_or(Ok(()), |(_, part)| Err(CodeError::PartMayReturn { part: part.name.clone() }))
+        let part = numbered.find(|(number, part)| *number >= PARTS_MAX || !is_known(part));
+        part.map_or(Ok(known), |(_, part)| Err(CodeError::PartMayReturn { part: part.name.clone() }))
     }
 
     /// The instructions of a function.
@@ -293,7 +295,6 @@ mod tests {
         let symbols = [("folded", TEXT), ("wanted", TEXT), ("wanted", TEXT), ("other", TEXT + 8)];
         let image = with_symbols(&[&symbols[..], &many].concat());
         let found = image.native_functions(&mut |name| u64::from(name == "wanted")).expect("symbols");
-        let found = found.expect("a table");
         assert_eq!(found.iter().map(|one| (&*one.name, one.entry)).collect::<Vec<_>>(), [("wanted", TEXT)]);
         let names = image.native_names(&BTreeSet::from([TEXT, TEXT + 16])).expect("symbols");
         let of = |entry: u64| names[&entry].iter().map(String::as_str).collect::<Vec<_>>();
@@ -358,13 +359,18 @@ mod tests {
     #[test]
     fn a_function_is_whole_unless_a_part_named_after_it_may_return() {
         let at = |number: u64| TEXT + 8 * number;
-        // At 2 there is a return. What fills up behind it; at 3 mov rdi, rbx; call elsewhere; at 4 jmp to 0, and what fills up.
-        let code: [&[u8]; 3] =
-            [b"\xcc\xcc\xcc\xcc", b"\x48\x89\xdf\xe8\x00\x10\x00\x00", b"\xeb\xde\xcc\xcc\xcc\xcc\xcc\xcc"];
+        // At 2 there is a return. What fills up behind it; at 3 mov rdi, rbx; call elsewhere; at 4 jmp behind the first instruction
+        // of 0, and what fills up; at 5 the same to the first.
+        let code: [&[u8]; 4] = [
+            b"\xcc\xcc\xcc\xcc",
+            b"\x48\x89\xdf\xe8\x00\x10\x00\x00",
+            b"\xeb\xdf\xcc\xcc\xcc\xcc\xcc\xcc",
+            b"\xeb\xd6\xcc\xcc\xcc\xcc\xcc\xcc",
+        ];
         let told = |symbols: &[(&str, u8, u64)]| {
             let cut = NativeFunction { name: "cut".to_owned(), entry: at(0), size: 8, wanted_by: 0 };
-            let found = with_code(symbols, &code).native_wholes(&[cut]).expect("symbols");
-            found[&at(0)].clone()
+            let mut found = with_code(symbols, &code).native_parts(&[cut]).expect("symbols");
+            found.remove(&at(0)).expect("the function").map(|_| ())
         };
         // Of its two names either may be that of which a part is named.
         let cut = [("cut", GLOBAL, at(0)), ("alias", GLOBAL, at(0)), ("other", LOCAL, at(1))];
@@ -374,6 +380,7 @@ mod tests {
         for kind in [LOCAL, UNTYPED] {
             for part in ["cut.cold", "cut.cold.1", "cut.__part.1", "cut.eh", "alias.cold"] {
                 assert_eq!(with(&[(part, kind, at(2))]), by_part(part));
+                assert_eq!(with(&[(part, kind, at(5))]), by_part(part));
                 // One that ends in a call, as of what goes on with an exception, and one that jumps back into the function.
                 assert_eq!(with(&[(part, kind, at(3)), (part, kind, at(4))]), Ok(()), "{part}");
             }

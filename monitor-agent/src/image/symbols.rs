@@ -38,14 +38,18 @@ impl Image {
         Ok(found)
     }
 
-    /// Visits the functions of both symbol tables that have an address and a size: name, address, size. False if there is
-    /// no table.
-    pub(super) fn visit_functions(&self, visit: &mut dyn FnMut(&str, u64, u64)) -> Result<bool, ImageError> {
+    /// Whether the file has no symbols but those for the dynamic linker, which `strip` leaves.
+    pub fn is_stripped(&self) -> Result<bool, ImageError> {
+        Ok(self.symbol_table(elf::SHT_SYMTAB)?.is_none())
+    }
+
+    /// Visits the functions of both symbol tables that have an address and a size: name, address, size.
+    pub(super) fn visit_functions(&self, visit: &mut dyn FnMut(&str, u64, u64)) -> Result<(), ImageError> {
         self.visit_sized(is_function, visit)
     }
 
     /// The same of functions and of what may be a part of one: LLVM gives the symbols of parts no type.
-    pub(super) fn visit_parts(&self, visit: &mut dyn FnMut(&str, u64, u64)) -> Result<bool, ImageError> {
+    pub(super) fn visit_parts(&self, visit: &mut dyn FnMut(&str, u64, u64)) -> Result<(), ImageError> {
         let may_be_part = |symbol: &elf::Sym64<LE>| {
             is_function(symbol)
                 || (symbol.st_type() == elf::STT_NOTYPE && symbol.st_shndx.get(LE) != elf::SHN_UNDEF)
@@ -58,12 +62,10 @@ impl Image {
         &self,
         is_wanted: impl Fn(&elf::Sym64<LE>) -> bool,
         visit: &mut dyn FnMut(&str, u64, u64),
-    ) -> Result<bool, ImageError> {
+    ) -> Result<(), ImageError> {
         let mut left = MAX_TEXT;
-        let mut has_table = false;
         for kind in [elf::SHT_SYMTAB, elf::SHT_DYNSYM] {
             let Some(table) = self.symbol_table(kind)? else { continue };
-            has_table = true;
             table.visit_named(self, &mut |symbol, text| {
                 let (address, size) = (symbol.st_value.get(LE), symbol.st_size.get(LE));
                 if !is_wanted(symbol) || address == 0 || size == 0 {
@@ -81,7 +83,7 @@ impl Image {
                 return Err(ImageError::malformed("its symbols have longer names than any program's"));
             }
         }
-        Ok(has_table)
+        Ok(())
     }
 
     /// Whether the file's own table has functions that no other file may use: where those were left out, as `strip -x` does it,

@@ -10,7 +10,8 @@ use std::{
     fs,
     io::{self, Read},
     os::fd::AsRawFd,
-    time::{Duration, SystemTime},
+    path::Path,
+    time::{Duration, Instant, SystemTime},
 };
 
 use procfs::{
@@ -20,6 +21,7 @@ use procfs::{
 use prometheus::proto::MetricFamily;
 
 use super::family::{FamilyBuilder, float};
+use crate::descriptors;
 
 /// Of `/proc/PID/stat`: fixed in the kernel's interface and in `client_golang`, whatever the kernel's own tick is.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -31,6 +33,8 @@ const READ_APART: Duration = Duration::from_millis(1);
 
 /// Each thread's switches are a file of their own; above this many threads they are absent rather than slow.
 const MAX_THREADS: i64 = 4096;
+/// A file takes some ten microseconds, so they are read once in this time, however many scrape.
+const SWITCHES_STAY: Duration = Duration::from_secs(1);
 
 /// Reads one process, again and again.
 ///
@@ -69,7 +73,7 @@ impl ProcessReader {
             stats.resident_bytes = Some(stat.rss.saturating_mul(procfs::page_size()));
             stats.threads = u64::try_from(stat.num_threads).ok();
             if stat.num_threads <= MAX_THREADS {
-                stats.context_switches = self.switches.read(&self.process).ok();
+                stats.context_switches = self.switches.recent(&self.process, Instant::now()).ok();
             }
         }
         if let Ok(limits) = self.process.limits() {
@@ -223,16 +227,10 @@ fn boot_seconds(before: Option<u64>, now: Duration) -> u64 {
     before.filter(may_be).unwrap_or(now.as_secs())
 }
 
-/// `stat` on the directory tells the number since Linux 6.2. Before, the entries are counted here: the count of
-/// `procfs` 0.18 includes `.` and `..` then.
+/// Not by `procfs` 0.18: its count includes `.` and `..` before Linux 6.2.
 fn open_fds(process: &Process) -> ProcResult<u64> {
     let directory = process.open_relative("fd")?;
-    let size = directory.metadata()?.len();
-    if size > 0 {
-        return Ok(size);
-    }
-    let entries = fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
-    Ok(entries.count() as u64)
+    Ok(descriptors::count(Path::new(&format!("/proc/self/fd/{}", directory.as_raw_fd())))?)
 }
 
 /// `/proc/PID/net/netstat`, which `procfs` does not read: lines come in pairs, names above values.
@@ -256,9 +254,23 @@ fn ip_ext(netstat: &str, name: &str) -> Option<f64> {
 struct Switches {
     ended: ContextSwitches,
     threads: HashMap<i32, ContextSwitches>,
+    /// When they were last read, and what they came to.
+    last: Option<(Instant, ContextSwitches)>,
 }
 
 impl Switches {
+    /// All switches there were, [a second](SWITCHES_STAY) ago at most.
+    fn recent(&mut self, process: &Process, now: Instant) -> ProcResult<ContextSwitches> {
+        if let Some((at, switches)) = self.last
+            && now.saturating_duration_since(at) < SWITCHES_STAY
+        {
+            return Ok(switches);
+        }
+        let switches = self.read(process)?;
+        self.last = Some((now, switches));
+        Ok(switches)
+    }
+
     /// All switches there were. Where one thread can't be read nothing is told, and what is kept stays as it is.
     fn read(&mut self, process: &Process) -> ProcResult<ContextSwitches> {
         // Those that were there before are asked too: a list may leave some out while others end.
@@ -494,12 +506,32 @@ mod tests {
         for thread in threads {
             thread.join().expect("no panic");
         }
-        let (middle, end) =
-            (after.context_switches.expect("tasks"), reader.read().context_switches.expect("tasks"));
+        let middle = after.context_switches.expect("tasks");
+        // What was read before is too old by then.
+        let later = Instant::now() + SWITCHES_STAY;
+        let end = reader.switches.recent(&reader.process, later).expect("tasks");
         assert!(
             end.voluntary >= middle.voluntary && end.involuntary >= middle.involuntary,
             "{middle:?} {end:?}"
         );
+    }
+
+    /// A thread's are a file: five servers that scrape a process of thousands would have the agent read all the time.
+    #[test]
+    fn switches_are_read_once_a_second_however_many_ask() {
+        let pid = i32::try_from(std::process::id()).expect("a pid");
+        let process = Process::new(pid).expect("one's own process");
+        let (mut switches, now) = (Switches::default(), Instant::now());
+        let first = switches.recent(&process, now).expect("tasks");
+        // A switch of this thread.
+        std::thread::sleep(Duration::from_millis(1));
+        let soon = switches.recent(&process, now + SWITCHES_STAY / 2).expect("tasks");
+        assert_eq!(soon, first);
+        let later = switches.recent(&process, now + SWITCHES_STAY).expect("tasks");
+        assert!(later.voluntary > first.voluntary, "{first:?} {later:?}");
+        // From then on.
+        let again = switches.recent(&process, now + SWITCHES_STAY * 3 / 2).expect("tasks");
+        assert_eq!(again, later);
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub struct Shedding {
     last: usize,
     /// When the last step was taken.
     stepped: Duration,
-    /// Since when a richer level would fit, and the richest of those that would have at each look since.
+    /// Since when a richer level would fit, and the richest of those that would have at each decision since.
     fits: Option<(Duration, usize)>,
     /// The end of the ladder is reached, and it is not enough.
     exhausted: bool,
@@ -117,7 +117,7 @@ impl Shedding {
     }
 
     /// Decides by what the probes take, or would take, at each level: parts of the target's CPU time.
-    pub fn look(&mut self, now: Duration, budget: Budget, ratio_at: impl Fn(usize) -> f64) -> Option<Step> {
+    pub fn decide(&mut self, now: Duration, budget: Budget, ratio_at: impl Fn(usize) -> f64) -> Option<Step> {
         if ratio_at(self.level) > budget.ratio() {
             self.fits = None;
             return self.shed(now, |level| ratio_at(*level) <= budget.ratio());
@@ -196,7 +196,7 @@ mod tests {
     fn a_budget_that_is_kept_changes_nothing() {
         let mut shedding = Shedding::new(at(0), 3);
         for second in 0..100 {
-            assert_eq!(shedding.look(at(second), budget("10%"), cost), None);
+            assert_eq!(shedding.decide(at(second), budget("10%"), cost), None);
         }
         assert_eq!(shedding.level(), 0);
     }
@@ -205,11 +205,11 @@ mod tests {
     fn as_much_is_shed_as_is_needed() {
         for (text, level) in [("5%", 1), ("4.2%", 2), ("4%", 3), ("0.5%", 3)] {
             let mut shedding = Shedding::new(at(0), 3);
-            assert_eq!(shedding.look(at(5), budget(text), cost), None, "too soon");
-            assert_eq!(shedding.look(at(6), budget(text), cost), Some(Step::Shed(level)));
+            assert_eq!(shedding.decide(at(5), budget(text), cost), None, "too soon");
+            assert_eq!(shedding.decide(at(6), budget(text), cost), Some(Step::Shed(level)));
             // That it costs less then does not bring it back: it would be shed again.
             for second in 7..100 {
-                let step = shedding.look(at(second), budget(text), cost);
+                let step = shedding.decide(at(second), budget(text), cost);
                 assert!(matches!(step, None | Some(Step::Exhausted)), "{text}: {step:?}");
             }
             assert_eq!(shedding.level(), level);
@@ -220,7 +220,7 @@ mod tests {
     fn the_end_of_the_ladder_is_told_once() {
         let steps = |shedding: &mut Shedding, seconds: std::ops::Range<u64>, ratio: f64| {
             seconds
-                .filter_map(|second| shedding.look(at(second), budget("0.5%"), |_| ratio))
+                .filter_map(|second| shedding.decide(at(second), budget("0.5%"), |_| ratio))
                 .collect::<Vec<_>>()
         };
         let mut shedding = Shedding::new(at(0), 3);
@@ -239,31 +239,31 @@ mod tests {
     #[test]
     fn it_comes_back_when_it_fits_with_something_to_spare() {
         let mut shedding = Shedding::new(at(0), 3);
-        assert_eq!(shedding.look(at(6), budget("1%"), cost), Some(Step::Shed(3)));
+        assert_eq!(shedding.decide(at(6), budget("1%"), cost), Some(Step::Shed(3)));
         let light = |level| cost(level) / 10.0;
-        assert_eq!(shedding.look(at(20), budget("1%"), light), None);
+        assert_eq!(shedding.decide(at(20), budget("1%"), light), None);
         // A moment of load in between, and all begins again.
-        assert_eq!(shedding.look(at(29), budget("1%"), |_| 0.009), None);
-        assert_eq!(shedding.look(at(30), budget("1%"), light), None);
-        assert_eq!(shedding.look(at(39), budget("1%"), light), None);
-        assert_eq!(shedding.look(at(40), budget("1%"), light), Some(Step::Restored(0)));
+        assert_eq!(shedding.decide(at(29), budget("1%"), |_| 0.009), None);
+        assert_eq!(shedding.decide(at(30), budget("1%"), light), None);
+        assert_eq!(shedding.decide(at(39), budget("1%"), light), None);
+        assert_eq!(shedding.decide(at(40), budget("1%"), light), Some(Step::Restored(0)));
         // Not to a level that would take nearly all of it.
         let mut shedding = Shedding::new(at(0), 3);
-        assert_eq!(shedding.look(at(6), budget("1%"), cost), Some(Step::Shed(3)));
+        assert_eq!(shedding.decide(at(6), budget("1%"), cost), Some(Step::Shed(3)));
         let steps: Vec<_> =
-            (7..100).filter_map(|second| shedding.look(at(second), budget("6%"), cost)).collect();
+            (7..100).filter_map(|second| shedding.decide(at(second), budget("6%"), cost)).collect();
         assert_eq!(steps, [Step::Restored(1)]);
     }
 
     #[test]
     fn a_level_comes_back_when_it_has_fitted_long_enough_itself() {
         let mut shedding = Shedding::new(at(0), 2);
-        assert_eq!(shedding.look(at(6), budget("1%"), |_| 0.02), Some(Step::Shed(2)));
-        let mut look = |second: u64| {
+        assert_eq!(shedding.decide(at(6), budget("1%"), |_| 0.02), Some(Step::Shed(2)));
+        let mut decide = |second: u64| {
             let ratio_at = |level: usize| if level == 0 && second < 20 { 0.015 } else { 0.005 };
-            shedding.look(at(second), budget("1%"), ratio_at)
+            shedding.decide(at(second), budget("1%"), ratio_at)
         };
-        let steps: Vec<_> = (10..60).filter_map(|second| Some((second, look(second)?))).collect();
+        let steps: Vec<_> = (10..60).filter_map(|second| Some((second, decide(second)?))).collect();
         assert_eq!(steps, [(20, Step::Restored(1)), (31, Step::Restored(0))]);
     }
 }

@@ -23,8 +23,8 @@ const WAYS: [(EventKind, LossReason, &[Counter]); 8] = [
 pub struct Losses([u64; WAYS.len()]);
 
 impl Losses {
-    /// Gives what was lost since the last look. `counter` gives the value of a counter of the programs.
-    pub fn look(
+    /// Tells what was lost since it last did. `counter` gives the value of a counter of the programs.
+    pub fn tell_new(
         &mut self,
         counter: impl Fn(Counter) -> u64,
         mut lost: impl FnMut(EventKind, LossReason, u64),
@@ -56,7 +56,7 @@ mod tests {
                 Counter::StartUnknownType => unknown,
                 _ => 0,
             };
-            losses.look(counter, |event, reason, count| told.push((event, reason, count)));
+            losses.tell_new(counter, |event, reason, count| told.push((event, reason, count)));
         }
         let expected = [
             (EventKind::Finish, LossReason::RingFull, 3),

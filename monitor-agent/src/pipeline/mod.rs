@@ -21,6 +21,6 @@ use durations::Durations;
 pub use labels::{CallType, Executable, Framework, KnownLabels, Labels, Side, StreamKind, shown};
 pub(crate) use labels::{NoExecutable, OTHER, UNKNOWN, UNREADABLE};
 pub use losses::Losses;
-pub use overhead::{Look, Overhead, PerProbe, ProbeCost, ProbeKind, Windowed};
+pub use overhead::{CopyCounts, Counts, Overhead, PerProbe, ProbeCost, ProbeKind, Sample};
 pub use snapshot::{Changes, Extras, Histogram, Published, Series, Snapshot};
 pub use tracer::{Details, EventKind, FinishedCall, LossReason, Lost, StartedCall, Tracer};

@@ -34,7 +34,7 @@ impl ProbeKind {
 /// Something for each [`ProbeKind`].
 pub type PerProbe<T> = [T; ProbeKind::ALL.len()];
 
-/// The ratio is that of the time between the newest look and the last one that is at least so much older.
+/// The ratio is that of the time between the newest counts and the last that are at least so much older.
 const WINDOW: Duration = Duration::from_secs(5);
 /// A target that uses less of a processor than this counts as using this much: of nothing every part is large.
 const IDLE: f64 = 0.001;
@@ -59,6 +59,17 @@ pub struct ProbeCost {
     uncounted: f64,
 }
 
+/// What was measured of a copy's programs for a kind of probe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// Hits that they have counted.
+    pub counted: u64,
+    /// Their runs in the same time.
+    pub runs: u64,
+    /// How long these took by the kernel's measure.
+    pub time: Duration,
+}
+
 /// What was seen while the kernel measured run times, older samples weighing less.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sampled {
@@ -74,9 +85,9 @@ impl ProbeCost {
         Self { hit: hit.as_secs_f64(), empty_run: empty_run.as_secs_f64(), ..Self::default() }
     }
 
-    /// Takes a sample of some length in: hits that the programs have counted, runs of the programs in the same time, and
-    /// how long they took by the kernel's measure.
-    pub fn sample(&mut self, length: Duration, counted: u64, runs: u64, time: Duration) {
+    /// Takes in what was measured in a time of some length.
+    fn sample(&mut self, length: Duration, sample: Sample) {
+        let Sample { counted, runs, time } = sample;
         self.uncounted = if counted == 0 { ratio(float(runs), length.as_secs_f64()) } else { 0.0 };
         if runs == 0 {
             return;
@@ -89,8 +100,7 @@ impl ProbeCost {
     }
 
     /// Seconds that one run of the program takes, without the measuring; `None` before one was sampled.
-    #[must_use]
-    pub fn run(&self) -> Option<f64> {
+    fn run(&self) -> Option<f64> {
         let Sampled { runs, seconds, .. } = self.sampled;
         (runs > 0.0).then(|| (seconds / runs - self.empty_run).max(0.0))
     }
@@ -105,35 +115,76 @@ impl ProbeCost {
 }
 
 /// A target's counts at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Look {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
     /// When, by a clock that goes on steadily.
     pub at: Duration,
     /// CPU time of the target since it started, hits of probes included.
     pub cpu: Duration,
-    /// Hits counted.
-    pub hits: PerProbe<u64>,
-    /// Those of them whose probes at the starts can be taken away.
-    pub windowed: Windowed,
+    /// What each copy has counted, always in the same order.
+    pub copies: Vec<CopyCounts>,
 }
 
-/// Starts that can be watched in windows, and what belongs to them.
+/// What the programs of one copy have counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Windowed {
-    /// Starts seen.
-    pub starts: u64,
-    /// Finishes of the same calls, and of those whose start was not watched.
-    pub finishes: u64,
-    /// For how long starts were watched.
-    pub watched: Duration,
+pub struct CopyCounts {
+    /// Hits. Where starts are watched in windows, finishes are those of all calls.
+    pub hits: PerProbe<u64>,
+    /// For how long starts were watched; `None` where their probes always stay.
+    pub watched: Option<Duration>,
 }
 
 /// What the probes of one target cost it.
 #[derive(Clone, Debug, Default)]
 pub struct Overhead {
+    /// Of each copy by itself: the probes of one may be much dearer, and its programs slower.
+    copies: Vec<CopyCost>,
+    /// Of the programs of all copies together.
+    all: PerProbe<ProbeCost>,
+    /// Counts of the last moments, the newest last.
+    history: VecDeque<Counts>,
+}
+
+/// What the probes of one copy cost.
+#[derive(Clone, Debug, Default)]
+struct CopyCost {
     costs: PerProbe<ProbeCost>,
-    looks: VecDeque<Look>,
-    known: Known,
+    /// Of its starts, where their probes can be taken away.
+    known: Option<Known>,
+}
+
+impl CopyCost {
+    /// Takes in what was between two moments, so many seconds apart.
+    fn take(&mut self, between: f64, first: &CopyCounts, last: &CopyCounts) {
+        let (Some(before), Some(watched)) = (first.watched, last.watched) else { return };
+        let watched = watched.saturating_sub(before).as_secs_f64().min(between);
+        let [starts, finishes] = [ProbeKind::Start, ProbeKind::Finish]
+            .map(|kind| float(last.hits[kind as usize].saturating_sub(first.hits[kind as usize])));
+        self.known.get_or_insert_default().take(between, watched, starts, finishes / between);
+    }
+
+    /// Seconds of CPU time a second at so many hits a second, if starts were watched for this part of the time: as many as there
+    /// were for each finish when they were last watched.
+    fn added_with(&self, hits: PerProbe<f64>, watched: f64) -> f64 {
+        let Some(known) = &self.known else { return self.added(hits, 1.0) };
+        let mut then = hits;
+        then[ProbeKind::Start as usize] = known.starts(hits[ProbeKind::Finish as usize]) * watched;
+        self.added(then, watched)
+    }
+
+    /// The same at these hits, with starts watched for a part of the time.
+    fn added(&self, hits: PerProbe<f64>, watched: f64) -> f64 {
+        let of = |kind: ProbeKind| {
+            let in_place = if kind == ProbeKind::Start { watched } else { 1.0 };
+            self.costs[kind as usize].of(hits[kind as usize], in_place)
+        };
+        ProbeKind::ALL.into_iter().map(of).sum()
+    }
+
+    /// Whether a program was hit of which no run was sampled yet.
+    fn is_unsampled(&self, hits: PerProbe<f64>) -> bool {
+        self.costs.iter().zip(hits).any(|(cost, hits)| hits > 0.0 && cost.run().is_none())
+    }
 }
 
 /// What was seen of starts while they were watched, older times weighing less. Of times in which they were not watched it is
@@ -146,18 +197,11 @@ struct Known {
 }
 
 impl Known {
-    /// Takes in what was between two looks.
-    fn take(&mut self, first: &Look, last: &Look) {
-        let between = last.at.saturating_sub(first.at).as_secs_f64();
-        if between <= 0.0 {
-            return;
-        }
-        let watched = last.windowed.watched.saturating_sub(first.windowed.watched).as_secs_f64().min(between);
+    /// Takes in so many seconds, in how many of them starts were watched, the starts seen, and the finishes a second.
+    fn take(&mut self, between: f64, watched: f64, starts: f64, finishes: f64) {
         let unwatched = between - watched;
         let assumed = unwatched * (1.0 - 0.5_f64.powf(unwatched / FORGOTTEN_IN));
         let kept = 0.5_f64.powf(watched / RENEWED_IN + unwatched / FORGOTTEN_IN);
-        let starts = float(last.windowed.starts.saturating_sub(first.windowed.starts));
-        let finishes = float(last.windowed.finishes.saturating_sub(first.windowed.finishes)) / between;
         self.starts = self.starts * kept + starts + finishes * assumed;
         self.finishes = self.finishes * kept + finishes * (watched + assumed);
         self.seconds = self.seconds * kept + watched + assumed;
@@ -173,94 +217,106 @@ impl Known {
 }
 
 /// What happened in a second, on average.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Rates {
     /// Seconds of CPU time of the target.
     cpu: f64,
-    hits: PerProbe<f64>,
-    /// Starts and finishes where the probes at the starts can be taken away.
-    windowed: [f64; 2],
+    /// Of each copy.
+    hits: Vec<PerProbe<f64>>,
 }
 
 impl Overhead {
-    /// With these costs.
+    /// With these costs of each copy.
     #[must_use]
-    pub fn new(costs: PerProbe<ProbeCost>) -> Self {
-        Self { costs, ..Self::default() }
+    pub fn new(costs: Vec<PerProbe<ProbeCost>>) -> Self {
+        let mut all: PerProbe<ProbeCost> = PerProbe::default();
+        for costs in &costs {
+            for (all, cost) in all.iter_mut().zip(costs) {
+                all.empty_run = all.empty_run.max(cost.empty_run);
+            }
+        }
+        let copies = costs.into_iter().map(|costs| CopyCost { costs, known: None }).collect();
+        Self { copies, all, history: VecDeque::new() }
     }
 
-    /// The cost of a hit of one kind of probe.
+    /// Takes in what was measured in a time of some length of a kind of probe, copy by copy.
+    pub fn sample(&mut self, kind: ProbeKind, length: Duration, samples: impl IntoIterator<Item = Sample>) {
+        let mut all = Sample::default();
+        for (copy, sample) in self.copies.iter_mut().zip(samples) {
+            copy.costs[kind as usize].sample(length, sample);
+            all.counted += sample.counted;
+            all.runs += sample.runs;
+            all.time += sample.time;
+        }
+        self.all[kind as usize].sample(length, all);
+    }
+
+    /// Seconds that one run of a program for a kind of probe takes, the mean of all copies; `None` before one was sampled.
     #[must_use]
-    pub fn cost(&self, kind: ProbeKind) -> &ProbeCost {
-        &self.costs[kind as usize]
+    pub fn run(&self, kind: ProbeKind) -> Option<f64> {
+        self.all[kind as usize].run()
     }
 
-    /// The same, to take samples in.
-    pub fn cost_mut(&mut self, kind: ProbeKind) -> &mut ProbeCost {
-        &mut self.costs[kind as usize]
-    }
-
-    /// Takes a look in; it is newer than all others.
-    pub fn look(&mut self, look: Look) {
-        if let Some(last) = self.looks.back() {
-            self.known.take(last, &look);
+    /// Adds the target's counts of a moment after all others.
+    pub fn add(&mut self, counts: Counts) {
+        let at = counts.at;
+        if let Some(before) = self.history.back().filter(|before| before.at < at) {
+            let between = at.saturating_sub(before.at).as_secs_f64();
+            let both = before.copies.iter().zip(&counts.copies);
+            for (copy, (first, last)) in self.copies.iter_mut().zip(both) {
+                copy.take(between, first, last);
+            }
         }
-        self.looks.push_back(look);
-        while self.looks.get(1).is_some_and(|second| look.at.saturating_sub(second.at) >= WINDOW) {
-            self.looks.pop_front();
+        self.history.push_back(counts);
+        while self.history.get(1).is_some_and(|second| at.saturating_sub(second.at) >= WINDOW) {
+            self.history.pop_front();
         }
     }
 
-    /// The share of the target's CPU time that the probes have taken lately; `None` before there are two looks.
+    /// The share of the target's CPU time that the probes have taken lately; `None` before there are counts of two
+    /// moments.
     #[must_use]
     pub fn ratio(&self) -> Option<f64> {
         let rates = self.rates()?;
-        Some(self.added(rates.hits, 1.0) / rates.cpu.max(IDLE))
+        Some(self.now(&rates) / rates.cpu.max(IDLE))
     }
 
-    /// The share that it would be if starts were watched for this part of the time, from 0 to 1: as many as there were
-    /// for each finish when they were last watched. Those whose probes are never taken away stay.
+    /// The share that it would be if starts were watched for this part of the time, from 0 to 1. Those whose probes are never
+    /// taken away stay.
     #[must_use]
     pub fn ratio_with(&self, watched: f64) -> Option<f64> {
         let rates = self.rates()?;
-        let now = self.added(rates.hits, 1.0);
-        let mut hits = rates.hits;
-        let [starts, finishes] = rates.windowed;
-        let stay = (hits[ProbeKind::Start as usize] - starts).max(0.0);
-        hits[ProbeKind::Start as usize] = stay + self.known.starts(finishes) * watched;
-        let then = self.added(hits, watched);
+        let now = self.now(&rates);
+        let then = self.copies.iter().zip(&rates.hits).map(|(copy, hits)| copy.added_with(*hits, watched));
+        let then: f64 = then.sum();
         Some(then / (rates.cpu - now + then).max(IDLE))
     }
 
     /// Whether there have been hits lately of programs of which no run was sampled yet.
     #[must_use]
     pub fn is_unsampled(&self) -> bool {
-        let hits = self.rates().map(|rates| rates.hits).unwrap_or_default();
-        self.costs.iter().zip(hits).any(|(cost, hits)| hits > 0.0 && cost.run().is_none())
+        let Rates { hits, .. } = self.rates().unwrap_or_default();
+        self.copies.iter().zip(hits).any(|(copy, hits)| copy.is_unsampled(hits))
     }
 
-    /// Seconds of CPU time a second, with starts watched for a part of the time.
-    fn added(&self, hits: PerProbe<f64>, watched: f64) -> f64 {
-        let of = |kind: ProbeKind| {
-            let in_place = if kind == ProbeKind::Start { watched } else { 1.0 };
-            self.cost(kind).of(hits[kind as usize], in_place)
-        };
-        ProbeKind::ALL.into_iter().map(of).sum()
+    /// Seconds of CPU time a second that all probes take, as they are.
+    fn now(&self, rates: &Rates) -> f64 {
+        self.copies.iter().zip(&rates.hits).map(|(copy, hits)| copy.added(*hits, 1.0)).sum()
     }
 
     fn rates(&self) -> Option<Rates> {
-        let (first, last) = (self.looks.front()?, self.looks.back()?);
+        let (first, last) = (self.history.front()?, self.history.back()?);
         let seconds = last.at.checked_sub(first.at).filter(|time| !time.is_zero())?.as_secs_f64();
         let cpu = last.cpu.saturating_sub(first.cpu).as_secs_f64() / seconds;
-        let mut hits = PerProbe::default();
-        for (rate, (last, first)) in hits.iter_mut().zip(last.hits.iter().zip(first.hits)) {
-            *rate = float(last.saturating_sub(first)) / seconds;
-        }
-        let rate = |of: fn(&Windowed) -> u64| {
-            float(of(&last.windowed).saturating_sub(of(&first.windowed))) / seconds
+        let rates = |(last, first): (&CopyCounts, &CopyCounts)| {
+            let mut rates: PerProbe<f64> = PerProbe::default();
+            for (rate, (last, first)) in rates.iter_mut().zip(last.hits.iter().zip(first.hits)) {
+                *rate = float(last.saturating_sub(first)) / seconds;
+            }
+            rates
         };
-        let windowed = [rate(|windowed| windowed.starts), rate(|windowed| windowed.finishes)];
-        Some(Rates { cpu, hits, windowed })
+        let hits = last.copies.iter().zip(&first.copies).map(rates).collect();
+        Some(Rates { cpu, hits })
     }
 }
 
@@ -287,31 +343,39 @@ mod tests {
 
     /// A hit costs a microsecond; the programs for starts take 300 ns and those for finishes 500 ns.
     fn overhead() -> Overhead {
-        let mut overhead = Overhead::new([ProbeCost::new(MICROSECOND, Duration::from_nanos(50)); 4]);
-        overhead.cost_mut(ProbeKind::Start).sample(SECOND, 1_000, 1_000, 350 * MICROSECOND);
-        overhead.cost_mut(ProbeKind::Finish).sample(SECOND, 1_000, 1_000, 550 * MICROSECOND);
+        let mut overhead = Overhead::new(vec![costs(Duration::from_nanos(50))]);
+        overhead.sample(ProbeKind::Start, SECOND, [sample(1_000, 1_000, 350)]);
+        overhead.sample(ProbeKind::Finish, SECOND, [sample(1_000, 1_000, 550)]);
         overhead
     }
 
-    /// All starts have been watched.
-    fn look(seconds: u64, cpu_ms: u64, calls: u64) -> Look {
-        let at = Duration::from_secs(seconds);
-        look_of(at, cpu_ms, Windowed { starts: calls, finishes: calls, watched: at })
+    /// A hit of any probe costs a microsecond.
+    fn costs(empty_run: Duration) -> PerProbe<ProbeCost> {
+        [ProbeCost::new(MICROSECOND, empty_run); ProbeKind::ALL.len()]
     }
 
-    fn look_of(at: Duration, cpu_ms: u64, windowed: Windowed) -> Look {
-        let hits = [windowed.starts, windowed.finishes, 0, 0];
-        Look { at, cpu: Duration::from_millis(cpu_ms), hits, windowed }
+    fn sample(counted: u64, runs: u64, microseconds: u64) -> Sample {
+        Sample { counted, runs, time: Duration::from_micros(microseconds) }
+    }
+
+    /// All starts have been watched.
+    fn counts(seconds: u64, cpu_ms: u64, calls: u64) -> Counts {
+        let at = Duration::from_secs(seconds);
+        Counts { at, cpu: Duration::from_millis(cpu_ms), copies: vec![copy(calls, calls, Some(at))] }
+    }
+
+    fn copy(starts: u64, finishes: u64, watched: Option<Duration>) -> CopyCounts {
+        CopyCounts { hits: [starts, finishes, 0, 0], watched }
     }
 
     #[test]
     fn hits_and_runs_are_added_up() {
         let mut overhead = overhead();
         assert_eq!(overhead.ratio(), None);
-        overhead.look(look(10, 5_000, 100));
+        overhead.add(counts(10, 5_000, 100));
         assert_eq!(overhead.ratio(), None);
         // 10,000 calls, 1.3 and 1.5 microseconds each, in a tenth of a second of CPU time.
-        overhead.look(look(11, 5_100, 10_100));
+        overhead.add(counts(11, 5_100, 10_100));
         assert!(close(overhead.ratio().unwrap(), 0.28), "{:?}", overhead.ratio());
         // Without starts, of 72 ms that the target takes itself.
         assert!(close(overhead.ratio_with(0.0).unwrap(), 0.015 / 0.087), "{:?}", overhead.ratio_with(0.0));
@@ -322,39 +386,39 @@ mod tests {
     fn only_the_last_seconds_count() {
         let mut overhead = overhead();
         for second in 0..=10 {
-            overhead.look(look(second, second * 500, second * 10_000));
+            overhead.add(counts(second, second * 500, second * 10_000));
         }
         assert!(close(overhead.ratio().unwrap(), 0.056));
         for second in 11..=15 {
             assert!(overhead.ratio().unwrap() > 0.0);
-            overhead.look(look(second, 5_000, 100_000));
+            overhead.add(counts(second, 5_000, 100_000));
         }
         assert!(close(overhead.ratio().unwrap(), 0.0));
     }
 
     #[test]
     fn hits_without_a_sample_are_noticed() {
-        let mut overhead = Overhead::new([ProbeCost::new(MICROSECOND, Duration::ZERO); 4]);
-        overhead.look(look(0, 0, 0));
-        overhead.look(look(1, 10, 0));
+        let mut overhead = Overhead::new(vec![costs(Duration::ZERO)]);
+        overhead.add(counts(0, 0, 0));
+        overhead.add(counts(1, 10, 0));
         assert!(!overhead.is_unsampled());
-        overhead.look(look(2, 20, 1));
+        overhead.add(counts(2, 20, 1));
         assert!(overhead.is_unsampled());
-        overhead.cost_mut(ProbeKind::Finish).sample(SECOND, 1, 1, MICROSECOND);
+        overhead.sample(ProbeKind::Finish, SECOND, [sample(1, 1, 1)]);
         assert!(overhead.is_unsampled());
-        overhead.cost_mut(ProbeKind::Start).sample(SECOND, 1, 1, MICROSECOND);
+        overhead.sample(ProbeKind::Start, SECOND, [sample(1, 1, 1)]);
         assert!(!overhead.is_unsampled());
     }
 
     #[test]
     fn of_an_idle_target_nothing_is_large() {
         let mut overhead = overhead();
-        overhead.look(look(0, 0, 0));
-        overhead.look(look(1, 0, 1));
+        overhead.add(counts(0, 0, 0));
+        overhead.add(counts(1, 0, 1));
         assert!(close(overhead.ratio().unwrap(), 0.0028));
     }
 
-    /// Looks once a second, from one time to another, at a target with so many starts and finishes a second, of whose
+    /// Adds counts once a second, from one time to another, of a target with so many starts and finishes a second, of whose
     /// starts those in the first so many milliseconds of each second are watched. It takes half a processor.
     fn go_on(
         overhead: &mut Overhead,
@@ -363,12 +427,15 @@ mod tests {
         finishes: u64,
         watched_ms: u64,
     ) {
-        let mut windowed = overhead.looks.back().map_or_else(Windowed::default, |look| look.windowed);
+        let before = overhead.history.back().and_then(|counts| counts.copies.first().copied());
+        let CopyCounts { mut hits, watched } = before.unwrap_or_default();
+        let mut watched = watched.unwrap_or_default();
         for second in seconds {
-            windowed.starts += starts * watched_ms / 1_000;
-            windowed.finishes += finishes;
-            windowed.watched += Duration::from_millis(watched_ms);
-            overhead.look(look_of(Duration::from_secs(second), second * 500, windowed));
+            hits[ProbeKind::Start as usize] += starts * watched_ms / 1_000;
+            hits[ProbeKind::Finish as usize] += finishes;
+            watched += Duration::from_millis(watched_ms);
+            let (at, cpu) = (Duration::from_secs(second), Duration::from_millis(second * 500));
+            overhead.add(Counts { at, cpu, copies: vec![CopyCounts { hits, watched: Some(watched) }] });
         }
     }
 
@@ -440,13 +507,14 @@ mod tests {
     /// Probes at the starts of one framework can be taken away, those of another can't.
     #[test]
     fn starts_whose_probes_stay_are_always_there() {
-        let mut overhead = overhead();
+        let mut overhead = Overhead::new(vec![costs(Duration::from_nanos(50)); 2]);
+        overhead.sample(ProbeKind::Start, SECOND, [sample(1_000, 1_000, 350); 2]);
+        overhead.sample(ProbeKind::Finish, SECOND, [sample(1_000, 1_000, 550); 2]);
         for second in 0..10 {
             let calls = second * 10_000;
-            let mut look = look(second, second * 500, calls);
-            look.hits[ProbeKind::Start as usize] += 2 * calls;
-            look.hits[ProbeKind::Finish as usize] += 2 * calls;
-            overhead.look(look);
+            let mut counts = counts(second, second * 500, calls);
+            counts.copies.push(copy(2 * calls, 2 * calls, None));
+            overhead.add(counts);
         }
         let own = 0.5 - 30_000.0 * 2.8e-6;
         assert!(close(overhead.ratio().unwrap(), part(own, 30_000.0, 30_000.0)));
@@ -454,16 +522,38 @@ mod tests {
         assert!(close(overhead.ratio_with(0.0).unwrap(), part(own, 20_000.0, 30_000.0)));
     }
 
+    /// As where one framework's calls finish at return instructions, which the kernel single-steps, and another's do not.
+    #[test]
+    fn each_copy_costs_what_its_own_probes_do() {
+        let cheap = costs(Duration::ZERO);
+        let mut dear = cheap;
+        dear[ProbeKind::Finish as usize] = ProbeCost::new(12 * MICROSECOND, Duration::ZERO);
+        let mut overhead = Overhead::new(vec![cheap, dear]);
+        overhead.sample(ProbeKind::Finish, SECOND, [sample(1_000, 1_000, 2_000), sample(1_000, 1_000, 500)]);
+        // Calls of the one, and from the fifth second on a tenth as many of the other.
+        for (seconds, taken) in [(0..6, 0.03), (6..11, 0.0425)] {
+            for second in seconds {
+                let (cpu, others) = (Duration::from_millis(second * 500), second.saturating_sub(5) * 1_000);
+                let copies = vec![copy(0, second * 10_000, None), copy(0, others, None)];
+                overhead.add(Counts { at: Duration::from_secs(second), cpu, copies });
+            }
+            assert!(close(overhead.ratio().unwrap(), taken / 0.5), "{:?}", overhead.ratio());
+        }
+        // What is shown is the mean of both.
+        assert!(close(overhead.run(ProbeKind::Finish).unwrap(), 1.25e-6));
+        assert_eq!(overhead.run(ProbeKind::Start), None);
+    }
+
     /// As where a start is none while the first has not finished, and that one never does.
     #[test]
     fn hits_that_never_count_cost_all_the_same() {
-        let mut overhead = Overhead::new([ProbeCost::new(MICROSECOND, Duration::ZERO); 4]);
+        let mut overhead = Overhead::new(vec![costs(Duration::ZERO)]);
         go_on(&mut overhead, 0..10, 0, 0, 1_000);
-        overhead.cost_mut(ProbeKind::Start).sample(SECOND / 10, 0, 5_000, 5_000 * MICROSECOND);
+        overhead.sample(ProbeKind::Start, SECOND / 10, [sample(0, 5_000, 5_000)]);
         // 50,000 a second, two microseconds each.
         assert!(close(overhead.ratio().unwrap(), 0.2), "{:?}", overhead.ratio());
         assert!(close(overhead.ratio_with(0.2).unwrap(), 0.02 / 0.42), "{:?}", overhead.ratio_with(0.2));
-        overhead.cost_mut(ProbeKind::Start).sample(SECOND / 10, 0, 0, Duration::ZERO);
+        overhead.sample(ProbeKind::Start, SECOND / 10, [Sample::default()]);
         assert!(close(overhead.ratio().unwrap(), 0.0));
     }
 
@@ -472,13 +562,13 @@ mod tests {
         let mut cost = ProbeCost::new(MICROSECOND, Duration::ZERO);
         assert_eq!(cost.run(), None);
         assert!(close(cost.of(1.0, 1.0), 1e-6));
-        cost.sample(SECOND, 100, 300, 300 * MICROSECOND);
+        cost.sample(SECOND, sample(100, 300, 300));
         assert!(close(cost.of(1.0, 1.0), 6e-6));
         // A sample without a run says nothing; a newer one weighs more.
-        cost.sample(SECOND, 0, 0, Duration::ZERO);
+        cost.sample(SECOND, Sample::default());
         assert!(close(cost.of(1.0, 1.0), 6e-6));
         for _ in 0..60 {
-            cost.sample(SECOND, 100, 100, 100 * MICROSECOND);
+            cost.sample(SECOND, sample(100, 100, 100));
         }
         assert!(close(cost.of(1.0, 1.0), 2e-6));
     }

@@ -1,7 +1,7 @@
 //! Operations of a spec, of which an executable may have some, and of some one of several descriptions.
 
 use super::{Refusal, Site, site::same_kinds};
-use crate::specs::Operation;
+use crate::specs::{Operation, Spec};
 
 /// The operations that are there, and notes about those that are not.
 pub(super) struct Alternatives<T> {
@@ -56,6 +56,32 @@ impl<T> Alternatives<T> {
     }
 }
 
+/// Notes about operations that are there and not watched, since one before them has their name: `is_elsewhere` says whether the one
+/// with a number is there too, at other functions. Nothing else would tell that its calls are not counted.
+pub(super) fn passed_over<T>(
+    spec: &Spec,
+    found: &[T],
+    number: impl Fn(&T) -> usize,
+    mut is_elsewhere: impl FnMut(&T, u8) -> bool,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    for one in found {
+        let Some(first) = spec.operations.get(number(one)) else { continue };
+        let behind = (0..).zip(&spec.operations).skip(number(one) + 1);
+        for (number, other) in behind.filter(|(_, other)| other.name == first.name) {
+            if is_elsewhere(one, number) {
+                notes.push(format!(
+                    "{} is not watched as it is described a second time ({}), which fits as well: if that is another operation, \
+                     give it another name",
+                    first.name,
+                    spec.place(other.place())
+                ));
+            }
+        }
+    }
+    notes
+}
+
 /// Whether an operation is there in another way than it is described: another description may be that of this release.
 fn is_of_another_release(why: &Refusal) -> bool {
     match why {
@@ -69,6 +95,7 @@ fn is_of_another_release(why: &Refusal) -> bool {
         | Refusal::NoParameters(_)
         | Refusal::TypeMissing(_)
         | Refusal::TypeUnused(_)
+        | Refusal::TypeElsewhere { .. }
         | Refusal::FieldMissing { .. }
         | Refusal::WrongType { .. } => true,
         _ => false,
@@ -107,8 +134,8 @@ mod tests {
     use super::*;
     use crate::specs::read;
 
-    /// Operations of these names.
-    fn operations(names: &[&str]) -> Vec<Operation> {
+    /// A spec of operations of these names.
+    fn spec(names: &[&str]) -> Spec {
         let one = |name: &&str| {
             format!(
                 "[[native]]\nname = \"{name}\"\nkey = \"thread\"\n[[native.start]]\nfunction = \"begin\"\n\
@@ -116,7 +143,7 @@ mod tests {
             )
         };
         let text = format!("name = \"any\"\n{}", names.iter().map(one).collect::<String>());
-        read("", &text).unwrap_or_else(|error| panic!("{error}")).operations
+        read("any.toml", &text).unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn no_field(field: &str) -> Refusal {
@@ -129,17 +156,19 @@ mod tests {
 
     /// The numbers of the operations that are found, or why there are none.
     fn found(names: &[&str], mut why: impl FnMut(u8) -> Option<Refusal>) -> Result<Vec<u8>, String> {
-        let found = Alternatives::find(&operations(names), |number, _| why(number).map_or(Ok(number), Err));
+        let spec = spec(names);
+        let found = Alternatives::find(&spec.operations, |number, _| why(number).map_or(Ok(number), Err));
         found.map(|found| found.found).map_err(|why| why.to_string())
     }
 
     #[test]
     fn the_next_description_of_an_operation_is_tried_where_one_does_not_fit() {
         let first = |why: fn() -> Refusal| move |number: u8| (number == 0).then(why);
-        let ways: [fn() -> Refusal; 10] = [
+        let ways: [fn() -> Refusal; 11] = [
             || no_field("a"),
             || Refusal::TypeMissing("main.T".to_owned()),
             || Refusal::TypeUnused("main.T".to_owned()),
+            || Refusal::TypeElsewhere { name: "app.T".to_owned(), full: "example.com/app.T".to_owned() },
             || Refusal::wrong_type("a", "bool", "a string"),
             || Refusal::Generic("main.f[...]".to_owned()),
             || Refusal::Wrapper("main.(*T).f".to_owned()),
@@ -155,6 +184,9 @@ mod tests {
         assert!(found(&["a", "a"], first(|| Refusal::NoShape)).is_err());
         assert!(found(&["a", "b"], first(|| no_field("a"))).is_err());
         assert_eq!(found(&["a", "b"], first(no_function)), Ok(vec![1]));
+        let elsewhere =
+            || Refusal::FunctionElsewhere { name: "app.f".to_owned(), full: "example.com/app.f".to_owned() };
+        assert_eq!(found(&["a", "b"], first(elsewhere)), Ok(vec![1]));
     }
 
     #[test]
@@ -186,6 +218,24 @@ mod tests {
         let later = |number: u8| Some(if number == 0 { no_function() } else { no_field("later") });
         let text = found(&["a", "a"], later).expect_err("no field");
         assert!(text.contains("later"), "{text}");
+    }
+
+    #[test]
+    fn a_second_operation_of_a_name_is_told_of_where_it_is_there_too() {
+        let spec = spec(&["a", "b", "a", "a"]);
+        let told = |found: &[usize], is_there: fn(usize, u8) -> bool| {
+            passed_over(&spec, found, |one| *one, |one, number| is_there(*one, number))
+        };
+        assert!(told(&[0, 1], |_, _| false).is_empty());
+        let notes = told(&[0, 1], |_, _| true);
+        let begins =
+            |place: &str| format!("a is not watched as it is described a second time (any.toml:{place}),");
+        let [third, fourth] = ["20:12", "27:12"].map(begins);
+        let [one, other] = &notes[..] else { panic!("{notes:?}") };
+        assert!(one.starts_with(&third) && other.starts_with(&fourth), "{notes:?}");
+        // The first does not fit.
+        let notes = told(&[1, 2], |one, number| (one, number) == (2, 3));
+        assert!(matches!(&notes[..], [one] if one.starts_with(&fourth)), "{notes:?}");
     }
 
     #[test]

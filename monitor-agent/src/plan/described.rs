@@ -9,11 +9,11 @@ use monitor_ebpf::{
 
 use super::{
     Refusal, Role, Site,
-    alternatives::{Alternatives, any_of, one_kind},
+    alternatives::{Alternatives, any_of, one_kind, passed_over},
     copies,
     layout::{Needs, Nodes, Place, ROOT, STATUS, as_program},
     recipe::argument,
-    resolve::Resolver,
+    resolve::{Resolver, ends_in},
     shape::{Walk, side_code},
     site::{Sites, check_arguments},
 };
@@ -73,20 +73,19 @@ pub(super) fn find(
     let functions = go.functions_named(&|symbol| symbol == A_WRAPPER || is_named(symbol))?;
     let (wrapper, dissolved) = (go.wrapper_id(&functions)?, go.dissolved(&is_named)?);
     let mut finder = Finder { functions, wrapper, dissolved, sites: Sites::new(image, go) };
-    let Alternatives { found: operations, notes } = Alternatives::find(&spec.operations, |number, _| {
+    let Alternatives { found: operations, mut notes } = Alternatives::find(&spec.operations, |number, _| {
         finder.operation(spec, usize::from(number), resolver)
     })?;
+    let is_elsewhere = |one: &Described, number: u8| {
+        let other = resolver.forgetting(|resolver| finder.operation(spec, usize::from(number), resolver));
+        other.is_ok_and(|other| one.has_not_all_of(&other))
+    };
+    notes.extend(passed_over(spec, &operations, |one| one.number, is_elsewhere));
     let mut found = Found { operations, sites: Vec::new(), notes };
     check_sites(&found.operations)?;
     set_apart(&mut found.operations);
     found.sites = finder.sites.found;
-    let used = |site: &Site| {
-        let of = |operation: &Described| match site.role {
-            Role::Start => operation.starts.contains(&site.address),
-            _ => operation.finishes.contains(&site.address),
-        };
-        found.operations.iter().any(of)
-    };
+    let used = |site: &Site| found.operations.iter().any(|operation| operation.has(site));
     let is_used: Vec<_> = found.sites.iter().map(used).collect();
     let mut is_used = is_used.into_iter();
     found.sites.retain(|_| is_used.next().unwrap_or_default());
@@ -249,10 +248,28 @@ impl Finder<'_> {
             let caller = self.sites.go.dissolved_into(function)?;
             return Err(Refusal::Inlined { symbol: function.name.clone(), caller }.at(spec, entry.place));
         }
+        Err(refusal.unwrap_or_else(|| self.missing(entries, spec)))
+    }
+
+    /// Why none of some functions is there. Who has written one without the whole path of its package is told that.
+    fn missing(&self, entries: &[Entry], spec: &Spec) -> Refusal {
+        let longer = entries.iter().filter(|entry| entry.at_most.is_none()).find_map(|entry| {
+            let is_longer = |symbol: &str| {
+                let name = &entry.function;
+                ends_in(symbol, name) || (symbol.contains('%') && ends_in(&copies::unescape(symbol), name))
+            };
+            // Where a file has too many of them none is meant.
+            match self.sites.go.functions_named(&is_longer).ok()?.as_slice() {
+                [function] => Some((entry, function.name.clone())),
+                _ => None,
+            }
+        });
+        if let Some((entry, full)) = longer {
+            let name = entry.function.clone();
+            return Refusal::FunctionElsewhere { name, full }.at(spec, entry.place);
+        }
         let place = entries.first().map_or(0, |entry| entry.place);
-        let missing =
-            || Refusal::FunctionMissing(any_of(entries.iter().map(|entry| entry.function.as_str())));
-        Err(refusal.unwrap_or_else(|| missing().at(spec, place)))
+        Refusal::FunctionMissing(any_of(entries.iter().map(|entry| entry.function.as_str()))).at(spec, place)
     }
 
     /// Those of some functions that have Go code of their own, and what another of them is.
@@ -294,6 +311,18 @@ fn register(word: Option<usize>) -> Result<Register, Refusal> {
 impl Described {
     pub(super) fn operation(&self) -> Option<&Operation> {
         self.spec.operations.get(self.number)
+    }
+
+    /// Whether a site is one of its own.
+    pub(super) fn has(&self, site: &Site) -> bool {
+        let addresses = if site.role == Role::Start { &self.starts } else { &self.finishes };
+        addresses.contains(&site.address)
+    }
+
+    /// Whether another starts or finishes somewhere else, too.
+    fn has_not_all_of(&self, other: &Self) -> bool {
+        let is_new = |own: &[u64], others: &[u64]| others.iter().any(|address| !own.contains(address));
+        is_new(&self.starts, &other.starts) || is_new(&self.finishes, &other.finishes)
     }
 
     /// What a hit of its start is taken for.
@@ -501,6 +530,36 @@ mod tests {
         assert!(why.contains(&format!("doesn't say which arguments function {START} has")), "{why}");
         // Another description of the operation names none.
         assert!(planned_in(&file, &[told, plain].concat()).is_ok());
+    }
+
+    #[test]
+    fn a_second_operation_of_a_name_is_told_of_where_it_starts_elsewhere() {
+        let file = GoFile { kitex: true, ..GoFile::of_release(26) };
+        let first = operation("a", [START]);
+        let plan = planned_in(&file, &first.repeat(2)).expect("a plan");
+        let told = "a is not watched as it is described a second time (any.toml:13:12)";
+        let is_told = |plan: &Plan| plan.notes.iter().any(|note| note.starts_with(told));
+        assert!(!is_told(&plan), "{:?}", plan.notes);
+        let other = operation("a", ["example.com/pkg.(*T).Do"]);
+        let plan = planned_in(&file, &[first, other].concat()).expect("a plan");
+        assert!(is_told(&plan), "{:?}", plan.notes);
+        assert!(plan.sites.iter().all(|site| !site.symbol.ends_with("Do")), "{:?}", plan.sites);
+    }
+
+    #[test]
+    fn who_leaves_out_the_beginning_of_a_path_is_told_the_whole_name() {
+        const CODE: &[u8] = &[0x55, 0x5d, 0xc3, 0xcc];
+        let mut file = GoFile { kitex: true, ..GoFile::of_release(26) };
+        let short = operation("a", ["main.gone", "pkg.(*T).Do"]);
+        let why = planned_in(&file, &short).expect_err("a refusal");
+        let whole =
+            "any.toml:8:12: function pkg.(*T).Do is not in the executable, but example.com/pkg.(*T).Do is";
+        assert!(why.contains(whole), "{why}");
+        // Two may be meant.
+        file.more = vec![("example.net/pkg.(*T).Do", CODE)];
+        let why = planned_in(&file, &short).expect_err("a refusal");
+        let is_plain = why.contains("function main.gone (or pkg.(*T).Do) is not in the executable");
+        assert!(is_plain && !why.contains(", but "), "{why}");
     }
 
     #[test]

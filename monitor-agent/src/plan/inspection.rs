@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Plan, Refusal,
+    Calls, Plan, Refusal, Site,
     copies::{self, FrameworkCopy, SitedCopy},
 };
 use crate::{
@@ -38,6 +38,25 @@ pub struct OfSpec {
     pub spec: Arc<Spec>,
     /// Number of the first operation that it is for: each operation of native functions has a plan of its own.
     pub first: u8,
+}
+
+impl Found {
+    /// Names of the operations of its spec that a site is of, which may be a start of several; none if it is of a framework.
+    #[must_use]
+    pub fn operations_at(&self, site: &Site) -> Vec<&str> {
+        let (Some(of), Ok(plan)) = (&self.spec, &self.plan) else { return Vec::new() };
+        match &plan.calls {
+            Calls::ByType(_) | Calls::BySite(_) => Vec::new(),
+            Calls::Described(operations) => {
+                let these = operations.iter().filter(|operation| operation.has(site));
+                these.filter_map(|operation| Some(operation.operation()?.name.as_str())).collect()
+            }
+            Calls::Native(_) => {
+                let only = of.spec.operations.get(usize::from(of.first));
+                only.map(|operation| operation.name.as_str()).into_iter().collect()
+            }
+        }
+    }
 }
 
 /// Everything that can be said about an executable.
@@ -94,7 +113,7 @@ impl Inspection {
     /// Puts all probes of Kitex to the first instructions of their functions: see [`SiteChoosing::Naive`](super::SiteChoosing::Naive).
     pub fn choose_naive_sites(&mut self) {
         let plans = self.frameworks.iter_mut().filter_map(|found| found.plan.as_mut().ok());
-        for plan in plans.filter(|plan| plan.is_by_type()) {
+        for plan in plans.filter(|plan| plan.by_type().is_some()) {
             for site in plan.sites.iter_mut().chain(&mut plan.message_sites) {
                 site.choose_first_instruction();
             }
@@ -242,7 +261,7 @@ fn check_calling_convention(info: &BuildInfo) -> Result<(), ImageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{image::testing::GoFile, plan::Wanted};
+    use crate::{image::testing::GoFile, plan::Wanted, specs::read};
 
     /// What is found in an executable after texts in it were replaced by others of the same length.
     fn inspect(changes: &[(&str, &str)]) -> Vec<Found> {
@@ -272,6 +291,42 @@ mod tests {
 
     fn notes(changes: &[(&str, &str)]) -> Vec<String> {
         only(changes).plan.expect("a plan").notes
+    }
+
+    /// What is found of operations of these names, each from the entry of a native function to its return.
+    fn native(operations: [(&str, &str); 2]) -> Vec<Found> {
+        let operations = operations.map(|(name, function)| {
+            format!(
+                "[[native]]\nname = \"{name}\"\nkey = \"thread\"\nallow_expensive = true\n\
+                 returns = {{ by = \"instructions\" }}\n[[native.start]]\nfunction = \"{function}\"\n"
+            )
+        });
+        let spec = read("any.toml", &format!("name = \"any\"\n{}", operations.concat())).expect("a spec");
+        let image = Image::parse(Box::new(include_bytes!("../../../fuzz/seeds/native/0").to_vec()));
+        let specs = Specs::of(vec![spec]).expect("one goes with itself");
+        Inspection::of_specs(&image.expect("an image"), &specs).expect("no Go program").frameworks
+    }
+
+    #[test]
+    fn sites_of_native_functions_are_of_the_operation_that_the_plan_is_for() {
+        let found = native([("lookup", "stock_lookup"), ("end", "stock_end")]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        for (found, name) in found.iter().zip(["lookup", "end"]) {
+            let plan = found.plan.as_ref().expect("a plan");
+            assert!(plan.sites.len() > 1, "{plan:?}");
+            assert!(plan.sites.iter().all(|site| found.operations_at(site) == [name]), "{plan:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_native_operation_of_a_name_is_told_of() {
+        for (function, is_told) in [("stock_lookup", false), ("stock_end", true)] {
+            let found = native([("a", "stock_lookup"), ("a", function)]);
+            assert_eq!(found.len(), 1, "{found:?}");
+            let notes = &found[0].plan.as_ref().expect("a plan").notes;
+            let told = "a is not watched as it is described a second time (any.toml:15:12)";
+            assert_eq!(notes.iter().any(|note| note.starts_with(told)), is_told, "{notes:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! attaches one; nothing else lies between knowing and doing.
 
 mod alternatives;
+mod by_type;
 mod copies;
 mod described;
 mod errors;
@@ -24,24 +25,19 @@ mod witness;
 
 use std::{ops::Range, sync::Arc};
 
-use monitor_ebpf::{MAX_SHAPES, Register, TagMap};
+use monitor_ebpf::MAX_SHAPES;
 use serde::Serialize;
 
 pub use inspection::{Found, Inspection, OfSpec};
 pub use recipe::Wanted;
 pub use refusal::Refusal;
-pub use shape::ShapePlan;
 pub use site::{Role, Site, SiteChoosing, cost_name};
 
+use by_type::TypedCalls;
 use copies::{FrameworkCopy, SitedCopy};
 use described::Described;
-use errors::ErrorPlan;
-use messages::ErrorPlaces;
 use native::NativePlan;
-use protocols::ProtocolNames;
-use recipe::argument;
 use resolve::Resolver;
-use site::find_site;
 use sited::SitedCall;
 
 use crate::{
@@ -61,9 +57,6 @@ pub struct Offset {
     pub evidence: String,
 }
 
-/// Types of a service's own that a note has by name.
-const FOREIGN_NAMED: usize = 4;
-
 /// What one framework in one executable needs to be watched.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -71,31 +64,32 @@ pub struct Plan {
     pub sites: Vec<Site>,
     /// Where they go to count the messages of streams, on request only.
     pub message_sites: Vec<Site>,
-    /// The types that calls come as.
-    pub shapes: Vec<ShapePlan>,
     /// Every number found, with its evidence.
     pub offsets: Vec<Offset>,
     /// What can't be told in this executable, in words.
     pub notes: Vec<String>,
     /// Those of them about calls that are not watched at all.
     pub unwatched: Vec<String>,
-    /// The kinds of calls, where they are told by site. There are no shapes then.
-    calls: Vec<SitedCall>,
-    /// What a spec describes, where that is what the plan is for.
-    operations: Vec<Described>,
-    /// The same, of native functions.
-    native: Option<NativePlan>,
+    calls: Calls,
+    /// The labels that calls always have.
     label_names: Vec<String>,
-    object: (Register, Register),
-    error: (Register, Register),
-    tag_map: TagMap,
-    errors: Option<ErrorPlan>,
-    message_errors: ErrorPlaces,
-    protocols: Option<ProtocolNames>,
     /// Link-time addresses of the executable.
     image: Range<u64>,
     /// Link-time addresses of read-only data.
     literals: Range<u64>,
+}
+
+/// How calls are told from one another, and what is read of those that are told so.
+#[derive(Clone, Debug)]
+enum Calls {
+    /// By the type of their object.
+    ByType(TypedCalls),
+    /// By the function that they enter.
+    BySite(Vec<SitedCall>),
+    /// The same, of operations that a user's spec describes.
+    Described(Vec<Described>),
+    /// By nothing: all are of one operation of native functions.
+    Native(NativePlan),
 }
 
 impl Plan {
@@ -107,54 +101,13 @@ impl Plan {
         image: &Image,
         go: &GoImage<'_>,
     ) -> Result<Self, Refusal> {
-        let site = |role| find_site(role, &copy.symbol(framework, role), &copy.functions, image, go);
-        let sites = vec![site(Role::Finish)?, site(Role::Start)?];
-        copy.check_arguments(go)?;
-
+        let sites = by_type::sites(framework, copy, (image, go))?;
         let mut resolver = Resolver::new(&copy.module, &[], image, go)?;
-        let mut shapes = Vec::new();
-        for spec in &framework.shapes {
-            shapes.extend(ShapePlan::make(spec, &mut resolver)?);
-        }
-        if shapes.is_empty() {
-            return Err(Refusal::NoShape);
-        }
-        if shapes.len() > MAX_SHAPES {
-            return Err(Refusal::TooMuch("types of calls"));
-        }
-        let mut notes: Vec<_> = shapes.iter().flat_map(|shape| shape.notes.iter().cloned()).collect();
-        let tag_map = shapes.iter().find_map(|shape| shape.tag_map).unwrap_or(TagMap::None);
-        if tag_map == TagMap::None {
-            notes.push("retry: the layout of Go maps isn't known here, so retries can't be told".to_owned());
-        }
-        notes.extend(foreign_types(framework, &resolver));
-        let (protocols, note) = ProtocolNames::of(&framework.protocols, version);
-        notes.extend(note);
-        let errors = or_note(
-            ErrorPlan::make(&framework.errors, &mut resolver),
-            "errors can't be told apart, they count as other",
-            &mut notes,
-        )?;
-        // Whether the release has these functions is asked first: it is the better reason.
-        let messages = site(Role::Sent).and_then(|sent| {
-            let sites = vec![sent, site(Role::Received)?];
-            copy.check_message_arguments(framework, go)?;
-            Ok((sites, messages::error_places(framework, &mut resolver)?))
-        });
-        let messages = or_note(messages, "the messages of streams can't be counted", &mut notes)?;
-        let (message_sites, message_errors) = messages.unwrap_or_default();
-        let plan = Self {
-            message_sites,
-            shapes,
-            label_names: framework.metrics.labels.clone(),
-            object: (argument(framework.object.type_word)?, argument(framework.object.data)?),
-            error: (argument(framework.error.type_word)?, argument(framework.error.data)?),
-            tag_map,
-            errors,
-            message_errors,
-            protocols: Some(protocols),
-            ..Self::of_sites(sites, notes, resolver, image)?
-        };
+        let by_type::Found { calls, message_sites, notes } =
+            by_type::find(framework, version, copy, (image, go), &mut resolver)?;
+        let label_names = framework.metrics.labels.clone();
+        let plan = Self::without_offsets(Calls::ByType(calls), label_names, sites, notes, image);
+        let plan = Self { message_sites, ..plan }.with_offsets(resolver, image)?;
         plan.fitting()?.with_note_if_all_is_too_much()
     }
 
@@ -174,8 +127,8 @@ impl Plan {
             return Err(Refusal::TooMuch("kinds of calls"));
         }
         let label_names = framework.metrics.labels.clone();
-        let plan = Self::of_sites(sites, notes, resolver, image)?;
-        Self { message_sites, unwatched, calls, label_names, ..plan }.fitting()
+        let plan = Self::without_offsets(Calls::BySite(calls), label_names, sites, notes, image);
+        Self { message_sites, unwatched, ..plan }.with_offsets(resolver, image)?.fitting()
     }
 
     /// The same for a user's spec.
@@ -183,56 +136,48 @@ impl Plan {
         let mut resolver = Resolver::of_types(&described::types(spec), image, go)?;
         let described::Found { operations, sites, notes } =
             described::find(spec, (image, go), &mut resolver)?;
-        let label_names = spec.labels.clone();
-        Self { operations, label_names, ..Self::of_sites(sites, notes, resolver, image)? }.fitting()
+        let calls = Calls::Described(operations);
+        let plan = Self::without_offsets(calls, spec.labels.clone(), sites, notes, image);
+        plan.with_offsets(resolver, image)?.fitting()
     }
 
     /// The same for a spec of native functions: a plan for each operation that is there, with its number in the spec.
     fn make_native(spec: &Spec, image: &Image) -> Result<Vec<(u8, Self)>, Refusal> {
         let plan = |found: native::Found| {
             let native::Found { number, operation, sites, notes } = found;
-            let label_names = spec.labels.clone();
-            let plan = Self::without_offsets(sites, notes, image);
-            Ok((number, Self { native: Some(operation), label_names, ..plan }.fitting()?))
+            let calls = Calls::Native(operation);
+            let plan = Self::without_offsets(calls, spec.labels.clone(), sites, notes, image);
+            Ok((number, plan.fitting()?))
         };
         native::find(spec, image)?.into_iter().map(plan).collect()
     }
 
-    /// A plan of what has been found, which the DWARF must not contradict. What lies where at the sites is for the caller
-    /// to add.
-    fn of_sites(
+    /// A plan of what has been found, with no offsets.
+    fn without_offsets(
+        calls: Calls,
+        label_names: Vec<String>,
         sites: Vec<Site>,
-        mut notes: Vec<String>,
-        resolver: Resolver<'_>,
+        notes: Vec<String>,
         image: &Image,
-    ) -> Result<Self, Refusal> {
-        let (mut offsets, claims) = resolver.into_findings();
-        notes.extend(witness::check(image, &claims, &mut offsets)?);
-        Ok(Self { offsets, ..Self::without_offsets(sites, notes, image) })
-    }
-
-    /// A plan for which no offset is needed.
-    fn without_offsets(sites: Vec<Site>, notes: Vec<String>, image: &Image) -> Self {
+    ) -> Self {
         Self {
             sites,
             message_sites: Vec::new(),
-            shapes: Vec::new(),
             offsets: Vec::new(),
             notes,
             unwatched: Vec::new(),
-            calls: Vec::new(),
-            operations: Vec::new(),
-            native: None,
-            label_names: Vec::new(),
-            object: (Register::Rax, Register::Rax),
-            error: (Register::Rax, Register::Rax),
-            tag_map: TagMap::None,
-            errors: None,
-            message_errors: ErrorPlaces::default(),
-            protocols: None,
+            calls,
+            label_names,
             image: addresses(image),
             literals: literals(image),
         }
+    }
+
+    /// The same with the offsets that have been found, which the DWARF must not contradict.
+    fn with_offsets(mut self, resolver: Resolver<'_>, image: &Image) -> Result<Self, Refusal> {
+        let (mut offsets, claims) = resolver.into_findings();
+        self.notes.extend(witness::check(image, &claims, &mut offsets)?);
+        Ok(Self { offsets, ..self })
     }
 
     /// Refuses what does not fit the programs, before anything is attached.
@@ -241,23 +186,26 @@ impl Plan {
         Ok(self)
     }
 
-    /// Whether the type of a call's object tells what it is, not the function that the call enters.
-    fn is_by_type(&self) -> bool {
-        !self.shapes.is_empty()
+    /// Its calls, if the type of their object tells what they are, and not the function that they enter.
+    fn by_type(&self) -> Option<&TypedCalls> {
+        match &self.calls {
+            Calls::ByType(calls) => Some(calls),
+            Calls::BySite(_) | Calls::Described(_) | Calls::Native(_) => None,
+        }
     }
 
     /// Whether the probes at starts may be taken away now and then. Starts of gRPC-Go are counted under their labels, and a call
     /// has several: their probes stay. So do those of specs.
     #[must_use]
     pub fn starts_come_and_go(&self) -> bool {
-        self.is_by_type()
+        self.by_type().is_some()
     }
 
-    /// Why no call's own record of its start can be read; `None` where that of some kind of call can.
+    /// Why no call's own record of its start can be read; `None` where that of some kind of call can, or is never asked for,
+    /// since the probes at starts stay.
     #[must_use]
     pub fn unrecorded(&self) -> Option<String> {
-        let reasons: Option<Vec<_>> = self.shapes.iter().map(|shape| shape.unrecorded.as_deref()).collect();
-        reasons.map(|reasons| reasons.join("; "))
+        self.by_type()?.unrecorded()
     }
 
     fn with_note_if_all_is_too_much(mut self) -> Result<Self, Refusal> {
@@ -272,33 +220,27 @@ impl Plan {
     /// The labels that can be told.
     #[must_use]
     pub fn labels(&self) -> Vec<&str> {
-        let mut labels: Vec<_> = self.label_names.iter().map(String::as_str).collect();
-        if self.tag_map != TagMap::None {
-            labels.push("retry");
-        }
-        if self.errors.is_some() {
-            labels.push("error_class");
-        }
-        labels
+        let more = self.by_type().into_iter().flat_map(TypedCalls::more_labels);
+        self.label_names.iter().map(String::as_str).chain(more).collect()
     }
 
     /// Whether it can be read how often clients' calls were retried. Where it can't, the programs count all as not retried.
     #[must_use]
     pub fn tells_retries(&self) -> bool {
-        !self.shapes.iter().any(|shape| shape.lacks_retries)
+        self.by_type().is_none_or(TypedCalls::tells_retries)
     }
 
     /// Name of the class of errors that an object of the executable stands for, by its link-time address: what
     /// the programs count errors under. `other` for what is none.
     #[must_use]
     pub fn error_class(&self, image: &Image, address: u64) -> &'static str {
-        self.errors.as_ref().map_or(errors::OTHER, |errors| errors.class(image, address))
+        self.by_type().map_or(errors::OTHER, |calls| calls.error_class(image, address))
     }
 
     /// Name of the protocol with the framework's number, as this release of it writes that.
     #[must_use]
     pub fn protocol(&self, number: u16) -> String {
-        self.protocols.map_or_else(String::new, |protocols| protocols.name(number))
+        self.by_type().map_or_else(String::new, |calls| calls.protocol(number))
     }
 }
 
@@ -316,20 +258,6 @@ fn or_note<T>(
             Ok(None)
         }
     }
-}
-
-/// Notes about the types with which a service implements the framework's interfaces itself.
-fn foreign_types(framework: &Framework, resolver: &Resolver<'_>) -> Vec<String> {
-    let interfaces = framework.open_interfaces.iter();
-    let note = |(interface, what): &(String, String)| {
-        let types = resolver.foreign(interface);
-        let (named, more) = types.split_at(types.len().min(FOREIGN_NAMED));
-        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
-        let named = named.join(", ");
-        (!named.is_empty())
-            .then(|| format!("the service has types of its own as {interface} ({named}{more}): {what}"))
-    };
-    interfaces.filter_map(note).collect()
 }
 
 /// The addresses from the page of the first segment to the end of the last.

@@ -11,13 +11,13 @@ use monitor_ebpf::{Native as NativeRecipe, form, moment, policy, word};
 
 use super::{
     Refusal, Role, Site,
-    alternatives::{Alternatives, any_of, one_kind},
+    alternatives::{Alternatives, any_of, one_kind, passed_over},
     shape::side_code,
     site::{no_site, site},
 };
 use crate::{
     image::{
-        CodeError, CostClass, Demangler, Image, NativeFunction, SiteChoice, SiteKind, is_native_part,
+        CodeError, CostClass, Demangler, Image, NativeFunction, Parts, SiteChoice, SiteKind, is_native_part,
         is_native_thunk, native_entry_site, native_original, return_sites,
     },
     specs::{
@@ -43,8 +43,20 @@ pub(super) struct Found {
     pub(super) notes: Vec<String>,
 }
 
+impl Found {
+    /// Whether another starts or finishes in a function that this one doesn't.
+    fn has_not_all_of(&self, other: &Self) -> bool {
+        let is_own =
+            |site: &Site| self.sites.iter().any(|own| (own.role, own.entry) == (site.role, site.entry));
+        !other.sites.iter().all(is_own)
+    }
+}
+
 /// So many clones are kept for notes, whatever the file has.
 const CLONES_MAX: usize = 64;
+/// What has gcc leave a function by returns alone.
+const WHOLE: &str = "; gcc builds it whole, without jumps to other functions, with -fno-reorder-blocks-and-partition and \
+                     -fno-optimize-sibling-calls";
 /// Functions with other names that a note tells of, and how much of a name.
 const NOTED_MAX: usize = 4;
 const SHOWN_MAX: usize = 200;
@@ -52,11 +64,16 @@ const SHOWN_MAX: usize = 200;
 /// Finds everything that a spec of native functions names. An operation of several may be missing: a note says so.
 pub(super) fn find(spec: &Spec, image: &Image) -> Result<Vec<Found>, Refusal> {
     let functions = Functions::find(spec, image)?;
-    let alternatives = Alternatives::find(&spec.operations, |number, operation| {
+    let find = |number: u8, operation: &Operation| {
         let native = operation.native.as_ref().ok_or(Refusal::NoShape)?;
         find_operation((number, operation), native, (spec, &functions), image)
-    })?;
-    let (mut found, notes) = (alternatives.found, alternatives.notes);
+    };
+    let Alternatives { mut found, mut notes } = Alternatives::find(&spec.operations, find)?;
+    let is_elsewhere = |one: &Found, number: u8| {
+        let other = spec.operations.get(usize::from(number)).map(|operation| find(number, operation));
+        other.and_then(Result::ok).is_some_and(|other| one.has_not_all_of(&other))
+    };
+    notes.extend(passed_over(spec, &found, |one| usize::from(one.number), is_elsewhere));
     if let Some(first) = found.first_mut() {
         first.notes.extend(notes);
     }
@@ -111,6 +128,8 @@ struct Functions<'a> {
     found: Vec<NativeFunction>,
     /// Symbols of what the compiler has made of such functions with other arguments, with a bit for each entry.
     clones: Vec<(String, u64)>,
+    /// Whether there are only the symbols that the dynamic linker needs.
+    is_stripped: bool,
 }
 
 impl<'a> Functions<'a> {
@@ -141,12 +160,10 @@ impl<'a> Functions<'a> {
             };
             entries.iter().enumerate().fold(0, |by, (bit, entry)| by | u64::from(is_like(entry)) << bit)
         })?;
-        let needs_names = entries.iter().any(|entry| entry.is_of_source());
-        match found {
-            _ if needs_names && demangler.is_exhausted() => Err(Refusal::TooManyNames),
-            Some(found) => Ok(Self { entries, found, clones }),
-            None => Err(Refusal::NoSymbols),
+        if demangler.is_exhausted() && entries.iter().any(|entry| entry.is_of_source()) {
+            return Err(Refusal::TooManyNames);
         }
+        Ok(Self { entries, found, clones, is_stripped: image.is_stripped()? })
     }
 
     /// Those that an entry means.
@@ -220,9 +237,9 @@ fn find_operation(
         }
         NativeFinish::Instructions(_) => {
             let mut sites = Vec::new();
-            let wholes = wholes(&entered, image)?;
+            let parts = parts(&entered, image)?;
             for function in &entered {
-                let returns = instruction_sites(function, wholes.get(&function.entry), image);
+                let returns = instruction_sites(function, parts.get(&function.entry), image);
                 sites.extend(returns.map_err(|why| why.at(spec, start.place))?);
             }
             (None, sites)
@@ -278,7 +295,9 @@ fn choose<'a>(
         return Err(why.at(spec, entry.place));
     }
     let place = entries.first().map_or(0, |entry| entry.place);
-    Err(Refusal::SymbolMissing(any_of(entries.iter().map(|entry| entry.function.as_str()))).at(spec, place))
+    let names = any_of(entries.iter().map(|entry| entry.function.as_str()));
+    let why = if functions.is_stripped { Refusal::Stripped(names) } else { Refusal::SymbolMissing(names) };
+    Err(why.at(spec, place))
 }
 
 /// Refuses a function of which its symbol says that it is none, or has not the arguments that an entry names, or not the result.
@@ -325,38 +344,51 @@ fn entry_site(role: Role, function: &NativeFunction, image: &Image) -> Result<Si
     site(role, (&function.name, function.entry), &code, choice, image)
 }
 
-/// Which of some functions have no part elsewhere that may return, or why that can't be told. Only those are asked about of which it
+/// The parts elsewhere of some functions, or why they can't be told, or may return. Only those are asked about of which it
 /// matters, since all symbols are looked through.
-fn wholes(
+fn parts(
     functions: &[NativeFunction],
     image: &Image,
-) -> Result<BTreeMap<u64, Result<(), CodeError>>, Refusal> {
+) -> Result<BTreeMap<u64, Result<Parts, CodeError>>, Refusal> {
     let mut asked = Vec::new();
     for function in functions {
-        let returns = return_sites(&code(function, image)?, function.entry, false);
-        if matches!(returns, Err(CodeError::MayBeLeftByJump { .. })) {
+        let returns = return_sites(&code(function, image)?, function.entry, None);
+        if matches!(returns, Err(CodeError::LeftByJump { .. } | CodeError::MayBeLeftByJump { .. })) {
             asked.push(function.clone());
         }
     }
-    if asked.is_empty() { Ok(BTreeMap::new()) } else { Ok(image.native_wholes(&asked)?) }
+    if asked.is_empty() { Ok(BTreeMap::new()) } else { Ok(image.native_parts(&asked)?) }
 }
 
-/// The sites at which a function returns, of which it may be known whether a part returns elsewhere. What its own code says against
-/// it comes first.
+/// The sites at which a function returns, of which it may be known what its parts elsewhere are. What its own code says against
+/// it comes first, unless it is that it jumps to what may be such a part.
 fn instruction_sites(
     function: &NativeFunction,
-    whole: Option<&Result<(), CodeError>>,
+    parts: Option<&Result<Parts, CodeError>>,
     image: &Image,
 ) -> Result<Vec<Site>, Refusal> {
     let code = code(function, image)?;
-    let choices = match (return_sites(&code, function.entry, whole.is_some()), whole) {
-        (Ok(_), Some(Err(why))) => Err(why.clone()),
+    let none = Parts::default();
+    let known = parts.map(|parts| parts.as_ref().unwrap_or(&none));
+    let choices = match (return_sites(&code, function.entry, known), parts) {
+        (Ok(_) | Err(CodeError::LeftByJump { .. }), Some(Err(why))) => Err(why.clone()),
         (choices, _) => choices,
     };
-    let choices = choices.map_err(|error| no_site(&function.name, &error))?;
+    let choices = choices.map_err(|error| no_returns(&function.name, &error))?;
     let site =
         |choice: SiteChoice| site(Role::Finish, (&function.name, function.entry), &code, choice, image);
     choices.into_iter().map(site).collect()
+}
+
+/// A function without sites at which it returns.
+fn no_returns(symbol: &str, error: &CodeError) -> Refusal {
+    let advice = match error {
+        CodeError::LeftByJump { .. } | CodeError::PartMayReturn { .. } | CodeError::PartsUnknown { .. } => {
+            WHOLE
+        }
+        _ => "",
+    };
+    Refusal::NoSite { symbol: symbol.to_owned(), why: format!("{error}{advice}") }
 }
 
 /// The return probe of a function, which the kernel wants where the return address is still the last on the stack.
@@ -511,17 +543,17 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_is_refused_where_a_part_may_return() {
+    fn a_switch_and_a_jump_to_a_part_are_refused_where_that_may_return() {
         // Where the file has its code, eight bytes for a function, and its symbols.
         const CODE: usize = 120;
         const SYMBOLS: usize = CODE + 4 * 8;
-        let planned = |part: &str, code: &[u8]| {
+        let planned = |whole: &[u8], part: &str, code: &[u8]| {
             let mut file = include_bytes!("../../../fuzz/seeds/native/0").to_vec();
             let name = file.windows(3).position(|text| text == b"_ZN").expect("a symbol");
             let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-            // The first function: movsxd rax, dword ptr [rdx+rdi*4]; add rax, rdx; jmp rax; ret
-            put(CODE, b"\x48\x63\x04\xba\x48\x01\xd0\xff\xe0\xc3");
-            put(SYMBOLS + 24 + 16, &[10]);
+            // The first function.
+            put(CODE, whole);
+            put(SYMBOLS + 24 + 16, &[u8::try_from(whole.len()).expect("a short one")]);
             // The third is a local one.
             put(SYMBOLS + 3 * 24 + 4, &[2]);
             // The fourth is the part, of no type.
@@ -530,13 +562,22 @@ mod tests {
             put(name, format!("{part}\0").as_bytes());
             planned_in(file, BY_INSTRUCTIONS, "function = \"stock_lookup\"").map(|plan| plan.sites.len())
         };
-        // push rbp; mov rbp, rsp; pop rbp; ret
+        // push rbp; mov rbp, rsp; pop rbp; ret. And what only calls: call elsewhere; int3
         let returns = b"\x55\x48\x89\xe5\x5d\xc3";
-        let why = planned("stock_lookup.cold", returns).expect_err("a refusal");
-        assert!(why.contains("its part stock_lookup.cold may return by itself"), "{why}");
-        // It only calls: call elsewhere; int3
-        assert_eq!(planned("stock_lookup.cold", b"\xe8\x00\x10\x00\x00\xcc"), Ok(2));
-        assert_eq!(planned("stock_lookup.part.0", returns), Ok(2));
+        let calls = b"\xe8\x00\x10\x00\x00\xcc";
+        // movsxd rax, dword ptr [rdx+rdi*4]; add rax, rdx; jmp rax; ret. And je to the fourth; ret
+        let switch = b"\x48\x63\x04\xba\x48\x01\xd0\xff\xe0\xc3";
+        let jump = b"\x74\x16\xc3";
+        for whole in [&switch[..], jump] {
+            let why = planned(whole, "stock_lookup.cold", returns).expect_err("a refusal");
+            assert!(why.contains("its part stock_lookup.cold may return by itself"), "{why}");
+            assert!(why.contains("by itself, or enter it anew; gcc builds it whole"), "{why}");
+            assert_eq!(planned(whole, "stock_lookup.cold", calls), Ok(2));
+        }
+        assert_eq!(planned(switch, "stock_lookup.part.0", returns), Ok(2));
+        // Another function.
+        let why = planned(jump, "stock.cold", calls).expect_err("a refusal");
+        assert!(why.contains("to what returns in its place; gcc builds it whole"), "{why}");
     }
 
     #[test]
@@ -637,7 +678,8 @@ mod tests {
         let function = |name: &str| NativeFunction { name: name.to_owned(), entry: 8, size: 8, wanted_by: 1 };
         let note = |clones: &[&str], watched: &[&str]| {
             let clones = clones.iter().map(|name| ((*name).to_owned(), 1)).collect();
-            let functions = Functions { entries: vec![&entry], found: Vec::new(), clones };
+            let functions =
+                Functions { entries: vec![&entry], found: Vec::new(), clones, is_stripped: false };
             let watched: Vec<_> = watched.iter().map(|name| function(name)).collect();
             clones_left_out(&entry, &watched, &functions)
         };

@@ -1,6 +1,6 @@
-//! Names of protocols, as a release of the framework writes them.
+//! What depends on the release of a framework: names of protocols, and notes of what no layout shows.
 
-use crate::frameworks::ProtocolSpec;
+use crate::frameworks::{ProtocolSpec, Untold};
 
 /// The names that one copy of a framework has.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,16 @@ impl ProtocolNames {
     }
 }
 
+/// Notes of what a release does not show, and where it is not known which release it is, of what any doesn't.
+pub(super) fn untold(all: &[Untold], version: &str) -> Vec<String> {
+    let release = release(version);
+    let note = |untold: &Untold| match release {
+        None => Some(format!("the release isn't known: {}", untold.note)),
+        Some(release) => (untold.since..untold.before).contains(&release).then(|| untold.note.clone()),
+    };
+    all.iter().filter_map(note).collect()
+}
+
 /// Major and minor of a version such as `v0.13.1`.
 fn release(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.strip_prefix('v')?.split('.');
@@ -65,5 +75,24 @@ mod tests {
         assert_eq!(names("v0.12.4"), (before.to_owned(), false));
         assert_eq!(names("v0.13.1"), (since.to_owned(), false));
         assert_eq!(names("unknown"), (since.to_owned(), true));
+    }
+
+    #[test]
+    fn what_no_layout_shows_is_noted_by_release() {
+        let kitex = known().by_type.iter().find(|framework| framework.name == "kitex").expect("Kitex");
+        let notes = |version: &str| untold(&kitex.untold, version);
+        let streams = "servers of v0.12 don't mark streams over gRPC: they count as pingpong";
+        let oneway = "clients up to v0.3 don't mark oneway calls: they count as pingpong";
+        for version in ["v0.12.0", "v0.12.4"] {
+            assert_eq!(notes(version), [streams], "{version}");
+        }
+        for version in ["v0.1.4", "v0.3.4"] {
+            assert_eq!(notes(version), [oneway], "{version}");
+        }
+        for version in ["v0.4.0", "v0.11.3", "v0.13.0", "v0.16.3", "v1.12.0"] {
+            assert!(notes(version).is_empty(), "{version}");
+        }
+        let unknown = notes("unknown");
+        assert_eq!(unknown, [streams, oneway].map(|note| format!("the release isn't known: {note}")));
     }
 }

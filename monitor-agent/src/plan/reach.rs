@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::resolve::{PARAMETER_COUNT, PARAMETERS, type_full_name};
+use super::resolve::{PARAMETER_COUNT, PARAMETERS, ends_in, type_full_name};
 use crate::image::{GoImage, Image, Kind, Type};
 
 /// Types that are looked at.
@@ -13,8 +13,8 @@ const PARAMETERS_MAX: usize = 16;
 /// What a named type has between its own part and its parameters (`UncommonType` in internal/abi/type.go @ go1.26).
 const UNCOMMON: u64 = 16;
 
-/// Addresses of the struct types of these full names, as far as they can be reached from those in `used`, whose full
-/// names go with their addresses. The packages closest to the names come first.
+/// Addresses of the struct types of these full names, and of those whose names end in one of them, as far as they can be reached from
+/// those in `used`, whose full names go with their addresses. The packages closest to the names come first.
 pub(super) fn named(
     names: &[&str],
     used: &BTreeMap<u64, String>,
@@ -32,7 +32,7 @@ pub(super) fn named(
         let Ok(this) = go.type_at(address) else { continue };
         if this.kind == Kind::Struct {
             let name = type_full_name(&this);
-            if names.contains(&name.as_str()) {
+            if names.iter().any(|wanted| name == *wanted || ends_in(&name, wanted)) {
                 found.entry(name).or_default().insert(address);
             }
         }

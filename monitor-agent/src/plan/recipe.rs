@@ -1,8 +1,8 @@
 //! Recipes: a plan's numbers as the programs take them, for one process and what is wanted of its calls.
 
-use monitor_ebpf::{Recipe, Register, Shape, TagMap, by_site, event};
+use monitor_ebpf::{Recipe, Register, Shape, by_site, event};
 
-use super::{Plan, Refusal, Role, ShapePlan, Site, native::NativePlan};
+use super::{Calls, Plan, Refusal, Role, Site, native::NativePlan};
 
 /// What the programs are asked for beside the calls and their names. Each costs the target some reads per call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,35 +76,25 @@ impl Plan {
     /// Whether the messages of its framework's streams are wanted.
     #[must_use]
     pub fn wants_messages(&self, wanted: Wanted) -> bool {
-        // Operations of specs have none.
-        (self.is_by_type() && wanted.messages) || (!self.calls.is_empty() && wanted.grpc_messages)
+        match self.calls {
+            Calls::ByType(_) => wanted.messages,
+            Calls::BySite(_) => wanted.grpc_messages,
+            // Operations of specs have none.
+            Calls::Described(_) | Calls::Native(_) => false,
+        }
     }
 
     /// The recipe for a process in which the executable lies `bias` bytes above its link-time addresses.
     pub fn recipe(&self, bias: u64, wanted: Wanted) -> Result<Recipe, Refusal> {
         let mut recipe = Recipe {
-            object_type: self.object.0 as u8,
-            object: self.object.1 as u8,
-            error: self.error.0 as u8,
-            error_data: self.error.1 as u8,
             read_errors: u8::from(wanted.reads_errors()),
             events: wanted.events(),
-            tag_map: if wanted.retries { self.tag_map } else { TagMap::None } as u8,
             image: self.image.start.wrapping_add(bias),
             image_length: self.image.end - self.image.start,
             literals: self.literals.start.wrapping_add(bias),
             literals_length: self.literals.end - self.literals.start,
-            sent_error_at: self.message_errors.sent,
-            received_error_at: self.message_errors.received,
             ..Recipe::EMPTY
         };
-        if let Some(errors) = &self.errors {
-            recipe.error_wrapped = errors.wrapped.wrapping_add(bias);
-            recipe.error_wrapped_at = errors.wrapped_at;
-            recipe.error_plain = moved(errors.plain, bias);
-            recipe.error_carrier = moved(errors.carrier, bias);
-            recipe.error_carries_at = errors.carries_at;
-        }
         for site in self.sites.iter().chain(&self.message_sites) {
             let flags = match site.role {
                 Role::Start => &mut recipe.start_skip_flags,
@@ -115,42 +105,39 @@ impl Plan {
             };
             *flags = site.skip_flags().unwrap_or(*flags);
         }
-        for (place, shape) in recipe.shapes.iter_mut().zip(&self.shapes) {
-            *place = as_far_as_there_is_room(shape, bias, wanted)?;
-            recipe.shape_count += 1;
-        }
-        for (place, call) in recipe.shapes.iter_mut().zip(&self.calls) {
-            *place = call.to_shape(bias, wanted)?;
-            recipe.shape_count += 1;
-            recipe.by_site = by_site::PATH;
-        }
-        for (place, operation) in recipe.shapes.iter_mut().zip(&self.operations) {
-            *place = operation.to_shape(bias)?;
-            recipe.shape_count += 1;
-            recipe.by_site = by_site::NAMES;
-            // Its names are known when it finishes, and it has no peer.
-            recipe.events &= event::FINISHES;
-        }
-        if let Some(NativePlan(native)) = self.native {
-            recipe.native = native;
-            recipe.by_site = by_site::NAMES;
-            recipe.events &= event::FINISHES;
+        match &self.calls {
+            Calls::ByType(calls) => calls.put(&mut recipe, bias, wanted)?,
+            Calls::BySite(calls) => {
+                put_shapes(&mut recipe, calls, |call| call.to_shape(bias, wanted))?;
+                recipe.by_site = by_site::PATH;
+            }
+            Calls::Described(operations) => {
+                put_shapes(&mut recipe, operations, |operation| operation.to_shape(bias))?;
+                recipe.by_site = by_site::NAMES;
+                // Its names are known when it finishes, and it has no peer.
+                recipe.events &= event::FINISHES;
+            }
+            Calls::Native(NativePlan(native)) => {
+                recipe.native = *native;
+                recipe.by_site = by_site::NAMES;
+                recipe.events &= event::FINISHES;
+            }
         }
         Ok(recipe)
     }
 }
 
-/// The shape for a process, with the peer's address and the recorded start if there is room for them beside the rest.
-fn as_far_as_there_is_room(shape: &ShapePlan, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
-    match shape.to_shape(bias, wanted) {
-        Err(Refusal::TooMuch(_)) if wanted.peers => {
-            as_far_as_there_is_room(shape, bias, Wanted { peers: false, ..wanted })
-        }
-        Err(Refusal::TooMuch(_)) if wanted.recorded => {
-            shape.to_shape(bias, Wanted { recorded: false, ..wanted })
-        }
-        other => other,
+/// Writes a shape for each of these into a recipe.
+pub(super) fn put_shapes<T>(
+    recipe: &mut Recipe,
+    calls: &[T],
+    to_shape: impl Fn(&T) -> Result<Shape, Refusal>,
+) -> Result<(), Refusal> {
+    for (place, call) in recipe.shapes.iter_mut().zip(calls) {
+        *place = to_shape(call)?;
+        recipe.shape_count += 1;
     }
+    Ok(())
 }
 
 /// Where a link-time address is in a process whose executable lies `bias` bytes above it. 0 stands for none, and stays.

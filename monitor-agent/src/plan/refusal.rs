@@ -11,7 +11,8 @@ const UNPROVEN: &str = ", so the layout can't be proven";
 const RENAMED: &str = ": it was renamed, every call of it is inlined, or its release is not supported";
 
 /// What a refusal for a missing native function ends with.
-const ELSEWHERE: &str = "; those of shared libraries that it loads can't be watched";
+const ABSENT: &str = ": it has another name, every call of it is inlined, as the outer function of an `async fn` is, or it is generic, \
+                      and only what it is made into has symbols; functions of shared libraries can't be watched";
 
 /// What a refusal for an inlined function ends with.
 const BY_PROFILE: &str = ": built without a profile (-pgo=off), it can be watched, unless it is small";
@@ -22,6 +23,14 @@ pub enum Refusal {
     /// The function is not in the executable's function table.
     #[error("function {0} is not in the executable{RENAMED}")]
     FunctionMissing(String),
+    /// The same of a name that only one function has, behind the beginning of its package's path.
+    #[error("function {name} is not in the executable, but {full} is: write the whole path of its package")]
+    FunctionElsewhere {
+        /// The name that was written.
+        name: String,
+        /// That of the function.
+        full: String,
+    },
     /// The framework is linked in, without the functions that every call enters.
     #[error(
         "{module} is linked in, but neither {functions} is in its function table: no call is made or served through \
@@ -139,9 +148,12 @@ pub enum Refusal {
         "it is a Go program, whose functions have another calling convention and whose stacks move: describe them with [[operation]]"
     )]
     NativeInGo,
-    /// Nothing says where native functions are.
-    #[error("the executable has no symbols, so where its functions are can't be known: it was stripped")]
-    NoSymbols,
+    /// Nothing says where a native function is.
+    #[error(
+        "function {0} can't be found: the executable was stripped, and has at most the symbols that the dynamic linker needs; what \
+         `strip --strip-debug` leaves is enough"
+    )]
+    Stripped(String),
     /// To make names of the source of all symbols would take too long.
     #[error(
         "its symbols have more names in the source than are made for one executable: write the mangled names of functions, as \
@@ -149,7 +161,7 @@ pub enum Refusal {
     )]
     TooManyNames,
     /// A native function is not in the symbol table.
-    #[error("function {0} is not among the symbols of the executable, or has no size there{ELSEWHERE}")]
+    #[error("function {0} is not among the symbols of the executable, or has no size there{ABSENT}")]
     SymbolMissing(String),
     /// A symbol of a part of a native function.
     #[error(
@@ -200,6 +212,14 @@ pub enum Refusal {
          in it can't be proven; leave out the labels that need it"
     )]
     TypeUnused(String),
+    /// The same of a name that only one type has, behind the beginning of its package's path.
+    #[error("type {name} can't be found, but {full} can: write the whole path of its package")]
+    TypeElsewhere {
+        /// The name that was written.
+        name: String,
+        /// That of the type.
+        full: String,
+    },
     /// A field that must be there is not.
     #[error("type {type_name} has no field {field}, so the layout can't be proven")]
     FieldMissing {
@@ -276,7 +296,11 @@ impl Refusal {
     pub(super) fn is_missing(&self) -> bool {
         match self {
             Self::InSpec { why, .. } => why.is_missing(),
-            _ => self.is_inlined() || matches!(self, Self::FunctionMissing(_) | Self::SymbolMissing(_)),
+            Self::FunctionMissing(_)
+            | Self::FunctionElsewhere { .. }
+            | Self::SymbolMissing(_)
+            | Self::Stripped(_) => true,
+            _ => self.is_inlined(),
         }
     }
 
@@ -299,7 +323,7 @@ impl Refusal {
             return why.reason();
         }
         let text = self.to_string();
-        let ends = [UNPROVEN, RENAMED, ELSEWHERE, BY_PROFILE];
+        let ends = [UNPROVEN, RENAMED, ABSENT, BY_PROFILE];
         let reason = ends.iter().find_map(|end| text.strip_suffix(end));
         reason.map_or_else(|| text.clone(), str::to_owned)
     }

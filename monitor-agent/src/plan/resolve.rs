@@ -24,6 +24,8 @@ pub(super) struct Resolver<'a> {
     itabs: BTreeMap<(String, String), Vec<ItabRef>>,
     /// Addresses of types that no itab has, by name.
     reached: BTreeMap<String, BTreeSet<u64>>,
+    /// Types whose names end in one that is looked for, behind a slash.
+    longer: BTreeSet<String>,
     offsets: BTreeMap<String, Offset>,
     /// The offsets that are those of fields.
     claims: Vec<Claim>,
@@ -80,6 +82,7 @@ impl<'a> Resolver<'a> {
             module: module.to_owned(),
             itabs,
             reached: BTreeMap::new(),
+            longer: BTreeSet::new(),
             offsets: BTreeMap::new(),
             claims: Vec::new(),
         })
@@ -112,8 +115,21 @@ impl<'a> Resolver<'a> {
         let reached =
             if missing.is_empty() { BTreeMap::new() } else { reach::named(&missing, &used, image, go) };
         go.check_types()?;
+        let is_longer = |text: &str| missing.iter().any(|name| ends_in(text, name));
+        let all = used.values().map(|text| text.trim_start_matches('*'));
+        let all = all.chain(reached.keys().map(String::as_str));
+        let longer = all.filter(|text| is_longer(text)).map(str::to_owned).collect();
         let module = String::new();
-        Ok(Self { image, go, module, itabs, reached, offsets: BTreeMap::new(), claims: Vec::new() })
+        Ok(Self { image, go, module, itabs, reached, longer, offsets: BTreeMap::new(), claims: Vec::new() })
+    }
+
+    /// Asks something of which nothing is kept but the answer.
+    pub(super) fn forgetting<T>(&mut self, ask: impl FnOnce(&mut Self) -> T) -> T {
+        let (offsets, claims) = (self.offsets.clone(), self.claims.len());
+        let answer = ask(self);
+        self.offsets = offsets;
+        self.claims.truncate(claims);
+        answer
     }
 
     /// The struct type of this name: it, or a pointer to it, is used as some interface, or lies behind a type that is.
@@ -131,13 +147,22 @@ impl<'a> Resolver<'a> {
         }
         let mut found =
             self.itabs.iter().filter(|((_, concrete), _)| concrete.trim_start_matches('*') == full);
-        let Some((_, itabs)) = found.next() else { return Err(Refusal::TypeUnused(full)) };
+        let Some((_, itabs)) = found.next() else { return Err(self.no_type(full)) };
         let first = itabs.first().map_or(0, |itab| itab.pointee);
         let others = itabs.iter().chain(found.flat_map(|(_, itabs)| itabs));
         if others.into_iter().any(|itab| itab.pointee != first) {
             return Err(Refusal::TypeTwice(full));
         }
         Ok(first)
+    }
+
+    /// Why there is no type of this name. Who has written it without the whole path of its package is told that.
+    fn no_type(&self, name: String) -> Refusal {
+        let mut longer = self.longer.iter().filter(|text| ends_in(text, &name));
+        match (longer.next(), longer.next()) {
+            (Some(full), None) => Refusal::TypeElsewhere { name, full: full.clone() },
+            _ => Refusal::TypeUnused(name),
+        }
     }
 
     /// The itab under which a pointer to `concrete` is an `interface`; `None` when there is none: then no such
@@ -344,6 +369,11 @@ fn too_many_itabs() -> ImageError {
     ImageError::Malformed { what: "it has more Go itabs of the framework than a program needs".to_owned() }
 }
 
+/// Whether a full name is one that was written without the beginning of its package's path.
+pub(super) fn ends_in(full: &str, name: &str) -> bool {
+    full.strip_suffix(name).is_some_and(|path| path.ends_with('/'))
+}
+
 /// Whether a type's full name is of a package of the module.
 fn is_below(name: &str, module: &str) -> bool {
     name.strip_prefix(module).is_some_and(|rest| rest.starts_with(['/', '.']))
@@ -395,6 +425,14 @@ pub(super) fn type_full_name(found: &Type) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_may_lack_the_beginning_of_its_path() {
+        assert!(ends_in("example.com/app/queue.job", "queue.job"));
+        assert!(ends_in("example.com/app/queue.job", "app/queue.job"));
+        assert!(!ends_in("example.com/app/myqueue.job", "queue.job"));
+        assert!(!ends_in("queue.job", "queue.job"));
+    }
 
     #[test]
     fn a_full_name_has_the_path_of_its_package_and_its_arguments_as_they_are() {

@@ -15,9 +15,9 @@ use crate::{
 
 /// A shape of calls, proven in an executable.
 #[derive(Clone, Debug)]
-pub struct ShapePlan {
+pub(super) struct ShapePlan {
     /// What can't be told of its calls, in words.
-    pub notes: Vec<String>,
+    pub(super) notes: Vec<String>,
     /// Why the start that its calls record can't be read, where that is so.
     pub(super) unrecorded: Option<String>,
     /// How the tags that hold the number of retries lie in memory.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 
 use super::{
-    ALTERNATIVES_MAX, Comparison, Entry, Finish, Key, LABELS_MAX, MATCHES_MAX, Operation, POINTERS_MAX,
-    Policy, REGISTERS, Source, TEXTS_MAX, Words, names,
-    read::{NOT_FIRST_START, Wrong, check, comparison, label_places, short, source, wrong},
+    ALTERNATIVES_MAX, Comparison, Entry, Finish, Key, MATCHES_MAX, Operation, POINTERS_MAX, Policy,
+    REGISTERS, Source, Words, glob, names,
+    read::{NOT_FIRST_START, Wrong, check, comparison, label_places, short, source, sources, wrong},
     written::{WrittenEntry, WrittenKey, WrittenOperation, WrittenPolicy, WrittenSide, WrittenWords},
 };
 
@@ -51,7 +51,7 @@ pub(super) fn operation(spanned: &Spanned<WrittenOperation>) -> Result<Operation
         finish,
         types,
         type_places: written.types.values().map(|name| name.span().start).collect(),
-        labels: sources(written)?,
+        labels: sources(&written.labels, source)?,
         label_places: label_places(&written.labels),
         failed: failed(written)?,
         signed: written.signed,
@@ -124,7 +124,7 @@ pub(crate) fn entry(
     let written = spanned.get_ref();
     let function = &written.function;
     check(function, names::symbol(function.get_ref(), "function"))?;
-    match (&written.at_most, function.get_ref().contains('*') && !is_method(function.get_ref())) {
+    match (&written.at_most, glob::is_pattern_in_go(function.get_ref())) {
         (None, true) => return wrong(function, "a pattern needs at_most: how many functions it may match"),
         (Some(limit), _) if !(1..=MATCHES_MAX).contains(limit.get_ref()) => {
             return wrong(limit, format!("a pattern may match from 1 to {MATCHES_MAX} functions"));
@@ -151,11 +151,6 @@ pub(crate) fn entry(
     let at_most = written.at_most.as_ref().map(|limit| *limit.get_ref());
     let place = function.span().start;
     Ok(Entry { function: function.get_ref().clone(), at_most, arguments, words, place })
-}
-
-/// Whether the only stars of a name are those of methods' receivers, as in `pkg.(*T).Method`.
-fn is_method(name: &str) -> bool {
-    name.matches('*').count() == name.matches("(*").count() && !name.contains("(*)")
 }
 
 /// Which arguments an entry has. Those that it says the meaning of must be among them.
@@ -272,27 +267,6 @@ fn returns(written: &WrittenOperation, returns: &Spanned<WrittenWords>, key: Key
         return wrong(place, format!("only the first {REGISTERS} words of results are in registers"));
     }
     Ok(words)
-}
-
-fn sources(written: &WrittenOperation) -> Result<Vec<Source>, Wrong> {
-    if let Some(extra) = written.labels.values().nth(LABELS_MAX) {
-        return wrong(extra, format!("a spec has at most {LABELS_MAX} labels"));
-    }
-    let mut sources = Vec::new();
-    for (name, value) in &written.labels {
-        check(value, names::label(name))?;
-        sources.push(source(value)?);
-    }
-    let count = |is: fn(&Source) -> bool| sources.iter().filter(|source| is(source)).count();
-    if count(|source| matches!(source, Source::Name(_))) > TEXTS_MAX
-        || count(|source| matches!(source, Source::Number { .. })) > 1
-    {
-        return wrong(
-            &written.start,
-            format!("at most {TEXTS_MAX} strings and one number are read for an operation"),
-        );
-    }
-    Ok(sources)
 }
 
 /// Refuses names that nothing has, and what is asked for without saying where it is.

@@ -124,7 +124,7 @@ pub enum Finish {
 /// A function, or several whose names are like a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its full name, in which `*` stands for any text where [`at_most`](Self::at_most) says so.
+    /// Its full name, in which `*` stands for any text where [`at_most`](Self::at_most) says so, but for that of `(*T)`.
     pub function: String,
     /// How many functions the pattern may match. `None`: it is no pattern.
     pub at_most: Option<usize>,
@@ -237,6 +237,13 @@ impl Comparison {
 }
 
 impl Operation {
+    /// Where the first of its functions stands in the file: the first byte.
+    #[must_use]
+    pub fn place(&self) -> usize {
+        let native = self.native.iter().flat_map(Native::entries).map(|entry| entry.place);
+        self.entries().map(|entry| entry.place).chain(native).next().unwrap_or_default()
+    }
+
     /// The functions that it finishes in, where those are others than it starts in.
     #[must_use]
     pub fn finishes(&self) -> &[Entry] {
@@ -305,7 +312,7 @@ impl Entry {
     pub fn is_like(&self, symbol: &str) -> bool {
         match self.at_most {
             None => self.function == symbol,
-            Some(_) => glob::is_like(&self.function, symbol),
+            Some(_) => glob::is_like_in_go(&self.function, symbol),
         }
     }
 }
@@ -353,7 +360,7 @@ pub enum SpecError {
     #[error("spec {0} is longer than {FILE_MAX} bytes")]
     TooLong(String),
     /// It does not go with another.
-    #[error("specs {0} and {1} {2}: use one of them")]
+    #[error("specs {0} and {1} {2}")]
     Together(String, String, String),
     /// There are too many.
     #[error("more than {SPECS_MAX} specs")]
@@ -416,15 +423,18 @@ pub fn metrics_of(spec: &Spec) -> String {
 
 /// Refuses two specs that would count into the same metrics, or count the same function.
 fn apart(one: &Spec, other: &Spec) -> Result<(), SpecError> {
-    let together = |what: String| Err(SpecError::Together(one.name.clone(), other.name.clone(), what));
+    let together =
+        |one: &str, other: &str, what| Err(SpecError::Together(one.to_owned(), other.to_owned(), what));
     if one.name == other.name {
-        return together(format!("both have the metrics {}_total", one.name));
+        let what =
+            format!("both have the metrics {}_total: give one another name, or use one of them", one.name);
+        return together(&one.origin.file, &other.origin.file, what);
     }
     let functions = |spec: &Spec| -> BTreeSet<String> {
         spec.operations.iter().flat_map(Operation::functions).map(str::to_owned).collect()
     };
     match functions(one).intersection(&functions(other)).next() {
-        Some(function) => together(format!("both watch {function}")),
+        Some(function) => together(&one.name, &other.name, format!("both watch {function}: use one of them")),
         None => Ok(()),
     }
 }

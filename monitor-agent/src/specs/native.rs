@@ -6,10 +6,12 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    ALTERNATIVES_MAX, Finish, Key, LABELS_MAX, MATCHES_MAX, Operation, Policy, Side, Source, TEXTS_MAX,
-    names,
-    read::{NOT_FIRST_START, Wrong, check, comparison, label_places, says_one_thing, short, source, wrong},
-    written::{WrittenSide, WrittenSource},
+    ALTERNATIVES_MAX, Finish, Key, MATCHES_MAX, Operation, Policy, Side, Source, names,
+    read::{
+        NOT_FIRST_START, Wrong, check, comparison, label_places, says_one_thing, short, source, sources,
+        wrong,
+    },
+    written::{WrittenLabels, WrittenSide, WrittenSource},
 };
 
 /// Arguments of a native function that are in registers.
@@ -141,7 +143,7 @@ pub(super) struct WrittenNative {
     #[serde(default)]
     nothing_is_thrown: bool,
     #[serde(default)]
-    pub(super) labels: BTreeMap<String, Spanned<WrittenSource>>,
+    pub(super) labels: WrittenLabels,
     failed: Option<Spanned<String>>,
 }
 
@@ -211,7 +213,7 @@ pub(super) fn operation(spanned: &Spanned<WrittenNative>) -> Result<Operation, W
         return wrong(spanned, "nothing_is_thrown is for returns by a probe: there are none");
     }
     let native = Native { start, finish };
-    let labels = sources(spanned, &native)?;
+    let labels = sources(&written.labels, |value| source_of(value, &native))?;
     let failed = written.failed.as_ref();
     let failed = failed.map(|text| comparison(text, i32::MIN.into()..=i32::MAX.into())).transpose()?;
     let operation = Operation {
@@ -322,40 +324,24 @@ fn returns(
     }
 }
 
-fn sources(spanned: &Spanned<WrittenNative>, native: &Native) -> Result<Vec<Source>, Wrong> {
-    let written = spanned.get_ref();
-    if let Some(extra) = written.labels.values().nth(LABELS_MAX) {
-        return wrong(extra, format!("a spec has at most {LABELS_MAX} labels"));
-    }
-    let mut sources = Vec::new();
-    for (name, value) in &written.labels {
-        check(value, names::label(name))?;
-        let source = match value.get_ref() {
-            WrittenSource::Path(text) => Source::Name(text.clone()),
-            WrittenSource::Other(other) => match other.number.as_deref() {
-                None => source(value)?,
-                Some(ARGUMENT | RESULT) => {
-                    says_one_thing(value, other)?;
-                    Source::Number { path: None, zero: other.zero.clone() }
-                }
-                Some(_) => return wrong(value, "a number is an `argument` or the `result`"),
-            },
-        };
-        if let Source::Name(text) = &source
-            && !is_at_each(&native.start, text)
-            && !is_at_each(native.finishes(), text)
-        {
-            return wrong(value, format!("`{text}` is no string of each start, nor of each finish"));
+/// The value of a label.
+fn source_of(value: &Spanned<WrittenSource>, native: &Native) -> Result<Source, Wrong> {
+    match value.get_ref() {
+        WrittenSource::Path(text) => {
+            if is_at_each(&native.start, text) || is_at_each(native.finishes(), text) {
+                return Ok(Source::Name(text.clone()));
+            }
+            wrong(value, format!("`{text}` is no string of each start, nor of each finish"))
         }
-        sources.push(source);
+        WrittenSource::Other(other) => match other.number.as_deref() {
+            None => source(value),
+            Some(ARGUMENT | RESULT) => {
+                says_one_thing(value, other)?;
+                Ok(Source::Number { path: None, zero: other.zero.clone() })
+            }
+            Some(_) => wrong(value, "a number is an `argument` or the `result`"),
+        },
     }
-    let names = sources.iter().filter(|source| matches!(source, Source::Name(_))).count();
-    let numbers = sources.iter().filter(|source| matches!(source, Source::Number { .. })).count();
-    if names > TEXTS_MAX || numbers > 1 {
-        let what = format!("at most {TEXTS_MAX} strings and one number are read for an operation");
-        return wrong(&written.start, what);
-    }
-    Ok(sources)
 }
 
 /// Whether each of some functions has a string of this name.

@@ -1,20 +1,18 @@
 //! From a file's text to a [`Spec`], or to what is wrong in it and where.
 
-use std::{
-    collections::BTreeMap,
-    ops::{Range, RangeInclusive},
-};
+use std::ops::{Range, RangeInclusive};
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 
 use super::{
-    Comparison, FILE_MAX, OPERATIONS_MAX, Operation, Origin, Source, Spec, SpecError, go, names, native,
-    written::{OtherSource, Written, WrittenSource},
+    Comparison, FILE_MAX, LABELS_MAX, OPERATIONS_MAX, Operation, Origin, Source, Spec, SpecError, TEXTS_MAX,
+    go, names, native,
+    written::{OtherSource, Written, WrittenLabels, WrittenSource},
 };
 
 /// Keys that only the files of the agent's own frameworks have: who writes one into a spec is told so.
-pub const FRAMEWORK_KEYS: [&str; 32] = [
+pub const FRAMEWORK_KEYS: [&str; 33] = [
     "also_finish",
     "begins_if",
     "ends_once",
@@ -46,12 +44,15 @@ pub const FRAMEWORK_KEYS: [&str; 32] = [
     "title",
     "told_by",
     "unary",
+    "untold",
     "when",
 ];
 /// In place of a path to a number: it is among the words of the finish.
 const ARGUMENT: &str = "argument";
 /// Longest help text, and longest fixed value of a label.
 const TEXT_MAX: usize = 256;
+/// What `toml` says of a table where there may be several.
+const NOT_SEVERAL: &str = "invalid type: map, expected a sequence";
 /// Why `first_start` is not for `returns`.
 pub(super) const NOT_FIRST_START: &str =
     "a call that panics has no return and would leave its start to a later one: first_start needs a finish";
@@ -84,9 +85,19 @@ pub(crate) fn of_text<W: DeserializeOwned, T>(
     }
     let written: W = toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
-        place(file, text, at, error.message())
+        place(file, text, at, &in_brackets(text, at, error.message()))
     })?;
     make(written).map_err(|Wrong { at, what }| place(file, text, at.start, &what))
+}
+
+/// Adds to what is wrong at a byte of the text how a table is written of which there may be several.
+fn in_brackets(text: &str, at: usize, what: &str) -> String {
+    if what != NOT_SEVERAL {
+        return what.to_owned();
+    }
+    let header = text.get(at..).and_then(|rest| rest.strip_prefix('[')?.split_once(']'));
+    let name = header.map_or("operation.start", |(name, _)| name.trim());
+    format!("{what}: there may be several of these, so write two brackets, as in [[{name}]]")
 }
 
 /// The error at a byte of the text.
@@ -144,7 +155,7 @@ fn spec(written: Written) -> Result<Spec, Wrong> {
 /// The labels that all operations have, and the operations.
 fn each<W>(
     written: &Spanned<Vec<Spanned<W>>>,
-    labels_of: impl Fn(&W) -> &BTreeMap<String, Spanned<WrittenSource>>,
+    labels_of: impl Fn(&W) -> &WrittenLabels,
     read: impl Fn(&Spanned<W>) -> Result<Operation, Wrong>,
 ) -> Result<(Vec<String>, Vec<Operation>), Wrong> {
     let operations = written.get_ref();
@@ -154,7 +165,8 @@ fn each<W>(
     let mut labels: Option<Vec<String>> = None;
     let mut read_ones = Vec::new();
     for operation in operations {
-        let names: Vec<_> = labels_of(operation.get_ref()).keys().cloned().collect();
+        let names: Vec<_> =
+            labels_of(operation.get_ref()).keys().map(|name| name.get_ref().clone()).collect();
         if labels.as_ref().is_some_and(|labels| *labels != names) {
             return wrong(operation, "all operations of a spec have the same labels: this one has others");
         }
@@ -177,8 +189,35 @@ fn told_apart<W>(operations: &[Operation], written: &Spanned<Vec<Spanned<W>>>) -
 }
 
 /// Where the values of labels stand.
-pub(super) fn label_places(labels: &BTreeMap<String, Spanned<WrittenSource>>) -> Vec<usize> {
+pub(super) fn label_places(labels: &WrittenLabels) -> Vec<usize> {
     labels.values().map(|value| value.span().start).collect()
+}
+
+/// The values of labels, each by `source`. What is more than the programs read is refused where it stands.
+pub(super) fn sources(
+    labels: &WrittenLabels,
+    source: impl Fn(&Spanned<WrittenSource>) -> Result<Source, Wrong>,
+) -> Result<Vec<Source>, Wrong> {
+    if let Some(extra) = labels.keys().nth(LABELS_MAX) {
+        return wrong(extra, format!("a spec has at most {LABELS_MAX} labels"));
+    }
+    let (mut texts, mut numbers) = (0, 0);
+    let mut sources = Vec::new();
+    for (name, value) in labels {
+        check(name, names::label(name.get_ref()))?;
+        let found = source(value)?;
+        match found {
+            Source::Name(_) => texts += 1,
+            Source::Number { .. } => numbers += 1,
+            Source::Text(_) | Source::Outcome(_) => {}
+        }
+        if texts > TEXTS_MAX || numbers > 1 {
+            let what = format!("at most {TEXTS_MAX} strings and one number are read for an operation");
+            return wrong(value, what);
+        }
+        sources.push(found);
+    }
+    Ok(sources)
 }
 
 /// A text that is not too long and has no control characters.

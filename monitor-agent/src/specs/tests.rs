@@ -63,7 +63,20 @@ fn errors_have_a_place() {
             "jobs.toml:7:20: `job.next.next` is no path: it goes through next twice",
         ),
         ("\"job.queue.name\"", "\"queue.name\"", "jobs.toml:7:20: `queue` must be in the pointers"),
-        ("tries = {", "le = {", "the label le has a meaning"),
+        ("tries = {", "le = {", "jobs.toml:7:79: the label le has a meaning"),
+        (
+            "\"job.queue.name\"",
+            "\"job.queue.name\", a = \"job.a\", b = \"job.b\", r = \"job.c\"",
+            "jobs.toml:7:68: at most 3 strings and one number",
+        ),
+        (
+            "tries = { number = \"job.tries\" }",
+            "tries = { number = \"job.tries\" }, x = { number = \"job.more\" }",
+            "jobs.toml:7:117: at most 3 strings and one number",
+        ),
+        ("[[operation.start]]", "[operation.start]", "jobs.toml:10:1: invalid type: map"),
+        ("[[operation.start]]", "[operation.start]", "two brackets, as in [[operation.start]]"),
+        ("[[operation]]", "[operation]", "two brackets, as in [[operation]]"),
         ("main.(*queue).begin", "main.(*queue).*", "jobs.toml:11:12: a pattern needs at_most"),
         ("arguments = \"ww\"\n", "", "jobs.toml:10:1: say how its arguments lie"),
         ("key = \"pointer\"", "key = \"goroutine\"", "jobs.toml:10:1: the key is the goroutine"),
@@ -116,7 +129,9 @@ fn what_is_too_much_is_refused() {
 fn specs_have_nothing_in_common() {
     let renamed = |name: &str| Spec { name: name.to_owned(), ..jobs() };
     let text = |specs| Specs::of(specs).expect_err("an error").to_string();
-    assert!(text(vec![jobs(), jobs()]).contains("both have the metrics jobs_total"));
+    let other = read("others.toml", JOBS).expect("a spec");
+    let same = "specs jobs.toml and others.toml both have the metrics jobs_total: give one another name";
+    assert!(text(vec![jobs(), other]).contains(same));
     assert!(text(vec![jobs(), renamed("others")]).contains("both watch main.(*queue).begin"));
     assert!(matches!(Specs::of(vec![jobs(); SPECS_MAX + 1]), Err(SpecError::TooMany)));
     assert_eq!(Specs::of(vec![jobs()]).expect("one").iter().count(), 1);
@@ -324,6 +339,25 @@ fn each_limit_of_native_functions_is_where_the_documents_say() {
         read("", &format!("name = \"any\"\n{}", one.repeat(count))).is_ok()
     };
     assert!(native(4) && !native(5));
+}
+
+#[test]
+fn errors_in_labels_of_native_functions_have_a_place() {
+    let error = |labels: &str| {
+        let text = format!(
+            "name = \"any\"\n[[native]]\nname = \"any\"\nkey = \"thread\"\nlabels = {{ {labels} }}\n\
+             [[native.start]]\nfunction = \"begin\"\ncstrings = {{ a = 0 }}\n[[native.finish]]\nfunction = \"end\"\n"
+        );
+        read("any.toml", &text).expect_err(labels).to_string()
+    };
+    for (labels, expected) in [
+        ("a = \"a\", b = \"a\", c = \"a\", d = \"a\"", "any.toml:5:43: at most 3 strings and one number"),
+        ("le = \"a\"", "any.toml:5:12: the label le has a meaning"),
+        ("a = \"b\"", "any.toml:5:16: `b` is no string of each start"),
+    ] {
+        let text = error(labels);
+        assert!(text.contains(expected), "{text}\nis not: {expected}");
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub(super) struct WrittenOperation {
     #[serde(default)]
     pub(super) types: BTreeMap<String, Spanned<String>>,
     #[serde(default)]
-    pub(super) labels: BTreeMap<String, Spanned<WrittenSource>>,
+    pub(super) labels: WrittenLabels,
     pub(super) failed: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) signed: bool,
@@ -128,6 +128,9 @@ pub(super) struct WrittenWords {
     pub(super) error: Option<Spanned<usize>>,
     pub(super) number: Option<Spanned<usize>>,
 }
+
+/// What the labels are, by their names.
+pub(super) type WrittenLabels = BTreeMap<Spanned<String>, Spanned<WrittenSource>>;
 
 /// A path, or a table that says something else.
 pub(super) enum WrittenSource {

@@ -42,6 +42,7 @@ pub use exits::Exits;
 pub use maps::Mapping;
 pub use memory::AddressSpace;
 use memory::Pages;
+pub use surroundings::own_cpu_quota;
 pub use threads::{ReturnHazard, own_return_hazard};
 
 /// Why a process cannot be a target, or no longer is one.

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{self, Read},
     os::unix::fs::MetadataExt,
+    path::Path,
 };
 
 use super::{Target, TargetError, into_io, status_of};
@@ -52,6 +53,21 @@ impl Target {
         let name = fs::read_to_string("/proc/sys/kernel/hostname").ok().filter(|_| same)?;
         Some(name.trim_end().to_owned())
     }
+}
+
+/// The quota of CPU time that this process's cgroup has, or one around it, as far as they can be seen: how much of which
+/// period, in microseconds. `None` without one, and where the hierarchy is not that of version 2.
+#[must_use]
+pub fn own_cpu_quota() -> Option<String> {
+    cpu_quota(Path::new("/sys/fs/cgroup"), &fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+/// The same for a process with these cgroups, which are below a directory.
+fn cpu_quota(root: &Path, groups: &str) -> Option<String> {
+    let own = root.join(groups.lines().find_map(|line| line.strip_prefix("0::/"))?);
+    let around = own.ancestors().take_while(|group| group.starts_with(root));
+    let mut limits = around.filter_map(|group| fs::read_to_string(group.join("cpu.max")).ok());
+    limits.find(|limit| !limit.starts_with("max")).map(|limit| limit.trim_end().to_owned())
 }
 
 /// The pid in the innermost namespace, from `/proc/PID/status`.
@@ -121,6 +137,26 @@ mod tests {
         assert_ne!(own(), other);
         let parts: Vec<_> = other.split(':').map(str::len).collect();
         assert!(parts.len() == 3 && parts[0] == 36 && !parts.contains(&0), "{other}");
+    }
+
+    #[test]
+    fn a_quota_is_that_of_the_own_cgroup_or_of_one_around_it() {
+        let root = std::env::temp_dir().join(format!("monitor-agent-quota-{}", std::process::id()));
+        let limit = |group: &str, text: &str| {
+            let group = root.join(group);
+            fs::create_dir_all(&group).expect("a directory");
+            fs::write(group.join("cpu.max"), text).expect("a file");
+        };
+        limit("other", "1000 100000\n");
+        limit("pod/agent", "max 100000\n");
+        let quota = || cpu_quota(&root, "1:cpu:/other\n0::/pod/agent\n");
+        assert_eq!(quota(), None);
+        limit("pod", "5000 100000\n");
+        assert_eq!(quota().as_deref(), Some("5000 100000"));
+        limit("pod/agent", "4000 50000\n");
+        assert_eq!(quota().as_deref(), Some("4000 50000"));
+        assert_eq!(cpu_quota(&root, "1:cpu:/other\n"), None);
+        fs::remove_dir_all(&root).expect("the directory");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The way of a call through the kernel side.
+//! The path of a call through the kernel side.
 
 mod asm;
 mod errors;

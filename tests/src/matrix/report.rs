@@ -9,16 +9,18 @@ use super::{Cell, Framework, Matrix, Racy, watch::Verdict};
 
 const HEAD: &str = "# Compatibility
 
-Written by `cargo xtask matrix` from what it found; do not edit. Each row below is one executable: the agent watches it
-while it makes every kind of call that its release of the framework has, as client and server, one kind after the other and then
-all that bear company at the same time. *Supported* means that the agent counted what a tracer inside the process
-counted: every call under the same labels (type, caller, callee, method, status, retry, error class), the same bytes, and
-the same messages of streams. For gRPC-Go interceptors count inside: calls that started and that were handled, and messages
-that were received and sent, under the same labels (type, service, method, code). A number that differs by one makes the row a failure.
-Where the agent says that it watches one side only, clients or servers, the other has no numbers, and a note below.
+Written by `cargo xtask matrix` from its results; do not edit. Each row below is one executable. The agent watches it
+while it makes every kind of call that its release of the framework has, as client and server: one kind after the other,
+then at the same time all kinds that bear company. *Supported* means that the agent counted the same as a tracer inside
+the process: every call under the same labels (type, caller, callee, method, status, retry, error class), the same
+bytes, and the same messages of streams. For gRPC-Go interceptors count inside: calls started and handled, and messages
+received and sent, under the same labels (type, service, method, code). A difference of one makes the row a failure. If
+the agent says that it watches one side only, clients or servers, the other side has no numbers, and there is a note
+below.
 
-What the agent needs it finds in each executable, or it refuses; a release is in its code for one thing only, how
-combined protocols are written (`monitor-agent/frameworks/kitex.toml`). So releases between those below are likely to work, and `monitor-agent inspect` says so of a given executable without touching it.
+The agent finds what it needs in each executable, or refuses it. It depends on a release for two things only: how
+combined protocols are written, and notes of what no layout shows (`monitor-agent/frameworks/kitex.toml`). So releases
+between the listed ones are likely to work. `monitor-agent inspect` checks a given executable without touching it.
 ";
 
 const TAIL: &str = "
@@ -26,20 +28,20 @@ const TAIL: &str = "
 
 | spec | tested with | how |
 |---|---|---|
-| `net-http` | `net/http` of Go 1.18 to 1.27, stripped, HTTP/2 over TLS: the oldest, the newest and another one in turn; of Go 1.26 also as it is and position independent, HTTP/2 without TLS | every method, status and version counted against a handler inside: `tests/tests/specs.rs`; `MONITOR_ALL_GO=1` tries all releases |
-| `hertz` | Hertz v0.10.4, stripped, over netpoll and over its standard transport, and one of v0.9.2, v0.9.7 and v0.10.3 in turn. v0.3.1 is refused: it has another function there | every method, route and status counted against a middleware inside, on connections kept and closed: the same; `MONITOR_ALL_HERTZ=1` tries all releases |
+| `net-http` | `net/http` of Go 1.18 to 1.27, stripped, HTTP/2 over TLS: the oldest, the newest and another one in turn; of Go 1.26 also as built by default and position independent, HTTP/2 without TLS | every method, status and version compared with the counts of a handler inside: `tests/tests/specs.rs`; `MONITOR_ALL_GO=1` tries all releases |
+| `hertz` | Hertz v0.10.4, stripped, over netpoll and over its standard transport, and one of v0.9.2, v0.9.7 and v0.10.3 in turn. v0.3.1 is refused: it has a different function there | every method, route and status compared with the counts of a middleware inside, on connections kept and closed: the same file; `MONITOR_ALL_HERTZ=1` tries all releases |
 
 ## To see it yourself
 
 ```
 cargo xtask matrix            # everything, and this file; an hour on two processors with empty caches
 cargo xtask matrix grpc       # all rows of gRPC-Go, and that part of this file; likewise kitex
-cargo xtask matrix v0.13      # the rows whose name (release-goRELEASE-build) holds this; this file stays as it is
+cargo xtask matrix v0.13      # the rows whose name (release-goRELEASE-build) contains this; this file stays unchanged
 ```
 
-The rows are in `tests/matrix.json`, the programs are `tests/targets/calls` and `tests/targets/grpc`, their modules for
-each release are in `mods` there. Other releases of Go come through the Go module proxy. `cargo xtask test` tries the newest and
-the oldest row, and others in turn.
+The rows are in `tests/matrix.json`. The programs are `tests/targets/calls` and `tests/targets/grpc`, with their modules
+for each release in `mods`. Other releases of Go come through the Go module proxy. `cargo xtask test` tries the newest
+and the oldest row, and others in turn.
 ";
 
 /// The document, in which the parts of the frameworks that there are results of are new, and those of others as `before`.
@@ -145,7 +147,7 @@ fn number<'a>(reasons: &mut Vec<&'a str>, reason: &'a str) -> usize {
 
 /// What the agent says it cannot tell, each with the rows that it says so of.
 fn notes(text: &mut String, results: &[&(&Cell, Verdict)]) {
-    text.push_str("The words are those of `inspect`; each has a rule that says what is counted then: [inspect.md](inspect.md).\n\n");
+    text.push_str("The notes are those of `inspect`. [inspect.md](inspect.md) has a rule for each that says what is counted.\n\n");
     let mut of_note = BTreeMap::<_, Vec<_>>::new();
     let mut supported = 0;
     for (cell, verdict) in results {

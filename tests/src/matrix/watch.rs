@@ -65,6 +65,9 @@ const LEFT_OUT_BY_NOTE: [(&str, &[&str], &str); 3] = [
         TOLD_BEFORE,
     ),
 ];
+/// What a note says of Kitex's servers that don't mark the streams of gRPC, and of which series those are.
+const UNMARKED: (&str, &str) =
+    ("servers of v0.12 don't mark streams over gRPC: they count as pingpong", "v0.12.");
 /// What a note says where messages can't be counted.
 const NO_MESSAGES: &str = "the messages of streams can't be counted";
 
@@ -106,7 +109,12 @@ pub fn cell(matrix: &Matrix, cell: &Cell) -> Verdict {
         Ok(match inspect(&executable)? {
             Inspection::Refused(reason) => Verdict::Refused(reason),
             Inspection::Attachable(notes) => Verdict::Supported(match cell.framework {
-                Framework::Kitex => watch_until_read(matrix, &executable, &notes)?,
+                Framework::Kitex => {
+                    let (note, series) = UNMARKED;
+                    let is_noted = notes.iter().any(|one| one == note);
+                    ensure!(is_noted == cell.release.starts_with(series), "{cell}: {notes:?}");
+                    watch_until_read(matrix, &executable, &notes)?
+                }
                 Framework::Grpc => watch_grpc(&executable, notes)?,
             }),
         })

@@ -28,15 +28,29 @@ enum Value {
     Distribution(Distribution),
 }
 
-/// The values that the collector has taken of those of which it gets differences, or from which these begin.
+/// What the collector has taken that later points go on from.
 #[derive(Debug, Default)]
-pub(super) struct Taken(BTreeMap<Key, (Value, u64)>);
+pub(super) struct Taken {
+    /// The values of which it gets differences, or from which these begin.
+    values: BTreeMap<Key, (Value, u64)>,
+    /// The earliest time of a message that lay before something's start, since the time of day was set back. Sums begin there
+    /// from then on: with a start that moved along, each would be a new one.
+    set_back_to: Option<u64>,
+}
 
 impl Taken {
     /// The collector has taken a batch.
     pub(super) fn add(&mut self, batch: Batch) {
         let time_ns = batch.time_ns;
-        self.0.extend(batch.values.into_iter().map(|(key, value)| (key, (value, time_ns))));
+        if batch.is_set_back {
+            self.set_back_to = Some(self.start(time_ns));
+        }
+        self.values.extend(batch.values.into_iter().map(|(key, value)| (key, (value, time_ns))));
+    }
+
+    /// Since when the collector is told that something is summed up.
+    fn start(&self, since_ns: u64) -> u64 {
+        self.set_back_to.map_or(since_ns, |earliest_ns| earliest_ns.min(since_ns))
     }
 
     /// What a target has been counting by itself begins where it is when it is first looked at: an agent before this one
@@ -47,7 +61,7 @@ impl Taken {
                 let Data::Sum { monotonic: true, points } = &metric.data else { continue };
                 for (attributes, value) in points {
                     let key = (pid, scope.name, metric.name, attributes.clone());
-                    self.0.entry(key).or_insert((Value::Sum(*value), time_ns));
+                    self.values.entry(key).or_insert((Value::Sum(*value), time_ns));
                 }
             }
         }
@@ -59,6 +73,8 @@ pub(super) struct Batch {
     pub(super) request: ExportMetricsServiceRequest,
     values: Vec<(Key, Value)>,
     time_ns: u64,
+    /// Something in the telemetry began later than that: the time of day was set back.
+    is_set_back: bool,
 }
 
 /// A target's telemetry as messages.
@@ -124,6 +140,7 @@ impl Batches<'_> {
             request: ExportMetricsServiceRequest { resource_metrics: vec![resource] },
             values: std::mem::take(&mut self.values),
             time_ns: self.time_ns,
+            is_set_back: self.telemetry.scopes.iter().any(|scope| scope.since_ns > self.time_ns),
         });
         self.points = 0;
     }
@@ -161,11 +178,11 @@ impl MetricSource<'_> {
         let mut data_points = Vec::new();
         for (attributes, value) in points {
             let mut shown = *value;
-            let mut start_ns = self.scope.since_ns;
+            let mut start_ns = self.taken.start(self.scope.since_ns);
             if is_delta {
                 let key = self.key(attributes);
                 let mut risen_to = *value;
-                if let Some((Value::Sum(before), time_ns)) = self.taken.0.get(&key) {
+                if let Some((Value::Sum(before), time_ns)) = self.taken.values.get(&key) {
                     // It begins now: there is no time in which it could have risen.
                     if *time_ns == self.time_ns {
                         continue;
@@ -203,10 +220,10 @@ impl MetricSource<'_> {
         let mut data_points = Vec::new();
         for (attributes, value) in points {
             let mut shown = value.clone();
-            let mut start_ns = self.scope.since_ns;
+            let mut start_ns = self.taken.start(self.scope.since_ns);
             if is_delta {
                 let key = self.key(attributes);
-                if let Some((Value::Distribution(before), time_ns)) = self.taken.0.get(&key) {
+                if let Some((Value::Distribution(before), time_ns)) = self.taken.values.get(&key) {
                     shown = value.since(before);
                     start_ns = *time_ns;
                 }

@@ -4,7 +4,7 @@
 //! types (`opentelemetry-proto`). Nothing is queued: a round that fails sends nothing, and the next one sends the
 //! state as it is by then. With delta temporality it sends what has been added since the last value that the collector
 //! has taken, so a failure postpones and loses nothing, but what the collector throws away counts as taken. What a target
-//! has counted by itself before the first look is not sent so: an agent before this one may have. Of a target that has
+//! has counted by itself before it is first read is not sent so: an agent before this one may have. Of a target that has
 //! ended the last state is sent until it is taken, and then nothing.
 
 mod client;
@@ -112,8 +112,8 @@ impl Exporter {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::select! {
             _ = &mut stop => return self.round(LAST_ROUND).await,
-            // What is counted from a first look on is counted from here. If this fails, the first round has that look.
-            _ = self.look() => {}
+            // What is counted from a first reading on is counted from here. If this fails, the first round has that reading.
+            _ = self.gather() => {}
         }
         loop {
             tokio::select! {
@@ -161,7 +161,7 @@ impl Exporter {
     }
 
     /// All that there is to be sent, and when it was so.
-    async fn look(&mut self) -> Result<(Vec<State>, u64), String> {
+    async fn gather(&mut self) -> Result<(Vec<State>, u64), String> {
         let source = Arc::clone(&self.source);
         let states = threads::on_its_own(move || source.telemetry());
         let mut states = states.await.map_err(|error| error.to_string())?;
@@ -178,7 +178,7 @@ impl Exporter {
     /// Sends all that there is, target by target; the first error is told. What is refused holds up no other target, unless
     /// the collector wants nothing for longer than there is time.
     async fn push(&mut self, deadline: Instant) -> Result<(), String> {
-        let (mut states, now) = self.look().await?;
+        let (mut states, now) = self.gather().await?;
         let first = states.iter().position(|state| self.begin_with == Some(state.pid));
         states.rotate_left(first.unwrap_or(0));
         let temporality = self.settings.temporality;

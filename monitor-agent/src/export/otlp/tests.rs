@@ -413,7 +413,7 @@ fn what_a_target_counts_by_itself_begins_at_the_first_look() {
     assert_eq!(all.len(), 1);
 }
 
-/// Whatever the time of day does in between.
+/// Whatever the time of day does in between: once it was set back, sums begin where it was then, and go on from there.
 #[test]
 fn no_point_begins_after_its_time() {
     let identity = Identity::new(1, "boot:7:8", None, "/bin/shop-server", &BTreeMap::new(), &[]);
@@ -437,11 +437,11 @@ fn no_point_begins_after_its_time() {
         });
         points.collect()
     };
-    for temporality in [Temporality::Cumulative, Temporality::Delta] {
+    for (temporality, starts) in
+        [(Temporality::Cumulative, [10, 5, 5, 5]), (Temporality::Delta, [10, 5, 5, 30])]
+    {
         let mut before = Taken::default();
-        for (time_ns, total, start) in [(20, 1, 10), (5, 2, 5), (30, 3, 5)] {
-            // Cumulative points all begin at the same time, as far as they can.
-            let start = if temporality == Temporality::Cumulative { time_ns.min(10) } else { start };
+        for ((time_ns, total), start) in [(20, 1), (5, 2), (30, 3), (40, 4)].into_iter().zip(starts) {
             let batches = message::batches(1, &telemetry_by(total), time_ns, temporality, &before);
             assert_eq!(times(&batches), [(start, time_ns); 2], "{temporality:?}");
             for batch in batches {

@@ -5,10 +5,10 @@
 //! what is reached from the entry, along jumps and behind calls, is run as it was decoded, and its returns are the function's. What
 //! nothing leads to is reached all the same where an exception is handled, or a panic that was recovered. That calls the
 //! runtime before it returns, which is what tells it from data. Where there is a `switch` its table may lead to any of it,
-//! and tables are not read: nor is it known that one leads to no part of the function that lies elsewhere. Symbols
-//! tell whether there is one, and its code whether it returns.
+//! and tables are not read: nor is it known that one leads to no part of the function that lies elsewhere, as a jump does
+//! where the compiler has put what throws there. Symbols tell whether there is a part, and its code whether it returns.
 
-use std::{collections::BTreeSet, mem};
+use std::{collections::BTreeSet, iter, mem};
 
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
@@ -18,15 +18,20 @@ use super::{Body, CodeError, SiteChoice, SiteKind, jumps_near};
 pub(super) const MAX_RETURNS: usize = 32;
 
 /// The sites at which a native function returns. At each the results are in the registers of its calling convention. A
-/// panic or an exception leaves the function without one. `is_whole` says that no part of it that lies elsewhere returns.
+/// panic or an exception leaves the function without one. `parts` are those of it that lie elsewhere, if that is known: of them
+/// none returns.
 ///
 /// # Errors
 /// [`CodeError::LeftByJump`], [`CodeError::MayBeLeftByJump`] or [`CodeError::LeftAtEnd`] if another function may return in its
-/// place: an indirect jump must be that of a `switch` by distances, in a function that is whole. A jump to an address in a table
+/// place: an indirect jump must be that of a `switch` by distances, in a function whose parts are known. A jump to an address in a table
 /// looks the same as that to a function in a table of functions. [`CodeError::OutOfStep`], [`CodeError::CalledInside`] or
 /// [`CodeError::Unreached`] if what looks like a return may be none of the function's.
-pub fn return_sites(code: &[u8], entry: u64, is_whole: bool) -> Result<Vec<SiteChoice>, CodeError> {
-    returns(code, entry, |before, targets| is_whole && jumps_by_distance(before, targets))
+pub fn return_sites(code: &[u8], entry: u64, parts: Option<&Parts>) -> Result<Vec<SiteChoice>, CodeError> {
+    let none = Parts::default();
+    let is_known = parts.is_some();
+    returns(code, entry, parts.unwrap_or(&none), |before, targets| {
+        is_known && jumps_by_distance(before, targets)
+    })
 }
 
 /// The same for a Go function; R14 has the goroutine at each of them.
@@ -34,40 +39,66 @@ pub fn return_sites(code: &[u8], entry: u64, is_whole: bool) -> Result<Vec<SiteC
 /// # Errors
 /// As for [`return_sites`]. Go makes jumps to addresses in a table of `switch` alone.
 pub fn go_return_sites(code: &[u8], entry: u64) -> Result<Vec<SiteChoice>, CodeError> {
-    returns(code, entry, |before, _| before.last().is_some_and(jumps_by_go_table))
+    returns(code, entry, &Parts::default(), |before, _| before.last().is_some_and(jumps_by_go_table))
 }
 
-/// Whether a part of a function that lies elsewhere never returns, nor leads to anything but itself and the function. Each is given
-/// by its code and where that begins.
-pub(in crate::image) fn part_stays(part: (&[u8], u64), whole: (&[u8], u64)) -> bool {
-    let end = |(code, entry): (&[u8], u64)| entry.saturating_add(code.len() as u64);
-    let is_inside = |target: u64| [part, whole].into_iter().any(|it| (it.1..end(it)).contains(&target));
-    let (Ok(part), Ok(whole)) = (Body::decode(part.0, part.1), Body::decode(whole.0, whole.1)) else {
-        return false;
-    };
-    // The way to the jump of a `switch` must be that of which it is known where it leads.
-    let is_jump = |i: &Instruction| i.flow_control() == FlowControl::IndirectBranch;
-    let is_apart = |at: usize| !whole.instructions.iter().skip(at).take(2).any(is_jump);
-    let stays = |i: &Instruction| {
-        let target = i.near_branch_target();
-        match i.flow_control() {
-            FlowControl::Call => !is_inside(target) || target == whole.entry,
-            FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch => {
-                part.index_of(target).is_some() || whole.index_of(target).is_some_and(is_apart)
+/// The parts of a function that lie elsewhere, of which none returns: what they are to the rest of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Where the function jumps into them.
+    entered: BTreeSet<u64>,
+    /// Where they jump back into it.
+    left: BTreeSet<u64>,
+}
+
+impl Parts {
+    /// Takes a part in, unless it may return, or lead to anything but itself and what is behind a site in the function, which
+    /// each call must hit once. Part and function are given by their code and where that begins.
+    pub(in crate::image) fn add(&mut self, part: (&[u8], u64), whole: (&[u8], u64), site: u64) -> bool {
+        let end = |(code, entry): (&[u8], u64)| entry.saturating_add(code.len() as u64);
+        let is_inside = |target: u64| [part, whole].into_iter().any(|it| (it.1..end(it)).contains(&target));
+        let (Ok(part), Ok(whole)) = (Body::decode(part.0, part.1), Body::decode(whole.0, whole.1)) else {
+            return false;
+        };
+        // The way to the jump of a `switch` must be that of which it is known where it leads.
+        let is_jump = |i: &Instruction| i.flow_control() == FlowControl::IndirectBranch;
+        let is_apart = |at: usize| !whole.instructions.iter().skip(at).take(2).any(is_jump);
+        let is_behind = |target: u64| target.wrapping_sub(whole.entry) > site;
+        let stays = |i: &Instruction| {
+            let target = i.near_branch_target();
+            match i.flow_control() {
+                FlowControl::Call => !is_inside(target) || target == whole.entry,
+                FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch => {
+                    part.index_of(target).is_some()
+                        || (is_behind(target) && whole.index_of(target).is_some_and(is_apart))
+                }
+                FlowControl::Return | FlowControl::IndirectBranch | FlowControl::XbeginXabortXend => false,
+                _ => true,
             }
-            FlowControl::Return | FlowControl::IndirectBranch | FlowControl::XbeginXabortXend => false,
-            _ => true,
+        };
+        // What only fills up goes on behind it.
+        if filled_from(&part) == 0 || check_end(&part, None).is_err() || !part.instructions.iter().all(stays)
+        {
+            return false;
         }
-    };
-    // What only fills up goes on behind it.
-    filled_from(&part) > 0 && check_end(&part, None).is_ok() && part.instructions.iter().all(stays)
+        self.entered.extend(jumps_into(&whole, &part));
+        self.left.extend(jumps_into(&part, &whole));
+        true
+    }
+}
+
+/// Where jumps of one piece of code lead to in another.
+fn jumps_into(from: &Body, to: &Body) -> impl Iterator<Item = u64> {
+    let jumps = from.instructions.iter().filter(|i| jumps_near(i) && !is_call(i));
+    jumps.map(Instruction::near_branch_target).filter(move |target| to.index_of(*target).is_some())
 }
 
 /// The sites at which a function returns. `stays` tells of the last of some instructions, an indirect jump, that it goes
-/// on in the function, by them and by the addresses that jumps lead to.
+/// on in the function or its parts, by them and by the addresses that jumps lead to.
 fn returns(
     code: &[u8],
     entry: u64,
+    parts: &Parts,
     stays: impl Fn(&[Instruction], &BTreeSet<u64>) -> bool,
 ) -> Result<Vec<SiteChoice>, CodeError> {
     let body = Body::decode(code, entry)?;
@@ -80,7 +111,8 @@ fn returns(
     let mut returns = Vec::new();
     for (index, instruction) in body.instructions.iter().enumerate() {
         check_in_step(&body, instruction, end)?;
-        let leaves = !(entry..end).contains(&instruction.near_branch_target());
+        let target = instruction.near_branch_target();
+        let leaves = !(entry..end).contains(&target) && !parts.entered.contains(&target);
         match instruction.flow_control() {
             FlowControl::Return => returns.push(index),
             FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch if leaves => {
@@ -101,7 +133,8 @@ fn returns(
         1..=MAX_RETURNS => {}
         _ => return Err(CodeError::TooManyReturns),
     }
-    let reached = (!asked).then(|| reached(&body, vec![0]));
+    let back = parts.left.iter().filter_map(|target| body.index_of(*target));
+    let reached = (!asked).then(|| reached(&body, iter::once(0).chain(back).collect()));
     check_end(&body, reached.as_deref())?;
     if let Some(reached) = reached {
         check_reached(&body, &reached, &returns)?;
@@ -243,7 +276,7 @@ mod tests {
 
     /// The returns of a function without parts elsewhere.
     fn return_sites(code: &[u8], entry: u64) -> Result<Vec<SiteChoice>, CodeError> {
-        super::return_sites(code, entry, true)
+        super::return_sites(code, entry, Some(&Parts::default()))
     }
 
     #[test]
@@ -297,10 +330,10 @@ mod tests {
         let switch = "488d1500100000 486304ba 4801d0 3effe0 b801000000 c3 31c0 c3";
         assert_eq!(return_sites(&bytes(switch), ENTRY).map(returns), Ok(vec![22, 25]));
         // Its table may lead to a part that lies elsewhere.
-        let in_parts = super::return_sites(&bytes(switch), ENTRY, false);
+        let in_parts = super::return_sites(&bytes(switch), ENTRY, None);
         assert_eq!(in_parts, Err(CodeError::MayBeLeftByJump { from: 14 }));
         // Without a jump from a table it is known where a function goes: ret
-        assert!(super::return_sites(&bytes("c3"), ENTRY, false).is_ok());
+        assert!(super::return_sites(&bytes("c3"), ENTRY, None).is_ok());
         // The sum in the other register: add rdx, rax; jmp rdx
         let other = switch.replace("4801d0 3effe0", "4801c2 ffe2");
         assert_eq!(return_sites(&bytes(&other), ENTRY).map(returns), Ok(vec![21, 24]));
@@ -317,16 +350,18 @@ mod tests {
     fn a_part_stays_in_its_function_unless_it_returns_or_leads_elsewhere() {
         // Sixteen bytes behind the part's begin: lea rdx, [rip+0x1000]; movsxd rax, [rdx+rdi*4]; add rax, rdx; jmp rax; ret
         let whole = bytes("488d1500100000 486304ba 4801d0 ffe0 c3");
-        let stays = |hex: &str| part_stays((&bytes(hex), ENTRY), (&whole, ENTRY + 16));
+        let stays_behind =
+            |hex: &str, site| Parts::default().add((&bytes(hex), ENTRY), (&whole, ENTRY + 16), site);
+        let stays = |hex: &str| stays_behind(hex, 0);
         for hex in [
             // As an exception goes on: mov rdi, rbx; call elsewhere; and nop, or ud2
             "4889df e800100000",
             "4889df e800100000 90",
             "4889df e800100000 0f0b",
-            // To the function's return, over a nop behind a call by an address, and to its first instruction: jmp +30, jmp +1, je +14
+            // To the function's return, over a nop behind a call by an address, and to its second instruction: jmp +30, jmp +1, je +21
             "eb1e 90",
             "ff1500100000 eb01 90 cc",
-            "740e cc",
+            "7415 cc",
             // The function calls itself.
             "e80b000000 cc",
         ] {
@@ -345,6 +380,8 @@ mod tests {
             // To the jump of the `switch`, and to what works out where to: jmp +28, and jmp +25
             "eb1c",
             "eb19",
+            // To where the probe is that each call must hit once: je +14
+            "740e cc",
             // A call of the function's return, and of its own end: call +27, and call +0
             "e81b000000 cc",
             "e800000000 cc",
@@ -358,6 +395,33 @@ mod tests {
         ] {
             assert!(!stays(hex), "{hex}");
         }
+        // The same where that is the second instruction.
+        assert!(!stays_behind("7415 cc", 7));
+    }
+
+    #[test]
+    fn a_jump_into_a_part_that_does_not_return_stays_in_the_function() {
+        const PART: u64 = ENTRY + 64;
+        let returns = |whole: &str, part: &str| {
+            let (whole, mut parts) = (bytes(whole), Parts::default());
+            assert!(parts.add((&bytes(part), PART), (&whole, ENTRY), 0), "{part}");
+            let sites = super::return_sites(&whole, ENTRY, Some(&parts));
+            sites.map(|sites| sites.iter().map(|site| site.offset).collect::<Vec<_>>())
+        };
+        // je to the part; nop; ret; mov eax, edi; ret
+        let whole = "743e 90 c3 89f8 c3";
+        assert_eq!(return_sites(&bytes(whole), ENTRY), Err(CodeError::LeftByJump { from: 0 }));
+        // call elsewhere; int3
+        assert_eq!(returns("743e 90 c3", "e800100000 cc"), Ok(vec![3]));
+        assert_eq!(returns(whole, "e800100000 cc"), Err(CodeError::Unreached { offset: 6 }));
+        // call elsewhere; jmp back behind the first return
+        assert_eq!(returns(whole, "e800100000 ebbd"), Ok(vec![3, 6]));
+        // je to the part; ret; mov eax, edi, where the function ends. The part leads there, or does not.
+        assert_eq!(returns("743e c3 89f8", "e800100000 cc"), Ok(vec![2]));
+        assert_eq!(returns("743e c3 89f8", "e800100000 ebbc"), Err(CodeError::LeftAtEnd { from: 3 }));
+        // Into the middle of its call, and behind it: je +63, and je +68
+        assert_eq!(returns("743f c3", "e800100000 cc"), Err(CodeError::LeftByJump { from: 0 }));
+        assert_eq!(returns("7444 c3", "e800100000 cc"), Err(CodeError::LeftByJump { from: 0 }));
     }
 
     #[test]

@@ -153,7 +153,7 @@ fn a_branch_without_the_guard_is_no_stack_check() {
 #[test]
 fn an_instruction_with_the_prefix_of_a_segment_is_refused() {
     for prefix in ["26", "2e", "36", "3e", "642e", "f33e"] {
-        let refused = return_sites(&bytes(&format!("90 {prefix}c3")), ENTRY, true);
+        let refused = return_sites(&bytes(&format!("90 {prefix}c3")), ENTRY, None);
         assert_eq!(refused, Err(CodeError::Segmented { offset: 1 }), "{prefix}");
         // A nop.
         let refused = first_instruction(&bytes(&format!("{prefix}90 c3")), ENTRY);
@@ -220,7 +220,7 @@ proptest! {
 }
 
 fn check(code: &[u8]) -> Result<(), TestCaseError> {
-    let _ = (return_sites(code, ENTRY, true), go_return_sites(code, ENTRY));
+    let _ = (return_sites(code, ENTRY, Some(&Parts::default())), go_return_sites(code, ENTRY));
     let Ok(site) = go_entry_site(code, ENTRY) else {
         return Ok(());
     };

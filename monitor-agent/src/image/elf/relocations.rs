@@ -7,17 +7,20 @@ use super::{
     CHUNK, Image,
 };
 
-/// A Kitex program of 29 MB has 0.2 million; this many take 32 MB.
-const MAX_RELOCATIONS: usize = 2_000_000;
+/// A Kitex program of 29 MB has 0.2 million, one of 1.1 GB would have this many. They take 64 MB.
+const MAX_RELOCATIONS: usize = 8_000_000;
 const MAX_DYNAMIC: u64 = 64 << 10;
 /// Tags of the dynamic section: address and size of the table of relocations with addends.
 const DT_RELA: u64 = 7;
 const DT_RELASZ: u64 = 8;
 
 /// The link-time value that the dynamic linker adds the bias to and stores at `address`.
+///
+/// A position-independent file is linked for addresses from 0 on, and its code reaches 2 GiB. There are many of these, and
+/// they are kept as long as the file is.
 pub(super) struct Relocation {
-    address: u64,
-    value: u64,
+    address: u32,
+    value: u32,
 }
 
 impl Image {
@@ -41,9 +44,11 @@ impl Image {
         let mut left = usize::try_from(size).unwrap_or(usize::MAX) / ENTRY;
         if left > MAX_RELOCATIONS {
             return Err(ImageError::malformed(format!(
-                "it has {left} relocations, more than a program needs"
+                "it has {left} relocations, more than the {MAX_RELOCATIONS} that are read"
             )));
         }
+        // Before memory is taken for all of it.
+        self.segment(at, size)?;
         let mut found = Vec::with_capacity(left);
         while left > 0 {
             let count = left.min(CHUNK / ENTRY);
@@ -83,18 +88,18 @@ impl Image {
 
 fn relative(entry: &[u8]) -> Option<Relocation> {
     let (entry, _) = from_bytes::<elf::Rela64<LE>>(entry).ok()?;
-    let found = Relocation { address: entry.r_offset.get(LE), value: entry.r_addend.get(LE).cast_unsigned() };
-    (entry.r_type(LE, false) == elf::R_X86_64_RELATIVE).then_some(found)
+    let address = u32::try_from(entry.r_offset.get(LE)).ok()?;
+    let value = u32::try_from(entry.r_addend.get(LE)).ok()?;
+    (entry.r_type(LE, false) == elf::R_X86_64_RELATIVE).then_some(Relocation { address, value })
 }
 
 /// Stores the values of the relocations that touch `data`, which was read from `address`.
 pub(super) fn relocate(relocations: &[Relocation], address: u64, data: &mut [u8]) {
     let end = address.saturating_add(data.len() as u64);
-    let first = relocations.partition_point(|r| r.address.saturating_add(8) <= address);
-    for r in relocations.iter().skip(first).take_while(|r| r.address < end) {
-        for (i, byte) in (0..).zip(r.value.to_le_bytes()) {
-            let offset = r.address.checked_add(i).and_then(|at| at.checked_sub(address));
-            let index = offset.and_then(|offset| usize::try_from(offset).ok());
+    let first = relocations.partition_point(|r| u64::from(r.address) + 8 <= address);
+    for r in relocations.iter().skip(first).take_while(|r| u64::from(r.address) < end) {
+        for (at, byte) in (u64::from(r.address)..).zip(u64::from(r.value).to_le_bytes()) {
+            let index = at.checked_sub(address).and_then(|offset| usize::try_from(offset).ok());
             if let Some(slot) = index.and_then(|i| data.get_mut(i)) {
                 *slot = byte;
             }
@@ -107,10 +112,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn relocations_at_the_end_of_the_address_space_do_no_harm() {
+    fn relocations_at_the_end_of_what_a_file_may_have_do_no_harm() {
         let mut data = [0; 4];
-        let last = Relocation { address: u64::MAX - 3, value: u64::MAX };
-        relocate(&[last], u64::MAX - 4, &mut data);
+        let last = Relocation { address: u32::MAX, value: u32::MAX };
+        relocate(&[last], u64::from(u32::MAX) - 1, &mut data);
         assert_eq!(data, [0, 0xff, 0xff, 0xff]);
+        // What lies beyond is none.
+        let entry = |address: u64, value: u64| [address, 8, value].map(u64::to_le_bytes).concat();
+        for (address, value, is_one) in
+            [(8, 9, true), (1 << 32, 9, false), (8, 1 << 32, false), (u64::MAX, u64::MAX, false)]
+        {
+            assert_eq!(relative(&entry(address, value)).is_some(), is_one, "{address:#x} {value:#x}");
+        }
     }
 }

@@ -108,6 +108,37 @@ fn pointers_of_a_position_independent_file_come_from_its_relocations() {
     assert_eq!(image.read_up_to(places.variable + 1, 2).expect("a part"), pointer[1..3]);
 }
 
+/// As of an executable of 300 MB.
+#[test]
+fn a_large_file_may_have_millions_of_relocations() {
+    const COUNT: u64 = 2_100_000;
+    let (mut file, places) = GoFile { pie: true, sections: false, ..GoFile::of_release(26) }.build();
+    // Its last part: address and size of the table come first in it.
+    let dynamic = file.len() - 64;
+    let table = BASE + file.len() as u64;
+    for number in 0..COUNT {
+        for word in [places.variable + 8 * number, 8, TEXT + number] {
+            file.extend(u64::to_le_bytes(word));
+        }
+    }
+    let data_size = file.len() as u64 - (DATA - BASE);
+    // The third segment's size in the file and in memory.
+    let segment = 64 + 2 * 56;
+    for (at, word) in [
+        (dynamic + 8, table),
+        (dynamic + 24, 24 * COUNT),
+        (segment + 32, data_size),
+        (segment + 40, data_size),
+    ] {
+        file[at..at + 8].copy_from_slice(&word.to_le_bytes());
+    }
+    let image = parse(file).expect("an image");
+    for number in [0, 1, COUNT / 2, COUNT - 1] {
+        let word = image.read(places.variable + 8 * number, 8).expect("a pointer");
+        assert_eq!(word, (TEXT + number).to_le_bytes(), "{number}");
+    }
+}
+
 #[test]
 fn files_are_read_where_they_are() {
     let (file, _) = GoFile::of_release(26).build();

@@ -60,9 +60,9 @@ pub struct Runtime<'a> {
 #[derive(Clone, Debug)]
 pub struct Pauses {
     distribution: Distribution,
-    /// When the first look was, in nanoseconds since 1970, if there was one.
+    /// When the collections were first read, in nanoseconds since 1970, if they were.
     since_ns: Option<u64>,
-    /// Collections up to the last look.
+    /// Collections when they were last read.
     collections: u64,
 }
 
@@ -79,9 +79,9 @@ impl Default for Pauses {
 }
 
 impl Pauses {
-    /// Adds the pauses of the collections since the last look. The first look adds none: those that the runtime still has
-    /// may be in what an agent before this one has told.
-    pub fn look(&mut self, cycles: &GcCycles, now_ns: u64) {
+    /// Adds the pauses of the collections since they were last read. The first time that adds none: those that the runtime
+    /// still has may be in what an agent before this one has told.
+    pub fn add_new(&mut self, cycles: &GcCycles, now_ns: u64) {
         let new = cycles.count.saturating_sub(self.collections);
         let new = usize::try_from(new).unwrap_or(usize::MAX).min(cycles.pauses_ns.len());
         self.collections = self.collections.max(cycles.count);
@@ -348,23 +348,23 @@ mod tests {
     #[test]
     fn each_pause_is_counted_once() {
         let mut pauses = Pauses::default();
-        pauses.look(&cycles(0, &[]), 1);
-        pauses.look(&cycles(2, &[7, 20_000]), 2);
-        pauses.look(&cycles(2, &[7, 20_000]), 3);
+        pauses.add_new(&cycles(0, &[]), 1);
+        pauses.add_new(&cycles(2, &[7, 20_000]), 2);
+        pauses.add_new(&cycles(2, &[7, 20_000]), 3);
         assert_eq!((pauses.distribution.count(), pauses.distribution.sum), (2, 20_007.0));
-        pauses.look(&cycles(3, &[7, 20_000, 10]), 4);
+        pauses.add_new(&cycles(3, &[7, 20_000, 10]), 4);
         assert_eq!((pauses.distribution.counts[2], pauses.distribution.count()), (2, 3));
         // More than the runtime keeps: those that it has.
-        pauses.look(&cycles(900, &[1, 1]), 5);
+        pauses.add_new(&cycles(900, &[1, 1]), 5);
         assert_eq!(pauses.distribution.count(), 5);
     }
 
     #[test]
-    fn pauses_are_counted_from_the_first_look_on_and_sums_by_the_runtime() {
+    fn pauses_are_counted_from_the_first_reading_on_and_sums_by_the_runtime() {
         let mut pauses = Pauses::default();
         let mut scopes = |now_ns, count, pauses_ns: &[u64]| {
             let gc = cycles(count, pauses_ns);
-            pauses.look(&gc, now_ns);
+            pauses.add_new(&gc, now_ns);
             let readings = Readings { gc: Some(gc), ..Readings::default() };
             let runtime = Runtime { readings: &readings, pauses: &pauses, uptime_ms: Some(5), since_ns: 10 };
             let [counted, seen] = scopes(&runtime, GoNames { old: true, new: true });
