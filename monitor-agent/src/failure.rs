@@ -27,7 +27,7 @@ pub enum Kind {
     NoProcess = 3,
     /// A capability is missing.
     Permission = 4,
-    /// Not a binary that can be read.
+    /// The binary can't be read.
     Unreadable = 5,
     /// Nothing in the binary can be proven: not Go, no framework, unknown layout.
     Unprovable = 6,
@@ -40,19 +40,19 @@ pub enum Kind {
 /// A reason to end.
 #[derive(Debug)]
 pub struct Failure {
-    /// What kind of reason.
+    /// The kind, which gives the exit code.
     pub kind: Kind,
     /// What happened, to which pid or file, and what to do.
     pub text: String,
 }
 
 impl Failure {
-    /// A failure of a kind.
+    /// Creates a failure.
     pub fn new(kind: Kind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into() }
     }
 
-    /// A failure to read an executable's headers. `what` names it: a path, and the pid if there is one.
+    /// The headers of an executable can't be read. `what` names it: a path, and the pid if there is one.
     #[must_use]
     pub fn of_image(what: &str, error: &ImageError) -> Self {
         let kind = match error {
@@ -62,7 +62,7 @@ impl Failure {
         Self::new(kind, format!("{what} {}{}", shown(error), advice(error)))
     }
 
-    /// A failure to read what Go put into an executable whose headers are good.
+    /// What Go put into an executable can't be read, though its headers are good.
     #[must_use]
     pub fn of_contents(what: &str, error: &ImageError) -> Self {
         let failure = Self::of_image(what, error);
@@ -72,7 +72,7 @@ impl Failure {
         }
     }
 
-    /// A framework in an executable that can't be watched.
+    /// A framework in an executable can't be watched.
     #[must_use]
     pub fn of_refusal(what: &str, framework: &str, refusal: &Refusal) -> Self {
         if let Refusal::Image(error) = refusal {
@@ -82,7 +82,7 @@ impl Failure {
         Self::new(Kind::Unprovable, format!("{what}: {framework} can't be watched: {why}"))
     }
 
-    /// A file that can't be opened.
+    /// A file can't be opened.
     #[must_use]
     pub fn of_file(path: &Path, error: &io::Error) -> Self {
         let path = printable(&path.to_string_lossy());
@@ -103,7 +103,7 @@ impl Failure {
     }
 }
 
-/// What a user can do about it, where the error itself doesn't say.
+/// Returns what a user can do about an error, if its text does not say so.
 fn advice(error: &ImageError) -> &'static str {
     match error {
         ImageError::Empty | ImageError::NotElf | ImageError::NotExecutable(_) => {

@@ -1,8 +1,8 @@
-//! What the fuzz targets in `fuzz/` do with an input, each one parser of what others have written.
+//! The functions that the fuzz targets in `fuzz/` call. Each runs one parser of untrusted input.
 //!
-//! An input is good when the function returns. It must do so soon: a [`Metered`] file counts what is read
-//! of it and panics past a bound, so that a fuzzer finds slow inputs as it finds crashes. The tests below run
-//! the corpus and damaged files through the same functions, and bound time and memory too.
+//! An input passes if the function returns soon: a [`Metered`] file counts reads and panics past a bound, so that a
+//! fuzzer finds slow inputs like crashes. The tests run the corpus and damaged files through the same functions, and
+//! also bound time and memory.
 
 #![expect(clippy::missing_panics_doc, reason = "a panic is how a fuzzer is told")]
 
@@ -34,9 +34,9 @@ use crate::{
 pub struct Target {
     /// Name of the target, and of its directory in `fuzz/corpus/`.
     pub name: &'static str,
-    /// Takes any input.
+    /// Runs the target on any input.
     pub run: fn(&[u8]),
-    /// Names of the directories in `fuzz/seeds/` with valid inputs to start from.
+    /// Directories in `fuzz/seeds/` with valid inputs to start from.
     pub seeds: &'static [&'static str],
 }
 
@@ -54,7 +54,7 @@ pub static TARGETS: [Target; 10] = [
     Target { name: "spec", run: spec, seeds: &["specs"] },
 ];
 
-/// The ELF level of a file: headers, segments, notes, relocations.
+/// Parses the ELF level of a file: headers, segments, notes, relocations.
 pub fn elf(data: &[u8]) {
     const PIECE: usize = 64;
     let Some(image) = parse(data) else { return };
@@ -74,14 +74,14 @@ pub fn elf(data: &[u8]) {
     }
 }
 
-/// The Go build info of a file.
+/// Parses the Go build info of a file.
 pub fn buildinfo(data: &[u8]) {
     if let Some(Ok(info)) = parse(data).map(|image| image.build_info()) {
         let _ = GoVersion::parse(&info.go_version);
     }
 }
 
-/// The function table of a file.
+/// Parses the function table of a file.
 pub fn pclntab(data: &[u8]) {
     const FUNCTIONS: usize = 16;
     let Some(image) = parse(data) else { return };
@@ -92,7 +92,7 @@ pub fn pclntab(data: &[u8]) {
     }
 }
 
-/// The itabs of a file, and the types that they name.
+/// Parses the itabs of a file, and the types that they refer to.
 pub fn types(data: &[u8]) {
     let Some(image) = parse(data) else { return };
     let Ok(go) = image.go() else { return };
@@ -111,7 +111,7 @@ fn check_type(found: &Type) {
     assert!(found.fields.iter().all(|field| field.offset <= found.size));
 }
 
-/// The DWARF of a file, searched for two structs of which the seeds have one, and for variables of the Go runtime.
+/// Searches the DWARF of a file for two structs, one of which the seeds have, and for variables of the Go runtime.
 pub fn dwarf(data: &[u8]) {
     let names = ["example.com/pkg.T", "example.com/pkg.Missing"].map(str::to_owned).into();
     let Some(image) = parse(data) else { return };
@@ -125,7 +125,7 @@ pub fn dwarf(data: &[u8]) {
     }
 }
 
-/// The instructions of a function, which calls itself. The first eight bytes are its address.
+/// Finds sites of all kinds in a function that calls itself. The first eight bytes of the input are its address.
 pub fn code(data: &[u8]) {
     let Some((entry, code)) = data.split_first_chunk() else { return };
     let entry = u64::from_le_bytes(*entry);
@@ -146,7 +146,7 @@ pub fn code(data: &[u8]) {
     }
 }
 
-/// A label set as the programs write it. Lookups give as many bytes as they are asked for.
+/// Decodes a label set as the programs write it. Lookups of constants return as many bytes as requested.
 pub fn labels(data: &[u8]) {
     let mut bytes = data.iter().copied();
     let mut next = || bytes.next().unwrap_or_default();
@@ -159,14 +159,14 @@ pub fn labels(data: &[u8]) {
     for (framework, room) in [(Framework::Kitex, TEXT_BYTES), (Framework::Grpc, LABELS * TEXT_BYTES)] {
         let labels = Labels::decode(&set, &Lookups(framework));
         for name in [&labels.caller, &labels.callee, &labels.method, &labels.retry] {
-            // One byte that is no character becomes three.
+            // An invalid byte becomes a character of three bytes.
             assert!(name.len() <= 3 * room + '…'.len_utf8());
             assert!(!name.is_empty());
         }
     }
 }
 
-/// An executable with bytes at every even address.
+/// An executable with constants at all even addresses.
 struct Lookups(Framework);
 
 impl Executable for Lookups {
@@ -188,7 +188,7 @@ impl Executable for Lookups {
     }
 }
 
-/// A function's symbol, of which names in the source are made, and what it gets.
+/// Demangles a function's symbol into its names in the source, and reads its parameters.
 pub fn symbol(data: &[u8]) {
     let Ok(symbol) = str::from_utf8(data) else { return };
     let names = Demangler::default().names(symbol);
@@ -196,15 +196,15 @@ pub fn symbol(data: &[u8]) {
     let _ = Demangler::default().parameters(symbol).is_some_and(|known| known.may_be_string(0));
 }
 
-/// Everything that `inspect` and `run` ask of a file.
+/// Makes the plans that `inspect` and `run` make of a file.
 pub fn plan(data: &[u8]) {
     plans(data);
 }
 
-/// The same. How many plans there are for native functions.
+/// Does the same as [`plan`]. Returns the number of plans for native functions.
 fn plans(data: &[u8]) -> usize {
     const BIAS: u64 = 0x5555_5555_0000;
-    // Each question has bounds of its own.
+    // The bounds of reading apply to each image separately.
     let native = parse(data).map_or(0, |image| native_plans(&image));
     let Some(image) = parse(data) else { return native };
     let Ok(inspection) = Inspection::of(&image, &Specs::default()) else { return native };
@@ -224,8 +224,8 @@ fn plans(data: &[u8]) -> usize {
     native
 }
 
-/// Every function that an executable's symbols name, by them and by their names in the source, for a program that Go has
-/// not built. How many there is a plan for.
+/// Plans a probe for every function in the symbol table, by symbol and by name in the source, as for a program that Go
+/// has not built. Returns the number of plans.
 fn native_plans(image: &Image) -> usize {
     const SPEC: &str = "name = \"any\"\n[[native]]\nname = \"any\"\nkey = \"thread\"\nallow_expensive = true\n\
                         returns = { by = \"instructions\" }\n[[native.start]]\nfunction = \"*\"\nat_most = 64\n";
@@ -247,8 +247,8 @@ fn native_plans(image: &Image) -> usize {
     plans
 }
 
-/// A user's spec: an error with a place in it, or a plan or a refusal for a program with Kitex in it, or for one that Go has
-/// not built. The same text as a framework's file: the same error, or what it says.
+/// Parses a user's spec. It gives an error with a position, or a plan or a refusal for a program with Kitex or, if the
+/// spec is native, for one that Go has not built. Parses the same text as a framework's file, too.
 pub fn spec(data: &[u8]) {
     const PROGRAM: &[u8] = include_bytes!("../../fuzz/seeds/files/3");
     const NATIVE: &[u8] = include_bytes!("../../fuzz/seeds/native/0");
@@ -270,7 +270,7 @@ pub fn spec(data: &[u8]) {
     }
 }
 
-/// An error about a file has a place in its text, unless that is too long.
+/// Checks that an error has a position in the text, unless the text is too long.
 fn check_place(text: &str, error: &SpecError) {
     let SpecError::At { line, column, what, .. } = error else {
         return assert!(text.len() > FILE_MAX, "{error}");
@@ -283,7 +283,7 @@ fn parse(data: &[u8]) -> Option<Image> {
     Image::parse(Box::new(Metered::new(data))).ok()
 }
 
-/// A file in memory that allows only so many reads, and so many bytes of them.
+/// A file in memory that bounds the number of reads and of bytes read.
 struct Metered {
     data: Vec<u8>,
     bytes: AtomicU64,
@@ -291,9 +291,9 @@ struct Metered {
 }
 
 impl Metered {
-    /// No question is worth more reads, however small.
+    /// The limit of reads, however small.
     const READS: u64 = 200_000;
-    /// Every byte of a file may be read so often, and so many bytes again and again.
+    /// The limit of bytes read is `TIMES` times the length of the file, plus `BYTES`.
     const TIMES: u64 = 64;
     const BYTES: u64 = 32 << 20;
 

@@ -1,12 +1,12 @@
 //! `monitor-agent`: an out-of-process RPC monitor on eBPF.
 //!
-//! Dependencies point one way: [`cli`] asks the [`agent`], which brings together the [`target`] (a process),
-//! its [`image`] (an executable), the [`frameworks`] it may contain, the [`specs`] of its user, the [`plan`] that follows from both, the
-//! programs that [`bpf`] attaches, the [`pipeline`] of their records, what [`goruntime`] reads from its memory, the
-//! [`metrics`] made of those, and their [`export`]; or single calls and their [`events`]. `docs/ARCHITECTURE.md` tells
-//! the whole story.
+//! Dependencies point one way. The [`cli`] calls the [`agent`], which brings together the [`target`] (a process), its
+//! [`image`] (an executable), the [`frameworks`] it may contain, the user's [`specs`], the [`plan`] that follows from
+//! them, the programs that [`bpf`] attaches, the [`pipeline`] of their records, what [`goruntime`] reads from the
+//! target's memory, the [`metrics`] made of it all, and their [`export`] or, for single calls, their [`events`]. See
+//! `docs/ARCHITECTURE.md`.
 //!
-//! A program that wants the calls themselves implements [`Tracer`] and [watches](watch) processes:
+//! A program that wants the calls themselves implements [`Tracer`] and [watches](watch) processes, as
 //! `examples/slow_calls.rs` does.
 
 pub mod agent;

@@ -1,6 +1,7 @@
-//! Text that others have written, made fit to be shown.
+//! Untrusted text, made safe to show.
 
-/// Text on one line without anything that steers a terminal: names of files are whatever a target's owner chose.
+/// Returns the text on one line, with control characters escaped: a target's owner chooses the names of files, and some
+/// characters steer a terminal.
 pub(crate) fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for c in text.chars() {
@@ -9,7 +10,7 @@ pub(crate) fn printable(text: &str) -> String {
     printable
 }
 
-/// Text with names from an executable in it, which can be of any length and hold anything.
+/// Returns printable text of limited length. It contains names from an executable, which can be of any length.
 pub(crate) fn shown(text: &(impl ToString + ?Sized)) -> String {
     const MAX: usize = 300;
     let mut text = printable(&text.to_string());

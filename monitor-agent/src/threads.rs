@@ -1,7 +1,7 @@
-//! Work that takes its time, on threads of its own.
+//! Long work, on threads of its own.
 //!
-//! tokio has threads for that, too (`spawn_blocking`). Where the system gives it none it panics, and the work stays in a queue that
-//! nobody empties, with all that it holds: a scrape's place among others, for one.
+//! tokio's `spawn_blocking` panics if the system refuses a thread, and leaves the work in a queue that is never
+//! emptied, with everything that the work holds, such as a scrape's place.
 
 use std::{
     io,
@@ -12,45 +12,44 @@ use std::{
 use thiserror::Error;
 use tokio::sync::oneshot::{self, Receiver};
 
-/// Why work gives nothing.
+/// Why work has no result.
 #[derive(Debug, Error)]
 pub(crate) enum NotDone {
-    /// It was not begun.
+    /// No thread could be started.
     #[error(
         "no thread can be started: {0}; raise the agent's limit on them (pids.max of its cgroup, TasksMax= of \
          systemd)"
     )]
     NoThread(io::Error),
-    /// It was not brought to its end.
+    /// The work panicked.
     #[error("a thread of the agent has panicked")]
     Panicked,
 }
 
-/// Has work done on a thread of its own, and waits for what it gives. Where there can be no thread it is dropped at once, with all
-/// that it holds. Once begun it is done to its end, whether somebody waits or not.
+/// Runs work on a thread of its own, and waits for its result. If no thread can be started, the work is dropped at
+/// once, with everything that it holds. Once started, it runs to its end, even if nobody waits for it.
 pub(crate) async fn on_its_own<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, NotDone> {
-    // A panic has been reported.
+    // The panic is already reported.
     begin("work", work)?.await.map_err(|_| NotDone::Panicked)
 }
 
-/// Begins work on a thread of its own, which has this name. What it gives comes to where it is waited for; nothing does if it
-/// panics.
+/// Starts work on a thread with this name. The receiver gets its result, or an error if the work panics.
 pub(crate) fn begin<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Receiver<T>, NotDone> {
     let (give, given) = oneshot::channel();
     let work = move || {
-        // Fails if nobody waits any more.
+        // Fails if nobody waits for the result.
         let _ = give.send(work());
     };
     thread::Builder::new().name(name.to_owned()).spawn(work).map_err(NotDone::NoThread)?;
     Ok(given)
 }
 
-/// The addresses that a name stands for, or the one that the text is. Only a name takes a thread.
+/// Resolves a host name. An address is parsed in place; only a name takes a thread.
 pub(crate) async fn look_up(host: &str, port: u16) -> io::Result<std::vec::IntoIter<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)].into_iter());
@@ -59,12 +58,12 @@ pub(crate) async fn look_up(host: &str, port: u16) -> io::Result<std::vec::IntoI
     on_its_own(move || (host, port).to_socket_addrs()).await.map_err(io::Error::other)?
 }
 
-/// What tests of those who need a thread have in common.
+/// Shared by tests of code that starts threads.
 #[cfg(test)]
 pub(crate) mod testing {
     use std::{io, thread};
 
-    /// Runs this where no thread can be started, as at a limit: on one that a filter of system calls (seccomp) refuses others.
+    /// Runs a closure where no thread can be started, as at a limit: on a thread whose seccomp filter refuses new ones.
     pub(crate) fn without_threads<T: Send>(run: impl FnOnce() -> T + Send) -> T {
         let run = || {
             refuse().expect("a filter");
@@ -73,12 +72,12 @@ pub(crate) mod testing {
         thread::scope(|scope| scope.spawn(run).join().expect("no panic"))
     }
 
-    /// Puts this thread, for all of its life, under a filter that refuses it new threads.
+    /// Installs a filter that refuses new threads to this thread, for the rest of its life.
     fn refuse() -> io::Result<()> {
         let number = |number: i64| u32::try_from(number).expect("a number");
         let refused = libc::SECCOMP_RET_ERRNO | number(libc::EAGAIN.into());
         let is_call = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-        // The number of the call is the first word of what a filter sees (struct seccomp_data).
+        // The system call's number is the first word of the filter's input (struct seccomp_data).
         filter_calls(&mut [
             step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, [0, 0]),
             step(is_call, number(libc::SYS_clone), [1, 0]),
@@ -88,25 +87,25 @@ pub(crate) mod testing {
         ])
     }
 
-    /// A step of a filter, and how many to pass over if a comparison holds, and if it does not.
+    /// A step of a filter. `jt` and `jf` are how many steps to skip if a comparison holds, and if it does not.
     fn step(code: u32, k: u32, [jt, jf]: [u8; 2]) -> libc::sock_filter {
         libc::sock_filter { code: u16::try_from(code).expect("a code"), jt, jf, k }
     }
 
-    /// The step that ends a filter: what becomes of the call.
+    /// The last step of a filter, with the action for the call.
     pub(crate) fn end(action: u32) -> libc::sock_filter {
         step(libc::BPF_RET | libc::BPF_K, action, [0, 0])
     }
 
-    /// Puts this thread, for all of its life, under a filter of system calls.
+    /// Installs a filter of system calls on this thread, for the rest of its life.
     pub(crate) fn filter_calls(steps: &mut [libc::sock_filter]) -> io::Result<()> {
         let len = u16::try_from(steps.len()).expect("a few steps");
         let program = libc::sock_fprog { len, filter: steps.as_mut_ptr() };
-        // SAFETY: takes numbers, and changes this thread alone.
+        // SAFETY: takes numbers, and changes only this thread.
         if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the program and its steps outlive the call, which changes this thread alone.
+        // SAFETY: the program and its steps outlive the call, which changes only this thread.
         if unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } != 0 {
             return Err(io::Error::last_os_error());
         }

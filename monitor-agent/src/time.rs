@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 const SECONDS_PER_DAY: u64 = 86_400;
 
-/// The time in UTC as RFC 3339 writes it, with nanoseconds: `2026-01-02T03:04:05.000000006Z`. Times before 1970
-/// are given as its first moment.
+/// Formats a time in UTC by RFC 3339, with nanoseconds: `2026-01-02T03:04:05.000000006Z`. Times before 1970 are shown
+/// as the start of 1970.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / SECONDS_PER_DAY, since.as_secs() % SECONDS_PER_DAY);
@@ -14,11 +14,11 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
 }
 
-/// Year, month and day of the Gregorian calendar, for days since 1970-01-01. Years are counted from March, so that
-/// the odd day comes last, in eras of 400 years, after which the calendar repeats.
+/// Returns year, month and day of the Gregorian calendar, for days since 1970-01-01. Years are counted from March, so
+/// that the leap day comes last, in eras of 400 years, after which the calendar repeats.
 fn date(days: u64) -> (u64, u64, u64) {
     const DAYS_PER_ERA: u64 = 146_097;
-    // From 0000-03-01, where an era begins, to 1970-01-01.
+    // From 0000-03-01, the start of an era, to 1970-01-01.
     let days = days + 719_468;
     let (era, day) = (days / DAYS_PER_ERA, days % DAYS_PER_ERA);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

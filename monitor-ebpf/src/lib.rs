@@ -1,9 +1,9 @@
-//! What the uprobe programs and the agent share: the recipe that the agent writes and the programs
+//! What the uprobe programs and the agent share: the recipe, which the agent writes and the programs
 //! follow, the layout of the maps' keys and values, and the meaning of every counter.
 //!
-//! All types are `repr(C)` without padding that anyone reads, hold no `bool` and no enum, and are valid
-//! for every bit pattern, since the two sides are built by different compilers for different machines.
-//! What such a field may be is a `u8` or `u32` constant in a module named after it, or an enum with such numbers.
+//! All types are `repr(C)`, have no padding that is read, contain no `bool` and no enum, and are valid for
+//! every bit pattern: the two sides are built by different compilers for different machines. If a field has a
+//! fixed set of values, they are `u8` or `u32` constants in a module named after it, or the numbers of an enum.
 #![no_std]
 
 mod call;
@@ -27,72 +27,72 @@ pub use recipe::{
     window_flag, window_use,
 };
 
-/// Names of the maps and globals in the object, as the agent asks for them.
+/// Names of programs, maps and globals in the object, by which the agent looks them up.
 pub mod name {
-    /// The start program.
+    /// Program at the start of an RPC.
     pub const START: &str = "rpc_start";
-    /// The finish program.
+    /// Program at the finish of an RPC.
     pub const FINISH: &str = "rpc_finish";
-    /// The program that counts messages sent on streams.
+    /// Program that counts messages sent on streams.
     pub const SENT: &str = "stream_sent";
-    /// The program that counts messages received.
+    /// Program that counts messages received on streams.
     pub const RECEIVED: &str = "stream_received";
-    /// The program that notes whose message is about to go through, where that is known before it has.
+    /// Program that notes, at the entry of a message function, which stream the message belongs to.
     pub const ENTERED: &str = "stream_entered";
-    /// The program at the start of an operation of native functions.
+    /// Program at the start of an operation of native functions.
     pub const NATIVE_START: &str = "native_start";
-    /// The one at its finish.
+    /// Program at its finish, attached to an instruction.
     pub const NATIVE_FINISH: &str = "native_finish";
-    /// The one behind a return probe, where it finishes by that.
+    /// Program at its finish, attached to a return probe.
     pub const NATIVE_RETURN: &str = "native_return";
-    /// The program that tries to read memory by page tables.
+    /// Program that tests reading memory by page tables.
     pub const PROVE: &str = "prove";
-    /// Array with one [`Proof`](crate::Proof): what it has found.
+    /// Array with one [`Proof`](crate::Proof): the result of [`PROVE`].
     pub const PROOF: &str = "PROOF";
-    /// The program that does nothing.
+    /// Program that does nothing.
     pub const NOTHING: &str = "nothing";
-    /// The same behind a return probe.
+    /// Program that does nothing behind a return probe.
     pub const NOTHING_RETURNED: &str = "nothing_returned";
     /// Read-only global of type [`Recipe`](crate::Recipe).
     pub const RECIPE: &str = "RECIPE";
     /// Mappable array of [`Bucket`](crate::Bucket): the in-flight table.
     pub const IN_FLIGHT: &str = "IN_FLIGHT";
-    /// Mappable array: for each bucket of the in-flight table the addresses of the objects of the calls in its ways,
-    /// where the key is not the object; or the numbers of the label sets that they had as they started.
+    /// Mappable array with a word for each way of each bucket of the in-flight table: the address of the call's object
+    /// where the key is not the object, or the number of the label set that the call had at its start.
     pub const OBJECTS: &str = "OBJECTS";
-    /// Array of `u64`: keys of calls that have ended and may end once more.
+    /// Array of `u64`: keys of finished calls that may finish again.
     pub const ENDED: &str = "ENDED";
-    /// Mappable array of `u64`: which starts are seen, by [`sampling`](crate::sampling). Written by the agent, but for
-    /// what programs note of calls that found no room.
+    /// Mappable array of `u64`, indexed by [`sampling`](crate::sampling): which starts are seen. Written by the agent,
+    /// except for the words in which the programs note that a call found no room.
     pub const SAMPLING: &str = "SAMPLING";
     /// Hash: call key to [`Spilled`](crate::Spilled).
     pub const SPILL: &str = "SPILL";
-    /// Hash: goroutine and direction of a message that is about to go through to the number of its label set, or
+    /// Hash: goroutine and direction of a message that is about to go through, to the number of its label set or
     /// [`NO_MESSAGE`](crate::NO_MESSAGE).
     pub const MESSAGES: &str = "MESSAGES";
     /// Hash: [`LabelSet`](crate::LabelSet) to its number.
     pub const LABEL_IDS: &str = "LABEL_IDS";
     /// Mappable array: the [`LabelSet`](crate::LabelSet) of each number.
     pub const LABEL_SETS: &str = "LABEL_SETS";
-    /// Array of `u64`: numbers of label sets, each plus one, by a hash of the set; 0 for none.
+    /// Array of `u64`: label set numbers plus one, indexed by a hash of the set; 0 for none.
     pub const LABEL_CACHE: &str = "LABEL_CACHE";
-    /// Mappable array of `u64`: finished calls, rows of label set numbers, of which each CPU has one,
-    /// perhaps with others.
+    /// Mappable array of `u64`: finished calls, indexed by label set number. Each CPU has a row, which it
+    /// may share with others.
     pub const TOTALS: &str = "TOTALS";
-    /// Mappable array of `u64`: [`extra`](crate::extra) counts of the label sets, as [`TOTALS`], with one
+    /// Mappable array of `u64`: [`extra`](crate::extra) counts of label sets, laid out as [`TOTALS`], with one
     /// row for each count.
     pub const EXTRAS: &str = "EXTRAS";
-    /// Mappable array of [`ALIASES`](crate::ALIASES) pairs of type words: the second of a pair is what the first
-    /// stands for. The first pair that is zero ends them.
+    /// Mappable array of [`ALIASES`](crate::ALIASES) pairs of type words: an alias, and the type word that it stands
+    /// for. The first pair that is zero ends the list.
     pub const ALIASES: &str = "ALIASES";
-    /// Hash: type word that no shape expects to how often it was met.
+    /// Hash: type word that no shape expects, to the number of hits with it.
     pub const UNEXPECTED: &str = "UNEXPECTED";
-    /// Mappable array of `u64`: rows of [`COUNTERS`](crate::COUNTERS), as [`TOTALS`].
+    /// Mappable array of `u64`: rows of [`COUNTERS`](crate::COUNTERS) slots, one for each CPU as in [`TOTALS`].
     pub const COUNTERS: &str = "COUNTERS";
-    /// Mappable array with two `u64`: how many numbers were asked for so far, those past the end among them, for label sets in
-    /// full and for sets with `other` in them.
+    /// Mappable array with two `u64`: how many numbers were requested so far, including those past the end, for full
+    /// label sets and for sets with `other`.
     pub const NEXT_LABEL: &str = "NEXT_LABEL";
     /// Ring buffer of [`Record`](crate::Record), [`Event`](crate::Event) or [`PeerEvent`](crate::PeerEvent), which
-    /// their lengths tell apart.
+    /// are distinguished by length.
     pub const RECORDS: &str = "RECORDS";
 }

@@ -1,10 +1,10 @@
-//! The uprobe programs: one at the function where an RPC starts, one where it finishes, three that count the messages of
-//! streams where someone asks for that, three for operations of native functions, and one that does nothing, to measure
-//! what a hit costs by itself.
+//! The uprobe programs: one at the start of an RPC, one at its finish, three that count the messages of streams on
+//! request, three for operations of native functions, one that tests reading memory by page tables, and two that do
+//! nothing, to measure the cost of a hit itself.
 //!
-//! What they read comes from the [recipe](monitor_ebpf::Recipe). Since Linux 6.0 uprobe programs can be
-//! preempted, and a program may then run on the same CPU in between: nothing here uses memory that two
-//! runs on one CPU share, except by atomic additions.
+//! The [recipe](monitor_ebpf::Recipe) says what they read. Since Linux 6.0 uprobe programs can be preempted,
+//! and another program may then run on the same CPU in between. So memory that two runs share changes only by
+//! atomic operations, or holds values that every reader checks.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -54,7 +54,7 @@ pub(crate) fn stream_received(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// A message is about to be sent or received on a stream.
+/// Entry of a function that sends or receives a message on a stream.
 #[uprobe]
 pub(crate) fn stream_entered(ctx: ProbeContext) -> u32 {
     programs::entered(&ctx);
@@ -68,34 +68,34 @@ pub(crate) fn native_start(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Finish of one, at an instruction.
+/// Finish of such an operation, at an instruction.
 #[uprobe]
 pub(crate) fn native_finish(ctx: ProbeContext) -> u32 {
     programs::native::finish(ctx.regs);
     0
 }
 
-/// Finish of one, behind a return probe.
+/// Finish of such an operation, behind a return probe.
 #[uretprobe]
 pub(crate) fn native_return(ctx: RetProbeContext) -> u32 {
     programs::native::finish(ctx.regs);
     0
 }
 
-/// Tries to read memory by page tables.
+/// Tests reading memory by page tables.
 #[uprobe]
 pub(crate) fn prove(ctx: ProbeContext) -> u32 {
     programs::prove(&ctx);
     0
 }
 
-/// Whatever a hit of this one takes, the kernel takes for any.
+/// Does nothing: its hit takes only the time that the kernel needs for any hit.
 #[uprobe]
 pub(crate) fn nothing(_ctx: ProbeContext) -> u32 {
     0
 }
 
-/// The same for a return probe.
+/// Does nothing behind a return probe.
 #[uretprobe]
 pub(crate) fn nothing_returned(_ctx: RetProbeContext) -> u32 {
     0
@@ -103,7 +103,7 @@ pub(crate) fn nothing_returned(_ctx: RetProbeContext) -> u32 {
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
-    // The verifier refuses a program that could get here.
+    // The verifier rejects a program that can reach this.
     loop {}
 }
 

@@ -1,45 +1,45 @@
-//! What the programs know about an operation of native functions: those that C, C++ or Rust was compiled to.
+//! The recipe for an operation of native functions: those compiled from C, C++ or Rust.
 //!
-//! They have the calling convention of System V: what a function gets is in registers, and what lies where in memory
-//! nobody says but the text that describes the operation. So the programs read strings behind arguments, and nothing
+//! They follow the System V calling convention: arguments are in registers. What lies where in memory is known only
+//! from the spec that describes the operation. So the programs read strings behind arguments, and nothing
 //! further.
 
 use crate::LABELS;
 
-/// Words that a recipe can name: index into what the programs copy at a hit.
+/// Words that a recipe can name: indices into what the programs copy at a hit.
 ///
 /// The first six are the integer arguments in their order (System V ABI, AMD64 supplement, 3.2.3).
 pub mod word {
-    /// How many arguments are in registers.
+    /// Number of arguments that are passed in registers.
     pub const ARGUMENTS: u8 = 6;
-    /// What the function returns, once it has.
+    /// The function's result, once it has returned.
     pub const RESULT: u8 = 6;
-    /// The stack pointer. At a function's entry and at its return instructions the return address is there, so no two
-    /// functions under way have the same.
+    /// The stack pointer. At a function's entry and at its return instructions it points to the return address, so no
+    /// two functions in progress have the same.
     pub const STACK: u8 = 7;
-    /// The stack pointer that the function had, once it has returned: eight bytes below.
+    /// The stack pointer that the function had before it returned: eight bytes below the current one.
     pub const LEFT_STACK: u8 = 8;
-    /// The process and the thread.
+    /// The thread ID.
     pub const THREAD: u8 = 9;
-    /// How many words there are.
+    /// Number of words.
     pub const COUNT: usize = 10;
 }
 
 /// When a value is read.
 pub mod moment {
-    /// Never: there is none.
+    /// Never: there is no such value.
     pub const NEVER: u8 = 0;
-    /// When the operation starts.
+    /// At the start of the operation.
     pub const START: u8 = 1;
-    /// When it finishes.
+    /// At its finish.
     pub const FINISH: u8 = 2;
 }
 
-/// How a string lies behind a word.
+/// Layout of the string that a word points to.
 pub mod form {
-    /// Its bytes up to one that is 0.
+    /// Its bytes, zero-terminated.
     pub const C: u8 = 0;
-    /// A pointer to its bytes, then how many there are.
+    /// A pointer to its bytes, then their number.
     pub const CXX11: u8 = 1;
 }
 
@@ -63,9 +63,9 @@ pub struct NativeText {
 pub struct Native {
     /// The [`word`] that is the key at the start.
     pub start_key: u8,
-    /// The same at the finish.
+    /// The [`word`] that is the key at the finish.
     pub finish_key: u8,
-    /// How many bytes of the key count: 4 or 8.
+    /// Number of bytes of the key that are used: 4 or 8.
     pub key_width: u8,
     /// One of [`side`](crate::side).
     pub side: u8,
@@ -73,18 +73,18 @@ pub struct Native {
     pub policy: u8,
     /// The [`moment`] at which the number is read.
     pub number_moment: u8,
-    /// Its [`word`].
+    /// The [`word`] that holds the number.
     pub number: u8,
-    /// How many bytes of it count: 1 or 4.
+    /// Number of its bytes that are used: 1 or 4.
     pub number_width: u8,
-    /// The names.
+    /// Where each name comes from, indexed by [`label`](crate::label).
     pub texts: [NativeText; LABELS],
     /// Zero.
     pub reserved: [u8; 4],
 }
 
 impl Native {
-    /// Of a recipe for something else.
+    /// The value in a recipe that is not for native functions.
     pub const NONE: Self = Self {
         start_key: word::THREAD,
         finish_key: word::THREAD,

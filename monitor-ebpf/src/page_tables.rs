@@ -1,62 +1,62 @@
-//! Reading a target's memory by its page tables: what programs have to know for it, and how they are tried.
+//! Reading a target's memory by its page tables: what the programs need for it, and how it is tested.
 
-/// How this kernel keeps a process's page tables, which lie in memory as everything does, and where it has all memory
-/// mapped for itself. Reads take far less time so than those by `bpf_probe_read_user`.
+/// Layout of a process's page tables in this kernel, and the address at which the kernel maps all memory for itself,
+/// which includes the tables. Such reads take far less time than those by `bpf_probe_read_user`.
 ///
-/// The agent finds it out and proves it on itself. x86-64 only.
+/// The agent determines it and proves it on itself. x86-64 only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageTables {
-    /// Where the kernel has all memory mapped, one page behind the other (`page_offset_base`); 0 when programs
-    /// are not to go by page tables.
+    /// Address at which the kernel maps all memory, page after page (`page_offset_base`); 0 when programs must
+    /// not use page tables.
     pub memory: u64,
-    /// Bits of an entry that are an address.
+    /// Bits of an entry that hold an address.
     pub frame: u64,
     /// Offset of `mm` in `struct task_struct`.
     pub mm_at: u32,
     /// Offset of `pgd` in `struct mm_struct`.
     pub root_at: u32,
-    /// How many tables lead to a page: 4, or 5.
+    /// Number of levels of tables: 4 or 5.
     pub levels: u32,
     /// Offset of `context.tlb_gen` in `struct mm_struct`.
     pub flushes_at: u32,
 }
 
 impl PageTables {
-    /// Programs ask the kernel for each read.
+    /// No page tables: programs ask the kernel for each read.
     pub const NONE: Self = Self { memory: 0, frame: 0, mm_at: 0, root_at: 0, levels: 0, flushes_at: 0 };
 }
 
-/// Numbers that the object has where the agent has to write what only the running kernel tells.
+/// Placeholders in the object, which the agent replaces by numbers of the running kernel.
 ///
-/// The verifier lets a program read the kernel's memory through pointers to the kernel's own types only, and has a
-/// function that makes such a pointer of a number (`bpf_rdonly_cast`, Linux 6.2). The kernel puts a move in place of the
-/// call. What is read there faults without harm if nothing is mapped, and is zero then.
+/// The verifier lets a program read kernel memory only through pointers to the kernel's own types. A kernel function
+/// makes such a pointer from a number (`bpf_rdonly_cast`, Linux 6.2); the kernel replaces the call by a move. A read
+/// where nothing is mapped faults without harm and gives zero.
 pub mod patched {
-    /// In place of the number of that function. Where there is none, the agent puts `r0 = 0` in place of the call,
+    /// Placeholder for the number of that function. Where there is none, the agent replaces the call by `r0 = 0`,
     /// which the verifier must find unreachable.
     pub const CAST: i32 = 0x7fff_fe00;
-    /// In place of the number of a structure that begins with [`WORDS`] words.
+    /// Placeholder for the number of a structure that begins with [`WORDS`] words.
     pub const STRUCTURE: i32 = 0x7fff_fe01;
-    /// Words that may be read through one such pointer. `struct pt_regs` begins with seventeen.
+    /// Number of words that may be read through one such pointer. `struct pt_regs` begins with seventeen.
     pub const WORDS: usize = 16;
 }
 
-/// What the program that tries page tables has found.
+/// Result of the program that tests page tables.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof {
-    /// Where the first table lies.
+    /// Address of the top-level table.
     pub root: u64,
-    /// How often translations of addresses of the process have been flushed.
+    /// How often the process's address translations have been flushed.
     pub flushes: u64,
-    /// 1 if tables led somewhere.
+    /// 1 if the words were read.
     pub is_read: u64,
-    /// What lies at the address that it was asked for.
+    /// The words at the requested address.
     pub words: [u64; PROOF_WORDS],
 }
 
-/// Words that are compared.
+/// Number of words that are compared.
 pub const PROOF_WORDS: usize = patched::WORDS;
 
 impl Proof {

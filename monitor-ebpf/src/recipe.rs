@@ -3,66 +3,66 @@
 //! The agent writes it into the object's read-only data before it loads the object. The verifier then
 //! sees constants, follows only the branches that they allow and removes the others.
 //!
-//! The programs for starts and for finishes run at the entry of a Go function that gets an *object* (an interface
-//! value: a word that stands for its type, and a pointer). The type word selects a [`Shape`]. A shape copies a few
-//! [`Window`]s of the target's memory into scratch memory; everything else (key, labels, type of call) is
+//! The programs for starts and finishes run at the entry of a Go function that gets an *object* (an interface
+//! value: a type word and a pointer). The type word selects a [`Shape`]. A shape copies a few
+//! [`Window`]s of the target's memory into scratch memory. Everything else (key, labels, type of call) is
 //! at a fixed place there.
 //!
-//! Where functions get a plain pointer there is no type word: the site selects the shape, and a [`Sited`] says what
-//! goes with it.
+//! Functions that get a plain pointer have no type word. There the site selects the shape, and a [`Sited`] holds what
+//! belongs to it.
 
 use crate::{Native, PageTables};
 
-/// Shapes that a recipe can hold.
+/// Maximum number of shapes in a recipe.
 pub const MAX_SHAPES: usize = 4;
-/// Windows that a shape can have.
+/// Maximum number of windows of a shape.
 pub const MAX_WINDOWS: usize = 12;
-/// Type words that can stand for others.
+/// Maximum number of type words that stand for others.
 pub const ALIASES: u32 = 8;
-/// Bytes of scratch memory for windows. A label set is made over them.
+/// Bytes of scratch memory for windows. The label set is later built over them.
 pub const SCRATCH_BYTES: usize = 192;
 /// [`Window::base`] of a window into the object itself.
 pub const OBJECT: u8 = u8::MAX;
 /// [`Window::base`] of a window into what the second argument of a site points to.
 pub const ARGUMENT: u8 = u8::MAX - 1;
-/// Questions that must all be answered with yes for a hit to be a finish.
+/// Number of tests that must all hold for a hit to be a finish.
 pub const GATES: usize = 3;
-/// Sites at which calls of one shape finish.
+/// Maximum number of sites at which calls of one shape finish.
 pub const FINISH_SITES: usize = 2;
-/// Pieces of code whose functions may write a status before a call of one shape is over.
+/// Maximum number of code ranges whose functions may write a status before a call of one shape is over.
 pub const INTERIM_RANGES: usize = 4;
-/// Functions that messages of one shape's streams go through: one for sending, one for receiving.
+/// Number of functions that messages of one shape's streams go through: one for sending, one for receiving.
 pub const MESSAGE_SITES: usize = 2;
-/// A field that doesn't exist, where its place would be.
+/// Stands for the offset of a field that does not exist.
 pub const NO_FIELD: u16 = u16::MAX;
 /// [`Window::guard_at`] of a window that needs no guard.
 pub const NO_GUARD: u8 = u8::MAX;
-/// A place in scratch memory that doesn't exist: the recipe has no such value.
+/// Stands for a place in scratch memory where the recipe has no such value.
 pub const NO_SCRATCH: u8 = u8::MAX;
 
 /// Bits of [`Window::uses`]: which programs copy the window.
 pub mod window_use {
-    /// All of them: the call's key depends on it.
+    /// All programs: the call's key depends on the window.
     pub const KEY: u8 = 1;
     /// The finish program.
     pub const FINISH: u8 = 2;
     /// The programs that count a stream's messages.
     pub const MESSAGE: u8 = 4;
-    /// The start program, where calls are told by site and where it sends events.
+    /// The start program, where sites select shapes and where it sends events.
     pub const START: u8 = 8;
-    /// The finish program, of calls whose start was not seen.
+    /// The finish program, for calls whose start was not seen.
     pub const RECORDED: u8 = 16;
-    /// The finish program, of calls whose start was not seen or has not told their names: see
+    /// The finish program, for calls that failed, or whose start was not seen or did not read their names: see
     /// [`policy::COUNT_STARTS`](super::policy::COUNT_STARTS).
     pub const UNTOLD: u8 = 32;
 }
 
 /// Bits of [`Window::flags`].
 pub mod window_flag {
-    /// An earlier window has the same place: this one is for another type of the same value, and leaves the
-    /// place as it is when its guard says no.
+    /// An earlier window has the same place. This one is for another type of the same value, and leaves the
+    /// place unchanged when its guard does not match.
     pub const TWIN: u8 = 1;
-    /// No later window depends on the same type word: one that none of them expects is reported.
+    /// No later window depends on the same type word. If no window expects the word, it is reported.
     pub const REPORT: u8 = 2;
 }
 
@@ -70,9 +70,9 @@ pub mod window_flag {
 pub mod event {
     /// Finished calls are sent as events.
     pub const FINISHES: u8 = 1;
-    /// Starts are sent, too.
+    /// Starts are sent as events, too.
     pub const STARTS: u8 = 2;
-    /// Events have the call's peer.
+    /// Events hold the call's peer.
     pub const PEERS: u8 = 4;
 }
 
@@ -80,11 +80,11 @@ pub mod event {
 pub mod size {
     /// Bytes that the target sent for the call.
     pub const SENT: usize = 0;
-    /// Bytes that it received.
+    /// Bytes that the target received for the call.
     pub const RECEIVED: usize = 1;
 }
 
-/// Registers that a recipe can name: index into the copy that the programs make at a hit.
+/// Registers that a recipe can name: indices into the copy that the programs make at a hit.
 ///
 /// The order of the first nine is that of Go's integer arguments (`ABIInternal` on amd64, Go 1.17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,41 +112,41 @@ pub enum Register {
     R14 = 9,
 }
 
-/// What tells calls in flight apart.
+/// What distinguishes calls in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum KeyKind {
     /// The object's address: start and finish get the same object.
     Object = 0,
-    /// The goroutine, with nesting, except for streams, which are keyed by their object: start and finish
-    /// run on one goroutine and nest properly, but the object may be another after a retry. Where sites select
-    /// shapes: the goroutine, with nesting, whatever the call is.
+    /// The goroutine, with nesting; for streams, the object. Start and finish run on one goroutine and nest
+    /// properly, but a retry may change the object. Where sites select shapes: the goroutine, with nesting, for
+    /// every kind of call.
     GoroutineUnlessStreaming = 1,
     /// A number of up to 60 bits. Only where sites select shapes.
     Number = 2,
-    /// The goroutine, and how deep on its stack the function was entered: each call of a recursive one has its own. Only
-    /// where a function's returns are its ends.
+    /// The goroutine and its stack depth at the function's entry, so that each call of a recursive function has its own
+    /// key. Only where a function's returns are its finishes.
     Frame = 3,
 }
 
-/// Values of [`Recipe::by_site`] but for 0.
+/// Values of [`Recipe::by_site`] other than 0.
 pub mod by_site {
-    /// The first label is a path, which is as long as all of them; the end of a call has a status.
+    /// The first label is a path, which may take the room of all labels; a call ends with a status.
     pub const PATH: u8 = 1;
-    /// Labels are names, and [`Sited::outcome`](super::Sited::outcome) says what tells the end.
+    /// Labels are names, and [`Sited::outcome`](super::Sited::outcome) says how a call's outcome is read.
     pub const NAMES: u8 = 2;
 }
 
-/// Stands in a [`Sited`] for the address of any site there is: its shape is the only one.
+/// Stands for the address of any site in a [`Sited`]: its shape is the only one.
 pub const ANY_SITE: u64 = u64::MAX;
 
-/// Values of [`Sited::outcome`]: what is read of the end of an operation. The number is kept as the code of a status is.
+/// Values of [`Sited::outcome`]: what is read when an operation finishes. A number is kept like the code of a status.
 pub mod outcome {
     /// Nothing.
     pub const NONE: u8 = 0;
-    /// It has failed if there is an error.
+    /// The error: the operation failed if there is one.
     pub const ERROR: u8 = 1;
-    /// A number in the register of the error, of so many bytes as [`Sited::number_width`](super::Sited::number_width) says.
+    /// A number in the error's register, of [`Sited::number_width`](super::Sited::number_width) bytes.
     pub const NUMBER: u8 = 2;
 }
 
@@ -154,10 +154,10 @@ pub mod outcome {
 pub mod policy {
     /// A start under a key that is in flight is another attempt of the same call.
     pub const FIRST_START: u8 = 1;
-    /// Calls that are streams may finish twice, and nothing tells: without a start, a finish is none. Of other calls
-    /// [`Sited::first`](super::Sited::first) tells.
+    /// A stream may finish twice without a sign of it, so its finish without a start does not count. For other calls,
+    /// [`Sited::first`](super::Sited::first) decides.
     pub const FIRST_FINISH: u8 = 2;
-    /// Where no start was seen the finish program reads the kind of call.
+    /// Where no start was seen, the finish program reads the kind of call.
     pub const KIND_AT_FINISH: u8 = 4;
     /// Starts are counted under their labels, which are kept for the finish.
     pub const COUNT_STARTS: u8 = 8;
@@ -179,7 +179,7 @@ pub enum TestOp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum TagMap {
-    /// Not to be read.
+    /// The map is not read.
     None = 0,
     /// Go 1.24 and later: groups of eight slots behind control bytes.
     Swiss = 1,
@@ -189,33 +189,33 @@ pub enum TagMap {
 
 /// A piece of the target's memory, copied into scratch memory.
 ///
-/// Small, as are the types below: the programs run with cold caches.
+/// Small, like the types below, since the programs run with cold caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Window {
-    /// The window is copied only when the word at `guard_at` equals this one; else its place is unread.
+    /// The window is copied only if the word at `guard_at` equals this one; otherwise its place is unread.
     pub guard_word: u64,
-    /// Added to the pointer.
+    /// Bytes to add to the pointer.
     pub offset: u16,
-    /// Place in scratch memory of the pointer to start from, or [`OBJECT`].
+    /// Place in scratch memory of the pointer to start from, or [`OBJECT`] or [`ARGUMENT`].
     pub base: u8,
-    /// Bytes to copy; 0 in windows that are not used.
+    /// Number of bytes to copy; 0 in unused windows.
     pub length: u8,
-    /// Where in scratch memory they go; a multiple of 8.
+    /// Place in scratch memory to copy them to; a multiple of 8.
     pub at: u8,
-    /// See `guard_word`; or [`NO_GUARD`].
+    /// Place of the word to compare with `guard_word`, or [`NO_GUARD`].
     pub guard_at: u8,
     /// Bits of [`window_use`].
     pub uses: u8,
     /// Bits of [`window_flag`].
     pub flags: u8,
-    /// A bit for each eight bytes of the window that anything is asked for, from the lowest on. The others need not be copied.
+    /// A bit for each eight bytes of the window, lowest first, set where they are used. The others need not be copied.
     pub words: u32,
     /// Zero.
     pub reserved: u32,
 }
 
-/// A question about a value in scratch memory.
+/// A test of a value in scratch memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Test {
@@ -223,78 +223,78 @@ pub struct Test {
     pub op: u8,
     /// Place of the value.
     pub at: u8,
-    /// Its size in bytes: 1, 4 or 8.
+    /// Its width in bytes: 1, 4 or 8.
     pub width: u8,
     /// Zero.
     pub reserved: u8,
-    /// What it is compared with.
+    /// The value to compare with.
     pub operand: u32,
 }
 
-/// Where a call itself says when it started: in an element of a slice of events.
+/// Where a call itself records when it started: in an element of a slice of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Recorded {
-    /// Was the event recorded?
+    /// Whether the event was recorded.
     pub is_set: Test,
-    /// Place of its time, nanoseconds since 1970; or [`NO_SCRATCH`].
+    /// Place of its time, in nanoseconds since 1970; or [`NO_SCRATCH`].
     pub time_at: u8,
     /// Place of the slice's length.
     pub count_at: u8,
-    /// Which element it is.
+    /// Index of the element.
     pub index: u8,
     /// Zero.
     pub reserved: [u8; 5],
 }
 
-/// Where messages of streams go through, of a shape that is selected by site: functions whose receiver leads to the
-/// object, and that return an error.
+/// The functions that messages of streams go through, for a shape that a site selects. Their receiver leads to the
+/// object, and they return an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Messages {
-    /// Addresses of the sites at their entries: sending, receiving. 0 for none.
+    /// Addresses of the sites at their entries, for sending and for receiving; 0 for none.
     pub entered: [u64; MESSAGE_SITES],
     /// Type word of the interface value that holds the object; 0 where there is none.
     pub object_word: u64,
-    /// Type word that it has where there is no call, or 0.
+    /// Its type word where there is no call, or 0.
     pub no_call_word: u64,
-    /// Where in the receiver a pointer to the object lies, or that interface value; [`NO_FIELD`] where the receiver is the
-    /// object.
+    /// Offset in the receiver of a pointer to the object, or of that interface value; [`NO_FIELD`] where the receiver
+    /// is the object.
     pub object_at: u16,
-    /// Where in the receiver the pointer to the description of the call lies; [`NO_FIELD`] where there is none, and the
-    /// start has told the kind of call.
+    /// Offset in the receiver of the pointer to the description of the call; [`NO_FIELD`] where there is none, and only
+    /// the start knows the kind of call.
     pub description_at: u16,
-    /// Where in the description it lies whether the client streams, and whether the server does.
+    /// Offsets in the description of whether the client streams, and whether the server does.
     pub streams_at: [u16; 2],
 }
 
-/// Code of the target.
+/// A range of the target's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct CodeRange {
     /// Its first address.
     pub start: u64,
-    /// How many bytes there are.
+    /// Its length, in bytes.
     pub length: u64,
 }
 
-/// What goes with a shape that is selected by site.
+/// What belongs to a shape that a site selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Sited {
-    /// Address of the site in the target at which its calls start; 0 if none do, or [`ANY_SITE`].
+    /// Address in the target of the site at which its calls start; 0 for none, or [`ANY_SITE`].
     pub start: u64,
-    /// Addresses of the sites at which they finish; 0 for none, or [`ANY_SITE`].
+    /// Addresses of the sites at which its calls finish; 0 for none, or [`ANY_SITE`].
     pub finishes: [u64; FINISH_SITES],
-    /// Type word of errors that have a status; 0 where the finish gets a status itself.
+    /// Type word of errors that hold a status; 0 where the finish gets a status itself.
     pub status_word: u64,
-    /// Type word of errors that may say that all is well.
+    /// Type word of errors that may stand for success.
     pub well_word: u64,
-    /// The text by which they do, as the bytes of a word.
+    /// Text of an error that stands for success, as the bytes of a word.
     pub well_text: u64,
     /// Type word of errors that wrap another; 0 if there are none.
     pub wrap_word: u64,
-    /// Its length.
+    /// Length of `well_text`, in bytes.
     pub well_length: u8,
     /// [`Register`] with the object's address at the start.
     pub start_object: u8,
@@ -306,81 +306,81 @@ pub struct Sited {
     pub finish_error: u8,
     /// [`Register`] with the second argument at a finish: the status, or the error's data word.
     pub finish_argument: u8,
-    /// Place of the word that is the key, or [`NO_SCRATCH`] for the object's address.
+    /// Place of the word that is the key, or [`NO_SCRATCH`] where a register holds the key.
     pub key_at: u8,
     /// Bits of [`policy`].
     pub policy: u8,
-    /// A value of [`stream`](crate::stream): the kind of all its calls, where no place says it.
+    /// Kind of all its calls, a value of [`stream`](crate::stream), where no place holds it.
     pub kind: u8,
     /// Place of the byte that says whether the client streams, or [`NO_SCRATCH`].
     pub client_streams_at: u8,
-    /// The same for the server.
+    /// Place of the byte that says whether the server streams, or [`NO_SCRATCH`].
     pub server_streams_at: u8,
-    /// Place of the pointer from a status to its message; zero there means that all is well.
+    /// Place of the pointer from a status to its message; zero there means success.
     pub message_at: u8,
-    /// Place of the four bytes of the message that say the code.
+    /// Place of the four bytes of the message that hold the code.
     pub code_at: u8,
-    /// Where in such an error the other one lies.
+    /// Offset of the wrapped error in an error of type `wrap_word`.
     pub wrap_at: u8,
-    /// [`Register`] with the key at the start, unless that lies at `key_at`.
+    /// [`Register`] with the key at the start, unless the key lies at `key_at`.
     pub start_key: u8,
-    /// The same at a finish.
+    /// [`Register`] with the key at a finish, unless the key lies at `key_at`.
     pub finish_key: u8,
-    /// What must hold for a hit of the start to be one, or [`Test::NEVER`] if all are: an attempt that is not the first of its
-    /// call starts none.
+    /// Test that must hold for a hit of the start site to be a start, or [`Test::NEVER`] if every hit is one. An
+    /// attempt after the first starts no call.
     pub begins: Test,
-    /// What must hold for a finish without a start to be the first of its call, or [`Test::NEVER`] if nothing tells.
+    /// Test for whether a finish without a start is the first of its call, or [`Test::NEVER`] if nothing shows that.
     pub first: Test,
-    /// What must hold for a hit to be a finish.
+    /// Tests that must hold for a hit to be a finish.
     pub gates: [Test; GATES],
-    /// Code that runs in the middle of a call: a failure that is told on its behalf is not the call's end. The first that
-    /// is empty ends the list.
+    /// Code that runs in the middle of a call: a failure that it reports is not the call's end. The first empty range
+    /// ends the list.
     pub interim: [CodeRange; INTERIM_RANGES],
     /// A value of [`outcome`], where labels are names.
     pub outcome: u8,
-    /// How many bytes of the number lie at `code_at`: 1, 4 or 8, or 0 for none. Of one in a register: 1, 2, 4 or 8.
+    /// Width of the number at `code_at`, in bytes: 1, 4 or 8, or 0 for none. In a register: 1, 2, 4 or 8.
     pub number_width: u8,
-    /// How far above the stack pointer the object's address lies at a finish, which is the key, and then only failures are
-    /// finishes; 0 where it is in a register.
+    /// Offset from the stack pointer of the object's address at a finish. The address is the key, and only failures are
+    /// finishes then. 0 where it is in a register.
     pub kept_at: u16,
-    /// Tells the keys of its calls from those of others in the same table, which may be the same words: below
+    /// Distinguishes the keys of its calls from those of others in the same table, which may be the same words. Below
     /// [`MAX_SHAPES`].
     pub apart: u8,
     /// Zero.
     pub reserved: [u8; 3],
-    /// An end that only an error tells.
+    /// A finish that only an error shows.
     pub given: Given,
-    /// Where messages of its streams go through.
+    /// The functions that messages of its streams go through.
     pub messages: Messages,
 }
 
-/// Where a function has been given an error that is the end of a call, and tells nobody.
+/// A site where a function gets an error that ends a call, and does not report it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Given {
-    /// Address of the site in the target, which only errors lead to; 0 if there is none.
+    /// Address of the site in the target, which only errors reach; 0 if there is none.
     pub place: u64,
-    /// Type word of the errors that are an end.
+    /// Type word of the errors that end a call.
     pub word: u64,
-    /// How far above the stack pointer the object's address lies there, which is the key.
+    /// Offset from the stack pointer of the object's address there, which is the key.
     pub kept_at: u16,
     /// [`Register`] with the error's type word there.
     pub error: u8,
-    /// The status's code that it stands for.
+    /// Status code that the error stands for.
     pub code: u8,
     /// Zero.
     pub reserved: [u8; 4],
 }
 
-/// One concrete type of the object, and what lies where in it.
+/// One concrete type of the object, and its layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Shape {
     /// The object's type word: address of its itab in the target.
     pub type_word: u64,
-    /// Second test: the word at `inner_at` in the first window must be this one. 0: no second test.
+    /// Second test: the word at `inner_at` in the first window must equal this one. 0: no second test.
     pub inner_word: u64,
-    /// See `inner_word`.
+    /// Place of the word to compare with `inner_word`.
     pub inner_at: u8,
     /// One of [`side`](crate::side).
     pub side: u8,
@@ -390,13 +390,13 @@ pub struct Shape {
     pub tags_at: u8,
     /// Place of each label's string header (pointer and length), or [`NO_SCRATCH`].
     pub labels: [u8; crate::LABELS],
-    /// Place of the eight bytes that say the kind of stream, or [`NO_SCRATCH`].
+    /// Place of the eight bytes that hold the kind of stream, or [`NO_SCRATCH`].
     pub stream_at: u8,
-    /// Places of the byte counts by [`size`], eight bytes each, or [`NO_SCRATCH`].
+    /// Places of the byte counts, indexed by [`size`], eight bytes each, or [`NO_SCRATCH`].
     pub sizes: [u8; 2],
     /// Place of the eight bytes with the protocol's number, or [`NO_SCRATCH`].
     pub protocol_at: u8,
-    /// Place of a pointer that is not nil once the call has panicked, and then leads to a word that is not zero; or
+    /// Place of a pointer that, once the call has panicked, is not nil and leads to a word that is not zero; or
     /// [`NO_SCRATCH`].
     pub panic_at: u8,
     /// Place of the slice header of the peer's IP address, or [`NO_SCRATCH`].
@@ -405,19 +405,19 @@ pub struct Shape {
     pub peer_port_at: u8,
     /// Zero.
     pub reserved: [u8; 2],
-    /// Is the call a stream?
+    /// Whether the call is a stream.
     pub streaming: Test,
-    /// Is it oneway? Asked of calls that are no streams.
+    /// Whether it is oneway. Asked only for calls that are not streams.
     pub oneway: Test,
-    /// Its own record of its start.
+    /// The call's own record of its start.
     pub recorded: Recorded,
-    /// What to copy, in this order.
+    /// The windows to copy, in this order.
     pub windows: [Window; MAX_WINDOWS],
-    /// What goes with it where sites select shapes.
+    /// What belongs to it where sites select shapes.
     pub sited: Sited,
 }
 
-/// See the module's head.
+/// All that the programs know about a framework: see the head of this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Recipe {
@@ -425,78 +425,78 @@ pub struct Recipe {
     pub object_type: u8,
     /// [`Register`] with the object's address.
     pub object: u8,
-    /// [`Register`] with the type word of the error, at the finish site; zero there means success.
+    /// [`Register`] with the type word of the error, at the finish site; zero means success.
     pub error: u8,
     /// [`Register`] with the data word of the error.
     pub error_data: u8,
-    /// Hits of the start site with one of these flags set are not entries (see the agent's site choice).
+    /// Processor flags: a hit of the start site with one of them set is not an entry (see the agent's site choice).
     pub start_skip_flags: u8,
     /// The same for the finish site.
     pub finish_skip_flags: u8,
     /// The same for the function that every message sent on a stream enters.
     pub sent_skip_flags: u8,
-    /// The same for that of messages received.
+    /// The same for the function that every message received enters.
     pub received_skip_flags: u8,
     /// The same for the functions of [`Messages`].
     pub entered_skip_flags: u8,
-    /// 1 when errors are to be told apart.
+    /// 1 when the classes of errors are read.
     pub read_errors: u8,
     /// A value of [`TagMap`].
     pub tag_map: u8,
-    /// Shapes in use.
+    /// Number of shapes in use.
     pub shape_count: u8,
     /// Bits of [`event`].
     pub events: u8,
-    /// One of [`by_site`] when sites select shapes; else 0.
+    /// One of [`by_site`] where sites select shapes; otherwise 0.
     pub by_site: u8,
     /// Zero.
     pub reserved: [u8; 2],
-    /// Offset of [`error_wrapped`](Self::error_wrapped)'s pointer to its class.
+    /// Offset of the pointer to the class in errors of type [`error_wrapped`](Self::error_wrapped).
     pub error_wrapped_at: u16,
-    /// Where above the stack pointer the function for messages sent has the type word of its error, at its entry;
-    /// zero there means that a message went through. 0: it has none.
+    /// Offset from the stack pointer of the error's type word, at the entry of the function for messages sent. A zero
+    /// word there means that a message went through. 0: the function has no error.
     pub sent_error_at: u16,
     /// The same for messages received.
     pub received_error_at: u16,
-    /// Offset of what [`error_carrier`](Self::error_carrier) carries.
+    /// Offset of the carried error in errors of type [`error_carrier`](Self::error_carrier).
     pub error_carries_at: u16,
-    /// By how much a call's 64-bit hash is shifted to get its bucket: the table has 2^(64 - this) buckets.
+    /// Right shift from a call's 64-bit hash to its bucket: the table has 2^(64 - this) buckets.
     pub bucket_shift: u32,
-    /// What is left of a bucket's number if that of the near one is wanted: there are so many, plus one.
+    /// Mask from a bucket's number to the number of the near bucket: the number of near buckets is this plus one.
     pub near_mask: u32,
-    /// What is left of a processor's number to get its row of totals and counters: there are so many rows, plus one.
+    /// Mask from a CPU's number to its row of totals and counters: the number of rows is this plus one.
     pub row_mask: u32,
-    /// Label sets that may be kept in full; past them `other` stands in for the strings.
+    /// Number of label sets that may be kept in full; beyond it `other` stands for the strings.
     pub label_limit: u32,
-    /// Label set numbers that exist, `other` included.
+    /// Number of label set numbers, those of sets with `other` included.
     pub label_capacity: u32,
-    /// By how much a label set's 64-bit hash is shifted to get its place in the cache of their numbers, which has
-    /// 2^(64 - this).
+    /// Right shift from a label set's 64-bit hash to its place in the cache of numbers, which has 2^(64 - this)
+    /// places.
     pub cache_shift: u32,
-    /// Type word of the errors that hold a pointer to the class they belong to; 0 when there is no such type.
+    /// Type word of errors that hold a pointer to their class; 0 when there is no such type.
     pub error_wrapped: u64,
-    /// Type word of the errors that are classes themselves; 0 when there is no such type.
+    /// Type word of errors that are classes themselves; 0 when there is no such type.
     pub error_plain: u64,
-    /// Type word of the errors in which another may come, whose class counts if it has one; 0 when there is no such type.
+    /// Type word of errors that may carry another, whose class counts if it has one; 0 when there is no such type.
     pub error_carrier: u64,
-    /// Where the executable begins in the target.
+    /// Address of the executable in the target.
     pub image: u64,
-    /// How long it is there.
+    /// Its length there, in bytes.
     pub image_length: u64,
-    /// Where the executable's read-only data begins in the target: bytes there never change.
+    /// Address of the executable's read-only data in the target. Bytes there never change.
     pub literals: u64,
-    /// How long it is.
+    /// Its length, in bytes.
     pub literals_length: u64,
     /// How the target's memory is read.
     pub tables: PageTables,
     /// The shapes.
     pub shapes: [Shape; MAX_SHAPES],
-    /// The operation, where it is one of native functions: there are no shapes then.
+    /// The operation, where the recipe is for native functions: it has no shapes then.
     pub native: Native,
 }
 
 impl Window {
-    /// A window that is not used.
+    /// An unused window.
     pub const UNUSED: Self = Self {
         guard_word: 0,
         offset: 0,
@@ -512,7 +512,7 @@ impl Window {
 }
 
 impl Sited {
-    /// Of a shape that is not selected by site.
+    /// The value in a shape that no site selects.
     pub const UNUSED: Self = Self {
         start: 0,
         finishes: [0; FINISH_SITES],
@@ -551,17 +551,17 @@ impl Sited {
 }
 
 impl Given {
-    /// There is none.
+    /// There is no such site.
     pub const NONE: Self = Self { place: 0, word: 0, kept_at: 0, error: 0, code: 0, reserved: [0; 4] };
 }
 
 impl CodeRange {
-    /// None.
+    /// An empty range.
     pub const EMPTY: Self = Self { start: 0, length: 0 };
 }
 
 impl Messages {
-    /// There are none, or nobody asks.
+    /// There are none, or messages are not counted.
     pub const NONE: Self = Self {
         entered: [0; MESSAGE_SITES],
         object_word: 0,
@@ -573,18 +573,18 @@ impl Messages {
 }
 
 impl Test {
-    /// A question whose answer is no.
+    /// A test that never holds.
     pub const NEVER: Self = Self { op: TestOp::Never as u8, at: 0, width: 8, reserved: 0, operand: 0 };
 }
 
 impl Recorded {
-    /// There is none, or it is not wanted.
+    /// There is no such record, or it is not wanted.
     pub const NONE: Self =
         Self { is_set: Test::NEVER, time_at: NO_SCRATCH, count_at: NO_SCRATCH, index: 0, reserved: [0; 5] };
 }
 
 impl Shape {
-    /// A shape that is not used.
+    /// An unused shape.
     pub const UNUSED: Self = Self {
         type_word: 0,
         inner_word: 0,
@@ -609,7 +609,7 @@ impl Shape {
 }
 
 impl Recipe {
-    /// A recipe that knows no shape: programs with it only count unknown types.
+    /// A recipe without shapes: programs with it only count unknown types.
     pub const EMPTY: Self = Self {
         object_type: 0,
         object: 0,
@@ -648,13 +648,13 @@ impl Recipe {
         native: Native::NONE,
     };
 
-    /// Whether the bytes of calls are added up.
+    /// Returns whether the bytes of calls are summed.
     #[must_use]
     pub fn has_sizes(&self) -> bool {
         self.shapes.iter().any(|shape| shape.sizes != [NO_SCRATCH; 2])
     }
 
-    /// Whether anything but calls is counted by label set.
+    /// Returns whether anything but calls is counted by label set.
     #[must_use]
     pub fn has_extras(&self) -> bool {
         self.has_sizes() || self.shapes.iter().any(|shape| shape.sited.policy & policy::COUNT_STARTS != 0)

@@ -1,4 +1,4 @@
-//! The agent as a process: started, waited for, scraped, ended.
+//! Runs the agent as a process: starts it, waits for it, scrapes it, ends it.
 
 use std::{
     path::PathBuf,
@@ -19,12 +19,12 @@ use crate::{
 
 /// How long attaching may take.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// Calls that ended so long before a scrape are in it: the agent has begun to read what it shows 50 ms before it at the
-/// earliest (`NEW_FOR`). The rest is for calls whose other side ends a moment later, as on a busy machine. What the documents
-/// promise, 250 ms, has a test of its own in `exact.rs`.
+/// How long to wait before a scrape that must include every call that has ended. The agent may show data that it began
+/// to read up to 50 ms earlier (`NEW_FOR`). The rest covers calls whose other side ends a moment later, as on a busy
+/// machine. The documented limit, 250 ms, has a test of its own in `exact.rs`.
 const FRESHNESS: Duration = Duration::from_millis(80);
 
-/// The agent's executable: what `MONITOR_AGENT_BIN` names, else cargo's release build.
+/// Returns the path of the agent's executable: `MONITOR_AGENT_BIN` if set, else cargo's release build.
 pub fn executable() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("MONITOR_AGENT_BIN") {
         return Ok(path.into());
@@ -36,7 +36,7 @@ pub fn executable() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A running agent. If it is dropped before its end was seen, it is killed and its log shown.
+/// A running agent. If it is dropped before its end was seen, it is killed and its log is printed.
 pub struct Agent {
     child: Child,
     log: Lines,
@@ -45,24 +45,24 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Runs the agent on these processes, at a free port, and waits until their probes are in place.
+    /// Runs the agent on these processes, on a free port, and waits until their probes are in place.
     pub fn attach(pids: &[u32], args: &[&str]) -> Result<Self> {
         let agent = Self::start(pids, args)?;
         agent.wait_ready()
     }
 
-    /// Like [`Agent::attach`], with variables of the environment.
+    /// Like [`Agent::attach`], with environment variables.
     pub fn attach_with(variables: &[(&str, &str)], pids: &[u32], args: &[&str]) -> Result<Self> {
         let agent = Self::start_with(variables, pids, args)?;
         agent.wait_ready()
     }
 
-    /// Runs the agent on these processes, at a free port, and waits until it listens, not until it is ready.
+    /// Runs the agent on these processes, on a free port, and waits until it listens, but not until it is ready.
     pub fn start(pids: &[u32], args: &[&str]) -> Result<Self> {
         Self::start_with(&[], pids, args)
     }
 
-    /// Like [`Agent::start`], with variables of the environment.
+    /// Like [`Agent::start`], with environment variables.
     pub fn start_with(variables: &[(&str, &str)], pids: &[u32], args: &[&str]) -> Result<Self> {
         let mut command = Command::new(executable()?);
         command.envs(variables.iter().copied());
@@ -73,7 +73,7 @@ impl Agent {
         Self::start_command(command.args(args))
     }
 
-    /// Runs a command that is the agent, perhaps through another program that gives it fewer rights.
+    /// Runs a command that starts the agent, possibly through another program that gives it fewer rights.
     pub fn start_command(command: &mut Command) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
@@ -83,7 +83,7 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Waits until `/readyz` says that all probes are in place.
+    /// Waits until `/readyz` reports that all probes are in place.
     pub fn wait_ready(mut self) -> Result<Self> {
         let begin = Instant::now();
         while self.status("/readyz")? != 200 {
@@ -105,19 +105,19 @@ impl Agent {
         self.child.id()
     }
 
-    /// The host and port it listens on.
+    /// The host and port that the agent listens on.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// What it has written to stderr so far.
+    /// Returns what the agent has written to stderr so far.
     #[must_use]
     pub fn log(&self) -> String {
         self.log.text()
     }
 
-    /// Waits for a line on stderr that `wanted` makes something of.
+    /// Waits for a line on stderr for which `wanted` returns a value, and returns that value.
     pub fn wait_for_log<T>(&self, patience: Duration, wanted: impl Fn(&str) -> Option<T>) -> Result<T> {
         match self.log.find(0, patience, wanted) {
             Ok(found) => Ok(found),
@@ -126,18 +126,19 @@ impl Agent {
         }
     }
 
-    /// Scrapes `/metrics` and reads it strictly.
+    /// Scrapes `/metrics` and parses it strictly.
     pub fn scrape(&self) -> Result<Scrape> {
         self.scrape_path("/metrics")
     }
 
-    /// Scrapes `/metrics` once all calls that have ended by now are sure to be in it.
+    /// Scrapes `/metrics` after a pause that ensures that it includes every call that has ended by now.
     pub fn scrape_settled(&self) -> Result<Scrape> {
         thread::sleep(FRESHNESS);
         self.scrape()
     }
 
-    /// Scrapes another path and reads it strictly; the agent must not have left anything out that it made twice.
+    /// Scrapes another path and parses it strictly. Fails if the agent has left out a family or series because it made
+    /// it twice.
     pub fn scrape_path(&self, path: &str) -> Result<Scrape> {
         let text = self.get(path)?;
         let log = self.log();
@@ -145,27 +146,27 @@ impl Agent {
         Scrape::parse(&text).with_context(|| format!("{path} of the agent is not valid"))
     }
 
-    /// The body at a path, whose status must be 200.
+    /// Returns the body at a path. Any status but 200 is an error.
     pub fn get(&self, path: &str) -> Result<String> {
         self.request(path)?.ok_body()
     }
 
-    /// The status at a path.
+    /// Returns the status at a path.
     pub fn status(&self, path: &str) -> Result<u16> {
         Ok(self.request(path)?.status)
     }
 
-    /// Whatever is answered at a path.
+    /// Returns the response at a path, whatever its status.
     pub fn request(&self, path: &str) -> Result<Response> {
         http::get(&self.address, path).with_context(|| format!("the agent; its log:\n{}", self.log()))
     }
 
-    /// Asks the agent to end with SIGTERM; gives how it ended and how long that took.
+    /// Ends the agent with SIGTERM. Returns its exit status and how long it took to end.
     pub fn terminate(self) -> Result<(ExitStatus, Duration)> {
         self.end_by(libc::SIGTERM)
     }
 
-    /// Ends the agent with a signal; gives how it ended and how long that took.
+    /// Ends the agent with a signal. Returns its exit status and how long it took to end.
     pub fn end_by(mut self, signal: i32) -> Result<(ExitStatus, Duration)> {
         let begin = Instant::now();
         self.signal(signal)?;
@@ -178,12 +179,12 @@ impl Agent {
         signal_child(&self.child, signal)
     }
 
-    /// Whether it has not ended yet.
+    /// Whether the agent is still running.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
     }
 
-    /// Waits until the agent ends by itself.
+    /// Waits until the agent ends by itself, at most for `patience`.
     pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
         let status = wait(&mut self.child, patience)
             .with_context(|| format!("the agent; its log:\n{}", self.log()))?;
@@ -203,23 +204,23 @@ impl Drop for Agent {
     }
 }
 
-/// What the agent did with a command line that ends by itself.
+/// The result of a command that ends by itself.
 #[derive(Clone, Debug)]
 pub struct Ended {
-    /// The exit code; none if a signal ended it.
+    /// The exit code, or `None` if a signal ended the command.
     pub code: Option<i32>,
-    /// All it wrote to stdout.
+    /// Everything written to stdout.
     pub stdout: String,
-    /// All it wrote to stderr.
+    /// Everything written to stderr.
     pub stderr: String,
 }
 
-/// Runs the agent with these arguments until it ends, at most so long.
+/// Runs the agent with these arguments until it ends, at most for `patience`.
 pub fn run_to_end(args: &[&str], patience: Duration) -> Result<Ended> {
     run_command_to_end(Command::new(executable()?).args(args), patience)
 }
 
-/// Whether the agent says that it uses multi-uprobe links to watch a process.
+/// Whether the agent reports that it uses multi-uprobe links to watch a process.
 pub fn says_multi(pid: u32) -> Result<bool> {
     let ended = run_to_end(&["inspect", "--json", "--pid", &pid.to_string()], Duration::from_secs(10))?;
     let report: serde_json::Value = serde_json::from_str(&ended.stdout)?;
@@ -233,7 +234,7 @@ pub fn says_multi(pid: u32) -> Result<bool> {
     Ok(uses_multi)
 }
 
-/// Runs a command that is the agent, perhaps through another program, until it ends, at most so long.
+/// Runs a command that starts the agent, possibly through another program, until it ends, at most for `patience`.
 pub fn run_command_to_end(command: &mut Command, patience: Duration) -> Result<Ended> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
@@ -250,7 +251,7 @@ pub fn run_command_to_end(command: &mut Command, patience: Duration) -> Result<E
     Ok(Ended { code: status.code(), stdout: stdout.text(), stderr: stderr.text() })
 }
 
-/// The address in a line such as "listening on <http://127.0.0.1:9790>", as text or inside JSON.
+/// Returns the address in a line such as "listening on <http://127.0.0.1:9790>", as text or inside JSON.
 fn listen_address(line: &str) -> Option<String> {
     let (_, rest) = line.split_once("listening on http://")?;
     let end = rest.find(|c: char| c.is_whitespace() || c == '"').unwrap_or(rest.len());

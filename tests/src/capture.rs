@@ -1,4 +1,4 @@
-//! Collects what a child process writes, while it runs.
+//! Collects what a child process writes while it runs.
 
 use std::{
     io::{BufRead as _, BufReader, Read},
@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The lines that were read so far. A thread of its own reads them, so that the child never waits for its reader.
+/// The lines read so far. A separate thread reads them, so the child never waits for its reader.
 #[derive(Clone, Default)]
 pub(crate) struct Lines(Arc<Shared>);
 
@@ -46,17 +46,17 @@ impl Lines {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All lines so far, as one text.
+    /// Returns all lines so far as one text.
     pub(crate) fn text(&self) -> String {
         self.lock().lines.join("\n")
     }
 
-    /// Waits for the end of the pipe, at most so long.
+    /// Waits for the end of the pipe, at most for `patience`.
     pub(crate) fn wait_for_end(&self, patience: Duration) {
         let _ = self.0.changed.wait_timeout_while(self.lock(), patience, |state| !state.ended);
     }
 
-    /// Waits for the first line at or after `from` that `wanted` makes something of.
+    /// Waits for the first line, starting at index `from`, for which `wanted` returns a value.
     pub(crate) fn find<T>(
         &self,
         from: usize,
@@ -87,8 +87,8 @@ impl Lines {
 /// Why a line was not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotFound {
-    /// The child has closed its end.
+    /// The child has closed its end of the pipe.
     Ended,
-    /// It did not come in time.
+    /// The line did not come in time.
     Timeout,
 }

@@ -1,15 +1,15 @@
-//! The cargo that has started this process, to build with.
+//! The cargo that started this process, for further builds.
 
 use std::process::Command;
 
-/// A command of it that builds the same, and nothing twice, whoever asks.
+/// Returns a command of this cargo whose builds share their results with all others, so that nothing is built twice.
 #[must_use]
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // `cargo run` points it at the libraries of its own rustc; another rustc must not load those.
+    // `cargo run` sets this to the libraries of its own rustc. Another rustc must not load them.
     command.env_remove("LD_LIBRARY_PATH");
-    // It also says of which package this process is. Build scripts look at that, and would run again in every build that
-    // is started another way.
+    // `cargo run` also names the package of this process. Build scripts read that, and would run again in every build
+    // that is started another way.
     for (name, _) in std::env::vars_os() {
         let is_of_package = name
             .to_str()

@@ -1,4 +1,4 @@
-//! A client that calls a relay that calls a server: every role, from one executable.
+//! A client that calls a relay, which calls a server: every role, from one executable.
 
 use std::collections::BTreeMap;
 
@@ -13,21 +13,22 @@ use crate::{
     targets::{Flavour, Program},
 };
 
-/// In label sets with fewer calls, one that lost its processor at a probe shifts the slowest one percent.
+/// The number of calls below which a label set's 99th percentile is not compared: one call that loses its processor at
+/// a probe would shift it.
 const CALLS_FOR_P99: u64 = 3_000;
 
 /// The three processes. They are killed when dropped.
 pub struct Chain {
     /// Calls the relay.
     pub client: Process,
-    /// Is called by the client, and hands `Relay` on to the server.
+    /// Is called by the client, and forwards `Relay` to the server.
     pub relay: Process,
     /// Is called by the relay.
     pub server: Process,
 }
 
 impl Chain {
-    /// Starts the processes: `callers` are flags for those that call, `client` for the client alone.
+    /// Starts the processes. `callers` are flags for the client and the relay, `client` for the client alone.
     pub fn start(flavour: Flavour, callers: &[&str], client: &[&str]) -> Result<Self> {
         let start = |args: &[&[&str]]| Process::start(Program::Kitex, flavour, &args.concat());
         let server = start(&[&["server"]])?;
@@ -44,12 +45,12 @@ impl Chain {
         [self.client.pid(), self.relay.pid(), self.server.pid()]
     }
 
-    /// The processes, callers first.
+    /// The processes: client, relay, server.
     pub fn each(&mut self) -> [&mut Process; 3] {
         [&mut self.client, &mut self.relay, &mut self.server]
     }
 
-    /// Waits until no call is under way anywhere, oneway calls included.
+    /// Waits until no call is in flight in any process, including oneway calls.
     pub fn settle(&mut self) -> Result<()> {
         for process in self.each() {
             process.command("settle")?;
@@ -57,7 +58,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Opens connections and meets each kind of call, then forgets those calls.
+    /// Opens connections and makes every kind of call, then resets all counts.
     pub fn warm_up(&mut self) -> Result<()> {
         self.client.command("load 500 8 1")?;
         self.settle()?;
@@ -67,7 +68,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Makes calls of the mixed load and waits until all of them have finished, in every process.
+    /// Makes calls of the mixed load and waits until all of them have finished in every process.
     pub fn load(&mut self, calls: u64, concurrency: u32, seed: u64) -> Result<Value> {
         let answer = self.client.command(&format!("load {calls} {concurrency} {seed}"))?;
         ensure!(answer["calls"] == calls, "{calls} calls were wanted: {answer}");
@@ -75,7 +76,7 @@ impl Chain {
         Ok(answer)
     }
 
-    /// [`check_calls`] for each process of the chain; gives their tallies in the order of [`Chain::pids`].
+    /// Runs [`check_calls`] for each process of the chain. Returns their tallies in the order of [`Chain::pids`].
     pub fn check_calls(&mut self, scrape: &Scrape, labels: &[&str]) -> Result<[Tally; 3]> {
         let [client, relay, server] = self.each();
         Ok([
@@ -85,22 +86,22 @@ impl Chain {
         ])
     }
 
-    /// [`check_durations`] for each process of the chain.
+    /// Runs [`check_durations`] for each process of the chain.
     pub fn check_durations(&mut self, scrape: &Scrape, labels: &[&str]) -> Result<()> {
         self.each().into_iter().try_for_each(|process| check_durations(process, scrape, labels, true))
     }
 }
 
-/// Fails unless the agent's counters are exactly the process's own, label set by label set, each histogram has as many
-/// calls as its counter, and the agent's account of itself shows nothing lost. The agent must have been attached
-/// before the first call, and the process be settled.
+/// Fails unless the agent's counters equal the process's own for every label set, each histogram has as many calls as
+/// its counter, and the agent's account shows nothing lost. The agent must have been attached before the first call,
+/// and the process must be settled.
 ///
-/// `several`: the scrape is of several targets. Gives the tally.
+/// `several`: the scrape covers several targets. Returns the tally.
 pub fn check_calls(process: &mut Process, scrape: &Scrape, labels: &[&str], several: bool) -> Result<Tally> {
     check_counts(process.pid(), &process.command("counts")?, scrape, labels, several)
 }
 
-/// The same by what a process has answered to `counts`.
+/// Does what [`check_calls`] does, with a process's answer to `counts`.
 pub fn check_counts(
     pid: u32,
     counts: &Value,
@@ -122,8 +123,8 @@ pub fn check_counts(
     Ok(own)
 }
 
-/// Fails if a call of a Kitex client came to something else than it asked for, since its start or the last `reset`. A call that
-/// an agent has broken is an error to agent and target alike: no comparison of both would show it.
+/// Fails if a call of a Kitex client ended otherwise than it asked for, since the start or the last `reset`. If an
+/// agent breaks a call, agent and target both see an error, so comparing them would not show it.
 pub fn check_results(client: &mut Process) -> Result<()> {
     let counts = client.command("counts")?;
     let unexpected = counts["unexpected"].as_u64().with_context(|| format!("no `unexpected` in {counts}"))?;
@@ -131,8 +132,8 @@ pub fn check_results(client: &mut Process) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless the agent's durations are close to the process's own: the mean, the median and the 99th percentile of each
-/// label set that has enough calls.
+/// Fails unless the agent's durations are close to the process's own: the mean, the median and the 99th percentile of
+/// each label set that has enough calls.
 pub fn check_durations(process: &mut Process, scrape: &Scrape, labels: &[&str], several: bool) -> Result<()> {
     let pid = process.pid();
     let agents = durations::of_agent(scrape, several.then_some(pid));
@@ -154,29 +155,29 @@ pub fn check_durations(process: &mut Process, scrape: &Scrape, labels: &[&str], 
     Ok(())
 }
 
-/// What the agent says of its own work on one target.
+/// The agent's own account of its work on one target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// Starts seen.
     pub starts: u64,
-    /// Finishes with a duration that arrived.
+    /// Finishes whose duration arrived.
     pub timed: u64,
     /// Finishes whose start was not seen.
     pub unpaired: u64,
-    /// Finishes with a duration from the start that the call has recorded.
+    /// Finishes timed from the start that the call itself has recorded.
     pub recorded: u64,
-    /// Finishes whose start was not watched.
+    /// Finishes whose start was not sampled.
     pub sampled_out: u64,
     /// Finishes whose duration was lost.
     pub lost: u64,
-    /// Calls that have started and not finished.
+    /// Calls that have started but not finished.
     pub in_flight: u64,
-    /// All that must be zero when nothing went wrong, by name and labels.
+    /// Counters that must be zero if nothing went wrong, by name and labels.
     pub faults: BTreeMap<String, u64>,
 }
 
 impl Account {
-    /// Reads it from a scrape.
+    /// Reads the account of a target from a scrape.
     #[must_use]
     pub fn of(scrape: &Scrape, pid: u32) -> Self {
         let pid = pid.to_string();
@@ -215,7 +216,7 @@ impl Account {
         self.faults.iter().filter(|(_, times)| **times > 0).collect()
     }
 
-    /// Fails unless each of these calls was seen from its start to its end.
+    /// Fails unless exactly `calls` calls were seen, each from its start to its end.
     pub fn check_complete(&self, calls: u64) -> Result<()> {
         let complete = Self { starts: calls, timed: calls, ..Self::default() };
         ensure!(Self { faults: BTreeMap::new(), ..self.clone() } == complete, "of {calls} calls: {self:?}");
@@ -225,14 +226,14 @@ impl Account {
     }
 }
 
-/// Fails unless the agent's account of a target closes: each start has become one thing, and each finished call of either
-/// side another. Exactly where `slack` is 0; under load so many calls may be between two of the numbers. Each of them must be
-/// there.
+/// Fails unless the agent's account of a target closes: every start has exactly one outcome, and so has every finished
+/// call of either side. With a `slack` of 0 the sums must be equal. Under load they may differ by up to `slack`,
+/// because calls start and finish between two readings. All numbers must be present.
 pub fn check_closed(scrape: &Scrape, pid: u32, slack: [u64; 2]) -> Result<()> {
     let pid = pid.to_string();
     let sum = |name: &str, labels: &[(&str, &str)]| {
         let labels: Vec<_> = [("target", pid.as_str())].into_iter().chain(labels.iter().copied()).collect();
-        // What is not shown would add up to 0, and an account of nothing closes.
+        // A metric that is missing would add up to 0, and an empty account always closes.
         ensure!(scrape.has(name, &labels), "no {name} {labels:?}");
         Ok(whole(scrape.sum(name, &labels)))
     };
@@ -266,7 +267,8 @@ mod tests {
     use super::*;
     use crate::scrape::{Family, Kind, Sample};
 
-    /// What an agent shows of target 7, which has made three calls and makes a fourth, where it has seen so many starts.
+    /// What an agent shows of target 7, which has made three calls and is making a fourth, if the agent has seen
+    /// `starts` starts.
     fn shown(starts: f64) -> Scrape {
         let mut scrape = Scrape::default();
         let mut add = |name: &str, labels: &[(&str, &str)], value: f64| {

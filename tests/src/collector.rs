@@ -1,4 +1,4 @@
-//! An OpenTelemetry Collector, and what it has received.
+//! An OpenTelemetry Collector, and the points that it has received.
 
 use std::{
     collections::BTreeMap,
@@ -22,14 +22,14 @@ use crate::{
 /// How long the collector may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A running collector. Its receiver for OTLP listens for gRPC and for HTTP.
+/// A running collector. Its OTLP receiver listens for gRPC and for HTTP.
 pub struct Collector {
     process: Process,
     ports: [u16; 2],
     points: Vec<Point>,
 }
 
-/// A point of a metric, as it was received.
+/// A point of a metric, as received.
 #[derive(Clone, Debug)]
 pub struct Point {
     /// The metric's name.
@@ -38,15 +38,15 @@ pub struct Point {
     pub resource: BTreeMap<String, String>,
     /// Attributes of the point.
     pub attributes: BTreeMap<String, String>,
-    /// Whether it is what was added since the point before.
+    /// Whether the value is the difference from the previous point.
     pub is_delta: bool,
-    /// Since when it counts, in nanoseconds since 1970.
+    /// The start of the point's interval, in nanoseconds since 1970.
     pub start: u64,
-    /// When it was so.
+    /// The time of the point, in nanoseconds since 1970.
     pub time: u64,
-    /// Count of a histogram; value of a sum.
+    /// The count of a histogram, or the value of a sum.
     pub count: i64,
-    /// What a histogram says, as a scrape would have it.
+    /// A histogram's buckets, in the form that a scrape has.
     pub histogram: Option<Histogram>,
 }
 
@@ -61,7 +61,7 @@ impl Collector {
         Self::start_with(ports, "")
     }
 
-    /// Starts a collector that proves who it is, by the certificate and the key in these files.
+    /// Starts a collector that uses TLS, with the certificate and the key in these files.
     pub fn start_tls(certificate: &Path, key: &Path) -> Result<Self> {
         let (certificate, key) = (certificate.display(), key.display());
         Self::start_with(
@@ -70,7 +70,7 @@ impl Collector {
         )
     }
 
-    /// Starts a collector whose receivers have more settings.
+    /// Starts a collector whose receivers have additional settings.
     fn start_with(ports: [u16; 2], more: &str) -> Result<Self> {
         let [grpc, http] = ports;
         let configuration = format!(
@@ -93,13 +93,13 @@ impl Collector {
         self.ports
     }
 
-    /// All points so far.
+    /// Returns all points so far.
     #[must_use]
     pub fn points(&self) -> &[Point] {
         &self.points
     }
 
-    /// Takes points until there are those that are wanted.
+    /// Receives points until `wanted` holds for them.
     pub fn wait(&mut self, patience: Duration, wanted: impl Fn(&[Point]) -> bool) -> Result<()> {
         let deadline = Instant::now() + patience;
         while !wanted(&self.points) {
@@ -111,13 +111,13 @@ impl Collector {
         Ok(())
     }
 
-    /// Ends the collector; gives all that it has received.
+    /// Ends the collector and returns all points that it has received.
     pub fn end(mut self) -> Result<Vec<Point>> {
         ensure!(self.process.quit()?.success(), "the collector has failed");
         loop {
             match self.process.answer(PATIENCE) {
                 Ok(request) => take(&request, &mut self.points)?,
-                // Only then there is no more.
+                // The collector has ended, so everything has been read.
                 Err(error) if error.to_string().contains("has ended") => return Ok(self.points),
                 Err(error) => return Err(error),
             }
@@ -130,7 +130,7 @@ fn free_ports() -> Result<[u16; 2]> {
     Ok([listeners[0].local_addr()?.port(), listeners[1].local_addr()?.port()])
 }
 
-/// The newest of the cumulative points of a metric, and the sum of its deltas, of each combination of attributes.
+/// Returns, for each combination of attributes, the newest cumulative point of a metric, or the sum of its deltas.
 #[must_use]
 pub fn totals(points: &[Point], metric: &str) -> BTreeMap<BTreeMap<String, String>, i64> {
     let mut totals = BTreeMap::new();
@@ -141,7 +141,7 @@ pub fn totals(points: &[Point], metric: &str) -> BTreeMap<BTreeMap<String, Strin
     totals
 }
 
-/// The same of a histogram, with its buckets and its sum.
+/// Like [`totals`], for the buckets and the sum of a histogram.
 pub fn distributions(
     points: &[Point],
     metric: &str,
@@ -167,7 +167,7 @@ fn take(request: &Value, points: &mut Vec<Point>) -> Result<()> {
             let is_histogram = metric["histogram"].is_object();
             for point in array(data, "dataPoints") {
                 let count = &point[if is_histogram { "count" } else { "asInt" }];
-                // OTLP's JSON leaves out what is zero.
+                // OTLP's JSON leaves out zeros.
                 let count = if count.is_null() { 0 } else { number(count)? };
                 points.push(Point {
                     metric: metric["name"].as_str().context("no name")?.to_owned(),
@@ -185,7 +185,8 @@ fn take(request: &Value, points: &mut Vec<Point>) -> Result<()> {
     Ok(())
 }
 
-/// A histogram with so many values, whose buckets must be between its bounds and have all of these.
+/// Parses a histogram with `count` values. It must have one bucket more than bounds, and the buckets must add up to
+/// `count`.
 fn histogram(point: &Value, count: i64) -> Result<Histogram> {
     let bound = |bound: &Value| bound.as_f64().with_context(|| format!("{bound} is no bound"));
     let bounds = array(point, "explicitBounds").iter().map(bound).collect::<Result<Vec<_>>>()?;
@@ -207,7 +208,7 @@ fn array<'a>(value: &'a Value, name: &str) -> &'a [Value] {
     value[name].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// OTLP's JSON has numbers of 64 bits as text.
+/// Parses a 64-bit number, which OTLP's JSON has as text.
 fn number<T: std::str::FromStr>(value: &Value) -> Result<T> {
     let number = value.as_str().and_then(|text| text.parse().ok());
     number.with_context(|| format!("{value} is no number"))

@@ -1,5 +1,5 @@
-//! Compares the latencies that the agent shows with those that the target measured itself: of the same calls, or of all
-//! where the agent has timed a sample.
+//! Compares the agent's latencies with those that the target measured itself: for the same calls, or for all calls if
+//! the agent timed a sample.
 
 use std::{collections::BTreeMap, iter};
 
@@ -8,32 +8,34 @@ use serde_json::Value;
 
 use crate::scrape::{Histogram, Labels, Scrape, whole};
 
-/// In label sets of which fewer calls were timed, one that lost its processor at a probe shifts the median and the mean.
+/// The number of timed calls below which a label set's median and mean are not compared: one call that loses its
+/// processor at a probe would shift them.
 pub const CALLS_FOR_DURATIONS: u64 = 1_000;
-/// Durations may differ by the probes' own time and by the width of a bucket: five percent,
+/// Durations may differ by the probes' own time and by the width of a bucket: by five percent
 const CLOSE_SHARE: f64 = 0.05;
-/// or so many microseconds.
+/// or by this many microseconds.
 const CLOSE_US: f64 = 20.0;
-/// So many of all calls may change places: a thread can lose its processor between the probe and the target's own clock,
-/// most likely right behind a probe. On a server whose calls take 10 µs, such calls are the slowest one percent.
+/// The share of all calls that may change places: a thread can lose its processor between the probe and the target's
+/// own clock, most likely right behind a probe. On a server whose calls take 10 µs, such calls are the slowest one
+/// percent.
 const CHANGE_PLACES: f64 = 0.005;
-/// The widest bucket, as a share of its lower bound, in which a quantile can be compared.
+/// The widest bucket, as a share of its lower bound, in which a quantile is compared.
 const WIDEST_SHARE: f64 = 0.3;
-/// So many standard errors may a sample be off. Of some forty comparisons one then fails by chance in one run of thousands;
-/// with three it would in one of ten.
+/// How many standard errors a sample may be off. Of some forty comparisons, one then fails by chance in one run of
+/// thousands. With three standard errors, one would fail in one run of ten.
 const STANDARD_ERRORS: f64 = 4.5;
 
-/// How long the calls of one label set took, as the target measured it in whole microseconds.
+/// The durations of one label set's calls, as the target measured them in whole microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durations {
-    /// How many calls took so long. From 1024 on, durations that differ by less than 0.8 % share one number.
+    /// The number of calls by duration. From 1024 µs on, durations that differ by less than 0.8 % share one key.
     pub calls: BTreeMap<u64, u64>,
     /// The sum of all durations, exact.
     pub sum: u64,
 }
 
 impl Durations {
-    /// What a target answered to `durations`, summed over all labels but these and `side`.
+    /// Parses a target's answer to `durations`, summed over all labels except these and `side`.
     pub fn of_target(answer: &Value, labels: &[&str]) -> Result<BTreeMap<Labels, Self>> {
         let mut all = BTreeMap::<Labels, Self>::new();
         for row in answer["durations"].as_array().context("no durations in the target's answer")? {
@@ -61,7 +63,7 @@ impl Durations {
         self.calls.values().sum()
     }
 
-    /// The duration at or below which the share `q` of the calls lies, in microseconds; none without calls.
+    /// The duration that a share `q` of the calls does not exceed, in microseconds. `None` without calls.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "counts far below 2^53")]
     pub fn quantile(&self, q: f64) -> Option<f64> {
@@ -76,14 +78,15 @@ impl Durations {
 
     /// Fails unless a quantile of the agent's histogram is within 5 % or 20 µs of the target's.
     ///
-    /// The histogram says only in which bucket its quantile lies: the target's must be that close to the bucket, which
-    /// must not be wider than the `fine` preset's are. Take label sets with many calls: of few, one is a quantile.
+    /// A histogram only determines the bucket of its quantile. The target's quantile must be that close to the bucket,
+    /// and the bucket must not be wider than those of the `fine` preset. Use label sets with many calls: with few, a
+    /// single call is a quantile.
     pub fn check(&self, agent: &Histogram, q: f64) -> Result<()> {
         self.check_quantile(agent, q, |_| 0.0)
     }
 
-    /// Does what [`Durations::check`] does, where the agent has timed a sample of the calls. `chance` says of calls up to
-    /// a duration how far their share in the sample may be from that in all.
+    /// Does what [`Durations::check`] does if the agent has timed a sample of the calls. `chance` returns, for a
+    /// duration, how much the share of calls up to it may differ by chance between the sample and all calls.
     fn check_quantile(&self, agent: &Histogram, q: f64, chance: impl Fn(f64) -> f64) -> Result<()> {
         ensure!(self.count() > 0, "no durations here of the agent's {} calls", agent.count);
         let Some((above, upto)) = agent.quantile_bounds(q) else {
@@ -92,7 +95,7 @@ impl Durations {
         if upto - above.max(0.0) > (above * WIDEST_SHARE).max(CLOSE_US) {
             bail!("the agent's bucket from {above} to {upto} µs is too wide to say anything");
         }
-        // The last whole microsecond that is not close to the bucket, and the last that is.
+        // The last whole microsecond that is not close to the bucket, and the last one that is.
         let below = (above / (1.0 + CLOSE_SHARE)).min(above - CLOSE_US).ceil() - 1.0;
         let close = (upto / (1.0 - CLOSE_SHARE)).max(upto + CLOSE_US);
         let (shorter, reached) = (self.share_up_to(below), self.share_up_to(close));
@@ -107,8 +110,8 @@ impl Durations {
         Ok(())
     }
 
-    /// Fails unless the mean of the agent's durations is within 5 % or 20 µs of the target's, or so many microseconds more
-    /// as chance may make.
+    /// Fails unless the mean of the agent's durations is within 5 % or 20 µs of the target's, plus `chance`
+    /// microseconds.
     pub fn check_mean(&self, agent: &Histogram, chance: f64) -> Result<()> {
         let (own, agents) = (self.mean(), agent.sum / agent.count);
         let close = (own * CLOSE_SHARE).max(CLOSE_US) + chance;
@@ -129,7 +132,7 @@ impl Durations {
         squares.sum::<f64>() / float(self.count())
     }
 
-    /// How many calls took no longer than this.
+    /// The number of calls that took at most `us` microseconds.
     fn up_to(&self, us: f64) -> f64 {
         float(self.calls.iter().filter(|(own, _)| float(**own) <= us).map(|(_, calls)| *calls).sum())
     }
@@ -138,7 +141,7 @@ impl Durations {
         self.up_to(us) / float(self.count())
     }
 
-    /// The calls that came to an earlier state.
+    /// The calls added since an earlier state, or `None` if calls are missing.
     fn since(&self, earlier: &Self) -> Option<Self> {
         let mut calls = self.calls.clone();
         for (us, before) in &earlier.calls {
@@ -152,15 +155,15 @@ impl Durations {
 /// All calls of a process while the agent timed a sample of them, as the process measured them.
 #[derive(Clone, Debug)]
 pub struct Population {
-    /// Label set by label set.
+    /// All calls, by label set.
     all: BTreeMap<Labels, Durations>,
-    /// The same, cut into pieces of the time.
+    /// The same calls, divided into periods of time.
     pieces: Vec<BTreeMap<Labels, Durations>>,
 }
 
 impl Population {
-    /// What a target answered to `durations` again and again, at the end of each piece of the time. A piece is to be as
-    /// long as a window of the agent's, and to have calls of all kinds.
+    /// Parses a target's answers to `durations`, one taken at the end of each period. A period should be as long as one
+    /// of the agent's windows, and contain calls of all kinds.
     pub fn of_answers<'a>(answers: impl IntoIterator<Item = &'a Value>, labels: &[&str]) -> Result<Self> {
         let states = answers.into_iter().map(|answer| Durations::of_target(answer, labels));
         Self::of_states(states.collect::<Result<_>>()?).context("the target has forgotten calls")
@@ -174,8 +177,8 @@ impl Population {
         Some(Self { all: states.pop().unwrap_or_default(), pieces })
     }
 
-    /// Fails unless the sample is like all calls: the share of each label set in it and, of those with enough timed calls,
-    /// the mean, the median and the 99th percentile. Gives the share of the calls that was timed.
+    /// Fails unless the sample resembles all calls: in the share of each label set and, for sets with enough timed
+    /// calls, in the mean, the median and the 99th percentile. Returns the share of calls that were timed.
     pub fn check_sample(&self, sample: &BTreeMap<Labels, Histogram>) -> Result<f64> {
         let stray = sample.keys().find(|labels| !self.all.contains_key(*labels));
         ensure!(stray.is_none(), "no call here has the labels {stray:?}");
@@ -194,7 +197,7 @@ impl Population {
         Ok(timed / calls_of(&self.all))
     }
 
-    /// Fails unless a label set has about the same part in the sample as in all calls.
+    /// Fails unless a label set has about the same share of the sample as of all calls.
     fn check_share(&self, labels: &Labels, timed_of_set: f64, timed: f64) -> Result<()> {
         let of_set = |sets: &BTreeMap<Labels, Durations>| float(sets.get(labels).map_or(0, Durations::count));
         let pieces = self.pieces.iter().map(|piece| Piece { calls: calls_of(piece), sum: of_set(piece) });
@@ -225,21 +228,22 @@ impl Population {
     }
 }
 
-/// The calls of a piece of the time: how many, and what a number of each adds up to. The number is the duration for the mean,
-/// and for a share 1 or 0.
+/// The calls of one period: how many there are, and the sum of a number that each call has. For the mean, that number
+/// is the duration. For a share, it is 1 or 0.
 struct Piece {
     calls: f64,
     sum: f64,
 }
 
-/// How far the mean of a number of each call may be in a sample from that of all calls, by chance.
+/// Returns by how much the mean of a number may differ by chance between a sample and all calls.
 ///
-/// In a sample of n calls out of N, independent of each other, its standard error is √(v / n · (1 − n / N)), where v is the
-/// variance of the number. Calls of one window are not independent: they share what the machine did in that second, and a
-/// stall makes many of them slow at once. It is as if they were fewer by a factor, the design effect. Pieces of the time
-/// that are as long as a window tell it: with m calls of the mean y in each of k pieces, and the mean x of all, the sum of
-/// m (y − x)² / (k − 1) is v where calls are independent, and else v times the factor. It is measured and not assumed,
-/// since no one number is right for a machine at rest and for a busy one; and never taken for less than 1.
+/// For a sample of n out of N independent calls, the standard error of the mean is √(v / n · (1 − n / N)), where v is
+/// the variance of the number. Calls of one window are not independent: they share what the machine did in that second,
+/// and a stall slows many of them at once. This acts as if there were fewer calls, by a factor called the design
+/// effect. It follows from periods as long as a window: with m calls of mean y in each of k periods, and a mean x over
+/// all calls, the sum of m (y − x)² / (k − 1) is v if calls are independent, and else v times the factor. It is
+/// measured, not assumed, since no single number is right both for a machine at rest and for a busy one. It is never
+/// taken as less than 1.
 fn by_chance(pieces: &[Piece], variance: f64, sampled: f64) -> f64 {
     let all = pieces.iter().map(|piece| piece.calls).sum::<f64>();
     let mean = pieces.iter().map(|piece| piece.sum).sum::<f64>() / all;
@@ -250,7 +254,7 @@ fn by_chance(pieces: &[Piece], variance: f64, sampled: f64) -> f64 {
     STANDARD_ERRORS * (variance / sampled * (1.0 - sampled / all).max(0.0)).sqrt()
 }
 
-/// The calls that came to earlier states of the same label sets.
+/// The calls added since earlier states of the same label sets, or `None` if calls are missing.
 fn since(
     now: &BTreeMap<Labels, Durations>,
     earlier: &BTreeMap<Labels, Durations>,
@@ -271,7 +275,7 @@ fn float(count: u64) -> f64 {
     count as f64
 }
 
-/// The agent's latencies by label set, with `side` among the labels and without `target`.
+/// Returns the agent's latencies by label set, with `side` among the labels and without `target`.
 #[must_use]
 pub fn of_agent(scrape: &Scrape, target: Option<u32>) -> BTreeMap<Labels, Histogram> {
     let target = target.map(|pid| pid.to_string());
@@ -331,14 +335,14 @@ mod tests {
         assert!(durations().check(&Histogram::default(), 0.5).is_err());
     }
 
-    /// When a call starts, and how long it takes, in microseconds.
+    /// When a call starts and how long it takes, both in microseconds.
     type Call = (u64, u64);
 
     const SECOND: u64 = 1_000_000;
-    /// When the windows of a second open.
+    /// When the windows open, each a second long, in microseconds.
     const OPENED: [u64; 5] = [1_300_000, 2_800_000, 5_100_000, 7_000_000, 8_900_000];
 
-    /// A call each millisecond for ten seconds: most of them take some 200 µs, one in 25 takes some 650 ms.
+    /// A call every millisecond for ten seconds. Most take some 200 µs, one in 25 takes some 650 ms.
     fn load() -> Vec<Call> {
         let call = |at: u64| {
             let (is_long, random) = (random(at).is_multiple_of(25), random(at) / 25 % 1_000);
@@ -347,7 +351,7 @@ mod tests {
         (0..10_000).map(call).collect()
     }
 
-    /// Any number, always the same: what `SplitMix64` gives.
+    /// A pseudorandom number that depends only on `at`, by `SplitMix64`.
     fn random(at: u64) -> u64 {
         let x = at.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -355,7 +359,7 @@ mod tests {
         x ^ (x >> 31)
     }
 
-    /// The calls that start in windows, window by window.
+    /// The calls that start in each window.
     fn in_windows(calls: &[Call]) -> [Vec<Call>; 5] {
         OPENED.map(|opened| {
             let starts_in = |(start, _): &&Call| (opened..opened + SECOND).contains(start);
@@ -363,7 +367,7 @@ mod tests {
         })
     }
 
-    /// Every other call is of another label set.
+    /// Splits calls into two label sets, alternately.
     fn by_method<T>(calls: &[Call], of: impl Fn(&[Call]) -> T) -> BTreeMap<Labels, T> {
         let of_method = |(method, rest): (&str, u64)| {
             let calls = calls.iter().filter(|(start, _)| start / 1_000 % 2 == rest).copied();
@@ -390,7 +394,8 @@ mod tests {
         Histogram { buckets, sum: float(all.sum), count: float(all.count()) }
     }
 
-    /// Compares a sample with all calls, whose time is cut into so many seconds, the last with all that is left.
+    /// Compares a sample with all calls, divided into `seconds` periods of a second. The last one also has all calls
+    /// that end later.
     fn check_sample(calls: &[Call], seconds: u64, sample: &[Call]) -> Result<f64> {
         let state = |second: u64| {
             let by_then = |(start, us): &&Call| second == seconds || start + us < second * SECOND;
@@ -426,7 +431,7 @@ mod tests {
         }
         let sample = windows.concat();
         assert!(check_sample(&load(), 10, &sample).is_err());
-        // Nor does one of its quantiles pass by itself.
+        // Without an allowance for chance, one of its quantiles fails.
         let error = measured(&load()).check(&histogram(&sample), 0.99).unwrap_err();
         assert!(error.to_string().contains("quantile 0.99"), "{error:#}");
     }
@@ -439,7 +444,7 @@ mod tests {
         assert!(format!("{error:#}").contains("of the timed calls"), "{error:#}");
     }
 
-    /// Between two windows all calls are a hundred times as slow, for a second. Pieces of the time show it.
+    /// Between two windows, all calls are a hundred times as slow for a second. The periods reveal it.
     #[test]
     fn what_happens_to_all_calls_of_a_second_is_chance() {
         let mut calls = load();
@@ -459,7 +464,7 @@ mod tests {
         let alike = by_chance(&pieces([100.0, 100.0]), 0.25, 100.0);
         close_to(alike, STANDARD_ERRORS * 0.001_875_f64.sqrt());
         close_to(by_chance(&pieces([100.0, 100.0]), 0.25, 400.0), 0.0);
-        // All of one piece count, and none of the other: 200 (0.5² + 0.5²) is 400 times the variance.
+        // All calls of one period count, and none of the other: 200 (0.5² + 0.5²) is 400 times the variance.
         close_to(by_chance(&pieces([200.0, 0.0]), 0.25, 100.0), alike * 20.0);
     }
 

@@ -1,4 +1,4 @@
-//! `monitor-agent events` as a process, its lines, and their comparison with what a target has logged of each call.
+//! Runs `monitor-agent events` as a process, and compares its lines with a target's log of its calls.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::{
 
 /// How long attaching may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The fields of a finished call that its target knows exactly.
+/// The fields of a finished call that the target knows exactly.
 const SAME: [&str; 8] =
     ["side", "type", "caller", "callee", "method", "status", "sent_bytes", "received_bytes"];
 
@@ -31,7 +31,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Starts it on these processes and waits until it says that it counts.
+    /// Starts it on these processes and waits until it reports that it has attached.
     pub fn attach(pids: &[u32], args: &[&str]) -> Result<Self> {
         let mut command = Command::new(executable()?);
         command.arg("events");
@@ -41,7 +41,7 @@ impl Events {
         Self::attach_command(command.args(args))
     }
 
-    /// The same with a command that is it, perhaps through another program.
+    /// Like [`Events::attach`], with a command that starts it, possibly through another program.
     pub fn attach_command(command: &mut Command) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
@@ -55,30 +55,30 @@ impl Events {
         }
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: i32) -> Result<()> {
         signal_child(&self.child, signal)
     }
 
-    /// The lines so far.
+    /// Returns the lines so far.
     pub fn lines(&self) -> Result<Vec<Value>> {
         parse(&self.stdout.text())
     }
 
-    /// What it has said on stderr.
+    /// Returns what it has written to stderr.
     #[must_use]
     pub fn said(&self) -> String {
         self.stderr.text()
     }
 
-    /// Waits for its end; gives how it ended and all lines.
+    /// Waits until it ends. Returns its exit status and all lines.
     pub fn wait(mut self) -> Result<(ExitStatus, Vec<Value>)> {
         let status = wait(&mut self.child, Duration::from_secs(10)).with_context(|| self.stderr.text())?;
         self.stdout.wait_for_end(Duration::from_secs(1));
         Ok((status, self.lines()?))
     }
 
-    /// Waits for its end, which must be a success; gives all it wrote.
+    /// Waits until it ends successfully. Returns everything it wrote to stdout.
     pub fn text_to_end(mut self) -> Result<String> {
         let status = wait(&mut self.child, Duration::from_secs(10)).with_context(|| self.stderr.text())?;
         ensure!(status.code() == Some(0), "{status}");
@@ -86,7 +86,7 @@ impl Events {
         Ok(self.stdout.text())
     }
 
-    /// Ends it with SIGTERM, which must take less than two seconds and be a success; gives all lines.
+    /// Ends it with SIGTERM. It must exit successfully within two seconds. Returns all lines.
     pub fn terminate(self) -> Result<Vec<Value>> {
         let begin = Instant::now();
         self.signal(libc::SIGTERM)?;
@@ -107,34 +107,34 @@ impl Drop for Events {
     }
 }
 
-/// Whether it says so for people, or as a record of a log in JSON.
+/// Whether a line reports that it has attached, as text or as a JSON log record.
 fn says_attached(line: &str) -> bool {
     line == "attached" || line.contains(r#""message":"attached""#)
 }
 
-/// A reader of an event socket: collects lines until the other end closes.
+/// A reader of an event socket, which collects lines until the other end closes.
 pub struct SocketReader(Lines);
 
 impl SocketReader {
-    /// Reads from a connection, in a thread of its own.
+    /// Reads from a connection on a separate thread.
     #[must_use]
     pub fn of(connection: impl Read + Send + 'static) -> Self {
         Self(Lines::of(connection))
     }
 
-    /// All lines, once the other end has closed.
+    /// Waits until the other end has closed. Returns all lines.
     pub fn to_end(&self) -> Result<Vec<Value>> {
         self.0.wait_for_end(PATIENCE);
         parse(&self.0.text())
     }
 
-    /// The lines so far.
+    /// Returns the lines so far.
     pub fn lines(&self) -> Result<Vec<Value>> {
         parse(&self.0.text())
     }
 }
 
-/// Each line as the JSON object that it must be.
+/// Parses each line, which must be a JSON object.
 pub fn parse(text: &str) -> Result<Vec<Value>> {
     let lines = text.lines().map(|line| {
         let value: Value = serde_json::from_str(line).with_context(|| format!("{line:?}"))?;
@@ -144,13 +144,13 @@ pub fn parse(text: &str) -> Result<Vec<Value>> {
     lines.collect()
 }
 
-/// The lines about one kind of event.
+/// Returns the lines about one kind of event.
 #[must_use]
 pub fn of_kind<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
     lines.iter().filter(|line| line["event"] == event).collect()
 }
 
-/// Events of a kind that were lost for a reason, as the lines tell.
+/// Returns how many events of a kind were lost for one reason, according to the lines.
 #[must_use]
 pub fn lost(lines: &[Value], event: &str, reason: &str) -> u64 {
     let told = of_kind(lines, "lost");
@@ -158,20 +158,20 @@ pub fn lost(lines: &[Value], event: &str, reason: &str) -> u64 {
     these.filter_map(|line| line["lost"].as_u64()).sum()
 }
 
-/// All events of a kind that were lost.
+/// Returns how many events of a kind were lost in all, according to the lines.
 #[must_use]
 pub fn lost_in_all(lines: &[Value], event: &str) -> u64 {
     let told = of_kind(lines, "lost");
     told.iter().filter(|line| line["of"] == event).filter_map(|line| line["lost"].as_u64()).sum()
 }
 
-/// Takes what a target has logged of each call.
+/// Takes a target's log of its calls.
 pub fn logged(process: &mut Process) -> Result<Vec<Value>> {
     let answer = process.command("calls")?;
     Ok(answer["calls"].as_array().context("no calls")?.clone())
 }
 
-/// Events by goroutine, in their order.
+/// Groups events by goroutine and keeps their order.
 fn by_goroutine<'a>(events: impl IntoIterator<Item = &'a Value>) -> Result<BTreeMap<u64, Vec<&'a Value>>> {
     let mut goroutines: BTreeMap<u64, Vec<_>> = BTreeMap::new();
     for event in events {
@@ -181,8 +181,8 @@ fn by_goroutine<'a>(events: impl IntoIterator<Item = &'a Value>) -> Result<BTree
     Ok(goroutines)
 }
 
-/// Fails unless the lines about a target are the calls that it has logged itself, one by one, in the order of each
-/// goroutine; gives by how many microseconds their durations differ.
+/// Fails unless the lines about a target match its own log call by call, in the order of each goroutine. Returns the
+/// differences of their durations in microseconds.
 pub fn check_same(pid: u32, lines: &[Value], logged: &[Value]) -> Result<Vec<u64>> {
     let finishes = of_kind(lines, "finish").into_iter().filter(|line| line["target"] == pid);
     let (agents, own) = (by_goroutine(finishes)?, by_goroutine(logged)?);

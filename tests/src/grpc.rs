@@ -1,4 +1,4 @@
-//! Compares what the agent counted of gRPC calls with what `targets/grpc` counted itself.
+//! Compares the agent's counts of gRPC calls with those of `targets/grpc` itself.
 
 use std::collections::BTreeMap;
 
@@ -11,26 +11,26 @@ use crate::{
     scrape::{Labels, Scrape, whole},
 };
 
-/// What names a call; `side` is not a label of the agent's.
+/// The labels that identify a call. The agent has no label `side`: the metric's name has it.
 const NAMES: [&str; 4] = ["side", "grpc_type", "grpc_service", "grpc_method"];
-/// What a call ended with.
+/// The label with the code that a call ended with.
 const CODE: &str = "grpc_code";
-/// The sides of calls.
+/// Both sides of a call.
 pub const SIDES: [&str; 2] = ["client", "server"];
-/// How calls end well.
+/// The code of a successful call.
 const OK: &str = "OK";
-/// The kind of calls that end without a start: the refused ones.
+/// The type of calls that end without a start: those that the server refused.
 const UNPAIRED: &str = "unknown";
 
-/// Numbers by what they are of.
+/// Counts by label set.
 type Sums = BTreeMap<Labels, u64>;
 
-/// Calls by their names: those that started, and with their code those that ended; and their messages.
+/// Calls and their messages by label set. The counts of ended calls also have their code.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Calls {
-    /// Starts.
+    /// Calls that have started.
     pub started: Sums,
-    /// Ends.
+    /// Calls that have ended.
     pub handled: Sums,
     /// Messages received.
     pub received: Sums,
@@ -39,12 +39,12 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// What a target answers to `counts`.
+    /// Asks a target for its `counts`.
     pub fn of_target(process: &mut Process) -> Result<Self> {
         Self::of_counts(&process.command("counts")?)
     }
 
-    /// The same from its answer.
+    /// Parses a target's answer to `counts`.
     pub fn of_counts(counts: &Value) -> Result<Self> {
         let mut calls = Self::default();
         for row in counts["counts"].as_array().context("no counts in the target's answer")? {
@@ -62,7 +62,7 @@ impl Calls {
         Ok(calls)
     }
 
-    /// Only those of these sides.
+    /// Keeps only the calls of these sides.
     #[must_use]
     pub fn of_sides(mut self, sides: &[&str]) -> Self {
         for sums in [&mut self.started, &mut self.handled, &mut self.received, &mut self.sent] {
@@ -71,7 +71,7 @@ impl Calls {
         self
     }
 
-    /// What the agent counted, for one target where it watches several.
+    /// Reads the agent's counts from a scrape, for one target if the agent watches several.
     #[must_use]
     pub fn of_agent(scrape: &Scrape, target: Option<u32>) -> Self {
         let mut calls = Self::default();
@@ -96,14 +96,14 @@ impl Calls {
         calls
     }
 
-    /// Fails, with a list of what differs, unless the agent counted exactly these calls, and any at all.
+    /// Fails, with a list of the differences, unless the agent counted exactly these calls, and at least one.
     pub fn check(&self, agent: &Self) -> Result<()> {
         same(&[(&self.started, &agent.started), (&self.handled, &agent.handled)])?;
         ensure!(!self.handled.is_empty(), "neither the agent nor the target counted anything");
         Ok(())
     }
 
-    /// The same for their messages, of streams in both directions among them.
+    /// Like [`Calls::check`], for messages. On each of these sides, bidirectional streams must have some.
     pub fn check_messages(&self, agent: &Self, sides: &[&str]) -> Result<()> {
         same(&[(&self.received, &agent.received), (&self.sent, &agent.sent)]).context("messages")?;
         for side in sides {
@@ -114,44 +114,44 @@ impl Calls {
         Ok(())
     }
 
-    /// All that ended.
+    /// The number of calls that have ended.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.handled.values().sum()
     }
 
-    /// All messages, in both directions.
+    /// The number of messages in both directions.
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.received.values().chain(self.sent.values()).sum()
     }
 
-    /// The messages of calls of a type, in both directions.
+    /// The number of messages of one type of call, in both directions.
     #[must_use]
     pub fn messages_of(&self, grpc_type: &str) -> u64 {
         let all = self.received.iter().chain(&self.sent);
         all.filter(|(labels, _)| labels["grpc_type"] == grpc_type).map(|(_, messages)| messages).sum()
     }
 
-    /// All that ended without a start.
+    /// The number of calls that ended without a start.
     fn unpaired(&self) -> u64 {
         let refused = self.handled.iter().filter(|(labels, _)| labels["grpc_type"] == UNPAIRED);
         refused.map(|(_, calls)| calls).sum()
     }
 }
 
-/// Fails unless the agent counted exactly the calls of a target that it was attached to before the first: starts, ends,
-/// durations and its own account of them. Gives the calls.
+/// Fails unless the agent counted exactly the calls of a target: starts, ends, durations and the agent's own account of
+/// them. The agent must have been attached before the first call. Returns the calls.
 pub fn check(process: &mut Process, scrape: &Scrape, several: bool) -> Result<Calls> {
     check_sides(process, scrape, several, &SIDES)
 }
 
-/// The same where the agent watches these sides only.
+/// Like [`check`], if the agent watches only these sides.
 pub fn check_sides(process: &mut Process, scrape: &Scrape, several: bool, sides: &[&str]) -> Result<Calls> {
     check_counts(process.pid(), &process.command("counts")?, scrape, several, sides)
 }
 
-/// The same by what a process has answered to `counts`.
+/// Like [`check_sides`], with a process's answer to `counts`.
 pub fn check_counts(
     pid: u32,
     counts: &Value,
@@ -172,12 +172,12 @@ pub fn check_counts(
     Ok(own)
 }
 
-/// The same for the messages of a target that the agent counts messages of. None is lost.
+/// Fails unless the agent counted exactly the messages of a target and lost none.
 pub fn check_messages(process: &mut Process, scrape: &Scrape, several: bool) -> Result<()> {
     check_messages_of(process, scrape, several, &SIDES)
 }
 
-/// The same where the agent watches these sides only.
+/// Like [`check_messages`], if the agent watches only these sides.
 pub fn check_messages_of(
     process: &mut Process,
     scrape: &Scrape,
@@ -193,9 +193,9 @@ pub fn check_messages_of(
     Ok(())
 }
 
-/// Fails unless go-grpc-prometheus, inside, counted what the agent did, but for what it counts otherwise: a reply of each unary
-/// call of a client that failed, in place of those that did not; no end of a client's stream that has a single reply and got
-/// it. What the server refuses it does not hear.
+/// Fails unless go-grpc-prometheus, in the process, counted what the agent did, except for known differences: for a
+/// client's unary calls it counts a reply for those that failed, and none for those that did not. It counts no end of a
+/// client's stream that has a single reply and got it. It does not see calls that the server refuses.
 pub fn check_reference(library: &Scrape, agent: &Scrape) -> Result<()> {
     let (own, mut agents) = (Calls::of_agent(library, None), Calls::of_agent(agent, None));
     let is_unary = |labels: &Labels| labels["side"] == "client" && labels["grpc_type"] == "unary";
@@ -222,7 +222,7 @@ pub fn check_reference(library: &Scrape, agent: &Scrape) -> Result<()> {
     ])
 }
 
-/// Calls in the histograms, by their names.
+/// Counts the calls in the histograms by label set.
 fn timed(scrape: &Scrape) -> Sums {
     let mut sums = Sums::new();
     for side in ["client", "server"] {
@@ -234,7 +234,7 @@ fn timed(scrape: &Scrape) -> Sums {
     sums
 }
 
-/// Calls that were begun and have ended, whatever their code.
+/// Counts the calls that have both started and ended by label set, whatever their code.
 fn by_names(handled: &Sums) -> Sums {
     let mut sums = Sums::new();
     for (labels, calls) in handled.iter().filter(|(labels, _)| labels["grpc_type"] != UNPAIRED) {
@@ -245,7 +245,7 @@ fn by_names(handled: &Sums) -> Sums {
     sums
 }
 
-/// Fails, with a list of what differs, unless each pair of sums is the same.
+/// Fails, with a list of the differences, unless each pair of counts is equal.
 fn same(pairs: &[(&Sums, &Sums)]) -> Result<()> {
     let mut different = Vec::new();
     for (own, agents) in pairs {
@@ -260,7 +260,7 @@ fn same(pairs: &[(&Sums, &Sums)]) -> Result<()> {
     Ok(())
 }
 
-/// Each call whose start was seen is in a histogram.
+/// Fails unless each call whose start was seen is in a histogram.
 fn check_durations(own: &Calls, scrape: &Scrape, side: &str, target: Option<u32>) -> Result<()> {
     let target = target.map(|pid| pid.to_string());
     let histograms = scrape.histograms(&format!("grpc_{side}_handling_seconds"));

@@ -1,27 +1,27 @@
-//! HTTP as the tests need it: one GET, one connection, whatever the status.
+//! A minimal HTTP client for the tests: one GET per connection, whatever the status.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-/// Larger than any scrape.
+/// The limit of a response body, in bytes: larger than any scrape.
 const LARGEST: u64 = 64 << 20;
 
-/// What was answered.
+/// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// What was asked for.
+    /// The URL requested.
     pub url: String,
     /// The status.
     pub status: u16,
-    /// The headers that are text, names in lower case.
+    /// The headers whose values are text, with names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body, unpacked if it was compressed.
+    /// The body, decompressed if it was compressed.
     pub body: String,
 }
 
 impl Response {
-    /// The body, if the status is 200.
+    /// Returns the body. Any status but 200 is an error.
     pub fn ok_body(self) -> Result<String> {
         if self.status != 200 {
             bail!("GET {}: status {}: {}", self.url, self.status, self.body);
@@ -29,21 +29,21 @@ impl Response {
         Ok(self.body)
     }
 
-    /// The value of a header, by its name in lower case.
+    /// Returns the value of a header. `name` is in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// Asks `http://ADDRESS/PATH`, ten seconds at most.
+/// Requests `http://ADDRESS/PATH`, with a timeout of ten seconds.
 pub fn get(address: &str, path: &str) -> Result<Response> {
-    // A connection of its own for each request: nothing is held open at the end.
+    // A new connection for each request, so that none stays open.
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .timeout_global(Some(Duration::from_secs(10)))
         .max_idle_connections(0)
-        // All that is asked is on this machine; ureq would take a proxy from the environment for that, too.
+        // Everything requested is on this machine, but ureq would use a proxy from the environment all the same.
         .proxy(None)
         .build();
     let url = format!("http://{address}{path}");

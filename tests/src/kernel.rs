@@ -1,4 +1,4 @@
-//! What is loaded in the kernel, but for what other tools on this machine hold.
+//! The BPF objects in the kernel, except those that other tools on this machine hold.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,9 +17,8 @@ const BPF_MAP_GET_NEXT_ID: libc::c_int = 12;
 const BPF_MAP_GET_FD_BY_ID: libc::c_int = 14;
 const BPF_LINK_GET_NEXT_ID: libc::c_int = 31;
 
-/// The numbers of all BPF objects in the kernel but those that a living process holds which this one has not started:
-/// other tools come and go. The kernel gives a number to one object only, and takes objects away some time after their
-/// last user is gone.
+/// The ids of all BPF objects in the kernel, except those held by a living process that this process has not started:
+/// other tools come and go. The kernel never reuses an id, and frees an object some time after its last user is gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BpfObjects {
     programs: BTreeSet<u32>,
@@ -28,7 +27,7 @@ pub struct BpfObjects {
 }
 
 impl BpfObjects {
-    /// Those that are there now. Needs root.
+    /// Returns the objects that exist now. Needs root.
     pub fn now() -> io::Result<Self> {
         let all = Self {
             programs: all(BPF_PROG_GET_NEXT_ID)?,
@@ -38,7 +37,7 @@ impl BpfObjects {
         Ok(all.beyond(&Self::of_strangers()?))
     }
 
-    /// Those held by processes that are not this one's descendants.
+    /// Returns the objects held by processes that are not descendants of this one.
     fn of_strangers() -> io::Result<Self> {
         let parents = parents()?;
         let is_own = |pid: u32| {
@@ -47,7 +46,7 @@ impl BpfObjects {
         };
         let mut held = Self::default();
         for pid in parents.keys().filter(|pid| !is_own(**pid)) {
-            // One that has ended holds nothing.
+            // A process that has ended holds nothing.
             let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { continue };
             for descriptor in descriptors.flatten() {
                 held.add_descriptor(&fs::read_to_string(descriptor.path()).unwrap_or_default());
@@ -56,7 +55,7 @@ impl BpfObjects {
         Ok(held)
     }
 
-    /// Adds what a descriptor's entry in `fdinfo` names.
+    /// Adds the objects that a descriptor's entry in `fdinfo` names.
     fn add_descriptor(&mut self, info: &str) {
         for line in info.lines() {
             let Some((name, number)) = line.split_once(":\t") else { continue };
@@ -70,7 +69,7 @@ impl BpfObjects {
         }
     }
 
-    /// Those that were not there before.
+    /// Returns the objects that are not in `before`.
     #[must_use]
     pub fn beyond(&self, before: &Self) -> Self {
         let beyond = |now: &BTreeSet<u32>, before: &BTreeSet<u32>| now.difference(before).copied().collect();
@@ -81,7 +80,7 @@ impl BpfObjects {
         }
     }
 
-    /// Opens each map and closes it again, as tools do that look at what is loaded. One may have gone meanwhile.
+    /// Opens each map and closes it again, like tools that list what is loaded. A map may disappear meanwhile.
     pub fn open_maps(&self) -> io::Result<()> {
         for map in &self.maps {
             match open_map(*map) {
@@ -92,13 +91,13 @@ impl BpfObjects {
         Ok(())
     }
 
-    /// How many programs, maps and links.
+    /// The numbers of programs, maps and links.
     #[must_use]
     pub fn counts(&self) -> [usize; 3] {
         [self.programs.len(), self.maps.len(), self.links.len()]
     }
 
-    /// Waits until nothing is left in the kernel that was not in it before.
+    /// Waits until the kernel has no object that is not in `before`.
     pub fn wait_until_back(before: &Self, patience: Duration) -> Result<()> {
         let begin = Instant::now();
         loop {
@@ -120,7 +119,7 @@ impl fmt::Display for BpfObjects {
     }
 }
 
-/// All processes, and the parent of each.
+/// All processes, each with its parent.
 fn parents() -> io::Result<BTreeMap<u32, u32>> {
     let mut parents = BTreeMap::new();
     for entry in fs::read_dir("/proc")?.flatten() {
@@ -128,7 +127,7 @@ fn parents() -> io::Result<BTreeMap<u32, u32>> {
             continue;
         };
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        // The name before it may hold anything.
+        // The name before it may contain any character.
         let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
         parents.extend(parent.map(|parent| (pid, parent)));
     }
@@ -146,7 +145,7 @@ fn all(command: libc::c_int) -> io::Result<BTreeSet<u32>> {
 }
 
 fn next_id(command: libc::c_int, after: u32) -> io::Result<Option<u32>> {
-    // The attributes of these commands: start_id, next_id, open_flags.
+    // The attributes of these commands: `start_id`, `next_id`, `open_flags`.
     let mut attributes = [after, 0, 0];
     // SAFETY: the pointer and the size are those of `attributes`, which the kernel reads and writes.
     let result =
@@ -159,7 +158,7 @@ fn next_id(command: libc::c_int, after: u32) -> io::Result<Option<u32>> {
 }
 
 fn open_map(number: u32) -> io::Result<OwnedFd> {
-    // The attributes: map_id, next_id, open_flags.
+    // The attributes: `map_id`, `next_id`, `open_flags`.
     let attributes = [number, 0, 0];
     // SAFETY: the pointer and the size are those of `attributes`, which the kernel reads.
     let result = unsafe {
@@ -173,23 +172,23 @@ fn open_map(number: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// The first two numbers of the running kernel's release.
+/// Returns major and minor number of the running kernel's release.
 pub fn release() -> Result<(u32, u32)> {
     numbers(&fs::read_to_string("/proc/sys/kernel/osrelease")?)
 }
 
-/// The first two numbers of a release such as `6.1.0-56-cloud-amd64`.
+/// Parses major and minor number of a release such as `6.1.0-56-cloud-amd64`.
 fn numbers(release: &str) -> Result<(u32, u32)> {
     let mut parts = release.split(['.', '-']);
     let mut number = || parts.next().and_then(|part| part.parse().ok()).with_context(|| release.to_owned());
     Ok((number()?, number()?))
 }
 
-/// The first release of Linux with which that works (`bpf_rdonly_cast`).
+/// The first release of Linux in which programs can read memory by page tables (`bpf_rdonly_cast`).
 pub const SINCE_PAGE_TABLES: (u32, u32) = (6, 2);
 
-/// What a report of `inspect --json --pid` says of the kernel: the first two numbers of its release, and whether programs read a
-/// target's memory by its page tables.
+/// Returns what a report of `inspect --json --pid` has about the kernel: major and minor number of its release, and
+/// whether programs read a target's memory by its page tables.
 pub fn page_tables(report: &Value) -> Result<((u32, u32), bool)> {
     let release = numbers(report["kernel"]["release"].as_str().context("no release")?)?;
     let features = report["kernel"]["features"].as_array().context("no features")?;

@@ -2,25 +2,25 @@
 //! agent as a process, and the comparison of what both counted.
 //!
 //! - [`targets`] builds the Go programs under `tests/targets`; [`process`] runs one and talks to it.
-//! - [`native`] builds those that are not Go's.
-//! - [`agent`] runs the agent and scrapes it; [`scrape`] reads the text strictly.
-//! - [`http`] asks for pages, each over a connection of its own.
-//! - [`tally`] compares the agent's counters with the target's own, label set by label set; [`durations`] its
-//!   latencies; [`chain`] does both for a client, a relay and a server.
-//! - [`pace`] says how many calls may be between two numbers of a scrape under load.
-//! - [`events`] runs `monitor-agent events` and compares its lines with each call that a target has logged.
-//! - [`refusals`] looks at how the agent refuses what can't be watched.
-//! - [`seccomp`] puts commands under filters of system calls.
-//! - [`specs`] makes files of the examples in `docs/specs.md`.
-//! - [`strange`] watches a target that puts other things before the probes than Kitex does.
-//! - [`turns`] has operations begin and end one by one, to see what policies and keys make of that.
-//! - [`side_by_side()`] does at once what only takes time.
-//! - [`usage`] tells what a command takes.
+//! - [`native`] builds the programs that are not written in Go.
+//! - [`agent`] runs the agent and scrapes it; [`scrape`] parses the text strictly.
+//! - [`http`] requests pages, each over a new connection.
+//! - [`tally`] compares the agent's counters with the target's own by label set; [`durations`] compares latencies;
+//!   [`chain`] does both for a client, a relay and a server.
+//! - [`pace`] estimates by how many calls two numbers of a scrape may differ under load.
+//! - [`events`] runs `monitor-agent events` and compares its lines with a target's log of its calls.
+//! - [`refusals`] checks how the agent refuses what can't be watched.
+//! - [`seccomp`] runs commands under filters of system calls.
+//! - [`specs`] writes the examples of `docs/specs.md` to files.
+//! - [`strange`] watches a target that passes the probes other things than Kitex does.
+//! - [`turns`] starts and ends operations one by one, to test policies and keys.
+//! - [`side_by_side()`] runs things in parallel that mostly wait.
+//! - [`usage`] measures the resources that a command uses.
 //! - [`collector`] runs an OpenTelemetry Collector, [`prometheus`] a Prometheus.
-//! - [`matrix`] tries releases of Kitex and Go and ways to build, as `tests/matrix.json` lists them.
+//! - [`matrix`] tests the releases of Kitex and Go and the ways to build that `tests/matrix.json` lists.
 //! - [`machine`] boots other kernels in virtual machines.
-//! - [`kernel`] tells what is loaded in the kernel, [`text`] whether a target's code has probes in it; [`tracefs`] puts
-//!   others there.
+//! - [`kernel`] lists the BPF objects in the kernel; [`text`] checks a target's code for probes; [`tracefs`] places
+//!   another tool's probes.
 
 pub mod agent;
 pub mod chain;

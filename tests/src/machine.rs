@@ -1,6 +1,6 @@
-//! A virtual machine that runs another kernel: without a disk, its programs in an archive in memory.
+//! A virtual machine that runs another kernel, without a disk and with its programs in an initramfs.
 //!
-//! QEMU emulates the processor, which every machine can do. `tests/machine/init` says what happens inside.
+//! QEMU emulates the processor, so any machine can run it. `tests/machine/init` runs inside.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,13 +15,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{paths, process};
 
-/// What [`kernels`] reads.
+/// The environment variable that [`kernels`] reads.
 const VARIABLE: &str = "MONITOR_KERNELS";
 const BUSYBOX: &str = "/bin/busybox";
-/// Lines of a machine's console that tell why it failed.
+/// How many of the last lines of a machine's console an error has.
 const LAST_LINES: usize = 40;
 
-/// The kernels to boot: files that `MONITOR_KERNELS` names, with a colon between them.
+/// Returns the kernels to boot: the files in `MONITOR_KERNELS`, separated by colons.
 pub fn kernels() -> Result<Vec<PathBuf>> {
     let named = std::env::var_os(VARIABLE).with_context(|| {
         format!("{VARIABLE} names no kernels to boot: `cargo xtask test` fetches Debian's")
@@ -33,7 +33,7 @@ pub fn kernels() -> Result<Vec<PathBuf>> {
     Ok(kernels)
 }
 
-/// An archive of files, the first that a kernel has.
+/// An archive of files, which becomes a kernel's initramfs.
 #[derive(Debug, Default)]
 pub struct Files {
     archive: Vec<u8>,
@@ -43,7 +43,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// What each machine needs: a shell and the first program.
+    /// Creates an archive with what every machine needs: a shell and the init script.
     pub fn new() -> Result<Self> {
         let mut files = Self::default();
         files.add_program("busybox", Path::new(BUSYBOX)).context("Debian's busybox-static is needed")?;
@@ -56,7 +56,8 @@ impl Files {
         Ok(files)
     }
 
-    /// Adds a program under a name of its own, without what debuggers need, and the libraries that it wants.
+    /// Adds a program under a new name, without symbols and debug information, together with the libraries that it
+    /// needs.
     pub fn add_stripped(&mut self, name: &str, program: &Path) -> Result<()> {
         let stripped = directory()?.join(format!("{name}-{}", std::process::id()));
         run(Command::new("strip").arg("-o").arg(&stripped).arg(program))?;
@@ -65,11 +66,11 @@ impl Files {
         added
     }
 
-    /// Adds a program under a name of its own, and the libraries that it wants.
+    /// Adds a program under a new name, together with the libraries that it needs.
     pub fn add_program(&mut self, name: &str, program: &Path) -> Result<()> {
         let content = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
         self.add(&format!("bin/{name}"), 0o755, &content);
-        // It fails for programs that need none.
+        // `ldd` fails for programs that need none.
         let needs = Command::new("ldd").arg(program).output().context("cannot start ldd")?;
         for library in
             String::from_utf8(needs.stdout)?.split_whitespace().filter(|word| word.starts_with('/'))
@@ -95,7 +96,7 @@ impl Files {
         self.entry(path, 0o100_000 | mode, content);
     }
 
-    /// Adds an entry in the format that kernels read, cpio's `newc`: thirteen numbers, the path, the content.
+    /// Adds an entry in cpio's `newc` format, which kernels read: thirteen numbers, the path, the content.
     fn entry(&mut self, path: &str, mode: u32, content: &[u8]) {
         self.entries += 1;
         let size = u32::try_from(content.len()).expect("files are far smaller than 4 GiB");
@@ -116,7 +117,7 @@ impl Files {
         self.archive.resize(self.archive.len().next_multiple_of(4), 0);
     }
 
-    /// Writes the archive to a file.
+    /// Writes the archive to a file and returns its path.
     pub fn write(mut self) -> Result<PathBuf> {
         self.entry("TRAILER!!!", 0, &[]);
         let path = directory()?.join(format!("files-{}", std::process::id()));
@@ -125,11 +126,11 @@ impl Files {
     }
 }
 
-/// What a machine has told: texts by their names.
+/// What a machine has reported: texts by name.
 pub type Report = BTreeMap<String, String>;
 
-/// Boots a kernel with an archive of files, waits until it powers off, and gives what it has told. Fails with the end of
-/// its console if it has not told all within this time.
+/// Boots a kernel with an archive of files, waits until it powers off, and returns its report. If the report is not
+/// complete within `patience`, fails with the end of the machine's console.
 pub fn boot(kernel: &Path, files: &Path, patience: Duration) -> Result<Report> {
     let name = kernel.file_name().unwrap_or_default().to_string_lossy();
     let [console, told] =
@@ -167,7 +168,7 @@ pub fn boot(kernel: &Path, files: &Path, patience: Duration) -> Result<Report> {
     Ok(report)
 }
 
-/// Reads a line `=== NAME` and what follows up to the next one.
+/// Splits a report into sections. Each has a line `=== NAME` before it.
 fn sections(told: &str) -> Report {
     let parts = told.split("=== ").skip(1).filter_map(|part| part.split_once('\n'));
     parts.map(|(name, text)| (name.to_owned(), text.to_owned())).collect()

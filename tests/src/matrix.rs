@@ -1,8 +1,8 @@
-//! The compatibility matrix: releases of Kitex and of gRPC-Go, releases of Go and ways to build, each tried with every
+//! The compatibility matrix: releases of Kitex and of gRPC-Go, releases of Go and ways to build, each tested with every
 //! kind of call.
 //!
-//! `matrix.json` holds the cells. [`Cell::build`] makes the framework's program for one, [`watch`] has the agent
-//! watch it and compares, [`report`] writes `docs/compatibility.md`.
+//! `matrix.json` lists the cells. [`Cell::build`] builds the program of one, [`watch`] runs the agent on it and
+//! compares the counts, [`report`] writes `docs/compatibility.md`.
 
 pub mod report;
 pub mod watch;
@@ -17,21 +17,21 @@ use serde::Deserialize;
 
 use crate::{paths, whose_turn::whose_turn};
 
-/// The matrix as `tests/matrix.json` has it.
+/// The content of `tests/matrix.json`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Matrix {
-    /// Releases of Kitex before which the program is built from other files.
+    /// Releases of Kitex: for earlier ones, the program is built from other files.
     tags: Vec<String>,
     /// Ways to build, by name.
     pub builds: BTreeMap<String, Build>,
-    /// What is not compared.
+    /// The numbers that are not compared.
     racy: Vec<Racy>,
-    /// What is tried.
+    /// The cells to test.
     pub cells: Vec<Cell>,
 }
 
-/// A number that changes while the tracer and the agent read it, each at its own moment.
+/// A number that changes while the tracer and the agent read it, each at a different time.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Racy {
@@ -45,16 +45,16 @@ struct Racy {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Build {
-    /// What it is, for people.
+    /// A description for people.
     pub about: String,
     flags: Vec<String>,
-    /// Whether C is linked in; Go decides if this is absent.
+    /// Whether cgo is used. If absent, Go decides.
     cgo: Option<bool>,
-    /// Takes the symbol table away afterwards.
+    /// Whether the symbol table is stripped after the build.
     strip: bool,
-    /// Optimizes by a profile that the program has made of itself.
+    /// Whether to optimize with a profile that the program has made of itself.
     profile: bool,
-    /// Build tags that add files to the program for gRPC-Go, whose modules for each release are in a directory of that name.
+    /// Build tags that add files to the gRPC-Go program. The modules for each release are in a directory of that name.
     tags: String,
     source: Source,
 }
@@ -66,7 +66,7 @@ enum Source {
     /// In the module cache.
     #[default]
     Modules,
-    /// Below the program's own `vendor/`, without modules.
+    /// Below the program's own `vendor/`, with modules disabled.
     Vendored,
     /// In a copy under another import path.
     Renamed,
@@ -74,7 +74,7 @@ enum Source {
     Altered,
 }
 
-/// A framework that the matrix has.
+/// A framework in the matrix.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Framework {
@@ -86,7 +86,7 @@ pub enum Framework {
 }
 
 impl Framework {
-    /// Its name, for people.
+    /// The framework's name, for people.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
@@ -95,7 +95,7 @@ impl Framework {
         }
     }
 
-    /// The program that makes its calls, and the directory of its sources.
+    /// The program that makes the framework's calls, which is also the directory of its sources.
     #[must_use]
     pub fn program(self) -> &'static str {
         match self {
@@ -112,17 +112,17 @@ pub struct Cell {
     /// The framework.
     #[serde(default)]
     pub framework: Framework,
-    /// Release of the framework, such as `v0.16.3`.
+    /// The release of the framework, such as `v0.16.3`.
     pub release: String,
-    /// Release of Go, such as `1.26.8`.
+    /// The release of Go, such as `1.26.8`.
     pub go: String,
-    /// Name of the way to build.
+    /// The name of the way to build.
     #[serde(default = "default_build")]
     pub build: String,
-    /// Whether every run of the tests has it.
+    /// Whether every run of the tests includes the cell.
     #[serde(default)]
     pub fixed: bool,
-    /// Why it is known not to build; it is not tried.
+    /// Why the cell is known not to build. If set, the cell is not tested.
     #[serde(default)]
     pub not_buildable: Option<String>,
 }
@@ -152,8 +152,8 @@ impl Matrix {
         Ok(matrix)
     }
 
-    /// The cells of one run of the tests: those whose name holds one of the words in `MONITOR_MATRIX`, else the fixed ones
-    /// and as many others as `others`, in turn.
+    /// Returns the cells for one run of the tests: if `MONITOR_MATRIX` is set, those whose name contains one of its
+    /// words, else the fixed ones and, in turn, `others` of the others.
     #[must_use]
     pub fn chosen(&self, others: usize) -> Vec<&Cell> {
         let buildable = self.cells.iter().filter(|cell| cell.not_buildable.is_none());
@@ -168,7 +168,7 @@ impl Matrix {
             .collect()
     }
 
-    /// The build tags that select the files for a release of Kitex.
+    /// Returns the build tags that select the files for a release of Kitex.
     fn tags(&self, release: &str) -> Result<String> {
         let release = Release::of(release)?;
         let mut tags = Vec::new();
@@ -185,12 +185,12 @@ fn holds_one<'a>(name: &str, mut words: impl Iterator<Item = &'a str>) -> bool {
     words.any(|word| !word.is_empty() && name.contains(word))
 }
 
-/// A release as numbers that can be compared.
+/// A release as numbers, for comparison.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Release([u32; 3]);
 
 impl Release {
-    /// Reads `v0.16.3`, `0.16.2` or `0.16`.
+    /// Parses `v0.16.3`, `0.16.2` or `0.16`.
     fn of(text: &str) -> Result<Self> {
         let mut numbers = [0; 3];
         let parts = text.trim_start_matches('v').split('.').collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! Builds the programs of `targets/native`, which no Go compiler makes.
+//! Builds the programs of `targets/native`, which are not written in Go.
 
 use std::{
     fs::{self, File},
@@ -13,7 +13,7 @@ use crate::{cargo, paths, seccomp};
 /// How the program of corner cases is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Build {
-    /// Position independent, as compilers do it unasked.
+    /// Position independent, the compilers' default.
     Default,
     /// At a fixed address.
     Fixed,
@@ -39,9 +39,9 @@ impl Build {
     }
 }
 
-/// What a C++ program is built with.
+/// The flags for C++ programs.
 const CXX_FLAGS: [&str; 5] = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-pthread"];
-/// What makes functions whole, so that what they end with can be said here.
+/// Flags that keep functions whole, so that the tests know how each of them ends.
 const WHOLE: [&str; 2] = ["-fno-optimize-sibling-calls", "-fno-reorder-blocks-and-partition"];
 
 /// The program of corner cases.
@@ -62,7 +62,8 @@ pub fn corners(build: Build) -> Result<PathBuf> {
     Ok(executable)
 }
 
-/// The Thrift server and client, with the code that Thrift's compiler makes, built as services are.
+/// Builds the Thrift server and client, including the code that Thrift's compiler generates, in the way services are
+/// built.
 pub fn server() -> Result<PathBuf> {
     let (source, service) = (sources().join("server.cc"), sources().join("stock.thrift"));
     let (directory, _lock) = directory()?;
@@ -84,7 +85,7 @@ pub fn server() -> Result<PathBuf> {
     Ok(executable)
 }
 
-/// The gRPC server of `targets/async`, by the cargo that runs the tests.
+/// Builds the gRPC server of `targets/async` with the cargo that runs the tests.
 pub fn async_server() -> Result<PathBuf> {
     let (directory, _lock) = directory()?;
     let built = directory.join("async");
@@ -96,21 +97,21 @@ pub fn async_server() -> Result<PathBuf> {
     Ok(built.join("debug/async-target"))
 }
 
-/// The system call that newer kernels have a target make behind a return probe (`uretprobe`).
+/// The number of the system call that newer kernels have a target make after a return probe (`uretprobe`).
 const BEHIND_RETURN_PROBES: u32 = 335;
 
-/// Puts a command under a seccomp filter that ends it at that call, and lets it do everything else.
+/// Puts a command under a seccomp filter that kills it at this system call and allows everything else.
 pub fn filtered(command: &mut Command) -> Result<&mut Command> {
     seccomp::on_call(command, BEHIND_RETURN_PROBES, None, libc::SECCOMP_RET_KILL_PROCESS)?;
     Ok(command)
 }
 
-/// Where the sources are.
+/// The directory of the sources.
 fn sources() -> PathBuf {
     paths::tests().join("targets/native")
 }
 
-/// Where the programs go, locked: a file that is run cannot be written.
+/// The directory of the built programs, locked: a file that is being executed cannot be written.
 fn directory() -> Result<(PathBuf, File)> {
     let directory = paths::target().join("targets/native");
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -119,7 +120,7 @@ fn directory() -> Result<(PathBuf, File)> {
     Ok((directory, lock))
 }
 
-/// Whether a file is there that was made after all of those.
+/// Whether `made` exists and is newer than all `sources`.
 fn is_newer(made: &Path, sources: &[&Path]) -> Result<bool> {
     let Ok(made) = made.metadata() else { return Ok(false) };
     let made = made.modified()?;

@@ -1,23 +1,24 @@
-//! How many calls may be between two numbers of a scrape while calls go on.
+//! Estimates by how many calls two numbers of a scrape may differ while calls go on.
 
 use std::time::Instant;
 
 use crate::scrape::{Scrape, whole};
 
-/// Calls in flight are counted at the scrape, all else when the agent looked last: so many seconds before, at most.
+/// How old numbers may be at a scrape, in seconds. Calls in flight are counted at the scrape, everything else when the
+/// agent last refreshed.
 const STALE: f64 = 0.25;
 
-/// How fast a target's calls start, by the scrapes of one agent: the most of all times from one to the next, of those that are
-/// no shorter than what numbers may be apart.
+/// How fast a target's calls start, according to the scrapes of one agent: the highest rate between two scrapes that
+/// are at least `STALE` seconds apart.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pace {
-    /// The last scrape, and the starts in it.
+    /// The last scrape, and its number of starts.
     last: Option<(Instant, f64)>,
     calls_per_second: Option<f64>,
 }
 
 impl Pace {
-    /// Takes a scrape in.
+    /// Adds a scrape.
     pub fn look(&mut self, scrape: &Scrape, pid: u32) {
         let pid = pid.to_string();
         self.add(Instant::now(), scrape.sum("monitor_starts_total", &[("target", &pid)]));
@@ -33,13 +34,13 @@ impl Pace {
             return;
         }
         self.last = Some((now, starts));
-        // Of two scrapes at once the older may come last.
+        // Of two concurrent scrapes, the older one may be added last.
         let rate = (starts - before).max(0.0) / seconds;
         self.calls_per_second = Some(self.calls_per_second.map_or(rate, |most| most.max(rate)));
     }
 
-    /// Calls that may be between two numbers: those of the time between, and as many as are under way at once. Never more than
-    /// `most`, which is all that is known before two scrapes have told more.
+    /// By how many calls two numbers may differ: by those that start in the time between, and by those in flight at
+    /// once. Never more than `most`, which is returned until two scrapes are known.
     #[must_use]
     pub fn slack(&self, callers: u64, most: u64) -> u64 {
         let of_rate = |rate: f64| whole((STALE * rate).ceil()).saturating_add(callers);
@@ -59,7 +60,7 @@ mod tests {
         let at = |tenths: u64| began + Duration::from_millis(100 * tenths);
         pace.add(at(0), 500.0);
         assert_eq!(pace.slack(16, 50_000), 50_000);
-        // Too soon to tell.
+        // Too soon for an estimate.
         pace.add(at(1), 600.0);
         assert_eq!(pace.slack(16, 50_000), 50_000);
         pace.add(at(10), 10_500.0);

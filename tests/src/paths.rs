@@ -1,8 +1,8 @@
-//! Where the repository's files and build results lie.
+//! The locations of the repository's files and of build results.
 
 use std::path::{Path, PathBuf};
 
-/// The directory of this package's own files.
+/// The directory of this package.
 pub(crate) fn tests() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -1,4 +1,4 @@
-//! A target process that is steered by lines: one line in, one line of JSON out.
+//! A target process that is controlled by lines: each command is a line, each answer a line of JSON.
 
 use std::{
     io::Write as _,
@@ -16,14 +16,14 @@ use crate::{
     targets::{Flavour, Program},
 };
 
-/// How long an answer may take unless the caller says otherwise.
+/// How long an answer may take by default.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A running target. Its stderr is this process's own. It is killed when dropped.
+/// A running target. It inherits this process's stderr, and is killed when dropped.
 pub struct Process {
     name: String,
     child: Child,
-    /// Closing it asks the target to end.
+    /// Closing it asks the target to exit.
     stdin: Option<ChildStdin>,
     stdout: Lines,
     answers_taken: usize,
@@ -31,13 +31,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Builds a program if need be, starts it and waits until it is ready.
+    /// Builds a program if necessary, starts it and waits until it is ready.
     pub fn start(program: Program, flavour: Flavour, args: &[&str]) -> Result<Self> {
         let executable = program.build(flavour)?;
         Self::start_command(Command::new(executable).args(args))
     }
 
-    /// Starts a Kitex target as `go build` makes it: `server`, `client` or `relay` and their flags.
+    /// Starts a Kitex target from the default build. `args` are `server`, `client` or `relay`, and flags.
     pub fn kitex(args: &[&str]) -> Result<Self> {
         Self::start(Program::Kitex, Flavour::Default, args)
     }
@@ -54,7 +54,7 @@ impl Process {
         Ok(process)
     }
 
-    /// The process id, as this process sees it.
+    /// The process id, in this process's namespace.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -65,34 +65,34 @@ impl Process {
         self.ready["addr"].as_str().with_context(|| format!("{} has no address", self.name))
     }
 
-    /// Where the process serves metrics of its own, if it does.
+    /// The address at which the process serves its own metrics, if it does.
     pub fn metrics_address(&self) -> Result<&str> {
         self.ready["metrics"].as_str().with_context(|| format!("{} serves no metrics", self.name))
     }
 
-    /// The metrics that the process serves itself.
+    /// Scrapes the metrics that the process serves itself.
     pub fn in_process_metrics(&self) -> Result<Scrape> {
         Ok(Scrape::parse(&http::get(self.metrics_address()?, "/metrics")?.ok_body()?)?)
     }
 
-    /// Gives a command and waits for its answer, a minute at most.
+    /// Sends a command and waits for its answer, at most a minute.
     pub fn command(&mut self, line: &str) -> Result<Value> {
         self.command_within(line, PATIENCE)
     }
 
-    /// Gives a command and waits for its answer.
+    /// Sends a command and waits for its answer, at most for `patience`.
     pub fn command_within(&mut self, line: &str, patience: Duration) -> Result<Value> {
         self.send(line)?;
         self.answer(patience).with_context(|| format!("command `{line}`"))
     }
 
-    /// Gives a command; [`Process::answer`] takes its answer.
+    /// Sends a command. [`Process::answer`] receives the answer.
     pub fn send(&mut self, line: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().context("stdin is closed")?;
         writeln!(stdin, "{line}").with_context(|| format!("{} takes no more commands", self.name))
     }
 
-    /// Waits for the next answer. An answer that says why something could not be done is an error.
+    /// Waits for the next answer. An answer that reports a failure is an error.
     pub fn answer(&mut self, patience: Duration) -> Result<Value> {
         let line = match self.stdout.find(self.answers_taken, patience, |line| Some(line.to_owned())) {
             Ok(line) => line,
@@ -108,7 +108,7 @@ impl Process {
         Ok(answer)
     }
 
-    /// Whether the process is still there.
+    /// Whether the process is still running.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
     }
@@ -118,7 +118,7 @@ impl Process {
         signal_child(&self.child, signal)
     }
 
-    /// Closes stdin and waits for the end, ten seconds at most.
+    /// Closes stdin and waits until the process ends, at most ten seconds.
     pub fn quit(&mut self) -> Result<ExitStatus> {
         self.stdin = None;
         wait(&mut self.child, Duration::from_secs(10)).with_context(|| self.name.clone())
@@ -132,7 +132,7 @@ impl Drop for Process {
     }
 }
 
-/// Waits for a child's end, at most so long.
+/// Waits until a child ends, at most for `patience`.
 pub fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
     let begin = Instant::now();
     loop {
@@ -146,7 +146,7 @@ pub fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
     }
 }
 
-/// Sends a signal to a child that has not been waited for, so that its id cannot be another process's.
+/// Sends a signal to a child that has not been waited for, so that its pid cannot belong to another process.
 pub fn signal_child(child: &Child, signal: i32) -> Result<()> {
     let pid = libc::pid_t::try_from(child.id()).context("pid out of range")?;
     // SAFETY: kill touches no memory of this process.

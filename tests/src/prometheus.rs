@@ -1,4 +1,4 @@
-//! A real Prometheus, and what it answers.
+//! A real Prometheus, and its answers to queries.
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +18,10 @@ use crate::{http, paths};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where something is scraped.
+/// A scrape target.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// The value of its label `instance`.
+    /// The value of the label `instance`.
     pub instance: &'static str,
     /// Host and port.
     pub address: String,
@@ -29,18 +29,19 @@ pub struct Endpoint {
     pub path: String,
 }
 
-/// A running Prometheus that scrapes twice a second, so that when it does so matters little for rates over some ten seconds.
+/// A running Prometheus. It scrapes twice a second, so that the exact times of scrapes matter little for rates over
+/// some ten seconds.
 pub struct Prometheus {
     child: Child,
     address: String,
     directory: PathBuf,
 }
 
-/// What a query gives: values by labels.
+/// The answer to a query: values by label set.
 pub type Answer = BTreeMap<BTreeMap<String, String>, f64>;
 
 impl Prometheus {
-    /// Starts one that scrapes these, and waits until it has seen all of them.
+    /// Starts a Prometheus that scrapes these endpoints, and waits until it has scraped all of them.
     pub fn start(name: &str, endpoints: &[Endpoint]) -> Result<Self> {
         let directory = paths::target().join("tmp").join(format!("prometheus-{name}-{}", std::process::id()));
         fs::create_dir_all(&directory)?;
@@ -90,7 +91,7 @@ impl Prometheus {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
 
-    /// The answer to a query, for a time in seconds since 1970 if one is given.
+    /// Returns the answer to a query, at a time in seconds since 1970 if one is given.
     pub fn query(&self, query: &str, time: Option<f64>) -> Result<Answer> {
         let mut path = format!("/api/v1/query?query={}", encoded(query));
         if let Some(time) = time {
@@ -117,7 +118,8 @@ fn series(series: &Value) -> Result<(BTreeMap<String, String>, f64)> {
     Ok((labels.collect(), value.parse()?))
 }
 
-/// What `MONITOR_PROMETHEUS` names, else what `cargo xtask test` has unpacked, else `prometheus` on `PATH`.
+/// Returns the path of the executable: `MONITOR_PROMETHEUS` if set, else the one that `cargo xtask test` has unpacked,
+/// else `prometheus` on `PATH`.
 fn executable() -> PathBuf {
     if let Some(path) = std::env::var_os("MONITOR_PROMETHEUS") {
         return path.into();

@@ -1,5 +1,5 @@
-//! How the agent refuses: with the exit code of its kind, in one sentence that names the process or file and what to do, and
-//! with nothing left attached. The codes are those of the interface; scripts rely on them.
+//! How the agent refuses: with the exit code of the kind of failure, with one sentence that names the process or file
+//! and what to do, and with nothing left attached. The exit codes are part of the interface; scripts rely on them.
 
 use std::{
     fs,
@@ -25,19 +25,20 @@ pub const USAGE: i32 = 2;
 pub const NO_PROCESS: i32 = 3;
 /// A capability is missing.
 pub const PERMISSION: i32 = 4;
-/// Not a binary that can be read.
+/// Not an executable that can be read.
 pub const UNREADABLE: i32 = 5;
-/// Nothing in the binary can be proven.
+/// Nothing in the executable can be proven.
 pub const UNPROVABLE: i32 = 6;
 /// The address can't be listened on.
 pub const ADDRESS: i32 = 7;
-/// The kernel can't do it.
+/// The kernel lacks a feature.
 pub const KERNEL: i32 = 8;
 
-/// Nothing that is refused takes longer.
+/// The longest that a refusal may take.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs a command that is the agent and must be refused, and looks at how it says so.
+/// Runs a command that starts the agent and must be refused. Checks the exit code, the sentence and that nothing is
+/// left in the kernel.
 pub fn refused_command(command: &mut Command, code: i32, words: &[&str]) -> Result<Ended> {
     let before = BpfObjects::now()?;
     let ended = run_command_to_end(command, PATIENCE)?;
@@ -53,8 +54,8 @@ pub fn refused_command(command: &mut Command, code: i32, words: &[&str]) -> Resu
     Ok(ended)
 }
 
-/// The one sentence that is not the log of what went well: `monitor-agent: …`, or `error: …` and, behind an empty line,
-/// how to get help.
+/// Returns the one sentence on stderr that is not a log line of level INFO: `monitor-agent: …`, or `error: …` with,
+/// after an empty line, how to get help.
 pub fn sentence(stderr: &str) -> Result<String> {
     let mut lines = stderr.lines().skip_while(|line| line.contains(" INFO "));
     let sentence = lines.by_ref().take_while(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
@@ -72,28 +73,28 @@ pub fn sentence(stderr: &str) -> Result<String> {
     Ok(sentence)
 }
 
-/// The agent, with a command line to be made.
+/// A command that runs the agent, without arguments yet.
 pub fn agent() -> Result<Command> {
     Ok(Command::new(executable()?))
 }
 
-/// The agent that runs with these arguments, at a free port.
+/// A command for `run` with these arguments, on a free port.
 pub fn run_command(args: &[&str]) -> Result<Command> {
     let mut command = agent()?;
     command.args(["run", "--web.listen-address", "127.0.0.1:0"]).args(args);
     Ok(command)
 }
 
-/// Starts a Kitex server, from a file of its own.
+/// Starts a Kitex server from this executable.
 pub fn server(executable: &Path) -> Result<Process> {
     Process::start_command(Command::new(executable).arg("server"))
 }
 
-/// A directory of its own for a test's files, readable for every user; it goes with its owner.
+/// A temporary directory for a test's files, readable by every user. It is removed when dropped.
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
-    /// A new one for the test of this name.
+    /// Creates a directory for the test `name`.
     pub fn new(name: &str) -> Result<Self> {
         let path = std::env::temp_dir().join(format!("monitor-bad-input-{name}-{}", std::process::id()));
         fs::create_dir_all(&path)?;
@@ -101,7 +102,7 @@ impl Scratch {
         Ok(Self(path))
     }
 
-    /// A file in it.
+    /// Writes a file in it and returns the path.
     pub fn file(&self, name: &str, contents: &[u8]) -> Result<PathBuf> {
         let path = self.0.join(name);
         fs::write(&path, contents)?;

@@ -1,4 +1,4 @@
-//! Filters of system calls (seccomp) for the commands that tests start.
+//! Seccomp filters for the commands that tests start.
 
 use std::{io, os::unix::process::CommandExt as _, process::Command};
 
@@ -8,8 +8,8 @@ use anyhow::Result;
 const CALL: u32 = 0;
 const FIRST_ARGUMENT: u32 = 16;
 
-/// Puts a command under a filter that answers a system call with an action (`SECCOMP_RET_…`), only if its first argument is this
-/// one, where there is one; and lets it do everything else.
+/// Puts a command under a filter that answers a system call with an action (`SECCOMP_RET_…`) and allows everything
+/// else. If `first_argument` is given, only calls with it are affected.
 pub fn on_call(command: &mut Command, call: u32, first_argument: Option<u32>, action: u32) -> Result<()> {
     let step = |code: u32, skip: u8, k: u32| -> Result<libc::sock_filter> {
         Ok(libc::sock_filter { code: u16::try_from(code)?, jt: 0, jf: skip, k })
@@ -32,7 +32,8 @@ pub fn on_call(command: &mut Command, call: u32, first_argument: Option<u32>, ac
     let len = u16::try_from(filter.len())?;
     let install = move || {
         let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
-        // SAFETY: both calls take numbers and a pointer to `program`, which outlives them, as does the filter it points to.
+        // SAFETY: both calls take numbers and a pointer to `program`, which outlives them, as does the filter it points
+        // to.
         let failed = unsafe {
             libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
                 || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) != 0

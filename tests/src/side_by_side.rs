@@ -1,10 +1,10 @@
-//! Does with several things at once what takes each of them time, and no processor.
+//! Runs things in parallel that take time but little CPU.
 
 use std::{panic, thread};
 
 use anyhow::Result;
 
-/// Does something with each of these at the same time; the first of them that fails is the failure.
+/// Runs `body` on all items in parallel. Returns the first failure, in the order of the items.
 pub fn side_by_side<T: Send>(
     items: impl IntoIterator<Item = T>,
     body: impl Fn(T) -> Result<()> + Sync,
@@ -12,7 +12,7 @@ pub fn side_by_side<T: Send>(
     let body = &body;
     thread::scope(|scope| {
         let threads: Vec<_> = items.into_iter().map(|item| scope.spawn(move || body(item))).collect();
-        // All of them have to be waited for, whatever the first one says.
+        // All threads must be joined, even if the first one has failed.
         let ends: Vec<_> = threads.into_iter().map(thread::ScopedJoinHandle::join).collect();
         ends.into_iter().try_for_each(|end| end.unwrap_or_else(|panic| panic::resume_unwind(panic)))
     })

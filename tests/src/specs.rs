@@ -1,4 +1,4 @@
-//! The specs of `docs/specs.md`, as files.
+//! Writes the specs of `docs/specs.md` to files.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{agent::run_to_end, paths};
 
-/// All specs in `docs/specs.md`.
+/// Returns all specs in `docs/specs.md`.
 pub fn examples() -> Result<Vec<String>> {
     let path = paths::tests().with_file_name("docs").join("specs.md");
     let document = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -19,14 +19,15 @@ pub fn examples() -> Result<Vec<String>> {
     Ok(blocks.map(|(text, _)| text.to_owned()).collect())
 }
 
-/// The spec of this name in `docs/specs.md`.
+/// Returns the spec of this name in `docs/specs.md`.
 pub fn text(name: &str) -> Result<String> {
     let wanted = format!("name = \"{name}\"");
     let found = examples()?.into_iter().find(|text| text.lines().next() == Some(wanted.as_str()));
     found.with_context(|| format!("no spec {name} in docs/specs.md"))
 }
 
-/// A file with this text. It is there as a whole or not at all: cells that run side by side may write the same.
+/// Writes a text to a file. The file appears completely or not at all, since tests that run in parallel may write the
+/// same one.
 pub fn file(name: &str, text: &str) -> Result<PathBuf> {
     static WRITTEN: AtomicUsize = AtomicUsize::new(0);
     let directory = paths::target().join("specs");
@@ -39,12 +40,12 @@ pub fn file(name: &str, text: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A file with the spec of this name.
+/// Writes the spec of this name in `docs/specs.md` to a file.
 pub fn documented(name: &str) -> Result<PathBuf> {
     file(name, &text(name)?)
 }
 
-/// A path as the command line takes it.
+/// Returns a path as a command line argument.
 ///
 /// # Panics
 /// If it is not UTF-8.
@@ -53,8 +54,9 @@ pub fn path(path: &Path) -> &str {
     path.to_str().expect("a path that is UTF-8")
 }
 
-/// What `spec check` says of the spec of this name in `docs/specs.md`, without an executable and with one, but for what is each
-/// build's own: the file's path, places in the executable, and that its DWARF is a witness.
+/// Returns the output of `spec check` for the spec of this name in `docs/specs.md`, first without and then with an
+/// executable. What differs from build to build is masked: the file's path, places in the executable, and DWARF as a
+/// witness.
 pub fn checked(name: &str, executable: &Path, patience: Duration) -> Result<String> {
     let file = documented(name)?;
     let file = file.to_str().context("a path that is not UTF-8")?;

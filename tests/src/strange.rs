@@ -1,4 +1,4 @@
-//! A target that puts other things before the probes than Kitex does, and an agent that watches it.
+//! A target that passes the probes other things than Kitex does, and an agent that watches it.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -12,11 +12,11 @@ use crate::{
     targets::{Flavour, Program},
 };
 
-/// A target, and an agent that watches nothing else.
+/// A target, and an agent that watches only it.
 pub struct Watched {
     /// The target.
     pub target: Process,
-    /// Its agent.
+    /// The agent.
     pub agent: Agent,
 }
 
@@ -26,26 +26,26 @@ impl Watched {
         Self::start_with(&[], args)
     }
 
-    /// The same with arguments for the target, too.
+    /// Like [`Watched::start`], with arguments for the target, too.
     pub fn start_with(target: &[&str], agent: &[&str]) -> Result<Self> {
         let target = Process::start(Program::Strange, Flavour::Default, target)?;
         let agent = Agent::attach(&[target.pid()], agent)?;
         Ok(Self { target, agent })
     }
 
-    /// Has the target make so many calls.
+    /// Has the target run a command that makes this number of calls.
     pub fn calls(&mut self, command: &str, calls: u64) -> Result<()> {
         let answer = self.target.command(command)?;
         ensure!(answer["calls"] == calls, "{command}: {answer}");
         Ok(())
     }
 
-    /// What the agent shows once all calls that have ended are in it.
+    /// Scrapes the agent after a pause that ensures that all ended calls are in the scrape.
     pub fn seen(&self) -> Result<Seen> {
         Seen::of(&self.agent.scrape_settled()?, self.target.pid())
     }
 
-    /// Fails unless both end well.
+    /// Ends agent and target. Both must exit successfully.
     pub fn end(mut self) -> Result<()> {
         ensure!(self.agent.terminate()?.0.success());
         ensure!(self.target.quit()?.success(), "the target did not end well");
@@ -53,35 +53,35 @@ impl Watched {
     }
 }
 
-/// What an agent shows about its only target.
+/// What an agent shows of its only target.
 pub struct Seen {
-    /// All of it.
+    /// The whole scrape.
     pub scrape: Scrape,
     pid: String,
-    /// The calls that it has counted.
+    /// The calls that the agent has counted.
     pub tally: Tally,
-    /// What has become of them.
+    /// The agent's account of these calls.
     pub account: Account,
 }
 
 impl Seen {
-    /// Reads it from a scrape.
+    /// Parses a scrape.
     pub fn of(scrape: &Scrape, pid: u32) -> Result<Self> {
         let tally = Tally::of_agent(scrape, &DEFAULT_LABELS, None)?;
         Ok(Self { scrape: scrape.clone(), pid: pid.to_string(), tally, account: Account::of(scrape, pid) })
     }
 
-    /// A number about the target, by reason.
+    /// Returns a metric of the target for one reason.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such metric.
     #[must_use]
     pub fn by_reason(&self, name: &str, reason: &str) -> u64 {
         let labels = [("target", self.pid.as_str()), ("reason", reason)];
         whole(self.scrape.value(name, &labels).unwrap_or_else(|| panic!("no {name} {labels:?}")))
     }
 
-    /// Calls in the histograms of one side, and those of them that took at most so many microseconds.
+    /// Counts the calls in the histograms of one side, and those that took at most `most_us` microseconds.
     ///
     /// # Panics
     /// If no bucket ends there.
@@ -95,17 +95,17 @@ impl Seen {
     }
 }
 
-/// So many calls of one side, with the caller, the callee and the method.
+/// A row of a target's counts: `count` calls of one side, with caller, callee and method.
 #[must_use]
 pub fn row(side: &str, names: [&str; 3], count: u64) -> Value {
     json!({"side": side, "type": "pingpong", "caller": names[0], "callee": names[1], "method": names[2],
            "status": "succeed", "count": count})
 }
 
-/// The tally of such rows.
+/// Builds a tally from rows.
 pub fn tally(rows: &[Value]) -> Result<Tally> {
     Tally::of_target(&json!({ "counts": rows }), &DEFAULT_LABELS)
 }
 
-/// The names of a usual call: caller, callee, method.
+/// Caller, callee and method of an ordinary call.
 pub const USUAL: [&str; 3] = ["shop", "stock", "Echo"];

@@ -1,4 +1,4 @@
-//! Compares what the agent counted with what the target counted itself, label set by label set.
+//! Compares the agent's counts with the target's own, by label set.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,12 +17,12 @@ pub const IN_PROCESS_LABELS: [&str; 5] = ["caller", "callee", "method", "status"
 
 const SIDES: [&str; 2] = ["client", "server"];
 
-/// Finished calls by label set; the label `side` is `client` or `server`. Label sets without a call are not in it.
+/// Finished calls by label set. The label `side` is `client` or `server`. Label sets without calls are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally(BTreeMap<Labels, u64>);
 
 impl Tally {
-    /// What a target answered to `counts`, summed over all labels but these.
+    /// Parses a target's answer to `counts`, summed over all labels except these.
     pub fn of_target(counts: &Value, labels: &[&str]) -> Result<Self> {
         let mut tally = Self::default();
         for row in counts["counts"].as_array().context("no counts in the target's answer")? {
@@ -36,7 +36,8 @@ impl Tally {
         Ok(tally)
     }
 
-    /// What the agent counted, for one target where it watches several. Series must have exactly these labels.
+    /// Reads the agent's counts from a scrape, for one target if the agent watches several. Series must have exactly
+    /// these labels.
     pub fn of_agent(scrape: &Scrape, labels: &[&str], target: Option<u32>) -> Result<Self> {
         let target = target.map(|pid| pid.to_string());
         let expected =
@@ -65,7 +66,7 @@ impl Tally {
         }
     }
 
-    /// The calls that came to an earlier tally of the same side.
+    /// Returns the calls added since an earlier tally of the same side.
     pub fn since(&self, earlier: &Self) -> Result<Self> {
         let mut tally = Self::default();
         if let Some(gone) = earlier.0.keys().find(|labels| !self.0.contains_key(*labels)) {
@@ -82,18 +83,18 @@ impl Tally {
         Ok(tally)
     }
 
-    /// The calls of one label set, `side` included.
+    /// Returns the calls of one label set, `side` included.
     #[must_use]
     pub fn get(&self, labels: &Labels) -> u64 {
         self.0.get(labels).copied().unwrap_or(0)
     }
 
-    /// All label sets with their calls.
+    /// Returns all label sets with their calls.
     pub fn iter(&self) -> impl Iterator<Item = (&Labels, u64)> {
         self.0.iter().map(|(labels, calls)| (labels, *calls))
     }
 
-    /// The calls of all label sets that have these labels.
+    /// Returns the calls of all label sets that have these labels.
     #[must_use]
     pub fn sum(&self, wanted: &[(&str, &str)]) -> u64 {
         let has =
@@ -101,13 +102,13 @@ impl Tally {
         self.0.iter().filter(|(labels, _)| has(labels)).map(|(_, calls)| calls).sum()
     }
 
-    /// All calls.
+    /// Returns the number of all calls.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.sum(&[])
     }
 
-    /// This tally beside the agent's, row by row.
+    /// Compares this tally with the agent's, row by row.
     #[must_use]
     pub fn compared_with(&self, agent: &Self) -> Comparison {
         let all = self.0.keys().chain(agent.0.keys()).collect::<BTreeSet<_>>();
@@ -119,7 +120,7 @@ impl Tally {
         Comparison { rows: rows.collect() }
     }
 
-    /// Fails with a readable table unless the agent counted exactly these calls, and any at all.
+    /// Fails with a readable table unless the agent counted exactly these calls, and at least one.
     pub fn check(&self, agent: &Self) -> Result<()> {
         let comparison = self.compared_with(agent);
         if !comparison.is_equal() {
@@ -137,21 +138,21 @@ impl Tally {
 pub struct Row {
     /// The labels, `side` included.
     pub labels: Labels,
-    /// What the target counted itself.
+    /// The target's own count.
     pub target: u64,
-    /// What the agent counted.
+    /// The agent's count.
     pub agent: u64,
 }
 
-/// Two tallies beside one another; printed as a table that marks the rows that differ.
+/// Two tallies side by side. The printed table marks rows that differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Comparison {
-    /// All label sets of both.
+    /// The label sets of both tallies.
     pub rows: Vec<Row>,
 }
 
 impl Comparison {
-    /// Whether both counted the same in each row.
+    /// Whether both counts are equal in every row.
     #[must_use]
     pub fn is_equal(&self) -> bool {
         self.rows.iter().all(|row| row.target == row.agent)

@@ -14,56 +14,56 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{paths, whose_turn::whose_turn};
 
-/// What the programs' `go.mod` files ask for.
+/// The minor version of Go that the programs' `go.mod` files require.
 const GO_MINOR: u32 = 26;
-/// A build that takes longer is announced.
+/// Builds that take longer are announced.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Seconds since 1970, as a variable of the environment: what was built since then is not stale. Whoever has built programs sets
-/// it for those whom it starts.
+/// The environment variable with a time in seconds since 1970: programs built since then are not stale. A process that
+/// has built programs sets it for the processes that it starts.
 pub const BUILT_SINCE: &str = "MONITOR_BUILT_SINCE";
 
-/// One of the Go programs.
+/// A Go program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Program {
     /// A Kitex server, client or relay (`targets/kitex`).
     Kitex,
     /// A Go program without an RPC framework (`targets/plain`).
     Plain,
-    /// A program that enters Kitex's functions itself, with whatever objects (`targets/strange`).
+    /// A program that enters Kitex's functions itself, with arbitrary objects (`targets/strange`).
     Strange,
-    /// A Go program that tells what its runtime says about itself (`targets/runtime`).
+    /// A Go program that prints its runtime's own statistics (`targets/runtime`).
     Runtime,
-    /// A Kitex server or client with all its monitoring inside (`targets/inside`).
+    /// A Kitex server or client with all monitoring libraries in the process (`targets/inside`).
     Inside,
     /// An OpenTelemetry Collector (`targets/collector`).
     Collector,
-    /// A Go program with collectors of its own runtime's metrics in it (`targets/collectors`).
+    /// A Go program with collectors of its own runtime metrics (`targets/collectors`).
     Collectors,
     /// A program that makes every kind of gRPC call (`targets/grpc`).
     Grpc,
-    /// The same with go-grpc-prometheus counting in it, too.
+    /// The same program with go-grpc-prometheus, which counts too.
     GrpcReference,
     /// A gRPC server, or a client that loads it (`targets/echo`).
     Echo,
-    /// A program that enters Kitex's functions as fast as it is told (`targets/synthetic`).
+    /// A program that enters Kitex's functions at a given rate (`targets/synthetic`).
     Synthetic,
-    /// A program that does what only specs describe (`targets/operations`).
+    /// A program with operations that only specs describe (`targets/operations`).
     Operations,
-    /// A server of Hertz that gets requests (`targets/hertz`).
+    /// A Hertz server that receives requests (`targets/hertz`).
     Hertz,
-    /// Servers of net/http that get requests (`targets/web`).
+    /// net/http servers that receive requests (`targets/web`).
     Web,
 }
 
-/// The oldest Go whose programs are watched.
+/// The oldest release of Go whose programs can be watched.
 pub const OLDEST_GO: &str = "go1.18.10";
-/// The newest.
+/// The newest release of Go whose programs can be watched.
 pub const NEWEST_GO: &str = "go1.27.3";
 const GO_BETWEEN: [&str; 8] =
     ["go1.19.13", "go1.20.14", "go1.21.13", "go1.22.12", "go1.23.12", "go1.24.11", "go1.25.5", "go1.26.8"];
 
-/// The releases of Go that a test tries: the oldest, the newest, and one of the others in turn; all of them with
-/// `MONITOR_ALL_GO`.
+/// Returns the releases of Go that a test uses: the oldest, the newest, and one of the others in turn. With
+/// `MONITOR_ALL_GO`, all of them.
 #[must_use]
 pub fn go_releases() -> Vec<&'static str> {
     if std::env::var_os("MONITOR_ALL_GO").is_some() {
@@ -72,10 +72,10 @@ pub fn go_releases() -> Vec<&'static str> {
     vec![OLDEST_GO, GO_BETWEEN[whose_turn() % GO_BETWEEN.len()], NEWEST_GO]
 }
 
-/// Releases of Hertz that have modules of their own, beside the one that its `go.mod` names.
+/// Releases of Hertz that have modules of their own, in addition to the one in its `go.mod`.
 const OLDER_HERTZ: [&str; 3] = ["v0.9.2", "v0.9.7", "v0.10.3"];
 
-/// One of the older releases of Hertz in turn; all of them with `MONITOR_ALL_HERTZ`.
+/// Returns one of the older releases of Hertz in turn. With `MONITOR_ALL_HERTZ`, all of them.
 #[must_use]
 pub fn older_hertz() -> Vec<&'static str> {
     if std::env::var_os("MONITOR_ALL_HERTZ").is_some() {
@@ -84,7 +84,7 @@ pub fn older_hertz() -> Vec<&'static str> {
     vec![OLDER_HERTZ[whose_turn() % OLDER_HERTZ.len()]]
 }
 
-/// The 26 of `go1.26.8`.
+/// Parses the minor version of a release: 26 for `go1.26.8`.
 #[must_use]
 pub fn minor(release: &str) -> Option<u32> {
     release.strip_prefix("go1.")?.split('.').next()?.parse().ok()
@@ -93,9 +93,9 @@ pub fn minor(release: &str) -> Option<u32> {
 /// How a program is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Flavour {
-    /// As `go build` does it: with a symbol table and DWARF.
+    /// The default of `go build`: with a symbol table and DWARF.
     Default,
-    /// Without both (`-ldflags "-s -w"`).
+    /// Without symbol table and DWARF (`-ldflags "-s -w"`).
     Stripped,
     /// Position independent (`-buildmode=pie`).
     Pie,
@@ -103,14 +103,14 @@ pub enum Flavour {
     PlainDwarf,
     /// Position independent, without symbol table and DWARF.
     StrippedPie,
-    /// Without a symbol table, but with DWARF, which is not compressed. Since Go 1.22.
+    /// Without a symbol table, but with DWARF, uncompressed. Since Go 1.22.
     NoSymbols,
-    /// With gRPC-Go as a debugger wants it: nothing of it optimised or inlined.
+    /// With gRPC-Go compiled for a debugger: without optimisation and inlining.
     NotOptimised,
 }
 
 impl Flavour {
-    /// The flavours that a Kitex target is tried in.
+    /// The flavours in which a Kitex target is tested.
     pub const ALL: [Self; 4] = [Self::Default, Self::Stripped, Self::Pie, Self::PlainDwarf];
 
     fn name(self) -> &'static str {
@@ -141,7 +141,7 @@ impl Flavour {
 /// The release of Go or of the framework that a program is built with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum By {
-    /// What its `go.mod` asks for.
+    /// The releases that the program's `go.mod` names.
     GoMod,
     /// A release of Go, such as `go1.18.10`.
     Go(&'static str),
@@ -150,7 +150,7 @@ enum By {
 }
 
 impl By {
-    /// The release; empty for that of `go.mod`.
+    /// The release, or an empty text for that of `go.mod`.
     fn name(self) -> &'static str {
         match self {
             Self::GoMod => "",
@@ -167,7 +167,7 @@ impl By {
 }
 
 impl Program {
-    /// All of them.
+    /// All programs.
     pub const ALL: [Self; 13] = [
         Self::Kitex,
         Self::Plain,
@@ -221,7 +221,7 @@ impl Program {
         })
     }
 
-    /// The modules that an older release of Go, or of the framework, is built with.
+    /// Returns the flags that select the modules for an older release of Go or of the framework.
     fn modules(self, by: By) -> Vec<String> {
         let file = match (by, by.go().and_then(minor)) {
             (By::Framework(release), _) => format!("{release}.mod"),
@@ -236,21 +236,22 @@ impl Program {
         args
     }
 
-    /// Builds the program and gives the path of the executable. `go build` decides what is stale, once in the life of
-    /// this process, or of the one that says in [`BUILT_SINCE`] when it began to ask.
+    /// Builds the program and returns the path of the executable. `go build` decides what is stale, once per process,
+    /// or once since the time in [`BUILT_SINCE`].
     ///
-    /// The first build takes a minute or two and needs the Go module proxy; progress is said on stderr.
+    /// The first build takes a minute or two and needs the Go module proxy. Progress is printed to stderr.
     pub fn build(self, flavour: Flavour) -> Result<PathBuf> {
         self.build_by(By::GoMod, flavour)
     }
 
-    /// Builds the program with a release of Go, such as `go1.18.10`, which Go fetches if it is not there. Only
-    /// [`Program::Runtime`], [`Program::Collectors`] and [`Program::Web`] can be built by those before the one that the others ask for.
+    /// Builds the program with a release of Go, such as `go1.18.10`. Go fetches the release if it is missing. With
+    /// releases older than the one in `go.mod`, only [`Program::Runtime`], [`Program::Collectors`] and [`Program::Web`]
+    /// can be built.
     pub fn build_with(self, release: &'static str, flavour: Flavour) -> Result<PathBuf> {
         self.build_by(By::Go(release), flavour)
     }
 
-    /// Builds the program with another release of its framework, whose modules are in `mods` of its source.
+    /// Builds the program with another release of its framework. The modules are in `mods` of the program's sources.
     pub fn build_of(self, release: &'static str, flavour: Flavour) -> Result<PathBuf> {
         self.build_by(By::Framework(release), flavour)
     }
@@ -271,11 +272,11 @@ impl Program {
         let go = go()?;
         let directory = paths::target().join("targets").join(by.name()).join(flavour.name());
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        // Test programs may run at the same time; a file that is run cannot be written.
+        // Test programs may run in parallel, and a file that is being executed cannot be written.
         let lock = File::create(directory.join("lock"))?;
         lock.lock()?;
         let executable = directory.join(self.name());
-        // `go build` has set the time of what it did not find stale, too.
+        // `go build` also updates the time of executables that are not stale.
         if is_built(&executable) {
             return Ok(executable);
         }
@@ -286,7 +287,7 @@ impl Program {
             command.arg("-tags=reference");
         }
         command.arg("-o").arg(&executable).arg(".").current_dir(self.source());
-        // The same binary wherever there is a C compiler or not.
+        // For the same executable, whether a C compiler is installed or not.
         command.env("CGO_ENABLED", "0").envs(toolchain());
         if let Some(release) = by.go() {
             command.env("GOTOOLCHAIN", release);
@@ -300,8 +301,8 @@ impl Program {
     }
 }
 
-/// Builds what most tests want besides [`Program::ALL`] as `go build` makes it, so that it is there by then. A test that wants
-/// something else builds it itself.
+/// Builds what most tests need in addition to the default builds of [`Program::ALL`], so that the tests need not wait
+/// for it. A test that needs anything else builds it itself.
 pub fn build_more() -> Result<()> {
     for (program, flavour) in [
         (Program::Kitex, Flavour::Stripped),
@@ -339,7 +340,7 @@ pub fn build_more() -> Result<()> {
     Ok(())
 }
 
-/// Whether a file was built since the time that [`BUILT_SINCE`] names.
+/// Whether a file was built since the time in [`BUILT_SINCE`].
 fn is_built(executable: &Path) -> bool {
     let since = std::env::var(BUILT_SINCE).ok().and_then(|seconds| seconds.parse::<u64>().ok());
     let modified = fs::metadata(executable).and_then(|metadata| metadata.modified());
@@ -366,7 +367,7 @@ fn wait_saying(mut child: Child, what: &str) -> Result<ExitStatus> {
     }
 }
 
-/// The Go to build with: what `MONITOR_GO` names, else `go` on `PATH`, if it is new enough.
+/// Returns the path of Go: `MONITOR_GO` if set, else `go` on `PATH`, if it is new enough.
 pub fn go() -> Result<PathBuf> {
     if let Some(go) = std::env::var_os("MONITOR_GO") {
         let go = PathBuf::from(go);
@@ -395,7 +396,7 @@ fn go_minor(go: &Path) -> Option<u32> {
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// Keeps Go from fetching another tool chain unless the user has said that it may.
+/// Keeps Go from downloading another tool chain unless the user has allowed it.
 fn toolchain() -> Option<(&'static str, &'static str)> {
     std::env::var_os("GOTOOLCHAIN").is_none().then_some(("GOTOOLCHAIN", "local"))
 }

@@ -1,4 +1,4 @@
-//! The code of a running target, at the places where the agent puts its probes.
+//! The code of a running target, at the sites of the agent's probes.
 
 use std::{
     fs::{self, File},
@@ -12,12 +12,12 @@ use serde_json::Value;
 
 use crate::agent;
 
-/// Bytes compared at each site: more than a probe replaces.
+/// Number of bytes compared at each site: more than a probe replaces.
 const BYTES: usize = 16;
-/// The instruction that the kernel puts in place of a probed one (`int3`, amd64).
+/// The instruction that the kernel writes over a probed one (`int3`, amd64).
 const BREAKPOINT: u8 = 0xcc;
 
-/// The sites of one process, as `inspect` tells them, and the code that its file has there.
+/// The sites of one process, as reported by `inspect`, and the code in its file at these sites.
 pub struct Sites {
     pid: u32,
     all: Vec<Site>,
@@ -32,7 +32,7 @@ struct Site {
 }
 
 impl Sites {
-    /// Asks `inspect` for the sites of a process and reads its executable.
+    /// Asks `inspect` for the sites of a process and reads their code from its executable.
     pub fn of(pid: u32) -> Result<Self> {
         let file = File::open(format!("/proc/{pid}/exe"))?;
         let mut sites = Vec::new();
@@ -47,18 +47,18 @@ impl Sites {
         Ok(Self { pid, all: sites, memory: File::open(format!("/proc/{pid}/mem"))? })
     }
 
-    /// How many sites there are.
+    /// The number of sites.
     #[must_use]
     pub fn count(&self) -> usize {
         self.all.len()
     }
 
-    /// The function of each site and the site's offset in the file.
+    /// Returns each site's function and file offset.
     pub fn offsets(&self) -> impl Iterator<Item = (&str, u64)> {
         self.all.iter().map(|site| (site.symbol.as_str(), site.offset))
     }
 
-    /// How many sites have a breakpoint; all else must be as in the file.
+    /// Returns how many sites have a breakpoint. All other bytes must be as in the file.
     pub fn probed(&self) -> Result<usize> {
         let mut probed = 0;
         for site in &self.all {
@@ -80,8 +80,8 @@ impl Sites {
         Ok(probed)
     }
 
-    /// Fails unless every byte is as in the file, for `inspect` too. The kernel may take a moment to clean up after a
-    /// process that was killed.
+    /// Fails unless every byte is as in the file, and `inspect` agrees. The kernel may take a moment to clean up after
+    /// a process that was killed.
     pub fn check_clean(&self) -> Result<()> {
         let begin = Instant::now();
         while self.probed()? > 0 {
@@ -93,7 +93,7 @@ impl Sites {
         self.check_inspect(false)
     }
 
-    /// Fails unless every site has a breakpoint, for `inspect` too.
+    /// Fails unless every site has a breakpoint, and `inspect` agrees.
     pub fn check_probed(&self) -> Result<()> {
         ensure!(self.probed()? == self.count(), "pid {}: {} sites with a probe", self.pid, self.probed()?);
         self.check_inspect(true)
@@ -107,7 +107,7 @@ impl Sites {
     }
 }
 
-/// How many of these offsets of its executable, which are all of code, a process has other bytes at than the file.
+/// Returns at how many of these file offsets, all of them in code, the memory of a process differs from its executable.
 pub fn changed_at(pid: u32, offsets: &[u64]) -> Result<usize> {
     let file = File::open(format!("/proc/{pid}/exe"))?;
     let memory = File::open(format!("/proc/{pid}/mem"))?;
@@ -121,7 +121,7 @@ pub fn changed_at(pid: u32, offsets: &[u64]) -> Result<usize> {
     Ok(changed)
 }
 
-/// The sites that `inspect` tells of a process, but for those that nobody asks for.
+/// Returns the sites that `inspect` reports for a process, except those on request.
 fn inspected(pid: u32) -> Result<Vec<Value>> {
     let pid = pid.to_string();
     let ended = agent::run_to_end(&["inspect", "--json", "--pid", &pid], Duration::from_secs(10))?;
@@ -132,7 +132,7 @@ fn inspected(pid: u32) -> Result<Vec<Value>> {
     Ok(sites.flatten().filter(|site| site["on_request"] == false).cloned().collect())
 }
 
-/// Where an offset of the executable's file is mapped as code.
+/// Returns the address at which a file offset of the executable is mapped as code.
 fn address_of(pid: u32, offset: u64) -> Result<u64> {
     let name = fs::read_link(format!("/proc/{pid}/exe"))?;
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;

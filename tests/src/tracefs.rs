@@ -1,4 +1,4 @@
-//! Another tool that watches the same functions: the kernel's own uprobe events, through tracefs.
+//! Another tool at the same functions: the kernel's own uprobe events, through tracefs.
 
 use std::{
     fs::{self, OpenOptions},
@@ -10,16 +10,16 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// The kernel's tracing, with a buffer that is nobody else's.
+/// The kernel's tracing, with a buffer of its own.
 pub struct Tracing {
-    /// Where tracefs is mounted for this alone.
+    /// Where a private tracefs is mounted.
     mounted: PathBuf,
-    /// A name that nobody else uses.
+    /// A unique name.
     name: String,
 }
 
 impl Tracing {
-    /// Needs root.
+    /// Mounts tracefs and creates an instance. Needs root.
     pub fn open() -> Result<Self> {
         static OPENED: AtomicU32 = AtomicU32::new(0);
         let name = format!("monitor_{}_{}", std::process::id(), OPENED.fetch_add(1, Ordering::Relaxed));
@@ -33,8 +33,8 @@ impl Tracing {
         Ok(tracing)
     }
 
-    /// Puts a probe at an offset of a file, for whichever process runs it. `values` says what to record of each hit, as
-    /// in `Documentation/trace/uprobetracer.rst` of the kernel.
+    /// Places a probe at a file offset, for all processes that run the file. `values` has what to record of each hit,
+    /// in the format of `Documentation/trace/uprobetracer.rst` in the kernel.
     pub fn place(&self, event: &str, file: &Path, offset: u64, values: &str) -> Result<Event<'_>> {
         let line = format!("p:{}/{event} {}:{offset:#x} {values}", self.name, file.display());
         self.define(&line)?;
@@ -52,7 +52,7 @@ impl Tracing {
         self.mounted.join("instances").join(&self.name)
     }
 
-    /// The lines of all hits so far, oldest first.
+    /// Returns the lines of all hits so far, oldest first.
     pub fn lines(&self) -> Result<Vec<String>> {
         let text = fs::read_to_string(self.instance().join("trace"))?;
         Ok(text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect())
@@ -67,7 +67,7 @@ impl Drop for Tracing {
     }
 }
 
-/// A probe of the kernel's own. It is taken away when dropped.
+/// A probe of the kernel's own tracing. It is removed when dropped.
 pub struct Event<'a> {
     tracing: &'a Tracing,
     name: String,
@@ -81,9 +81,9 @@ impl Event<'_> {
         fs::write(directory.join("enable"), value).with_context(|| directory.display().to_string())
     }
 
-    /// How often it was hit, in all processes.
+    /// Returns how often the probe was hit, in all processes.
     pub fn hits(&self) -> Result<u64> {
-        // File, event, hits.
+        // The columns: file, event, hits.
         let profile = fs::read_to_string(self.tracing.mounted.join("uprobe_profile"))?;
         let of_file = format!("{} ", self.file.display());
         for line in profile.lines().filter(|line| line.trim_start().starts_with(&of_file)) {

@@ -1,4 +1,4 @@
-//! Operations that begin and end when they are told to: what policies and keys make of their order, and how long they took.
+//! Operations that start and end on command, to test how policies and keys pair them, and their durations.
 
 use std::{
     thread,
@@ -9,10 +9,10 @@ use anyhow::{Result, ensure};
 
 use crate::{process::Process, scrape::Scrape};
 
-/// Between one command and the next, so that durations differ by more than a busy machine makes of them.
+/// The pause between two commands. Durations then differ by more than a busy machine can cause.
 const PAUSE: Duration = Duration::from_millis(40);
 
-/// Between which bounds a moment in the target lies, which nobody but the target sees exactly.
+/// The bounds of a moment in the target: only the target knows it exactly.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     before: Instant,
@@ -20,14 +20,14 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// The bounds in seconds of the time from this moment until another.
+    /// Returns the bounds, in seconds, of the time from this moment to `end`.
     #[must_use]
     pub fn until(self, end: Self) -> [f64; 2] {
         [end.before - self.after, end.after - self.before].map(|time| time.as_secs_f64())
     }
 }
 
-/// Has an operation begin or end, after a pause.
+/// Starts or ends an operation, after a pause.
 pub fn tell(target: &mut Process, command: &str, id: u64) -> Result<Moment> {
     thread::sleep(PAUSE);
     let before = Instant::now();
@@ -35,7 +35,8 @@ pub fn tell(target: &mut Process, command: &str, id: u64) -> Result<Moment> {
     Ok(Moment { before, after: Instant::now() })
 }
 
-/// Fails unless so many operations of a spec were counted, and those with a duration took these times together.
+/// Fails unless `total` operations of a spec were counted, as many as `times` have a duration, and the sum of the
+/// durations is within the bounds in `times`.
 pub fn check(scrape: &Scrape, spec: &str, total: f64, times: &[[f64; 2]]) -> Result<()> {
     let counted = scrape.sum(&format!("{spec}_total"), &[]);
     let all = scrape.histograms(&format!("{spec}_duration_seconds"));
@@ -46,27 +47,27 @@ pub fn check(scrape: &Scrape, spec: &str, total: f64, times: &[[f64; 2]]) -> Res
         (counted - total).abs() < 0.5 && (measured - expected).abs() < 0.5,
         "{counted} counted and {measured} timed, not {total} and {expected}"
     );
-    // Durations are cut to whole microseconds.
+    // Durations are truncated to whole microseconds.
     let lowest: f64 = times.iter().map(|[lowest, _]| lowest - 1e-6).sum();
     let highest: f64 = times.iter().map(|[_, highest]| highest).sum();
     ensure!((lowest..=highest).contains(&sum), "they took {sum} s, not {lowest} to {highest} s");
     Ok(())
 }
 
-/// What a policy makes of an operation that begins twice and then ends twice, under one key.
+/// How a policy pairs an operation that starts twice and then ends twice under one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// The second start takes the place of the first; the second end is counted without a duration.
+    /// The second start replaces the first. The second end is counted without a duration.
     Latest,
-    /// The first start stays; the second end is counted without a duration.
+    /// The first start stays. The second end is counted without a duration.
     First,
-    /// As the latest, but the second end is none.
+    /// Like `Latest`, but the second end is not counted.
     Once,
-    /// The second operation is inside the first.
+    /// The second operation is nested in the first.
     Inside,
 }
 
-/// What each policy of a spec means.
+/// The meaning of each policy of a spec.
 pub const MEANINGS: [(&str, Meaning); 4] = [
     ("overwrite", Meaning::Latest),
     ("first_start", Meaning::First),
@@ -74,7 +75,8 @@ pub const MEANINGS: [(&str, Meaning); 4] = [
     ("nested", Meaning::Inside),
 ];
 
-/// Begins an operation twice and ends it twice. Gives how many ends are to be counted, and the times of those that have one.
+/// Starts an operation twice and ends it twice. Returns how many ends should be counted, and the bounds of the
+/// durations.
 pub fn twice(target: &mut Process, meaning: Meaning) -> Result<(f64, Vec<[f64; 2]>)> {
     let [first, second] = [tell(target, "begin", 7)?, tell(target, "begin", 7)?];
     let [end, last] = [tell(target, "end", 7)?, tell(target, "end", 7)?];

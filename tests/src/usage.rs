@@ -1,4 +1,4 @@
-//! What a command that ends by itself takes: time, memory, reads; and the processor time of one that goes on.
+//! The resources that a command uses until it ends: time, memory, reads. Also the CPU time of a running process.
 
 use std::{
     fs::File,
@@ -14,21 +14,21 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{agent::Ended, capture::Lines};
 
-/// What a process took from its start to its end.
+/// The resources that a process used from its start to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// From before its start until it was seen to have ended.
+    /// The time from before its start until its end was seen.
     pub wall: Duration,
-    /// Processor time, user and kernel.
+    /// CPU time, user and kernel.
     pub cpu: Duration,
-    /// Bytes of memory that were resident at most. What the calling process had at most counts too, since a child
-    /// starts with its memory: it should be small itself.
+    /// Peak resident memory, in bytes. It includes the peak of the calling process, since a child starts with its
+    /// memory: the caller should be small.
     pub peak: u64,
-    /// Bytes that had to be read from a disk.
+    /// Bytes that were read from a disk.
     pub read: u64,
 }
 
-/// Runs a command until it ends, at most so long.
+/// Runs a command until it ends, at most for `patience`.
 pub fn run(command: &mut Command, patience: Duration) -> Result<(Ended, Usage)> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let begin = Instant::now();
@@ -60,7 +60,7 @@ pub fn run(command: &mut Command, patience: Duration) -> Result<(Ended, Usage)> 
     Ok((ended, usage))
 }
 
-/// How a child ended and what it took, once it has ended.
+/// Returns a child's exit status and resource usage if it has ended.
 fn wait4(pid: libc::pid_t) -> Result<Option<(ExitStatus, libc::rusage)>> {
     let mut status = 0;
     // SAFETY: zeros are a valid rusage, which holds nothing but numbers.
@@ -77,7 +77,7 @@ fn duration(time: libc::timeval) -> Result<Duration> {
     Ok(Duration::from_secs(time.tv_sec.try_into()?) + Duration::from_micros(time.tv_usec.try_into()?))
 }
 
-/// Processor time that a process has taken since its start, user and kernel, of all its threads.
+/// Returns the CPU time that a process has used since its start, user and kernel, in all its threads.
 pub fn cpu_time(pid: u32) -> Result<Duration> {
     let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
     // SAFETY: the pointer is to a clock's number, which is written there.
@@ -94,10 +94,10 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(Duration::new(time.tv_sec.try_into()?, time.tv_nsec.try_into()?))
 }
 
-/// Lets the kernel forget what it keeps of a file in memory, as far as no process has it mapped.
+/// Has the kernel drop its cache of a file, except for pages that a process has mapped.
 pub fn forget(path: &Path) -> Result<()> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    // Only what is on the disk can be forgotten.
+    // Only pages that are on the disk can be dropped.
     file.sync_all()?;
     // SAFETY: it takes numbers only.
     match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {

@@ -1,4 +1,4 @@
-//! Whose turn it is, where a run of the tests tries some of many: another's in the next one.
+//! Selects one of many things to test, another one in each run.
 
 use std::{
     process::Command,
@@ -10,8 +10,8 @@ use crate::paths;
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
-/// A number that moves on: how many commits there are, or else how many days since 1970. It is said once which one it is, so
-/// that it can be told later what was tried.
+/// A number that increases: the number of commits, or else of days since 1970. It is printed once, so that it is known
+/// later what was tested.
 #[must_use]
 pub(crate) fn whose_turn() -> usize {
     static TURN: LazyLock<usize> = LazyLock::new(|| {
@@ -25,12 +25,12 @@ pub(crate) fn whose_turn() -> usize {
     *TURN
 }
 
-/// The number of commits, if git has said that none are left out.
+/// Returns the number of commits, if git has reported that the history is complete.
 fn commits(is_shallow: Option<&str>, counted: Option<&str>) -> Option<usize> {
     if is_shallow? == "false" { counted?.parse().ok() } else { None }
 }
 
-/// What git says of this repository, if it does.
+/// Returns git's output about this repository, or `None` if git fails.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).current_dir(paths::tests()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
@@ -49,11 +49,11 @@ mod tests {
     #[test]
     fn commits_are_counted_where_all_are_there() {
         assert_eq!(commits(Some("false"), Some("1200")), Some(1_200));
-        // A shallow clone has one, for ever.
+        // A shallow clone always has one.
         assert_eq!(commits(Some("true"), Some("1")), None);
         // No git, no repository, or one that git does not trust.
         assert_eq!(commits(None, None), None);
-        // An old git does not know what it is asked.
+        // An old git does not know the option.
         assert_eq!(commits(Some("--is-shallow-repository"), Some("1200")), None);
         assert!(days() > 20_000);
     }

@@ -1,5 +1,5 @@
-//! The agent's account closes: at rest exactly, under load but for the calls of a moment, whatever happens to the agent;
-//! and a call that hangs is seen while it hangs.
+//! The agent's account closes: exactly at rest, and under load except for calls of the last moment, whatever happens to
+//! the agent. A call that hangs is visible while it hangs.
 
 use std::{thread, time::Duration};
 
@@ -13,9 +13,9 @@ use monitor_tests::{
     tally::{DEFAULT_LABELS, Tally},
 };
 
-/// For how long the agent gets no processor.
+/// How long the agent is stopped.
 const STOPPED: Duration = Duration::from_secs(30);
-/// Calls under way at once.
+/// Calls in flight at once.
 const CALLERS: u64 = 16;
 
 fn pair() -> Result<(Process, Process)> {
@@ -24,7 +24,7 @@ fn pair() -> Result<(Process, Process)> {
     Ok((server, client))
 }
 
-/// A gauge of the calls of a method that the target makes or handles.
+/// A gauge of the calls of one method that the target makes or handles.
 fn of_method(scrape: &Scrape, name: &str, pid: u32, method: &str) -> f64 {
     let pid = pid.to_string();
     scrape.sum(name, &[("target", &pid), ("caller", "shop"), ("callee", "stock"), ("method", method)])
@@ -36,7 +36,7 @@ fn a_call_that_hangs_is_seen_while_it_hangs() -> Result<()> {
     client.command("call 1 Echo succeed")?;
     let pids = [server.pid(), client.pid()];
     let agent = Agent::attach(&pids, &[])?;
-    // As good as never.
+    // Practically forever.
     client.send("call 1 Store succeed 64 2000000000")?;
     thread::sleep(Duration::from_millis(1_500));
     let first = agent.scrape()?;
@@ -94,7 +94,7 @@ fn under_load_the_account_closes_but_for_the_calls_of_a_moment() -> Result<()> {
         let scrape = agent.scrape()?;
         for (pid, pace) in pids.into_iter().zip(&mut paces) {
             pace.look(&scrape, pid);
-            // Totals are read before the last records are taken out of the ring: few calls finish in between.
+            // Totals are read before the last records are drained from the ring. Only few calls finish in between.
             check_closed(&scrape, pid, [pace.slack(CALLERS, 50_000), 4 * CALLERS])?;
         }
     }
@@ -148,7 +148,7 @@ fn calls_that_were_under_way_when_the_target_ended_are_counted() -> Result<()> {
     let pid = server.pid();
     drop(server);
     agent.wait_for_log(Duration::from_secs(5), |log| log.contains("its totals are kept").then_some(()))?;
-    // The probes are taken away first.
+    // The probes are removed before the calls are counted.
     thread::sleep(Duration::from_secs(1));
     let scrape = agent.scrape()?;
     assert_eq!(scrape.sum("monitor_target_up", &[]).to_string(), "0");

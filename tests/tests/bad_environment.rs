@@ -1,5 +1,4 @@
-//! Where the agent lacks descriptors, capabilities, or what it takes of the kernel, it refuses: `monitor_tests::refusals`
-//! says how.
+//! If the agent lacks descriptors, capabilities or kernel features, it refuses, as `monitor_tests::refusals` checks.
 
 use std::{
     fs,
@@ -24,7 +23,7 @@ use monitor_tests::{
     text::Sites,
 };
 
-/// Lets a command have so few descriptors, and so many if it asks for more.
+/// Limits a command's descriptors: `few` is the soft limit, `most` the hard limit that it may raise it to.
 fn with_descriptors(command: &mut Command, few: u64, most: u64) {
     let limit = libc::rlimit { rlim_cur: few, rlim_max: most };
     // SAFETY: reads the limit only.
@@ -34,7 +33,7 @@ fn with_descriptors(command: &mut Command, few: u64, most: u64) {
     unsafe { command.pre_exec(install) };
 }
 
-/// However early descriptors run out: it is told as that, and not as the end of the target.
+/// However early descriptors run out, the error says so and does not claim that the target has ended.
 #[test]
 fn too_few_descriptors() -> Result<()> {
     let process = Process::kitex(&["server"])?;
@@ -51,10 +50,10 @@ fn too_few_descriptors() -> Result<()> {
     Ok(())
 }
 
-/// An ordinary user's id, that of `nobody`.
+/// An unprivileged user's id, that of `nobody`.
 const NOBODY: &str = "65534";
 
-/// Another program run by an ordinary user without any capability.
+/// A command that runs a program as an unprivileged user without any capability.
 fn as_nobody(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
@@ -64,7 +63,7 @@ fn as_nobody(program: &Path) -> Command {
 
 #[test]
 fn an_ordinary_user_is_told_which_capability_is_missing() -> Result<()> {
-    // Build directories are often out of other users' reach.
+    // Build directories are often not accessible to other users.
     let scratch = Scratch::new("nobody")?;
     let agent = scratch.0.join("monitor-agent");
     fs::copy(executable()?, &agent)?;
@@ -87,7 +86,7 @@ fn an_ordinary_user_is_told_which_capability_is_missing() -> Result<()> {
     refused_command(&mut run(&pid), PERMISSION, &words)?;
     refused_command(&mut inspect(&["--pid", &pid]), PERMISSION, &words)?;
 
-    // Their own process they can read and inspect, but not attach to.
+    // Unprivileged users can read and inspect their own processes, but not attach to them.
     let own = Process::start_command(as_nobody(&target).arg("server"))?;
     let pid = own.pid().to_string();
     refused_command(&mut run(&pid), PERMISSION, &["permission denied", "missing", "CAP_SYS_ADMIN"])?;
@@ -108,20 +107,20 @@ fn an_ordinary_user_is_told_which_capability_is_missing() -> Result<()> {
     Ok(())
 }
 
-/// `bpf(2)`: make a map, load a program, link one, measure run times (`include/uapi/linux/bpf.h`).
+/// Commands of `bpf(2)`: create a map, load a program, create a link, measure run times (`include/uapi/linux/bpf.h`).
 const BPF_MAP_CREATE: u32 = 0;
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_LINK_CREATE: u32 = 28;
 const BPF_ENABLE_STATS: u32 = 32;
 
-/// Makes a system call fail in this command, as on a kernel that does not have it; only if its first argument is this
-/// one, where there is one.
+/// Makes a system call fail in this command, as on a kernel that lacks it. If `first_argument` is given, only calls
+/// with it fail.
 fn without(command: &mut Command, call: libc::c_long, first_argument: Option<u32>, errno: i32) -> Result<()> {
     let fails = libc::SECCOMP_RET_ERRNO | u32::try_from(errno)?;
     seccomp::on_call(command, u32::try_from(call)?, first_argument, fails)
 }
 
-/// As at the limit of a cgroup, which binds root, too.
+/// As at the limit of a cgroup, which applies to root, too.
 #[test]
 fn no_thread_beside_the_first() -> Result<()> {
     let process = Process::kitex(&["server"])?;
@@ -139,13 +138,13 @@ fn no_thread_beside_the_first() -> Result<()> {
     Ok(())
 }
 
-/// A cgroup whose processes have only so much of something together. It goes with its owner, and must be empty by then.
+/// A cgroup that limits a resource of its processes. It is removed when dropped, and must be empty by then.
 struct Group(PathBuf);
 
 impl Group {
-    /// With a limit on what a controller controls.
+    /// Creates a cgroup in which a controller can be limited.
     fn with(controller: &str) -> Result<Self> {
-        // The controller has a hierarchy of its own (version 1), or is one of all in the only one.
+        // In version 1 the controller has its own hierarchy, in version 2 all share one.
         let all = Path::new("/sys/fs/cgroup");
         let own = all.join(controller);
         let parent = if own.is_dir() { own.as_path() } else { all };
@@ -160,7 +159,7 @@ impl Group {
         Ok(group)
     }
 
-    /// With so many bytes of memory, none of which may be put elsewhere.
+    /// Creates a cgroup with this many bytes of memory and no swap.
     fn with_memory(bytes: u64) -> Result<Self> {
         let group = Self::with("memory")?;
         let is_unified = group.0.join("memory.max").exists();
@@ -176,13 +175,13 @@ impl Group {
         Ok(group)
     }
 
-    /// Sets a number of it from now on. Threads that there are stay.
+    /// Sets a limit from now on. Existing threads stay.
     fn set(&self, file: &str, number: u64) -> Result<()> {
         let file = self.0.join(file);
         fs::write(&file, number.to_string()).with_context(|| format!("cannot write {}", file.display()))
     }
 
-    /// The agent with these arguments, in it from the start.
+    /// A command that runs the agent in this cgroup from the start.
     fn agent(&self, args: &[&str]) -> Result<Command> {
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(self.0.join("cgroup.procs"));
@@ -197,7 +196,8 @@ impl Drop for Group {
     }
 }
 
-/// At a limit it is refused before anything is attached. Once `events` counts, it has all threads that it can't do without.
+/// At the limit on threads the agent refuses before it attaches anything. Once `events` has attached, it has all
+/// threads that it can't do without.
 #[test]
 fn too_few_threads() -> Result<()> {
     let mut server = Process::kitex(&["server"])?;
@@ -207,7 +207,7 @@ fn too_few_threads() -> Result<()> {
     let few = Group::with("pids")?;
     let allow = |threads| few.set("pids.max", threads);
     let run = ["run", "--web.listen-address", "127.0.0.1:0", "--pid", &pid];
-    // One for itself, one for its log, one for peers, and one as long as it attaches; one more for its lines.
+    // One main thread, one for the log, one for peers, and one while it attaches. `events` has one more, for its lines.
     let events = ["events", "--pid", &pid];
     for (args, enough) in [(&run[..], 4), (&events[..], 5)] {
         for threads in 1..enough {
@@ -228,10 +228,10 @@ fn too_few_threads() -> Result<()> {
     Ok(())
 }
 
-/// What `docs/permissions.md` says to suffice for one target.
+/// The memory that suffices for one target, according to `docs/permissions.md`.
 const ENOUGH_MEMORY: u64 = 128 << 20;
 
-/// With less than the agent and its maps take it is refused, or the kernel ends it; calls go on either way.
+/// With less memory than the agent and its maps need, it refuses or the kernel kills it. Calls go on either way.
 #[test]
 fn too_little_memory() -> Result<()> {
     let mut server = Process::kitex(&["server"])?;
@@ -258,7 +258,7 @@ fn too_little_memory() -> Result<()> {
     sites.check_clean()
 }
 
-/// A budget is promised only where what it is of can be known, which is found out before anything is attached.
+/// A budget is accepted only if the overhead can be measured, which is checked before anything is attached.
 #[test]
 fn budgets_that_cannot_be_kept() -> Result<()> {
     let process = Process::kitex(&["server"])?;
@@ -272,7 +272,7 @@ fn budgets_that_cannot_be_kept() -> Result<()> {
         (libc::SYS_perf_event_open, None, libc::ENOENT, KERNEL, "a hit of a probe"),
     ] {
         let mut command = run_command(&args)?;
-        // Where the kernel has multi-uprobe links, perf events are not asked for.
+        // With multi-uprobe links, the agent would not use perf events.
         command.args(["--links", "perf"]);
         without(&mut command, call, first_argument, errno)?;
         let words = ["--overhead-budget 1%", "can't be kept", action];
@@ -284,7 +284,7 @@ fn budgets_that_cannot_be_kept() -> Result<()> {
     command.args(["--metrics", "go,process"]);
     refused_command(&mut command, USAGE, &["--overhead-budget", "no", "go,process"])?;
 
-    // Without a budget all else goes on, and the log says what is missing.
+    // Without a budget the agent runs, and logs what is missing.
     let mut command = run_command(&["--pid", &pid])?;
     without(&mut command, libc::SYS_bpf, Some(BPF_ENABLE_STATS), libc::EPERM)?;
     let agent = Agent::start_command(&mut command)?.wait_ready()?;
@@ -294,7 +294,7 @@ fn budgets_that_cannot_be_kept() -> Result<()> {
     Ok(())
 }
 
-/// What probes hang on where the kernel has no multi-uprobe links.
+/// How probes are attached if the kernel has no multi-uprobe links.
 const PERF: &[&str] = &["--links", "perf"];
 
 #[test]
@@ -303,13 +303,13 @@ fn kernels_that_cannot_do_it() -> Result<()> {
     let sites = Sites::of(process.pid())?;
     let pid = process.pid().to_string();
     let cases = [
-        // No bpf(2); no map of this type, as before ring buffers; programs refused; no uprobes.
+        // No bpf(2); no such map type, as before ring buffers; programs refused; no uprobes.
         (libc::SYS_bpf, None, libc::ENOSYS, KERNEL, "load"),
         (libc::SYS_bpf, Some(BPF_MAP_CREATE), libc::EINVAL, KERNEL, "load"),
         (libc::SYS_bpf, Some(BPF_PROG_LOAD), libc::EINVAL, KERNEL, "load"),
         (libc::SYS_perf_event_open, None, libc::ENOSYS, KERNEL, "attach a uprobe"),
         (libc::SYS_perf_event_open, None, libc::ENOENT, KERNEL, "attach a uprobe"),
-        // No room for the maps.
+        // Not enough memory for the maps.
         (libc::SYS_bpf, Some(BPF_MAP_CREATE), libc::ENOMEM, KERNEL, "load"),
         // The default filter of containers.
         (libc::SYS_bpf, None, libc::EPERM, PERMISSION, "load"),
@@ -321,7 +321,7 @@ fn kernels_that_cannot_do_it() -> Result<()> {
             KERNEL => &["this kernel can't", action, "5.15"],
             _ => &["permission denied", action, "seccomp"],
         };
-        // Perf events are asked for only where nothing else can be had.
+        // Perf events are used only if the kernel has nothing else.
         let ways: &[&[&str]] = if call == libc::SYS_bpf { &[&[], PERF] } else { &[PERF] };
         for way in ways {
             let mut command = run_command(&["--pid", &pid])?;
@@ -332,15 +332,15 @@ fn kernels_that_cannot_do_it() -> Result<()> {
             sites.check_clean()?;
         }
     }
-    // No links of any kind: a probe then hangs on its perf event.
+    // Without links of any kind, a probe is attached to its perf event.
     let mut command = run_command(&["--pid", &pid])?;
     without(&mut command, libc::SYS_bpf, Some(BPF_LINK_CREATE), libc::EINVAL)?;
     let agent = Agent::start_command(&mut command)?.wait_ready()?;
     sites.check_probed()?;
     agent.terminate()?;
     sites.check_clean()?;
-    // All that is nothing but the filter: the same process is fine without it, and with no memory that may be locked,
-    // which limits maps before Linux 5.11 only.
+    // Only the filter causes these refusals: the same process can be watched without it, even if no memory may be
+    // locked. That limits maps only before Linux 5.11.
     let mut command = run_command(&["--pid", &pid])?;
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: between fork and exec the closure makes one system call, on a value of its own.

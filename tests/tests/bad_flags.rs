@@ -1,4 +1,4 @@
-//! Command lines that mean nothing, or ask for what can't be had, are refused: `monitor_tests::refusals` says how.
+//! Command lines that make no sense, or ask for something impossible, are refused, as `monitor_tests::refusals` checks.
 
 use std::net::TcpListener;
 
@@ -57,7 +57,7 @@ fn values_that_mean_nothing() -> Result<()> {
             refused_command(&mut command, USAGE, &[flag])?;
         }
     }
-    // The sentence repeats the whole list.
+    // The sentence must not repeat the whole list.
     let many = (1..=513).map(|bound: u32| bound.to_string()).collect::<Vec<_>>().join(",");
     let ended =
         run_command_to_end(&mut run_command(&["--pid", &pid, "--latency-buckets", &many])?, PATIENCE)?;
@@ -91,12 +91,12 @@ fn addresses_that_cannot_be_listened_on() -> Result<()> {
     let taken = taken.local_addr()?.to_string();
     let cases: [(&str, &[&str]); 4] = [
         (&taken, &["in use", "port 0"]),
-        // A block that is reserved for documentation (RFC 5737), and a name that never exists (RFC 6761).
+        // An address from a block reserved for documentation (RFC 5737), and a name that never exists (RFC 6761).
         ("192.0.2.1:0", &["no interface of this machine"]),
         ("no-such-host.invalid:0", &["cannot be resolved"]),
         ("256.0.0.1:0", &["cannot be resolved"]),
     ];
-    // The port comes first: it is what is wrong, even where the process is wrong too.
+    // The address is checked first: it is reported even if the process is wrong, too.
     for pid in [&process.pid().to_string(), "4194304"] {
         for (address, words) in cases {
             let mut command = agent()?;
@@ -107,7 +107,7 @@ fn addresses_that_cannot_be_listened_on() -> Result<()> {
     sites.check_clean()
 }
 
-/// No start passes such a filter, and each would cost the target.
+/// No start can match such a filter, but each would cost the target time.
 #[test]
 fn starts_beside_filters_by_how_calls_end() -> Result<()> {
     let process = Process::kitex(&["server"])?;
@@ -121,7 +121,7 @@ fn starts_beside_filters_by_how_calls_end() -> Result<()> {
     sites.check_clean()
 }
 
-/// Who asks for something expects to see it.
+/// A flag without effect is refused, since users expect one.
 #[test]
 fn flags_that_can_have_no_effect() -> Result<()> {
     let process = Process::kitex(&["server"])?;
@@ -129,7 +129,7 @@ fn flags_that_can_have_no_effect() -> Result<()> {
     let pid = process.pid().to_string();
     let cases: &[(&str, &[&str], &str)] = &[
         ("grpc,go", &["--latency-buckets", "fine"], "add kitex"),
-        // Other families have buckets and labels of their own.
+        // Other families have their own buckets and labels.
         ("otel,grpc", &["--latency-buckets", "default"], "add kitex"),
         ("grpc,go", &["--kitex.labels", "method,status"], "add kitex"),
         ("otel", &["--kitex.labels", "type,caller,callee,method,status"], "add kitex"),
@@ -140,7 +140,7 @@ fn flags_that_can_have_no_effect() -> Result<()> {
         ("kitex", &["--otel.go", "both"], "add otel"),
         ("kitex", &["--latency.every", "5"], "--latency economy"),
         ("go", &["--latency", "economy"], "add kitex"),
-        // There are calls and operations, but none that can do without a probe at its start.
+        // These have calls and operations, but none that can do without a probe at its start.
         ("grpc", &["--latency", "economy"], "add kitex"),
         ("go", &["--latency", "economy", "--spec", "net-http"], "add kitex"),
         ("grpc,go", &["--overhead-budget", "1%"], "add kitex"),

@@ -1,4 +1,4 @@
-//! Processes and files that can't be watched are refused: `monitor_tests::refusals` says how.
+//! Processes and files that can't be watched are refused, as `monitor_tests::refusals` checks.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use monitor_tests::{
 };
 use serde_json::Value;
 
-/// `inspect` refuses, as text and as JSON alike; gives the JSON.
+/// Fails unless `inspect` refuses, both as text and as JSON. Returns the JSON report.
 fn inspect_refused(args: &[&str], code: i32, words: &[&str]) -> Result<Value> {
     let text = refused_command(agent()?.arg("inspect").args(args), code, words)?;
     let ended = refused_command(agent()?.args(["inspect", "--json"]).args(args), code, words)?;
@@ -36,7 +36,7 @@ fn inspect_refused(args: &[&str], code: i32, words: &[&str]) -> Result<Value> {
         .flatten()
         .filter_map(Value::as_str);
     let text = sentence(&text.stderr)?;
-    // The sentence says at least as much: it names the process or file too.
+    // The sentence has at least as much as the report: it also names the process or file.
     ensure!(reasons.clone().count() == 1, "{args:?}: {report}");
     for reason in reasons {
         ensure!(text.contains(reason), "{args:?}: {reason:?} is not in {text:?}");
@@ -44,7 +44,7 @@ fn inspect_refused(args: &[&str], code: i32, words: &[&str]) -> Result<Value> {
     Ok(report)
 }
 
-/// `run` and `inspect` both refuse a process.
+/// Fails unless both `run` and `inspect` refuse a process.
 fn pid_refused(pid: u32, code: i32, words: &[&str]) -> Result<()> {
     let text = pid.to_string();
     let words = [words, &[&text[..]]].concat();
@@ -60,7 +60,7 @@ fn file_refused(path: &Path, code: i32, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A child that is killed when it is no longer needed.
+/// A child process that is killed when dropped.
 struct Other(Child);
 
 impl Other {
@@ -92,7 +92,7 @@ fn pids_that_are_no_pids() -> Result<()> {
 
 #[test]
 fn pids_that_nobody_has() -> Result<()> {
-    // The kernel gives no pid from 2^22 on (PID_MAX_LIMIT in include/linux/threads.h).
+    // The kernel's pids are below 2^22 (PID_MAX_LIMIT in include/linux/threads.h).
     for pid in [1 << 22, u32::MAX] {
         pid_refused(pid, NO_PROCESS, &["no process"])?;
     }
@@ -112,7 +112,7 @@ fn a_process_that_nobody_has_waited_for() -> Result<()> {
     pid_refused(zombie.pid(), NO_PROCESS, &["has ended"])
 }
 
-/// The state of a process, as `/proc/PID/stat` has it behind the name in parentheses.
+/// Returns the state of a process, which follows the name in parentheses in `/proc/PID/stat`.
 fn process_state(pid: u32) -> Result<String> {
     Ok(stat_words(pid)?.swap_remove(0))
 }
@@ -138,7 +138,7 @@ fn a_thread_names_its_process() -> Result<()> {
 fn a_kernel_thread() -> Result<()> {
     const PF_KTHREAD: u32 = 0x0020_0000;
     let is_kernel_thread = |pid: &u32| {
-        // The flags are field 9, the state field 3.
+        // The flags are field 9 of `stat`, the state is field 3.
         let flags = stat_words(*pid).ok().and_then(|words| words.get(6)?.parse::<u32>().ok());
         flags.is_some_and(|flags| flags & PF_KTHREAD != 0)
     };
@@ -160,7 +160,7 @@ fn programs_without_anything_to_watch() -> Result<()> {
     file_refused(&Program::Plain.build(Flavour::Default)?, UNPROVABLE, &["no RPC framework", "Kitex"])
 }
 
-/// Whatever it is that can't be read.
+/// Whatever part can't be read, the report has the rest.
 #[test]
 fn a_report_of_what_is_refused_has_what_is_known() -> Result<()> {
     let nobody = inspect_refused(&["--pid", "4194304"], NO_PROCESS, &["no process"])?;
@@ -181,7 +181,7 @@ fn a_report_of_what_is_refused_has_what_is_known() -> Result<()> {
     assert_eq!(report["exe"], script, "{report}");
     ensure!(report["build_id"].is_null() && report["go_version"].is_null(), "{report}");
 
-    // A Go program that says of itself all but its functions.
+    // A Go program from which everything but its functions can be read.
     let whole = Program::Kitex.build(Flavour::Stripped)?;
     let ended = run_command_to_end(agent()?.args(["inspect", "--json", "--exe"]).arg(&whole), PATIENCE)?;
     let known: Value = serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:#?}"))?;
@@ -207,7 +207,7 @@ fn files_that_are_no_programs() -> Result<()> {
     for device in ["/dev/zero", "/dev/null"] {
         file_refused(Path::new(device), UNREADABLE, &["not a regular file", "give"])?;
     }
-    // Nobody ever writes to it: opening it would wait for ever.
+    // No process ever writes to the pipe, so opening it would block forever.
     let pipe = scratch.0.join("pipe");
     ensure!(Command::new("mkfifo").arg(&pipe).status()?.success(), "mkfifo fails");
     file_refused(&pipe, UNREADABLE, &["not a regular file", "give"])
@@ -227,7 +227,7 @@ fn programs_for_other_machines() -> Result<()> {
         ensure!(go.status()?.success(), "{go:?} fails");
         file_refused(&built, UNREADABLE, &[words, "x86-64"])?;
     }
-    // The ELF header's type: 1 for what a linker has not seen yet, 4 for a core dump.
+    // The type in the ELF header: 1 is an object file, 4 a core dump.
     let program = fs::read(Program::Plain.build(Flavour::Default)?)?;
     for (kind, words) in [(1, "object file"), (4, "core dump")] {
         let mut other = program.clone();
@@ -248,13 +248,13 @@ fn programs_that_are_cut_off() -> Result<()> {
         let cut = scratch.file("cut", &whole[..length])?;
         file_refused(&cut, UNREADABLE, &["truncated", "again"]).with_context(|| format!("{length} bytes"))?;
     }
-    // The kernel runs a program whose last bytes, which are never loaded, are gone.
+    // The kernel also runs a program whose last bytes, which are never loaded, are missing.
     let cut = scratch.file("kitex-target", &whole[..whole.len() - 1])?;
     let process = server(&cut)?;
     pid_refused(process.pid(), UNREADABLE, &["truncated", "kitex-target"])
 }
 
-/// A copy of a program in which some bytes, found as often as said, are other ones.
+/// Returns a copy of a program in which `from` is replaced by `to`. It must occur `times` times.
 fn changed(program: &[u8], from: &[u8], to: &[u8], times: usize) -> Result<Vec<u8>> {
     assert_eq!(from.len(), to.len());
     let mut program = program.to_vec();
@@ -269,7 +269,8 @@ fn changed(program: &[u8], from: &[u8], to: &[u8], times: usize) -> Result<Vec<u
     Ok(program)
 }
 
-/// A copy of a program whose function table has a header that is none: magic, two zeros, instruction quantum, pointer size.
+/// Returns a copy of a program with an invalid header of its function table. The header has a magic number, two zeros,
+/// the instruction quantum and the pointer size.
 fn without_function_table(program: &[u8]) -> Result<Vec<u8>> {
     changed(program, b"\xf1\xff\xff\xff\0\0\x01\x08", b"\xf1\xff\xff\xfe\0\0\x01\x08", 1)
 }
@@ -278,7 +279,7 @@ fn without_function_table(program: &[u8]) -> Result<Vec<u8>> {
 fn what_cannot_be_proven() -> Result<()> {
     let scratch = Scratch::new("unproven")?;
     let program = fs::read(Program::Kitex.build(Flavour::Stripped)?)?;
-    // Names in the function table end with a zero, those of fields start with their length.
+    // Names in the function table end with a zero byte, names of fields begin with their length.
     let cases: [(&[u8], &[u8], &[&str]); 4] = [
         (
             b"pkg/rpcinfo.(*TraceController).DoFinish\0",
@@ -296,7 +297,7 @@ fn what_cannot_be_proven() -> Result<()> {
     for (from, to, words) in cases {
         let path = scratch.file("kitex-changed", &changed(&program, from, to, 1)?)?;
         file_refused(&path, UNPROVABLE, words)?;
-        // It runs like the original: only the agent goes by these names.
+        // The program runs like the original: only the agent uses these names.
         let mut process = server(&path)?;
         pid_refused(process.pid(), UNPROVABLE, &[words, &["kitex-changed"]].concat())?;
         ensure!(process.is_running()?);
@@ -342,7 +343,7 @@ fn a_target_that_ends_while_it_is_being_attached() -> Result<()> {
         assert_eq!(status.signal(), Some(libc::SIGKILL));
         let ended = agent.join().expect("the thread runs to its end")?;
         match ended.code {
-            // It was attached already.
+            // The agent had already attached.
             Some(0) => ensure!(ended.stderr.contains("has ended"), "{ended:#?}"),
             Some(NO_PROCESS) => {
                 let sentence = sentence(&ended.stderr).with_context(|| format!("{ended:#?}"))?;

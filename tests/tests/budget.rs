@@ -1,4 +1,4 @@
-//! What watching costs a target is known, and kept within a budget: by giving up durations, never calls.
+//! The overhead of watching a target is known, and kept within a budget by giving up durations, never calls.
 
 use std::{
     thread,
@@ -17,9 +17,9 @@ use monitor_tests::{
     usage::cpu_time,
 };
 
-/// What the ratio is of.
+/// The time that the overhead ratio covers.
 const WINDOW: Duration = Duration::from_secs(5);
-/// How far what is measured may be above a budget, on average.
+/// By which factor the average measured overhead may exceed a budget.
 const SLACK: f64 = 1.15;
 
 /// A server, and an agent that watches it.
@@ -33,7 +33,7 @@ impl Watched {
         Ok(Self { agent: Agent::attach(&[server.pid()], args)?, pid: server.pid().to_string() })
     }
 
-    /// The one value of a metric about the server.
+    /// Returns the value of a metric about the server.
     fn value(&self, scrape: &Scrape, name: &str, label: Option<(&str, &str)>) -> Result<f64> {
         let labels: Vec<_> = [("target", self.pid.as_str())].into_iter().chain(label).collect();
         scrape.value(name, &labels).with_context(|| format!("no {name} {labels:?}"))
@@ -47,7 +47,7 @@ impl Watched {
         self.wait_for_levels(&[level], patience).map(|_| ())
     }
 
-    /// Waits for one of several; gives which.
+    /// Waits until the agent is at one of these levels. Returns that level.
     fn wait_for_levels(&self, levels: &[f64], patience: Duration) -> Result<f64> {
         let begin = Instant::now();
         loop {
@@ -62,7 +62,7 @@ impl Watched {
         }
     }
 
-    /// Fails unless a line of the log has all these words.
+    /// Fails unless a line of the log contains all these words.
     fn check_said(&self, words: &[&str]) -> Result<()> {
         let said = self.agent.log();
         ensure!(
@@ -73,21 +73,21 @@ impl Watched {
     }
 }
 
-/// Whole numbers, which floats hold exactly.
+/// Compares whole numbers, which floats represent exactly.
 fn is(value: f64, expected: f64) -> bool {
     (value - expected).abs() < 0.5
 }
 
 #[test]
 fn a_budget_is_kept_by_giving_up_durations_and_they_come_back() -> Result<()> {
-    // Calls that record their start need no windows.
+    // Calls that record their own start would need no windows.
     let mut server = Process::kitex(&["server", "--unrecorded"])?;
     let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
     let generous = Watched::start(&server, &["--overhead-budget", "100%"])?;
     let mean = Watched::start(&server, &["--overhead-budget", "0.2%"])?;
     client.command("flow 16")?;
 
-    // Nothing is shed by the generous one, and its ratio is what its parts add up to.
+    // The agent with the generous budget gives up nothing, and its ratio equals the sum of its parts.
     thread::sleep(Duration::from_millis(1_500));
     let (before, began) = (generous.agent.scrape()?, Instant::now());
     thread::sleep(WINDOW + Duration::from_millis(500));
@@ -97,7 +97,7 @@ fn a_budget_is_kept_by_giving_up_durations_and_they_come_back() -> Result<()> {
 
     mean.wait_for_level(3.0, Duration::from_secs(20))?;
     mean.check_said(&["the budget is 0.2%", "no durations are taken", "(level 3)"])?;
-    // The probe at the starts is taken away, and the ratio is that of the time since.
+    // The probe at the starts is removed, and the ratio covers only the time since then.
     thread::sleep(WINDOW + Duration::from_millis(1_500));
     let low = mean.agent.scrape()?;
     thread::sleep(Duration::from_millis(500));
@@ -107,13 +107,13 @@ fn a_budget_is_kept_by_giving_up_durations_and_they_come_back() -> Result<()> {
     let high = generous.value(&generous.agent.scrape()?, "monitor_target_overhead_ratio", None)?;
     let low = mean.value(&low, "monitor_target_overhead_ratio", None)?;
     ensure!(low > 0.0 && low < 0.85 * high, "{low} without starts, {high} with them");
-    // A finish alone takes more than that, which is said too.
+    // The finishes alone exceed this budget, which the agent reports, too.
     mean.agent.wait_for_log(WINDOW, |line| line.contains("nothing left to give up").then_some(()))?;
     for (watched, exhausted) in [(&mean, 1.0), (&generous, 0.0)] {
         let told = watched.value(&watched.agent.scrape()?, "monitor_budget_exhausted", None)?;
         ensure!(is(told, exhausted), "{told}, not {exhausted}");
     }
-    // By now the ratio is that of the time since the step of this one, too.
+    // By now, the ratio of this agent also covers only the time since its step.
     between.check_kept()?;
     let Between { watched: middle, earlier, .. } = between;
 
@@ -133,7 +133,7 @@ fn a_budget_is_kept_by_giving_up_durations_and_they_come_back() -> Result<()> {
     ensure!(is(generous.value(&scrape, "monitor_shed_level", None)?, 0.0));
     ensure!(is(generous.value(&scrape, "monitor_shed_steps_total", Some(("direction", "shed")))?, 0.0));
 
-    // Without load there is room for everything again.
+    // Without load, the budget suffices for everything again.
     for watched in [&mean, &middle] {
         watched.wait_for_level(0.0, Duration::from_secs(30))?;
         watched.check_said(&["durations are taken of all calls again (level 0)"])?;
@@ -157,23 +157,24 @@ fn a_budget_is_kept_by_giving_up_durations_and_they_come_back() -> Result<()> {
     Ok(())
 }
 
-/// An agent that has been brought to give up some durations.
+/// An agent that has given up some durations.
 struct Between {
     watched: Watched,
-    /// Calls from before it came.
+    /// The number of calls before the agent attached.
     earlier: u64,
-    /// As a ratio.
+    /// The budget as a ratio.
     budget: f64,
-    /// 1 or 2.
+    /// The level: 1 or 2.
     level: f64,
 }
 
 impl Between {
-    /// Fails unless the budget is kept between all and none: with as many durations as level 1 has, where it stays; else with no
-    /// more than that.
+    /// Fails unless the budget is kept by timing some of the calls: about as many as at level 1 if the agent stays
+    /// there, else no more than that.
     fn check_kept(&self) -> Result<()> {
-        // Windows are anywhere in periods of 5 seconds, or of 20. 15 seconds have two at least of the former; to have one of
-        // the latter for sure takes 40, which is long: ten may have none, or two.
+        // Windows lie anywhere in periods of 5 or of 20 seconds. 15 seconds contain at least two windows of the former.
+        // To be sure of one window of the latter would take 40 seconds, which is too long: 10 seconds contain none to
+        // two.
         let seconds = if is(self.level, 1.0) { 15_u32 } else { 10 };
         let before = self.calls()?;
         let mut ratios = 0.0;
@@ -187,7 +188,7 @@ impl Between {
         let timed = (after[0] - before[0]) / (after[1] - before[1]);
         let told = format!("{mean} of {}, {timed} of the calls at level {level}", self.budget);
         eprintln!("{told}");
-        // A machine that others use may make it dearer meanwhile.
+        // The overhead may grow meanwhile if others use the machine.
         ensure!(
             (self.level..2.5).contains(&level),
             "from level {}: {told}\n{}",
@@ -199,7 +200,7 @@ impl Between {
         Ok(())
     }
 
-    /// Calls with a duration, and all.
+    /// The number of calls with a duration, and of all calls.
     fn calls(&self) -> Result<[f64; 2]> {
         let scrape = self.watched.agent.scrape()?;
         let timed = self.watched.value(&scrape, "monitor_finishes_total", Some(("outcome", "timed")))?;
@@ -207,9 +208,9 @@ impl Between {
     }
 }
 
-/// An agent that is brought to give up some durations. A start costs nearly as much as
-/// a finish, so with three quarters of what all takes there is room for the starts of one call in five, or in twenty: but
-/// each agent measures anew, and not the same on a busy machine, so several budgets are tried.
+/// Starts an agent and makes it give up some durations. A start costs nearly as much as a finish, so three quarters of
+/// the full overhead leave room for the starts of one call in 5 or in 20. Each agent measures anew, and results vary on
+/// a busy machine, so several budgets are tried.
 fn between(server: &mut Process, client: &mut Process, ratio: f64) -> Result<Between> {
     let mut percent = 75.0 * ratio;
     for _ in 0..5 {
@@ -236,14 +237,15 @@ fn between(server: &mut Process, client: &mut Process, ratio: f64) -> Result<Bet
     bail!("no budget up to {percent}% leads to a level between all durations and none")
 }
 
-/// The ratio is that of hits and programs to the target's CPU time, each by itself.
+/// Fails unless the ratio equals the cost of hits and programs divided by the target's CPU time, all from their own
+/// metrics.
 fn check_parts(watched: &Watched, before: &Scrape, after: &Scrape, between: Duration) -> Result<()> {
     let run = |role| watched.value(after, "monitor_program_run_seconds", Some(("role", role)));
     let hit = after
         .value("monitor_probe_hit_cost_seconds", &[("cost_class", "emulated")])
         .context("no cost of a hit")?;
     let (start, finish) = (run("start")?, run("finish")?);
-    // Wide enough for any machine, and too narrow for a unit that is wrong.
+    // Wide enough for any machine, but too narrow for a wrong unit.
     ensure!((1e-7..2e-5).contains(&hit), "a hit takes {hit} s");
     ensure!((1e-8..1e-5).contains(&start) && start < finish && finish < 2e-5, "{start} s, {finish} s");
     let rate = |name| (after.sum(name, &[]) - before.sum(name, &[])) / between.as_secs_f64();
@@ -257,13 +259,13 @@ fn check_parts(watched: &Watched, before: &Scrape, after: &Scrape, between: Dura
     Ok(())
 }
 
-/// Calls a second of which the probes take most of what the target takes, and all of it less than one processor.
+/// Calls a second at which the probes take most of the target's CPU time, and the total is below one processor.
 const RATE: u32 = 100_000;
-/// How far the ratio may be from what is measured, both ways. In twenty rounds on a busy virtual machine of two processors
-/// the factor was 0.97 to 1.21.
+/// The factor by which the ratio and the measured overhead may differ. In twenty rounds on a busy virtual machine with
+/// two processors it was 0.97 to 1.21.
 const FACTOR: f64 = 1.5;
 
-/// Seconds of its CPU time that a call costs the target, by calls for so long.
+/// Returns the target's CPU time per call, in seconds, from calls made for `seconds`.
 fn cpu_of_a_call(target: &mut Process, seconds: u32) -> Result<f64> {
     let before = cpu_time(target.pid())?;
     let calls =
@@ -271,8 +273,7 @@ fn cpu_of_a_call(target: &mut Process, seconds: u32) -> Result<f64> {
     Ok(cpu_time(target.pid())?.saturating_sub(before).as_secs_f64() / calls)
 }
 
-/// The ratio is worked out; what it is worked out for is measured here: what a call takes with the probes and without, by
-/// turns.
+/// The agent computes the ratio. This test measures it: the cost of a call with and without probes, alternately.
 #[test]
 fn the_ratio_is_what_watching_takes() -> Result<()> {
     let mut target = Process::start(Program::Synthetic, Flavour::Default, &[])?;
@@ -294,10 +295,11 @@ fn the_ratio_is_what_watching_takes() -> Result<()> {
     Ok(())
 }
 
-/// Return instructions that are probed and never reached make no other call dearer, though each hit of them would be.
+/// Probes at return instructions that are never reached do not make other calls more expensive, though each hit of them
+/// would cost much.
 #[test]
 fn a_copy_is_charged_for_its_own_probes_alone() -> Result<()> {
-    // It makes another program of the target, when told to.
+    // Makes the target exec another program, but only on command.
     let spec = specs::text("work")?.replace("main.(*work).step", "main.(*control).become");
     let spec = specs::file("unreached", &spec)?;
     let server = Process::kitex(&["server"])?;
@@ -305,7 +307,7 @@ fn a_copy_is_charged_for_its_own_probes_alone() -> Result<()> {
     let alone = Watched::start(&server, &[])?;
     let beside = Watched::start(&server, &["--spec", specs::path(&spec)])?;
     client.command("flow 16")?;
-    // Of both the ratio is that of the same calls then.
+    // By now, both ratios cover the same calls.
     thread::sleep(WINDOW + Duration::from_millis(1_500));
     let scrapes = [alone.agent.scrape()?, beside.agent.scrape()?];
     client.command("pause")?;

@@ -1,4 +1,4 @@
-//! The command line: what it says about itself, and what goes to stdout, to the log and to nobody.
+//! The command line: its help texts and versions, and what goes to stdout, to the log, and nowhere.
 
 use std::{
     fmt::Write as _,
@@ -24,11 +24,11 @@ use serde_json::Value;
 use crate::golden;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What SIGTERM may take.
+/// How long the agent may take to end after SIGTERM.
 const END_WITHIN: Duration = Duration::from_secs(2);
 
 fn run_to_end(args: &[&str]) -> Result<Ended> {
-    // The width of help texts follows COLUMNS.
+    // The width of help texts depends on COLUMNS.
     run_command_to_end(Command::new(executable()?).args(args).env_remove("COLUMNS"), PATIENCE)
 }
 
@@ -56,7 +56,7 @@ fn help_is_as_it_was() -> Result<()> {
         assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
         writeln!(text, "$ monitor-agent {}", args.join(" "))?;
         for line in ended.stdout.lines() {
-            // Lines between paragraphs are indented: editors take that away.
+            // Lines between paragraphs are indented, and editors strip trailing spaces.
             writeln!(text, "{}", line.trim_end())?;
         }
         text.push('\n');
@@ -64,7 +64,8 @@ fn help_is_as_it_was() -> Result<()> {
     golden::check("help.txt", &text)
 }
 
-/// Attaches the agent to a server with two calls, scrapes it, and ends the server: the agent ends by itself.
+/// Attaches the agent to a server, makes two calls, scrapes the agent, and ends the server. The agent then ends by
+/// itself.
 fn whole_life(args: &[&str]) -> Result<Ended> {
     let mut server = Process::kitex(&["server"])?;
     let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
@@ -87,12 +88,12 @@ fn whole_life(args: &[&str]) -> Result<Ended> {
     Ok(ended)
 }
 
-/// Something that is no request.
+/// Sends something that is not a request.
 fn send_nonsense(address: &str) -> Result<()> {
     let mut connection = TcpStream::connect(address)?;
     connection.write_all(b"\x16\x03\x01 no HTTP\r\n\r\n")?;
     connection.set_read_timeout(Some(PATIENCE))?;
-    // Whatever the answer, then the end; or the connection is cut.
+    // The agent may answer and close, or reset the connection.
     let _ = connection.read_to_end(&mut Vec::new());
     Ok(())
 }
@@ -105,7 +106,7 @@ fn stdout_is_for_data_and_the_log_is_for_people() -> Result<()> {
         let (time, rest) = line.split_once(' ').with_context(|| format!("{line:?}"))?;
         ensure!(time.len() == "2026-01-02T03:04:05.678901Z".len() && time.ends_with('Z'), "{line:?}");
         ensure!(rest.starts_with(" INFO ") || rest.starts_with(" WARN "), "{line:?}");
-        // Colours are for terminals.
+        // Colours are only for terminals.
         ensure!(!line.contains('\x1b'), "{line:?}");
     }
     for said in
@@ -116,7 +117,7 @@ fn stdout_is_for_data_and_the_log_is_for_people() -> Result<()> {
     Ok(())
 }
 
-/// The lines of a log in JSON: each an object with a time, a level and a message.
+/// Parses a log in JSON: each line is an object with a time, a level and a message. Returns levels and messages.
 fn json_lines(log: &str) -> Result<Vec<(String, String)>> {
     let lines = log.lines().map(|line| {
         let object: Value = serde_json::from_str(line).with_context(|| format!("{line:?}"))?;
@@ -134,7 +135,7 @@ fn a_log_in_json_is_all_json() -> Result<()> {
     let said = |text: &str| lines.iter().any(|(level, message)| level == "INFO" && message.contains(text));
     ensure!(said("listening on http://") && said("attached to pid ") && said("calls counted"), "{lines:?}");
 
-    // So is the reason to end.
+    // The reason to end is JSON, too.
     let args = ["run", "--web.listen-address", "127.0.0.1:0", "--log-format", "json", "--pid", "4194304"];
     let ended = run_to_end(&args)?;
     let lines = json_lines(&ended.stderr)?;
@@ -142,7 +143,7 @@ fn a_log_in_json_is_all_json() -> Result<()> {
     ensure!(level == "ERROR" && message.contains("no process has pid 4194304"), "{lines:?}");
     assert_eq!((ended.code, &*ended.stdout), (Some(3), ""));
 
-    // So is what `events` says to whoever waits for it, however little is logged.
+    // So is the line with which `events` reports that it has attached, at any log level.
     let server = Process::kitex(&["server"])?;
     let events = Events::attach(&[server.pid()], &["--log-format", "json", "--log-level", "error"])?;
     assert_eq!(json_lines(&events.said())?, [("INFO".to_owned(), "attached".to_owned())]);
@@ -167,7 +168,7 @@ fn how_much_is_logged() -> Result<()> {
 
 #[test]
 fn the_programs_in_the_kernel_say_why_they_leave_a_call_out() -> Result<()> {
-    // A server whose calls come as a type that no framework has: a copy of the target with another name for it.
+    // A server whose calls have a type that no framework has: a copy of the target in which the type has another name.
     let name = b"\x16*rpcinfo.inlineRPCInfo";
     let mut program = fs::read(Program::Kitex.build(Flavour::Default)?)?;
     let at = program.windows(name.len()).position(|window| window == name).context("no such type")?;
@@ -205,7 +206,7 @@ fn port_0_and_ipv6() -> Result<()> {
     for address in addresses {
         let mut command = Command::new(executable()?);
         command.args(["run", "--pid", &pid, "--web.listen-address", address]);
-        // Waits for the address in the log and asks there.
+        // Reads the address from the log and sends requests there.
         let agent = Agent::start_command(&mut command)?.wait_ready()?;
         let (host, port) = agent.address().rsplit_once(':').context("no port")?;
         ensure!(port.parse::<u16>()? != 0, "{address}: {}", agent.address());
@@ -220,7 +221,7 @@ fn port_0_and_ipv6() -> Result<()> {
     Ok(())
 }
 
-/// The address that an agent names in the first line of its log.
+/// Returns the address in the first line of an agent's log.
 fn address_in(log: &mut impl BufRead) -> Result<String> {
     let mut line = String::new();
     log.read_line(&mut line)?;
@@ -259,7 +260,7 @@ fn a_log_that_nobody_reads_does_not_end_the_agent() -> Result<()> {
     result?;
     ensure!(status.success(), "{status}");
 
-    // Nor does it hide why another one ends.
+    // Without a log, an agent still ends with the exit code of its failure.
     let mut command = Command::new(executable()?);
     let mut agent = command.args(["inspect", "--exe", "/no/such/file"]).stderr(Stdio::piped()).spawn()?;
     drop(agent.stderr.take());
@@ -267,7 +268,7 @@ fn a_log_that_nobody_reads_does_not_end_the_agent() -> Result<()> {
     Ok(())
 }
 
-/// Whoever has the other end of the log lives, and reads no more.
+/// The reader of the log is alive, but has stopped reading.
 #[test]
 fn a_log_that_is_read_no_more_holds_nothing_up() -> Result<()> {
     let server = Process::kitex(&["server"])?;
@@ -291,7 +292,7 @@ fn a_log_that_is_read_no_more_holds_nothing_up() -> Result<()> {
     result
 }
 
-/// Puts as much into a pipe as there is room for. By an open file of its own, since whoever else writes is to wait as before.
+/// Fills a pipe. Opens it anew, since `O_NONBLOCK` must not apply to the other writers.
 fn fill(pipe: &PipeWriter) -> Result<()> {
     let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
     let mut pipe = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
@@ -306,7 +307,8 @@ fn fill(pipe: &PipeWriter) -> Result<()> {
     Ok(())
 }
 
-/// One target ends, which is logged; the other is counted and timed, and the agent heeds a signal.
+/// Fails unless the agent goes on: one target ends, which is logged, the other's calls are counted and timed, and the
+/// agent reacts to a signal.
 fn goes_on(agent: &mut Child, address: &str, [first, second]: [&mut Process; 2]) -> Result<()> {
     const CALLS: u64 = 20;
     let scrape = || Ok::<_, anyhow::Error>(Scrape::parse(&http::get(address, "/metrics")?.ok_body()?)?);
@@ -338,9 +340,9 @@ fn events_go_on_where_stderr_cannot_be_written() -> Result<()> {
     command.stdout(Stdio::piped()).stderr(fs::OpenOptions::new().write(true).open("/dev/full")?);
     let mut events = command.spawn()?;
     let mut lines = BufReader::new(events.stdout.take().context("no stdout")?).lines();
-    // Takes one line, and then reads no more.
+    // Reads one line and then stops reading.
     let reader = std::thread::spawn(move || lines.next());
-    // It can't say when it has attached: there are calls until it has seen one.
+    // The reader can't report that it has attached, so calls are made until it has received one.
     let begin = Instant::now();
     while !reader.is_finished() && begin.elapsed() < PATIENCE {
         if client.command("call 1 Echo succeed").is_err() {

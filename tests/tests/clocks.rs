@@ -1,4 +1,4 @@
-//! An agent whose own clock is not the one that the programs have.
+//! An agent whose clock differs from that of the programs.
 
 use std::{process::Command, thread, time::Duration};
 
@@ -9,19 +9,19 @@ use monitor_tests::{
     process::Process,
 };
 
-/// It is a day ahead: each call would be too old at once, and be given up.
+/// The agent's clock is a day ahead, so each call would immediately be too old and be given up.
 #[test]
 fn a_time_namespace_of_the_agent_makes_no_call_older() -> Result<()> {
     let server = Process::kitex(&["server"])?;
     let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
     client.command("call 1 Echo succeed")?;
     let mut command = Command::new("unshare");
-    // The agent is a child of its own, which ends with it.
+    // The agent is a child of `unshare` and ends with it.
     command.args(["--time", "--monotonic", "100000", "--kill-child"]).arg(executable()?);
     command.args(["run", "--web.listen-address", "127.0.0.1:0", "--max-call-age", "20"]);
     let agent = Agent::start_command(command.arg("--pid").arg(server.pid().to_string()))?.wait_ready()?;
     client.send("call 1 Store succeed 64 5000000")?;
-    // Calls are looked through for old ones every two seconds, and one must be too old twice.
+    // The agent looks for old calls every two seconds, and gives one up when it is too old twice.
     thread::sleep(Duration::from_millis(4_500));
     let scrape = agent.scrape()?;
     let age = scrape.sum("kitex_server_oldest_call_age_seconds", &[("method", "Store")]);

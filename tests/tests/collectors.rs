@@ -1,7 +1,7 @@
-//! What the agent serves of a Go runtime against what collectors in the process serve of it: `client_golang`'s own handler,
+//! Compares the agent's metrics of a Go runtime with those of collectors in the process: `client_golang`'s own handler,
 //! series by series, and OpenTelemetry's instrumentation.
 //!
-//! How far a metric may be off is a table in `docs/metrics.md`; every metric is in one row of it.
+//! A table in `docs/metrics.md` lists how far each metric may be off. Every metric is in one of its rows.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,8 +22,8 @@ use monitor_tests::{
 };
 use serde_json::Value as Json;
 
-/// Metrics that the agent does not serve; `docs/metrics.md` says why. The first two are of `client_golang` before v1.20,
-/// which always had 0 there.
+/// Metrics that the agent does not serve, for reasons in `docs/metrics.md`. `client_golang` has the first two before
+/// v1.20, always with the value 0.
 const NOT_SERVED: [&str; 7] = [
     "go_memstats_lookups_total",
     "go_memstats_gc_cpu_fraction",
@@ -33,7 +33,7 @@ const NOT_SERVED: [&str; 7] = [
     "go_sched_goroutines_waiting_goroutines",
     "go_sched_threads_total_threads",
 ];
-/// Metrics that only a symbol table leads to.
+/// Metrics that can only be found by a symbol table.
 const NAMED_ONLY: [&str; 7] = [
     "go_cgo_go_to_c_calls_calls_total",
     "go_gc_cleanups_executed_cleanups_total",
@@ -43,7 +43,7 @@ const NAMED_ONLY: [&str; 7] = [
     "go_gc_limiter_last_enabled_gc_cycle",
     "go_gc_stack_starting_size_bytes",
 ];
-/// What the agent serves of older releases, which do not show it themselves.
+/// Metrics that the agent also serves for older releases, which do not have them.
 const SERVED_BEFORE: [&str; 9] = [
     "go_cgo_go_to_c_calls_calls_total",
     "go_gc_cleanups_executed_cleanups_total",
@@ -56,7 +56,7 @@ const SERVED_BEFORE: [&str; 9] = [
     "go_sched_gomaxprocs_threads",
 ];
 
-/// How far metrics may be off, by their names in `docs/metrics.md`; a name that ends in `*` stands for many.
+/// How far metrics may be off, by their names in `docs/metrics.md`. A name that ends in `*` is a prefix.
 struct Slacks(Vec<(String, f64)>);
 
 impl Slacks {
@@ -85,7 +85,7 @@ impl Slacks {
             Some(start) => metric.starts_with(start),
             None => metric == name,
         };
-        // The longest name says most.
+        // The longest matching name is the most specific.
         let found = self.0.iter().filter(|(name, _)| is_it(name)).max_by_key(|(name, _)| name.len());
         found.map(|(_, slack)| *slack).with_context(|| format!("no row has {metric}"))
     }
@@ -103,18 +103,19 @@ impl Watched {
     fn start(release: &'static str, flavour: Flavour) -> Result<Self> {
         let executable = Program::Collectors.build_with(release, flavour)?;
         let mut command = Command::new(executable);
-        // Both generations of OpenTelemetry's names.
+        // Enables both generations of OpenTelemetry's names.
         let process = Process::start_command(command.env("OTEL_GO_X_DEPRECATED_RUNTIME_METRICS", "true"))?;
         let agent = Agent::attach(&[process.pid()], &["--metrics", "go", "--go.metrics", "all"])?;
         Ok(Self { process, agent, slacks: Slacks::read()?, release, stripped: flavour == Flavour::Stripped })
     }
 
-    /// Go 1.18 counts all objects of a span when it takes one, and takes those back that were not made.
+    /// How much looser to compare. When Go 1.18 takes a span, it counts all of its objects, and later subtracts those
+    /// that were not allocated.
     fn looseness(&self) -> f64 {
         if self.release == OLDEST_GO { 20.0 } else { 1.0 }
     }
 
-    /// Waits until nothing moves.
+    /// Waits until no metric changes.
     fn settle(&mut self) -> Result<()> {
         let rest = |scrape: &Scrape| -> BTreeMap<String, Family> {
             let moves = ["go_memory_classes_", "go_goroutines", "go_gc_duration_seconds"];
@@ -134,8 +135,8 @@ impl Watched {
         bail!("the target does not come to rest")
     }
 
-    /// What the process says to a command between two scrapes of the agent, with no collection in between: to answer it
-    /// allocates.
+    /// Returns the process's answer to a command, and the agent's scrapes before and after it. No garbage collection
+    /// happens in between, although answering allocates.
     fn between_scrapes(&mut self, command: &str) -> Result<(Scrape, Json, Scrape)> {
         for _ in 0..5 {
             self.settle()?;
@@ -180,7 +181,7 @@ impl Watched {
         Ok(())
     }
 
-    /// OpenTelemetry's numbers, which follow from the metrics that the agent serves.
+    /// Compares OpenTelemetry's metrics, which follow from those that the agent serves.
     fn compare_opentelemetry(&mut self) -> Result<()> {
         let (before, theirs, after) = self.between_scrapes("otel")?;
         let mut wrong = Vec::new();
@@ -218,7 +219,7 @@ impl Watched {
     }
 }
 
-/// Where a family of the process is not between two of the agent.
+/// Lists where a family of the process is not between two scrapes of the agent.
 fn differences(theirs: &Family, before: &Family, after: &Family, slack: f64) -> Vec<String> {
     if theirs.kind != before.kind {
         return vec![format!("{:?} instead of {:?}", before.kind, theirs.kind)];
@@ -233,10 +234,10 @@ fn differences(theirs: &Family, before: &Family, after: &Family, slack: f64) -> 
     for sample in &theirs.samples {
         let key = key(sample);
         let (Some(before), Some(after)) = (value(before, &key), value(after, &key)) else { continue };
-        // A sum of bytes moves with them; all else of a histogram are counts.
+        // The sum of a histogram is in bytes, everything else in it is a count.
         let slack =
             if theirs.kind == Kind::Histogram && key.contains("_sum") { slack * 512.0 } else { slack };
-        // Seconds are sums of fractions, here and there.
+        // On both sides, seconds are sums of floats.
         let slack = slack + before.abs() * 1e-12;
         if sample.value < before.min(after) - slack || sample.value > before.max(after) + slack {
             wrong.push(format!("{key}: {before}, {}, {after}", sample.value));
@@ -249,7 +250,7 @@ fn key(sample: &Sample) -> String {
     format!("{}{:?}", sample.name, sample.labels)
 }
 
-/// What a number of OpenTelemetry's is the sum of, and how far it may be off.
+/// The metrics of which an OpenTelemetry metric is the weighted sum, and how far it may be off.
 fn sources(key: &str) -> Option<(&'static [(f64, &'static str)], f64)> {
     const BYTES: f64 = 96.0 * 1024.0;
     const OBJECTS: f64 = 600.0;
@@ -290,10 +291,10 @@ fn sources(key: &str) -> Option<(&'static [(f64, &'static str)], f64)> {
     Some(found)
 }
 
-/// Brings a target through what changes its numbers, and compares after each step.
+/// Takes a target through everything that changes its metrics, and compares after each step.
 fn life(release: &'static str, flavour: Flavour) -> Result<()> {
     let mut watched = Watched::start(release, flavour)?;
-    // What is allocated for the first time only.
+    // Causes first-time allocations.
     for _ in 0..2 {
         for of in ["default", "all", "otel"] {
             watched.process.command(of)?;
@@ -317,7 +318,7 @@ fn life(release: &'static str, flavour: Flavour) -> Result<()> {
 fn series_are_those_of_the_collectors_inside() -> Result<()> {
     let mut wrong = Vec::new();
     for release in go_releases() {
-        // Most of the time they wait for a target to come to rest.
+        // Most of the time, they wait until a target is at rest.
         let outcome = side_by_side([Flavour::Default, Flavour::Stripped], |flavour| {
             life(release, flavour).with_context(|| format!("{release}, {flavour:?}"))
         });

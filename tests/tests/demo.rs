@@ -1,4 +1,4 @@
-//! `cargo xtask demo` as a user starts it.
+//! Runs `cargo xtask demo` as a user does.
 
 use std::{
     fs::{self, File},
@@ -39,7 +39,7 @@ fn counts_are_equal() -> Result<()> {
 
 #[test]
 fn counts_that_differ_are_a_failure() -> Result<()> {
-    // An agent that has no room for most label sets puts their calls under `other`.
+    // An agent that has no room for most label sets counts their calls as `other`.
     let agent = Path::new(env!("CARGO_TARGET_TMPDIR")).join("agent-without-room");
     let real = agent::executable()?;
     fs::write(&agent, format!("#!/bin/sh\nexec '{}' \"$@\" --max-label-sets 3\n", real.display()))?;
@@ -80,7 +80,7 @@ fn keeps_running_until_it_is_told_to_end() -> Result<()> {
 struct Kept(Child);
 
 impl Kept {
-    /// Waits until it has said that all runs; gives the pids and the agent's address.
+    /// Waits until the demo reports that everything runs. Returns the pids and the agent's address.
     fn wait_for(&mut self, output: &Path) -> Result<(Vec<u32>, String)> {
         let begin = Instant::now();
         loop {

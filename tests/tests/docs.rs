@@ -1,4 +1,5 @@
-//! The documents are true: `docs/metrics.md` against real scrapes, flags and file names against what is there.
+//! The documents are true: compares `docs/metrics.md` with real scrapes, and flags and file names with those that
+//! exist.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,7 @@ use monitor_tests::{
 };
 use serde_json::Value;
 
-/// How long a report may take, and what the agent tells only after a while.
+/// How long a report may take, and metrics that appear only after a while.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A row of a table in `docs/metrics.md`.
@@ -26,12 +27,12 @@ struct Documented {
     kind: Kind,
     presence: Presence,
     always: BTreeSet<String>,
-    /// Labels in brackets.
+    /// Labels in brackets: only on request.
     asked_for: BTreeSet<String>,
     row: String,
 }
 
-/// When a metric is served, as its type cell says after a comma.
+/// When a metric is served, from the text after the comma in its type cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Presence {
     Always,
@@ -51,7 +52,7 @@ fn read(path: &str) -> Result<String> {
     fs::read_to_string(root().join(path)).with_context(|| format!("cannot read {path}"))
 }
 
-/// The rows whose first cell is a metric: other tables name something else there, or no type beside it.
+/// Returns the rows whose first cell is a metric. Other tables have something else there, or no type next to it.
 fn documented() -> Result<BTreeMap<String, Documented>> {
     let mut metrics = BTreeMap::new();
     for row in read("docs/metrics.md")?.lines() {
@@ -88,7 +89,7 @@ fn labels_of(sample: &Sample) -> BTreeSet<String> {
     sample.labels.keys().filter(|name| !matches!(name.as_str(), "le" | "quantile")).cloned().collect()
 }
 
-/// Labels whose values are a fixed list, which the row of their metric must name.
+/// Whether a label has a fixed list of values. The row of its metric must name them.
 fn is_enumerated(label: &str) -> bool {
     matches!(label, "reason" | "outcome" | "kind" | "role" | "direction" | "source" | "cost_class")
 }
@@ -111,7 +112,7 @@ fn check(scrape: &Scrape, metrics: &BTreeMap<String, Documented>, with_asked_for
     Ok(())
 }
 
-/// Fails unless a family has the type and the labels of its row, and the row names what it must.
+/// Fails unless a family has the type and the labels of its row, and the row names its values.
 fn check_row(name: &str, family: &Family, metric: &Documented, with_asked_for: bool) -> Result<()> {
     ensure!(family.kind == metric.kind, "{name} is a {:?}, not a {:?}", family.kind, metric.kind);
     let mut expected = metric.always.clone();
@@ -131,23 +132,23 @@ fn check_row(name: &str, family: &Family, metric: &Documented, with_asked_for: b
     Ok(())
 }
 
-/// An agent's first scrape, in which it says of itself what is known of it from outside.
+/// Returns an agent's first scrape, and checks metrics of the agent that can be measured from outside.
 fn first_scrape(agent: &Agent) -> Result<Scrape> {
     let before = cpu_time(agent.pid())?.as_secs_f64();
     let scrape = agent.scrape_settled()?;
     let after = cpu_time(agent.pid())?.as_secs_f64();
     let cpu = scrape.value("monitor_agent_cpu_seconds_total", &[]).context("no CPU time")?;
-    // User and system time are each in whole hundredths of a second, and may lack the last moments of threads that run.
+    // User and system time are each in whole hundredths of a second, and may lack the last moments of running threads.
     ensure!((before - 0.05..=after).contains(&cpu), "{cpu} s of CPU time, not {before} to {after}");
     let build = scrape.value("monitor_build_info", &[("version", env!("CARGO_PKG_VERSION"))]);
     ensure!(build == Some(1.0), "{:?}", scrape.families["monitor_build_info"]);
-    // To ask whether it is ready is no scrape.
+    // Requests for readiness do not count as scrapes.
     let scrapes = scrape.value("monitor_scrapes_total", &[]);
     ensure!(scrapes == Some(1.0), "{scrapes:?} scrapes, not 1");
     Ok(scrape)
 }
 
-/// What `inspect --json` says of the executable that a process runs.
+/// Returns the report of `inspect --json` about the executable of a process.
 fn inspected(pid: u32) -> Result<Value> {
     let exe = fs::read_link(format!("/proc/{pid}/exe"))?;
     let exe = exe.to_str().context("no UTF-8")?;
@@ -156,7 +157,7 @@ fn inspected(pid: u32) -> Result<Value> {
     Ok(serde_json::from_str(&ended.stdout)?)
 }
 
-/// A series whose labels have these texts as values.
+/// Builds a label set from these values, which must be strings.
 fn series<const N: usize>(labels: [(&str, &Value); N]) -> Result<Labels> {
     let mut series = Labels::new();
     for (name, value) in labels {
@@ -166,8 +167,8 @@ fn series<const N: usize>(labels: [(&str, &Value); N]) -> Result<Labels> {
     Ok(series)
 }
 
-/// Fails unless what the agent says of a target is what `inspect` says of its executable. Each framework may have so many label
-/// sets.
+/// Fails unless the agent's metrics of a target match the report of `inspect` about its executable. Each framework may
+/// have `label_sets` label sets.
 fn check_target(scrape: &Scrape, pid: u32, with_asked_for: bool, label_sets: u64) -> Result<()> {
     let report = inspected(pid)?;
     let pid = pid.to_string();
@@ -216,7 +217,7 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
         Process::kitex(&["relay", "--connect", server.addr()?, "--service", "gate", "--caller", "gate"])?;
     let mut client = Process::kitex(&["client", "--connect", relay.addr()?, "--callee", "gate"])?;
 
-    // The relay is a server and a client, so one target has everything.
+    // The relay is both server and client, so one target has all metrics.
     let everything = ["--go.metrics", "all"];
     let begin = Instant::now();
     let agent = Agent::attach(&[relay.pid()], &everything)?;
@@ -227,7 +228,7 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
     check_target(&scrape, relay.pid(), false, 4_096)?;
     let took = scrape.sum("monitor_attach_seconds", &[]);
     ensure!((0.001..within).contains(&took), "attaching took {took} s, of {within} until it was ready");
-    // Scrapes of one target count, too.
+    // Scrapes of one target count as scrapes, too.
     let of_target = agent.scrape_path(&format!("/targets/{}/metrics", relay.pid()))?;
     let scrapes = of_target.value("monitor_scrapes_total", &[]);
     ensure!(scrapes == Some(2.0), "{scrapes:?} scrapes, not 2");
@@ -268,7 +269,7 @@ fn every_metric_is_documented_and_every_documented_one_is_served() -> Result<()>
     Ok(())
 }
 
-/// A scrape with all of these, which may take a moment to be there.
+/// Scrapes until all these families are present.
 fn scrape_with(agent: &Agent, names: &[&str]) -> Result<Scrape> {
     let begin = Instant::now();
     loop {
@@ -281,7 +282,8 @@ fn scrape_with(agent: &Agent, names: &[&str]) -> Result<Scrape> {
     }
 }
 
-/// With all that makes the agent tell more of itself: a budget, pushes, and calls of a type that is not expected.
+/// With everything that makes the agent serve more metrics of itself: a budget, pushes, and calls of an unexpected
+/// type.
 #[test]
 fn every_metric_of_opentelemetry_is_documented_and_served() -> Result<()> {
     let (metrics, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -297,10 +299,10 @@ fn every_metric_of_opentelemetry_is_documented_and_served() -> Result<()> {
     let flags = ["--metrics", "otel", "--otel.go", "both", "--otlp", "--overhead-budget", "100%"];
     let mut grpc = Process::start(Program::Grpc, Flavour::Default, &[])?;
     let mut strange = Process::start(Program::Strange, Flavour::Default, &[])?;
-    // Nobody takes the push.
+    // Nothing listens at the endpoint.
     let variables =
         [("OTEL_SEMCONV_STABILITY_OPT_IN", "rpc/dup"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")];
-    // What a program takes is sampled as soon as it is attached.
+    // The run time of programs is sampled right after they are attached, so calls must be made by then.
     client.command("flow 4 500")?;
     let agent = Agent::attach_with(&variables, &[relay.pid(), grpc.pid(), strange.pid()], &flags)?;
     grpc.command("codes 16")?;
@@ -312,7 +314,7 @@ fn every_metric_of_opentelemetry_is_documented_and_served() -> Result<()> {
         let metric = others.get(name).with_context(|| format!("not in docs/metrics.md: {name}"))?;
         check_row(name, family, metric, false)?;
     }
-    // There is no limit to show.
+    // The target has no memory limit.
     let absent: Vec<_> = metrics.keys().filter(|name| !scrape.families.contains_key(*name)).collect();
     ensure!(absent == ["go_memory_limit_bytes"], "in docs/metrics.md, but not in a scrape: {absent:?}");
     for (name, family) in scrape.families.iter().filter(|(name, _)| !name.starts_with("monitor_")) {
@@ -325,7 +327,7 @@ fn every_metric_of_opentelemetry_is_documented_and_served() -> Result<()> {
             ensure!(more.iter().all(|label| metric.asked_for.contains(*label)), "{name} has {more:?}");
         }
     }
-    // Those that only some calls have.
+    // Labels that only some calls have.
     for name in ["rpc_client_call_duration_seconds", "rpc_server_call_duration_seconds"] {
         let seen: BTreeSet<_> = scrape.families[name].samples.iter().flat_map(labels_of).collect();
         for label in ["rpc_response_status_code", "error_type"] {
@@ -335,7 +337,7 @@ fn every_metric_of_opentelemetry_is_documented_and_served() -> Result<()> {
     Ok(())
 }
 
-/// Every document of the repository, as a path from its root.
+/// Returns every document of the repository, as a path from its root.
 fn documents() -> Result<Vec<String>> {
     let mut documents = Vec::new();
     for directory in ["", "docs", "tests"] {
@@ -361,7 +363,7 @@ fn links_and_file_names_lead_somewhere() -> Result<()> {
                 broken.push(format!("{document}: {link}"));
             }
         }
-        // Rust files and documents in backticks, by their path from the root or inside the agent.
+        // Paths in backticks of Rust files and documents, from the root or inside the agent.
         for quoted in text.split('`').skip(1).step_by(2) {
             let is_path = quoted.contains('/') && !quoted.contains(char::is_whitespace);
             let is_file = is_path && [".rs", ".md"].iter().any(|end| quoted.ends_with(end));
@@ -376,14 +378,14 @@ fn links_and_file_names_lead_somewhere() -> Result<()> {
     Ok(())
 }
 
-/// What `docs/compatibility.md` says of executables, in the words of `inspect`.
+/// Returns the notes of `inspect` that `docs/compatibility.md` lists.
 fn notes_of_the_matrix(compatibility: &str) -> Vec<&str> {
     let parts = compatibility.split("\n### What cannot be told, ").skip(1);
     let parts = parts.map(|part| part.split("\n#").next().unwrap_or_default());
     parts.flat_map(str::lines).filter_map(|line| line.strip_prefix("- ")).collect()
 }
 
-/// Adds what is in the files of a directory, and of those in it.
+/// Appends the contents of all files below a directory.
 fn add_files(text: &mut String, directory: &Path) -> Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
@@ -407,7 +409,7 @@ fn every_note_has_a_rule_that_says_what_is_counted() -> Result<()> {
     ensure!(!rules.is_empty() && !notes.is_empty(), "{} rules, {} notes", rules.len(), notes.len());
     let bare: Vec<_> = notes.iter().filter(|note| !rules.iter().any(|rule| note.contains(*rule))).collect();
     ensure!(bare.is_empty(), "docs/inspect.md has no rule for {bare:?}");
-    // And no rule is for a note that nobody writes any more.
+    // No rule may be about a note that no longer exists.
     let mut sources = String::new();
     for directory in ["monitor-agent/src/plan", "monitor-agent/frameworks"] {
         add_files(&mut sources, &root().join(directory))?;

@@ -1,4 +1,4 @@
-//! The DWARF as a second witness: named where it agrees, a refusal where it contradicts, a note where it can't be read.
+//! DWARF as a second witness: named if it agrees, a refusal if it contradicts, a note if it can't be read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,14 +26,14 @@ fn inspect(executable: &Path) -> Result<Ended> {
     run_to_end(&["inspect", "--json", "--exe", executable.to_str().context("no UTF-8")?], PATIENCE)
 }
 
-/// What `inspect` says of the framework in an executable that can be watched.
+/// Returns the report of `inspect` about the framework in an executable that can be watched.
 fn framework(executable: &Path) -> Result<Value> {
     let ended = inspect(executable)?;
     ensure!(ended.code == Some(0) && ended.stderr.is_empty(), "{ended:#?}");
     Ok(serde_json::from_str::<Value>(&ended.stdout)?["frameworks"][0].take())
 }
 
-/// Value and evidence of the offsets that are those of fields, by name.
+/// Returns the offsets of fields by name, each with its value and evidence.
 fn fields(framework: &Value) -> Result<BTreeMap<&str, (u64, &str)>> {
     let offsets = framework["offsets"].as_array().context("no offsets")?;
     let entries = offsets.iter().map(|offset| {
@@ -59,7 +59,7 @@ fn the_evidence_names_both_where_there_are_both() -> Result<()> {
     Ok(())
 }
 
-/// A copy of an executable whose DWARF can be changed by hand.
+/// A copy of an executable in which single bytes of the DWARF can be changed.
 struct Copy {
     bytes: Vec<u8>,
     path: PathBuf,
@@ -71,7 +71,7 @@ impl Copy {
         Ok(Self { bytes, path: Path::new(env!("CARGO_TARGET_TMPDIR")).join(name) })
     }
 
-    /// Where the bytes are, which must be there once.
+    /// Returns the offset of these bytes, which must occur once.
     fn place(&self, bytes: &[u8]) -> Result<usize> {
         let mut found = self.bytes.windows(bytes.len()).enumerate().filter(|(_, window)| *window == bytes);
         let (at, _) = found.next().with_context(|| format!("{bytes:?} is not there"))?;
@@ -79,7 +79,8 @@ impl Copy {
         Ok(at)
     }
 
-    /// Where the name of the struct type is: a name with its end, the size and the kind that Go adds.
+    /// Returns the offset of the struct type's name: the name with its terminator, the size, and the kind, which Go
+    /// adds.
     fn struct_name(&self, size: u8) -> Result<usize> {
         const STRUCT: u8 = 25;
         self.place(&[TYPE.as_bytes(), &[0, size, STRUCT]].concat())
@@ -104,7 +105,7 @@ fn what_the_dwarf_contradicts_is_refused() -> Result<()> {
     let offset = u8::try_from(offset)?;
     let name = copy.struct_name(SIZE)?;
 
-    // A name with its end, then the offset.
+    // The name with its terminator, then the offset.
     let member = [b"config\0", &[offset][..]].concat();
     let behind = copy.bytes[name..].windows(member.len()).position(|window| window == member);
     let offset_at = name + behind.context("no member")? + member.len() - 1;
@@ -135,7 +136,7 @@ fn what_the_dwarf_contradicts_is_refused() -> Result<()> {
 fn dwarf_that_cannot_be_read_is_a_note() -> Result<()> {
     let copy = Copy::new("dwarf-damaged")?;
     let good = framework(&Program::Kitex.build(Flavour::PlainDwarf)?)?;
-    // The number before the name says of what sort the entry is: there is none with this one.
+    // The number before the name is the code of the entry's abbreviation. This code does not exist.
     let ended = copy.inspect_with(copy.struct_name(80)? - 1, 0x7f)?;
     ensure!(ended.code == Some(0) && ended.stderr.is_empty(), "{ended:#?}");
     let damaged = serde_json::from_str::<Value>(&ended.stdout)?["frameworks"][0].take();
@@ -164,7 +165,7 @@ fn every_way_that_go_wrote_dwarf_is_read() -> Result<()> {
     let plain = "-ldflags=-compressdwarf=false";
     let names = BTreeSet::from(["main.known".to_owned(), "main.unknown".to_owned()]);
     for (release, flags) in [
-        // DWARF 4 in `.zdebug_` sections, then in sections that ELF calls compressed.
+        // DWARF 4, first in `.zdebug_` sections, then in sections with ELF's compression flag.
         ("go1.18.10", &[][..]),
         ("go1.18.10", &[plain]),
         ("go1.20.14", &[]),

@@ -1,5 +1,5 @@
-//! Durations of a sample of the calls: all calls are counted, those whose durations are taken have the right ones and are
-//! like all, and the account says what became of the others.
+//! Durations of a sample of the calls: all calls are counted, the durations in the sample are right and representative,
+//! and the account has what became of the other calls.
 
 use std::{
     process::Command,
@@ -20,18 +20,18 @@ use monitor_tests::{
     targets::{Flavour, Program},
 };
 
-/// Windows of a second in every two.
+/// A window of a second in every two.
 const OFTEN: [&str; 6] = ["--latency", "economy", "--latency.every", "2", "--latency-buckets", "fine"];
-/// One window, right after the agent has attached, and then for long none.
+/// One window right after the agent has attached, and then none for a long time.
 const ONCE: [&str; 6] =
     ["--latency", "economy", "--latency.every", "3600", "--latency-buckets", "1000000,2500000"];
-/// By when that window has surely ended.
+/// When a window has certainly ended.
 const ENDED_BY: Duration = Duration::from_secs(2);
-/// The sample is compared with all calls of a load that takes so long.
+/// How long the load takes whose calls the sample is compared with, in seconds.
 const LOAD_SECONDS: u64 = 9;
-/// How long the calls of some callers take, each caller's one after the other. Of these 92 calls some 48 start in windows, and
-/// two thirds of those outlast theirs. A sample without them has the mean of the server's `Lookup` 70 % too low, where slack
-/// and chance together make up 50.
+/// How long the calls of some callers take. Each caller makes its calls one after the other. Of these 92 calls some 48
+/// start in windows, and two thirds of those outlast their window. In a sample without them, the mean of the server's
+/// `Lookup` is 70 % too low, while slack and chance together allow 50 %.
 const LONG_MS: [u64; 8] = [600, 650, 700, 750, 800, 850, 900, 950];
 
 fn of_target(scrape: &Scrape, name: &str, pid: u32, labels: &[(&str, &str)]) -> f64 {
@@ -40,8 +40,8 @@ fn of_target(scrape: &Scrape, name: &str, pid: u32, labels: &[(&str, &str)]) -> 
     scrape.sum(name, &labels)
 }
 
-/// Fails unless each duration that the agent shows of a process can be one that the process has measured itself: one that
-/// was given a wrong start would be as long as the time between two windows.
+/// Fails unless the agent's durations are within the range that the process has measured: a call paired with a wrong
+/// start would be as long as the time between two windows. Returns the number of timed calls.
 fn check_extremes(process: &mut Process, scrape: &Scrape) -> Result<u64> {
     let own = Durations::of_target(&process.command("durations")?, &DEFAULT_LABELS)?;
     let mut timed = 0.0;
@@ -58,7 +58,7 @@ fn check_extremes(process: &mut Process, scrape: &Scrape) -> Result<u64> {
     Ok(whole(timed))
 }
 
-/// A server and a client whose calls have others inside them, both already acquainted.
+/// A server and a client whose calls have nested calls, connected to each other and warmed up.
 fn pair(args: &[&str]) -> Result<[(Process, &'static str); 2]> {
     let mut server = Process::kitex(&[&["server"], args].concat())?;
     let client = client_of(&server, args)?;
@@ -66,7 +66,7 @@ fn pair(args: &[&str]) -> Result<[(Process, &'static str); 2]> {
     Ok([(client, "client"), (server, "server")])
 }
 
-/// A client whose calls have others inside them, already acquainted with this server.
+/// A client whose calls have nested calls, connected to this server and warmed up.
 fn client_of(server: &Process, args: &[&str]) -> Result<Process> {
     let client = [&["client", "--connect", server.addr()?, "--nested"], args].concat();
     let mut client = Process::kitex(&client)?;
@@ -75,20 +75,20 @@ fn client_of(server: &Process, args: &[&str]) -> Result<Process> {
     Ok(client)
 }
 
-/// Has a process forget the calls so far.
+/// Has a process reset its counts.
 fn forget(process: &mut Process) -> Result<()> {
     process.command("settle")?;
     process.command("reset")?;
     Ok(())
 }
 
-/// Fails unless the agent's counts are those of the process, and its account closes with nothing lost.
+/// Fails unless the agent's counts equal those of the process and its account closes with nothing lost.
 fn check_counts(process: &mut Process, scrape: &Scrape) -> Result<Account> {
     let pid = process.pid();
     check_counts_of(process, scrape, Some(pid))
 }
 
-/// The same; where it is the only target its number is in no label.
+/// Like [`check_counts`]. If the agent has a single target, its series have no `target` label.
 fn check_counts_of(process: &mut Process, scrape: &Scrape, target: Option<u32>) -> Result<Account> {
     let own = Tally::of_target(&process.command("counts")?, &DEFAULT_LABELS)?;
     own.check(&Tally::of_agent(scrape, &DEFAULT_LABELS, target)?)?;
@@ -100,7 +100,7 @@ fn check_counts_of(process: &mut Process, scrape: &Scrape, target: Option<u32>) 
     Ok(account)
 }
 
-/// Whether a counter has stood still from one scrape to the next, and gone on from another.
+/// Whether a counter has stopped between some scrapes and increased between others.
 fn come_in_windows(counts: &[f64]) -> bool {
     let is_still = |pair: &[f64]| pair[0].total_cmp(&pair[1]).is_eq();
     counts.windows(2).any(is_still) && !counts.windows(2).all(is_still)
@@ -144,13 +144,13 @@ fn all_calls_are_counted_and_some_are_timed() -> Result<()> {
     Ok(())
 }
 
-/// What a client and a server have measured of their calls so far.
+/// Returns the durations that client and server have measured so far.
 fn measured(pair: &mut [(Process, &'static str); 2]) -> Result<[serde_json::Value; 2]> {
     let [(client, _), (server, _)] = pair;
     Ok([client.command("durations")?, server.command("durations")?])
 }
 
-/// Those calls of a process that were timed and have this label.
+/// Returns how many calls of a process were timed and have this label.
 fn timed_with(scrape: &Scrape, pid: u32, label: (&str, &str)) -> f64 {
     let pid = pid.to_string();
     let labels = [("target", pid.as_str()), label];
@@ -168,7 +168,7 @@ fn the_calls_that_are_timed_are_like_all() -> Result<()> {
     forget(&mut pair[1].0)?;
     let processes = pair.iter().map(|(process, _)| process).chain(&patient);
     let agent = Agent::attach(&processes.map(Process::pid).collect::<Vec<_>>(), &OFTEN)?;
-    // The first window is not at a random time.
+    // The first window does not open at a random time.
     thread::sleep(ENDED_BY);
     for (caller, ms) in patient.iter_mut().zip(LONG_MS) {
         caller.send(&format!("call {} Lookup succeed 32 {}", LOAD_SECONDS * 1_000 / ms, ms * 1_000))?;
@@ -185,7 +185,7 @@ fn the_calls_that_are_timed_are_like_all() -> Result<()> {
         caller.answer(Duration::from_secs(20))?;
     }
     pair[1].0.command("settle")?;
-    // What ends after the load is long calls only: no second by itself.
+    // Only long calls end after the load. They are no period of their own.
     by_second.push(measured(&mut pair)?);
     let scrape = agent.scrape_settled()?;
     for (at, (process, side)) in pair.iter_mut().enumerate() {
@@ -198,7 +198,7 @@ fn the_calls_that_are_timed_are_like_all() -> Result<()> {
         let told = of_target(&scrape, "monitor_latency_sampled_ratio", pid, &[("side", side)]);
         ensure!((told - share).abs() < 1e-6, "{told} is told, and {share} were timed: {account:?}");
     }
-    // A short call is inside each of the long ones and starts with it: both are in a window, or neither.
+    // A short call is nested in each long one and starts with it, so both are in a window or neither is.
     let (mut long, mut short) = (0.0, 0.0);
     for caller in &mut patient {
         check_counts(caller, &scrape)?;
@@ -210,7 +210,7 @@ fn the_calls_that_are_timed_are_like_all() -> Result<()> {
     Ok(())
 }
 
-/// Every start of gRPC-Go stays probed: who has asked for less is told so.
+/// Every start of gRPC-Go stays probed. An agent in economy mode says so.
 #[test]
 fn a_target_of_which_nothing_can_be_sampled_is_told_of() -> Result<()> {
     let target = Process::start(Program::Grpc, Flavour::Default, &[])?;
@@ -232,7 +232,7 @@ fn where_calls_record_their_starts_all_are_timed_without_windows() -> Result<()>
     let pids = [pair[0].0.pid(), pair[1].0.pid()];
     let agent = Agent::attach(&pids, &OFTEN)?;
     pair[0].0.command("flow 8 3000")?;
-    // The first window, and a period without.
+    // The first window, and a period without one.
     thread::sleep(Duration::from_millis(2_500));
     let early = agent.scrape()?;
     thread::sleep(Duration::from_millis(2_500));
@@ -257,7 +257,7 @@ fn where_calls_record_their_starts_all_are_timed_without_windows() -> Result<()>
     Ok(())
 }
 
-/// Finished calls by whether they had recorded their start, or got no duration.
+/// Finished calls that had recorded their start, and those without a duration.
 fn by_record(scrape: &Scrape) -> [u64; 2] {
     ["recorded", "sampled_out"]
         .map(|outcome| whole(scrape.sum("monitor_finishes_total", &[("outcome", outcome)])))
@@ -270,15 +270,15 @@ fn a_target_that_begins_to_record_is_noticed() -> Result<()> {
     thread::sleep(ENDED_BY);
     target.command("call 2000 server")?;
     assert_eq!(by_record(&agent.scrape_settled()?), [0, 2_000]);
-    // Few are asked now, which is enough to find out.
+    // By now the agent reads the record of few calls, which suffices to notice.
     thread::sleep(Duration::from_secs(1));
     target.command("record 6400 server 0")?;
     let [recorded, others] = by_record(&agent.scrape_settled()?);
     ensure!(recorded >= 20, "{recorded}: one in 64 should have been asked");
-    // The agent may have noticed in the middle.
+    // The agent may have noticed during these calls.
     ensure!(others > 2_000, "all were asked");
     assert_eq!(recorded + others, 8_400);
-    // All are asked again.
+    // The agent reads the records of all calls again.
     thread::sleep(Duration::from_secs(1));
     target.command("record 500 server 0")?;
     target.command("call 500 server")?;
@@ -289,7 +289,7 @@ fn a_target_that_begins_to_record_is_noticed() -> Result<()> {
     Ok(())
 }
 
-/// Waits until the sum of a metric about a process is this.
+/// Waits until the sum of a metric about a process has this value.
 fn wait_for(agent: &Agent, pid: u32, name: &str, labels: &[(&str, &str)], value: u64) -> Result<()> {
     let begin = Instant::now();
     while whole(of_target(&agent.scrape()?, name, pid, labels)) != value {
@@ -303,8 +303,8 @@ fn wait_for(agent: &Agent, pid: u32, name: &str, labels: &[(&str, &str)], value:
     Ok(())
 }
 
-/// At the last level of a budget no call has a duration, whether it records its start or not, and level, log and the source of
-/// durations say so. Then they come back. A finish alone takes more than this budget.
+/// At the last level of a budget no call has a duration, whether it records its start or not. Level, log and source of
+/// durations show this. Then durations come back. Finishes alone exceed this budget.
 #[test]
 fn where_all_durations_are_given_up_none_come_from_anywhere() -> Result<()> {
     const BUDGET: [&str; 6] = ["--latency", "economy", "--latency.every", "5", "--overhead-budget", "0.2%"];
@@ -317,7 +317,7 @@ fn where_all_durations_are_given_up_none_come_from_anywhere() -> Result<()> {
         let agent = Agent::attach(&[pid], &BUDGET)?;
         client.command("flow 8 3000")?;
         wait_for(&agent, pid, "monitor_shed_level", &[], 3)?;
-        // A window that was open is closed by then.
+        // A window that was open has closed by then.
         thread::sleep(ENDED_BY);
         let early = agent.scrape()?;
         thread::sleep(Duration::from_secs(2));
@@ -336,13 +336,13 @@ fn where_all_durations_are_given_up_none_come_from_anywhere() -> Result<()> {
         let (_, since) = log.split_once(LAST).with_context(|| log.clone())?;
         ensure!(!since.contains("record their starts"), "{log}");
 
-        // Without load there is room for everything again.
+        // Without load, the budget suffices for everything again.
         client.command("pause")?;
         wait_for(&agent, pid, "monitor_shed_level", &[], 0)?;
         agent.wait_for_log(Duration::from_secs(5), |line| {
             (line.contains("in one second of 5") && line.contains("(level 0)")).then_some(())
         })?;
-        // The window that has come with it is closed by then, and the next one far or not needed.
+        // The window that opened with the new level has closed by then. The next one is far, or is not needed.
         thread::sleep(ENDED_BY);
         let before = Account::of(&agent.scrape_settled()?, pid);
         client.command("call 500 Echo succeed")?;
@@ -360,7 +360,8 @@ fn where_all_durations_are_given_up_none_come_from_anywhere() -> Result<()> {
     })
 }
 
-/// What an agent that has had its only window shows of a target that did this in it, and that later.
+/// Returns the scrape of an agent with a single window, whose target runs some commands inside the window and others
+/// after it.
 fn across_the_end(inside: &[&str], after: &[&str]) -> Result<Scrape> {
     let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
     let agent = Agent::attach(&[target.pid()], &ONCE)?;
@@ -378,7 +379,7 @@ fn across_the_end(inside: &[&str], after: &[&str]) -> Result<Scrape> {
     Ok(scrape)
 }
 
-/// Calls of a side that were timed, and those of them that took longer than a second.
+/// Returns the number of timed calls of a side, and of those longer than a second.
 fn timed(scrape: &Scrape, side: &str) -> (u64, u64) {
     let histograms = scrape.histograms(&format!("kitex_{side}_latency_us"));
     histograms.values().fold((0, 0), |(all, long), histogram| {
@@ -396,9 +397,9 @@ fn sampled_out(scrape: &Scrape) -> [String; 2] {
 #[test]
 fn a_call_that_outlasts_its_window_is_timed_and_one_whose_start_was_not_seen_gets_no_other() -> Result<()> {
     let outlasting: [&[&str]; 2] = [&["open 5 client 1", "open 7 server 1"], &["close 12", "call 20 client"]];
-    // The inner call starts when the window has ended, and finishes before the outer one.
+    // The inner call starts after the window has ended and finishes before the outer one.
     let inner: [&[&str]; 2] = [&["inside 1 client client 2000"], &[]];
-    // Which of three calls of a goroutine is the first to finish can't be told any more.
+    // Of three calls of a goroutine, it can no longer be known which finishes first.
     let nested: [&[&str]; 2] = [&["open 4 client 3", "call 9 client"], &["close 4"]];
     let cells = [
         (outlasting, [(5, 5), (7, 7)], ["20", "0"]),
@@ -443,7 +444,8 @@ fn step_clock(nanoseconds: i64) -> Result<()> {
     Ok(())
 }
 
-/// Calls without a duration, since the clock may have been set in them, and that in both accounts.
+/// Returns the number of calls without a duration because the clock may have been set meanwhile. Both metrics that have
+/// it must agree.
 fn clock_set(scrape: &Scrape, pid: u32) -> u64 {
     let events = of_target(scrape, "monitor_events_lost_total", pid, &[("reason", "clock_set")]);
     let finishes = of_target(scrape, "monitor_finishes_total", pid, &[("outcome", "recorded_lost")]);
@@ -451,8 +453,8 @@ fn clock_set(scrape: &Scrape, pid: u32) -> u64 {
     whole(events)
 }
 
-/// A step as small as ten milliseconds, for a fifth of a second, disturbs nothing else on the machine, and is a thousand
-/// times what the agent takes for steering.
+/// A step of ten milliseconds for a fifth of a second disturbs nothing else on the machine, and is a thousand times
+/// what the agent takes for slewing.
 #[test]
 fn a_call_in_which_the_clock_is_set_has_no_duration() -> Result<()> {
     const STEP_NS: i64 = 10_000_000;
@@ -466,7 +468,7 @@ fn a_call_in_which_the_clock_is_set_has_no_duration() -> Result<()> {
     thread::sleep(Duration::from_millis(200));
     drop(set);
     client.answer(Duration::from_secs(10))?;
-    // Once the new time has been seen all is as before.
+    // Once a call has shown the new time, all is as before.
     thread::sleep(Duration::from_millis(200));
     let before = agent.scrape()?;
     client.command("call 200 Echo succeed")?;
@@ -492,8 +494,8 @@ fn a_call_in_which_the_clock_is_set_has_no_duration() -> Result<()> {
     Ok(())
 }
 
-/// A call that is under way when the clock is set claims any start: none makes a duration that is negative, or longer than
-/// the agent has watched the process.
+/// A call that is in flight while the clock is set may have recorded any start. None may yield a duration that is
+/// negative, or longer than the agent has watched the process.
 #[test]
 fn a_claim_that_cant_be_true_makes_no_duration() -> Result<()> {
     let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
@@ -503,7 +505,7 @@ fn a_claim_that_cant_be_true_makes_no_duration() -> Result<()> {
     thread::sleep(ENDED_BY);
     for shape in ["server", "client", "separate"] {
         target.command(&format!("record 10 {shape} 150"))?;
-        // The process was not there yet; the machine was not, by the programs' clock; it is not that late yet.
+        // Starts before the process existed, before the machine was booted by the programs' clock, and in the future.
         for (calls, ago) in [(3, "20000"), (4, "36000000000"), (5, "-60000")] {
             target.command(&format!("record {calls} {shape} {ago}"))?;
         }
@@ -528,7 +530,7 @@ fn a_claim_that_cant_be_true_makes_no_duration() -> Result<()> {
     Ok(())
 }
 
-/// As after the clock was set back, for as long: what the calls have recorded gives none of them a duration, so windows go on.
+/// As if the clock had been set back: no recorded start yields a duration, so the agent goes on with windows.
 #[test]
 fn where_records_mean_nothing_durations_come_from_windows() -> Result<()> {
     const SOURCE: &str = "monitor_latency_source_info";
@@ -543,7 +545,7 @@ fn where_records_mean_nothing_durations_come_from_windows() -> Result<()> {
         }
         Ok(whole(of_target(&agent.scrape()?, "monitor_starts_total", pid, &[])))
     };
-    // The first window has ended by then, and the first period.
+    // The first window and the first period have ended by then.
     let early = starts_after(ENDED_BY + Duration::from_secs(1))?;
     let began = Instant::now();
     while starts_after(Duration::from_millis(200))? == early {
@@ -562,8 +564,8 @@ fn where_records_mean_nothing_durations_come_from_windows() -> Result<()> {
     Ok(())
 }
 
-/// Where a release of Kitex has no record that can be read, `inspect` says that there are windows only, and why; of the same
-/// program with a newer one, that there are records. gRPC-Go's starts stay probed.
+/// For a release of Kitex without a readable record, `inspect` reports that only windows are used, and why. For the
+/// same program with a newer release, it reports records. gRPC-Go's starts stay probed.
 #[test]
 fn inspect_says_where_durations_come_from() -> Result<()> {
     let matrix = Matrix::read()?;
@@ -584,7 +586,7 @@ fn inspect_says_where_durations_come_from() -> Result<()> {
         let text = run_to_end(&["inspect", "--exe", path], Duration::from_secs(20))?.stdout;
         ensure!(text.contains(&format!("\n  economy {durations}: {reason}\n")), "{text}");
     }
-    // And so it is, with all calls counted.
+    // At run time it is the same, and all calls are counted.
     let mut target = Process::start_command(&mut Command::new(old))?;
     let agent = Agent::attach(&[target.pid()], &OFTEN)?;
     target.command("run framed 300")?;

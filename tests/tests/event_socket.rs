@@ -1,4 +1,4 @@
-//! Events for programs: many readers at a Unix socket, each by itself; and the calls that are kept.
+//! Events for programs: many independent readers of a Unix socket, and the calls that the agent keeps.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A path of its own for each test, with nothing there.
+/// A separate path for each test. Removes what is there.
 fn path(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.sock"));
     let _ = fs::remove_file(&path);
@@ -43,7 +43,8 @@ fn attach(pids: &[u32], path: &std::path::Path, args: &[&str]) -> Result<Agent> 
     Agent::attach(pids, &[&["--events.socket", socket], args].concat())
 }
 
-/// One reads nothing under load until lines have no room, one all the time, one sends garbage, one hangs up.
+/// One reader reads nothing under load until lines are dropped, one reads all the time, one sends garbage, one hangs
+/// up.
 #[test]
 fn a_slow_reader_loses_its_own_events_only() -> Result<()> {
     let path = path("slow");
@@ -57,7 +58,7 @@ fn a_slow_reader_loses_its_own_events_only() -> Result<()> {
     thread::sleep(Duration::from_millis(200));
 
     client.command("flow 8")?;
-    // Two do not read, so half of these were the one's.
+    // Two readers do not read, so half of these lines are those of `stopped`.
     let begin = Instant::now();
     while agent.scrape()?.sum("monitor_event_lines_dropped_total", &[]) < 30_000.0 {
         ensure!(begin.elapsed() < Duration::from_mins(1), "hardly a line was dropped");
@@ -65,7 +66,7 @@ fn a_slow_reader_loses_its_own_events_only() -> Result<()> {
     }
     let calls = client.command("pause")?["calls"].as_u64().context("no calls")?;
     server.command("settle")?;
-    // Only now does it read; what comes from here on reaches it again.
+    // Starts reading only now. From here on, it receives all lines again.
     let slow = thread::spawn(move || -> Result<Vec<Value>> {
         let mut text = String::new();
         stopped.read_to_string(&mut text)?;
@@ -90,11 +91,11 @@ fn a_slow_reader_loses_its_own_events_only() -> Result<()> {
     assert_eq!(lines + lost, 2 * calls + 200, "{lines} lines, {lost} lost");
     assert_eq!(lost, lost_in_all(&slow, "finish"));
     ensure!(lost > 10_000, "only {lost} of {calls} calls were lost: it was not slow");
-    // Whatever else did not read, too.
+    // Includes the lines of the other reader that did not read.
     #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
     let told = lost as f64;
     ensure!(dropped >= told, "{dropped} dropped in all, {lost} by the one");
-    // What it got is a part of what there was, in the same order.
+    // Its lines are a subset of all lines, in the same order.
     let mut rest = all.iter();
     for line in of_kind(&slow, "finish") {
         ensure!(rest.any(|other| other == line), "nobody else has {line}");
@@ -106,13 +107,13 @@ fn a_slow_reader_loses_its_own_events_only() -> Result<()> {
 fn the_socket_is_the_owners_and_goes_with_the_agent() -> Result<()> {
     let path = path("owner");
     let (mut server, mut client) = pair()?;
-    // As an agent that was killed leaves it.
+    // As left behind by an agent that was killed.
     drop(UnixListener::bind(&path)?);
     let agent = attach(&[server.pid()], &path, &[])?;
     let metadata = fs::symlink_metadata(&path)?;
     ensure!(metadata.file_type().is_socket());
     assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
-    // A second agent must not take it away, and a file is nobody's socket.
+    // A second agent must not take the socket over, and a file is never replaced.
     let pid = server.pid().to_string();
     let socket = path.to_str().context("a path that is text")?;
     let args = ["run", "--pid", &pid, "--web.listen-address", "127.0.0.1:0", "--events.socket"];
@@ -130,7 +131,7 @@ fn the_socket_is_the_owners_and_goes_with_the_agent() -> Result<()> {
     let ended = run_to_end(&[&args[..], &[socket, "--metrics", "go"]].concat(), PATIENCE)?;
     ensure!(ended.code == Some(2) && ended.stderr.contains("wants none"), "{ended:?}");
 
-    // The live one is none the worse for it.
+    // The first agent's socket still works.
     let reader = SocketReader::of(UnixStream::connect(&path)?);
     let begin = Instant::now();
     while agent.scrape()?.sum("monitor_event_readers", &[]) < 1.0 {
@@ -163,7 +164,7 @@ fn no_more_readers_than_there_is_memory_for() -> Result<()> {
     let mut one_more = UnixStream::connect(&path)?;
     one_more.set_read_timeout(Some(PATIENCE))?;
     assert_eq!(one_more.read(&mut [0])?, 0, "it is not turned away");
-    // Those who hang up leave their place, even when there is nothing to tell them.
+    // Readers that hang up free their places, even if there are no events to send.
     readers.clear();
     let begin = Instant::now();
     while agent.scrape()?.sum("monitor_event_readers", &[]) > 0.0 {
@@ -174,7 +175,7 @@ fn no_more_readers_than_there_is_memory_for() -> Result<()> {
     Ok(())
 }
 
-/// What the agent keeps, beside all that the target has logged.
+/// Compares the calls that the agent keeps with the target's log.
 #[test]
 fn the_slowest_and_the_last_failed_calls() -> Result<()> {
     let (mut server, mut client) = pair()?;
@@ -204,7 +205,7 @@ fn the_slowest_and_the_last_failed_calls() -> Result<()> {
     for (duration, least) in durations.iter().zip([60_000, 50_000, 40_000]) {
         ensure!(*duration >= Some(least), "{durations:?}");
     }
-    // Servers know who called.
+    // Servers know the peer of a call.
     let own = logged(&mut server)?;
     let peers: BTreeSet<_> = own.iter().filter_map(|call| call["peer"].as_str()).collect();
     let handled = calls("?side=server&method=Store")?;
@@ -213,7 +214,7 @@ fn the_slowest_and_the_last_failed_calls() -> Result<()> {
         ensure!(call["peer"].as_str().is_some_and(|peer| peers.contains(peer)), "{call} is not of {peers:?}");
     }
     ensure!(!handled.is_empty() && !peers.is_empty(), "no peers: this shows nothing");
-    // The last failures are those that the process has logged last.
+    // The kept failures are the last ones in the process's log.
     let own = logged(&mut client)?;
     let failed: Vec<_> = own
         .iter()

@@ -1,4 +1,4 @@
-//! The event stream: the calls that the target itself has seen, one by one, and nothing lost in silence.
+//! The event stream has exactly the calls that the target has seen, one by one. Lost events are always counted.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,8 @@ use serde_json::Value;
 use crate::schema::check_schema;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Durations that differ by more were torn apart by a loss of the processor between the agent's look and the target's.
+/// Durations that differ by more belong to calls that lost the processor between the agent's probe and the target's
+/// clock.
 const CLOSE_US: u64 = 1_000;
 
 fn pair() -> Result<(Process, Process)> {
@@ -37,7 +38,8 @@ fn field<'a>(line: &'a Value, name: &str) -> Result<&'a str> {
     line[name].as_str().with_context(|| format!("no {name}: {line}"))
 }
 
-/// Client, relay and server in one run: nested calls, oneway calls, failures, panics; the log inside beside the lines.
+/// Client, relay and server in one run: nested calls, oneway calls, failures, panics. Compares the lines with the log
+/// in the process.
 #[test]
 fn the_lines_are_the_calls_of_the_tracer_inside_one_by_one() -> Result<()> {
     let log = ["--tracer", "tally,log"];
@@ -70,7 +72,7 @@ fn the_lines_are_the_calls_of_the_tracer_inside_one_by_one() -> Result<()> {
     Ok(())
 }
 
-/// A line has the time of the event, not of its reading.
+/// A line has the time of the event, not the time at which it was read.
 #[test]
 fn times_are_those_of_the_events() -> Result<()> {
     let (mut server, mut client) = pair()?;
@@ -85,7 +87,7 @@ fn times_are_those_of_the_events() -> Result<()> {
     let mut close = 0;
     for (line, call) in lines.iter().zip(&own) {
         let (time, own_ns) = (field(line, "time")?, call["time_ns"].as_i64().context("no time")?);
-        // Both clocks have the date; what is compared is where in the minute it was.
+        // Both times have a date. Only seconds within a minute are compared.
         let seconds: f64 = time[17..29].parse()?;
         #[allow(clippy::cast_precision_loss, reason = "less than a minute")]
         let own_seconds = (own_ns % 60_000_000_000) as f64 / 1e9;
@@ -93,7 +95,7 @@ fn times_are_those_of_the_events() -> Result<()> {
         ensure!(apart < 1.0, "{line} was at {own_ns}, {apart} s away");
         close += u32::from(apart < 0.002);
     }
-    // Others may have lost the processor between the agent's look at the clock and the target's.
+    // The other calls may have lost the processor between the agent's reading of the clock and the target's.
     ensure!(close >= 10, "only {close} of 20 times are close");
     Ok(())
 }
@@ -114,7 +116,7 @@ fn lines_are_there_within_a_fifth_of_a_second() -> Result<()> {
         took.push(called.elapsed());
         assert_eq!(events.lines()?.len(), calls);
     }
-    // Others may have the processor now and then.
+    // The agent may lack a processor now and then.
     let in_time = took.iter().filter(|took| **took <= Duration::from_millis(200)).count();
     ensure!(in_time >= 8, "{took:?}");
     assert_eq!(events.terminate()?.len(), CALLS);
@@ -153,7 +155,7 @@ fn a_start_comes_before_its_finish() -> Result<()> {
         }
         assert_eq!((pairs, under_way.len()), (2_000, 0));
     }
-    // Starts have label sets of their own: a metric shows nothing of them.
+    // Starts have label sets of their own. No metric shows them.
     Ok(())
 }
 
@@ -171,7 +173,7 @@ fn filters_choose_lines() -> Result<()> {
     let all = all.terminate()?;
     let expect = |chosen: &dyn Fn(&Value) -> bool, events: Events| -> Result<()> {
         let lines = events.terminate()?;
-        // Each agent looks at the targets in its own time.
+        // Each agent drains its rings at its own times.
         let sorted = |mut keys: Vec<_>| {
             keys.sort_unstable();
             keys
@@ -189,18 +191,18 @@ fn filters_choose_lines() -> Result<()> {
     Ok(())
 }
 
-/// What several agents say alike of one call.
+/// What several agents report alike about one call.
 fn key(line: &Value) -> (u64, u64, String) {
     let number = |name: &str| line[name].as_u64().unwrap_or_default();
     (number("target"), number("goroutine"), line["method"].to_string() + &line["status"].to_string())
 }
 
-/// An agent that is stopped until its ring is full: lines and losses are the calls.
+/// The agent is stopped until its ring is full. Lines and lost events add up to the calls.
 #[test]
 fn what_is_lost_is_told_and_the_sum_fits() -> Result<()> {
     let (mut server, mut client) = pair()?;
     let events = Events::attach(&[client.pid()], &[])?;
-    // Nothing takes records out of the ring of 4 MiB while the agent is stopped.
+    // Nothing drains the ring of 4 MiB while the agent is stopped.
     events.signal(libc::SIGSTOP)?;
     client.command_within("load 90000 8 9", Duration::from_mins(2))?;
     events.signal(libc::SIGCONT)?;
@@ -213,7 +215,7 @@ fn what_is_lost_is_told_and_the_sum_fits() -> Result<()> {
     Ok(())
 }
 
-/// Starts that found no room are told as finishes are, and so are those of a type that nobody knows.
+/// Lost starts are reported like lost finishes, whether the ring was full or the type unknown.
 #[test]
 fn starts_that_are_lost_are_told() -> Result<()> {
     const UNKNOWN: u64 = 30;
@@ -221,11 +223,11 @@ fn starts_that_are_lost_are_told() -> Result<()> {
     let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
     let events = Events::attach(&[target.pid()], &["--starts"])?;
     target.command(&format!("call {UNKNOWN} my-rpcinfo"))?;
-    // Nothing takes events out of the ring of 4 MiB, which has 56 bytes for each: they are too many.
+    // Nothing drains the ring of 4 MiB, in which each event takes 56 bytes: it overflows.
     events.signal(libc::SIGSTOP)?;
     target.command(&format!("call {CALLS} client"))?;
     events.signal(libc::SIGCONT)?;
-    // It ends when all has been written: that takes more than a signal leaves it.
+    // `events` ends when everything is written, which takes longer than it has after a signal.
     target.quit()?;
     let (status, lines) = events.wait()?;
     ensure!(status.success(), "{status}");
@@ -242,8 +244,8 @@ fn starts_that_are_lost_are_told() -> Result<()> {
     Ok(())
 }
 
-/// Of calls that find no label set nothing can be told but how many they are, and those that find one of the last have no
-/// names, which stderr tells. Codes make as many sets as there are.
+/// Of calls without a label set, only the number can be reported. Calls with one of the last label sets have no names,
+/// which stderr reports. The codes use up all label sets.
 #[test]
 fn calls_that_have_no_labels_are_told_as_lost() -> Result<()> {
     const CODES: u64 = 4_500;
@@ -273,7 +275,7 @@ fn calls_that_have_no_labels_are_told_as_lost() -> Result<()> {
     Ok(())
 }
 
-/// Calls go on as long as the probes are there, and those of the last moment have lines, too.
+/// Calls go on as long as the probes are there. The last of them have lines, too.
 #[test]
 fn how_often_labels_were_too_many_is_told_of_the_last_calls_too() -> Result<()> {
     let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
@@ -289,13 +291,13 @@ fn how_often_labels_were_too_many_is_told_of_the_last_calls_too() -> Result<()> 
     Ok(())
 }
 
-/// Calls that are told without a duration, since their starts were not kept.
+/// Calls whose starts were not kept have lines without a duration.
 #[test]
 fn starts_that_are_not_kept_are_told_on_stderr() -> Result<()> {
     const GOROUTINES: u64 = 5;
     let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
     let events = Events::attach(&[target.pid()], &[])?;
-    // Of nine calls, each inside the one before, the first and the six in it are timed.
+    // Of nine nested calls, the outermost and the next six are timed.
     target.command(&format!("open {GOROUTINES} client 9"))?;
     said_behind(&events, "the limit on calls nested in one on a goroutine is passed: deeper ones ")?;
     target.command(&format!("close {GOROUTINES}"))?;
@@ -306,12 +308,12 @@ fn starts_that_are_not_kept_are_told_on_stderr() -> Result<()> {
     ensure!(status.success() && lines.len() as u64 == 9 * GOROUTINES, "{status}, {} lines", lines.len());
     let untimed = lines.iter().filter(|line| line["duration_us"].is_null()).count() as u64;
     assert_eq!(untimed, 2 * GOROUTINES);
-    // What was not passed is not told.
+    // Limits that were not passed are not mentioned.
     assert_eq!(said.matches("the limit on ").count(), 2, "{said}");
     Ok(())
 }
 
-/// What there was of a target is gone from the kernel by then.
+/// The target's data is gone from the kernel by then.
 #[test]
 fn limits_that_were_passed_are_told_when_the_target_has_ended() -> Result<()> {
     let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
@@ -324,14 +326,14 @@ fn limits_that_were_passed_are_told_when_the_target_has_ended() -> Result<()> {
     Ok(())
 }
 
-/// How often a limit was passed, as stderr says at the end.
+/// Returns how often a limit was passed, according to the last lines on stderr.
 fn times(events: &Events, limit: &str) -> Result<u64> {
     let rest = said_behind(events, &format!("the limit on {limit} was passed "))?;
     let (times, _) = rest.split_once(" times: ").with_context(|| format!("no number: {rest}"))?;
     Ok(times.parse()?)
 }
 
-/// Waits for a text on stderr; gives the rest of its line.
+/// Waits for a text on stderr. Returns the rest of its line.
 fn said_behind(events: &Events, text: &str) -> Result<String> {
     let begin = Instant::now();
     loop {
@@ -359,13 +361,13 @@ fn a_closed_pipe_is_a_good_end() -> Result<()> {
     Ok(())
 }
 
-/// Who has read enough is told as well how often a limit was passed.
+/// A reader that has closed the pipe is also told how often a limit was passed.
 #[test]
 fn a_closed_pipe_keeps_no_limit_back() -> Result<()> {
     const GOROUTINES: u64 = 5;
     let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
     let (mut child, mut stderr) = unread(target.pid())?;
-    // Of nine calls, each inside the one before, two are too deep.
+    // Of nine nested calls, two are nested too deep.
     target.command(&format!("open {GOROUTINES} client 9"))?;
     target.command(&format!("close {GOROUTINES}"))?;
     drop(child.stdout.take());
@@ -377,7 +379,7 @@ fn a_closed_pipe_keeps_no_limit_back() -> Result<()> {
     Ok(())
 }
 
-/// The reader begins when the target has long ended, and misses nothing.
+/// The reader starts long after the target has ended, and misses nothing.
 #[test]
 fn lines_wait_for_their_reader_when_the_target_has_ended() -> Result<()> {
     const CALLS: u64 = 20_000;
@@ -385,7 +387,7 @@ fn lines_wait_for_their_reader_when_the_target_has_ended() -> Result<()> {
     let (mut child, _stderr) = unread(client.pid())?;
     client.command(&format!("load {CALLS} 8 13"))?;
     client.quit()?;
-    // Longer than it has after a signal.
+    // Longer than `events` has after a signal.
     std::thread::sleep(Duration::from_secs(2));
     let mut text = String::new();
     child.stdout.take().context("no stdout")?.read_to_string(&mut text)?;
@@ -396,7 +398,8 @@ fn lines_wait_for_their_reader_when_the_target_has_ended() -> Result<()> {
     Ok(())
 }
 
-/// After a signal it ends without its reader: what that was not given is told in numbers, and no line is cut.
+/// After a signal, `events` ends without its reader. It reports how many lines and events were not written, and cuts no
+/// line.
 #[test]
 fn lines_that_nobody_takes_in_time_are_counted() -> Result<()> {
     const CALLS: u64 = 20_000;
@@ -417,14 +420,15 @@ fn lines_that_nobody_takes_in_time_are_counted() -> Result<()> {
     Ok(())
 }
 
-/// The number between two texts.
+/// Returns the number between two texts.
 fn number_between(said: &str, before: &str, after: &str) -> Result<u64> {
     let rest = said.split_once(before).map(|(_, rest)| rest);
     let number = rest.and_then(|rest| rest.split_once(after)).map(|(number, _)| number);
     Ok(number.with_context(|| format!("no number behind {before:?}: {said:?}"))?.parse()?)
 }
 
-/// `events` that counts the calls of a process, and what it says from then on. Nobody reads its lines yet.
+/// Starts `events` for a process and waits until it has attached. Returns its stderr from then on. Nothing reads its
+/// stdout yet.
 fn unread(pid: u32) -> Result<(Child, BufReader<ChildStderr>)> {
     let mut command = Command::new(executable()?);
     command.args(["events", "--pid", &pid.to_string()]);
@@ -482,18 +486,18 @@ fn what_can_not_be_is_refused_before_anything_is_attached() -> Result<()> {
         ensure!(ended.stderr.contains(said), "{args:?}: {}", ended.stderr);
         ensure!(ended.stderr.lines().all(|line| line != "attached"), "{args:?}: {}", ended.stderr);
     }
-    // No process has this number: it is above the kernel's limit.
+    // No process can have this pid: it is above the kernel's limit.
     let ended = run_to_end(&["events", "--pid", "4194305"], PATIENCE)?;
     assert_eq!((ended.code, &*ended.stdout), (Some(3), ""), "{}", ended.stderr);
     Ok(())
 }
 
-/// The example of the library, on a real target.
+/// Runs the library's example on a real target.
 #[test]
 fn a_program_with_a_tracer_of_its_own() -> Result<()> {
     let (mut server, mut client) = pair()?;
-    // Of the whole workspace, as the tests are built: of the agent alone dependencies would have other features, and be built
-    // once more.
+    // Builds the whole workspace, like the tests: for the agent alone, dependencies would have other features and be
+    // rebuilt.
     let mut build = cargo();
     build.args(["build", "--quiet", "--locked", "--workspace", "--example", "slow_calls"]);
     ensure!(build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("")).status()?.success());
@@ -501,7 +505,7 @@ fn a_program_with_a_tracer_of_its_own() -> Result<()> {
     let target = target.ancestors().nth(2).context("a target directory")?;
     let mut example = Command::new(target.join("examples/slow_calls"));
     let child = example.arg(server.pid().to_string()).stdout(Stdio::piped()).spawn()?;
-    // It says nothing when it has attached, but its probes can be seen.
+    // The example prints nothing when it has attached, but its probes are visible.
     let sites = Sites::of(server.pid())?;
     let begin = Instant::now();
     while sites.probed()? < sites.count() {
@@ -520,7 +524,7 @@ fn a_program_with_a_tracer_of_its_own() -> Result<()> {
     Ok(())
 }
 
-/// gRPC's calls are lines as well, and what failed has the name of its code.
+/// gRPC calls have lines, too. Failed ones have the name of their code.
 #[test]
 fn calls_of_grpc_are_lines_with_the_codes_that_they_ended_with() -> Result<()> {
     let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;

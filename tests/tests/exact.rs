@@ -1,4 +1,4 @@
-//! The agent's numbers are those of the target itself: every call, every label set, every duration as good as the same.
+//! The agent's numbers equal the target's own: every call, every label set, and every duration within narrow limits.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use serde_json::Value;
 
 const ALL_LABELS: [&str; 6] = ["type", "caller", "callee", "method", "status", "retry"];
 
-/// Bounds two percent apart, from 100 µs to a second: a quantile read from them is as good as exact.
+/// Bounds two percent apart, from 100 µs to a second, which make quantiles practically exact.
 fn dense_buckets() -> String {
     let mut bounds = vec![20, 40, 60, 80, 100];
     while let Some(last) = bounds.last().copied().filter(|last| *last < 1_000_000) {
@@ -29,7 +29,7 @@ fn dense_buckets() -> String {
     bounds.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// Attaches one agent to all three roles, lets a chain make calls, and compares all there is.
+/// Attaches one agent to all three roles, makes calls through the chain, and compares everything.
 fn exact(
     flavour: Flavour,
     callers: &[&str],
@@ -107,7 +107,7 @@ fn few_labels_are_sums_of_many() -> Result<()> {
     Ok(())
 }
 
-/// What a load loop counted, by method and whether the caller got an error.
+/// Returns the counts of a load loop, by method and by whether the caller got an error.
 fn seen_by_the_callers(counts: &Value) -> Result<BTreeMap<(String, bool), u64>> {
     let mut seen = BTreeMap::new();
     for row in counts["loop"].as_array().into_iter().flatten() {
@@ -125,7 +125,7 @@ fn a_process_without_any_tracer() -> Result<()> {
     let mut client = Process::kitex(&["client", "--connect", server.addr()?, "--tracer", "none"])?;
     let agent = Agent::attach(&[client.pid(), server.pid()], &[])?;
     client.command("load 10000 8 3")?;
-    // Oneway calls reach the server in their own time, and nobody there counts them but the agent.
+    // Oneway calls reach the server later, and nothing there but the agent counts them.
     thread::sleep(Duration::from_millis(200));
     let scrape = agent.scrape_settled()?;
     let callers = Tally::of_agent(&scrape, &DEFAULT_LABELS, Some(client.pid()))?;
@@ -164,7 +164,7 @@ fn two_processes_of_one_executable() -> Result<()> {
     let both = agent.scrape_settled()?;
     for (server, calls) in servers.iter_mut().zip([3_000, 1_700]) {
         assert_eq!(check_calls(server, &both, &DEFAULT_LABELS, true)?.total(), calls);
-        // One target by itself has the shape of the in-process extension.
+        // The metrics of a single target have the form of the in-process extension.
         let alone = agent.scrape_path(&format!("/targets/{}/metrics", server.pid()))?;
         assert_eq!(check_calls(server, &alone, &DEFAULT_LABELS, false)?.total(), calls);
         assert_eq!(
@@ -196,7 +196,7 @@ fn calls_over_mux() -> Result<()> {
     Ok(())
 }
 
-/// What the bench compares with counts calls, too, if not as exactly.
+/// The sites that the bench compares with also count calls, though not as exactly.
 #[test]
 fn naive_sites_count_most_calls_once() -> Result<()> {
     let mut server = Process::kitex(&["server"])?;
@@ -246,10 +246,10 @@ fn a_finished_call_shows_after_a_quarter_of_a_second() -> Result<()> {
     Ok(())
 }
 
-/// Looks at the rings are no more frequent, whoever asks for them.
+/// The shortest time between two refreshes, whoever asks for them.
 const LOOKS_APART: Duration = Duration::from_millis(50);
 
-/// Rings in which little waits are left alone for five seconds, but not by those who want to see what is in them.
+/// Rings with few records are left alone for five seconds, but a scrape drains them.
 #[test]
 fn those_who_scrape_see_the_calls_up_to_then() -> Result<()> {
     let mut server = Process::kitex(&["server"])?;
@@ -267,7 +267,7 @@ fn those_who_scrape_see_the_calls_up_to_then() -> Result<()> {
         let other = other.map_err(|_| anyhow!("the other one who scrapes has failed"))?;
         assert_eq!([one?, other?], [[100.0 * f64::from(round); 2]; 2], "round {round}");
     }
-    // Whoever comes again and again gets an answer, and the agent has time for other things.
+    // Frequent scrapes are answered, and the agent has time for other work.
     let began = Instant::now();
     let mut scrapes = 0;
     while began.elapsed() < Duration::from_secs(1) {
@@ -280,7 +280,7 @@ fn those_who_scrape_see_the_calls_up_to_then() -> Result<()> {
     Ok(())
 }
 
-/// Calls of a client in its totals, and in its histograms.
+/// The number of a client's calls in the totals and in the histograms.
 fn timed_calls(scrape: &Scrape) -> [f64; 2] {
     let timed = scrape.histograms("kitex_client_latency_us");
     [scrape.sum("kitex_client_throughput", &[]), timed.values().map(|histogram| histogram.count).sum()]
@@ -299,7 +299,7 @@ fn a_scrape_under_load_is_neither_behind_nor_ahead() -> Result<()> {
         let after = [client.command("counts")?, server.command("counts")?];
         for (process, (before, after)) in [&client, &server].into_iter().zip(before.iter().zip(&after)) {
             let shown = Tally::of_agent(&scrape, &DEFAULT_LABELS, Some(process.pid()))?;
-            // `since` fails where a count falls: before <= shown <= after, for every label set.
+            // `since` fails if a count decreases, so this checks before <= shown <= after for every label set.
             let fresh = shown.since(&Tally::of_target(before, &DEFAULT_LABELS)?)?;
             Tally::of_target(after, &DEFAULT_LABELS)?.since(&shown)?;
             ensure!(fresh.total() > 0, "no call in 250 ms: this shows nothing");

@@ -1,4 +1,4 @@
-//! Texts that must stay as they are.
+//! Texts that must not change.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// Compares a text with a file in `goldens/`. A text that differs is kept, to look at and to take over.
+/// Compares a text with a file in `goldens/`. If they differ, the text is written to a file, to be inspected or copied.
 pub(crate) fn check(name: &str, text: &str) -> Result<()> {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens").join(name);
     if fs::read_to_string(&golden).is_ok_and(|expected| expected == text) {

@@ -1,7 +1,7 @@
-//! What the agent reads from a target's memory against what Go's runtime says in the target.
+//! Compares what the agent reads from a target's memory with what Go's runtime reports in the target.
 //!
-//! The oldest and the newest Go, and one of the others by the number of the commit; `cargo xtask gotable --check`
-//! runs them all.
+//! The tests use the oldest and the newest Go, and one of the others by the number of the commit. `cargo xtask gotable
+//! --check` runs all of them.
 
 use std::{
     collections::BTreeMap,
@@ -28,16 +28,16 @@ use monitor_tests::{
 };
 use serde_json::Value as Json;
 
-/// What a target at rest may take or give back between two readings, in bytes.
+/// By how many bytes the memory of a target at rest may change between two readings.
 const MOVES: f64 = 96.0 * 1024.0;
-/// Objects likewise.
+/// The same for objects.
 const OBJECTS: f64 = 600.0;
-/// What describes the spans of so many bytes.
+/// By how many bytes the memory for span descriptors may then change.
 const SPANS: f64 = 4.0 * 1024.0;
-/// The runtime takes memory for that by so much.
+/// The unit in which the runtime allocates memory for span descriptors.
 const CHUNK: f64 = 16.0 * 1024.0;
 
-/// Metrics that the agent does not read; `docs/metrics.md` says why.
+/// Metrics that the agent does not read, for reasons in `docs/metrics.md`.
 const NOT_READ: [&str; 5] = [
     "/sched/goroutines/not-in-go:goroutines",
     "/sched/goroutines/runnable:goroutines",
@@ -45,7 +45,7 @@ const NOT_READ: [&str; 5] = [
     "/sched/goroutines/waiting:goroutines",
     "/sched/threads/total:threads",
 ];
-/// Metrics that the agent reads in releases too that do not have them yet.
+/// Metrics that the agent also reads for older releases, which do not have them.
 const READ_BEFORE: [&str; 9] = [
     "/cgo/go-to-c-calls:calls",
     "/gc/cleanups/executed:cleanups",
@@ -57,7 +57,7 @@ const READ_BEFORE: [&str; 9] = [
     "/gc/heap/live:bytes",
     "/sched/gomaxprocs:threads",
 ];
-/// Metrics that only a symbol table leads to.
+/// Metrics that can only be found by a symbol table.
 const NAMED_ONLY: [&str; 7] = [
     "/cgo/go-to-c-calls:calls",
     "/gc/cleanups/executed:cleanups",
@@ -78,7 +78,8 @@ impl Runtime {
         Self::of(Process::start_command(&mut Command::new(executable))?, executable, None)
     }
 
-    /// A process that runs this, with the table of another release than the one that built it if one is named.
+    /// Prepares to read a process that runs `executable`, by the table of the release `minor` if given, else of the
+    /// release that built it.
     fn of(process: Process, executable: &Path, minor: Option<u32>) -> Result<Self> {
         let image = Image::parse(Box::new(File::open(executable)?))?;
         let target = Target::open(process.pid())?;
@@ -98,7 +99,7 @@ impl Runtime {
         Ok(readings)
     }
 
-    /// Waits until nothing moves: the runtime sweeps and gives memory back for a while after a collection.
+    /// Waits until no metric changes. After a collection, the runtime sweeps and returns memory for a while.
     fn settle(&mut self) -> Result<()> {
         let rest = |readings: &Readings| {
             let classes = readings.metrics.iter().filter(|(name, _)| name.starts_with("/memory/classes/"));
@@ -118,7 +119,7 @@ impl Runtime {
         bail!("the target does not come to rest")
     }
 
-    /// What the target says, between two readings of ours.
+    /// Compares the target's report with two readings, one before and one after it. Returns the report.
     fn compare(&mut self, stripped: bool) -> Result<Json> {
         self.settle()?;
         let before = self.read()?;
@@ -132,10 +133,11 @@ impl Runtime {
     }
 }
 
-/// What does not move at rest, but for a thread that the scheduler may start at any time.
+/// Compares what does not change at rest. Only the number of threads may change, since the scheduler may start one at
+/// any time.
 fn exact(ours: &Readings, after: &Readings, report: &Json) -> Result<Vec<String>> {
     let gc = ours.gc.as_ref().context("no collections")?;
-    // The program tells the newest first.
+    // The program lists the newest pause first.
     let pauses: Vec<u64> =
         report["pauses_ns"].as_array().into_iter().flatten().rev().filter_map(Json::as_u64).collect();
     let mut wrong = Vec::new();
@@ -159,10 +161,10 @@ fn exact(ours: &Readings, after: &Readings, report: &Json) -> Result<Vec<String>
     Ok(wrong)
 }
 
-/// How far a number may move between two readings.
+/// By how much a metric may change between two readings.
 fn slack(name: &str) -> f64 {
     match name {
-        // What is to be looked through is counted as it is allocated, by whole spans.
+        // Memory to be scanned is counted when it is allocated, by whole spans.
         "/gc/scan/heap:bytes" | "/gc/scan/total:bytes" => 2.0 * MOVES,
         "/memory/classes/metadata/mspan/inuse:bytes" => SPANS,
         "/memory/classes/metadata/mspan/free:bytes" => CHUNK,
@@ -231,8 +233,8 @@ fn histograms(before: &Readings, after: &Readings, report: &Json) -> Result<Vec<
         }
         let counts: Vec<_> =
             theirs["counts"].as_array().into_iter().flatten().filter_map(Json::as_u64).collect();
-        // Go 1.18 counts all objects of a span when a processor takes it, and takes back those that were not made
-        // when it gives it up: the count may fall, and lies between all the same.
+        // When a processor takes a span, Go 1.18 counts all of its objects. When the processor gives the span up, it
+        // subtracts those that were not allocated. So the count may fall, but still lies between the two readings.
         let between = |at: usize, count: &u64| {
             let (one, other) = (before.counts[at], after.counts[at]);
             (one.min(other)..=one.max(other)).contains(count)
@@ -251,10 +253,10 @@ fn histograms(before: &Readings, after: &Readings, report: &Json) -> Result<Vec<
     Ok(wrong)
 }
 
-/// Brings a target through what changes its numbers, and compares after each step.
+/// Takes a target through everything that changes its metrics, and compares after each step.
 fn life(executable: &Path, stripped: bool) -> Result<()> {
     let mut runtime = Runtime::start(executable)?;
-    // What is allocated for the first time only.
+    // Causes first-time allocations.
     runtime.process.command("report")?;
     runtime.compare(stripped).context("at the start")?;
     let commands = [
@@ -286,7 +288,7 @@ fn life(executable: &Path, stripped: bool) -> Result<()> {
 fn values_are_those_of_the_runtime_itself() -> Result<()> {
     let mut wrong = Vec::new();
     for release in go_releases() {
-        // Most of the time they wait for a target to come to rest.
+        // Most of the time, they wait until a target is at rest.
         let flavours = [(Flavour::Default, false), (Flavour::StrippedPie, true)];
         let outcome = side_by_side(flavours, |(flavour, stripped)| {
             let executable = Program::Runtime.build_with(release, flavour)?;
@@ -298,7 +300,7 @@ fn values_are_those_of_the_runtime_itself() -> Result<()> {
     Ok(())
 }
 
-/// Leaves what both sides have: here it does not matter how much that is.
+/// Keeps only the metrics that readings and report have in common. How many there are does not matter here.
 fn common(readings: &mut [&mut Readings], report: &mut Json) {
     for kind in ["unsigned", "floats", "histograms"] {
         let Some(told) = report[kind].as_object_mut() else { continue };
@@ -311,7 +313,7 @@ fn common(readings: &mut [&mut Readings], report: &mut Json) {
     }
 }
 
-/// With another release's table, what is served is right all the same.
+/// Whatever can be read by another release's table must be right.
 #[test]
 fn a_table_that_does_not_fit_gives_no_wrong_value() -> Result<()> {
     let mut wrong = Vec::new();
@@ -323,7 +325,7 @@ fn a_table_that_does_not_fit_gives_no_wrong_value() -> Result<()> {
     Ok(())
 }
 
-/// Reads what one release has built by the tables of all.
+/// Reads a program built by one release, by the tables of all releases.
 fn by_every_table(release: &'static str) -> Result<()> {
     let executable = Program::Runtime.build_with(release, Flavour::Default)?;
     let mut wrong = Vec::new();
@@ -349,18 +351,19 @@ fn by_every_table(release: &'static str) -> Result<()> {
         found.extend(exact(&before, &after, &report)?);
         wrong.extend(found.into_iter().map(|line| format!("{release} read as 1.{minor}: {line}")));
     }
-    // Its own, and perhaps one that is the same.
+    // Its own table fits, and perhaps an identical one.
     ensure!(fitting > 0 && others >= 6, "{release}: {fitting} tables fit, {others} do not");
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 
-/// Reads a target that allocates, collects and reads its own statistics all the time.
+/// Reads a target that continuously allocates, collects garbage and reads its own statistics.
 #[test]
 fn under_load_nothing_is_torn() -> Result<()> {
     for release in go_releases() {
         let executable = Program::Runtime.build_with(release, Flavour::Default)?;
-        // So that it takes what the reader leaves, and not the reader's time: it is at work in each reading all the same.
+        // At a low priority, so that the target does not take the reader's CPU time. It still runs during every
+        // reading.
         let mut command = Command::new("nice");
         let process = Process::start_command(command.args(["-n", "5"]).arg(&executable))?;
         let mut runtime = Runtime::of(process, &executable, None)?;
@@ -372,7 +375,7 @@ fn under_load_nothing_is_torn() -> Result<()> {
             let (readings, failed) = runtime.reader.read();
             faults.extend(failed);
             let allocated = readings.unsigned("/gc/heap/allocs:bytes").unwrap_or(before);
-            // Go 1.18 takes back what it counted ahead.
+            // Go 1.18 later subtracts objects that it has counted ahead.
             ensure!(
                 allocated >= before || release == OLDEST_GO,
                 "{release}: {before} bytes, then {allocated}"
@@ -380,7 +383,7 @@ fn under_load_nothing_is_torn() -> Result<()> {
             before = allocated;
             let objects = readings.unsigned("/memory/classes/heap/objects:bytes").unwrap_or_default();
             ensure!(objects < 1 << 30, "{release}: {objects} bytes of objects");
-            // All that is not whole is time that adds up; the program's own is what is left of the whole.
+            // All floats are times, which accumulate. Only the program's own time is computed as a difference.
             for (name, value) in &readings.metrics {
                 let Value::Float(now) = value else { continue };
                 let before = seconds.insert(name, *now).unwrap_or_default();
@@ -389,7 +392,7 @@ fn under_load_nothing_is_torn() -> Result<()> {
             check_user_time(&seconds).with_context(|| release.to_owned())?;
             for family in metrics::go(&readings, release, Detail::All) {
                 let name = family.name();
-                // Go 1.18 takes back there too, where `client_golang` has no guard.
+                // With Go 1.18 these counters may fall too, since `client_golang` does not prevent it.
                 let may_fall = release == OLDEST_GO && name.starts_with("go_memstats_");
                 if may_fall || !name.ends_with("_total") {
                     continue;
@@ -413,12 +416,12 @@ fn under_load_nothing_is_torn() -> Result<()> {
     Ok(())
 }
 
-/// The program's own time.
+/// The program's own CPU time.
 const USER: &str = "/cpu/classes/user:cpu-seconds";
 
-/// Fails unless the program's own time is what the other classes leave of the whole, to the rounding of seconds, or more:
-/// it is worked out when a collection ends (`accumulate` in runtime/mstats.go), and may go back then; pauses are added to the
-/// collector's before. Releases before Go 1.20 have no classes.
+/// Fails unless the program's own time is the total minus the other classes, within rounding, or more. The runtime
+/// computes it when a collection ends (`accumulate` in runtime/mstats.go), and it may decrease then. Pauses are added
+/// to the collector's time before that. Releases before Go 1.20 have no classes.
 fn check_user_time(seconds: &BTreeMap<&str, f64>) -> Result<()> {
     let Some(user) = seconds.get(USER) else { return Ok(()) };
     let class = |name: &str| {
@@ -430,7 +433,7 @@ fn check_user_time(seconds: &BTreeMap<&str, f64>) -> Result<()> {
     Ok(())
 }
 
-/// The agent serves them for a stripped service as long as it lives, no more of them than asked for.
+/// The agent serves the metrics of a stripped service as long as it lives, and only those requested.
 #[test]
 fn the_agent_serves_them() -> Result<()> {
     let mut server = Process::start(Program::Kitex, Flavour::Stripped, &["server"])?;
@@ -458,7 +461,7 @@ fn the_agent_serves_them() -> Result<()> {
     Ok(())
 }
 
-/// What says where things are, in each kind of build.
+/// The evidence for the places of variables, in each kind of build.
 #[test]
 fn evidence_is_what_the_executable_has() -> Result<()> {
     let table = format!("table for {NEWEST_GO}");
@@ -478,7 +481,7 @@ fn evidence_is_what_the_executable_has() -> Result<()> {
     life(&Program::Runtime.build_with(NEWEST_GO, Flavour::NoSymbols)?, false)
 }
 
-/// An executable of a test's own; it goes with its owner.
+/// A test's own copy of an executable. It is removed when dropped.
 struct Altered(PathBuf);
 
 impl Drop for Altered {
@@ -487,7 +490,7 @@ impl Drop for Altered {
     }
 }
 
-/// An executable that differs in some bytes, wherever they are.
+/// Makes a copy of an executable in which every occurrence of `from` is replaced by `to`.
 fn altered(executable: &Path, from: &[u8], to: &[u8]) -> Result<Altered> {
     let mut bytes = fs::read(executable)?;
     let places: Vec<_> = (0..bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
@@ -506,13 +509,13 @@ fn altered(executable: &Path, from: &[u8], to: &[u8]) -> Result<Altered> {
     Ok(file)
 }
 
-/// What can't be proven is left out as a whole, in one line, and counted.
+/// What can't be proven is left out completely, logged in one line, and counted.
 #[test]
 fn a_runtime_that_is_not_known_has_no_metrics() -> Result<()> {
     let plain = Program::Runtime.build_with(NEWEST_GO, Flavour::NoSymbols)?;
     let stripped = Program::Runtime.build_with(NEWEST_GO, Flavour::Stripped)?;
     for (executable, from, to, reason, said) in [
-        // A field that another name has in the DWARF; a release to come; a tool chain of somebody's own.
+        // A field with another name in the DWARF; a future release; a vendor's tool chain.
         (
             &plain,
             "ngsys\0",
@@ -544,13 +547,13 @@ fn a_runtime_that_is_not_known_has_no_metrics() -> Result<()> {
         ensure!(lines.len() == 1 && lines[0].contains(said), "{to}: {lines:?}");
         agent.terminate()?;
     }
-    // With DWARF that says the same as the table, such a tool chain is as good as Go's own.
+    // If DWARF agrees with the table, a vendor's tool chain is accepted like Go's own.
     let vendor = altered(&plain, NEWEST_GO.as_bytes(), b"go1.27-v")?;
     Runtime::start(&vendor.0)?.compare(false)?;
     Ok(())
 }
 
-/// The bound that the agent promises, of its own processor time.
+/// Checks the limit that the agent promises, in its own CPU time.
 #[test]
 fn a_hundred_thousand_goroutines_are_read_in_five_milliseconds() -> Result<()> {
     const READINGS: u32 = 200;
@@ -567,7 +570,7 @@ fn a_hundred_thousand_goroutines_are_read_in_five_milliseconds() -> Result<()> {
     Ok(())
 }
 
-/// Processor time of this process, in the kernel too.
+/// CPU time of this process, user and kernel.
 fn cpu_time() -> Result<Duration> {
     let mut time = std::mem::MaybeUninit::<libc::timespec>::uninit();
     // SAFETY: `time` is valid for writes, and the call fills it when it succeeds.

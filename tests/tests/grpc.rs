@@ -1,4 +1,4 @@
-//! gRPC-Go: what the agent counts outside is what interceptors count inside.
+//! gRPC-Go: the agent's counts equal those of interceptors in the process.
 
 use std::{process::Command, thread, time::Duration};
 
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::schema::check_schema;
 
-/// Every kind of call, counted outside and inside.
+/// Makes every kind of call, and compares the agent's counts with the process's own.
 fn counts_exactly(flavour: Flavour) -> Result<()> {
     let mut target = Process::start(Program::Grpc, flavour, &[])?;
     let agent = Agent::attach(&[target.pid()], &[])?;
@@ -40,17 +40,17 @@ fn a_stripped_executable_that_lies_anywhere_is_proven_as_well() -> Result<()> {
     counts_exactly(Flavour::StrippedPie)
 }
 
-/// Codes tell calls apart that are `other` too, and a server may make up any. Past the reserve for `other` calls, starts and
-/// messages of streams are lost, and counted.
+/// Calls counted as `other` still differ by code, and a server may make up any code. Once the reserve for `other` is
+/// used up, further calls, starts and messages of streams are lost, and counted as lost.
 #[test]
 fn codes_past_the_reserve_for_other_are_lost_and_counted() -> Result<()> {
     const CODES: u64 = 200;
     const STREAMS: u64 = 5;
     let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
     let agent = Agent::attach(&[target.pid()], &["--max-label-sets", "1", "--grpc.messages"])?;
-    // On both sides, in 256 places and one.
+    // On both sides. There is room for one label set and the reserve of 256.
     target.command(&format!("codes {CODES}"))?;
-    // Of another type, and so their starts need places too.
+    // Streams have another type, so their starts need label sets, too.
     target.command(&format!("run bidirectional {STREAMS}"))?;
     let scrape = agent.scrape_settled()?;
     let (own, agents) = (grpc::Calls::of_target(&mut target)?, grpc::Calls::of_agent(&scrape, None));
@@ -75,7 +75,8 @@ fn codes_past_the_reserve_for_other_are_lost_and_counted() -> Result<()> {
     Ok(())
 }
 
-/// The agent sees the end of what a stream was waiting for when it came, and not its beginning.
+/// A stream may be waiting for a message when the agent attaches. The agent sees only the end of this wait, not its
+/// start.
 #[test]
 fn messages_that_streams_were_waiting_for_are_lost_and_counted() -> Result<()> {
     const STREAMS: u64 = 9;
@@ -86,26 +87,27 @@ fn messages_that_streams_were_waiting_for_are_lost_and_counted() -> Result<()> {
     target.command("exchange")?;
     let scrape = agent.scrape_settled()?;
     let after = grpc::Calls::of_target(&mut target)?.messages();
-    // One each way: both ends have waited for the other's, and have sent theirs since.
+    // One in each direction: both sides have waited for the other's message, and have sent one since.
     ensure!(after - before == 4 * STREAMS, "{} messages", after - before);
     let agents = grpc::Calls::of_agent(&scrape, None);
     let lost = whole(scrape.sum("monitor_events_lost_total", &[("reason", "message")]));
     ensure!((agents.messages(), lost) == (2 * STREAMS, 2 * STREAMS), "{lost} lost: {agents:?}");
     ensure!(agents.received.is_empty(), "{agents:?}");
-    // Their beginning is as unknown: the server's have no duration, and which end of a client's is the first can't be told.
+    // The starts of the streams are unknown, too: those of the server have no duration, and for those of the client, it
+    // is unknown which end is the first.
     ensure!((agents.total(), agents.started.len()) == (STREAMS, 0), "{agents:?}");
     check_closed(&scrape, target.pid(), [0, 0])?;
     agent.terminate()?;
     Ok(())
 }
 
-/// No more messages are remembered while they are under way than calls may be.
+/// The table of messages in flight has no more room than the one of calls.
 #[test]
 fn messages_that_find_no_room_are_lost_and_counted() -> Result<()> {
     const STREAMS: u64 = 20;
     let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
     let agent = Agent::attach(&[target.pid()], &["--grpc.messages", "--max-in-flight", "1"])?;
-    // Each end waits for a message, of which one has room.
+    // Each side waits for a message. Only some of them find room.
     target.command(&format!("wait {STREAMS}"))?;
     target.command("exchange")?;
     let scrape = agent.scrape_settled()?;
@@ -120,7 +122,7 @@ fn messages_that_find_no_room_are_lost_and_counted() -> Result<()> {
     Ok(())
 }
 
-/// Fails unless the calls that a command makes, and their messages, are those of the interceptors.
+/// Fails unless the calls that a command makes, and their messages, are counted as by the interceptors.
 fn counts_as_interceptors_do(command: &str) -> Result<()> {
     let mut target = Process::start(Program::Grpc, Flavour::Default, &[])?;
     let agent = Agent::attach(&[target.pid()], &["--grpc.messages"])?;
@@ -137,8 +139,8 @@ fn messages_are_counted_as_interceptors_count_them() -> Result<()> {
     counts_as_interceptors_do("run all 20")
 }
 
-/// All that go-grpc-prometheus counts in the same process, by its own names: what it counts otherwise is in
-/// `docs/metrics.md`.
+/// Everything that go-grpc-prometheus counts in the same process, by its own names. `docs/metrics.md` lists the
+/// differences.
 #[test]
 fn the_library_that_the_names_are_from_counts_the_same() -> Result<()> {
     let mut target = Process::start(Program::GrpcReference, Flavour::Default, &[])?;
@@ -170,7 +172,7 @@ fn two_frameworks_side_by_side_are_told_apart() -> Result<()> {
     Ok(())
 }
 
-/// Kitex and gRPC-Go in one process, called in turn by the same goroutines: each has its own numbers.
+/// Kitex and gRPC-Go in one process, called alternately by the same goroutines. The counts of each are its own.
 #[test]
 fn two_frameworks_in_one_process_are_told_apart() -> Result<()> {
     let executable = Program::Inside.build(Flavour::Default)?;
@@ -206,8 +208,8 @@ fn two_frameworks_in_one_process_are_told_apart() -> Result<()> {
     Ok(())
 }
 
-/// What a server takes for a call lies within what its client does, and that within what whoever makes it sees. Calls of one method
-/// and streams take 20 ms, and others meanwhile don't.
+/// The duration on the server is within the one on the client, which is within the one that the caller measures. Calls
+/// of one method and streams take 20 ms, other calls meanwhile do not.
 #[test]
 fn durations_are_those_of_the_calls() -> Result<()> {
     const CALLS: u32 = 50;
@@ -256,13 +258,14 @@ fn calls_under_way_are_not_timed() -> Result<()> {
     Ok(())
 }
 
-/// What few programs do, and is no other call for that.
+/// Calls of rare kinds are counted like any other.
 #[test]
 fn odd_calls_are_counted_once() -> Result<()> {
     counts_as_interceptors_do("odd 3")
 }
 
-/// Any peer may call what has no service, no method, or neither: no label is empty for that, and no field of a line.
+/// A peer may make calls without a service name, a method name, or both. Neither labels nor fields of lines are empty
+/// for these calls.
 #[test]
 fn names_that_are_none_are_unknown() -> Result<()> {
     const ECHO: &str = "monitor.test.Echo";
@@ -294,8 +297,8 @@ fn names_that_are_none_are_unknown() -> Result<()> {
     Ok(())
 }
 
-/// Calls that never get a stream end where they are told that they won't be tried again, or can't be since their connection is
-/// closed.
+/// Calls that never get a stream end when they learn that they are not retried, or that they can't be since their
+/// connection is closed.
 #[test]
 fn calls_that_never_get_a_stream_are_counted_as_they_end() -> Result<()> {
     let mut target = Process::start(Program::Grpc, Flavour::Stripped, &[])?;
@@ -317,7 +320,8 @@ fn calls_that_never_get_a_stream_are_counted_as_they_end() -> Result<()> {
     Ok(())
 }
 
-/// Calls that wait for a stream as the agent comes have one end, unary ones and streams: they count, and have no duration.
+/// Calls that wait for a stream when the agent attaches, both unary calls and streams, have one end. They are counted,
+/// without a duration.
 fn counts_calls_that_wait(flavour: Flavour) -> Result<()> {
     const CALLS: u64 = 50;
     let mut target = Process::start(Program::Grpc, flavour, &[])?;
@@ -346,7 +350,7 @@ fn calls_that_wait_for_a_stream_are_counted_where_nothing_is_optimised() -> Resu
     counts_calls_that_wait(Flavour::NotOptimised)
 }
 
-/// A call that got a stream, which the server left unprocessed, ends once though there is none for its next attempt.
+/// A call that got a stream which the server left unprocessed ends once, even if its next attempt gets no stream.
 #[test]
 fn calls_that_are_left_unprocessed_are_counted_once() -> Result<()> {
     const CALLS: u64 = 20;
@@ -362,8 +366,8 @@ fn calls_that_are_left_unprocessed_are_counted_once() -> Result<()> {
     Ok(())
 }
 
-/// Calls that are tried again and never get a stream have no end that shows where gRPC-Go is not optimised. The next ones that
-/// lie where they were have their own start, name and duration.
+/// If gRPC-Go is not optimised, calls that are retried and never get a stream have no visible end. Later calls at the
+/// same addresses have their own start, name and duration.
 #[test]
 fn a_call_has_nothing_of_one_that_lay_there_before() -> Result<()> {
     const STRANDED: u64 = 500;
@@ -371,7 +375,7 @@ fn a_call_has_nothing_of_one_that_lay_there_before() -> Result<()> {
     let mut target = Process::start(Program::Grpc, Flavour::NotOptimised, &[])?;
     let agent = Agent::attach(&[target.pid()], &[])?;
     target.command(&format!("strand {STRANDED}"))?;
-    // A stream that has the start of one of those takes longer than any does.
+    // A stream paired with the start of one of these calls would take longer than any stream does.
     thread::sleep(Duration::from_secs(2));
     target.command(&format!("run bidirectional {STREAMS}"))?;
     let scrape = agent.scrape_settled()?;
@@ -395,7 +399,8 @@ fn a_call_has_nothing_of_one_that_lay_there_before() -> Result<()> {
     Ok(())
 }
 
-/// Where there are no attempts left to send by, the error wraps what stands for a good end. It is none.
+/// If no attempts are left for sending, the error wraps the one of a successful end. The stream has not ended
+/// successfully.
 #[test]
 fn streams_whose_attempts_are_used_up_have_not_ended_well() -> Result<()> {
     const STREAMS: u64 = 50;
@@ -415,8 +420,8 @@ fn streams_whose_attempts_are_used_up_have_not_ended_well() -> Result<()> {
     Ok(())
 }
 
-/// Handlers that hang show while they do, on both sides, under their names: those of each kind, and since when. The streams are two
-/// more, and half a second younger.
+/// Hanging handlers are visible while they hang, on both sides and by name: how many of each kind, and since when.
+/// There are two more streams than unary calls, and they are half a second younger.
 #[test]
 fn calls_in_flight_have_names_and_ages() -> Result<()> {
     const KINDS: [(&str, &str, u64); 2] = [("unary", "Call", 5), ("bidi_stream", "Chat", 7)];

@@ -1,4 +1,5 @@
-//! Agents come and go under full load: no call fails of it, nothing stays behind, and the agent's memory is steady.
+//! Agents come and go under full load: no call fails because of it, nothing is left behind, and the agent's memory is
+//! steady.
 
 use std::{
     process::Command,
@@ -21,19 +22,19 @@ use monitor_tests::{
 };
 use serde_json::Value;
 
-/// Makes the same calls over and over, as fast as it can, and expects the same outcome each time.
+/// Makes the same calls repeatedly, as fast as it can, and expects the same outcome each time.
 struct SteadyLoad {
     stop: Arc<AtomicBool>,
     rounds: JoinHandle<Result<(Process, u64)>>,
 }
 
 const ROUND: &str = "load 8000 16 5";
-/// Agents that come and go: a hundred that are killed, and some that end as they should.
+/// The number of agents: a hundred are killed, the others end regularly.
 const CYCLES: u32 = 110;
 
 impl SteadyLoad {
     fn start(mut client: Process) -> Result<Self> {
-        // Which calls fail depends on nothing but the seed.
+        // Which calls fail depends only on the seed.
         let intended = outcome(&client.command(ROUND)?);
         ensure!(intended[2] != 0 && intended[3] != 0, "calls are meant to fail: {intended:?}");
         let stop = Arc::new(AtomicBool::new(false));
@@ -53,7 +54,7 @@ impl SteadyLoad {
         Ok(Self { stop, rounds })
     }
 
-    /// Ends the load; gives the client and how many rounds there were.
+    /// Ends the load. Returns the client and the number of rounds.
     fn stop(self) -> Result<(Process, u64)> {
         self.stop.store(true, Ordering::Relaxed);
         self.rounds.join().map_err(|_| anyhow!("the load panicked"))?
@@ -64,15 +65,15 @@ fn outcome(answer: &Value) -> [Value; 4] {
     ["calls", "ok", "biz", "err"].map(|name| answer[name].clone())
 }
 
-/// Calls started and finished in a process so far. Read while calls go on: started is read after finished.
+/// Calls started and finished in a process so far. While calls go on, `started` is read after `finished`.
 fn so_far(process: &mut Process) -> Result<[u64; 2]> {
     let counts = process.command("counts")?;
     let number = |name: &str| counts[name].as_u64().with_context(|| format!("no {name} in {counts}"));
     Ok([number("started")?, number("finished")?])
 }
 
-/// What an agent that has come in the middle of the load has counted of a process, whose calls are over by now, is what the
-/// process has counted since: all after the agent was ready, nothing from before it came, and each call once.
+/// Fails unless an agent that attached in the middle of the load has counted what the process has counted since: all
+/// calls after the agent was ready, none from before it attached, and each call once. All calls must have ended.
 fn check_since(process: &mut Process, agent: &Agent, before: [u64; 2], ready: [u64; 2]) -> Result<()> {
     process.command("settle")?;
     let scrape = agent.scrape_settled()?;
@@ -94,7 +95,8 @@ fn check_since(process: &mut Process, agent: &Agent, before: [u64; 2], ready: [u
     check_closed(&scrape, process.pid(), [0, 0])
 }
 
-/// An agent that goes before the load, which takes all that is left: it is ready sooner, and the load is no less full.
+/// Starts an agent with a higher priority than the load, which uses all remaining CPU time. The agent is ready sooner,
+/// and the load is still full.
 fn ahead_of_the_load(pids: &[u32]) -> Result<Agent> {
     let mut command = Command::new("nice");
     command.args(["-n", "-10"]).arg(executable()?).args(["run", "--web.listen-address", "127.0.0.1:0"]);
@@ -114,7 +116,7 @@ fn a_hundred_agents_are_killed() -> Result<()> {
     let load = SteadyLoad::start(client)?;
     let began = Instant::now();
     for cycle in 1..=CYCLES {
-        // Both targets at once now and then; it takes the kernel its time.
+        // Both targets only now and then, since detaching takes the kernel some time.
         let watched = if cycle % 11 == 0 { &pids[..] } else { &pids[..1] };
         let agent = ahead_of_the_load(watched)?;
         for site in &sites[..watched.len()] {
@@ -124,16 +126,16 @@ fn a_hundred_agents_are_killed() -> Result<()> {
             let loaded = BpfObjects::now()?.beyond(&before);
             let [programs, maps, links] = loaded.counts();
             let probes = sites[0].count();
-            // Were these not seen here, that they are gone would say nothing.
+            // If these were not visible here, the check that they are gone would prove nothing.
             ensure!(programs >= 2 && maps >= 4 && links >= probes, "one agent has {loaded}");
         }
-        // Most are killed: the kernel then cleans up by itself.
+        // Most agents are killed, and the kernel cleans up by itself.
         let signal = if cycle % 11 == 0 { libc::SIGTERM } else { libc::SIGKILL };
         let (status, _) = agent.end_by(signal)?;
         ensure!(status.success() || signal == libc::SIGKILL, "cycle {cycle}: {status}");
     }
     let cycles = began.elapsed();
-    // Not only alive: the next one, in the middle of the load, sees every call from its coming on.
+    // The targets are not only alive: another agent in the middle of the load sees every call from its attaching on.
     let at_first = so_far(&mut server)?;
     let agent = Agent::attach(&pids, &[])?;
     let ready = so_far(&mut server)?;
@@ -149,7 +151,7 @@ fn a_hundred_agents_are_killed() -> Result<()> {
         site.check_clean()?;
     }
     BpfObjects::wait_until_back(&before, Duration::from_secs(10))?;
-    // And another one, which was there before the first call, has each under its names with its duration.
+    // An agent attached before the first call has each call with its names and its duration.
     server.command("settle")?;
     for process in [&mut client, &mut server] {
         process.command("reset")?;
@@ -171,7 +173,7 @@ fn the_agents_memory_is_steady() -> Result<()> {
     let agent = Agent::attach(&[server.pid(), client.pid()], &["--latency-buckets", "fine"])?;
     let load = SteadyLoad::start(client)?;
     let resident = || -> Result<f64> {
-        // Scrapes are part of the work: each makes and drops a text.
+        // Scrapes are included in the measurement: each allocates and frees a text.
         for _ in 0..20 {
             agent.scrape()?;
         }

@@ -1,4 +1,5 @@
-//! Targets with memory that never comes: whoever reads it waits in the kernel. That holds up what needs it, and nothing else.
+//! Targets with memory that never arrives: readers of it block in the kernel. This delays only what needs the memory,
+//! and nothing else.
 
 use std::{
     fs, io,
@@ -24,26 +25,27 @@ use monitor_tests::{
     targets::{Flavour, Program},
 };
 
-/// A scrape may wait once for what doesn't come, and a busy machine takes its time, too.
+/// How long the first scrape may take: it may wait once for the memory, and a machine may be busy.
 const ONCE: Duration = Duration::from_secs(3);
-/// Then it waits no more.
+/// How long later scrapes may take: they no longer wait.
 const LATER: Duration = Duration::from_secs(1);
-/// A call's line is there for those who read events after a tenth of a second; the rest is slack for a busy machine.
+/// How long a call's line may take. Readers of events get it after a tenth of a second; the rest is slack for a busy
+/// machine.
 const TOLD_WITHIN: Duration = Duration::from_millis(600);
-/// Calls that are under way, with names that never come.
+/// Calls in flight whose names never arrive.
 const UNDER_WAY: u64 = 3;
 
-/// Targets that hold up whoever reads their memory, one that doesn't, and their agent.
+/// Targets that block readers of their memory, one that does not, and an agent that watches all of them.
 struct Watched {
     held: Vec<Process>,
     other: Process,
     agent: Agent,
-    /// Calls of the other so far.
+    /// Calls of `other` so far.
     calls: u64,
 }
 
 impl Watched {
-    /// With so many that hold up, and these arguments for the agent.
+    /// Starts `number` targets that block readers, another one, and an agent with these arguments.
     fn start(number: usize, args: &[&str]) -> Result<Self> {
         let start = || Process::start(Program::Strange, Flavour::Default, &[]);
         let mut held = (0..number).map(|_| start()).collect::<Result<Vec<_>>>()?;
@@ -52,7 +54,7 @@ impl Watched {
         let agent = Agent::attach(&pids, args)?;
         for target in &mut held {
             target.command(&format!("open {UNDER_WAY} client 1 method=held"))?;
-            // The agent looks for what calls come with that it doesn't know.
+            // Makes the agent read the memory for the call's unknown type.
             target.command("vanish 1")?;
         }
         for target in &held {
@@ -63,7 +65,7 @@ impl Watched {
         Ok(Self { held, other, agent, calls: 0 })
     }
 
-    /// Fails unless a scrape comes in time and has all calls of the other.
+    /// Fails unless a scrape is answered in time and has all calls of `other`.
     fn scrape_within(&mut self, patience: Duration) -> Result<Scrape> {
         self.other.command("call 100 server")?;
         self.calls += 100;
@@ -78,7 +80,7 @@ impl Watched {
         Ok(scrape)
     }
 
-    /// Fails unless a call of the other is soon told to who has read the events of all of them.
+    /// Fails unless the line of a new call of `other` soon reaches a reader that has had all lines so far.
     fn call_is_told(&mut self, reader: &SocketReader) -> Result<()> {
         self.other.command("call 1 server")?;
         self.calls += 1;
@@ -90,7 +92,7 @@ impl Watched {
         Ok(())
     }
 
-    /// The first scrape that shows a target as one that has ended.
+    /// Returns the first scrape that shows a target as ended.
     fn scrape_of_the_end(&self, pid: u32) -> Result<Scrape> {
         let began = Instant::now();
         loop {
@@ -104,7 +106,8 @@ impl Watched {
     }
 }
 
-/// What holds up a process's memory, as this process's own: as long as this one has it, it holds up even after the other's end.
+/// Takes over the userfaultfds that block a process's memory: as long as this process holds them, they block readers
+/// even after the target's end.
 fn holders(pid: u32) -> Result<Vec<OwnedFd>> {
     let number = libc::pid_t::try_from(pid)?;
     // SAFETY: touches no memory.
@@ -123,7 +126,7 @@ fn holders(pid: u32) -> Result<Vec<OwnedFd>> {
     Ok(holders)
 }
 
-/// What a system call has opened, or its error.
+/// Converts the result of a system call into a descriptor, or into its error.
 fn opened(descriptor: libc::c_long) -> Result<OwnedFd> {
     if descriptor < 0 {
         return Err(io::Error::last_os_error().into());
@@ -133,7 +136,7 @@ fn opened(descriptor: libc::c_long) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Calls that are under way in a target under this name.
+/// Returns the calls of this method in flight in a target.
 fn in_flight(scrape: &Scrape, pid: u32, method: &str) -> u64 {
     whole(scrape.sum("kitex_client_in_flight", &[("target", &pid.to_string()), ("method", method)]))
 }
@@ -145,7 +148,7 @@ fn memory_that_never_comes_holds_up_neither_scrapes_nor_other_targets() -> Resul
     let name = pid.to_string();
     for patience in [ONCE, LATER, LATER] {
         let scrape = watched.scrape_within(patience)?;
-        // They are there all the same.
+        // The calls are counted all the same.
         ensure!(in_flight(&scrape, pid, "unknown") == UNDER_WAY, "{:?}", scrape.families.keys());
         let unknown = [("target", name.as_str()), ("reason", "finish_unknown_type")];
         ensure!(scrape.value("monitor_events_lost_total", &unknown) == Some(1.0));
@@ -173,16 +176,16 @@ fn many_targets_that_are_held_up_take_a_scrape_no_more_time_than_one() -> Result
     Ok(())
 }
 
-/// Whoever takes note of a target's end waits for no scrape that waits for its memory.
+/// The agent handles a target's end without waiting for a scrape that waits for the target's memory.
 #[test]
 fn a_target_that_ends_while_a_scrape_waits_for_it_keeps_no_other_waiting() -> Result<()> {
     let socket = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("held.sock");
-    // As a test that was killed leaves it.
+    // As left behind by a test that was killed.
     let _ = fs::remove_file(&socket);
     let path = socket.to_str().context("a path that is text")?;
     let mut watched = Watched::start(1, &["--events.socket", path])?;
     let reader = SocketReader::of(UnixStream::connect(&socket)?);
-    // Until it is let in.
+    // Waits until the reader is admitted.
     thread::sleep(Duration::from_millis(500));
     watched.call_is_told(&reader)?;
     let pid = watched.held[0].pid();
@@ -194,7 +197,7 @@ fn a_target_that_ends_while_a_scrape_waits_for_it_keeps_no_other_waiting() -> Re
         let began = Instant::now();
         (http::get(&address, "/metrics"), began.elapsed())
     });
-    // Until it waits.
+    // Waits until the scrape is blocked.
     thread::sleep(Duration::from_millis(100));
     watched.held[0].signal(libc::SIGKILL)?;
     let killed = Instant::now();
@@ -206,7 +209,7 @@ fn a_target_that_ends_while_a_scrape_waits_for_it_keeps_no_other_waiting() -> Re
     ensure!(took > Duration::from_millis(900), "it waited for nothing, so this shows nothing: {took:?}");
     ensure!(took < ONCE, "{took:?}");
 
-    // Who sees it down sees what has become of its calls.
+    // A scrape that shows the target as ended also has the outcome of its calls.
     let scrape = watched.scrape_of_the_end(pid)?;
     let name = pid.to_string();
     let ended = [("target", name.as_str()), ("reason", "target_ended")];
@@ -219,8 +222,8 @@ fn a_target_that_ends_while_a_scrape_waits_for_it_keeps_no_other_waiting() -> Re
     Ok(())
 }
 
-/// The code at which calls start becomes memory that never comes. Probes that are put back can't be seen there then, and who waits
-/// for that does not have them.
+/// The code at which calls start becomes memory that never arrives. The agent can't verify its probes there, and so
+/// does not count the starts as watched.
 #[test]
 fn starts_whose_memory_never_comes_do_not_pass_for_seen() -> Result<()> {
     let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;

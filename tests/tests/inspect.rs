@@ -1,4 +1,4 @@
-//! What `inspect` prints is as it was, as promised, and true: checked against what Go's own tools and the DWARF say of
+//! The output of `inspect` is stable, as documented, and true: it is compared with Go's own tools and with the DWARF of
 //! the same executables.
 
 use std::{
@@ -35,7 +35,7 @@ fn inspect_json(args: &[&str]) -> Result<Value> {
     Ok(serde_json::from_str(&ended.stdout)?)
 }
 
-/// The executable of a Kitex target, as a path and as an argument.
+/// Returns the executable of a Kitex target, as a path and as an argument.
 fn target(flavour: Flavour) -> Result<(PathBuf, String)> {
     let path = Program::Kitex.build(flavour)?;
     let text = path.to_str().context("no UTF-8")?.to_owned();
@@ -54,8 +54,8 @@ fn number(value: &Value, name: &str) -> Result<u64> {
     value[name].as_u64().with_context(|| format!("no {name}: {value}"))
 }
 
-/// The report without what differs from one Go release, build and machine to the next. Each of these values is checked
-/// by another test here.
+/// Returns the report without values that depend on the Go release, the build or the machine. Each of these values is
+/// checked by another test here.
 fn steady_json(mut report: Value) -> Result<String> {
     report["exe"] = json!("EXE");
     report["build_id"] = json!("BUILD_ID");
@@ -79,7 +79,7 @@ fn steady_json(mut report: Value) -> Result<String> {
     Ok(serde_json::to_string_pretty(&report)? + "\n")
 }
 
-/// Takes the DWARF, which not every flavour has, out of the evidence. `dwarf.rs` tests where it must be.
+/// Removes DWARF, which not every flavour has, from the evidence. `dwarf.rs` tests where it is required.
 fn one_witness(framework: &mut Value) -> Result<()> {
     for offset in framework["offsets"].as_array_mut().context("no offsets")? {
         let evidence = text(offset, "evidence")?;
@@ -88,7 +88,7 @@ fn one_witness(framework: &mut Value) -> Result<()> {
     Ok(())
 }
 
-/// The same for people.
+/// Like [`steady_json`], for the text.
 fn steady_text(printed: &str, report: &Value) -> Result<String> {
     let mut steady = String::new();
     for line in printed.lines() {
@@ -100,7 +100,7 @@ fn steady_text(printed: &str, report: &Value) -> Result<String> {
             Some((before, place)) if line.contains(" at file offset ") || line.contains("itab(") => {
                 let behind = place.trim_start_matches(|c: char| c.is_ascii_hexdigit());
                 ensure!(place.len() - behind.len() >= 6, "{line}");
-                // Columns are as wide as the longest number.
+                // The width of columns depends on the longest number.
                 let before = before.trim_end();
                 writeln!(steady, "{before} 0xPLACE{behind}")?;
             }
@@ -132,7 +132,7 @@ fn a_refusal_is_as_it_was() -> Result<()> {
     golden::check("inspect-plain.json", &steady_json(serde_json::from_str(&ended.stdout)?)?)
 }
 
-/// What Go's own libraries say of an executable with symbols and DWARF (`targets/layout`).
+/// The report of Go's own libraries about an executable with symbols and DWARF (`targets/layout`).
 struct Layout(Value);
 
 impl Layout {
@@ -149,8 +149,8 @@ impl Layout {
         number(&self.0["symbols"], name)
     }
 
-    /// The value of what `inspect` calls an offset, by its name: `itab(INTERFACE, *TYPE)` and
-    /// `PACKAGE.TYPE.FIELD`, with packages as Go prints them in type names, or the size of a map's group.
+    /// Returns the value of an offset by its name in `inspect`: `itab(INTERFACE, *TYPE)`, `PACKAGE.TYPE.FIELD` with
+    /// packages as in Go's type names, or the size of a map's group.
     fn offset(&self, name: &str) -> Result<u64> {
         if let Some(pair) = name.strip_prefix("itab(").and_then(|rest| rest.strip_suffix(')')) {
             let (interface, concrete) = pair.split_once(", *").context("no pair")?;
@@ -173,7 +173,7 @@ impl Layout {
     }
 }
 
-/// Where in memory an offset of a file is loaded as code: the program headers, read by hand.
+/// Returns the address at which a file offset is loaded as code, from the program headers.
 fn code_address(file: &[u8], offset: u64) -> Result<u64> {
     let bytes = |at: usize, length: usize| file.get(at..at + length).context("the file ends");
     let word = |at| Ok::<_, anyhow::Error>(u64::from_le_bytes(bytes(at, 8)?.try_into()?));
@@ -190,7 +190,7 @@ fn code_address(file: &[u8], offset: u64) -> Result<u64> {
     bail!("offset {offset:#x} is in no segment of code")
 }
 
-/// Address and instruction of each line that Go's disassembler prints of a function.
+/// Returns address and instruction of each line that Go's disassembler prints for a function.
 fn disassembled(executable: &Path, symbol: &str) -> Result<BTreeMap<u64, String>> {
     let escaped = symbol.replace(['(', ')', '*', '.'], ".");
     let mut go = Command::new(targets::go()?);
@@ -227,7 +227,7 @@ fn what_is_called_proven_is_so() -> Result<()> {
             let before: Vec<_> = code.range(..address).map(|(_, instruction)| &**instruction).collect();
             assert_eq!(code.first_key_value().map(|(first, _)| *first), Some(layout.symbol(symbol)?));
             assert_eq!(code.get(&address).map(String::as_str), Some("PUSHQ BP"), "{site}");
-            // The stack check, and nothing else.
+            // Only the stack check may come before the site.
             let [.., compare, branch] = before[..] else { bail!("{site}: {before:?}") };
             ensure!(compare.starts_with("CMPQ") && compare.ends_with("0x10(R14)"), "{site}: {before:?}");
             ensure!(branch.starts_with("JBE ") && before.len() <= 3, "{site}: {before:?}");
@@ -271,7 +271,8 @@ fn the_build_id_is_the_files() -> Result<()> {
         let digits =
             build_id.as_bytes().chunks(2).map(|pair| Ok(u8::from_str_radix(std::str::from_utf8(pair)?, 16)?));
         let bytes = digits.collect::<Result<Vec<_>>>()?;
-        // The note: lengths of owner and content, type 3 (NT_GNU_BUILD_ID), owner, content.
+        // The note consists of the lengths of owner and content, the type 3 (NT_GNU_BUILD_ID), the owner, and the
+        // content.
         let length = u32::try_from(bytes.len())?;
         let head = [4, length, 3].map(u32::to_le_bytes).concat();
         let note = [&head[..], b"GNU\0", &bytes].concat();
@@ -297,12 +298,12 @@ fn of_a_process_it_tells_what_is_in_place() -> Result<()> {
             let mut total = 0;
             for site in report["frameworks"][0]["sites"].as_array_mut().context("no sites")? {
                 let taken = site.as_object_mut().and_then(|site| site.remove("in_place"));
-                // Nobody asks for the others.
+                // The other sites are only probed on request.
                 let expected = in_place && site["on_request"] == false;
                 assert_eq!(taken, Some(json!(expected)), "{site}");
                 total += usize::from(expected == in_place);
             }
-            // All else is as of the file.
+            // Everything else equals the report about the file.
             let report = report.as_object_mut().context("no object")?;
             report.remove("pid");
             check_kernel(&report.remove("kernel").context("no kernel")?)?;
@@ -321,14 +322,15 @@ fn of_a_process_it_tells_what_is_in_place() -> Result<()> {
     Ok(())
 }
 
-/// All that the agent uses is there, since the tests run on this kernel; of what it leaves alone it says why.
+/// The kernel has all features that the agent uses, since the tests run on it. For the others, there is a reason why
+/// they are not used.
 fn check_kernel(kernel: &Value) -> Result<()> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     assert_eq!(kernel["release"], release.trim());
     let features = kernel["features"].as_array().context("no features")?;
     for feature in features {
         ensure!(feature["why"].as_str().is_some_and(|why| why.len() > 10), "{feature}");
-        // Before Linux 5.15 there are no perf links, and the agent does without.
+        // Linux before 5.15 has no perf links, and the agent does without.
         ensure!(feature["used"] == false || feature["present"] == true, "{feature}");
     }
     let present = |name: &str| {
@@ -336,7 +338,7 @@ fn check_kernel(kernel: &Value) -> Result<()> {
         feature.with_context(|| format!("no {name}")).map(|feature| feature["present"] == true)
     };
     assert_eq!(present("kernel types (BTF)")?, Path::new("/sys/kernel/btf/vmlinux").exists());
-    // It came with a release, and was never taken back.
+    // The feature came with this release and was never removed.
     let number = |part: Option<&str>| part.and_then(|part| part.parse::<u32>().ok()).unwrap_or(0);
     let mut parts = release.split(['.', '-']);
     let release = (number(parts.next()), number(parts.next()));
@@ -349,12 +351,12 @@ fn inspecting_touches_nothing() -> Result<()> {
     let process = Process::kitex(&["server"])?;
     let sites = Sites::of(process.pid())?;
     let agent = Agent::attach(&[process.pid()], &[])?;
-    // It has a probe on itself for a moment.
+    // For a moment, the agent has a probe on itself.
     let measured = |line: &str| line.contains("a hit of a probe").then_some(());
     agent.wait_for_log(PATIENCE, measured)?;
     let before = BpfObjects::now()?;
     inspect_json(&["--pid", &process.pid().to_string()])?;
-    // What it has tried of the kernel is gone, and what was there is not.
+    // The objects that `inspect` created to test the kernel are gone, and those of the agent are still there.
     BpfObjects::wait_until_back(&before, Duration::from_secs(5))?;
     sites.check_probed()?;
     agent.terminate()?;
@@ -372,7 +374,7 @@ fn a_reader_that_goes_away_is_no_error() -> Result<()> {
         let output = child.wait_with_output()?;
         assert_eq!((output.status.code(), &*String::from_utf8_lossy(&output.stderr)), (Some(0), ""));
     }
-    // A disk that is full is one.
+    // A full disk is an error.
     let mut command = Command::new("sh");
     command.args(["-c", r#"exec "$0" inspect --exe "$1" > /dev/full"#]).arg(executable()?).arg(&path);
     let ended = run_command_to_end(&mut command, PATIENCE)?;

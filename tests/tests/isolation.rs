@@ -1,4 +1,4 @@
-//! Targets in namespaces of their own, and executables that are no longer where they were.
+//! Targets in their own namespaces, and executables that are no longer where they were.
 
 use std::{
     fs::{self, Permissions},
@@ -21,7 +21,7 @@ use monitor_tests::{
     text::Sites,
 };
 
-/// A new directory, removed with all that is in it when dropped.
+/// A new directory, removed with its contents when dropped.
 struct Room(PathBuf);
 
 impl Room {
@@ -42,7 +42,8 @@ impl Drop for Room {
     }
 }
 
-/// Runs the target by another path, through a shell in namespaces of its own. `$0` is the executable, `$1` a directory.
+/// Starts the target by a shell script in its own namespaces. In the script, `$0` is the executable and `$1` a
+/// directory.
 fn isolated(unshare: &[&str], script: &str, directory: &Path) -> Result<Process> {
     let executable = Program::Kitex.build(Flavour::Default)?;
     let mut command = Command::new("unshare");
@@ -50,7 +51,7 @@ fn isolated(unshare: &[&str], script: &str, directory: &Path) -> Result<Process>
     Process::start_command(&mut command)
 }
 
-/// Lets a server have calls and compares what the agent counts under its pid with its own count.
+/// Makes calls to a server and compares the agent's counts under this pid with the server's own.
 fn counts_exactly(server: &mut Process, pid: u32) -> Result<Scrape> {
     let agent = Agent::attach(&[pid], &[])?;
     let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
@@ -69,7 +70,7 @@ fn counts_exactly(server: &mut Process, pid: u32) -> Result<Scrape> {
 #[test]
 fn an_executable_that_only_the_target_can_see() -> Result<()> {
     let room = Room::new("mount")?;
-    // A file system that is mounted in the target's namespace only; its path means nothing outside.
+    // A file system mounted only in the target's namespace. Its path does not exist outside.
     let script = r#"mount -t tmpfs none "$1"; cp "$0" "$1/target"; exec "$1/target" server"#;
     let mut server = isolated(&["-m"], script, room.path())?;
     ensure!(!room.path().join("target").exists(), "the executable can be seen from outside");
@@ -85,7 +86,7 @@ fn an_executable_that_only_the_target_can_see() -> Result<()> {
 fn another_file_under_the_same_path() -> Result<()> {
     let room = Room::new("bind")?;
     let path = room.path().join("target");
-    // Outside, the path is a program without any framework; inside, it is the server.
+    // Outside, the path leads to a program without a framework; inside, to the server.
     fs::copy(Program::Plain.build(Flavour::Default)?, &path)?;
     let mut server =
         isolated(&["-m"], r#"mount --bind "$0" "$1/target"; exec "$1/target" server"#, room.path())?;
@@ -96,7 +97,7 @@ fn another_file_under_the_same_path() -> Result<()> {
     Ok(())
 }
 
-/// The only child of a process, as this namespace numbers it.
+/// Returns the only child of a process, by its pid in this namespace.
 fn child_of(parent: u32) -> Result<u32> {
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(5) {
@@ -104,7 +105,7 @@ fn child_of(parent: u32) -> Result<u32> {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
                 continue;
             };
-            // After the name, which is in parentheses: state, ppid.
+            // The fields after the name in parentheses: state, ppid.
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
             if fields.split_whitespace().nth(1) == Some(&parent.to_string()) {
@@ -125,7 +126,7 @@ fn a_pid_namespace() -> Result<()> {
     for (flags, script) in [alone, with_a_mount_namespace] {
         let mut server = isolated(flags, script, room.path())?;
         let pid = child_of(server.pid())?;
-        // The target's own number is 1; the agent's is the one that its /proc shows.
+        // The target's pid in its own namespace is 1. The agent uses the pid in its own /proc.
         ensure!(
             fs::read_to_string(format!("/proc/{pid}/status"))?.contains("\t1\n"),
             "not a namespace of its own"
@@ -135,13 +136,14 @@ fn a_pid_namespace() -> Result<()> {
     Ok(())
 }
 
-/// An update on disk while the old program runs on: what runs is what is watched.
+/// An update on disk while the old program runs: the running program is watched.
 #[test]
 fn an_executable_that_was_replaced_on_disk() -> Result<()> {
     let other = Program::Plain.build(Flavour::Default)?;
     let stripped = Program::Kitex.build(Flavour::Stripped)?;
     let mut rooms = Vec::new();
-    // All first: no program runs whose file is open for writing, even in a child of this process that is just being started.
+    // Copies all files first: no program can be executed while its file is open for writing, even in a child that is
+    // just being started.
     for (by, replacement) in [("nothing", None), ("plain", Some(&other)), ("stripped", Some(&stripped))] {
         let room = Room::new(&format!("replaced-by-{by}"))?;
         fs::copy(Program::Kitex.build(Flavour::Default)?, room.path().join("service"))?;
@@ -163,9 +165,9 @@ fn an_executable_that_was_replaced_on_disk() -> Result<()> {
     })
 }
 
-/// As in a container, whose executable is in a lower layer: a change of its mode makes a copy in the upper one. Probes are put
-/// into that from then on, and the process has the former file in its memory. Its starts don't pass for seen then, and the log
-/// says why.
+/// As in a container, the executable is in a lower layer of an overlay. A change of its mode creates a copy in the
+/// upper layer. From then on, probes are placed in the copy, while the process still runs the original. Its starts then
+/// do not count as watched, and the log has the reason.
 #[test]
 fn an_executable_that_overlayfs_copies_while_it_runs() -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -183,7 +185,7 @@ fn an_executable_that_overlayfs_copies_while_it_runs() -> Result<()> {
     let starts = || -> Result<f64> { Ok(agent.scrape()?.sum("monitor_starts_total", &[])) };
     let says_why = || agent.log().contains("the probes at the starts of calls are not in place");
     let wait_for_more = |what: &str| -> Result<()> {
-        // A window that is open is closed by then.
+        // A window that was open has closed by then.
         thread::sleep(Duration::from_secs(2));
         let (before, began) = (starts()?, Instant::now());
         while starts()? <= before && !says_why() {
@@ -202,21 +204,21 @@ fn an_executable_that_overlayfs_copies_while_it_runs() -> Result<()> {
     let scrape = agent.scrape_settled()?;
     let own = Tally::of_target(&server.command("counts")?, &DEFAULT_LABELS)?;
     own.check(&Tally::of_agent(&scrape, &DEFAULT_LABELS, None)?)?;
-    // Whose start passes for seen, and was not.
+    // Calls whose starts counted as watched but were not.
     let unpaired = scrape.sum("monitor_finishes_total", &[("outcome", "unpaired")]);
     ensure!(unpaired < 20.0, "{unpaired} calls without a start:\n{}", agent.log());
     agent.terminate()?;
     Ok(())
 }
 
-/// Old and new program of one path, at the same time: each by its own plan.
+/// The old and the new program of one path at the same time, each watched by its own plan.
 #[test]
 fn two_programs_that_had_the_same_path() -> Result<()> {
     let room = Room::new("both")?;
     let path = room.path().join("service");
     let mut servers = Vec::new();
     for flavour in [Flavour::Default, Flavour::Pie] {
-        // Not written in place: a file that runs can't be.
+        // Replaced by a new file: the file of a running program can't be written.
         let _ = fs::remove_file(&path);
         fs::copy(Program::Kitex.build(flavour)?, &path)?;
         servers.push(Process::start_command(Command::new(&path).arg("server"))?);

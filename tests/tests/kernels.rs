@@ -1,5 +1,4 @@
-//! The agent on other kernels than the one that runs here: each loads the programs by a verifier of its own, and has other
-//! kinds of probes.
+//! Runs the agent on other kernels than the running one. Each has its own verifier and its own kinds of probes.
 
 use std::{path::Path, time::Duration};
 
@@ -17,16 +16,17 @@ use monitor_tests::{
 };
 use serde_json::Value;
 
-/// A machine takes less than a minute where nothing else runs, and several where much does.
+/// How long a machine may take: less than a minute if nothing else runs, several minutes on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(10);
-/// Instructions that a verifier may go through for a program: half of what it gives up at, so that there is room for kernels
-/// that go through more.
+/// How many instructions the verifier may process for a program: half of its limit, which leaves room for kernels that
+/// process more.
 const VERIFIED_MAX: u64 = 500_000;
 
-/// What the agent is asked for in one run: each makes programs that the verifier has other trouble with.
+/// The arguments of one run of the agent. Each run loads programs that are difficult for the verifier in a different
+/// way.
 struct Ask {
     arguments: &'static str,
-    /// Those of `kitex_` metrics.
+    /// The labels of `kitex_` metrics.
     labels: &'static [&'static str],
     is_economy: bool,
 }
@@ -35,7 +35,7 @@ const ASKS: [Ask; 4] = [
     Ask { arguments: "", labels: &DEFAULT_LABELS, is_economy: false },
     Ask { arguments: "--latency economy --latency.every 3600", labels: &DEFAULT_LABELS, is_economy: true },
     Ask { arguments: "--metrics kitex,grpc,otel", labels: &DEFAULT_LABELS, is_economy: false },
-    // All that the programs can do for a call of a framework.
+    // Everything that the programs can do for a call of a framework.
     Ask {
         arguments: "--metrics kitex,grpc,otel --kitex.bytes --kitex.stream-messages --grpc.messages \
                     --events.socket events --capture.slow 3 \
@@ -45,7 +45,7 @@ const ASKS: [Ask; 4] = [
     },
 ];
 
-/// What was told in one run of the agent, by the name of the target and of the text.
+/// The report of one run of the agent, by the names of targets and texts.
 struct Run<'a> {
     number: usize,
     report: &'a Report,
@@ -69,7 +69,7 @@ impl Run<'_> {
         serde_json::from_str(text).with_context(|| format!("{target} answered {text:?}"))
     }
 
-    /// Fails unless all that any target did was counted once, and the agent found nothing to complain of.
+    /// Fails unless every call of every target was counted once and the agent has logged no errors.
     fn check(&self, ask: &Ask) -> Result<()> {
         let log = self.text("log")?;
         ensure!(self.text("status")?.trim() == "0", "the agent ended with {}", self.text("status")?);
@@ -86,7 +86,7 @@ impl Run<'_> {
             } else {
                 chain::check_counts(pid, &counts, &scrape, ask.labels, true)?.total()
             };
-            // Where time runs out for a call before it is sent, no server hears of it.
+            // If a call times out before it is sent, no server sees it.
             ensure!(calls >= 300, "{calls} calls of the {target}");
         }
         let (pid, counts) = (self.pid("grpc")?, self.counts("grpc")?);
@@ -95,7 +95,7 @@ impl Run<'_> {
         self.check_verified()
     }
 
-    /// Fails if a program is near what the verifier gives up at.
+    /// Fails if a program is near the verifier's limit.
     fn check_verified(&self) -> Result<()> {
         let lines = self.text("verified")?.lines().filter_map(|line| line.split_once(':'));
         let verified: Vec<u64> = lines.map(|(_, number)| number.trim().parse()).collect::<Result<_, _>>()?;
@@ -107,7 +107,7 @@ impl Run<'_> {
     }
 }
 
-/// All calls are counted, and each has become one thing. Gives how many there are.
+/// Fails unless all calls are counted and each has one outcome. Returns how many there are.
 fn check_economy(pid: u32, counts: &Value, scrape: &Scrape) -> Result<u64> {
     let own = Tally::of_target(counts, &DEFAULT_LABELS)?;
     own.check(&Tally::of_agent(scrape, &DEFAULT_LABELS, Some(pid))?)?;
@@ -118,11 +118,11 @@ fn check_economy(pid: u32, counts: &Value, scrape: &Scrape) -> Result<u64> {
     Ok(own.total())
 }
 
-/// The agent, and targets for it.
+/// Creates the archive with the agent and its targets.
 fn files() -> Result<Files> {
     let mut files = Files::new()?;
     files.add_stripped("monitor-agent", &executable()?)?;
-    // Without DWARF, which an emulated processor takes long to read: the plan is the same.
+    // Without DWARF, which takes long to read on an emulated processor. The plan is the same.
     files.add_program("kitex-target", &Program::Kitex.build(Flavour::Stripped)?)?;
     files.add_program("grpc-target", &Program::Grpc.build(Flavour::Stripped)?)?;
     let lines = ASKS.map(|ask| ask.arguments).join("\n") + "\n";
@@ -149,8 +149,8 @@ fn works(kernel: &Path, files: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The oldest that Debian 12 has packages of, and the newest of those before each function of a program had a
-/// stack of its own.
+/// The oldest kernel that Debian 12 has packages of, and the newest before each function of a program had its own
+/// stack.
 #[test]
 fn programs_load_and_count_exactly_on_other_kernels() -> Result<()> {
     let kernels = machine::kernels()?;

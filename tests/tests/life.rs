@@ -1,4 +1,4 @@
-//! The life of a run: how it begins, how it ends, and what becomes of targets that end first.
+//! The life of a run: how it starts, how it ends, and what happens to targets that end first.
 
 use std::{
     fs, io,
@@ -25,9 +25,9 @@ use monitor_tests::{
     text::{Sites, changed_at},
 };
 
-/// What SIGTERM and SIGINT may take.
+/// How long the agent may take to end after SIGTERM or SIGINT.
 const END_WITHIN: Duration = Duration::from_secs(2);
-/// A target is looked after five times a second.
+/// How long the agent may take to notice a target's end. It checks five times a second.
 const NOTICED_WITHIN: Duration = Duration::from_secs(2);
 
 fn pair() -> Result<(Process, Process)> {
@@ -40,7 +40,7 @@ fn up(scrape: &Scrape, pid: u32) -> Option<f64> {
     scrape.value("monitor_target_up", &[("target", &pid.to_string())])
 }
 
-/// Scrapes until a target is no longer up.
+/// Scrapes until a target is no longer up. Returns that scrape.
 fn scrape_until_down(agent: &Agent, pid: u32) -> Result<Scrape> {
     let begin = Instant::now();
     loop {
@@ -57,7 +57,7 @@ fn scrape_until_down(agent: &Agent, pid: u32) -> Result<Scrape> {
     }
 }
 
-/// The agent ends, and not its target: no scrape says otherwise, up to the last.
+/// The agent ends, but not its target. No scrape shows the target as ended, not even the last one.
 #[test]
 fn a_target_that_lives_on_is_up_to_the_last_scrape() -> Result<()> {
     let mut target = Process::start(Program::Strange, Flavour::Default, &[])?;
@@ -66,7 +66,7 @@ fn a_target_that_lives_on_is_up_to_the_last_scrape() -> Result<()> {
     target.command("open 3 client 1")?;
     let address = agent.address().to_owned();
     let scraping = thread::spawn(move || {
-        // Until nobody answers any more.
+        // Scrapes until the agent no longer answers.
         let next = || http::get(&address, "/metrics").and_then(Response::ok_body).ok();
         std::iter::from_fn(next).collect::<Vec<_>>()
     });
@@ -111,7 +111,7 @@ fn a_signal_ends_it_within_two_seconds() -> Result<()> {
     chain.settle()
 }
 
-/// A terminal that is closed sends SIGHUP. Who was started by `nohup` ignores it from the start.
+/// Closing a terminal sends SIGHUP. A process started by `nohup` ignores it from the start.
 #[test]
 fn a_hangup_ends_it_unless_it_is_ignored() -> Result<()> {
     let (_server, mut client) = pair()?;
@@ -147,7 +147,7 @@ fn a_hangup_ends_it_unless_it_is_ignored() -> Result<()> {
 
 #[test]
 fn a_signal_ends_it_while_a_name_is_looked_up() -> Result<()> {
-    // A name server that hears and says nothing, for this agent only.
+    // A name server that receives requests and never answers, for this agent only.
     let silent = UdpSocket::bind("127.0.9.9:53")?;
     silent.set_read_timeout(Some(Duration::from_secs(10)))?;
     let servers = std::env::temp_dir().join(format!("monitor-life-{}", std::process::id()));
@@ -190,7 +190,7 @@ fn a_signal_while_attaching_ends_it_too() -> Result<()> {
         let (status, took) = (agent.wait(Duration::from_secs(10))?, begin.elapsed());
         ensure!(status.code() == Some(0) && took < END_WITHIN, "after {wait_ms} ms: {status} in {took:?}");
         let log = agent.log();
-        // The later ones may have come too late.
+        // With a longer wait, the signal may come after attaching.
         let summaries = ["no calls counted", "calls counted in"].map(|words| log.matches(words).count());
         ensure!(summaries == [1, 0] || (wait_ms > 0 && summaries == [0, 1]), "after {wait_ms} ms:\n{log}");
     }
@@ -198,7 +198,7 @@ fn a_signal_while_attaching_ends_it_too() -> Result<()> {
     BpfObjects::wait_until_back(&before, Duration::from_secs(10))
 }
 
-/// The kernel may leave a breakpoint then, which does nothing. Whoever comes next takes it away.
+/// In this case the kernel may leave a breakpoint, which does nothing. The next agent removes it.
 #[test]
 fn what_an_agent_leaves_that_is_killed_as_it_leaves_goes_with_the_next() -> Result<()> {
     let (server, mut client) = pair()?;
@@ -218,13 +218,13 @@ fn what_an_agent_leaves_that_is_killed_as_it_leaves_goes_with_the_next() -> Resu
     check_results(&mut client)
 }
 
-/// The kernel may keep a map for good that others open and close at the wrong moments.
+/// The kernel may keep a map forever if other tools open and close it at the wrong moments.
 #[test]
 fn nothing_is_left_though_other_tools_look_at_what_is_loaded() -> Result<()> {
     let target = Process::kitex(&["server"])?;
     let before = BpfObjects::now()?;
     let agent = Agent::attach(&[target.pid()], &[])?;
-    // What it measures with goes in between; and the kernel takes its time for that.
+    // The objects for measuring are temporary, and the kernel takes some time to free them.
     agent.wait_for_log(Duration::from_secs(10), |line| line.contains("a hit of a probe").then_some(()))?;
     thread::sleep(Duration::from_secs(1));
     let loaded = BpfObjects::now()?.beyond(&before);
@@ -267,7 +267,7 @@ fn a_killed_agent_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Whoever asks at once may come too late to see it attach, so it is started until one did not.
+/// The first request may come after the agent has attached, so the test starts agents until one is not ready yet.
 #[test]
 fn ready_when_all_probes_are_in_place() -> Result<()> {
     const STARTS: u32 = 10;
@@ -300,7 +300,7 @@ fn a_target_that_ends_is_reported_and_kept() -> Result<()> {
     client.command("load 3000 8 1")?;
     let own = Tally::of_target(&client.command("counts")?, &DEFAULT_LABELS)?;
     let pid = client.pid();
-    // No time to drain between the last call and the end.
+    // No time to drain the rings between the last call and the end.
     client.quit()?;
     let ended = Instant::now();
     let scrape = scrape_until_down(&agent, pid)?;
@@ -317,10 +317,10 @@ fn a_target_that_ends_is_reported_and_kept() -> Result<()> {
     Ok(())
 }
 
-/// Whether one of a process's descriptors leads to this file.
+/// Whether a process has this file open.
 fn has_open(pid: u32, file: &Path) -> Result<bool> {
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-        // One may be closed meanwhile.
+        // A descriptor may be closed meanwhile.
         if fs::read_link(entry?.path()).is_ok_and(|link| link == file) {
             return Ok(true);
         }
@@ -328,7 +328,7 @@ fn has_open(pid: u32, file: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// An open file keeps its file system from being taken away, and the agent may run for months.
+/// An open file keeps its file system from being unmounted, and the agent may run for months.
 #[test]
 fn an_executable_is_open_as_long_as_a_target_that_runs_it_is_watched() -> Result<()> {
     let (mut server, mut client) = pair()?;
@@ -354,13 +354,13 @@ fn an_executable_is_open_as_long_as_a_target_that_runs_it_is_watched() -> Result
     Ok(())
 }
 
-/// How many of a process's descriptors are of BPF maps, and how many bytes of such maps lie in its memory.
+/// Counts a process's descriptors of BPF maps, and the bytes of such maps that are mapped in its memory.
 fn bpf_maps(pid: u32) -> Result<(usize, u64)> {
     const NAME: &str = "anon_inode:bpf-map";
     let is_map = |link: &Path| link.to_string_lossy().contains(NAME);
     let mut descriptors = 0;
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-        // One may be closed meanwhile.
+        // A descriptor may be closed meanwhile.
         descriptors += usize::from(fs::read_link(entry?.path()).is_ok_and(|link| is_map(&link)));
     }
     let mut bytes = 0;
@@ -372,7 +372,7 @@ fn bpf_maps(pid: u32) -> Result<(usize, u64)> {
     Ok((descriptors, bytes))
 }
 
-/// Calls that a target has handled, those that it had under way at its end, and bytes that wait in its ring.
+/// Returns the calls that a target has handled, those in flight at its end, and the bytes in its ring.
 fn told(scrape: &Scrape, pid: u32) -> [u64; 3] {
     let pid = pid.to_string();
     let target = ("target", pid.as_str());
@@ -385,7 +385,7 @@ fn told(scrape: &Scrape, pid: u32) -> [u64; 3] {
     told.map(whole)
 }
 
-/// Of targets that come and go nothing is left but their numbers, and those to the end: the agent may run for months.
+/// After its end, only a target's numbers are left, and those until the agent ends: the agent may run for months.
 #[test]
 fn what_a_target_has_in_the_kernel_ends_with_it() -> Result<()> {
     const TARGETS: usize = 4;
@@ -395,7 +395,7 @@ fn what_a_target_has_in_the_kernel_ends_with_it() -> Result<()> {
     }
     let pids: Vec<_> = targets.iter().map(Process::pid).collect();
     let agent = Agent::attach(&pids, &[])?;
-    // What it measures with has maps, too.
+    // The objects for measuring include maps.
     agent.wait_for_log(Duration::from_secs(10), |line| line.contains("a hit of a probe").then_some(()))?;
     let (descriptors, bytes) = bpf_maps(agent.pid())?;
     ensure!(descriptors > 0 && bytes > 0, "{descriptors} maps, {bytes} bytes of them");
@@ -406,7 +406,7 @@ fn what_a_target_has_in_the_kernel_ends_with_it() -> Result<()> {
     for target in &targets[1..] {
         target.signal(libc::SIGKILL)?;
     }
-    // Whoever scrapes empties the rings: what waits in them is there to the end.
+    // A scrape would drain the rings: without one, records stay in them until the targets' end.
     thread::sleep(NOTICED_WITHIN);
     for pid in &pids[1..] {
         let scrape = scrape_until_down(&agent, *pid)?;
@@ -440,10 +440,10 @@ fn bytes_read(pid: u32) -> Result<u64> {
     Ok(count.context("no number of bytes")?.parse()?)
 }
 
-/// Rings fill from the moment that something is attached: nothing that takes long may be done for each target then.
+/// Rings fill as soon as the first target is attached, so nothing slow may be done for each target after that.
 #[test]
 fn an_executable_is_read_once_however_many_targets_run_it() -> Result<()> {
-    /// Its symbol table alone has more.
+    /// The symbol table alone is larger.
     const FOR_ONE_MORE: u64 = 512 << 10;
     let targets = (0..5).map(|_| Process::kitex(&["server"])).collect::<Result<Vec<_>>>()?;
     let pids: Vec<_> = targets.iter().map(Process::pid).collect();
@@ -494,7 +494,7 @@ fn the_others_are_watched_on() -> Result<()> {
     Ok(())
 }
 
-/// A target that becomes another program is gone, even when that is the same program again.
+/// A target that executes another program is gone, even if that is the same program again.
 #[test]
 fn a_target_that_execs_is_another() -> Result<()> {
     let plain = Program::Plain.build(Flavour::Default)?.display().to_string();
@@ -512,7 +512,7 @@ fn a_target_that_execs_is_another() -> Result<()> {
         own.check(&Tally::of_agent(&scrape, &DEFAULT_LABELS, None)?)?;
         ensure!(agent.log().contains("has started another program"), "{becomes}: {}", agent.log());
         if becomes.ends_with("server") {
-            // What the new program does is not counted under the old, and it has no probe.
+            // The new program's calls are not counted under the old one, and it has no probes.
             Sites::of(server.pid())?.check_clean()?;
             let address = ready["addr"].as_str().context("no address")?;
             Process::kitex(&["client", "--connect", address])?.command("load 500 4 4")?;
@@ -524,7 +524,7 @@ fn a_target_that_execs_is_another() -> Result<()> {
     })
 }
 
-/// Whether the agent becomes ready, rather than end.
+/// Whether the agent becomes ready. If not, it has ended.
 fn gets_ready(agent: &Agent) -> bool {
     loop {
         match agent.status("/readyz") {
@@ -546,12 +546,12 @@ fn a_target_that_ends_while_it_is_attached_to() -> Result<()> {
         let mut agent = Agent::start(&[other.pid(), target.pid()], &["--linger", "0"])?;
         thread::sleep(Duration::from_millis(wait_ms));
         target.signal(libc::SIGKILL)?;
-        // Half of them stay zombies, which have a pid and nothing else.
+        // Half of the targets stay zombies, which have a pid and nothing else.
         if wait_ms % 20 == 0 {
             target.quit()?;
         }
         if gets_ready(&agent) {
-            // It was attached in time: now it has to be reported instead.
+            // The target was attached in time, so its end must be reported.
             scrape_until_down(&agent, target.pid())?;
             agent.terminate()?;
         } else {
@@ -569,7 +569,7 @@ fn a_target_that_ends_while_it_is_attached_to() -> Result<()> {
     BpfObjects::wait_until_back(&before, Duration::from_secs(10))
 }
 
-/// In the other program there may be the middle of an instruction where the first has a site.
+/// At the offset of a site, the new program may have the middle of an instruction.
 #[test]
 fn a_target_that_becomes_another_program_while_it_is_attached_to() -> Result<()> {
     let refused = AtomicU32::new(0);
@@ -585,7 +585,8 @@ fn a_target_that_becomes_another_program_while_it_is_attached_to() -> Result<()>
     Ok(())
 }
 
-/// Has a target become another program so long after an agent has come. Gives whether the agent found that out while it attached.
+/// Has a target execute another program some time after an agent was started. Returns whether the agent noticed while
+/// it attached.
 fn becomes_another(wait_ms: u64) -> Result<bool> {
     let becomes = Program::Grpc.build(Flavour::Default)?.display().to_string();
     let mut target = Process::kitex(&["server"])?;
@@ -597,12 +598,12 @@ fn becomes_another(wait_ms: u64) -> Result<bool> {
     let begin = Instant::now();
     let mut is_over = false;
     while !is_over && begin.elapsed() < Duration::from_millis(500) {
-        // An agent that has ended puts nothing there any more: this look is the last.
+        // An agent that has ended adds no more probes, so this check is the last one.
         is_over = !agent.is_running()?;
         let changed = changed_at(target.pid(), &offsets)?;
         ensure!(changed == 0, "{changed} probes in the other program: {}", agent.log());
     }
-    // It may have been ready before, or have met the other program from the beginning.
+    // The agent may have been ready before, or have found the new program from the start.
     if gets_ready(&agent) {
         agent.terminate()?;
         return Ok(false);

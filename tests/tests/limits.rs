@@ -1,4 +1,5 @@
-//! Past its limits the agent loses no call in silence: throughput stays exact, and what is missing is counted by reason.
+//! Beyond its limits the agent never loses calls silently: throughput stays exact, and everything missing is counted by
+//! reason.
 
 use std::{iter, thread, time::Duration};
 
@@ -13,12 +14,12 @@ use monitor_tests::{
     targets::{Flavour, Program},
 };
 
-/// Each call has another inside it, by a second client.
+/// Each call has a nested one, by a second client.
 const CALLS: u64 = 3_000;
 const FINISHES: u64 = 2 * CALLS;
 
-/// A client makes calls while an agent with this flag watches it; gives what both counted. `stopped`: the agent gets no
-/// CPU time meanwhile.
+/// Makes calls by a client while an agent with this flag watches it. Returns the scrape, the client's pid and its own
+/// tally. If `stopped`, the agent gets no CPU time meanwhile.
 fn load(flag: &str, value: &str, stopped: bool, callers: u32) -> Result<(Scrape, u32, Tally)> {
     let server = Process::kitex(&["server"])?;
     let mut client = Process::kitex(&["client", "--connect", server.addr()?, "--nested"])?;
@@ -46,14 +47,14 @@ fn signal(agent: &Agent, signal: i32) -> Result<()> {
     Ok(())
 }
 
-/// A number of the agent's about its only target, told apart by one label if there is one.
+/// Returns a metric of the agent's only target, selected by a label if one is given.
 fn about(scrape: &Scrape, pid: u32, name: &str, label: &[(&str, &str)]) -> u64 {
     let pid = pid.to_string();
     let labels: Vec<_> = [("target", pid.as_str())].into_iter().chain(label.iter().copied()).collect();
     whole(scrape.value(name, &labels).unwrap_or_else(|| panic!("no {name} {labels:?}")))
 }
 
-/// Durations in the histograms.
+/// The number of calls in the histograms.
 fn timed(scrape: &Scrape) -> u64 {
     scrape.histograms("kitex_client_latency_us").values().map(|histogram| whole(histogram.count)).sum()
 }
@@ -70,7 +71,7 @@ fn past_the_limit_on_label_sets_names_become_other() -> Result<()> {
         kept += 1;
     }
     assert_eq!(kept, 3);
-    // Type and status stay, so their sums do.
+    // Type and status are kept, and so are their sums.
     for kind in ["pingpong", "oneway"] {
         for status in ["succeed", "error"] {
             let labels = [("type", kind), ("status", status)];
@@ -95,10 +96,10 @@ fn a_full_ring_loses_durations_only() -> Result<()> {
     Ok(())
 }
 
-/// A target that makes as many calls as it can, for a second or a few, and up to a million.
+/// Makes as many calls as possible for a second or a few, up to a million.
 const BURST: &str = "calls 1000000 1 1";
 
-/// What comes while the agent empties a ring has not waited in it.
+/// Records that arrive while the agent drains a ring do not count as waiting in it.
 #[test]
 fn a_ring_is_never_fuller_than_full() -> Result<()> {
     let mut target = Process::start(Program::Synthetic, Flavour::Default, &[])?;
@@ -120,10 +121,10 @@ fn a_ring_is_never_fuller_than_full() -> Result<()> {
     Ok(())
 }
 
-/// More than the agent takes out of a ring in a last drain before it heeds the signal, and in an ordinary look after it:
-/// each takes a million records and a few.
+/// More records than the agent drains in a last drain before it handles the signal and an ordinary one after it: each
+/// takes little more than a million.
 const MORE_THAN_TWO_TURNS: u64 = 2_500_000;
-/// Room for them, and for another million.
+/// Room for these records and another million.
 const LARGE_RING: &str = "134217728";
 
 #[test]
@@ -138,11 +139,11 @@ fn an_agent_that_ends_takes_all_that_waits() -> Result<()> {
     }
     let address = agent.address().to_owned();
     let scraping = thread::spawn(move || {
-        // Until nobody answers any more.
+        // Scrapes until the agent no longer answers.
         let next = || http::get(&address, "/metrics").and_then(Response::ok_body).ok();
         iter::from_fn(next).last()
     });
-    // The first waits for an answer by then.
+    // By then, the first scrape waits for its answer.
     thread::sleep(Duration::from_millis(200));
     agent.signal(libc::SIGTERM)?;
     agent.signal(libc::SIGCONT)?;
@@ -157,7 +158,7 @@ fn an_agent_that_ends_takes_all_that_waits() -> Result<()> {
 
 #[test]
 fn a_full_table_of_calls_in_flight_loses_durations_only() -> Result<()> {
-    // The table's smallest size still has room for some.
+    // Even at its smallest size, the table has room for some calls.
     let (scrape, pid, own) = load("--max-in-flight", "1", false, 300)?;
     own.check(&Tally::of_agent(&scrape, &DEFAULT_LABELS, None)?)?;
     let refused = about(&scrape, pid, "monitor_unpaired_starts_total", &[("reason", "in_flight_full")]);
@@ -180,8 +181,8 @@ fn calls_that_find_their_bucket_full_are_timed_all_the_same() -> Result<()> {
     Ok(())
 }
 
-/// Of nine calls of a goroutine, each inside the one before, the first and the six in it are timed, and the others are
-/// counted: their ends don't take the starts of those around them.
+/// Of nine nested calls of a goroutine, the outermost and the next six are timed. The others are counted, and their
+/// finishes do not take the starts of the calls around them.
 #[test]
 fn calls_nested_too_deep_lose_their_durations_only() -> Result<()> {
     const GOROUTINES: u64 = 5;

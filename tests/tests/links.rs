@@ -1,5 +1,5 @@
-//! What probes hang on: multi-uprobe links where the kernel has them, perf events where it has not. Both count the same,
-//! and many targets are left in no time.
+//! How probes are attached: by multi-uprobe links if the kernel has them, else by perf events. Both count the same, and
+//! detaching from many targets is fast.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ use monitor_tests::{
     text::Sites,
 };
 
-/// What the agent's links are: the kernel's word for each kind there is.
+/// Returns the kinds of the agent's links, by the kernel's names.
 fn kinds_of_links(agent: &Agent) -> Result<BTreeSet<String>> {
     let mut kinds = BTreeSet::new();
     for descriptor in fs::read_dir(format!("/proc/{}/fdinfo", agent.pid()))? {
@@ -48,7 +48,7 @@ fn both_ways_count_exactly() -> Result<()> {
         check_calls(&mut client, &scrape, &DEFAULT_LABELS, true)?;
     }
     best.terminate()?;
-    // The other's probes are still there, and count on.
+    // The other agent's probes are still there and count.
     Sites::of(server.pid())?.check_probed()?;
     client.command("load 1000 16 3")?;
     server.command("settle")?;
@@ -57,7 +57,7 @@ fn both_ways_count_exactly() -> Result<()> {
     Sites::of(server.pid())?.check_clean()
 }
 
-/// Executables of their own, which go when this is dropped.
+/// Copies of an executable, which are removed when dropped.
 struct Copies(Vec<PathBuf>);
 
 impl Drop for Copies {
@@ -93,9 +93,9 @@ fn twenty_targets_are_left_within_two_seconds() -> Result<()> {
         made > 1_000 && counted.total_cmp(&f64::from(u32::try_from(made)?)).is_eq(),
         "{counted} of {made}"
     );
-    // The kernel takes probes on perf events away one after the other, whoever asks: a fifth of a second for each target.
+    // The kernel removes probes on perf events one after the other, which takes a fifth of a second per target.
     let limit = Duration::from_secs(if says_multi(pids[0])? { 2 } else { 8 });
-    // While there is load.
+    // Detach under load.
     for target in &mut targets {
         target.send("calls 1000 1 10")?;
     }

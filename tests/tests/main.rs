@@ -1,5 +1,5 @@
-//! Real probes on real processes, end to end: one program for all subjects, which is linked once, and builds each target once.
-//! `planning.rs` is another one.
+//! End-to-end tests with real probes on real processes. They are one program, which is linked once and builds each
+//! target once. `planning.rs` is a separate program.
 
 mod accounting;
 mod bad_environment;
@@ -50,7 +50,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::Result;
 
-/// A file that is named nowhere is compiled nowhere, and its tests pass for ever.
+/// A file that is missing in the list of modules is not compiled, and its tests would never run.
 #[test]
 fn every_file_is_here() -> Result<()> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");

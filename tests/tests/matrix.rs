@@ -1,4 +1,5 @@
-//! A part of the compatibility matrix: the newest and the oldest cell, and others in turn. `cargo xtask matrix` tries all.
+//! A part of the compatibility matrix: the newest and the oldest cell, and others in turn. `cargo xtask matrix` tests
+//! all cells.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,9 +12,9 @@ use monitor_tests::{
     side_by_side,
 };
 
-/// How many cells are tried besides the fixed ones: each may have to compile Kitex first, which takes a minute or two.
+/// How many cells are tested besides the fixed ones. Each may have to compile Kitex first, which takes a minute or two.
 const OTHERS: usize = 1;
-/// How many are tried at once: while one is built, others are watched, which is mostly waiting.
+/// How many cells are tested at once: while one is built, another is watched, which is mostly waiting.
 const AT_ONCE: usize = 2;
 
 #[test]
@@ -21,7 +22,7 @@ fn cells_count_exactly() -> Result<()> {
     let matrix = Matrix::read()?;
     let mut cells = matrix.chosen(OTHERS);
     ensure!(!cells.is_empty(), "no cell is chosen");
-    // First what may have to be built: the fixed ones are watched meanwhile.
+    // Cells that may have to be built come first. The fixed ones are watched meanwhile.
     cells.reverse();
     let cells = Mutex::new(cells.into_iter());
     let next = || cells.lock().unwrap_or_else(PoisonError::into_inner).next();

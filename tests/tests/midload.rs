@@ -1,4 +1,4 @@
-//! Attached and detached in the middle of the load: what is counted is counted once and only once.
+//! Attaching and detaching under load: every call that is counted is counted exactly once.
 
 use std::{
     ops::RangeInclusive,
@@ -27,13 +27,13 @@ fn number(answer: &Value, name: &str) -> Result<u64> {
     answer[name].as_u64().with_context(|| format!("no {name} in {answer}"))
 }
 
-/// Calls started and finished in a process so far. Read while calls go on: started is read after finished.
+/// Calls started and finished in a process so far. While calls go on, `started` is read after `finished`.
 fn so_far(process: &mut Process) -> Result<(u64, u64)> {
     let counts = process.command("counts")?;
     Ok((number(&counts, "started")?, number(&counts, "finished")?))
 }
 
-/// What the agent says at its end: calls counted, and those of them without a duration.
+/// Ends an agent. Returns the counts in its summary: all calls, and those without a duration.
 fn summary(mut agent: Agent) -> Result<(u64, u64)> {
     agent.signal(libc::SIGTERM)?;
     assert_eq!(agent.wait(Duration::from_secs(2))?.code(), Some(0));
@@ -51,8 +51,8 @@ fn assert_within(what: &str, number: u64, bounds: RangeInclusive<u64>) {
     assert!(bounds.contains(&number), "{what}: {number} is not in {bounds:?}");
 }
 
-/// With both ends quiet: each call that was under way when the agent came is one finish without a start, and each
-/// that is under way when it goes is nothing.
+/// No calls start or finish while the agent attaches or detaches. Each call in flight at attaching becomes one finish
+/// without a start, and each call in flight at detaching is not counted.
 #[test]
 fn calls_under_way_at_both_ends() -> Result<()> {
     let mut server = Process::kitex(&["server"])?;
@@ -60,7 +60,7 @@ fn calls_under_way_at_both_ends() -> Result<()> {
     for _ in 0..4 {
         clients.push(Process::kitex(&["client", "--connect", server.addr()?])?);
     }
-    // Connections first, so that no other call is under way.
+    // Opens connections first, so that no other call is in flight.
     for client in &mut clients {
         client.command("call 1 Echo succeed")?;
     }
@@ -89,7 +89,7 @@ fn calls_under_way_at_both_ends() -> Result<()> {
         assert_eq!(account.found_faults(), []);
         let calls = Tally::of_agent(&scrape, &DEFAULT_LABELS, Some(pid))?;
         assert_eq!((calls.sum(&[("method", "Store")]), calls.sum(&[("method", "Echo")])), (unpaired, paired));
-        // An unpaired finish has no latency.
+        // A finish without a start has no latency.
         let timed = durations::of_agent(&scrape, Some(pid));
         assert_eq!(
             timed.values().map(|histogram| histogram.count).sum::<f64>().to_string(),
@@ -109,19 +109,19 @@ fn calls_under_way_at_both_ends() -> Result<()> {
     Ok(())
 }
 
-/// The account of a target in which nothing has started or finished.
+/// Returns the account of a target in which nothing has started or finished.
 fn quiet(agent: &Agent, pid: u32) -> Result<Account> {
     let faults = Account::of(&agent.scrape()?, pid).faults.into_keys().map(|name| (name, 0));
     Ok(Account { faults: faults.collect(), ..Account::default() })
 }
 
-/// Under full load: bounds from what the process itself had started and finished around the moment of attaching.
-/// Then, with a pause in between, equality to the last call.
+/// Attaching under full load: the counts are within bounds from what the process had started and finished just before
+/// and after. After a pause, they are exact.
 #[test]
 fn attached_under_full_load() -> Result<()> {
     let (mut server, mut client) = pair()?;
-    // Under load the server may have no call under way at the moment of attaching, while it waits for a processor. This
-    // one makes sure.
+    // Under load the server may have no call in flight at the moment of attaching, if it waits for a processor. This
+    // call ensures that it has one.
     let mut slow = Process::kitex(&["client", "--connect", server.addr()?])?;
     slow.command("call 1 Echo succeed")?;
     slow.send("call 1 Store succeed 64 2000000")?;
@@ -139,15 +139,15 @@ fn attached_under_full_load() -> Result<()> {
         let (started, finished) = so_far(process)?;
         assert_eq!(started, finished);
         let account = Account::of(&scrape, process.pid());
-        // Every start that was seen has found its finish, and every finish is in the throughput once.
+        // Every start seen has its finish, and every finish is in the throughput once.
         assert_eq!((account.starts, account.lost, account.in_flight), (account.timed, 0, 0), "{account:?}");
         assert_eq!(account.found_faults(), []);
         let total = Tally::of_agent(&scrape, &DEFAULT_LABELS, Some(process.pid()))?.total();
         assert_eq!(total, account.timed + account.unpaired);
-        // Nothing before the agent came is counted, everything after it was ready is.
+        // Nothing from before the agent attached is counted, and everything after it was ready.
         assert_within("starts", account.starts, started - after.0..=started - before.0);
         assert_within("finishes", total, finished - after.1..=finished - before.1);
-        // A finish without a start is of a call that began before the start probes were there and ended after.
+        // A finish without a start is of a call that began before the start probes were attached and ended after that.
         assert_within("unpaired", account.unpaired, 1..=after.0 - before.1);
     }
     let first =
@@ -166,7 +166,8 @@ fn attached_under_full_load() -> Result<()> {
     Ok(())
 }
 
-/// Agents come and go in the middle of one flow: each counts what happened while it was there, none disturbs a call.
+/// Agents come and go during one flow of calls. Each counts what happened while it was attached, and none disturbs a
+/// call.
 #[test]
 fn detached_under_full_load() -> Result<()> {
     let (mut server, mut client) = pair()?;
@@ -177,7 +178,7 @@ fn detached_under_full_load() -> Result<()> {
         let agent = Agent::attach(&[server.pid()], &[])?;
         let (started_when_ready, ready) = so_far(&mut server)?;
         thread::sleep(Duration::from_millis(500));
-        // Unpaired are calls from before it came, which have ended by now.
+        // Unpaired calls began before the agent attached, and have ended by now.
         let account = Account::of(&agent.scrape()?, server.pid());
         let (_, leaving) = so_far(&mut server)?;
         let (calls, untimed) = summary(agent)?;
@@ -185,8 +186,8 @@ fn detached_under_full_load() -> Result<()> {
         assert!(leaving > ready, "no load: this shows nothing");
         assert_within("calls of one agent", calls, leaving - ready..=after - before);
         assert_within("calls from before it came", account.unpaired, 0..=started_when_ready - before);
-        // Start probes go after finish probes: from then on no finish lacks its start, or would take that of another call. What
-        // found no room in the ring has no duration either.
+        // Finish probes are removed before start probes, so that no finish lacks its start or takes the start of
+        // another call. Calls whose records found no room in the ring have no duration, either.
         assert_eq!(
             untimed,
             account.unpaired + account.lost,
@@ -200,7 +201,7 @@ fn detached_under_full_load() -> Result<()> {
     assert_eq!(number(&outcome, "calls")?, finished);
     assert!(counted < finished);
     assert_only_intended_errors(&client.command("counts")?)?;
-    // Still whole: an agent that stays counts exactly.
+    // Nothing is damaged: an agent that stays counts exactly.
     for process in [&mut client, &mut server] {
         process.command("reset")?;
     }
@@ -213,7 +214,8 @@ fn detached_under_full_load() -> Result<()> {
     Ok(())
 }
 
-/// While probes are taken away calls seem to start and never to end: how many are in flight is not shown then.
+/// While probes are removed, calls would seem to start and never finish, so the number of calls in flight is not shown
+/// then.
 #[test]
 fn no_calls_in_flight_are_made_up_as_the_agent_goes() -> Result<()> {
     const CALLERS: u64 = 16;
@@ -228,13 +230,14 @@ fn no_calls_in_flight_are_made_up_as_the_agent_goes() -> Result<()> {
     }
     agent.signal(libc::SIGTERM)?;
     let mut was_leaving = false;
-    // Until nobody answers any more: the last has waited until the probes were gone, unless it was asked for before they went.
+    // Scrapes until the agent no longer answers. The last scrape has waited until the probes were gone, unless it was
+    // requested before they were removed.
     loop {
         let is_leaving = agent.status("/readyz").is_ok_and(|status| status == 503);
         let Ok(text) = agent.get("/metrics") else { break };
         (last, was_leaving) = (Scrape::parse(&text)?, is_leaving);
         for name in GAUGES {
-            // While they are counted one can end, and its caller begin another.
+            // While calls are counted, one can end and its caller begin another.
             assert_within(name, whole(last.sum(name, &[])), 0..=2 * CALLERS);
         }
     }
@@ -245,7 +248,7 @@ fn no_calls_in_flight_are_made_up_as_the_agent_goes() -> Result<()> {
     Ok(())
 }
 
-/// A drain at the end: calls that have finished right before the signal are in the last count.
+/// Rings are drained at the end: calls that finish right before the signal are in the last count.
 #[test]
 fn the_last_calls_before_the_end() -> Result<()> {
     let (mut server, mut client) = pair()?;
@@ -259,7 +262,7 @@ fn the_last_calls_before_the_end() -> Result<()> {
     Ok(())
 }
 
-/// Methods of the mixed load that never fail for the caller.
+/// Fails if a method that never fails for the caller has returned an error.
 fn assert_only_intended_errors(counts: &Value) -> Result<()> {
     let rows = counts["loop"].as_array().context("no loop")?;
     for row in rows.iter().filter(|row| row["method"] == "Notify" || row["method"] == "Lookup") {

@@ -1,5 +1,5 @@
-//! Specs of native functions: what they describe is counted as the target counts it itself, however its functions end, and
-//! what can't be is refused.
+//! Specs of native functions: the operations that they describe are counted as by the target itself, however the
+//! functions end. Functions that can't be watched are refused.
 
 use std::{
     collections::BTreeMap,
@@ -27,9 +27,9 @@ use serde_json::{Value, json};
 use crate::{golden, schema::check_schema};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// The two ways in which the end of a function can be seen.
+/// The two ways to see the end of a function.
 pub(crate) const WAYS: [&str; 2] = ["instructions", "probe"];
-/// What the example of the documents has of the first way.
+/// The first way, as in the example of the documents.
 const BY_INSTRUCTIONS: &str = "returns = { by = \"instructions\", number = \"int\" }\nallow_expensive = true";
 
 const BY_RETURNS: &str = "returns = { by = \"instructions\" }\nallow_expensive = true";
@@ -39,7 +39,7 @@ pub(crate) fn start(build: Build) -> Result<Process> {
     Process::start_command(&mut Command::new(corners(build)?))
 }
 
-/// How a spec asks for one of the ways.
+/// Returns the lines by which a spec selects one of the ways.
 fn returns(way: &str) -> &'static str {
     match way {
         "probe" => "returns = { by = \"probe\", number = \"int\" }\nnothing_is_thrown = true",
@@ -47,7 +47,7 @@ fn returns(way: &str) -> &'static str {
     }
 }
 
-/// A spec of one function, by its returns.
+/// Writes a spec of one function, whose end is seen in one of the ways.
 pub(crate) fn spec_of(function: &str, way: &str) -> Result<std::path::PathBuf> {
     let text = format!(
         "name = \"stock\"\n[[native]]\nname = \"one\"\nkey = \"thread\"\n{}\n[native.labels]\nresult = {{ number = \"result\" }}\n\
@@ -57,7 +57,7 @@ pub(crate) fn spec_of(function: &str, way: &str) -> Result<std::path::PathBuf> {
     specs::file(&format!("{}-{way}", function.replace('*', "any")), &text)
 }
 
-/// The values of the counter by those of its labels, which are given in order.
+/// Returns the counter by the values of its labels, in the given order.
 pub(crate) fn counted(scrape: &Scrape, labels: &[&str]) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for sample in scrape.samples("stock_total") {
@@ -67,19 +67,19 @@ pub(crate) fn counted(scrape: &Scrape, labels: &[&str]) -> BTreeMap<String, u64>
     counts
 }
 
-/// The same as the target counted it.
+/// Parses the target's own counts.
 fn own(counts: &Value) -> Result<BTreeMap<String, u64>> {
     let counts = counts.as_object().context("no counts")?;
     Ok(counts.iter().map(|(key, count)| (key.clone(), count.as_u64().unwrap_or_default())).collect())
 }
 
-/// How many operations have a duration, and their sum in seconds.
+/// Returns the number of operations with a duration, and the sum of durations in seconds.
 pub(crate) fn timed(scrape: &Scrape) -> (u64, f64) {
     let all = scrape.histograms("stock_duration_seconds");
     (all.values().map(|one| whole(one.count)).sum(), all.values().map(|one| one.sum).sum())
 }
 
-/// Lookups with every kind of name, by the example of the documents or a change of it.
+/// Makes lookups with every kind of name and compares the counts, with the example of the documents or a variant of it.
 fn lookups_are_counted(build: Build, spec: &Path) -> Result<()> {
     let mut target = start(build)?;
     let agent = Agent::attach(&[target.pid()], &["--spec", path(spec)])?;
@@ -176,8 +176,8 @@ fn durations_are_those_of_the_function() -> Result<()> {
     Ok(())
 }
 
-/// What an operation was given is told by its start: where that was not seen it is not known, and not 0, and neither is
-/// the outcome that it tells.
+/// The argument of an operation is known from its start. If the start was not seen, the number is `unreadable`, not 0,
+/// and so is an outcome that depends on it.
 #[test]
 fn a_number_of_a_start_that_was_not_seen_is_unreadable() -> Result<()> {
     let text = format!(
@@ -185,7 +185,7 @@ fn a_number_of_a_start_that_was_not_seen_is_unreadable() -> Result<()> {
          ms = {{ number = \"argument\" }}\nstatus = {{ outcome = [\"short\", \"long\"] }}\n[[native.start]]\nfunction = \"stock_nap\"\nnumber = 0\n"
     );
     let mut target = start(Build::Default)?;
-    // One after the other, so that the probes come in the middle of one.
+    // One after the other, so that the probes are attached in the middle of a nap.
     target.send("nap 100")?;
     let agent = Agent::attach(&[target.pid()], &["--spec", path(&specs::file("nap", &text)?)])?;
     target.answer(PATIENCE)?;
@@ -203,8 +203,8 @@ fn a_number_of_a_start_that_was_not_seen_is_unreadable() -> Result<()> {
     Ok(())
 }
 
-/// Linux 6.18 makes a call of such a probe once it was hit, before the first agent has looked for it and the second has compared
-/// the code.
+/// Linux 6.18 replaces such a probe by a call once it was hit. Here this happens before the first agent checks its
+/// probe, and before the second one compares the code.
 #[test]
 fn a_probe_on_a_nop_is_known_for_one_when_it_was_hit() -> Result<()> {
     const CALL: u64 = 0xe8;
@@ -255,7 +255,7 @@ fn two_functions_are_paired_by_an_argument() -> Result<()> {
     Ok(())
 }
 
-/// A pointer to what is returned in memory comes first, then `this`; floating-point numbers are in other registers.
+/// The pointer to a result in memory comes first, then `this`. Floating-point arguments use other registers.
 #[test]
 fn arguments_are_counted_by_registers() -> Result<()> {
     let spec = |item: usize| {
@@ -276,7 +276,7 @@ fn arguments_are_counted_by_registers() -> Result<()> {
     ensure!(found == expected.into(), "{found:?}");
     check_closed(&scrape, target.pid(), [0, 0])?;
     agent.terminate()?;
-    // A method has `this` first, if no pointer before it, and then its string.
+    // The first argument of a method is `this`, unless a pointer to the result comes before it. Its string comes next.
     let executable = corners(Build::Default)?;
     for item in [0, 3] {
         let ended = run_to_end(&["spec", "check", path(&spec(item)?), "--exe", path(&executable)], PATIENCE)?;
@@ -440,7 +440,7 @@ fn numbers_of_one_byte_and_patterns() -> Result<()> {
     Ok(())
 }
 
-/// A spec that only counts, by the returns of functions like a pattern.
+/// Writes a spec that only counts the returns of functions that match a pattern.
 fn counting(name: &str, pattern: &str, at_most: u32, returns: &str) -> Result<std::path::PathBuf> {
     let text = format!(
         "name = \"{name}\"\n[[native]]\nname = \"one\"\nkey = \"thread\"\n{returns}\n\
@@ -449,7 +449,7 @@ fn counting(name: &str, pattern: &str, at_most: u32, returns: &str) -> Result<st
     specs::file(name, &text)
 }
 
-/// What gcc has put elsewhere of the handler, which jumps there to throw.
+/// The part of the handler that gcc has moved elsewhere. The handler jumps there to throw.
 const PART: &[u8] = b"_ZN12StockHandler6lookupERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEEi.cold";
 
 #[test]
@@ -458,7 +458,7 @@ fn calls_of_a_thrift_server_are_counted_once() -> Result<()> {
     let is_cut = std::fs::read(&executable)?.windows(PART.len()).any(|name| name == PART);
     ensure!(is_cut, "no part of the handler lies elsewhere");
     let mut target = Process::start_command(Command::new(&executable).arg("server"))?;
-    // The handler, which throws; what the compiler has made around it, which doesn't.
+    // The handler itself, which throws, and the functions that Thrift's compiler generates around it, which do not.
     let handler = "name = \"stock\"\n[[native]]\nname = \"lookup\"\nkey = \"thread\"\nallow_expensive = true\n\
                    returns = { by = \"instructions\", number = \"int\" }\n\
                    [native.labels]\nitem = \"item\"\nresult = { number = \"result\" }\n\
@@ -482,7 +482,7 @@ fn calls_of_a_thrift_server_are_counted_once() -> Result<()> {
     ensure!(found == expected.into(), "{found:?}");
     ensure!(timed(&scrape).0 == 2_400, "{:?}", timed(&scrape));
     ensure!(whole(scrape.sum("processed_total", &[])) == 4_800, "{}", scrape.sum("processed_total", &[]));
-    // What was left by an exception has ended, in no total.
+    // Calls left by an exception have ended, but are in no total.
     let left = scrape.sum("monitor_unpaired_starts_total", &[]) + scrape.sum("monitor_calls_in_flight", &[]);
     ensure!(whole(left) == 1_200, "{left} were left by an exception");
     check_closed(&scrape, target.pid(), [0, 0])?;
@@ -508,7 +508,7 @@ fn of_an_async_function_the_polls_are_counted_and_of_another_the_calls() -> Resu
     Ok(())
 }
 
-/// The code and the error of `spec check` with the example of the documents in which a part has been replaced.
+/// Runs `spec check` on the example of the documents with one part replaced. Returns the exit code and stderr.
 fn checked(executable: &Path, part: &str, other: &str) -> Result<(i32, String)> {
     let text = specs::text("stock")?;
     ensure!(text.contains(part), "no {part} in {text}");
@@ -517,7 +517,7 @@ fn checked(executable: &Path, part: &str, other: &str) -> Result<(i32, String)> 
     Ok((ended.code.unwrap_or(-1), ended.stderr))
 }
 
-/// But for what is each compiler's own: instructions, and how many returns there are.
+/// Ignores what differs between compilers: instructions, and the number of returns.
 #[test]
 fn what_is_right_with_a_spec_is_as_it_was() -> Result<()> {
     let said = specs::checked("stock", &corners(Build::Default)?, PATIENCE)?;
@@ -568,7 +568,7 @@ fn what_can_not_be_watched_is_refused() -> Result<()> {
         let (ended, said) = checked(&executable, part, other)?;
         ensure!(ended == code && said.contains(expected), "{other}: {ended}, {said}");
     }
-    // This test itself has some ten thousand functions.
+    // This test program has some ten thousand functions.
     let (ended, said) = checked(&std::env::current_exe()?, "\"stock_lookup\"", "\"_*\"\nat_most = 64")?;
     ensure!(ended == 6 && said.contains("functions, and may match 64"), "{ended}, {said}");
     let (ended, said) = checked(&corners(Build::Stripped)?, "", "")?;

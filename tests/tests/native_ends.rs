@@ -21,14 +21,14 @@ use serde_json::Value;
 
 use crate::native::{PATIENCE, WAYS, counted, spec_of, start, timed};
 
-/// A function that is left otherwise than by returning `left` times, then returns: it is counted once, with its own
-/// duration, and each start is accounted for.
+/// Leaves a function `left` times otherwise than by returning, and then returns from it. Fails unless the operation is
+/// counted once, with its own duration, and every start has an outcome.
 fn is_left(command: &str, function: &str, way: &str) -> Result<()> {
     let mut target = start(Build::Default)?;
     let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec_of(function, way)?)])?;
     target.command(&format!("{command} 30"))?;
     thread::sleep(Duration::from_secs(1));
-    // Where it had been left before, a second ago.
+    // Calls the function at the same place where it was left a second ago.
     target.command(&format!("{command} 0"))?;
     let scrape = agent.scrape_settled()?;
     let (count, sum) = timed(&scrape);
@@ -73,7 +73,7 @@ fn an_exception_through_a_return_probe_ends_the_target_as_documented() -> Result
     Ok(())
 }
 
-/// What a return probe has the target do is a system call that a thread may not be allowed.
+/// A return probe has the target make a system call, which a thread may not be allowed to make.
 #[test]
 fn a_target_with_a_confined_thread_gets_no_return_probe() -> Result<()> {
     let mut target = start(Build::Default)?;
@@ -81,18 +81,18 @@ fn a_target_with_a_confined_thread_gets_no_return_probe() -> Result<()> {
     no_return_probe(&mut target)
 }
 
-/// A filter that ends the target at this system call is not asked about it by kernels that know better.
+/// A filter that kills the target at this system call does no harm on kernels that do not consult filters for it.
 #[test]
 fn a_target_under_seccomp_gets_return_probes_where_no_filter_is_asked() -> Result<()> {
     let mut target = Process::start_command(filtered(&mut Command::new(corners(Build::Default)?))?)?;
-    // Fixes are ported back: of older kernels some know better, too.
+    // Fixes are backported, so some older kernels do not consult filters, either.
     if kernel::release()? < SURELY_PASSES && !passes(&target)? {
         return no_return_probe(&mut target);
     }
     calls_are_counted(&mut target, "probe")
 }
 
-/// The first release of Linux of which every later one lets that call pass all filters.
+/// From this release of Linux on, all releases let this system call pass all filters.
 const SURELY_PASSES: (u32, u32) = (6, 14);
 
 fn passes(target: &Process) -> Result<bool> {
@@ -101,7 +101,7 @@ fn passes(target: &Process) -> Result<bool> {
     Ok(run_to_end(&args, PATIENCE)?.code == Some(0))
 }
 
-/// A return probe is refused, and return instructions are not.
+/// Fails unless the agent refuses a return probe but accepts return instructions.
 fn no_return_probe(target: &mut Process) -> Result<()> {
     let pid = target.pid().to_string();
     let probe = spec_of("stock_nothing", "probe")?;

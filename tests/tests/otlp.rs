@@ -1,5 +1,5 @@
-//! Push by OTLP to a real OpenTelemetry Collector: what it has received is what the calls were, whatever happened to
-//! it in between.
+//! Pushes by OTLP to a real OpenTelemetry Collector: the received counts equal the calls, whatever happened to the
+//! collector in between.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SERVER: &str = "rpc.server.duration";
 const CLIENT: &str = "rpc.client.duration";
 
-/// Variables for an agent that pushes often.
+/// Environment variables for an agent that pushes often.
 fn variables<'a>(
     protocol: &'a str,
     endpoint: &'a str,
@@ -47,7 +47,7 @@ fn total(points: &[Point], metric: &str) -> i64 {
     totals(points, metric).values().sum()
 }
 
-/// Calls by method and outcome, as `/metrics` has them under Kitex's names and as they were received.
+/// Fails unless `/metrics`, under Kitex's names, and the received points have the same calls by method and outcome.
 fn check_against(scrape: &Scrape, side: &str, points: &[Point]) -> Result<()> {
     let mut shown: BTreeMap<(String, bool), f64> = BTreeMap::new();
     for sample in scrape.samples(&format!("kitex_{side}_throughput")) {
@@ -63,7 +63,7 @@ fn check_against(scrape: &Scrape, side: &str, points: &[Point]) -> Result<()> {
     check_durations(scrape, side, points)
 }
 
-/// Buckets and sums of each series, as `/metrics` has them and as they were received.
+/// Fails unless `/metrics` and the received points have the same buckets and sums for each series.
 fn check_durations(scrape: &Scrape, side: &str, points: &[Point]) -> Result<()> {
     let without_scope = |(mut labels, histogram): (Labels, Histogram)| {
         labels.retain(|name, _| !name.starts_with("otel_scope_") && name != "target");
@@ -81,7 +81,7 @@ fn check_durations(scrape: &Scrape, side: &str, points: &[Point]) -> Result<()> 
     for (labels, shown) in shown {
         let received = &received[&labels];
         ensure!(shown.buckets == received.buckets, "{labels:?}: {shown:?}, {received:?}");
-        // Differences of floats do not add up to the last digit.
+        // Differences of floats do not add up exactly.
         let off = (shown.sum - received.sum).abs();
         ensure!(off <= shown.sum * 1e-9, "{labels:?}: {shown:?}, {received:?}");
     }
@@ -109,7 +109,7 @@ fn a_collector_receives_what_is_shown() -> Result<()> {
         collector
             .wait(PATIENCE, |points| [SERVER, CLIENT].iter().all(|metric| total(points, metric) >= 2000))
             .with_context(|| format!("{protocol}: {}", agent.log()))?;
-        // What is still on its way at the end comes with the last push.
+        // Calls that are not yet pushed are in the last push.
         client.command("load 300 4 2")?;
         let last = agent.scrape_settled()?;
         let (status, _) = agent.terminate()?;
@@ -131,12 +131,12 @@ fn a_collector_receives_what_is_shown() -> Result<()> {
         let gauges = points.iter().filter(|point| point.metric == "go.goroutine.count");
         ensure!(gauges.clone().count() > 0 && gauges.clone().all(|point| !point.is_delta && point.count > 1));
     }
-    // One for each target, whichever agent pushes.
+    // One instance for each target, whichever agent pushes.
     assert_eq!(instances.len(), 2, "{instances:?}");
     Ok(())
 }
 
-/// Each target is a resource of its own. Gives what tells them apart.
+/// Fails unless each target has its own resource. Returns the instance ids.
 fn check_resources(points: &[Point], has_team: bool) -> Result<BTreeSet<String>> {
     let mut instances = BTreeSet::new();
     for (metric, service) in [(SERVER, "stock"), (CLIENT, "shop")] {
@@ -156,7 +156,7 @@ fn check_resources(points: &[Point], has_team: bool) -> Result<BTreeSet<String>>
     Ok(instances)
 }
 
-/// A delta begins where the one before it has ended, cumulative points all begin at one time.
+/// Fails unless each delta begins where the previous one ended, and all cumulative points begin at the same time.
 fn check_times(points: &[Point]) -> Result<()> {
     let mut before: BTreeMap<_, &Point> = BTreeMap::new();
     for point in points.iter().filter(|point| point.metric.starts_with("rpc.")) {
@@ -176,7 +176,7 @@ fn a_collector_that_was_away_lacks_nothing_afterwards() -> Result<()> {
     let mut collector = Collector::start()?;
     let ports = collector.ports();
     let (grpc, http) = (format!("http://127.0.0.1:{}", ports[0]), format!("http://127.0.0.1:{}", ports[1]));
-    // The server's calls come as sums since the start, the client's as differences.
+    // The server's calls are pushed as cumulative sums, the client's as deltas.
     let cumulative = Agent::attach_with(
         &variables("grpc", &grpc, &[]),
         &[server.pid()],
@@ -209,7 +209,7 @@ fn a_collector_that_was_away_lacks_nothing_afterwards() -> Result<()> {
 
     let mut collector = Collector::start_on(ports)?;
     collector.wait(PATIENCE, |points| all(points, 1000))?;
-    // The first ones are as if nothing had happened.
+    // The cumulative sums include the calls made while the collector was away.
     assert_eq!(total(collector.points(), SERVER), 2000);
     assert_eq!(total(collector.points(), CLIENT), 1000);
     client.command("load 1000 4 3")?;
@@ -254,7 +254,7 @@ fn a_target_that_has_ended_is_pushed_once_more() -> Result<()> {
     let instance = &instance.resource["service.instance.id"];
     let of_ended = points.iter().filter(|point| &point.resource["service.instance.id"] == instance);
     let times: BTreeSet<_> = of_ended.map(|point| point.time).filter(|time| *time > down).collect();
-    // That of a push that had begun, and the last.
+    // The points of a push that had already begun, and of the last one.
     ensure!(times.len() <= 2, "{times:?} after {down}");
     Ok(())
 }
@@ -275,7 +275,7 @@ fn a_collector_must_prove_who_it_is() -> Result<()> {
         let mut collector = Collector::start_tls(&certificate, &key)?;
         let [grpc, http] = collector.ports();
         let endpoint = format!("https://localhost:{}", if protocol == "grpc" { grpc } else { http });
-        // Only the first round says why, and it may be late on a busy machine.
+        // Only the first attempt has the reason, and it may take long on a busy machine.
         let patient = [("OTEL_METRIC_EXPORT_TIMEOUT", "4000")];
         let stranger =
             Agent::attach_with(&variables(protocol, &endpoint, &patient), &[client.pid()], &["--otlp"])?;
@@ -296,8 +296,8 @@ fn a_collector_must_prove_who_it_is() -> Result<()> {
     Ok(())
 }
 
-/// Attributes that are as long as an environment allows, more than anybody needs, and of names that become one label or
-/// that of the agent.
+/// Attributes of the maximum length that an environment allows, more attributes than anyone needs, and names that are
+/// mapped to the same label or to one of the agent's.
 #[test]
 fn no_environment_of_a_target_spoils_a_scrape() -> Result<()> {
     let lengthy = "é".repeat(30_000);
@@ -310,7 +310,7 @@ fn no_environment_of_a_target_spoils_a_scrape() -> Result<()> {
     for pids in [&[server.pid(), client.pid()][..], &[server.pid()]] {
         let agent = Agent::attach(pids, &["--metrics", "otel"])?;
         client.command("load 100 2 1")?;
-        // Reads it as strictly as Prometheus: no label twice.
+        // The parser is as strict as Prometheus: no label may occur twice.
         let scrape = agent.scrape_settled()?;
         let pid = server.pid().to_string();
         let own = |name| scrape.samples(name).find(|sample| sample.labels["service_name"].starts_with('é'));
@@ -334,7 +334,7 @@ fn resident(agent: &Agent) -> Result<f64> {
     agent.scrape()?.value("monitor_agent_resident_memory_bytes", &[]).context("no resident memory")
 }
 
-/// Answers each connection in the same way, or not at all.
+/// Starts a server that gives each connection the same answer, or none. Returns its address.
 fn bad_collector(answer: &'static [u8]) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
@@ -376,7 +376,7 @@ fn a_collector_that_is_none_harms_nobody() -> Result<()> {
         (format!("https://{nonsense}"), "InvalidContentType"),
         ("http://nowhere.invalid:1".to_owned(), "lookup"),
     ];
-    // A few at once: most of the time they wait.
+    // A few at once, since most of the time they wait.
     for some in collectors.chunks(4) {
         let cases = some.iter().flat_map(|case| ["http/protobuf", "grpc"].map(|protocol| (case, protocol)));
         side_by_side(cases, |((endpoint, why), protocol)| {
@@ -400,7 +400,7 @@ fn a_collector_that_is_none_harms_nobody() -> Result<()> {
     Ok(())
 }
 
-/// To a collector both are one.
+/// A collector can't distinguish the two agents' points.
 #[test]
 fn an_agent_warns_that_another_may_push_the_same() -> Result<()> {
     let server = Process::kitex(&["server"])?;
@@ -415,7 +415,7 @@ fn an_agent_warns_that_another_may_push_the_same() -> Result<()> {
     Ok(())
 }
 
-/// OpenTelemetry has no count of calls but those of its histograms.
+/// OpenTelemetry has no counts of calls except those of its histograms.
 #[test]
 fn counts_that_are_not_those_of_all_calls_are_told_of() -> Result<()> {
     let server = Process::kitex(&["server"])?;

@@ -1,6 +1,7 @@
-//! What it takes to plan: of a real program little, of one that was made to take much not much more.
+//! What planning costs: little for a real program, and not much more for one that was made to be expensive.
 //!
-//! A program of its own, and one that stays small: the kernel counts its memory as that of the agents that it starts.
+//! These tests are a separate and small program, since the kernel includes its memory in that of the agents that it
+//! starts.
 
 use std::{
     fs::{self, File},
@@ -33,7 +34,7 @@ fn inspect(path: &Path) -> Command {
 fn a_real_program_is_planned_at_once() -> Result<()> {
     for flavour in Flavour::ALL {
         let program = Program::Kitex.build(flavour)?;
-        // Not where it may be running: what is mapped stays in memory.
+        // A copy, since the original may be running: the kernel keeps mapped pages in memory.
         let copy = Lie::about(&program, "real")?;
         usage::forget(&copy.path)?;
         let (ended, usage) = usage::run(&mut inspect(&copy.path), PATIENCE)?;
@@ -44,27 +45,27 @@ fn a_real_program_is_planned_at_once() -> Result<()> {
     Ok(())
 }
 
-/// Inspects a program that may have been made to take long, and much memory.
+/// Inspects a program that may have been made to take much time and memory. Fails if it does.
 fn inspected(lie: &Lie) -> Result<Ended> {
     let (ended, usage) = usage::run(&mut inspect(&lie.path), PATIENCE)?;
-    // Processor time: it does not depend on what else the machine does.
+    // CPU time does not depend on what else the machine does.
     ensure!(usage.cpu < Duration::from_secs(2) && usage.peak < 100 * MIB, "{usage:?}: {ended:#?}");
     Ok(ended)
 }
 
-/// A program is refused soon, without taking much memory, in one sentence with these words.
+/// Fails unless a program is refused quickly and with little memory, in one sentence that contains these words.
 fn refused(lie: &Lie, code: i32, words: &str) -> Result<()> {
     let ended = inspected(lie)?;
     let path = lie.path.to_str().context("no UTF-8")?;
     ensure!(ended.code == Some(code), "the exit code is not {code}: {ended:#?}");
-    // What the program holds otherwise goes to stdout.
+    // Everything else about the program goes to stdout.
     let sentence = ended.stderr.strip_prefix("monitor-agent: ").context("no sentence")?;
     ensure!(sentence.contains(path) && sentence.contains(words), "not {words:?}: {ended:#?}");
     ensure!(sentence.len() < 500 + path.len() && !sentence.contains(char::is_control), "{ended:#?}");
     Ok(())
 }
 
-/// A copy of a program that is not what it was; it goes with its owner.
+/// A copy of a program with false contents. It is removed when dropped.
 struct Lie {
     path: PathBuf,
     file: File,
@@ -77,7 +78,7 @@ impl Drop for Lie {
 }
 
 impl Lie {
-    /// Next to the program: a file system in memory would not forget it.
+    /// Makes a copy next to the program, since the kernel can't drop the cache of a file in tmpfs.
     fn about(program: &Path, name: &str) -> Result<Self> {
         let path = program.with_file_name(format!("lie-{name}-{}", std::process::id()));
         fs::copy(program, &path)?;
@@ -109,7 +110,7 @@ impl Lie {
         Ok(self.file.write_all_at(&bytes, at)?)
     }
 
-    /// A section by its name: address, offset and size.
+    /// Returns the section of this name.
     fn section(&self, name: &str) -> Result<Section> {
         let (table, count, names) = (self.word(0x28)?, self.small(0x3c, 2)?, self.small(0x3e, 2)?);
         let names_at = self.word(table + 64 * names + 24)?;
@@ -128,7 +129,7 @@ impl Lie {
         anyhow::bail!("no section {name}")
     }
 
-    /// The file offset of the program header of a kind, the number of it counted from 0.
+    /// Returns the file offset of the program header with index `number`, from 0, among those of this kind.
     fn segment(&self, kind: u64, number: usize) -> Result<u64> {
         let (table, count) = (self.word(0x20)?, self.small(0x38, 2)?);
         let mut headers = Vec::new();
@@ -140,7 +141,7 @@ impl Lie {
         headers.get(number).copied().with_context(|| format!("no segment {kind}"))
     }
 
-    /// Where the module data is in the file: it starts with pointers to the function table and to the names in it.
+    /// Returns the file offset of the module data, which starts with pointers to the function table and to its names.
     fn module_data(&self) -> Result<u64> {
         let table = self.section(".gopclntab")?;
         let names = table.address + self.word(table.offset + 32)?;
@@ -155,8 +156,8 @@ impl Lie {
         anyhow::bail!("no module data")
     }
 
-    /// Maps so many bytes behind the end of the file at an address where nothing is. The header of the stack is used for
-    /// it; gives the bytes' place in the file.
+    /// Maps `size` bytes after the end of the file at `MORE`, with the program header of the stack. Returns their file
+    /// offset.
     fn map_more(&self, size: u64) -> Result<u64> {
         let at = self.file.metadata()?.len().next_multiple_of(4096);
         self.file.set_len(at + size)?;
@@ -164,10 +165,10 @@ impl Lie {
         Ok(at)
     }
 
-    /// Makes these words at `MORE` the type data of the program, and these pairs of interface and type its itabs.
+    /// Makes `words`, at `MORE`, the program's type data, and `pairs` of interface and type its itabs.
     fn put_types(&self, mut words: Vec<u64>, pairs: impl ExactSizeIterator<Item = [u64; 2]>) -> Result<()> {
         let module = self.module_data()?;
-        // Since Go 1.27 the size of the types comes between their bounds, and itabs are not pointed to.
+        // Since Go 1.27, the size of the types is between their bounds, and there are no pointers to itabs.
         let newest = self.word(module + 296)? + self.word(module + 304)? == self.word(module + 312)?;
         let count = pairs.len() as u64;
         let itabs = MORE + 8 * words.len() as u64;
@@ -180,17 +181,17 @@ impl Lie {
             return self.put(module + 296, &[MORE, size, MORE + size, itabs - MORE, 32 * count]);
         }
         self.put(module + 296, &[MORE, MORE + size])?;
-        // Go 1.26 has one word more before the list.
+        // Go 1.26 has one more word before the list.
         [376, 384].iter().try_for_each(|slice| self.put(module + slice, &[list, count]))
     }
 
-    /// Where in the file fields of this name are described (name, type, offset), and the address of each place.
+    /// Returns file offset and address of each description of a field of this name (name, type, offset).
     fn fields(&self, name: &str) -> Result<Vec<(u64, u64)>> {
         let data = self.section(".rodata")?;
         let bytes = self.bytes(data.offset, data.size)?;
         let text = [&[u8::try_from(name.len())?], name.as_bytes()].concat();
         let [text] = find(&bytes, &text)[..] else { anyhow::bail!("{name} is not there once") };
-        // Its flags come before its length.
+        // The flags come before the length.
         let pointers = find(&bytes, &(data.address + text - 1).to_le_bytes());
         ensure!(!pointers.is_empty(), "no field {name}");
         Ok(pointers.into_iter().map(|at| (data.offset + at, data.address + at)).collect())
@@ -198,7 +199,7 @@ impl Lie {
 }
 
 impl Lie {
-    /// Has the program's symbols be functions of these names, so many of each.
+    /// Replaces the program's symbols by functions of these names, each as often as given.
     fn put_symbols(&self, names: &[(String, u64)]) -> Result<()> {
         let (text, table, strings) =
             (self.section(".text")?, self.section(".symtab")?, self.section(".strtab")?);
@@ -233,7 +234,7 @@ const NOTE: u64 = 4;
 const DYNAMIC: u64 = 2;
 const GNU_STACK: u64 = 0x6474_e551;
 const READ: u64 = 4;
-/// What a symbol is.
+/// The type and binding of a symbol.
 const GLOBAL_FUNCTION: u64 = 0x12;
 /// The kind of a Go type.
 const STRUCT: u64 = 25;
@@ -248,7 +249,7 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Vec<u64> {
 #[test]
 fn headers_that_lie() -> Result<()> {
     let lie = Lie::about_kitex("overlap")?;
-    // The code a second time, where the read-only data begins.
+    // Maps the code a second time, where the read-only data begins.
     let data = lie.segment(LOAD, 1)?;
     lie.put(lie.segment(NOTE, 0)?, &[LOAD | READ << 32, 0, lie.word(data + 16)?, 0, 4096, 4096])?;
     refused(&lie, UNREADABLE, "its segments overlap")?;
@@ -308,7 +309,7 @@ fn a_release_that_lies() -> Result<()> {
         b"\x1b[31m\nall is well\n".iter().copied().cycle().take(usize::try_from(len)?).collect();
     lie.file.write_all_at(&text, info.offset + 33)?;
     refused(&lie, UNPROVABLE, "\\u{1b}[31m\\n")?;
-    // A length of a gigabyte, and one of what there is.
+    // A length of a gigabyte, then one longer than the section.
     lie.put(info.offset + 32, &[0x04_ffff_ffff])?;
     refused(&lie, UNPROVABLE, "build information is damaged")?;
     lie.put(info.offset + 32, &[0x08_80])?;
@@ -317,7 +318,7 @@ fn a_release_that_lies() -> Result<()> {
 
 #[test]
 fn a_function_table_that_lies() -> Result<()> {
-    // As many functions as nobody has, in the table and in the module data alike.
+    // An impossible number of functions, both in the table and in the module data.
     let lie = Lie::about_kitex("count")?;
     let (table, module) = (lie.section(".gopclntab")?, lie.module_data()?);
     lie.put(table.offset + 8, &[1 << 40])?;
@@ -330,7 +331,8 @@ fn a_function_table_that_lies() -> Result<()> {
     refused(&lie, UNPROVABLE, "refers outside itself")
 }
 
-/// A program in which the last word of functions with such arguments, as the runtime has them for tracebacks, is half as long.
+/// Returns a copy in which the last word of functions with these arguments is half as long. The arguments are encoded
+/// as the runtime has them for tracebacks.
 fn with_shorter(arguments: &[u8], name: &str) -> Result<Lie> {
     let lie = Lie::about_kitex(name)?;
     let places = find(&fs::read(&lie.path)?, arguments);
@@ -344,7 +346,7 @@ fn with_shorter(arguments: &[u8], name: &str) -> Result<Lie> {
 
 #[test]
 fn arguments_that_lie() -> Result<()> {
-    // Three interface values behind a receiver.
+    // A receiver and three interface values.
     const ARGUMENTS: &[u8] =
         &[0, 8, 0xfe, 8, 8, 16, 8, 0xfd, 0xfe, 24, 8, 32, 8, 0xfd, 0xfe, 40, 8, 48, 8, 0xfd, 0xff];
     let lie = with_shorter(ARGUMENTS, "arguments")?;
@@ -353,7 +355,7 @@ fn arguments_that_lie() -> Result<()> {
 
 #[test]
 fn arguments_of_messages_that_lie() -> Result<()> {
-    // A time and an error in one struct, on the stack; behind them is room for a receiver and two interface values.
+    // A time and an error in one struct on the stack, followed by the places for a receiver and two interface values.
     const ARGUMENTS: &[u8] = &[
         40, 8, 0xfe, 48, 8, 56, 8, 0xfd, 0xfe, 64, 8, 72, 8, 0xfd, 0xfe, 0xfe, 0, 8, 8, 8, 16, 8, 0xfd, 0xfe,
         24, 8, 32, 8, 0xfd, 0xfd, 0xff,
@@ -365,7 +367,7 @@ fn arguments_of_messages_that_lie() -> Result<()> {
     Ok(())
 }
 
-/// Rows that send the reader to and fro in a table of a terabyte, which takes no space on the disk.
+/// A table of a terabyte, which takes no space on the disk. Its rows send the reader back and forth.
 #[test]
 fn a_function_table_without_end() -> Result<()> {
     const ROWS: u64 = 1 << 20;
@@ -373,7 +375,7 @@ fn a_function_table_without_end() -> Result<()> {
     let lie = Lie::about_kitex("to-and-fro")?;
     let (table, module) = (lie.section(".gopclntab")?, lie.module_data()?);
     let more = lie.map_more(SIZE)?;
-    // The name that all of them have is empty: overlong ones would be noticed first.
+    // All functions have the empty name: overlong ones would be noticed first.
     lie.file.write_all_at(&[0], table.offset + lie.word(table.offset + 32)?)?;
     let rows: Vec<u64> = (0..ROWS).map(|row| if row % 2 == 0 { 0 } else { (64 << 20) << 32 }).collect();
     for (number, piece) in rows.chunks(1 << 15).enumerate() {
@@ -408,11 +410,11 @@ fn types_that_lie() -> Result<()> {
     lie.put(name - data.address + data.offset, &[0x04ff_ffff_ff00])?;
     refused(&lie, UNPROVABLE, "no Go name at")?;
 
-    // A struct that consists of itself.
+    // A struct that contains itself.
     let lie = Lie::about_kitex("loop")?;
     let bytes = lie.bytes(data.offset, data.size)?;
     for (at, address) in lie.fields("serviceName")? {
-        // The descriptor has the place of the first field at offset 56.
+        // The descriptor of a struct has the address of the first field at offset 56.
         for owner in find(&bytes, &address.to_le_bytes()) {
             lie.put(at + 8, &[data.address + owner - 56])?;
         }
@@ -423,21 +425,21 @@ fn types_that_lie() -> Result<()> {
 
 #[test]
 fn dwarf_that_lies() -> Result<()> {
-    // Sizes: that of the section, and the one that it claims to have once it is inflated.
+    // False sizes: that of the section, and the one that it claims to have when decompressed.
     for name in [".debug_info", ".debug_abbrev"] {
         for inflated in [false, true] {
             let lie = Lie::about(&Program::Kitex.build(Flavour::Default)?, "dwarf")?;
             let section = lie.section(name)?;
             lie.put(if inflated { section.offset + 8 } else { section.header + 32 }, &[1 << 40])?;
             let ended = inspected(&lie)?;
-            // A witness that cannot be heard contradicts nothing.
+            // A witness that can't be read contradicts nothing.
             ensure!(ended.code == Some(0) && ended.stdout.contains("note"), "{name}: {ended:#?}");
         }
     }
     Ok(())
 }
 
-/// Every itab of another pair of types, each type with thousands of fields, all of them the same ones: hours of reading
+/// Each itab has another pair of types, and each type has thousands of fields, which are all the same: hours of reading
 /// in a few megabytes.
 #[test]
 fn types_without_end() -> Result<()> {
@@ -457,7 +459,7 @@ fn types_without_end() -> Result<()> {
     refused(&lie, UNPROVABLE, "without end")
 }
 
-/// What is kept of the framework's types is bounded, however many times they are used.
+/// The memory for the framework's types is bounded, however often they are used.
 #[test]
 fn itabs_without_end() -> Result<()> {
     const INTERFACE: u64 = 20 << 56 | 1 << 32;
@@ -478,8 +480,8 @@ fn itabs_without_end() -> Result<()> {
     refused(&lie, UNPROVABLE, "more Go itabs of the framework")
 }
 
-/// Each spec is a question of its own: many may ask for types that are not there, for which all types of the program are
-/// looked through.
+/// Each spec asks its own questions: many may ask for types that do not exist, and each time all types of the program
+/// are searched.
 #[test]
 fn types_that_are_nowhere() -> Result<()> {
     const SPECS: usize = 16;
@@ -488,7 +490,7 @@ fn types_that_are_nowhere() -> Result<()> {
     for number in 0..SPECS {
         let name = format!("nowhere_{number}");
         let text = jobs.replace("name = \"jobs\"", &format!("name = \"{name}\""));
-        // No two may watch one function.
+        // No two specs may watch the same function.
         let text = text.replace("(*queue)", &format!("(*queue{number})"));
         command.arg("--spec").arg(specs::file(&name, &text)?);
     }
@@ -500,7 +502,7 @@ fn types_that_are_nowhere() -> Result<()> {
     Ok(())
 }
 
-/// Twenty thousand functions of the framework, each in a copy of its own, below a path of a thousand characters.
+/// Twenty thousand functions of the framework, each in its own copy, below a path of a thousand characters.
 #[test]
 fn functions_without_end() -> Result<()> {
     const COUNT: u32 = 20_000;
@@ -531,11 +533,11 @@ fn functions_without_end() -> Result<()> {
     refused(&lie, UNPROVABLE, "too many of its Go functions have such a name")
 }
 
-/// Mangled names that are huge, that are nested deeper than any program's, and that mean a thousand times what they say. A
-/// spec that asks for a name of the source has them all decoded.
+/// Mangled names that are huge, that are nested deeper than those of any program, or that expand to a thousand times
+/// their length. A spec that asks for a name of the source causes all of them to be demangled.
 #[test]
 fn names_of_symbols_without_end() -> Result<()> {
-    // Each type is a pair of the one before.
+    // Each type is a pair of the previous one.
     let pairs = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ".chars().map(|last| format!("S_IS{last}_S{last}_E"));
     let names = [
         format!("_Z1f{}i", "P".repeat(1 << 20)),

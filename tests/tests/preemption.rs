@@ -1,9 +1,9 @@
-//! Exactness where programs are interrupted: since Linux 6.0 uprobe programs are preemptible, so that a counter or a
-//! scratch buffer that two calls on one processor share would lose or mix some of them.
+//! Counts are exact where programs are interrupted. Since Linux 6.0 uprobe programs are preemptible: if two calls on
+//! one processor shared a counter or a scratch buffer, some calls would be lost or mixed up.
 //!
-//! Many more threads want to run than there are processors, at several priorities. Where the running kernel lets its
-//! preemption be chosen (debugfs, not under lockdown), this runs under each mode that differs for uprobe programs, and the
-//! mode is put back.
+//! Many more threads than processors want to run, at several priorities. If the running kernel's preemption can be
+//! selected (debugfs, not under lockdown), the test runs under each mode that differs for uprobe programs, and then
+//! restores the mode.
 
 use std::{
     fs,
@@ -29,12 +29,12 @@ use monitor_tests::{
     targets::{Flavour, Program},
 };
 
-/// Threads that want a processor all the time, for each processor there is.
+/// Threads per processor that always want to run.
 const HOGS_EACH: usize = 4;
-/// How often the targets lose their processors at the least, a small part of how often they do.
+/// The minimum number of times that the targets must lose their processors, a small part of the usual number.
 const PREEMPTED: u64 = 100;
 
-/// Threads that never wait, at different priorities; they end when this is dropped.
+/// Threads that never block, at different priorities. They end when this is dropped.
 struct Hogs {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -48,7 +48,7 @@ impl Hogs {
         let threads = (0..count).map(|number| {
             let (stop, tell) = (Arc::clone(&stop), tell.clone());
             thread::spawn(move || {
-                // Some preempt the targets at once when they wake up, others only wait for their turn.
+                // Some preempt the targets as soon as they wake up, others only wait for their turn.
                 let nice = if number % 2 == 0 { -5 } else { 5 };
                 // SAFETY: changes the priority of this thread only.
                 let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
@@ -78,11 +78,11 @@ impl Drop for Hogs {
     }
 }
 
-/// The running kernel's choice of preemption, if it can be made there.
+/// The running kernel's preemption mode, if it can be selected.
 struct Preemption {
     file: PathBuf,
     before: String,
-    /// Where debugfs was mounted to reach the file.
+    /// Where this has mounted debugfs to reach the file, if it was not mounted.
     mounted: Option<PathBuf>,
 }
 
@@ -93,12 +93,12 @@ impl Preemption {
         let file = mounted.as_deref().unwrap_or(usual).join("sched/preempt");
         let mut this = Self { file, before: String::new(), mounted };
         this.before = this.mode()?;
-        // Writable too, or else there is nothing to choose.
+        // If the file is not writable, no mode can be selected.
         this.choose(&this.before)?;
         Ok(this)
     }
 
-    /// The mode in parentheses, as in "none voluntary (full) lazy".
+    /// Returns the mode in parentheses, as in "none voluntary (full) lazy".
     fn mode(&self) -> Result<String> {
         let text = fs::read_to_string(&self.file).with_context(|| self.file.display().to_string())?;
         let chosen = text.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
@@ -130,18 +130,18 @@ fn mount_debugfs() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A target whose runtime spreads goroutines over more threads than there are processors.
+/// Starts a target whose runtime uses more threads than there are processors.
 fn crowded(args: &[&str]) -> Result<Process> {
     let executable = Program::Kitex.build(Flavour::Default)?;
     Process::start_command(Command::new(executable).args(args).env("GOMAXPROCS", "16"))
 }
 
-/// How often threads of these processes have lost their processor to others.
+/// Returns how often threads of these processes have lost their processor to others.
 fn preempted(pids: [u32; 2]) -> Result<u64> {
     let mut times = 0;
     for pid in pids {
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-            // It may have ended since.
+            // The thread may have ended meanwhile.
             let Ok(status) = fs::read_to_string(thread?.path().join("status")) else { continue };
             let line = status.lines().find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));
             times += line.context("a thread without a number of switches")?.trim().parse::<u64>()?;
@@ -174,7 +174,7 @@ fn exact_in_every_mode_that_can_be_chosen() -> Result<()> {
     let preemption = match Preemption::open() {
         Ok(preemption) => preemption,
         Err(error) => {
-            // Not skipped: the mode that runs is tested, whichever it is.
+            // The test is not skipped: it runs under the current mode.
             let version = fs::read_to_string("/proc/sys/kernel/version")?;
             eprintln!("preemption: as it is, {}; it can't be chosen here: {error:#}", version.trim());
             return exact_in_a_crowd();
@@ -187,7 +187,7 @@ fn exact_in_every_mode_that_can_be_chosen() -> Result<()> {
                 eprintln!("preemption: {mode}");
                 exact_in_a_crowd()?;
             }
-            // A kernel need not have all of them.
+            // A kernel may lack some of the modes.
             Err(error) => eprintln!("preemption: no {mode} here: {error:#}"),
         }
     }

@@ -1,5 +1,5 @@
-//! An agent that is not root: which capabilities suffice, and what it says when one is missing. `docs/permissions.md` tells
-//! users the same.
+//! An agent that is not root: which capabilities suffice, and what it reports if one is missing. `docs/permissions.md`
+//! has the same for users.
 
 use std::{
     collections::BTreeSet,
@@ -20,14 +20,14 @@ use monitor_tests::{
     text::Sites,
 };
 
-/// What suffices for any process.
+/// The capabilities that suffice for any process.
 const ALL: [&str; 3] = ["sys_admin", "sys_ptrace", "dac_read_search"];
 
-/// Users without a name on most machines: the agent's, and another.
+/// Users without a name on most machines: the agent's, and another one.
 const AGENT: u32 = 61_001;
 const OTHER: u32 = 61_002;
 
-/// A directory that every user can go through, with copies of what is to be run. Removed when dropped.
+/// A directory that every user can access, with copies of the executables. Removed when dropped.
 struct Room(PathBuf);
 
 impl Room {
@@ -47,7 +47,7 @@ impl Room {
         Ok(to)
     }
 
-    /// A server that runs as this user; as root, with all capabilities.
+    /// Starts a server as this user: as root with all capabilities, as another user with none.
     fn server(&self, user: u32) -> Result<Process> {
         let target = self.0.join("target");
         if user == 0 {
@@ -56,7 +56,7 @@ impl Room {
         Process::start_command(as_user(user, &[]).arg(target).arg("server"))
     }
 
-    /// The agent's command line, as a user with these capabilities and no others.
+    /// Returns the agent's command, to run as a user with exactly these capabilities.
     fn agent(&self, capabilities: &[&str], pid: u32) -> Command {
         let mut command = as_user(AGENT, capabilities);
         command.arg(self.0.join("monitor-agent"));
@@ -64,7 +64,7 @@ impl Room {
         command
     }
 
-    /// Runs the agent, which must end by itself for want of a capability.
+    /// Runs the agent, which must exit because a capability is missing.
     fn refused(&self, capabilities: &[&str], pid: u32) -> Result<Ended> {
         let ended = run_command_to_end(&mut self.agent(capabilities, pid), Duration::from_secs(5))?;
         ensure!(ended.code == Some(4), "with {capabilities:?}: {ended:?}");
@@ -78,7 +78,7 @@ impl Drop for Room {
     }
 }
 
-/// The beginning of a command line: what follows runs as a user with these capabilities and can't get others.
+/// Returns the beginning of a command: the rest runs as a user with these capabilities and can't gain others.
 fn as_user(user: u32, capabilities: &[&str]) -> Command {
     let id = user.to_string();
     let list = ["-all".to_owned()].into_iter().chain(capabilities.iter().map(|name| format!("+{name}")));
@@ -89,7 +89,7 @@ fn as_user(user: u32, capabilities: &[&str]) -> Command {
     command
 }
 
-/// Lets a server have calls, and compares what the agent counts with its own count. Gives the names of all families.
+/// Makes calls to a server and compares the agent's counts with the server's own. Returns the names of all families.
 fn counts_exactly(server: &mut Process, agent: Agent) -> Result<BTreeSet<String>> {
     let mut client = Process::kitex(&["client", "--connect", server.addr()?])?;
     client.command("load 1500 8 6")?;
@@ -103,7 +103,7 @@ fn counts_exactly(server: &mut Process, agent: Agent) -> Result<BTreeSet<String>
     Ok(scrape.families.into_keys().collect())
 }
 
-/// The same list without one.
+/// The capabilities in `ALL` except one.
 fn without(name: &str) -> Vec<&'static str> {
     ALL.into_iter().filter(|capability| *capability != name).collect()
 }
@@ -148,7 +148,7 @@ fn none_is_needed_for_the_runtime_of_a_process_of_the_same_user() -> Result<()> 
     }
     ensure!(!agent.log().contains("WARN"), "{}", agent.log());
     agent.terminate()?;
-    // Of others nothing can be read.
+    // Processes of other users can't be read.
     let ended = run_command_to_end(
         room.agent(&[], room.server(OTHER)?.pid()).args(["--metrics", "process"]),
         Duration::from_secs(5),
@@ -174,8 +174,8 @@ fn each_missing_capability_is_named() -> Result<()> {
     Ok(())
 }
 
-/// What loads programs is enough for multi-uprobe links, but not for what they cost. For perf events it is not, on kernels since
-/// July 2025.
+/// The capabilities for loading programs suffice for multi-uprobe links, but not for measuring their cost. On kernels
+/// since July 2025 they do not suffice for perf events.
 #[test]
 fn what_loads_programs_suffices_for_multi_uprobe_links() -> Result<()> {
     let room = Room::new("loads")?;
@@ -195,7 +195,8 @@ fn what_loads_programs_suffices_for_multi_uprobe_links() -> Result<()> {
     Ok(())
 }
 
-/// Without it calls are counted all the same, but nothing in the target's memory can be checked: that is said.
+/// Without this capability calls are counted, but nothing in the target's memory can be verified. The agent warns about
+/// this.
 #[test]
 fn without_dac_read_search_it_warns() -> Result<()> {
     let room = Room::new("warns")?;

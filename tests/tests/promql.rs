@@ -1,5 +1,5 @@
-//! The queries of the in-process libraries' documentation, answered by a real Prometheus from what a process says of
-//! itself and, in the same run, from what the agent says of it.
+//! The queries in the documentation of in-process libraries, answered by a real Prometheus. For each query, the answer
+//! from a process's own metrics is compared with the one from the agent's, in the same run.
 
 use std::{
     collections::BTreeSet,
@@ -19,20 +19,20 @@ use monitor_tests::{
     targets::{Flavour, Program},
 };
 
-/// How near two answers must be.
+/// How close two answers must be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Near {
     /// Equal.
     Equal,
     /// Within five percent.
     Percent5,
-    /// Values move from moment to moment: only labels are compared, and that both are positive.
+    /// Values change from moment to moment: only the labels must be equal, and both values positive.
     Labels,
 }
 
 use Near::{Equal, Labels, Percent5};
 
-/// As they stand in the documentation, and sums at rest.
+/// Queries as written in the documentation, and sums at rest.
 const QUERIES: &[(&str, &str, Near)] = &[
     // https://github.com/kitex-contrib/monitor-prometheus, README @ v0.2.0.
     (
@@ -88,7 +88,7 @@ const QUERIES: &[(&str, &str, Near)] = &[
         "sum(rate(rpc_server_duration_count{}[5m])) by (service_name, peer_service)",
         Percent5,
     ),
-    // The agent is another SDK, and says so.
+    // The agent is another SDK, and its labels say so.
     ("at rest", "sum(rpc_server_duration_count) without (telemetry_sdk_version)", Equal),
     ("at rest", "sum(rpc_client_duration_count) without (telemetry_sdk_version)", Equal),
     ("at rest", "sum(target_info) without (telemetry_sdk_name, telemetry_sdk_version)", Equal),
@@ -102,7 +102,7 @@ const QUERIES: &[(&str, &str, Near)] = &[
     ("OpenTelemetry", "go_config_gogc_percent", Equal),
     ("OpenTelemetry", "go_memory_used_bytes", Labels),
     ("OpenTelemetry", "go_memory_gc_goal_bytes", Labels),
-    // The library looks at its runtime every fifteen seconds only.
+    // The library reads its runtime only every fifteen seconds.
     ("OpenTelemetry", "rate(go_memory_allocated_bytes_total[1m])", Labels),
     ("OpenTelemetry", "rate(go_memory_allocations_total[1m])", Labels),
     // https://github.com/grpc-ecosystem/go-grpc-prometheus, README @ v1.2.0, for the job `grpc`.
@@ -146,7 +146,7 @@ const QUERIES: &[(&str, &str, Near)] = &[
     ("at rest", "grpc_server_handling_seconds_count", Equal),
     ("at rest", "grpc_server_msg_sent_total", Equal),
     ("at rest", "grpc_client_handled_total", Equal),
-    // What dashboards for https://github.com/prometheus/client_golang ask.
+    // Queries of dashboards for https://github.com/prometheus/client_golang.
     ("client_golang", "go_info", Equal),
     ("client_golang", "go_sched_gomaxprocs_threads", Equal),
     ("client_golang", "process_start_time_seconds", Percent5),
@@ -159,12 +159,12 @@ const QUERIES: &[(&str, &str, Near)] = &[
     ("client_golang", "rate(process_cpu_seconds_total[1m])", Percent5),
 ];
 
-/// How long counters rest before and after what is measured: a few scrapes.
+/// How long counters rest before and after the measurement: a few scrapes.
 const REST: Duration = Duration::from_millis(2500);
 
-/// Slow calls, calls of every code, streams from the server, and quick calls: so many of each. The slow ones come first, so
-/// that series of unary calls have them from the beginning. They take half a second, and what it takes to open as many
-/// streams: they are all in the bucket up to one second, and above the quarter that a query asks for.
+/// Makes slow calls, calls of every code, streams from the server, and quick calls, with the given number of each. The
+/// slow calls come first, so that series of unary calls have them from the beginning. They take half a second plus the
+/// time to open as many streams: all are in the bucket up to one second, and above the 0.25 s that a query asks for.
 fn grpc_calls(process: &mut Process, [slow, codes, streams, quick]: [u32; 4]) -> Result<()> {
     process.command(&format!("hang {slow}"))?;
     process.command("release")?;
@@ -189,11 +189,11 @@ fn queries_have_the_answers_that_they_have_inside() -> Result<()> {
     let labels = "caller,callee,method,status,retry";
     let agent = Agent::attach(
         &[server.pid(), client.pid()],
-        // For this budget nothing is given up, and there are the metrics about one.
+        // This budget has its metrics, but nothing is given up for it.
         &["--metrics", "kitex,otel,go,process", "--kitex.labels", labels, "--overhead-budget", "100%"],
     )?;
     let mut grpc = Process::start(Program::GrpcReference, Flavour::Default, &[])?;
-    // Another agent, since nobody in that process measures for OpenTelemetry.
+    // A separate agent, since that process has no OpenTelemetry metrics of its own.
     let grpc_agent = Agent::attach(&[grpc.pid()], &["--metrics", "grpc,go,process", "--grpc.messages"])?;
     let pids = [server.pid(), client.pid(), grpc.pid()].map(|pid| pid.to_string());
     let processes = [("server", &server, &agent), ("client", &client, &agent), ("grpc", &grpc, &grpc_agent)];
@@ -213,12 +213,12 @@ fn queries_have_the_answers_that_they_have_inside() -> Result<()> {
     });
     let (own, outside) = (own?, outside?);
 
-    // All series are there before the rates begin.
+    // All series exist before the rates begin.
     grpc_calls(&mut grpc, [1, 1, 1, 8])?;
     client.command("load 300 8")?;
     thread::sleep(REST);
     thread::scope(|scope| -> Result<()> {
-        // Of unary calls some five in a hundred fail, and three of those are slow.
+        // Of a hundred unary calls, about five fail, and three of those are slow.
         let of_grpc = scope.spawn(|| grpc_calls(&mut grpc, [300, 15, 60, 10_000]));
         for _ in 0..6 {
             client.command("load 3000 8")?;
@@ -238,7 +238,7 @@ fn queries_have_the_answers_that_they_have_inside() -> Result<()> {
     check_monitoring(&outside, time, &pids)
 }
 
-/// The queries about the monitoring itself, from the documentation.
+/// Returns the queries about the monitoring itself from the documentation.
 fn queries_about_monitoring() -> Result<Vec<String>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("docs").join("metrics.md");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -247,13 +247,13 @@ fn queries_about_monitoring() -> Result<Vec<String>> {
     Ok(lines.filter(|line| line.contains("monitor_")).map(str::to_owned).collect())
 }
 
-/// Fails unless the queries about the monitoring itself tell of each target, and that nothing is wrong. The last target has no
-/// budget.
+/// Fails unless the queries about the monitoring itself have answers for each target and show no problem. The last
+/// target has no budget.
 fn check_monitoring(prometheus: &Prometheus, time: f64, pids: &[String; 3]) -> Result<()> {
     let queries = queries_about_monitoring()?;
     ensure!(!queries.is_empty(), "docs/metrics.md has no queries about the monitoring itself");
     for query in &queries {
-        // What compares a value with a number has an answer only where something is wrong.
+        // Queries that compare a value with a number only have an answer if there is a problem.
         let alarm = [" > ", " == "].into_iter().find_map(|sign| Some(query.rsplit_once(sign)?.0));
         let compared = alarm.unwrap_or(query);
         let answer = prometheus.query(compared, Some(time))?;
@@ -266,14 +266,14 @@ fn check_monitoring(prometheus: &Prometheus, time: f64, pids: &[String; 3]) -> R
             ensure!(raised.is_empty(), "{query}: {raised:?}");
             continue;
         }
-        // Nothing is missing; something may wait in a ring.
+        // Nothing is missing, but records may wait in a ring.
         let most = if compared.contains("monitor_ring_bytes") { 1.0 } else { 0.0 };
         ensure!(answer.values().all(|value| (0.0..=most).contains(value)), "{query}: {answer:?}");
     }
     Ok(())
 }
 
-/// What was asked and answered.
+/// The queries and their answers.
 #[derive(Default)]
 struct Table {
     rows: String,
@@ -314,7 +314,7 @@ impl Table {
         let _ = writeln!(self.rows, "| {source} | `{query}` | {series} | {demand} | {apart:.2} % |");
     }
 
-    /// Leaves the table in `target/promql.md`.
+    /// Writes the table to `target/promql.md`.
     fn finish(self) -> Result<()> {
         let head = "| source | query | series | asked for | farthest apart |\n|---|---|---|---|---|\n";
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("promql.md");

@@ -1,5 +1,5 @@
-//! How a target's memory is read: by its page tables, where that was proved to work on this kernel, or by asking the kernel for
-//! each read. Both must say the same.
+//! The two ways to read a target's memory: by its page tables, if that was proven to work on this kernel, or by asking
+//! the kernel for each read. Both must yield the same.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
 
@@ -20,21 +20,21 @@ use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// One agent that reads as agents do by default, and one that asks the kernel.
+/// Starts one agent that reads in the default way, and one that asks the kernel.
 fn both(pids: &[u32], arguments: &[&str]) -> Result<[Agent; 2]> {
     let asking = [arguments, &["--reads", "kernel"]].concat();
     Ok([Agent::attach(pids, arguments)?, Agent::attach(pids, &asking)?])
 }
 
-/// The samples of a counter with all labels, or how many values each series of a histogram has: each agent takes the time by
-/// itself.
+/// Returns the samples of a counter, or the number of values in each series of a histogram. Durations are not compared,
+/// since each agent measures its own.
 fn samples(scrape: &Scrape, metric: &str) -> BTreeSet<String> {
     let counts = |name: &str| name == metric || name.strip_prefix(metric) == Some("_count");
     let samples = scrape.samples(metric).filter(|sample| counts(&sample.name));
     samples.map(|sample| format!("{} {:?} {}", sample.name, sample.labels, sample.value)).collect()
 }
 
-/// Fails unless both have counted the same under the same labels.
+/// Fails unless both agents have the same counts with the same labels.
 fn compare(agents: &[Agent; 2], metrics: &[&str]) -> Result<()> {
     let [by_tables, by_asking] = [agents[0].scrape_settled()?, agents[1].scrape_settled()?];
     for metric in metrics {
@@ -45,7 +45,7 @@ fn compare(agents: &[Agent; 2], metrics: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless the agent knows of the calls it has kept who made them.
+/// Fails unless the agent has the peer of each call that it has kept.
 fn check_peers(agent: &Agent) -> Result<()> {
     let report: Value = serde_json::from_str(&agent.get("/api/v1/calls?side=server&method=Store")?)?;
     let sets = report["calls"].as_array().context("no calls")?;
@@ -57,7 +57,7 @@ fn check_peers(agent: &Agent) -> Result<()> {
     Ok(())
 }
 
-/// Names, statuses, retries, for which a map of Go is read, classes of errors and bytes, under Kitex's names and OpenTelemetry's.
+/// Names, statuses, retries (in a Go map), classes of errors and bytes, under Kitex's names and OpenTelemetry's.
 #[test]
 fn calls_of_kitex_are_the_same_both_ways() -> Result<()> {
     let mut server = Process::kitex(&["server"])?;
@@ -116,7 +116,7 @@ fn calls_of_grpc_are_the_same_both_ways() -> Result<()> {
     Ok(())
 }
 
-/// Names, numbers and outcomes, of what Go functions are given.
+/// Names, numbers and outcomes, from arguments of Go functions.
 #[test]
 fn operations_of_specs_are_the_same_both_ways() -> Result<()> {
     let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
@@ -141,7 +141,7 @@ fn operations_of_specs_are_the_same_both_ways() -> Result<()> {
     )
 }
 
-/// Strings of C, and numbers that are given and returned.
+/// C strings, and numbers that are passed and returned.
 #[test]
 fn operations_of_native_functions_are_the_same_both_ways() -> Result<()> {
     let mut target = Process::start_command(&mut Command::new(corners(Build::Default)?))?;
@@ -150,13 +150,13 @@ fn operations_of_native_functions_are_the_same_both_ways() -> Result<()> {
     compare(&agents, &["stock_total", "stock_duration_seconds"])
 }
 
-/// Whether a hypervisor has yet to give this machine some of the memory that is mapped, or may take some away.
+/// Whether some of this machine's mapped memory may not be there yet, or may be taken away by a hypervisor.
 fn may_lack_memory() -> Result<bool> {
     let memory = fs::read_to_string("/proc/meminfo")?;
     let unaccepted = memory.lines().find_map(|line| line.strip_prefix("Unaccepted:"));
     let has_device = |driver: &str| {
         let entries = fs::read_dir(Path::new("/sys/bus").join(driver));
-        // A device leads back to its driver.
+        // The entry of a device has a link to its driver.
         entries.is_ok_and(|entries| entries.flatten().any(|entry| entry.path().join("driver").exists()))
     };
     Ok(unaccepted.is_some_and(|size| size.trim() != "0 kB")
@@ -164,7 +164,7 @@ fn may_lack_memory() -> Result<bool> {
         || has_device("vmbus/drivers/hv_balloon"))
 }
 
-/// Where the kernel can do it and nothing speaks against it, agents do.
+/// If the kernel supports it and nothing is against it, agents read by page tables.
 #[test]
 fn page_tables_are_used_where_the_kernel_has_what_that_needs() -> Result<()> {
     let process = Process::kitex(&["server"])?;

@@ -1,4 +1,5 @@
-//! `--metrics`: what is not chosen is neither shown nor gathered, and without calls any process can be watched.
+//! `--metrics`: families that are not selected are neither shown nor collected. Without calls, any process can be
+//! watched.
 
 use std::{
     collections::BTreeSet,
@@ -16,13 +17,13 @@ use monitor_tests::{
     targets::{Flavour, Program},
 };
 
-/// The beginnings of the names in a scrape, without the agent's own.
+/// Returns the prefixes of the names in a scrape, without the agent's own.
 fn families(scrape: &Scrape) -> BTreeSet<&str> {
     let names = scrape.families.keys().filter_map(|name| Some(name.split_once('_')?.0));
     names.filter(|name| *name != "monitor").collect()
 }
 
-/// Attaches, looks at what is shown, and at whether anything was loaded into the kernel.
+/// Attaches the agent and checks which families it shows, and whether it has loaded anything into the kernel.
 fn watched(pid: u32, metrics: &str, expected: &[&str], loads: bool) -> Result<Scrape> {
     let before = BpfObjects::now()?;
     let agent = Agent::attach(&[pid], &["--metrics", metrics, "--linger", "0"])?;
@@ -91,8 +92,8 @@ fn any_go_process_can_be_watched_without_calls() -> Result<()> {
     Ok(())
 }
 
-/// A push has calls in it, so it asks for them whatever `--metrics` has. Who is refused for that, maybe by a variable that was
-/// inherited, is told so.
+/// A push includes calls, so they are watched whatever `--metrics` selects. If the agent refuses for this reason,
+/// perhaps because of an inherited environment variable, it says so.
 #[test]
 fn a_push_asks_for_calls_and_the_refusal_says_so() -> Result<()> {
     let plain = Process::start(Program::Plain, Flavour::Default, &[])?;
@@ -119,7 +120,7 @@ impl Drop for Sleep {
     }
 }
 
-/// Where the build info of an executable begins, and where the length of the release's name stands behind it.
+/// The start of an executable's build info, and the offset of the length of the release's name from there.
 const BUILD_INFO: &[u8] = b"\xff Go buildinf:";
 const RELEASE_AT: usize = 32;
 
@@ -132,7 +133,7 @@ fn a_process_whose_executable_cannot_be_read_has_a_process_to_show() -> Result<(
     ensure!(places.len() == 1, "{places:?}");
     let mut damaged = whole.clone();
     damaged[places[0] + RELEASE_AT..][..5].copy_from_slice(&[0xff; 5]);
-    // The kernel runs a program whose last bytes, which are never loaded, are gone.
+    // The kernel also runs a program whose last bytes, which are never loaded, are missing.
     let cut = &whole[..whole.len() - 1];
     for (name, program, has_build_id) in [("damaged", &damaged[..], true), ("cut", cut, false)] {
         let mut process = server(&scratch.file(name, program)?)?;

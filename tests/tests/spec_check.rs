@@ -1,4 +1,4 @@
-//! Specs: what is wrong with one is said, and where; and what is said of one that is right.
+//! Specs: what is wrong with one is reported, with its place. What is right with one is reported, too.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::golden;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What `inspect` says of a spec in the target.
+/// Returns the exit code and the report of `inspect` about a spec in the target.
 fn inspected(spec: &str) -> Result<(i32, Value)> {
     let executable = Program::Operations.build(Flavour::Default)?;
     let ended = run_to_end(&["inspect", "--json", "--exe", path(&executable), "--spec", spec], PATIENCE)?;
@@ -24,7 +24,8 @@ fn inspected(spec: &str) -> Result<(i32, Value)> {
     Ok((ended.code.unwrap_or(-1), said))
 }
 
-/// One of the two descriptions that releases need is there, and the other is no loss.
+/// An operation is described once for each of several releases. If one of the descriptions fits, the others are not
+/// reported as missing.
 #[test]
 fn what_is_described_for_several_releases_is_there_or_not() -> Result<()> {
     let newest = Program::Operations.build_with(NEWEST_GO, Flavour::Stripped)?;
@@ -65,7 +66,7 @@ fn inspect_shows_what_returns_cost() -> Result<()> {
     Ok(())
 }
 
-/// The code and the error of `spec check` with a spec in which a part has been replaced, which is then in a file of its own.
+/// Runs `spec check` on a spec with one part replaced, written to `file`. Returns the exit code and stderr.
 fn checked(file: &str, name: &str, part: &str, other: &str) -> Result<(i32, String)> {
     let text = specs::text(name)?;
     ensure!(text.contains(part), "no {part} in {text}");
@@ -84,14 +85,14 @@ fn what_is_right_with_a_spec_is_as_it_was() -> Result<()> {
     Ok(())
 }
 
-/// How a job starts in the example of the documents.
+/// The start of a job in the example of the documents.
 const ONE_START: &str =
     "[[operation.start]]\nfunction = \"main.(*queue).begin\"\narguments = \"ww\"\nkey = 1\n";
 
-/// What is said of a function whose calls would not all be seen.
+/// The error for a function some of whose calls would not be seen.
 const INLINED: &str = "changed.toml:16:12: function main.leap is inlined into main.(*work).run";
 
-/// And of names without the whole path of their package.
+/// The errors for names without the full path of their package.
 const SHORT_FUNCTION: &str = "changed.toml:16:12: function http.(*response).finishRequest is not in the executable, but \
                               net/http.(*response).finishRequest is: write the whole path";
 const SHORT_TYPE: &str =
@@ -145,7 +146,7 @@ fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
             "changed.toml:13:12: main.(*work).* matches 2 functions, and may match 1",
         ),
         ("work", "main.(*work).step\"", "*.*\"\nat_most = 64", 6, " functions, and may match 64"),
-        // The star is the receiver's.
+        // The star is the receiver's pointer, not a pattern.
         (
             "work",
             "(*work).step\"",
@@ -169,7 +170,7 @@ fn what_is_wrong_with_a_spec_has_a_place_and_a_code() -> Result<()> {
     Ok(())
 }
 
-/// Functions that are not what they seem to be, and what can't be told apart.
+/// Functions that are not what they seem, and operations that can't be distinguished.
 #[test]
 fn what_would_count_wrongly_is_refused() -> Result<()> {
     const MADE: &str = "is one that the compiler has made to call another";
@@ -179,7 +180,7 @@ fn what_would_count_wrongly_is_refused() -> Result<()> {
     for (name, part, other, code, expected) in [
         ("jobs", "(*queue).begin", "(*box[go.shape.int]).put", 6, generic("main.(*box[go.shape.int]).put")),
         ("jobs", "(*queue).begin", "larger[go.shape.int]", 6, generic("main.larger[go.shape.int]")),
-        // What they get is not asked for.
+        // The spec does not use their arguments.
         ("work", "(*work).step", "(*box[go.shape.int]).put", 0, String::new()),
         ("work", "(*work).step", "larger[go.shape.int]", 0, String::new()),
         ("work", "(*work).step", "(*coin).toss", 6, made("main.(*coin).toss")),
@@ -206,7 +207,7 @@ fn what_would_count_wrongly_is_refused() -> Result<()> {
             6,
             "unsound.toml:21:12: function main.(*queue).end is a start and a finish".to_owned(),
         ),
-        // It ends one and begins another.
+        // The function finishes one operation and starts another.
         (
             "jobs",
             "begin\"\narguments = \"ww\"\nkey = 1",
@@ -236,7 +237,7 @@ fn what_would_count_wrongly_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// A type must be there even if no label needs it: its place is told, not that of a label.
+/// A type must exist even if no label uses it. The error has the type's place, not that of a label.
 #[test]
 fn a_type_without_a_label_must_be_there_too() -> Result<()> {
     let text = specs::text("jobs")?
@@ -250,8 +251,8 @@ fn a_type_without_a_label_must_be_there_too() -> Result<()> {
     Ok(())
 }
 
-/// Releases differ in types, fields and arguments, too: the first description that fits counts, and if none does, the first
-/// reason is told.
+/// Releases also differ in types, fields and arguments. The first description that fits is used. If none fits, the
+/// error is that of the first one.
 #[test]
 fn the_first_description_that_fits_counts() -> Result<()> {
     let jobs = specs::text("jobs")?;
@@ -278,12 +279,12 @@ fn the_first_description_that_fits_counts() -> Result<()> {
     Ok(())
 }
 
-/// Who copies an operation, and gives the copy other functions and no other name, is told that it is not counted.
+/// If an operation is copied with other functions but without a new name, a note reports that the copy is not watched.
 #[test]
 fn a_second_operation_of_a_name_is_told_of_where_it_is_elsewhere() -> Result<()> {
     let jobs = specs::text("jobs")?;
     let (head, operation) = jobs.split_once("[[operation]]").context("no operation")?;
-    // What only the second one reads.
+    // A field that only the second one reads.
     let first = operation.replacen("job.kind", "job.queue.name", 1);
     let executable = Program::Operations.build(Flavour::Default)?;
     for (begin, is_told) in [("(*queue).begin", false), ("(*turn).begin", true)] {
@@ -299,7 +300,7 @@ fn a_second_operation_of_a_name_is_told_of_where_it_is_elsewhere() -> Result<()>
     Ok(())
 }
 
-/// A start may be of several, and each finish is of one.
+/// A start may belong to several operations, each finish belongs to one.
 #[test]
 fn inspect_says_which_operation_a_site_is_of() -> Result<()> {
     let (code, said) = inspected("net-http")?;
@@ -346,7 +347,7 @@ fn specs_that_do_not_go_together_are_refused() -> Result<()> {
     Ok(())
 }
 
-/// What is entered must tell the operations of a spec apart.
+/// The functions that start them must distinguish the operations of a spec.
 #[test]
 fn operations_of_a_spec_that_can_not_be_told_apart_are_refused() -> Result<()> {
     let jobs = specs::text("jobs")?;

@@ -1,4 +1,4 @@
-//! Specs: `docs/spec.schema.json`, by which editors check them, takes what the agent takes.
+//! Specs: `docs/spec.schema.json`, which editors use, accepts exactly what the agent accepts.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -10,7 +10,7 @@ use monitor_agent::{
 use monitor_tests::specs;
 use serde_json::{Value, json};
 
-/// The properties of a part of the schema, in their order.
+/// Returns the properties of a part of the schema, in their order.
 fn properties<'a>(schema: &'a Value, part: &str) -> Vec<&'a str> {
     let part = if part.is_empty() { schema } else { &schema["$defs"][part] };
     part["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect()
@@ -110,7 +110,7 @@ fn the_schema_for_editors_is_what_the_agent_takes() -> Result<()> {
     Ok(())
 }
 
-/// An unknown field is answered by all that are known: those that a part of the schema has.
+/// Fails unless the error about an unknown field lists exactly the fields in this part of the schema.
 fn knows_the_same_fields(schema: &Value, part: &str, text: &str) -> Result<()> {
     let error = read("", text).expect_err("an unknown field").to_string();
     let (_, expected) = error.split_once("expected one of ").with_context(|| error.clone())?;
@@ -221,7 +221,7 @@ fn the_schema_has_the_agents_own_frameworks() -> Result<()> {
             ensure!(!is_valid, "{file}: the schema takes {other}");
         }
     }
-    // What only they have is known to the reader of specs.
+    // The reader of specs knows the keys that only frameworks may have.
     let of =
         |parts: &[&str]| -> BTreeSet<_> { parts.iter().flat_map(|part| properties(&schema, part)).collect() };
     let keys = &of(&["by_type", "by_function", "shape", "call"]) - &of(&["", "operation"]);

@@ -1,4 +1,4 @@
-//! Specs: what they describe is counted as the target counts it itself.
+//! Specs: the operations that they describe are counted as by the target itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,8 @@ use crate::schema::check_schema;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The values of a counter by those of some labels, which are all that it has; slashes in them are bars.
+/// Returns a counter by the values of these labels, which must be all of its labels. Slashes in values are replaced by
+/// bars.
 fn counted(scrape: &Scrape, name: &str, labels: &[&str]) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for sample in scrape.samples(name) {
@@ -37,13 +38,13 @@ fn counted(scrape: &Scrape, name: &str, labels: &[&str]) -> BTreeMap<String, u64
     counts
 }
 
-/// The same as the target counted it.
+/// Parses the target's own counts.
 fn own(counts: &Value) -> Result<BTreeMap<String, u64>> {
     let counts = counts.as_object().context("no counts")?;
     Ok(counts.iter().map(|(key, count)| (key.clone(), count.as_u64().unwrap_or_default())).collect())
 }
 
-/// Each operation that was counted has a duration.
+/// Fails unless each operation counted has a duration.
 fn check_durations(scrape: &Scrape, name: &str) -> Result<()> {
     let timed: f64 =
         scrape.histograms(&format!("{name}_duration_seconds")).values().map(|one| one.count).sum();
@@ -52,7 +53,8 @@ fn check_durations(scrape: &Scrape, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Everything that `targets/operations` does, by the specs of the documents and by the agent's own.
+/// Has `targets/operations` do everything that it can, and compares the counts, with the specs of the documents and the
+/// agent's own.
 fn counts_exactly(executable: &Path) -> Result<()> {
     let mut target = Process::start_command(&mut Command::new(executable))?;
     let (jobs, work) = (specs::documented("jobs")?, specs::documented("work")?);
@@ -90,13 +92,13 @@ fn operations_of_a_stripped_executable_that_lies_anywhere_are_proven_as_well() -
     counts_exactly(&Program::Operations.build(Flavour::StrippedPie)?)
 }
 
-/// There HTTP/2 is a package of its own.
+/// In the newest Go, HTTP/2 is a package of its own.
 #[test]
 fn operations_are_counted_once_with_the_newest_go() -> Result<()> {
     counts_exactly(&Program::Operations.build_with(NEWEST_GO, Flavour::Stripped)?)
 }
 
-/// The oldest and the newest, and another one in turn.
+/// With the oldest and the newest release, and another one in turn.
 #[test]
 fn requests_are_counted_once_whatever_release_of_go() -> Result<()> {
     for release in go_releases() {
@@ -118,7 +120,7 @@ fn requests_are_counted_once_whatever_release_of_go() -> Result<()> {
 
 #[test]
 fn requests_to_hertz_are_counted_once() -> Result<()> {
-    // Hertz has functions of the names that Kitex's had, which are no Kitex.
+    // Hertz has functions with names that Kitex once had. They must not be taken for Kitex's.
     let executable = Program::Hertz.build(Flavour::Stripped)?;
     let ended = run_to_end(&["inspect", "--json", "--exe", path(&executable), "--spec", "hertz"], PATIENCE)?;
     let said: Value = serde_json::from_str(&ended.stdout).with_context(|| ended.stderr.clone())?;
@@ -127,7 +129,7 @@ fn requests_to_hertz_are_counted_once() -> Result<()> {
     hertz_counts_exactly(&executable)
 }
 
-/// Of a Kitex service without Hertz: there are calls to watch, and all the same `run` refuses.
+/// A Kitex service without Hertz has calls to watch. With a spec for Hertz, `run` still refuses, and so does `inspect`.
 #[test]
 fn inspect_says_of_a_spec_what_run_does() -> Result<()> {
     let server = Process::kitex(&["server"])?;
@@ -158,7 +160,7 @@ fn requests_to_older_hertz_are_counted_once() -> Result<()> {
     Ok(())
 }
 
-/// Over Go's own network, and over netpoll.
+/// Over Go's own network library, and over netpoll.
 fn hertz_counts_exactly(executable: &Path) -> Result<()> {
     [&[][..], &["-netpoll"]].into_iter().try_for_each(|args| hertz_counts_exactly_with(executable, args))
 }
@@ -178,7 +180,7 @@ fn hertz_counts_exactly_with(executable: &Path, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A spec of turns with this key and policy: how a start and a finish say which word is the key.
+/// Writes a spec of turns with this key and policy. If the key is an argument, start and finish name it.
 fn turns_spec(key: &str, policy: &str) -> Result<std::path::PathBuf> {
     let word = match key {
         "pointer" => "key = 0\n",
@@ -194,7 +196,7 @@ fn turns_spec(key: &str, policy: &str) -> Result<std::path::PathBuf> {
     specs::file(&format!("turns-{key}-{policy}"), &text)
 }
 
-/// Does something with the target while the agent watches its turns, and gives what was counted.
+/// Runs `body` on a target while the agent watches its turns. Returns the result and the scrape.
 fn turns_counted<T>(
     key: &str,
     policy: &str,
@@ -214,7 +216,7 @@ fn policies_say_which_start_and_which_finish_count() -> Result<()> {
     let policies = MEANINGS
         .into_iter()
         .flat_map(|(policy, meaning)| ["pointer", "number", "goroutine"].map(|key| (key, policy, meaning)));
-    // Only operations of a goroutine nest.
+    // Only operations with the goroutine as key nest.
     let cells = policies.filter(|(key, _, meaning)| *meaning != Meaning::Inside || *key == "goroutine");
     side_by_side(cells, |(key, policy, meaning)| {
         let ((total, times), scrape) = turns_counted(key, policy, |target| twice(target, meaning))?;
@@ -232,11 +234,12 @@ fn policies_say_which_start_and_which_finish_count() -> Result<()> {
     })
 }
 
-/// Two that are under way at once, and end in the order in which they began: what has a key of its own has its own duration.
+/// Two operations are in flight at once, and finish in the order in which they started. Operations with different keys
+/// have their own durations.
 #[test]
 fn keys_tell_operations_under_way_apart() -> Result<()> {
     const LARGEST: u64 = (1 << 60) - 1;
-    // The goroutine is one and the same: the second start takes the place of the first.
+    // The goroutine is the same, so the second start replaces the first.
     let cells =
         [("pointer", [0, 1]), ("number", [0, LARGEST - 1]), ("number", [1, 2]), ("goroutine", [1, 2])];
     side_by_side(cells, |(key, ids)| {
@@ -251,15 +254,15 @@ fn keys_tell_operations_under_way_apart() -> Result<()> {
         })?;
         turns::check(&scrape, "turns", 2.0, &times).with_context(|| format!("{key}, {ids:?}"))?;
         let shown: BTreeSet<_> = counted(&scrape, "turns_total", &["id"]).into_keys().collect();
-        // Of a number the lowest 32 bits are read.
+        // Only the lowest 32 bits of a number are read.
         let expected = ids.map(|id| (id & u64::from(u32::MAX)).to_string());
         ensure!(shown == expected.into(), "{shown:?}");
         Ok(())
     })
 }
 
-/// Operations of one spec that have the same keys: each has its own start, whether one is inside the other or begins where the
-/// one before ends.
+/// Operations of one spec with the same keys do not share starts, whether one is nested in the other or starts where
+/// the other finishes.
 #[test]
 fn operations_of_one_spec_do_not_meet() -> Result<()> {
     let ways = [[("begin", "end"), ("take", "put")], [("begin", "take"), ("take", "end")]];
@@ -306,13 +309,13 @@ fn operations_of_one_spec_do_not_meet() -> Result<()> {
     })
 }
 
-/// A start that had no room in the table is displaced by the next under its key, too, also where that has room there: the
-/// second of two ends is one without a start, and none by this policy.
+/// A start that found no room in the table is also displaced by the next one under its key, even if that one finds
+/// room. Then the second of two finishes has no start, and by this policy it is not counted.
 #[test]
 fn starts_are_displaced_wherever_they_are_kept() -> Result<()> {
     let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
     let spec = turns_spec("number", "first_finish")?;
-    // The table has room for eight.
+    // The table has room for eight operations.
     let agent = Agent::attach(&[target.pid()], &["--spec", path(&spec), "--max-in-flight", "1"])?;
     let mut each = |command: &str, ids: std::ops::RangeInclusive<u32>| -> Result<()> {
         ids.into_iter().try_for_each(|id| target.command(&format!("{command} {id}")).map(drop))
@@ -331,7 +334,7 @@ fn starts_are_displaced_wherever_they_are_kept() -> Result<()> {
     Ok(())
 }
 
-/// As deep as the documents say; of what is deeper only the durations are not known.
+/// Operations nest as deep as documented. Deeper ones lose only their durations.
 #[test]
 fn operations_nest_seven_deep_and_deeper_ones_lose_their_durations_only() -> Result<()> {
     side_by_side([7_u8, 8], |depth| {
@@ -340,14 +343,14 @@ fn operations_nest_seven_deep_and_deeper_ones_lose_their_durations_only() -> Res
             let ended = (0..depth).map(|_| tell(target, "end", 3)).collect::<Result<Vec<_>>>()?;
             Ok(begun.iter().rev().zip(&ended).map(|(begin, end)| begin.until(*end)).collect::<Vec<_>>())
         })?;
-        // The innermost ends first.
+        // The innermost operation finishes first.
         let too_deep = usize::from(depth) - 7;
         turns::check(&scrape, "turns", f64::from(depth), &times[too_deep..])
     })
 }
 
-/// One that recovers what left another inside of it has its own duration, and the other none; the next that is as deep takes its
-/// place.
+/// An operation that recovers from a panic in a nested one has its own duration, while the nested one has none. The
+/// next operation at the same depth displaces the nested one.
 #[test]
 fn a_call_that_is_left_by_a_panic_gives_its_start_to_nobody() -> Result<()> {
     let text = "name = \"rescues\"\n[[operation]]\nname = \"rescue\"\nside = \"client\"\nkey = \"goroutine\"\n\
@@ -369,7 +372,7 @@ fn a_call_that_is_left_by_a_panic_gives_its_start_to_nobody() -> Result<()> {
     Ok(())
 }
 
-/// Methods that the compiler has made to call others, or to go on to them, are none of those that a pattern means.
+/// A pattern does not match methods that the compiler has generated to call other methods or jump to them.
 #[test]
 fn what_the_compiler_calls_a_method_by_is_not_counted_with_it() -> Result<()> {
     let text = "name = \"tosses\"\n[[operation]]\nname = \"toss\"\nside = \"client\"\nkey = \"goroutine\"\n\
@@ -391,7 +394,7 @@ fn what_the_compiler_calls_a_method_by_is_not_counted_with_it() -> Result<()> {
     Ok(())
 }
 
-/// How many lines there are with each combination of the values of a spec's labels, in their order; slashes in them are bars.
+/// Counts the lines by the values of a spec's labels, in their order. Slashes in values are replaced by bars.
 fn in_lines(lines: &[Value], spec: &str, labels: &[&str]) -> Result<BTreeMap<String, u64>> {
     let mut counts = BTreeMap::new();
     for line in lines.iter().filter(|line| line["spec"] == spec) {
@@ -419,17 +422,17 @@ fn names_past_the_limit_are_other() -> Result<()> {
     Ok(())
 }
 
-/// Numbers tell operations apart that are `other` too, and there is no end of them: past the reserve they are lost, each
-/// is counted, and what has room counts on.
+/// Operations counted as `other` still differ by numbers, and there may be any number of those. Once the reserve is
+/// used up, further combinations are lost, each is counted as lost, and those with room are still counted.
 #[test]
 fn numbers_past_the_reserve_for_other_are_lost_and_counted() -> Result<()> {
     const RESERVE: u64 = 256;
     let mut target = Process::start(Program::Operations, Flavour::Default, &[])?;
     let jobs = specs::documented("jobs")?;
     let agent = Agent::attach(&[target.pid()], &["--spec", path(&jobs), "--max-label-sets", "1"])?;
-    // The first has the place for names.
+    // The first operation takes the only place for names.
     target.command("tries 300")?;
-    // All with new names and up to four tries; 4 of them fail, and 4 others have one try.
+    // All have new names and up to four tries. 4 of them fail, and 4 others have one try.
     target.command("jobs 20")?;
     let scrape = agent.scrape_settled()?;
     let found = counted(&scrape, "jobs_total", &["queue", "kind", "tries", "status"]);
@@ -474,7 +477,7 @@ fn each_operation_is_an_event() -> Result<()> {
     for line in &lines {
         let goroutine = line["goroutine"].as_u64().with_context(|| line.to_string())?;
         ensure!(line["event"] == "finish" && line["duration_us"].is_u64() && goroutine > 0, "{line}");
-        // Requests have a code, and nothing says which of them mean failure.
+        // Requests have a code, but nothing defines which codes mean failure.
         let status = match line["labels"]["status"].as_str() {
             Some("failed") => json!("error"),
             Some(_) => json!("succeed"),
@@ -485,7 +488,7 @@ fn each_operation_is_an_event() -> Result<()> {
     Ok(())
 }
 
-/// A register has more than a number of few bytes, and one with all bits set is a number there.
+/// A register has more bits than a small number, and a register with all bits set is still a number.
 #[test]
 fn numbers_in_registers_are_read_whole_and_no_more() -> Result<()> {
     const PAIR: &str = "name = \"marks\"\n[[operation]]\nname = \"mark\"\nkey = \"pointer\"\nLINES\n\
@@ -518,7 +521,7 @@ fn numbers_in_registers_are_read_whole_and_no_more() -> Result<()> {
     Ok(())
 }
 
-/// A spec of walks with labels of these paths, and a number seven pointers away.
+/// Writes a spec of walks with labels of these paths, and a number seven pointers away.
 fn walks_spec(name: &str, paths: &[&str]) -> Result<std::path::PathBuf> {
     let labels = paths.iter().zip('a'..).map(|(path, label)| format!("{label} = \"{path}\""));
     let labels = labels.collect::<Vec<_>>().join("\n");
@@ -533,8 +536,8 @@ fn walks_spec(name: &str, paths: &[&str]) -> Result<std::path::PathBuf> {
     specs::file(&format!("walks-{name}"), &text)
 }
 
-/// What lies between two names of a struct is read with them up to 192 bytes in all, and each pointer takes a read: as many
-/// as there may be are read rightly, one more is refused with its place.
+/// Two names of a struct are read together with the bytes between them if these are up to 192 bytes in all, and each
+/// pointer takes another read. The maximum number of reads works; one more is refused, with its place.
 #[test]
 fn reads_and_bytes_have_their_limits_where_the_documents_say() -> Result<()> {
     const A: &str = "trail.path.next.end.a";
@@ -547,7 +550,7 @@ fn reads_and_bytes_have_their_limits_where_the_documents_say() -> Result<()> {
         ("13-reads", &[&d, &e, SIDE], None),
         ("184-bytes", &[A, &b, SIDE], Some("first/second/side/7")),
         ("192-bytes", &[&b, &c, SIDE], Some("second/third/side/7")),
-        // Cut in two, that is a read more.
+        // Split in two, which takes one more read.
         ("200-bytes", &[&c, &d, SIDE], None),
     ];
     side_by_side(cells, |(name, paths, values)| {
@@ -574,7 +577,7 @@ fn reads_and_bytes_have_their_limits_where_the_documents_say() -> Result<()> {
     })
 }
 
-/// A spec may watch what the agent's own frameworks watch, too: each has probes of its own there.
+/// A spec may watch a function that one of the agent's frameworks watches. Each has its own probes there.
 #[test]
 fn a_spec_and_a_framework_count_the_same_function_side_by_side() -> Result<()> {
     let function = "google.golang.org/grpc.(*Server).processUnaryRPC";

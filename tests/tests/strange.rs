@@ -1,5 +1,5 @@
-//! Targets that put other things before the probes than Kitex does: nothing is taken for what it is not, nothing is
-//! counted wrong, and what is lost is counted.
+//! Targets that pass the probes other things than Kitex does: nothing is mistaken for something else or counted wrong,
+//! and lost calls are counted as lost.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use monitor_tests::{
     text::Sites,
 };
 
-/// What becomes of a string that is a call's name.
+/// What happens to a string that is a name of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Becomes {
     Text,
@@ -44,7 +44,7 @@ fn strings_that_lie() -> Result<()> {
         ("cut-character", x(63) + "…"),
         ("page-last:5", "yyyyy".to_owned()),
         ("page-last:64", "y".repeat(64)),
-        // What is kept of it can be read, the rest is none of the agent's business.
+        // The part that is kept can be read, and the rest does not matter.
         ("page-end:128", "y".repeat(64) + "…"),
     ]
     .into_iter()
@@ -105,7 +105,8 @@ fn names_that_are_not_in_memory_take_one_label_set() -> Result<()> {
     watched.end()
 }
 
-/// The label of a call is what the memory has at that moment, torn perhaps, but never more than the string.
+/// The label of a call is what the memory contains at that moment: perhaps a mix of two strings, but never more than
+/// the string.
 #[test]
 fn strings_that_change_while_they_are_read() -> Result<()> {
     const CALLS: u64 = 100_000;
@@ -131,7 +132,7 @@ fn a_hundred_thousand_methods() -> Result<()> {
     let before = resident(&watched.seen()?);
     watched.calls(&command, METHODS)?;
     let first = watched.seen()?;
-    // The names that were first stay; all others are `other`, now and from now on.
+    // The first names stay. All others are counted as `other` from then on.
     watched.calls(&command, METHODS)?;
     let second = watched.seen()?;
     for (seen, rounds) in [(&first, 1), (&second, 2)] {
@@ -154,8 +155,8 @@ fn a_hundred_thousand_methods() -> Result<()> {
     watched.end()
 }
 
-/// Calls that differ in more than their names take the reserve for `other` up as well. Those that then find no room, not
-/// even as `other`, are missing in the throughput, each is counted, and what has room counts on.
+/// Calls that differ not only in their names also use up the reserve for `other`. Calls that then find no room, not
+/// even as `other`, are missing in the throughput, and each is counted as lost. Calls with room are still counted.
 #[test]
 fn past_the_reserve_for_other_calls_are_lost_and_counted() -> Result<()> {
     const RESERVE: u64 = 256;
@@ -165,7 +166,7 @@ fn past_the_reserve_for_other_calls_are_lost_and_counted() -> Result<()> {
     let mut watched = Watched::start(&["--max-label-sets", "1", "--kitex.labels", &labels.join(",")])?;
     for round in 1..=2 {
         watched.calls(&format!("retries {RETRIES}"), RETRIES)?;
-        // Not retried at all, and so one combination more.
+        // These calls are not retried, which is one more combination.
         watched.calls(&format!("call {MORE} client"), MORE)?;
         let scrape = watched.agent.scrape_settled()?;
         let found = Tally::of_agent(&scrape, &labels, None)?;
@@ -191,7 +192,7 @@ fn past_the_reserve_for_other_calls_are_lost_and_counted() -> Result<()> {
     watched.end()
 }
 
-/// The same of calls that were under way when the agent came: they have no start that could be missed.
+/// The same for calls that were in flight when the agent attached. They have no start that could be missing.
 #[test]
 fn past_the_reserve_for_other_calls_without_a_start_are_lost_and_counted() -> Result<()> {
     const RESERVE: u64 = 256;
@@ -212,7 +213,7 @@ fn past_the_reserve_for_other_calls_without_a_start_are_lost_and_counted() -> Re
         ensure!(whole(scrape.sum("monitor_unpaired_starts_total", &by_label)) == paired);
         ensure!(by_name("monitor_label_sets_refused_total") == RETRIES - 1 + without_start);
         ensure!(by_name("kitex_client_throughput") == 1 + RESERVE);
-        // What is in no total has no outcome either.
+        // Calls in no total have no outcome, either.
         let account = Account::of(scrape, watched.target.pid());
         ensure!((account.starts, account.timed) == (RETRIES, 1 + RESERVE), "{account:?}");
         ensure!((account.unpaired, account.in_flight) == (0, 0), "{account:?}");
@@ -221,14 +222,15 @@ fn past_the_reserve_for_other_calls_without_a_start_are_lost_and_counted() -> Re
     watched.end()
 }
 
-/// So many records fit into a ring of 64 KiB, with a header of eight bytes each: the last byte stays free.
+/// The number of records in a full ring of 64 KiB. Each has a header of eight bytes, and the last byte of the ring
+/// stays free.
 const IN_RING: u64 = (65_536 - 1) / (24 + 8);
 
-/// Has the target do something while the agent takes nothing out of a ring of 64 KiB.
+/// Runs a command on the target while the agent does not drain its ring of 64 KiB.
 fn with_a_full_ring(target: Process, agent: &[&str], command: &str, calls: u64) -> Result<Seen> {
     let args = [agent, &["--ring-bytes", "65536"]].concat();
     let mut watched = Watched { agent: Agent::attach(&[target.pid()], &args)?, target };
-    // A window at the beginning has ended by then.
+    // A first window has ended by then.
     thread::sleep(Duration::from_secs(if agent.is_empty() { 0 } else { 2 }));
     watched.agent.signal(libc::SIGSTOP)?;
     watched.calls(command, calls)?;
@@ -245,7 +247,7 @@ fn with_a_full_ring(target: Process, agent: &[&str], command: &str, calls: u64) 
     Ok(seen)
 }
 
-/// Calls that were under way when the agent came have no duration that could be lost; those that have recorded their start
+/// Calls in flight when the agent attached have no duration that could be lost. Calls that have recorded their start
 /// have one.
 #[test]
 fn a_full_ring_loses_the_durations_that_there_are() -> Result<()> {
@@ -272,8 +274,8 @@ fn a_full_ring_loses_the_durations_that_there_are() -> Result<()> {
     })
 }
 
-/// Messages of streams of unknown type, and those that find no label set, not even `other`: each is counted, and those
-/// before go on.
+/// Messages of streams of unknown type, and messages that find no label set, not even `other`, are counted as lost.
+/// Those with a label set are still counted.
 #[test]
 fn messages_that_have_no_labels_are_lost_and_counted() -> Result<()> {
     const RESERVE: u64 = 256;
@@ -309,10 +311,11 @@ fn messages_that_have_no_labels_are_lost_and_counted() -> Result<()> {
     watched.end()
 }
 
-/// Calls that find no room as `other`.
+/// The number of calls that find no room even as `other`.
 const RESERVE_FAILED: u64 = 4;
 
-/// More bytes than there are were not read rightly: they are left out, each time counted, and the call is not.
+/// Numbers of bytes that are impossible were not read correctly. They are left out and counted, but the call is counted
+/// normally.
 #[test]
 fn bytes_that_cannot_be_are_lost_and_counted() -> Result<()> {
     let mut watched = Watched::start(&["--kitex.bytes"])?;
@@ -326,13 +329,13 @@ fn bytes_that_cannot_be_are_lost_and_counted() -> Result<()> {
         let bytes = whole(seen.scrape.sum(&format!("kitex_{name}_bytes"), &[]));
         ensure!(bytes == 30 * 1_000, "{name}: {bytes}");
     }
-    // Two of each call.
+    // Two numbers for each call.
     let lost = seen.by_reason("monitor_events_lost_total", "size_unreadable");
     ensure!((lost, seen.account.timed) == (2 * 2 * 20, 100), "{lost}: {:?}", seen.account);
     watched.end()
 }
 
-/// Of a server's call nothing is left but that it was one; of another not even that can be told.
+/// A server's call is still known to be one, with unreadable names. Of another call, not even that is known.
 #[test]
 fn memory_that_is_gone_at_the_finish() -> Result<()> {
     let mut watched = Watched::start(&[])?;
@@ -351,8 +354,8 @@ fn memory_that_is_gone_at_the_finish() -> Result<()> {
     watched.end()
 }
 
-/// Of what kind a client's call is can be told neither then nor later. It is lost as a start and as a finish, and leaves nothing
-/// behind that another call could meet.
+/// The kind of a client's call is unknown at the start and later. It is lost as a start and as a finish, and leaves
+/// nothing behind that another call could find.
 #[test]
 fn memory_that_is_gone_at_the_start() -> Result<()> {
     const GONE: u64 = 40;
@@ -383,7 +386,7 @@ fn children_are_not_the_target() -> Result<()> {
     let mut watched = Watched::start(&[])?;
     watched.calls("call 100 server", 100)?;
     for _ in 0..3 {
-        // Its copy of the code has the probes, its calls are its own.
+        // The child's copy of the code has the probes, but its calls are not the target's.
         watched.calls("fork 2000", 2_000)?;
     }
     watched.target.command("flow 4")?;
@@ -398,7 +401,7 @@ fn children_are_not_the_target() -> Result<()> {
     watched.end()
 }
 
-/// A file that the target counts its calls in, so that the count outlives it.
+/// A file in which the target counts its calls, so that the counts outlive it.
 struct Counted(PathBuf);
 
 impl Counted {
@@ -406,7 +409,7 @@ impl Counted {
         Self(std::env::temp_dir().join(format!("monitor-{name}-{}", std::process::id())))
     }
 
-    /// Calls begun and ended.
+    /// Returns the calls begun and ended.
     fn read(&self) -> Result<(u64, u64)> {
         let bytes = fs::read(&self.0)?;
         let word =
@@ -421,7 +424,8 @@ impl Drop for Counted {
     }
 }
 
-/// It exits, is killed, or becomes another program, with calls under way in eight goroutines: all that ended is counted.
+/// The target exits, is killed, or executes another program while calls are in flight in eight goroutines. All calls
+/// that ended are counted.
 #[test]
 fn the_end_in_the_middle_of_calls() -> Result<()> {
     side_by_side(["exit", "kill", "exec /bin/cat"], |end| {
@@ -460,11 +464,11 @@ fn scrape_until_down(agent: &Agent, pid: u32) -> Result<Scrape> {
     }
 }
 
-/// Calls that take longer than this were given the start of another.
+/// Longer calls must have been paired with the start of another call.
 const LONG_US: f64 = 200_000.0;
 const BUCKETS: [&str; 2] = ["--latency-buckets", "200000,1000000"];
 
-/// Goroutines are used again, with all that is remembered of their dead calls.
+/// The runtime reuses goroutines. The starts of calls in which one ended are still remembered.
 #[test]
 fn goroutines_that_die_in_a_call() -> Result<()> {
     side_by_side([("exit", 3), ("exit", 200), ("panic", 3), ("panic", 200)], |(how, deaths)| {
@@ -474,7 +478,7 @@ fn goroutines_that_die_in_a_call() -> Result<()> {
         let kept = seen.account.in_flight;
         let lost: u64 = seen.account.faults.values().sum();
         ensure!((seen.account.starts, kept + lost) == (deaths, deaths), "{:?}", seen.account);
-        // None keeps more than seven.
+        // No goroutine keeps more than seven starts.
         ensure!(deaths <= 7 || lost > 0, "no goroutine was used again: {:?}", seen.account);
         thread::sleep(Duration::from_secs_f64(2e-6 * LONG_US));
         for depth in [1, 3] {
@@ -491,7 +495,7 @@ fn goroutines_that_die_in_a_call() -> Result<()> {
     })
 }
 
-/// The same of an object: a stream that is dropped never ends, and a stream's end may come on any goroutine.
+/// The same for objects: a stream that is dropped never ends, and streams may end on any goroutine.
 #[test]
 fn an_object_that_is_used_again_has_its_own_start() -> Result<()> {
     const AGO: Duration = Duration::from_millis(400);
@@ -517,7 +521,7 @@ fn an_object_that_is_used_again_has_its_own_start() -> Result<()> {
     watched.end()
 }
 
-/// Calls under way are counted by their names, and the age is that of the oldest of a name. Both are as good as none once all have
+/// Calls in flight are counted by name, with the age of the oldest call of each name. Both are zero once all have
 /// ended.
 #[test]
 fn calls_in_flight_are_told_apart() -> Result<()> {
@@ -553,7 +557,7 @@ fn calls_in_flight_are_told_apart() -> Result<()> {
     watched.end()
 }
 
-/// A call whose start was of an unknown type has no start, also where another call of its goroutine has one.
+/// A call whose start had an unknown type has no start, even if another call of its goroutine has one.
 #[test]
 fn an_unknown_start_is_not_replaced_by_anothers() -> Result<()> {
     let mut watched = Watched::start(&BUCKETS)?;
@@ -573,14 +577,14 @@ fn an_unknown_start_is_not_replaced_by_anothers() -> Result<()> {
     watched.end()
 }
 
-/// Calls under way for longer than this are given up.
+/// Calls in flight for longer than this are given up.
 const MAX_AGE: Duration = Duration::from_secs(2);
-/// When they certainly have been.
+/// By this time they have certainly been given up.
 const AGED_BY: Duration = Duration::from_secs(3);
 
 #[test]
 fn calls_that_are_too_old_are_given_up() -> Result<()> {
-    // With the smaller table most of them find no room in their bucket.
+    // With the smaller table, most calls find no room in their bucket.
     side_by_side(["65536", "1"], |in_flight| {
         let age = MAX_AGE.as_secs().to_string();
         let args = [&BUCKETS[..], &["--max-call-age", &age, "--max-in-flight", in_flight]].concat();
@@ -596,7 +600,7 @@ fn calls_that_are_too_old_are_given_up() -> Result<()> {
         let aged = watched.seen()?;
         let by_age = |seen: &Seen| seen.by_reason("monitor_unpaired_starts_total", "aged");
         ensure!((by_age(&aged), aged.account.in_flight) == (64, 10), "{:?}", aged.account);
-        // Late is counted, and has no duration; young has one; new calls have their own.
+        // Old calls are counted without a duration, young ones have one, and new calls have their own.
         watched.calls("close 18", 34)?;
         watched.calls("close 30", 30)?;
         watched.calls("close 10", 10)?;
@@ -614,15 +618,15 @@ fn calls_that_are_too_old_are_given_up() -> Result<()> {
     })
 }
 
-/// What is in flight is counted at the scrape, and the other numbers are up to 50 ms older: nobody may see a call that is neither
-/// in flight nor given up.
+/// Calls in flight are counted at the scrape, while the other numbers are up to 50 ms older. No scrape may have a call
+/// that is neither in flight nor given up.
 #[test]
 fn the_account_closes_while_calls_are_given_up() -> Result<()> {
     const BATCHES: u64 = 5;
     side_by_side(["65536", "1"], |in_flight| {
         let age = MAX_AGE.as_secs().to_string();
         let mut watched = Watched::start(&["--max-call-age", &age, "--max-in-flight", in_flight])?;
-        // Not all at once, so that more moments count.
+        // Not all at once, so that calls are given up at several moments.
         for _ in 0..BATCHES {
             watched.calls("open 10 client 1", 0)?;
             thread::sleep(MAX_AGE / 8);
@@ -643,14 +647,14 @@ fn the_account_closes_while_calls_are_given_up() -> Result<()> {
     })
 }
 
-/// The call around is given up while another inside it is yet to come.
+/// The outer call is given up while the inner one is still in flight.
 #[test]
 fn an_old_call_takes_none_of_those_inside_it_along() -> Result<()> {
     let age = MAX_AGE.as_secs().to_string();
     let args = [&BUCKETS[..], &["--max-call-age", &age]].concat();
     let mut watched = Watched::start(&args)?;
     watched.calls(&format!("inside 1 client client {}", AGED_BY.as_millis()), 2)?;
-    // The next ones are as if nothing had been.
+    // Later calls are not affected.
     watched.calls("inside 1 client client 0", 2)?;
     let seen = watched.seen()?;
     tally(&[row("client", USUAL, 2), row("client", ["shop", "stock", "Outer"], 2)])?.check(&seen.tally)?;

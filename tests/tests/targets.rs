@@ -1,4 +1,4 @@
-//! The targets are themselves right: their tally, what the callers saw and the in-process extension agree.
+//! The targets themselves are correct: their tallies, the callers' counts and the in-process extension agree.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ struct Chain {
     server: Process,
 }
 
-/// A client that calls a relay that calls a server, each with the tally and the in-process extension.
+/// Starts a client that calls a relay that calls a server, each with the tally and the in-process extension.
 fn chain(protocol: &str, client_flags: &[&str]) -> Result<Chain> {
     let tracers = ["--tracer", "tally,prometheus"];
     let protocol = ["--protocol", protocol];
@@ -30,7 +30,7 @@ fn chain(protocol: &str, client_flags: &[&str]) -> Result<Chain> {
     Ok(Chain { client, relay, server })
 }
 
-/// Lets a process settle, compares its tally with the in-process extension's metrics, and returns it.
+/// Waits until a process has settled, compares its tally with the in-process extension's metrics, and returns it.
 fn settled(process: &mut Process) -> Result<Tally> {
     let state = process.command("settle")?;
     assert_eq!(state["started"], state["finished"]);
@@ -61,11 +61,11 @@ fn both_protocols_count_the_same() -> Result<()> {
     assert_eq!(server.total(), framed_server.total());
     assert_eq!(relay.sum(&[("side", "server"), ("caller", "shop")]), 2000);
     assert_eq!(framed_relay.sum(&[("side", "server"), ("caller", "unknown")]), 2000);
-    // A oneway call that fails does so on the server only.
+    // A failing oneway call fails only on the server.
     let failed_oneway = [("type", "oneway"), ("status", "error")];
     assert!(relay.sum(&failed_oneway) > 0);
     assert_eq!(client.sum(&failed_oneway), 0);
-    // What the relay hands on arrives once.
+    // Calls forwarded by the relay arrive once.
     let relayed = relay.sum(&[("side", "server"), ("method", "Relay")]);
     assert!(relayed > 0);
     assert_eq!(relay.sum(&[("side", "client"), ("callee", "stock")]), relayed);
@@ -78,7 +78,7 @@ fn retries_and_nested_calls() -> Result<()> {
     let [client, relay, _] = load("ttheader", &["--retry", "--nested"])?;
     assert_eq!(client.sum(&[("callee", "gate")]), 2000);
     assert!(client.sum(&[("callee", "gate"), ("retry", "1"), ("status", "succeed")]) > 0);
-    // The middleware runs once for each attempt, and so does the relay's server, which sees both.
+    // The middleware runs once per attempt, and so does the relay's server, which sees both.
     let attempts = client.sum(&[("callee", "audit")]);
     assert!(attempts > 2000);
     assert_eq!(relay.sum(&[("side", "server")]), 2 * attempts);

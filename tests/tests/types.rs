@@ -1,5 +1,5 @@
-//! Objects of other types than Kitex's own, and itabs that are others: nothing is taken for what it is not, and what was met
-//! is named.
+//! Objects of other types than Kitex's own, and other itabs: nothing is mistaken for something else, and unexpected
+//! types are named.
 
 use std::{
     thread,
@@ -52,7 +52,7 @@ fn a_part_of_another_type_takes_only_its_own_label() -> Result<()> {
     watched.end()
 }
 
-/// Hits of unexpected types, by interface and type.
+/// Returns the hits of unexpected types, by interface and type.
 fn unexpected(scrape: &Scrape) -> Vec<(String, String, u64)> {
     let samples = scrape.samples("monitor_unexpected_types_total");
     samples
@@ -63,7 +63,7 @@ fn unexpected(scrape: &Scrape) -> Vec<(String, String, u64)> {
         .collect()
 }
 
-/// Waits until the agent has met these types and no others.
+/// Waits until the agent has reported exactly these types.
 fn wait_for(watched: &Watched, expected: &[(String, String, u64)]) -> Result<()> {
     let begin = Instant::now();
     loop {
@@ -77,7 +77,7 @@ fn wait_for(watched: &Watched, expected: &[(String, String, u64)]) -> Result<()>
     }
 }
 
-/// An object's type is met at the start and at the finish, that of a part where the part is looked at.
+/// The type of an object is seen at the start and at the finish, the type of a part where the part is read.
 #[test]
 fn other_types_are_named_once() -> Result<()> {
     let cases = [
@@ -89,7 +89,7 @@ fn other_types_are_named_once() -> Result<()> {
     ];
     side_by_side(cases, |(shape, interface, concrete, hits)| {
         let mut watched = Watched::start(&[])?;
-        // None of these has a type that is not expected, and what is not there has none.
+        // None of these has an unexpected type, and a missing part has no type.
         for usual in ["server", "separate", "client", "no-rpcinfo", "no-to", "no-from"] {
             watched.calls(&format!("call 10 {usual}"), 10)?;
         }
@@ -97,7 +97,7 @@ fn other_types_are_named_once() -> Result<()> {
         watched.calls(&format!("call 30 {shape}"), 30)?;
         wait_for(&watched, &met(30 * hits)).context(shape)?;
         watched.calls(&format!("call 30 {shape}"), 30)?;
-        // It must not be named again.
+        // The type must not be named again.
         thread::sleep(LOOKED_AT_WITHIN);
         let found = unexpected(&watched.agent.scrape()?);
         ensure!(found == met(60 * hits), "{shape}: {found:?}");
@@ -108,14 +108,14 @@ fn other_types_are_named_once() -> Result<()> {
     })
 }
 
-/// Of so many types nothing more is kept than that they were met.
+/// Types beyond the number that is kept are only counted together.
 #[test]
 fn more_types_than_are_kept_are_counted_together() -> Result<()> {
     const KEPT: u64 = 64;
     const CALLS: u64 = KEPT + 36;
     let mut watched = Watched::start(&[])?;
     watched.calls(&format!("tabs {CALLS}"), CALLS)?;
-    // Each is met at the start and at the finish.
+    // Each type is seen at the start and at the finish.
     let of = |name: &str, types: u64| (name.to_owned(), name.to_owned(), 2 * types);
     wait_for(&watched, &[of("other", CALLS - KEPT), of("unknown", KEPT)])?;
     let seen = watched.seen()?;
@@ -127,10 +127,10 @@ fn more_types_than_are_kept_are_counted_together() -> Result<()> {
     watched.end()
 }
 
-/// How long it may take until a type that was met has been looked at.
+/// How long the agent may take to look at an unexpected type.
 const LOOKED_AT_WITHIN: Duration = Duration::from_secs(2);
 
-/// Waits until the log has said something of so many types, or for as long as it may take.
+/// Waits until the log has this many lines with these words, but at most `LOOKED_AT_WITHIN`.
 fn wait_for_lines(watched: &Watched, words: &str, lines: usize) {
     let begin = Instant::now();
     while watched.agent.log().matches(words).count() < lines && begin.elapsed() < LOOKED_AT_WITHIN {
@@ -138,12 +138,12 @@ fn wait_for_lines(watched: &Watched, words: &str, lines: usize) {
     }
 }
 
-/// What the log says of an itab that stands for another, and of one that there is no room for.
+/// The log lines for an itab that is equivalent to another, and for one that there is no room for.
 const STANDS: &str = "calls come with another table";
 const NO_ROOM: &str = "which was not expected";
 const PLACES: [&str; 5] = ["server", "client", "to-server", "to-client", "from"];
 
-/// A copy of an itab stands for the itab once that is proven, and is unknown before.
+/// A copy of an itab is used in its place once it is proven equivalent. Before that, it is unknown.
 #[test]
 fn a_second_itab_of_a_known_type_is_used() -> Result<()> {
     let mut watched = Watched::start(&[])?;
@@ -160,14 +160,14 @@ fn a_second_itab_of_a_known_type_is_used() -> Result<()> {
     let counted = after.tally.since(&before.tally)?;
     tally(&[row("server", USUAL, 200), row("client", USUAL, 300)])?.check(&counted)?;
     ensure!(after.account.timed - before.account.timed == 500, "{:?}", after.account);
-    // Nothing that is known is met as unexpected.
+    // Known types are not reported as unexpected.
     thread::sleep(LOOKED_AT_WITHIN);
     let later = unexpected(&watched.agent.scrape()?);
     ensure!(later == hits && !hits.is_empty(), "{hits:?}, then {later:?}");
     watched.end()
 }
 
-/// So many can stand for others. Calls with more are not counted, and each of those is named.
+/// Only so many itabs can stand for others. Calls with further itabs are not counted, and each of these itabs is named.
 #[test]
 fn more_second_itabs_than_there_is_room_for_are_named() -> Result<()> {
     const ROOM: u64 = 8;

@@ -1,4 +1,4 @@
-//! Others watch the same functions at the same time, or tell by other means what the agent tells.
+//! Other tools watch the same functions at the same time, or determine by other means what the agent reports.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use monitor_tests::{
     tracefs::{Event, Tracing},
 };
 
-/// What comes and goes.
+/// Who comes or goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     ToolComes,
@@ -41,7 +41,7 @@ const ORDERS: [[Step; 4]; 6] = [
     [AgentComes, AgentGoes, ToolComes, ToolGoes],
 ];
 
-/// Puts the kernel's own probes at all sites of a process.
+/// Places the kernel's own probes at all sites of a process.
 fn tool<'a>(tracing: &'a Tracing, sites: &Sites, executable: &Path) -> Result<Vec<Event<'a>>> {
     let place = |(symbol, offset): (&str, u64)| {
         let name = if symbol.ends_with("DoStart") { "start" } else { "finish" };
@@ -50,11 +50,12 @@ fn tool<'a>(tracing: &'a Tracing, sites: &Sites, executable: &Path) -> Result<Ve
     sites.offsets().map(place).collect()
 }
 
-/// Both watch and one of them, whichever came first, and whichever goes first; with a second agent all the time or none.
+/// Both watch at once, and one of them alone, in every order of coming and going, with and without a second agent all
+/// the time.
 #[test]
 fn another_tool_at_the_same_sites() -> Result<()> {
-    // A file for each, so that nobody else is at its probes. Both first: no program runs whose file is open for writing, even in
-    // a child of this process that is just being started.
+    // A separate file for each, so that nothing else has probes in it. Copies both files first: no program can be
+    // executed while its file is open for writing, even in a child that is just being started.
     let [alone, second] = [Copied::of(Program::Strange, "alone")?, Copied::of(Program::Strange, "second")?];
     side_by_side([(&alone, false), (&second, true)], |(executable, with_second)| {
         let tracing = Tracing::open()?;
@@ -62,7 +63,7 @@ fn another_tool_at_the_same_sites() -> Result<()> {
     })
 }
 
-/// Takes the steps with a fresh target, and looks after each of them.
+/// Takes the steps with a new target, and checks all counts after each.
 fn in_order(tracing: &Tracing, executable: &Path, order: [Step; 4], with_second: bool) -> Result<()> {
     let mut target = Process::start_command(&mut Command::new(executable))?;
     let sites = Sites::of(target.pid())?;
@@ -119,7 +120,7 @@ fn exactly(agent: &Agent, pid: u32, calls: u64) -> Result<()> {
     Account::of(&scrape, pid).check_complete(calls)
 }
 
-/// Its breakpoints, which are there first, are a difference between code and file that is no reason to refuse.
+/// The tool's breakpoints are there first. They are a difference between code and file, but no reason to refuse.
 #[test]
 fn another_tool_elsewhere_in_the_functions() -> Result<()> {
     let tracing = Tracing::open()?;
@@ -144,7 +145,7 @@ fn another_tool_elsewhere_in_the_functions() -> Result<()> {
     Ok(())
 }
 
-/// Functions of an executable by address, from its symbol table.
+/// Returns the functions of an executable by address, from its symbol table.
 fn functions(executable: &Path) -> Result<BTreeMap<u64, String>> {
     let output = Command::new(targets::go()?).args(["tool", "nm"]).arg(executable).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -158,7 +159,7 @@ fn functions(executable: &Path) -> Result<BTreeMap<u64, String>> {
     Ok(text.lines().filter_map(function).collect())
 }
 
-/// On which side of a call the function is that started or finished it.
+/// Returns the side of a call from the function that started or finished it.
 fn side_of(function: &str) -> Result<&'static str> {
     const KITEX: &str = "github.com/cloudwego/kitex/";
     let package = function.strip_prefix(KITEX).with_context(|| format!("called by {function}"))?;
@@ -171,10 +172,11 @@ fn side_of(function: &str) -> Result<&'static str> {
     bail!("called by {function}")
 }
 
-/// The agent tells the sides by types. Who called the function tells them too: it is left in the stack.
+/// The agent distinguishes the sides by types. The return address on the stack also reveals them, since it is in the
+/// caller.
 #[test]
 fn sides_by_type_and_by_return_address() -> Result<()> {
-    // A file of its own, so that nobody else is at these probes.
+    // A separate file, so that nothing else has probes in it.
     let executable = Copied::of(Program::Kitex, "sides")?;
     let mut server = Process::kitex(&["server"])?;
     let mut relay = Process::start_command(Command::new(&executable.0).args([
@@ -234,7 +236,7 @@ impl Drop for Copied {
         let _ = fs::remove_file(&self.0);
     }
 }
-/// A process that has changed its own code, if only in a way that means the same, isn't what the plan was made from.
+/// A process that has changed its own code, even to an equivalent one, no longer matches the plan.
 #[test]
 fn text_that_was_patched() -> Result<()> {
     let before = BpfObjects::now()?;

@@ -1,5 +1,5 @@
-//! Shows the agent at work: a real Kitex server and client, watched from outside while they run, and what both counted
-//! themselves beside it.
+//! Demonstrates the agent: it watches a real Kitex server and client while they run, and its counts are shown beside
+//! those of the processes themselves.
 
 mod interrupt;
 mod table;
@@ -23,16 +23,16 @@ use monitor_tests::{
 use crate::{process::say, setup};
 use table::Side;
 
-/// Where the agent listens by default, and with `--keep` if nobody else does.
+/// The agent's default address, used with `--keep` if it is free.
 const ADDRESS: &str = "127.0.0.1:9790";
 const FREE_PORT: &str = "127.0.0.1:0";
-/// The calls that are watched: how many are under way at once.
+/// The calls that are watched, with the number in flight.
 const CALLS: &str = "flow 4";
-/// The calls that go on with `--keep`: how many at once, and in a second.
+/// The calls that continue with `--keep`: the number in flight, and calls per second.
 const GENTLE_CALLS: &str = "flow 2 100";
-/// How long calls are made before anybody watches.
+/// How long calls are made before the agent attaches.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// How often `--keep` looks whether all still run.
+/// How often `--keep` checks that all processes still run.
 const CHECK: Duration = Duration::from_secs(1);
 
 /// What to show.
@@ -46,7 +46,7 @@ pub(crate) struct Options {
     keep: bool,
 }
 
-/// Runs the demonstration; fails when the agent has counted anything else than the processes.
+/// Runs the demonstration; fails if the agent's counts differ from the processes' own.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let executable = setup::agent_and_target("demo")?;
     interrupt::catch();
@@ -79,7 +79,7 @@ fn listen_address() -> &'static str {
     if TcpListener::bind(ADDRESS).is_ok() { ADDRESS } else { FREE_PORT }
 }
 
-/// A program that Ctrl-C does not reach: this task ends it, in order.
+/// Returns a command for a program that Ctrl-C does not reach: this task ends it, in order.
 fn in_background(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.process_group(0);
@@ -95,7 +95,7 @@ fn end(agent: Agent) -> Result<()> {
     Ok(())
 }
 
-/// Lets the pair make calls, shows what the agent and the processes counted, and goes on if that is wanted.
+/// Makes calls, shows the counts of the agent and the processes, and continues with `--keep`.
 fn show(pair: &mut Pair, agent: &Agent, before: &[Tally; 2], options: &Options) -> Result<()> {
     let seconds = options.seconds;
     say(&format!("{seconds} s of calls: several methods, successes and failures, some oneway"));
@@ -125,7 +125,7 @@ fn show(pair: &mut Pair, agent: &Agent, before: &[Tally; 2], options: &Options) 
     Ok(())
 }
 
-/// Leaves everything running until a signal comes.
+/// Leaves everything running until a signal arrives.
 fn keep(pair: &mut Pair, agent: &Agent) -> Result<()> {
     let address = agent.address();
     let [client, server] = pair.pids();
@@ -168,12 +168,12 @@ impl Pair {
         Ok(Self { server, client })
     }
 
-    /// The pids of client and server.
+    /// Returns the pids of client and server.
     fn pids(&self) -> [u32; 2] {
         [self.client.pid(), self.server.pid()]
     }
 
-    /// Makes calls before anybody watches, and pauses.
+    /// Makes calls before the agent attaches, and pauses.
     fn warm_up(&mut self) -> Result<()> {
         self.call(CALLS, WARM_UP)?;
         let [client, _] = self.counts()?;
@@ -181,7 +181,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Makes calls for so long and waits for the end of the last, on the server too; gives the seconds it took.
+    /// Makes calls for this time and waits until both sides have finished the last one. Returns the seconds it took.
     fn call(&mut self, calls: &str, time: Duration) -> Result<f64> {
         self.client.command(calls)?;
         interrupt::sleep(time)?;
@@ -192,7 +192,7 @@ impl Pair {
         answer["seconds"].as_f64().context("the client does not say how long it called")
     }
 
-    /// What client and server have counted so far.
+    /// Returns what client and server have counted so far.
     fn counts(&mut self) -> Result<[Tally; 2]> {
         let counts = |process: &mut Process| Tally::of_target(&process.command("counts")?, &DEFAULT_LABELS);
         Ok([counts(&mut self.client)?, counts(&mut self.server)?])

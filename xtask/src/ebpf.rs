@@ -1,8 +1,7 @@
 //! Builds the eBPF object that the agent carries.
 //!
-//! The object is kept in the repository, so that building the agent needs cargo and nothing else. A file
-//! beside it records the tool chain; with the same tool chain the same sources give the same bytes, whatever
-//! directory they are in.
+//! The object is kept in the repository, so that building the agent needs only cargo. A file beside it records the
+//! tool chain. The same tool chain builds the same bytes from the same sources, in any directory.
 
 use std::{
     fs,
@@ -21,7 +20,7 @@ use crate::{
 
 const TARGET: &str = "bpfel-unknown-none";
 
-/// What an object was made with.
+/// The tool chain of an object.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Toolchain {
     rustc: String,
@@ -37,7 +36,7 @@ struct Record {
     toolchain: Toolchain,
 }
 
-/// Where the object of the repository is.
+/// Returns the path of the repository's object.
 fn committed() -> PathBuf {
     root().join("monitor-agent/ebpf/monitor.x86_64.bpf.o")
 }
@@ -46,7 +45,7 @@ fn record_of(object: &Path) -> PathBuf {
     object.with_extension("o.json")
 }
 
-/// Makes the object of the repository anew.
+/// Rebuilds the repository's object.
 pub(crate) fn build() -> Result<()> {
     let object = committed();
     let record = build_to(&object)?;
@@ -55,8 +54,8 @@ pub(crate) fn build() -> Result<()> {
     Ok(())
 }
 
-/// Builds the object apart and compares it with the one of the repository. If another tool chain has made another one, runs
-/// the end-to-end tests with it; filters choose among them.
+/// Builds the object elsewhere and compares it with the repository's. If another tool chain has built a different
+/// one, runs the end-to-end tests with it, as chosen by the filters.
 pub(crate) fn check(filters: &[String]) -> Result<()> {
     setup::packages(&[Need::Ebpf, Need::Targets])?;
     let fresh = target_dir().join("check/monitor.x86_64.bpf.o");
@@ -94,7 +93,7 @@ pub(crate) fn lint() -> Result<()> {
         .env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__"))
 }
 
-/// Builds the programs and writes the object; says what it was made with.
+/// Builds the programs and writes the object; returns a record of its tool chain.
 fn build_to(object: &Path) -> Result<Record> {
     setup::packages(&[Need::Ebpf])?;
     let linker = setup::bpf_linker()?;
@@ -103,7 +102,7 @@ fn build_to(object: &Path) -> Result<Record> {
     run(cargo_bpf("build")?.env("PATH", path_with(&linker)?))?;
     let parent = object.parent().context("the object needs a directory")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-    // The debug information is for the linker, which made BTF of it.
+    // The debug information is for the linker, which has made BTF from it.
     run(Command::new(format!("{LLVM}/bin/llvm-objcopy"))
         .arg("--strip-debug")
         .arg(target_dir().join(TARGET).join("release/monitor"))
@@ -111,7 +110,7 @@ fn build_to(object: &Path) -> Result<Record> {
     Ok(Record { sha256: sha256(object)?, toolchain })
 }
 
-/// A cargo command on the programs, for their own target and with Debian's rustc.
+/// Returns a cargo command for the programs, with their own target and Debian's rustc.
 fn cargo_bpf(command: &str) -> Result<Command> {
     let mut cargo = cargo();
     cargo
@@ -133,7 +132,7 @@ fn target_dir() -> PathBuf {
 fn rustflags() -> Result<Vec<String>> {
     let mut flags = vec![
         "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
-        // v3 has atomic operations and 32-bit jumps; every kernel from 5.15 on knows it.
+        // v3 has atomic operations and 32-bit jumps; every kernel since 5.15 supports it.
         "-Ctarget-cpu=v3".to_owned(),
         "-Ccodegen-units=1".to_owned(),
         "-Cdebuginfo=2".to_owned(),
@@ -141,14 +140,14 @@ fn rustflags() -> Result<Vec<String>> {
         "-Clink-arg=--btf".to_owned(),
         format!("--remap-path-prefix={}=/monitor", root().display()),
     ];
-    // BTF names source files: without these the object would tell where it was built.
+    // BTF contains the paths of source files: without these flags the object would depend on where it was built.
     for registry in registries()? {
         flags.push(format!("--remap-path-prefix={}=/cargo", registry.display()));
     }
     Ok(flags)
 }
 
-/// The directories in which cargo keeps the sources of registries.
+/// Returns the directories with cargo's registry sources.
 fn registries() -> Result<Vec<PathBuf>> {
     run(cargo().args(["fetch", "--quiet", "--locked"]))?;
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);

@@ -1,4 +1,4 @@
-//! Fuzzes the parsers: runs the targets of `fuzz/` with libFuzzer, on the stable compiler.
+//! Fuzzes the parsers: runs the fuzz targets of `fuzz/` with libFuzzer, on the stable compiler.
 
 use std::{
     fs,
@@ -14,10 +14,10 @@ use crate::{
     setup::{self, Need},
 };
 
-/// The only one that the agent is for. Naming it keeps build scripts free of coverage counters.
+/// The agent's only platform. Naming it keeps coverage counters out of build scripts.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
-/// What `cargo fuzz` sets, but for the sanitizer, which needs an unstable compiler: the code to be found wrong is safe
-/// code, whose errors are panics.
+/// The flags of `cargo fuzz`, except the sanitizer's, which needs an unstable compiler: the fuzzed code is safe Rust,
+/// whose errors are panics.
 const FLAGS: [&str; 6] = [
     "--cfg=fuzzing",
     "-Cpasses=sancov-module",
@@ -38,7 +38,7 @@ pub(crate) struct Options {
     seconds: u32,
 }
 
-/// Builds the targets and runs them one after the other; stops at the first input that one cannot take.
+/// Builds the fuzz targets and runs them one after the other; stops at the first input that makes one fail.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut targets = targets()?;
     if options.target != "all" {
@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     targets.iter().try_for_each(|target| fuzz(target, options.seconds))
 }
 
-/// The names of all targets.
+/// Returns the names of all fuzz targets.
 fn targets() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for path in entries(&root().join("fuzz/fuzz_targets"))? {
@@ -80,7 +80,7 @@ fn fuzz(target: &str, seconds: u32) -> Result<()> {
     say(&format!("{target}, {seconds} s"));
     let mut fuzzer = Command::new(build.join(TRIPLE).join("release").join(target));
     fuzzer.arg(format!("-max_total_time={seconds}"));
-    // Executables in the corpus have 8 KB; an input that takes a second is worth a look.
+    // Executables in the corpus have 8 KB. An input that takes a second is worth a look.
     fuzzer.args([
         "-max_len=16384",
         "-timeout=5",
@@ -89,7 +89,7 @@ fn fuzz(target: &str, seconds: u32) -> Result<()> {
         "-print_final_stats=1",
     ]);
     fuzzer.arg(format!("-artifact_prefix={}/", crashes.display()));
-    // What is found goes to the first directory.
+    // libFuzzer writes new inputs to the first directory.
     fuzzer.arg(&found).arg(root().join("fuzz/corpus").join(target));
     fuzzer.args(entries(&root().join("fuzz/seeds"))?).arg(root().join("monitor-agent/frameworks"));
     run_command(&mut fuzzer).with_context(|| {

@@ -1,4 +1,4 @@
-//! The table of what the Go runtime keeps where, made from the DWARF of programs that real tool chains built.
+//! The table of the Go runtime's field offsets, from the DWARF of programs built by real tool chains.
 
 use std::{
     collections::BTreeMap,
@@ -18,9 +18,9 @@ use crate::{
     test::Counts,
 };
 
-/// A bug-fix release of each series, and of the series in which a fix has moved fields the first one and that fix, in the
-/// order of their age. Those between are as the one before them, and newer ones as the newest: the agent checks what it
-/// reads, and a program's own DWARF says it.
+/// One bug-fix release of each series, in order of age. If a fix moved fields within a series, both the first release
+/// and that fix are listed. Other releases use the nearest earlier one, and newer ones use the newest: the agent
+/// checks what it reads, and a program's own DWARF overrides the table.
 const RELEASES: [&str; 12] = [
     "go1.18.10",
     "go1.19.13",
@@ -38,7 +38,7 @@ const RELEASES: [&str; 12] = [
 const PROCESSORS: [&str; 2] = ["amd64", "arm64"];
 const TABLE: &str = "monitor-agent/src/goruntime/layouts.json";
 
-/// What the agent asks for: see `Layout` there.
+/// The fields that the agent reads: see its `Layout`.
 const PATHS: &str = "\
 cpuStats#
 g.goid
@@ -138,8 +138,8 @@ pub(crate) fn build() -> Result<()> {
     fs::write(root().join(TABLE), table()?).with_context(|| format!("cannot write {TABLE}"))
 }
 
-/// Fails unless the table in the repository is what the tool chains give, and the agent reads with it what programs of
-/// all these releases say of themselves.
+/// Fails unless the repository's table matches the tool chains, and what the agent reads with it matches what
+/// programs of all these releases report about themselves.
 pub(crate) fn check() -> Result<()> {
     setup::agent_and_go("gotable --check")?;
     let kept = fs::read_to_string(root().join(TABLE)).with_context(|| format!("cannot read {TABLE}"))?;
@@ -176,7 +176,7 @@ fn table() -> Result<String> {
     Ok(text)
 }
 
-/// One line for each path.
+/// Returns one line for each path.
 fn rows(columns: &[Offsets]) -> Result<String> {
     let mut lines = Vec::new();
     for path in PATHS.lines() {
@@ -187,7 +187,7 @@ fn rows(columns: &[Offsets]) -> Result<String> {
     Ok(lines.join(","))
 }
 
-/// Builds the program that uses all of the runtime that is asked for, and has its DWARF read.
+/// Builds the program that uses every needed part of the runtime, and reads the offsets from its DWARF.
 fn offsets(go: &Path, reader: &Path, scratch: &Path, release: &str, processor: &str) -> Result<Offsets> {
     let program = scratch.join(format!("{release}-{processor}"));
     output(

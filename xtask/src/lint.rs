@@ -1,4 +1,4 @@
-//! The checks that run nothing: formatting, lints and documentation, of the Rust and of the Go sources.
+//! The checks that run nothing: formatting, lints and documentation, for Rust and Go.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -11,7 +11,8 @@ use crate::{
     setup::{self, Need},
 };
 
-/// Runs all of them, those of each language up to the first that fails: where one waits for the network the other may not.
+/// Runs all checks, those of each language until the first failure: one language may wait for the network while the
+/// other runs.
 pub(crate) fn all() -> Result<()> {
     setup::packages(&[Need::Ebpf, Need::Lint, Need::Targets])?;
     let languages: [fn() -> Result<()>; 2] = [rust, go];
@@ -19,7 +20,7 @@ pub(crate) fn all() -> Result<()> {
 }
 
 fn rust() -> Result<()> {
-    // Workspaces of their own: see their manifests.
+    // Separate workspaces: see their manifests.
     const LAUNCH: &str = "--manifest-path=xtask/launch/Cargo.toml";
     const FUZZ: &str = "--manifest-path=fuzz/Cargo.toml";
 
@@ -30,8 +31,9 @@ fn rust() -> Result<()> {
     say("clippy");
     run(workspace().args(["--", "-Dwarnings"]))?;
     run(cargo().args(["clippy", "--locked", LAUNCH, "--target-dir=target/launch", "--", "-Dwarnings"]))?;
-    // What the fuzz targets call; they themselves are one line each. Not in place of the first: what only they use is
-    // dead code without them. Of the agent alone dependencies would have other features, and be checked once more.
+    // Checks the code that only fuzz targets call; the fuzz targets have one line each. The first check is still
+    // needed: it finds code that is dead without them. For the agent alone, dependencies would have other features,
+    // and be checked again.
     run(workspace().args(["--features=monitor-agent/fuzzing", "--", "-Dwarnings"]))?;
     ebpf::lint()?;
     say("documentation");
@@ -40,7 +42,7 @@ fn rust() -> Result<()> {
         .env("RUSTDOCFLAGS", "-Dwarnings"))
 }
 
-/// Clippy on all of the workspace.
+/// Returns a clippy command for the whole workspace.
 fn workspace() -> Command {
     let mut clippy = cargo();
     clippy.args(["clippy", "--locked", "--workspace", "--all-targets"]);
@@ -61,7 +63,7 @@ fn go() -> Result<()> {
     Ok(())
 }
 
-/// The directories of the Go programs.
+/// Returns the directories of the Go programs.
 fn go_modules() -> Result<Vec<PathBuf>> {
     let targets = root().join("tests/targets");
     let entries = fs::read_dir(&targets).with_context(|| format!("cannot read {}", targets.display()))?;

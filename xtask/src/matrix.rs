@@ -1,4 +1,4 @@
-//! Tries all cells of the compatibility matrix and writes what came of them.
+//! Tries all cells of the compatibility matrix and writes the results.
 
 use std::{fs, time::Instant};
 
@@ -13,8 +13,9 @@ use crate::{
     setup,
 };
 
-/// Tries the cells whose name holds one of the filters; without a filter, all, and writes `docs/compatibility.md`. With the
-/// name of a framework, its cells and its part of that. Fails unless each that can be built is supported.
+/// Tries the cells whose name contains one of the filters. Without filters tries all and writes
+/// `docs/compatibility.md`; with the name of a framework, tries its cells and writes its part. Fails unless every
+/// cell that can be built is supported.
 pub(crate) fn run(filters: &[String]) -> Result<()> {
     let framework = match filters {
         [name] if name == "kitex" => Some(Framework::Kitex),
@@ -51,7 +52,7 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Whether the agent doesn't do what it is meant to: it is meant to refuse no cell.
+/// Whether this is a failure. A refusal is one: the agent should refuse no cell.
 fn fails(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Failed(_) | Verdict::Refused(_))
 }

@@ -1,4 +1,4 @@
-//! Running other programs, with a line for the user before each one that takes long.
+//! Runs other programs, and prints a line before each one that takes long.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,25 +7,25 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// The root of the workspace.
+/// Returns the root of the workspace.
 pub(crate) fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
     xtask.parent().unwrap_or(xtask).to_path_buf()
 }
 
-/// Tells the user what is being done.
+/// Prints what the task is doing.
 pub(crate) fn say(text: &str) {
     eprintln!("==> {text}");
 }
 
-/// The cargo that runs this task, started in the root of the workspace.
+/// Returns a command for the cargo that runs this task, with the workspace root as directory.
 pub(crate) fn cargo() -> Command {
     let mut command = monitor_tests::cargo();
     command.current_dir(root());
     command
 }
 
-/// Runs a command to its end and fails when it does.
+/// Runs a command and waits for it; fails if it fails.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
     if !status.success() {
@@ -34,7 +34,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command and gives what it wrote to stdout, without the white space around it.
+/// Runs a command and returns its stdout, trimmed.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start {}", shown(command)))?;
     if !output.status.success() {
@@ -43,7 +43,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// A command as a user would write it.
+/// Formats a command as a user would type it.
 pub(crate) fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let mut text = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();

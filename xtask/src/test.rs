@@ -1,4 +1,4 @@
-//! Runs the tests: unit tests, documentation tests, and end to end with real probes on real processes.
+//! Runs the tests: unit tests, documentation tests, and end-to-end tests with real probes on real processes.
 
 use std::{
     ffi::OsString,
@@ -23,10 +23,10 @@ use crate::{
 
 type Task = Box<dyn FnOnce() -> Result<()> + Send>;
 
-/// What the end-to-end tests are told by variables of their environment.
+/// Environment variables for the end-to-end tests.
 type Variables = Vec<(&'static str, OsString)>;
 
-/// Runs all tests whose name holds one of the filters; without a filter, all.
+/// Runs all tests whose name contains one of the filters; all tests if there are none.
 pub(crate) fn all(filters: &[String]) -> Result<()> {
     prepare()?;
     let begin = Instant::now();
@@ -39,7 +39,7 @@ pub(crate) fn all(filters: &[String]) -> Result<()> {
     counts.verdict(begin)
 }
 
-/// Runs the end-to-end tests on an agent that carries this object instead of the repository's.
+/// Runs the end-to-end tests with an agent that contains this object instead of the repository's.
 pub(crate) fn with_object(object: &Path, filters: &[String]) -> Result<()> {
     prepare()?;
     let begin = Instant::now();
@@ -49,7 +49,7 @@ pub(crate) fn with_object(object: &Path, filters: &[String]) -> Result<()> {
     counts.verdict(begin)
 }
 
-/// Refuses where the end-to-end tests cannot run, and installs what they need.
+/// Fails where the end-to-end tests cannot run, and installs what they need.
 fn prepare() -> Result<()> {
     setup::require_root("test")?;
     setup::packages(&[Need::Targets, Need::Native, Need::Machine, Need::Processes])?;
@@ -58,8 +58,8 @@ fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// Builds the agent and these tests, and the programs that most tests need if all of them will run, and fetches what else some
-/// want. Each of these leaves a processor idle now and then, which the others take.
+/// Builds the agent and the tests, and, if all tests will run, the programs that most of them need; fetches what some
+/// tests need. Runs these steps in parallel, because each leaves a processor idle now and then.
 fn build(tests: Command, object: Option<&Path>, with_targets: bool) -> Result<Variables> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let mut variables = thread::scope(|scope| -> Result<Variables> {
@@ -84,7 +84,7 @@ fn build_all(mut tests: Command, object: Option<&Path>, with_targets: bool) -> R
     side_by_side(commands.into_iter().chain(targets), |task| task())
 }
 
-/// The programs that no test builds in a way of its own.
+/// Builds the programs that no test builds in a way of its own.
 fn build_targets() -> Result<()> {
     for program in Program::ALL {
         program.build(Flavour::Default)?;
@@ -92,14 +92,14 @@ fn build_targets() -> Result<()> {
     native::corners(native::Build::Default)?;
     native::server()?;
     native::async_server()?;
-    // Some of them want releases of Go that have to be fetched: without those only the tests that want them fail.
+    // Some tests need Go releases that have to be fetched. Without them only these tests fail.
     if let Err(error) = targets::build_more() {
         say(&format!("left to the tests that want it: {error:#}"));
     }
     Ok(())
 }
 
-/// Fetches what some tests want. Where one of them is missing the test that wants it fails; the others need none.
+/// Fetches what some tests need. If a download fails, so do the tests that need it, and no others.
 fn fetch() -> Variables {
     let wanted = [
         ("MONITOR_PROMETHEUS", setup::prometheus().map(PathBuf::into_os_string)),
@@ -115,8 +115,8 @@ fn fetch() -> Variables {
     found
 }
 
-/// Tests of the whole workspace, whichever of them: of fewer packages some dependencies would have other features, and be
-/// built once more.
+/// Returns the command for tests. Always the whole workspace: with fewer packages some dependencies would have other
+/// features, and be built again.
 fn tests() -> Command {
     let mut tests = cargo();
     tests.args(["test", "--locked", "--no-fail-fast", "--workspace"]);
@@ -136,7 +136,7 @@ fn end_to_end(
     variables: Variables,
 ) -> Result<()> {
     say("end-to-end tests");
-    // One at a time: each measures what it causes itself.
+    // One at a time: each measures its own effects.
     let mut tests = end_to_end_tests();
     tests.args(["--", "--test-threads=1"]).envs(variables);
     counts.run(with_ebpf(&mut tests, object), filters)
@@ -149,19 +149,19 @@ fn with_ebpf<'a>(command: &'a mut Command, object: Option<&Path>) -> &'a mut Com
     }
 }
 
-/// The outcome of all test programs together.
+/// The total result of all test programs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     passed: u64,
     failed: u64,
     ignored: u64,
     filtered: u64,
-    /// A command that ended badly without a failed test: something did not compile, or a test crashed.
+    /// Commands that failed without a failed test: something did not compile, or a test crashed.
     broken: u64,
 }
 
 impl Counts {
-    /// Runs `cargo test`, shows what it writes, and adds up its results.
+    /// Runs `cargo test`, forwards its output, and adds up its results.
     pub(crate) fn run(&mut self, command: &mut Command, filters: &[String]) -> Result<()> {
         command.args(filters).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", shown(command)))?;
@@ -178,7 +178,7 @@ impl Counts {
         Ok(())
     }
 
-    /// Adds a line such as "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; …".
+    /// Parses a line such as "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; …".
     fn add(&mut self, line: &str) {
         let Some((_, numbers)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
         else {
@@ -197,7 +197,7 @@ impl Counts {
         }
     }
 
-    /// Writes the sum the way `cargo test` does, and fails when anything did or when nothing ran.
+    /// Prints the total in the format of `cargo test`. Fails if a test or command failed, or if no test ran.
     pub(crate) fn verdict(&self, begin: Instant) -> Result<()> {
         let ok = self.failed == 0 && self.broken == 0 && self.passed > 0;
         println!(

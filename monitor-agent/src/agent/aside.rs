@@ -1,11 +1,11 @@
-//! Readings of a target's memory, which may take as long as the target likes.
+//! Reads of a target's memory, which may take as long as the target likes.
 //!
-//! A page of its memory may be one that somebody else has to give: that of a file on FUSE, or one with a userfaultfd. Whoever
-//! reads it waits in the kernel until it comes or the target is gone, and only SIGKILL ends that sooner, if anything does: a
-//! request that a daemon of FUSE has taken is waited for to its end. So memory is read on a thread of its own: who wants a
-//! reading begins it, and takes later what it has given by then. There is never more than one thread, and readings that are
-//! begun at the same time follow each other on it. Once somebody has waited for it in vain no other begins until it is free, and
-//! nobody waits again.
+//! A page of the target's memory may have to be supplied by someone else: a page of a file on FUSE, or one with a
+//! userfaultfd. A read of it waits in the kernel until the page comes or the target is gone. Only SIGKILL ends the wait
+//! sooner, and not always: a request that a FUSE daemon has taken is waited for to its end. So memory is read on a
+//! thread of its own. A caller begins a read, and later takes what it has given by then. There is never more than one
+//! thread; reads that are begun at the same time run on it one after the other. Once a caller has waited for the thread
+//! in vain, no other read begins until the thread is free, and no caller waits again.
 
 use std::{
     collections::VecDeque,
@@ -25,32 +25,33 @@ use tracing::warn;
 
 use crate::threads::NotDone;
 
-/// How long a scrape or a push waits for all its readings together, once it has begun them: by far more than any takes on a
-/// machine that is not overloaded.
+/// How long a scrape or a push waits for all its reads together, once it has begun them. Far longer than any read takes
+/// on a machine that is not overloaded.
 pub(super) const FOR_A_SCRAPE: Duration = Duration::from_secs(1);
 
-/// Readings for one purpose. See the [module](self).
+/// Reads for one purpose. See the [module](self).
 #[derive(Debug)]
 pub(super) struct Aside(Arc<Queue>);
 
-/// A reading that has begun, or that could not.
+/// A read that has begun, or that could not begin.
 #[derive(Debug)]
 pub(super) struct Awaited<T> {
     given: Receiver<T>,
-    /// Why it could not begin, if there was no thread for it.
+    /// Why the read could not begin, if there was no thread for it.
     refusal: Option<NotDone>,
     began: Instant,
     queue: Arc<Queue>,
 }
 
 impl Aside {
-    /// What is `left_out` while the memory of the target of this name does not come: for the log.
+    /// Creates a queue for the target of this name. `left_out` says, for the log, what is missing while its memory does
+    /// not come.
     pub(super) fn new(name: &str, left_out: &str) -> Self {
         let about = format!("{name}: its memory does not come when it is read, so {left_out}");
         Self(Arc::new(Queue { state: Mutex::default(), about, is_told: AtomicBool::new(false) }))
     }
 
-    /// Has this read as soon as the thread is free. Waits for nothing.
+    /// Queues a read, which runs as soon as the thread is free. Does not wait.
     pub(super) fn begin<T: Send + 'static>(
         &self,
         reading: impl FnOnce() -> T + Send + 'static,
@@ -58,7 +59,7 @@ impl Aside {
         let (give, given) = mpsc::sync_channel(1);
         let began = Instant::now();
         let added = self.0.add(Box::new(move || {
-            // Fails if nobody waits any more.
+            // Fails if the caller no longer waits.
             let _ = give.send(reading());
         }));
         Awaited { given, refusal: added.err(), began, queue: Arc::clone(&self.0) }
@@ -66,13 +67,13 @@ impl Aside {
 }
 
 impl<T> Awaited<T> {
-    /// Why it will never give anything, if there was no thread for it.
+    /// Returns why the read will never give anything, if there was no thread for it.
     pub(super) fn refusal(&self) -> Option<&NotDone> {
         self.refusal.as_ref()
     }
 
-    /// What the reading has given until then; `None` if it has not, and at once if it never will. What comes too late is thrown
-    /// away: it is of a time that nobody asks for any more.
+    /// Waits until `until` for the result of the read, and returns it; `None` if it has not come by then, or
+    /// immediately if it never will. A result that comes too late is dropped: it describes a time that is over.
     pub(super) fn take(self, until: Instant) -> Option<T> {
         match self.given.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(read) => Some(read),
@@ -81,13 +82,13 @@ impl<T> Awaited<T> {
                 self.queue.tell_late(self.began);
                 None
             }
-            // It was not begun, or has panicked, which has been reported.
+            // The read did not begin, or it panicked, which was reported.
             Err(RecvTimeoutError::Disconnected) => None,
         }
     }
 
-    /// What the reading has given by now, without a wait, for those who can use it however late it comes: ready without
-    /// anything if there will never be any.
+    /// Returns the result if it has come, without waiting, for callers that can use it however late it is. Ready with
+    /// `None` if it will never come.
     pub(super) fn poll(&self) -> Poll<Option<T>> {
         match self.given.try_recv() {
             Ok(read) => Poll::Ready(Some(read)),
@@ -102,25 +103,25 @@ impl<T> Awaited<T> {
     }
 }
 
-/// A reading that hands over by itself what it gives.
+/// A read that hands over its own result.
 type Reading = Box<dyn FnOnce() + Send>;
 
-/// What the thread and those who have it read share.
+/// State shared by the thread and its callers.
 #[derive(Debug)]
 struct Queue {
     state: Mutex<State>,
-    /// Whose memory it is, and what is left out while it does not come.
+    /// Whose memory it is, and what is missing while it does not come.
     about: String,
     is_told: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
-    /// What is to be read next. Dropping one tells who waits for it that nothing comes.
+    /// The reads to run next. Dropping one tells its caller that no result comes.
     next: VecDeque<Reading>,
-    /// There is a thread.
+    /// The thread exists.
     is_busy: bool,
-    /// Somebody has waited for it in vain.
+    /// A caller has waited for the thread in vain.
     is_held_up: bool,
 }
 
@@ -132,7 +133,7 @@ impl fmt::Debug for State {
 }
 
 impl Queue {
-    /// Fails where there can be no thread.
+    /// Fails if the thread can't be created.
     fn add(self: &Arc<Self>, reading: Reading) -> Result<(), NotDone> {
         let mut state = self.lock();
         if state.is_held_up {
@@ -159,7 +160,7 @@ impl Queue {
 
     fn read_all(&self) {
         while let Some(reading) = self.take_next() {
-            // One that panics is reported, and leaves the others their turn.
+            // A panic is reported, and does not keep the other reads from running.
             let _ = panic::catch_unwind(AssertUnwindSafe(reading));
         }
     }
@@ -172,7 +173,7 @@ impl Queue {
         next
     }
 
-    /// Has nobody wait any more for what the thread does now.
+    /// Lets no caller wait any longer for what the thread does now.
     fn give_up(&self) {
         let mut state = self.lock();
         state.is_held_up = state.is_busy;
@@ -183,7 +184,7 @@ impl Queue {
         self.tell(&format!("not within {} ms", began.elapsed().as_millis()));
     }
 
-    /// Says once what is missing from now on: the metrics say so each time.
+    /// Logs once what is missing from now on. The metrics show it every time.
     fn tell(&self, why: &str) {
         if !self.is_told.swap(true, Ordering::Relaxed) {
             warn!("{} ({why})", self.about);
@@ -205,7 +206,7 @@ mod tests {
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(20);
-    /// By far longer than anything here takes that does not wait in vain.
+    /// Far longer than anything here takes that does not wait in vain.
     const LONG: Duration = Duration::from_secs(30);
 
     fn after(time: Duration) -> Instant {
@@ -216,7 +217,7 @@ mod tests {
         Aside::new("target", "nothing is shown")
     }
 
-    /// Begins a reading of a page that comes when it is sent; the reading gives this number.
+    /// Begins a read that returns `number` once its page is sent.
     fn read_page(aside: &Aside, number: u32) -> (Sender<()>, Awaited<u32>) {
         let (come, page) = channel();
         let reading = aside.begin(move || {
@@ -226,7 +227,7 @@ mod tests {
         (come, reading)
     }
 
-    /// What a reading gives, however late it is.
+    /// Returns the result of a read, however late it is.
     fn poll_to_the_end<T>(awaited: &Awaited<T>) -> Option<T> {
         loop {
             match awaited.poll() {
@@ -253,7 +254,7 @@ mod tests {
         assert!(again.elapsed() < LONG, "waited again");
         assert_eq!(begun.load(Ordering::SeqCst), 0, "another was begun");
         come.send(()).expect("the thread waits");
-        // What it gives now is old.
+        // The result that comes now is old.
         let read = std::iter::repeat_with(|| aside.begin(|| 2).take(after(LONG))).take(1_000_000);
         assert_eq!(read.flatten().next(), Some(2));
     }
@@ -311,7 +312,7 @@ mod tests {
             pages.push(come);
             assert_eq!(reading.take(began + patience), None);
         }
-        // Its time is over by now, but it was there before.
+        // The deadline is over by now, but this result came before it.
         assert_eq!(good.take(began + patience), Some(2));
         let took = began.elapsed();
         assert!(took >= patience && took < 5 * patience, "{took:?}");

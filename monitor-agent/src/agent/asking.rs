@@ -1,25 +1,26 @@
-//! Which calls are asked for the start that they have recorded themselves: all, or a few where none has one.
+//! Decides which calls are asked for the start that they have recorded themselves, of those whose start was not seen:
+//! all, or only a few while none has one.
 //!
-//! To ask takes two or three reads of the target's memory, which is a quarter of what a finish takes. Most targets record
-//! nothing, and such a one may begin to, so a few are asked all the same.
+//! The programs need two or three reads of the target's memory to ask a call, a quarter of the time of a finish. Most
+//! targets record no starts, but any of them may begin to, so a few calls are still asked.
 
-/// So many calls without a record in turn, and only a few are asked.
+/// After this many calls in a row without a record, only a few are asked.
 const ENOUGH: u64 = 1_000;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Asking {
-    /// Calls with a record, when it was last decided.
+    /// Calls with a record, at the last decision.
     recorded: u64,
-    /// Calls without a duration when a call with a record was last seen.
+    /// Calls without a duration, when a call with a record was last seen.
     missed: u64,
-    /// Only a few are asked.
+    /// Only a few calls are asked.
     few: bool,
 }
 
 impl Asking {
-    /// Takes note of all calls that had a record up to now, and of all that got no duration; tells whether only a few are to
-    /// be asked from now on, if that has changed.
+    /// Updates the counts of calls with a record and of calls without a duration. Returns whether only a few calls are
+    /// to be asked from now on, if that has changed.
     pub(super) fn decide(&mut self, recorded: u64, missed: u64) -> Option<bool> {
         if recorded > self.recorded {
             (self.recorded, self.missed) = (recorded, missed);
@@ -28,7 +29,8 @@ impl Asking {
         (std::mem::replace(&mut self.few, few) != few).then_some(few)
     }
 
-    /// All are asked from now on, after none was: that so many got no duration up to now tells nothing of records.
+    /// Asks all calls from now on, after none was asked: calls that got no duration until now may still have had
+    /// records.
     pub(super) fn begin_again(&mut self, missed: u64) {
         (self.missed, self.few) = (missed, false);
     }

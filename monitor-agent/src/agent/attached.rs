@@ -1,4 +1,4 @@
-//! Doing: one plan attached to one target, and the state of its calls.
+//! One plan attached to one target, and the state of its calls.
 
 use std::{
     fs::File,
@@ -35,20 +35,20 @@ use crate::{
     target::Target,
 };
 
-/// Flags of records that are not those of timed calls.
+/// Flags of records that are not of timed calls.
 const NOT_TIMED: u32 = record_flag::UNPAIRED | record_flag::STARTED;
-/// Records that may come while totals are read.
+/// Maximum number of records taken out of the ring while totals are read.
 const LATE: usize = 65_536;
-/// Calls are looked through for old ones at least this often.
+/// The longest time between two searches for calls that are too old.
 const AGEING_AT_MOST: Duration = Duration::from_mins(1);
 
-/// A target, its executable, and how far apart their addresses are.
+/// A target, its executable, and the distance between their addresses.
 pub(super) struct Place {
     pub(super) target: Target,
     pub(super) executable: Arc<Executable>,
-    /// Added to link-time addresses.
+    /// The load bias: added to link-time addresses.
     pub(super) bias: u64,
-    /// The target in messages.
+    /// The target's name in messages.
     pub(super) name: String,
 }
 
@@ -57,20 +57,20 @@ pub(super) struct Attached {
     probes: Option<Probes>,
     program_log: Option<ProgramLog>,
     maps: Maps,
-    /// What the programs were loaded with.
+    /// The recipe that the programs were loaded with.
     recipe: Recipe,
     names: Names,
     labels: KnownLabels,
     aggregate: Aggregate,
     losses: Losses,
-    /// Records that came while the totals were read: they belong to the next snapshot.
+    /// Records that came while the totals were read. They belong to the next snapshot.
     waiting: Batch,
     unexpected: Unexpected,
-    /// Starts are sent.
+    /// The programs send starts.
     has_starts: bool,
     /// The programs add up the bytes of calls.
     has_bytes: bool,
-    /// Calls may record their starts themselves.
+    /// Calls may record their own starts.
     may_be_recorded: bool,
     asking: Asking,
     max_age: Duration,
@@ -78,20 +78,20 @@ pub(super) struct Attached {
     cost_classes: PerProbe<Option<CostClass>>,
 }
 
-/// A plan's programs, attached; nothing is known yet of whether their probes are seen to be in place.
+/// A plan's programs, attached. Whether their probes are in place has not been checked yet.
 pub(super) struct Begun {
-    /// Which framework of the executable it is.
+    /// Index of the framework in the executable.
     pub(super) framework: usize,
     recipe: Recipe,
     programs: Programs,
     maps: Maps,
-    /// The executable's.
+    /// The executable's file.
     file: Arc<File>,
 }
 
 impl Begun {
-    /// Loads a plan's programs and puts them at its sites, which takes the kernel its time; whatever fails leaves nothing
-    /// attached. Writes nothing to the log, so that several targets can be attached to side by side.
+    /// Loads a plan's programs and attaches them to its sites, which takes the kernel some time. On failure nothing
+    /// stays attached. Logs nothing, so that several targets can be attached to side by side.
     pub(super) fn attach(
         place: &Place,
         file: &Arc<File>,
@@ -111,8 +111,8 @@ impl Begun {
 }
 
 impl Attached {
-    /// Refuses a plan that doesn't fit what runs. Gives whether somebody's probe is at one of its sites already. To be called
-    /// before it is attached.
+    /// Refuses a plan that does not match the running code. Returns whether one of its sites already has a probe. Must
+    /// be called before the plan is attached.
     pub(super) fn check(place: &Place, plan: &Plan, config: &WatchConfig) -> Result<bool, Failure> {
         let mut is_probed = false;
         for site in sites(plan, config.wanted) {
@@ -121,7 +121,7 @@ impl Attached {
         Ok(is_probed)
     }
 
-    /// Takes over programs whose probes must be in place by now; whatever fails leaves nothing attached.
+    /// Takes over programs whose probes must be in place by now. On failure nothing stays attached.
     pub(super) fn new(
         place: &Place,
         begun: Begun,
@@ -160,8 +160,8 @@ impl Attached {
         })
     }
 
-    /// Takes a turn's records out of the ring, for the tracer too; gives how many bytes waited in it. The batch is empty,
-    /// and is again.
+    /// Takes one turn's records out of the ring, for the tracer too. Returns how many bytes waited in the ring. The
+    /// batch is empty before and after.
     pub(super) fn drain(
         &mut self,
         turn: Turn,
@@ -173,7 +173,7 @@ impl Attached {
         let Self { maps, labels, aggregate, names, waiting, .. } = self;
         let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), names);
         let target = place.target.pid();
-        // What comes while it is emptied has not waited.
+        // Records that come during the drain have not waited.
         let ring_bytes = maps.waiting_bytes();
         let limit = records_of_a_turn(turn, ring_bytes);
         batch.append(waiting);
@@ -207,8 +207,8 @@ impl Attached {
         ring_bytes
     }
 
-    /// Asks all calls for the start that they have recorded, or a few, unless none is to be. By what has just been taken out of
-    /// the ring: calls that wait there may have records.
+    /// Chooses which calls are asked for the start that they have recorded: all or a few, unless none is to be asked.
+    /// Must follow a drain, since calls that wait in the ring may have records.
     fn choose_whom_to_ask(&mut self) {
         if !self.may_be_recorded || self.probes.as_ref().is_none_or(Probes::is_off) {
             return;
@@ -219,22 +219,22 @@ impl Attached {
         }
     }
 
-    /// Reads totals and counters; gives what is new for a scrape. To be called after a [`drain`](Self::drain) with a whole
-    /// turn.
+    /// Reads totals and counters, and returns what has changed since the last refresh. Must be called after a
+    /// [`drain`](Self::drain) with a whole turn.
     pub(super) fn read_changes(&mut self) -> Changes {
         let Self { maps, labels, aggregate, names, waiting, .. } = self;
         let decode = |maps: &Maps, number| Labels::decode(&maps.label_set(number), names);
         for number in maps.label_sets() {
             let (total, extras) = (maps.total(number), maps.extras(number));
-            // A number is given out before the set is written, and something is counted under it only afterwards. What is
-            // decoded is kept for good.
+            // A number is allocated before its set is written, and calls are counted under it only afterwards. A set is
+            // decoded once and kept, so it must not be decoded too early.
             if total == 0 && extras.iter().all(|extra| *extra == 0) {
                 continue;
             }
             let labels = labels.get(number, || decode(maps, number));
             aggregate.total(number, labels, total, extras);
         }
-        // Calls that were counted after the last record was taken out, and before the totals were read.
+        // Calls that were counted after the last record was taken out and before the totals were read.
         maps.drain(LATE, |record, more| waiting.push((record, more)));
         let records = waiting.iter().map(|(record, _)| *record).chain(maps.behind());
         let timed = records.filter(|record| record.flags & NOT_TIMED == 0);
@@ -245,17 +245,17 @@ impl Attached {
         Changes { has_bytes: self.has_bytes, ..changes }
     }
 
-    /// What its programs have counted.
+    /// Returns the value of a counter of its programs.
     pub(super) fn counter(&self, counter: Counter) -> u64 {
         self.maps.counter(counter)
     }
 
-    /// Whether the ring must not be left alone for as long as usual.
+    /// Returns whether the ring must be drained sooner than usual.
     pub(super) fn is_filling(&self) -> bool {
         self.maps.is_filling()
     }
 
-    /// Chooses the calls of which durations are taken, from soon on.
+    /// Chooses the calls whose durations are taken. Takes effect soon, not immediately.
     pub(super) fn set_latency(&mut self, latency: Latency) {
         let Some(probes) = &mut self.probes else { return };
         let was_off = probes.is_off();
@@ -269,22 +269,22 @@ impl Attached {
         }
     }
 
-    /// Whether there is a choice.
+    /// Returns whether its start probes can be removed, so that there is a choice.
     pub(super) fn has_windows(&self) -> bool {
         self.probes.as_ref().is_some_and(Probes::has_windows)
     }
 
-    /// Whether its probes are being put in place, or taken away.
+    /// Returns whether its probes are being attached or removed.
     pub(super) fn is_changing(&self) -> bool {
         self.probes.as_ref().is_some_and(Probes::are_changing)
     }
 
-    /// Whether calls that have recorded their start were seen.
+    /// Returns whether any call was seen that had recorded its start.
     pub(super) fn has_records(&self) -> bool {
         self.aggregate.with_own_start() > 0
     }
 
-    /// Where durations come from.
+    /// Returns where durations come from.
     pub(super) fn latency_source(&self) -> LatencySource {
         if !self.maps.sampling().in_windows() {
             return LatencySource::Probes;
@@ -296,14 +296,14 @@ impl Attached {
         }
     }
 
-    /// Whether the ring is to be drained before [`maintain`](Self::maintain): what is in it tells whether there is need of a
-    /// window.
+    /// Returns whether the ring must be drained before [`maintain`](Self::maintain): its records decide whether a
+    /// window is needed.
     pub(super) fn is_to_decide(&self, now: Instant) -> bool {
         self.may_be_recorded && self.probes.as_ref().is_some_and(|probes| probes.is_to_decide(now))
     }
 
-    /// Forgets calls that are too old to be still under way, finds out about types that were not expected, and opens
-    /// and closes windows. Tells whether there is news about such types.
+    /// Forgets calls that are too old to be still in flight, looks up unexpected types, and opens and closes windows.
+    /// Returns whether anything about such types has changed.
     pub(super) fn maintain(&mut self, now: Instant, place: &Place) -> bool {
         let Self { probes, maps, aggregate, .. } = self;
         if let Some(probes) = probes {
@@ -318,12 +318,12 @@ impl Attached {
         self.unexpected.ask_if_due(now, &self.maps, place)
     }
 
-    /// Finds out about types that were not expected; tells whether there is news.
+    /// Looks up unexpected types. Returns whether anything about them has changed.
     pub(super) fn ask_for_types(&mut self, place: &Place) -> bool {
         self.unexpected.ask(&self.maps, place)
     }
 
-    /// The calls in flight, how to read their names, and whether they are all.
+    /// Returns the calls in flight, with what it takes to read their names and to know whether they are all.
     pub(super) fn in_flight(&self) -> CopyInFlight {
         CopyInFlight {
             recipe: self.recipe,
@@ -333,22 +333,22 @@ impl Attached {
         }
     }
 
-    /// The types that were not expected.
+    /// Returns the unexpected types.
     pub(super) fn unexpected(&self) -> impl Iterator<Item = &UnexpectedType> {
         self.unexpected.types()
     }
 
-    /// The class of the sites of each kind of probe: where there are several, the dearest.
+    /// Returns the cost class of the sites of each kind of probe; the most expensive one if they differ.
     pub(super) fn cost_classes(&self) -> PerProbe<Option<CostClass>> {
         self.cost_classes
     }
 
-    /// What its programs have counted of their hits.
+    /// Returns what its programs have counted of their hits.
     pub(super) fn counts(&self) -> CopyCounts {
         CopyCounts { hits: self.hits(), watched: self.watched() }
     }
 
-    /// Hits that the programs have counted, for each kind of probe.
+    /// Returns the hits that the programs have counted, for each kind of probe.
     fn hits(&self) -> PerProbe<u64> {
         let maps = &self.maps;
         let counted =
@@ -371,19 +371,19 @@ impl Attached {
             hits[ProbeKind::Message as usize] +=
                 extras[extra::MESSAGES_SENT as usize] + extras[extra::MESSAGES_RECEIVED as usize];
         }
-        // Where messages are counted as functions return, that is all hits, of what was no message, too.
+        // Where messages are counted as functions return, this counter has all hits, including those without a message.
         let messages = &mut hits[ProbeKind::Message as usize];
         *messages = (*messages).max(counted(&[Counter::MessageLeft]));
         hits
     }
 
-    /// For how long its starts were watched; `None` where they always are.
+    /// Returns for how long its starts were watched; `None` if they always are.
     fn watched(&self) -> Option<Duration> {
         self.probes.as_ref().filter(|probes| probes.has_windows()).map(Probes::watched)
     }
 
-    /// How often its programs for each kind of probe have run and for how long, while the kernel measured it; `None` while
-    /// probes are being put in place or taken away, and afterwards.
+    /// Returns how often its programs for each kind of probe have run and for how long, while the kernel measured it.
+    /// `None` while probes are being attached or removed, and after they are removed.
     pub(super) fn run_times(&self) -> Option<PerProbe<RunTimes>> {
         let programs = self.probes.as_ref()?.programs()?;
         let mut sums: PerProbe<RunTimes> = PerProbe::default();
@@ -394,14 +394,14 @@ impl Attached {
         Some(sums)
     }
 
-    /// Hands out the probes: dropping them takes them away.
+    /// Returns the probes. Dropping them removes them.
     pub(super) fn take_probes(&mut self) -> Option<Probes> {
         self.program_log = None;
         self.probes.take()
     }
 }
 
-/// A kind of probe, by the role of its sites.
+/// Returns the kind of probe for a site's role.
 fn probe_kind(role: Role) -> ProbeKind {
     match role {
         Role::Start => ProbeKind::Start,
@@ -411,7 +411,7 @@ fn probe_kind(role: Role) -> ProbeKind {
     }
 }
 
-/// What hits cost at these sites. Few hits are at those that are rarely come by.
+/// Returns the cost class of these sites for each kind of probe. Rare sites are left out, since few hits occur there.
 fn cost_classes(sites: &[&Site]) -> PerProbe<Option<CostClass>> {
     let mut classes: PerProbe<Option<CostClass>> = PerProbe::default();
     for site in sites.iter().filter(|site| !site.is_rare()) {
@@ -421,7 +421,7 @@ fn cost_classes(sites: &[&Site]) -> PerProbe<Option<CostClass>> {
     classes
 }
 
-/// Says what can't be seen of a target's calls, and what was asked for and is not there.
+/// Logs what can't be seen of a target's calls, and what was requested but is not there.
 fn warn_of_what_is_missing(place: &Place, (found, plan): (&Found, &Plan), recipe: &Recipe, wanted: Wanted) {
     let (name, its) = (&place.name, format!("its {} {}", found.name, found.version));
     let is_framework = found.spec.is_none();

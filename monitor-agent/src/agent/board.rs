@@ -1,4 +1,4 @@
-//! What the server may ask: the faces of all watches, made into families and into the page.
+//! What the server can query: the faces of all watches, as metric families and for the page.
 
 use std::{
     sync::{
@@ -33,30 +33,30 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Board {
     faces: Mutex<Vec<Arc<Face>>>,
-    /// Whoever reads what the faces show asks here first.
+    /// Readers of the faces request a refresh here first.
     refreshes: Refreshes,
     metrics: Selection,
     view: KitexView,
     otel: OtelView,
     grpc: GrpcView,
     specs: Specs,
-    /// What durations are counted between.
+    /// The bucket bounds in which durations are counted.
     ladder: Arc<Ladder>,
-    /// Those who read events, if anybody can.
+    /// The readers of events, if events can be read.
     readers: Option<Arc<Readers>>,
-    /// Calls that are kept, if any are.
+    /// The calls that are kept, if any.
     slow_calls: Option<Arc<SlowCalls>>,
     /// Series carry the label `target` in `/metrics`.
     several: bool,
     ready: AtomicBool,
     scrapes: AtomicU64,
-    /// What the server's peers did not get.
+    /// Connections cut and requests refused by the server.
     http_losses: Arc<Losses>,
-    /// What became of pushes, if there are any.
+    /// The results of pushes, if there are pushes.
     pushes: Option<Arc<Outcomes>>,
-    /// What probes cost, as far as it is known by now.
+    /// What probes cost, as far as it is known.
     costs: Mutex<CostStats>,
-    /// The agent itself, in `/proc`.
+    /// The agent's own process, in `/proc`.
     own: Mutex<Option<ProcessReader>>,
     started: SystemTime,
 }
@@ -98,7 +98,7 @@ impl Board {
         &self.refreshes
     }
 
-    /// The calls that are kept, if any are.
+    /// Returns the calls that are kept, if any.
     pub(super) fn slow_calls(&self) -> Option<Arc<SlowCalls>> {
         self.slow_calls.clone()
     }
@@ -115,16 +115,16 @@ impl Board {
         self.faces.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// All faces, once they show all that there is by now.
+    /// Returns all faces, after a refresh.
     fn newest_faces(&self) -> Vec<Arc<Face>> {
         self.refreshes.ask();
         self.faces()
     }
 
     fn families(&self, faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
-        // First: what it has as this begins is what it has most of the time.
+        // First: what the agent uses at this point is what it uses most of the time.
         let agent_stats = self.agent_stats();
-        // Before all else that is told of a target: of one that is down by now it is final.
+        // Before everything else about a target: if it is down by now, all that is read afterwards is final.
         let stats: Vec<_> = faces.iter().map(|face| face.lock_stats().clone()).collect();
         let snapshots: Vec<(Option<String>, Arc<Snapshot>)> = faces
             .iter()
@@ -173,7 +173,7 @@ impl Board {
         self.pushes.clone()
     }
 
-    /// Seconds that a hit of a probe takes whose program does nothing, by the instruction's cost class.
+    /// Sets the seconds that a hit takes of a probe with an empty program, by the instruction's cost class.
     pub(super) fn set_hit_costs(&self, hits: Vec<(&'static str, f64)>) {
         self.costs.lock().unwrap_or_else(PoisonError::into_inner).hits = hits;
     }
@@ -202,8 +202,8 @@ impl Board {
     }
 }
 
-/// What the memory of targets tells: their calls under way, and what their Go runtimes say. All of it is read at the same
-/// time, so that however many are slow or held up, it takes no longer, and none of the others' time.
+/// Reads from the targets' memory the names of their calls in flight and the statistics of their Go runtimes. All
+/// targets are read at the same time, so slow or blocked ones neither add up nor delay the others.
 fn read_memory(faces: &[Arc<Face>]) -> (Vec<UnderwayCalls>, Vec<Option<Readings>>) {
     let begun: Vec<_> = faces.iter().map(|face| (face.begin_underway(), face.begin_go())).collect();
     let until = Instant::now() + FOR_A_SCRAPE;
@@ -211,13 +211,13 @@ fn read_memory(faces: &[Arc<Face>]) -> (Vec<UnderwayCalls>, Vec<Option<Readings>
     taken.map(|(face, (underway, go))| (face.take_underway(underway, until), face.take_go(go, until))).unzip()
 }
 
-/// What is to be said of how a target is watched.
+/// Adds the counts of calls in flight to a target's statistics.
 fn with_underway(stats: TargetStats, underway: &UnderwayCalls) -> TargetStats {
     let UnderwayCalls { never_finished, aged, .. } = *underway;
     TargetStats { in_flight: underway.count(), never_finished, aged, ..stats }
 }
 
-/// What durations are counted between, for the families that were chosen.
+/// Returns the bucket bounds for durations that the selected families need.
 fn ladder(config: &RunConfig, grpc: &GrpcView) -> Ladder {
     let WatchConfig { metrics, specs, .. } = &config.watch;
     let mut views: Vec<&Buckets> = Vec::new();
@@ -233,7 +233,7 @@ fn ladder(config: &RunConfig, grpc: &GrpcView) -> Ladder {
     Ladder::of(views)
 }
 
-/// The frameworks of a target and its Go release, for people.
+/// Returns a target's frameworks and its Go release, as text for people.
 fn frameworks(stats: &TargetStats) -> String {
     let frameworks = stats.frameworks.iter().map(|one| format!("{} {}", one.name, one.version));
     let go = (!stats.go_version.is_empty()).then(|| stats.go_version.clone());
@@ -248,7 +248,7 @@ fn state(stats: &TargetStats) -> &'static str {
     }
 }
 
-/// The `/proc` gauges of the targets that still live.
+/// Returns the `/proc` gauges of the targets that still run.
 fn processes(faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
     let targets = faces
         .iter()
@@ -260,7 +260,7 @@ fn processes(faces: &[Arc<Face>], with_target: bool) -> Vec<MetricFamily> {
     merge(targets)
 }
 
-/// The Go runtimes of the targets that still live.
+/// Returns the metrics of the Go runtimes of the targets that still run.
 fn go_runtimes(faces: &[Arc<Face>], readings: &[Option<Readings>], with_target: bool) -> Vec<MetricFamily> {
     let targets = faces.iter().zip(readings).filter_map(|(face, readings)| {
         let go = face.lock_go();
@@ -270,7 +270,7 @@ fn go_runtimes(faces: &[Arc<Face>], readings: &[Option<Readings>], with_target: 
     merge(targets.collect())
 }
 
-/// What could not be read of the Go runtimes.
+/// Returns the counts of failed reads of the Go runtimes.
 fn read_errors(faces: &[Arc<Face>]) -> Vec<MetricFamily> {
     let mut errors = FamilyBuilder::counter(
         "monitor_read_errors_total",
@@ -294,7 +294,7 @@ impl Source for Board {
         let subjects = faces.iter().filter_map(|face| Some((face, face.subject.as_ref()?)));
         let begun: Vec<_> = subjects
             .map(|(face, subject)| {
-                // Before all else that is told of a target: of one that is down by now it is final.
+                // Before everything else about a target: if it is down by now, all that is read afterwards is final.
                 let is_final = !face.lock_stats().up;
                 (face, subject, is_final, face.begin_go())
             })

@@ -1,4 +1,4 @@
-//! From what a ring holds to calls.
+//! Turns the records of a ring into calls.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,28 +14,28 @@ use crate::{
     pipeline::{Aggregate, Details, FinishedCall, Labels, StartedCall, Tracer},
 };
 
-/// Bytes that a record takes in a ring at least: its header, and itself.
+/// The minimum size of a record in a ring, in bytes: its header and itself.
 const RECORD_BYTES: usize = 8 + size_of::<Record>();
-/// Records taken out of a ring in one go: few enough to stay in the processor's nearest cache until they are counted.
+/// Records taken out of a ring at once: few enough to stay in the L1 cache until they are counted.
 pub(super) const BATCH: usize = 128;
-/// Records taken out of a ring before others get a turn: one that is filled as fast as it is emptied must not keep them
-/// waiting.
+/// Records taken out of a ring before the other rings get a turn: a ring that fills as fast as it is drained must not
+/// starve them.
 const TURN: usize = 1 << 20;
 
 /// How much to take out of a ring.
 #[derive(Clone, Copy)]
 pub(super) enum Turn {
-    /// What others can wait for.
+    /// As much as the others can wait for.
     Short,
-    /// All that waits, and what comes meanwhile, up to a short turn of it: what is left then is in no number that is
-    /// published, and after the probes are taken away the turn may be the last.
+    /// Everything that waits, plus what comes meanwhile, up to a short turn. Anything left would be missing from the
+    /// published numbers, and once the probes are removed this may be the last turn.
     Whole,
 }
 
-/// Records on their way. All targets have theirs in one place: memory that was just used is near.
+/// Records on their way. All targets share one buffer, so that it stays in the cache.
 pub(super) type Batch = Vec<(Record, Option<More>)>;
 
-/// A record, with all that it takes to make a call of it.
+/// A record, with all that is needed to make a call of it.
 pub(super) struct Call<'a> {
     pub(super) target: u32,
     pub(super) record: &'a Record,
@@ -87,7 +87,7 @@ fn details((detail, peer): More) -> Details {
     Details { goroutine: detail.goroutine, sent_bytes, received_bytes, peer: peer.and_then(peer_address) }
 }
 
-/// An address as it was read; `None` where it was not.
+/// Returns an address as it was read; `None` if it was not read.
 fn peer_address(peer: Peer) -> Option<SocketAddr> {
     let ip = match peer.length {
         4 => IpAddr::from(*peer.address.first_chunk::<4>()?),
@@ -97,11 +97,11 @@ fn peer_address(peer: Peer) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::try_from(peer.port).ok()?))
 }
 
-/// Takes records out of a ring batch by batch, until one is not full or there were so many, and hands them over by what `sync`
-/// says of the clocks once the batch is taken: a call in it may have begun after they were compared before, and the time of
-/// day been set in between.
+/// Takes records out of a ring batch by batch, until a batch is not full or `limit` records were taken, and hands them
+/// over. `sync` compares the clocks after each batch is taken: a call in the batch may have begun after the previous
+/// comparison, and the time of day may have been set in between.
 ///
-/// Decoding labels needs the ring's maps, which taking records out holds: so each step is given them.
+/// Taking records out borrows the ring's maps, and decoding labels needs them, so each step gets them as an argument.
 pub(super) fn by_batches<M>(
     maps: &mut M,
     batch: &mut Batch,
@@ -125,7 +125,7 @@ pub(super) fn by_batches<M>(
     }
 }
 
-/// Records to take in one turn out of a ring in which so many bytes wait.
+/// Returns how many records to take in one turn out of a ring in which `waiting_bytes` bytes wait.
 pub(super) fn records_of_a_turn(turn: Turn, waiting_bytes: u64) -> usize {
     let waiting = usize::try_from(waiting_bytes).unwrap_or(usize::MAX) / RECORD_BYTES;
     match turn {
@@ -140,7 +140,8 @@ mod tests {
 
     use super::*;
 
-    /// The time of day is set forward by an hour while the second batch is taken, and a call of that batch begins afterwards.
+    /// The time of day is set forward by an hour while the second batch is taken. A call of that batch begins
+    /// afterwards.
     #[test]
     fn no_call_is_timed_by_clocks_as_they_were_before_it_began() {
         const SECOND: u64 = 1_000_000_000;
@@ -149,7 +150,7 @@ mod tests {
             (Record { label_set: 0, flags: record_flag::RECORDED, start_ns, duration_ns }, None)
         };
         let first: Batch = iter::repeat_n(call(20 * SECOND, 21 * SECOND), BATCH).collect();
-        // One is under way meanwhile.
+        // The first of these is in flight meanwhile.
         let second: Batch = vec![call(29 * SECOND, 33 * SECOND), call(HOUR + 31 * SECOND, 33 * SECOND)];
         let set = RefCell::new(Clock::default());
         set.borrow_mut().sync_at(SECOND, 0);
@@ -176,7 +177,7 @@ mod tests {
         for waiting in [largest, little, 0] {
             assert_eq!(records_of_a_turn(Turn::Short, waiting), TURN);
         }
-        // Of the smallest there is room for the most.
+        // A ring holds the most records when all are of the smallest size.
         assert_eq!(records_of_a_turn(Turn::Whole, largest), (1 << 25) + TURN);
         assert_eq!(records_of_a_turn(Turn::Whole, little), 10 + TURN);
         assert_eq!(records_of_a_turn(Turn::Whole, 0), TURN);

@@ -1,38 +1,39 @@
-//! From the programs' clock to the time of day.
+//! Converts the programs' clock to the time of day.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::bpf::monotonic;
 
-/// Readings tried for one in which nothing came between.
+/// How often to try for a reading that nothing interrupted.
 const TRIES: usize = 5;
-/// A reading that can't be wrong by more nanoseconds is good enough.
+/// A reading with at most this error, in nanoseconds, is good enough.
 const CLOSE_NS: u64 = 250;
-/// When the clocks are further apart by more nanoseconds than they were, the time of day has been set.
+/// If the distance between the clocks changes by more than this, in nanoseconds, the time of day was set.
 const STEP_NS: u64 = 10_000;
 
 /// How far the time of day is ahead of the programs' clock.
 ///
-/// It is compared every 100 ms, and once a batch of records is taken: an event has the time of day as the clock had it when the
-/// event was handed over, some 100 ms later, or five seconds where nobody reads events. When the clock is set in between, those
-/// events have times by the new clock.
+/// The clocks are compared every 100 ms, and after each batch of records is taken. So an event gets its time of day
+/// from the clock at the moment when the event is handed over: some 100 ms later, or five seconds where nobody reads
+/// events. If the clock is set in between, these events have times by the new clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Clock {
     ahead_ns: u64,
-    /// By how much it may be wrong.
+    /// The maximum error of `ahead_ns`.
     error_ns: u64,
-    /// By the programs' clock, since when the time of day has not been set: what was before the first comparison nobody has seen.
+    /// The time of the programs' clock since which the time of day was not set. The time before the first comparison is
+    /// unknown.
     set_at: u64,
-    /// The latest that the time of day was before that. What is not as late may have been read before it was set back.
+    /// The latest time of day before `set_at`. An earlier one may have been read before the clock was set back.
     latest_ns: u64,
-    /// The earliest that the time of day was since the first comparison.
+    /// The earliest time of day since the first comparison.
     earliest_ns: u64,
-    /// How often it was set, the first comparison among that.
+    /// How often the time of day was set, including the first comparison.
     sets: u32,
 }
 
 impl Clock {
-    /// Compares the clocks. As long as they run at one pace nothing changes, so that events keep their order.
+    /// Compares the clocks. Changes nothing as long as they run at the same rate, so that events keep their order.
     pub(super) fn sync(&mut self) {
         self.take(Self::compare(), nanos(monotonic()));
     }
@@ -52,8 +53,8 @@ impl Clock {
         (self.ahead_ns, self.error_ns) = (now.ahead_ns, now.error_ns);
     }
 
-    /// The time from a moment of the day to one of the programs' clock, both before the last comparison; `None` if the
-    /// time of day may have been set in between.
+    /// Returns the time from a time of day to a time of the programs' clock, both before the last comparison. `None` if
+    /// the time of day may have been set in between.
     pub(super) fn between(&self, unix_ns: u64, monotonic_ns: u64) -> Option<Duration> {
         let began_ns = unix_ns.checked_sub(self.ahead_ns)?;
         if began_ns < self.set_at || unix_ns < self.latest_ns {
@@ -62,24 +63,25 @@ impl Clock {
         monotonic_ns.checked_sub(began_ns).map(Duration::from_nanos)
     }
 
-    /// Whether a moment of the day was before the first comparison, or before the time of day was set for the first time since:
-    /// then nothing that begins now is like it. Where it is set again and again, what begins now may be before the next time.
+    /// Returns whether a time of day was before the first comparison, or before the only time the clock was set since:
+    /// calls that begin now are not like it. A clock that was set more than once may be set again, and calls that begin
+    /// now may be before that.
     pub(super) fn is_past(&self, unix_ns: u64) -> bool {
         let was_set_once = self.sets <= 2;
         unix_ns < self.earliest_ns || was_set_once && unix_ns.saturating_sub(self.ahead_ns) < self.set_at
     }
 
-    /// The nanoseconds since 1970 at a moment of the programs' clock.
+    /// Returns the nanoseconds since 1970 at a time of the programs' clock.
     pub(super) fn unix_ns(&self, monotonic_ns: u64) -> u64 {
         monotonic_ns.saturating_add(self.ahead_ns)
     }
 
-    /// The nanoseconds since 1970 now.
+    /// Returns the nanoseconds since 1970 now.
     pub(super) fn now_ns(&self) -> u64 {
         self.unix_ns(nanos(monotonic()))
     }
 
-    /// The best of a few readings.
+    /// Returns the most precise of a few readings.
     fn compare() -> Self {
         let mut best = Self { error_ns: u64::MAX, ..Self::default() };
         for _ in 0..TRIES {
@@ -100,7 +102,7 @@ impl Clock {
 
 #[cfg(test)]
 impl Clock {
-    /// A comparison by which the time of day is so far ahead, at a moment of the programs' clock.
+    /// Sets the distance between the clocks, as if compared at this time of the programs' clock.
     pub(super) fn sync_at(&mut self, ahead_ns: u64, now_ns: u64) {
         self.take(Self { ahead_ns, ..Self::default() }, now_ns);
     }
@@ -127,7 +129,7 @@ mod tests {
             let apart = Duration::from_nanos(clock.now_ns()).abs_diff(unix);
             assert!(apart < Duration::from_millis(20), "{apart:?}");
         }
-        // It moves only as far as the system clock is steered.
+        // Changes only as far as the system clock is slewed.
         assert!(first.abs_diff(clock.ahead_ns) < 1_000_000);
     }
 
@@ -142,16 +144,16 @@ mod tests {
         assert_eq!(begun(&clock, 1_003 * SECOND), Some(97));
         assert_eq!(begun(&clock, 1_101 * SECOND), None, "after its end");
         assert!(!clock.is_past(1_003 * SECOND) && !clock.is_past(1_101 * SECOND));
-        // As far as it is read, and steered.
+        // Within the error of a reading, and slewed.
         clock.take(at(1_000 * SECOND + 5_000), 50 * SECOND);
         assert_eq!(begun(&clock, 1_003 * SECOND), Some(97));
-        // Set forward by a minute at 50 s: what began at 40 s seems to have begun before the start of all.
+        // Set forward by a minute at 50 s: a call that began at 40 s seems to have begun before the first comparison.
         clock.take(at(1_060 * SECOND), 50 * SECOND);
         assert_eq!(begun(&clock, 1_040 * SECOND), None);
         assert_eq!(begun(&clock, 1_109 * SECOND), None);
         assert_eq!(begun(&clock, 1_110 * SECOND), Some(50));
         assert!(clock.is_past(1_109 * SECOND) && !clock.is_past(1_110 * SECOND));
-        // Set back by twenty seconds at 60 s: what began at 55 s seems to have begun at 75 s.
+        // Set back by twenty seconds at 60 s: a call that began at 55 s seems to have begun at 75 s.
         clock.take(at(1_040 * SECOND), 60 * SECOND);
         assert_eq!(begun(&clock, 1_115 * SECOND), None);
         assert!(!clock.is_past(1_115 * SECOND), "those that begin now are like it");
@@ -169,20 +171,20 @@ mod tests {
         let mut clock = Clock::default();
         clock.sync_at(10 * HOUR, SECOND);
         clock.sync_at(9 * HOUR, 60 * SECOND);
-        // The same times of day were a moment ago, and for an hour.
+        // For an hour, the clock shows times of day that may have occurred before.
         assert_eq!(took(&clock, 65 * SECOND, 70 * SECOND), None);
         assert_eq!(took(&clock, HOUR + 59 * SECOND, HOUR + 80 * SECOND), None);
         assert_eq!(took(&clock, HOUR + 61 * SECOND, HOUR + 80 * SECOND), Some(19));
         clock.sync_at(10 * HOUR, 70 * SECOND);
         assert_eq!(took(&clock, 65 * SECOND, 80 * SECOND), None, "before it was set");
         assert_eq!(took(&clock, 75 * SECOND, 80 * SECOND), Some(5));
-        // Back once more, by half an hour.
+        // Set back again, by half an hour.
         clock.sync_at(9 * HOUR + HOUR / 2, 90 * SECOND);
         assert_eq!(took(&clock, HOUR / 2, HOUR), None);
         assert_eq!(took(&clock, HOUR / 2 + 91 * SECOND, HOUR), Some(1_709));
     }
 
-    /// Set back twice, it is as late as it was before the first time only once both have passed.
+    /// A clock that is set back twice is past all earlier times of day only when it has caught up with both.
     #[test]
     fn all_times_of_day_that_ever_were_count() {
         let mut clock = Clock::default();

@@ -1,4 +1,4 @@
-//! `events`: the calls of targets as lines on stdout.
+//! `events`: the targets' calls as lines on stdout.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -23,36 +23,36 @@ use crate::{
     threads::{self, NotDone},
 };
 
-/// Text that may wait for whoever reads stdout.
+/// Maximum number of bytes that wait for the reader of stdout.
 const OUTBOX_BYTES: usize = 16 << 20;
-/// How long whoever reads stdout may take for what is left after a signal.
+/// How long the reader of stdout may take for the remaining lines after a signal.
 const GRACE: Duration = Duration::from_secs(1);
-/// How often to see whether anyone still reads stdout.
+/// How often to check whether stdout still has a reader.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// What `events` is to do, validated.
+/// The validated configuration of `events`.
 #[derive(Debug)]
 pub struct EventsConfig {
     /// What to trace.
     pub trace: TraceConfig,
-    /// How lines look.
+    /// The format of the lines.
     pub format: Format,
     /// Which calls are wanted.
     pub filter: Filter,
 }
 
-/// Why there are no more calls to write down.
+/// Why the event stream ends.
 enum End {
     /// The last target has ended.
     NoTarget,
-    /// A signal has come.
+    /// A signal arrived.
     Signal,
-    /// Nobody takes any more lines; what came of them.
+    /// Nobody reads stdout any more. Holds the result of the writes.
     Unread(Result<(), Failure>),
 }
 
-/// Writes a line for each event on stdout until the last target has ended and its lines are taken, a signal comes or nobody
-/// reads any more. Calls `attached` when events come from then on.
+/// Writes a line to stdout for each event, until the last target has ended and its lines are read, a signal arrives or
+/// nobody reads any more. Calls `attached` once events are captured.
 pub fn events(config: EventsConfig, attached: impl FnOnce()) -> Result<(), Failure> {
     to_the_end(|beside| live(config, attached, beside))
 }
@@ -63,15 +63,15 @@ async fn live(config: EventsConfig, attached: impl FnOnce(), beside: Handle) -> 
     let specs = trace.specs.clone();
     let readers = Arc::new(Readers::default());
     let outbox = Arc::new(Outbox::new(OUTBOX_BYTES, format));
-    // Asked now: one that is closed is none any more.
+    // Checked now: once closed, a terminal is no longer recognized as one.
     let is_terminal = io::stdout().is_terminal();
     let outcome = |written| outcome(written, is_terminal);
-    // Before anything is attached, so that no limit on threads can keep lines back later.
+    // Before anything is attached, so that a limit on threads can't hold lines back later.
     let mut writing = write_for(&readers, &outbox, io::stdout(), beside)?;
     let attaching = threads::on_its_own(move || Trace::attach(&trace));
     let mut trace = tokio::select! {
         trace = attaching => trace??,
-        // The kernel takes away what was attached when the process ends.
+        // The kernel removes what was attached when the process ends.
         _ = &mut signalled => return Ok(()),
     };
     attached();
@@ -87,13 +87,13 @@ async fn live(config: EventsConfig, attached: impl FnOnce(), beside: Handle) -> 
             _ = poll.tick() => if !trace.poll(&mut stream) { break End::NoTarget },
         }
     };
-    // Says what limits have cost, whoever goes first.
+    // Logs which limits were passed, whatever ended first.
     trace.detach(&mut stream);
     drop(stream);
     match end {
         End::Unread(result) => return result,
         End::Signal => {}
-        // Nothing is attached any more: the reader may take as long as it likes.
+        // Nothing is attached any more, so the reader may take as long as it likes.
         End::NoTarget => tokio::select! {
             written = &mut writing => return outcome(written),
             _ = signalled => {}
@@ -109,7 +109,7 @@ async fn live(config: EventsConfig, attached: impl FnOnce(), beside: Handle) -> 
     Ok(())
 }
 
-/// Starts to write lines for one more reader, who may take as long as it likes for each: on a thread of their own.
+/// Starts to write lines for one more reader. Runs on its own thread, since a reader may take as long as it likes.
 fn write_for(
     readers: &Readers,
     outbox: &Arc<Outbox>,
@@ -124,9 +124,9 @@ fn write_for(
     Ok(writing)
 }
 
-/// A reader that goes is the end, and a good one.
+/// Returns success when the reader is gone: that is a normal end.
 fn outcome(written: Result<io::Result<()>, RecvError>, is_terminal: bool) -> Result<(), Failure> {
-    // A panic has been reported.
+    // A panic was already reported.
     match written.map_err(|_| NotDone::Panicked)? {
         Err(error) if !is_of_no_reader(&error, is_terminal) => {
             Err(Failure::new(Kind::Running, format!("can't write to stdout: {error}")))
@@ -135,15 +135,15 @@ fn outcome(written: Result<io::Result<()>, RecvError>, is_terminal: bool) -> Res
     }
 }
 
-/// Whether writing fails so since nobody reads any more: a pipe, or a terminal that is closed.
+/// Returns whether a write failed because nobody reads any more: a pipe without a reader, or a closed terminal.
 fn is_of_no_reader(error: &io::Error, is_terminal: bool) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe || (is_terminal && error.raw_os_error() == Some(libc::EIO))
 }
 
-/// Whether a descriptor is a pipe that nobody reads any more.
+/// Returns whether a descriptor is a pipe that has no reader any more.
 fn is_unread(descriptor: i32) -> bool {
     let mut state = libc::pollfd { fd: descriptor, events: 0, revents: 0 };
-    // SAFETY: one valid entry; without waiting.
+    // SAFETY: one valid entry, and no wait.
     let found = unsafe { libc::poll(&raw mut state, 1, 0) };
     found == 1 && state.revents & libc::POLLERR != 0
 }
@@ -174,15 +174,15 @@ mod tests {
         assert_eq!(readers.count(), 0);
     }
 
-    /// A terminal without anyone at it: the side that reads what is written, and the side that is written to.
+    /// Returns a terminal without a user: the side to read from, and the side to write to.
     fn terminal() -> (OwnedFd, File) {
         let (mut reader, mut writer) = (-1, -1);
-        // SAFETY: writes two descriptors; what may be null is.
+        // SAFETY: writes two descriptors; the other arguments may be null.
         let made = unsafe {
             libc::openpty(&raw mut reader, &raw mut writer, ptr::null_mut(), ptr::null(), ptr::null())
         };
         assert_eq!(made, 0, "{}", io::Error::last_os_error());
-        // SAFETY: they are new, and nobody else's.
+        // SAFETY: both are new and owned by nothing else.
         unsafe { (OwnedFd::from_raw_fd(reader), File::from_raw_fd(writer)) }
     }
 

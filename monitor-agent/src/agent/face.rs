@@ -24,33 +24,33 @@ use crate::{
     pipeline::Published,
 };
 
-/// What readers see of a watch. Shared with the server. Nobody waits for the target's memory with one of its locks held: the
-/// loop that empties the rings takes them, too.
+/// What readers see of a watch. Shared with the server. No lock is held while the target's memory is read: the loop
+/// that drains the rings takes the same locks.
 #[derive(Debug)]
 pub(super) struct Face {
     /// The target's pid.
     pub(super) pid: u32,
-    /// Since when it is watched.
+    /// When the watch began.
     pub(super) since: SystemTime,
     /// The calls.
     pub(super) published: Published,
-    /// All else.
+    /// All other statistics.
     stats: Mutex<TargetStats>,
-    /// The process in `/proc`; `None` once it has ended, or if it is not asked for.
+    /// The process in `/proc`; `None` once it has ended, or if not requested.
     pub(super) process: Mutex<Option<ProcessReader>>,
-    /// Its Go runtime, if it is asked for.
+    /// Its Go runtime, if requested.
     go: Mutex<Option<GoRuntime>>,
-    /// Its calls in flight, and those of the last scrape.
+    /// Its calls in flight now, and those of the last scrape.
     in_flight: Mutex<(CallsInFlight, UnderwayCalls)>,
-    /// Its probes are taken away, those at finishes first: there seem to be more and more calls in flight. Outside the lock, which
-    /// who takes them away must not wait for.
+    /// Its probes are being removed, finish probes first, so calls in flight seem to accumulate. Outside the lock, so
+    /// that removing the probes does not wait for it.
     is_leaving: AtomicBool,
-    /// What OpenTelemetry's view of it needs beside, if that is asked for.
+    /// What OpenTelemetry's view needs besides the calls, if requested.
     pub(super) subject: Option<Subject>,
 }
 
 impl Face {
-    /// What readers see from now on of a target that is watched since then.
+    /// Creates the face of a target that is watched since `since`.
     pub(super) fn open(
         place: &Place,
         attached: &[Attached],
@@ -82,38 +82,38 @@ impl Face {
         }
     }
 
-    /// Begins to read what the Go runtime says now, if it is asked for and can be read.
+    /// Begins to read the Go runtime's statistics, if requested and readable.
     pub(super) fn begin_go(&self) -> Option<Awaited<Read>> {
         self.lock_go().as_ref()?.begin()
     }
 
-    /// What it said, if that has come until then.
+    /// Returns the Go runtime's statistics, if they come by `until`.
     pub(super) fn take_go(&self, begun: Option<Awaited<Read>>, until: Instant) -> Option<Readings> {
         let read = begun?.take(until);
         self.lock_go().as_mut()?.take_over(read)
     }
 
-    /// The Go runtime, if it is asked for.
+    /// Locks the Go runtime, if requested.
     pub(super) fn lock_go(&self) -> MutexGuard<'_, Option<GoRuntime>> {
         self.go.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The numbers, to read or to change.
+    /// Locks the statistics, to read or change them.
     pub(super) fn lock_stats(&self) -> MutexGuard<'_, TargetStats> {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The calls in flight now; begins to read their names.
+    /// Takes the calls in flight now, and begins to read their names.
     pub(super) fn begin_underway(&self) -> Unnamed {
         self.lock_in_flight().0.begin(&self.is_leaving)
     }
 
-    /// The same with the names that have come until then.
+    /// Returns the calls in flight, with the names that come by `until`.
     pub(super) fn take_underway(&self, begun: Unnamed, until: Instant) -> UnderwayCalls {
         let was_leaving = begun.was_leaving;
         let mut calls = begun.named(until);
-        // Ends are not seen then: names that were read may be another call's, and of those that have none now it is not known
-        // whether they have calls. The earlier ones stay, for a target that has ended.
+        // Finishes are no longer seen: a name just read may belong to another call, and a name without calls may still
+        // have some. The names of the scrape before stay, for a target that has ended.
         if was_leaving || self.is_leaving.load(Ordering::SeqCst) {
             calls.hide_kitex();
             return calls;
@@ -124,12 +124,12 @@ impl Face {
         calls
     }
 
-    /// Its probes are taken away from now on.
+    /// Marks that its probes are being removed from now on.
     pub(super) fn begin_to_leave(&self) {
         self.is_leaving.store(true, Ordering::SeqCst);
     }
 
-    /// It has ended: what is in flight never finishes, and is counted for good.
+    /// Marks the target as ended: calls still in flight never finish, and their number is kept.
     pub(super) fn close_in_flight(&self) {
         self.lock_in_flight().0.close();
         self.is_leaving.store(false, Ordering::SeqCst);
@@ -145,14 +145,14 @@ mod tests {
     use super::*;
     use crate::pipeline::Side;
 
-    /// A call of this method.
+    /// Returns one call of this method.
     fn one_call(method: &str) -> UnderwayCalls {
         let mut calls = UnderwayCalls::default();
         calls.add(Side::Client, ["caller", "callee", method].map(str::to_owned), 1);
         calls
     }
 
-    /// Of a target whose last scrape has found a call of `Echo`.
+    /// Returns the face of a target whose last scrape found a call of `Echo`.
     fn face() -> Face {
         Face {
             pid: 1,
@@ -174,13 +174,13 @@ mod tests {
     #[test]
     fn the_names_of_calls_outlive_a_scrape_as_the_probes_go() {
         let (face, now) = (face(), Instant::now());
-        // As where one of the copies is not looked at any more.
+        // As if one of the copies were no longer looked at.
         let mut sample = UnderwayCalls::default();
         sample.hide_kitex();
         face.lock_in_flight().0 = CallsInFlight::always(sample);
         face.begin_to_leave();
         let begun = face.begin_underway();
-        // The target is down by the time the scrape is over.
+        // The target is down when the scrape ends.
         face.lock_in_flight().0 = CallsInFlight::always(UnderwayCalls::default());
         face.is_leaving.store(false, Ordering::SeqCst);
         assert!(!shows(&face.take_underway(begun, now), "Echo"));
@@ -196,7 +196,7 @@ mod tests {
         let calls = face.take_underway(begun, now);
         assert!(calls.is_sample && !shows(&calls, "Store") && !shows(&calls, "Echo"), "{calls:?}");
         assert_eq!(calls.count(), 1);
-        // Nor are they kept.
+        // They are not kept either.
         face.lock_in_flight().0 = CallsInFlight::always(UnderwayCalls::default());
         face.is_leaving.store(false, Ordering::SeqCst);
         let calls = face.take_underway(face.begin_underway(), now);

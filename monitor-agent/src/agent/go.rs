@@ -20,19 +20,19 @@ use crate::{
     text::printable,
 };
 
-/// Why something could not be read, as `monitor_read_errors_total` tells it.
+/// Reasons for failed reads, as in `monitor_read_errors_total`.
 const REASONS: [&str; 7] =
     ["evidence_differs", HELD_UP, "implausible", "no_table", "not_found", "not_in_memory", "not_permitted"];
-/// Nothing was read at all, since the memory did not come.
+/// Nothing was read at all, because the memory did not come.
 const HELD_UP: &str = "held_up";
 
-/// What is read at a time, and what is wrong with it; `None` if it is another program's.
+/// The result of one read, with its faults; `None` if it is another program's.
 pub(super) type Read = Option<(Readings, Vec<Fault>)>;
 
-/// A reader, and what has gone wrong with it.
+/// A reader, with its errors.
 #[derive(Debug)]
 pub(super) struct GoRuntime {
-    /// `None` where there is nothing to read, or nothing any more.
+    /// `None` if there is nothing to read, or no longer.
     reader: Option<(AddressSpace, Arc<Mutex<Reader>>)>,
     readings: Aside,
     version: String,
@@ -42,11 +42,11 @@ pub(super) struct GoRuntime {
 }
 
 impl GoRuntime {
-    /// A reader for a target by what is known of its executable's runtime. What stands in the way is logged, and its metrics are
-    /// absent.
+    /// Opens a reader for a target, using what is known of its executable's runtime. If that fails, logs why, and there
+    /// are no metrics.
     pub(super) fn open(place: &Place, known: Result<&Known, &Unknown>, config: &WatchConfig) -> Self {
         let name = place.name.clone();
-        // Of what is not shown by default OpenTelemetry's old names have the calls of C.
+        // OpenTelemetry's old names include the calls of C, which are not read by default.
         let has_old_names = config.metrics.contains(Family::Otel) && config.otel.go.old;
         let reader = reader(place, known, if has_old_names { Detail::All } else { config.go });
         let mut errors: BTreeMap<_, _> = REASONS.map(|reason| (reason, 0)).into();
@@ -60,17 +60,17 @@ impl GoRuntime {
         Self { reader, readings, version, detail: config.go, target: name, errors }
     }
 
-    /// Begins to read; `None` where there is nothing to read, or nothing any more.
+    /// Begins a read; `None` if there is nothing to read, or no longer.
     pub(super) fn begin(&self) -> Option<Awaited<Read>> {
         let (memory, reader) = self.reader.clone()?;
         Some(self.readings.begin(move || {
             let read = reader.lock().unwrap_or_else(PoisonError::into_inner).read();
-            // It has not become another program meanwhile.
+            // The process has not become another program meanwhile.
             memory.is_there().then_some(read)
         }))
     }
 
-    /// What was read, and counts what was not; `None` for a reading that has not come.
+    /// Returns the readings, and counts the faults. `None` stands for a read that has not come.
     pub(super) fn take_over(&mut self, read: Option<Read>) -> Option<Readings> {
         let Some(read) = read else {
             self.count(HELD_UP);
@@ -85,24 +85,24 @@ impl GoRuntime {
         Some(readings)
     }
 
-    /// Counts what could not be read; tells how often it was for this reason.
+    /// Counts a failed read. Returns how often it has failed for this reason.
     fn count(&mut self, reason: &'static str) -> u32 {
         let count = self.errors.entry(reason).or_default();
         *count = count.saturating_add(1);
         *count
     }
 
-    /// A reading as `client_golang` shows it.
+    /// Returns a reading in the form of `client_golang`.
     pub(super) fn families(&self, readings: &Readings) -> Vec<MetricFamily> {
         metrics::go(readings, &self.version, self.detail)
     }
 
-    /// Reads no more: the target has ended.
+    /// Stops reading: the target has ended.
     pub(super) fn close(&mut self) {
         self.reader = None;
     }
 
-    /// How often something could not be read, by reason.
+    /// Returns how often something could not be read, by reason.
     pub(super) fn errors(&self) -> &BTreeMap<&'static str, u32> {
         &self.errors
     }

@@ -1,4 +1,4 @@
-//! The calls in flight of a target, for the server to show: how many, since when, and where to.
+//! The calls in flight of a target, for the server to show: how many, since when, and to where.
 
 use std::{
     collections::BTreeMap,
@@ -27,9 +27,10 @@ use crate::{
     target::{AddressSpace, Target},
 };
 
-/// Calls whose names are looked up at one scrape, the oldest; those of others are unknown. Each takes some ten microseconds.
+/// Maximum number of calls whose names are read for one scrape, the oldest first. The names of the others are unknown.
+/// Each takes about ten microseconds.
 const NAMED: usize = 4_096;
-/// No name of a service or method is this long: such a length is not one.
+/// Upper limit, in bytes, of a plausible name of a service or method.
 const LENGTH_MAX: u64 = 1 << 20;
 
 /// The names of a call, by [`label`].
@@ -37,24 +38,24 @@ type CallNames = [String; LABELS];
 
 /// The calls in flight of one copy of a framework.
 pub(super) struct CopyInFlight {
-    /// What its programs go by.
+    /// The recipe of its programs.
     pub(super) recipe: Recipe,
     /// The calls.
     pub(super) calls: Arc<InFlight>,
-    /// Whether these are all.
+    /// Whether these are all calls.
     pub(super) sampling: Arc<Sampling>,
-    /// What their label sets need.
+    /// Decodes their label sets.
     pub(super) names: Names,
 }
 
 /// See the [module](self).
 pub(super) struct CallsInFlight {
-    /// Each copy of a framework; none after the target's end.
+    /// The copies of all frameworks; empty after the target's end.
     copies: Arc<[CopyInFlight]>,
-    /// Where names are read; `None` where that is not permitted, and after the target's end.
+    /// The memory in which names are read; `None` if that is not permitted, and after the target's end.
     memory: Option<AddressSpace>,
     names: Aside,
-    /// How many never finished, and how many had been given up, once the target has ended.
+    /// How many calls never finished and how many were given up, once the target has ended.
     at_the_end: UnderwayCalls,
 }
 
@@ -64,34 +65,34 @@ impl fmt::Debug for CallsInFlight {
     }
 }
 
-/// A call whose names are yet to be read, and which of the copies it is of.
+/// A call whose names are yet to be read, and the index of its copy.
 type Unread = (usize, Underway);
 
 /// A call with its names, if they could be read.
 type Named = (Underway, Option<CallNames>);
 
-/// The calls in flight of a moment, some of whose names are being read.
+/// The calls in flight at one moment, while some of their names are being read.
 pub(super) struct Unnamed {
-    /// Those whose names are known, or that have none.
+    /// Calls whose names are known, or that have none.
     calls: UnderwayCalls,
-    /// The others.
+    /// Calls whose names are being read.
     unread: Vec<Unread>,
-    /// Their names; `None` where none can be read.
+    /// The names of `unread`; `None` if none can be read.
     names: Option<Awaited<Vec<Named>>>,
-    /// Whether one of them is still under way.
+    /// Returns whether a call is still in flight.
     is_underway: Box<dyn Fn(&Unread) -> bool>,
-    /// The moment, by the clock of starts.
+    /// The moment, by the clock that starts are measured with.
     now_ns: u64,
-    /// How many there were, whoever has finished or was given up since.
+    /// How many calls there were, including those that have finished or were given up since.
     all: u64,
-    /// The target's probes were being taken away.
+    /// The target's probes were being removed.
     pub(super) was_leaving: bool,
 }
 
 impl CallsInFlight {
     pub(super) fn open(target: &Target, name: &str, copies: Vec<CopyInFlight>) -> Self {
-        // Those of specs have no names yet, those of others have told them: without any to read there is nothing to
-        // complain of.
+        // Calls of specs have no names before the finish, and calls of gRPC-Go report theirs at the start. If no copy
+        // has names to read, there is nothing to warn about.
         let reads_names = copies.iter().any(|copy| copy.recipe.by_site == 0);
         let memory = reads_names.then(|| target.memory()).transpose();
         let memory = memory.inspect_err(|error| {
@@ -102,7 +103,7 @@ impl CallsInFlight {
         Self { copies: copies.into(), memory: memory.ok().flatten(), names, at_the_end }
     }
 
-    /// The target has ended: what is still in flight will never finish. How many those are is kept, and nothing else of them.
+    /// Marks the target as ended: calls still in flight never finish. Keeps their number and drops everything else.
     pub(super) fn close(&mut self) {
         self.memory = None;
         for copy in &*self.copies {
@@ -113,8 +114,8 @@ impl CallsInFlight {
         self.copies = Arc::default();
     }
 
-    /// All calls in flight now; begins to read their names. Once the target `is_leaving` calls are without an end, and get no
-    /// names.
+    /// Takes all calls in flight now, and begins to read their names. Once the target `is_leaving`, finishes are no
+    /// longer seen, and calls get no names.
     pub(super) fn begin(&self, is_leaving: &AtomicBool) -> Unnamed {
         let mut calls = self.at_the_end.clone();
         let now_ns = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
@@ -123,13 +124,14 @@ impl CallsInFlight {
             let (found, aged) = copy.calls.calls();
             calls.aged += aged;
             all += found.len() as u64;
-            // How many there are in truth is not known then. Asked once they are found: all had their ends seen before.
+            // The real number is unknown then. Checked after the calls are read: if false now, all their finishes were
+            // seen before.
             if copy.sampling.in_windows() || is_leaving.load(Ordering::SeqCst) {
                 calls.is_sample = true;
                 continue;
             }
             match copy.recipe.by_site {
-                // The labels of a spec are read at the finish.
+                // A spec's labels are read at the finish.
                 by_site::NAMES => {}
                 by_site::PATH => copy.add_told(found, now_ns, &mut calls),
                 _ => unread.extend(found.into_iter().map(|call| (index, call))),
@@ -143,7 +145,7 @@ impl CallsInFlight {
         Unnamed { calls, unread, names, is_underway: Box::new(is_underway), now_ns, all, was_leaving }
     }
 
-    /// Begins to read the names of calls where their objects have them, if there are any and some may be read.
+    /// Begins to read the names of calls in their objects, if there are calls and the memory may be read.
     fn begin_names(&self, calls: &[Unread]) -> Option<Awaited<Vec<Named>>> {
         let memory = self.memory.clone().filter(|_| !calls.is_empty())?;
         let (copies, calls) = (Arc::clone(&self.copies), calls.to_vec());
@@ -153,14 +155,14 @@ impl CallsInFlight {
 
 #[cfg(test)]
 impl CallsInFlight {
-    /// Finds these, whenever it looks.
+    /// Always finds these calls.
     pub(super) fn always(calls: UnderwayCalls) -> Self {
         Self { copies: Arc::default(), memory: None, names: Aside::new("", ""), at_the_end: calls }
     }
 }
 
 impl Unnamed {
-    /// The calls by their names, as far as those have come until then.
+    /// Returns the calls, with the names that come by `until`.
     pub(super) fn named(self, until: Instant) -> UnderwayCalls {
         let Self { mut calls, unread, names, is_underway, now_ns, all, .. } = self;
         let named = names.and_then(|names| names.take(until));
@@ -174,13 +176,13 @@ impl Unnamed {
     }
 }
 
-/// The calls with their names, without those that have finished meanwhile.
+/// Returns the calls with their names, without those that have finished meanwhile.
 fn read_names(copies: &[CopyInFlight], calls: Vec<Unread>, memory: &AddressSpace) -> Vec<Named> {
     let name = |(nth, (index, call)): (usize, Unread)| {
         let copy = copies.get(index)?;
         let names = if nth < NAMED { names(&copy.recipe, &call, memory) } else { None };
-        // What was read belongs to the call only if it is still the same; and so does its start, which was still that of the
-        // call before where this one had just taken its place.
+        // The names belong to the call only if it is still in the slot. The same is true of its start, which was still
+        // that of the previous call if this one had just taken the slot.
         copy.calls.is_underway(&call).then_some((call, names))
     };
     let mut named: Vec<Named> = calls.into_iter().enumerate().filter_map(name).collect();
@@ -193,10 +195,10 @@ fn read_names(copies: &[CopyInFlight], calls: Vec<Unread>, memory: &AddressSpace
 }
 
 impl CopyInFlight {
-    /// Adds calls that have told their names as they started.
+    /// Adds calls whose names were reported at their start.
     fn add_told(&self, found: Vec<Underway>, now_ns: u64, calls: &mut UnderwayCalls) {
         let mut known: BTreeMap<u32, [String; 2]> = BTreeMap::new();
-        // Where a call had just taken its place, the start was still that of the call before.
+        // If a call had just taken the slot, its start was still that of the previous call.
         for call in found.into_iter().filter(|call| self.calls.is_underway(call)) {
             let names = known.entry(call.label_set).or_insert_with(|| self.names_of(&call));
             let age_ns = now_ns.saturating_sub(call.start_ns);
@@ -204,7 +206,7 @@ impl CopyInFlight {
         }
     }
 
-    /// Service and method of a call; unknown where there was no label set for its start.
+    /// Returns service and method of a call; unknown if its start had no label set.
     fn names_of(&self, call: &Underway) -> [String; 2] {
         let Some(set) = self.calls.names(call) else { return [shown(&[], false), shown(&[], false)] };
         let Labels { callee, method, .. } = Labels::decode(&set, &self.names);
@@ -212,8 +214,8 @@ impl CopyInFlight {
     }
 }
 
-/// Whoever looks for the names of calls in flight looks for one that hangs: it is older than most, wherever in the table it
-/// lies.
+/// Sorts calls by start. Users look at the calls in flight to find one that hangs, which is older than most and may be
+/// anywhere in the table.
 fn oldest_first<C>(mut calls: Vec<(C, Underway)>) -> Vec<(C, Underway)> {
     calls.sort_unstable_by_key(|(_, call)| call.start_ns);
     calls
@@ -227,14 +229,15 @@ fn unknown() -> CallNames {
     [label::CALLER, label::CALLEE, label::METHOD].map(|_| shown(&[], false))
 }
 
-/// The names of a call as its object has them now. What can't be read, or is not there yet, is unknown.
+/// Returns the names of a call as its object has them now. A name that can't be read, or is not set yet, is unknown.
 fn names(recipe: &Recipe, call: &Underway, memory: &dyn Memory) -> Option<CallNames> {
     let (shape, scratch) = shape(recipe, call, memory)?;
     Some(shape.labels.map(|at| name(at, TEXT_BYTES, &scratch, memory).unwrap_or_else(|| shown(&[], false))))
 }
 
-/// The shape of a call's object, with what it says to copy. The start program has seen the object's type, but kept only
-/// the side: of two shapes of one side, that with a second type word inside the object is told by it.
+/// Returns the shape of a call's object, with a copy of its windows. The start program has seen the object's type but
+/// has kept only the side. Of two shapes with the same side, the one with a second type word inside the object is
+/// recognized by this word.
 fn shape<'a>(recipe: &'a Recipe, call: &Underway, memory: &dyn Memory) -> Option<(&'a Shape, Scratch)> {
     let of_side = || {
         let shapes = recipe.shapes.iter().take(recipe.shape_count.into());
@@ -256,7 +259,7 @@ struct Scratch([u8; SCRATCH_BYTES]);
 
 impl Scratch {
     fn copy(shape: &Shape, object: u64, memory: &dyn Memory) -> Self {
-        // Ones are implausible wherever they are looked at.
+        // All ones are implausible in every field.
         let mut scratch = Self([u8::MAX; SCRATCH_BYTES]);
         for window in shape.windows.iter().take_while(|window| window.length != 0) {
             if window.guard_at != NO_GUARD && scratch.word(window.guard_at) != Some(window.guard_word) {
@@ -280,7 +283,7 @@ impl Scratch {
     }
 }
 
-/// The string whose header is at this place, for which there is so much room.
+/// Returns the string whose header is at this place, cut to `room` bytes.
 fn name(at: u8, room: usize, scratch: &Scratch, memory: &dyn Memory) -> Option<String> {
     if at == NO_SCRATCH {
         return None;
@@ -303,7 +306,7 @@ mod tests {
 
     use super::*;
 
-    /// Words and texts at addresses.
+    /// Bytes at addresses.
     #[derive(Default)]
     struct Fake(BTreeMap<u64, u8>);
 
@@ -323,7 +326,7 @@ mod tests {
         }
     }
 
-    /// An object with a type word, a pointer to what has the names, and the method's name there.
+    /// Returns an object with a type word, a pointer to a second object, and the method's name there.
     fn memory(type_word: u64, text: &[u8]) -> Fake {
         let mut memory = Fake::default();
         memory.put(0x1000, &type_word.to_ne_bytes());
@@ -349,7 +352,7 @@ mod tests {
         names(&recipe(), &Underway::of(side, 0x1000), memory).map(|names| names[label::METHOD].clone())
     }
 
-    /// Names are read of so many calls only, in this order.
+    /// Only the first calls in this order get names.
     #[test]
     fn the_oldest_calls_come_first_whichever_copy_has_them() {
         let call = |start_ns| {
@@ -364,7 +367,7 @@ mod tests {
         assert_eq!(ordered, [("second", 10), ("first", 20), ("first", 30), ("second", 40)]);
     }
 
-    /// The account is of one moment: what became of them afterwards is in the next.
+    /// All numbers are of one moment: calls that end afterwards are missing only from the next scrape.
     #[test]
     fn calls_count_that_are_gone_when_their_names_have_been_read() {
         let calls = [1, 2].map(|object| Underway::of(side::CLIENT, object));
@@ -375,7 +378,7 @@ mod tests {
             names: Some(aside.begin(move || named)),
             is_underway: Box::new(|_| false),
             now_ns: 1,
-            // One has no names.
+            // One of them has no names.
             all: 3,
             was_leaving: false,
         };
@@ -383,7 +386,7 @@ mod tests {
         assert_eq!((calls.count(), calls.others), (3, 2));
     }
 
-    /// A look may see a key that was just written beside the start of the call before.
+    /// A scan may see a new key next to the start of the previous call.
     #[test]
     fn a_start_of_the_call_before_has_no_age_where_no_names_are_read() {
         const SECOND: u64 = 1_000_000_000;

@@ -39,22 +39,22 @@ use crate::{
 /// How long readers may take for their last lines and answers.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Those who get the calls beside the aggregation.
+/// The consumers of calls besides the aggregation.
 type Tracers = Vec<Box<dyn Tracer + Send>>;
 
-/// How long rings in which little waits are left alone, where nobody wants each call by itself. One that fills is seen sooner,
-/// and whoever reads what is in them has them emptied.
+/// How long a ring with few records is left alone, where nobody reads single calls. A ring that fills is drained
+/// sooner, and every refresh drains all rings.
 const LEAVE_ALONE: Duration = Duration::from_secs(5);
 
-/// Watches the targets until they have all ended and the linger is over, or a signal comes.
+/// Watches the targets until all of them have ended and the linger time is over, or a signal arrives.
 pub fn run(config: RunConfig) -> Result<(), Failure> {
     to_the_end(|beside| live(config, beside))
 }
 
-/// Runs to its end what waits for signals and targets. It has this thread for itself, so that it may block and only its own
-/// timers wake it up; whoever waits for peers has another, `beside`.
+/// Runs `life`, which waits for signals and targets, to its end on this thread. `life` may block, and only its own
+/// timers wake the thread. Tasks that wait for peers run on another thread, `beside`.
 ///
-/// Not one of tokio's own: where there can be none, tokio panics.
+/// That thread is not one of tokio's: tokio panics if it can't create one.
 pub(super) fn to_the_end<L>(life: impl FnOnce(Handle) -> L) -> Result<(), Failure>
 where
     L: Future<Output = Result<(), Failure>>,
@@ -66,9 +66,9 @@ where
     let peers = beside.handle().clone();
     let (end, ended) = oneshot::channel::<()>();
     let serve = move || {
-        // That it is told is an error: the other side is gone.
+        // Always an error: the sender was dropped.
         let _ = beside.block_on(ended);
-        // Connections that are still open, and writes under way, end with the process.
+        // Open connections and writes under way end with the process.
         beside.shutdown_background();
     };
     thread::Builder::new().name("peers".to_owned()).spawn(serve).map_err(NotDone::NoThread)?;
@@ -78,7 +78,7 @@ where
     result
 }
 
-/// A task that has not come to its end: it has panicked, which has been reported.
+/// Returns the failure of a task that has panicked, which was already reported.
 fn broken(error: &JoinError) -> Failure {
     Failure::new(Kind::Running, error.to_string())
 }
@@ -119,7 +119,7 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
         let _ = signalled.await;
         ending.refreshes().end();
     });
-    // Who reads events gets them at each pass.
+    // Readers of events get them at each pass.
     let leave_alone = if peers.events.is_some() { Duration::ZERO } else { LEAVE_ALONE };
     board.refreshes().open();
     board.set_ready(true);
@@ -128,13 +128,13 @@ async fn live(config: RunConfig, beside: Handle) -> Result<(), Failure> {
     board.set_ready(false);
     watches.finish(&mut tracers);
     board.refreshes().close();
-    // Tells the readers that this was all.
+    // Signals to the readers that this was all.
     drop(tracers);
     peers.end().await;
     Ok(())
 }
 
-/// Listens where peers are to come; nowhere if a signal comes first.
+/// Binds the address that peers connect to; `None` if a signal arrives first.
 async fn bind(
     listen: &http::Listen,
     beside: &Handle,
@@ -142,7 +142,7 @@ async fn bind(
 ) -> Result<Option<TcpListener>, Failure> {
     let listen = listen.clone();
     let binding = beside.spawn(async move { http::bind(&listen).await });
-    // A name may take long to be looked up.
+    // Resolving a name may take long.
     let listener = tokio::select! {
         listener = binding => listener.map_err(|error| broken(&error))??,
         () = signalled_early(signalled) => return Ok(None),
@@ -152,7 +152,7 @@ async fn bind(
     Ok(Some(listener))
 }
 
-/// Attaches to every target, unless a signal comes first.
+/// Attaches to every target; `None` if a signal arrives first.
 async fn attach(
     config: RunConfig,
     board: &Arc<Board>,
@@ -161,18 +161,18 @@ async fn attach(
     let board = Arc::clone(board);
     tokio::select! {
         attached = threads::on_its_own(move || attach_all(&config, &board)) => attached?.map(Some),
-        // The kernel takes away what was attached when the process ends.
+        // The kernel removes what was attached when the process ends.
         () = signalled_early(signalled) => Ok(None),
     }
 }
 
-/// Ends when a signal comes before all is attached, and says what the run came to.
+/// Resolves when a signal arrives before all targets are attached, and logs the result of the run.
 async fn signalled_early(signalled: &mut JoinHandle<()>) {
     let _ = signalled.await;
     info!("ended before the targets were attached: no calls counted");
 }
 
-/// Says so where OpenTelemetry's metrics have fewer calls than there are: they count none but by histograms of durations.
+/// Logs where OpenTelemetry's metrics miss calls: they count calls only in histograms of durations.
 fn say_what_is_not_counted(config: &WatchConfig) {
     const WHAT: &str = "OpenTelemetry's histograms have only those calls of Kitex that are timed, so their counts are \
                         not those of all calls: monitor_calls_total has these";
@@ -186,14 +186,14 @@ fn say_what_is_not_counted(config: &WatchConfig) {
     }
 }
 
-/// Ends when a signal has asked this process to end.
+/// Starts a task that ends when a signal asks this process to end.
 pub(super) fn signalled(beside: &Handle) -> Result<JoinHandle<()>, Failure> {
     let failed = |error| Failure::new(Kind::Running, format!("can't wait for signals: {error}"));
-    // They come by its driver.
+    // Signals are delivered by this runtime's driver.
     let _beside = beside.enter();
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    // A terminal that is closed sends it; who was started by nohup(1) is to stay.
+    // A terminal sends SIGHUP when it closes. A process started by nohup(1) must keep running.
     let hangup = (!is_ignored(libc::SIGHUP)).then(|| signal(SignalKind::hangup()));
     let mut hangup = hangup.transpose().map_err(failed)?;
     Ok(beside.spawn(async move {
@@ -211,19 +211,19 @@ pub(super) fn signalled(beside: &Handle) -> Result<JoinHandle<()>, Failure> {
     }))
 }
 
-/// Whether nothing happens at a signal, as whoever started this process has chosen.
+/// Returns whether this process ignores a signal, as its parent has chosen.
 fn is_ignored(signal: i32) -> bool {
     // SAFETY: all zeros are a valid value: no handler, no flags, no signals.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
-    // SAFETY: changes nothing, and writes to the valid value only.
+    // SAFETY: changes no action, and writes only to the valid value.
     let found = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
     found == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
-/// Drains rings, refreshes what is published for whoever asks, and checks the targets, until the run is over or a signal comes.
+/// Drains rings, answers requests for a refresh, and checks the targets, until the run is over or a signal arrives.
 ///
-/// A thread that waits for a condition, and no task: what a wakeup takes is code that is in no cache, and tokio's would be
-/// most of it.
+/// Runs on a thread that waits on a condition variable, not as a task: most of the time of a wakeup goes to code that
+/// is in no cache, and tokio's would be most of that code.
 fn main_loop(
     watches: &mut Watches,
     mut overheads: Overheads,
@@ -250,7 +250,7 @@ fn main_loop(
                         return;
                     }
                 }
-                // From now on: whoever asks gets a turn, however long this took.
+                // Counted from now, so that requests for a refresh get a turn however long this took.
                 let now = Instant::now();
                 next_pass = now + again;
                 if is_time {
@@ -261,33 +261,33 @@ fn main_loop(
     }
 }
 
-/// What pushes by OTLP, if it is asked for.
+/// Returns what pushes by OTLP, if requested.
 fn exporter(
     settings: Option<otlp::Settings>,
     board: &Arc<Board>,
     beside: &Handle,
 ) -> Result<Option<otlp::Exporter>, Failure> {
     let (Some(settings), Some(outcomes)) = (settings, board.pushes()) else { return Ok(None) };
-    // A client has tasks of its own.
+    // The client spawns tasks of its own.
     let _beside = beside.enter();
     let client =
         otlp::Client::new(&settings).map_err(|error| Failure::new(Kind::Usage, format!("OTLP: {error}")))?;
     Ok(Some(otlp::Exporter::new(settings, client, board.clone(), outcomes)))
 }
 
-/// Lets programs read events until it is told to stop, and until those who are there then have their last lines.
+/// Serves events to programs until `stop`, then until the connected readers have their last lines.
 async fn serve_events(socket: EventSocket, readers: Arc<Readers>, stop: Receiver<()>) {
     if let Err(error) = socket.serve(readers, told(stop)).await {
         warn!("events can't be read: {error}");
     }
 }
 
-/// Resolves when it is told to stop, or nobody is left to tell it.
+/// Resolves when the sender asks to stop, or is dropped.
 async fn told(stop: Receiver<()>) {
     let _ = stop.await;
 }
 
-/// What is done beside the loop until it is told to stop.
+/// A task that runs beside the loop until it is stopped.
 struct Served {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -302,14 +302,14 @@ impl Served {
         Self { stop, task: beside.spawn(task(stopped)) }
     }
 
-    /// Tells it to stop, and waits until it has.
+    /// Stops the task, and waits until it has ended.
     async fn end(self) {
         let _ = self.stop.send(());
         let _ = self.task.await;
     }
 }
 
-/// Those who are served beside the loop.
+/// The tasks that serve peers beside the loop.
 struct Peers {
     server: Served,
     pusher: Option<Served>,
@@ -317,10 +317,10 @@ struct Peers {
 }
 
 impl Peers {
-    /// Lets all of them have their last answers and lines at the same time.
+    /// Lets all of them send their last answers and lines at the same time.
     async fn end(self) {
         let Self { server, pusher, events } = self;
-        // A push has its own limit.
+        // A push has a timeout of its own.
         let push = async {
             if let Some(pusher) = pusher {
                 pusher.end().await;
@@ -337,7 +337,7 @@ impl Peers {
     }
 }
 
-/// Attaches to every target; gives what a hit of a probe costs too, where that had to be known before.
+/// Attaches to every target. Also returns what a probe hit costs, if that had to be measured first.
 fn attach_all(config: &RunConfig, board: &Board) -> Result<(Watches, Option<HitCosts>), Failure> {
     let prepared = prepare(&config.pids, &config.watch)?;
     let hit_costs = measured_before(&config.watch, &prepared)?;
@@ -348,7 +348,7 @@ fn attach_all(config: &RunConfig, board: &Board) -> Result<(Watches, Option<HitC
     Ok((watches, hit_costs))
 }
 
-/// When the run is over without a signal: some time after the last target has ended.
+/// Decides when the run ends without a signal: some time after the last target has ended.
 struct Lifetime {
     linger: Duration,
     alone_since: Option<Instant>,

@@ -1,4 +1,4 @@
-//! Brings it all together: opens targets, plans, attaches, drains, serves, detaches.
+//! The life of a run: opens targets, plans, attaches, drains, serves and detaches.
 
 mod aside;
 mod asking;
@@ -45,60 +45,60 @@ use crate::{
     specs::Specs,
 };
 
-/// What `run` is to do, validated.
+/// The validated configuration of `run`.
 #[derive(Debug)]
 pub struct RunConfig {
-    /// Processes to watch, each once.
+    /// Pids of the processes to watch, each once.
     pub pids: Vec<u32>,
     /// How to watch them.
     pub watch: WatchConfig,
-    /// Where to serve metrics.
+    /// Where metrics are served.
     pub listen: Listen,
     /// Bounds of the latency histograms.
     pub buckets: Buckets,
-    /// Labels of the calls.
+    /// Labels of calls in the metrics.
     pub labels: LabelSelection,
-    /// Where OpenTelemetry's metrics are pushed to, if anywhere.
+    /// Where OpenTelemetry's metrics are pushed, if anywhere.
     pub otlp: Option<otlp::Settings>,
-    /// Where to let programs read events.
+    /// The socket on which programs read events.
     pub event_socket: Option<PathBuf>,
-    /// How many of the slowest and of the failed calls of each label set to keep, if any.
+    /// How many of the slowest and of the failed calls to keep per label set, if any.
     pub slow_calls: Option<usize>,
-    /// How long to go on serving after the last target has ended.
+    /// How long to serve after the last target has ended.
     pub linger: Duration,
 }
 
-/// How a target is watched, whoever gets its calls.
+/// How a target is watched, independent of who gets its calls.
 #[derive(Debug)]
 pub struct WatchConfig {
-    /// What to show of it.
+    /// The metric families to show.
     pub metrics: Selection,
-    /// OpenTelemetry's metrics are pushed: that alone asks for calls, whatever else was chosen to be shown.
+    /// OpenTelemetry's metrics are pushed. This needs calls, whichever families are shown.
     pub pushes: bool,
-    /// Operations to watch that are no framework's.
+    /// Operations to watch besides the calls of frameworks.
     pub specs: Specs,
-    /// Of which calls durations are taken.
+    /// The calls whose durations are taken.
     pub latency: Latency,
-    /// What the probes may cost it, if that is limited.
+    /// The limit for what the probes may cost the target, if any.
     pub overhead_budget: Option<Budget>,
-    /// What the programs are to read beside names and outcome.
+    /// What the programs read besides names and outcome.
     pub wanted: Wanted,
-    /// How the places for probes are chosen.
+    /// How the sites are chosen.
     pub sites: SiteChoosing,
-    /// What probes hang on.
+    /// How probes are attached.
     pub links: ProbeLinks,
-    /// How the programs read its memory.
+    /// How the programs read the target's memory.
     pub reads: MemoryReads,
-    /// Calls under way for longer are given up.
+    /// Calls in flight for longer than this are given up.
     pub max_call_age: Duration,
-    /// Bounds of what each framework of it may take in the kernel.
+    /// Limits of each framework's tables and ring in the kernel.
     pub limits: Limits,
-    /// How much of its Go runtime to show.
+    /// How much of the Go runtime to show.
     pub go: Detail,
-    /// Names of OpenTelemetry's metrics.
+    /// The names of OpenTelemetry's metrics.
     pub otel: OtelView,
-    /// Attributes that the resources of all targets have.
+    /// Attributes of the resources of all targets.
     pub resource: Vec<(String, String)>,
-    /// Most verbose level of the eBPF programs' own diagnostics, as `log::Level` counts; 0 for none.
+    /// Most verbose level of the eBPF programs' own diagnostics, numbered like `log::Level`; 0 for none.
     pub program_log_level: u8,
 }

@@ -1,4 +1,4 @@
-//! What decoding a label set needs of the executable.
+//! What is needed of the executable to decode label sets.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use crate::{
 pub(super) struct Names {
     executable: Arc<Executable>,
     bias: u64,
-    /// Which framework of the executable it is.
+    /// Index of the framework in the executable.
     framework: usize,
 }
 
 impl Names {
-    /// Of a framework of the executable that a target runs.
+    /// Creates the names for a framework of the target's executable.
     pub(super) fn new(place: &Place, framework: usize) -> Self {
         Self { executable: Arc::clone(&place.executable), bias: place.bias, framework }
     }

@@ -1,4 +1,4 @@
-//! What watching costs the targets: measured on the agent itself, sampled in the kernel, worked out for each target.
+//! What watching costs the targets: measured on the agent itself, sampled in the kernel, computed for each target.
 
 use std::{
     thread::{self, JoinHandle},
@@ -17,19 +17,19 @@ use crate::{
     plan::cost_name,
 };
 
-/// How often the ratios are updated where a budget is to be kept, and at first.
+/// How often the ratios are updated with a budget, and at first.
 const UPDATE_EVERY: Duration = Duration::from_secs(1);
-/// So much later else, where nobody scrapes.
+/// Added to the interval afterwards without a budget, if nobody scrapes.
 const LATER: Duration = Duration::from_secs(4);
-/// How long they are updated often at first, so that there is a ratio soon.
+/// How long the ratios are updated often at first, so that they are available soon.
 const AT_FIRST: Duration = Duration::from_secs(10);
-/// How often the kernel measures run times, until the next check of the targets: it costs each run some time. Sooner where
-/// nothing of a program has been seen yet.
+/// How often the kernel starts to measure run times, each time until the next check of the targets: measuring slows
+/// down every run. Sooner if a program has not been measured yet.
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
-/// The ratio tells nothing of what was so long ago: it is of five seconds, and updates are a second apart.
+/// Age at which a change no longer affects the ratio, which covers five seconds and is updated every second.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(6);
 
-/// What a hit costs on this machine, by class, as far as it was measured.
+/// What a hit costs on this machine, by cost class, as far as measured.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HitCosts {
     emulated: Option<HitCost>,
@@ -38,8 +38,8 @@ pub(super) struct HitCosts {
 }
 
 impl HitCosts {
-    /// Measures what hits of these classes cost: takes some 150 ms for each class. The kernel must be able to measure run
-    /// times, too.
+    /// Measures what hits of these classes cost, which takes about 150 ms per class. Fails if the kernel can't measure
+    /// run times.
     fn measure(classes: &[CostClass], links: ProbeLinks) -> Result<Self, Failure> {
         let measure = |class| classes.contains(&class).then(|| HitCost::measure(class, links)).transpose();
         Ok(Self {
@@ -57,7 +57,7 @@ impl HitCosts {
         }
     }
 
-    /// The cost of a hit of each kind of probe, of the class that its sites have.
+    /// Returns the cost of a hit of each kind of probe, by the cost class of its sites.
     fn of(&self, classes: PerProbe<Option<CostClass>>) -> PerProbe<ProbeCost> {
         let cost = |class: Option<CostClass>| self.get(class?);
         classes.map(|class| {
@@ -71,8 +71,8 @@ impl HitCosts {
     }
 }
 
-/// What a budget needs to know before anything is attached; `None` without one. Where it can't be known that is the
-/// result, since a budget that can't be kept must not be promised.
+/// Measures what a budget needs before anything is attached; `None` without a budget. Fails if it can't be measured,
+/// since a budget that can't be kept must not be promised.
 pub(super) fn measured_before(
     config: &WatchConfig,
     prepared: &[Prepared],
@@ -88,7 +88,7 @@ pub(super) fn measured_before(
     Ok(Some(costs))
 }
 
-/// What the kernel has measured of a target's programs, and what they have counted meanwhile.
+/// The run times that the kernel has measured of a target's programs, and the hits that they have counted by then.
 #[derive(Clone, Debug)]
 struct Mark {
     at: Instant,
@@ -96,7 +96,7 @@ struct Mark {
 }
 
 impl Mark {
-    /// `None` while the programs can't be asked.
+    /// Reads a target's programs; `None` while they can't be read.
     fn of(watch: &Watch) -> Option<Self> {
         let (at, counts) = (Instant::now(), watch.counts());
         let copies = counts.into_iter().zip(watch.run_times()?);
@@ -104,7 +104,7 @@ impl Mark {
     }
 }
 
-/// The same of one copy.
+/// The same for one copy.
 #[derive(Clone, Copy, Debug)]
 struct CopyMark {
     hits: PerProbe<u64>,
@@ -112,7 +112,7 @@ struct CopyMark {
 }
 
 impl CopyMark {
-    /// What has come since an earlier one, of a kind of probe.
+    /// Returns what was added since an earlier mark, for one kind of probe.
     fn since(&self, earlier: &Self, kind: ProbeKind) -> Sample {
         let counted = self.hits[kind as usize].saturating_sub(earlier.hits[kind as usize]);
         let RunTimes { runs, time } = self.runs[kind as usize].since(earlier.runs[kind as usize]);
@@ -120,14 +120,14 @@ impl CopyMark {
     }
 }
 
-/// What was asked for.
+/// The user's choice of latency and budget.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Goal {
-    /// What the probes may cost each target, if that is limited.
+    /// The limit for what the probes may cost each target, if any.
     budget: Option<Budget>,
-    /// The calls whose durations are taken where nothing is shed.
+    /// The calls whose durations are taken if nothing is shed.
     latency: Latency,
-    /// What probes hang on.
+    /// How probes are attached.
     links: ProbeLinks,
 }
 
@@ -137,18 +137,18 @@ impl Goal {
     }
 }
 
-/// One target: what the probes cost it, and what is given up so that they cost less.
+/// One target: what the probes cost it, and what is shed so that they cost less.
 struct Watched {
     overhead: Overhead,
-    /// It had not ended when last updated.
+    /// The target was running at the last update.
     is_running: bool,
-    /// From what was asked for to the least.
+    /// From the requested detail down to the least.
     ladder: Vec<Rung>,
-    /// Where on the ladder it is, by place.
+    /// The target's place on the ladder.
     shedding: Shedding,
     /// Steps down and up so far.
     steps: [u64; 2],
-    /// When a thread was last seen to put its probes in place, or to take them away.
+    /// When its probes were last seen being attached or removed.
     changed: Option<Duration>,
 }
 
@@ -167,7 +167,7 @@ impl Watched {
         }
     }
 
-    /// Takes in the target's counts; `None` where it has ended.
+    /// Adds the target's counts; `None` if it has ended.
     fn update(&mut self, counts: Option<Counts>) {
         self.is_running = counts.is_some();
         if let Some(counts) = counts {
@@ -175,14 +175,15 @@ impl Watched {
         }
     }
 
-    /// Whether the kernel is to measure soon. What a target did that has ended is not measured any more.
+    /// Returns whether the kernel must measure soon. A target that has ended can't be measured any more.
     fn is_unsampled(&self) -> bool {
         self.is_running && self.overhead.is_unsampled()
     }
 
-    /// What the probes take at a place on the ladder: as measured where all of them stay or those at the starts are given up, as it
-    /// would be at another place, or where they come and go. As it would be, too, while they are taken away: that takes the kernel
-    /// its time, with perf events on many targets more than passes until the next step.
+    /// Returns the cost ratio at a place on the ladder. It is the measured ratio at the current place, if all probes
+    /// stay or the start probes are gone. It is an estimate at other places, and where start probes come and go. It is
+    /// also an estimate while they are being removed: with perf events on many targets, that takes the kernel longer
+    /// than the time to the next step.
     fn ratio_at(&self, place: usize, measured: f64, at: Duration) -> f64 {
         let latency = self.ladder[place].latency;
         let is_measured = match latency {
@@ -196,7 +197,7 @@ impl Watched {
         self.overhead.ratio_with(latency.share()).unwrap_or(measured)
     }
 
-    /// Takes the step that is due, if one is; gives it with the ratio that decided it.
+    /// Takes the step that is due, if any. Returns it with the ratio that decided it.
     fn step(&mut self, budget: Budget, at: Duration) -> Option<(Step, f64)> {
         let measured = self.overhead.ratio()?;
         let mut shedding = self.shedding;
@@ -214,7 +215,7 @@ impl Watched {
         decided
     }
 
-    /// What is said of a step, and of the ratio that decided it.
+    /// Returns the log message for a step and the ratio that decided it.
     fn told(&self, step: Step, ratio: f64, budget: Budget, has_records: bool) -> String {
         let ratio = Percent(ratio);
         let (place, take, again) = match step {
@@ -234,7 +235,7 @@ impl Watched {
         )
     }
 
-    /// Keeps the budget as well as can be.
+    /// Sheds or restores detail to keep the budget.
     fn keep(&mut self, budget: Budget, at: Duration, watch: &mut Watch) {
         let Some((step, ratio)) = self.step(budget, at) else { return };
         let text = self.told(step, ratio, budget, watch.has_records());
@@ -262,14 +263,14 @@ impl Watched {
     }
 }
 
-/// A level of detail. Which ones there are depends on what was asked for, but each number means the same everywhere.
+/// A level of detail. The request decides which levels exist, but each number always means the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rung {
     level: usize,
     latency: Latency,
 }
 
-/// From what was asked for down: durations of some calls, of few, of none. Totals never go.
+/// Returns the ladder below what was requested: durations of some calls, of few, of none. Totals are never shed.
 fn ladder(asked: Latency) -> Vec<Rung> {
     let every = |seconds| Latency::Economy { every: Duration::from_secs(seconds) };
     let lower = [(1, every(SOME)), (2, every(FEW)), (3, Latency::Off)].into_iter();
@@ -277,11 +278,11 @@ fn ladder(asked: Latency) -> Vec<Rung> {
     std::iter::once((0, asked)).chain(lower).map(|(level, latency)| Rung { level, latency }).collect()
 }
 
-/// Seconds in which starts are probed for one, on the steps between all and none.
+/// Period, in seconds, with one second of start probes, on the rungs between all and none.
 const SOME: u64 = 5;
 const FEW: u64 = 20;
 
-/// Where calls record their starts, windows are for the others.
+/// Describes a latency. If calls record their starts, windows are for the other calls.
 fn in_words(latency: Latency, has_records: bool) -> String {
     match latency {
         Latency::Full => "durations are taken of all calls".to_owned(),
@@ -299,12 +300,12 @@ fn in_words(latency: Latency, has_records: bool) -> String {
 /// The overhead of all targets.
 pub(super) struct Overheads {
     measuring: Option<JoinHandle<Result<HitCosts, Failure>>>,
-    /// In the order of the watches; empty while the cost of a hit is not known.
+    /// In the order of the watches; empty until the cost of a hit is known.
     targets: Vec<Watched>,
     goal: Goal,
-    /// Run times are being measured, since these were read.
+    /// The measurement under way, with the marks from its beginning.
     sample: Option<(Measuring, Vec<Option<Mark>>)>,
-    /// The kernel would not measure the last time.
+    /// The kernel refused the last measurement.
     is_refused: bool,
     began: Instant,
     next_update: Instant,
@@ -312,8 +313,8 @@ pub(super) struct Overheads {
 }
 
 impl Overheads {
-    /// Of these targets. Where the cost of a hit is not known yet it is measured beside all else: detaching the probe
-    /// takes a while.
+    /// Starts with these targets. If the cost of a hit is not known yet, it is measured on another thread, since
+    /// detaching the probe takes a while.
     pub(super) fn new(goal: Goal, known: Option<HitCosts>, watches: &[Watch], board: &Board) -> Self {
         let now = Instant::now();
         let mut overheads = Self {
@@ -351,7 +352,7 @@ impl Overheads {
             watches.iter().map(|watch| Watched::new(watch, costs, self.goal.latency, now)).collect();
     }
 
-    /// Goes on with what is due. To be called whenever the targets are checked.
+    /// Does what is due. Must be called whenever the targets are checked.
     pub(super) fn tick(&mut self, watches: &mut [Watch], board: &Board) {
         if self.measuring.as_ref().is_some_and(JoinHandle::is_finished) {
             self.take_costs(watches, board);
@@ -372,7 +373,7 @@ impl Overheads {
         }
     }
 
-    /// Updates the ratios for somebody who scrapes, unless that was done shortly before.
+    /// Updates the ratios for a scrape, unless they were updated shortly before.
     pub(super) fn refresh(&mut self, watches: &mut [Watch]) {
         let now = Instant::now();
         if now >= self.next_update {
@@ -384,12 +385,13 @@ impl Overheads {
         match self.measuring.take().map(JoinHandle::join) {
             Some(Ok(Ok(costs))) => self.begin(costs, watches, board),
             Some(Ok(Err(failure))) => warn!("what the probes cost is not known: {failure}"),
-            // A panic there has been reported.
+            // A panic was already reported.
             _ => (),
         }
     }
 
-    /// Where the kernel refuses to measure, what it has said before stands: ratio and budget go by the number of hits, too.
+    /// Begins a sample. If the kernel refuses, the earlier run times stay: ratio and budget also depend on the number
+    /// of hits.
     fn begin_sample(&mut self, begun: Result<Measuring, BpfError>, watches: &[Watch]) {
         let was_refused = std::mem::replace(&mut self.is_refused, begun.is_err());
         match begun {
@@ -439,12 +441,12 @@ impl Overheads {
     }
 }
 
-/// A target's counts at a moment; `None` once it has ended.
+/// Returns a target's counts at a moment; `None` once it has ended.
 fn counts_of(watch: &Watch, at: Duration) -> Option<Counts> {
     Some(Counts { at, cpu: watch.cpu_time()?, copies: watch.counts() })
 }
 
-/// The target has ended: it takes nothing any longer. What was given up of it before remains to be seen.
+/// Clears the ratio of a target that has ended. What was shed before stays visible.
 fn forget_ratio(overhead: &mut OverheadStats) {
     overhead.ratio = None;
     if let Some(shedding) = &mut overhead.shedding {
@@ -472,7 +474,7 @@ mod tests {
         BpfError::Kernel { action: "measure", source: anyhow::anyhow!("busy") }
     }
 
-    /// The budget would not be kept any longer, and its level not be shown.
+    /// Otherwise the budget would no longer be kept, and the level no longer shown.
     #[test]
     fn targets_stay_when_the_kernel_refuses_to_measure() {
         let now = Instant::now();
@@ -514,7 +516,7 @@ mod tests {
         }
     }
 
-    /// At the end of a shortened ladder all durations are given up, and that is what is shown.
+    /// At the end of a shortened ladder all durations are shed, and the level shows it.
     #[test]
     fn what_is_shown_is_the_level_and_not_the_place() {
         let ladder = ladder(Latency::Economy { every: Duration::from_secs(10) });
@@ -524,7 +526,7 @@ mod tests {
         assert_eq!(target.stats(true).shedding.map(|shedding| shedding.level), Some(3));
     }
 
-    /// A target at a place on the ladder that has used half a processor. A hit of its probes costs a microsecond.
+    /// Returns a target at a place on the ladder that has used half a CPU. A hit of its probes costs a microsecond.
     fn target_at(place: usize, moments: impl IntoIterator<Item = CopyCounts>) -> Watched {
         let mut target = target();
         target.overhead = Overhead::new(vec![[ProbeCost::new(Duration::from_micros(1), Duration::ZERO); 4]]);
@@ -541,12 +543,12 @@ mod tests {
         text.parse().expect("a budget")
     }
 
-    /// So many starts and finishes so far, with starts watched for so many seconds.
+    /// Returns this many starts and finishes so far, with starts watched for this many seconds.
     fn counted(starts: u64, finishes: u64, seconds: u64) -> CopyCounts {
         CopyCounts { hits: [starts, finishes, 0, 0], watched: Some(Duration::from_secs(seconds)) }
     }
 
-    /// Of 50,000 starts a second and 10,000 finishes: starts were watched in the first second alone.
+    /// 50,000 starts and 10,000 finishes a second. Starts are watched in the first second only.
     fn after_a_window() -> impl Iterator<Item = CopyCounts> {
         let later = (1..8).map(|second| counted(50_000, second * 10_000, 1));
         std::iter::once(counted(0, 0, 0)).chain(later)
@@ -563,7 +565,7 @@ mod tests {
         let told = target.told(step, ratio, budget("3%"), false);
         let begin = format!("its probes take {} of its CPU time, the budget is 3%: ", Percent(ratio));
         assert!(told.starts_with(&begin) && told.ends_with(" (level 2)"), "{told}");
-        // What all would take is much more than what is taken.
+        // All probes would take much more than what is measured.
         let mut target = target_at(3, after_a_window());
         assert_eq!(target.step(budget("20%"), at), None);
         let (step, ratio) = target.step(budget("20%"), 2 * at).expect("a step");
@@ -574,12 +576,12 @@ mod tests {
         assert!(told.starts_with(&begin) && told.ends_with(" again (level 0)"), "{told}");
     }
 
-    /// Of 10,000 starts a second and as many finishes: all are watched.
+    /// 10,000 starts and as many finishes a second. All are watched.
     fn without_an_end() -> impl Iterator<Item = CopyCounts> {
         (0..8).map(|second| counted(second * 10_000, second * 10_000, second))
     }
 
-    /// There is nothing left to give up when they are gone, not while it takes the kernel its time to take them away.
+    /// Nothing is left to shed only when they are gone, not while the kernel still removes them.
     #[test]
     fn probes_that_are_being_taken_away_are_not_counted_as_if_they_stayed() {
         let at = Duration::from_secs(20);
@@ -588,7 +590,7 @@ mod tests {
         assert!(target.overhead.ratio() > Some(0.03));
         assert_eq!(target.step(budget("3%"), at), None);
         assert!(!target.shedding.is_exhausted());
-        // Finishes alone take two percent.
+        // Finish probes alone take two percent.
         let (step, ratio) = target.step(budget("1%"), at).expect("a step");
         assert!(step == Step::Exhausted && (0.015..0.025).contains(&ratio), "{step:?} {ratio}");
         let told = target.told(step, ratio, budget("1%"), false);
@@ -596,7 +598,7 @@ mod tests {
         assert!(told.starts_with(&begin), "{told}");
     }
 
-    /// As where there can be no thread to take them away.
+    /// As if no thread could be created to remove them.
     #[test]
     fn probes_that_stay_where_they_are_given_up_are_counted() {
         let at = Duration::from_secs(20);
@@ -608,7 +610,7 @@ mod tests {
         }
     }
 
-    /// The kernel would measure for the rest of the run.
+    /// Otherwise the kernel would measure for the rest of the run.
     #[test]
     fn what_a_target_that_has_ended_did_last_is_not_to_be_measured() {
         let mut target = target();

@@ -1,4 +1,4 @@
-//! Knowing: from a pid to a plan. Nothing is attached here.
+//! From a pid to a plan. Nothing is attached here.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
@@ -20,28 +20,28 @@ use crate::{
     text::{printable, shown},
 };
 
-/// Said of an executable that no known framework is linked into.
+/// Returns the message for an executable into which no known framework is linked.
 #[must_use]
 pub fn no_framework() -> String {
     let known: Vec<_> = known().titles().map(|(title, module)| format!("{title}, {module}")).collect();
     format!("no RPC framework that the agent knows is linked into it (it knows {})", known.join(", and "))
 }
 
-/// What can be had of a Go process all the same.
+/// Advice for a Go process without calls.
 const WITHOUT_CALLS: &str = "`run --metrics go,process` gives its Go runtime and its process without calls";
-/// What of another, which has been refused for a spec.
+/// Advice for a process not built by Go, whose spec was refused.
 const WITHOUT_SPEC: &str = "`run --metrics process` without --spec gives its process";
-/// What else must not ask for calls then.
+/// Advice about the other options that need calls.
 const WITHOUT_PUSH: &str =
     "--otlp and OTEL_METRICS_EXPORTER=otlp ask for calls, whatever --metrics has: leave them out";
 
-/// An executable and all that is known about it. Targets that run the same file share one.
+/// An executable and all that is known about it. Targets that run the same file share it.
 pub(super) struct Executable {
-    /// Can be read as long as somebody has the [file](Prepared::file).
+    /// Readable as long as the [file](Prepared::file) is held open.
     pub(super) image: Image,
     pub(super) inspection: Inspection,
-    /// What is known of its Go runtime, or why nothing is; `None` if it has none, or nobody asks. Found before anything is
-    /// attached: rings fill from then on, and debug information takes its time.
+    /// What is known of its Go runtime, or why it is not known; `None` if it has none, or if not requested. Found
+    /// before anything is attached: reading debug information takes long, and rings fill once probes are attached.
     pub(super) runtime: Option<Result<Known, Unknown>>,
 }
 
@@ -49,13 +49,13 @@ pub(super) struct Executable {
 pub(super) struct Prepared {
     pub(super) target: Target,
     pub(super) executable: Arc<Executable>,
-    /// The executable's file. What is probed: the path of a process may come to mean another file, and what is at the same
-    /// place in that one may be the middle of an instruction. Open as long as one of its targets is watched, and no longer: who
-    /// has it open keeps its file system from being taken away.
+    /// The executable's file, which is what gets probed: the process's path may later refer to another file, where the
+    /// same offset may be in the middle of an instruction. Held open only as long as one of its targets is watched,
+    /// since an open file keeps its file system from being unmounted.
     pub(super) file: Arc<File>,
 }
 
-/// Opens every process and plans every executable. The first that can't be watched is the result.
+/// Opens every process and plans every executable. Fails at the first that can't be watched.
 pub(super) fn prepare(pids: &[u32], config: &WatchConfig) -> Result<Vec<Prepared>, Failure> {
     let mut executables: HashMap<FileId, (Arc<Executable>, Arc<File>)> = HashMap::new();
     let prepared = pids.iter().map(|pid| {
@@ -75,7 +75,7 @@ pub(super) fn prepare(pids: &[u32], config: &WatchConfig) -> Result<Vec<Prepared
     Ok(prepared)
 }
 
-/// What is known of the executable with this file, of a process of this name.
+/// Inspects the executable with this file. `name` is that of the process.
 fn executable(name: &str, file: &Arc<File>, config: &WatchConfig) -> Result<Executable, Failure> {
     let WatchConfig { metrics, specs, .. } = config;
     if !metrics.wants_calls() && specs.is_empty() && !metrics.contains(Family::Go) {
@@ -89,7 +89,7 @@ fn executable(name: &str, file: &Arc<File>, config: &WatchConfig) -> Result<Exec
         (false, true) => Inspection::without_frameworks(&image),
     };
     let mut inspection = inspection.map_err(|error| with_push(Failure::of_contents(name, &error), config))?;
-    // With a spec of native functions there is something else to show; the log says that there is no Go runtime.
+    // With a spec of native functions there is something else to show. The log says that there is no Go runtime.
     if metrics.contains(Family::Go) && inspection.go_version.is_empty() && inspection.frameworks.is_empty() {
         return Err(Failure::of_image(name, &ImageError::NotGo));
     }
@@ -105,7 +105,7 @@ fn executable(name: &str, file: &Arc<File>, config: &WatchConfig) -> Result<Exec
     Ok(Executable { image, inspection, runtime })
 }
 
-/// An executable of which nothing is wanted but what tells builds apart, so that any will do.
+/// Inspects an executable of which only the build id and the Go release are needed, so that any file will do.
 fn as_far_as_readable(name: &str, file: &Arc<File>) -> Executable {
     let without =
         |what: &str, error: &ImageError| warn!("{name} {}: it is shown without {what}", shown(error));
@@ -120,13 +120,14 @@ fn as_far_as_readable(name: &str, file: &Arc<File>) -> Executable {
     Executable { image, inspection, runtime: None }
 }
 
-/// Refuses a spec that can't be used in any of the targets. In those among several where it can't a warning does.
+/// Refuses a spec that can't be used in any of the targets. If it can be used in some, a warning for the others
+/// suffices.
 fn check_specs(prepared: &[Prepared]) -> Result<(), Failure> {
     let inspected = prepared.iter().map(|one| (describe(&one.target), &one.executable.inspection));
     refused_spec(inspected).map_or(Ok(()), Err)
 }
 
-/// The refusal of the first spec that can't be used in any of these executables, each of which has a name.
+/// Returns the refusal of the first spec that can't be used in any of these named executables.
 fn refused_spec<'a>(inspected: impl Iterator<Item = (String, &'a Inspection)>) -> Option<Failure> {
     let mut refused: BTreeMap<u8, Option<Failure>> = BTreeMap::new();
     for (name, inspection) in inspected {
@@ -143,7 +144,7 @@ fn refused_spec<'a>(inspected: impl Iterator<Item = (String, &'a Inspection)>) -
     refused.into_values().flatten().next()
 }
 
-/// Refuses an executable in which there are no calls of those that are wanted, nor operations.
+/// Refuses an executable that has neither requested calls nor operations.
 fn check_calls(name: &str, inspection: &Inspection, config: &WatchConfig) -> Result<(), Failure> {
     let WatchConfig { metrics, .. } = config;
     if let Some(failure) = without_plan(name, inspection) {
@@ -162,21 +163,21 @@ fn check_calls(name: &str, inspection: &Inspection, config: &WatchConfig) -> Res
     Err(Failure::new(Kind::Unprovable, text))
 }
 
-/// A process and its executable, for messages.
+/// Returns the name of a process and its executable, for messages.
 #[must_use]
 pub fn describe(target: &Target) -> String {
     let deleted = if target.exe_deleted() { " (deleted)" } else { "" };
     format!("pid {} ({}{deleted})", target.pid(), printable(target.exe_name()))
 }
 
-/// Why `run` would not attach to an executable, if it would not: nothing in it can be watched, or one of the specs can't be
-/// used. `name` names it.
+/// Returns why `run` would not attach to an executable: nothing in it can be watched, or a spec can't be used. `None`
+/// if it would. `name` names the executable.
 #[must_use]
 pub fn unattachable(name: &str, inspection: &Inspection) -> Option<Failure> {
     without_plan(name, inspection).or_else(|| refused_spec(std::iter::once((name.to_owned(), inspection))))
 }
 
-/// Adds to a refusal what asks for calls beside `--metrics`.
+/// Adds to a refusal the other options that need calls.
 fn with_push(failure: Failure, config: &WatchConfig) -> Failure {
     if !config.pushes {
         return failure;
@@ -184,14 +185,14 @@ fn with_push(failure: Failure, config: &WatchConfig) -> Failure {
     Failure { text: format!("{}; {WITHOUT_PUSH}", failure.text), ..failure }
 }
 
-/// Why nothing in an executable can be watched, if that is so.
+/// Returns why nothing in an executable can be watched; `None` if something can.
 fn without_plan(name: &str, inspection: &Inspection) -> Option<Failure> {
     if inspection.plans().next().is_some() {
         return None;
     }
     let refusals =
         || inspection.frameworks.iter().filter_map(|found| Some((found, found.plan.as_ref().err()?)));
-    // A spec is the user's own, and the place in it is told nowhere else.
+    // A spec is the user's own, and no other message has the place in it.
     let of_spec = refusals().find(|(found, _)| found.spec.is_some());
     let reason = of_spec.or_else(|| refusals().next()).map_or_else(
         || Failure::new(Kind::Unprovable, format!("{name} can't be watched: {}", no_framework())),
@@ -216,7 +217,7 @@ mod tests {
         Found { name: name.to_owned(), family: None, spec, module, version, plan: Err(why) }
     }
 
-    /// A spec that is refused for something at a place of it.
+    /// Returns a spec that is refused because of one place in it.
     fn of_spec() -> Found {
         let text = "name = \"jobs\"\n[[native]]\nname = \"job\"\nkey = \"thread\"\n[[native.start]]\n\
                     function = \"begin\"\n[[native.finish]]\nfunction = \"end\"\n";

@@ -1,7 +1,8 @@
-//! The probes of one plan: all of them in place, or those at the starts in windows of a second.
+//! The probes of one plan. Either all of them stay attached, or the start probes are attached only in windows of a
+//! second.
 //!
-//! The kernel takes a twentieth of a second and more to take a probe away, so that is done on a thread of its own, which
-//! has the programs for as long.
+//! The kernel takes 50 ms or more to remove a probe. This is done on a thread of its own, which owns the programs
+//! meanwhile.
 
 use std::{
     collections::BTreeSet,
@@ -32,35 +33,35 @@ use crate::{
     threads::NotDone,
 };
 
-/// How long a window is, at least: it ends when the schedule is next followed.
+/// The minimum length of a window. It ends when the schedule is next followed.
 const WINDOW: Duration = Duration::from_secs(1);
-/// How long to wait after probes could not be put in place, until it is tried again.
+/// How long to wait after probes could not be attached, before the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Said where the kernel has taken probes and put none. overlayfs copies a file up when its mode, owner or times are changed:
-/// probes go into the copy from then on, and a process that runs it has the former file in its memory.
+/// The failure where the kernel has accepted probes but put none in place. overlayfs copies a file up when its mode,
+/// owner or times are changed. From then on probes go into the copy, but a process that runs the executable still has
+/// the former file in its memory.
 const IN_ANOTHER_FILE: &str = "none is in its memory, which is not of the file that they are put into now: was the \
                                executable changed on overlayfs?";
-/// Said where it can't be seen in time whether the kernel has put any.
+/// The failure where it can't be read in time whether the kernel has put probes in place.
 const UNSEEN: &str = "its memory did not say in time whether they are";
 
-/// Of which calls durations are taken.
+/// The calls whose durations are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Latency {
-    /// Of all calls.
+    /// All calls.
     #[default]
     Full,
-    /// Of a sample of them, which costs the target less; all are counted.
+    /// A sample of the calls, which costs the target less. All calls are counted.
     Economy {
-        /// The probes at the starts are in place for a second in each such period, at a random time in it. Longer than
-        /// a second.
+        /// The period. Start probes are attached for one second in each, at a random time. Longer than a second.
         every: Duration,
     },
-    /// Of none: no probe is at the starts, and no call is asked for the one that it has recorded.
+    /// No calls. No start probe is attached, and the starts that calls have recorded are not read.
     Off,
 }
 
 impl Latency {
-    /// The part of the time in which starts are probed.
+    /// Returns the share of the time in which start probes are attached.
     pub(super) fn share(self) -> f64 {
         match self {
             Self::Full => 1.0,
@@ -70,45 +71,46 @@ impl Latency {
     }
 }
 
-/// See the [module](self). Dropping it takes the probes away, and waits until they are, for the target's memory a
-/// second at most.
+/// See the [module](self). Dropping it removes the probes and waits until they are removed, at most a second of that
+/// for the target's memory.
 pub(super) struct Probes {
     hands: Hands,
     sampling: Arc<Sampling>,
-    /// `None` where they are never taken away.
+    /// `None` if start probes are never removed.
     starts: Option<Starts>,
-    /// Those at the starts are in place.
+    /// Start probes are attached.
     is_open: bool,
-    /// For how long they had been, and when that was.
+    /// For how long start probes had been attached when they last changed, and when that was.
     watched: (Duration, Instant),
-    /// When they are to be.
+    /// When start probes are to be attached.
     schedule: Schedule,
     failures: Failures,
-    /// It was said that it can't be read whether those at the starts are in place.
+    /// It was logged that it can't be read whether start probes are in place.
     is_unread_told: bool,
 }
 
-/// What it takes to put the probes at the starts back.
+/// What it takes to attach the start probes again.
 #[derive(Clone)]
 struct Starts {
     exe: Arc<File>,
     pid: u32,
-    /// Offsets in the file.
+    /// Offsets of the start sites in the file.
     offsets: Vec<u64>,
-    /// Reads in the target's memory whether they are there: who has the programs must not wait for that.
+    /// Reads in the target's memory whether the probes are in place. The thread that has the programs must not wait for
+    /// it.
     memory: Arc<Aside>,
 }
 
-/// Who has the programs.
+/// The owner of the programs.
 enum Hands {
     Held(Programs),
     Away(JoinHandle<Option<Returned>>),
-    /// In the middle of a change only.
+    /// Only in the middle of a change.
     Empty,
 }
 
 impl Hands {
-    /// Lets a thread have the programs for a change. Where there can be none they stay, with the reason.
+    /// Gives the programs to a new thread for a change. If there can be no thread, keeps them and returns the reason.
     fn lend(
         programs: Programs,
         change: impl FnOnce(Programs) -> Returned + Send + 'static,
@@ -125,19 +127,19 @@ impl Hands {
     }
 }
 
-/// What comes back from a change.
+/// The result of a change.
 struct Returned {
     programs: Programs,
-    /// Whether those at the starts are in place now.
+    /// Start probes are attached now.
     is_open: bool,
     failure: Option<String>,
-    /// Why it could not be read whether they are.
+    /// Why it could not be read whether the probes are in place.
     unread: Option<io::Error>,
 }
 
 impl Probes {
-    /// Takes over programs whose probes are all in place, in a file and for a process. Those at the `starts` are taken away now
-    /// and then if the latency is to be sampled; without any they never are.
+    /// Takes over programs whose probes are all attached, in a file and for a process. The probes at `starts` are
+    /// removed now and then if latency is to be sampled; if `starts` is empty, none ever is.
     pub(super) fn new(
         programs: Programs,
         sampling: Arc<Sampling>,
@@ -160,7 +162,7 @@ impl Probes {
         }
     }
 
-    /// The programs, unless a thread has them.
+    /// Returns the programs, unless a thread has them.
     pub(super) fn programs(&self) -> Option<&Programs> {
         match &self.hands {
             Hands::Held(programs) => Some(programs),
@@ -168,7 +170,7 @@ impl Probes {
         }
     }
 
-    /// Chooses the calls of which durations are taken. Takes effect when the schedule is next followed.
+    /// Chooses the calls whose durations are taken. Takes effect when the schedule is next followed.
     pub(super) fn set_latency(&mut self, latency: Latency) {
         if !self.has_windows() {
             return;
@@ -187,40 +189,40 @@ impl Probes {
         }
     }
 
-    /// For how long probes have been at the starts.
+    /// Returns for how long start probes have been attached in all.
     pub(super) fn watched(&self) -> Duration {
         let (watched, then) = self.watched;
         if self.is_open { watched + then.elapsed() } else { watched }
     }
 
-    /// Whether the probes at the starts may be taken away.
+    /// Returns whether start probes may be removed.
     pub(super) fn has_windows(&self) -> bool {
         self.starts.is_some()
     }
 
-    /// Whether all calls whose start was not seen got a duration by the one that they had recorded, in the last period with
-    /// such calls.
+    /// Returns whether, in the last period with calls whose start was not seen, each of them got a duration from the
+    /// start that it had recorded.
     pub(super) fn are_recorded(&self) -> bool {
         matches!(&self.schedule, Schedule::InWindows(windows) if windows.are_recorded)
     }
 
-    /// Whether it is decided about a window when the schedule is next followed.
+    /// Returns whether the next call of [`follow_schedule`](Self::follow_schedule) decides about a window.
     pub(super) fn is_to_decide(&self, now: Instant) -> bool {
         matches!(&self.schedule, Schedule::InWindows(windows) if now >= windows.period_ends)
     }
 
-    /// Whether a thread puts probes in place or takes them away.
+    /// Returns whether a thread is attaching or removing probes.
     pub(super) fn are_changing(&self) -> bool {
         matches!(self.hands, Hands::Away(_))
     }
 
-    /// Whether durations are taken of no calls.
+    /// Returns whether no durations are taken.
     pub(super) fn is_off(&self) -> bool {
         matches!(self.schedule, Schedule::Never)
     }
 
-    /// Puts the probes at the starts in place, or takes them away, if it is time to. No call is older than `max_age`; `unseen`
-    /// tells of calls so far where they may record their starts themselves.
+    /// Attaches or removes the start probes, if it is time to. No call gets older than `max_age`. `unseen` returns the
+    /// counts of calls so far, if they may record their own starts.
     pub(super) fn follow_schedule(
         &mut self,
         now: Instant,
@@ -239,12 +241,12 @@ impl Probes {
                 self.change(wants_open, now, place);
             }
         } else if matches!(self.schedule, Schedule::Always) && self.programs().is_some() {
-            // A thread that has the programs may be taking away the probes that seem to be in place.
+            // Otherwise a thread may be removing probes that still count as attached.
             self.sampling.end_windows(max_age);
         }
     }
 
-    /// Lets a thread open or close a window, unless one is at it already.
+    /// Starts a thread that opens or closes a window, unless one is running.
     fn change(&mut self, open: bool, now: Instant, place: &Place) {
         let Some(starts) = self.starts.clone() else { return };
         let sampling = Arc::clone(&self.sampling);
@@ -263,7 +265,7 @@ impl Probes {
         }
     }
 
-    /// Takes note that a change has failed, and says so if the reason is a new one.
+    /// Records a failed change, and logs it if its reason is new.
     fn fail(&mut self, what: &str, failure: &str, now: Instant, place: &Place) {
         if self.failures.add(failure.to_owned(), now) && place.target.liveness() == Liveness::Running {
             warn!("{}: the probes at the starts of calls {what}: {failure}", place.name);
@@ -276,7 +278,7 @@ impl Probes {
             return;
         }
         let Hands::Away(thread) = std::mem::replace(&mut self.hands, Hands::Empty) else { return };
-        // A panic there has been reported, and leaves nothing attached.
+        // A panic was already reported, and leaves nothing attached.
         let Ok(Some(Returned { programs, is_open, failure, unread })) = thread.join() else { return };
         self.hands = Hands::Held(programs);
         self.watched = (self.watched(), Instant::now());
@@ -299,21 +301,22 @@ impl Probes {
 impl Drop for Probes {
     fn drop(&mut self) {
         if let Hands::Away(thread) = std::mem::replace(&mut self.hands, Hands::Empty) {
-            // Its programs are dropped here.
+            // The programs come back and are dropped here.
             let _ = thread.join();
         }
     }
 }
 
 impl Starts {
-    /// Where the first of them must be in the target's memory: they are all in one file. `None` where that may not be read.
+    /// Returns where the first start probe must be in the target's memory, since all are in one file. `None` if the
+    /// memory may not be read.
     fn first(&self, place: &Place) -> Option<Breakpoint> {
         let offset = self.offsets.first()?;
         let mut sites = place.executable.inspection.plans().flat_map(|(_, plan)| &plan.sites);
         Breakpoint::of(place, sites.find(|site| site.file_offset == *offset)?)
     }
 
-    /// Opens a window, or leaves it closed as a whole.
+    /// Opens a window; on failure it stays closed entirely.
     fn put_in_place(
         &self,
         mut programs: Programs,
@@ -338,8 +341,8 @@ impl Starts {
     }
 }
 
-/// Fails unless this finds a probe in the target's memory, and soon. Where that can't be read the probes pass for there, as when
-/// they are first attached: it gives the reason.
+/// Fails unless `is_there` finds a probe in the target's memory in time. If the memory can't be read, the probes count
+/// as attached, as on first attach, and the error is returned.
 fn look_for(
     memory: &Aside,
     is_there: impl FnOnce() -> io::Result<bool> + Send + 'static,
@@ -363,7 +366,7 @@ fn take_away(mut programs: Programs, sampling: &Sampling) -> Returned {
     Returned { programs, is_open: false, failure: None, unread: None }
 }
 
-/// Why the probes at the starts could not be put in place, since they last were.
+/// Why start probes could not be attached, since they last were.
 #[derive(Debug, Default)]
 struct Failures {
     reasons: BTreeSet<String>,
@@ -371,19 +374,19 @@ struct Failures {
 }
 
 impl Failures {
-    /// Adds one; tells whether it has a reason that the others have not.
+    /// Adds a failure. Returns whether its reason is new.
     fn add(&mut self, reason: String, now: Instant) -> bool {
         self.last = Some(now);
         self.reasons.insert(reason)
     }
 
-    /// Whether it is too early to try again.
+    /// Returns whether it is too early for another try.
     fn is_recent(&self, now: Instant) -> bool {
         self.last.is_some_and(|last| now.saturating_duration_since(last) < RETRY_AFTER)
     }
 }
 
-/// When the probes at the starts are to be in place.
+/// When start probes are to be attached.
 #[derive(Debug)]
 enum Schedule {
     Always,
@@ -391,61 +394,61 @@ enum Schedule {
     Never,
 }
 
-/// Finished calls whose start was not seen.
+/// Counts of finished calls whose start was not seen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unseen {
-    /// Those that have a duration, since they had recorded it themselves.
+    /// Calls with a duration, from the start that they had recorded.
     recorded: u64,
-    /// Those that have none.
+    /// Calls without a duration.
     missed: u64,
 }
 
 impl Unseen {
-    /// Those that came out of a ring, and those that the programs have counted as sampled out. A record that means nothing
-    /// is as good as none: after the clock was set back that may be so for hours. But calls that began before the clock was
-    /// looked at, or set for the first time since, tell nothing of those that begin now: windows would come and go as long as such
-    /// calls end.
+    /// Counts the calls that came out of a ring, and those that the programs have counted as sampled out. A call whose
+    /// record means nothing counts as missed: after the clock was set back, that can go on for hours. Calls that began
+    /// before the first look at the clock, or before it was first set after that, do not count, since they say nothing
+    /// about calls that begin now: otherwise windows would come and go as long as such calls end.
     pub(super) fn of(aggregate: &Aggregate, sampled_out: u64) -> Self {
         Self { recorded: aggregate.timed_by_own_start(), missed: sampled_out + aggregate.clock_set_since() }
     }
 
-    /// Whether all since then have a duration; `None` if there was none.
+    /// Returns whether all calls since `before` have a duration; `None` if there were no calls.
     fn are_recorded_since(self, before: Self) -> Option<bool> {
         let has_missed = self.missed > before.missed;
         (has_missed || self.recorded > before.recorded).then_some(!has_missed)
     }
 }
 
-/// When windows are open: once in each period, at a random time, so that a load with a rhythm of its own is not met at
-/// the same beat again and again; and not at all after a period in which calls have shown that they need none. A period
-/// without calls shows nothing: the next may have some.
+/// When windows are open: once in each period, at a random time, so that a periodic load is not always sampled at the
+/// same phase. There is no window after a period in which calls have shown that they need none. A period without calls
+/// shows nothing: the next may have some.
 #[derive(Debug)]
 struct Windows {
     every: Duration,
     window: Range<Instant>,
     period_ends: Instant,
-    /// Calls up to this period, once looked at, if they may record their starts.
+    /// The counts of calls at the beginning of this period, if calls may record their starts.
     unseen: Option<Unseen>,
-    /// All had a duration by that, in the last period with such calls.
+    /// In the last period with such calls, all of them had a duration from their record.
     are_recorded: bool,
 }
 
 impl Windows {
-    /// The first window is open now.
+    /// Creates a schedule whose first window is open now.
     fn new(every: Duration, now: Instant) -> Self {
         let window = now..now + WINDOW;
         Self { every, window, period_ends: now + every, unseen: None, are_recorded: false }
     }
 
-    /// The same with periods of another length. The first begins now, with its window if there is need of one.
+    /// Returns the schedule with another period. The first period begins now, with its window if one is needed.
     fn in_periods_of(&self, every: Duration, now: Instant) -> Self {
         let window = if self.window.is_empty() { now..now } else { now..now + WINDOW };
         Self { every, window, period_ends: now + every, ..*self }
     }
 
-    /// `unseen`: calls so far, if they may record their starts.
+    /// Returns whether a window is open. `unseen` has the counts of calls so far, if they may record their starts.
     fn is_open(&mut self, now: Instant, unseen: Option<Unseen>) -> bool {
-        // What was missed earlier, while none was to have a duration, says nothing.
+        // Calls missed earlier, while no durations were taken, show nothing.
         self.unseen = self.unseen.or(unseen);
         if now >= self.period_ends {
             let opens = now + random_below(self.every.saturating_sub(WINDOW));
@@ -461,10 +464,10 @@ impl Windows {
     }
 }
 
-/// A random duration, in whole milliseconds.
+/// Returns a random duration below `limit`, in whole milliseconds.
 fn random_below(limit: Duration) -> Duration {
     let milliseconds = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
-    // Each state has keys of its own, which are random.
+    // Each state has its own random keys.
     Duration::from_millis(RandomState::new().hash_one(0) % milliseconds)
 }
 
@@ -481,7 +484,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// Counts a call that has recorded its start, a time of day; its end is by the programs' clock.
+    /// Counts a call that has recorded its start as a time of day. Its end is by the programs' clock.
     fn finish_recorded(aggregate: &mut Aggregate, clock: Clock, start_ns: u64, end_ns: u64) -> Unseen {
         let labels = &Arc::new(Labels::decode(&LabelSet::EMPTY, &NoExecutable));
         let record = Record { label_set: 0, flags: record_flag::RECORDED, start_ns, duration_ns: end_ns };
@@ -523,8 +526,7 @@ mod tests {
         assert!(opened_at.len() > 5, "{opened_at:?}");
     }
 
-    /// After an idle period there is one: a load that comes and goes would else meet periods without, and be away in the
-    /// others.
+    /// After an idle period there is a window. Otherwise an intermittent load could come only in periods without one.
     #[test]
     fn there_is_no_window_after_a_period_whose_calls_had_all_recorded_their_start() {
         let (every, began) = (Duration::from_secs(10), Instant::now());
@@ -550,7 +552,7 @@ mod tests {
         }
     }
 
-    /// As for hours after the clock was set back by so much.
+    /// The case for hours after the clock was set back that far.
     #[test]
     fn there_is_a_window_after_a_period_whose_calls_have_recorded_what_means_nothing() {
         let labels = &Arc::new(Labels::decode(&LabelSet::EMPTY, &NoExecutable));
@@ -577,13 +579,13 @@ mod tests {
         }
     }
 
-    /// Streams from before the agent came end for hours, one by one.
+    /// Streams that began before the agent end one by one, for hours.
     #[test]
     fn there_is_no_window_for_calls_that_began_before_the_clock_was_looked_at() {
         let mut aggregate = Aggregate::new(Arc::default());
         let mut clock = Clock::default();
         clock.sync_at(1_000 * SECOND, 50 * SECOND);
-        // Each ends at 100 s.
+        // Each call ends at 100 s.
         let mut finish = |began_s: u64| {
             let unseen = finish_recorded(&mut aggregate, clock, (1_000 + began_s) * SECOND, 100 * SECOND);
             (unseen, aggregate.clock_set())
@@ -592,17 +594,17 @@ mod tests {
         let mut windows = Windows::new(every, began);
         windows.is_open(began, Some(finish(60).0));
         let cells = [
-            // When the call began, how many by then have no duration, and whether there is a window.
+            // When the call began, how many calls have no duration by then, and whether there is a window.
             (60, 0, false),
             (49, 1, false),
             (60, 1, false),
             (1, 2, false),
-            // After its end.
+            // A start after the call's end.
             (101, 3, true),
         ];
         for (period, (began_s, expected, has_window)) in (1_u32..).zip(cells) {
             finish(began_s);
-            // One that has a duration by its record is in each period.
+            // Each period also has a call with a duration from its record.
             let (unseen, clock_set) = finish(60);
             assert_eq!(clock_set, expected, "period {period}");
             windows.is_open(began + period * every, Some(unseen));
@@ -611,7 +613,7 @@ mod tests {
         }
     }
 
-    /// As a virtual machine's may be: long calls that begin now will have no duration either.
+    /// The clock of a virtual machine may do this: long calls that begin now will have no duration either.
     #[test]
     fn there_are_windows_where_the_clock_is_set_forward_again_and_again() {
         let mut aggregate = Aggregate::new(Arc::default());
@@ -649,13 +651,13 @@ mod tests {
         let memory = Aside::new("target", "nothing is seen");
         assert!(matches!(look_for(&memory, || Ok(true)), Ok(None)));
         assert_eq!(look_for(&memory, || Ok(false)).expect_err("none"), IN_ANOTHER_FILE);
-        // Text that may be run and not read.
+        // Text that is executable but not readable.
         let unread = look_for(&memory, || Err(io::Error::from_raw_os_error(libc::EFAULT)));
         assert!(matches!(unread, Ok(Some(_))), "{unread:?}");
         let (come, page) = mpsc::channel();
         let held_up = move || page.recv().map_err(io::Error::other);
         assert_eq!(look_for(&memory, held_up).expect_err("it never comes"), UNSEEN);
-        // Nor does anyone wait again.
+        // Nobody waits again either.
         let again = Instant::now();
         assert_eq!(look_for(&memory, || Ok(true)).expect_err("nor does this"), UNSEEN);
         assert!(again.elapsed() < FOR_A_SCRAPE);
@@ -669,12 +671,12 @@ mod tests {
         let unseen = |recorded, missed| Some(Unseen { recorded, missed });
         assert!(windows.is_open(began, unseen(0, 500)));
         assert!(windows.in_periods_of(2 * every, began).is_open(began, unseen(0, 500)));
-        // What came before the first period is no need.
+        // Calls missed before the first period create no need.
         let later = began + every;
         assert!(!windows.is_open(later, unseen(7, 500)));
         let mut longer = windows.in_periods_of(2 * every, later);
         assert!(!longer.is_open(later, unseen(7, 500)) && longer.window.is_empty());
-        // What has come in the longer one is.
+        // A call missed in the longer period does.
         longer.is_open(later + 2 * every, unseen(7, 501));
         assert!(!longer.window.is_empty());
     }

@@ -1,8 +1,8 @@
-//! Refreshes what is published, when somebody wants to read it.
+//! Refreshes what is published, on request.
 //!
-//! Nobody reads what is published but those who scrape, push or read the page, most of them once in many seconds. So they
-//! ask for a refresh before they read, and wait for it: rings are drained and totals read then. Who asks at the same time
-//! shares one. A wait in vain is counted, since numbers that stand still look like a quiet service.
+//! Only scrapes, pushes and the page read published data, most of them once in many seconds. So readers request a
+//! refresh before they read, and wait for it. Only then are rings drained and totals read. Simultaneous requests share
+//! one refresh. A wait in vain is counted, since numbers that stand still look like an idle service.
 
 use std::{
     mem,
@@ -12,50 +12,50 @@ use std::{
 
 use tracing::{info, warn};
 
-/// What was published so shortly ago is new enough for everybody, so that refreshes are no more frequent, whoever asks.
+/// Age below which published data is new enough for every reader. Limits the rate of refreshes.
 const NEW_FOR: Duration = Duration::from_millis(50);
-/// How long a reader waits for a refresh, until it takes what there is. A scrape that is late is worth more than one that is
-/// behind, but must not hang.
+/// How long a reader waits for a refresh before it takes the data that is there. A late scrape is worth more than
+/// outdated data, but a scrape must not hang.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// For how long whoever refreshes may do something else until that is a standstill: a hundred times as long as usual.
+/// How long the refreshing thread may be away before that is a standstill: a hundred times as long as usual.
 const STANDSTILL: Duration = Duration::from_secs(10);
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Refreshes {
     state: Mutex<State>,
-    /// A refresh is done, or none will be any more.
+    /// A refresh is done, or there will be no more.
     done: Condvar,
-    /// Somebody wants one, or it is time to end.
+    /// A refresh is requested, or the wait must end.
     wanted: Condvar,
 }
 
-/// Why a wait is over.
+/// Why a wait has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Woken {
-    /// The time has come.
+    /// The deadline has passed.
     InTime,
-    /// Somebody asks for a refresh.
+    /// A refresh is requested.
     Asked,
-    /// There shall be no more of them.
+    /// The run must end.
     ToEnd,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Somebody is there to refresh.
+    /// A thread is there to refresh.
     is_open: bool,
-    /// Somebody has asked since the last wait.
+    /// A refresh was requested since the last wait.
     is_asked: bool,
-    /// It is time to end.
+    /// The run must end.
     is_over: bool,
-    /// When the newest refresh that is done began.
+    /// When the newest finished refresh began.
     began: Option<Instant>,
-    /// When whoever refreshes came here last.
+    /// When the refreshing thread last waited here.
     came: Option<Instant>,
-    /// Waits for a refresh in vain.
+    /// Number of waits in vain.
     in_vain: u64,
-    /// When the first of them began that was after the newest refresh.
+    /// When the first wait in vain since the newest refresh began.
     behind_since: Option<Instant>,
 }
 
@@ -66,20 +66,20 @@ impl State {
 }
 
 impl Refreshes {
-    /// From now on somebody refreshes.
+    /// Marks that a thread refreshes from now on.
     pub(super) fn open(&self) {
         let mut state = self.lock();
         state.is_open = true;
         state.came = Some(Instant::now());
     }
 
-    /// All is published that there will ever be.
+    /// Marks that everything is published and that there will be no more refreshes.
     pub(super) fn close(&self) {
         self.lock().is_open = false;
         self.done.notify_all();
     }
 
-    /// Asks for a refresh, and waits until all that there is by now is published.
+    /// Requests a refresh, and waits until everything up to now is published.
     pub(super) fn ask(&self) {
         let asked = Instant::now();
         let is_wanting = |state: &State| state.is_open && !state.is_new(asked);
@@ -91,40 +91,42 @@ impl Refreshes {
         self.wanted.notify_one();
         let waited = self.done.wait_timeout_while(state, PATIENCE, |state| is_wanting(state));
         let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-        // At the end there may be no refresh any more.
+        // When the run ends, there may be no more refresh.
         if !waited.timed_out() || state.is_over {
             return;
         }
-        // Then what is there is all that can be had.
+        // The reader has to take the data that is there.
         state.in_vain += 1;
         let is_news = state.behind_since.is_none();
         state.behind_since = state.behind_since.or(Some(asked));
-        // Whoever refreshes must not wait until that is logged.
+        // The refreshing thread must not wait for the log.
         drop(state);
         if is_news {
             warn!("what is counted by now can't be read in time: scrapes and pushes have what was before");
         }
     }
 
-    /// How often somebody got what was there before, since no refresh was done in time.
+    /// Returns how often a reader got old data because no refresh was done in time.
     pub(super) fn in_vain(&self) -> u64 {
         self.lock().in_vain
     }
 
-    /// For how long nobody has come to refresh, or to empty the rings in between, if that is too long.
+    /// Returns for how long the refreshing thread has been away, from refreshing and from draining the rings; `None` if
+    /// that is not too long.
     pub(super) fn standstill(&self, now: Instant) -> Option<Duration> {
         let state = self.lock();
         let came = state.came.filter(|_| state.is_open)?;
         Some(now.saturating_duration_since(came)).filter(|gone| *gone >= STANDSTILL)
     }
 
-    /// Ends the waits of whoever refreshes, for good.
+    /// Ends the waits of the refreshing thread, permanently.
     pub(super) fn end(&self) {
         self.lock().is_over = true;
         self.wanted.notify_one();
     }
 
-    /// Waits until then, unless somebody asks before. A moment that has come goes first: asking without end delays nothing.
+    /// Waits until `until`, or until a refresh is requested. A deadline that has passed comes first, so endless
+    /// requests delay nothing.
     pub(super) fn wait(&self, until: Instant) -> Woken {
         let mut state = self.lock();
         state.came = Some(Instant::now());
@@ -144,7 +146,7 @@ impl Refreshes {
         }
     }
 
-    /// Refreshes by this for those who have asked, unless the newest refresh was what they asked for.
+    /// Runs `refresh` to answer requests, unless the newest refresh is new enough.
     pub(super) fn answer(&self, refresh: impl FnOnce()) {
         let begins = Instant::now();
         if self.lock().is_new(begins) {
@@ -179,7 +181,7 @@ mod tests {
 
     use super::*;
 
-    /// Refreshes, for so long each time, until the last of those who ask is done; gives how often that was.
+    /// Refreshes, taking this long each time, until all `asking` threads are done. Returns how often.
     fn times_refreshed(refreshes: &Refreshes, lasting: Duration, asking: Vec<thread::JoinHandle<()>>) -> u32 {
         let mut times = 0;
         while asking.iter().any(|one| !one.is_finished()) {
@@ -228,7 +230,7 @@ mod tests {
             thread::spawn(move || refreshes.ask())
         };
         let asking = (0..20).map(ask).collect();
-        // One was there when the refresh began at the latest; who came after that finds it new.
+        // One request came before the refresh began. Later ones find the data new.
         assert_eq!(times_refreshed(&refreshes, Duration::from_millis(10), asking), 1);
     }
 

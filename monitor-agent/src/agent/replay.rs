@@ -1,4 +1,4 @@
-//! The way of a ring's records to a snapshot without a kernel: what the bench times.
+//! The path of a ring's records to a snapshot, without a kernel. This is what the benchmark measures.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::{
     pipeline::{Aggregate, Extras, KnownLabels, Labels, Ladder, NoExecutable, Published, Snapshot},
 };
 
-/// Records are decoded, counted and timed here as in a run.
+/// Decodes, counts and times records as in a run.
 #[derive(Debug)]
 pub struct Replay {
-    /// Label sets by number, as the programs have written them.
+    /// Label sets by number, as written by the programs.
     label_sets: Vec<LabelSet>,
     labels: KnownLabels,
     aggregate: Aggregate,
@@ -21,14 +21,14 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Nothing has been replayed yet. Records may have the numbers of these label sets.
+    /// Creates an empty replay. Records may refer to these label sets by number.
     #[must_use]
     pub fn new(label_sets: Vec<LabelSet>) -> Self {
         let aggregate = Aggregate::new(Arc::new(Ladder::default()));
         Self { label_sets, labels: KnownLabels::default(), aggregate, published: Published::default() }
     }
 
-    /// Takes all of these records, each its bytes in a ring, and the totals of `calls` calls of each label set.
+    /// Takes these records, each as its bytes in a ring, and totals of `calls` calls for each label set.
     pub fn drain<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8]>, calls: u64) {
         let Self { label_sets, labels, aggregate, published } = self;
         let decoded = |number: u32| Labels::decode(&label_sets[number as usize], &NoExecutable);
@@ -44,7 +44,7 @@ impl Replay {
         published.update(vec![aggregate.changes(&|_, _| 0)]);
     }
 
-    /// What a scrape would read.
+    /// Returns what a scrape would read.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.published.get()

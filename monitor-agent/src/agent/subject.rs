@@ -1,4 +1,4 @@
-//! What OpenTelemetry's view of a target needs beside its calls.
+//! What OpenTelemetry's view of a target needs besides its calls.
 
 use std::{
     collections::BTreeMap,
@@ -27,14 +27,15 @@ pub(super) struct Subject {
     pauses: Mutex<Pauses>,
     /// When the process was started, in seconds since 1970.
     started: Option<f64>,
-    /// The same in 1/100 s since the machine was started: the time of day can be set.
+    /// When the process was started, in 1/100 s since boot: independent of changes to the time of day.
     start_ticks: u64,
-    /// Since when it is watched, in nanoseconds since 1970.
+    /// When the watch began, in nanoseconds since 1970.
     since_ns: u64,
 }
 
 impl Subject {
-    /// What can be found out about a target, whose resource has these attributes. What can't be read is left out.
+    /// Collects what is known of a target. Its resource gets the attributes in `resource`. Leaves out what can't be
+    /// read.
     pub(super) fn of(target: &Target, since: SystemTime, resource: &[(String, String)]) -> Self {
         let environment = target.environment(&Identity::VARIABLES).unwrap_or_else(|error| {
             warn!("{}: no OTEL_… variables of its own: {error}", describe(target));
@@ -59,7 +60,7 @@ impl Subject {
         Self { identity, pauses: Mutex::default(), started, start_ticks, since_ns: unix_ns(since) }
     }
 
-    /// All that is known of the target now.
+    /// Returns all telemetry of the target now.
     pub(super) fn telemetry(
         &self,
         snapshot: &Snapshot,
@@ -80,7 +81,8 @@ impl Subject {
     }
 }
 
-/// How long a process has been running, by when it was started, in 1/100 s since the machine was, and the time since then.
+/// Returns how long a process has been running, in milliseconds, from its start in 1/100 s since boot and the time
+/// since boot.
 fn uptime_ms(start_ticks: u64, now: Duration) -> u64 {
     let started = Duration::from_millis(start_ticks.saturating_mul(10));
     u64::try_from(now.saturating_sub(started).as_millis()).unwrap_or(u64::MAX)

@@ -1,4 +1,4 @@
-//! Targets whose calls go to a tracer, one by one, and nowhere else: for Rust programs, and for `events`.
+//! Targets whose single calls go to a tracer and nowhere else: for Rust programs, and for `events`.
 
 use std::{
     slice,
@@ -28,23 +28,24 @@ use crate::{
 /// What to trace.
 #[derive(Clone, Debug)]
 pub struct TraceConfig {
-    /// Processes to watch, each once.
+    /// Pids of the processes to watch, each once.
     pub pids: Vec<u32>,
-    /// Operations to trace beside the calls: [`Labels::operation`](crate::pipeline::Labels::operation) tells which one it was.
+    /// Operations to trace besides the calls. [`Labels::operation`](crate::pipeline::Labels::operation) returns which
+    /// one a call is of.
     pub specs: Specs,
-    /// Starts of calls are wanted too. Each costs the target about as much as a finish.
+    /// Trace starts of calls, too. Each costs the target about as much as a finish.
     pub starts: bool,
-    /// Calls under way for longer are given up: they have no duration.
+    /// Calls in flight for longer than this are given up: they have no duration.
     pub max_call_age: Duration,
-    /// Bounds of what each framework of a target may take in the kernel. What is past them is handed over with less, or
-    /// lost; what [`Tracer::lost`] does not tell of it is a warning of the log.
+    /// Limits of each framework's tables and ring in the kernel. Calls past them are handed over with less data, or
+    /// lost. What [`Tracer::lost`] does not report is logged as a warning.
     pub limits: Limits,
-    /// Most verbose level of the eBPF programs' own diagnostics, as `log::Level` counts; 0 for none.
+    /// Most verbose level of the eBPF programs' own diagnostics, numbered like `log::Level`; 0 for none.
     pub program_log_level: u8,
 }
 
 impl TraceConfig {
-    /// The finished calls of these processes.
+    /// Traces the finished calls of these processes, with defaults for everything else.
     #[must_use]
     pub fn new(pids: &[u32]) -> Self {
         Self {
@@ -78,13 +79,13 @@ impl TraceConfig {
     }
 }
 
-/// A limit past which a call is handed over with less, or not at all, and no [`Lost`](crate::pipeline::Lost) tells it.
+/// A limit past which a call is handed over with less data or not at all, without a [`Lost`](crate::pipeline::Lost).
 struct Limit {
-    /// What counts how often it was passed.
+    /// Counts how often the limit was passed.
     counter: Counter,
-    /// What there is too much of.
+    /// What is limited.
     on: &'static str,
-    /// What that costs.
+    /// The consequence of passing the limit.
     then: &'static str,
 }
 
@@ -107,12 +108,12 @@ const LIMITS: [Limit; 3] = [
     },
 ];
 
-/// Which of the limits a target is known to have passed.
+/// The limits that a target is known to have passed.
 #[derive(Clone, Copy, Default)]
 struct Passed([bool; LIMITS.len()]);
 
 impl Passed {
-    /// Tells those of which it was not known. `counter` gives the value of a counter of the programs.
+    /// Calls `passed` for each limit that was not known to be passed. `counter` returns the value of a program counter.
     fn tell_new(&mut self, counter: impl Fn(Counter) -> u64, mut passed: impl FnMut(&Limit)) {
         for (is_known, limit) in self.0.iter_mut().zip(&LIMITS) {
             if !*is_known && counter(limit.counter) > 0 {
@@ -123,19 +124,19 @@ impl Passed {
     }
 }
 
-/// Targets with probes attached. Dropping it takes the probes away.
+/// Targets with probes attached. Dropping it removes the probes.
 pub struct Trace {
     watches: Watches,
-    /// Of each target, in their order.
+    /// One for each target, in the same order.
     passed: Vec<Passed>,
     checked: Instant,
 }
 
 impl Trace {
-    /// How often to poll: the ring holds so much, and lines that are read live shall not be older.
+    /// How often to poll. The ring's capacity limits it, and lines that are read live must not be older.
     pub const POLL_EVERY: Duration = Duration::from_millis(50);
 
-    /// Attaches to all of these processes. One that can't be watched is the result, with nothing attached.
+    /// Attaches to all of these processes. If one can't be watched, fails with nothing attached.
     pub fn attach(config: &TraceConfig) -> Result<Self, Failure> {
         if config.pids.is_empty() {
             return Err(Failure::new(Kind::Usage, "no process to watch: give the pid of one"));
@@ -147,7 +148,7 @@ impl Trace {
         Ok(Self { watches, passed, checked: Instant::now() })
     }
 
-    /// Hands over the calls since the last time; false once no target is left.
+    /// Hands over the calls since the last poll. Returns false once no target is left.
     pub fn poll(&mut self, tracer: &mut dyn Tracer) -> bool {
         self.watches.drain(tracer);
         if self.checked.elapsed() >= CHECK_EVERY {
@@ -158,7 +159,7 @@ impl Trace {
         self.watches.any_up()
     }
 
-    /// Says of each limit once that a target has passed it.
+    /// Logs once for each limit that a target has passed it.
     fn say_what_is_passed(&mut self) {
         for (watch, passed) in self.watches.all().iter().zip(&mut self.passed) {
             passed.tell_new(
@@ -168,7 +169,7 @@ impl Trace {
         }
     }
 
-    /// Says how often each of these limits was passed in all.
+    /// Logs how often each of these limits was passed in all.
     fn say_what_was_passed(&self, limits: &[Limit]) {
         for watch in self.watches.all() {
             for Limit { counter, on, then } in limits {
@@ -180,13 +181,14 @@ impl Trace {
         }
     }
 
-    /// Takes the probes away and hands over what is left. Takes a quarter of a second or so.
+    /// Removes the probes and hands over the remaining calls. Takes about a quarter of a second.
     pub fn detach(mut self, tracer: &mut dyn Tracer) {
         let [label_sets, in_flight @ ..] = &LIMITS;
-        // Before the probes go: the last starts are seen and their finishes are not, which fills the tables of calls in flight.
+        // Before the probes are removed: the last starts are seen without their finishes, which fills the tables of
+        // calls in flight.
         self.say_what_was_passed(in_flight);
         self.watches.finish(tracer);
-        // By the last calls, too: their lines have come since.
+        // Afterwards, since the last calls have been handed over only now.
         self.say_what_was_passed(slice::from_ref(label_sets));
     }
 }

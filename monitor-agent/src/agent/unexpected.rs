@@ -1,9 +1,9 @@
-//! Types that calls come with and that the plan doesn't know: named, and used where it can be proven what they are.
+//! Types of calls that the plan does not know: named, and used where their meaning can be proven.
 //!
-//! A type word is the address of an itab. The compiler makes one for each pair of interface and type that it sees; the
-//! runtime makes others (`runtime/iface.go`), and so do executables that carry a package twice. An itab has the addresses
-//! of its interface and of its type, the type's hash and its methods (`internal/abi/iface.go`): when all these are those
-//! of an itab that the plan knows, it means the same.
+//! A type word is the address of an itab. The compiler makes one for each pair of interface and type that it sees. The
+//! runtime makes others (`runtime/iface.go`), and so do executables that contain a package twice. An itab has the
+//! addresses of its interface and of its type, the type's hash and its methods (`internal/abi/iface.go`). If all these
+//! are equal to those of an itab that the plan knows, it means the same.
 
 use std::{
     collections::BTreeMap,
@@ -26,10 +26,10 @@ use crate::{
     text::shown,
 };
 
-/// Stands for names that can't be told.
+/// Stands for names that can't be read.
 const UNKNOWN: &str = "unknown";
 
-/// What tells an itab from others; addresses are those of link time.
+/// The fields that identify an itab, with link-time addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Itab {
     interface: u64,
@@ -38,30 +38,30 @@ struct Itab {
     first_method: u64,
 }
 
-/// Bytes of an itab up to the end of its first method.
+/// Size of an itab up to the end of its first method, in bytes.
 const ITAB_BYTES: usize = 32;
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Unexpected {
-    /// Type words that the recipe knows.
+    /// Type words of the recipe.
     known: Vec<(u64, Itab)>,
     seen: BTreeMap<u64, UnexpectedType>,
-    /// Hits that the programs could make nothing of, when last asked about,
+    /// Number of hits with an unknown type, when the programs were last asked.
     unknown_hits: u64,
-    /// and when they are asked again, whatever that number says.
+    /// When to ask again, even if `unknown_hits` has not changed.
     next_ask: Instant,
-    /// Where itabs lie that the runtime has made; `None` where that may not be read.
+    /// The memory with the itabs that the runtime has made; `None` if it may not be read.
     memory: Option<AddressSpace>,
     made: Aside,
-    /// Those that are being read there.
+    /// Itabs that are being read from memory.
     awaited: Option<Awaited<Vec<Met>>>,
 }
 
 /// A type word, and the itab at its address, if there is one.
 type Met = (u64, Option<Itab>);
 
-/// How often the programs are asked, which takes a system call, where they could make something of all calls.
+/// How often the programs are asked, which takes a system call, while no hits have an unknown type.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 impl Unexpected {
@@ -89,8 +89,8 @@ impl Unexpected {
         }
     }
 
-    /// Asks the programs which types they met, if calls are not counted for it, memory is awaited or it is time to. Tells
-    /// whether there is news.
+    /// Asks the programs which types they met, if calls are not counted because of their type, a read of memory is
+    /// pending or it is time to. Returns whether anything has changed.
     pub(super) fn ask_if_due(&mut self, now: Instant, maps: &Maps, place: &Place) -> bool {
         let unknown_hits = maps.unknown_hits();
         if now < self.next_ask && unknown_hits == self.unknown_hits && self.awaited.is_none() {
@@ -100,8 +100,8 @@ impl Unexpected {
         self.ask(maps, place)
     }
 
-    /// Asks the programs which types they met; tells whether there is news. Waits for nothing: what it takes the memory of
-    /// the target to tell is known when it is asked again, or later.
+    /// Asks the programs which types they met. Returns whether anything has changed. Does not wait: what has to be read
+    /// from the target's memory is known the next time, or later.
     pub(super) fn ask(&mut self, maps: &Maps, place: &Place) -> bool {
         let given = self.given();
         self.meet_all(given, maps, place);
@@ -112,7 +112,8 @@ impl Unexpected {
         self.meet_all(found, maps, place);
         let mut has_news = false;
         for (word, hits) in types {
-            // One that could not be looked up yet is asked for again: its calls are in no count but that of such calls.
+            // If it could not be looked up yet, it is tried again: until then its calls are counted only as of unknown
+            // type.
             let Some(found) = self.seen.get_mut(&word) else { continue };
             has_news |= found.hits != hits;
             found.hits = hits;
@@ -120,7 +121,7 @@ impl Unexpected {
         has_news
     }
 
-    /// What memory has given by now of what was read there.
+    /// Returns what has been read from memory by now.
     fn given(&mut self) -> Vec<Met> {
         let Some(Poll::Ready(given)) = self.awaited.as_ref().map(Awaited::poll) else { return Vec::new() };
         self.awaited = None;
@@ -133,8 +134,8 @@ impl Unexpected {
         }
     }
 
-    /// The itabs at these addresses that are in the executable; begins to read the others in memory, unless some are being
-    /// read there.
+    /// Returns the itabs at these addresses that are in the executable. Begins to read the others from memory, unless a
+    /// read is pending.
     fn look_up(&mut self, words: Vec<u64>, place: &Place) -> Vec<Met> {
         let met = words.into_iter().map(|word| (word, in_image(place, word)));
         let (mut met, others): (Vec<Met>, Vec<Met>) = met.partition(|(_, itab)| itab.is_some());
@@ -145,7 +146,7 @@ impl Unexpected {
         let bias = place.bias;
         let read = move || {
             let read = others.into_iter().map(|(word, _)| (word, in_memory(&memory, word, bias))).collect();
-            // It has not become another program meanwhile.
+            // The process has not become another program meanwhile.
             if memory.is_there() { read } else { Vec::new() }
         };
         self.awaited.get_or_insert_with(|| self.made.begin(read));
@@ -157,7 +158,7 @@ impl Unexpected {
     }
 }
 
-/// A type that is met for the first time.
+/// Handles a type that is met for the first time.
 fn meet(word: u64, itab: Option<Itab>, known: &[(u64, Itab)], maps: &Maps, place: &Place) -> UnexpectedType {
     let (interface, concrete) =
         itab.and_then(|itab| names(&place.executable.image, itab)).unwrap_or_else(unknown);
@@ -175,7 +176,7 @@ fn meet(word: u64, itab: Option<Itab>, known: &[(u64, Itab)], maps: &Maps, place
     UnexpectedType { interface, concrete, hits: 0 }
 }
 
-/// The two for the log: such names are the target's own, and can be of any length and hold anything.
+/// Formats the two names for the log: they are the target's own, of any length and content.
 fn pair(interface: &str, concrete: &str) -> String {
     format!("{} as {}", shown(concrete), shown(interface))
 }
@@ -184,13 +185,13 @@ fn unknown() -> (String, String) {
     (UNKNOWN.to_owned(), UNKNOWN.to_owned())
 }
 
-/// The itab at an address of the target, as the file has it.
+/// Returns the itab at an address of the target, as it is in the file.
 fn in_image(place: &Place, word: u64) -> Option<Itab> {
     let bytes = place.executable.image.read(word.checked_sub(place.bias)?, ITAB_BYTES).ok()?;
     Itab::decode(&bytes, 0)
 }
 
-/// The itab at an address of the target, as its memory has it.
+/// Returns the itab at an address of the target, as it is in memory.
 fn in_memory(memory: &AddressSpace, word: u64, bias: u64) -> Option<Itab> {
     let mut bytes = [0; ITAB_BYTES];
     memory.read(word, &mut bytes).ok()?;
@@ -210,8 +211,8 @@ impl Itab {
     }
 }
 
-/// Names of the interface and the type, if they are that. A target can make up as many as it likes: each takes a few short reads
-/// of the file.
+/// Returns the names of the interface and the type, if they are an interface and a type. A target can make up any
+/// number of itabs, but each takes only a few short reads of the file.
 fn names(image: &Image, itab: Itab) -> Option<(String, String)> {
     let go = image.go().ok()?;
     let (kind, interface) = go.kind_and_name_at(itab.interface).ok()?;

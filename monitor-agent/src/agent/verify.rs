@@ -1,6 +1,6 @@
-//! Looking at the target: is its text what the file says, are the probes in place, and would one end it?
+//! Checks of the target: is its text equal to the file's, are the probes in place, and could a probe end the process?
 //!
-//! Text that was remapped to anonymous memory never fires a uprobe, which would look like a silent service.
+//! Text that was remapped to anonymous memory never fires a uprobe, which would look like an idle service.
 
 use std::io;
 
@@ -15,26 +15,28 @@ use crate::{
     target::{AddressSpace, Liveness, Mapping, ReturnHazard, Target, TargetError},
 };
 
-/// The instruction that the kernel puts in place of a probed one (`int3`, amd64).
+/// The instruction that the kernel writes over a probed one (`int3`, amd64).
 const BREAKPOINT: u8 = 0xcc;
-/// What it may make of one on a nop of five bytes, once it was hit: a call of its own code in the process (`call rel32`).
+/// The instruction that the kernel may write over a breakpoint on a five-byte nop once it was hit: a call to its own
+/// code in the process (`call rel32`).
 const CALL: u8 = 0xe8;
 const CALL_LEN: usize = 5;
 
-/// What the text of a site's function says.
+/// The result of comparing a site's function with the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Text {
-    /// That of the file.
+    /// Equal to the file.
     Original,
-    /// A breakpoint, or what the kernel has made of it: ours, or that of another tool that watches the same function.
+    /// A breakpoint, or what the kernel has made of it: the agent's, or that of another tool that watches the same
+    /// function.
     Probed,
-    /// Something else: the plan doesn't fit what runs.
+    /// Something else: the plan does not match the running code.
     Different,
 }
 
-/// Compares the function of a site with the file's: whoever jumps elsewhere at its entry never gets to the probe.
+/// Compares a site's function with the file: code that jumps elsewhere at its entry never reaches the probe.
 ///
-/// Probes are no difference, wherever they are: others may watch the function at instructions of their choice.
+/// Probes do not count as a difference, wherever they are: other tools may watch the function at any instruction.
 fn text(target: &Target, bias: u64, site: &Site) -> Result<Text, TargetError> {
     let entry = site.entry.wrapping_add(bias);
     let mut found = vec![0; site.code.len()];
@@ -43,12 +45,12 @@ fn text(target: &Target, bias: u64, site: &Site) -> Result<Text, TargetError> {
     if seen != Text::Different {
         return Ok(seen);
     }
-    // Only then is it worth asking for them. They are there before anything calls them, and stay.
+    // Only now are the trampolines worth looking up. They exist before anything calls them, and stay.
     restore_breakpoints(&mut found, &site.code, entry, &target.probe_trampolines()?);
     Ok(compare(&found, site))
 }
 
-/// Compares the code of a site's function, as it was found, with the file's.
+/// Compares the code of a site's function, as found in memory, with the file's.
 fn compare(found: &[u8], site: &Site) -> Text {
     let is_same = |(found, file): (&u8, &u8)| found == file || *found == BREAKPOINT;
     if !found.iter().zip(site.code.iter()).all(is_same) {
@@ -58,16 +60,17 @@ fn compare(found: &[u8], site: &Site) -> Text {
     if is_probed { Text::Probed } else { Text::Original }
 }
 
-/// Where in its function's code a site is.
+/// Returns the offset of a site in its function's code.
 fn place_in(site: &Site) -> usize {
     usize::try_from(site.address.wrapping_sub(site.entry)).unwrap_or(usize::MAX)
 }
 
-/// Puts breakpoints back where the kernel has made calls of them. It writes the four bytes behind the breakpoint first and
-/// the first byte last, and takes a call away the other way round (`int3_update` in arch/x86/kernel/uprobes.c @ v6.18).
+/// Puts breakpoints back where the kernel has replaced them with calls. The kernel writes the four bytes after the
+/// breakpoint first and the first byte last, and removes a call in the opposite order (`int3_update` in
+/// arch/x86/kernel/uprobes.c @ v6.18).
 ///
-/// On which nops it does that changes with its releases. That the call leads into its own code tells it, as it tells the
-/// kernel itself (`is_optimized`).
+/// The nops for which it does so depend on its release. A call is recognized by its destination in the kernel's own
+/// code, as the kernel does itself (`is_optimized`).
 fn restore_breakpoints(found: &mut [u8], file: &[u8], entry: u64, trampolines: &[Mapping]) {
     let is_kernels = |address: u64| trampolines.iter().any(|one| (one.start..one.end).contains(&address));
     for (index, original) in file.windows(CALL_LEN).enumerate() {
@@ -82,20 +85,20 @@ fn restore_breakpoints(found: &mut [u8], file: &[u8], entry: u64, trampolines: &
     }
 }
 
-/// Whether there is a probe at a site of a process.
+/// Returns whether there is a probe at a site of a process.
 pub fn probe_in_place(target: &Target, image: &Image, site: &Site) -> Result<bool, TargetError> {
     let bias = target.load_bias(image.link_base())?;
     Ok(text(target, bias, site)? == Text::Probed)
 }
 
-/// How far the addresses of a process are from those of its executable.
+/// Returns the distance between the addresses of a process and those of its executable.
 pub(super) fn load_bias(target: &Target, image: &Image) -> Result<u64, Failure> {
-    // A process that ends has no mappings any more.
+    // A process that is ending has no mappings any more.
     let ended = |error: TargetError| still_running(target).err().unwrap_or_else(|| error.into());
     target.load_bias(image.link_base()).map_err(ended)
 }
 
-/// Fails when the process is not, or no longer, the one that was opened.
+/// Fails if the process has ended, or has become another program.
 pub(super) fn still_running(target: &Target) -> Result<(), Failure> {
     match target.liveness() {
         Liveness::Running => Ok(()),
@@ -104,7 +107,7 @@ pub(super) fn still_running(target: &Target) -> Result<(), Failure> {
     }
 }
 
-/// Refuses plans with a return probe for a process that one could end.
+/// Refuses plans with a return probe if such a probe could end the process.
 pub fn check_return_probes<'a>(
     target: &Target,
     mut plans: impl Iterator<Item = (&'a Found, &'a Plan)>,
@@ -121,14 +124,14 @@ pub fn check_return_probes<'a>(
     ))
 }
 
-/// Why a return probe could end the process, if one could.
+/// Returns why a return probe could end the process, if it could.
 fn return_hazard(target: &Target) -> Result<Option<String>, TargetError> {
     let found = |hazard: Option<ReturnHazard>| hazard.map(|hazard| hazard.to_string());
     let hazard = target.return_hazard(false)?;
     if hazard != Some(ReturnHazard::Filtered) {
         return Ok(found(hazard));
     }
-    // Only then is it worth finding out.
+    // Only now is it worth trying out.
     match bpf::return_probes_pass_filters() {
         Ok(passes) => target.return_hazard(passes).map(found),
         Err(error) => Ok(Some(format!(
@@ -138,8 +141,8 @@ fn return_hazard(target: &Target) -> Result<Option<String>, TargetError> {
     }
 }
 
-/// Refuses plans with a function whose text is not the file's, as far as the process's memory may be read. Of sites on
-/// request nothing is asked.
+/// Refuses plans with a function whose text differs from the file's, if the process's memory may be read. Sites that
+/// are probed only on request are not checked.
 pub fn check_texts<'a>(
     target: &Target,
     image: &Image,
@@ -158,7 +161,7 @@ pub fn check_texts<'a>(
     Ok(())
 }
 
-/// Refuses a function whose text is not the file's. Gives whether somebody's probe is at the site already.
+/// Refuses a function whose text differs from the file's. Returns whether the site already has a probe.
 pub(super) fn check_text(place: &Place, site: &Site) -> Result<bool, Failure> {
     match text(&place.target, place.bias, site) {
         Ok(text) => refuse_different(&place.name, site, text).map(|()| text == Text::Probed),
@@ -180,7 +183,7 @@ fn refuse_different(name: &str, site: &Site, text: Text) -> Result<(), Failure> 
     ))
 }
 
-/// Refuses probes that will never fire.
+/// Refuses a probe that would never fire.
 pub(super) fn check_in_place(place: &Place, site: &Site) -> Result<(), Failure> {
     match text(&place.target, place.bias, site) {
         Ok(Text::Probed) => Ok(()),
@@ -196,23 +199,24 @@ pub(super) fn check_in_place(place: &Place, site: &Site) -> Result<(), Failure> 
     }
 }
 
-/// Where a breakpoint is in a process's memory as long as a probe is in place, or what the kernel has made of it.
+/// Where a process's memory has a breakpoint, or what the kernel has made of it, while a probe is attached.
 pub(super) struct Breakpoint {
     memory: AddressSpace,
     address: u64,
-    /// What the file has there.
+    /// The file's byte at this place.
     original: Option<u8>,
 }
 
 impl Breakpoint {
-    /// That of a site; `None` where the process's memory may not be read, which was said when it was attached to.
+    /// Returns the breakpoint of a site; `None` if the process's memory may not be read, which was logged when
+    /// attaching.
     pub(super) fn of(place: &Place, site: &Site) -> Option<Self> {
         let memory = place.target.memory().ok()?;
         let original = site.code.get(place_in(site)).copied();
         Some(Self { memory, address: site.address.wrapping_add(place.bias), original })
     }
 
-    /// Whether it is there now. Waits for the memory, however long that takes.
+    /// Returns whether the breakpoint is there now. Waits for the memory, however long that takes.
     pub(super) fn is_there(&self) -> io::Result<bool> {
         let mut found = [0];
         self.memory.read(self.address, &mut found)?;
@@ -220,14 +224,14 @@ impl Breakpoint {
     }
 }
 
-/// Calls are counted without access to the target's memory; only the check is left out.
+/// Logs that the check is left out. Calls are counted without access to the target's memory.
 fn unread(place: &Place, error: TargetError) -> Result<(), Failure> {
     let error = unpermitted(&place.target, error)?;
     warn!("{}: its code is not compared with its file: {error}", place.name);
     Ok(())
 }
 
-/// Why a process's memory can't be read, if that is for want of permission. All else is a failure.
+/// Returns the error if the process's memory can't be read for lack of permission. Fails with any other error.
 fn unpermitted(target: &Target, error: TargetError) -> Result<TargetError, Failure> {
     still_running(target)?;
     match error {
@@ -243,10 +247,10 @@ mod tests {
     const ENTRY: u64 = 0x40_1000;
     /// `nop dword ptr [rax+rax]; lea eax, [rdi+1]; ret`
     const FILE: [u8; 9] = [0x0f, 0x1f, 0x44, 0, 0, 0x8d, 0x47, 1, 0xc3];
-    /// The same with a call of what lies 0x1000 bytes behind its first instruction.
+    /// The same with a call to 0x1000 bytes after its first instruction.
     const CALLED: [u8; 9] = [CALL, 0xfb, 0x0f, 0, 0, 0x8d, 0x47, 1, 0xc3];
 
-    /// What is made of this code where the kernel's own lies there.
+    /// Returns this code after breakpoints are restored, with the kernel's code at `kernels`.
     fn restored(mut found: [u8; 9], kernels: u64) -> [u8; 9] {
         let kernels = Mapping { start: kernels, end: kernels + 0x1000, offset: 0, perms: *b"r-xp" };
         restore_breakpoints(&mut found, &FILE, ENTRY, &[kernels]);
@@ -262,10 +266,10 @@ mod tests {
         };
         let probed = with_first(FILE, BREAKPOINT);
         assert_eq!(restored(CALLED, kernels), probed);
-        // While the kernel writes it.
+        // While the kernel is writing it.
         assert_eq!(restored(with_first(CALLED, BREAKPOINT), kernels), probed);
         assert_eq!(restored(probed, kernels), probed);
-        // Calls of something else, and code that was changed behind one of the kernel's.
+        // Calls to other code, and code that was changed after a call to the kernel's.
         assert_eq!(restored(CALLED, kernels + 0x1000), CALLED);
         assert_eq!(restored(CALLED, ENTRY), CALLED);
         assert_eq!(restored(with_first(CALLED, 0xe9), kernels), with_first(CALLED, 0xe9));

@@ -36,62 +36,62 @@ use crate::{
 /// A target with probes attached, or one that has ended and whose totals are kept.
 pub(super) struct Watch {
     place: Place,
-    /// The executable's: label sets and types are read from it. `None` once all of them are known.
+    /// The executable's file, from which label sets and types are read. `None` once all of them are known.
     file: Option<Arc<File>>,
-    /// One for each framework in it; none once the target is down, since each has its tables in the kernel.
+    /// One for each framework in the executable; empty once the target is down, since each holds tables in the kernel.
     attached: Vec<Attached>,
-    /// What the programs had counted when the target was set down.
+    /// The values of the programs' counters when the target was set down.
     kept: [(Counter, u64); KEPT.len()],
-    /// Takes the probes away from a target that has ended.
+    /// The thread that removes the probes of a target that has ended.
     leaving: Option<JoinHandle<()>>,
-    /// Whether the target still runs is asked as little as that, from then on,
+    /// When to check next, at little cost, whether the target still runs.
     next_glance: Instant,
-    /// and by all that tells it from then on.
+    /// When to check next by all means whether it still runs.
     next_close_look: Instant,
     /// When the rings were last drained.
     drained: Instant,
-    /// Much waited in them at a time when they were drained, since somebody asked.
+    /// The rings held many records at one of the drains since this was last checked.
     was_filling: bool,
-    /// Where durations came from when last looked at.
+    /// Where durations came from at the last check.
     latency_sources: Vec<LatencySource>,
     is_up: bool,
     face: Arc<Face>,
 }
 
-/// What it takes to drain rings, for all targets in turn.
+/// The shared state for draining the rings of all targets in turn.
 #[derive(Default)]
 pub(super) struct Tools {
     pub(super) clock: Clock,
     batch: Batch,
 }
 
-/// A target whose text is that of its plans.
+/// A target whose text matches its plans.
 pub(super) struct Checked {
     place: Place,
-    /// The executable's.
+    /// The executable's file.
     file: Arc<File>,
 }
 
 /// A target with programs attached.
 pub(super) struct Begun {
     place: Place,
-    /// The executable's.
+    /// The executable's file.
     file: Arc<File>,
-    /// Of each framework that is watched.
+    /// The programs of each framework that is watched.
     programs: Vec<attached::Begun>,
-    /// When that began: whatever is counted has come since.
+    /// When attaching began: all that is counted came later.
     since: SystemTime,
-    /// How long it took.
+    /// How long attaching took.
     took: Duration,
 }
 
 impl Checked {
-    /// Refuses a target whose text is not that of its plans, or that they could end.
+    /// Refuses a target whose text does not match its plans, or that their probes could end.
     pub(super) fn new(prepared: Prepared, config: &WatchConfig) -> Result<Self, Failure> {
         let Prepared { target, executable, file } = prepared;
         let name = describe(&target);
         let mut place = Place { target, executable, bias: 0, name };
-        // Of a process alone nothing is asked that lies in its executable.
+        // A process that is watched without calls and Go runtime needs no load bias.
         if place.executable.runtime.is_some() || plans(&place, config).next().is_some() {
             place.bias = load_bias(&place.target, &place.executable.image)?;
         }
@@ -110,7 +110,7 @@ impl Checked {
         Ok(Self { place, file })
     }
 
-    /// Attaches every plan; whatever fails leaves nothing attached. Writes nothing to the log.
+    /// Attaches every plan. On failure nothing stays attached. Logs nothing.
     pub(super) fn attach(self, config: &WatchConfig) -> Result<Begun, Failure> {
         let Self { place, file } = self;
         let (since, began) = (SystemTime::now(), Instant::now());
@@ -121,7 +121,7 @@ impl Checked {
     }
 }
 
-/// The plans of a target's frameworks that are to be watched, each with the number and the name of its framework.
+/// Returns the plans to attach, each with its framework and the framework's index.
 fn plans<'a>(
     place: &'a Place,
     config: &'a WatchConfig,
@@ -135,7 +135,7 @@ fn is_wanted(found: &Found, config: &WatchConfig) -> bool {
     found.family.is_none_or(|family| config.metrics.wants_calls_of(family))
 }
 
-/// Takes over the programs of each framework that is watched, and says which are and which are not.
+/// Takes over the programs of each watched framework, and logs which frameworks are watched and which are not.
 fn take_over(
     place: &Place,
     programs: Vec<attached::Begun>,
@@ -163,7 +163,8 @@ fn take_over(
         let Some(begun) = programs.next_if(|begun| begun.framework == index) else { continue };
         attached.push(Attached::new(place, begun, (found, plan), config, ladder)?);
         info!("attached to {}: {}", place.name, shown(&with_versions(found, &stats.go_version)));
-        // What a framework's release can't tell is said by `inspect`. A spec's author has asked for what is missing.
+        // `inspect` shows the notes about a framework's release. Those about a spec concern what its author has
+        // requested.
         for note in plan.notes.iter().filter(|_| found.spec.is_some()) {
             warn!("{}: {}: {}", place.name, found.name, printable(note));
         }
@@ -173,7 +174,7 @@ fn take_over(
 }
 
 impl Watch {
-    /// Takes over a target with programs attached; whatever fails leaves nothing attached.
+    /// Takes over a target with programs attached. On failure nothing stays attached.
     pub(super) fn new(begun: Begun, config: &WatchConfig, ladder: &Arc<Ladder>) -> Result<Self, Failure> {
         let Begun { place, file, programs, since, took } = begun;
         let mut stats = TargetStats {
@@ -213,38 +214,38 @@ impl Watch {
         Ok(watch)
     }
 
-    /// What readers see of it.
+    /// Returns what readers see of the target.
     pub(super) fn face(&self) -> Arc<Face> {
         Arc::clone(&self.face)
     }
 
-    /// Whether calls may still come in.
+    /// Returns whether calls may still come in.
     pub(super) fn is_up(&self) -> bool {
         self.is_up
     }
 
-    /// The process.
+    /// Returns the process.
     pub(super) fn target(&self) -> &Target {
         &self.place.target
     }
 
-    /// Whether much waits in the rings.
+    /// Returns whether the rings hold many records.
     pub(super) fn is_filling(&self) -> bool {
         self.attached.iter().any(Attached::is_filling)
     }
 
-    /// Whether much waits in the rings, or did when they were drained since this was asked: who scrapes has them drained, too,
-    /// and they fill on.
+    /// Returns whether the rings hold many records, or did at a drain since the last call: scrapes drain them as well,
+    /// and they fill again.
     pub(super) fn has_been_filling(&mut self) -> bool {
         std::mem::take(&mut self.was_filling) || self.is_filling()
     }
 
-    /// How long ago the rings were drained.
+    /// Returns how long ago the rings were drained.
     pub(super) fn left_alone_for(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.drained)
     }
 
-    /// Takes out of each ring what others can wait for, for the tracer too.
+    /// Takes one short turn's records out of each ring, for the tracer too.
     pub(super) fn drain(&mut self, tools: &mut Tools, tracer: &mut dyn Tracer) {
         self.take_out(Turn::Short, tools, tracer);
     }
@@ -259,7 +260,7 @@ impl Watch {
         self.face.lock_stats().ring_bytes = ring_bytes;
     }
 
-    /// Drains, and publishes what a scrape may read.
+    /// Drains the rings, and publishes what a scrape may read.
     pub(super) fn publish(&mut self, tools: &mut Tools, tracer: &mut dyn Tracer) {
         self.take_out(Turn::Whole, tools, tracer);
         let Self { attached, place, .. } = self;
@@ -279,9 +280,8 @@ impl Watch {
         self.face.published.update(changes);
     }
 
-    /// Looks after the calls in flight, and notices that the target has ended. The probes are then taken away beside
-    /// everything else, since that takes the kernel its time and the other targets must not wait; the totals are
-    /// kept.
+    /// Maintains the calls in flight, and notices when the target has ended. Its probes are then removed on another
+    /// thread, since that takes the kernel some time and the other targets must not wait. Its totals are kept.
     pub(super) fn check(&mut self, now: Instant, tools: &mut Tools, tracer: &mut dyn Tracer) {
         if self.leaving.as_ref().is_some_and(JoinHandle::is_finished) {
             self.end(tools, tracer);
@@ -301,36 +301,36 @@ impl Watch {
         };
         warn!("{} {what}; its totals are kept", describe(&self.place.target));
         let probes = self.take_probes();
-        // Where there can be no thread they are taken away here, which is late for the others, but done.
+        // If there can be no thread, they are removed here, which delays the other targets.
         self.leaving = thread::Builder::new().spawn(move || drop_side_by_side(probes)).ok();
         if self.leaving.is_none() {
             self.end(tools, tracer);
         }
     }
 
-    /// Shows what there has ever been of a target that has ended, once its probes are taken away.
+    /// Publishes the final state of a target that has ended, once its probes are removed.
     fn end(&mut self, tools: &mut Tools, tracer: &mut dyn Tracer) {
         self.detach();
         self.publish(tools, tracer);
         self.set_down();
     }
 
-    /// To be called where something says that the target may have ended.
+    /// Makes the next check look closely, since the target may have ended.
     pub(super) fn suspect_end(&mut self) {
         let now = Instant::now();
         (self.next_glance, self.next_close_look) = (now, now);
     }
 
-    /// That a process has ended is told by [`Exits`](crate::target::Exits); all else is asked for now and then: with many
-    /// targets that would be most of what the agent does.
+    /// Checks whether the target still runs. [`Exits`](crate::target::Exits) reports processes that have ended. The
+    /// rest is checked only now and then: with many targets, it would be most of the agent's work.
     fn liveness(&mut self, now: Instant) -> Liveness {
         if now < self.next_glance {
             return Liveness::Running;
         }
         let target = &self.place.target;
         let seems_running = target.seems_running();
-        // In the middle of an exec nothing else tells of it yet, and a read of its memory may hide one: then it is asked again
-        // at the next check.
+        // In the middle of an exec nothing else shows it yet, and a read of the target's memory may hide it. Then it is
+        // checked again at the next check.
         self.next_glance = if seems_running { now + GLANCE_EVERY } else { now };
         if now < self.next_close_look && seems_running {
             return Liveness::Running;
@@ -339,7 +339,7 @@ impl Watch {
         target.liveness()
     }
 
-    /// Chooses the calls of which durations are taken, from soon on; they are counted all the same.
+    /// Chooses the calls whose durations are taken. Takes effect soon, not immediately. All calls are counted.
     pub(super) fn set_latency(&mut self, latency: Latency) {
         for attached in &mut self.attached {
             attached.set_latency(latency);
@@ -347,27 +347,27 @@ impl Watch {
         self.note_latency_sources();
     }
 
-    /// Whether probes at the starts are being put in place, or taken away.
+    /// Returns whether start probes are being attached or removed.
     pub(super) fn is_changing(&self) -> bool {
         self.attached.iter().any(Attached::is_changing)
     }
 
-    /// Whether there is a choice.
+    /// Returns whether start probes can be removed, so that there is a choice.
     pub(super) fn has_windows(&self) -> bool {
         self.attached.iter().any(Attached::has_windows)
     }
 
-    /// Whether calls that have recorded their start were seen.
+    /// Returns whether any call was seen that had recorded its start.
     pub(super) fn has_records(&self) -> bool {
         self.attached.iter().any(Attached::has_records)
     }
 
-    /// The target, for messages.
+    /// Returns the target's name, for messages.
     pub(super) fn name(&self) -> &str {
         &self.place.name
     }
 
-    /// Shows where durations come from now, and says so if calls have begun or ceased to record their starts.
+    /// Shows where durations come from now, and logs when calls begin or cease to record their starts.
     fn note_latency_sources(&mut self) {
         let sources = || self.attached.iter().map(Attached::latency_source);
         if sources().eq(self.latency_sources.iter().copied()) {
@@ -386,7 +386,7 @@ impl Watch {
         }
     }
 
-    /// Has each framework do what is to be done from time to time, and shows what has come of it.
+    /// Runs each framework's periodic work, and shows the results.
     fn maintain(&mut self, now: Instant) {
         let Self { attached, place, .. } = self;
         let mut has_news = false;
@@ -404,8 +404,9 @@ impl Watch {
         self.face.lock_stats().unexpected = unexpected;
     }
 
-    /// Says that the target is no longer watched, and lets go of all but what is shown of it. Only once its last calls are
-    /// published, and says so last: who sees it down sees all there will ever be.
+    /// Marks the target as no longer watched, and releases everything except what is shown of it. Must be called only
+    /// after its last calls are published. Clears `up` last, so that a reader that sees the target down sees its final
+    /// state.
     fn set_down(&mut self) {
         self.is_up = false;
         *self.face.process.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -421,7 +422,7 @@ impl Watch {
         stats.up = false;
     }
 
-    /// To be called of a target that is up when the agent ends: one that lives on is not shown as one that has ended.
+    /// Leaves a target that is up when the agent ends. One that still runs is not shown as ended.
     pub(super) fn leave(&mut self) {
         if self.place.target.liveness() == Liveness::Running {
             self.is_up = false;
@@ -430,42 +431,42 @@ impl Watch {
         self.set_down();
     }
 
-    /// Takes the probes away, and waits until they are. Takes some 200 ms, for all targets together if run side by
-    /// side.
+    /// Removes the probes, and waits until they are removed. Takes about 200 ms, for all targets together if done side
+    /// by side.
     pub(super) fn detach(&mut self) {
         drop_side_by_side(self.take_probes());
         if let Some(leaving) = self.leaving.take() {
-            // A panic there has been reported, and leaves nothing attached.
+            // A panic was already reported, and leaves nothing attached.
             let _ = leaving.join();
         }
     }
 
     fn take_probes(&mut self) -> Vec<Probes> {
         let probes: Vec<_> = self.attached.iter_mut().filter_map(Attached::take_probes).collect();
-        // Of a target that is down there are none, and no more to come.
+        // A target that is down has none, and gets no more.
         if !probes.is_empty() {
             self.face.begin_to_leave();
         }
         probes
     }
 
-    /// Whether its calls are watched, or were.
+    /// Returns whether its calls are watched, or were.
     pub(super) fn has_calls(&self) -> bool {
         self.face.lock_stats().has_calls()
     }
 
-    /// The class of the sites of each kind of probe, copy by copy.
+    /// Returns the cost class of the sites of each kind of probe, for each copy.
     pub(super) fn cost_classes(&self) -> Vec<PerProbe<Option<CostClass>>> {
         self.attached.iter().map(Attached::cost_classes).collect()
     }
 
-    /// What the programs have counted of their hits, copy by copy.
+    /// Returns what the programs have counted of their hits, for each copy.
     pub(super) fn counts(&self) -> Vec<CopyCounts> {
         self.attached.iter().map(Attached::counts).collect()
     }
 
-    /// How often the programs for each kind of probe have run and for how long, while the kernel measured it, copy by copy;
-    /// `None` while some can't be asked, and once they are taken away.
+    /// Returns how often the programs for each kind of probe have run and for how long, while the kernel measured it,
+    /// for each copy. `None` while some can't be read, and after they are removed.
     pub(super) fn run_times(&self) -> Option<Vec<PerProbe<RunTimes>>> {
         if !self.is_up {
             return None;
@@ -473,24 +474,24 @@ impl Watch {
         self.attached.iter().map(Attached::run_times).collect()
     }
 
-    /// What the programs have counted, of all frameworks. Once the target is down that is kept of [`KEPT`] alone.
+    /// Returns a counter's sum over all frameworks. Once the target is down, only the counters in [`KEPT`] are known.
     pub(super) fn counter(&self, counter: Counter) -> u64 {
         let kept = self.kept.iter().find(|(of, _)| *of == counter).map_or(0, |(_, count)| *count);
         kept + self.attached.iter().map(|attached| attached.counter(counter)).sum::<u64>()
     }
 
-    /// CPU time of the target since it started; `None` once it has ended.
+    /// Returns the target's CPU time since it started; `None` once it has ended.
     pub(super) fn cpu_time(&self) -> Option<Duration> {
         self.is_up.then(|| self.place.target.cpu_time()).flatten()
     }
 
-    /// Calls counted, and those of them whose duration is not known.
+    /// Returns the number of calls counted, and how many of them have no duration.
     pub(super) fn summary(&self) -> (u64, u64) {
         let counters = self.face.lock_stats().counters;
         (counters.finished, without_duration(&counters))
     }
 
-    /// Says so where a choice of the user's changes nothing for this target.
+    /// Warns if an option of the user's has no effect on this target.
     fn say_what_has_no_effect(&self, config: &WatchConfig) {
         if !self.has_calls() || self.has_windows() {
             return;
@@ -511,18 +512,18 @@ impl Watch {
     }
 }
 
-/// Finished calls that are in no histogram, whatever the reason.
+/// Returns the number of finished calls that are in no histogram, for any reason.
 fn without_duration(counters: &CounterValues) -> u64 {
     let CounterValues { unpaired, sampled_out, ring_full, ring_full_recorded, clock_set, .. } = counters;
     unpaired + sampled_out + ring_full + ring_full_recorded + clock_set
 }
 
-/// Native functions are in no module and in no Go program.
+/// Returns a framework's name with its version and the Go release. Native functions have neither.
 fn with_versions(found: &Found, go_version: &str) -> String {
     let after = |separator: &str, version: &str| {
         if version.is_empty() { String::new() } else { format!("{separator}{version}") }
     };
-    // A spec without a module has no release.
+    // A spec without a module has no version.
     let version = if found.module.is_empty() { "" } else { &found.version };
     format!("{}{}{}", found.name, after(" ", version), after(", ", go_version))
 }
@@ -534,7 +535,7 @@ fn at(module: &str) -> String {
 fn drop_side_by_side(probes: Vec<Probes>) {
     thread::scope(|scope| {
         for probes in probes {
-            // Where there can be no thread what it would drop is dropped at once.
+            // If there can be no thread, the closure and its probes are dropped at once.
             let _ = thread::Builder::new().spawn_scoped(scope, move || drop(probes));
         }
     });
@@ -553,11 +554,11 @@ fn add_stats(stats: &mut TargetStats, (found, plan): (&Found, &Plan), config: &W
     }));
 }
 
-/// What is asked for of a target that is down, too: how often it has passed limits.
+/// Counters that are kept after the target is down: how often it has passed limits.
 const KEPT: [Counter; 3] = [Counter::LabelSetRefused, Counter::RefusedFull, Counter::RefusedNested];
-/// How often a target is looked at that has not been told to have ended: it may have started another program.
+/// How often a target that is not reported to have ended is checked: it may have started another program.
 const GLANCE_EVERY: Duration = Duration::from_millis(500);
-/// How often all is asked that tells whether a target runs.
+/// How often all checks are made whether a target still runs.
 const LOOK_CLOSELY_EVERY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -573,7 +574,7 @@ mod tests {
             ring_full: 4,
             ring_full_recorded: 8,
             clock_set: 16,
-            // Of calls that are unpaired, and of calls that have a duration.
+            // Of unpaired calls, and of calls that have a duration.
             ring_full_unpaired: 1,
             recorded: 32,
             ..CounterValues::default()

@@ -1,4 +1,4 @@
-//! All targets of a run, looked after together: what is the same for all of them is asked once.
+//! All targets of a run, handled together: what is the same for all of them is done once.
 
 use std::{
     collections::BTreeMap,
@@ -25,30 +25,30 @@ use crate::{
     target::{Exits, own_cpu_quota},
 };
 
-/// How often rings are passed by: the ring of the default size holds what a target does at 1.3 million calls a second in
-/// that time.
+/// How often rings are passed. In this time, a ring of the default size can hold the records of 1.3 million calls a
+/// second.
 const PASS_EVERY: Duration = Duration::from_millis(100);
-/// The same, as long as one of them fills.
+/// The same, while a ring fills.
 const PASS_SOON: Duration = Duration::from_millis(25);
 /// How often the targets are checked.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 
-/// How long programs may still be running that were entered before their probe was taken away.
+/// How long programs that were entered before their probe was removed may still run.
 const LAST_RECORDS: Duration = Duration::from_millis(10);
 
 /// See the [module](self).
 pub(super) struct Watches {
     all: Vec<Watch>,
-    /// Its clock was first read before any probe was in place: calls that start after that can have a duration.
+    /// The clock was first read before any probe was attached: calls that start after that can have a duration.
     tools: Tools,
-    /// Of all of them, in their order.
+    /// One for each watch, in the same order.
     exits: Exits,
 }
 
 impl Watches {
-    /// Attaches to every target; whatever fails leaves nothing attached.
+    /// Attaches to every target. On failure nothing stays attached.
     ///
-    /// The kernel's part is done for several targets side by side, everything that is written to the log in their order.
+    /// The kernel's part runs for several targets side by side. Everything is logged in the order of the targets.
     pub(super) fn attach(
         prepared: Vec<Prepared>,
         config: &WatchConfig,
@@ -71,22 +71,22 @@ impl Watches {
         Ok(Self { all, tools, exits })
     }
 
-    /// In the order in which they were given.
+    /// Returns the watches, in the order in which the targets were given.
     pub(super) fn all(&self) -> &[Watch] {
         &self.all
     }
 
-    /// The same, to change them.
+    /// Returns the watches, to change them.
     pub(super) fn all_mut(&mut self) -> &mut [Watch] {
         &mut self.all
     }
 
-    /// Whether calls may still come in.
+    /// Returns whether calls may still come in.
     pub(super) fn any_up(&self) -> bool {
         self.all.iter().any(Watch::is_up)
     }
 
-    /// Takes everything out of the rings of the targets that are there.
+    /// Drains the rings of all targets that are up, for one short turn each.
     pub(super) fn drain(&mut self, tracer: &mut dyn Tracer) {
         for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
             watch.drain(&mut self.tools, tracer);
@@ -94,10 +94,10 @@ impl Watches {
         tracer.flush();
     }
 
-    /// Passes by: drains the rings in which much waits, or which were left alone for so long. What a visit takes is much the
-    /// same for one call and for a hundred. Gives how soon to come again.
+    /// Drains the rings that hold many records or were left alone for `leave_alone`: a visit takes about the same time
+    /// for one call as for a hundred. Returns the time until the next pass.
     pub(super) fn pass(&mut self, leave_alone: Duration, tracer: &mut dyn Tracer) -> Duration {
-        // So that it is noticed whenever somebody sets it.
+        // At every pass, to notice each change of the time of day.
         self.tools.clock.sync();
         let now = Instant::now();
         let mut again = PASS_EVERY;
@@ -113,7 +113,7 @@ impl Watches {
         again
     }
 
-    /// Drains all rings and publishes what there is.
+    /// Drains all rings and publishes the result.
     pub(super) fn publish(&mut self, tracer: &mut dyn Tracer) {
         for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
             watch.publish(&mut self.tools, tracer);
@@ -121,7 +121,7 @@ impl Watches {
         tracer.flush();
     }
 
-    /// Does for every target what is to be done from time to time, and notices which have ended.
+    /// Checks and maintains every target, and notices which have ended.
     pub(super) fn check(&mut self, tracer: &mut dyn Tracer) {
         for ended in self.exits.take() {
             if let Some(watch) = self.all.get_mut(ended) {
@@ -134,17 +134,17 @@ impl Watches {
         }
     }
 
-    /// Detaches everything at once, takes what is left, and says what it came to.
+    /// Removes all probes at once, takes the remaining calls, and logs the result of the run.
     pub(super) fn finish(&mut self, tracer: &mut dyn Tracer) {
         thread::scope(|scope| {
             for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
-                // Where there can be no thread it is done below.
+                // If there can be no thread, it is done below.
                 let _ = thread::Builder::new().spawn_scoped(scope, || watch.detach());
             }
         });
         self.all.iter_mut().for_each(Watch::detach);
         thread::sleep(LAST_RECORDS);
-        // What was down before has nothing more to show.
+        // Targets that were down before have nothing more to show.
         for watch in self.all.iter_mut().filter(|watch| watch.is_up()) {
             watch.publish(&mut self.tools, tracer);
             watch.leave();
@@ -164,9 +164,10 @@ impl Watches {
     }
 }
 
-/// Says so where the kernel may stop this process while a target waits for it.
+/// Warns if the kernel may stop this process while a target waits for it.
 fn warn_of_quota() {
-    // Since then it stops a process only where that holds nothing (`throttle_cfs_rq_work` in kernel/sched/fair.c @ v6.18).
+    // Linux 6.18 and later stop a process only where it holds nothing (`throttle_cfs_rq_work` in kernel/sched/fair.c @
+    // v6.18).
     let Some(quota) = own_cpu_quota().filter(|_| is_kernel_before((6, 18))) else { return };
     warn!(
         "the agent's CPU time has a quota (cpu.max: {quota}): while it puts probes in place or takes them away the kernel may \
@@ -174,8 +175,8 @@ fn warn_of_quota() {
     );
 }
 
-/// Does a job for each of these on a few threads; gives the results in their order, or the first failure in that order.
-/// What was not begun when a job failed is left undone.
+/// Runs all jobs on a few threads. Returns the results in the jobs' order, or the first failure in that order. Jobs
+/// that had not begun when one failed are dropped.
 fn side_by_side<T: Send, R: Send, E: Send>(
     jobs: Vec<T>,
     work: impl Fn(T) -> Result<R, E> + Sync,
@@ -187,7 +188,7 @@ fn side_by_side<T: Send, R: Send, E: Send>(
     let keep = |index, result| results.lock().unwrap_or_else(PoisonError::into_inner).insert(index, result);
     let has_failed = AtomicBool::new(false);
     let do_all = || {
-        // Looked at first: a job that was taken is done, so none before the first failure is missed.
+        // Checked before a job is taken: a job that was taken is done, so no failure before the first one is missed.
         while !has_failed.load(Ordering::Relaxed) {
             let Some((index, job)) = next() else { break };
             let result = work(job);
@@ -197,7 +198,7 @@ fn side_by_side<T: Send, R: Send, E: Send>(
     };
     thread::scope(|scope| {
         for _ in 1..threads {
-            // Where there can be no more threads the others do it all: this one is there.
+            // If there can be no more threads, the others do all jobs: this thread is always there.
             let _ = thread::Builder::new().spawn_scoped(scope, do_all);
         }
         do_all();
@@ -205,8 +206,9 @@ fn side_by_side<T: Send, R: Send, E: Send>(
     results.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
-/// However many processors there are: since Linux 6.17 what the verifier takes for each counts towards the memory that the
-/// agent's cgroup may have. For some of the time of attaching the kernel waits, so these keep more than one processor busy.
+/// Number of threads, whatever the number of CPUs: since Linux 6.17 the verifier's memory for each counts towards the
+/// memory limit of the agent's cgroup. The kernel waits for part of the time of attaching, so these threads keep more
+/// than one CPU busy.
 const AT_ONCE: usize = 4;
 
 #[cfg(test)]
@@ -228,7 +230,7 @@ mod tests {
         let begun = Mutex::new(Vec::new());
         let work = |job: u64| {
             begun.lock().unwrap().push(job);
-            // The second to fail is there first.
+            // The second failure comes first.
             thread::sleep(Duration::from_millis(if job == 2 { 20 } else { 1 }));
             if job < 2 { Ok(job) } else { Err(job) }
         };

@@ -1,4 +1,4 @@
-//! What a hit of a probe costs on this machine, measured on the agent itself: no target pays for it.
+//! Measures what a probe hit costs on this machine, on the agent itself: no target pays for it.
 
 use std::{
     arch::naked_asm,
@@ -14,33 +14,33 @@ use monitor_ebpf::name;
 use super::{BpfError, Measuring, ProbeLinks, load::load_nothing, object::detach_all, own_code::file_offset};
 use crate::{image::CostClass, target::own_return_hazard};
 
-/// What was tried, in errors.
+/// The action named in errors.
 const ACTION: &str = "measure what a hit of a probe costs";
-/// Calls that are timed; their median counts, so that some may be disturbed.
+/// Timed calls. Their median counts, so some may be disturbed.
 const CALLS: usize = 501;
-/// Batches of calls in which the kernel measures the program's runs; the median of their means counts: a run that is preempted
-/// in the middle takes as long as thousands of others, and would be in the mean of all.
+/// Batches of calls in which the kernel measures the program's runs. The median of their means counts: a preempted
+/// run takes as long as thousands of others, and would distort a single mean.
 const BATCHES: usize = 9;
-/// Calls of such a batch.
+/// Calls in a batch.
 const CALLS_OF_BATCH: usize = 56;
-/// Words that are read before each call: a service does other work between two hits, and the kernel's way to the
-/// program then lies in no near cache.
+/// Words read before each call. A service does other work between two hits, so the kernel's code for a hit is in no
+/// near cache.
 const DISPLACING: usize = (256 << 10) / size_of::<u64>();
 /// Words of a cache line.
 const LINE: usize = 64 / size_of::<u64>();
 
-/// What the kernel takes for a hit, whatever its program does.
+/// The kernel's cost of a hit, whatever the program does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HitCost {
     /// From the probed instruction to the next, with a program that does nothing.
     pub hit: Duration,
-    /// What the kernel measures as the run time of that program: of the measuring itself.
+    /// The kernel's measured run time of that program: the cost of measuring.
     pub empty_run: Duration,
 }
 
 impl HitCost {
-    /// Probes a function of the agent's own for some 100 ms, and calls it some hundred times. Not with a return probe where
-    /// that could end the agent.
+    /// Probes a function of the agent for some 100 ms and calls it some 1,500 times. Refuses a return probe that could
+    /// end the agent.
     pub fn measure(class: CostClass, links: ProbeLinks) -> Result<Self, BpfError> {
         let failed = |error| BpfError::from_io(ACTION, error);
         let function = match class {
@@ -60,7 +60,7 @@ impl HitCost {
         };
         let mut attached = Vec::new();
         if is_return {
-            // Its function is probed at its entry as well, and that hit has a class of its own.
+            // A return probe's function is also probed at its entry, and that hit has a class of its own.
             attached.extend(attach(name::NOTHING)?);
         }
         let name = if is_return { name::NOTHING_RETURNED } else { name::NOTHING };
@@ -91,7 +91,7 @@ fn check_return_probe() -> Result<(), BpfError> {
     }
 }
 
-/// Times of so many calls, each among other work.
+/// Times this many calls, each after other work.
 fn call_times(function: extern "C" fn(), memory: &mut [u64], calls: usize) -> Vec<Duration> {
     let call = |_| {
         displace(memory);
@@ -102,13 +102,13 @@ fn call_times(function: extern "C" fn(), memory: &mut [u64], calls: usize) -> Ve
     (0..calls).map(call).collect()
 }
 
-/// The one in the middle; nothing of none.
+/// Returns the median; zero if there are no times.
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-/// Takes the near caches for other data.
+/// Evicts the near caches.
 fn displace(memory: &mut [u64]) {
     for word in memory.iter_mut().step_by(LINE) {
         *word = std::hint::black_box(*word + 1);
@@ -121,7 +121,7 @@ extern "C" fn emulated() {
     naked_asm!("push rbp", "pop rbp", "ret")
 }
 
-/// Begins with one that it single-steps.
+/// Begins with an instruction that the kernel single-steps.
 #[unsafe(naked)]
 extern "C" fn single_stepped() {
     naked_asm!("lea rax, [rdi + 1]", "ret")

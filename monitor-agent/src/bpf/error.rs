@@ -1,4 +1,4 @@
-//! What can go wrong between the agent and the kernel.
+//! Errors between the agent and the kernel.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use crate::{
 /// Why programs could not be loaded or attached.
 #[derive(Debug, Error)]
 pub enum BpfError {
-    /// The kernel said no for want of a capability.
+    /// A capability is missing.
     #[error(
         "the kernel refuses to {action}: permission denied (missing here: {missing}); \
          run as root, or give the agent CAP_SYS_ADMIN, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
@@ -25,7 +25,7 @@ pub enum BpfError {
         /// Capabilities that this process lacks, or "none".
         missing: String,
     },
-    /// The kernel has no room for a map.
+    /// The kernel has no memory for a map.
     #[error(
         "the kernel has no memory to {action} ({words}): choose a lower --max-in-flight, --max-label-sets or --ring-bytes",
         words = in_words(source)
@@ -33,26 +33,26 @@ pub enum BpfError {
     Memory {
         /// What was tried.
         action: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: anyhow::Error,
     },
-    /// The agent may have no more descriptors.
+    /// The agent has reached its limit of file descriptors.
     #[error("can't {action}: {source}{}", advice_on_system(source))]
     Descriptors {
         /// What was tried.
         action: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// It could end the agent itself.
+    /// The attempt could end the agent itself.
     #[error("can't {action}, on the agent itself: {why}")]
     Hazard {
-        /// What was to be tried.
+        /// What was not tried.
         action: &'static str,
         /// Why it could.
         why: ReturnHazard,
     },
-    /// The kernel can't do it.
+    /// The kernel does not support it.
     #[error(
         "this kernel can't {action}: {words}; Linux 5.15 or later with uprobes and BPF is needed",
         words = in_words(source)
@@ -60,7 +60,7 @@ pub enum BpfError {
     Kernel {
         /// What was tried.
         action: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: anyhow::Error,
     },
 }
@@ -90,7 +90,7 @@ impl BpfError {
     fn new(action: &'static str, code: Option<i32>, source: anyhow::Error) -> Self {
         match code {
             Some(libc::EPERM | libc::EACCES) => (),
-            // E2BIG of a map: more than its kind may have.
+            // E2BIG for a map: larger than its kind allows.
             Some(libc::ENOMEM | libc::E2BIG) => return Self::Memory { action, source },
             Some(code @ (libc::EMFILE | libc::ENFILE)) => {
                 return Self::Descriptors { action, source: io::Error::from_raw_os_error(code) };
@@ -103,11 +103,11 @@ impl BpfError {
     }
 }
 
-/// Why a kernel of this release may refuse a process that lacks no capability.
+/// Returns why a kernel of this release may refuse a process that lacks no capability.
 fn with_all_capabilities(release: &str) -> String {
     let usual = "none: is BPF locked down, or filtered by seccomp?";
-    // EPERM is what maps and programs get there that pass the limit (`bpf_charge_memlock` in `kernel/bpf/syscall.c`, Linux
-    // 5.10).
+    // In these releases maps and programs beyond the limit fail with EPERM (`bpf_charge_memlock` in
+    // `kernel/bpf/syscall.c`, Linux 5.10).
     match version(release) {
         Some(version) if version < COUNTED_BY_CGROUP => format!(
             "{usual} Or is RLIMIT_MEMLOCK too low, which limits maps before Linux 5.11? This is {release}, and 5.15 or \
@@ -117,10 +117,10 @@ fn with_all_capabilities(release: &str) -> String {
     }
 }
 
-/// The first release whose maps count towards the memory of a cgroup, and not towards `RLIMIT_MEMLOCK`.
+/// The first release that charges maps to the memory cgroup instead of `RLIMIT_MEMLOCK`.
 const COUNTED_BY_CGROUP: (u32, u32) = (5, 11);
 
-/// An error and what caused it. Some errors repeat their causes, or are nothing but their cause.
+/// Joins an error and its causes. Some errors repeat their causes, or consist of nothing but their cause.
 fn in_words(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
         if text.contains(&cause) {
@@ -145,8 +145,8 @@ fn program_code(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let code = io_error.raw_os_error();
-            // A verifier's refusal is EACCES too, and always comes with its log. What it has taken has a log as well, and
-            // may still find no descriptor.
+            // A refusal by the verifier is EACCES too, and always has a log. A program that it accepts has a log as
+            // well, and may still fail for want of a descriptor.
             let is_told = verifier_log.to_string().trim().is_empty() || is_out_of_descriptors(io_error);
             code.filter(|_| is_told)
         }

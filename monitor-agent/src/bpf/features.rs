@@ -1,4 +1,4 @@
-//! What the kernel can do, found out by trying it or by its own files, and what the agent makes of it.
+//! What the kernel supports, by trial or from its own files, and what the agent uses it for.
 
 use std::{
     fs::File,
@@ -20,42 +20,43 @@ use super::{
     syscall::{self, AttachType, Probe},
 };
 
-/// One thing that kernels can do or not.
+/// A kernel feature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KernelFeature {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
     /// Whether the kernel has it; `None` where this process may not try.
     pub present: Option<bool>,
     /// Whether the agent uses it where it is present.
     pub used: bool,
-    /// What for, or why not.
+    /// What the agent uses it for, or why it does not.
     pub why: &'static str,
 }
 
-/// The kernel's release, as it names itself; empty where it can't be told.
+/// Returns the kernel's release string; empty if it can't be read.
 #[must_use]
 pub fn kernel_release() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     release.trim().to_owned()
 }
 
-/// Whether the running kernel is older than this release, as far as it says which it is.
+/// Whether the running kernel is older than this release; false if its release is unknown.
 #[must_use]
 pub fn is_kernel_before(release: (u32, u32)) -> bool {
     version(&kernel_release()).is_some_and(|running| running < release)
 }
 
-/// The first two numbers of a kernel's release, such as `5.10.0-21-amd64`.
+/// Parses major and minor version from a kernel's release, such as `5.10.0-21-amd64`.
 pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// All features that matter to the agent, with those that it leaves alone. Nothing of what is tried stays in the kernel.
+/// Returns all features that matter to the agent, including those that it does not use. No trial leaves anything in
+/// the kernel.
 #[must_use]
 pub fn kernel_features() -> Vec<KernelFeature> {
-    // Without this nothing that was tried would mean anything.
+    // If this fails, no other trial means anything.
     let may_try = is_map_supported(MapType::Array).unwrap_or(false);
     let tried = |try_it: fn() -> bool| may_try.then(try_it);
     let used = |name, present, why| KernelFeature { name, present, used: true, why };
@@ -66,7 +67,7 @@ pub fn kernel_features() -> Vec<KernelFeature> {
     let optimised_probes = has_optimised_probes();
     let has_multi_links = may_try.then(has_multi_uprobes).flatten();
     let multi_links_work = may_try.then(|| multi::works().ok()).flatten();
-    // Where nothing may be tried, neither is known.
+    // Without permission to try, neither is known.
     let [may_use_multi, may_use_perf] =
         [true, false].map(|works| multi_links_work.is_none_or(|work| work == works));
     vec![
@@ -146,10 +147,12 @@ pub fn kernel_features() -> Vec<KernelFeature> {
 }
 
 const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
-/// `BPF_FUNC_ktime_get_coarse_ns`: came with Linux 5.11, as the accounting did, which nothing else shows.
+/// `BPF_FUNC_ktime_get_coarse_ns`: new in Linux 5.11, like memory cgroup accounting, which can't be detected
+/// otherwise.
 const COARSE_CLOCK: BpfHelper = BpfHelper::BPF_FUNC_ktime_get_coarse_ns;
 
-/// Asks for probes in what is no file: a kernel that has them says just that. None where there is too little of something to ask.
+/// Requests probes on something that is not a file: a kernel with multi-uprobe links reports just that. `None` if
+/// descriptors or memory are short.
 fn has_multi_uprobes() -> Option<bool> {
     let attach_type = AttachType::MultiUprobes;
     let asked = syscall::load_program("nothing", c"GPL", &multi::nothing(), attach_type, &mut []);
@@ -164,18 +167,18 @@ fn has_multi_uprobes() -> Option<bool> {
     }
 }
 
-/// `uprobes: Optimize on top of nop5`, x86-64. Trying it would take a system call that ends whoever makes it elsewhere
-/// than in the kernel's own trampoline, so its function is looked for among the kernel's own.
+/// `uprobes: Optimize on top of nop5`, x86-64. Trying it would take a system call that kills a caller outside of the
+/// kernel's own trampoline, so this looks for its function in the kernel's types.
 fn has_optimised_probes() -> Option<bool> {
     holds(&mut File::open(KERNEL_TYPES).ok()?, b"\0arch_uprobe_optimize\0").ok()
 }
 
-/// Whether these bytes are in a stream. They are shorter than a part of it.
+/// Whether these bytes, which must be shorter than a part, are in a stream.
 fn holds(stream: &mut impl io::Read, wanted: &[u8]) -> io::Result<bool> {
     const PART: u64 = 1 << 16;
     let mut held = Vec::new();
     loop {
-        // What a cut between two parts went through.
+        // Keeps the end of the last part: the bytes may be split between two.
         held.drain(..held.len().saturating_sub(wanted.len()));
         if stream.by_ref().take(PART).read_to_end(&mut held)? == 0 {
             return Ok(false);

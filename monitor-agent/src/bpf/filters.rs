@@ -1,8 +1,8 @@
-//! Whether filters of system calls (seccomp) let return probes be: tried on the agent itself.
+//! Whether system call filters (seccomp) interfere with return probes, tried on the agent itself.
 //!
-//! Behind a return probe newer kernels have the target make a system call, and later ones ask no filter about that one. Which do
-//! their releases do not say, since fixes are ported back. So a thread of the agent's own returns from a probed function under
-//! a filter that reports that call, and the agent lets it go on whatever comes of it.
+//! On newer kernels a return probe makes the target execute a system call. Later kernels exempt this call from
+//! filters, but releases don't show which ones do, since fixes are backported. So a thread of the agent returns from
+//! a probed function under a filter that reports this call, and the agent lets it continue in any case.
 
 use std::{
     arch::naked_asm,
@@ -17,15 +17,15 @@ use std::{
 use super::multi::CountedProbe;
 use crate::target::own_return_hazard;
 
-/// The system call that the kernel has the target make (`arch/x86/entry/syscalls/syscall_64.tbl`).
+/// The system call that the target executes (`arch/x86/entry/syscalls/syscall_64.tbl`).
 const URETPROBE: u32 = 335;
-/// Milliseconds that a thread has for what takes microseconds.
+/// Timeout in milliseconds for a thread that needs microseconds.
 const PATIENCE: c_int = 1_000;
 /// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`: as if there were no filter.
 const GO_ON: u32 = 1;
 
-/// Whether no filter of a target can do anything about a return probe. An error where that can't be tried, which may be another
-/// time.
+/// Whether return probes are exempt from every filter of a target. An error means that this can't be tried now; it
+/// may work later.
 pub fn return_probes_pass_filters() -> io::Result<bool> {
     static PASS: OnceLock<bool> = OnceLock::new();
     if let Some(pass) = PASS.get() {
@@ -47,20 +47,20 @@ fn try_return() -> io::Result<bool> {
     Ok(!is_asked)
 }
 
-/// What is probed to try it.
+/// The probed function.
 #[unsafe(naked)]
 extern "C" fn tried() {
     naked_asm!("push rbp", "pop rbp", "ret")
 }
 
-/// Whether filters are asked about a system call while a function runs: on a thread of its own, which makes the call in any
-/// case.
+/// Whether a function's run makes a filter report a system call. Runs it on a thread of its own; each call continues
+/// in any case.
 fn is_asked(call: u32, function: impl FnOnce() + Send + 'static) -> io::Result<bool> {
     let (sender, receiver) = mpsc::channel();
     let thread = thread::Builder::new().spawn(move || {
         let reports = report(call);
         let is_filtered = reports.is_ok();
-        // Whoever receives it waits for this thread.
+        // The receiver waits for this thread.
         let _ = sender.send(reports);
         if is_filtered {
             function();
@@ -73,7 +73,8 @@ fn is_asked(call: u32, function: impl FnOnce() + Send + 'static) -> io::Result<b
             ended.map_err(|_| io::Error::other("the thread panicked"))?;
             Ok(asked > 0)
         }
-        // Without anybody to answer the call fails, and behind a return probe that ends the agent: let it wait.
+        // Without a listener the call fails, which behind a return probe ends the agent. Keep the listener, and let
+        // the call wait.
         Err(error) => {
             mem::forget(reports);
             Err(error)
@@ -81,9 +82,9 @@ fn is_asked(call: u32, function: impl FnOnce() + Send + 'static) -> io::Result<b
     }
 }
 
-/// Puts this thread, for all of its life, under a filter that reports a system call and allows all others.
+/// Installs a filter on this thread, for its lifetime, that reports one system call and allows all others.
 fn report(call: u32) -> io::Result<OwnedFd> {
-    // The number is the first word of what a filter sees (struct seccomp_data).
+    // The system call number is the first word of the filter's input (struct seccomp_data).
     let mut steps = [
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
         step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call, 1),
@@ -91,11 +92,11 @@ fn report(call: u32) -> io::Result<OwnedFd> {
         step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
     ];
     let program = libc::sock_fprog { len: 4, filter: steps.as_mut_ptr() };
-    // SAFETY: takes numbers, and changes this thread alone.
+    // SAFETY: takes numbers, and changes only this thread.
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the program and its steps outlive the call, which changes this thread alone.
+    // SAFETY: the program and its steps outlive the call, which changes only this thread.
     let reports = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
@@ -108,16 +109,16 @@ fn report(call: u32) -> io::Result<OwnedFd> {
     if reports < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a new descriptor, which nobody else has.
+    // SAFETY: a new descriptor, which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(reports) })
 }
 
-/// A step of a filter, and how many to pass over if a comparison fails.
+/// Returns an instruction of a filter; `pass` is how many to skip if a comparison fails.
 fn step(code: u32, number: u32, pass: u8) -> libc::sock_filter {
     libc::sock_filter { code: u16::try_from(code).expect("a code"), jt: 0, jf: pass, k: number }
 }
 
-/// Lets calls go on until the thread has ended. How many there were.
+/// Lets calls continue until the thread has ended; returns their number.
 fn answer_all(reports: &OwnedFd) -> io::Result<usize> {
     let mut asked = 0;
     loop {
@@ -130,13 +131,14 @@ fn answer_all(reports: &OwnedFd) -> io::Result<usize> {
                 answer(reports).or_else(retry)?;
                 asked += 1;
             }
-            // Nobody is left who could ask.
+            // No thread is left under the filter.
             _ => return Ok(asked),
         }
     }
 }
 
-/// What a signal has interrupted is done again: the call is no longer there to be answered, and is made once more.
+/// Accepts errors after which to try again: a signal has interrupted the call, which is made anew and reported once
+/// more.
 fn retry(error: io::Error) -> io::Result<()> {
     if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::NotFound) {
         Ok(())
@@ -146,7 +148,7 @@ fn retry(error: io::Error) -> io::Result<()> {
 }
 
 fn answer(reports: &OwnedFd) -> io::Result<()> {
-    // SAFETY: made of numbers, for which zero is a value, and the kernel wants zeros.
+    // SAFETY: consists of integers, for which zero is valid; the kernel requires zeros.
     let mut report: libc::seccomp_notif = unsafe { MaybeUninit::zeroed().assume_init() };
     // SAFETY: the kernel writes one report there.
     if unsafe { libc::ioctl(reports.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut report) } != 0 {

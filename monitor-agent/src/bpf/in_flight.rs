@@ -1,4 +1,4 @@
-//! Calls in flight, as the programs keep them.
+//! Calls in flight, as recorded by the programs.
 
 use std::{
     collections::HashSet,
@@ -21,27 +21,27 @@ use super::{
 
 /// Words of a bucket of the table.
 const BUCKET_WORDS: usize = size_of::<Bucket>() / 8;
-/// Steps of a walk through a small spill map, at most.
+/// Step limit for iterating over a small spill map.
 const SPILL_STEPS_MIN: usize = 1_024;
 
-/// The calls in flight of one copy of a framework. Shared: a scrape looks at them while the pipeline drains.
+/// The calls in flight of one copy of a framework. Shared: a scrape reads them while the pipeline drains.
 pub struct InFlight {
     table: MappedWords,
     objects: MappedWords,
     spill: Mutex<HashMap<MapData, u64, Spilled>>,
     label_sets: Arc<LabelSets>,
     buckets: usize,
-    /// Steps of a walk through the spill map, at most.
+    /// Step limit for iterating over the spill map.
     spill_steps: usize,
     ageing: Mutex<Ageing>,
 }
 
-/// What is known of calls that are too old.
+/// State of the search for calls that are too old.
 #[derive(Default)]
 struct Ageing {
-    /// Places of the table whose calls were too old at the last look, with their keys and starts.
+    /// Places of the table whose calls were too old at the last check, with their keys and starts.
     seen: HashSet<(usize, u64, u64)>,
-    /// Calls that were forgotten, ever.
+    /// Total number of calls forgotten.
     forgotten: u64,
 }
 
@@ -50,13 +50,13 @@ struct Ageing {
 pub struct Underway {
     /// One of [`side`].
     pub side: u8,
-    /// When it started, nanoseconds of `CLOCK_MONOTONIC`.
+    /// When it started, in nanoseconds of `CLOCK_MONOTONIC`.
     pub start_ns: u64,
-    /// Address of its object; 0 where it is not known.
+    /// Address of its object; 0 if unknown.
     pub object: u64,
-    /// Its kind, one of [`stream`](monitor_ebpf::stream), where the programs have noted it; else 0.
+    /// Its kind, one of [`stream`](monitor_ebpf::stream), where the programs record it; else 0.
     pub kind: u8,
-    /// Number of the label set that it had as it started, where starts tell names; else it means nothing.
+    /// Number of its label set at the start, where starts have names; else meaningless.
     pub label_set: u32,
     key: u64,
     /// Its place in the table; `None` in the spill map.
@@ -65,7 +65,7 @@ pub struct Underway {
 
 #[cfg(test)]
 impl Underway {
-    /// A call of an object.
+    /// Returns a call of an object.
     pub(crate) fn of(side: u8, object: u64) -> Self {
         Self { side, start_ns: 1, object, kind: 0, label_set: 0, key: object, place: None }
     }
@@ -89,8 +89,8 @@ impl InFlight {
         })
     }
 
-    /// All calls in flight, and how many have been [forgotten](Self::forget_older), ever: none is in both, or missing in both.
-    /// A call that starts or finishes meanwhile is in or not.
+    /// Returns all calls in flight and the total number of calls [forgotten](Self::forget_older). A call is never in
+    /// both or in neither. A call that starts or finishes meanwhile may or may not be included.
     #[must_use]
     pub fn calls(&self) -> (Vec<Underway>, u64) {
         let ageing = self.lock_ageing();
@@ -100,7 +100,7 @@ impl InFlight {
         calls.extend(self.spilled(&spill).into_iter().map(|(key, call)| Underway {
             side: side_of(key),
             start_ns: call.start_ns,
-            // The other keys may be those of nested calls.
+            // The other keys may belong to nested calls.
             object: if side_of(key) == side::SERVER { key } else { 0 },
             kind: kind_of(key, call),
             label_set: number(call.nested >> DEPTH_BITS),
@@ -110,7 +110,7 @@ impl InFlight {
         (calls, ageing.forgotten)
     }
 
-    /// Whether this call is still under way.
+    /// Whether this call is still in flight.
     #[must_use]
     pub fn is_underway(&self, call: &Underway) -> bool {
         if let Some(place) = call.place {
@@ -120,7 +120,7 @@ impl InFlight {
         spill.get(&call.key, 0).is_ok_and(|found| found.start_ns == call.start_ns)
     }
 
-    /// The label set that a call had as it started, where starts tell names and this one has.
+    /// Returns the label set that a call had at its start, if starts have names and this one has.
     #[must_use]
     pub fn names(&self, call: &Underway) -> Option<LabelSet> {
         (call.label_set != u32::MAX).then(|| self.label_sets.get(call.label_set))
@@ -133,7 +133,7 @@ impl InFlight {
             return None;
         }
         let place = bucket * WAYS + way;
-        // Those of a goroutine have the number of calls nested in them where others have their kind.
+        // Goroutine keys have the number of nested calls in the bits that hold the kind for other keys.
         let beside = self.objects.get(place);
         let (object, kind) = match key & key::BITS {
             key::GOROUTINE => (beside, 0),
@@ -143,17 +143,18 @@ impl InFlight {
         Some(Underway { side, start_ns, object, kind, label_set, key, place: Some(place) })
     }
 
-    /// Key and start in a way of a bucket, the start above [`DEPTH_BITS`] bits.
+    /// Returns key and start word of a way of a bucket. The start is above the lowest [`DEPTH_BITS`] bits.
     fn entry(&self, bucket: usize, way: usize) -> (u64, u64) {
         let word = bucket * BUCKET_WORDS + way;
         (self.table.get(word), self.table.get(word + WAYS))
     }
 
-    /// Forgets calls that started longer ago than that and were seen so the last time, too, with the same key: a program that
-    /// claims a place writes the key before the start, so one look may see the start of an earlier call.
+    /// Forgets calls that are older than `age` and were so, under the same key, at the last check too. One check is
+    /// not enough: a program that claims a place writes the key before the start, so the start may be an earlier
+    /// call's.
     ///
-    /// A call that finishes at the very moment may leave its place to another, which is then forgotten in its stead:
-    /// it will be counted as unpaired, and has no duration.
+    /// If a call finishes at this very moment, its place may pass to another call, which is then forgotten instead:
+    /// it is counted as unpaired and has no duration.
     pub fn forget_older(&self, age: Duration) {
         let Some(oldest_ns) = monotonic().checked_sub(age) else { return };
         let oldest_ns = u64::try_from(oldest_ns.as_nanos()).unwrap_or(u64::MAX);
@@ -177,12 +178,12 @@ impl InFlight {
         ageing.forgotten += self.forget_spilled(oldest_ns);
     }
 
-    /// Before the lock of the spill map, where both are held.
+    /// Locks the state. Where both locks are held, this one is taken before the spill map's.
     fn lock_ageing(&self) -> MutexGuard<'_, Ageing> {
         self.ageing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives how many there were.
+    /// Forgets old calls of the spill map and returns their number.
     fn forget_spilled(&self, oldest_ns: u64) -> u64 {
         let mut spill = self.spill.lock().unwrap_or_else(PoisonError::into_inner);
         let old: Vec<u64> = self
@@ -194,31 +195,31 @@ impl InFlight {
         old.into_iter().filter(|key| spill.remove(key).is_ok()).count() as u64
     }
 
-    /// The calls that found no place in their buckets.
+    /// Returns the calls that found no place in their buckets.
     fn spilled(&self, spill: &HashMap<MapData, u64, Spilled>) -> Vec<(u64, Spilled)> {
         each_once(spill.iter().take(self.spill_steps).filter_map(Result::ok))
     }
 }
 
-/// What a walk through a hash map of the kernel's meets, each key once: where the entry that it has come to is taken out
-/// meanwhile, it begins again. So the steps must be bounded, too, or a busy map would keep it going.
+/// Yields each key of an iteration over a kernel hash map once. The iteration restarts if its current entry is
+/// removed meanwhile, so its steps must also be limited, or a busy map would keep it going.
 fn each_once<K: Copy + Eq + Hash, V>(walk: impl Iterator<Item = (K, V)>) -> Vec<(K, V)> {
     let mut met = HashSet::new();
     walk.filter(|(key, _)| met.insert(*key)).collect()
 }
 
-/// What is below the start in a word of the table.
+/// Returns the bits below the start in a word of the table.
 fn low_bits(word: u64) -> u8 {
     u8::try_from(word & ((1 << DEPTH_BITS) - 1)).unwrap_or_default()
 }
 
-/// The number of a label set, as the programs keep it.
+/// Returns the number of a label set from the programs' word.
 fn number(word: u64) -> u32 {
     u32::try_from(word).unwrap_or(u32::MAX)
 }
 
-/// The kind of a call in the spill map. Those of a goroutine have the number of calls nested in them in its place, and what is
-/// nested has a key that may look like an object's, and nothing there.
+/// Returns the kind of a call in the spill map. Goroutine keys have the number of nested calls in its place. Nested
+/// calls have nothing there, and a key that may look like an object's.
 fn kind_of(key: u64, call: Spilled) -> u8 {
     match key & key::BITS {
         key::SERVER | key::CLIENT => low_bits(call.nested),
@@ -226,7 +227,7 @@ fn kind_of(key: u64, call: Spilled) -> u8 {
     }
 }
 
-/// Only calls that the target handles have their object alone as key.
+/// Only calls that the target handles have just their object as key.
 fn side_of(key: u64) -> u8 {
     if key & key::BITS == key::SERVER { side::SERVER } else { side::CLIENT }
 }
@@ -254,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_walk_that_begins_again_meets_each_key_once() {
-        // The entry under 3 was taken out while the walk was there.
+        // Entry 3 was removed while the iteration was there.
         let walk = [(1, 'a'), (2, 'b'), (3, 'c'), (1, 'a'), (2, 'z'), (4, 'd')];
         assert_eq!(each_once(walk.into_iter()), [(1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')]);
     }

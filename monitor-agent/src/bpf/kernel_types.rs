@@ -1,18 +1,18 @@
-//! The kernel's own description of its types (BTF), as far as numbers and offsets are looked up in it.
+//! The kernel's own description of its types (BTF), for looking up numbers and offsets.
 //!
-//! aya's parser makes a value of every type, which takes 30 ms; here one pass notes where each begins.
+//! aya's parser builds a value for every type, which takes 30 ms. One pass here notes where each type begins.
 
-/// `struct btf_header`: magic, version, flags, own length, then where types and strings lie behind it.
+/// `struct btf_header`: magic, version, flags, own length, then the positions of types and strings after it.
 const MAGIC: u16 = 0xeb9f;
 const HEADER: usize = 24;
 /// `struct btf_type`.
 const TYPE: usize = 12;
 /// `struct btf_member`.
 const MEMBER: usize = 12;
-/// A structure in a structure in a structure: deeper than kernels nest what has no name.
+/// Limit on nested structures: deeper than kernels nest anonymous ones.
 const NESTING: u32 = 4;
 
-/// Kinds of types that are asked for.
+/// Kinds of types that are looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A structure.
@@ -22,12 +22,12 @@ pub(super) enum Kind {
 }
 
 const UNION: u32 = 5;
-/// A name for another type.
+/// A typedef or qualifier.
 const ALIAS: u32 = 8;
 
-/// A part of a structure.
+/// A member of a structure.
 struct Member {
-    /// Bits before it.
+    /// Its offset in bits.
     bits: u32,
     /// The number of its type.
     of: u32,
@@ -35,14 +35,14 @@ struct Member {
 
 /// All types of the kernel.
 pub(super) struct KernelTypes<'a> {
-    /// Where each type begins, the first of which has the number 1.
+    /// Where each type begins. The first type has the number 1.
     places: Vec<usize>,
     types: &'a [u8],
     strings: &'a [u8],
 }
 
 impl<'a> KernelTypes<'a> {
-    /// Finds out where each type begins; `None` for what is no such description, or has kinds that are not known here.
+    /// Finds where each type begins; `None` if this is not BTF, or has unknown kinds.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         if u16::from_le_bytes(bytes.get(..2)?.try_into().ok()?) != MAGIC {
             return None;
@@ -65,7 +65,7 @@ impl<'a> KernelTypes<'a> {
         Some(Self { places, types, strings })
     }
 
-    /// The number of a type.
+    /// Returns the number of a type.
     pub(super) fn number(&self, kind: Kind, name: &str) -> Option<u32> {
         let is_wanted = |place: &usize| {
             number(self.types, place + 4).map(kind_of) == Some(kind as u32) && self.is_named(*place, name)
@@ -74,7 +74,8 @@ impl<'a> KernelTypes<'a> {
         u32::try_from(index + 1).ok()
     }
 
-    /// Bytes from the beginning of a structure to a member of a member and so on. Each may be in a part that has no name.
+    /// Returns the offset in bytes from a structure to a member of a member and so on. Each may be in an anonymous
+    /// part.
     pub(super) fn offset(&self, structure: u32, path: &[&str]) -> Option<u32> {
         let mut found = Member { bits: 0, of: structure };
         for name in path {
@@ -93,7 +94,7 @@ impl<'a> KernelTypes<'a> {
         (0..info & 0xffff).find_map(|index| {
             let at = place + TYPE + index * MEMBER;
             let (of, bits) = (number(self.types, at + 4)?, number(self.types, at + 8)?);
-            // Where fields of bits are among the members, the highest byte is their width.
+            // If there are bit fields among the members, the highest byte is their width.
             let bits = u32::try_from(if info >> 31 == 1 { bits & 0xff_ffff } else { bits }).ok()?;
             let of = u32::try_from(of).ok()?;
             if self.is_named(at, name) {
@@ -107,7 +108,7 @@ impl<'a> KernelTypes<'a> {
         })
     }
 
-    /// What a name stands for, if a type is such a name.
+    /// Resolves typedefs and qualifiers.
     fn aliased(&self, mut of: u32) -> Option<u32> {
         for _ in 0..NESTING {
             let place = self.place(of)?;
@@ -123,7 +124,7 @@ impl<'a> KernelTypes<'a> {
         self.places.get(usize::try_from(of).ok()?.checked_sub(1)?).copied()
     }
 
-    /// Does what begins at this place have that name?
+    /// Whether the type or member at this place has that name.
     fn is_named(&self, place: usize, name: &str) -> bool {
         let found = number(self.types, place).and_then(|at| self.strings.get(at..));
         found
@@ -132,30 +133,30 @@ impl<'a> KernelTypes<'a> {
     }
 }
 
-/// The four bytes at a place.
+/// Reads the four bytes at a place.
 fn number(bytes: &[u8], at: usize) -> Option<usize> {
     let four = bytes.get(at..at.checked_add(4)?)?;
     usize::try_from(u32::from_le_bytes(four.try_into().ok()?)).ok()
 }
 
-/// The kind that a type's second word tells.
+/// Returns the kind in a type's second word.
 fn kind_of(info: usize) -> u32 {
     u32::try_from(info >> 24 & 0x1f).unwrap_or_default()
 }
 
-/// How many bytes follow a type whose second word this is (include/uapi/linux/btf.h).
+/// Returns the number of bytes after a type with this second word (include/uapi/linux/btf.h).
 fn length_behind(info: usize) -> Option<usize> {
     let count = info & 0xffff;
     Some(match kind_of(info) {
-        // An integer, a variable, a tag of a declaration.
+        // Integer, variable, declaration tag.
         1 | 14 | 17 => 4,
-        // An array.
+        // Array.
         3 => 12,
-        // A structure, a union, a section, an enumeration of eight bytes.
+        // Structure, union, section, 64-bit enumeration.
         4 | 5 | 15 | 19 => count * 12,
-        // An enumeration, the parameters of a function.
+        // Enumeration, function prototype.
         6 | 13 => count * 8,
-        // A pointer, a name that stands for a type and so on, a function, a floating-point number, a tag of a type.
+        // Pointer, forward declaration, typedef, qualifiers, function, float, type tag.
         2 | 7..=12 | 16 | 18 => 0,
         _ => return None,
     })
@@ -165,7 +166,7 @@ fn length_behind(info: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// Types as a kernel describes them.
+    /// Types in the kernel's format.
     #[derive(Default)]
     struct Described {
         types: Vec<u32>,

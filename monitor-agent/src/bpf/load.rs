@@ -1,4 +1,4 @@
-//! Loading the object for one target, attaching its programs, detaching them.
+//! Loads the object for one target, attaches its programs and detaches them.
 
 use std::{
     fs::File,
@@ -16,14 +16,14 @@ use super::{
 };
 use crate::plan::Role;
 
-/// Label sets kept beyond the limit, for those with `other` in place of their strings: every combination of
-/// side, type, status and a few retry counts.
+/// Label sets beyond the limit, for those with `other` instead of their strings: every combination of side, type,
+/// status and a few retry counts.
 pub(super) const OTHER_LABEL_SETS: u32 = 256;
 
-/// Bounds of what one framework of a target may take in the kernel.
+/// Limits on the kernel memory of one framework in a target.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Label sets kept with their strings.
+    /// Label sets stored with their strings.
     pub label_sets: u32,
     /// Calls in flight.
     pub in_flight: u32,
@@ -44,48 +44,48 @@ pub(super) struct Sizes {
     pub(super) rows: u32,
     /// Buckets of the in-flight table.
     pub(super) buckets: u32,
-    /// Label sets kept with their strings.
+    /// Label sets stored with their strings.
     pub(super) label_limit: u32,
-    /// All of them.
+    /// All label sets.
     pub(super) label_capacity: u32,
-    /// Places for their numbers, by a hash of the set.
+    /// Slots of the label cache, indexed by a hash of the set.
     pub(super) label_cache: u32,
-    /// Bytes or messages are counted, too.
+    /// Whether bytes or messages are counted.
     pub(super) has_extras: bool,
-    /// Of the ring.
+    /// Size of the ring in bytes.
     pub(super) ring_bytes: u32,
 }
 
-/// Buckets for this many calls in flight: a power of two, at least two.
+/// Returns the number of buckets for this many calls in flight: a power of two, at least two.
 fn buckets(in_flight: u32) -> u32 {
     in_flight.div_ceil(u32::try_from(WAYS).unwrap_or(1)).max(2).next_power_of_two()
 }
 
-/// How many of so many buckets are tried first: few enough for the caches, as many as keep CPUs out of each other's lines. A
-/// power of two.
+/// Returns how many of the buckets are tried first: few enough to fit the caches, enough to keep CPUs off each
+/// other's cache lines. A power of two.
 fn near_buckets(cpus: u32, buckets: u32) -> u32 {
     cpus.clamp(1, buckets).next_power_of_two().saturating_mul(NEAR_OF_CPU).min(buckets)
 }
 
-/// Rows of totals and counters for so many CPUs: each has one for itself, up to a number that keeps few in each other's way
-/// without taking memory for all the CPUs that a machine may have. A power of two.
+/// Returns the rows of totals and counters for this many CPUs. Each CPU has a row of its own up to a limit, which
+/// keeps contention low without memory for every CPU that a machine may have. A power of two.
 fn rows(cpus: u32) -> u32 {
     cpus.clamp(1, ROWS_MAX).next_power_of_two()
 }
 
-/// A power of two.
+/// Limit on the rows: a power of two.
 const ROWS_MAX: u32 = 32;
 
-/// Near buckets for each CPU: 8 KiB of them, for 512 calls.
+/// Near buckets for each CPU: 8 KiB, for 512 calls.
 const NEAR_OF_CPU: u32 = 128;
 
-/// Places for the numbers of so many label sets: two that fall on one place are looked up by their content again and
-/// again, and with four places for each set few do. A power of two, at least two; 2 MiB at most.
+/// Returns the slots of the label cache for this many label sets. Two sets in the same slot are looked up by content
+/// again and again; with four slots per set this is rare. A power of two, at least four; 2 MiB at most.
 fn label_cache(label_sets: u32) -> u32 {
     label_sets.clamp(1, 65_536).next_power_of_two() * 4
 }
 
-/// Room for nested calls, however few may be in flight.
+/// Entries for nested calls, however few calls may be in flight.
 const SPILL_MIN: u32 = 64;
 
 fn program_name(native: &Native, role: Role) -> &'static str {
@@ -102,15 +102,15 @@ fn program_name(native: &Native, role: Role) -> &'static str {
     }
 }
 
-/// Loads the programs that do nothing, with the smallest maps: it uses none of them.
+/// Loads the programs that do nothing. They use no maps, so these are the smallest.
 pub(super) fn load_nothing(links: ProbeLinks) -> Result<Object, BpfError> {
     let object = Object::load(&Settings::smallest(), &[name::NOTHING, name::NOTHING_RETURNED], links);
     object.map_err(|error| BpfError::from_ebpf("load an empty eBPF program", error))
 }
 
-/// The programs of one target: loaded, and attached as far as [`Programs::attach`] was called.
+/// The programs of one target: loaded, and attached by [`Programs::attach`].
 ///
-/// Dropping it detaches everything.
+/// Dropping this detaches everything.
 pub struct Programs {
     object: Object,
     links: Vec<(Role, OwnedFd)>,
@@ -119,10 +119,10 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads the programs for these roles, and their maps; attached to nothing yet.
+    /// Loads the programs for these roles, and their maps, without attaching them.
     ///
-    /// `log_level` is the most verbose level of the programs' own diagnostics, 0 for none, as `log::Level`
-    /// counts; statements above it are removed by the verifier.
+    /// `log_level` is the most verbose level of the programs' diagnostics, numbered as in `log::Level`; 0 for none.
+    /// The verifier removes statements above it.
     pub fn load(
         recipe: &Recipe,
         roles: &[Role],
@@ -155,8 +155,8 @@ impl Programs {
         let known = if reads == MemoryReads::Best { page_tables::known().ok() } else { None };
         let mut object = load_with(&recipe, roles, limits, sizes, links, known, log_level);
         if let (Some(_), Err(error)) = (known, &object) {
-            // A verifier that goes through fewer instructions, or knows pointers otherwise: the way that all kernels have
-            // is tried before anything is refused.
+            // This verifier may have a lower instruction limit, or track pointers differently: try the reads that
+            // work on every kernel before giving up.
             log::debug!("programs that go by page tables are refused: {}", last_word(error));
             object = load_with(&recipe, roles, limits, sizes, links, None, log_level);
         }
@@ -164,10 +164,10 @@ impl Programs {
         Ok(Self { object, links: Vec::new(), sizes, native: recipe.native })
     }
 
-    /// Puts the program of a role at these offsets of an executable, for process `pid` only. The file is what is probed, whatever
-    /// the process runs by then.
+    /// Attaches the program of a role at these offsets of an executable, for process `pid` only. The probes are on
+    /// the file, whatever the process runs by then.
     ///
-    /// Finish sites must be attached before start sites, so that no start is seen whose finish is not.
+    /// Attach finish sites before start sites, so that every seen start has its finish seen too.
     pub fn attach(&mut self, role: Role, exe: &File, pid: u32, file_offsets: &[u64]) -> Result<(), BpfError> {
         let path = PathBuf::from(format!("/proc/self/fd/{}", exe.as_raw_fd()));
         let links = self.object.attach(program_name(&self.native, role), &path, pid, file_offsets);
@@ -176,8 +176,8 @@ impl Programs {
         if role == Role::Start { self.forget_ended() } else { Ok(()) }
     }
 
-    /// Forgets which calls have ended, once all starts are seen: until then another may have begun under the key of one, unseen,
-    /// and its end would be taken for another of that one.
+    /// Clears the map of ended calls, once all starts are seen. Until then another call may have started unseen under
+    /// the key of an ended one, and its end would be taken for a second end of that one.
     fn forget_ended(&mut self) -> Result<(), BpfError> {
         let Some(map) = self.object.take_map(name::ENDED) else { return Ok(()) };
         let failed = |error| BpfError::from_ebpf("empty a map", EbpfError::MapError(error));
@@ -185,8 +185,8 @@ impl Programs {
         (0..ended.len()).try_for_each(|index| ended.set(index, 0, 0)).map_err(failed)
     }
 
-    /// Takes the probes at the starts away, all at once. The kernel takes 50 ms for that, with perf events 100 ms for
-    /// each; the caller should not be a task.
+    /// Removes all probes at starts in parallel. The kernel takes 50 ms for this, or 100 ms per probe with perf
+    /// events: don't call it from an async task.
     pub fn detach_starts(&mut self) {
         let (starts, others) =
             std::mem::take(&mut self.links).into_iter().partition(|(of, _)| *of == Role::Start);
@@ -194,32 +194,33 @@ impl Programs {
         detach_all(starts);
     }
 
-    /// The maps of the programs. Once only: the second call is an error.
+    /// Takes the maps of the programs. Returns an error if called twice.
     pub fn maps(&mut self) -> Result<Maps, BpfError> {
         Maps::take(&mut self.object, self.sizes)
     }
 
-    /// What forwards the programs' own diagnostics to the log.
+    /// Returns the forwarder of the programs' diagnostics to the log.
     ///
-    /// `None` when there is nothing to forward: the level left no statement in the programs.
+    /// `None` if the log level left no statement in the programs.
     #[must_use]
     pub fn log(&self) -> Option<ProgramLog> {
         self.object.log()
     }
 
-    /// How often the program of a role has run, and for how long, while the kernel measured it; zeros if it is not
-    /// loaded.
+    /// Returns how often, and for how long, the program of a role has run while the kernel measured it; zeros if it
+    /// is not loaded.
     #[must_use]
     pub fn run_times(&self, role: Role) -> RunTimes {
         self.object.run_times(program_name(&self.native, role))
     }
 
-    /// Takes the probes away: those where something ends first, then those where it begins, each kind at once.
+    /// Removes the probes: those at ends first, then those at begins, each group in parallel.
     ///
-    /// A finish takes what lies under its key for its own start. As long as one may be seen each start must be, too: it displaces
-    /// what a call without an end has left there, and nests in the call around it. What starts in between stays in flight.
+    /// A finish pairs with the start stored under its key. So as long as finishes are seen, every start must be too:
+    /// it replaces the start of a call without an end, and nests in the call around it. Calls that start in between
+    /// stay in flight.
     ///
-    /// The kernel takes 50 ms for each of these steps, with perf events 100 ms for each site; the caller should not be a
+    /// The kernel takes 50 ms for each group, or 100 ms per site with perf events: don't call this from an async
     /// task.
     fn detach(&mut self) {
         let (begins, ends) = std::mem::take(&mut self.links).into_iter().partition(|(of, _)| is_begin(*of));
@@ -228,7 +229,7 @@ impl Programs {
     }
 }
 
-/// Whether something is noted there for what ends elsewhere.
+/// Whether the program of a role records something for a later probe.
 fn is_begin(role: Role) -> bool {
     matches!(role, Role::Start | Role::Entered)
 }
@@ -243,7 +244,7 @@ impl Drop for Programs {
     }
 }
 
-/// What a verifier has said last, without the numbers at its end.
+/// Returns the verifier's last message, without the numbers after it.
 fn last_word(error: &EbpfError) -> String {
     let text = error.to_string();
     let last = text.lines().rev().find(|line| line.starts_with(|first: char| first.is_ascii_alphabetic()));
@@ -286,12 +287,12 @@ fn load_with(
     Object::load(&settings, &programs, links)
 }
 
-/// The recipe as the programs have it in their constants.
+/// Returns the recipe as the bytes of the programs' constant.
 pub(super) fn bytes_of(recipe: &Recipe) -> &[u8] {
     fn is_plain<T: aya::Pod>(_: &T) {}
 
     is_plain(recipe);
-    // SAFETY: as many bytes as it has, and it is made of numbers without gaps.
+    // SAFETY: exactly the recipe's bytes, and it consists of integers without padding.
     unsafe { std::slice::from_raw_parts((&raw const *recipe).cast(), size_of::<Recipe>()) }
 }
 

@@ -1,4 +1,4 @@
-//! Array maps as memory: reading them costs no system call.
+//! Array maps as memory, readable without a system call.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 
 /// The values of a mappable array map, as 64-bit words.
 ///
-/// The kernel side writes to it at any time; every access is one aligned atomic operation.
+/// The kernel side writes to them at any time; every access is one aligned atomic operation.
 #[derive(Debug)]
 pub(super) struct MappedWords {
     start: NonNull<AtomicU64>,
@@ -17,7 +17,7 @@ pub(super) struct MappedWords {
     access: Access,
 }
 
-/// What a mapping is for.
+/// How a mapping is accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
     /// The kernel side writes, the agent reads.
@@ -37,7 +37,7 @@ impl MappedWords {
         Self::at(map, 0, words, access)
     }
 
-    /// Maps words that lie so many bytes, whole pages, into what the map has to be mapped.
+    /// Maps words at an offset in bytes, a multiple of the page size, into the map's mappable memory.
     pub(super) fn at(
         map: BorrowedFd<'_>,
         offset: libc::off_t,
@@ -48,7 +48,7 @@ impl MappedWords {
             Access::Read => libc::PROT_READ,
             Access::Write => libc::PROT_READ | libc::PROT_WRITE,
         };
-        // SAFETY: asks for a new mapping; overwrites none.
+        // SAFETY: requests a new mapping and overwrites none.
         let start = unsafe {
             libc::mmap(std::ptr::null_mut(), words * 8, protection, libc::MAP_SHARED, map.as_raw_fd(), offset)
         };
@@ -60,17 +60,17 @@ impl MappedWords {
             .ok_or_else(io::Error::last_os_error)
     }
 
-    /// The word at an index; 0 past the end.
+    /// Returns the word at an index; 0 past the end.
     pub(super) fn get(&self, index: usize) -> u64 {
         if index >= self.words {
             return 0;
         }
-        // SAFETY: inside the mapping, which lives as long as `self`. Acquire: a number that the kernel side
-        // published comes with what it stands for.
+        // SAFETY: inside the mapping, which lives as long as `self`. Acquire: whoever reads a published number also
+        // sees the data that it refers to.
         unsafe { self.start.add(index).as_ref().load(Ordering::Acquire) }
     }
 
-    /// The bytes from a word on; zeros past the end.
+    /// Returns the bytes from a word on; zeros past the end.
     pub(super) fn bytes<const LENGTH: usize>(&self, first: usize) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         for (index, chunk) in bytes.chunks_exact_mut(8).enumerate() {
@@ -79,7 +79,7 @@ impl MappedWords {
         bytes
     }
 
-    /// Writes a word that the kernel side only reads.
+    /// Writes a word. The kernel side must only read it.
     pub(super) fn set(&self, index: usize, new: u64) {
         if index >= self.words || self.access != Access::Write {
             return;
@@ -88,7 +88,7 @@ impl MappedWords {
         unsafe { self.start.add(index).as_ref() }.store(new, Ordering::SeqCst);
     }
 
-    /// Writes `new` to the word at an index if `old` is there; says whether it was.
+    /// Writes `new` to the word at an index if it is `old`; returns whether it was.
     pub(super) fn replace(&self, index: usize, old: u64, new: u64) -> bool {
         if index >= self.words || self.access != Access::Write {
             return false;
@@ -101,7 +101,7 @@ impl MappedWords {
 
 impl Drop for MappedWords {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`, used by nobody any more.
+        // SAFETY: the mapping made in `at`, which nothing uses any more.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.words * 8) };
     }
 }
@@ -114,12 +114,12 @@ pub(super) mod testing {
         os::fd::FromRawFd as _,
     };
 
-    /// Memory that can be mapped as a map can.
+    /// Returns memory that can be mapped like a map.
     pub(crate) fn memory(bytes: &[u8]) -> File {
-        // SAFETY: reads the name only, and gives a descriptor or a negative number.
+        // SAFETY: only reads the name, and returns a descriptor or a negative number.
         let descriptor = unsafe { libc::memfd_create(c"map".as_ptr(), libc::MFD_CLOEXEC) };
         assert!(descriptor >= 0, "{}", io::Error::last_os_error());
-        // SAFETY: the descriptor is new, and nobody else's.
+        // SAFETY: the descriptor is new, and nothing else owns it.
         let mut memory = unsafe { File::from_raw_fd(descriptor) };
         memory.write_all(bytes).unwrap();
         memory

@@ -1,4 +1,4 @@
-//! Reading what the programs wrote.
+//! Reads what the programs have written.
 
 use std::{
     iter,
@@ -22,7 +22,7 @@ use super::{
 
 /// Words of a label set.
 const LABEL_SET_WORDS: usize = size_of::<LabelSet>() / 8;
-/// Unexpected type words looked at in one go: as many as the map holds.
+/// Entries of the map of unexpected types that are read: as many as it holds.
 const UNEXPECTED_MAX: usize = 64;
 
 /// The maps of one target's programs. Readable after the programs are gone.
@@ -73,10 +73,10 @@ impl Maps {
         })
     }
 
-    /// Hands what waits in the ring to `take`, at most `limit` records; gives how many there were. Those of events come
-    /// with what else they have.
+    /// Passes at most `limit` records of the ring to `take` and returns their number. Events come with their further
+    /// data.
     ///
-    /// Fewer than `limit` means that the ring is empty, or that its next record is still being written.
+    /// A number below `limit` means that the ring is empty, or that its next record is still being written.
     pub fn drain(&mut self, limit: usize, mut take: impl FnMut(Record, Option<More>)) -> usize {
         let mut count = 0;
         while count < limit {
@@ -90,25 +90,26 @@ impl Maps {
         count
     }
 
-    /// Records that wait in the ring and were not taken out, as they can't be behind one that is still being written: whose program has
-    /// lost its processor in the middle may wait for long. What is in those that are being written nobody knows.
+    /// Returns the records in the ring that could not be drained because they are behind one that is still being
+    /// written. Its program may have been preempted, for long. Records that are being written have no content yet,
+    /// and are left out.
     pub fn behind(&self) -> impl Iterator<Item = Record> + use<> {
         written(self.records.as_fd(), self.sizes.ring_bytes, self.filling.range())
     }
 
-    /// Bytes that wait in the ring, headers included.
+    /// Returns the bytes that wait in the ring, including headers.
     #[must_use]
     pub fn waiting_bytes(&self) -> u64 {
         self.filling.bytes()
     }
 
-    /// Whether so many bytes wait in the ring that they are a part of it that matters.
+    /// Whether a significant part of the ring is full.
     #[must_use]
     pub fn is_filling(&self) -> bool {
         self.filling.bytes() >= self.filling.much
     }
 
-    /// Finished calls of a label set, exactly.
+    /// Returns the exact number of finished calls of a label set.
     #[must_use]
     pub fn total(&self, label_set: u32) -> u64 {
         if label_set >= self.sizes.label_capacity {
@@ -118,7 +119,7 @@ impl Maps {
         (0..self.sizes.rows as usize).map(|row| self.totals.get(place(row))).sum()
     }
 
-    /// The counts of a label set that were asked for beside its calls, by [`extra`]; zeros where none were.
+    /// Returns the optional counts of a label set, by [`extra`]; zeros where they were not requested.
     #[must_use]
     pub fn extras(&self, label_set: u32) -> [u64; extra::COUNT as usize] {
         let mut sums = [0; extra::COUNT as usize];
@@ -134,56 +135,56 @@ impl Maps {
         sums
     }
 
-    /// The calls in flight.
+    /// Returns the calls in flight.
     #[must_use]
     pub fn in_flight(&self) -> &Arc<InFlight> {
         &self.in_flight
     }
 
-    /// Which starts the programs see.
+    /// Returns the control of which starts the programs see.
     #[must_use]
     pub fn sampling(&self) -> &Arc<Sampling> {
         &self.sampling
     }
 
-    /// Type words that no shape expects, and how often each was met.
+    /// Returns type words that match no shape, and how often each was seen.
     #[must_use]
     pub fn unexpected_types(&self) -> Vec<(u64, u64)> {
         self.unexpected.iter().take(UNEXPECTED_MAX).filter_map(Result::ok).collect()
     }
 
-    /// Starts and finishes whose type no shape expects.
+    /// Returns the number of starts and finishes whose type matches no shape.
     #[must_use]
     pub fn unknown_hits(&self) -> u64 {
-        // Nothing tells their side: they are counted beside the clients' calls.
+        // Their side is unknown: the programs count them with the clients' calls.
         let hits = |counter| self.counter_of(counter, side::CLIENT);
         hits(Counter::StartUnknownType) + hits(Counter::FinishUnknownType)
     }
 
-    /// Lets a type word stand for another; false when there is no room.
+    /// Makes a type word equivalent to another; returns false if there is no room.
     #[must_use]
     pub fn add_alias(&self, alias: u64, meaning: u64) -> bool {
-        // The meaning first: the programs look at pairs whose alias they know.
+        // The meaning first: the programs use a pair as soon as its alias is set.
         let free = (0..ALIASES as usize).find(|pair| self.aliases.get(pair * 2) == 0);
         free.is_some_and(|pair| {
             self.aliases.replace(pair * 2 + 1, 0, meaning) && self.aliases.replace(pair * 2, 0, alias)
         })
     }
 
-    /// A counter of the programs, summed over all CPUs and both sides.
+    /// Returns a counter of the programs, summed over all CPUs and both sides.
     #[must_use]
     pub fn counter(&self, counter: Counter) -> u64 {
         self.counter_of(counter, side::CLIENT) + self.counter_of(counter, side::SERVER)
     }
 
-    /// A counter of the programs for the calls of one [`side`], summed over all CPUs.
+    /// Returns a counter of the programs for the calls of one [`side`], summed over all CPUs.
     #[must_use]
     pub fn counter_of(&self, counter: Counter, side: u8) -> u64 {
         let slot = counter as usize + usize::from(side & 1) * COUNTERS_OF_SIDE as usize;
         (0..self.sizes.rows as usize).map(|row| self.counters.get(row * COUNTERS as usize + slot)).sum()
     }
 
-    /// The numbers of all label sets seen so far.
+    /// Returns the numbers of all label sets seen so far.
     pub fn label_sets(&self) -> impl Iterator<Item = u32> + use<> {
         let used =
             |kind, limit: u32| u32::try_from(self.next_label.get(kind)).map_or(limit, |next| next.min(limit));
@@ -193,14 +194,14 @@ impl Maps {
         (0..full).chain(limit..limit + other)
     }
 
-    /// What a label set's number stands for.
+    /// Returns the label set of a number.
     #[must_use]
     pub fn label_set(&self, number: u32) -> LabelSet {
         self.label_sets.get(number)
     }
 }
 
-/// What the numbers of label sets stand for.
+/// The label sets by number.
 pub(super) struct LabelSets(MappedWords);
 
 impl LabelSets {
@@ -209,30 +210,30 @@ impl LabelSets {
         map_array(object, name::LABEL_SETS, words, Access::Read).map(Self)
     }
 
-    /// The label set of a number; an empty one where there is no such number.
+    /// Returns the label set of a number; an empty one if there is none.
     pub(super) fn get(&self, number: u32) -> LabelSet {
         let bytes = self.0.bytes(number as usize * LABEL_SET_WORDS);
-        // SAFETY: a label set is made of bytes and numbers, valid for every bit pattern.
+        // SAFETY: a label set consists of bytes and integers, valid for every bit pattern.
         unsafe { std::mem::transmute::<[u8; size_of::<LabelSet>()], LabelSet>(bytes) }
     }
 }
 
-/// How full a ring is, without a system call and without taking anything out. All that it takes to know is in one line of the
-/// processor's caches, beside the position in the ring: with many targets it is in none of them when it is asked for.
+/// How full a ring is, known without a system call and without draining it. All fields that a check needs, except the
+/// positions in the ring, share one cache line: with many targets none of them is cached when a check comes.
 #[repr(align(64))]
 struct Filling {
-    /// Bytes that were taken out, ever.
+    /// Total bytes drained: the kernel's consumer position.
     consumed: MappedWords,
-    /// The same, as last seen: nobody else takes any out, and memory of one's own is nearer.
+    /// The same as last seen: only the agent drains, and its own memory is nearer.
     taken: u64,
-    /// Bytes that were put in, ever.
+    /// Total bytes written: the kernel's producer position.
     produced: MappedWords,
-    /// So many bytes are a part of the ring that matters.
+    /// Bytes from which on the ring counts as filling.
     much: u64,
 }
 
 impl Filling {
-    /// A ring can be mapped as two pages with one position each, and its bytes behind them (`kernel/bpf/ringbuf.c`).
+    /// A ring can be mapped as two pages with one position each, followed by its data (`kernel/bpf/ringbuf.c`).
     fn of(ring: &Map, sizes: Sizes) -> Result<Self, BpfError> {
         let Map::RingBuf(ring) = ring else {
             return Err(BpfError::missing("give its maps", name::RECORDS));
@@ -245,7 +246,7 @@ impl Filling {
         Ok(Self { consumed: position(0)?, produced: position(1)?, taken: 0, much })
     }
 
-    /// To be called when something was taken out.
+    /// Updates the position. Call it after draining.
     fn note_taken(&mut self) {
         self.taken = self.consumed.get(0);
     }
@@ -255,20 +256,20 @@ impl Filling {
         end.saturating_sub(start)
     }
 
-    /// From where on nothing was taken out to where nothing was put in.
+    /// Returns the range of positions that are written and not drained.
     fn range(&self) -> Range<u64> {
         self.taken..self.produced.get(0)
     }
 }
 
-/// The records between two positions of a ring, without those that are being written or were given up. Each has its length at its
-/// head from the moment on from which it is there. No more of the ring is mapped than that, and not for longer: there is a
-/// mapping of all of it already, in which only the next record can be seen.
+/// Returns the records between two positions of a ring, except those that are being written or were discarded. A
+/// record's header holds its length as soon as the record is reserved. Maps only this range, and only for now: the
+/// ring is mapped as a whole already, but that mapping gives access to its next record only.
 fn written(ring: BorrowedFd<'_>, ring_bytes: u32, range: Range<u64>) -> impl Iterator<Item = Record> + use<> {
     let page = PAGE.unsigned_abs();
     let at = range.start % u64::from(ring_bytes);
     let skipped = at % page;
-    // Behind the two positions. The bytes of a ring come twice, one time behind the other, so what goes over its end goes on.
+    // After the two position pages. The data is mapped twice in a row, so a range that wraps around is contiguous.
     let offset = libc::off_t::try_from(2 * page + at - skipped);
     let words = usize::try_from((skipped + range.end.saturating_sub(range.start)) / 8).unwrap_or_default();
     let is_empty = range.is_empty();
@@ -290,7 +291,7 @@ fn written(ring: BorrowedFd<'_>, ring_bytes: u32, range: Range<u64>) -> impl Ite
     })
 }
 
-/// Bytes of a page (amd64).
+/// Page size in bytes (amd64).
 const PAGE: libc::off_t = 4096;
 
 pub(super) fn map_array(
@@ -314,10 +315,10 @@ pub(super) fn take_hash<V: aya::Pod>(
     HashMap::try_from(map).map_err(|error| BpfError::from_map("open a hash map", error))
 }
 
-/// What an event has beside the record, and some of them beside that.
+/// The data of an event in addition to its record; only some events have a peer.
 pub type More = (Detail, Option<Peer>);
 
-/// A record from its bytes, with what else there is if there are more; `None` when there are too few.
+/// Decodes a record, and its further data if there are more bytes; `None` if there are too few.
 pub(crate) fn decode(bytes: &[u8]) -> Option<(Record, Option<More>)> {
     let (label_set, rest) = bytes.split_first_chunk()?;
     let (flags, rest) = rest.split_first_chunk()?;
@@ -355,7 +356,7 @@ mod tests {
     use super::*;
     use crate::bpf::mapped::testing::memory;
 
-    /// Over the end of a ring of two pages, and whatever the length of each.
+    /// Tests records of any length, across the end of a ring of two pages.
     #[test]
     fn what_waits_behind_a_record_that_is_being_written_is_seen() {
         const RING: u32 = 8_192;
@@ -371,7 +372,7 @@ mod tests {
         ] {
             let mut bytes = vec![0; 8 + length as usize];
             bytes[..4].copy_from_slice(&(length | bits).to_ne_bytes());
-            // Where in the ring it is, for the kernel.
+            // Where the kernel keeps the record's place in the ring.
             bytes[4] = 7;
             bytes[8] = label_set;
             for (position, byte) in (end..).zip(bytes) {

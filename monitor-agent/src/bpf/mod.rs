@@ -1,8 +1,8 @@
 //! The door to the kernel: loads the programs, attaches them to sites, reads their maps.
 //!
-//! The only module that names aya, or makes the system call itself. One loaded object serves one framework in one target: the recipe is
-//! part of its read-only data, so the verifier removes what the target doesn't need; its maps are its own,
-//! so a target can exhaust nothing but its own limits, and calls of two targets can't mix.
+//! The only module that uses aya or bpf(2). One loaded object serves one framework in one target. The recipe is part
+//! of its read-only data, so the verifier removes what the target doesn't need. Its maps are its own, so a target can
+//! exhaust only its own limits, and calls of two targets can't mix.
 
 mod calibrate;
 mod clock;

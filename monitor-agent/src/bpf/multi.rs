@@ -1,5 +1,5 @@
-//! Multi-uprobe links (Linux 6.6): all probes of a program in a process hang on one descriptor. Where a perf event's end
-//! waits for that of every other on the machine, these are taken away side by side.
+//! Multi-uprobe links (Linux 6.6): one descriptor for all probes of a program in a process. Such links are removed in
+//! parallel, while closing a perf event waits for every other one on the machine.
 
 use std::{
     arch::naked_asm,
@@ -18,9 +18,9 @@ use super::{
     syscall::{self, AttachType, Probe},
 };
 
-/// Whether the kernel has such links, and they see every thread of a process: the first kernels that had them saw none
-/// but the main thread. Tried once, on the agent itself, by one thread at a time; an error where that can't be tried for want
-/// of descriptors, threads or memory, which says nothing of the kernel.
+/// Whether the kernel has multi-uprobe links that see every thread of a process: the first kernels with such links
+/// saw only the main thread. Tried once, on the agent itself, by one thread at a time. An error means a lack of
+/// descriptors, threads or memory, and says nothing about the kernel.
 pub(super) fn works() -> io::Result<bool> {
     static WORKS: Mutex<Option<bool>> = Mutex::new(None);
     let mut known = WORKS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,14 +35,14 @@ pub(super) fn works() -> io::Result<bool> {
     Ok(works)
 }
 
-/// Whether it failed since there is too little of something.
+/// Whether an operation failed for want of descriptors, threads or memory.
 pub(super) fn is_want(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM))
 }
 
 fn sees_all_threads() -> io::Result<bool> {
     let probe = CountedProbe::at(tried as *const c_void, false)?;
-    // Never the main thread.
+    // The probe must be hit on a thread other than the main one.
     // SAFETY: calls without preconditions.
     let is_main = unsafe { libc::gettid() == libc::getpid() };
     if is_main {
@@ -53,14 +53,14 @@ fn sees_all_threads() -> io::Result<bool> {
     Ok(probe.hits() == 1)
 }
 
-/// A probe at a function of the agent's own that counts its hits.
+/// A probe on one of the agent's own functions that counts its hits.
 pub(super) struct CountedProbe {
     counted: MappedWords,
     link: Option<OwnedFd>,
 }
 
 impl CountedProbe {
-    /// At the function's entry, or where it returns to.
+    /// Attaches to the function's entry, or to its return.
     pub(super) fn at(function: *const c_void, is_return: bool) -> io::Result<Self> {
         let word = syscall::mappable_word()?;
         let counted = MappedWords::new(word.as_fd(), 1, Access::Read)?;
@@ -72,7 +72,7 @@ impl CountedProbe {
         Ok(Self { counted, link: Some(link) })
     }
 
-    /// How often it was hit.
+    /// Returns the number of hits.
     pub(super) fn hits(&self) -> u64 {
         self.counted.get(0)
     }
@@ -81,21 +81,21 @@ impl CountedProbe {
 impl Drop for CountedProbe {
     fn drop(&mut self) {
         let link = self.link.take();
-        // The kernel takes its time for that, and nobody needs to wait.
+        // The kernel takes a while for this, and nothing needs to wait.
         let _ = thread::Builder::new().spawn(move || drop(link));
     }
 }
 
-/// What is probed to try it.
+/// The probed function.
 #[unsafe(naked)]
 extern "C" fn tried() {
     naked_asm!("push rbp", "pop rbp", "ret")
 }
 
-/// Instructions that add one to the first word of an array.
+/// Returns instructions that add one to the first word of an array.
 fn count_in(array: &OwnedFd) -> Vec<bpf_insn> {
     let mut code = vec![
-        // r1: where the value of this map is; it takes two.
+        // r1: address of the map's value, in two instructions.
         instruction(0x18, 1, 2, array.as_raw_fd()),
         instruction(0, 0, 0, 0),
         instruction(0xb7, 2, 0, 1),
@@ -111,7 +111,7 @@ pub(super) fn nothing() -> [bpf_insn; 2] {
     [instruction(0xb7, 0, 0, 0), instruction(0x95, 0, 0, 0)]
 }
 
-/// An instruction: its code, registers, and number.
+/// Encodes an instruction: opcode, registers and immediate.
 pub(super) fn instruction(code: u8, to: u8, from: u8, number: i32) -> bpf_insn {
     bpf_insn {
         code,

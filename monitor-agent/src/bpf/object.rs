@@ -1,7 +1,8 @@
-//! The eBPF object in the kernel: its maps, those of its programs that are wanted, and links from sites to them.
+//! The eBPF object in the kernel: its maps, the programs in use, and their links to sites.
 //!
-//! aya's parser gives maps and instructions, and they are made and loaded here: aya can't ask for multi-uprobe links, and
-//! its own loader parses the types of the whole kernel each time, which takes longer than all else but the verifier.
+//! aya's parser provides maps and instructions. This module creates and loads them itself: aya does not support
+//! multi-uprobe links, and its loader parses the types of the whole kernel each time, which takes longer than
+//! everything but the verifier.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -39,31 +40,31 @@ use super::{
     syscall::{self, AT_ONCE, AttachType, Probe, Room},
 };
 
-/// Built by `cargo xtask ebpf`, kept in the repository: building the agent needs cargo only.
+/// The object, built by `cargo xtask ebpf` and kept in the repository: building the agent needs cargo only.
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor.bpf.o"));
 
-/// What probes hang on.
+/// How probes are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProbeLinks {
-    /// Multi-uprobe links where the kernel has them, else perf events.
+    /// Multi-uprobe links where the kernel has them, otherwise perf events.
     #[default]
     Best,
-    /// A perf event for each site, as before Linux 6.6. To test that, and to compare with.
+    /// One perf event for each site, as before Linux 6.6. For tests and comparisons.
     Perf,
 }
 
-/// What an object is loaded with.
+/// Parameters for loading an object.
 pub(super) struct Settings<'a> {
     /// Values of its constants, by name.
     pub(super) globals: Vec<(&'static str, &'a [u8])>,
-    /// Sizes of maps, by name; the others are as the object says.
+    /// Sizes of maps, by name; other maps keep the object's size.
     pub(super) entries: Vec<(&'static str, u32)>,
-    /// What programs need that go by page tables.
+    /// The numbers needed by programs that walk page tables.
     pub(super) numbers: Option<Numbers>,
 }
 
 impl Settings<'_> {
-    /// With the smallest maps, for programs that use none of them.
+    /// Returns settings with the smallest maps, for programs that use none of them.
     pub(super) fn smallest() -> Self {
         let mut entries = vec![(name::RECORDS, SMALLEST_RING)];
         let unused = [
@@ -80,10 +81,10 @@ impl Settings<'_> {
     }
 }
 
-/// Bytes: whole pages, a power of two.
+/// Size in bytes: whole pages, a power of two.
 const SMALLEST_RING: u32 = 4096;
 
-/// Numbers that the running kernel has for its own types.
+/// BTF numbers of types in the running kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Numbers {
     /// The function `bpf_rdonly_cast`.
@@ -92,18 +93,18 @@ pub(super) struct Numbers {
     pub(super) structure: u32,
 }
 
-/// Room for what the verifier says of a program that it refuses.
+/// Size of the buffer for the verifier's log of a refused program.
 const LOG_BYTES: usize = 1 << 20;
 
-/// The object, loaded: its maps, and those of its programs that are wanted.
+/// A loaded object: its maps, and the programs in use.
 pub(super) struct Object {
     maps: HashMap<String, Map>,
     programs: Vec<Program>,
     attach_type: AttachType,
-    /// What [`on_the_kernels_stack`] names. Held open as long as the programs' descriptors: whenever the last descriptor of such an array is
-    /// closed the kernel takes a reference for emptying it, and keeps that for good if it is still to empty it from the
-    /// time before (`prog_array_map_clear`, kernel/bpf/arraymap.c @ v6.18). Tools that look at all maps, such as bpftool, open and
-    /// close each once for each program that has it.
+    /// The program array of [`on_the_kernels_stack`]. Held open as long as the programs' descriptors: each time the
+    /// last descriptor of such an array is closed, the kernel takes a reference to clear it, and leaks that reference
+    /// if the previous clearing is still pending (`prog_array_map_clear`, kernel/bpf/arraymap.c @ v6.18). Tools that
+    /// list all maps, such as bpftool, open and close the array once for each program that uses it.
     _calls: OwnedFd,
 }
 
@@ -111,22 +112,22 @@ pub(super) struct Object {
 struct Program {
     name: &'static str,
     descriptor: OwnedFd,
-    /// It runs where the probed function returns.
+    /// Whether it runs where the probed function returns.
     is_return: bool,
 }
 
-/// Takes probes away, as dropping what they hang on does, but all side by side: the kernel takes its time for each.
+/// Closes links in parallel, which detaches their probes: the kernel takes a while for each.
 pub(super) fn detach_all(links: impl IntoIterator<Item = OwnedFd>) {
     thread::scope(|scope| {
         for link in links {
-            // Where no thread can be made it is dropped here, with what was to be done.
+            // If no thread can be started, the closure is dropped here, and the link with it.
             let _ = thread::Builder::new().spawn_scoped(scope, move || drop(link));
         }
     });
 }
 
 impl Object {
-    /// Makes the maps, and loads these programs.
+    /// Creates the maps and loads these programs.
     pub(super) fn load(
         settings: &Settings<'_>,
         names: &[&'static str],
@@ -140,7 +141,7 @@ impl Object {
         let mut object = aya_obj::Object::parse(OBJECT)?;
         let globals = settings.globals.iter().map(|(name, value)| (*name, (*value, true)));
         object.patch_map_data(globals.collect())?;
-        // Those who make links are told what the maps will take.
+        // Reserves descriptors for the maps, so that others that create links take them into account.
         let room = has_multi_links.then(|| Room::find(AT_ONCE)).transpose();
         let room = room.map_err(|error| failed_call("bpf_map_create", error))?;
         let maps = make_maps(&mut object, settings, room)?;
@@ -153,22 +154,23 @@ impl Object {
         Ok(Self { maps, programs, attach_type, _calls: calls })
     }
 
-    /// A map.
+    /// Returns a map by name.
     pub(super) fn map(&self, name: &str) -> Option<&Map> {
         self.maps.get(name)
     }
 
-    /// The same, for whoever asks first.
+    /// Takes a map out of the object; `None` if it has been taken.
     pub(super) fn take_map(&mut self, name: &str) -> Option<Map> {
         self.maps.remove(name)
     }
 
-    /// What forwards the programs' own diagnostics.
+    /// Returns the forwarder of the programs' own diagnostics.
     pub(super) fn log(&self) -> Option<ProgramLog> {
         ProgramLog::of(self.programs.first()?.descriptor.as_fd())
     }
 
-    /// Puts a program at offsets of an executable, for one process only, until what the probes hang on is closed.
+    /// Attaches a program to offsets of an executable, for one process only, until the returned descriptors are
+    /// closed.
     pub(super) fn attach(
         &self,
         name: &str,
@@ -186,7 +188,7 @@ impl Object {
         }
     }
 
-    /// How often a program has run and for how long; zeros if it is not loaded.
+    /// Returns how often and for how long a program has run; zeros if it is not loaded.
     pub(super) fn run_times(&self, name: &str) -> RunTimes {
         self.program(name).map(|program| RunTimes::of(program.descriptor.as_fd())).unwrap_or_default()
     }
@@ -196,8 +198,8 @@ impl Object {
     }
 }
 
-/// Puts numbers of the running kernel where instructions have those of [`patched`]; without numbers something in place of the
-/// calls that no kernel minds as long as it can't be reached.
+/// Replaces the placeholders of [`patched`] with numbers of the running kernel. Without numbers, replaces the calls
+/// with an instruction that every kernel accepts where it can't be reached.
 fn patch(instructions: &mut [bpf_insn], numbers: Option<Numbers>) {
     for one in instructions {
         let code = u32::from(one.code);
@@ -214,28 +216,28 @@ fn patch(instructions: &mut [bpf_insn], numbers: Option<Numbers>) {
     }
 }
 
-/// What a call calls.
+/// Source register of a call: the target is a kernel function.
 #[expect(clippy::cast_possible_truncation, reason = "a register has four bits")]
 const KERNEL_FUNCTION: u8 = BPF_PSEUDO_KFUNC_CALL as u8;
-/// Of `r0 = 0`.
+/// Opcode of `r0 = 0`.
 #[expect(clippy::cast_possible_truncation, reason = "a code is one byte")]
 const NOTHING_IN_R0: u8 = (BPF_ALU64 | BPF_MOV | BPF_K) as u8;
-/// Of `if r0 == 0 goto`.
+/// Opcode of `if r0 == 0 goto`.
 #[expect(clippy::cast_possible_truncation, reason = "a code is one byte")]
 const IF_EQUAL: u8 = (BPF_JMP | BPF_JEQ | BPF_K) as u8;
-/// Of a call.
+/// Opcode of a call.
 #[expect(clippy::cast_possible_truncation, reason = "a code is one byte")]
 const CALL: u8 = (BPF_JMP | BPF_CALL) as u8;
-/// Of a number of eight bytes, which takes two instructions.
+/// Opcode of an eight-byte immediate, which takes two instructions.
 #[expect(clippy::cast_possible_truncation, reason = "a code is one byte")]
 const DOUBLE_WORD: u8 = (BPF_LD | BPF_IMM | BPF_DW) as u8;
-/// That the number is a map's descriptor.
+/// Source register of an eight-byte immediate: it is a map's descriptor.
 #[expect(clippy::cast_possible_truncation, reason = "a register has four bits")]
 const MAP: u8 = BPF_PSEUDO_MAP_FD as u8;
 /// `BPF_FUNC_tail_call` of include/uapi/linux/bpf.h.
 const BPF_FUNC_TAIL_CALL: i32 = 12;
 
-/// Makes an object's maps in the room that was found for them, and puts them into its instructions.
+/// Creates an object's maps, using up the reserved descriptors, and writes their descriptors into the instructions.
 fn make_maps(
     object: &mut aya_obj::Object,
     settings: &Settings<'_>,
@@ -258,7 +260,7 @@ fn make_maps(
     Ok(made.into_iter().map(|(name, map, data)| (name.clone(), of_kind(map.map_type(), data))).collect())
 }
 
-/// Makes a map, with what lies in it from the start.
+/// Creates a map with its initial value.
 fn make_map(name: &str, map: &aya_obj::Map, entries: Option<u32>) -> Result<MapData, MapError> {
     let mut map = map.clone();
     if !may_allocate(&kernel_release()) {
@@ -279,14 +281,14 @@ fn make_map(name: &str, map: &aya_obj::Map, entries: Option<u32>) -> Result<MapD
     Ok(made)
 }
 
-/// Whether programs of this release may fill a hash map whose entries are allocated one by one. Before Linux 6.1 the kernel warns of
-/// them, which some machines are told to stop at (`check_map_prog_compatibility`, kernel/bpf/verifier.c @ v6.0). Where that was
-/// ported back it does no harm to do without.
+/// Whether programs may insert into a hash map without preallocation on this release. Before Linux 6.1 the kernel
+/// warns of it, and some machines panic on warnings (`check_map_prog_compatibility`, kernel/bpf/verifier.c @ v6.0).
+/// Preallocating is harmless on kernels with the backported change.
 fn may_allocate(release: &str) -> bool {
     version(release) >= Some((6, 1))
 }
 
-/// Has a hash map's entries allocated when it is made, where they would take memory only while they are there.
+/// Preallocates a hash map's entries; otherwise each takes memory only while it exists.
 fn allocate_at_once(map: &mut aya_obj::Map) {
     // The object has maps of this kind only.
     if let aya_obj::Map::Legacy(map) = map {
@@ -298,7 +300,7 @@ fn failed_call(call: &'static str, io_error: io::Error) -> MapError {
     MapError::SyscallError(SyscallError { call, io_error })
 }
 
-/// A map as aya's types for its kind take it.
+/// Wraps a map in the variant that aya's types expect.
 fn of_kind(kind: u32, data: MapData) -> Map {
     match kind {
         syscall::BPF_MAP_TYPE_HASH => Map::HashMap(data),
@@ -308,15 +310,16 @@ fn of_kind(kind: u32, data: MapData) -> Map {
     }
 }
 
-/// What comes before a program's own instructions: a call of another program, which is jumped over, so that the verifier
-/// takes it out again. But the kernel gives no program that has such a call a stack of its own.
+/// Returns a prologue for each program: a tail call that is jumped over, so that the verifier removes it. The kernel
+/// gives a program with a tail call no private stack.
 ///
-/// Since Linux 6.13 it would else have one for each function and processor, since none of this type is thought to be interrupted
-/// by another run of itself on the same processor (`bpf_enable_priv_stack`, kernel/bpf/verifier.c @ v6.13). That is
-/// not so for uprobes: what two such runs wrote to one stack would be mixed, the kernel's own pointers too.
+/// Since Linux 6.13 each function would otherwise have one private stack per CPU. The kernel assumes that a program
+/// of this type is never interrupted by another run of itself on the same CPU (`bpf_enable_priv_stack`,
+/// kernel/bpf/verifier.c @ v6.13). For uprobes this is wrong: two runs would overwrite each other's stack, including
+/// the kernel's own pointers.
 fn on_the_kernels_stack(calls: BorrowedFd<'_>) -> [bpf_insn; 6] {
     let nothing = instruction(NOTHING_IN_R0, 0, 0, 0);
-    // Over the four behind it.
+    // Jumps over the four instructions after it.
     let over = bpf_insn { off: 4, ..instruction(IF_EQUAL, 0, 0, 0) };
     [
         nothing,
@@ -328,8 +331,7 @@ fn on_the_kernels_stack(calls: BorrowedFd<'_>) -> [bpf_insn; 6] {
     ]
 }
 
-/// Loads a program. One that is refused is tried once more, for what the verifier says of it: writing that makes a load
-/// much slower.
+/// Loads a program. If the kernel refuses it, tries again with the verifier's log, which makes loading much slower.
 fn load(
     object: &aya_obj::Object,
     name: &'static str,
@@ -344,7 +346,7 @@ fn load(
         |log: &mut [u8]| syscall::load_program(name, &program.license, &instructions, attach_type, log);
     let loaded = load(&mut []).or_else(|io_error| {
         let mut log = vec![0; LOG_BYTES];
-        // The first error counts: the second may be that the log has no room for all.
+        // Return the first error: the second may only mean that the log is too small.
         load(&mut log).map_err(|_| {
             let text = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();
             ProgramError::LoadError { io_error, verifier_log: VerifierLog::new(text.into_owned()) }
@@ -359,8 +361,8 @@ mod tests {
     use super::*;
     use crate::bpf::page_tables;
 
-    /// `add r9, gs:[…]`: how a function's code begins on x86-64 that has a stack for each processor
-    /// (`emit_priv_frame_ptr`, `arch/x86/net/bpf_jit_comp.c` @ v6.13).
+    /// `add r9, gs:[…]`: the first instruction, on x86-64, of a function with a private stack (`emit_priv_frame_ptr`,
+    /// `arch/x86/net/bpf_jit_comp.c` @ v6.13).
     const OWN_STACK: [u8; 4] = [0x65, 0x4c, 0x03, 0x0c];
 
     fn has_own_stack(program: &OwnedFd) -> bool {
@@ -369,7 +371,7 @@ mod tests {
         code.windows(OWN_STACK.len()).any(|bytes| bytes == OWN_STACK)
     }
 
-    /// Writes to 512 bytes of its stack.
+    /// Returns a program that writes to 512 bytes of its stack.
     fn large() -> Vec<bpf_insn> {
         let store = |off| bpf_insn { off, ..instruction(0x7a, 10, 0, 1) };
         [&[store(-512), store(-8)][..], &multi::nothing()].concat()
@@ -403,7 +405,7 @@ mod tests {
         };
         let release = kernel_release();
         let has_such = version(&release) >= Some((6, 13));
-        // Kernels may give up such stacks one day, but until then this must be able to fail.
+        // Later kernels may drop private stacks. Until then this check must be able to fail.
         if cfg!(target_arch = "x86_64") && has_such {
             assert!(has_own_stack(&load(&large())), "Linux {release} has no stacks of this kind any more");
         }
@@ -421,7 +423,7 @@ mod tests {
         ];
         let mut settings = Settings::smallest();
         settings.numbers = page_tables::known().ok().map(|known| known.numbers);
-        // It has no other way to read.
+        // This program has no other way to read.
         names.extend(settings.numbers.map(|_| name::PROVE));
         let object = Object::load(&settings, &names, ProbeLinks::Best).expect("programs");
         for Program { name, descriptor, .. } in &object.programs {

@@ -1,10 +1,10 @@
-//! Where the agent's own functions are in its own file: what it finds out with probes, it finds out on itself.
+//! File offsets of the agent's own functions: the agent measures and tries probes on itself.
 
 use std::{ffi::c_void, io};
 
 use crate::target::Target;
 
-/// Where the first instruction of a function is.
+/// Returns the file offset of a function's first instruction.
 pub(super) fn file_offset(function: *const c_void) -> io::Result<u64> {
     let address = function.expose_provenance() as u64;
     let own = Target::open(std::process::id()).map_err(io::Error::other)?;

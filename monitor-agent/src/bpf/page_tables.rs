@@ -1,9 +1,10 @@
 //! How this kernel keeps page tables, found out and proved on the agent itself: see [`monitor_ebpf::PageTables`].
 //!
-//! Where its structures have what is needed, the kernel's description of its types says. Where all memory is mapped it
-//! tells nobody: that is a multiple of 1 GiB, and the agent's own first table lies behind it, so each that comes into
-//! question is tried. The right one leads to bytes that the agent has made up; no wrong one does. But a wrong one has programs read
-//! whatever lies there: none is tried where memory may be mapped that nothing may read.
+//! The kernel's description of its types provides the offsets in its structures. The kernel does not reveal the
+//! address of the direct map, where all memory is mapped. It is a multiple of 1 GiB, and the agent's own root table
+//! lies in it, so each candidate is tried. The right one leads to bytes that the agent has made up, and no wrong one
+//! does. But with a wrong one programs read arbitrary addresses, so none is tried where memory may be mapped that
+//! must not be read.
 
 use std::{
     arch::naked_asm,
@@ -34,35 +35,35 @@ use super::{
 /// How programs read a target's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MemoryReads {
-    /// By page tables where that was proved to work, else by asking the kernel.
+    /// By page tables where that was proved to work, otherwise with the kernel's helper.
     #[default]
     Best,
-    /// By asking the kernel.
+    /// With the kernel's helper.
     Kernel,
 }
 
-/// What programs need to go by page tables.
+/// The parameters of programs that walk page tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Known {
-    /// For the recipe.
+    /// Part of the recipe.
     pub(super) tables: PageTables,
-    /// For the instructions.
+    /// Patched into the instructions.
     pub(super) numbers: Numbers,
 }
 
-/// Bytes that the kernel's place for all memory is a multiple of (arch/x86/mm/kaslr.c).
+/// The kernel's alignment of the direct map, in bytes (arch/x86/mm/kaslr.c).
 const STEP: u64 = 1 << 30;
-/// Where that place begins at the earliest, with four tables and with five.
+/// The lowest address of the direct map, with four and with five levels of tables.
 const FIRST: [u64; 2] = [0xffff_8880_0000_0000, 0xff11_0000_0000_0000];
-/// Drivers of devices by which a hypervisor takes memory away that the kernel leaves mapped.
+/// Drivers of devices by which a hypervisor takes back memory that the kernel leaves mapped.
 const TAKERS: [&str; 2] = ["/sys/bus/virtio/drivers/virtio_mem", "/sys/bus/vmbus/drivers/hv_balloon"];
-/// Pages of each kind that are tried.
+/// Pages of each size that are tried.
 const SAMPLES: usize = 4;
-/// Bytes of a page, and of a large one.
+/// Size of a page, and of a large one, in bytes.
 const PAGE: usize = 4_096;
 const LARGE_PAGE: usize = 2 << 20;
 
-/// What was found out, once; or why programs have to ask the kernel for each read.
+/// Returns what was found, tried only once, or why programs have to use the kernel's helper for each read.
 pub(super) fn known() -> Result<&'static Known, &'static str> {
     static KNOWN: OnceLock<Result<Known, String>> = OnceLock::new();
     let known = KNOWN.get_or_init(|| {
@@ -88,7 +89,7 @@ fn find() -> Result<Known, String> {
     let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
     let mut known = described(&types, &read("/proc/cpuinfo")?)?;
     drop(types);
-    // In the file system that has the types: where no driver shows, there is none.
+    // In sysfs, which has the types too: if the driver is not listed, the kernel has none.
     let links = links(&TAKERS).map_err(|error| format!("the drivers can't be looked at: {error}"))?;
     if let Some(why) = unreadable(&read("/proc/meminfo")?, &links) {
         return Err(why);
@@ -99,13 +100,13 @@ fn find() -> Result<Known, String> {
     Ok(known)
 }
 
-/// Whether programs may read what is the kernel's at all. Asked of the kernel itself: where it tells whether it is locked down
-/// (`securityfs`) need not be mounted.
+/// Whether programs may read kernel memory. This asks the kernel itself: `securityfs`, which has the lockdown state,
+/// may not be mounted.
 fn may_read_kernel() -> bool {
     is_helper_supported(ProgramType::KProbe, BpfHelper::BPF_FUNC_probe_read_kernel).unwrap_or(false)
 }
 
-/// What is to be known before anything is tried.
+/// Collects what must be known before anything is tried.
 fn described(types: &[u8], processor: &str) -> Result<Known, String> {
     let types = KernelTypes::parse(types).ok_or("the kernel types can't be read")?;
     let lacks = |what: &str| format!("the kernel has no {what}");
@@ -130,15 +131,15 @@ fn described(types: &[u8], processor: &str) -> Result<Known, String> {
     Ok(Known { tables, numbers })
 }
 
-/// How many bits an address of memory has: `address sizes : 48 bits physical, 48 bits virtual`.
+/// Returns the number of bits of a physical address: `address sizes : 48 bits physical, 48 bits virtual`.
 fn physical_bits(processor: &str) -> Option<u32> {
     let sizes = value(processor, "address sizes")?;
     let bits: u32 = sizes.split_whitespace().next()?.parse().ok()?;
-    // No entry has room for more.
+    // Page table entries have room for no more.
     (32..=52).contains(&bits).then_some(bits)
 }
 
-/// Whether a processor can do something, and the kernel makes use of it.
+/// Whether the processor has a feature that the kernel uses.
 fn has_flag(processor: &str, flag: &str) -> bool {
     value(processor, "flags").is_some_and(|flags| flags.split_whitespace().any(|one| one == flag))
 }
@@ -148,23 +149,24 @@ fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     lines.find(|(found, _)| found.trim() == key).map(|(_, value)| value)
 }
 
-/// Why memory may be mapped that nothing may read, if it may: by `/proc/meminfo`, and by the links in the directories of
-/// [`TAKERS`].
+/// Returns why memory may be mapped that must not be read, if so: from `/proc/meminfo` and the links in the
+/// directories of [`TAKERS`].
 ///
-/// A guest that reads memory which it has not accepted is ended (`drivers/firmware/efi/unaccepted_memory.c` @ v6.5). The line
-/// is there where the kernel may leave that for later, and what it has accepted stays so. What the drivers have taken away is
-/// not to be read either (`PageOffline`, `include/linux/page-flags.h` @ v5.14), and which pages that are nobody tells.
+/// A guest that reads memory which it has not accepted is ended (`drivers/firmware/efi/unaccepted_memory.c` @ v6.5).
+/// The line is present where the kernel may accept memory late; accepted memory stays accepted. Pages that the
+/// drivers have taken away must not be read either (`PageOffline`, `include/linux/page-flags.h` @ v5.14), and nothing
+/// reports which pages these are.
 fn unreadable(memory: &str, links: &[String]) -> Option<String> {
     let unaccepted = value(memory, "Unaccepted").map(str::trim);
     if let Some(size) = unaccepted.filter(|size| *size != "0 kB") {
         return Some(format!("memory that this machine has not accepted yet may not be read: {size}"));
     }
-    // Beside its devices a driver has a link to its module.
+    // A driver's directory has a link to its module beside those to its devices.
     let device = links.iter().find(|link| !link.ends_with("/module"))?;
     Some(format!("memory that {device} takes away may not be read"))
 }
 
-/// The links in these directories, of which there need not be any.
+/// Returns the links in these directories, which need not exist.
 fn links(directories: &[&str]) -> io::Result<Vec<String>> {
     let mut links = Vec::new();
     for directory in directories {
@@ -182,7 +184,7 @@ fn links(directories: &[&str]) -> io::Result<Vec<String>> {
     Ok(links)
 }
 
-/// Where memory ends: the last page of any zone.
+/// Returns where memory ends: after the last page of any zone.
 fn memory_length(zones: &str) -> Option<u64> {
     let (mut spanned, mut length) = (0, None);
     for line in zones.lines() {
@@ -199,7 +201,8 @@ fn memory_length(zones: &str) -> Option<u64> {
     length.filter(|length| *length > 0)
 }
 
-/// Where all memory is mapped: what leads programs to the agent's own. It must be counted, too, that a page was taken away.
+/// Finds the direct map: the address by which programs reach the agent's own memory. Also proves that taking a page
+/// away is counted as a flush.
 fn prove(known: &Known, length: u64) -> Result<u64, String> {
     let trial = Trial::begin(known).map_err(|error| format!("page tables can't be tried: {error}"))?;
     let made_up = MadeUp::new().map_err(|error| error.to_string())?;
@@ -220,28 +223,29 @@ fn prove(known: &Known, length: u64) -> Result<u64, String> {
     Ok(place)
 }
 
-/// What is compared, at the beginning of a page.
+/// The words that are compared, at the beginning of a page.
 type Sample = [u64; PROOF_WORDS];
 
-/// A page of the agent's own.
+/// A page of the agent's own memory.
 #[repr(align(4096))]
 struct Page([Sample; PAGE / size_of::<Sample>()]);
 
-/// Bytes that are nowhere else, on pages of both kinds.
+/// Random bytes that occur nowhere else, on small and large pages.
 struct MadeUp {
     small: Box<[Page]>,
-    /// The kernel may back it with large pages.
+    /// The kernel may back these with large pages.
     large: Box<[Page]>,
 }
 
 impl MadeUp {
     fn new() -> io::Result<Self> {
         let pages = |count| {
-            // SAFETY: made of numbers, for which zero is a value.
+            // SAFETY: consists of integers, for which zero is valid.
             unsafe { Box::<[Page]>::new_zeroed_slice(count).assume_init() }
         };
         let (mut small, mut large) = (pages(SAMPLES), pages(2 * LARGE_PAGE / PAGE));
-        // SAFETY: whole pages of the list, which stay as they are; without large pages it is refused, and nothing is lost.
+        // SAFETY: whole pages of the list, whose content stays as it is. Without large pages the call fails
+        // harmlessly.
         unsafe { libc::madvise(large.as_mut_ptr().cast(), size_of_val(&*large), libc::MADV_HUGEPAGE) };
         let mut random = fs::File::open("/dev/urandom")?;
         let step = large.len() / SAMPLES;
@@ -255,23 +259,23 @@ impl MadeUp {
         Ok(Self { small, large })
     }
 
-    /// Takes a page away, which is one of zeros from now on.
+    /// Takes a page away; from then on it reads as zeros.
     fn take_away(self) {
         let mut pages = self.small;
-        // SAFETY: the whole list, of numbers for which zero is a value.
+        // SAFETY: the whole list, of integers, for which zero is valid.
         unsafe { libc::madvise(pages.as_mut_ptr().cast(), size_of_val(&*pages), libc::MADV_DONTNEED) };
     }
 
-    /// One for each page that was written to.
+    /// Returns one sample for each page that was written to.
     fn samples(&self) -> impl Iterator<Item = &Sample> {
         let step = self.large.len() / SAMPLES;
         self.small.iter().chain(self.large.iter().step_by(step)).map(|page| &page.0[0])
     }
 }
 
-/// The program that reads by page tables, at a function of the agent's own.
+/// The program that reads by page tables, attached to a function of the agent itself.
 struct Trial {
-    /// None once it is dropped.
+    /// `None` once dropped.
     object: Option<Object>,
     links: Vec<OwnedFd>,
 }
@@ -292,13 +296,13 @@ impl Trial {
         Ok(Self { object: Some(object), links })
     }
 
-    /// What lies at an address of the agent's own, if so much memory is mapped at that place.
+    /// Reads a sample of the agent's memory, for a direct map at `memory` that is `length` bytes long.
     fn read(&self, sample: &Sample, memory: u64, length: u64) -> Result<Proof, String> {
         tried(sample.as_ptr().expose_provenance() as u64, memory, length);
         self.proof()
     }
 
-    /// What was found last.
+    /// Returns the result of the last read.
     fn proof(&self) -> Result<Proof, String> {
         let map = self.object.as_ref().and_then(|object| object.map(name::PROOF)).ok_or("no proof")?;
         let proofs = Array::<_, Proof>::try_from(map).map_err(|error| error.to_string())?;
@@ -312,7 +316,8 @@ impl Trial {
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        // The kernel takes its time for that, and nobody needs to wait. The object goes after what hangs on its program.
+        // The kernel takes a while for this, and nothing needs to wait. The object is dropped after its program's
+        // links.
         let (links, object) = (std::mem::take(&mut self.links), self.object.take());
         let _ = thread::Builder::new().spawn(move || {
             detach_all(links);
@@ -321,7 +326,7 @@ impl Drop for Trial {
     }
 }
 
-/// What is probed to try it: the program takes its arguments.
+/// The probed function: the program reads its arguments.
 #[unsafe(naked)]
 extern "C" fn tried(address: u64, memory: u64, length: u64) {
     naked_asm!("push rbp", "pop rbp", "ret")
@@ -406,13 +411,13 @@ mod tests {
         }
     }
 
-    /// What programs read by tables that are known, at an address of the agent's own; `None` if they don't lead there.
+    /// What programs read at an address of the agent by tables that are known; `None` if the tables don't lead there.
     ///
-    /// Needs a kernel that has what it takes, and permission: `tests/tests/reads.rs` fails where the kernel has it and the agent
-    /// does not use it.
+    /// Needs a kernel with everything required, and permission: `tests/tests/reads.rs` fails where the kernel has it
+    /// and the agent does not use it.
     struct Reader {
         trial: Trial,
-        /// Whoever calls the function has all programs at it run.
+        /// Each caller of the function runs all programs attached to it.
         _alone: MutexGuard<'static, ()>,
     }
 
@@ -420,7 +425,7 @@ mod tests {
         fn new() -> Option<Self> {
             static ALONE: Mutex<()> = Mutex::new(());
             let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-            // What has worked once for the agent works again: only where it has not is there nothing to test.
+            // What has worked for the agent works again. If it has not, there is nothing to test.
             let trial = Trial::begin(known().ok()?).expect("a trial like that which has worked");
             Some(Self { trial, _alone: alone })
         }
@@ -429,7 +434,7 @@ mod tests {
             self.read_late(address, 0)
         }
 
-        /// The same, as if so many flushes had been missed.
+        /// Reads as if `missed` flushes had been missed.
         fn read_late(&self, address: usize, missed: u64) -> Option<Sample> {
             tried(address as u64, missed, 0);
             let proof = self.trial.proof().unwrap();
@@ -442,7 +447,7 @@ mod tests {
         }
     }
 
-    /// Pages of the agent's own, mapped as is asked for: where, and how many bytes.
+    /// Pages of the agent's own memory: address and length in bytes.
     struct Pages(*mut c_void, usize);
 
     impl Pages {
@@ -460,9 +465,9 @@ mod tests {
         }
     }
 
-    /// Writes something to the beginning of a page that may be written to.
+    /// Writes a sample to the beginning of a writable page.
     fn fill(page: *mut c_void, sample: Sample) {
-        // SAFETY: the caller's own page, which nobody refers to.
+        // SAFETY: the caller's own page, to which there are no references.
         unsafe { page.cast::<Sample>().write_volatile(sample) }
     }
 
@@ -485,7 +490,7 @@ mod tests {
         let shared = Pages::new(PAGE, BOTH, libc::MAP_SHARED);
         fill(shared.0, SAMPLE);
         let large = Pages::new(4 * LARGE_PAGE, BOTH, libc::MAP_PRIVATE);
-        // SAFETY: the whole mapping, which stays as it is.
+        // SAFETY: the whole mapping, whose content stays as it is.
         unsafe { libc::madvise(large.0, large.1, libc::MADV_HUGEPAGE) };
         let in_large = large.0.map_addr(|start| start.next_multiple_of(LARGE_PAGE) + LARGE_PAGE / 2);
         fill(in_large, SAMPLE);
@@ -499,14 +504,14 @@ mod tests {
             ("stack", on_stack.0.as_ptr().expose_provenance()),
         ] {
             assert_eq!(reader.read(address), Some(SAMPLE), "{what}");
-            // What was read before something was taken away may be anything.
+            // What was read before a page was taken away may be anything.
             assert_eq!(reader.read_late(address, 1), None, "{what}");
         }
 
         let nobodys = Pages::new(PAGE, libc::PROT_NONE, libc::MAP_PRIVATE);
         let untouched = Pages::new(PAGE, BOTH, libc::MAP_PRIVATE);
         let only_read = Pages::new(PAGE, BOTH, libc::MAP_PRIVATE);
-        // SAFETY: a mapping that may be read.
+        // SAFETY: a readable mapping.
         assert_eq!(unsafe { only_read.0.cast::<Sample>().read_volatile() }, [0; PROOF_WORDS]);
         let taken_back = Pages::new(PAGE, BOTH, libc::MAP_PRIVATE);
         fill(taken_back.0, SAMPLE);
@@ -526,10 +531,10 @@ mod tests {
         }
     }
 
-    /// Takes a page away, in one of four ways, after which there is another one. It begins a large one.
+    /// Takes a page away in one of four ways, after which there is another one. The page begins a large one.
     ///
     /// # Safety
-    /// Nobody may refer to anything on the large page.
+    /// There must be no references to the large page.
     unsafe fn take_away(place: *mut c_void, way: u64) {
         let again = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         // SAFETY: the caller vouches for it.
@@ -545,7 +550,7 @@ mod tests {
                 2 => {
                     libc::mmap(place, PAGE, BOTH, again, -1, 0);
                 }
-                // With the table that it is in.
+                // Together with its table.
                 _ => {
                     libc::mmap(place, LARGE_PAGE, BOTH, again, -1, 0);
                 }
@@ -561,14 +566,14 @@ mod tests {
         for way in 0..4 {
             fill(place, SAMPLE);
             let before = reader.flushes();
-            // SAFETY: pages of `pages`, which nobody else uses.
+            // SAFETY: pages of `pages`, which nothing else uses.
             unsafe { take_away(place, way) };
             assert!(reader.flushes() > before, "{way}");
         }
     }
 
-    /// While one thread takes a page away and puts another one there, in all ways there are, and one has whatever memory becomes
-    /// free and writes to it: what is read is what was there at some time, or nothing.
+    /// One thread keeps taking a page away and putting another one there, in all ways; a second thread allocates the
+    /// freed memory and writes to it. A read must return what was there at some time, or nothing.
     #[test]
     fn what_is_taken_away_meanwhile_is_never_read_as_something_else() {
         const OWN: u64 = 0x0123_4567_0000_0000;
@@ -583,7 +588,7 @@ mod tests {
                 let place = ptr::with_exposed_provenance_mut(place);
                 for round in (1..=u64::from(u32::MAX)).take_while(|_| !is_over.load(Ordering::Relaxed)) {
                     fill(place, [OWN | round; PROOF_WORDS]);
-                    // SAFETY: pages of `pages`, which nobody else uses.
+                    // SAFETY: pages of `pages`, which nothing else uses.
                     unsafe { take_away(place, round) }
                 }
             });
@@ -596,7 +601,7 @@ mod tests {
                 }
             });
             let begin = Instant::now();
-            // What fails here would leave the others running.
+            // A panic here would leave the other threads running.
             while wrong.is_none() && begin.elapsed() < Duration::from_secs(3) {
                 match reader.read(place) {
                     Some(words) => {

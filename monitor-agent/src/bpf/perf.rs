@@ -1,4 +1,4 @@
-//! Uprobes by `perf_event_open(2)`, one at a time: where the kernel has no multi-uprobe links.
+//! Uprobes by `perf_event_open(2)`, one event each: for kernels without multi-uprobe links.
 
 use std::{
     fmt::Display,
@@ -13,20 +13,20 @@ use aya_obj::generated::{
 
 use super::syscall::{self, Probe, address, outcome};
 
-/// Holds the number of the type of such events.
+/// File with the event type number of uprobes.
 pub(super) const TYPE: &str = "/sys/bus/event_source/devices/uprobe/type";
-/// Says which bit of `config` makes a return probe.
+/// File with the bit of `config` that selects a return probe.
 const RETURN_BIT: &str = "/sys/bus/event_source/devices/uprobe/format/retprobe";
 
-/// Makes a probe at an offset of the executable, until what this gives is closed.
+/// Creates a probe at an offset of the executable. It lives until the returned descriptor is closed.
 pub(super) fn attach(probe: &Probe<'_>, offset: u64) -> io::Result<OwnedFd> {
     let event = open(probe, offset)?;
-    // Before Linux 5.15 there are no links for that, and the program hangs on the event itself.
+    // Before Linux 5.15 there are no links for perf events: attach the program to the event itself.
     syscall::link_event(probe.program, event.as_fd()).or_else(|_| run_by(event, probe.program))
 }
 
 fn open(probe: &Probe<'_>, offset: u64) -> io::Result<OwnedFd> {
-    // SAFETY: made of numbers, for which zero is a value.
+    // SAFETY: consists of integers, for which zero is valid.
     let mut attributes: perf_event_attr = unsafe { std::mem::zeroed() };
     attributes.size = u32::try_from(size_of_val(&attributes)).map_err(io::Error::other)?;
     attributes.type_ = number_in(TYPE)?;
@@ -34,7 +34,7 @@ fn open(probe: &Probe<'_>, offset: u64) -> io::Result<OwnedFd> {
     attributes.__bindgen_anon_3.config1 = address(probe.exe.as_ptr());
     attributes.__bindgen_anon_4.config2 = offset;
     let (any_cpu, no_group) = (-1, -1);
-    // SAFETY: the attributes say how long they are, and what they point to lives in the caller.
+    // SAFETY: the attributes contain their own size, and what they point to lives in the caller.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_perf_event_open,
@@ -46,11 +46,11 @@ fn open(probe: &Probe<'_>, offset: u64) -> io::Result<OwnedFd> {
         )
     };
     let descriptor = outcome(answer)?;
-    // SAFETY: the call gives a new descriptor, which belongs to nobody yet.
+    // SAFETY: the call returns a new descriptor, which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Has a program run by an event, until that is closed.
+/// Attaches a program to an event, until the event is closed.
 fn run_by(event: OwnedFd, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     control(&event, PERF_EVENT_IOC_SET_BPF, program.as_raw_fd())?;
     control(&event, PERF_EVENT_IOC_ENABLE, 0)?;
@@ -68,7 +68,7 @@ fn return_bit() -> io::Result<u64> {
     1_u64.checked_shl(bit).ok_or_else(|| io::Error::other(format!("{RETURN_BIT} names bit {bit}")))
 }
 
-/// The number in a file of the kernel's, behind what it is a number of.
+/// Reads the number in a kernel file, after its `config:` prefix if there is one.
 fn number_in(path: &str) -> io::Result<u32> {
     let failed = |error: &dyn Display| io::Error::other(format!("{path}: {error}"));
     let text = fs::read_to_string(path).map_err(|error| failed(&error))?;

@@ -1,4 +1,4 @@
-//! What the programs say of themselves.
+//! The programs' own diagnostics.
 
 use std::os::fd::BorrowedFd;
 
@@ -11,13 +11,13 @@ use super::syscall;
 pub struct ProgramLog(EbpfLogger<&'static dyn Log>);
 
 impl ProgramLog {
-    /// Of a program, and of those loaded with it; `None` when there is nothing to forward.
+    /// Creates the forwarder for a program and those loaded with it; `None` if there is nothing to forward.
     pub(super) fn of(program: BorrowedFd<'_>) -> Option<Self> {
         let info = syscall::program_info(program).ok()?;
         EbpfLogger::init_from_id(info.id).ok().map(Self)
     }
 
-    /// Forwards what has come since the last time.
+    /// Forwards what was logged since the last call.
     pub fn flush(&mut self) {
         self.0.flush();
     }

@@ -1,4 +1,4 @@
-//! Telling the programs which starts they see.
+//! Controls which starts the programs see.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -15,24 +15,24 @@ use super::{
     object::Object,
 };
 
-/// Which calls are asked for the start that they have recorded themselves, of those whose start was not seen.
+/// Which calls without a seen start are asked for the start time that they record themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// Each.
+    /// All of them.
     All,
-    /// Enough to see whether there are records.
+    /// Enough to see whether they record it.
     Few,
-    /// None, so that none has a duration.
+    /// None, so that such calls have no duration.
     None,
 }
 
 impl Asked {
-    /// See [`sampling::ASKED`].
+    /// Returns the word for [`sampling::ASKED`].
     fn bits(self) -> u64 {
         match self {
             Self::All => 0,
             Self::Few => sampling::FEW,
-            // No call finishes at a time of which all bits are zero.
+            // No call finishes at a time whose bits are all zero.
             Self::None => u64::MAX,
         }
     }
@@ -40,10 +40,10 @@ impl Asked {
 
 /// Which starts of calls the programs of one copy of a framework see.
 ///
-/// The programs give a call no start that may be another's: see [`monitor_ebpf::sampling`].
+/// The programs never pair a call with a start that may be another's: see [`monitor_ebpf::sampling`].
 pub struct Sampling {
     words: MappedWords,
-    /// What the mode says. Only the agent sets it, and asks for it all the time.
+    /// The mode, cached: only the agent sets it, and it is read all the time.
     in_windows: AtomicBool,
 }
 
@@ -53,24 +53,24 @@ impl Sampling {
         Ok(Self { words, in_windows: AtomicBool::new(false) })
     }
 
-    /// From now on starts are watched in windows. Those under way are seen on.
+    /// Switches to windows: from now on starts are seen only in windows. Does not close the current one.
     pub fn begin_windows(&self) {
         self.set(sampling::MODE, sampling::WINDOWS);
         self.in_windows.store(true, Ordering::Release);
     }
 
-    /// From now on starts go unseen. To be called before the first probe at a start is taken away.
+    /// Stops the programs from seeing starts. Call it before the first probe at a start is removed.
     pub fn close(&self) {
         self.set(sampling::SEEN_SINCE, u64::MAX);
     }
 
-    /// From now on all starts are seen. To be called after the last probe at a start was put in place.
+    /// Lets the programs see all starts. Call it after the last probe at a start is attached.
     pub fn open(&self) {
         self.set(sampling::SEEN_SINCE, u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// Starts are no longer watched in windows. To be called when all are seen, and now and then as long as they are: a call
-    /// whose start was not seen may have started before, until it would be as old as this.
+    /// Leaves windows. Call it once all starts are seen, and regularly from then on: until `max_age` has passed, a
+    /// call whose start was not seen may have started before.
     pub fn end_windows(&self, max_age: Duration) {
         if self.in_windows() && self.in_windows.swap(false, Ordering::AcqRel) {
             self.set(sampling::MODE, sampling::FULL_AGAIN);
@@ -80,17 +80,17 @@ impl Sampling {
         }
     }
 
-    /// For how long all starts have been seen.
+    /// Returns for how long all starts have been seen.
     fn seen_for(&self) -> Duration {
         monotonic().saturating_sub(Duration::from_nanos(self.get(sampling::SEEN_SINCE)))
     }
 
-    /// From now on these calls are asked for the start that they have recorded themselves.
+    /// Sets which calls are asked for the start time that they record themselves.
     pub fn ask(&self, asked: Asked) {
         self.set(sampling::ASKED, asked.bits());
     }
 
-    /// Whether starts are watched in windows.
+    /// Whether starts are seen in windows.
     #[must_use]
     pub fn in_windows(&self) -> bool {
         self.in_windows.load(Ordering::Acquire)
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(mode(), sampling::FULL_AGAIN, "calls may be an hour old");
         told.end_windows(Duration::ZERO);
         assert_eq!(mode(), sampling::FULL);
-        // What is left of the windows is no pair of what finishes now.
+        // What is left of the windows can't be paired with what finishes now.
         assert!(told.get(sampling::SEEN_SINCE) > 0);
         told.begin_windows();
         assert_eq!(mode(), sampling::WINDOWS);

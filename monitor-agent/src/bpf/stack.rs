@@ -1,5 +1,5 @@
-//! How much stack the programs take, as the verifier adds it up. It does so for every kernel: newer ones would give each function
-//! a stack of its own, but the programs must not have such (`object.rs`).
+//! The programs' stack usage, computed like the verifier's for every kernel. Newer kernels would give each function a
+//! private stack, but the programs must not have one (`object.rs`).
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -8,18 +8,18 @@ use aya_obj::generated::{
     bpf_insn,
 };
 
-/// Bytes for all functions that are under way.
+/// Limit for all frames of a call chain, in bytes.
 const LIMIT: usize = 512;
-/// What a function's bytes are rounded up to.
+/// A frame's size is rounded up to a multiple of this.
 const STEP: usize = 32;
-/// The register that points to the end of a function's stack.
+/// The frame pointer: the end of a function's stack.
 const FRAME: usize = 10;
 const REGISTERS: usize = 11;
-/// Calls change the registers before this one.
+/// Calls clobber the registers before this one.
 const KEPT: usize = 6;
 const CLASS: u8 = 0x07;
 
-/// A program's instructions, of all its functions one after the other, by where each begins.
+/// A program's instructions, function after function, and where each function begins.
 struct Functions<'a> {
     instructions: &'a [bpf_insn],
     begins: BTreeSet<usize>,
@@ -35,7 +35,7 @@ impl<'a> Functions<'a> {
         begin..self.begins.range(begin + 1..).next().copied().unwrap_or(self.instructions.len())
     }
 
-    /// The functions that are under way, each with its bytes, where they take most.
+    /// Returns the call chain that needs most stack: where each function begins, and its bytes.
     fn deepest(&self, begin: usize) -> Vec<(usize, usize)> {
         let called: BTreeSet<_> = self.places(begin).filter_map(|at| call(self.instructions, at)).collect();
         let below = called.into_iter().map(|begin| self.deepest(begin)).max_by_key(|chain| sum(chain));
@@ -44,16 +44,16 @@ impl<'a> Functions<'a> {
     }
 }
 
-/// Where the function begins that is called here.
+/// Returns where the function called by this instruction begins.
 fn call(instructions: &[bpf_insn], at: usize) -> Option<usize> {
     let one = instructions[at];
     let is_call = u32::from(one.code) == BPF_JMP | BPF_CALL && u32::from(one.src_reg()) == BPF_PSEUDO_CALL;
     is_call.then(|| (at + 1).checked_add_signed(isize::try_from(one.imm).ok()?)).flatten()
 }
 
-/// Bytes of a function's own, from the lowest address that it makes or uses.
+/// Returns a function's frame size, from the lowest stack address that it computes or uses.
 fn frame(instructions: &[bpf_insn]) -> usize {
-    // How far from the frame each register points, in the order of the text, as the compiler makes addresses.
+    // Each register's offset from the frame pointer, in the order of the text, as the compiler computes addresses.
     let mut from_frame: [Option<i64>; REGISTERS] = [None; REGISTERS];
     from_frame[FRAME] = Some(0);
     let mut lowest = 0;
@@ -83,7 +83,8 @@ fn sum(chain: &[(usize, usize)]) -> usize {
     chain.iter().map(|(_, bytes)| bytes).sum()
 }
 
-/// What a chain is made of: the linker changes only numbers in the instructions of the functions that it appends to a program.
+/// Describes a chain. Functions are recognised by their opcodes: when the linker appends them to a program, it
+/// changes only numbers in their instructions.
 fn told(
     program: &str,
     all: &[aya_obj::Function],

@@ -1,4 +1,4 @@
-//! bpf(2), where aya has no way to ask for it, and what goes with it.
+//! The bpf(2) commands that aya does not offer, and what they need.
 
 use std::{
     ffi::CStr,
@@ -30,25 +30,25 @@ const BPF_F_UPROBE_MULTI_RETURN: u32 = 1;
 const BPF_PERF_EVENT: u32 = 41;
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
 
-/// What probes of a program hang on, as the kernel wants to know it when it loads the program.
+/// How a program will be attached; the kernel needs to know when it loads the program.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug)]
 pub(super) enum AttachType {
-    /// A perf event for each, or anything else that asks for no type.
+    /// One perf event per probe, or any other way that needs no type.
     PerfEvent = 0,
-    /// One link for all.
+    /// One link for all probes.
     MultiUprobes = BPF_TRACE_UPROBE_MULTI,
 }
 
-/// What probes are to do, wherever they are.
+/// What probes have in common, wherever they are.
 pub(super) struct Probe<'a> {
     /// The program that they run.
     pub(super) program: BorrowedFd<'a>,
     /// The executable, by any path that leads to it.
     pub(super) exe: &'a CStr,
-    /// The one process that they are for.
+    /// The only process whose hits count.
     pub(super) pid: u32,
-    /// They run it where the function returns to, not where they are.
+    /// Whether they run at the function's return instead of at the offset.
     pub(super) is_return: bool,
 }
 
@@ -89,7 +89,7 @@ struct ProgramLoad {
     expected_attach_type: u32,
 }
 
-/// The same for `BPF_LINK_CREATE`: of a perf event down to the flags, of several uprobes all.
+/// The same for `BPF_LINK_CREATE`: up to the flags for a perf event, all of it for multiple uprobes.
 #[repr(C)]
 #[derive(Default)]
 struct LinkCreate {
@@ -114,10 +114,10 @@ struct ObjectInfo {
     info: u64,
 }
 
-/// Bytes of a program's name, the zero at its end included.
+/// Size of a program's name in bytes, including the final zero.
 const NAME_BYTES: usize = 16;
 
-/// Makes an array of one word that can be mapped into memory.
+/// Creates an array of one word that can be mapped into memory.
 pub(super) fn mappable_word() -> io::Result<OwnedFd> {
     let attributes = MapCreate {
         map_type: BPF_MAP_TYPE_ARRAY,
@@ -129,7 +129,7 @@ pub(super) fn mappable_word() -> io::Result<OwnedFd> {
     make(BPF_MAP_CREATE, &attributes)
 }
 
-/// Makes an array for one program that others may call. It has none.
+/// Creates an empty array for one program that others may call.
 pub(super) fn program_array() -> io::Result<OwnedFd> {
     let attributes = MapCreate {
         map_type: BPF_MAP_TYPE_PROG_ARRAY,
@@ -141,7 +141,7 @@ pub(super) fn program_array() -> io::Result<OwnedFd> {
     make(BPF_MAP_CREATE, &attributes)
 }
 
-/// Sets the first value of an array, which must have as many bytes as its values.
+/// Sets the first value of an array. `value` must be as long as the array's values.
 pub(super) fn set_first(array: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
     let first = 0_u32;
     let attributes = Element {
@@ -153,12 +153,12 @@ pub(super) fn set_first(array: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
     call(BPF_MAP_UPDATE_ELEM, &attributes).map(|_| ())
 }
 
-/// Lets no process change a map any more, so that the verifier may take its values for constants.
+/// Makes a map read-only for all processes, so that the verifier may treat its values as constants.
 pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     call(BPF_MAP_FREEZE, &map.as_raw_fd()).map(|_| ())
 }
 
-/// Loads a program for uprobes. The verifier writes to `log`, if that has room.
+/// Loads a program for uprobes. The verifier writes to `log` unless it is empty.
 pub(super) fn load_program(
     name: &str,
     license: &CStr,
@@ -186,8 +186,8 @@ pub(super) fn load_program(
     make(BPF_PROG_LOAD, &attributes)
 }
 
-/// Makes a probe at each of these offsets of the executable, until the link is closed. Where descriptors are scarce the kernel
-/// is not asked: see [`Room`].
+/// Creates a probe at each of these offsets of the executable, until the link is closed. Fails without asking the
+/// kernel if descriptors are scarce: see [`Room`].
 pub(super) fn link_uprobes(probe: &Probe<'_>, offsets: &[u64]) -> io::Result<OwnedFd> {
     let attributes = LinkCreate {
         program: probe.program.as_raw_fd().unsigned_abs(),
@@ -203,13 +203,13 @@ pub(super) fn link_uprobes(probe: &Probe<'_>, offsets: &[u64]) -> io::Result<Own
     make(BPF_LINK_CREATE, &attributes)
 }
 
-/// Descriptors are about to be taken, and there are as many.
+/// A reservation of this many file descriptors.
 ///
-/// The kernel takes that of a link last. Where there is none, Linux 6.6 to 6.11 frees what it knows of the probes and leaves them
-/// in place: up to 6.6.53, 6.10.12 and 6.11.1 (CVE-2024-47675; `bpf_uprobe_multi_link_attach`, `kernel/trace/bpf_trace.c` @ v6.11).
-/// So it is not asked where there may be none in the end. None can be kept for it: it takes one that is free, and in the
-/// milliseconds that registering takes other threads may, too. Hence those who take several say so, and [`SPARE`] more must be
-/// free for all others.
+/// The kernel allocates a link's descriptor last. If none is free, Linux 6.6 to 6.11 frees its data about the probes
+/// and leaves them in place: up to 6.6.53, 6.10.12 and 6.11.1 (CVE-2024-47675; `bpf_uprobe_multi_link_attach`,
+/// `kernel/trace/bpf_trace.c` @ v6.11). So no link is requested if it might get none. A descriptor can't be set aside
+/// for it: registering takes milliseconds, in which other threads may take the free one. Hence code that takes
+/// several reserves them first, and [`SPARE`] more must be free for everything else.
 pub(super) struct Room(usize);
 
 /// As many as peers may have, and a few for files that are read meanwhile.
@@ -218,7 +218,7 @@ const SPARE: usize = 80;
 pub(super) const AT_ONCE: usize = 40;
 
 impl Room {
-    /// Gives the error of what opens a file where there is none.
+    /// Reserves descriptors; if too few are free, fails like a call that opens a file.
     pub(super) fn find(wanted: usize) -> io::Result<Self> {
         let mut promised = Self::promised();
         let taken = taken()?;
@@ -229,7 +229,7 @@ impl Room {
         Ok(Self(wanted))
     }
 
-    /// One of them is taken, and counted from now on with all that are.
+    /// Releases one reserved descriptor that has been taken: it now counts as taken.
     pub(super) fn use_one(&mut self) {
         if let Some(left) = self.0.checked_sub(1) {
             self.0 = left;
@@ -237,7 +237,7 @@ impl Room {
         }
     }
 
-    /// How many are promised, and not taken yet.
+    /// The number of descriptors that are reserved and not taken yet.
     fn promised() -> MutexGuard<'static, usize> {
         static PROMISED: Mutex<usize> = Mutex::new(0);
         PROMISED.lock().unwrap_or_else(PoisonError::into_inner)
@@ -250,13 +250,13 @@ impl Drop for Room {
     }
 }
 
-/// How many descriptors are taken.
+/// Returns the number of descriptors in use.
 fn taken() -> io::Result<usize> {
     let taken = descriptors::count(Path::new("/proc/self/fd"))?;
     usize::try_from(taken).map_err(io::Error::other)
 }
 
-/// Has a program run by a perf event, until the link is closed, which holds the event (Linux 5.15).
+/// Attaches a program to a perf event until the link, which holds the event, is closed (Linux 5.15).
 pub(super) fn link_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let attributes = LinkCreate {
         program: program.as_raw_fd().unsigned_abs(),
@@ -267,9 +267,9 @@ pub(super) fn link_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::
     make(BPF_LINK_CREATE, &attributes)
 }
 
-/// What the kernel knows of a program.
+/// Returns the kernel's information about a program.
 pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
-    // SAFETY: made of numbers, for which zero is a value: nothing beyond the structure itself is asked for.
+    // SAFETY: consists of integers, for which zero is valid: nothing beyond the structure itself is requested.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
     let attributes = ObjectInfo {
         object: program.as_raw_fd().unsigned_abs(),
@@ -279,11 +279,11 @@ pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info>
     call(BPF_OBJ_GET_INFO_BY_FD, &attributes).map(|_| info)
 }
 
-/// What the kernel has made of a program for the processor.
+/// Returns the machine code that the kernel made of a program.
 #[cfg(test)]
 pub(super) fn machine_code(program: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     let mut code = vec![0; program_info(program)?.jited_prog_len as usize];
-    // SAFETY: made of numbers, for which zero is a value: nothing but the code is asked for, and there is room for it.
+    // SAFETY: consists of integers, for which zero is valid: only the code is requested, and there is room for it.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
     (info.jited_prog_len, info.jited_prog_insns) = (length(&code)?, address(code.as_mut_ptr()));
     let attributes = ObjectInfo {
@@ -302,10 +302,10 @@ pub(super) fn address<T>(pointer: *const T) -> u64 {
     pointer.expose_provenance() as u64
 }
 
-/// A command that gives a descriptor.
+/// Runs a command that returns a descriptor.
 fn make<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
     let descriptor = call(command, attributes)?;
-    // SAFETY: these commands give a new descriptor, which belongs to nobody yet.
+    // SAFETY: these commands return a new descriptor, which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
@@ -315,7 +315,7 @@ fn call<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_int> {
     outcome(answer)
 }
 
-/// What a system call has answered, or why it failed.
+/// Converts the return value of a system call to a result.
 pub(super) fn outcome(answer: libc::c_long) -> io::Result<libc::c_int> {
     match libc::c_int::try_from(answer) {
         Ok(answer) if answer >= 0 => Ok(answer),
@@ -329,10 +329,11 @@ mod tests {
 
     use super::*;
 
-    /// Set where the test runs in a process of its own.
+    /// Set when the test runs in a process of its own.
     const ALONE: &str = "MONITOR_TEST_ALONE";
 
-    /// What becomes of a link to what is no program. No kernel looks for a descriptor before it finds that out.
+    /// Returns the error of a link to a file that is not a program. Every kernel finds that out before it allocates a
+    /// descriptor.
     fn refusal(nothing: &File) -> Option<i32> {
         let probe = Probe { program: nothing.as_fd(), exe: c"/", pid: 0, is_return: false };
         link_uprobes(&probe, &[0]).expect_err("no program").raw_os_error()
@@ -343,7 +344,7 @@ mod tests {
         const NAME: &str =
             "bpf::syscall::tests::the_kernel_is_asked_for_no_link_where_descriptors_may_run_out";
         if env::var_os(ALONE).is_none() {
-            // The limit is that of a whole process, which other tests are in, too.
+            // The limit applies to the whole process, which other tests share.
             let mut command = Command::new(env::current_exe().expect("a path"));
             let ended = command.args(["--exact", NAME]).env(ALONE, "1").output().expect("it runs");
             let told = String::from_utf8_lossy(&ended.stdout);
@@ -356,7 +357,7 @@ mod tests {
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
         let mut held: Vec<_> = iter::from_fn(|| nothing.try_clone().ok()).collect();
         held.pop();
-        // Whoever runs the tests may have left open some that are beyond the limit.
+        // Descriptors inherited from the test runner may lie beyond the limit.
         while taken().expect("as many as there may be") + SPARE > 200 {
             held.pop().expect("one that is held");
         }
@@ -367,7 +368,7 @@ mod tests {
         assert_eq!(refusal(&nothing), Some(libc::EMFILE));
         held.pop();
         assert_ne!(refusal(&nothing), Some(libc::EMFILE));
-        // What was promised and is taken is counted once.
+        // A reserved descriptor that is taken counts once.
         held.push(nothing.try_clone().expect("there is room"));
         other.use_one();
         assert_ne!(refusal(&nothing), Some(libc::EMFILE));

@@ -1,4 +1,4 @@
-//! Arguments: what a user typed, and what it means once validated.
+//! Command-line arguments, and their validation.
 
 use std::{collections::BTreeSet, env::VarError, path::PathBuf, time::Duration};
 
@@ -218,7 +218,7 @@ pub(super) struct RunArguments {
     pub(super) log_format: Format,
 }
 
-/// Of which calls durations are taken.
+/// The calls whose durations are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LatencyMode {
     /// Of all: a probe at the start of each call and one at its finish
@@ -227,7 +227,7 @@ enum LatencyMode {
     Economy,
 }
 
-/// Where in their functions probes go.
+/// Where in a function a probe goes.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Sites {
     /// Where one call is one hit, and a hit costs least
@@ -245,7 +245,7 @@ impl From<Sites> for SiteChoosing {
     }
 }
 
-/// What probes hang on.
+/// What a probe is attached by.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Links {
     /// What the kernel has
@@ -281,7 +281,7 @@ impl From<Reads> for MemoryReads {
     }
 }
 
-/// How much of the Go runtime to show.
+/// How much of the Go runtime's metrics to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum GoMetrics {
     /// What Go's Prometheus client shows by default
@@ -333,7 +333,7 @@ pub(super) struct EventsArguments {
     pub(super) log_format: Format,
 }
 
-/// How a line of an event looks.
+/// The format of an event's line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum EventFormat {
     /// One JSON object a line
@@ -370,7 +370,7 @@ pub(super) struct Subject {
 }
 
 impl EventsArguments {
-    /// The validated meaning. Nothing is touched by this.
+    /// Validates the arguments. Touches nothing else.
     pub(super) fn validate(self) -> Result<EventsConfig, Failure> {
         each_once(&self.pids)?;
         let filter = Filter::all(self.filters);
@@ -395,18 +395,18 @@ impl EventsArguments {
     }
 }
 
-/// Refuses a process that is given twice.
+/// Refuses duplicate pids.
 fn each_once(pids: &[u32]) -> Result<(), Failure> {
     let mut seen = BTreeSet::new();
     let Some(twice) = pids.iter().find(|pid| !seen.insert(**pid)) else { return Ok(()) };
     Err(Failure::new(Kind::Usage, format!("--pid {twice} is given twice: give each process once")))
 }
 
-/// Seconds in which starts are watched for one, unless a user says otherwise.
+/// The default period in seconds. In each, starts are watched for one second.
 const LATENCY_EVERY: u32 = 10;
 
 impl RunArguments {
-    /// Refuses flags that can have no effect beside the others: who gives one expects to see it.
+    /// Refuses flags that have no effect in this combination: a user who gives one expects one.
     fn refuse_without_effect(&self, metrics: &Selection) -> Result<(), Failure> {
         let usage = |text: String| Err(Failure::new(Kind::Usage, text));
         for (is_given, flag, family) in [
@@ -442,8 +442,8 @@ impl RunArguments {
         self.refuse_where_nothing_is_sampled(metrics)
     }
 
-    /// Only calls of Kitex can do without a probe at each start: those of gRPC-Go are counted by it, and operations of specs
-    /// timed.
+    /// Refuses sampling without Kitex calls. Only these can do without a probe at each start: gRPC-Go's calls are
+    /// counted by it, and operations of specs are timed.
     fn refuse_where_nothing_is_sampled(&self, metrics: &Selection) -> Result<(), Failure> {
         let sampled = if self.latency == LatencyMode::Economy {
             "--latency economy".to_owned()
@@ -464,7 +464,7 @@ impl RunArguments {
         ))
     }
 
-    /// The validated meaning. Nothing is touched by this.
+    /// Validates the arguments. Touches nothing else.
     pub(super) fn validate(self) -> Result<RunConfig, Failure> {
         each_once(&self.pids)?;
         let specs = Specs::load(&self.specs)?;
@@ -510,7 +510,7 @@ impl RunArguments {
         })
     }
 
-    /// Where metrics are pushed to, if anywhere.
+    /// Reads the settings of pushing, if metrics are pushed.
     fn pushes(&self) -> Result<Option<otlp::Settings>, Failure> {
         let pushes = self.otlp || otlp::Settings::chosen_by(&variable("OTEL_METRICS_EXPORTER")?);
         if !pushes {
@@ -521,7 +521,7 @@ impl RunArguments {
         settings.map(Some).map_err(|error| Failure::new(Kind::Usage, error.to_string()))
     }
 
-    /// Which names the metrics of the family otel have.
+    /// Selects the names of metrics in the family otel.
     fn otel(&self) -> Result<OtelView, Failure> {
         Ok(OtelView {
             conventions: Conventions::of_opt_in(&variable("OTEL_SEMCONV_STABILITY_OPT_IN")?),
@@ -532,7 +532,7 @@ impl RunArguments {
         })
     }
 
-    /// What the programs are to read for all that is shown.
+    /// Selects what the programs must read for everything that is shown.
     fn wanted(&self, labels: &LabelSelection, conventions: Conventions, has_otel: bool) -> Wanted {
         Wanted {
             retries: labels.contains(Label::Retry),
@@ -560,7 +560,7 @@ impl RunArguments {
     }
 }
 
-/// The attributes that the agent's environment gives the resources of all targets.
+/// Reads the attributes that the agent's environment adds to the resources of all targets.
 fn resource() -> Result<Vec<(String, String)>, Failure> {
     let list = variable("OTEL_RESOURCE_ATTRIBUTES")?;
     let attributes = pairs(&list).collect::<Result<Vec<_>, _>>();
@@ -569,7 +569,7 @@ fn resource() -> Result<Vec<(String, String)>, Failure> {
     })
 }
 
-/// A variable of the agent's own environment; empty where it is not set.
+/// Reads a variable of the agent's own environment. It is empty if it is not set.
 fn variable(name: &str) -> Result<String, Failure> {
     match std::env::var(name) {
         Ok(value) => Ok(value),
@@ -578,7 +578,7 @@ fn variable(name: &str) -> Result<String, Failure> {
     }
 }
 
-/// The eBPF programs' diagnostics are left out unless someone asks: they cost the target time.
+/// Returns the log level of the eBPF programs. Their diagnostics cost the target time, so they are off by default.
 fn program_log_level(verbosity: Verbosity) -> u8 {
     match verbosity {
         Verbosity::Debug | Verbosity::Trace => ::log::Level::Debug as u8,
@@ -586,13 +586,13 @@ fn program_log_level(verbosity: Verbosity) -> u8 {
     }
 }
 
-/// Any number that a process may have; whether one has it is found out later.
+/// Parses a pid. Whether the process exists is checked later.
 fn pid(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|pid| *pid > 0);
     number.ok_or_else(|| "not a process id: give a number from 1 on, as `ps -e` lists them".to_owned())
 }
 
-/// The kernel wants a power of two of whole pages.
+/// Parses the ring's size. The kernel requires a power of two of whole pages.
 fn ring_bytes(text: &str) -> Result<u32, String> {
     let bytes = text.parse::<u32>().ok();
     let bytes = bytes.filter(|bytes| bytes.is_power_of_two() && (1 << 16..=1 << 30).contains(bytes));

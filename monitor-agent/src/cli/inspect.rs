@@ -24,10 +24,10 @@ use crate::{
     text::printable,
 };
 
-/// What `inspect --json` prints; users and tests rely on the names.
+/// The output of `inspect --json`. Users and tests rely on the names.
 #[derive(Default, Serialize)]
 struct Report<'a> {
-    /// What the text calls it.
+    /// The name of the subject in the text output.
     #[serde(skip)]
     name: &'a str,
     attachable: bool,
@@ -39,19 +39,19 @@ struct Report<'a> {
     go_runtime: Option<RuntimeReport>,
     frameworks: Vec<FrameworkReport<'a>>,
     reasons: Vec<String>,
-    /// Only of a running process.
+    /// Only for a running process.
     #[serde(skip_serializing_if = "Option::is_none")]
     kernel: Option<KernelReport>,
 }
 
-/// What the kernel that runs the process can do.
+/// The features of the kernel that runs the process.
 #[derive(Serialize)]
 struct KernelReport {
     release: String,
     features: Vec<KernelFeature>,
 }
 
-/// Whether the metrics of the Go runtime can be had, and by what evidence.
+/// Whether metrics of the Go runtime can be read, and the evidence.
 #[derive(Serialize)]
 struct RuntimeReport {
     readable: bool,
@@ -75,7 +75,7 @@ struct FrameworkReport<'a> {
     reasons: Vec<String>,
 }
 
-/// Where durations come from with `--latency economy`.
+/// The source of durations with `--latency economy`.
 #[derive(Serialize)]
 struct EconomyReport {
     durations: &'static str,
@@ -85,7 +85,7 @@ struct EconomyReport {
 #[derive(Serialize)]
 struct SiteReport<'a> {
     role: &'static str,
-    /// Only of a spec.
+    /// Only for a spec.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     operations: Vec<&'a str>,
     symbol: &'a str,
@@ -93,14 +93,14 @@ struct SiteReport<'a> {
     instruction: &'a str,
     cost_class: &'static str,
     why: &'a str,
-    /// No probe goes there unless it is asked for.
+    /// A probe goes there only on request.
     on_request: bool,
-    /// Only of a running process.
+    /// Only for a running process.
     #[serde(skip_serializing_if = "Option::is_none")]
     in_place: Option<bool>,
 }
 
-/// The file of an executable, and the process that runs it if there is one.
+/// An executable file, and the process that runs it, if any.
 struct Subject {
     name: String,
     exe: String,
@@ -135,7 +135,7 @@ pub(super) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
     failure.map_or(Ok(()), Err)
 }
 
-/// Ends with a failure for which there is no inspection. The report has what is known by then.
+/// Ends with a failure before the inspection. The JSON report has what is known so far.
 fn refuse<'a>(
     arguments: &InspectArguments,
     failure: Failure,
@@ -147,7 +147,7 @@ fn refuse<'a>(
     Err(failure)
 }
 
-/// `spec check`: says what a spec watches, and with an executable what would be attached to it.
+/// Runs `spec check`: prints what a spec watches and, with an executable, what would be attached to it.
 pub(super) fn check_spec(arguments: &SpecArguments) -> Result<(), Failure> {
     let specs = Specs::load(std::slice::from_ref(&arguments.spec))?;
     let mut text = String::new();
@@ -174,7 +174,7 @@ fn json(report: &Report<'_>) -> Result<String, Failure> {
     Ok(text + "\n")
 }
 
-/// Writes to stdout; a reader that went away is not an error.
+/// Writes to stdout. A closed pipe is not an error.
 fn print(text: &str) -> Result<(), Failure> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -185,12 +185,12 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 impl<'a> Report<'a> {
-    /// What is known of a subject that can't be opened.
+    /// The report if the subject can't be opened.
     fn of_arguments(arguments: &InspectArguments) -> Self {
         Self { pid: arguments.subject.pid, ..Self::default() }
     }
 
-    /// What is known before the executable is read.
+    /// The report before the executable is read.
     fn of_subject(subject: &'a Subject) -> Self {
         Self {
             name: &subject.name,
@@ -204,7 +204,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// What an executable says of itself. The Go release is empty for a program that Go has not built.
+    /// The report with an executable's own data. `go_version` is empty for a program that Go has not built.
     fn of_image(subject: &'a Subject, image: &'a Image, go_version: &'a str) -> Self {
         let is_go = !go_version.is_empty();
         Self {
@@ -236,15 +236,15 @@ impl Subject {
         })
     }
 
-    /// What is in the file.
+    /// Parses the file.
     fn image(&self) -> Result<Image, Failure> {
         Image::parse(Box::new(Arc::clone(&self.file))).map_err(|error| Failure::of_image(&self.name, &error))
     }
 
-    /// Why `run` would not attach what is planned to the process, if it would not.
+    /// Returns why `run` would not attach the plans to the process, if it would not.
     fn refusal(&self, image: &Image, inspection: &Inspection) -> Option<Failure> {
         let target = self.target.as_ref()?;
-        // Where nothing is planned that is what refuses it.
+        // Without a plan, that is the reason of the refusal.
         inspection.plans().next()?;
         agent::check_return_probes(target, inspection.plans())
             .and_then(|()| agent::check_texts(target, image, inspection.plans()))
@@ -254,7 +254,7 @@ impl Subject {
     fn file(path: &Path) -> Result<Self, Failure> {
         let name = printable(&path.to_string_lossy());
         let failed = |error| Failure::of_file(path, &error);
-        // Looked at before it is opened: opening a device may do something, opening a pipe waits for its writer.
+        // Checked before opening: opening a device may have effects, and opening a pipe waits for its writer.
         let metadata = fs::metadata(path).map_err(failed)?;
         if !metadata.is_file() {
             let kind = if metadata.is_dir() { "a directory" } else { "not a regular file" };
@@ -364,7 +364,7 @@ fn site_reports<'a>(
         .collect()
 }
 
-/// The report for people.
+/// Renders the report for people.
 fn render(report: &Report<'_>) -> String {
     let mut text = String::new();
     let verdict = if report.attachable { "can be watched" } else { "can't be watched" };

@@ -1,5 +1,5 @@
-//! The log: on stderr, as text or JSON, written by a thread of its own. Who logs never waits for whoever reads stderr: a pager
-//! that is stopped, a supervisor that hangs.
+//! The log on stderr, as text or JSON, written by a thread of its own. Code that logs never waits for the reader of
+//! stderr, such as a stopped pager or a hung supervisor.
 
 use std::{
     collections::VecDeque,
@@ -14,17 +14,18 @@ use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::Subsc
 
 use crate::{failure::Failure, text::printable, threads};
 
-/// Text that may wait for whoever reads stderr; one line goes past it, or the reason of a failure.
+/// The bytes that may wait for the reader of stderr. Only the last entry, a line or the reason of a failure, may exceed
+/// it.
 const ROOM: usize = 1 << 20;
-/// How much of a line is written at once, so that whoever reads a long one is seen to take it.
+/// The bytes written at once: a part of a long line, so that a slow reader's progress is seen.
 const PIECE_BYTES: usize = 4 << 10;
-/// How long whoever reads it may take for each piece of what is left at the end.
+/// The time limit for each piece that is left at the end.
 const GRACE: Duration = Duration::from_millis(500);
-/// And for all of it: after an end in order, which has been asked for and may be waited for; and after a failure, whose reason may
-/// be long.
+/// The time limits for everything that is left at the end: after an orderly end, which somebody may be waiting for, and
+/// after a failure, whose reason may be long.
 const IN_ALL: Duration = Duration::from_secs(1);
 const IN_ALL_OF_A_FAILURE: Duration = Duration::from_secs(30);
-/// Whose record says that `events` counts: some wait for it, however little else is logged.
+/// The log target of the message that `events` is attached. Programs may wait for it, so it is logged at every level.
 const ATTACHED: &str = "monitor_agent::attached";
 
 /// How a log line looks.
@@ -63,14 +64,14 @@ impl From<Verbosity> for Level {
     }
 }
 
-/// What a command says on stderr while it runs.
+/// The log of a running command.
 pub(super) struct Log {
     format: Format,
     queue: Arc<Queue>,
 }
 
 impl Log {
-    /// Does a command's work with a log, which has the reason last if that fails.
+    /// Runs a command with a log. If it fails, the reason is the last entry.
     pub(super) fn over(
         verbosity: Verbosity,
         format: Format,
@@ -79,7 +80,7 @@ impl Log {
         let log = Self { format, queue: Arc::default() };
         log.take_records(verbosity);
         let queue = Arc::clone(&log.queue);
-        // Before anything is attached, so that no limit on threads can keep lines back later.
+        // Before anything is attached, so that a limit on threads can't hold lines back later.
         let writing = threads::begin("log", move || queue.write_to(io::stderr(), say_dropped));
         let is_written = writing.is_ok();
         let result = writing.map_err(Failure::from).and_then(|_| work(&log));
@@ -91,15 +92,15 @@ impl Log {
             let in_all = if result.is_ok() { IN_ALL } else { IN_ALL_OF_A_FAILURE };
             log.queue.wait_until_written(GRACE, in_all);
         } else {
-            // Nothing has begun that a wait could hold up.
+            // Nothing has started that a wait could delay.
             log.queue.write_to(io::stderr(), say_dropped);
         }
         result
     }
 
-    /// Has all that is logged from now on put into the queue.
+    /// Sends all records from now on to the queue.
     fn take_records(&self, verbosity: Verbosity) {
-        // Libraries' chatter is for those who debug the agent.
+        // Messages of libraries are for debugging the agent.
         let level = Level::from(verbosity);
         let others = if level == Level::TRACE { level } else { Level::WARN.min(level) };
         let filter = Targets::new()
@@ -117,7 +118,7 @@ impl Log {
         }
     }
 
-    /// Says that `events` counts from now on.
+    /// Reports that `events` is attached, and counts from now on.
     pub(super) fn attached(&self) {
         match self.format {
             Format::Text => self.queue.put(b"attached\n"),
@@ -133,14 +134,14 @@ impl Log {
     }
 }
 
-/// Says why a command without a log has failed.
+/// Reports the failure of a command without a log.
 pub(super) fn failure(failure: &Failure) {
-    // Nobody is left to be told when this fails.
+    // An error can't be reported anywhere.
     let _ = io::stderr().write_all(for_people(failure).as_bytes());
 }
 
 fn for_people(failure: &Failure) -> String {
-    // The kernel's verifier explains itself in many lines.
+    // The kernel's verifier writes many lines.
     let text = failure.text.lines().map(printable).collect::<Vec<_>>().join("\n");
     format!("monitor-agent: {text}\n")
 }
@@ -149,10 +150,10 @@ fn say_dropped(lines: u64) {
     warn!("{lines} lines of the log were dropped here: whoever reads it did not take them in time");
 }
 
-/// Lines on their way to whoever reads them, as many as there is room for. Others are counted, which is told once there is
-/// room again.
+/// Lines on their way to the reader of stderr, bounded by [`ROOM`]. Others are dropped and counted, and the count is
+/// reported once there is room again.
 ///
-/// Putting one in never waits for the reader: the lock is held for a copy or for taking one out.
+/// Adding a line never waits for the reader: the lock is only held to copy a line or to take one out.
 #[derive(Default)]
 struct Queue {
     state: Mutex<State>,
@@ -162,24 +163,24 @@ struct Queue {
 #[derive(Default)]
 struct State {
     lines: VecDeque<Vec<u8>>,
-    /// Bytes in all of them, and in the one that is being written.
+    /// Bytes of all lines, and of the one that is being written.
     bytes: usize,
-    /// Pieces that were written.
+    /// Pieces written.
     taken: u64,
-    /// Lines since the last of them for which there was no room.
+    /// Lines dropped after the last one in `lines`.
     dropped: u64,
-    /// The thread that now puts in how many that were.
+    /// The thread that is reporting the dropped lines.
     teller: Option<ThreadId>,
-    /// Nothing more will be put in.
+    /// No more lines will be added.
     is_closed: bool,
-    /// And all is written.
+    /// All lines are written.
     is_over: bool,
 }
 
-/// What is to be written next.
+/// What to write next.
 enum Next {
     Line(Vec<u8>),
-    /// That so many lines were dropped here.
+    /// A report that this many lines were dropped here.
     Dropped(u64),
     End,
 }
@@ -189,11 +190,11 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts in the lines of a text, all or none.
+    /// Adds the lines of a text, all or none.
     fn put(&self, text: &[u8]) {
         let lines = text.split_inclusive(|byte| *byte == b'\n');
         let mut state = self.lock();
-        // Nothing overtakes what was dropped, but the line that tells of it.
+        // No line overtakes dropped ones, except the one that reports them.
         let has_room = state.dropped == 0 && state.bytes < ROOM;
         if !has_room && state.teller != Some(thread::current().id()) {
             state.dropped += lines.count() as u64;
@@ -205,13 +206,13 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Says that nothing will be put in any more.
+    /// Closes the queue: no more lines will be added.
     fn close(&self) {
         self.lock().is_closed = true;
         self.changed.notify_all();
     }
 
-    /// Waits until all is written, at most so long for each piece, and for all.
+    /// Waits until all lines are written, at most `for_each` for each piece and `in_all` in total.
     fn wait_until_written(&self, for_each: Duration, in_all: Duration) {
         let begin = Instant::now();
         let mut state = self.lock();
@@ -228,13 +229,13 @@ impl Queue {
         }
     }
 
-    /// Writes lines out as they come, until the queue is closed and empty. Puts in by `tell` how many were dropped.
+    /// Writes lines as they come, until the queue is closed and empty. Reports dropped lines through `tell`.
     fn write_to(&self, mut out: impl io::Write, tell: impl Fn(u64)) {
         loop {
             match self.next() {
                 Next::Line(line) => {
                     for piece in line.chunks(PIECE_BYTES) {
-                        // Nobody is left to be told when this fails.
+                        // An error can't be reported anywhere.
                         let _ = out.write_all(piece);
                         self.lock().taken += 1;
                         self.changed.notify_all();
@@ -249,7 +250,8 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Puts in by `tell` how many were dropped. As long as that is not in, others are dropped as well, and told next.
+    /// Reports dropped lines through `tell`. Until the report is in the queue, further lines are dropped and reported
+    /// next.
     fn tell_dropped(&self, lines: u64, tell: impl Fn(u64)) {
         self.lock().teller = Some(thread::current().id());
         tell(lines);
@@ -275,7 +277,7 @@ impl Queue {
     }
 }
 
-/// Each write is a line: so tracing's layer does it.
+/// tracing's layer makes one write for each line.
 impl io::Write for &Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.put(line);
@@ -298,11 +300,11 @@ mod tests {
     fn what_finds_no_room_is_told_in_its_place() {
         let queue = Queue::default();
         let long = "x".repeat(ROOM / 2);
-        // Two fit.
+        // Two lines fit.
         for _ in 0..5 {
             queue.put(format!("{long}\n").as_bytes());
         }
-        // There would be room for this one, but nothing overtakes.
+        // There would be room for this one, but no line overtakes.
         queue.put(b"short\n");
         queue.close();
         let mut out = Vec::new();
@@ -314,7 +316,7 @@ mod tests {
         assert_eq!(lines, ["long", "long", "4 dropped", "after"]);
     }
 
-    /// Others log as well while it is told that lines were dropped, and would leave no room for that.
+    /// Other threads log during the report of dropped lines, and would leave no room for it.
     #[test]
     fn nothing_comes_before_what_tells_of_dropped_lines() {
         let queue = Queue::default();
@@ -337,7 +339,7 @@ mod tests {
         assert_eq!(lines, ["4 dropped", "1 dropped"]);
     }
 
-    /// Takes all that is given it at once, after a while.
+    /// A reader that takes everything at once, after a while.
     struct Slow;
 
     impl io::Write for Slow {
@@ -351,7 +353,7 @@ mod tests {
         }
     }
 
-    /// The kernel's verifier has many lines to say, which are one line of a log in JSON.
+    /// The kernel's verifier writes many lines, which are one line of a JSON log.
     #[test]
     fn a_long_reason_has_its_time_as_long_as_it_is_taken() {
         const PARTS: usize = 15;
@@ -363,7 +365,7 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| log.queue.write_to(Slow, say_dropped));
             log.queue.wait_until_written(Duration::from_secs(1), IN_ALL_OF_A_FAILURE);
-            // The wait is over before all is written unless it begins anew.
+            // The wait would end too early if it did not start again with each piece.
             assert!(log.queue.lock().is_over);
         });
     }
@@ -396,7 +398,7 @@ mod tests {
             queue.close();
             queue.wait_until_written(Duration::from_millis(50), IN_ALL);
             let was_over = queue.lock().is_over;
-            // What was put in is not lost to a reader that comes back.
+            // A reader that resumes loses nothing of what was added.
             pipe.read_to_string(&mut text).expect("text");
             queue.wait_until_written(Duration::from_secs(10), Duration::from_secs(10));
             was_over

@@ -12,7 +12,7 @@ use crate::{agent, descriptors, memory};
 use args::{Arguments, Command, SpecCommand};
 use log::Log;
 
-/// Runs the command that the process was started with, says on stderr why it failed, and gives the exit code.
+/// Runs the command given to the process. Reports a failure on stderr, and returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     memory::keep_little();

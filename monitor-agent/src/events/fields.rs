@@ -1,4 +1,4 @@
-//! What a line and the answer about slow calls say alike of a call, by the same fields; `docs/events.md` explains them.
+//! The fields that a line and the answer about slow calls have in common; `docs/events.md` explains them.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::pipeline::{Details, Labels};
 
-/// Which call it was, and how it ended. In the order of an answer's parts.
+/// The identity of a call, and how it ended. The order of the fields is the order of an answer's parts.
 #[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct CallFields<'a> {
     target: u32,
@@ -20,7 +20,7 @@ pub(super) struct CallFields<'a> {
 }
 
 impl<'a> CallFields<'a> {
-    /// Those of a finished call of a target.
+    /// Returns the fields of a finished call of a target.
     pub(super) fn of(target: u32, labels: &'a Labels) -> Self {
         Self {
             target,
@@ -34,7 +34,7 @@ impl<'a> CallFields<'a> {
     }
 }
 
-/// What else is known of it.
+/// Further fields of a finished call.
 #[derive(Default, Serialize)]
 pub(super) struct DetailFields {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,7 +48,7 @@ pub(super) struct DetailFields {
 }
 
 impl DetailFields {
-    /// None of them where there are no details.
+    /// Returns the fields of these details; all are absent without details.
     pub(super) fn of(details: Option<Details>) -> Self {
         let Some(Details { goroutine, sent_bytes, received_bytes, peer }) = details else {
             return Self::default();
@@ -57,7 +57,7 @@ impl DetailFields {
     }
 }
 
-/// Whole microseconds; what is beyond them is cut.
+/// Converts a duration to whole microseconds, rounding down.
 pub(super) fn micros(duration: Option<Duration>) -> Option<u128> {
     duration.map(|duration| duration.as_micros())
 }

@@ -1,4 +1,4 @@
-//! Which calls a reader wants.
+//! Filters for the calls that a reader wants.
 
 use std::{str::FromStr, time::Duration};
 
@@ -12,33 +12,34 @@ use crate::{
 /// One condition: `side=server`, `method=Echo,Lookup`, `status=error`, `min_duration=5ms`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// The target was on one of these sides.
+    /// The target's side is one of these.
     Side(Vec<Side>),
     /// The method is one of these. Operations of specs have none.
     Method(Vec<String>),
-    /// The call failed (`true`) or succeeded. An operation of a spec does neither where its line has no status.
+    /// The call failed (`true`) or succeeded (`false`). An operation of a spec matches neither if its line has no
+    /// status.
     Status(Vec<bool>),
-    /// The call took so long or longer. One whose start was not seen does not.
+    /// The call took at least this long. A call whose duration is unknown does not match.
     MinDuration(Duration),
 }
 
-/// What is wrong with a condition.
+/// An error in a condition.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ConditionError {
-    /// No `=`.
+    /// The condition has no `=`.
     #[error("`{0}` is not FIELD=VALUE; fields are {FIELDS}")]
     NoValue(String),
-    /// Not a field.
+    /// The field does not exist.
     #[error("there is no field `{0}` to filter by; fields are {FIELDS}")]
     Field(String),
-    /// Not a value that the field can have.
+    /// The field can't have this value.
     #[error("`{value}` is no {field}: {expected}")]
     Value {
         /// The field.
         field: &'static str,
-        /// What was given.
+        /// The given value.
         value: String,
-        /// What could be.
+        /// The possible values.
         expected: &'static str,
     },
 }
@@ -104,18 +105,18 @@ fn duration(value: &str) -> Result<Duration, ConditionError> {
     }
 }
 
-/// Conditions of which all must hold. Without any, every call passes.
+/// Conditions that must all hold. Without conditions, every call passes.
 #[derive(Clone, Debug, Default)]
 pub struct Filter(Vec<Condition>);
 
 impl Filter {
-    /// All of these.
+    /// Creates a filter of these conditions.
     #[must_use]
     pub fn all(conditions: Vec<Condition>) -> Self {
         Self(conditions)
     }
 
-    /// Whether a reader wants a finished call, or an operation of one of these specs.
+    /// Returns whether a finished call passes, or an operation of one of these specs.
     #[must_use]
     pub fn takes_finish(&self, call: &FinishedCall<'_>, specs: &Specs) -> bool {
         self.0.iter().all(|condition| match condition {
@@ -127,20 +128,20 @@ impl Filter {
         })
     }
 
-    /// Whether a start may pass, of whatever call.
+    /// Returns whether the start of any call can pass.
     #[must_use]
     pub fn may_take_starts(&self) -> bool {
         !self.0.iter().any(|condition| matches!(condition, Condition::Status(_) | Condition::MinDuration(_)))
     }
 
-    /// Whether a reader wants a start: nobody knows yet how the call ends, so none passes a condition about that.
+    /// Returns whether a start passes. How the call ends is not known yet, so no start passes a condition about that.
     #[must_use]
     pub fn takes_start(&self, call: &StartedCall<'_>) -> bool {
         self.0.iter().all(|condition| takes_names(condition, call.labels))
     }
 }
 
-/// Whether a line says how it ended.
+/// Returns whether the line of a call or operation has a status.
 fn has_status(labels: &Labels, specs: &Specs) -> bool {
     labels.operation(specs).is_none_or(|(_, operation)| labels.ending(operation).is_some())
 }
@@ -201,7 +202,7 @@ mod tests {
         assert!(!takes(&["method=Lookup"], echo, None));
         assert!(!takes(&["status=error"], echo, None));
         assert!(takes(&["status=error,succeed", "side=client,server"], echo, None));
-        // Of nothing known to be so long.
+        // The duration is unknown.
         assert!(!takes(&["min_duration=0us"], echo, None));
         let limits = [("1ms", true), ("1001us", false), ("1s", false), ("1000us", true)];
         for (limit, passes) in limits {
@@ -209,7 +210,7 @@ mod tests {
         }
     }
 
-    /// Of the first operation nobody knows how it ended, of the second if its number could not be read.
+    /// The first operation never has a status, the second has none if its number could not be read.
     #[test]
     fn an_operation_whose_line_has_no_status_has_none_to_filter_by() {
         const SPEC: &str = "name = \"any\"\n\

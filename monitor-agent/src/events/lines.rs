@@ -1,4 +1,4 @@
-//! An event as a line of text.
+//! Events as lines of text.
 
 use std::{
     borrow::Cow,
@@ -18,12 +18,12 @@ use crate::{
     time::rfc3339,
 };
 
-/// How lines look.
+/// The format of lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Ndjson,
-    /// For people.
+    /// Text for people.
     Pretty,
 }
 
@@ -36,13 +36,13 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Lines that look so, of calls and of operations of these specs.
+    /// Creates a writer of lines in a format, for calls and for operations of these specs.
     #[must_use]
     pub fn new(format: Format, specs: Specs) -> Self {
         Self { format, time: TimeText::default(), specs }
     }
 
-    /// The specs whose operations have lines.
+    /// Returns the specs whose operations have lines.
     pub(super) fn specs(&self) -> &Specs {
         &self.specs
     }
@@ -112,7 +112,7 @@ impl Lines {
     }
 }
 
-/// The fields of a start, in their order; `docs/events.md` explains them.
+/// The fields of a start, in order; `docs/events.md` explains them.
 #[derive(Serialize)]
 struct StartLine<'a> {
     event: &'static str,
@@ -141,7 +141,7 @@ struct FinishLine<'a> {
     details: DetailFields,
 }
 
-/// The fields of the finish of an operation that a spec describes.
+/// The fields of the finish of a spec's operation.
 #[derive(Serialize)]
 struct OperationLine<'a> {
     event: &'static str,
@@ -151,7 +151,7 @@ struct OperationLine<'a> {
     operation: &'a str,
     side: &'static str,
     labels: BTreeMap<&'a str, Cow<'a, str>>,
-    /// Absent where the spec doesn't say what a failure is.
+    /// Absent if the spec does not define failure, or if the number that decides was not read.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
     duration_us: Option<u128>,
@@ -200,7 +200,7 @@ impl<'a> OperationLine<'a> {
     }
 }
 
-/// Appends how long it took.
+/// Appends the duration.
 fn took(duration_us: Option<u128>, text: &mut String) -> std::fmt::Result {
     match duration_us {
         Some(us) => write!(text, " {us} µs"),
@@ -230,7 +230,8 @@ impl FinishLine<'_> {
     }
 }
 
-/// Servers start most calls before they know what they are asked for, and with it the type. Those of gRPC-Go know the kind.
+/// Returns whether the type of a starting call is known. Servers start most calls before they have read the request,
+/// and with it the type. The servers of gRPC-Go know the kind.
 fn is_told(labels: &Labels) -> bool {
     labels.side == Side::Client
         || labels.call_type != CallType::PingPong
@@ -253,8 +254,8 @@ fn json(line: &impl Serialize, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// Escapes what JSON lets through and terminals obey: DEL, and the control characters from U+0080 to U+009F, of two bytes each. Names
-/// are whatever the target's peers chose.
+/// Escapes the characters that JSON allows and terminals obey: DEL, and the control characters from U+0080 to U+009F,
+/// of two bytes each. Names are chosen by the target's peers.
 fn escape_controls(out: &mut Vec<u8>, begin: usize) {
     let written = out.get(begin..).unwrap_or_default();
     let is_control = |pair: &[u8]| matches!(pair, [0xc2, 0x80..=0x9f]);
@@ -272,12 +273,12 @@ fn escape_controls(out: &mut Vec<u8>, begin: usize) {
     }
 }
 
-/// Names are whatever the target's peers chose: nothing in them may steer a terminal.
+/// Writes a line for people. Names are chosen by the target's peers, so nothing in them may control a terminal.
 fn pretty(out: &mut Vec<u8>, time: &str, text: &str) {
     let _ = writeln!(out, "{time} {}", printable(text));
 }
 
-/// Times as text. The part down to the second is kept, since most events share it.
+/// Formats times. The part down to the second is cached, since most events share it.
 #[derive(Debug, Default)]
 struct TimeText {
     second: Option<u64>,
@@ -285,7 +286,7 @@ struct TimeText {
 }
 
 impl TimeText {
-    /// Bytes of the part that is kept: `2026-01-02T03:04:05`.
+    /// The length of the cached part, in bytes: `2026-01-02T03:04:05`.
     const KEPT: usize = 19;
 
     fn of(&mut self, unix_ns: u64) -> &str {

@@ -1,7 +1,7 @@
-//! Calls as lines: chosen by a filter, written as text, kept for each reader until it takes them.
+//! Calls as lines: chosen by a filter, written as text, and queued for each reader.
 //!
-//! One direction, as everywhere: whoever reads slowly loses lines of its own and is told how many; nobody waits for
-//! it. `docs/events.md` has every field.
+//! Data flows in one direction, as everywhere: nothing waits for a slow reader. It loses lines of its own, and gets a
+//! line with their number. `docs/events.md` has every field.
 
 mod fields;
 mod filter;

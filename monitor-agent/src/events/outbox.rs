@@ -1,4 +1,4 @@
-//! What waits for one reader.
+//! The queue of lines for one reader.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,13 +17,14 @@ use crate::{
     specs::Specs,
 };
 
-/// Pieces in which lines wait.
+/// The size of the pieces in which lines are queued, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
-/// What is written at once, but for a line that is longer. So much goes into a pipe whole or not at all (`PIPE_BUF` in
-/// pipe(7)), and into a Unix socket, so that no reader is left with half a line when the agent ends.
+/// The maximum length of a write, in bytes, except for a longer line. A write of at most this size goes into a pipe
+/// completely or not at all (`PIPE_BUF` in pipe(7)), and likewise into a Unix socket. So no reader is left with half a
+/// line when the agent ends.
 const WHOLE_BYTES: usize = 4 << 10;
 
-/// Lines that belong to one moment, each with what is lost when the line is.
+/// Lines that are put in together, each with the loss to report if it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) text: Vec<u8>,
@@ -32,13 +33,13 @@ pub(super) struct Batch {
 
 #[derive(Clone, Copy, Debug)]
 struct Line {
-    /// Where it ends in the text.
+    /// Where the line ends in the text.
     end: usize,
     loss: Loss,
     count: u64,
 }
 
-/// What a reader is told in place of lines that it does not get.
+/// The loss that is reported to a reader in place of dropped lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Loss {
     pub(super) target: u32,
@@ -47,7 +48,7 @@ pub(super) struct Loss {
 }
 
 impl Batch {
-    /// Ends a line that was appended to the text: it stands for so many events, whose loss would be this one.
+    /// Ends a line that was appended to the text. It stands for `count` events, whose loss would be reported as `loss`.
     pub(super) fn end_line(&mut self, loss: Loss, count: u64) {
         self.lines.push(Line { end: self.text.len(), loss, count });
     }
@@ -58,9 +59,9 @@ impl Batch {
     }
 }
 
-/// A reader's lines, as many as fit. What does not fit is counted, and told when there is room again.
+/// A reader's lines, up to a capacity. Lines that do not fit are counted, and reported when there is room again.
 ///
-/// Putting lines in never waits for the reader: the lock is held for a copy or for taking a piece out.
+/// Putting lines in never waits for the reader: the lock is held only to copy lines, or to take a piece out.
 #[derive(Debug)]
 pub struct Outbox {
     capacity: usize,
@@ -71,24 +72,25 @@ pub struct Outbox {
 #[derive(Debug)]
 struct State {
     pieces: VecDeque<Vec<u8>>,
-    /// How much of the first piece has been written.
+    /// How many bytes of the first piece have been written.
     written: usize,
-    /// Bytes in all pieces that have not been written.
+    /// The number of bytes in all pieces that have not been written.
     bytes: usize,
-    /// Bytes that were ever put in.
+    /// The number of bytes that were ever put in.
     put_in: usize,
-    /// Lines in the pieces that stand for several events: where each ends, in all that was ever put in, and for how many.
+    /// The queued lines that stand for several events: where each ends, counted in all bytes ever put in, and the
+    /// number of events.
     several: VecDeque<(usize, u64)>,
     lost: BTreeMap<Loss, u64>,
-    /// Writes the lines that tell of losses.
+    /// Writes the lines that report losses.
     lines: Lines,
     is_closed: bool,
-    /// What waits is not written any more.
+    /// Whether queued lines are no longer written.
     is_given_up: bool,
 }
 
 impl Outbox {
-    /// Room for so many bytes of lines that look so.
+    /// Creates an outbox with room for `capacity` bytes of lines in this format.
     #[must_use]
     pub fn new(capacity: usize, format: Format) -> Self {
         let state = State {
@@ -109,7 +111,8 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts lines in, in their order, up to the first for which there is no room; gives how many there was none for.
+    /// Puts lines in, in order, up to the first for which there is no room. Returns the number of lines that did not
+    /// fit.
     pub(super) fn put(&self, batch: &Batch, time_ns: u64) -> u64 {
         let mut state = self.lock();
         state.tell_losses(time_ns, self.capacity);
@@ -126,7 +129,7 @@ impl Outbox {
         dropped.len() as u64
     }
 
-    /// Says that nothing will be put in any more. What was lost is told now, whether there is room or not.
+    /// Closes the outbox: nothing more will be put in. Remaining losses are reported now, even if there is no room.
     pub(super) fn close(&self, time_ns: u64) {
         let mut state = self.lock();
         state.tell_losses(time_ns, usize::MAX);
@@ -135,7 +138,7 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// Writes lines out as they come, until the outbox is closed and empty, or given up.
+    /// Writes lines as they come, until the outbox is closed and empty, or given up.
     pub async fn write_to(&self, mut out: impl AsyncWrite + Unpin) -> io::Result<()> {
         while let Some(text) = self.next().await {
             out.write_all(&text).await?;
@@ -145,7 +148,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// The same where writing blocks: for a thread that does nothing else.
+    /// The same for a blocking writer, on a thread that does nothing else.
     pub async fn write_blocking(&self, mut out: impl io::Write) -> io::Result<()> {
         while let Some(text) = self.next().await {
             out.write_all(&text)?;
@@ -155,8 +158,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Has nothing more written of what waits in a closed outbox; gives how many lines that leaves, and how many events they
-    /// tell of. What is being written just now is among them, and may still be taken.
+    /// Stops writing the lines in a closed outbox. Returns the number of lines left, and of the events in them. They
+    /// include lines that are being written at this moment, which may still be taken.
     #[must_use]
     pub fn give_up(&self) -> (u64, u64) {
         let mut state = self.lock();
@@ -167,7 +170,7 @@ impl Outbox {
         left
     }
 
-    /// The lines that are to be written next, once there are any; `None` when the outbox is closed and empty, or given up.
+    /// Waits for the lines to write next. Returns `None` when the outbox is closed and empty, or given up.
     async fn next(&self) -> Option<Vec<u8>> {
         loop {
             {
@@ -180,20 +183,20 @@ impl Outbox {
                     return text;
                 }
             }
-            // Lines that came in between have left a permit.
+            // Lines that came in between have left a permit, so this returns at once.
             self.changed.notified().await;
         }
     }
 }
 
 impl State {
-    /// What is to be written next.
+    /// Returns the lines to write next.
     fn first_lines(&self) -> Option<Vec<u8>> {
         let text = &self.pieces.front()?[self.written..];
         Some(text[..whole_lines(text)].to_vec())
     }
 
-    /// Takes away so much of the first piece, which has been written.
+    /// Removes the first `len` bytes of the first piece, which have been written.
     fn take(&mut self, len: usize) {
         self.bytes -= len;
         self.written += len;
@@ -207,7 +210,7 @@ impl State {
         }
     }
 
-    /// How many lines have not been written, and how many events they tell of.
+    /// Returns the number of lines that have not been written, and of the events in them.
     fn left(&self) -> (u64, u64) {
         let text = self.pieces.iter().flatten().skip(self.written);
         let lines = text.filter(|byte| **byte == b'\n').count() as u64;
@@ -230,7 +233,7 @@ impl State {
         }
     }
 
-    /// Appends a line for each loss, as far as there is room.
+    /// Appends a line for each loss, as long as there is room.
     fn tell_losses(&mut self, time_ns: u64, capacity: usize) {
         while let Some((loss, count)) = self.lost.pop_first() {
             let Loss { target, event, reason } = loss;
@@ -246,7 +249,7 @@ impl State {
     }
 }
 
-/// How long the lines are that are written at once: as many as go in whole, or the first one.
+/// Returns the length of the lines to write at once: as many as fit, or else the first line.
 fn whole_lines(text: &[u8]) -> usize {
     let is_end = |byte: &u8| *byte == b'\n';
     let fitting = text.iter().take(WHOLE_BYTES).rposition(is_end);
@@ -277,7 +280,7 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
     }
 
-    /// All that waits, and whatever else is put in before the end.
+    /// Closes the outbox and returns all its lines.
     fn written(outbox: &Outbox) -> String {
         let mut out = Vec::new();
         outbox.close(0);
@@ -298,7 +301,7 @@ mod tests {
         let outbox = Outbox::new(200, Format::Ndjson);
         let long = "x".repeat(80);
         assert_eq!(outbox.put(&batch(&[&long, &long, &long, "short"]), 0), 2);
-        // Nothing overtakes what was lost: there is no room to tell of it yet.
+        // No line overtakes a loss: there is no room to report it yet.
         assert_eq!(outbox.put(&batch(&["short"]), 0), 1);
         let text = written(&outbox);
         let lines: Vec<_> = text.lines().collect();
@@ -343,7 +346,7 @@ mod tests {
         assert!(lines[1].contains("\"lost\":1"), "{text}");
     }
 
-    /// What fits into the pipe and the outbox is by far less than there is.
+    /// The pipe and the outbox hold far less than all lines.
     #[test]
     fn a_reader_that_blocks_holds_nobody_else_up_and_is_told() {
         const LINES: u64 = 1_000;
@@ -366,7 +369,7 @@ mod tests {
         assert_eq!((whole, lost), (LINES - dropped, dropped));
     }
 
-    /// Takes so much as it is given at once, so often.
+    /// Takes `most` writes of any length, then fails.
     struct Taken {
         writes: Vec<Vec<u8>>,
         most: usize,
@@ -396,12 +399,12 @@ mod tests {
         runtime().block_on(outbox.write_blocking(&mut taken)).expect_err("it takes no more");
         assert!(taken.writes.iter().all(|text| text.ends_with(b"\n")), "a line is cut");
         let lines = taken.writes.iter().map(|text| String::from_utf8_lossy(text).lines().count());
-        // One that is longer than what goes in whole is alone.
+        // A line that is longer than a whole write is written alone.
         assert_eq!(lines.collect::<Vec<_>>(), [13, 13, 13, 11, 1]);
         assert_eq!(outbox.lock().left(), (1, 1));
     }
 
-    /// Lines that were dropped are among them, and losses that lines tell of.
+    /// Counts dropped lines, and the losses that lines report.
     #[test]
     fn all_events_that_were_not_taken_are_counted_and_nothing_more_is_written() {
         const LINES: u64 = 100;
@@ -410,7 +413,7 @@ mod tests {
         let mut lost = Batch::default();
         lost.text.extend_from_slice(b"a line about a loss\n");
         lost.end_line(Loss { reason: LossReason::RingFull, ..LOSS }, 5);
-        // The first of them is taken, the second is not.
+        // The first line about a loss is taken, the second is not.
         outbox.put(&lost, 0);
         assert_eq!(outbox.put(&batch(&[long.as_str(); 10]), 0), 0);
         outbox.put(&lost, 0);
@@ -422,7 +425,7 @@ mod tests {
         let text = String::from_utf8(out.writes.concat()).expect("text");
         let taken = text.lines().filter(|line| **line == *long).count() as u64;
         assert!((1..10).contains(&taken) && text.starts_with("a line about a loss\n"), "{text}");
-        // Two of the lines tell of losses.
+        // Two of the lines report losses.
         assert_eq!(outbox.give_up(), (LINES - dropped - taken + 2, LINES - taken + 5));
         let mut more = Vec::new();
         runtime().block_on(outbox.write_blocking(&mut more)).expect("memory takes everything");

@@ -1,4 +1,4 @@
-//! The slowest calls, and the last that failed, of each label set.
+//! The slowest calls, and the last failed calls, of each label set.
 
 use std::{
     borrow::Cow,
@@ -16,20 +16,20 @@ use crate::{
     time::rfc3339,
 };
 
-/// Bytes of an answer at most, but for its end: the HTTP server has room for a few answers of this size. A target with many
-/// label sets can have more calls kept.
+/// The maximum size of an answer without its end, in bytes: the HTTP server has room for a few answers of this size.
+/// The kept calls of a target with many label sets can exceed it.
 const ANSWER_MAX: usize = 16 << 20;
 
-/// Keeps some calls of each label set. Shared by the pipeline, which hands it calls, and by those who ask.
+/// Keeps some calls of each label set. Shared by the pipeline, which adds calls, and by the requests that read them.
 #[derive(Debug)]
 pub struct SlowCalls {
-    /// How many slowest and how many failed calls are kept of a label set.
+    /// How many slow and how many failed calls are kept for each label set.
     limit: usize,
-    /// By the address of the labels, which the entry keeps alive.
+    /// The label sets, by the address of their labels, which the entry keeps alive.
     sets: Mutex<HashMap<usize, KeptSet>>,
 }
 
-/// Which calls are wanted: those that have everything that is given.
+/// The calls that a request wants: those that match all given values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
     /// The target's pid.
@@ -40,25 +40,25 @@ pub struct Wish {
     pub method: Option<String>,
 }
 
-/// A label set, and what is kept of it.
+/// A label set with its kept calls.
 #[derive(Clone, Debug)]
 struct KeptSet {
     target: u32,
     labels: Arc<Labels>,
-    /// Under a lock of its own: whoever asks copies the calls of one label set after the other, and those of all others
-    /// go on being kept.
+    /// Has its own lock: a request copies the calls of one label set after the other, while calls of all other label
+    /// sets can be added.
     calls: SharedKept,
 }
 
 type SharedKept = Arc<Mutex<Kept>>;
 
-/// What is kept of a label set.
+/// The kept calls of a label set.
 #[derive(Debug, Default)]
 struct Kept {
-    /// In no order; `fastest` is the duration of the one that goes next.
+    /// The slowest calls, unordered. `fastest` is the duration of the call that is replaced next.
     slowest: Vec<Call>,
     fastest: Duration,
-    /// The newest at the end.
+    /// The last failed calls, the newest last.
     failed: VecDeque<Call>,
 }
 
@@ -70,7 +70,7 @@ struct Call {
 }
 
 impl SlowCalls {
-    /// Keeps so many of each.
+    /// Keeps up to `limit` slow and `limit` failed calls of each label set.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self { limit, sets: Mutex::default() }
@@ -96,18 +96,18 @@ impl SlowCalls {
         }
     }
 
-    /// The calls that are wanted, as JSON; label sets in the order of their names, slowest and newest calls first. Where
-    /// that is too much the last label sets are left out, and it says how many.
+    /// Returns the wanted calls as JSON. Label sets are ordered by their names, slowest and newest calls come first. If
+    /// the answer gets too large, the last label sets are left out, and it contains their number.
     #[must_use]
     pub fn json(&self, wish: &Wish) -> String {
         self.json_within(ANSWER_MAX, wish)
     }
 
-    /// In pieces, so that no more than the answer is ever made.
+    /// Builds the JSON in pieces, so that never more than the answer is built.
     fn json_within(&self, bytes: usize, wish: &Wish) -> String {
         let sets = self.wanted(wish);
-        // Sets may differ only by what an answer does not show, such as retries; one combination of labels may have two
-        // numbers, and two copies of a framework may have the same.
+        // Sets may differ only in labels that an answer does not show, such as retries. One combination of labels may
+        // have two numbers, and two copies of a framework may have the same labels.
         let mut shown: BTreeMap<ShownLabels<'_>, Vec<&SharedKept>> = BTreeMap::new();
         for set in &sets {
             shown.entry(ShownLabels::of(set)).or_default().push(&set.calls);
@@ -116,7 +116,7 @@ impl SlowCalls {
         let mut json = "{\"calls\":[".to_owned();
         for (index, (labels, calls)) in shown.into_iter().enumerate() {
             let described = Kept::of(&calls).described(labels, self.limit);
-            // Text and numbers to memory can't fail.
+            // Writing text and numbers to memory can't fail.
             let described = serde_json::to_string(&described).unwrap_or_default();
             if json.len() + described.len() >= bytes {
                 break;
@@ -127,14 +127,14 @@ impl SlowCalls {
         }
         json.push(']');
         if left_out > 0 {
-            // As above.
+            // Can't fail either.
             let _ = write!(json, ",\"left_out\":{left_out}");
         }
         json.push('}');
         json
     }
 
-    /// The label sets that are wanted. Only pointers are copied while new calls wait.
+    /// Returns the wanted label sets. New calls only wait while pointers are copied.
     fn wanted(&self, wish: &Wish) -> Vec<KeptSet> {
         lock(&self.sets).values().filter(|set| wish.takes(set)).cloned().collect()
     }
@@ -145,7 +145,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Tracer for Arc<SlowCalls> {
-    /// Operations of specs have labels of their own: they are not kept.
+    /// Operations of specs have other labels, and are not kept.
     fn finish(&mut self, call: &FinishedCall<'_>) {
         if !call.labels.is_operation() {
             self.keep(call);
@@ -162,7 +162,7 @@ impl Wish {
 }
 
 impl Kept {
-    /// A copy of all of these, whose locks are held one after the other.
+    /// Copies all of these. Their locks are held one after the other.
     fn of(these: &[&SharedKept]) -> Self {
         let mut all = Self::default();
         for one in these {
@@ -173,7 +173,7 @@ impl Kept {
         all
     }
 
-    /// Most calls are faster than all that are kept: they cost one comparison.
+    /// Keeps a slow call. Most calls are faster than all kept calls and cost one comparison.
     fn keep_slow(&mut self, call: Call, duration: Duration, limit: usize) {
         if self.slowest.len() < limit {
             self.slowest.push(call);
@@ -202,7 +202,7 @@ impl Kept {
     }
 }
 
-/// The labels of a part of the answer, which no other part has. In the order of the parts.
+/// The labels of a part of the answer, unique in it. The order of the fields is the order of the parts.
 #[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
 struct ShownLabels<'a> {
     #[serde(flatten)]
@@ -217,7 +217,7 @@ impl<'a> ShownLabels<'a> {
     }
 }
 
-/// One part of the answer, whose fields `docs/events.md` explains.
+/// One part of the answer; `docs/events.md` explains its fields.
 #[derive(Serialize)]
 struct DescribedSet<'a> {
     #[serde(flatten)]
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(durations(&good["slowest"]), [Some(9), Some(8), Some(7)]);
         assert_eq!((durations(&good["failed"]), &good["error"]), (vec![], &Value::Null));
         assert_eq!(durations(&bad["slowest"]), [Some(9), Some(7), Some(7)]);
-        // The last one's start was not seen.
+        // The start of the last call was not seen.
         assert_eq!(durations(&bad["failed"]), [None, Some(2), Some(7)]);
         assert_eq!(bad["error"], "timeout");
         assert_eq!(bad["failed"][0]["time"], "1970-01-01T00:00:00.000000006Z");
@@ -364,7 +364,7 @@ mod tests {
         assert_eq!(calls.json(&Wish::default()), all);
     }
 
-    /// Someone asks, and is where the calls of one label set are copied: there is room for those of another.
+    /// While a request copies the calls of one label set, calls of another can be added.
     #[test]
     fn calls_are_kept_while_someone_asks() {
         let patience = Duration::from_secs(10);
@@ -374,7 +374,7 @@ mod tests {
         let held = lock(&echo);
         thread::scope(|scope| {
             let asks = scope.spawn(move || calls.json(&Wish::default()));
-            // It has a pointer, too.
+            // Waits until the request holds a pointer, too.
             let begin = Instant::now();
             while Arc::strong_count(&echo) < 3 && begin.elapsed() < patience {
                 thread::yield_now();

@@ -1,6 +1,6 @@
-//! The Unix socket at which programs read the event stream.
+//! The Unix socket where programs read the event stream.
 //!
-//! Only its owner may connect. Nothing is ever read from a reader.
+//! Only its owner may connect. The agent reads nothing from a reader.
 
 use std::{
     fs::{self, File, Permissions, TryLockError},
@@ -30,63 +30,63 @@ use tracing::warn;
 use super::{Format, Outbox, Readers};
 use crate::text::printable;
 
-/// Readers at once; one more is turned away.
+/// The maximum number of readers at once; further readers are turned away.
 const READERS: usize = 16;
-/// Text that may wait for one of them.
+/// The capacity of a reader's outbox, in bytes.
 const OUTBOX_BYTES: usize = 4 << 20;
-/// How often to see whether a reader is still there while there is nothing to write.
+/// How often the agent checks whether a reader is still there while there is nothing to write.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Bytes of a socket's path (`sun_path`, less the 0 at its end).
+/// The maximum length of a socket's path, in bytes (`sun_path`, less the 0 at its end).
 const PATH_BYTES: usize = 107;
-/// Connections that wait to be accepted.
+/// The maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 16;
-/// Reading and writing for the owner, nothing for others.
+/// The mode of the socket's file: read and write for the owner, nothing for others.
 const OWNER_ONLY: u32 = 0o600;
-/// How often another agent's start is waited for, and how long each time.
+/// How often the lock is tried while another agent starts, and the pause between two tries.
 const LOCK_TRIES: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// Why there can't be a socket at a path.
+/// An error that prevents a socket at a path.
 #[derive(Debug, Error)]
 pub enum SocketError {
-    /// Something else is there.
+    /// The path exists and is not a socket.
     #[error("{0} is there and is no socket: give another path, or remove it")]
     Occupied(String),
-    /// Another agent serves it.
+    /// Another process serves the socket.
     #[error("{0} is served by another process: give another path")]
     Live(String),
-    /// The kernel keeps so many bytes of a socket's path.
+    /// The path is longer than the kernel allows for a socket.
     #[error("{0} is too long a path for a socket: give one of at most {PATH_BYTES} bytes")]
     TooLong(String),
-    /// Whatever the system says.
+    /// Another error of the system.
     #[error("can't listen on {path}: {source}")]
     Io {
         /// The path.
         path: String,
-        /// What it said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// A socket that is bound. Its file is removed when this is dropped.
+/// A bound socket. Its file is removed on drop.
 #[derive(Debug)]
 pub struct EventSocket {
     listener: StdListener,
     path: PathBuf,
-    /// Device and inode of the file: another's file at the path is not removed.
+    /// The device and inode of the file, so that another agent's file at the path is not removed.
     file: (u64, u64),
 }
 
 impl EventSocket {
-    /// Makes the socket, for its owner only from its first moment on. One that nobody serves any more is replaced;
-    /// links are not followed.
+    /// Creates the socket, accessible only to its owner from the first moment on. A socket that nobody serves any more
+    /// is replaced. Links are not followed.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let failed = |source| SocketError::Io { path: shown(path), source };
         if path.as_os_str().len() > PATH_BYTES {
             return Err(SocketError::TooLong(shown(path)));
         }
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        // Two agents that start at once must not both find the socket of a third dead.
+        // Two agents that start at once must not both find an old socket dead: the second would remove the first one's.
         let directory = lock(parent.unwrap_or(Path::new("."))).map_err(failed)?;
         remove_dead(path)?;
         let listener = listen(path).map_err(failed)?;
@@ -95,7 +95,7 @@ impl EventSocket {
         Ok(Self { listener, path: path.to_owned(), file: (found.dev(), found.ino()) })
     }
 
-    /// Lets readers in until `shutdown` resolves, then waits for those that are there.
+    /// Accepts readers until `shutdown` resolves, then waits for the connected ones.
     pub async fn serve(self, readers: Arc<Readers>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let listener = UnixListener::from_std(self.listener.try_clone()?)?;
         let mut shutdown = std::pin::pin!(shutdown);
@@ -126,33 +126,33 @@ impl Drop for EventSocket {
     fn drop(&mut self) {
         let is_own = |found: fs::Metadata| (found.dev(), found.ino()) == self.file;
         if fs::symlink_metadata(&self.path).is_ok_and(is_own) {
-            // Nothing can be done about one that stays; the next agent replaces it.
+            // If the file can't be removed, the next agent replaces it.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Writes lines for one reader until the stream ends or the reader goes.
+/// Writes lines to one reader until the stream ends or the reader disconnects.
 async fn write_for(stream: UnixStream, readers: Arc<Readers>) {
     let outbox = Arc::new(Outbox::new(OUTBOX_BYTES, Format::Ndjson));
     readers.add(Arc::clone(&outbox));
     let descriptor = stream.as_raw_fd();
     let (_kept_open, out) = stream.into_split();
     tokio::select! {
-        // Whatever the error, the reader is gone.
+        // After any error, the reader is gone.
         _ = outbox.write_to(out) => {}
         () = hung_up(descriptor) => {}
     }
     readers.remove(&outbox);
 }
 
-/// Resolves when the other end of a connection is closed. One that has only stopped writing still reads.
+/// Resolves when the other end of a connection is closed. A peer that has only shut down its writing side still reads.
 async fn hung_up(descriptor: i32) {
     let mut look = interval(LOOK_EVERY);
     loop {
         look.tick().await;
         let mut state = libc::pollfd { fd: descriptor, events: 0, revents: 0 };
-        // SAFETY: one valid entry; without waiting. The caller holds the descriptor open.
+        // SAFETY: the array has one valid entry, and the call does not wait. The caller holds the descriptor open.
         let found = unsafe { libc::poll(&raw mut state, 1, 0) };
         if found == 1 && state.revents & (libc::POLLHUP | libc::POLLERR) != 0 {
             return;
@@ -160,7 +160,7 @@ async fn hung_up(descriptor: i32) {
     }
 }
 
-/// Holds a directory's lock until the file is dropped.
+/// Locks a directory until the returned file is dropped.
 fn lock(directory: &Path) -> io::Result<File> {
     let directory = File::open(directory)?;
     for _ in 0..LOCK_TRIES {
@@ -188,13 +188,13 @@ fn remove_dead(path: &Path) -> Result<(), SocketError> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(failed)
         }
-        // One whose queue is full is served, too: it would be waited for.
+        // A socket whose queue is full is served, too: connecting would wait.
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(error)),
         _ => Err(SocketError::Live(shown(path))),
     }
 }
 
-/// Tries whether anybody answers, without waiting.
+/// Tries to connect, without waiting.
 fn connect(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -203,8 +203,8 @@ fn connect(path: &Path) -> io::Result<()> {
 
 fn listen(path: &Path) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Linux gives the file the mode of the socket (`unix_bind_bsd` in net/unix/af_unix.c): nobody else could connect
-    // even in the moment before it could be changed.
+    // Linux gives the file the mode of the socket (`unix_bind_bsd` in net/unix/af_unix.c). So nobody else can connect,
+    // not even in the moment before the mode could be changed.
     let file = File::from(OwnedFd::from(socket.try_clone()?));
     file.set_permissions(Permissions::from_mode(OWNER_ONLY))?;
     socket.bind(&SockAddr::unix(path)?)?;
@@ -223,7 +223,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory of its own for each test, which is gone after it.
+    /// A separate directory for each test, removed after it.
     struct Directory(PathBuf);
 
     impl Directory {
@@ -260,12 +260,12 @@ mod tests {
     fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
         let directory = Directory::new("dead");
         let path = directory.join("socket");
-        // As an agent that was killed leaves it.
+        // A killed agent leaves the socket like this.
         drop(StdListener::bind(&path).expect("a socket"));
         assert!(path.exists());
         let socket = EventSocket::bind(&path).expect("a socket in its place");
         assert!(matches!(EventSocket::bind(&path), Err(SocketError::Live(_))));
-        // One that lets nobody in, since it is stopped, is live all the same.
+        // The socket of a stopped agent, which accepts nobody, is live as well.
         let mut waiting = Vec::new();
         while connect(&path).is_ok() {
             waiting.push(connect(&path));
@@ -280,7 +280,7 @@ mod tests {
         let file = directory.join("file");
         fs::write(&file, "mine").expect("a file");
         assert!(matches!(EventSocket::bind(&file), Err(SocketError::Occupied(_))));
-        // A link is something else, too, wherever it leads.
+        // A link is not a socket, wherever it leads.
         for (name, leads_to) in [("to-file", "file"), ("to-nothing", "nothing")] {
             let link = directory.join(name);
             let _ = symlink(directory.join(leads_to), &link);

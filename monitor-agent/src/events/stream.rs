@@ -11,16 +11,16 @@ use super::{
 };
 use crate::pipeline::{EventKind, FinishedCall, LossReason, Lost, StartedCall, Tracer};
 
-/// Lines are handed to the readers at the latest when there is so much text of them.
+/// Lines are passed to the readers when their text reaches this size, in bytes, or earlier.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// Those who read the stream.
+/// The readers of the stream.
 #[derive(Debug, Default)]
 pub struct Readers {
     outboxes: Mutex<Vec<Arc<Outbox>>>,
-    /// How many those are.
+    /// The number of outboxes.
     count: AtomicUsize,
-    /// Lines that found no room with a reader.
+    /// The number of lines dropped since a reader had no room for them.
     dropped: AtomicU64,
 }
 
@@ -29,33 +29,33 @@ impl Readers {
         self.outboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets one more read, from now on.
+    /// Adds a reader, which gets lines from now on.
     pub fn add(&self, outbox: Arc<Outbox>) {
         let mut outboxes = self.lock();
         outboxes.push(outbox);
         self.count.store(outboxes.len(), Ordering::Release);
     }
 
-    /// Lets one read no more.
+    /// Removes a reader.
     pub fn remove(&self, outbox: &Arc<Outbox>) {
         let mut outboxes = self.lock();
         outboxes.retain(|other| !Arc::ptr_eq(other, outbox));
         self.count.store(outboxes.len(), Ordering::Release);
     }
 
-    /// How many there are.
+    /// Returns the number of readers.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Lines that were dropped since their reader had no room for them, of all readers there ever were.
+    /// Returns the number of lines dropped since a reader had no room for them, summed over all readers ever.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Ends all of them once they have what waits for them.
+    /// Closes all readers' outboxes. Queued lines are still written.
     fn close(&self, time_ns: u64) {
         for outbox in self.lock().drain(..) {
             outbox.close(time_ns);
@@ -63,19 +63,20 @@ impl Readers {
     }
 }
 
-/// Makes a line of each event that the filter takes, once for all readers. Without readers it does nothing.
+/// A tracer that writes each event that the filter passes as a line, once for all readers. Does nothing without
+/// readers.
 #[derive(Debug)]
 pub struct EventStream {
     filter: Filter,
     lines: Lines,
     batch: Batch,
     readers: Arc<Readers>,
-    /// Time of the last event. Not the latest there was: the clock may have been set back since.
+    /// The time of the last event. It is not always the latest time: the clock may have been set back since.
     last_ns: u64,
 }
 
 impl EventStream {
-    /// A stream for these readers.
+    /// Creates a stream for these readers.
     #[must_use]
     pub fn new(filter: Filter, lines: Lines, readers: Arc<Readers>) -> Self {
         Self { filter, lines, batch: Batch::default(), readers, last_ns: 0 }
@@ -91,7 +92,7 @@ impl EventStream {
 
     fn hand_over(&mut self) {
         let outboxes = self.readers.lock();
-        // An empty batch lets those be told of losses who have room now.
+        // Putting in even an empty batch reports losses to readers that have room now.
         let dropped: u64 = outboxes.iter().map(|outbox| outbox.put(&self.batch, self.last_ns)).sum();
         drop(outboxes);
         self.readers.dropped.fetch_add(dropped, Ordering::Relaxed);
@@ -162,7 +163,7 @@ mod tests {
         stream.flush();
     }
 
-    /// All that waits in a closed outbox.
+    /// Returns all lines in a closed outbox.
     fn written(outbox: &Outbox) -> String {
         let mut out = Vec::new();
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");

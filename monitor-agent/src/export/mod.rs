@@ -1,5 +1,4 @@
-//! How the numbers leave the agent: the Prometheus text format and the HTTP server that offers it,
-//! and OTLP.
+//! Export of metrics: the Prometheus text format, the HTTP server that serves it, and OTLP.
 
 pub mod http;
 mod negotiate;

@@ -1,10 +1,10 @@
-//! What a scraper says it can take: `Accept` and `Accept-Encoding`.
+//! Content negotiation with a scraper: `Accept` and `Accept-Encoding`.
 
 use axum::http::{HeaderMap, header};
 
-/// The content type of the text format, as `promhttp` answers where it offers nothing else (expfmt.Negotiate @
-/// prometheus/common v0.70). `escaping` is how names outside the classic character set would be written; there are
-/// none here, so it only repeats what was asked for.
+/// Returns the content type of the text format, as `promhttp` answers if it offers no other format (expfmt.Negotiate @
+/// prometheus/common v0.70). `escaping` is for names outside the classic character set. There are none here, so the
+/// answer only repeats the request's value.
 pub(super) fn content_type(headers: &HeaderMap) -> &'static str {
     let mut answer = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -25,7 +25,7 @@ pub(super) fn content_type(headers: &HeaderMap) -> &'static str {
     answer
 }
 
-/// Whether the answer is to be compressed: where gzip is liked better than none, as `promhttp` decides.
+/// Whether the answer is compressed: if gzip is preferred to no encoding, as `promhttp` decides.
 pub(super) fn wants_gzip(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(header::ACCEPT_ENCODING);
     let clauses: Vec<_> = lines
@@ -53,7 +53,7 @@ impl<'a> Clause<'a> {
         let (value, parameters) = text.split_once(';').unwrap_or((text, ""));
         let mut clause = Self { value: value.trim(), parameters, quality: 1.0 };
         if let Some(quality) = clause.parameter("q") {
-            // Out of its bounds or no number at all: not wanted.
+            // A quality out of bounds, or not a number: not wanted.
             clause.quality = quality.parse().ok().filter(|q| (0.0..=1.0).contains(q)).unwrap_or(0.0);
         }
         clause
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn content_types_are_those_that_promhttp_answers() {
-        // Each asked of promhttp @ client_golang v1.24.1. The fifth is Prometheus 3 itself.
+        // Each answer is from promhttp @ client_golang v1.24.1. The fifth request is that of Prometheus 3 itself.
         let asked = [
             ("", "underscores"),
             ("*/*", "underscores"),
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn encodings_are_those_that_promhttp_answers() {
-        // Asked as above, but for the last two: there the standard (RFC 9110, 12.5.3) wants gzip.
+        // As above, except for the last two, where the standard (RFC 9110, 12.5.3) wants gzip.
         let asked = [
             ("", false),
             ("gzip", true),
@@ -134,7 +134,7 @@ mod tests {
     }
 
     proptest! {
-        // A failure prints the input; a file beside the sources would only be forgotten.
+        // A failure prints the input; a file beside the sources would be forgotten.
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]

@@ -1,6 +1,6 @@
-//! The page for people: what is attached, since when, at what cost, and where the rest is.
+//! The status page for people: what is attached, since when and at what cost, with links to the rest.
 //!
-//! Plain HTML without scripts. Names come from other people's processes, so all text goes through [`Escaped`].
+//! Plain HTML without scripts. Names come from untrusted processes, so all text goes through [`Escaped`].
 
 use std::{
     fmt::{self, Write},
@@ -23,7 +23,7 @@ code,td.n{font:.875em ui-monospace,monospace}code{overflow-wrap:anywhere}td.n{wh
 th,td{text-align:left;padding:.3rem 1rem .3rem 0;border-top:1px solid var(--line);vertical-align:top}\
 th{font-weight:500;font-size:.875rem}";
 
-/// The whole page.
+/// Renders the whole page.
 pub(super) fn render(status: &Status, now: SystemTime) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
@@ -87,7 +87,7 @@ fn write_target(out: &mut String, target: &TargetStatus, now: SystemTime) -> fmt
     out.write_str("</section>\n")
 }
 
-/// Text that is only text, in an element or in a quoted attribute.
+/// Text escaped for an element or a quoted attribute.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -99,7 +99,7 @@ impl fmt::Display for Escaped<'_> {
                 '>' => f.write_str("&gt;")?,
                 '"' => f.write_str("&quot;")?,
                 '\'' => f.write_str("&#39;")?,
-                // Control characters do not print, and some would turn the text around it.
+                // Control characters do not print, and direction marks reorder the text around them.
                 c if c.is_control() || is_direction(c) => f.write_char(char::REPLACEMENT_CHARACTER)?,
                 c => f.write_char(c)?,
             }
@@ -112,7 +112,7 @@ fn is_direction(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A moment to the second, and how long ago it was.
+/// A time to the second, and how long ago it was.
 struct Since(SystemTime, SystemTime);
 
 impl fmt::Display for Since {

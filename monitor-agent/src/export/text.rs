@@ -1,19 +1,18 @@
 //! The Prometheus text format 0.0.4, byte for byte as `client_golang` writes it.
 //!
-//! The `prometheus` crate's own encoder prints numbers in another form (`le="1000000"` for `le="1e+06"`), which makes
-//! other series. Order is what `Registry.Gather` gives (prometheus/internal/metric.go @ v1.24.1): families by name,
-//! labels by name, series by the values of their labels; layout is that of `expfmt/text_create.go`.
+//! The `prometheus` crate's own encoder formats numbers differently (`le="1000000"` for `le="1e+06"`), which makes
+//! different series. The order is that of `Registry.Gather` (prometheus/internal/metric.go @ v1.24.1): families by
+//! name, labels by name, series by the values of their labels. The layout is that of `expfmt/text_create.go`.
 
 use std::{cmp::Ordering, collections::BTreeMap, fmt::Write, ops::Range};
 
 use prometheus::proto::{Histogram, LabelPair, Metric, MetricFamily, MetricType, Summary};
 
-/// The families as text.
+/// Encodes families as text.
 ///
-/// Families of one name become one family. Names must be of the classic form (letters, digits, `_`, and `:` in
-/// metrics): they are written as they are. A series that is given twice would make Prometheus reject everything, so
-/// only the first is written, and so is only the first of two labels or types under one name; the log tells about the
-/// others.
+/// Families of the same name are merged. Names must be of the classic form (letters, digits, `_`, and `:` in metrics):
+/// they are written as they are. A duplicate series would make Prometheus reject everything. So of duplicate series,
+/// and of labels or types under the same name, only the first is written; the others are logged.
 #[must_use]
 pub fn encode(families: &[MetricFamily]) -> String {
     let mut by_name = BTreeMap::<&str, Vec<&MetricFamily>>::new();
@@ -27,7 +26,7 @@ pub fn encode(families: &[MetricFamily]) -> String {
     out
 }
 
-/// One series with its labels in the order in which they are written.
+/// One series, with its labels in the order of writing.
 struct Series<'a> {
     labels: Vec<&'a LabelPair>,
     metric: &'a Metric,
@@ -41,7 +40,7 @@ impl<'a> Series<'a> {
         Self { labels, metric }
     }
 
-    /// As `Gather` sorts; names decide last, where `client_golang` has no order.
+    /// The order of `Gather`. Names break ties, for which `client_golang` has no order.
     fn order(&self, other: &Self) -> Ordering {
         let (ours, others) = (&self.labels, &other.labels);
         let values = || ours.iter().map(|label| label.value()).cmp(others.iter().map(|label| label.value()));
@@ -139,7 +138,7 @@ impl Lines<'_, '_> {
         self.out.push_str(suffix);
         let mut separator = '{';
         for label in &self.series.labels {
-            // What the line is about comes first.
+            // The line's own label wins over one of the same name.
             if extra.is_some_and(|(name, _)| name == label.name()) {
                 continue;
             }
@@ -177,7 +176,7 @@ fn count(value: u64) -> f64 {
     value as f64
 }
 
-/// Backslash and line break become two characters, and so do quotes inside of quotes.
+/// Escapes backslashes and line breaks, and quotes in quoted text.
 fn escape(out: &mut String, text: &str, quoted: bool) {
     let mut rest = text;
     while let Some(at) = rest.find(|c| matches!(c, '\\' | '\n') || quoted && c == '"') {
@@ -194,8 +193,8 @@ fn escape(out: &mut String, text: &str, quoted: bool) {
     out.push_str(rest);
 }
 
-/// A number as Go's `strconv.FormatFloat(value, 'g', -1, 64)` prints it (strconv/ftoa.go): the fewest digits that read
-/// back as the same number, with an exponent below 0.0001 and from 1000000 on. Negative zero is `0`, as in expfmt.
+/// Writes a number as Go's `strconv.FormatFloat(value, 'g', -1, 64)` does (strconv/ftoa.go): the fewest digits that
+/// read back as the same number, with an exponent below 0.0001 and from 1000000 on. Negative zero is `0`, as in expfmt.
 fn write_float(out: &mut String, value: f64) {
     const PLAIN_EXPONENTS: Range<i32> = -4..6;
     if value.is_nan() {
@@ -216,12 +215,12 @@ fn write_float(out: &mut String, value: f64) {
     if PLAIN_EXPONENTS.contains(&exponent) {
         return write_plain(out, mantissa, exponent);
     }
-    // What Rust's form lacks is the exponent's sign and second digit.
+    // Rust's form lacks the exponent's sign and second digit.
     let sign = if exponent < 0 { '-' } else { '+' };
     let _ = write!(out, "{mantissa}e{sign}{:02}", exponent.abs());
 }
 
-/// Moves the point of the mantissa, which is behind its first digit, by the exponent.
+/// Writes the mantissa with its decimal point, which follows the first digit, shifted by the exponent.
 fn write_plain(out: &mut String, mantissa: &str, exponent: i32) {
     if exponent < 0 {
         out.push_str("0.");
@@ -238,8 +237,8 @@ fn write_plain(out: &mut String, mantissa: &str, exponent: i32) {
     }
 }
 
-/// A positive number with the fewest digits that read back as the same, one of them before the point. Where two are equally
-/// near, Go takes the even one and Rust the upper one; that takes 15 digits at least.
+/// Returns a positive number in scientific form, with the fewest digits that read back as the same number. If two
+/// candidates are equally near, Go takes the even one and Rust the upper one; that needs at least 15 digits.
 fn shortest(value: f64) -> String {
     const TIE_LENGTH: usize = "1.23456789012345".len();
     let shortest = format!("{value:e}");
@@ -294,10 +293,11 @@ mod tests {
         family
     }
 
-    /// As `strconv.FormatFloat` prints it, from the decimal digits, by the words of its documentation.
+    /// Formats a number as `strconv.FormatFloat` is documented, from its decimal digits: the reference for
+    /// [`write_float`].
     fn slow_float(value: f64) -> String {
         let negative = value < 0.0;
-        // The fewest digits that read back as the same number, by trying.
+        // The fewest digits that read back as the same number, by trial.
         let (digits, exponent) = (0..=17)
             .map(|precision| format!("{:.precision$e}", value.abs()))
             .find(|text| text.parse::<f64>() == Ok(value.abs()))
@@ -356,7 +356,7 @@ mod tests {
     }
 
     proptest! {
-        // A failure prints the input; a file beside the sources would only be forgotten.
+        // A failure prints the input; a file beside the sources would be forgotten.
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]

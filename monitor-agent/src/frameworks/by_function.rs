@@ -1,4 +1,4 @@
-//! What a framework's file says whose calls are told by the function that they enter.
+//! Reads the files of frameworks whose calls are identified by the function that they enter.
 
 use monitor_ebpf::{FINISH_SITES, GATES};
 use toml::Spanned;
@@ -22,16 +22,16 @@ use crate::{
     },
 };
 
-/// Codes that a status can have.
+/// The maximum number of codes that a status can have.
 const CODES_MAX: usize = 64;
-/// Longest text that the programs compare.
+/// The maximum length, in bytes, of a text that the programs compare.
 const COMPARED_MAX: usize = 8;
-/// Which word of what a function gives is the error that a finish is told by: see [`crate::image::TestedCall`].
+/// The result word that holds the error where a finish has `given_by`: see [`crate::image::TestedCall`].
 const GIVEN_ERROR: usize = 1;
 
 pub(super) fn framework(written: &WrittenByFunction) -> Result<SitedFramework, Wrong> {
     let operations = written.operation.get_ref();
-    // Of what stands for something else only one is taken.
+    // An operation and its substitute count once, since only one of the two is planned.
     let substitutes = operations.iter().filter(|operation| operation.get_ref().in_place_of.is_some()).count();
     few(&written.operation, OPERATIONS_MAX + substitutes.min(OPERATIONS_MAX))?;
     let mut calls: Vec<CallSpec> = Vec::new();
@@ -103,7 +103,7 @@ fn call(spanned: &Spanned<WrittenCall>, codes: &[&str]) -> Result<CallSpec, Wron
     })
 }
 
-/// Ends that only an error tells.
+/// Returns the ends that are visible only as an error passed between two functions.
 fn error_ends(
     written: &Spanned<Vec<Spanned<WrittenErrorEnd>>>,
     codes: &[&str],
@@ -131,13 +131,13 @@ fn error_ends(
     written.get_ref().iter().map(end).collect()
 }
 
-/// A few functions.
+/// Checks a list of function names.
 fn symbols(written: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<String>, Wrong> {
     few(written, ALTERNATIVES_MAX)?;
     written.get_ref().iter().map(symbol).collect()
 }
 
-/// The methods that messages go through.
+/// Returns the methods through which the messages of streams go.
 fn methods(written: &Spanned<Vec<WrittenMethods>>) -> Result<Vec<SitedMessages>, Wrong> {
     few(written, ALTERNATIVES_MAX)?;
     let methods = written.get_ref().iter().map(|methods| {
@@ -169,7 +169,7 @@ fn methods(written: &Spanned<Vec<WrittenMethods>>) -> Result<Vec<SitedMessages>,
     methods.collect()
 }
 
-/// A field with the description of a call, and two fields of that.
+/// Returns the field that holds a call's description, and the two fields of the description that say who streams.
 fn description(written: &WrittenStreams) -> Result<[String; 3], Wrong> {
     let parts = |path: &Spanned<String>| {
         let (name, rest) = path.get_ref().split_once('.').unwrap_or_default();
@@ -184,7 +184,7 @@ fn description(written: &WrittenStreams) -> Result<[String; 3], Wrong> {
     Ok([name, client, server])
 }
 
-/// Functions to choose from, and what all of them call the pointer that is the key.
+/// Returns the alternative functions, and the name that all of them give to the pointer that is the key.
 fn ends(
     written: &Spanned<Vec<Spanned<WrittenEnd>>>,
     is_finish: bool,
@@ -202,7 +202,7 @@ fn ends(
     Ok((entries, root))
 }
 
-/// A function, and what it calls the pointer that is the key.
+/// Returns a function, and the name that it gives to the pointer that is the key.
 fn end(spanned: &Spanned<WrittenEnd>, is_finish: bool) -> Result<(String, Entry), Wrong> {
     let written = spanned.get_ref();
     let found = entry(&Spanned::new(spanned.span(), written.entry()), true, true)?;
@@ -254,7 +254,7 @@ fn kind(spanned: &Spanned<WrittenCall>, root: &str) -> Result<KindSpec, Wrong> {
     Ok(KindSpec::Second(ways(written, of, spanned)?, client, server))
 }
 
-/// Ways to the type of a pointer.
+/// Returns the ways to the type of a pointer.
 fn ways(written: &WrittenCall, pointer: &str, spanned: &Spanned<WrittenCall>) -> Result<Vec<Way>, Wrong> {
     let Some(ways) = written.types.get(pointer) else {
         return wrong(spanned, format!("say of which type {pointer} is"));

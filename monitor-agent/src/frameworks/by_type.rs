@@ -1,4 +1,4 @@
-//! What a framework's file says whose calls are told by the type of their object.
+//! Reads the files of frameworks whose calls are identified by the type of their object.
 
 use toml::Spanned;
 
@@ -22,7 +22,7 @@ use crate::specs::{
     written::WrittenEntry,
 };
 
-/// Entries of a table of names.
+/// The maximum number of entries in a table of names.
 const NAMES_MAX: usize = 64;
 
 pub(super) fn framework(written: WrittenByType) -> Result<Framework, Wrong> {
@@ -52,7 +52,7 @@ pub(super) fn framework(written: WrittenByType) -> Result<Framework, Wrong> {
     })
 }
 
-/// The homes, what they call the object, and where all of them get it and the error.
+/// Returns the homes, the name that they give to the object, and the argument words of the object and the error.
 fn homes(written: &Spanned<Vec<Spanned<WrittenHome>>>) -> Result<(Vec<Home>, String, [Pair; 2]), Wrong> {
     few(written, ALTERNATIVES_MAX)?;
     let mut homes = Vec::new();
@@ -77,12 +77,12 @@ fn homes(written: &Spanned<Vec<Spanned<WrittenHome>>>) -> Result<(Vec<Home>, Str
     Ok((homes, root, words))
 }
 
-/// A function of which one pointer's place is said, and not the key's.
+/// Reads a function that has one pointer and no key.
 fn function(written: &Spanned<WrittenEntry>) -> Result<specs::Entry, Wrong> {
     no_user_words(written, entry(written, false, true)?)
 }
 
-/// The only pointer of a function, which is an interface.
+/// Returns the name and the words of a function's only pointer, which must be an interface.
 fn interface(written: &Spanned<WrittenEntry>, entry: &specs::Entry) -> Result<(String, Pair), Wrong> {
     let [(name, word)] = &entry.words.pointers[..] else {
         return wrong(written, "say where the object is, and nothing else, in pointers");
@@ -93,7 +93,7 @@ fn interface(written: &Spanned<WrittenEntry>, entry: &specs::Entry) -> Result<(S
     Ok((name.clone(), pair(*word)))
 }
 
-/// An interface that begins with a word.
+/// Returns the words of an interface whose type word has this number.
 fn pair(type_word: usize) -> Pair {
     Pair { type_word, data: type_word + 1 }
 }

@@ -1,7 +1,7 @@
-//! What the agent knows about RPC frameworks: data, in files that are embedded.
+//! Knowledge about RPC frameworks, as data in embedded files.
 //!
-//! A framework is described by names only: of functions, types and fields. Which addresses and offsets these
-//! have in a given executable is the [plan](crate::plan)'s to find and to prove.
+//! A framework is described by names only: of functions, types and fields. The [plan](crate::plan) finds and proves
+//! their addresses and offsets in a given executable.
 
 mod by_function;
 mod by_type;
@@ -19,26 +19,26 @@ pub use spec::{
     SitedFramework, SitedMessages, StatusSpec, Untold, Way,
 };
 
-/// The files, and their texts.
+/// The files: name and text.
 pub static FILES: [(&str, &str); 2] = [
     ("kitex.toml", include_str!("../../frameworks/kitex.toml")),
     ("grpc-go.toml", include_str!("../../frameworks/grpc-go.toml")),
 ];
 
-/// All frameworks, in the order in which they are looked for.
+/// All frameworks, in the order in which they are searched for.
 #[derive(Debug)]
 pub struct Frameworks {
-    /// Those whose calls are told by the type of their object.
+    /// Frameworks whose calls are identified by the type of their object.
     pub by_type: Vec<Framework>,
-    /// Those whose calls are told by the function that they enter.
+    /// Frameworks whose calls are identified by the function that they enter.
     pub sited: Vec<SitedFramework>,
 }
 
-/// What the files say. They are read once.
+/// Returns the frameworks that the files describe. The files are read once.
 ///
 /// # Panics
 ///
-/// If one of them says nothing that can be understood. They are part of the program: its tests read them.
+/// If a file can't be parsed. The files are part of the program, and its tests read them.
 #[must_use]
 pub fn known() -> &'static Frameworks {
     static READ: LazyLock<Frameworks> = LazyLock::new(|| {
@@ -56,13 +56,13 @@ pub fn known() -> &'static Frameworks {
 }
 
 impl Frameworks {
-    /// Name for people and module path of each.
+    /// Returns the title and the module path of each framework.
     pub fn titles(&self) -> impl Iterator<Item = (&str, &str)> {
         let by_type = self.by_type.iter().map(|framework| (&*framework.title, &*framework.module));
         by_type.chain(self.sited.iter().map(|framework| (&*framework.title, &*framework.module)))
     }
 
-    /// The name of a status's code, such as `NotFound`; `None` for a number that means nothing to the framework.
+    /// The name of a status code, such as `NotFound`; `None` if the framework has no such code.
     #[must_use]
     pub fn code(&self, number: u32) -> Option<&str> {
         let framework = self.sited.iter().find(|framework| framework.metrics.family == Family::Grpc)?;

@@ -1,4 +1,4 @@
-//! Parts that both kinds of frameworks' files have.
+//! What the files of both kinds of frameworks have in common.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub(super) fn metrics(written: &WrittenMetrics) -> Result<Metrics, Wrong> {
     Ok(Metrics { family, labels: labels.collect::<Result<_, _>>()? })
 }
 
-/// Refuses what only users' specs can say of a function.
+/// Refuses what only users' specs can say about a function: patterns and numbers.
 pub(super) fn no_user_words(
     written: &Spanned<WrittenEntry>,
     entry: specs::Entry,
@@ -39,7 +39,7 @@ pub(super) fn no_user_words(
     Ok(entry)
 }
 
-/// A question that can only be whether a number equals another.
+/// Reads a question that must compare a number with `==`.
 pub(super) fn equals(written: &WrittenQuestion, root: &str) -> Result<(Alternatives, u32), Wrong> {
     Ok((alternatives(&written.number, root)?, equal(&written.is)?))
 }
@@ -51,7 +51,7 @@ pub(super) fn equal(written: &Spanned<String>) -> Result<u32, Wrong> {
     }
 }
 
-/// Something of which there is at least one, and no more than this.
+/// A collection that has at least one entry, and a limit.
 pub(super) trait Counted {
     fn count(&self) -> usize;
 }
@@ -83,12 +83,12 @@ pub(super) fn few_choices(written: &Spanned<Choices>) -> Result<&[String], Wrong
     wrong(written, format!("give from 1 to {ALTERNATIVES_MAX} to choose from"))
 }
 
-/// What follows the name of a pointer in paths.
+/// Checks paths, and strips the name of the pointer that they begin with.
 pub(super) fn alternatives(written: &Spanned<Choices>, root: &str) -> Result<Alternatives, Wrong> {
     few_choices(written)?.iter().map(|path| below(written, path, root)).collect()
 }
 
-/// What follows the name of a pointer in a path.
+/// Checks a path, and strips the name of the pointer that it begins with.
 pub(super) fn below<T>(written: &Spanned<T>, path: &str, root: &str) -> Result<String, Wrong> {
     check(written, names::path(path))?;
     match path.strip_prefix(root).and_then(|rest| rest.strip_prefix('.')) {
@@ -97,7 +97,7 @@ pub(super) fn below<T>(written: &Spanned<T>, path: &str, root: &str) -> Result<S
     }
 }
 
-/// The way to a type: `(INTERFACE).(*TYPE)`, and then fields.
+/// Parses a way to a type: `(INTERFACE).(*TYPE)`, followed by fields.
 pub(super) fn way<T>(written: &Spanned<T>, text: &str) -> Result<Way, Wrong> {
     let inside = |step: Option<&str>, open: &str| {
         step.and_then(|step| step.strip_prefix(open)?.strip_suffix(')')).map(str::to_owned)

@@ -1,5 +1,5 @@
-//! From a framework's file to what it says, or to what is wrong in it and where. What users' specs say too is written and
-//! read as there.
+//! Reads a framework's file, or finds the place of the error in it. Its format is that of users' specs
+//! where both say the same.
 
 use super::{
     by_function, by_type,
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::specs::{SpecError, read::of_text};
 
-/// Reads a framework's file. `file` is what errors call it.
+/// Reads a framework's file. `file` is its name in errors.
 pub fn read(file: &str, text: &str) -> Result<Known, SpecError> {
     let head: Head = of_text(file, text, Ok)?;
     match head.told_by {

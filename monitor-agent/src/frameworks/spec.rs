@@ -1,161 +1,160 @@
-//! What a framework's file says, as it was read.
+//! The content of a framework's file.
 //!
-//! Type names are written without the framework's module path: `pkg/rpcinfo.rpcInfo`. A path leads from the
-//! object to a value: fields joined by dots, and `(*TYPE)` after a field that holds an interface, which says
-//! which type must be in it; any other type there is never read as if it were this one.
+//! Type names are written without the framework's module path: `pkg/rpcinfo.rpcInfo`. A path leads from the object to
+//! a value: fields joined by dots, with `(*TYPE)` after a field that holds an interface. The interface must hold this
+//! type; a value of any other type is never read as if it had this one. An example:
 //! `to.(*pkg/rpcinfo/remoteinfo.remoteInfo).serviceName`
 
 use crate::specs::Side;
 
-/// What a framework's file describes.
+/// A framework, as its file describes it.
 #[derive(Debug)]
 pub enum Known {
-    /// A framework whose calls are told by the type of their object.
+    /// A framework whose calls are identified by the type of their object.
     ByType(Box<Framework>),
-    /// A framework whose calls are told by the function that they enter.
+    /// A framework whose calls are identified by the function that they enter.
     ByFunction(Box<SitedFramework>),
 }
 
-/// An RPC framework whose calls are told by the type of their object.
+/// An RPC framework whose calls are identified by the type of their object.
 #[derive(Debug)]
 pub struct Framework {
     /// Name in logs and `inspect`.
     pub name: String,
     /// Name for people.
     pub title: String,
-    /// What its calls feed.
+    /// The metrics that its calls feed.
     pub metrics: Metrics,
-    /// Module path under which the framework is published. Copies of it may have others.
+    /// The module path under which the framework is published. Copies may have other paths.
     pub module: String,
-    /// The functions that every call enters, by the homes they had in its releases, newest first.
+    /// The functions that every call enters, one pair per home that they had in the releases, newest first.
     pub homes: Vec<Home>,
-    /// Where both functions get the object: the integer arguments with its type word and its address, counted
-    /// from 0 with the receiver, an interface being two.
+    /// The integer arguments that hold the object's type word and address, in both functions. They are counted from 0
+    /// with the receiver; an interface is two.
     pub object: Pair,
-    /// Where the finish function gets the error.
+    /// The integer arguments that hold the error, in the finish function.
     pub error: Pair,
-    /// The types that the object can have. The first that fits counts.
+    /// The types that the object can have. The first that fits is used.
     pub shapes: Vec<ShapeSpec>,
-    /// How its errors are told apart.
+    /// How to classify its errors.
     pub errors: ErrorSpec,
-    /// How the messages of its streams are seen.
+    /// How to find the messages of its streams.
     pub messages: MessageSpec,
-    /// What the protocols that calls go over are called.
+    /// The names of the protocols.
     pub protocols: ProtocolSpec,
-    /// Interfaces that a service can implement itself, and what can't be told of its types.
+    /// Interfaces that a service can implement itself, each with a note about what is unknown for such types.
     pub open_interfaces: Vec<(String, String)>,
-    /// What can't be told of some releases, though no layout shows that.
+    /// Limits of some releases that no layout shows.
     pub untold: Vec<Untold>,
 }
 
 /// The metrics that calls feed.
 #[derive(Debug)]
 pub struct Metrics {
-    /// The family that is chosen with `--metrics`.
+    /// The family, as selected with `--metrics`.
     pub family: Family,
-    /// The labels that calls always have.
+    /// The labels that every call has.
     pub labels: Vec<String>,
 }
 
-/// A family of metrics of calls: what a label set means, and how it is shown.
+/// A family of metrics: what a label set means, and how it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// Three names, a class of errors.
+    /// Names of caller, callee and method, and a class of errors.
     Kitex,
-    /// One name for service and method, the code of a status.
+    /// One name for service and method, and a status code.
     Grpc,
 }
 
-/// A pair of functions that every call enters. A package path under which both are in an executable is a copy of the
-/// framework.
+/// A pair of functions that every call enters. Each package path under which an executable has both is
+/// a copy of the framework.
 #[derive(Debug)]
 pub struct Home {
-    /// When it starts.
+    /// The function entered when a call starts.
     pub start: Function,
-    /// When it finishes.
+    /// The function entered when a call finishes.
     pub finish: Function,
 }
 
-/// A function.
+/// A function of a framework.
 #[derive(Debug)]
 pub struct Function {
     /// Its name, without the module path.
     pub name: String,
-    /// Its arguments, or the first of them, where the executable says which it has.
+    /// Its arguments, or a prefix of them. Checked if the executable describes its arguments.
     pub arguments: String,
 }
 
-/// Errors that belong to classes, each of which is one object of the executable with a message in it.
+/// How errors are classified. Each class is one object of the executable, and has a message.
 #[derive(Debug)]
 pub struct ErrorSpec {
     /// The type of the classes, which are errors themselves.
     pub class: String,
-    /// Its field with the message.
+    /// The field of a class that holds the message.
     pub message: String,
     /// The type of errors that point to their class.
     pub wrapped: String,
-    /// Its field with the pointer.
+    /// The field of such an error that holds the pointer.
     pub points: String,
-    /// The type of errors in which another may come, whose class counts if it has one.
+    /// The type of errors that can carry another error. The class of the carried error is used, if it has one.
     pub carrier: String,
-    /// Its field with that one.
+    /// The field of such an error that holds the carried one.
     pub carries: String,
-    /// Name of each class by its message.
+    /// The name of each class, by its message.
     pub names: Vec<(String, String)>,
-    /// Name of the class of types of errors that have none of these objects.
+    /// Types of errors that have no class object, each with the name of its class.
     pub types: Vec<(String, String)>,
 }
 
-/// Names of protocols, whose numbers are bits that can be combined.
+/// The names of protocols. Their numbers are bits that can be combined.
 #[derive(Debug)]
 pub struct ProtocolSpec {
-    /// Of no bit.
+    /// The name if no bit is set.
     pub none: String,
-    /// Of each bit, in the order in which they are written.
+    /// The name of each bit, in the order of output.
     pub bits: Vec<(u16, String)>,
-    /// Major and minor version since which names of combined bits are written side by side.
+    /// The first release, major and minor, that writes combined bits as joined names.
     pub joined_since: (u32, u32),
-    /// Before, a combination had a name of its own,
+    /// Before that release, the name of each combination.
     pub combinations: Vec<(u16, String)>,
-    /// or else this one.
+    /// Before that release, the name of every other combination.
     pub other: String,
 }
 
-/// What can't be told of some releases.
+/// A limit of some releases.
 #[derive(Debug)]
 pub struct Untold {
-    /// Major and minor version of the first of them.
+    /// The first affected release, major and minor.
     pub since: (u32, u32),
-    /// Those of the first that is none of them any more.
+    /// The first release that is no longer affected.
     pub before: (u32, u32),
-    /// What that is, and what holds then.
+    /// A note: what is unknown, and what the metrics show instead.
     pub note: String,
 }
 
-/// The functions that are entered once for each attempt to send or to receive a message on a stream. Their
-/// arguments begin like those of the start function and end with a struct, in which an error says that there
-/// was no message.
+/// The functions that are entered once for each attempt to send or receive a message on a stream. Their arguments
+/// begin like those of the start function and end with a struct. If the struct holds an error, there was no message.
 #[derive(Debug)]
 pub struct MessageSpec {
-    /// Sending.
+    /// Entered for each message sent.
     pub sent: Function,
-    /// Receiving.
+    /// Entered for each message received.
     pub received: Function,
-    /// The error's field in the struct.
+    /// The field of the struct that holds the error.
     pub error: String,
-    /// Ways to the struct's type, by types only, up to the fields that hold functions with the struct as their last
-    /// argument: one for sending and one for receiving.
+    /// Ways to the struct's type, by types only. Each ends at two fields, for sending and receiving, which hold
+    /// functions whose last argument is the struct.
     pub routes: Vec<Route>,
 }
 
 /// See [`MessageSpec::routes`].
 #[derive(Debug)]
 pub struct Route {
-    /// The way to the struct with the functions.
+    /// The way to the struct that has the two fields.
     pub way: Way,
-    /// Its field with the functions for messages sent.
+    /// The field with the functions for messages sent.
     pub sent: String,
-    /// The same for messages received.
+    /// The field with the functions for messages received.
     pub received: String,
 }
 
@@ -168,49 +167,49 @@ pub struct Pair {
     pub data: usize,
 }
 
-/// What tells calls in flight apart.
+/// What distinguishes calls in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
-    /// The object: it stays the same from start to finish.
+    /// The object, which is the same at start and finish.
     Object,
-    /// The goroutine, except for streams: start and finish run on one goroutine and nest properly.
+    /// The goroutine, except for streams. Start and finish run on the same goroutine, and calls nest properly.
     GoroutineUnlessStreaming,
 }
 
-/// Paths to the same value in types that can stand for each other. Those whose types or fields are not in the
-/// executable are left out.
+/// Paths to the same value in types that can replace each other. Paths whose types or fields are not in the
+/// executable are skipped.
 pub type Alternatives = Vec<String>;
 
-/// A question about a value of the object.
+/// A yes-or-no question about a value of the object.
 #[derive(Debug)]
 pub enum Question {
-    /// Does it equal this number?
+    /// Does the value equal this number?
     Equals(Alternatives, u32),
-    /// Has it one of these bits set?
+    /// Has the value one of these bits set?
     AnyBit(Alternatives, u32),
 }
 
-/// What must be in an interface field for a shape to fit.
+/// A condition for a shape to fit: the type that an interface field holds.
 #[derive(Debug)]
 pub struct Condition {
     /// The field.
     pub field: String,
-    /// Its interface type.
+    /// The type of the field, an interface.
     pub interface: String,
-    /// The type that it must hold a pointer to.
+    /// The type that the interface must point to.
     pub holds: String,
 }
 
-/// An event that calls record themselves, in a slice.
+/// An event, one element of a slice, that calls record themselves.
 #[derive(Debug)]
 pub struct RecordedSpec {
-    /// Path to the slice.
+    /// The path to the slice.
     pub events: String,
-    /// Which element is the start of the call.
+    /// The index of the element that records the start of the call.
     pub index: u8,
-    /// Its number that has this bit set once the event was recorded.
+    /// The field of an element with its state, and the bit that is set once the event is recorded.
     pub state: (String, u32),
-    /// Its time, nanoseconds since 1970.
+    /// The field of an element with its time, in nanoseconds since 1970.
     pub time: String,
 }
 
@@ -219,60 +218,60 @@ pub struct RecordedSpec {
 pub struct ShapeSpec {
     /// Name in `inspect`.
     pub name: String,
-    /// Side of its calls.
+    /// The side of its calls.
     pub side: Side,
-    /// Interface as which the functions get the object.
+    /// The interface type of the functions' argument.
     pub interface: String,
-    /// The type that the object points to.
+    /// The concrete type that the interface points to.
     pub concrete: String,
-    /// What else must hold.
+    /// A further condition.
     pub when: Option<Condition>,
-    /// What tells its calls apart.
+    /// What distinguishes its calls in flight.
     pub key: Key,
-    /// Path to the calling service's name.
+    /// The path to the name of the calling service.
     pub caller: String,
-    /// Path to the called service's name.
+    /// The path to the name of the called service.
     pub callee: String,
-    /// Path to the method's name.
+    /// The path to the name of the method.
     pub method: String,
-    /// Is the call a stream? What the release has no answer to is a note, unless the key depends on it.
+    /// Is the call a stream? If the release can't answer, that is a note, unless the key depends on it.
     pub streaming: Question,
-    /// Is it oneway? The same.
+    /// Is the call oneway? If the release can't answer, that is a note.
     pub oneway: Question,
-    /// Path to the number that says the kind of stream; not there in every release.
+    /// The path to the number for the kind of stream. Not every release has it.
     pub stream: String,
-    /// Paths to the number of bytes sent and received for the call; not there in every release.
+    /// The paths to the numbers of bytes sent and received for the call. Not every release has them.
     pub sizes: [String; 2],
-    /// Paths to the peer's IP address, a slice, and its port; where it can be told at all.
+    /// The paths to the peer's IP address (a slice) and port, if the peer is known.
     pub peer: Option<[String; 2]>,
-    /// Path to the tags that hold the number of retries under `retry`.
+    /// The path to the tags, which hold the number of retries under `retry`.
     pub tags: Option<String>,
-    /// Path to the number of the protocol.
+    /// The path to the number of the protocol.
     pub protocol: String,
-    /// The start of the call as it records it itself; not in every release, and not by every service.
+    /// The start that the call records itself. Not every release has it, and not every service records it.
     pub recorded: RecordedSpec,
-    /// Path to what was recovered from a panic: a `sync/atomic` value, of the type `Value` with a struct that begins
-    /// with an interface in it, or `Pointer` to an interface. The interface is nil without a panic.
+    /// The path to the value recovered from a panic, a `sync/atomic` value: a `Value` that holds a struct beginning
+    /// with an interface, or a `Pointer` to an interface. Without a panic the interface is nil.
     pub panicked: String,
 }
 
-/// A framework whose functions get plain pointers: which function is entered says what kind of call it is, and
-/// which of its arguments is what.
+/// A framework whose functions get plain pointers. The entered function identifies the kind of call and the meaning
+/// of each argument.
 ///
-/// Names in the framework's topmost package begin with a dot. In paths, pointers are followed as Go follows them.
+/// Names in the framework's topmost package begin with a dot. Paths follow pointers as Go does.
 #[derive(Debug)]
 pub struct SitedFramework {
     /// Name in logs and `inspect`.
     pub name: String,
     /// Name for people.
     pub title: String,
-    /// What its calls feed.
+    /// The metrics that its calls feed.
     pub metrics: Metrics,
-    /// Module path under which the framework is published. Copies of it may have others.
+    /// The module path under which the framework is published. Copies may have other paths.
     pub module: String,
-    /// The kinds of calls. One whose start is not in the executable can't happen in it.
+    /// The kinds of calls. If an executable lacks a start function, it has no calls of that kind.
     pub calls: Vec<CallSpec>,
-    /// How a call's end is told.
+    /// How the status of a finished call is found.
     pub status: StatusSpec,
 }
 
@@ -281,82 +280,86 @@ pub struct SitedFramework {
 pub struct CallSpec {
     /// Name in `inspect`.
     pub name: String,
-    /// Side of its calls.
+    /// The side of its calls.
     pub side: Side,
-    /// Where it starts: the first of these that is there with these arguments.
+    /// The alternative start functions. The first one that the executable has with these arguments is used.
     pub start: Vec<Entry>,
-    /// Where it finishes: of each list the first that is there. One of the first list must be.
+    /// The finish functions: lists of alternatives, of which the first that exists is used. The first list must have
+    /// one that exists.
     pub finishes: Vec<Vec<Entry>>,
-    /// It starts as the kind of call of this name does, and finishes elsewhere.
+    /// The name of the kind of call whose start it shares. Only its finish differs.
     pub variant_of: Option<String>,
     /// Ways to the type that the object points to.
     pub object: Vec<Way>,
-    /// Path to the pointer that is the key, if that is not the object.
+    /// The path to the pointer that is the key, if the object is not the key.
     pub key: Option<String>,
-    /// Path to the method's full name, in one of these.
+    /// Alternative paths to the method's full name.
     pub method: Vec<String>,
-    /// How its kind of stream is told.
+    /// How the kind of stream is found.
     pub kind: KindSpec,
-    /// Taken only where the one of this name can't be.
+    /// The name of the kind of call that this one replaces if that one can't be planned.
     pub in_place_of: Option<String>,
-    /// A stream may finish twice: the first counts.
+    /// Whether a stream may finish twice. If so, the first finish counts.
     pub first_finish: bool,
-    /// Functions, without the module path, that tell failures in the middle of a call: what they, the closures in them and
-    /// what these call tell is not its end.
+    /// Functions, without the module path, that report failures in the middle of a call. A status written by them, by
+    /// their closures or by their callees is not the end of the call.
     pub not_within: Vec<String>,
-    /// Way to a field by which a call keeps that its end has been told: where it is there the first that is told is its
-    /// end, also if [`not_within`](Self::not_within) has told it.
+    /// The way to a field that records that a call has written its status. If the field exists, the first status is
+    /// the end of the call, even if it comes from [`not_within`](Self::not_within).
     pub ends_once: Option<Way>,
-    /// Path to a number, and what it must be for a hit of the start to be one: else it is another attempt of the same call.
+    /// Paths to a number, and the value that it has at the start of a call. With any other value, a hit is another
+    /// attempt of the same call.
     pub begins_if: Option<(Alternatives, u32)>,
-    /// Path to a number, and what it must be for a finish without a start to be the first of its call.
+    /// Paths to a number, and the value that it has at the first finish of a call whose start was not seen.
     pub first_if: Option<(Alternatives, u32)>,
-    /// Paths to numbers, and what each must be for a hit of a finish to be one.
+    /// Paths to numbers, and the value that each must have for a hit to be a finish.
     pub only_if: Vec<(Alternatives, u32)>,
-    /// An end that only an error tells, if there is one: the first of these that is there with these arguments.
+    /// Alternative ends that are visible only as an error passed between two functions. The first one that the
+    /// executable has with these arguments is used.
     pub error_ends: Vec<ErrorEnd>,
-    /// Where the messages of its streams go through: the first of these that is there.
+    /// Alternative methods through which the messages of streams go. The first ones that exist are used.
     pub messages: Vec<SitedMessages>,
 }
 
-/// The two methods of a type through which messages go, one call for each. There was a message if they return no error.
+/// Two methods of a type, each called once per message. If a method returns no error, there was a message.
 #[derive(Debug)]
 pub struct SitedMessages {
-    /// Sending, without the module path.
+    /// The method for sending, without the module path.
     pub sent: String,
-    /// Receiving.
+    /// The method for receiving, without the module path.
     pub received: String,
-    /// The arguments of both.
+    /// The arguments of both methods.
     pub arguments: String,
-    /// Ways to the type.
+    /// Ways to the type of the receiver.
     pub receiver: Vec<Way>,
-    /// Where it has the object of the call.
+    /// Where the receiver holds the object of the call.
     pub object: ObjectOf,
-    /// Its field with the description of the call, and the fields of that which say whether the client streams, and
-    /// whether the server does. Where a release has none the start of the call has told.
+    /// The receiver's field that holds the description of the call, and the description's fields that say
+    /// whether the client and the server stream. If a release has no such field, the kind of stream is known
+    /// from the start of the call.
     pub description: [String; 3],
 }
 
-/// Where the receiver of a method has the object of a call.
+/// Where the receiver of a method holds the object of a call.
 #[derive(Debug)]
 pub enum ObjectOf {
-    /// It is the object.
+    /// The receiver is the object.
     Itself,
-    /// In this field, which is a pointer.
+    /// In this field, a pointer.
     Pointer(String),
     /// In a field that is an interface.
     Interface {
         /// The field.
         field: String,
-        /// The type in it that the object has.
+        /// The type of the object, which the interface holds.
         holds: String,
-        /// A type that it holds where there is no call.
+        /// The type that the interface holds if there is no call.
         no_call: String,
     },
 }
 
 impl SitedFramework {
-    /// Whether there is something to take where this one can't be.
+    /// Whether another kind of call can replace this one if it can't be planned.
     #[must_use]
     pub fn has_substitute(&self, call: &CallSpec) -> bool {
         self.calls.iter().any(|other| other.in_place_of.as_ref() == Some(&call.name))
@@ -368,76 +371,76 @@ impl SitedFramework {
 pub struct Entry {
     /// The function, without the module path.
     pub function: String,
-    /// Its arguments, or the first of them: `w` for a word, a digit for fewer bytes, braces around an interface.
+    /// Its arguments, or a prefix of them: `w` for a word, a digit for fewer bytes, braces around an interface.
     pub arguments: String,
-    /// Which word of the arguments is the object, counted from 0.
+    /// The argument word that is the object, counted from 0.
     pub object: usize,
-    /// Which word is the second argument: at a start the description of the call, at a finish the status.
+    /// The argument word that is the second argument: at a start the description of the call, at a finish the status.
     pub second: usize,
-    /// At a finish, which word is the type word of the error whose data is the second argument. `None`: that is a
-    /// status itself.
+    /// At a finish, the word that is the type word of an error; the second argument is its data word. `None` if the
+    /// second argument is the status itself.
     pub error: Option<usize>,
-    /// The call ends where this function, without the module path, has given the other one that error, which tests it; error and
-    /// second argument are words of what it gives then.
+    /// A function, without the module path, that returns the error to `function`. The call ends where `function`
+    /// tests it; error and second argument are then result words.
     pub given_by: Option<String>,
 }
 
-/// An end of calls that a function is told by an error which another one gives it, and that it tells nobody.
+/// An end of a call that is visible only inside a function: another function returns an error to it,
+/// and it writes no status.
 #[derive(Debug)]
 pub struct ErrorEnd {
     /// The function, without the module path.
     pub function: String,
-    /// Its arguments, all of them, or the first.
+    /// Its arguments, or a prefix of them.
     pub arguments: String,
-    /// The one that gives the error, and nothing else.
+    /// The function whose only result is the error.
     pub given_by: String,
-    /// Which word of the function's arguments is the object.
+    /// The argument word of the function that is the object.
     pub object: usize,
-    /// The type of the errors that are an end: itself, not a pointer to it.
+    /// The type of the errors that end a call: a value, not a pointer to one.
     pub error: String,
-    /// The code that it stands for.
+    /// The status code that the error stands for.
     pub code: u8,
 }
 
-/// A way to a type: the type that implements an interface, then fields through pointers and slices; `()` leads from a
+/// A way to a type: a type that implements an interface, then fields, through pointers and slices. `()` leads from a
 /// function to its parameter.
 #[derive(Debug)]
 pub struct Way {
-    /// Interface.
+    /// The interface.
     pub interface: String,
-    /// A type that implements it.
+    /// The type that implements it.
     pub concrete: String,
-    /// Fields that lead on.
+    /// The fields that follow.
     pub fields: Vec<String>,
 }
 
-/// How the kind of stream of a call is told.
+/// How the kind of stream of a call is found.
 #[derive(Debug)]
 pub enum KindSpec {
-    /// It is none.
+    /// The call is not a stream.
     Unary,
-    /// By two truth values behind the object: whether the client streams, and whether the server does.
+    /// From two bools behind the object: whether the client streams, and whether the server does.
     Object(String, String),
-    /// By two of the struct that the second argument of the start points to, whose type these ways lead to.
+    /// From two bools of the struct that the start's second argument points to. The ways lead to its type.
     Second(Vec<Way>, String, String),
 }
 
-/// A status, and errors that have one.
+/// How a status is found, and which errors have one.
 #[derive(Debug)]
 pub struct StatusSpec {
-    /// The type of errors that have one.
+    /// The type of errors that have a status.
     pub error: String,
-    /// Path from such an error to the pointer to the status.
+    /// The path from such an error to the pointer to the status.
     pub from_error: String,
-    /// Path from a status to the pointer to its message. Where it is nil, all is well.
+    /// The path from a status to the pointer to its message. A nil pointer means success.
     pub message: String,
-    /// Path from the message to the code. 0: all is well.
+    /// The path from the message to the code. 0 means success.
     pub code: String,
-    /// The full name of a type of errors that says that all is well when its first field has this text, of at most
-    /// eight bytes.
+    /// The full name of an error type that means success if its first field has this text, of at most eight bytes.
     pub well: (String, String),
-    /// The full name of a type of errors that wraps another, and its field with that.
+    /// The full name of an error type that wraps another error, and the field that holds the wrapped one.
     pub wrap: (String, String),
-    /// Names of the codes, by their numbers.
+    /// The names of the codes, indexed by code.
     pub codes: Vec<String>,
 }

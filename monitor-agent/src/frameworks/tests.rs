@@ -3,7 +3,7 @@ use super::*;
 const KITEX: &str = FILES[0].1;
 const GRPC: &str = FILES[1].1;
 
-/// The error of a file with another text in place of a part of it.
+/// The error for a file in which one part of the text is replaced.
 fn error(text: &str, part: &str, other: &str) -> String {
     assert!(text.contains(part), "{part}");
     read("file.toml", &text.replacen(part, other, 1)).expect_err(other).to_string()

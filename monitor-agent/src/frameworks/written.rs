@@ -1,4 +1,4 @@
-//! A framework's file as it is written.
+//! The format of a framework's file, as it is parsed.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use crate::specs::written::{WrittenEnd, WrittenEntry, WrittenSide};
 
-/// What the rest of a file depends on.
+/// The key that decides the format of the rest of the file.
 #[derive(Deserialize)]
 pub(super) struct Head {
     pub(super) told_by: ToldBy,
@@ -301,7 +301,7 @@ pub(super) struct WrittenWrap {
     pub(super) field: Spanned<String>,
 }
 
-/// One, or several to choose from over releases.
+/// One text, or alternatives for different releases.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "one text, or a list of texts to choose from")]
 pub(super) enum Choices {

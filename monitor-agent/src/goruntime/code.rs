@@ -1,20 +1,20 @@
-//! Which variables a function uses, by its instructions.
+//! The variables that a function uses, from its instructions.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 
-/// A function of the runtime that is looked at has a few hundred.
+/// The most operands read. The functions of interest have a few hundred.
 const MAX_OPERANDS: usize = 4096;
 
-/// A place in memory that an instruction names by its distance from itself.
+/// A memory operand addressed relative to the instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Operand {
     /// Its address.
     pub(super) address: u64,
-    /// The number that is stored there, if the instruction does that.
+    /// The constant that the instruction stores there, if it does.
     pub(super) stored: Option<u64>,
 }
 
-/// The places that a function names, in the order of its instructions. Code that makes no sense names none.
+/// Returns the operands of a function, in the order of its instructions. Invalid code has none.
 pub(super) fn operands(code: &[u8], entry: u64) -> Vec<Operand> {
     let decoder = Decoder::with_ip(64, code, entry, DecoderOptions::NONE);
     decoder.into_iter().filter_map(|i| operand(&i)).take(MAX_OPERANDS).collect()

@@ -1,4 +1,4 @@
-//! Where the runtime's global variables are.
+//! The addresses of the runtime's global variables.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,12 +11,12 @@ use crate::image::{Image, ImageError, RuntimePlaces};
 
 /// More goroutines than memory holds.
 pub(super) const MAX_GOROUTINES: u64 = 1 << 32;
-/// Go allows as many processors at most (`_MaxGomaxprocs` in runtime/runtime2.go @ go1.18; now less than 2^31).
+/// The most processors that Go allows (`_MaxGomaxprocs` in runtime/runtime2.go @ go1.18; now less than 2^31).
 pub(super) const MAX_PROCESSORS: u64 = 4096;
-/// What `schedinit` sets the limit of threads to (runtime/proc.go).
+/// The initial limit of threads, set by `schedinit` (runtime/proc.go).
 const MAX_THREADS_AT_START: u64 = 10_000;
 
-/// The variables that all values but a few come from. They are looked for in stripped programs too.
+/// The variables behind almost all values. They are also searched for in stripped programs.
 const NEEDED: [&str; 8] = [
     "runtime.allgs",
     "runtime.allm",
@@ -27,7 +27,7 @@ const NEEDED: [&str; 8] = [
     "runtime.sched",
     "runtime.work",
 ];
-/// Single numbers, in which nothing shows what they are: only a symbol table tells where they lie.
+/// Single numbers, whose content does not identify them: only a symbol table or the DWARF gives their addresses.
 const NAMED_ONLY: [&str; 6] = [
     "runtime.finexecuted",
     "runtime.finqueued",
@@ -36,7 +36,7 @@ const NAMED_ONLY: [&str; 6] = [
     "runtime.ncgocall",
     "runtime.startingStackSize",
 ];
-/// The functions in which the variables are looked for.
+/// The functions in which the variables are searched for.
 const FUNCTIONS: [&str; 7] = [
     "runtime.allgadd",
     "runtime.gcMarkTermination",
@@ -47,7 +47,7 @@ const FUNCTIONS: [&str; 7] = [
     "runtime.schedinit",
 ];
 
-/// What an executable says about where the variables are: addresses as it was linked.
+/// An executable's evidence for the addresses of the variables, as linked.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     symbols: HashMap<&'static str, u64>,
@@ -55,12 +55,12 @@ pub struct Sources {
     evidence: &'static str,
 }
 
-/// All variables.
+/// Returns the names of all variables.
 fn names() -> impl Iterator<Item = &'static str> {
     NEEDED.into_iter().chain(NAMED_ONLY)
 }
 
-/// All variables, by their names in their package.
+/// Returns the names of all variables in their package.
 pub(super) fn variables() -> impl Iterator<Item = &'static str> {
     names().map(in_package)
 }
@@ -70,11 +70,11 @@ fn in_package(name: &'static str) -> &'static str {
 }
 
 impl Sources {
-    /// Reads the symbol table and what the DWARF says, and where they do not say all, the instructions of the functions
-    /// that use the variables.
+    /// Reads the symbol table and the DWARF. If they are incomplete, reads the instructions of the functions that use
+    /// the variables.
     pub(super) fn of(image: &Image, dwarf: Option<&RuntimePlaces>) -> Result<Self, Unknown> {
         let names: Vec<_> = names().collect();
-        // A damaged symbol table is like none: the others decide.
+        // A damaged symbol table counts as none: the other sources decide.
         let symbols = image.symbols(&names).unwrap_or_default();
         let mut sources = Self { symbols, operands: HashMap::new(), evidence: "symbol table" };
         if let Some(dwarf) = dwarf {
@@ -90,7 +90,7 @@ impl Sources {
         Ok(sources)
     }
 
-    /// What says where the variables are.
+    /// Names the source of the addresses.
     pub(super) fn evidence(&self) -> &'static str {
         self.evidence
     }
@@ -99,7 +99,7 @@ impl Sources {
         NEEDED.iter().all(|name| self.symbols.contains_key(name))
     }
 
-    /// What the DWARF says stands in for the symbol table, or must be the same.
+    /// Uses the address in the DWARF if the symbol table has none. If both have one, they must agree.
     fn hear(&mut self, dwarf: &RuntimePlaces, variable: &'static str) -> Result<(), Unknown> {
         let Some(address) = dwarf.variables.get(in_package(variable)).copied() else { return Ok(()) };
         let symbol = *self.symbols.entry(variable).or_insert(address);
@@ -110,7 +110,7 @@ impl Sources {
     }
 
     fn look_into_functions(&mut self, image: &Image) -> Result<(), ImageError> {
-        // One in assembly may be there twice.
+        // An assembly function may be present twice.
         const MOST: usize = 2 * FUNCTIONS.len();
         let go = image.go()?;
         for function in go.some_functions_named(MOST, &|name| FUNCTIONS.contains(&name))? {
@@ -122,14 +122,14 @@ impl Sources {
         Ok(())
     }
 
-    /// A symbol table in which each variable is 64 KiB behind the one before.
+    /// Returns a symbol table in which the variables are 64 KiB apart.
     #[cfg(test)]
     pub(super) fn everywhere(first: u64) -> Self {
         let places = (0..).map(|index| first + (index << 16));
         Self { symbols: names().zip(places).collect(), ..Self::default() }
     }
 
-    /// What one function stores and names, moved by `bias`.
+    /// Returns the operands of a function, with their addresses moved by `bias`.
     fn operands(&self, function: &'static str, bias: u64) -> Vec<Operand> {
         let moved = |o: &Operand| Operand { address: o.address.wrapping_add(bias), ..*o };
         self.operands.get(function).map(|found| found.iter().map(moved).collect()).unwrap_or_default()
@@ -140,18 +140,18 @@ impl Sources {
     }
 }
 
-/// Where the variables are in a process.
+/// The addresses of the variables in a process.
 #[derive(Clone, Debug, Default)]
 pub struct Globals(BTreeMap<&'static str, u64>);
 
 impl Globals {
-    /// Finds what can be found. What is not named by symbols is what, of all that the functions name, has the content
-    /// that the variable must have; the program must have started for that.
+    /// Finds as many variables as it can. Without a symbol, a variable is the only operand of the functions with the
+    /// content that the variable must have. That requires a program that has started.
     pub fn find(sources: &Sources, bias: u64, layout: &Layout, memory: &dyn Memory) -> Self {
         let named = sources.symbols.iter().map(|(name, address)| (*name, address.wrapping_add(bias)));
         let mut globals = Self(named.collect());
         let finder = Finder { sources, bias, layout, memory };
-        // The heap is known by pointers into the statistics.
+        // The heap is found by its pointers into the statistics.
         globals.look("runtime.memstats", || finder.memstats());
         let memstats = globals.get("runtime.memstats").ok();
         globals.look("runtime.mheap_", || finder.mheap(memstats?));
@@ -164,12 +164,12 @@ impl Globals {
         globals
     }
 
-    /// The address of a variable.
+    /// Returns the address of a variable.
     pub(super) fn get(&self, name: &'static str) -> Result<u64, Fault> {
         self.0.get(name).copied().ok_or(Fault::NotFound(name))
     }
 
-    /// Whether all that a stripped program shows was found.
+    /// Whether all variables were found that can be found in a stripped program.
     #[must_use]
     pub fn complete(&self) -> bool {
         NEEDED.iter().all(|name| self.0.contains_key(name))
@@ -184,7 +184,7 @@ impl Globals {
     }
 }
 
-/// The only element; two would be a guess.
+/// Returns the only element. One of two would be a guess.
 fn only<T>(mut found: impl Iterator<Item = T>) -> Option<T> {
     let first = found.next()?;
     found.next().is_none().then_some(first)
@@ -198,7 +198,7 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    /// `gcMarkTermination` writes four fields of it, which lie at known distances.
+    /// `gcMarkTermination` writes four fields of it, at known distances.
     fn memstats(&self) -> Option<u64> {
         let named = self.sources.addresses("runtime.gcMarkTermination", self.bias);
         let field = |path| self.layout.find(path);
@@ -209,13 +209,13 @@ impl Finder<'_> {
         only(bases.filter(|base| others.iter().all(|offset| named.contains(&at(*base, *offset)))))
     }
 
-    /// Two of its allocators point to where they are accounted for.
+    /// Two of its allocators point to their accounts in the statistics.
     fn mheap(&self, memstats: u64) -> Option<u64> {
         let fits = |base: &u64| heap_points_back(self.memory, self.layout, *base, memstats).is_ok();
         only(self.sources.addresses("runtime.mallocinit", self.bias).into_iter().filter(fits))
     }
 
-    /// A list whose first entry is the first goroutine.
+    /// A slice whose first entry is the first goroutine.
     fn allgs(&self) -> Option<u64> {
         let goid = self.layout.find("g.goid")?;
         let fits = |base: &u64| {
@@ -237,7 +237,7 @@ impl Finder<'_> {
         only(self.sources.addresses("runtime.mcommoninit", self.bias).into_iter().filter(fits))
     }
 
-    /// `schedinit` sets the limit of threads.
+    /// `schedinit` stores the limit of threads.
     fn sched(&self) -> Option<u64> {
         let limit = self.layout.find("sched.maxmcount")?;
         let stores = self.sources.operands("runtime.schedinit", self.bias);
@@ -249,7 +249,7 @@ impl Finder<'_> {
 
     fn gc_controller(&self) -> Option<u64> {
         let minimum = self.layout.find("gcController.heapMinimum")?;
-        // Memory that is all zeros agrees too: with a target of nothing.
+        // Memory of zeros agrees too: with a target of 0 percent.
         let fits = |base: &u64| {
             pacer_agrees(self.memory, self.layout, *base).is_ok()
                 && u64_at(self.memory, at(*base, minimum)).is_ok_and(|minimum| minimum != 0)
@@ -257,7 +257,7 @@ impl Finder<'_> {
         only(self.sources.addresses("runtime.gcinit", self.bias).into_iter().filter(fits))
     }
 
-    /// `gcinit` sets two semaphores of it, side by side, which are free while there is no collection.
+    /// `gcinit` sets two adjacent semaphores of it, which are free while there is no collection.
     fn work(&self) -> Option<u64> {
         const FREE: u64 = 1 | 1 << 32;
         let (start, done) = (self.layout.find("work.startSema")?, self.layout.find("work.markDoneSema")?);
@@ -270,7 +270,7 @@ impl Finder<'_> {
     }
 }
 
-/// The processors of the scheduler, each of which knows its number.
+/// Returns the processors of the scheduler. Each must have its index as its number.
 pub(super) fn processors(memory: &dyn Memory, layout: &Layout, allp: u64) -> Result<Vec<u64>, Fault> {
     let id = layout.get("p.id")?;
     let (pointer, length) = slice(memory, allp, MAX_PROCESSORS)?;
@@ -287,10 +287,11 @@ pub(super) fn processors(memory: &dyn Memory, layout: &Layout, allp: u64) -> Res
         .collect()
 }
 
-/// The newest thread. That it is one is known by the newest whose own goroutine leads back to it: a thread is in the list
-/// a moment before it has one (`allocm` in runtime/proc.go), and may lose the processor in that moment.
+/// Returns the newest thread. The list is valid if the goroutine of the newest thread that has one points back to the
+/// thread: a thread is in the list a moment before it has one (`allocm` in runtime/proc.go), and may lose the processor
+/// in that moment.
 pub(super) fn first_thread(memory: &dyn Memory, layout: &Layout, allm: u64) -> Result<u64, Fault> {
-    /// So many may be that new at once.
+    /// The most threads that are that new at once.
     const NEW: usize = 8;
     let first = u64_at(memory, allm)?;
     let mut thread = first;
@@ -309,7 +310,7 @@ pub(super) fn first_thread(memory: &dyn Memory, layout: &Layout, allm: u64) -> R
     Err(Fault::Implausible("a thread's goroutine"))
 }
 
-/// Sees that the allocators of spans and caches are accounted for in the statistics.
+/// Checks that the allocators of spans and caches point to their accounts in the statistics.
 pub(super) fn heap_points_back(
     memory: &dyn Memory,
     layout: &Layout,
@@ -324,9 +325,9 @@ pub(super) fn heap_points_back(
     if agree { Ok(()) } else { Err(Fault::Implausible("the heap's account")) }
 }
 
-/// Sees that the smallest heap is what follows from the target percentage (`setGCPercent` in runtime/mgcpacer.go).
+/// Checks that the minimum heap follows from the target percentage (`setGCPercent` in runtime/mgcpacer.go).
 pub(super) fn pacer_agrees(memory: &dyn Memory, layout: &Layout, controller: u64) -> Result<(), Fault> {
-    // The smaller one with GOEXPERIMENT=heapminimum512kib.
+    // The smaller one is for GOEXPERIMENT=heapminimum512kib.
     const DEFAULTS: [u64; 2] = [4 << 20, 512 << 10];
     let percent = u32_at(memory, at(controller, layout.get("gcController.gcPercent")?))?.cast_signed();
     let minimum = u64_at(memory, at(controller, layout.get("gcController.heapMinimum")?))?;
@@ -346,7 +347,7 @@ mod tests {
     use super::*;
     use crate::image::testing::GoFile;
 
-    /// What is said of a stripped program with so many functions of one name, none of which names a variable.
+    /// Returns the evidence of a stripped program with `count` functions of one name, none of which uses a variable.
     fn sources(count: usize) -> Result<Sources, Unknown> {
         const CODE: &[u8] = &[0xc3, 0xcc, 0xcc, 0xcc];
         let more = vec![("runtime.schedinit", CODE); count];

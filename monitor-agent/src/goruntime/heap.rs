@@ -1,8 +1,8 @@
-//! The heap and what the runtime has beside it, by its own statistics.
+//! The heap and the runtime's other memory, from its own statistics.
 
 use super::{Fault, GcCycles, Histogram, Layout, memory::Block};
 
-/// How many pauses the runtime keeps.
+/// The number of pauses that the runtime keeps.
 const PAUSES: u32 = 256;
 /// `SizeClassToSize` in internal/runtime/gc/sizeclasses.go @ go1.27, the same since Go 1.18.
 #[rustfmt::skip]
@@ -13,7 +13,7 @@ const SIZE_CLASSES: [u64; 68] = [
     21760, 24576, 27264, 28672, 32768,
 ];
 
-/// Memory that the runtime has for itself, in bytes.
+/// The runtime's own memory, in bytes.
 pub(super) struct System {
     pub(super) stacks: u64,
     pub(super) spans: u64,
@@ -54,7 +54,7 @@ pub(super) struct Heap {
 }
 
 impl Heap {
-    /// Adds up the three records among which the runtime's threads change turns.
+    /// Sums up the three records that the runtime's threads use in turn.
     pub(super) fn read(memstats: &Block, layout: &Layout) -> Result<Self, Fault> {
         const WHAT: Fault = Fault::Implausible("the heap");
         let start = layout.get("memstats.heapStats.stats")?;
@@ -120,22 +120,22 @@ impl Heap {
         if heap.objects > heap.spans || heap.frees > heap.allocs { Err(WHAT) } else { Ok(heap) }
     }
 
-    /// Sees that the runtime's other account has a heap of about this size, and about as much kept for it. In the moment in which
-    /// the program itself reads its statistics, one record is in another already and not yet cleared, which makes all sums twice
-    /// what they are.
+    /// Checks that the runtime's other account has about the same heap, and about as much free memory. While a program
+    /// reads its own statistics, one record is for a moment merged into another and not yet cleared, which doubles all
+    /// sums.
     pub(super) fn check(&self, memstats: &Block, pacer: &Block, layout: &Layout) -> Result<(), Fault> {
-        /// What may come and go between two readings.
+        /// Bytes that may come and go between two reads.
         const SLACK: u64 = 256 << 10;
         let known = match layout.find("gcController.heapInUse") {
             Some(in_use) => pacer.u64(in_use)?,
-            // Go 1.18 has it among the statistics.
+            // Go 1.18 keeps it in the statistics.
             None => memstats.u64(layout.get("memstats.heap_inuse")?)?,
         };
         let near = |ours: u64, known: u64| {
             let (small, large) = (ours.min(known), ours.max(known));
             large <= small.saturating_add(small / 2).saturating_add(SLACK)
         };
-        // What is committed less what is used for others (`readmemstats_m` in runtime/mstats.go).
+        // Committed memory minus what is used for other purposes (`readmemstats_m` in runtime/mstats.go).
         let is_kept = match layout.find("gcController.heapFree") {
             Some(free) => near(self.spans.saturating_add(self.free), known.saturating_add(pacer.u64(free)?)),
             None => true,
@@ -145,7 +145,7 @@ impl Heap {
     }
 }
 
-/// Objects by size: class 0 is not used, and large objects are behind the last class.
+/// Returns objects by size. Class 0 is not used; large objects follow the last class.
 pub(super) fn by_size(classes: &[u64], large: u64) -> Histogram {
     #[expect(clippy::cast_precision_loss, reason = "sizes up to 32 KiB")]
     let mut bounds: Vec<f64> = SIZE_CLASSES.iter().map(|size| (size + 1) as f64).collect();
@@ -154,13 +154,13 @@ pub(super) fn by_size(classes: &[u64], large: u64) -> Histogram {
     Histogram { counts, bounds }
 }
 
-/// `readGCStats_m` in runtime/mstats.go.
+/// Reads the collections as `readGCStats_m` in runtime/mstats.go does.
 pub(super) fn cycles(memstats: &Block, layout: &Layout) -> Result<GcCycles, Fault> {
     const WHAT: Fault = Fault::Implausible("the pauses of collections");
     let count = memstats.u32(layout.get("memstats.numgc")?)?;
     let total = memstats.u64(layout.get("memstats.pause_total_ns")?)?;
     let last = memstats.u64(layout.get("memstats.last_gc_unix")?)?;
-    // The newest is in place count − 1, and those before the first collection are 0.
+    // The newest is at index count − 1, and those before the first collection are 0.
     let mut pauses = memstats.u64s(layout.get("memstats.pause_ns")?, PAUSES)?;
     pauses.truncate(count.min(PAUSES) as usize);
     let sum = pauses.iter().try_fold(0, |sum: u64, pause| sum.checked_add(*pause)).ok_or(WHAT)?;

@@ -10,9 +10,9 @@ const SINCE_1_20: Shape = Shape { sub_bits: 2, first_bit: 8, rows: 40, overflow:
 const BEFORE_1_20: Shape = Shape { sub_bits: 4, first_bit: 4, rows: 45, overflow: false };
 
 struct Shape {
-    /// Rows are divided by so many bits behind the highest.
+    /// The number of bits after the highest by which a row is divided.
     sub_bits: u32,
-    /// The highest bit of what lies in the second row; the first takes what is lower.
+    /// The highest bit of values in the second row. The first row has all lower values.
     first_bit: u32,
     rows: u32,
     overflow: bool,
@@ -23,7 +23,7 @@ impl Shape {
         self.rows << self.sub_bits
     }
 
-    /// Lower bounds in seconds, from minus infinity to infinity.
+    /// Returns the lower bounds in seconds, from minus infinity to infinity.
     fn bounds(&self) -> Vec<f64> {
         let mut bounds = vec![f64::NEG_INFINITY];
         for row in 0..self.rows {
@@ -51,7 +51,7 @@ fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
 
-/// The histogram at `offset` of a block.
+/// Reads the histogram at `offset` of a block.
 pub(super) fn read(block: &Block, offset: u32, layout: &Layout) -> Result<Histogram, Fault> {
     let underflow = layout.get("timeHistogram.underflow")?;
     let shape = if layout.find("timeHistogram.overflow").is_some() { SINCE_1_20 } else { BEFORE_1_20 };

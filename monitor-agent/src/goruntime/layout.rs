@@ -1,4 +1,4 @@
-//! Where the fields of the runtime's structures lie, by Go release.
+//! The offsets of fields in the runtime's structures, by Go release.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::{Fault, Unknown};
 use crate::image::{GoVersion, RuntimePlaces};
 
-/// A processor for which there are tables.
+/// An architecture for which there are tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arch {
     /// x86-64.
@@ -19,7 +19,7 @@ pub enum Arch {
     Arm64,
 }
 
-/// The file that `cargo xtask gotable` writes: a column for each release.
+/// The file that `cargo xtask gotable` writes, with one column for each release.
 #[derive(Deserialize)]
 struct Tables {
     releases: Vec<String>,
@@ -34,10 +34,10 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| {
     serde_json::from_str(include_str!("layouts.json")).unwrap_or_else(|_| empty())
 });
 
-/// Offsets and sizes of one release.
+/// The offsets and sizes of one release.
 ///
-/// A path is the name of a variable or type of the package `runtime`, and of a field in it: `sched.gFree.n`. Its value
-/// is the distance from the start; that of a path which ends in `#` is a size. Both are in bytes.
+/// A path is the name of a variable or type of the package `runtime`, followed by a field: `sched.gFree.n`. Its value
+/// is an offset in bytes. A path that ends in `#` has a size in bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
     minor: u32,
@@ -46,8 +46,9 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The table of a release, if there is one: that of the newest bug-fix release of its series that is not newer, since
-    /// fixes have moved fields too; before the first of them nothing has moved.
+    /// Returns the table for a release, if there is one. It is that of the newest bug-fix release of the series that is
+    /// not newer, since fixes have moved fields too. For releases before the first table of a series it is the first:
+    /// nothing has moved before.
     #[must_use]
     pub fn of(version: GoVersion, arch: Arch) -> Option<Self> {
         let tables = &*TABLES;
@@ -70,18 +71,18 @@ impl Layout {
         Some(Self { minor: version.minor, release, places: rows.iter().filter_map(place).collect() })
     }
 
-    /// The release that the table was made from.
+    /// Returns the release from which the table was made.
     #[must_use]
     pub fn release(&self) -> &'static str {
         self.release
     }
 
-    /// All paths that any release has.
+    /// Returns all paths that any release has.
     pub(super) fn paths() -> impl Iterator<Item = &'static str> {
         TABLES.amd64.keys().map(String::as_str)
     }
 
-    /// The same with what the DWARF of a program says of what it describes.
+    /// Takes the values of a program's DWARF for everything that it describes.
     pub(super) fn told_by(mut self, dwarf: &RuntimePlaces) -> Self {
         for path in Self::paths().filter(|path| dwarf.describes(path)) {
             match dwarf.places.get(path).and_then(|place| u32::try_from(*place).ok()) {
@@ -92,7 +93,7 @@ impl Layout {
         self
     }
 
-    /// Sees that the DWARF of a program says the same of what it describes.
+    /// Checks that the DWARF of a program agrees on everything that it describes.
     pub(super) fn compare(&self, dwarf: &RuntimePlaces) -> Result<(), Unknown> {
         for path in Self::paths().filter(|path| dwarf.describes(path)) {
             let (table, dwarf) = (self.find(path).map(u64::from), dwarf.places.get(path).copied());
@@ -104,19 +105,19 @@ impl Layout {
         Ok(())
     }
 
-    /// The 26 of Go 1.26.
+    /// Returns the minor version: 26 for Go 1.26.
     #[must_use]
     pub fn minor(&self) -> u32 {
         self.minor
     }
 
-    /// The offset or size at a path, if the release has it.
+    /// Returns the offset or size at a path, if the release has it.
     #[must_use]
     pub fn find(&self, path: &str) -> Option<u32> {
         self.places.get(path).copied()
     }
 
-    /// The offset or size at a path that the release must have.
+    /// Returns the offset or size at a path, or an error if the release does not have it.
     pub(super) fn get(&self, path: &'static str) -> Result<u32, Fault> {
         self.find(path).ok_or(Fault::NoPlace(path))
     }
@@ -152,7 +153,7 @@ mod tests {
         };
         assert_eq!((place(23, 0), place(23, 11), place(23, 12)), (Some(328), Some(328), Some(352)));
         assert_eq!((place(24, 0), place(24, 5), place(24, 6)), (Some(328), Some(328), Some(352)));
-        // Newer than any table, and older.
+        // Newer than any table, and older than any.
         assert_eq!((place(24, 99), place(22, 3)), (Some(352), place(22, 12)));
     }
 

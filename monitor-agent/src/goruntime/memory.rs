@@ -1,4 +1,4 @@
-//! Memory of a target.
+//! Access to a target's memory.
 
 use std::io;
 
@@ -7,11 +7,10 @@ use crate::target::AddressSpace;
 
 /// Memory that can be read at any address.
 pub trait Memory: Send {
-    /// Fills `buf` from `address` on, or fails: never partly.
+    /// Fills `buf` from `address` on. A partial read is an error.
     fn read(&self, address: u64, buf: &mut [u8]) -> io::Result<()>;
 
-    /// Reads a number at each of these addresses, one after the other in this order, with as little time in between as can
-    /// be.
+    /// Reads a number at each of these addresses, in this order, with as little time in between as possible.
     fn read_each(&self, addresses: &[u64], numbers: &mut [[u8; 4]]) -> io::Result<()> {
         addresses.iter().zip(numbers).try_for_each(|(address, number)| self.read(*address, number))
     }
@@ -27,12 +26,12 @@ impl Memory for AddressSpace {
     }
 }
 
-/// A piece of memory that was read at one moment.
+/// A piece of memory from one read.
 #[derive(Debug, Default)]
 pub(super) struct Block(Vec<u8>);
 
 impl Block {
-    /// Reads `size` bytes; the caller bounds them.
+    /// Reads `size` bytes. The caller bounds the size.
     pub(super) fn read(memory: &dyn Memory, address: u64, size: u32) -> Result<Self, Fault> {
         let mut data = vec![0; size as usize];
         memory.read(address, &mut data).map_err(Fault::of_io)?;
@@ -55,7 +54,7 @@ impl Block {
         self.bytes(offset).map(i32::from_le_bytes)
     }
 
-    /// Numbers one behind the other.
+    /// Returns consecutive numbers.
     pub(super) fn u64s(&self, offset: u32, count: u32) -> Result<Vec<u64>, Fault> {
         (0..count).map(|index| self.u64(offset.saturating_add(index.saturating_mul(8)))).collect()
     }
@@ -69,29 +68,29 @@ impl Block {
     }
 }
 
-/// The number at an address.
+/// Reads the 64-bit number at an address.
 pub(super) fn u64_at(memory: &dyn Memory, address: u64) -> Result<u64, Fault> {
     Block::read(memory, address, 8)?.u64(0)
 }
 
-/// The number at an address.
+/// Reads the 32-bit number at an address.
 pub(super) fn u32_at(memory: &dyn Memory, address: u64) -> Result<u32, Fault> {
     Block::read(memory, address, 4)?.u32(0)
 }
 
-/// The numbers at several addresses, one soon after the other.
+/// Reads the 32-bit numbers at several addresses, shortly after one another.
 pub(super) fn u32s_at(memory: &dyn Memory, addresses: &[u64]) -> Result<Vec<u32>, Fault> {
     let mut numbers = vec![[0; 4]; addresses.len()];
     memory.read_each(addresses, &mut numbers).map_err(Fault::of_io)?;
     Ok(numbers.into_iter().map(u32::from_le_bytes).collect())
 }
 
-/// A place in a structure.
+/// Returns the address of a field.
 pub(super) fn at(base: u64, offset: u32) -> u64 {
     base.wrapping_add(offset.into())
 }
 
-/// A Go slice's pointer and length, for at most `max` elements.
+/// Reads the pointer and length of a Go slice with 1 to `max` elements.
 pub(super) fn slice(memory: &dyn Memory, address: u64, max: u64) -> Result<(u64, u64), Fault> {
     let header = Block::read(memory, address, 24)?;
     let (pointer, length, capacity) = (header.u64(0)?, header.u64(8)?, header.u64(16)?);

@@ -1,15 +1,16 @@
-//! What the Go runtime of a process says about itself, read from the process's memory.
+//! The statistics of a process's Go runtime, read from the process's memory.
 //!
-//! The runtime keeps its statistics in global variables. A [`Reader`] finds them once, by the symbol table, the DWARF or
-//! the instructions of functions that use them, and reads them at each scrape, without stopping or changing the process.
-//! Where the fields lie in a variable differs by Go release: [`Layout`] has a table, made from real tool chains by
-//! `cargo xtask gotable`, and where a program has DWARF it must say the same ([`Known`]). The runtime's structures are
-//! not in the Go type metadata, so a table is all there is in a stripped program, and a patched tool chain may differ
-//! from it. So no value is served unless the memory itself agrees with the table, each time: pointers that must lead
-//! back, sums that must be equal, lists that must end.
+//! The runtime keeps its statistics in global variables. A [`Reader`] finds them once, from the symbol table, the DWARF
+//! or the instructions of functions that use them. It reads them at each scrape, without stopping or changing the
+//! process. The offsets of fields differ by Go release. [`Layout`] has a table of them, made from real tool chains by
+//! `cargo xtask gotable`. If a program has DWARF, it must agree with the table of its release, or it takes the
+//! place of the table of a neighbouring release ([`Known`]). The runtime's structures
+//! are not in the Go type metadata, so a stripped program has no other source, and a patched tool chain may differ from
+//! the table. So each reading is checked against the memory itself, and no value is served unless the checks pass:
+//! pointers must lead back, sums must be equal, lists must end.
 //!
-//! Nothing here takes the runtime's locks, so what is read may be moving: it is then read again, a few times, and left
-//! out when it does not come to rest. Values have the names of Go's `runtime/metrics`, and are computed as there
+//! Nothing here takes the runtime's locks, so the data may change while it is read. It is then read again, a few times,
+//! and left out if it does not come to rest. Values have the names of Go's `runtime/metrics`, and are computed as there
 //! (runtime/metrics.go @ go1.18 to go1.27).
 
 mod code;

@@ -2,13 +2,13 @@
 
 use super::{Fault, Layout, memory::Block};
 
-/// What the pacer works with.
+/// The state of the pacer.
 pub(super) struct Pacing {
     pub(super) goal: u64,
     pub(super) marked: u64,
     pub(super) percent: u64,
     pub(super) limit: Option<u64>,
-    /// Bytes to look through in heap, stacks and globals.
+    /// Bytes to scan in heap, stacks and globals.
     pub(super) scan: Option<[u64; 3]>,
 }
 
@@ -19,7 +19,7 @@ impl Pacing {
         let field = |path| layout.find(path).map(|offset| pacer.u64(offset)).transpose();
         let limit = field("gcController.memoryLimit")?;
         let goal = match (field("gcController.heapGoal")?, limit) {
-            // Go 1.18 keeps the goal itself.
+            // Go 1.18 stores the goal.
             (Some(goal), _) => goal,
             (None, Some(limit)) => Goal::read(pacer, layout, marked, limit)?.bytes(),
             (None, None) => return Err(Fault::NoPlace("gcController.memoryLimit")),
@@ -33,12 +33,12 @@ impl Pacing {
                 scan.map(|path| layout.get(path).and_then(|offset| pacer.u64(offset)));
             Some([heap?, stack?, globals?])
         };
-        // Off is −1, which runtime/metrics shows as a number without sign.
+        // Off is −1, which runtime/metrics shows as an unsigned number.
         Ok(Self { goal, marked, percent: i64::from(percent).cast_unsigned(), limit, scan })
     }
 }
 
-/// What the heap's goal follows from: `heapGoalInternal` in runtime/mgcpacer.go @ go1.19 to go1.27.
+/// The inputs of the heap goal: `heapGoalInternal` in runtime/mgcpacer.go @ go1.19 to go1.27.
 struct Goal {
     of_percentage: u64,
     least_distance: u64,
@@ -48,7 +48,7 @@ struct Goal {
     free: u64,
     allocated: u64,
     mapped: u64,
-    /// Since Go 1.21 a part of the goal is kept free, before a fixed size.
+    /// Whether the headroom below the goal is a part of the goal, as since Go 1.21. Before, it is a fixed size.
     relative_headroom: bool,
 }
 
@@ -68,20 +68,20 @@ impl Goal {
             mapped: field("gcController.mappedReady")?,
             relative_headroom: layout.minor() >= 21,
         };
-        // The runtime itself waits for this.
+        // The runtime itself waits until this holds.
         let fits = goal.free.checked_add(goal.allocated).is_some_and(|used| used <= goal.mapped);
         if fits { Ok(goal) } else { Err(WHAT) }
     }
 
     fn bytes(&self) -> u64 {
-        /// What is left between the start of a collection and the goal.
+        /// Bytes between the start of a collection and the goal.
         const RUNWAY: u64 = 64 << 10;
         let of_limit = self.of_limit();
         if of_limit < self.of_percentage {
             return of_limit;
         }
         let goal = self.of_percentage.max(self.least_distance);
-        // Without a collection under way.
+        // No collection is in progress.
         if self.triggered == u64::MAX {
             return goal;
         }

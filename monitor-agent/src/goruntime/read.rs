@@ -1,4 +1,5 @@
-//! Reading: from the variables to values, part by part. One that does not come to rest, or contradicts itself, is left out.
+//! Reads variables and computes values, part by part. A part that does not come to rest, or contradicts itself, is left
+//! out.
 
 mod collector;
 mod cpu;
@@ -11,26 +12,27 @@ use std::collections::BTreeMap;
 
 use super::{Fault, Globals, Histogram, Layout, Memory, Readings, Sources, Value, memory::Block};
 
-/// How often something that moves is read before it is left out.
+/// How often changing data is read before it is left out.
 const ATTEMPTS: usize = 5;
-/// The same for what some programs move all the time: the heap, by reading their own statistics; and lists of goroutines.
+/// The same for data that some programs change all the time: the heap, when they read their own statistics, and lists
+/// of goroutines.
 const MORE_ATTEMPTS: usize = 50;
-/// A structure of the runtime; the largest that is read at once has 22 KB.
+/// The most bytes of a structure of the runtime. The largest one that is read at once has 22 KB.
 const MAX_BLOCK: u32 = 64 << 10;
-/// How often the variables are looked for in a program that has just started.
+/// How often the variables are searched for in a program that has just started.
 const SEARCHES: u32 = 20;
 
-/// How much of what there is to read.
+/// How much of the available data to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Detail {
-    /// What `client_golang`'s collector shows by itself.
+    /// What `client_golang`'s collector shows by default.
     #[default]
     Default,
     /// Everything.
     All,
 }
 
-/// Reads the Go runtime of one process, again and again.
+/// Reads the Go runtime of one process repeatedly.
 pub struct Reader {
     memory: Box<dyn Memory>,
     sources: Sources,
@@ -39,16 +41,16 @@ pub struct Reader {
     globals: Option<Globals>,
     searches: u32,
     detail: Detail,
-    /// All checks have agreed in one reading: the table is this program's.
+    /// All checks have passed in one reading: the table fits this program.
     fits: bool,
-    /// What counters were at before: lower ones are not believed.
+    /// The last values of counters. Lower ones are rejected.
     counters: BTreeMap<&'static str, u64>,
-    /// The highest that each number was at.
+    /// The highest value of each number so far.
     highest: BTreeMap<&'static str, f64>,
 }
 
 impl Reader {
-    /// A reader of the process with this memory. `bias` is what the process adds to the addresses of its executable.
+    /// Creates a reader of a process's memory. `bias` is what the process adds to the addresses of its executable.
     #[must_use]
     pub fn new(memory: Box<dyn Memory>, sources: Sources, bias: u64, layout: Layout, detail: Detail) -> Self {
         Self {
@@ -65,7 +67,7 @@ impl Reader {
         }
     }
 
-    /// Reads what can be read now, and gives what went wrong with the rest.
+    /// Reads what can be read now. Returns it with the faults of the rest.
     pub fn read(&mut self) -> (Readings, Vec<Fault>) {
         let mut outcome = self.read_once();
         for _ in 1..ATTEMPTS {
@@ -89,7 +91,7 @@ impl Reader {
         let (mut readings, mut faults, agree) = moment.take(self.detail);
         self.fits |= agree;
         if !self.fits {
-            // One part that contradicts the table says that the others agree by chance.
+            // If one part contradicts the table, the others agree only by chance.
             return (Readings::default(), faults);
         }
         self.drop_falling(&mut readings, &mut faults);
@@ -97,7 +99,7 @@ impl Reader {
         (readings, faults)
     }
 
-    /// Finds the variables when they are first asked for, and again while the program may not have started.
+    /// Finds the variables at the first call, and searches again while the program may not have started.
     fn globals(&mut self) -> Globals {
         if let Some(globals) = &self.globals {
             return globals.clone();
@@ -111,10 +113,11 @@ impl Reader {
         found
     }
 
-    /// Leaves out what never falls in the runtime, and has fallen: it was read wrong.
+    /// Drops values that never fall in the runtime, but have fallen: they were misread.
     fn drop_falling(&mut self, readings: &mut Readings, faults: &mut Vec<Fault>) {
         let counters = &mut self.counters;
-        // Go 1.18 counts all objects of a span when it takes one, and takes back those that were not made.
+        // Go 1.18 counts all objects of a span when it takes the span, and later subtracts those that were not
+        // allocated.
         let taken_back = |name: &str| self.layout.minor() == 18 && name.starts_with("/gc/heap/allocs");
         readings.metrics.retain(|name, value| {
             let Some(now) = rising(name, value).filter(|_| !taken_back(name)) else { return true };
@@ -128,8 +131,9 @@ impl Reader {
         });
     }
 
-    /// Notes how high each number has been. Some that should only rise fall in the runtime itself: the program's own time, which
-    /// is what the other classes leave of the whole, and sums whose parts are handed over as they are read.
+    /// Keeps the highest value of each number. Some numbers that should only rise fall in the runtime itself: the
+    /// program's own time, which is what the other classes leave of the whole, and sums whose parts are handed over as
+    /// they are read.
     fn keep_highest(&mut self, readings: &mut Readings) {
         for (name, value) in &readings.metrics {
             #[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
@@ -151,7 +155,7 @@ impl std::fmt::Debug for Reader {
     }
 }
 
-/// What of a value never falls in the runtime.
+/// Returns the part of a value that never falls in the runtime.
 fn rising(name: &str, value: &Value) -> Option<u64> {
     const COUNTERS: [&str; 4] = ["/gc/heap/allocs:", "/gc/heap/frees:", "/gc/heap/tiny/", "/gc/cycles/"];
     match value {
@@ -161,7 +165,7 @@ fn rising(name: &str, value: &Value) -> Option<u64> {
     }
 }
 
-/// One reading under way.
+/// One reading in progress.
 struct Moment<'a> {
     memory: &'a dyn Memory,
     layout: &'a Layout,
@@ -171,7 +175,7 @@ struct Moment<'a> {
 }
 
 impl Moment<'_> {
-    /// What was read, what went wrong, and whether all parts that can be checked agreed.
+    /// Returns the readings, the faults, and whether all parts that can be checked agreed.
     fn take(mut self, detail: Detail) -> (Readings, Vec<Fault>, bool) {
         let threads = self.part(Self::threads);
         let processors = self.part(Self::processors);
@@ -203,7 +207,7 @@ impl Moment<'_> {
         (self.readings, self.faults, agree)
     }
 
-    /// Tries a part until it comes to rest. What the release does not have is no fault.
+    /// Reads a part until it comes to rest. It is no fault if the release does not have the part.
     fn part<T>(&mut self, read: impl FnMut(&mut Self) -> Result<T, Fault>) -> Option<T> {
         self.part_within(ATTEMPTS, read)
     }

@@ -8,26 +8,26 @@ use super::{Image, ImageError};
 const MAGIC: &[u8] = b"\xff Go buildinf:";
 const ALIGN: usize = 16;
 const HEADER: usize = 32;
-/// The strings follow the header instead of being pointed to (since Go 1.18).
+/// The strings follow the header. Before Go 1.18, the header points to them.
 const FLAG_INLINE: u8 = 2;
-/// Modules and settings of a very large program take a hundred kilobytes.
+/// The most bytes of one text. Modules and settings of a very large program take a hundred kilobytes.
 const MAX_TEXT: usize = 1 << 20;
 /// The longest version names experiments and a commit. It is shown at each scrape.
 const MAX_VERSION: usize = 256;
-/// The module text stands between two marks of this length.
+/// The length of the two marks around the module text.
 const MARK: usize = 16;
 
-/// What the Go linker wrote about a program.
+/// What the Go linker recorded about a program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BuildInfo {
-    /// The release that built it, as it calls itself: `go1.26.8`.
+    /// The release that built the program, in its own spelling: `go1.26.8`.
     pub go_version: String,
     /// Import path of the main package; empty if unknown.
     pub path: String,
     /// The module of the main package.
     pub main: Option<Module>,
-    /// The modules that were linked in, in the order of the file.
+    /// The modules linked into the program, in the order of the file.
     pub deps: Vec<Module>,
     /// Build settings by name: `-ldflags`, `GOAMD64`, `CGO_ENABLED` and others.
     pub settings: Vec<(String, String)>,
@@ -41,7 +41,7 @@ pub struct Module {
     pub path: String,
     /// Version, or `(devel)`; empty if unknown.
     pub version: String,
-    /// The module that was built instead.
+    /// The module that was built in its place.
     pub replace: Option<Box<Module>>,
 }
 
@@ -62,7 +62,7 @@ pub(super) fn read(image: &Image) -> Result<BuildInfo, ImageError> {
     Ok(info)
 }
 
-/// Where the build info starts: in its own section, else somewhere in a writable segment.
+/// Returns where the build info starts: in its own section, or else in a writable segment.
 fn find(image: &Image) -> Result<Option<u64>, ImageError> {
     let mut visit = |at: u64, piece: &[u8]| {
         let found = piece.chunks(ALIGN).position(|chunk| chunk.starts_with(MAGIC))?;
@@ -74,7 +74,7 @@ fn find(image: &Image) -> Result<Option<u64>, ImageError> {
     }
 }
 
-/// Since Go 1.18: two texts behind the header, each with its length.
+/// Since Go 1.18: two texts follow the header, each preceded by its length.
 fn inline_texts(image: &Image, at: u64) -> Result<(Vec<u8>, Vec<u8>), ImageError> {
     let mut next = at + HEADER as u64;
     let mut text = || -> Result<Vec<u8>, ImageError> {
@@ -87,7 +87,7 @@ fn inline_texts(image: &Image, at: u64) -> Result<(Vec<u8>, Vec<u8>), ImageError
     Ok((text()?, text()?))
 }
 
-/// Up to Go 1.17: pointers to two Go strings.
+/// Up to Go 1.17: the header has pointers to two Go strings.
 fn pointed_texts(image: &Image, header: &[u8]) -> Result<(Vec<u8>, Vec<u8>), ImageError> {
     let text = |pointer_at: usize| -> Result<Vec<u8>, ImageError> {
         let pointer = u64_at(header, pointer_at).ok_or_else(damaged)?;
@@ -110,7 +110,7 @@ fn damaged() -> ImageError {
     ImageError::malformed("its Go build information is damaged")
 }
 
-/// The text between the marks; empty if there are none.
+/// Returns the text between the marks, or nothing if there are none.
 fn strip_marks(text: &[u8]) -> &[u8] {
     let inner = text.len().checked_sub(MARK).and_then(|end| text.get(MARK..end));
     inner.filter(|inner| inner.ends_with(b"\n")).unwrap_or_default()
@@ -136,7 +136,7 @@ fn parse(text: &[u8]) -> BuildInfo {
     info
 }
 
-/// What is longer than any version is none. A path is only compared.
+/// Parses path and version. A text longer than any version is dropped. A path is only compared, so it has no limit.
 fn module(line: &str) -> Module {
     let mut parts = line.split('\t');
     let path = parts.next().unwrap_or_default().to_owned();
@@ -144,7 +144,7 @@ fn module(line: &str) -> Module {
     Module { path, version, replace: None }
 }
 
-/// `name=value`, either of them quoted as in Go source where it needs to be.
+/// Parses `name=value`. Either may be quoted as in Go source.
 fn setting(line: &str) -> Option<(String, String)> {
     let (name, rest) = if line.starts_with(['"', '`']) { unquote(line)? } else { (None, line) };
     let (plain, value) = rest.split_once('=')?;
@@ -156,7 +156,7 @@ fn setting(line: &str) -> Option<(String, String)> {
     Some((name, value))
 }
 
-/// A Go string literal at the start of `text`, and what follows it.
+/// Parses a Go string literal at the start of `text`. Returns it and the rest.
 fn unquote(text: &str) -> Option<(Option<String>, &str)> {
     if let Some(rest) = text.strip_prefix('`') {
         let (inner, rest) = rest.split_once('`')?;

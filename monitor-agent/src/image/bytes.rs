@@ -15,7 +15,7 @@ pub(super) fn u64_at(data: &[u8], offset: usize) -> Option<u64> {
     array_at(data, offset).map(u64::from_le_bytes)
 }
 
-/// An unsigned varint as in Go's `encoding/binary` at `offset`, limited to 32 bits: value and length.
+/// An unsigned varint, as in Go's `encoding/binary`, at `offset`, limited to 32 bits. Returns its value and length.
 pub(super) fn varint_at(data: &[u8], offset: usize) -> Option<(u32, usize)> {
     let mut value = 0_u64;
     for i in 0..5 {

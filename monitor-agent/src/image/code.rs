@@ -1,11 +1,11 @@
 //! Where in a function to put a probe.
 //!
-//! A probe must see the arguments where the caller left them, run once for each call, and be cheap. On
-//! x86-64 the kernel emulates a few instructions and single-steps all others, which costs an exception
-//! more: in a virtual machine, 0.6 against 10 microseconds. A Go function starts with a stack check, and
-//! is entered again from its first instruction when the check has made the stack larger or has given way
-//! to another goroutine, so the first instruction may run twice for one call. Behind the check Go 1.21
-//! and later push `rbp`: emulated, once for each call, all arguments in place.
+//! A probe must see the arguments where the caller left them, run once for each call, and be cheap. On x86-64 the
+//! kernel emulates a few instructions and single-steps all others, which costs an additional exception: in a virtual
+//! machine, 10 instead of 0.6 microseconds. A Go function starts with a stack check. When the check has grown the stack
+//! or yielded to another goroutine, the function is entered again from its first instruction. So the first instruction
+//! may run twice for one call. After the check, Go 1.21 and later push `rbp`: emulated, once for each call, all
+//! arguments in place.
 
 mod returns;
 #[cfg(test)]
@@ -23,21 +23,22 @@ pub use returns::{Parts, go_return_sites, return_sites};
 
 use self::returns::MAX_RETURNS;
 
-/// A check's way out: fewer than ten stores of arguments, a call, as many loads, a jump.
+/// The most instructions on the stack check's way out: fewer than ten stores of arguments, a call, as many loads, a
+/// jump.
 const MAX_WAY_OUT: usize = 64;
 /// The longest check has five instructions.
 const MAX_PROLOGUE: usize = 16;
 /// Decoding this much takes a few milliseconds.
 pub(super) const MAX_CODE: usize = 256 << 10;
 
-/// What a probe costs, the dearer the later.
+/// What a probe costs, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CostClass {
     /// The kernel emulates the instruction: about half a microsecond for each hit.
     Emulated,
-    /// The kernel puts an address of its own in place of the return address, and emulates the jump to the right one.
+    /// The kernel replaces the return address with an address of its own, and emulates the jump to the right one.
     Returned,
-    /// The kernel single-steps the instruction: several microseconds, ten and more in a virtual machine.
+    /// The kernel single-steps the instruction: several microseconds, ten or more in a virtual machine.
     SingleStepped,
 }
 
@@ -54,23 +55,24 @@ impl fmt::Display for CostClass {
 /// What a hit at a site means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SiteKind {
-    /// The instruction behind the stack check: one hit for each call.
+    /// The instruction after the stack check: one hit for each call.
     AfterStackCheck,
-    /// The branch of the stack check, a JBE. A hit with the carry or the zero flag set must be skipped:
-    /// the branch will be taken, and the function will be entered again.
+    /// The branch of the stack check, a JBE. A hit with the carry or the zero flag set must be skipped: the branch will
+    /// be taken, and the function will be entered again.
     StackCheckBranch,
-    /// The first instruction of a function without stack check, or its frame push: one hit for each call.
+    /// The function's first instruction, or one of a native function before which nothing branches: one hit for each
+    /// call, unless a Go function's stack check runs the first instruction again.
     Entry,
-    /// An instruction with which the function returns: one hit for each call, at one of them.
+    /// An instruction that returns: each call hits one of the function's returns, once.
     Return,
-    /// The branch by which the function tests what a call has given it: one hit each time that this returns.
+    /// The branch by which the function tests what its callee returned: one hit for each return of the callee.
     Tested,
-    /// Behind that branch, where only an error leads to: one hit for each.
+    /// The instruction after that branch that only an error reaches: one hit for each error.
     Failed,
 }
 
 impl SiteKind {
-    /// Whether a hit there is the beginning of a call of the function.
+    /// Whether a hit there is the start of a call of the function.
     #[must_use]
     pub fn is_at_entry(self) -> bool {
         matches!(self, Self::AfterStackCheck | Self::StackCheckBranch | Self::Entry)
@@ -81,9 +83,9 @@ impl SiteKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SiteChoice {
-    /// Bytes from the function's first instruction.
+    /// The distance from the function's first instruction, in bytes.
     pub offset: u64,
-    /// The instruction there, as Intel writes it: `push rbp`.
+    /// The instruction there, in Intel syntax: `push rbp`.
     pub instruction: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
@@ -91,14 +93,14 @@ pub struct SiteChoice {
     pub cost: CostClass,
     /// What a hit there means.
     pub kind: SiteKind,
-    /// Why there.
+    /// Why this site was chosen.
     pub why: String,
 }
 
-/// Why no probe can be put into a function.
+/// Why a function has no site for a probe.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum CodeError {
-    /// There are no instructions.
+    /// The function has no instructions.
     #[error("the function is empty")]
     Empty,
     /// The function is larger than any that is worth probing.
@@ -107,31 +109,31 @@ pub enum CodeError {
         /// Its size in bytes.
         len: usize,
     },
-    /// Its bytes are not all instructions.
+    /// Not all of its bytes are instructions.
     #[error("the bytes at +{offset:#x} are no instruction")]
     Undecodable {
-        /// Bytes from the function's first instruction.
+        /// The distance from the function's first instruction, in bytes.
         offset: u64,
     },
-    /// There is not one call of a function, or what it gives is not tested right behind it.
+    /// The callee is not called exactly once, or the function does not test its result right after the call.
     #[error("the function does not test what is given back to it right behind the only call")]
     NotTested,
-    /// Its first argument can't be proven to lie in one place all the time.
+    /// The argument that serves as the key cannot be proven to stay in one place.
     #[error("the function's first argument is not surely kept in its place on the stack")]
     NotKept,
     /// No instruction returns.
     #[error("the function does not return")]
     NoReturn,
-    /// More returns than are worth a probe each.
+    /// It has more returns than are worth a probe each.
     #[error("the function has more than {MAX_RETURNS} instructions that return")]
     TooManyReturns,
-    /// It goes on elsewhere, in another function or in a part of its own, which returns in its place.
+    /// It continues elsewhere, in another function or in a part of its own, which returns in its place.
     #[error("the instruction at +{from:#x} jumps out of the function, to what returns in its place")]
     LeftByJump {
         /// The jump.
         from: u64,
     },
-    /// It may go on in another function, which then returns in its place.
+    /// It may continue in another function, which then returns in its place.
     #[error(
         "where the instruction at +{from:#x} jumps to can't be told from the code: to another function, it may be, which \
          returns in place of this one"
@@ -140,19 +142,19 @@ pub enum CodeError {
         /// The jump.
         from: u64,
     },
-    /// It may go on in a part of it that lies elsewhere, which then returns in its place.
+    /// It may continue in a part that lies elsewhere, which then returns in its place.
     #[error("its part {part} may return by itself, or enter it anew")]
     PartMayReturn {
         /// The part's symbol.
         part: String,
     },
-    /// Nothing says whether it has such parts.
+    /// It is unknown whether it has such parts.
     #[error("{why}, so whether it has parts can't be told")]
     PartsUnknown {
-        /// Why nothing does.
+        /// Why it is unknown.
         why: &'static str,
     },
-    /// It goes on behind its end.
+    /// It continues past its end.
     #[error(
         "the function's last instruction, at +{from:#x}, goes on behind its end, where another may return in place of this one"
     )]
@@ -160,7 +162,7 @@ pub enum CodeError {
         /// The instruction.
         from: u64,
     },
-    /// Instructions are not run as they follow each other.
+    /// The instructions do not run in the sequence in which they were decoded.
     #[error(
         "the instruction at +{from:#x} jumps to +{to:#x}, where none begins as they follow each other: there may be data among \
          them, and what looks like a return may be none"
@@ -168,7 +170,7 @@ pub enum CodeError {
     OutOfStep {
         /// The jump or call.
         from: u64,
-        /// Where it goes.
+        /// Its target.
         to: u64,
     },
     /// A part of the function is called, and returns to the rest of it.
@@ -179,28 +181,28 @@ pub enum CodeError {
     CalledInside {
         /// The call.
         from: u64,
-        /// Where it goes.
+        /// Its target.
         to: u64,
     },
     /// What looks like a return may be data.
     #[error("nothing leads to what looks like a return at +{offset:#x}: it may be data")]
     Unreached {
-        /// Bytes from the function's first instruction.
+        /// The distance from the function's first instruction, in bytes.
         offset: u64,
     },
-    /// The kernel refuses a probe on it: `is_prefix_bad` in arch/x86/kernel/uprobes.c.
+    /// The kernel refuses to probe an instruction with this prefix: `is_prefix_bad` in arch/x86/kernel/uprobes.c.
     #[error("the instruction at +{offset:#x} has the prefix `lock`, and the kernel probes none that has")]
     Locked {
-        /// Bytes from the function's first instruction.
+        /// The distance from the function's first instruction, in bytes.
         offset: u64,
     },
-    /// The same with a prefix that names a segment, `fs` and `gs` excepted.
+    /// The same for a segment prefix, except `fs` and `gs`.
     #[error(
         "the instruction at +{offset:#x} has the prefix of a segment (`cs`, `ds`, `es` or `ss`), and the kernel probes none \
          that has"
     )]
     Segmented {
-        /// Bytes from the function's first instruction.
+        /// The distance from the function's first instruction, in bytes.
         offset: u64,
     },
     /// An instruction jumps back to the site or before it, so that one call could hit it twice.
@@ -208,20 +210,20 @@ pub enum CodeError {
         "the instruction at +{from:#x} jumps to +{to:#x}: a probe at +{site:#x} could run twice for one call"
     )]
     Reentered {
-        /// The place that was considered.
+        /// The site that was considered.
         site: u64,
         /// The jump.
         from: u64,
-        /// Where it goes.
+        /// Its target.
         to: u64,
     },
 }
 
-/// Chooses the site for a probe that wants the arguments of a Go function, which starts at address
-/// `entry` and consists of `code`.
+/// Chooses the site for a probe that reads the arguments of a Go function, which starts at address `entry` and consists
+/// of `code`.
 ///
-/// At the site all argument registers of Go's calling convention, the stack pointer and the goroutine
-/// (R14) are as the caller left them.
+/// At the site, all argument registers of Go's calling convention, the stack pointer and the goroutine (R14) are as the
+/// caller left them.
 pub fn go_entry_site(code: &[u8], entry: u64) -> Result<SiteChoice, CodeError> {
     let body = Body::decode(code, entry)?;
     let prologue = Prologue::read(&body);
@@ -230,15 +232,15 @@ pub fn go_entry_site(code: &[u8], entry: u64) -> Result<SiteChoice, CodeError> {
     body.describe(index, kind, why, code)
 }
 
-/// The site that tools take which do not look at the code: the function's first instruction. It may run twice for one
-/// call, and is mostly one that the kernel single-steps.
+/// Returns the site of tools that do not analyse the code: the function's first instruction. It may run twice for one
+/// call, and the kernel single-steps it in most functions.
 pub fn first_instruction(code: &[u8], entry: u64) -> Result<SiteChoice, CodeError> {
     Body::decode(code, entry)?.describe(0, SiteKind::Entry, "the first instruction, whatever it is", code)
 }
 
-/// Whether a Go function does nothing but go on elsewhere: it calls nothing, has no return, and jumps out of itself or to an
-/// address that it has worked out. So the compiler makes methods that a struct has from what is embedded in it, and nothing
-/// that somebody has written.
+/// Whether a Go function only continues elsewhere: it calls nothing, has no return, and jumps out of itself or to a
+/// computed address. The compiler makes such functions for methods that a struct has from an embedded field. No
+/// function that somebody wrote looks like this.
 pub(super) fn goes_on_elsewhere(code: &[u8], entry: u64) -> bool {
     let Ok(body) = Body::decode(code, entry) else { return false };
     let end = entry.saturating_add(code.len() as u64);
@@ -275,7 +277,7 @@ impl Body {
         }
     }
 
-    /// The number of the instruction at an address.
+    /// The index of the instruction at an address.
     pub(super) fn index_of(&self, address: u64) -> Option<usize> {
         self.instructions.binary_search_by_key(&address, Instruction::ip).ok()
     }
@@ -284,8 +286,8 @@ impl Body {
         instruction.ip().wrapping_sub(self.entry)
     }
 
-    /// Whether a branch of the prologue leads to the part that asks for more stack: spills, one call,
-    /// reloads, and a jump back to the entry. Gives the index of that jump.
+    /// Whether a branch of the prologue leads to the code that asks for more stack: spills, one call, reloads, and a
+    /// jump back to the entry. Returns the index of that jump.
     pub(super) fn way_out(&self, target: u64) -> Option<usize> {
         let start = self.index_of(target)?;
         let mut calls = 0;
@@ -302,8 +304,8 @@ impl Body {
         None
     }
 
-    /// Proves that one call hits the site once: nothing jumps to it, or to something before it from which
-    /// it is reached again, but the `expected` jumps, which are the stack check's own way back to the entry.
+    /// Proves that one call hits the site once: nothing jumps to the site, or to an instruction before it from which it
+    /// is reached again. The `expected` jumps are allowed: they are the stack check's own way back to the entry.
     pub(super) fn check_once(&self, index: usize, expected: &[usize]) -> Result<(), CodeError> {
         let site = self.instructions.get(index).map_or(0, |i| self.offset(i));
         for (i, instruction) in self.instructions.iter().enumerate() {
@@ -349,7 +351,7 @@ impl Body {
     }
 }
 
-/// The straight path from the entry, as far as it leaves all arguments in place.
+/// The straight path from the entry, as long as it leaves all arguments in place.
 struct Prologue {
     /// The branches of the stack check.
     checks: Vec<usize>,
@@ -380,13 +382,13 @@ impl Prologue {
             compared |= compares_stack_guard(i);
         }
         if !prologue.checks.is_empty() && !compared {
-            // Something that only looks like a stack check.
+            // This only looks like a stack check.
             return Self { checks: Vec::new(), ways_back: Vec::new(), push: None };
         }
         prologue
     }
 
-    /// The cheapest place that is right.
+    /// Returns the cheapest correct site.
     fn choose(&self, body: &Body) -> Result<(usize, SiteKind, &'static str), CodeError> {
         use SiteKind::{AfterStackCheck, Entry, StackCheckBranch};
         if let Some(push) = self.push {
@@ -416,9 +418,8 @@ impl Prologue {
     }
 }
 
-/// Whether an instruction can belong to a stack check: it continues with the next one and writes no more
-/// than flags and R12 or R13, which Go's calling convention leaves free at the entry
-/// (cmd/compile/abi-internal.md @ go1.26).
+/// Whether an instruction can belong to a stack check: it continues with the next one and writes only flags and R12 or
+/// R13, which Go's calling convention leaves free at the entry (cmd/compile/abi-internal.md @ go1.26).
 fn keeps_arguments(i: &Instruction) -> bool {
     match i.mnemonic() {
         Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Nop | Mnemonic::Endbr64 => true,
@@ -430,8 +431,8 @@ fn keeps_arguments(i: &Instruction) -> bool {
     }
 }
 
-/// Whether an instruction compares with a stack guard of the goroutine: `stackguard0` or `stackguard1` in
-/// `g` (runtime/runtime2.go @ go1.17 to go1.27).
+/// Whether an instruction compares with a stack guard of the goroutine: `stackguard0` or `stackguard1` in `g`
+/// (runtime/runtime2.go @ go1.17 to go1.27).
 fn compares_stack_guard(i: &Instruction) -> bool {
     i.mnemonic() == Mnemonic::Cmp
         && i.memory_base() == Register::R14
@@ -439,13 +440,13 @@ fn compares_stack_guard(i: &Instruction) -> bool {
         && matches!(i.memory_displacement64(), 0x10 | 0x18)
 }
 
-/// Whether an instruction goes to a place that it names.
+/// Whether an instruction has a direct target.
 pub(super) fn jumps_near(i: &Instruction) -> bool {
     matches!(i.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64)
 }
 
-/// Whether an instruction has the prefix of a segment that the kernel refuses. The disassembler tells one prefix of a segment
-/// at most.
+/// Whether an instruction has a segment prefix that the kernel refuses. Checks the bytes, since the disassembler
+/// reports at most one segment prefix.
 fn names_segment(bytes: &[u8]) -> bool {
     let is_prefix = |byte: &&u8| {
         matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3)
@@ -454,9 +455,9 @@ fn names_segment(bytes: &[u8]) -> bool {
     prefixes.any(|byte| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e))
 }
 
-/// What the kernel does with an instruction under a probe: `branch_setup_xol_ops` and
-/// `push_setup_xol_ops` in arch/x86/kernel/uprobes.c @ v5.15. (Later kernels emulate more, nops of several bytes
-/// among it: sites are the same on all, and a hit on such a nop costs less there than this says.)
+/// Returns what the kernel does with a probed instruction: `branch_setup_xol_ops` and `push_setup_xol_ops` in
+/// arch/x86/kernel/uprobes.c @ v5.15. (Later kernels emulate more, including nops of several bytes. Sites are the same
+/// on all kernels, and a hit on such a nop costs less there than reported here.)
 pub(super) fn cost(i: &Instruction) -> CostClass {
     let emulated = match i.code() {
         Code::Push_r64
@@ -465,7 +466,7 @@ pub(super) fn cost(i: &Instruction) -> CostClass {
         | Code::Jmp_rel8_64
         | Code::Jmp_rel32_64
         | Code::Call_rel32_64 => true,
-        // All of the form jCC: not jrcxz and loop.
+        // All conditional jumps jCC, but not jrcxz and loop.
         _ => i.is_jcc_short_or_near(),
     };
     if emulated { CostClass::Emulated } else { CostClass::SingleStepped }

@@ -1,7 +1,7 @@
-//! What is in a section of debug information: plain, or compressed in one of two ways.
+//! The contents of a section of debug information: plain, or compressed in one of two ways.
 //!
-//! Go's linker compresses DWARF unless told not to. Nothing here is held in memory: contents are read, and
-//! inflated, as far as they are asked for.
+//! Go's linker compresses DWARF unless told not to. Nothing is held in memory here: contents are read and inflated on
+//! demand.
 
 use std::io::{BufReader, Read, Result as IoResult};
 
@@ -12,32 +12,33 @@ use object::pod::from_bytes;
 
 use super::{ImageError, Source};
 
-/// What a section may hold when it is inflated. That of a Kitex program of 30 MB is 8 MB.
+/// The largest inflated section. In a Kitex program of 30 MB, it has 8 MB.
 const MAX_SIZE: u64 = 256 << 20;
-/// How many bytes one compressed byte may become. Go's DWARF shrinks to a third; zlib can do a thousandth.
+/// The most bytes that one compressed byte may inflate to. Go's DWARF shrinks to a third; zlib can shrink data to a
+/// thousandth.
 const MAX_RATIO: u64 = 64;
 const CHUNK: usize = 64 << 10;
 
 /// How a section is stored.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Form {
-    /// As it is.
+    /// Not compressed.
     Plain,
-    /// With the flag `SHF_COMPRESSED`: behind a header of ELF.
+    /// With the flag `SHF_COMPRESSED`: the data follows an ELF compression header.
     Compressed,
-    /// With a name that starts with `.zdebug_`, as GNU tools and Go's linker up to 1.18 compressed: behind
+    /// With a name that starts with `.zdebug_`, as GNU tools and Go's linker up to 1.18 compressed: the data follows
     /// "ZLIB" and the size, most significant byte first.
     Old,
 }
 
-/// The contents of a section, read from the start on.
+/// The contents of a section, read from start to end.
 pub(super) struct Contents<'a> {
     reader: Box<dyn Read + 'a>,
     left: u64,
 }
 
 impl<'a> Contents<'a> {
-    /// The section that is stored in `size` bytes at `offset`.
+    /// Opens the section that is stored in `size` bytes at `offset`.
     pub(super) fn open(
         source: &'a dyn Source,
         form: Form,
@@ -73,13 +74,13 @@ impl<'a> Contents<'a> {
         Self::inflated(stored, u64::from_be_bytes([b0, b1, b2, b3, b4, b5, b6, b7]))
     }
 
-    /// The next `len` bytes instead of what `buffer` held.
+    /// Replaces the content of `buffer` with the next `len` bytes.
     pub(super) fn take_into(&mut self, buffer: &mut Vec<u8>, len: u64) -> Result<(), ImageError> {
         buffer.clear();
         self.append(buffer, len)
     }
 
-    /// Adds the next `len` bytes. Takes no memory for bytes that do not come.
+    /// Appends the next `len` bytes. Allocates no memory for bytes that are missing.
     pub(super) fn append(&mut self, buffer: &mut Vec<u8>, len: u64) -> Result<(), ImageError> {
         if len > self.left {
             return Err(ImageError::dwarf("it ends too early"));
@@ -93,7 +94,7 @@ impl<'a> Contents<'a> {
         Ok(())
     }
 
-    /// How many bytes are still to come.
+    /// The number of bytes left.
     pub(super) fn left(&self) -> u64 {
         self.left
     }
@@ -114,7 +115,7 @@ impl<'a> Contents<'a> {
     }
 }
 
-/// A part of the file.
+/// A range of the file.
 struct Stored<'a> {
     source: &'a dyn Source,
     at: u64,
@@ -129,7 +130,7 @@ impl<'a> Stored<'a> {
         Ok(Self { source, at, left })
     }
 
-    /// The first bytes.
+    /// Reads the first bytes.
     fn header<const N: usize>(&mut self) -> Result<[u8; N], ImageError> {
         let mut header = [0; N];
         self.read_exact(&mut header).map_err(|_| ImageError::dwarf("a section is cut in its header"))?;
@@ -228,7 +229,7 @@ mod tests {
         let bomb = deflate(&vec![0; 8 << 20]);
         let text = refused(Form::Compressed, &compressed(1, 8 << 20, &bomb));
         assert!(text.contains("claim to hold 8388608 are refused"), "{text}");
-        // More than it says is left alone.
+        // Data beyond the declared size is not inflated.
         assert_eq!(read_all(Form::Compressed, &compressed(1, 5, &bomb)).expect("contents"), [0; 5]);
     }
 

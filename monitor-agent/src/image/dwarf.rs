@@ -1,9 +1,8 @@
-//! Struct layouts from DWARF, where a program has it.
+//! Struct layouts from DWARF, if a program has it.
 //!
-//! Go's linker writes every type of a program into the unit of package `runtime`, behind that package's
-//! functions (`movetomodule` in cmd/link/internal/ld/dwarf.go @ go1.26), with its name in place
-//! (`DW_FORM_string`). Units are read one after the other, and no more of them than it takes to find what is
-//! looked for: the section is neither inflated nor held as a whole.
+//! Go's linker writes every type of a program into the unit of package `runtime`, after that package's functions
+//! (`movetomodule` in cmd/link/internal/ld/dwarf.go @ go1.26), with its name in place (`DW_FORM_string`). Units are
+//! read one after the other, until everything wanted is found: the section is neither inflated nor held as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -17,32 +16,32 @@ use super::bytes::{u32_at, u64_at};
 use super::contents::Contents;
 use super::{Image, ImageError};
 
-/// The unit with the types of a Kitex program of 30 MB has 1.5 MB.
+/// The largest unit. The one with the types of a Kitex program of 30 MB has 1.5 MB.
 const MAX_UNIT: u64 = 32 << 20;
-/// All of Go's abbreviations take less than a kilobyte; this leaves room for those of C code.
+/// All of Go's abbreviations take less than a kilobyte. This leaves room for the abbreviations of C code.
 const MAX_ABBREVIATIONS: u64 = 4 << 20;
-/// The abbreviations of one unit.
+/// The most bytes of one unit's abbreviations.
 const MAX_TABLE: usize = 64 << 10;
-/// As for Go's type metadata.
+/// The same limit as for Go's type metadata.
 const MAX_FIELDS: usize = 4096;
-/// Entries and attributes that are looked at, each of which takes some nanoseconds: a file of 30 MB has two
-/// million. An attribute can take no bytes, so the size alone is no bound.
+/// The most entries and attributes that are read. Each takes some nanoseconds, and a file of 30 MB has two million. The
+/// size alone is no bound, since an attribute can take no bytes.
 const MAX_STEPS: u64 = 100_000_000;
 const STEPS_PER_UNIT: u64 = 16;
 
-/// How the DWARF describes a struct type.
+/// The layout of a struct type according to the DWARF.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StructLayout {
-    /// Bytes that a value takes.
+    /// The size of a value, in bytes.
     pub size: u64,
-    /// Offset of each field, in bytes from the start of the struct.
+    /// The offset of each field, in bytes from the start of the struct.
     pub fields: BTreeMap<String, u64>,
 }
 
 impl Image {
-    /// What the DWARF says of Go's struct types with these names, each with the whole path of its package:
-    /// `github.com/cloudwego/kitex/pkg/rpcinfo.rpcInfo`. Types that it does not mention are left out. `None`
+    /// Returns the layouts that the DWARF has of Go struct types with these names, each with the full path of its
+    /// package: `github.com/cloudwego/kitex/pkg/rpcinfo.rpcInfo`. Types that it does not mention are left out. `None`
     /// for a program without DWARF.
     pub fn dwarf_structs(
         &self,
@@ -56,8 +55,7 @@ impl Image {
         Ok(has_dwarf.then_some(found))
     }
 
-    /// Shows the units of Go code, one after the other, until one is the last that is wanted. False for a program
-    /// without DWARF.
+    /// Visits the units of Go code in order, until `visit` breaks. Returns false for a program without DWARF.
     pub(super) fn go_units(&self, visit: &mut Visit<'_>) -> Result<bool, ImageError> {
         let Some(info) = self.debug_section("info")? else { return Ok(false) };
         let Some(mut abbreviations) = self.debug_section("abbrev")? else {
@@ -84,21 +82,21 @@ type Visit<'v> = dyn FnMut(&mut Walk, &Unit<'_>) -> Result<ControlFlow<()>, Imag
 
 /// A unit of Go code.
 pub(super) struct Unit<'a> {
-    /// Where it starts in its section.
+    /// The offset of the unit in its section.
     start: u64,
-    /// The path of its package.
+    /// The path of the unit's package.
     pub(super) name: Option<&'a str>,
     header: &'a UnitHeader<Bytes<'a>>,
     abbreviations: &'a Abbreviations,
 }
 
 impl<'a> Unit<'a> {
-    /// The entries from a place on; without one, from the start.
+    /// The entries from `from` on, or from the start without it.
     pub(super) fn entries(&self, from: Option<UnitOffset>) -> Result<EntriesRaw<'a, Bytes<'a>>, ImageError> {
         Ok(self.header.entries_raw(self.abbreviations, from)?)
     }
 
-    /// The place in the section that an attribute refers to.
+    /// The offset in the section that an attribute refers to.
     pub(super) fn target(&self, attribute: &Attribute<Bytes<'_>>) -> Option<u64> {
         match attribute.raw_value() {
             AttributeValue::UnitRef(place) => Some(self.in_section(place)),
@@ -111,16 +109,16 @@ impl<'a> Unit<'a> {
         self.start.saturating_add(place as u64)
     }
 
-    /// A place in the section, if it is in this unit.
+    /// Converts an offset in the section, if it lies in this unit.
     pub(super) fn place(&self, in_section: u64) -> Option<UnitOffset> {
         let place = usize::try_from(in_section.checked_sub(self.start)?).ok()?;
         (place < self.header.length_including_self()).then_some(UnitOffset(place))
     }
 }
 
-/// Goes through entries, within bounds.
+/// Reads entries, within bounds.
 pub(super) struct Walk {
-    /// How many may still be taken.
+    /// The number of steps left.
     steps: u64,
 }
 
@@ -133,7 +131,7 @@ impl Walk {
     ) -> Result<(), ImageError> {
         let mut buffer = Vec::new();
         let size = info.left();
-        // All Go code of a program shares one table.
+        // All Go code of a program shares one table of abbreviations.
         let mut known: Option<(usize, Abbreviations)> = None;
         while info.left() > 0 {
             let start = size - info.left();
@@ -173,7 +171,7 @@ impl Walk {
         Ok(entry.has_children() && language == Some(u64::from(dw::DW_LANG_Go.0)))
     }
 
-    /// The fields of the struct whose entry was just read, in the order of the DWARF.
+    /// Returns the fields of the struct whose entry was just read, in the order of the DWARF.
     pub(super) fn members<'a>(
         &mut self,
         unit: &Unit<'a>,
@@ -204,7 +202,7 @@ impl Walk {
         Ok(members)
     }
 
-    /// Visits the attributes of an entry. (`skip_attributes` of gimli adds up lengths unchecked.)
+    /// Visits the attributes of an entry. (gimli's `skip_attributes` adds up lengths unchecked.)
     pub(super) fn attributes<'a>(
         &mut self,
         entries: &mut EntriesRaw<'a, Bytes<'a>>,
@@ -228,13 +226,13 @@ impl Walk {
 /// A field of a struct.
 pub(super) struct Member<'a> {
     pub(super) name: &'a str,
-    /// In bytes from the start of the struct.
+    /// The offset in bytes from the start of the struct.
     pub(super) offset: u64,
-    /// Where its type is described in the unit.
+    /// Where the unit describes its type.
     pub(super) type_at: Option<UnitOffset>,
 }
 
-/// Looks for structs among the types of a unit, which are children of its first entry.
+/// Finds structs among the types of a unit, which are children of its first entry.
 fn structs(
     walk: &mut Walk,
     unit: &Unit<'_>,
@@ -263,7 +261,7 @@ fn structs(
     Ok(())
 }
 
-/// Text that is stored in the attribute itself, as Go does it.
+/// Returns text that is stored in the attribute itself, as Go stores it.
 pub(super) fn text<'a>(attribute: &Attribute<Bytes<'a>>) -> Option<&'a str> {
     match attribute.raw_value() {
         AttributeValue::String(text) => std::str::from_utf8(text.slice()).ok(),
@@ -271,9 +269,9 @@ pub(super) fn text<'a>(attribute: &Attribute<Bytes<'a>>) -> Option<&'a str> {
     }
 }
 
-/// Reads the next unit with its length.
+/// Reads the next unit, including its length.
 fn next_unit(info: &mut Contents<'_>, unit: &mut Vec<u8>) -> Result<(), ImageError> {
-    /// Says that the length follows in 8 bytes.
+    /// Marks a length in the 8 bytes that follow.
     const LONG: u32 = 0xffff_ffff;
     info.take_into(unit, 4)?;
     let length = match u32_at(unit, 0) {
@@ -311,9 +309,9 @@ pub(crate) mod tests {
         table.extend([1, 0x11, 1, 0x03, 0x08, 0x13, 0x0b, 0, 0]);
         // Name, frame base.
         table.extend([2, 0x2e, 1, 0x03, 0x08, 0x40, 0x0a, 0, 0]);
-        // Name, size, and two of Go's own.
+        // Name, size, and two attributes of Go's own.
         table.extend([3, 0x13, 1, 0x03, 0x08, 0x0b, 0x0f, 0x80, 0x52, 0x0b, 0x84, 0x52, 0x01, 0, 0]);
-        // Name, place, type, embedded.
+        // Name, offset, type, embedded.
         table.extend([4, 0x0d, 0, 0x03, 0x08, 0x38, 0x0f, 0x49, 0x10, 0x83, 0x52, 0x0c, 0, 0]);
         table.push(0);
         table
@@ -324,7 +322,7 @@ pub(crate) mod tests {
         entry.push(0);
     }
 
-    /// A unit with these entries in it, in the layout of a version of DWARF.
+    /// A unit with these entries, in the layout of a DWARF version.
     fn unit(version: u8, language: u8, entries: &[Vec<u8>]) -> Vec<u8> {
         let mut unit = vec![version, 0];
         match version {
@@ -340,7 +338,7 @@ pub(crate) mod tests {
         [&length[..], &unit].concat()
     }
 
-    /// A function that has a struct in it, which is none of the program's types.
+    /// A function with a struct inside, which is not one of the program's types.
     fn function() -> Vec<u8> {
         let mut entry = vec![2];
         name(&mut entry, "main.main");
@@ -376,7 +374,7 @@ pub(crate) mod tests {
         file(vec![(".debug_info", 0, info), (".debug_abbrev", 0, abbreviations)])
     }
 
-    /// The good sections behind a header that has their size, compressed.
+    /// The good sections, compressed, each after a header made for its size.
     fn compressed(header: &dyn Fn(u64) -> Vec<u8>, flags: u64, names: [&'static str; 2]) -> Vec<u8> {
         let pack = |(name, data): (&'static str, Vec<u8>)| {
             let mut encoder = ZlibEncoder::new(header(data.len() as u64), Compression::default());
@@ -397,7 +395,7 @@ pub(crate) mod tests {
         compressed(&header, 0, [".zdebug_info", ".zdebug_abbrev"])
     }
 
-    /// Good files, one for each form of the sections.
+    /// Valid files, one for each form of the sections.
     pub(crate) fn files() -> Vec<Vec<u8>> {
         vec![plain(good(), abbreviations()), compressed_as_elf_does(), compressed_the_old_way()]
     }
@@ -439,7 +437,7 @@ pub(crate) mod tests {
         assert!(look_at(file(Vec::new()), &[NAME]).expect("no error").is_none());
         let stripped = GoFile { sections: false, ..GoFile::of_release(26) };
         assert!(look_at(stripped.build().0, &[NAME]).expect("no error").is_none());
-        // Half of it is not none.
+        // A file with half of the DWARF is damaged, not without DWARF.
         let half = look_at(file(vec![(".debug_info", 0, good())]), &[NAME]);
         assert!(matches!(half, Err(ImageError::Dwarf(_))), "{half:?}");
     }
@@ -470,7 +468,7 @@ pub(crate) mod tests {
 
     #[test]
     fn units_may_have_long_lengths() {
-        // A 64-bit unit: its length and the place of its abbreviations take 8 bytes.
+        // A 64-bit unit: its length and the offset of its abbreviations take 8 bytes.
         let short = unit(5, GO, &[struct_type(NAME, 32, &[])]);
         let mut long = vec![0xff; 4];
         long.extend((short.len() as u64).to_le_bytes());
@@ -500,7 +498,7 @@ pub(crate) mod tests {
 
     #[test]
     fn entries_that_take_no_bytes_to_describe_do_not_take_forever() {
-        // An abbreviation with 30 000 attributes that are flags, and a million entries with it.
+        // An abbreviation with 30 000 attributes that are flags, and a million entries that use it.
         let mut table = vec![1, 0x11, 1, 0x03, 0x08, 0x13, 0x0b, 0, 0, 2, 0x34, 0];
         table.extend([0x3f, 0x19].repeat(30_000));
         table.extend([0, 0, 0]);
@@ -513,7 +511,7 @@ pub(crate) mod tests {
 
     #[test]
     fn lengths_that_overflow_are_errors() {
-        // A block whose length is the largest number, and then an attribute of a fixed size.
+        // A block with the largest possible length, then an attribute of a fixed size.
         let mut table = vec![1, 0x11, 1, 0x03, 0x08, 0x13, 0x0b, 0, 0, 2, 0x34, 0, 0x02, 0x09, 0x0b, 0x0b];
         table.extend([0, 0, 0]);
         let block = [&[2][..], &[0xff; 9], &[1, 7]].concat();
@@ -547,7 +545,7 @@ pub(crate) mod tests {
             word in 0_usize..100,
             value in prop::sample::select(vec![0, 1, 1 << 11, 1 << 32, 1 << 63, u64::MAX, u64::MAX - 7]),
         ) {
-            // The section headers and what lies before them: names, and the ends of the sections.
+            // The section headers and what precedes them: names, and the ends of the sections.
             let mut file = file;
             let at = file.len() - 8 * (word + 1);
             file[at..at + 8].copy_from_slice(&value.to_le_bytes());

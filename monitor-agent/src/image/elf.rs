@@ -26,11 +26,11 @@ use super::{
 
 /// The kernel maps segments at multiples of this.
 const PAGE: u64 = 4096;
-/// The largest single read: the function names of very large programs fit.
+/// The largest single read. The function names of very large programs fit.
 const MAX_READ: usize = 48 << 20;
 /// Tables are read in pieces of this size.
 const CHUNK: usize = 256 << 10;
-/// How much is searched: a sparse file can claim to be of any size.
+/// The most bytes that a search covers: a sparse file can claim any size.
 const MAX_SCAN: u64 = 256 << 20;
 
 /// One executable file.
@@ -43,7 +43,7 @@ pub struct Image {
     dynamic: Option<(u64, u64)>,
     build_id: Option<String>,
     relocations: OnceLock<Vec<Relocation>>,
-    /// Where the Go runtime's tables are, or why that can't be told, once somebody has asked.
+    /// Where the Go runtime's tables are, or why they cannot be found. Set by the first search.
     go: OnceLock<Result<go::Found, ImageError>>,
 }
 
@@ -51,19 +51,19 @@ pub struct Image {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Segment {
-    /// Link-time virtual address of its first byte.
+    /// The link-time virtual address of its first byte.
     pub address: u64,
-    /// Where it starts in the file, in bytes.
+    /// Its offset in the file, in bytes.
     pub offset: u64,
-    /// How many bytes come from the file.
+    /// The number of bytes that come from the file.
     pub file_size: u64,
-    /// How many bytes there are in memory; those behind `file_size` start as zeros.
+    /// The number of bytes in memory. The bytes beyond `file_size` start as zeros.
     pub memory_size: u64,
-    /// The process may read it.
+    /// Whether the process may read it.
     pub readable: bool,
-    /// The process may write it.
+    /// Whether the process may write it.
     pub writable: bool,
-    /// The process may execute it.
+    /// Whether the process may execute it.
     pub executable: bool,
 }
 
@@ -75,14 +75,14 @@ impl Segment {
     }
 }
 
-/// A mapped section as the header table describes it; trusted as a hint only.
+/// A mapped section according to the section headers. Trusted as a hint only.
 struct Section {
     name: Vec<u8>,
     address: u64,
     size: u64,
 }
 
-/// A section of debug information, which is in the file only.
+/// A section of debug information, which is not mapped.
 struct DebugSection {
     name: Vec<u8>,
     offset: u64,
@@ -91,7 +91,7 @@ struct DebugSection {
 }
 
 impl Image {
-    /// Reads the headers of an executable: nothing of what it contains.
+    /// Reads the headers of an executable, and none of its contents.
     pub fn parse(source: Box<dyn Source>) -> Result<Self, ImageError> {
         let header = file_header(&*source)?;
         let headers = program_headers(&*source, &header)?;
@@ -113,7 +113,7 @@ impl Image {
         Ok(image)
     }
 
-    /// Stands for an executable of which nothing can be read: it has nothing in it.
+    /// An empty image, for an executable that cannot be read.
     #[must_use]
     pub fn unread() -> Self {
         Self {
@@ -134,62 +134,60 @@ impl Image {
         &*self.source
     }
 
-    /// What tells builds apart: the GNU build id in hexadecimal, else Go's build id.
+    /// The id that distinguishes builds: the GNU build id in hexadecimal, or else Go's build id.
     pub fn build_id(&self) -> Option<&str> {
         self.build_id.as_deref()
     }
 
-    /// The page that the first byte of the lowest segment was linked for. What a process adds to all
-    /// addresses is the start of its lowest mapping of the file minus this. Not 0 in Go's own
-    /// position-independent files.
+    /// The page for which the first byte of the lowest segment was linked. The bias of a process is the start of its
+    /// lowest mapping of the file minus this address. Not 0 in Go's own position-independent files.
     pub fn link_base(&self) -> u64 {
         self.segments.iter().map(|s| s.address).min().unwrap_or(0) & !(PAGE - 1)
     }
 
-    /// The parts of the file that are mapped, in the order of the file's table.
+    /// The parts of the file that are mapped, in the order of the program headers.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// Where in the file the instruction at `address` is; `None` if it is not code from the file.
+    /// Returns the offset in the file of the instruction at `address`, or `None` if it is not code from the file.
     pub fn file_offset(&self, address: u64) -> Option<u64> {
         let segment = self.segments.iter().find(|s| s.executable && s.holds(address, 1))?;
         Some(address - segment.address + segment.offset)
     }
 
-    /// The `len` bytes at `address` as the program was linked: in a position-independent file, with the
-    /// addresses that relocations would store (without bias). The range must lie in one segment and come
-    /// from the file.
+    /// Reads `len` bytes at `address` as the program was linked: in a position-independent file, with the addresses
+    /// that relocations would store (without bias). The range must lie in one segment and come from the file.
     pub fn read(&self, address: u64, len: usize) -> Result<Vec<u8>, ImageError> {
         let segment = self.segment(address, len as u64)?;
         self.read_in(segment, address, len)
     }
 
-    /// The `len` bytes at `address` if the process cannot have written to them: all of them come from
-    /// the file and lie in a segment that is not writable.
+    /// Reads `len` bytes at `address` if the process cannot have written to them: all come from the file and lie in a
+    /// segment that is not writable.
     pub fn read_only(&self, address: u64, len: usize) -> Option<Vec<u8>> {
         let segment = self.segment(address, len as u64).ok()?;
         if segment.writable { None } else { self.read_in(segment, address, len).ok() }
     }
 
-    /// What the Go linker wrote about the program: release, modules, settings.
+    /// Reads what the Go linker recorded about the program: release, modules, settings.
     pub fn build_info(&self) -> Result<BuildInfo, ImageError> {
         buildinfo::read(self)
     }
 
-    /// The tables that every Go program carries for its own runtime, checked against each other. They are looked for once,
-    /// and not again if they are not found: all of a file without sections may have to be read for that.
+    /// Finds the tables that every Go program carries for its own runtime, and checks them against each other. Searches
+    /// only once, even if nothing is found: in a file without sections, the search may have to read everything.
     pub fn go(&self) -> Result<GoImage<'_>, ImageError> {
         let found = self.go.get_or_init(|| go::find(self)).clone()?;
         Ok(GoImage::new(self, found))
     }
 
-    /// How many bytes there are from `address` to where the segment's file contents end; none outside.
+    /// The number of bytes from `address` to the end of the segment's file contents, or 0 outside of all segments.
     pub(super) fn left_at(&self, address: u64) -> u64 {
         self.segment(address, 1).map_or(0, |segment| segment.address + segment.file_size - address)
     }
 
-    /// Up to `max` bytes at `address`: fewer where the segment's file contents end, at least one.
+    /// Reads up to `max` bytes at `address`, fewer where the segment's file contents end, but at least one.
     pub(super) fn read_up_to(&self, address: u64, max: usize) -> Result<Vec<u8>, ImageError> {
         let segment = self.segment(address, 1)?;
         let left = segment.address + segment.file_size - address;
@@ -202,8 +200,7 @@ impl Image {
         names.iter().find_map(find).map(|s| (s.address, s.size))
     }
 
-    /// What is in the section of debug information with this name, `.debug_` left out; `None` where there is
-    /// none.
+    /// Opens the section of debug information with this name, without `.debug_`. `None` if there is none.
     pub(super) fn debug_section(&self, name: &str) -> Result<Option<Contents<'_>>, ImageError> {
         let called = |prefix: &str| {
             let name = [prefix, name].concat();
@@ -213,9 +210,8 @@ impl Image {
         Contents::open(&*self.source, section.form, section.offset, section.size).map(Some)
     }
 
-    /// Visits the bytes of a range in pieces, until `visit` gives a value. All pieces but the last have a
-    /// length that is a multiple of 4096. The range is cut where the segment's file contents end, and where
-    /// it is larger than any program's.
+    /// Visits the bytes of a range in pieces, until `visit` returns a value. The length of every piece except the last
+    /// is a multiple of 4096. The range is cut at the end of the segment's file contents and at [`MAX_SCAN`] bytes.
     pub(super) fn scan<T>(
         &self,
         address: u64,
@@ -235,8 +231,7 @@ impl Image {
         Ok(None)
     }
 
-    /// Visits the segments that `choose` accepts as [`Image::scan`] does, each from the first multiple of
-    /// `align` on.
+    /// Visits the segments that `choose` accepts, like [`Image::scan`], each from the first multiple of `align` on.
     pub(super) fn scan_segments<T>(
         &self,
         choose: &dyn Fn(&Segment) -> bool,

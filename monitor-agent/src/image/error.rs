@@ -1,4 +1,4 @@
-//! Why an executable gives no values.
+//! Why an executable cannot be read.
 
 use std::io;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// Why a file, or a part of it, cannot be used.
 ///
-/// Each text is what follows the file's name in a sentence: "/bin/x is not an ELF file".
+/// Each text follows the file's name in a sentence: "/bin/x is not an ELF file".
 #[derive(Clone, Debug, Error)]
 pub enum ImageError {
     /// The operating system could not read the file.
@@ -19,10 +19,10 @@ pub enum ImageError {
     /// The file does not start as an ELF file does.
     #[error("is not an ELF file")]
     NotElf,
-    /// The file ends before what its headers promise.
+    /// The file ends before the end that its headers give.
     #[error("is truncated: it ends before the end of its {what}")]
     Truncated {
-        /// The part that is cut.
+        /// The part that is cut off.
         what: &'static str,
     },
     /// A 32-bit program.
@@ -34,13 +34,13 @@ pub enum ImageError {
     /// A program for another processor.
     #[error("is a program for {0}; only programs for x86-64 can be read")]
     WrongMachine(String),
-    /// An ELF file that no process runs.
+    /// An ELF file that no process can run.
     #[error("is {0}, not an executable program")]
     NotExecutable(&'static str),
     /// A program without Go build information.
     #[error("is not a Go program: it has no Go build information")]
     NotGo,
-    /// A Go program of a release that is not supported.
+    /// A Go program built by an unsupported release.
     #[error("is built by {version}, which is not supported: {why}")]
     UnsupportedGo {
         /// The release as the program names it.
@@ -48,7 +48,7 @@ pub enum ImageError {
         /// What is missing.
         why: String,
     },
-    /// The debug information can't be read.
+    /// The debug information cannot be read.
     #[error("has DWARF that can't be read: {0}")]
     Dwarf(String),
     /// Something in the file contradicts its format.
@@ -73,7 +73,7 @@ impl ImageError {
 
 impl From<io::Error> for ImageError {
     fn from(error: io::Error) -> Self {
-        // All reads lie inside the length the file had when it was opened.
+        // All reads lie inside the length that the file had when it was opened.
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return Self::Truncated { what: "contents (it shrank while it was read)" };
         }

@@ -1,4 +1,4 @@
-//! What the Go runtime keeps in a program for itself: module data, function table, itabs.
+//! The tables that the Go runtime keeps in a program: module data, function table, itabs.
 
 mod functions;
 mod inlined;
@@ -21,14 +21,14 @@ use self::{
 use super::bytes::{u32_at, u64_at};
 use super::{GoVersion, Image, ImageError};
 
-/// What one read of type data costs of a budget.
+/// The least that one read of type data costs of the budget.
 const MIN_TYPE_COST: u64 = 64;
-/// Types are read where they are needed, some of them several times; the plan of a Kitex program reads a tenth of
-/// them.
+/// The budget for type data, as a multiple of its size. Types are read where they are needed, some several times. The
+/// plan of a Kitex program reads a tenth of the type data.
 const TYPE_READS: u64 = 4;
-/// However small the type data is.
+/// The smallest budget, however small the type data is.
 const MIN_TYPE_READS: u64 = 1 << 20;
-/// However large the type data is. This bounds the names that are kept too.
+/// The largest budget, however large the type data is. It also bounds the names that are kept.
 const MAX_TYPE_READS: u64 = 32 << 20;
 
 /// The Go side of an executable.
@@ -37,10 +37,10 @@ pub struct GoImage<'a> {
     pub(super) version: GoVersion,
     format: TableFormat,
     module: ModuleData,
-    /// How much type data may still be read. Types may name each other and share their parts: a small file could
-    /// keep the agent busy with them for hours.
+    /// The bytes of type data that may still be read. Types may refer to each other and share their parts: a small file
+    /// could keep the agent busy for hours.
     type_budget: Cell<u64>,
-    /// Which functions were inlined into others, once somebody asks.
+    /// The functions that were inlined into others, read on first use.
     inlined: inlined::Inlined,
 }
 
@@ -50,7 +50,7 @@ struct Slice {
     len: u64,
 }
 
-/// What takes a search of the file.
+/// The results of a search through the file.
 #[derive(Clone, Copy)]
 pub(super) struct Found {
     version: GoVersion,
@@ -89,7 +89,7 @@ pub(super) fn find(image: &Image) -> Result<Found, ImageError> {
 }
 
 impl<'a> GoImage<'a> {
-    /// The Go side with what was found of it. Reads nothing.
+    /// Makes the Go side from the results of the search. Reads nothing.
     pub(super) fn new(image: &'a Image, found: Found) -> Self {
         let Found { version, format, module } = found;
         let inlined = inlined::Inlined::in_table_of(module.functions.len);
@@ -106,28 +106,28 @@ impl GoImage<'_> {
         self.version
     }
 
-    /// The address of something in the type data, from its distance to the start.
+    /// Converts an offset in the type data to an address.
     pub(super) fn type_offset(&self, offset: u32) -> Result<u64, ImageError> {
         let address = self.module.types.checked_add(u64::from(offset));
         let inside = address.filter(|&address| address < self.module.types_end);
         inside.ok_or_else(|| ImageError::malformed("its Go type data refers outside itself"))
     }
 
-    /// Takes the cost of reading so many bytes of type data from the budget.
+    /// Deducts the cost of reading `len` bytes of type data from the budget.
     pub(super) fn pay_for_type(&self, len: usize) -> Result<(), ImageError> {
         self.type_budget.set(self.type_budget.get().saturating_sub((len as u64).max(MIN_TYPE_COST)));
         self.check_types()
     }
 
-    /// Allows as much type data to be read as if none had been: for another question, of which there must be few.
+    /// Resets the budget for type data, for another question. There must be few such questions.
     pub(crate) fn renew_type_budget(&self) {
         let types = (self.module.types_end - self.module.types).min(self.image.left_at(self.module.types));
         let budget = types.saturating_mul(TYPE_READS).saturating_add(MIN_TYPE_READS).min(MAX_TYPE_READS);
         self.type_budget.set(budget);
     }
 
-    /// Fails once more type data was asked for than any question is worth: from then on no type can be read, and
-    /// one that was not found may be there.
+    /// Fails once the budget for type data is used up. From then on no type can be read, and a type that was not found
+    /// may exist.
     pub fn check_types(&self) -> Result<(), ImageError> {
         if self.type_budget.get() == 0 {
             return Err(ImageError::malformed("its Go types refer to each other without end"));
@@ -145,7 +145,7 @@ fn to_len(len: u64) -> Result<usize, ImageError> {
     usize::try_from(len).map_err(|_| ImageError::malformed(format!("a table of {len} bytes is too large")))
 }
 
-/// The number of 4 or 8 bytes in `data`.
+/// Returns the number in `data`, which has 4 or 8 bytes.
 fn number(data: &[u8]) -> Result<u64, ImageError> {
     let value = u64_at(data, 0).or_else(|| u32_at(data, 0).map(u64::from));
     value.ok_or_else(|| ImageError::malformed("its Go function table is cut"))

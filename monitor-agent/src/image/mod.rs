@@ -1,17 +1,16 @@
 //! One executable: from its bytes to values.
 //!
-//! An [`Image`] answers what a plan asks about a file: which Go release built it, where a function
-//! starts and what its first instructions are, how a Go type is laid out. It knows nothing of processes,
-//! probes or RPC frameworks, and reads only what is asked for, with `pread`-like calls through a
-//! [`Source`]: a mapping of somebody else's file would end the agent with SIGBUS when the file shrinks.
+//! An [`Image`] answers what a plan asks about a file: which Go release built it, where a function starts and what its
+//! first instructions are, how a Go type is laid out. It knows nothing of processes, probes or RPC frameworks. It reads
+//! only the parts that a question needs, with `pread`-like calls through a [`Source`]: a mapping of another user's file
+//! would end the agent with SIGBUS when the file shrinks.
 //!
-//! The input is hostile: the agent is root and parses other people's binaries. Every length and count
-//! is checked against the file or a cap before memory is taken, arithmetic is checked, and tables are
-//! walked forward only, so that time and memory are bounded by the size of the file.
+//! The input is hostile: the agent runs as root and parses other users' binaries. Every length and count is checked
+//! against the file or a cap before memory is allocated, arithmetic is checked, and tables are walked forward only. So
+//! the size of the file bounds time and memory.
 //!
-//! All addresses are link-time virtual addresses. In a position-independent executable the address in a
-//! process is the link-time address plus a bias: the start of the lowest mapping of the file minus
-//! [`Image::link_base`].
+//! All addresses are link-time virtual addresses. In a position-independent executable, the address in a process is the
+//! link-time address plus a bias: the start of the lowest mapping of the file minus [`Image::link_base`].
 
 mod buildinfo;
 mod bytes;

@@ -1,7 +1,7 @@
 //! Functions that no Go compiler has made: where they are, and where in them to put a probe.
 //!
-//! What is known of them is their symbol: name, address and size. Their arguments are in the registers of System V's
-//! calling convention when they are entered, and their return address lies where the stack pointer points.
+//! Only their symbol is known: name, address and size. At their entry, arguments are in the registers of System V's
+//! calling convention, and the stack pointer points to the return address.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,31 +12,32 @@ use super::{
     code::{Body, MAX_CODE, cost},
 };
 
-/// More functions than these are not told apart: a pattern of a spec may match a few.
+/// The most functions that are kept. A pattern of a spec may match a few.
 const MAX_FOUND: usize = 1 << 14;
-/// More names of one address are not kept.
+/// The most names that are kept of one address.
 const NAMES_MAX: usize = 4;
-/// Functions have one part elsewhere or two. More are not looked at.
+/// The most parts of a function that are checked. Functions have one or two.
 const PARTS_MAX: usize = 8;
 /// The first push or branch of a function is one of its first few instructions.
 const MAX_PROLOGUE: usize = 8;
 
-/// A function of the symbol table.
+/// A function in the symbol table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NativeFunction {
-    /// Its name as it is in the table, mangled if the compiler does that.
+    /// Its name in the table, mangled if the compiler does that.
     pub name: String,
     /// Link-time address of its first instruction.
     pub entry: u64,
-    /// How many bytes it has.
+    /// Its size in bytes.
     pub size: u64,
-    /// Who wants it, a bit for each.
+    /// A bit for each user that wants the function.
     pub wanted_by: u64,
 }
 
 impl Image {
-    /// The functions with a size whose names are wanted, by address, each once: the first of several names counts that
-    /// somebody wants. `wanted_by` says who wants a name, a bit for each. There are never more than some ten thousand.
+    /// Returns the functions that have a size and a wanted name, by address, each once. If a function has several
+    /// names, the first wanted one is kept. `wanted_by` returns a bit for each user that wants a name. There are never
+    /// more than some ten thousand functions.
     pub fn native_functions(
         &self,
         wanted_by: &mut dyn FnMut(&str) -> u64,
@@ -52,8 +53,8 @@ impl Image {
         Ok(found.into_values().collect())
     }
 
-    /// The names of the functions at some addresses, a few of each. There are several where one is an alias of another, as C++
-    /// has for constructors, or where the linker has made one of functions with the same code.
+    /// Returns the names of the functions at some addresses, a few of each. A function has several names if one is an
+    /// alias, as C++ constructors have, or if the linker has merged functions with the same code.
     pub fn native_names(
         &self,
         entries: &BTreeSet<u64>,
@@ -70,8 +71,9 @@ impl Image {
         Ok(names)
     }
 
-    /// The parts elsewhere of functions, by their addresses, or why they can't be told, or may return. What has a name of
-    /// theirs before its suffix is a part, and its code tells whether it returns.
+    /// Returns the parts of functions that lie elsewhere, by the addresses of the functions. Returns an error if they
+    /// are unknown or may return. A symbol is of a part if it is a name of the function with a suffix, and its code
+    /// shows whether it returns.
     pub fn native_parts(
         &self,
         functions: &[NativeFunction],
@@ -98,16 +100,16 @@ impl Image {
         Ok(functions.iter().map(|function| (function.entry, check(function))).collect())
     }
 
-    /// Refuses a function of which a part may return.
+    /// Refuses a function if one of its parts may return.
     fn check_parts<'a>(
         &self,
         function: &NativeFunction,
         parts: impl Iterator<Item = &'a NativeFunction>,
     ) -> Result<Parts, CodeError> {
-        // Of what can't be read nothing is known, as of no code at all.
+        // Code that cannot be read is unknown, like missing code.
         let code = |of: &NativeFunction| self.native_code(of).unwrap_or_default();
         let whole = code(function);
-        // One without a site is refused for that.
+        // A function without a site is refused for that reason.
         let site = native_entry_site(&whole, function.entry).map_or(0, |site| site.offset);
         let mut known = Parts::default();
         let mut is_known =
@@ -117,16 +119,16 @@ impl Image {
         part.map_or(Ok(known), |(_, part)| Err(CodeError::PartMayReturn { part: part.name.clone() }))
     }
 
-    /// The instructions of a function.
+    /// Returns the instructions of a function.
     pub fn native_code(&self, function: &NativeFunction) -> Result<Vec<u8>, ImageError> {
         let size = usize::try_from(function.size).unwrap_or(usize::MAX);
-        // More than is looked at tells that it is too long.
+        // One byte beyond the limit shows that the function is too long.
         self.read(function.entry, size.min(MAX_CODE + 1))
     }
 }
 
-/// The suffixes of a symbol, each with where it begins, the last one first: what a compiler has put behind the function's name
-/// for what it has made of it. A name that Rust has mangled has dots in it as well.
+/// Returns the suffixes of a symbol with their positions, the last one first. A compiler appends them to a function's
+/// name for the code that it has made of the function. Names mangled by Rust contain dots as well.
 fn suffixes(symbol: &str) -> impl Iterator<Item = (usize, &str)> {
     let is_suffix = |text: &str| {
         !text.is_empty() && text.bytes().all(|c| c == b'_' || c.is_ascii_lowercase() || c.is_ascii_digit())
@@ -139,31 +141,33 @@ fn suffixes(symbol: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The name of the function that a symbol is of a part of, if it is: of what seldom runs (`.cold` of gcc and LLVM), or what LLVM
-/// has put into another section (`.__part.N`, and `.eh` for exceptions). Those jump to and fro in the middle of the
-/// function, so that neither a return address nor arguments are where they are at an entry.
+/// Returns the name of the whole function if the symbol is of a part of it: of code that rarely runs (`.cold` of gcc
+/// and LLVM), or of code that LLVM has put into another section (`.__part.N`, and `.eh` for exceptions). Function and
+/// part jump to each other in the middle, so neither the return address nor the arguments are where they are at an
+/// entry.
 fn whole_of(symbol: &str) -> Option<&str> {
     let part = suffixes(symbol).find(|(_, suffix)| matches!(*suffix, "cold" | "__part" | "eh"));
     part.and_then(|(at, _)| symbol.get(..at))
 }
 
-/// Whether a symbol is that of a part of a function, and of none that is called from its source. What gcc has put into a function
-/// of its own (`.part.N`) is one as well, though it is called and returns.
+/// Whether a symbol is of a part of a function, not of a function that the source calls. Code that gcc has put into a
+/// function of its own (`.part.N`) also counts as a part, although it is called and returns.
 #[must_use]
 pub fn is_native_part(symbol: &str) -> bool {
     whole_of(symbol).is_some() || suffixes(symbol).any(|(_, suffix)| suffix == "part")
 }
 
-/// Whether a symbol is that of a thunk: the virtual tables of C++ have one in a method's place where `this`, or what is returned, must
-/// be moved first. It goes on in the method, or calls it, and would count a call of that again.
+/// Whether a symbol is of a thunk. In the virtual tables of C++, a thunk takes the place of a method if `this`, or the
+/// result, must be adjusted. It continues in the method or calls it, so it would count the same call again.
 #[must_use]
 pub fn is_native_thunk(symbol: &str) -> bool {
     symbol.strip_prefix("_ZT").is_some_and(|kind| kind.starts_with(['h', 'v', 'c']))
 }
 
-/// The name of the function of which a compiler has made this one with other arguments, if its symbol says so: gcc leaves some
-/// out (`.constprop.N`), passes others in their place or gives no result (`.isra.N`), or puts the body of a loop (`._omp_fn.N`) or of a
-/// coroutine (`.actor`) into a function, as LLVM does (`.omp_outlined`, `.resume`).
+/// Returns the name of the original function if the symbol shows that the compiler has made this one of it, with other
+/// arguments: gcc leaves some out (`.constprop.N`), passes others instead or returns no result (`.isra.N`), or puts the
+/// body of a loop (`._omp_fn.N`) or of a coroutine (`.actor`) into a function. LLVM does so too (`.omp_outlined`,
+/// `.resume`).
 #[must_use]
 pub fn native_original(symbol: &str) -> Option<&str> {
     let is_other = |suffix: &str| {
@@ -176,8 +180,8 @@ pub fn native_original(symbol: &str) -> Option<&str> {
     others.last().and_then(|(at, _)| symbol.get(..at))
 }
 
-/// Chooses the site for a probe that wants the arguments of a function, and for one that wants its return: at the site the
-/// registers of the arguments and the stack pointer are as the caller left them, and one call hits it once.
+/// Chooses the site for a probe that reads the arguments of a function, and for one that needs its return address. At
+/// the site, argument registers and stack pointer are as the caller left them, and one call hits it once.
 pub fn native_entry_site(code: &[u8], entry: u64) -> Result<SiteChoice, CodeError> {
     let body = Body::decode(code, entry)?;
     if let Some(index) = emulated(&body)
@@ -196,7 +200,7 @@ pub fn native_entry_site(code: &[u8], entry: u64) -> Result<SiteChoice, CodeErro
     )
 }
 
-/// The first instruction that the kernel emulates on the straight path on which arguments and stack stay as they are.
+/// Returns the first emulated instruction on the straight path on which arguments and stack stay unchanged.
 fn emulated(body: &Body) -> Option<usize> {
     for (index, instruction) in body.instructions.iter().enumerate().take(MAX_PROLOGUE) {
         if cost(instruction) == CostClass::Emulated {
@@ -209,7 +213,7 @@ fn emulated(body: &Body) -> Option<usize> {
     None
 }
 
-/// Whether an instruction goes on with the next one and changes neither a register of an argument nor the stack pointer.
+/// Whether an instruction continues with the next one, and changes neither an argument register nor the stack pointer.
 fn leaves_arguments(instruction: &Instruction) -> bool {
     if instruction.flow_control() != FlowControl::Next {
         return false;
@@ -228,7 +232,7 @@ fn leaves_arguments(instruction: &Instruction) -> bool {
     }
 }
 
-/// Whether it is one of the registers in which there are arguments, or the stack pointer.
+/// Whether a register is for arguments, or is the stack pointer.
 fn is_argument(register: Register) -> bool {
     matches!(
         register.full_register(),
@@ -249,13 +253,13 @@ mod tests {
 
     const ENTRY: u64 = 0x1000;
 
-    /// Functions that other files may use, and others.
+    /// Global functions, and local ones.
     const GLOBAL: u8 = 0x12;
     const LOCAL: u8 = 0x02;
-    /// Local ones without a type, as LLVM's parts of functions are.
+    /// Local symbols without a type, like LLVM's for parts of functions.
     const UNTYPED: u8 = 0x00;
 
-    /// A symbol of a function in the first section, by the place of its name.
+    /// A symbol of a function in the first section, by the offset of its name.
     fn symbol(name: usize, kind: u8, address: u64) -> Vec<u8> {
         let name = u32::try_from(name).expect("a short table").to_le_bytes();
         [&name[..], &[kind, 0, 1, 0], &address.to_le_bytes(), &8_u64.to_le_bytes()].concat()
@@ -266,7 +270,7 @@ mod tests {
         with_code(&symbols.iter().map(|(name, address)| (*name, GLOBAL, *address)).collect::<Vec<_>>(), &[])
     }
 
-    /// The same with their kinds, and with more code behind that which there is.
+    /// The same with their kinds, and with more code after the existing code.
     fn with_code(symbols: &[(&str, u8, u64)], code: &[&'static [u8]]) -> Image {
         let (mut table, mut names) = (vec![0_u8; 24], vec![0_u8]);
         for (name, kind, address) in symbols {
@@ -281,7 +285,7 @@ mod tests {
         let unmapped = vec![(".symtab", 0, table), (".strtab", 0, names)];
         let more = code.iter().map(|code| ("more", *code)).collect();
         let (mut file, _) = GoFile { unmapped, more, ..GoFile::of_release(26) }.build();
-        // The builder gives all sections one type: this is the fifth, and its names are in the one behind it.
+        // The builder gives all sections one type. The symbol table is the fifth, and its names are in the sixth.
         let headers = u64::from_le_bytes(file[40..48].try_into().expect("eight bytes"));
         let symtab = usize::try_from(headers).expect("a small file") + 4 * 64;
         file[symtab + 4] = 2;
@@ -308,7 +312,7 @@ mod tests {
         for thunk in ["_ZThn8_N1A1fEi", "_ZTv0_n24_N1A1fEi", "_ZTch0_h16_N1A1fEi"] {
             assert!(is_native_thunk(thunk), "{thunk}");
         }
-        // Methods, a virtual table, and functions that initialise or find a variable of each thread.
+        // Methods, a virtual table, and functions that initialise or find a thread-local variable.
         for symbol in
             ["_ZN1A1fEi", "_ZN2Th1fEi", "_Z2Thi", "_ZTV1A", "_ZTC1A0_1B", "_ZTH1x", "_ZTW1x", "_ZT", "f"]
         {
@@ -359,8 +363,8 @@ mod tests {
     #[test]
     fn a_function_is_whole_unless_a_part_named_after_it_may_return() {
         let at = |number: u64| TEXT + 8 * number;
-        // At 2 there is a return. What fills up behind it; at 3 mov rdi, rbx; call elsewhere; at 4 jmp behind the first instruction
-        // of 0, and what fills up; at 5 the same to the first.
+        // At 2: a return, then padding. At 3: mov rdi, rbx; call elsewhere. At 4: jmp past the first instruction of 0,
+        // then padding. At 5: the same, to the first instruction.
         let code: [&[u8]; 4] = [
             b"\xcc\xcc\xcc\xcc",
             b"\x48\x89\xdf\xe8\x00\x10\x00\x00",
@@ -372,7 +376,7 @@ mod tests {
             let mut found = with_code(symbols, &code).native_parts(&[cut]).expect("symbols");
             found.remove(&at(0)).expect("the function").map(|_| ())
         };
-        // Of its two names either may be that of which a part is named.
+        // A part may be named after either of its two names.
         let cut = [("cut", GLOBAL, at(0)), ("alias", GLOBAL, at(0)), ("other", LOCAL, at(1))];
         let with = |more: &[(&str, u8, u64)]| told(&[&cut[..], more].concat());
         let by_part = |part: &str| Err(CodeError::PartMayReturn { part: part.to_owned() });
@@ -381,23 +385,24 @@ mod tests {
             for part in ["cut.cold", "cut.cold.1", "cut.__part.1", "cut.eh", "alias.cold"] {
                 assert_eq!(with(&[(part, kind, at(2))]), by_part(part));
                 assert_eq!(with(&[(part, kind, at(5))]), by_part(part));
-                // One that ends in a call, as of what goes on with an exception, and one that jumps back into the function.
+                // A part that ends in a call, as code that handles an exception, and one that jumps back into the
+                // function.
                 assert_eq!(with(&[(part, kind, at(3)), (part, kind, at(4))]), Ok(()), "{part}");
             }
         }
-        // What is a function of its own, and parts of others.
+        // A function of its own, and parts of others.
         for symbol in ["cut.part.0", "cut.part.0.cold", "other.cold", "cut_cold"] {
             assert_eq!(with(&[(symbol, LOCAL, at(2))]), Ok(()), "{symbol}");
         }
         assert_eq!(with(&[("cut.cold", LOCAL, at(3)), ("cut.eh", UNTYPED, at(2))]), by_part("cut.eh"));
-        // One that is not in the file, and more than are looked at.
+        // A part that is not in the file, and more parts than are checked.
         assert_eq!(with(&[("cut.cold", LOCAL, at(1 << 20))]), by_part("cut.cold"));
         assert_eq!(with(&[("cut.cold", LOCAL, at(3)); PARTS_MAX]), Ok(()));
         assert_eq!(with(&[("cut.cold", LOCAL, at(3)); PARTS_MAX + 1]), by_part("cut.cold"));
         let unknown = |told: Result<(), CodeError>| told.expect_err("a reason").to_string();
         let names = unknown(with(&[("third", GLOBAL, at(0)), ("fourth", GLOBAL, at(0))]));
         assert!(names.contains("more names than are looked at"), "{names}");
-        // Where the symbols of parts are not kept.
+        // Without the symbols of parts.
         let stripped = unknown(told(&[("cut", GLOBAL, at(0))]));
         assert!(stripped.contains("no local symbols"), "{stripped}");
     }
@@ -410,7 +415,7 @@ mod tests {
         assert!(error.to_string().contains("longer names"), "{error}");
     }
 
-    /// Offset, cost and text of the site in a function.
+    /// The offset, cost and text of a function's site.
     fn site(code: &[u8]) -> Result<(u64, CostClass, String), CodeError> {
         native_entry_site(code, ENTRY).map(|site| (site.offset, site.cost, site.instruction))
     }
@@ -463,12 +468,12 @@ mod tests {
 
     #[test]
     fn one_call_hits_the_site_once() {
-        // mov eax, edi; push rbx; jmp to the push: the first instruction is entered once all the same.
+        // mov eax, edi; push rbx; jmp to the push: the first instruction is still entered once.
         let (offset, ..) = site(b"\x89\xf8\x53\xeb\xfd").expect("a site");
         assert_eq!(offset, 0);
         // push rbx; jmp to the push.
         assert!(matches!(site(b"\x53\xeb\xfd"), Err(CodeError::Reentered { .. })));
-        // A call of itself is another call: push rbx; call to the push; pop rbx; ret
+        // A call of the function itself is another call: push rbx; call to the push; pop rbx; ret
         assert_eq!(emulated(b"\x53\xe8\xfa\xff\xff\xff\x5b\xc3").0, 0);
     }
 }

@@ -1,29 +1,30 @@
-//! What a C++ function gets, as its mangled name says it, and in which registers that may be.
+//! The parameters of a C++ function, from its mangled name, and the registers that may hold them.
 
 use std::collections::BTreeSet;
 
 use super::source_names::CXX11_STRING;
 
-/// What the symbol of a function has that gets a `std::string` of the C++11 ABI: Itanium C++ ABI, 5.1, and the inline namespace
+/// What a symbol contains for a `std::string` of the C++11 ABI: Itanium C++ ABI, 5.1, and the inline namespace
 /// `__cxx11` of libstdc++.
 const MANGLED_STRING: &str = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE";
-/// Registers for arguments that are integers or pointers: System V ABI for x86-64, 3.2.3.
+/// The number of registers for integer and pointer arguments: System V ABI for x86-64, 3.2.3.
 const REGISTERS: usize = 6;
-/// How many of them an argument may take of which nothing is known.
+/// How many registers an argument of unknown type may take.
 const UNKNOWN: &[usize] = &[0, 1, 2];
 
 /// The parameters of a C++ function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameters {
     types: Vec<String>,
-    /// In which registers the first may be: behind `this`, if there is one, and a pointer to the result, if that is returned in memory.
+    /// The registers that may hold the first parameter: after `this`, if there is one, and after a pointer to the
+    /// result, if it is returned in memory.
     first: BTreeSet<usize>,
-    /// Whether it is known what each is: of a pack of several the name has one type, with what that means to all.
+    /// Whether each type is known. In a pack, the name has one type for several parameters.
     are_known: bool,
 }
 
 impl Parameters {
-    /// Those of a function, by its symbol and its name in the source without what it returns.
+    /// Returns the parameters of a function, from its symbol and its source name without the return type.
     pub(super) fn of(symbol: &str, name: &str) -> Option<Self> {
         let (types, behind) = split(name.split(" [clone").next()?)?;
         // Names of methods are nested, or local. So are names in namespaces.
@@ -37,14 +38,15 @@ impl Parameters {
         Some(Self { types, first, are_known: !symbol.contains("Dp") })
     }
 
-    /// Those of a function whose name does not tell them: any may be a string, if the symbol has that type.
+    /// The parameters of a function whose name does not show them. Any may be a string, if the symbol contains that
+    /// type.
     pub(super) fn unknown(symbol: &str) -> Self {
         let string = symbol.contains(MANGLED_STRING).then(|| CXX11_STRING[0].to_owned());
         Self { types: string.into_iter().collect(), first: (0..REGISTERS).collect(), are_known: false }
     }
 
-    /// Whether the argument in a register, counted from 0, may be a `std::string` of the C++11 ABI, by reference or pointer: whether one
-    /// of the parameters is that which may be there.
+    /// Whether the argument in a register, counted from 0, may be a `std::string` of the C++11 ABI, by reference or
+    /// pointer: whether a parameter of that type may be in this register.
     #[must_use]
     pub fn may_be_string(&self, argument: usize) -> bool {
         let mut places = self.first.clone();
@@ -60,7 +62,7 @@ impl Parameters {
     }
 }
 
-/// The types in the parentheses of a function's name, and what stands behind them: qualifiers, which only a method has.
+/// Returns the types in the parentheses of a function's name, and the qualifiers after them, which only a method has.
 fn split(name: &str) -> Option<(Vec<&str>, &str)> {
     let (before, behind) = name.rsplit_once(')')?;
     if !behind.bytes().all(|byte| byte.is_ascii_lowercase() || b" &".contains(&byte)) {
@@ -86,18 +88,19 @@ fn split(name: &str) -> Option<(Vec<&str>, &str)> {
     None
 }
 
-/// Whether a parameter is a `std::string`, or refers or points to one. By value one is passed by a pointer as well.
+/// Whether a parameter is a `std::string`, or a reference or pointer to one. A string by value is also passed by a
+/// pointer.
 fn is_string(parameter: &str) -> bool {
     parameter.strip_prefix(CXX11_STRING[0]).is_some_and(|behind| {
         matches!(behind.strip_prefix(" const").unwrap_or(behind), "" | "&" | "&&" | "*")
     })
 }
 
-/// How many registers a parameter may take. Those of floating-point numbers are others, and structs by value may be in any of
-/// them or none.
+/// Returns how many registers a parameter may take. Floating-point numbers use other registers, and structs by value
+/// may be in any registers or in none.
 fn registers(parameter: &str) -> &'static [usize] {
     let referred = parameter.trim_end_matches('&');
-    // What a pointer to a method ends with has a space before it.
+    // At the end of a pointer to a method, a space precedes `&`.
     let is_reference = referred.len() < parameter.len() && !referred.ends_with(' ');
     match parameter {
         "float" | "double" | "long double" | "__float128" => &[0],
@@ -110,7 +113,8 @@ fn registers(parameter: &str) -> &'static [usize] {
     }
 }
 
-/// The register behind those that an argument takes. One for which too few are left lies on the stack, and takes none.
+/// Returns the register after those of an argument. An argument for which too few are left lies on the stack, and takes
+/// none.
 fn next(place: usize, count: usize) -> usize {
     if place + count > REGISTERS { place } else { place + count }
 }
@@ -119,7 +123,7 @@ fn next(place: usize, count: usize) -> usize {
 mod tests {
     use super::super::Demangler;
 
-    /// The arguments that may be a string, of a symbol in which `$` stands for its type.
+    /// The arguments that may be a string, for a symbol in which `$` stands for its type.
     fn strings(symbol: &str) -> Vec<usize> {
         let symbol = symbol.replace('$', super::MANGLED_STRING);
         let parameters = Demangler::default().parameters(&symbol).unwrap_or_else(|| panic!("{symbol}"));
@@ -129,13 +133,13 @@ mod tests {
     #[test]
     fn strings_are_where_the_name_has_them() {
         for (symbol, expected) in [
-            // f(std::string const&), to which a pointer to the result may come first, and as a method this.
+            // f(std::string const&): a pointer to the result may come first, and in a method `this`.
             ("_Z1fRK$", &[0_usize, 1][..]),
             ("_ZL1fRK$", &[0, 1]),
             ("_ZN1A1fERK$", &[0, 1, 2]),
             ("_ZNK1A1fERK$", &[1, 2]),
             ("_ZNKR1A1fERK$", &[1, 2]),
-            // By reference, pointer and value, and such that are none.
+            // By reference, pointer and value, and types that are not strings.
             ("_Z1fR$", &[0, 1]),
             ("_Z1fO$", &[0, 1]),
             ("_Z1fP$", &[0, 1]),
@@ -149,7 +153,7 @@ mod tests {
             // f(int, std::string const&)
             ("_Z1fiRK$", &[1, 2]),
             ("_Z1fPKcRK$", &[1, 2]),
-            // Registers that are others, and two at once.
+            // A parameter in another register, and one that takes two.
             ("_Z1fdRK$", &[0, 1]),
             ("_Z1feRK$", &[0, 1]),
             ("_Z1fnRK$", &[2, 3]),
@@ -160,21 +164,22 @@ mod tests {
             ("_Z1fM1BKFviRERK$", &[0, 1, 2, 3]),
             ("_Z1fR1BRK$", &[1, 2]),
             ("_Z1fRSt8functionIFvicEERK$", &[1, 2]),
-            // What there is no room for is on the stack, with what comes behind it in the last register.
+            // An argument without room is on the stack. The one after it is in the last register.
             ("_Z1fiiiiiiRK$", &[]),
             ("_Z1fiiiiinRK$", &[5]),
             ("_Z1fiiiiRK$", &[4, 5]),
-            // Templates say what they return.
+            // Names of templates include the return type.
             ("_Z1fI$EvRKT_i", &[0, 1]),
             ("_Z1fIiEvT_RK$", &[1, 2]),
-            // A suffix that leaves the arguments as they are.
+            // A suffix that does not change the arguments.
             ("_Z1fiRK$.lto_priv.0", &[1, 2]),
         ] {
             assert_eq!(strings(symbol), expected, "{symbol}");
         }
     }
 
-    /// `void f(As const&..., std::string const&)`, of a float and an int: demangled, only the last of the pack is a reference.
+    /// `void f(As const&..., std::string const&)`, of a float and an int: demangled, only the last of the pack is a
+    /// reference.
     #[test]
     fn of_packs_nothing_is_known() {
         assert_eq!(strings("_Z1fIJfiEEvDpRKT_RK$"), [0, 1, 2, 3, 4, 5]);
@@ -186,7 +191,7 @@ mod tests {
         assert_eq!(strings("_ZN1JC1IiEERK$T_"), [0, 1, 2, 3, 4, 5]);
         assert_eq!(strings("_ZN1JC2B3fooIiEET_RK$"), [0, 1, 2, 3, 4, 5]);
         assert_eq!(strings("_ZN1JC1IiEERKiT_"), Vec::<usize>::new());
-        // Such letters in an identifier.
+        // The same letters in an identifier.
         assert_eq!(strings("_Z8ADC1InitiRK$"), [1, 2]);
     }
 

@@ -1,7 +1,8 @@
-//! What the DWARF says of the Go runtime: where its variables are, and where fields lie in them.
+//! Where the DWARF locates the Go runtime's variables, and the fields in them.
 //!
-//! The linker describes a variable in a unit of its package, and behind those the types of all packages in another unit
-//! of package `runtime` (`dwarfDefineGlobal` and `movetomodule` in cmd/link/internal/ld/dwarf.go @ go1.26).
+//! The linker describes a variable in a unit of its package. After those units, it describes the types of all packages
+//! in another unit of package `runtime` (`dwarfDefineGlobal` and `movetomodule` in cmd/link/internal/ld/dwarf.go @
+//! go1.26).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -12,18 +13,18 @@ use super::bytes::u64_at;
 use super::dwarf::{Bytes, Unit, Walk, text};
 use super::{Image, ImageError};
 
-/// The package whose variables and types are looked at, and what their names start with.
+/// The package whose variables and types are read, and the prefix of their names.
 const PACKAGE: &str = "runtime";
 const PREFIX: &str = "runtime.";
-/// How many names a type may have.
+/// The most names that a type may have.
 const MAX_NAMES_OF_A_TYPE: usize = 8;
 
-/// What the DWARF says of the package `runtime`.
+/// What the DWARF describes of the package `runtime`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimePlaces {
-    /// Link-time addresses of variables, by their names in the package.
+    /// Link-time addresses of variables, by name without the package.
     pub variables: BTreeMap<String, u64>,
-    /// The variables and structs whose types it describes.
+    /// The variables and structs whose types are described.
     pub described: BTreeSet<String>,
     /// Offsets and sizes in bytes, by path.
     pub places: BTreeMap<String, u64>,
@@ -38,13 +39,13 @@ impl RuntimePlaces {
 }
 
 impl Image {
-    /// Where the DWARF says that fields lie in the variables and structs of the package `runtime`. A path is the name
-    /// of a variable or struct and of fields in it, such as `sched.gFree.n`, for the distance in bytes from its start;
-    /// `#` at its end asks for the size instead. `None` for a program without DWARF.
+    /// Returns where fields lie in the variables and structs of the package `runtime`, according to the DWARF. A path
+    /// is the name of a variable or struct and of fields in it, such as `sched.gFree.n`, and stands for the distance in
+    /// bytes from its start. With `#` at the end it stands for the size instead. `None` for a program without DWARF.
     pub fn dwarf_runtime(&self, paths: &BTreeSet<&str>) -> Result<Option<RuntimePlaces>, ImageError> {
         let roots: BTreeSet<&str> = paths.iter().map(|path| split(path).0).collect();
         let mut found = RuntimePlaces::default();
-        // Where the types of the roots are in the section.
+        // The offsets in the section of the roots' types.
         let mut types = BTreeMap::new();
         let has_dwarf = self.go_units(&mut |walk, unit| {
             if unit.name != Some(PACKAGE) {
@@ -66,13 +67,13 @@ impl Image {
     }
 }
 
-/// The variable or struct, and the names of fields.
+/// Splits a path into the variable or struct and the names of fields.
 fn split(path: &str) -> (&str, impl Iterator<Item = &str>) {
     let mut names = path.trim_end_matches('#').split('.');
     (names.next().unwrap_or_default(), names)
 }
 
-/// Notes the variables among the roots, and where the types of roots are described.
+/// Records the addresses of variables among the roots, and where the types of roots are described.
 fn roots_in<'n>(
     walk: &mut Walk,
     unit: &Unit<'_>,
@@ -105,13 +106,13 @@ fn roots_in<'n>(
         if let Some(address) = address {
             found.variables.insert(root.to_owned(), address);
         }
-        // A variable goes before a type of its name.
+        // A variable takes precedence over a type of the same name.
         types.extend(type_at.map(|type_at| (root, type_at)));
     }
     Ok(())
 }
 
-/// The address that an expression consists of, as for every variable of a package.
+/// Returns the address in an expression that consists of one, as for every variable of a package.
 fn fixed_address(attribute: &Attribute<Bytes<'_>>) -> Option<u64> {
     let expression = match attribute.raw_value() {
         AttributeValue::Block(bytes) => bytes.slice(),
@@ -122,7 +123,7 @@ fn fixed_address(attribute: &Attribute<Bytes<'_>>) -> Option<u64> {
     is_address.then(|| u64_at(expression, 1)).flatten()
 }
 
-/// The offset or size at a path from the type of its root.
+/// Returns the offset or size at a path, from the type of its root.
 fn place(walk: &mut Walk, unit: &Unit<'_>, root: UnitOffset, path: &str) -> Result<Option<u64>, ImageError> {
     let (mut at, mut offset) = (root, 0_u64);
     for name in split(path).1 {
@@ -137,7 +138,7 @@ fn place(walk: &mut Walk, unit: &Unit<'_>, root: UnitOffset, path: &str) -> Resu
     }
 }
 
-/// Offset and type of a field of the struct that is described there.
+/// Returns offset and type of a field of the struct that is described at `at`.
 fn field(
     walk: &mut Walk,
     unit: &Unit<'_>,
@@ -151,14 +152,14 @@ fn field(
     if entry.tag() != dw::DW_TAG_structure_type || !entry.has_children() {
         return Ok(None);
     }
-    // Fields of structs without a name have their package before their own.
+    // In structs without a name, the package precedes the name of a field.
     let is_it = |known: &str| known == name || known.strip_prefix(PREFIX) == Some(name);
     let members = walk.members(unit, &mut entries)?;
     let found = members.iter().find(|member| is_it(member.name));
     Ok(found.and_then(|member| Some((member.offset, member.type_at?))))
 }
 
-/// The size of the type that is described there, and where it is described under its last name.
+/// Returns the size of the type that is described at `at`, and where its last name is described.
 fn describe(
     walk: &mut Walk,
     unit: &Unit<'_>,
@@ -189,7 +190,7 @@ pub(crate) mod tests {
     use super::*;
 
     const ADDRESS: u64 = 0x56_4900;
-    /// What is looked for in the tests.
+    /// The paths that the tests look for.
     const PATHS: [&str; 7] = [
         "sched.ngsys",
         "sched.gFree.list.size",
@@ -228,7 +229,7 @@ pub(crate) mod tests {
             entries
         }
 
-        /// Begins an entry, and gives where.
+        /// Begins an entry and returns its offset.
         fn named(&mut self, abbreviation: u8, name: &str) -> u32 {
             let at = u32::try_from(self.0.len()).expect("a small unit");
             self.0.push(abbreviation);
@@ -276,20 +277,20 @@ pub(crate) mod tests {
         }
     }
 
-    /// A unit at a place of the section, and two of its types.
+    /// A unit at an offset of the section, and two of its types.
     fn types(base: u32) -> (Vec<u8>, u32, u32) {
         let mut runtime = Entries::of_package(PACKAGE);
         let array = runtime.array(64) + base;
         let list = runtime.struct_type("runtime.gList", 16, &[("head", 0, array), ("size", 8, array)]) + base;
         let list = runtime.typedef("runtime.freeList", list) + base;
-        // Without a name of its own.
+        // A struct without a name.
         let free = "struct { runtime.list runtime.freeList }";
         let free =
             runtime.struct_type(free, 24, &[("runtime.lock", 0, array), ("runtime.list", 8, list)]) + base;
         let fields = [("ngsys", 4, array), ("gFree", 16, free), ("list", 40, array)];
         let sched = runtime.struct_type("runtime.schedt", 104, &fields) + base;
         runtime.struct_type("runtime.g", 120, &[("goid", 112, array)]);
-        // A type that names itself.
+        // A type that refers to itself.
         let own = base + u32::try_from(runtime.0.len()).expect("a small unit");
         runtime.typedef("runtime.own", own);
         (runtime.finish(), sched, own)
@@ -302,8 +303,8 @@ pub(crate) mod tests {
         runtime.finish()
     }
 
-    /// The unit of another package, that of the runtime's variables, and that of all types. References count from the
-    /// start of the section.
+    /// The unit of another package, the unit of the runtime's variables, and the unit of all types. References count
+    /// from the start of the section.
     fn info() -> Vec<u8> {
         let mut other = Entries::of_package("main");
         let nothing = other.array(1);

@@ -1,4 +1,4 @@
-//! Where an image's bytes come from.
+//! The source of an image's bytes.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 ///
 /// A source must not be a mapping of a file that others can truncate.
 pub trait Source: Send + Sync {
-    /// The number of bytes there are; 0 if that cannot be told.
+    /// The number of bytes, or 0 if it is unknown.
     fn len(&self) -> u64;
 
     /// Whether there is nothing to read.
@@ -17,7 +17,7 @@ pub trait Source: Send + Sync {
         self.len() == 0
     }
 
-    /// Fills `buf` with the bytes from `offset` on, or fails: never partly.
+    /// Fills `buf` with the bytes at `offset`, or fails. Never fills it partly.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
 }
 
@@ -41,7 +41,7 @@ impl Source for Arc<File> {
     }
 }
 
-/// A file that may be closed while there is still an image of it: then there is nothing to read any more.
+/// A file that may be closed while an image of it exists. From then on nothing can be read.
 impl Source for Weak<File> {
     fn len(&self) -> u64 {
         self.upgrade().map_or(0, |file| Source::len(&*file))

@@ -1,4 +1,4 @@
-//! Names that functions have in their sources, from those that compilers made of them.
+//! The source names of functions, from their mangled names.
 
 use std::{
     fmt::{self, Write},
@@ -13,40 +13,43 @@ use super::{
     parameters::Parameters,
 };
 
-/// Longer symbols are known by their mangled names only: what takes long to decode is long.
+/// The longest symbol that is demangled. A symbol that takes long to decode is long.
 const SYMBOL_MAX: usize = 1_024;
-/// Longest name that is made of one: a symbol can refer to its own parts, and so mean much more than it says.
+/// The longest name made of a symbol. A symbol can refer to its own parts, so a short symbol can have a long name.
 const NAME_MAX: usize = 4_096;
-/// How deep parts of a name may lie in others as it is written.
+/// The deepest nesting of the parts of a name when it is written.
 const DEPTH_MAX: u32 = 64;
-/// The same as a symbol is read, in steps of `cpp_demangle`'s grammar: an argument of a template is five steps deeper, or eight where
-/// that is in a namespace but `std`. Some eight templates fit into each other, or a `std::string` into five.
+/// The deepest nesting when a symbol is read, in steps of `cpp_demangle`'s grammar. An argument of a template is five
+/// steps deeper, or eight if it is in a namespace other than `std`. Some eight templates fit into each other, or a
+/// `std::string` into five.
 ///
-/// It is that low since `cpp_demangle` tries one rule after the other, and where a part is wrong what contains it is read
-/// again: twice for each template that `std::` or a substitution names (`St1aI`, `SaI`, `S_I`), and these are five steps apart.
-/// There are three steps before the first type, and seven to see that the innermost is none, so 53 have room for eight of them: a
-/// byte is read 2^8 times at the most. A symbol of 1 KiB takes some 20 ms and 30 MB; with 64 steps it were four times as much.
+/// The limit is low because `cpp_demangle` tries one rule after the other. If a part is wrong, what contains it is read
+/// again: twice for each template that `std::` or a substitution names (`St1aI`, `SaI`, `S_I`). Such templates are five
+/// steps apart. There are three steps before the first type, and seven to find that the innermost is not one, so 53
+/// steps have room for eight of them: a byte is read 2^8 times at most. A symbol of 1 KiB takes some 20 ms and 30 MB.
+/// With 64 steps it would take four times as much.
 const READ_DEPTH_MAX: u32 = 53;
-/// How much less deep for each part that more rules [read again](read_again), so that none multiplies by more than two for five
-/// steps. Where `new` and `delete` are, a step multiplies by two. A value of a type multiplies by four in seven steps, with a template
-/// in it (`LSaI`). An argument of a template's parameter multiplies by three in three.
+/// How much the depth is reduced for each part that more rules [read again](read_again), so that no part multiplies the
+/// work by more than two in five steps. With `new` and `delete`, each step multiplies it by two. A value of a type
+/// multiplies it by four in seven steps, with a template in it (`LSaI`). An argument of a template's parameter
+/// multiplies it by three in three.
 const NEW_DEPTH: usize = 4;
 const VALUE_DEPTH: usize = 3;
 const ARGUMENT_DEPTH: usize = 5;
-/// Work for one executable, in bytes of names and what takes as long: a million symbols of a large program have less than
-/// half of it. To make as many as this takes seconds.
+/// The work for one executable, in bytes of names and what takes as long. A million symbols of a large program take
+/// less than half of it. All of it takes seconds.
 const WORK_MAX: usize = 6 << 30;
-/// How many places in a symbol are tried that may tell of a constructor: few symbols have more than one.
+/// The most places in a symbol that are tried as constructors. Few symbols have more than one.
 const CONSTRUCTORS_MAX: usize = 8;
-/// What takes as long as a byte of a symbol that is read, and as one of the pieces that a name is made of.
+/// The work of reading a byte of a symbol, and of writing a piece of a name.
 const SYMBOL_WORK: usize = 8;
 const PIECE_WORK: usize = 32;
 
-/// What libstdc++ has for a string since C++11, as demangled, and as people write it.
+/// The string of libstdc++ since C++11, as it is demangled and as people write it.
 pub(super) const CXX11_STRING: [&str; 2] =
     ["std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >", "std::string"];
 
-/// Makes names of the source for the symbols of one executable, until it has had more work than any program is worth.
+/// Demangles the symbols of one executable, until it has done more work than any program is worth.
 #[derive(Debug)]
 pub struct Demangler {
     left: usize,
@@ -59,10 +62,11 @@ impl Default for Demangler {
 }
 
 impl Demangler {
-    /// The names of a function in its source, by its symbol: with parameters and without those (and what is returned), and
-    /// with strings under both of their names. None where it is no name that a compiler of C++ or Rust has made, that of a
-    /// part of a function, one that is too long or too deep, or once this [is exhausted](Self::is_exhausted). One that has other
-    /// arguments than its source says has no name without parameters, and a constructor that is a template only that.
+    /// Returns the names of a function in its source, from its symbol: with parameters, and without parameters and
+    /// return type, and with strings under both of their names. Returns none if the symbol was not made by a compiler
+    /// of C++ or Rust, is of a part of a function, is too long or too deep, or once this [is
+    /// exhausted](Self::is_exhausted). A function with other arguments than in its source has no name without
+    /// parameters. A constructor that is a template has only that name.
     pub fn names(&mut self, symbol: &str) -> Vec<String> {
         if symbol.len() > SYMBOL_MAX || is_native_part(symbol) || self.is_exhausted() {
             return Vec::new();
@@ -84,7 +88,7 @@ impl Demangler {
             names.push(whole.replace(CXX11_STRING[0], CXX11_STRING[1]));
             names.push(whole);
         }
-        // What lies in a constructor is named with the parameters of that in any case.
+        // The name of an item in a constructor always has the constructor's parameters.
         let has_inner = symbol.get(2..).is_some_and(|name| name.contains("ZN"));
         if has_own_arguments && !(lacks_one && has_inner) {
             names.extend(self.written(&read, options.no_params().no_return_type()));
@@ -92,7 +96,8 @@ impl Demangler {
         names
     }
 
-    /// What a C++ function gets, by its symbol. `None` where that does not tell, or can't be read as for names.
+    /// Returns the parameters of a C++ function, from its symbol. `None` if it does not show them, or cannot be read,
+    /// as for names.
     pub fn parameters(&mut self, symbol: &str) -> Option<Parameters> {
         if symbol.len() > SYMBOL_MAX || self.is_exhausted() {
             return None;
@@ -107,10 +112,10 @@ impl Demangler {
         Parameters::of(symbol, &name)
     }
 
-    /// Whether the name that was made of a symbol lacks the first parameter of a constructor that is a template. Templates say what they
-    /// return before their parameters, and `cpp_demangle` leaves that out of constructors as well, which say nothing of the kind.
-    /// A name does not tell which kind of constructor it is of: where symbols do, another kind makes the same name.
-    /// So may one in which more of what looks like them is than is tried.
+    /// Whether the name made of a symbol lacks the first parameter of a constructor that is a template. Symbols of
+    /// templates have the return type before the parameters. `cpp_demangle` also skips it in those of constructors,
+    /// which have none. A name does not show the kind of constructor, but a symbol does: a symbol with another kind
+    /// makes the same name. Also true if more places look like a constructor than are tried.
     fn lacks_parameter(&mut self, symbol: &str, name: &str, options: DemangleOptions) -> bool {
         let mut others = with_other_constructors(symbol);
         let is_same = others.by_ref().take(CONSTRUCTORS_MAX).any(|other| {
@@ -121,12 +126,12 @@ impl Demangler {
         is_same || self.is_exhausted() || others.next().is_some()
     }
 
-    /// The name that a symbol stands for.
+    /// Writes the name that a symbol stands for.
     fn written(&mut self, read: &BorrowedSymbol<'_>, options: DemangleOptions) -> Option<String> {
         self.bounded(|out| read.structured_demangle(out, &options))
     }
 
-    /// A symbol of C++, if it can be read.
+    /// Reads a C++ symbol, if it is valid.
     fn read<'a>(&mut self, symbol: &'a str) -> Option<BorrowedSymbol<'a>> {
         if !symbol.starts_with("_Z") {
             return None;
@@ -135,19 +140,20 @@ impl Demangler {
         let begin = own_time();
         let read = BorrowedSymbol::new_with_options(symbol.as_bytes(), &limits);
         if read.is_err() {
-            // What can't be read may have been read again and again: it pays a nanosecond as a byte. What is read is read once.
+            // A symbol that cannot be read may have been read again and again: each nanosecond costs as much as a byte.
+            // A valid symbol is read once.
             self.pay(usize::try_from(own_time().saturating_sub(begin).as_nanos()).unwrap_or(usize::MAX));
         }
         read.ok()
     }
 
-    /// Whether it has made so many names that it makes no more: a symbol without names may have some then.
+    /// Whether all work is used up. From then on, a symbol without names may have some.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         self.left == 0
     }
 
-    /// What is written, if it is not too long.
+    /// Returns the text that `write` writes, if it is not too long.
     fn bounded(&mut self, write: impl FnOnce(&mut Bounded) -> fmt::Result) -> Option<String> {
         let mut out = Bounded { text: String::new(), pieces: 0 };
         let is_whole = write(&mut out).is_ok();
@@ -160,8 +166,9 @@ impl Demangler {
     }
 }
 
-/// The symbol with another kind of constructor, for each place at which it may have one that is a template: behind its kind (`C1`)
-/// come tags, if it has some, and the template's arguments (`I`). The same letters may be those of an identifier.
+/// Returns the symbol with another kind of constructor, for each place that may be a constructor that is a template.
+/// Its kind (`C1`) is followed by tags, if it has any, and the template's arguments (`I`). The same letters may be in
+/// an identifier.
 fn with_other_constructors(symbol: &str) -> impl Iterator<Item = String> {
     symbol.match_indices('C').filter_map(move |(at, _)| {
         let (before, kind) = symbol.split_at_checked(at + 1)?;
@@ -175,7 +182,7 @@ fn with_other_constructors(symbol: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// What comes behind tags of the ABI, as `B5cxx11` is one.
+/// Returns what follows tags of the ABI, such as `B5cxx11`.
 fn behind_tags(mut text: &str) -> Option<&str> {
     while let Some(tag) = text.strip_prefix('B') {
         let name = tag.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -185,7 +192,7 @@ fn behind_tags(mut text: &str) -> Option<&str> {
     Some(text)
 }
 
-/// How long this thread has been at work: what a name costs must not depend on who else is.
+/// The CPU time of this thread: the cost of a name must not depend on other threads.
 fn own_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes to the timespec only, and can't fail for this clock.
@@ -193,25 +200,26 @@ fn own_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-/// How deep a symbol may be read.
+/// The deepest nesting with which a symbol may be read.
 fn depth(symbol: &str) -> u32 {
     let less = u32::try_from(read_again(symbol.as_bytes())).unwrap_or(u32::MAX);
     READ_DEPTH_MAX.saturating_sub(less).max(1)
 }
 
-/// How much less deep a symbol may be read for what it has, at the most, that is read again by another rule: `new` and `delete` in
-/// expressions (`nw`, `na`, `dl`, `da`), values of types that have parts themselves (`L`, but for those of builtin types), and in
-/// conversion operators (`cv`) arguments of a template's parameter (`T_I`). What is in the middle of an identifier counts, too.
+/// Returns how much less deep a symbol may be read, due to what other rules may read again: `new` and `delete` in
+/// expressions (`nw`, `na`, `dl`, `da`), values of types that have parts themselves (`L`, except for builtin types),
+/// and, in conversion operators (`cv`), arguments of a template's parameter (`T_I`). The same letters inside an
+/// identifier count too, so this is an upper bound.
 fn read_again(symbol: &[u8]) -> usize {
     let pairs = || symbol.windows(2);
-    // An argument of a template, a type that is worked out, a number of bits or the bound of an array.
+    // An argument of a template, a computed type, a number of bits or the bound of an array.
     let begins_expression = |pair: &[u8]| match pair {
         [b'X', _] | [b'D', b't' | b'T' | b'v' | b'O' | b'B' | b'U'] => true,
         [b'A', bound] => !bound.is_ascii_digit() && *bound != b'_',
         _ => false,
     };
     let is_new = |pair: &&[u8]| matches!(pair, [b'n', b'w' | b'a'] | [b'd', b'l' | b'a']);
-    // Builtin types are lower-case letters, but for qualifiers and what operators begin with.
+    // Builtin types are lower-case letters, except for qualifiers and the first letters of operators.
     let has_parts = |of: u8| of.is_ascii_uppercase() || of.is_ascii_digit() || b"kpqr".contains(&of);
     let is_value = |pair: &&[u8]| matches!(pair, [b'L', of] if has_parts(*of));
     let news = if pairs().any(begins_expression) { pairs().filter(is_new).count() } else { 0 };
@@ -220,7 +228,7 @@ fn read_again(symbol: &[u8]) -> usize {
     NEW_DEPTH * news + VALUE_DEPTH * pairs().filter(is_value).count() + ARGUMENT_DEPTH * arguments
 }
 
-/// A text that ends with an error when it gets too long.
+/// A text that fails with an error when it gets too long.
 struct Bounded {
     text: String,
     pieces: usize,
@@ -281,7 +289,7 @@ mod tests {
     #[test]
     fn constructors_that_are_templates_have_no_name_with_parameters() {
         let string = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE";
-        // J::J<int>(std::string const&, int), of which the first parameter is lost.
+        // J::J<int>(std::string const&, int), whose first parameter is lost.
         for kind in 1..=4 {
             assert_eq!(source_names(&format!("_ZN1JC{kind}IiEERK{string}T_")), ["J::J<int>"]);
         }
@@ -290,13 +298,13 @@ mod tests {
         // A lambda in J::J<int>(int).
         assert_eq!(source_names("_ZZN1JC1IiEET_ENKUlvE_clEv"), Vec::<String>::new());
         for (symbol, expected) in [
-            // No templates, and classes that are some.
+            // No templates, and classes that are templates.
             ("_ZN1JC1Ei", "J::J(int)"),
             ("_ZN1JIiEC1Ei", "J<int>::J(int)"),
-            // They return something, and conversions get nothing.
+            // A method with a return type, and a conversion without parameters.
             ("_ZN1J1fIiEEvT_", "void J::f<int>(int)"),
             ("_ZN1JcvT_IiEEv", "J::operator int<int>()"),
-            // Such letters in identifiers.
+            // The same letters in identifiers.
             ("_Z8ADC1Initi", "ADC1Init(int)"),
             ("_ZN4C1IO1fEi", "C1IO::f(int)"),
         ] {
@@ -315,7 +323,7 @@ mod tests {
     /// A symbol of some hundred bytes whose name would have more than a million.
     #[test]
     fn names_that_mean_more_than_they_say_are_cut_off() {
-        // Each type is a pair of the one before.
+        // Each type is a pair of the previous one.
         let pairs =
             "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ".chars().map(|last| format!("S_IS{last}_S{last}_E"));
         let doubling = format!("_Z1f1AIiiE{}", pairs.collect::<String>());
@@ -334,8 +342,8 @@ mod tests {
         }
     }
 
-    /// Symbols of up to 1 KiB with parts of which `cpp_demangle` reads each several times, and so the innermost thousands of times
-    /// and more.
+    /// Symbols of up to 1 KiB. `cpp_demangle` reads some parts of each several times, and so the innermost thousands of
+    /// times or more.
     #[test]
     fn names_that_are_read_again_and_again_are_given_up() {
         let pointers = |count: usize| "Pi".repeat(count);
@@ -343,7 +351,7 @@ mod tests {
         for symbol in [
             format!("_Zcv{converted}IiE"),
             format!("_Z1f{}SaI{}", "SaIL".repeat(6), pointers(490)),
-            // As deep as can be.
+            // As deep as possible.
             format!("_Z1f{}{}", "SaI".repeat(8), pointers(490)),
             format!("_Z1f{}{}", "St1aI".repeat(8), pointers(490)),
             format!("_Z1f{}{}", "SaI".repeat(12), pointers(490)),
@@ -375,7 +383,8 @@ mod tests {
         let parameter = vector(&format!("St4pairIi{}E", vector(string)));
         for symbol in [
             format!("_ZN4shop5store6handleERKSt8functionIFv{parameter}EE"),
-            // Values of an enum's type among the arguments, as libstdc++ has them, and letters that mean more elsewhere.
+            // Values of an enum's type among the arguments, as in libstdc++, and letters with another meaning
+            // elsewhere.
             "_ZNSt12__shared_ptrI3FooLN9__gnu_cxx12_Lock_policyE2EE5resetEv".to_owned(),
             format!("_ZN9ParserURL13DataAnalytics17handleUnnamedDataERK{}", vector(string)),
             "_ZN3APIcvT_IiEEv".to_owned(),

@@ -1,4 +1,4 @@
-//! The symbol table, where the file still has one.
+//! The symbol table, if the file still has one.
 
 use std::collections::HashMap;
 
@@ -10,22 +10,23 @@ use super::{
 };
 
 const WHAT: &str = "symbol table";
-/// Programs of 100 MB have half a million.
+/// The most symbols. Programs of 100 MB have half a million.
 const MAX_SYMBOLS: u64 = 1 << 22;
 const MAX_NAMES: u64 = 256 << 20;
-/// All names together: programs of 100 MB have 50 MB. Those of several symbols may be at one place.
+/// The most bytes of all names together. Programs of 100 MB have 50 MB. Several symbols may share the bytes of one
+/// name.
 const MAX_TEXT: usize = 256 << 20;
-/// Longer names are not looked for.
+/// The longest name that is compared.
 const NAME_MAX: usize = 4096;
-/// Symbols are read in pieces of this many.
+/// The number of symbols that are read at once.
 const PIECE: u64 = 1 << 14;
-/// Names are read in pieces of so many bytes, and the symbols once for each.
+/// The size of the pieces in which names are read. The symbols are read once for each piece.
 const PIECE_TEXT: usize = 16 << 20;
 const SYMBOL: u64 = size_of::<elf::Sym64<LE>>() as u64;
 
 impl Image {
-    /// The addresses of those of the variables and functions that the file's symbol table has. A file without a table
-    /// has none. Where a name is there twice, its first place is given.
+    /// Returns the addresses of the variables and functions with these names in the file's symbol table. A file without
+    /// a table has none. If a name occurs twice, its first address is returned.
     pub fn symbols(&self, names: &[&'static str]) -> Result<HashMap<&'static str, u64>, ImageError> {
         let mut found = HashMap::new();
         let Some(table) = self.symbol_table(elf::SHT_SYMTAB)? else { return Ok(found) };
@@ -38,7 +39,7 @@ impl Image {
         Ok(found)
     }
 
-    /// Whether the file has no symbols but those for the dynamic linker, which `strip` leaves.
+    /// Whether the file has only the symbols for the dynamic linker, which `strip` leaves.
     pub fn is_stripped(&self) -> Result<bool, ImageError> {
         Ok(self.symbol_table(elf::SHT_SYMTAB)?.is_none())
     }
@@ -48,7 +49,7 @@ impl Image {
         self.visit_sized(is_function, visit)
     }
 
-    /// The same of functions and of what may be a part of one: LLVM gives the symbols of parts no type.
+    /// The same, and also symbols that may be of a part of a function: LLVM gives them no type.
     pub(super) fn visit_parts(&self, visit: &mut dyn FnMut(&str, u64, u64)) -> Result<(), ImageError> {
         let may_be_part = |symbol: &elf::Sym64<LE>| {
             is_function(symbol)
@@ -57,7 +58,7 @@ impl Image {
         self.visit_sized(may_be_part, visit)
     }
 
-    /// Visits some of the symbols that have an address and a size.
+    /// Visits the wanted symbols that have an address and a size.
     fn visit_sized(
         &self,
         is_wanted: impl Fn(&elf::Sym64<LE>) -> bool,
@@ -75,7 +76,7 @@ impl Image {
                 if let Some(name) = name {
                     visit(name, address, size);
                 }
-                // To see that it is none takes as long as a name can be.
+                // To find that a text is not a name takes as long as the longest name.
                 left = left.saturating_sub(name.map_or(NAME_MAX, str::len));
                 left > 0
             })?;
@@ -86,8 +87,8 @@ impl Image {
         Ok(())
     }
 
-    /// Whether the file's own table has functions that no other file may use: where those were left out, as `strip -x` does it,
-    /// nothing says of which parts a function is made.
+    /// Whether the file's own table has local functions. If they were left out, as by `strip -x`, the parts of a
+    /// function are unknown.
     pub(super) fn has_local_functions(&self) -> Result<bool, ImageError> {
         let Some(table) = self.symbol_table(elf::SHT_SYMTAB)? else { return Ok(false) };
         let mut has_one = false;
@@ -98,7 +99,7 @@ impl Image {
         Ok(has_one)
     }
 
-    /// The table of symbols of a kind: the file's own, or that for the dynamic linker.
+    /// Returns the symbol table of a kind: the file's own, or the one for the dynamic linker.
     fn symbol_table(&self, kind: elf::SectionType) -> Result<Option<Table>, ImageError> {
         let source = self.source();
         let header = file_header(source)?;
@@ -121,18 +122,18 @@ impl Image {
     }
 }
 
-/// A table of symbols.
+/// A symbol table.
 struct Table {
-    /// Where it is in the file, and how many symbols it has.
+    /// Its offset in the file, and its number of symbols.
     offset: u64,
     symbols: u64,
-    /// Where its names are, and how many bytes.
+    /// The offset of its names, and their size in bytes.
     text: (u64, usize),
 }
 
 impl Table {
-    /// Visits its symbols until `visit` says that this is enough, each with the text that begins with its name. In the order of
-    /// the names' places, roughly: a piece of the text is in memory at a time.
+    /// Visits the symbols until `visit` returns false, each with the text that begins with its name. The order is
+    /// roughly that of the names: one piece of the text is in memory at a time.
     fn visit_named(
         &self,
         image: &Image,
@@ -158,7 +159,7 @@ impl Table {
         Ok(())
     }
 
-    /// Visits its symbols until `visit` says that this is enough.
+    /// Visits the symbols until `visit` returns false.
     fn visit(&self, image: &Image, visit: &mut dyn FnMut(&elf::Sym64<LE>) -> bool) -> Result<(), ImageError> {
         let mut first = 0;
         while first < self.symbols {
@@ -179,14 +180,14 @@ fn is_function(symbol: &elf::Sym64<LE>) -> bool {
     symbol.st_type() == elf::STT_FUNC
 }
 
-/// The name that a text begins with, if it is one that a compiler gives.
+/// Returns the name at the beginning of a text, if it is one that a compiler makes.
 fn name(text: &[u8]) -> Option<&str> {
     let text = text.get(..NAME_MAX).unwrap_or(text);
     let end = text.iter().position(|byte| *byte == 0)?;
     std::str::from_utf8(text.get(..end)?).ok().filter(|name| !name.is_empty())
 }
 
-/// Which of the names is that of a symbol, with which the text begins.
+/// Returns the name in `names` that a symbol has, if any. `text` begins with the symbol's name.
 fn named(symbol: &elf::Sym64<LE>, text: &[u8], names: &[&'static str]) -> Option<&'static str> {
     let is_name = |name: &&&'static str| {
         text.starts_with(name.as_bytes()) && text.get(name.len()).is_some_and(|&end| end == 0)

@@ -1,10 +1,12 @@
-//! Where a Go function has what another one gave it: the branch by which it tests an error right behind the call, what it
-//! does next if there is one, and the place on the stack where it keeps one of its own arguments meanwhile.
+//! Where a Go function has an error that another function has returned to it: the branch that tests the error right
+//! after the call, the code that runs if there is one, and the stack slot where the function keeps one of its own
+//! arguments.
 //!
-//! A probe there tells that something has failed, with what, and for whom. At the branch it costs an emulated instruction each time
-//! that the other one returns; behind it nothing, unless it has failed. One at the function's returns would be
-//! single-stepped. Arguments in registers have places of their own on the stack, which the caller leaves free for them, in the
-//! order of the registers (cmd/compile/abi-internal.md @ go1.26): that of the first one is the word behind the return address.
+//! A probe there shows that something has failed, with which error and for which object. At the branch it costs an
+//! emulated instruction for each return of the callee. After the branch it costs nothing, unless the callee has failed.
+//! Probes at the function's returns would be single-stepped. The caller reserves stack slots for the arguments in
+//! registers, in the order of the registers (cmd/compile/abi-internal.md @ go1.26): the slot of the first argument is
+//! the word after the return address.
 
 use iced_x86::{
     Code, FlowControl, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind, Register,
@@ -16,9 +18,9 @@ use super::{
     code::{Body, jumps_near},
 };
 
-/// Bytes of a return address, and of each argument.
+/// The size of a return address, and of each argument, in bytes.
 const WORD: i64 = 8;
-/// Where words are that a function gets or gives, in this order (cmd/compile/abi-internal.md @ go1.26).
+/// The registers of the words that a function takes or returns, in this order (cmd/compile/abi-internal.md @ go1.26).
 const REGISTERS: [Register; 9] = [
     Register::RAX,
     Register::RBX,
@@ -31,35 +33,35 @@ const REGISTERS: [Register; 9] = [
     Register::R11,
 ];
 
-/// How many words of arguments are in registers.
+/// The number of argument words that are in registers.
 pub const REGISTER_WORDS: usize = REGISTERS.len();
 
-/// What is looked for, in words that are all in registers.
+/// The error to look for. All words are in registers.
 #[derive(Clone, Copy, Debug)]
 pub struct WantedError {
-    /// Which word of what the other function gives is the error's first one.
+    /// The index of the error's first word in the callee's results.
     pub error: usize,
-    /// Which word of its own arguments the function must have kept.
+    /// The index of the word in the function's own arguments that it must have kept.
     pub kept: usize,
-    /// Where only errors come by, in place of at the branch.
+    /// Whether to choose the place that only errors reach, instead of the branch.
     pub only_errors: bool,
 }
 
-/// A place where a function has an error that another one has given it.
+/// A place where a function has an error that another function has returned to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestedCall {
-    /// The branch, or the first instruction behind it if there is an error. That is in its two registers still; at the branch
-    /// the first of them is zero where there is none.
+    /// The branch, or the first instruction after it if there is an error. The error is still in its two registers. At
+    /// the branch, the first of them is zero if there is no error.
     pub site: SiteChoice,
-    /// How far above the stack pointer the function's argument lies then.
+    /// How far above the stack pointer the function's argument lies at the site, in bytes.
     pub kept_at: u16,
 }
 
 /// Finds the only call of `callee` in a Go function, which starts at address `entry` and consists of `code`.
 ///
 /// # Errors
-/// [`CodeError::NotTested`] if that call is not there once, the error is not tested right behind it, or something else leads to
-/// the place; [`CodeError::NotKept`] if the argument is not proven to lie in its own place on the stack there.
+/// [`CodeError::NotTested`] if there is not exactly one such call, the error is not tested right after it, or something
+/// else leads to the place. [`CodeError::NotKept`] if the argument is not proven to lie in its own stack slot there.
 pub fn tested_call(
     code: &[u8],
     entry: u64,
@@ -80,7 +82,7 @@ pub fn tested_call(
     Ok(TestedCall { site: body.describe(index, kind, why, code)?, kept_at })
 }
 
-/// What comes next where there is an error, and nowhere else: nothing but the branch leads to it.
+/// Returns the instruction that runs next if there is an error, and only then: nothing but the branch leads to it.
 fn behind(body: &Body, branch: usize) -> Option<usize> {
     let test = body.instructions.get(branch)?;
     let is_next = test.mnemonic() == Mnemonic::Je;
@@ -98,7 +100,7 @@ fn behind(body: &Body, branch: usize) -> Option<usize> {
     ((is_next || ends) && !is_led_to).then_some(index)
 }
 
-/// The branch behind the only call, which nothing leads to but that call.
+/// Returns the branch after the only call, if nothing but that call leads to it.
 fn tested(body: &Body, callee: u64, error: Register) -> Option<usize> {
     let is_call = |i: &Instruction| i.flow_control() == FlowControl::Call && i.near_branch_target() == callee;
     let mut calls = body.instructions.iter().enumerate().filter(|(_, i)| is_call(i));
@@ -116,19 +118,19 @@ fn tested(body: &Body, callee: u64, error: Register) -> Option<usize> {
     (is_tested && calls.next().is_none() && !is_led_to).then_some(index)
 }
 
-/// Proves that a function has one of its arguments in its place.
+/// Proves that a function has one of its arguments in its stack slot.
 struct Kept<'a> {
     body: &'a Body,
     factory: InstructionInfoFactory,
-    /// Where the argument is at the entry.
+    /// The register that holds the argument at the entry.
     register: Register,
-    /// Where its place begins, from where the stack pointer is at the entry.
+    /// The start of the slot, relative to the stack pointer at the entry.
     home: i64,
-    /// Bytes on the stack above each instruction, from the entry on; `None` where nothing leads to.
+    /// The stack's growth since the entry at each instruction, in bytes. `None` if nothing leads to the instruction.
     depths: Vec<Option<i64>>,
 }
 
-/// Where the argument surely is as an instruction begins, whatever way has led there.
+/// Where the argument certainly is when an instruction begins, on every path to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
     in_register: bool,
@@ -136,7 +138,7 @@ struct Held {
 }
 
 impl<'a> Kept<'a> {
-    /// How far above the stack pointer the argument's place begins at an instruction, if the argument is there.
+    /// Returns how far above the stack pointer the argument's slot begins at an instruction, if the argument is there.
     fn prove(body: &'a Body, argument: usize, at: usize) -> Option<i64> {
         let register = *REGISTERS.get(argument)?;
         let home = i64::try_from(argument + 1).ok()? * WORD;
@@ -161,7 +163,7 @@ impl<'a> Kept<'a> {
         if is_there { depth.checked_add(home) } else { None }
     }
 
-    /// Where the argument is at each instruction: what holds on all ways there.
+    /// Returns where the argument is at each instruction: what holds on all paths to it.
     fn followed(&mut self) -> Option<Vec<Option<Held>>> {
         let mut all: Vec<Option<Held>> = vec![None; self.body.instructions.len()];
         let mut ways = vec![(0, Held { in_register: true, at_home: false })];
@@ -180,7 +182,7 @@ impl<'a> Kept<'a> {
         Some(all)
     }
 
-    /// Where it is behind an instruction.
+    /// Returns where the argument is after an instruction.
     fn after(&mut self, index: usize, held: Held) -> Option<Held> {
         let i = self.body.instructions.get(index)?;
         if self.stores(index) {
@@ -206,7 +208,7 @@ impl<'a> Kept<'a> {
         })
     }
 
-    /// Whether an instruction puts the argument's register into its place.
+    /// Whether an instruction stores the argument's register in its slot.
     fn stores(&self, index: usize) -> bool {
         self.body.instructions.get(index).is_some_and(|i| {
             i.mnemonic() == Mnemonic::Mov
@@ -217,7 +219,7 @@ impl<'a> Kept<'a> {
         })
     }
 
-    /// Whether the memory that an instruction names is the place, all of it.
+    /// Whether the memory operand of an instruction is exactly the slot.
     fn is_home(&self, index: usize) -> bool {
         let (Some(i), Some(depth)) =
             (self.body.instructions.get(index), self.depths.get(index).copied().flatten())
@@ -230,7 +232,8 @@ impl<'a> Kept<'a> {
             && i.memory_displacement64().cast_signed().checked_sub(depth) == Some(self.home)
     }
 
-    /// Whether something else learns where the place is. What nothing leads to comes never back.
+    /// Whether an instruction reveals the address of the slot. An instruction that nothing leads to does not: its code
+    /// never comes back.
     fn tells_address(&self, index: usize) -> bool {
         let (Some(i), Some(depth)) =
             (self.body.instructions.get(index), self.depths.get(index).copied().flatten())
@@ -241,13 +244,13 @@ impl<'a> Kept<'a> {
             let at = i.memory_displacement64().cast_signed().checked_sub(depth);
             return at.is_none_or(|at| (self.home..self.home + WORD).contains(&at));
         }
-        // What is reckoned from another register may be anywhere.
+        // An address computed from another register may be anywhere.
         let is_copied = i.mnemonic() == Mnemonic::Mov && i.op1_register() == Register::RSP;
         let is_from_frame = i.mnemonic() == Mnemonic::Lea && i.memory_base() == Register::RBP;
         is_from_frame || is_copied && i.op0_register() != Register::RBP
     }
 
-    /// Whether an instruction may write to the place; `None` where nothing leads to it.
+    /// Whether an instruction may write to the slot. `None` if nothing leads to it.
     fn writes_home(&mut self, index: usize) -> Option<bool> {
         let depth = self.depths.get(index).copied().flatten()?;
         let home = self.home;
@@ -258,7 +261,7 @@ impl<'a> Kept<'a> {
     }
 }
 
-/// The instructions that may follow one; `None` where they can't be told.
+/// Returns the instructions that may follow one, or `None` if they are unknown.
 fn next(body: &Body, index: usize) -> Option<[Option<usize>; 2]> {
     let i = body.instructions.get(index)?;
     let target = || body.index_of(i.near_branch_target());
@@ -271,7 +274,7 @@ fn next(body: &Body, index: usize) -> Option<[Option<usize>; 2]> {
     })
 }
 
-/// Whether what is written, at this depth, is in the place that begins at `home`, or can't be told to be elsewhere.
+/// Whether a write at this depth overlaps the slot that begins at `home`, or may do so.
 fn overlaps(used: &UsedMemory, depth: i64, home: i64) -> bool {
     if used.base() != Register::RSP || used.index() != Register::None {
         return true;
@@ -285,8 +288,8 @@ fn writes(access: OpAccess) -> bool {
     !matches!(access, OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
 }
 
-/// How many bytes each instruction has between the stack pointer and where that is at the entry; `None` in all if ways that
-/// come together differ in it, one returns elsewhere, or it can't be followed.
+/// Returns the distance between the stack pointer at each instruction and at the entry, in bytes. `None` altogether if
+/// it differs between paths that join, if a path returns at another depth, or if a path cannot be followed.
 fn depths(body: &Body) -> Option<Vec<Option<i64>>> {
     let mut depths: Vec<Option<i64>> = vec![None; body.instructions.len()];
     let mut ways = vec![(0, 0)];
@@ -306,9 +309,9 @@ fn depths(body: &Body) -> Option<Vec<Option<i64>>> {
     Some(depths)
 }
 
-/// Whether something that nothing leads to leads to what is reached; `None` where it can't be followed. The runtime goes there
-/// by itself: to what is left to be done in a function whose panic was recovered, before it returns. Padding counts only where it
-/// is gone through.
+/// Whether code that nothing leads to continues in code that is reached, or `None` if it cannot be followed. The
+/// runtime jumps to such code: after a recovered panic, to what the function still has to do before it returns. Padding
+/// counts only if a path leads through it.
 fn comes_back(body: &Body, depths: &[Option<i64>]) -> Option<bool> {
     let is_padding = |i: &Instruction| matches!(i.mnemonic(), Mnemonic::Int3 | Mnemonic::Nop);
     let unreached = body.instructions.iter().zip(depths).enumerate();
@@ -327,7 +330,8 @@ fn comes_back(body: &Body, depths: &[Option<i64>]) -> Option<bool> {
     Some(false)
 }
 
-/// How many bytes an instruction puts onto the stack; `None` if it can't be told. A call takes away what it has put there.
+/// Returns how many bytes an instruction pushes onto the stack, or `None` if that is unknown. A call pops what it has
+/// pushed.
 fn grown(i: &Instruction) -> Option<i64> {
     let is_of_pointer = i.op0_kind() == OpKind::Register && i.op0_register().full_register() == Register::RSP;
     let is_number = i.op_count() == 2 && !matches!(i.op1_kind(), OpKind::Register | OpKind::Memory);
@@ -348,10 +352,10 @@ mod tests {
     use super::*;
 
     const ENTRY: u64 = 0x45_4000;
-    /// The error behind one word, for whoever is the first argument.
+    /// The error is the second word. The first argument is kept.
     const FIRST: WantedError = WantedError { error: 1, kept: 0, only_errors: false };
 
-    // What the Go compilers named made of the second of these methods (padding cut), and how far away the first one lies:
+    // What the Go compilers named made of the second of these methods (padding cut), and the distance of the first one:
     //
     //     func (j *job) attempt(n int) (bool, error) { … }
     //     func (j *job) again(n int) error {
@@ -398,7 +402,7 @@ mod tests {
         digits.chunks(2).map(byte).collect()
     }
 
-    /// Offset and text of the branch, and where the argument lies.
+    /// Returns offset and text of the branch, and where the argument lies.
     fn tested_in(code: &[u8], distance: u64) -> Result<(u64, String, u16), CodeError> {
         tested_call(code, ENTRY, ENTRY - distance, FIRST).map(|found| {
             assert_eq!(
@@ -420,7 +424,7 @@ mod tests {
         }
     }
 
-    // What Go 1.26 made of the second of these methods, its closure aside, and how far away the first one lies:
+    // What Go 1.26 made of the second of these methods, without its closure, and the distance of the first one:
     //
     //     func (j *job) send(n int) error { … }
     //     func (j *job) reply(n int, to *job) (err error) {
@@ -454,9 +458,9 @@ mod tests {
         for (offset, was, is, expected) in [
             // Something else jumps there: jmp in place of padding.
             (0x7d, "0f1f00", "ebe690", NotTested),
-            // Another one is put into the argument's place: mov [rsp+0x78], rdx.
+            // Another value is stored in the argument's slot: mov [rsp+0x78], rdx.
             (0x1e, "48894c2478", "4889542478", NotKept),
-            // What is left to do for a panic goes on in the middle.
+            // The code after a panic continues in the middle.
             (0xf1, "488b442428", "e9d1ffffff", NotKept),
         ] {
             let (mut code, was, is) = (bytes(hex), bytes(was), bytes(is));
@@ -474,7 +478,7 @@ mod tests {
         assert_eq!(tested_in(&bytes(hex), distance), Err(CodeError::NotTested));
     }
 
-    /// The function as Go 1.26 makes it, with other bytes at a place.
+    /// The function as Go 1.26 makes it, with other bytes at an offset.
     fn changed(offset: usize, was: &str, is: &str) -> Result<(u64, String, u16), CodeError> {
         let (mut code, was, is) = (bytes(AGAIN_1_26.0), bytes(was), bytes(is));
         assert_eq!((&code[offset..offset + was.len()], was.len()), (&*was, is.len()), "{offset:#x}");
@@ -484,27 +488,27 @@ mod tests {
 
     #[test]
     fn an_argument_that_may_lie_elsewhere_is_refused() {
-        // Among the function's own variables.
+        // The argument lies among the function's own variables.
         let (hex, distance) = AGAIN_1_20;
         assert_eq!(tested_in(&bytes(hex), distance), Err(CodeError::NotKept));
         for (offset, was, is) in [
-            // Another one is put there: mov [rsp+0x38], rbx.
+            // Another value is stored there: mov [rsp+0x38], rbx.
             (0x0e, "4889442438", "48895c2438"),
             // The register has changed before: mov rax, rsp.
             (0x07, "4889e5", "4889e0"),
-            // Something else is put there later: mov [rsp+0x38], rcx, and a half of it.
+            // Something else is stored there later: mov [rsp+0x38], rcx, and in half of it.
             (0x53, "48894c2420", "48894c2438"),
             (0x53, "48894c2420", "48894c2434"),
             // Its address is taken: lea rbx, [rsp+0x38].
             (0x71, "488b5c2420", "488d5c2438"),
-            // Something else may know where that is: mov rbx, rsp, and lea rbx, [rbp+0x18].
+            // Something else may know its address: mov rbx, rsp, and lea rbx, [rbp+0x18].
             (0x31, "488b5c2418", "4889e39090"),
             (0x71, "488b5c2420", "488d5d1890"),
-            // The stack pointer is somewhere: mov rsp, rbp.
+            // The stack pointer is unknown: mov rsp, rbp.
             (0x07, "4889e5", "4889ec"),
-            // It is not back where it was as the function returns: add rsp, 0x20.
+            // The function returns with another stack pointer: add rsp, 0x20.
             (0x4d, "4883c428", "4883c420"),
-            // What puts it there is run again: the jump to the beginning of the loop goes there.
+            // The store is run again: the jump to the beginning of the loop goes there.
             (0x47, "74cc", "74c5"),
         ] {
             let found = changed(offset, was, is);
@@ -525,7 +529,7 @@ mod tests {
         ] {
             assert_eq!(changed(offset, was, is), Err(CodeError::NotTested), "{offset:#x} {is}");
         }
-        // Nothing of that name, and a function that is called twice.
+        // No such function, and a function that is called twice.
         assert_eq!(tested_call(&bytes(AGAIN_1_26.0), ENTRY, 0, FIRST), Err(CodeError::NotTested));
         assert_eq!(tested_in(&bytes(AGAIN_1_26.0), 0x20), Err(CodeError::NotTested));
     }

@@ -3,13 +3,13 @@
 
 mod kitex;
 
-/// Where the code is.
+/// The address of the code.
 pub(crate) const TEXT: u64 = 0x40_1000;
-/// Where the read-only data is.
+/// The address of the read-only data.
 pub(crate) const RODATA: u64 = 0x40_1200;
-/// Where the writable data is.
+/// The address of the writable data.
 pub(crate) const DATA: u64 = 0x40_2400;
-/// What addresses and file offsets differ by.
+/// The difference between addresses and file offsets.
 pub(crate) const BASE: u64 = 0x40_0c00;
 /// The functions, in order: name and code.
 pub(crate) const FUNCTIONS: [(&str, &[u8]); 3] = [
@@ -32,21 +32,21 @@ pub(crate) fn functions() -> impl Iterator<Item = &'static [u8]> {
 pub(crate) struct GoFile {
     /// The Go release whose layout is used.
     pub minor: u32,
-    /// What the build info says.
+    /// The version in the build info.
     pub version: String,
     /// Position-independent: pointers are only in the relocations.
     pub pie: bool,
     /// With section headers.
     pub sections: bool,
-    /// Sections that are in the file only: name, flags, contents.
+    /// Sections that are not mapped: name, flags, contents.
     pub unmapped: Vec<(&'static str, u64, Vec<u8>)>,
     /// With the functions and types of Kitex that a plan needs.
     pub kitex: bool,
     /// The first function is inlined into the second.
     pub inlined: bool,
-    /// So is a function of this name, which is not in the function table.
+    /// A function of this name is inlined too, and is not in the function table.
     pub dissolved: Option<&'static str>,
-    /// Functions behind all others: name and code.
+    /// Functions after all others: name and code.
     pub more: Vec<(&'static str, &'static [u8])>,
 }
 
@@ -70,7 +70,7 @@ impl GoFile {
         self.inlined || self.dissolved.is_some()
     }
 
-    /// The file, and where in it things are.
+    /// Returns the file, and the addresses of its parts.
     pub(crate) fn build(&self) -> (Vec<u8>, Places) {
         Builder::new(self.clone()).build()
     }
@@ -108,7 +108,7 @@ struct Builder {
     rodata: Vec<u8>,
     data: Vec<u8>,
     relocations: Vec<(u64, u64)>,
-    /// Where the data is that functions have.
+    /// The address of the function data.
     function_data: u64,
 }
 
@@ -213,7 +213,7 @@ impl Builder {
         (start, end, itabs, size)
     }
 
-    /// A name of a type, a field or a package; gives its offset in the type data.
+    /// Writes the name of a type, a field or a package. Returns its offset in the type data.
     fn text(&mut self, flags: u8, text: &str) -> u32 {
         let offset = self.rodata.len();
         self.rodata.extend([flags, u8::try_from(text.len()).expect("a short name")]);
@@ -328,7 +328,7 @@ impl Builder {
         }
     }
 
-    /// A function's record behind its address, with a tree of inlined calls if it has one.
+    /// A function's record without its address, with a tree of inlined calls if it has one.
     fn record(&self, name: u32, has_tree: bool, index: u32) -> Vec<u8> {
         let mut words = vec![name, 0];
         let fixed = match self.file.minor {
@@ -346,7 +346,8 @@ impl Builder {
         words.into_iter().flat_map(u32::to_le_bytes).collect()
     }
 
-    /// The table of what is of which call, and a tree with a call of each function with one of these names.
+    /// Writes the table that maps instructions to calls, and a tree with a call of each function with one of these
+    /// names.
     fn tree(&mut self, names: &[u32]) {
         self.rodata.extend([2_u8, 1].repeat(names.len()));
         self.rodata.push(0);
@@ -359,7 +360,7 @@ impl Builder {
         }
     }
 
-    /// An address, or the distance to the base.
+    /// Writes an address, or the distance to the base.
     fn number(&mut self, address: bool, base: u64, value: u64) {
         if address && base != 0 {
             self.pointer_in_rodata(base + value);
@@ -494,7 +495,7 @@ impl Builder {
         file
     }
 
-    /// Appends section headers; gives their place and count.
+    /// Appends section headers. Returns their offset and count.
     fn sections(&self, file: &mut Vec<u8>) -> (u64, usize) {
         let module = if self.file.minor >= 26 { ".go.module" } else { ".noptrdata" };
         let mapped = [

@@ -1,39 +1,39 @@
 //! Go type descriptors: names, sizes, fields.
 //!
-//! Layout: `Type` and its companions in internal/abi/type.go @ go1.27, the same since Go 1.17 but for the
-//! field offset, which up to Go 1.18 was shifted left by one (runtime/type.go @ go1.18).
+//! Layout: `Type` and its companions in internal/abi/type.go @ go1.27, the same since Go 1.17 except for the field
+//! offset. Up to Go 1.18 it was shifted left by one (runtime/type.go @ go1.18).
 
 use super::bytes::{u8_at, u32_at, u64_at, varint_at};
 use super::{GoImage, ImageError};
 
 const HEADER: usize = 48;
-/// A header and what follows it for every kind but maps.
+/// The header and what follows it, for every kind except maps.
 const LONGEST: usize = 80;
 const FIELD: usize = 24;
 const FLAG_UNCOMMON: u8 = 1;
 const FLAG_EXTRA_STAR: u8 = 2;
 const KIND_MASK: u8 = 0x1f;
-/// The compiler's own limit for a name is far higher, people's is far lower.
+/// The longest name. The compiler's own limit is far higher, and names that people write are far shorter.
 const MAX_NAME: usize = 16 << 10;
 const MAX_FIELDS: u64 = 4096;
-/// The compiler's own limit is 2⁵⁰ (`MAXWIDTH` in cmd/compile/internal/amd64/galign.go @ go1.26). Offsets in types
-/// inside each other add up without overflow.
+/// The largest size. The compiler's own limit is 2⁵⁰ (`MAXWIDTH` in cmd/compile/internal/amd64/galign.go @ go1.26).
+/// Offsets of nested types add up without overflow.
 const MAX_SIZE: u64 = 1 << 50;
 
-/// What the program itself knows of one of its types.
+/// A type, as the program itself describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Type {
     /// Link-time address of its descriptor.
     pub address: u64,
-    /// What sort of type it is.
+    /// The kind of type.
     pub kind: Kind,
-    /// Bytes that a value takes.
+    /// The size of a value, in bytes.
     pub size: u64,
     /// The name as Go's `reflect` prints it, with the short package name: `*rpcinfo.rpcInfo`.
     pub name: String,
-    /// Import path of the package that defines it, or defines what it points to. `None` for types without
-    /// a name (but for structs with unexported fields) and for maps.
+    /// Import path of the package that defines the type, or the type that it points to. `None` for types without a name
+    /// (except structs with unexported fields) and for maps.
     pub pkg_path: Option<String>,
     /// Address of the type that a pointer points to, or that a slice, array, channel or map holds.
     pub elem: Option<u64>,
@@ -45,17 +45,17 @@ pub struct Type {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Field {
-    /// Its name; the type's name for an embedded field.
+    /// Its name, or the name of its type for an embedded field.
     pub name: String,
     /// Link-time address of its type's descriptor.
     pub type_address: u64,
-    /// Bytes from the start of the struct.
+    /// The offset in the struct, in bytes.
     pub offset: u64,
-    /// It was written without a name.
+    /// Whether it was written without a name.
     pub embedded: bool,
 }
 
-/// What sort of type a Go type is (`reflect.Kind`).
+/// The kind of a Go type (`reflect.Kind`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "these are Go's own names")]
 pub enum Kind {
@@ -121,7 +121,7 @@ impl Kind {
         KINDS.get(usize::from(number.checked_sub(1)?)).copied()
     }
 
-    /// Where the type that this one is made of is named; for a map, the type of its values.
+    /// The offset of the element type's address. For a map, it is the type of the values.
     fn elem_at(self) -> Option<usize> {
         match self {
             Self::Pointer | Self::Slice | Self::Array | Self::Chan => Some(HEADER),
@@ -130,8 +130,7 @@ impl Kind {
         }
     }
 
-    /// How long the descriptor is before the part that only named types have. That of maps differs by
-    /// release.
+    /// The length of the descriptor before the part that only named types have. For maps it differs by release.
     fn uncommon_at(self) -> Option<u64> {
         match self {
             Self::Map => None,
@@ -166,7 +165,7 @@ impl Header {
 }
 
 impl GoImage<'_> {
-    /// The type whose descriptor is at `address`.
+    /// Reads the type whose descriptor is at `address`.
     pub fn type_at(&self, address: u64) -> Result<Type, ImageError> {
         let header = self.type_header(address)?;
         let fields = if header.kind == Kind::Struct { self.fields(&header)? } else { Vec::new() };
@@ -181,7 +180,8 @@ impl GoImage<'_> {
         })
     }
 
-    /// Kind and name of the type whose descriptor is at `address`: a few short reads, whatever fields it has.
+    /// Reads kind and name of the type whose descriptor is at `address`. Takes a few short reads, whatever fields it
+    /// has.
     pub(crate) fn kind_and_name_at(&self, address: u64) -> Result<(Kind, String), ImageError> {
         let header = self.type_header(address)?;
         Ok((header.kind, self.name_of(&header)?))
@@ -199,7 +199,7 @@ impl GoImage<'_> {
     fn name_of(&self, header: &Header) -> Result<String, ImageError> {
         let (mut name, _) = self.name(self.type_offset(header.name_offset)?)?;
         if header.flags & FLAG_EXTRA_STAR != 0 {
-            // The text is shared with the name of the pointer type.
+            // The name shares the text of the pointer type's name.
             let Some(short) = name.strip_prefix('*') else {
                 return Err(ImageError::malformed("a Go type name lacks its star"));
             };
@@ -258,9 +258,9 @@ impl GoImage<'_> {
         Ok(Field { name, type_address, offset, embedded })
     }
 
-    /// A name and its flags: flag byte, length, text.
+    /// Reads a name and its flags: flag byte, length, text.
     fn name(&self, address: u64) -> Result<(String, u8), ImageError> {
-        // Most names are read at once.
+        // Most names fit into one read.
         const FIRST: usize = 64;
         self.pay_for_type(FIRST)?;
         let mut data = self.image.read_up_to(address, FIRST)?;
@@ -341,7 +341,7 @@ mod tests {
             let result = image.go().expect("a Go image").type_at(places.object);
             matches!(result, Err(ImageError::Malformed { .. }))
         };
-        // Kind, name, number of fields, place of fields.
+        // Kind, name, number of fields, address of fields.
         assert!(refused(&|p| p.object + 23, &[0]));
         assert!(refused(&|p| p.object + 23, &[31]));
         assert!(refused(&|p| p.object + 40, &[0xff; 4]));
@@ -351,7 +351,7 @@ mod tests {
         assert!(refused(&|p| p.fields, &[0xff; 8]));
         assert!(refused(&|p| p.fields + 8, &[0; 8]));
         assert!(refused(&|p| p.fields + 16, &[0xff; 8]));
-        // A size that is smaller than the offset of the last field, and one that no type can have.
+        // A size smaller than the offset of the last field, and one that no type can have.
         assert!(refused(&|p| p.object, &[8]));
         assert!(refused(&|p| p.object, &[0xff; 8]));
     }
@@ -363,7 +363,7 @@ mod tests {
         let go = image.go().expect("a Go image");
         let times = (0..100_000).take_while(|_| go.type_at(places.object).is_ok()).count();
         assert!((1000..10_000).contains(&times), "{times}");
-        // For another question as often.
+        // Another question may read as often.
         go.renew_type_budget();
         assert_eq!((0..100_000).take_while(|_| go.type_at(places.object).is_ok()).count(), times);
     }

@@ -5,17 +5,17 @@ use std::fmt;
 /// A Go release, ordered by age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GoVersion {
-    /// 1.
+    /// Always 1 in the releases so far.
     pub major: u32,
     /// The release that decides formats: 26 in `go1.26.8`.
     pub minor: u32,
-    /// The bug-fix release; 0 for betas, release candidates and development builds too.
+    /// The bug-fix release. 0 also for betas, release candidates and development builds.
     pub patch: u32,
 }
 
 impl GoVersion {
-    /// Reads what build info calls the version: `go1.26.8`, `go1.21rc2`, `devel go1.22-4d3bd1`,
-    /// `go1.20.3 X:boringcrypto`. Whatever follows the numbers is left out. `None` if there are none.
+    /// Parses the version in the build info: `go1.26.8`, `go1.21rc2`, `devel go1.22-4d3bd1`, `go1.20.3 X:boringcrypto`.
+    /// Ignores anything after the numbers. `None` if there are none.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.strip_prefix("devel ").unwrap_or(text);
         let (major, rest) = number(text.strip_prefix("go")?)?;

@@ -1,4 +1,4 @@
-//! What the agent says about itself and about how it watches: everything under `monitor_`.
+//! The agent's metrics about itself and about how it watches: everything under `monitor_`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,98 +13,98 @@ use super::{
 };
 use crate::pipeline::{CounterValues, Outcomes, Side};
 
-/// The agent itself.
+/// The state of the agent itself.
 #[derive(Clone, Debug, Default)]
 pub struct AgentStats {
-    /// CPU time used, user and system.
+    /// CPU time used, user and system, in seconds.
     pub cpu_seconds: Option<f64>,
-    /// Memory in use.
+    /// Resident memory, in bytes.
     pub resident_bytes: Option<u64>,
-    /// Scrapes answered.
+    /// The number of answered scrapes.
     pub scrapes: u64,
-    /// Answers and pushes that had no newer numbers than those before.
+    /// Answers and pushes whose numbers were no newer than those before.
     pub stale_answers: u64,
-    /// Connections of HTTP peers that were cut off, by reason.
+    /// The number of HTTP connections that were cut off, by reason.
     pub connections_cut: Vec<(&'static str, u64)>,
-    /// Requests of theirs that got an error in place of an answer, by reason.
+    /// The number of HTTP requests that were answered with an error, by reason.
     pub requests_refused: Vec<(&'static str, u64)>,
-    /// The event stream, if there is one.
+    /// The event stream, if it is on.
     pub events: Option<EventStats>,
-    /// What became of pushes by OTLP, if there are any.
+    /// The results of pushes by OTLP, if they are on.
     pub pushes: Option<PushStats>,
-    /// What probes cost on this machine, and what they may.
+    /// The cost of probes on this machine, and the budget.
     pub costs: CostStats,
 }
 
-/// Who reads the event stream.
+/// The readers of the event stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventStats {
-    /// Readers now.
+    /// The current number of readers.
     pub readers: usize,
-    /// Lines that found no room with a reader.
+    /// Lines dropped since a reader had no room for them.
     pub dropped: u64,
 }
 
-/// Pushes by OTLP.
+/// The results of pushes by OTLP.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PushStats {
-    /// Those that were taken.
+    /// Accepted pushes.
     pub sent: u64,
-    /// Those that were not.
+    /// Failed pushes.
     pub failed: u64,
-    /// Points that the collector has thrown away.
+    /// Data points that the collector rejected.
     pub rejected_points: u64,
 }
 
-/// How one target is watched.
+/// The state of one target's monitoring.
 #[derive(Clone, Debug, Default)]
 pub struct TargetStats {
-    /// Its pid.
+    /// The target's pid.
     pub pid: u32,
-    /// Whether it is still there and watched.
+    /// Whether the target is still running and watched.
     pub up: bool,
-    /// Its executable.
+    /// The target's executable.
     pub exe: String,
-    /// Build id of the executable; empty when it has none.
+    /// The build id of the executable; empty if it has none.
     pub build_id: String,
-    /// The frameworks watched.
+    /// The watched frameworks.
     pub frameworks: Vec<FrameworkStats>,
-    /// The Go release it was built with.
+    /// The Go release that built the executable.
     pub go_version: String,
-    /// Where the durations of its calls come from, of each copy of a framework.
+    /// Where the durations of calls come from, for each copy of a framework.
     pub latency_sources: Vec<LatencySource>,
-    /// Types that calls came with and that were not expected.
+    /// Unexpected types among the calls.
     pub unexpected: Vec<UnexpectedType>,
-    /// The programs' counters.
+    /// The values of the programs' counters.
     pub counters: CounterValues,
-    /// Calls in flight.
+    /// The number of calls in flight.
     pub in_flight: u64,
-    /// Calls that were in flight when the target ended.
+    /// The number of calls that were in flight when the target ended.
     pub never_finished: u64,
-    /// Calls that were given up since they were too old, as of the moment of those in flight.
+    /// The number of calls given up as too old, read at the same moment as `in_flight`.
     pub aged: u64,
-    /// Label sets that may be kept.
+    /// The maximum number of label sets.
     pub label_sets_limit: u64,
-    /// Bytes in the ring when it was last looked at, before they were taken out.
+    /// Bytes in the ring at the last look, before they were drained.
     pub ring_bytes: u64,
-    /// Bytes that the ring holds.
+    /// The capacity of the ring, in bytes.
     pub ring_capacity: u64,
-    /// How long loading and attaching took.
+    /// The time that loading and attaching took.
     pub attach: Duration,
-    /// Its probes.
+    /// The target's probes.
     pub sites: Vec<SiteStats>,
-    /// What they cost it.
+    /// The overhead of the probes.
     pub overhead: OverheadStats,
 }
 
 impl TargetStats {
-    /// Whether its calls are watched.
+    /// Returns whether the target's calls are watched.
     #[must_use]
     pub fn has_calls(&self) -> bool {
         !self.frameworks.is_empty()
     }
 
-    /// All that `monitor_events_lost_total` shows, by reason.
+    /// Returns all values of `monitor_events_lost_total`, by reason.
     fn losses(&self) -> [(&'static str, u64); 9] {
         let counters = &self.counters;
         let ring_full = counters.ring_full + counters.ring_full_unpaired + counters.ring_full_recorded;
@@ -121,37 +121,37 @@ impl TargetStats {
         ]
     }
 
-    /// What was lost of its calls, whatever the reason.
+    /// Returns the total number of losses, whatever the reason.
     #[must_use]
     pub fn events_lost(&self) -> u64 {
         self.losses().iter().map(|(_, count)| count).sum()
     }
 }
 
-/// One framework in a target.
+/// A framework in a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FrameworkStats {
-    /// Its name.
+    /// The framework's name.
     pub name: String,
-    /// Its version.
+    /// The framework's version.
     pub version: String,
 }
 
-/// Where durations of calls come from.
+/// The source of call durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LatencySource {
     /// Probes at start and finish of each call.
     Probes,
-    /// Probes at the finishes, and in windows at the starts.
+    /// Probes at the finish of each call, and at the start within windows.
     Windows,
-    /// Probes at the finishes, and starts that the calls record themselves.
+    /// Probes at the finish of each call, and starts that the calls record themselves.
     Recorded,
-    /// No durations are taken.
+    /// No durations are measured.
     Nowhere,
 }
 
 impl LatencySource {
-    /// As a label's value.
+    /// Returns the value of the label.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -163,33 +163,33 @@ impl LatencySource {
     }
 }
 
-/// A type that calls came with and that was not expected.
+/// An unexpected type among the calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnexpectedType {
-    /// The interface as which it came.
+    /// The interface that the value was passed as.
     pub interface: String,
-    /// The type; `unknown` where it can't be told.
+    /// The type; `unknown` if it could not be found.
     pub concrete: String,
-    /// Hits of probes with it.
+    /// The number of hits with this type.
     pub hits: u64,
 }
 
 /// One probe.
 #[derive(Clone, Debug, Default)]
 pub struct SiteStats {
-    /// `start` or `finish`.
+    /// The role of the site: `start`, `finish`, `count` or `enter`.
     pub role: &'static str,
     /// The function.
     pub symbol: String,
-    /// The instruction under the probe.
+    /// The probed instruction.
     pub instruction: String,
-    /// Its offset in the executable's file.
+    /// The probe's offset in the executable's file.
     pub file_offset: u64,
-    /// What a hit costs: `emulated` or `single-stepped`.
+    /// The cost class of a hit: `emulated`, `single-stepped` or `return-probe`.
     pub cost_class: &'static str,
 }
 
-/// All families under `monitor_`.
+/// Builds all families under `monitor_`.
 #[must_use]
 pub fn about(agent: &AgentStats, targets: &[TargetStats]) -> Vec<MetricFamily> {
     let mut families = Vec::new();
@@ -255,7 +255,7 @@ fn about_agent(agent: &AgentStats, families: &mut Vec<MetricFamily>) {
     .finish(families);
 }
 
-/// What HTTP peers did not get.
+/// Adds the families about HTTP connections and requests that failed.
 fn about_peers(agent: &AgentStats, families: &mut Vec<MetricFamily>) {
     let cut = FamilyBuilder::counter(
         "monitor_http_connections_cut_total",
@@ -292,7 +292,7 @@ fn about_targets(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
         let none = [FrameworkStats::default()];
         let frameworks = if target.has_calls() { &target.frameworks[..] } else { &none };
         for (index, framework) in frameworks.iter().enumerate() {
-            // Copies of one framework in one executable may look the same.
+            // Several copies of a framework in one executable may look the same.
             if frameworks.iter().take(index).any(|earlier| earlier == framework) {
                 continue;
             }
@@ -312,7 +312,7 @@ fn about_targets(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
         if target.has_calls() {
             attach.push(&[("target", &pid)], target.attach.as_secs_f64());
         }
-        // Probes on the returns of one function look the same, and so does one that a spec has beside a framework's.
+        // The probes on the returns of one function have equal labels, and so may a spec's probe and a framework's.
         let mut told = BTreeSet::new();
         for site in &target.sites {
             let labels = [
@@ -332,12 +332,12 @@ fn about_targets(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
     }
 }
 
-/// A counter or gauge with one number for each target, or several told apart by one more label.
+/// A counter or gauge with one value for each target, or with several that one more label distinguishes.
 struct PerTarget {
     gauge: bool,
     name: &'static str,
     help: &'static str,
-    /// Name of the label that tells the numbers apart; empty for a single one.
+    /// The name of the label that distinguishes the values; empty for a single value.
     label: &'static str,
     values: fn(&TargetStats) -> Vec<(&'static str, f64)>,
 }
@@ -494,7 +494,7 @@ fn about_calls(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
     }
 }
 
-/// What became of the calls of each side.
+/// Adds the families about what became of each side's calls.
 fn about_sides(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
     let mut calls = FamilyBuilder::counter(
         "monitor_calls_total",
@@ -571,7 +571,7 @@ fn about_types(targets: &[TargetStats], families: &mut Vec<MetricFamily>) {
 mod tests {
     use super::*;
 
-    /// What the page shows is what the metric shows: nothing that was lost is left out.
+    /// The page and the metric agree: no loss is left out.
     #[test]
     fn whatever_is_lost_is_in_the_sum() {
         let counters = CounterValues {

@@ -1,4 +1,4 @@
-//! Building metric families in the model of the `prometheus` crate.
+//! Builders for metric families in the model of the `prometheus` crate.
 
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Quantile, Summary,
@@ -6,7 +6,7 @@ use prometheus::proto::{
 
 use crate::pipeline::{self, Buckets};
 
-/// A family under construction. One without series is left out.
+/// A builder for a metric family. A family without series is left out.
 #[derive(Debug)]
 pub struct FamilyBuilder {
     family: MetricFamily,
@@ -14,25 +14,25 @@ pub struct FamilyBuilder {
 }
 
 impl FamilyBuilder {
-    /// A counter.
+    /// Creates a counter.
     #[must_use]
     pub fn counter(name: &str, help: &str) -> Self {
         Self::new(name, help, MetricType::COUNTER)
     }
 
-    /// A gauge.
+    /// Creates a gauge.
     #[must_use]
     pub fn gauge(name: &str, help: &str) -> Self {
         Self::new(name, help, MetricType::GAUGE)
     }
 
-    /// A histogram.
+    /// Creates a histogram.
     #[must_use]
     pub fn histogram(name: &str, help: &str) -> Self {
         Self::new(name, help, MetricType::HISTOGRAM)
     }
 
-    /// A summary.
+    /// Creates a summary.
     #[must_use]
     pub fn summary(name: &str, help: &str) -> Self {
         Self::new(name, help, MetricType::SUMMARY)
@@ -46,14 +46,14 @@ impl FamilyBuilder {
         Self { family, metrics: Vec::new() }
     }
 
-    /// Adds a series of a counter or gauge.
+    /// Adds a series to a counter or gauge.
     #[must_use]
     pub fn with(mut self, labels: &[(&str, &str)], value: f64) -> Self {
         self.push(labels, value);
         self
     }
 
-    /// Adds a series of a counter or gauge.
+    /// Adds a series to a counter or gauge.
     pub fn push(&mut self, labels: &[(&str, &str)], value: f64) {
         let mut metric = Metric::from_label(pairs(labels));
         if self.family.get_field_type() == MetricType::COUNTER {
@@ -68,7 +68,7 @@ impl FamilyBuilder {
         self.metrics.push(metric);
     }
 
-    /// Adds a series of a histogram of durations, as a view with these buckets has it, with their sum in its unit.
+    /// Adds a series to a histogram of durations: the counts in these buckets, and the sum in the view's unit.
     pub fn push_histogram(
         &mut self,
         labels: &[(&str, &str)],
@@ -80,8 +80,8 @@ impl FamilyBuilder {
         self.push_buckets(labels, buckets, value.count(), sum);
     }
 
-    /// Adds a series of a histogram: finite upper bounds with the counts of their buckets alone, all counts together,
-    /// and the sum of what was counted.
+    /// Adds a series to a histogram: finite upper bounds with the non-cumulative counts of their buckets, the total
+    /// count, and the sum of the values.
     pub fn push_buckets(
         &mut self,
         labels: &[(&str, &str)],
@@ -108,7 +108,7 @@ impl FamilyBuilder {
         self.metrics.push(metric);
     }
 
-    /// Adds a series of a summary: quantiles with their values, how many values there are, and their sum.
+    /// Adds a series to a summary: quantiles with their values, the number of values, and their sum.
     pub fn push_summary(
         &mut self,
         labels: &[(&str, &str)],
@@ -157,14 +157,14 @@ fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
         .collect()
 }
 
-/// A count as the number that Prometheus stores.
+/// Converts a count to the number type of Prometheus.
 #[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers; exact up to 2^53")]
 pub(super) fn float(count: u64) -> f64 {
     count as f64
 }
 
-/// Families of several targets as one list: series of the same family side by side, each with the label
-/// `target` if one is given, which takes the place of one that the series has of its own.
+/// Merges the families of several targets: series of one family are put together. If a target has a label, it is added
+/// to each series as `target` and replaces a label of that name.
 #[must_use]
 pub fn merge(targets: Vec<(Option<String>, Vec<MetricFamily>)>) -> Vec<MetricFamily> {
     let mut merged: Vec<MetricFamily> = Vec::new();

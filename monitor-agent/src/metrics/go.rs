@@ -1,8 +1,7 @@
 //! The Go runtime of a process, as `client_golang` shows it.
 //!
-//! Names, types, help texts and arithmetic are those of its collector for the Go runtime
-//! (`prometheus/go_collector.go` and `prometheus/go_collector_latest.go` @ v1.24.1). What could not be read is absent,
-//! never zero.
+//! Names, types, help texts and arithmetic are those of its collector for the Go runtime (`prometheus/go_collector.go`
+//! and `prometheus/go_collector_latest.go` @ v1.24.1). A value that could not be read is absent, never zero.
 
 use std::sync::LazyLock;
 
@@ -12,24 +11,24 @@ use serde::Deserialize;
 use super::family::{FamilyBuilder, float};
 use crate::goruntime::{Detail, GcCycles, Histogram, Readings, Value};
 
-/// What Go says of one of its metrics.
+/// Go's description of one of its metrics.
 #[derive(Deserialize)]
 struct Description {
-    /// Such as `/gc/heap/goal:bytes`.
+    /// The name, such as `/gc/heap/goal:bytes`.
     name: String,
-    /// It only rises.
+    /// Whether the value only rises.
     cumulative: bool,
     text: String,
 }
 
-/// All metrics of Go 1.27 but those of GODEBUG settings, written by `tests/targets/golden`.
+/// All metrics of Go 1.27 except those of GODEBUG settings, written by `tests/targets/golden`.
 static DESCRIPTIONS: LazyLock<Vec<Description>> =
     LazyLock::new(|| serde_json::from_str(include_str!("runtime_metrics.json")).unwrap_or_default());
 
-/// Those of them that are shown by default.
+/// The metrics that are shown by default.
 const BY_DEFAULT: [&str; 3] = ["/gc/gogc:percent", "/gc/gomemlimit:bytes", "/sched/gomaxprocs:threads"];
 
-/// A metric with a name from before Go described its own: a sum of those that there are now.
+/// A metric with a name from before `runtime/metrics`: the sum of current metrics.
 struct MemStat {
     name: &'static str,
     help: &'static str,
@@ -168,7 +167,7 @@ const MEM_STATS: &[MemStat] = &[
     },
 ];
 
-/// The families of a process that was built by the release `version`.
+/// Builds the families of a process that Go release `version` built.
 #[must_use]
 pub fn go(readings: &Readings, version: &str, detail: Detail) -> Vec<MetricFamily> {
     let mut families = Vec::new();
@@ -204,12 +203,12 @@ pub fn go(readings: &Readings, version: &str, detail: Detail) -> Vec<MetricFamil
     families
 }
 
-/// The pauses of the last collections.
+/// Adds a summary of the last pauses of the garbage collector.
 fn collections(cycles: &GcCycles, families: &mut Vec<MetricFamily>) {
     const QUARTERS: [(usize, f64); 5] = [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)];
     let mut pauses = cycles.pauses_ns.clone();
     pauses.sort_unstable();
-    // As debug.ReadGCStats chooses them: runtime/debug/garbage.go.
+    // The same choice as in debug.ReadGCStats: runtime/debug/garbage.go.
     let place = |quarter: usize| (pauses.len() * quarter / 4).min(pauses.len().saturating_sub(1));
     let pause = |quarter| pauses.get(place(quarter)).copied().unwrap_or_default();
     let mut summary = FamilyBuilder::summary(
@@ -227,7 +226,7 @@ fn collections(cycles: &GcCycles, families: &mut Vec<MetricFamily>) {
     .finish(families);
 }
 
-/// As Go's `Duration.Seconds` computes them.
+/// Converts nanoseconds to seconds as Go's `Duration.Seconds` does.
 fn seconds(nanos: u64) -> f64 {
     const SECOND: u64 = 1_000_000_000;
     float(nanos / SECOND) + float(nanos % SECOND) / 1e9
@@ -240,7 +239,7 @@ fn described(description: &Description, value: &Value, readings: &Readings) -> F
         if !description.cumulative {
             return FamilyBuilder::gauge(&name, &help).with(&[], now);
         }
-        // The collector has counters of its own there, which begin at 0 and never fall, whatever the runtime's do.
+        // The collector keeps its own counters, which begin at 0 and never fall, even if the runtime's do.
         let highest = readings.highest.get(description.name.as_str()).copied().unwrap_or_default();
         FamilyBuilder::counter(&name, &help).with(&[], now.max(highest))
     };
@@ -260,14 +259,14 @@ fn described(description: &Description, value: &Value, readings: &Readings) -> F
     }
 }
 
-/// `/a/b-c:unit` is `go_a_b_c_unit`, and `_total` if it only rises and is a number.
+/// Returns the Prometheus name: `/a/b-c:unit` becomes `go_a_b_c_unit`, with `_total` if it is a number that only rises.
 fn name(description: &Description, value: &Value) -> String {
     let plain = description.name.replace(['/', '-', ':', '*'], "_");
     let total = description.cumulative && !matches!(value, Value::Histogram(_));
     format!("go{plain}{}", if total { "_total" } else { "" })
 }
 
-/// Adds a histogram with fewer buckets, and with the sum of lower bounds where the sum is not known.
+/// Adds a histogram with fewer buckets. If the exact sum is unknown, it is the sum of lower bounds.
 fn push(family: &mut FamilyBuilder, histogram: &Histogram, name: &str, exact: Option<f64>) {
     let fewer = if name.ends_with(":seconds") {
         up_to_a_second(multiples(&histogram.bounds, 10.0))
@@ -280,13 +279,13 @@ fn push(family: &mut FamilyBuilder, histogram: &Histogram, name: &str, exact: Op
         let weights = fewer.iter().zip(&counts).filter(|(_, count)| **count != 0);
         weights.map(|(bound, count)| bound * float(*count)).sum()
     });
-    // Bounds are exclusive there and inclusive here.
+    // Upper bounds are exclusive in Go and inclusive in Prometheus.
     let upper = fewer.iter().skip(1).take_while(|bound| bound.is_finite()).map(|bound| bound.next_down());
     family.push_buckets(&[], upper.zip(counts.iter().copied()), total, sum);
 }
 
-/// Those of the bounds that are so many times the one before. Minus infinity is left out: what is below the first bound
-/// is in the first bucket.
+/// Keeps the bounds that are at least `factor` times the last kept one. Minus infinity is left out: values below the
+/// first bound are in the first bucket.
 fn multiples(bounds: &[f64], factor: f64) -> Vec<f64> {
     let mut bounds = bounds.iter().copied().skip_while(|bound| *bound == f64::NEG_INFINITY);
     let mut kept: Vec<f64> = bounds.next().into_iter().collect();
@@ -306,7 +305,7 @@ fn up_to_a_second(mut bounds: Vec<f64>) -> Vec<f64> {
     bounds
 }
 
-/// Counts of a histogram for fewer bounds.
+/// Merges the counts of a histogram into fewer buckets.
 fn merged(histogram: &Histogram, fewer: &[f64]) -> Vec<u64> {
     let mut counts = vec![0_u64; fewer.len().saturating_sub(1)];
     let mut place = 0;
@@ -334,7 +333,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_those_of_read_gc_stats() {
-        // As debug.ReadGCStats gave them for these pauses.
+        // The results of debug.ReadGCStats for these pauses.
         assert_eq!(quantiles(vec![]), [0.0; 5]);
         assert_eq!(quantiles(vec![1000]), [1e-6; 5]);
         assert_eq!(quantiles(vec![2000, 1000]), [1e-6, 1e-6, 2e-6, 2e-6, 2e-6]);
@@ -363,7 +362,7 @@ mod tests {
         let shown = |readings: &Readings, wanted: &str| {
             let families = go(readings, "go1.27.3", Detail::All);
             let metric = families.iter().find(|family| family.name() == wanted)?.get_metric()[0].clone();
-            // What is no gauge has 0 there, and what is no counter as well.
+            // A metric that is not a gauge has a gauge value of 0, and likewise for counters.
             Some(metric.get_counter().get_value() + metric.get_gauge().get_value())
         };
         assert_eq!(shown(&readings, "go_cpu_classes_user_cpu_seconds_total"), Some(0.0));

@@ -1,5 +1,5 @@
-//! Calls of gRPC under the names of its Prometheus interceptors (`github.com/grpc-ecosystem/go-grpc-prometheus` @ v1.2.0,
-//! the same in `go-grpc-middleware/providers/prometheus` @ v1.1.0).
+//! Calls of gRPC under the names of its Prometheus interceptors (`github.com/grpc-ecosystem/go-grpc-prometheus` @
+//! v1.2.0, the same in `go-grpc-middleware/providers/prometheus` @ v1.1.0).
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
@@ -15,8 +15,8 @@ use crate::{
 /// `prometheus.DefBuckets` of `client_golang`, in milliseconds.
 const MILLISECONDS: [u32; 11] = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000];
 
-/// The name of a code in other languages, and in OpenTelemetry: `DEADLINE_EXCEEDED`. One without a name is as otelgrpc writes
-/// it (`stats_handler.go` @ v0.72.0).
+/// Returns the name of a code in other languages and in OpenTelemetry, such as `DEADLINE_EXCEEDED`. A code without a
+/// name is written as in otelgrpc (`stats_handler.go` @ v0.72.0).
 pub(super) fn canonical_code_name(code: u32) -> String {
     match known().code(code) {
         None => format!("CODE({code})"),
@@ -32,7 +32,7 @@ pub(super) fn canonical_code_name(code: u32) -> String {
     }
 }
 
-/// The value of the label `grpc_type`.
+/// Returns the value of the label `grpc_type`.
 pub(super) fn type_name(kind: StreamKind) -> &'static str {
     match kind {
         StreamKind::Unary => "unary",
@@ -43,23 +43,23 @@ pub(super) fn type_name(kind: StreamKind) -> &'static str {
     }
 }
 
-/// How the calls of gRPC are to be shown.
+/// How calls of gRPC are shown.
 #[derive(Clone, Debug)]
 pub struct GrpcView {
     /// Bounds of the histograms.
     pub buckets: Arc<Buckets>,
-    /// Messages are counted.
+    /// Whether messages are counted.
     pub messages: bool,
 }
 
 impl Default for GrpcView {
-    /// As the interceptors' own.
+    /// The interceptors' defaults.
     fn default() -> Self {
         Self { buckets: Arc::new(Buckets::of_milliseconds(&MILLISECONDS, 1_000)), messages: false }
     }
 }
 
-/// A target's label if there is one, then type, service and method.
+/// The label of the target, if it has one, then type, service and method.
 type Call<'a> = (Option<&'a str>, &'static str, &'a str, &'a str);
 
 fn labels((target, kind, service, method): Call<'_>) -> Vec<(&'static str, &str)> {
@@ -68,8 +68,8 @@ fn labels((target, kind, service, method): Call<'_>) -> Vec<(&'static str, &str)
     labels
 }
 
-/// The families of gRPC calls, for each target's snapshot. The first of a pair is the value of the label `target`, if
-/// the series are to carry one.
+/// Builds the families of gRPC calls from each target's snapshot. The first element of a pair is the value of the label
+/// `target`, if there is one.
 #[must_use]
 pub fn grpc(
     snapshots: &[(Option<String>, &Snapshot)],
@@ -87,10 +87,10 @@ pub fn grpc(
 #[derive(Default)]
 struct Sums<'a> {
     started: BTreeMap<Call<'a>, u64>,
-    /// By code, too.
+    /// Finished calls, also by code.
     handled: BTreeMap<(Call<'a>, Cow<'static, str>), u64>,
     handling: BTreeMap<Call<'a>, Histogram>,
-    /// Received, and sent.
+    /// Messages received and sent.
     messages: [BTreeMap<Call<'a>, u64>; 2],
 }
 
@@ -157,8 +157,8 @@ fn show(sums: &Sums<'_>, side: Side, view: &GrpcView, families: &mut Vec<MetricF
     }
 }
 
-/// Messages received and sent. Those of a stream are counted one by one. A unary call has a request as it starts and a
-/// reply if it ends well, as the interceptors count it.
+/// Returns the messages received and sent. Messages of a stream are counted one by one. A unary call has a request when
+/// it starts and a reply if it ends well, as the interceptors count them.
 fn messages_of(series: &Series) -> [u64; 2] {
     let extra = |number: u32| series.extras.get(number as usize).copied().unwrap_or(0);
     let Labels { stream, side, code, .. } = *series.labels;
@@ -187,7 +187,7 @@ pub(super) fn seconds(nanoseconds: u128) -> f64 {
     nanoseconds as f64 / 1e9
 }
 
-/// The same of messages received and sent.
+/// Returns the help texts for messages received and sent.
 fn help_of_messages(side: Side) -> [&'static str; 2] {
     match side {
         Side::Client => [
@@ -201,7 +201,8 @@ fn help_of_messages(side: Side) -> [&'static str; 2] {
     }
 }
 
-/// Help texts of the interceptors (`server_metrics.go`, `client_metrics.go` @ v1.2.0): started, handled, durations.
+/// Returns the help texts of the interceptors (`server_metrics.go`, `client_metrics.go` @ v1.2.0): started, handled,
+/// durations.
 fn help(side: Side) -> [&'static str; 3] {
     match side {
         Side::Client => [

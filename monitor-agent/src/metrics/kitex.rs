@@ -28,7 +28,7 @@ pub enum Label {
     Status,
     /// `retry`: how often the call was retried.
     Retry,
-    /// `error_class`: what kind of error it finished with.
+    /// `error_class`: the class of the error that it finished with.
     ErrorClass,
 }
 
@@ -61,14 +61,14 @@ impl Label {
     }
 }
 
-/// The labels of counters and histograms alike.
+/// The labels of counters and histograms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelSelection(BTreeSet<Label>);
 
-/// What is wrong with a list of labels.
+/// An error in a list of labels.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum LabelsError {
-    /// There is no such label.
+    /// The label does not exist.
     #[error("`{0}` is not a label; choose from type, caller, callee, method, status, retry, error_class")]
     Unknown(String),
     /// A label is listed twice.
@@ -77,21 +77,21 @@ pub enum LabelsError {
 }
 
 impl Default for LabelSelection {
-    /// What Kitex's documentation lists.
+    /// The labels in Kitex's documentation.
     fn default() -> Self {
         Self([Label::Type, Label::Caller, Label::Callee, Label::Method, Label::Status].into())
     }
 }
 
 impl LabelSelection {
-    /// Those of the chosen labels that a message has: it has no outcome of its own.
+    /// Returns the chosen labels that a message has. It has no outcome of its own.
     fn of_messages(&self) -> Self {
         let has =
             |label: &Label| matches!(label, Label::Type | Label::Caller | Label::Callee | Label::Method);
         Self(self.0.iter().copied().filter(has).collect())
     }
 
-    /// Whether a label was chosen.
+    /// Returns whether a label was chosen.
     #[must_use]
     pub fn contains(&self, label: Label) -> bool {
         self.0.contains(&label)
@@ -116,20 +116,21 @@ impl FromStr for LabelSelection {
     }
 }
 
-/// One series after projection: label values in the order of the selection, and the target's label if any.
+/// The key of a series after projection: the target's label, if any, and the label values in the order of the
+/// selection.
 type Key = (Option<String>, Vec<String>);
 
-/// How calls are to be shown.
+/// How calls are shown.
 #[derive(Clone, Debug)]
 pub struct KitexView {
-    /// Labels of counters and histograms.
+    /// The labels of counters and histograms.
     pub labels: LabelSelection,
-    /// Bounds of the histograms.
+    /// The bounds of the histograms.
     pub buckets: Arc<Buckets>,
 }
 
-/// The families of calls, for each target's snapshot; those of bytes and messages where any were counted. The
-/// first of a pair is the value of the label `target`, if the series are to carry one.
+/// Builds the families of calls from each target's snapshot; families of bytes and messages only if any were counted.
+/// The first element of a pair is the value of the label `target`, if there is one.
 #[must_use]
 pub fn kitex(snapshots: &[(Option<String>, &Snapshot)], view: &KitexView) -> Vec<MetricFamily> {
     let KitexView { labels: selection, buckets } = view;
@@ -155,7 +156,7 @@ pub fn kitex(snapshots: &[(Option<String>, &Snapshot)], view: &KitexView) -> Vec
     families
 }
 
-/// Names and values of a series' labels.
+/// Returns the names and values of a series' labels.
 fn shown<'a>((target, values): &'a Key, selection: &LabelSelection) -> Vec<(&'static str, &'a str)> {
     let names = selection.0.iter().map(|label| label.name());
     let mut labels: Vec<_> = names.zip(values.iter().map(String::as_str)).collect();
@@ -163,7 +164,7 @@ fn shown<'a>((target, values): &'a Key, selection: &LabelSelection) -> Vec<(&'st
     labels
 }
 
-/// The bytes of calls, from the RPC's own statistics, of copies of Kitex that have them.
+/// Builds the families of the bytes of calls, for copies of Kitex whose RPC statistics have them.
 fn bytes(
     snapshots: &[(Option<String>, &Snapshot)],
     side: Side,
@@ -183,7 +184,7 @@ fn bytes(
     }
 }
 
-/// The messages of streams.
+/// Builds the families of the messages of streams.
 fn messages(
     snapshots: &[(Option<String>, &Snapshot)],
     side: Side,
@@ -218,7 +219,7 @@ fn messages(
     family.finish(families);
 }
 
-/// Sums a number of each of these series over those that become equal.
+/// Sums a value of these series over the series that become equal.
 fn sums(
     snapshots: &[(Option<String>, &Snapshot)],
     series: fn(&Snapshot) -> &[Arc<Series>],
@@ -237,7 +238,7 @@ fn sums(
     sums
 }
 
-/// Whether they are those of a Kitex call, on this side.
+/// Returns whether the labels belong to a Kitex call on this side.
 fn is_of(labels: &Labels, side: Side) -> bool {
     labels.framework == Framework::Kitex && labels.side == side
 }
@@ -267,7 +268,8 @@ fn project(
     projected
 }
 
-/// Help texts of the in-process extension (`tracer.go` @ v0.2.0), so that a scrape of either looks the same.
+/// Returns the help texts of the in-process extension (`tracer.go` @ v0.2.0), so that a scrape of either looks the
+/// same.
 fn help(side: Side) -> (&'static str, &'static str) {
     match side {
         Side::Client => (
@@ -303,7 +305,7 @@ mod tests {
             code: None,
             cut_names: 0,
         };
-        // Each took 3 µs.
+        // Each call took 3 µs.
         let ladder = Arc::new(Ladder::of([&buckets()]));
         let mut counts = vec![0; ladder.limits() + 1];
         counts[ladder.index(3_000)] = total;

@@ -1,7 +1,7 @@
-//! Metric families: what the numbers of the pipeline and of `/proc` are called.
+//! Metric families: the names and labels for the numbers of the pipeline and of `/proc`.
 //!
-//! Each view takes a snapshot and projects it onto the names and labels of the code that it stands in for;
-//! series that become equal by that are summed.
+//! Each view takes a snapshot and projects it onto the names and labels of the code that it stands in for. Series that
+//! become equal by this are summed.
 
 mod about;
 mod family;

@@ -1,4 +1,4 @@
-//! Operations of users' specs, under the names that those give.
+//! Operations of users' specs, under the names that the specs give.
 
 use std::{
     borrow::Cow,
@@ -17,11 +17,11 @@ use crate::{
     specs::{Spec, Specs},
 };
 
-/// A target's label if there is one, then the values of the spec's labels.
+/// The label of the target, if it has one, then the values of the spec's labels.
 type Key<'a> = (Option<&'a str>, Vec<Cow<'a, str>>);
 
-/// The families of all specs, for each target's snapshot. The first of a pair is the value of the label `target`, if the
-/// series are to carry one.
+/// Builds the families of all specs from each target's snapshot. The first element of a pair is the value of the label
+/// `target`, if there is one.
 #[must_use]
 pub fn operations(
     snapshots: &[(Option<String>, &Snapshot)],

@@ -1,21 +1,21 @@
-//! What watching costs the targets.
+//! The cost of watching to the targets.
 
 use prometheus::proto::MetricFamily;
 
 use super::family::{FamilyBuilder, float};
 
-/// What the probes cost one target.
+/// The overhead of one target's probes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OverheadStats {
-    /// Their part of the target's CPU time, lately.
+    /// The recent share of the target's CPU time that the probes take.
     pub ratio: Option<f64>,
-    /// Seconds that one run of a program takes, by the role of its sites.
+    /// The time of one run of a program, in seconds, by the role of its sites.
     pub runs: Vec<(&'static str, f64)>,
-    /// What is done to keep a budget, if there is one.
+    /// What is shed to keep the budget, if there is one.
     pub shedding: Option<SheddingStats>,
 }
 
-/// What is given up of one target to keep a budget.
+/// What is shed for one target to keep a budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SheddingStats {
     /// How much detail is left out: 0 for none, 3 for all durations.
@@ -24,20 +24,20 @@ pub struct SheddingStats {
     pub shed: u64,
     /// Steps up so far.
     pub restored: u64,
-    /// The budget is passed with nothing left to give up.
+    /// Whether the budget is exceeded with nothing left to shed.
     pub is_exhausted: bool,
 }
 
-/// What is known of all targets alike.
+/// Costs that are the same for all targets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CostStats {
-    /// Seconds that a hit takes whose program does nothing, by the instruction's cost class.
+    /// The time of a hit with an empty program, in seconds, by the instruction's cost class.
     pub hits: Vec<(&'static str, f64)>,
     /// The budget, as a ratio.
     pub budget: Option<f64>,
 }
 
-/// The families about cost. Targets by their pids.
+/// Builds the families about cost. Targets are given by their pids.
 pub(super) fn overhead<'a>(
     costs: &CostStats,
     targets: impl Iterator<Item = (u32, &'a OverheadStats)>,

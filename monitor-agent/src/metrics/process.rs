@@ -2,8 +2,8 @@
 //!
 //! Names, types, units, help texts and arithmetic of the `process_` families are those of `client_golang`'s process
 //! collector (`prometheus/process_collector.go` and `process_collector_procfsenabled.go` @ v1.24.1), so that a
-//! dashboard shows the same numbers whether the process exports them itself or is watched. Threads and context
-//! switches are added. What cannot be read is absent, never zero.
+//! dashboard shows the same numbers whether the process exports them itself or is watched. Threads and context switches
+//! are added. A value that cannot be read is absent, never zero.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,45 +23,48 @@ use prometheus::proto::MetricFamily;
 use super::family::{FamilyBuilder, float};
 use crate::descriptors;
 
-/// Of `/proc/PID/stat`: fixed in the kernel's interface and in `client_golang`, whatever the kernel's own tick is.
+/// The ticks per second of `/proc/PID/stat`: fixed in the kernel's interface and in `client_golang`, whatever the
+/// kernel's own tick is.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// How often two clocks are read to find out how far they are apart.
+/// How often two clocks are read to find the offset between them.
 const READINGS: usize = 3;
-/// By so much that may be wrong all the same.
+/// The possible error of that offset.
 const READ_APART: Duration = Duration::from_millis(1);
 
-/// Each thread's switches are a file of their own; above this many threads they are absent rather than slow.
+/// The maximum number of threads whose context switches are read. Each thread has its own file; above this number the
+/// values are absent rather than slow.
 const MAX_THREADS: i64 = 4096;
-/// A file takes some ten microseconds, so they are read once in this time, however many scrape.
+/// How long read context switches stay valid. A file takes some ten microseconds, so they are read once in this time,
+/// however many scrape.
 const SWITCHES_STAY: Duration = Duration::from_secs(1);
 
-/// Reads one process, again and again.
+/// Reads the statistics of one process repeatedly.
 ///
-/// Bound to the process, not to its pid: once it has ended everything is absent, whoever has the pid then.
+/// Bound to the process, not to its pid: once it has ended, all values are absent, even if the pid is reused.
 #[derive(Debug)]
 pub struct ProcessReader {
     process: Process,
-    /// When the machine was started, as last told: in seconds since 1970.
+    /// The last calculated boot time, in seconds since 1970.
     booted: Option<u64>,
     switches: Switches,
 }
 
 impl ProcessReader {
-    /// Opens the process that has the pid now.
+    /// Opens the process that has this pid now.
     pub fn open(pid: u32) -> io::Result<Self> {
         let pid = i32::try_from(pid).map_err(io::Error::other)?;
         let process = Process::new(pid).map_err(io::Error::other)?;
         Ok(Self { process, booted: None, switches: Switches::default() })
     }
 
-    /// Reads what can be read now.
+    /// Reads all available values.
     pub fn read(&mut self) -> ProcessStats {
-        // Before its memory is seen to be there: as a process ends it gives up its memory first, and then its files.
+        // Read before the check of its memory: a process that ends gives up its memory first, and then its files.
         let open_fds = open_fds(&self.process).ok();
         let mut stats = ProcessStats { open_fds, ..ProcessStats::default() };
         if let Ok(stat) = self.process.stat() {
-            // Nothing runs without memory: what is left of it, a zombie at last, reads as zeros.
+            // A running process has memory. What is left of an ended one, such as a zombie, reads as zeros.
             if stat.vsize == 0 {
                 return ProcessStats::default();
             }
@@ -85,24 +88,24 @@ impl ProcessReader {
     }
 }
 
-/// What is known about a process at one moment. `None` is what could not be read.
+/// The statistics of a process at one moment. `None` marks values that could not be read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcessStats {
     /// User and system CPU time, in seconds.
     pub cpu_seconds: Option<f64>,
-    /// When the process started, in seconds since the Unix epoch.
+    /// The start time of the process, in seconds since the Unix epoch.
     pub start_time_seconds: Option<f64>,
-    /// Size of the address space, in bytes.
+    /// The size of the address space, in bytes.
     pub virtual_bytes: Option<u64>,
-    /// The soft limit of that size, in bytes; `u64::MAX` without one.
+    /// The soft limit of the address space, in bytes; `u64::MAX` without one.
     pub virtual_max_bytes: Option<u64>,
-    /// Memory that is resident, in bytes.
+    /// Resident memory, in bytes.
     pub resident_bytes: Option<u64>,
-    /// Open file descriptors.
+    /// The number of open file descriptors.
     pub open_fds: Option<u64>,
-    /// The soft limit of those; `u64::MAX` without one.
+    /// The soft limit of open file descriptors; `u64::MAX` without one.
     pub max_fds: Option<u64>,
-    /// Threads.
+    /// The number of threads.
     pub threads: Option<u64>,
     /// Context switches of all threads.
     pub context_switches: Option<ContextSwitches>,
@@ -110,7 +113,7 @@ pub struct ProcessStats {
     pub network: Option<Network>,
 }
 
-/// Context switches since the process started, short of those of threads that ended between two readings.
+/// Context switches since the process started, except those of threads that ended between two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ContextSwitches {
     /// The thread had to wait for something.
@@ -129,7 +132,7 @@ pub struct Network {
 }
 
 impl ProcessStats {
-    /// The metric families, without labels but for `kind`. Absent values have no family.
+    /// Builds the metric families. Their only label is `kind`. Absent values have no family.
     #[must_use]
     pub fn families(&self) -> Vec<MetricFamily> {
         let mut out = Families::default();
@@ -171,7 +174,7 @@ impl ProcessStats {
     }
 }
 
-/// Families of one series each, where there is a value.
+/// Families of one series each. Absent values have none.
 #[derive(Default)]
 struct Families(Vec<MetricFamily>);
 
@@ -198,7 +201,7 @@ fn soft(limit: LimitValue) -> u64 {
     }
 }
 
-/// The time since the machine was started, suspended or not: the clock of `/proc/PID/stat`, which nobody sets.
+/// Returns the time since boot, including suspended time: the clock of `/proc/PID/stat`, which nobody can set.
 pub(crate) fn since_boot() -> Duration {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes to the timespec only, and can't fail for this clock.
@@ -206,19 +209,20 @@ pub(crate) fn since_boot() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default())
 }
 
-/// The time from 1970 to the start of the machine, by the time of day as it is now: it can be set.
+/// Returns the time from 1970 to boot, by the current time of day, which can be set.
 fn since_1970_at_boot() -> Duration {
     let read = |_| {
         let since_boot = since_boot();
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         since_1970.saturating_sub(since_boot)
     };
-    // What comes between the two makes it longer.
+    // A delay between the two readings makes it longer.
     (0..READINGS).map(read).min().unwrap_or_default()
 }
 
-/// The same in whole seconds, as `client_golang` has it from the line `btime` of `/proc/stat`, which the kernel makes of the same
-/// clocks: to read it takes longer, since other lines are about each interrupt. Stays what it was as long as that may be right.
+/// Returns the boot time in whole seconds since 1970, as `client_golang` has it from the line `btime` of `/proc/stat`.
+/// The kernel calculates that line from the same clocks; reading it takes longer, since other lines are about each
+/// interrupt. The result stays at `before` as long as that may be right.
 fn boot_seconds(before: Option<u64>, now: Duration) -> u64 {
     let may_be = |seconds: &u64| {
         let then = Duration::from_secs(*seconds);
@@ -227,13 +231,13 @@ fn boot_seconds(before: Option<u64>, now: Duration) -> u64 {
     before.filter(may_be).unwrap_or(now.as_secs())
 }
 
-/// Not by `procfs` 0.18: its count includes `.` and `..` before Linux 6.2.
+/// Counts open descriptors. Not by `procfs` 0.18, whose count includes `.` and `..` before Linux 6.2.
 fn open_fds(process: &Process) -> ProcResult<u64> {
     let directory = process.open_relative("fd")?;
     Ok(descriptors::count(Path::new(&format!("/proc/self/fd/{}", directory.as_raw_fd())))?)
 }
 
-/// `/proc/PID/net/netstat`, which `procfs` does not read: lines come in pairs, names above values.
+/// Reads `/proc/PID/net/netstat`, which `procfs` does not read. Lines come in pairs, names above values.
 fn network(process: &Process) -> ProcResult<Network> {
     let mut text = String::new();
     process.open_relative("net/netstat")?.read_to_string(&mut text)?;
@@ -248,18 +252,18 @@ fn ip_ext(netstat: &str, name: &str) -> Option<f64> {
     values.split_ascii_whitespace().nth(column)?.parse().ok()
 }
 
-/// The kernel shows switches per thread and forgets a thread's when it ends. Kept here, they stay in the sum: a
-/// counter that goes down would look like a restart.
+/// The context switches of a process. The kernel shows switches per thread and forgets them when the thread ends. They
+/// are kept here and stay in the sum, since a counter that goes down would look like a restart.
 #[derive(Debug, Default)]
 struct Switches {
     ended: ContextSwitches,
     threads: HashMap<i32, ContextSwitches>,
-    /// When they were last read, and what they came to.
+    /// The time and the sum of the last reading.
     last: Option<(Instant, ContextSwitches)>,
 }
 
 impl Switches {
-    /// All switches there were, [a second](SWITCHES_STAY) ago at most.
+    /// Returns all switches so far, at most [a second](SWITCHES_STAY) old.
     fn recent(&mut self, process: &Process, now: Instant) -> ProcResult<ContextSwitches> {
         if let Some((at, switches)) = self.last
             && now.saturating_duration_since(at) < SWITCHES_STAY
@@ -271,11 +275,11 @@ impl Switches {
         Ok(switches)
     }
 
-    /// All switches there were. Where one thread can't be read nothing is told, and what is kept stays as it is.
+    /// Reads all switches so far. If a thread can't be read, it returns an error and keeps its state.
     fn read(&mut self, process: &Process) -> ProcResult<ContextSwitches> {
-        // Those that were there before are asked too: a list may leave some out while others end.
+        // Threads seen before are read too: a listing may leave some out while others end.
         let mut tids: HashSet<i32> = self.threads.keys().copied().collect();
-        // Not `procfs`, whose list leaves out what it can't open, for whatever reason.
+        // Not by `procfs`, whose list leaves out what it can't open, for whatever reason.
         let directory = process.open_relative("task")?;
         for entry in fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))? {
             tids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
@@ -295,7 +299,7 @@ impl Switches {
 
     fn update(&mut self, seen: HashMap<i32, ContextSwitches>) -> ContextSwitches {
         for (tid, before) in &self.threads {
-            // A lower count under the same number is another thread.
+            // A lower count under the same number means another thread.
             let lives = seen.get(tid).is_some_and(|now| {
                 now.voluntary >= before.voluntary && now.involuntary >= before.involuntary
             });
@@ -315,7 +319,8 @@ fn sum(a: ContextSwitches, b: ContextSwitches) -> ContextSwitches {
     }
 }
 
-/// Two lines of the status, by hand: `procfs` parses all sixty and refuses a thread whose name is not UTF-8.
+/// Reads two lines of a thread's status by hand: `procfs` parses all sixty and refuses a thread whose name is not
+/// UTF-8.
 fn thread_switches(process: &Process, tid: i32) -> ProcResult<ContextSwitches> {
     let mut text = Vec::new();
     process.open_relative(format!("task/{tid}/status"))?.read_to_end(&mut text)?;
@@ -330,7 +335,8 @@ fn thread_switches(process: &Process, tid: i32) -> ProcResult<ContextSwitches> {
     })
 }
 
-/// Whether a thread could not be read since it is no more. With any other error, such as no descriptor left, it may be.
+/// Returns whether reading failed because the thread has ended. With any other error, such as no descriptor left, it
+/// may still exist.
 fn has_ended(error: &ProcError) -> bool {
     match error {
         ProcError::NotFound(_) => true,
@@ -354,7 +360,7 @@ mod tests {
         ProcessReader::open(std::process::id()).expect("one's own process can be opened")
     }
 
-    /// Seconds since the epoch, and the CPU seconds that the kernel tells a process about itself.
+    /// Returns the seconds since the epoch, and the CPU seconds that the kernel reports to this process about itself.
     fn clocks() -> (f64, f64) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs_f64();
         let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
@@ -399,19 +405,19 @@ mod tests {
     fn a_start_is_told_by_the_time_of_day_as_it_is_set() {
         let at = |seconds, milliseconds| Duration::from_secs(seconds) + Duration::from_millis(milliseconds);
         let cells = [
-            // Told before, how far the clocks are apart now, told then.
+            // The former result, the current offset between the clocks, the new result.
             (None, at(1_000, 999), 1_000),
             (None, at(1_001, 0), 1_001),
-            // As they are read.
+            // Within the error of reading, the former result stays.
             (Some(1_000), at(1_001, 0), 1_000),
             (Some(1_001), at(1_001, 0), 1_001),
             (Some(1_001), at(1_000, 999), 1_001),
-            // Set forward, and back.
+            // The clock is set forward and back.
             (Some(1_000), at(1_001, 2), 1_001),
             (Some(1_000), at(4_600, 500), 4_600),
             (Some(4_600), at(1_000, 500), 1_000),
             (Some(1_001), at(1_000, 998), 1_000),
-            // To before the machine was started.
+            // The clock is set to before boot.
             (Some(1_000), Duration::ZERO, 0),
         ];
         for (before, now, told) in cells {
@@ -419,7 +425,7 @@ mod tests {
         }
     }
 
-    /// A child that is killed and waited for at the end of its test.
+    /// A child that is killed and reaped at the end of its test.
     struct Kept(Child);
 
     impl Drop for Kept {
@@ -429,7 +435,7 @@ mod tests {
         }
     }
 
-    /// Resident and virtual memory in bytes, and threads.
+    /// Returns resident and virtual memory in bytes, and the number of threads.
     fn ask_ps(pid: u32) -> [u64; 3] {
         let ps = Command::new("ps").args(["-o", "rss=,vsz=,nlwp=", "-p", &pid.to_string()]).output();
         let text = String::from_utf8(ps.expect("ps runs").stdout).expect("text");
@@ -444,7 +450,7 @@ mod tests {
         let mut child = Kept(child.expect("sleep starts"));
         let pid = child.0.id();
         let mut reader = ProcessReader::open(pid).expect("a live child");
-        // Until the child is where it sleeps: the same before and after ps has looked.
+        // Repeats until the child sleeps and has the same values before and after ps runs.
         let (stats, [rss, vsz, threads]) = (0..100)
             .find_map(|_| {
                 std::thread::sleep(Duration::from_millis(50));
@@ -454,7 +460,7 @@ mod tests {
             })
             .expect("a process that sleeps does not change");
         assert_eq!((stats.virtual_bytes, stats.threads), (Some(vsz), Some(threads)));
-        // ps sums up what the kernel keeps per CPU; stat, which client_golang reads, is short of that by some pages.
+        // ps sums up the kernel's per-CPU counts; stat, which client_golang reads, falls short of that by some pages.
         let resident = stats.resident_bytes.expect("stat");
         assert!(resident.abs_diff(rss) < 1 << 20, "{resident} {rss}");
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).expect("one's own child").count();
@@ -498,7 +504,7 @@ mod tests {
             })
             .collect();
         let after = reader.read();
-        // Other tests of this process come and go meanwhile.
+        // Other tests run in this process meanwhile.
         assert!(after.open_fds.expect("fd") > before.open_fds.expect("fd") + 20, "{before:?} {after:?}");
         assert!(after.threads.expect("stat") > before.threads.expect("stat") + 10, "{before:?} {after:?}");
         drop(stop);
@@ -507,7 +513,7 @@ mod tests {
             thread.join().expect("no panic");
         }
         let middle = after.context_switches.expect("tasks");
-        // What was read before is too old by then.
+        // The earlier reading is too old by then.
         let later = Instant::now() + SWITCHES_STAY;
         let end = reader.switches.recent(&reader.process, later).expect("tasks");
         assert!(
@@ -516,20 +522,21 @@ mod tests {
         );
     }
 
-    /// A thread's are a file: five servers that scrape a process of thousands would have the agent read all the time.
+    /// Each thread has its own file: with five servers that scrape a process of thousands, the agent would read all the
+    /// time.
     #[test]
     fn switches_are_read_once_a_second_however_many_ask() {
         let pid = i32::try_from(std::process::id()).expect("a pid");
         let process = Process::new(pid).expect("one's own process");
         let (mut switches, now) = (Switches::default(), Instant::now());
         let first = switches.recent(&process, now).expect("tasks");
-        // A switch of this thread.
+        // Causes a switch of this thread.
         std::thread::sleep(Duration::from_millis(1));
         let soon = switches.recent(&process, now + SWITCHES_STAY / 2).expect("tasks");
         assert_eq!(soon, first);
         let later = switches.recent(&process, now + SWITCHES_STAY).expect("tasks");
         assert!(later.voluntary > first.voluntary, "{first:?} {later:?}");
-        // From then on.
+        // The second starts again with each reading.
         let again = switches.recent(&process, now + SWITCHES_STAY * 3 / 2).expect("tasks");
         assert_eq!(again, later);
     }
@@ -557,7 +564,7 @@ mod tests {
         let mut status = process.open_relative(format!("task/{tid}/status")).expect("a live thread");
         child.0.kill().expect("the child can be killed");
         child.0.wait().expect("the child can be waited for");
-        // Opened before and read after, and only opened after: two errors.
+        // The file is opened before the end and read after it, or opened after it: two different errors.
         let read = status.read_to_end(&mut Vec::new()).expect_err("no thread");
         assert!(has_ended(&read.into()));
         assert!(has_ended(&thread_switches(&process, tid).expect_err("no thread")));
@@ -568,7 +575,7 @@ mod tests {
         let switches = ContextSwitches { voluntary: 10, involuntary: 1 };
         let mut child = Kept(Command::new("sleep").arg("600").spawn().expect("sleep starts"));
         let process = Process::new(i32::try_from(child.0.id()).expect("a pid")).expect("a live child");
-        // A thread that was there before and is no more.
+        // A thread that existed before and has ended.
         let mut state = Switches { threads: [(i32::MAX, switches)].into(), ..Switches::default() };
         let before = state.read(&process).expect("a live child");
         assert!(before.voluntary >= 10 && !state.threads.contains_key(&i32::MAX), "{state:?}");

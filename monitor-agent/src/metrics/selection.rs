@@ -1,4 +1,5 @@
-//! Which metrics a user wants. What no chosen family needs is not gathered: no probe, no reading.
+//! The user's selection of metrics. Data that no chosen family needs is not gathered: no probe is attached and nothing
+//! is read for it.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
@@ -6,25 +7,25 @@ use thiserror::Error;
 
 use crate::frameworks;
 
-/// Metrics that are chosen together. Those about the agent itself are always there.
+/// Metrics that are chosen together. The metrics about the agent itself are always shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// `kitex_…`: calls, as Kitex's in-process extension names them.
     Kitex,
-    /// Calls and the Go runtime under the names of OpenTelemetry.
+    /// Calls and the Go runtime, under OpenTelemetry's names.
     Otel,
     /// `grpc_…`: calls of gRPC-Go.
     Grpc,
     /// `go_…`: the Go runtime.
     Go,
-    /// `process_…`: what `/proc` says.
+    /// `process_…`: data from `/proc`.
     Process,
 }
 
 impl Family {
     const ALL: [Self; 5] = [Self::Kitex, Self::Otel, Self::Grpc, Self::Go, Self::Process];
 
-    /// Its name in `--metrics`.
+    /// Returns the family's name in `--metrics`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -36,7 +37,7 @@ impl Family {
         }
     }
 
-    /// Whether it tells of calls, for which a framework must be found in the target.
+    /// Returns whether the family is about calls, which require a framework in the target.
     fn tells_of_calls(self) -> bool {
         matches!(self, Self::Kitex | Self::Otel | Self::Grpc)
     }
@@ -46,10 +47,10 @@ impl Family {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection(BTreeSet<Family>);
 
-/// What is wrong with a list of families.
+/// An error in a list of families.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SelectionError {
-    /// There is no such family.
+    /// The family does not exist.
     #[error("`{0}` is not a family of metrics; choose from kitex, otel, grpc, go, process")]
     Unknown(String),
     /// A family is listed twice.
@@ -58,39 +59,39 @@ pub enum SelectionError {
 }
 
 impl Default for Selection {
-    /// What in-process monitoring gives without any choice.
+    /// The metrics that in-process monitoring has by default.
     fn default() -> Self {
         Self([Family::Kitex, Family::Grpc, Family::Go, Family::Process].into())
     }
 }
 
 impl Selection {
-    /// The calls of every framework, and nothing else.
+    /// Selects the calls of every framework, and nothing else.
     #[must_use]
     pub fn calls() -> Self {
         Self([Family::Kitex, Family::Grpc].into())
     }
 
-    /// Whether a family was chosen.
+    /// Returns whether a family was chosen.
     #[must_use]
     pub fn contains(&self, family: Family) -> bool {
         self.0.contains(&family)
     }
 
-    /// This one and another family.
+    /// Adds a family to the selection.
     #[must_use]
     pub fn with(mut self, family: Family) -> Self {
         self.0.insert(family);
         self
     }
 
-    /// Whether calls are to be watched. If not, any process can be a target.
+    /// Returns whether calls are watched. If not, any process can be a target.
     #[must_use]
     pub fn wants_calls(&self) -> bool {
         self.0.iter().any(|family| family.tells_of_calls())
     }
 
-    /// Whether calls that feed this family are shown somewhere.
+    /// Returns whether the calls that feed this family are shown anywhere.
     #[must_use]
     pub fn wants_calls_of(&self, calls: frameworks::Family) -> bool {
         let family = match calls {
@@ -150,7 +151,7 @@ mod tests {
             assert!(matches!(error(text), SelectionError::Unknown(_)), "{text}");
         }
         assert_eq!(error("go,process,go"), SelectionError::Twice("go".to_owned()));
-        // The names to choose from are all in the text.
+        // The error lists all names to choose from.
         let text = error("x").to_string();
         assert!(Family::ALL.iter().all(|family| text.contains(family.name())), "{text}");
     }

@@ -1,4 +1,4 @@
-//! Calls that have started and not finished: how many, and for how long the oldest.
+//! Calls in flight: their number, and the age of the oldest.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use super::{
 };
 use crate::pipeline::{Side, StreamKind};
 
-/// Combinations of names that are told apart; past them `other` stands in.
+/// The maximum number of combinations of names. Calls beyond it are shown under `other`.
 const GROUPS: usize = 1_024;
-/// Stands for names past the limit.
+/// The name shown for calls past the limit.
 const OTHER: &str = "other";
 /// Nanoseconds in a second.
 const NANOS: f64 = 1e9;
@@ -23,19 +23,19 @@ const NANOS: f64 = 1e9;
 #[derive(Clone, Debug, Default)]
 pub struct UnderwayCalls {
     kitex: Groups<[String; LABELS]>,
-    /// By kind, service and method.
+    /// gRPC calls, by kind, service and method.
     grpc: Groups<(StreamKind, [String; 2])>,
-    /// Calls that are in no family, or were gone when their names had been read.
+    /// Calls that are in no family, or were gone by the time their names had been read.
     pub others: u64,
-    /// Some of Kitex's are not seen, so none of its are shown.
+    /// Whether only some of Kitex's calls are seen, so that none of them are shown.
     pub is_sample: bool,
-    /// Calls of a target that has ended.
+    /// Calls that were in flight when the target ended.
     pub never_finished: u64,
-    /// Calls that had been given up by that moment, ever, since they were too old.
+    /// All calls given up as too old up to that moment.
     pub aged: u64,
 }
 
-/// Groups by side and names.
+/// Groups of calls, by side and names.
 #[derive(Clone, Debug)]
 struct Groups<N>(BTreeMap<(Side, N), Group>);
 
@@ -43,36 +43,36 @@ struct Groups<N>(BTreeMap<(Side, N), Group>);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Group {
     count: u64,
-    /// For how long the oldest has been under way, in nanoseconds.
+    /// The age of the oldest call, in nanoseconds.
     oldest_ns: u64,
 }
 
 impl UnderwayCalls {
-    /// Adds a call of Kitex that has been under way for so long.
+    /// Adds a call of Kitex with its age in nanoseconds.
     pub fn add(&mut self, side: Side, names: [String; LABELS], age_ns: u64) {
         self.kitex.add(side, names, age_ns, |names| names.map(|_| OTHER.to_owned()));
     }
 
-    /// The same for a call of gRPC, of a service's method.
+    /// Adds a call of gRPC, with its service and method, and its age in nanoseconds.
     pub fn add_grpc(&mut self, side: Side, kind: StreamKind, names: [String; 2], age_ns: u64) {
         self.grpc.add(side, (kind, names), age_ns, |(kind, names)| (kind, names.map(|_| OTHER.to_owned())));
     }
 
-    /// All calls.
+    /// Returns the number of all calls.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.others + self.kitex.count() + self.grpc.count()
     }
 
-    /// Leaves of Kitex's calls only how many there are.
+    /// Drops the names of Kitex's calls and keeps only their number.
     pub fn hide_kitex(&mut self) {
         self.others += self.kitex.count();
         self.kitex = Groups::default();
         self.is_sample = true;
     }
 
-    /// Keeps the names of an earlier look, so that their series go on, with no calls where there are none now; but none
-    /// of Kitex's where its calls are a sample. Those of gRPC never are.
+    /// Keeps the names of an earlier look, so that their series continue, with zero calls if there are none now.
+    /// Kitex's names are not kept if its calls are a sample. gRPC's calls never are.
     pub fn keep_names(&mut self, earlier: &Self) {
         if !self.is_sample {
             self.kitex.keep_names(&earlier.kitex);
@@ -112,14 +112,14 @@ impl<N: Ord + Clone> Groups<N> {
     }
 }
 
-/// The families of Kitex's calls in flight, under those of the chosen labels that are known before a call has finished. The
-/// first of a pair is the value of the label `target`, if the series are to carry one.
+/// Builds the families of Kitex's calls in flight, with those of the chosen labels that are known before a call
+/// finishes. The first element of a pair is the value of the label `target`, if there is one.
 #[must_use]
 pub fn underway(targets: &[(Option<String>, UnderwayCalls)], labels: &LabelSelection) -> Vec<MetricFamily> {
     families("kitex", targets, |calls, side| project(calls, side, labels))
 }
 
-/// The same for those of gRPC.
+/// Builds the families of gRPC's calls in flight, likewise.
 #[must_use]
 pub fn underway_grpc(targets: &[(Option<String>, UnderwayCalls)]) -> Vec<MetricFamily> {
     families("grpc", targets, |calls, side| {
@@ -164,10 +164,10 @@ fn families(
     families
 }
 
-/// Names of labels with their values.
+/// The names and values of labels.
 type Pairs = Vec<(&'static str, String)>;
 
-/// The groups of a side under the chosen labels; those that become equal are one.
+/// Projects the groups of a side onto the chosen labels. Groups that become equal are merged.
 fn project(calls: &UnderwayCalls, side: Side, labels: &LabelSelection) -> BTreeMap<Pairs, Group> {
     let known = [
         (Label::Caller, "caller", label::CALLER),

@@ -12,39 +12,39 @@ use super::{Changes, Durations, Extras, FinishedCall, Labels, Ladder, Series, Si
 
 /// Aggregates one target's calls.
 ///
-/// What is done at each drain depends on how many label sets have changed since the last one, not on how many there are. Of
-/// ten thousand label sets a call finds little in the processor's caches: so what it needs of its own lies close together,
-/// and the rest is made when somebody looks.
+/// The work at each drain depends on how many label sets have changed since the last drain, not on how many there are.
+/// With ten thousand label sets, little of what a call needs is in the processor's caches. So what is needed for each
+/// call lies close together, and the rest is made only when it is read.
 #[derive(Debug)]
 pub struct Aggregate {
-    /// By label set number, where its numbers are below; [`NOWHERE`] until its first call is seen.
+    /// The index into the vectors below, by label set number; [`NOWHERE`] until the label set's first call.
     places: Vec<u32>,
     durations: Durations,
     sides: Vec<Side>,
-    /// Totals and extras.
+    /// The total and the extras of each label set.
     known: Vec<(u64, Extras)>,
     labels: Vec<Arc<Labels>>,
     is_changed: Vec<bool>,
-    /// Numbers of the label sets that have changed since the last [`Changes`], each once.
+    /// The numbers of the label sets that have changed since the last [`Changes`], each once.
     changed: Vec<u32>,
-    /// Label sets that have calls or messages.
+    /// The number of label sets that have calls or messages.
     label_sets: u64,
-    /// Names that were cut, of all calls in the totals.
+    /// The number of cut names, over all calls in the totals.
     labels_cut: u64,
-    /// Sums of clients, and of servers.
+    /// The sums of clients and of servers.
     sums: [Sums; 2],
     records_timed: u64,
     records_unpaired: u64,
-    /// Records that belong to the next snapshot: those of clients, and of servers.
+    /// Records that belong to the next snapshot, of clients and of servers.
     waiting: [u64; 2],
     recorded: u64,
-    /// Calls of clients, and of servers, whose recorded start means nothing.
+    /// Calls whose recorded start can't be used, of clients and of servers.
     clock_set: [u64; 2],
-    /// Those of them that began before anyone looked, or before the clock was set for the first time since.
+    /// The calls in `clock_set` that began before the first look at the clock, or before it was first set after that.
     from_before: u64,
 }
 
-/// Where nothing is.
+/// Marks a label set that has no place yet.
 const NOWHERE: u32 = u32::MAX;
 
 /// Sums over all label sets of one side.
@@ -57,7 +57,7 @@ struct Sums {
 }
 
 impl Aggregate {
-    /// Nothing yet.
+    /// Creates an empty aggregation.
     #[must_use]
     pub fn new(ladder: Arc<Ladder>) -> Self {
         Self {
@@ -80,14 +80,14 @@ impl Aggregate {
         }
     }
 
-    /// Takes note that the call that has just finished without a duration from the start that it has recorded began before the
-    /// clock was first looked at, or set for the first time since. Those that begin later are not like it.
+    /// Notes that the last call, which had no duration although it recorded its start, began before the first look at
+    /// the clock, or before the clock was first set after that. Calls that begin later are not affected.
     pub fn came_from_before(&mut self) {
         self.from_before += 1;
     }
 
-    /// Takes note of the calls whose records came after the last one that is counted, or wait for one that is being written, by
-    /// their sides: they are counted next time.
+    /// Sets the calls that are counted next time, by side: their records came after the last counted one, or wait for a
+    /// record that is still being written.
     pub fn waiting(&mut self, sides: impl Iterator<Item = Side>) {
         self.waiting = [0; 2];
         for side in sides {
@@ -95,7 +95,7 @@ impl Aggregate {
         }
     }
 
-    /// Takes over a label set's exact total and extras.
+    /// Sets a label set's exact total and extras.
     pub fn total(&mut self, label_set: u32, labels: &Arc<Labels>, total: u64, extras: Extras) {
         let before = self.place(label_set).map(|place| self.known[place]).unwrap_or_default();
         if before == (total, extras) {
@@ -110,37 +110,38 @@ impl Aggregate {
         self.labels_cut += calls * u64::from(labels.cut_names);
     }
 
-    /// Finished calls that have recorded their start themselves.
+    /// Returns the number of finished calls that have recorded their start themselves.
     #[must_use]
     pub fn with_own_start(&self) -> u64 {
         self.timed_by_own_start() + self.clock_set()
     }
 
-    /// Finished calls with a duration from the start that they have recorded themselves.
+    /// Returns the number of finished calls whose duration is based on a start that they recorded themselves.
     #[must_use]
     pub fn timed_by_own_start(&self) -> u64 {
         self.recorded
     }
 
-    /// Finished calls that have recorded their start, and no duration from it, since the clock may have been set meanwhile.
+    /// Returns the number of finished calls that recorded their start but have no duration, since the clock may have
+    /// been set in between.
     #[must_use]
     pub fn clock_set(&self) -> u64 {
         self.clock_set.iter().sum()
     }
 
-    /// Those of [`Self::clock_set`] after which others may go without a duration, too: the time of day was as late before, or they
-    /// claim to have begun after their end.
+    /// Returns the part of [`Self::clock_set`] that may keep growing: calls that began when the time of day had been as
+    /// late before, or that claim to have begun after their end.
     #[must_use]
     pub fn clock_set_since(&self) -> u64 {
         self.clock_set().saturating_sub(self.from_before)
     }
 
-    /// Where a label set's numbers are, if it was met before.
+    /// Returns a label set's place, if the label set is known.
     fn place(&self, label_set: u32) -> Option<usize> {
         self.places.get(label_set as usize).filter(|place| **place != NOWHERE).map(|place| *place as usize)
     }
 
-    /// Takes note that a label set changes; gives its place.
+    /// Marks a label set as changed and returns its place.
     fn change(&mut self, label_set: u32, labels: &Arc<Labels>) -> usize {
         let place = self.place(label_set).unwrap_or_else(|| self.meet(label_set, labels));
         if !self.is_changed[place] {
@@ -150,14 +151,14 @@ impl Aggregate {
         place
     }
 
-    /// Makes a place for a label set.
+    /// Creates a place for a new label set.
     #[cold]
     fn meet(&mut self, label_set: u32, labels: &Arc<Labels>) -> usize {
         let (index, place) = (label_set as usize, self.labels.len());
         if index >= self.places.len() {
             self.places.resize(index + 1, NOWHERE);
         }
-        // There are no more places than numbers.
+        // There are never more places than label set numbers.
         self.places[index] = u32::try_from(place).unwrap_or(NOWHERE);
         self.durations.make_place();
         self.sides.push(labels.side);
@@ -167,7 +168,7 @@ impl Aggregate {
         place
     }
 
-    /// What became of one side's calls.
+    /// Returns what became of one side's calls.
     fn outcomes(&self, side: Side, counter: &dyn Fn(Counter) -> u64) -> Outcomes {
         let Sums { finished, timed } = self.sums[of_side(side)];
         Outcomes {
@@ -182,11 +183,11 @@ impl Aggregate {
         }
     }
 
-    /// The label sets that have changed since this was last asked for.
+    /// Returns the label sets that have changed since the last call of this function.
     fn take_changed(&mut self) -> Vec<(u32, Arc<Series>)> {
         let Self { places, durations, known, labels, is_changed, changed, .. } = self;
         let mut taken = Vec::with_capacity(changed.len());
-        // One without a call yet is not shown.
+        // A label set without a call in the totals is not shown yet.
         changed.retain(|number| {
             let place = places[*number as usize] as usize;
             if known[place] == Default::default() {
@@ -202,7 +203,8 @@ impl Aggregate {
         taken
     }
 
-    /// What is new for those who scrape. `counter` gives the value of a counter of the programs for a [`side`].
+    /// Returns what has changed since the last refresh. `counter` returns the value of one of the programs' counters
+    /// for a [`side`].
     #[must_use]
     pub fn changes(&mut self, counter: &dyn Fn(Counter, u8) -> u64) -> Changes {
         let of_client = |which| counter(which, side::CLIENT);
@@ -271,19 +273,19 @@ mod tests {
         aggregate.total(label_set, &labels(label_set), total, Extras::default());
     }
 
-    /// All that has been counted so far.
+    /// Everything counted so far.
     fn snapshot(aggregate: &mut Aggregate) -> Arc<Snapshot> {
         let published = Published::default();
         published.update(vec![aggregate.changes(&|_, _| 0)]);
         published.get()
     }
 
-    /// Of both sides, and of several copies, each counter is one sum; what became of calls is told by side.
+    /// Each counter is summed over both sides and all copies; outcomes are kept by side.
     #[test]
     fn counters_of_the_programs_are_added_up() {
         const BOTH: u64 = 0x1_0000_0001;
         let values = |times: u64| {
-            // A bit for each counter, those of servers above those of clients.
+            // One bit for each counter: clients in the low half, servers in the high half.
             let counter = |which: Counter, side: u8| times << (which as u32 + 32 * u32::from(side));
             Aggregate::new(Arc::default()).changes(&counter).counters
         };
@@ -297,7 +299,7 @@ mod tests {
         assert_eq!(counters, values(2));
     }
 
-    /// Calls whose records came after the last one that is counted are in the totals already.
+    /// The totals already contain calls whose records came after the last counted record.
     #[test]
     fn records_that_wait_are_pending() {
         let mut aggregate = Aggregate::new(Arc::default());
@@ -312,7 +314,7 @@ mod tests {
         assert_eq!((of(counters.client), of(counters.server)), ((3, 1, 0), (0, 0, 0)));
     }
 
-    /// For each finished call, and for each of its names.
+    /// Counted for each finished call and each of its names.
     #[test]
     fn cut_names_are_counted_by_call() {
         let mut aggregate = Aggregate::new(Arc::default());
@@ -326,7 +328,7 @@ mod tests {
         assert_eq!(cut(0, 0, 5, 0), 0);
         assert_eq!(cut(1, 1, 5, 0), 5);
         assert_eq!(cut(2, 3, 2, 0), 11);
-        // Nothing new, three calls more, messages of what is no call yet.
+        // Nothing new, three more calls, messages of a stream that is no call yet.
         assert_eq!(cut(1, 1, 5, 0), 11);
         assert_eq!(cut(1, 1, 8, 0), 14);
         assert_eq!(cut(3, 1, 0, 7), 14);
@@ -358,7 +360,7 @@ mod tests {
         assert_eq!(snapshot.counters.records_unpaired, 1);
     }
 
-    /// Both terms of the account are counted: neither is what the other leaves of a sum.
+    /// Both terms are counted: neither is calculated as the remainder of a sum.
     #[test]
     fn calls_that_recorded_their_start_are_not_timed_by_probes() {
         let mut aggregate = Aggregate::new(Arc::default());
@@ -404,7 +406,7 @@ mod tests {
         total(&mut aggregate, 2, 7);
         assert_eq!(numbers(&mut aggregate), [3, 2]);
         assert!(numbers(&mut aggregate).is_empty());
-        // Its record is there before its total.
+        // The record arrives before the total.
         finish(&mut aggregate, 9, Some(1));
         assert!(numbers(&mut aggregate).is_empty());
         total(&mut aggregate, 9, 1);

@@ -1,7 +1,7 @@
 //! Bounds of the latency histograms.
 //!
 //! Durations are counted once, between the limits of all views together: see [`Ladder`]. So each view is exact,
-//! though they differ in unit, rounding and bounds.
+//! although views differ in unit, rounding and bounds.
 
 use std::str::FromStr;
 
@@ -11,21 +11,21 @@ use thiserror::Error;
 const IN_PROCESS: [f64; 8] =
     [5_000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0, 250_000.0, 500_000.0, 1_000_000.0];
 
-/// Steps of a decade that grow by a fifth: the E12 series.
+/// The steps of a decade, each about a fifth above the last: the E12 series.
 const E12: [f64; 12] = [1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2];
 
-/// Bounds that a list of one's own may have.
+/// The maximum number of bounds in a user's list.
 const BOUNDS_MAX: usize = 512;
 
-/// Upper bounds of histogram buckets, in the unit of a view, without the infinite one.
+/// Upper bounds of histogram buckets, in the unit of a view, without infinity.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buckets {
     bounds: Vec<f64>,
-    /// For each bound the longest duration that is not above it, in nanoseconds.
+    /// For each bound, the longest duration that is not above it, in nanoseconds.
     limits: Vec<u64>,
 }
 
-/// What is wrong with a bucket specification.
+/// An error in a bucket specification.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum BucketsError {
     /// Not a preset and not a list of numbers.
@@ -34,7 +34,7 @@ pub enum BucketsError {
     /// A bound is not above the one before it.
     #[error("bucket bounds must be positive and increase, and {0} does not")]
     NotIncreasing(String),
-    /// More bounds than anyone can use.
+    /// More than the maximum number of bounds.
     #[error("{0} bucket bounds are too many; at most {BOUNDS_MAX}")]
     TooMany(usize),
 }
@@ -46,7 +46,8 @@ impl Default for Buckets {
 }
 
 impl Buckets {
-    /// Bounds that tell microseconds apart: every one up to 10 µs, then steps of a fifth up to 10 s.
+    /// Returns bounds with a resolution of microseconds: every microsecond up to 10 µs, then steps of a fifth up to 10
+    /// s.
     #[must_use]
     pub fn fine() -> Self {
         let single = (1..10).map(f64::from);
@@ -54,8 +55,8 @@ impl Buckets {
         Self::from_bounds(single.chain(decades).chain([1e7]).collect())
     }
 
-    /// Bounds in microseconds, of durations that are cut to whole ones: `cut <= bound` exactly when the cut one is not
-    /// above `floor(bound)`.
+    /// Creates bounds in microseconds, for durations that are cut to whole microseconds: `cut <= bound` exactly when
+    /// `cut` is not above `floor(bound)`.
     fn from_bounds(bounds: Vec<f64>) -> Self {
         #[expect(
             clippy::cast_possible_truncation,
@@ -67,7 +68,8 @@ impl Buckets {
         Self { bounds, limits }
     }
 
-    /// Bounds given in milliseconds, shown in a unit of so many of them, of durations that are not cut.
+    /// Creates bounds that are given in milliseconds and shown in a unit of `unit` milliseconds, for durations that are
+    /// not cut.
     #[must_use]
     pub fn of_milliseconds(bounds: &[u32], unit: u32) -> Self {
         Self {
@@ -76,19 +78,20 @@ impl Buckets {
         }
     }
 
-    /// The bounds, in the view's unit, increasing.
+    /// Returns the bounds, in the view's unit, increasing.
     #[must_use]
     pub fn bounds(&self) -> &[f64] {
         &self.bounds
     }
 }
 
-/// The limits of all views, in nanoseconds: durations between two of them are in one bucket, whichever view is asked.
+/// The limits of all views, in nanoseconds. Durations between two neighboring limits are in the same bucket of every
+/// view.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Ladder(Vec<u64>);
 
 impl Ladder {
-    /// The ladder of these views.
+    /// Creates the ladder of these views.
     #[must_use]
     pub fn of<'a>(views: impl IntoIterator<Item = &'a Buckets>) -> Self {
         let mut limits: Vec<u64> = views.into_iter().flat_map(|view| view.limits.iter().copied()).collect();
@@ -97,19 +100,19 @@ impl Ladder {
         Self(limits)
     }
 
-    /// How many limits there are. One more count than that: for what is above all of them.
+    /// Returns the number of limits. There is one more count, for durations above all of them.
     #[must_use]
     pub fn limits(&self) -> usize {
         self.0.len()
     }
 
-    /// Index of the count for a duration; the number of limits for one above all of them.
+    /// Returns the index of the count for a duration: the number of limits if the duration is above all of them.
     #[must_use]
     pub fn index(&self, nanoseconds: u64) -> usize {
         self.0.partition_point(|limit| *limit < nanoseconds)
     }
 
-    /// Counts between the ladder's limits as counts of a view's buckets, the infinite one last.
+    /// Converts counts between the ladder's limits to counts of a view's buckets, the infinite one last.
     #[must_use]
     pub fn counts_of(&self, counts: &[u64], view: &Buckets) -> Vec<u64> {
         let mut of_view = vec![0; view.limits.len() + 1];
@@ -194,8 +197,8 @@ mod tests {
     }
 
     proptest! {
-        /// A single duration, counted between the limits of all views, is in each view's bucket as that view's own
-        /// arithmetic has it.
+        /// A duration that is counted between the limits of all views is in the bucket that each view's own arithmetic
+        /// gives.
         #[test]
         #[expect(clippy::cast_precision_loss, reason = "the values are small")]
         fn each_view_is_exact(ns in prop_oneof![

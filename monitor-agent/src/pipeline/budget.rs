@@ -1,4 +1,4 @@
-//! A budget for what the probes may cost a target, and what is given up to keep it.
+//! A budget for the probes' cost to a target, and what is shed to keep it.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -9,23 +9,23 @@ use thiserror::Error;
 pub struct Budget(f64);
 
 impl Budget {
-    /// As a ratio.
+    /// Returns the budget as a ratio.
     #[must_use]
     pub fn ratio(self) -> f64 {
         self.0
     }
 }
 
-/// What is wrong with a budget.
+/// An error in a budget.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum BudgetError {
     /// Not a number with a percent sign.
     #[error("not a percentage: give a number and a percent sign, such as 1% or 0.5%")]
     NotAPercentage,
-    /// Probes that cost nothing do not exist.
+    /// 0% or less: every probe costs something.
     #[error("no probe costs nothing, so such a budget can't be kept: give one above 0%, such as 1%")]
     Nothing,
-    /// More than there is.
+    /// More than 100%.
     #[error("more than all of the target's CPU time: give at most 100%")]
     TooMuch,
 }
@@ -53,7 +53,7 @@ impl fmt::Display for Budget {
     }
 }
 
-/// A ratio in percent, for people.
+/// Formats a ratio as a percentage, for people.
 #[derive(Clone, Copy, Debug)]
 pub struct Percent(pub f64);
 
@@ -66,57 +66,59 @@ impl fmt::Display for Percent {
     }
 }
 
-/// Nothing is shed, or found to be not enough, sooner after the last step: the ratio must be that of the time since.
+/// The minimum time between the last step and shedding or reporting exhaustion: the ratio must be measured after that
+/// step.
 const SHED_AFTER: Duration = Duration::from_secs(6);
-/// For how long a richer level must fit before it is taken.
+/// How long a richer level must fit before it is restored.
 const RESTORE_AFTER: Duration = Duration::from_secs(10);
-/// A level fits as a richer one if it would take this part of the budget at most, so that it is not given up again soon.
+/// A richer level fits if it would take at most this part of the budget, so that it is not shed again soon.
 const FITS: f64 = 0.8;
 
-/// How much detail of a target is shed now: a ladder of levels, from nothing (0) to all that can be.
+/// How much detail of a target is shed: levels from 0, where nothing is, to the last, where everything possible is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shedding {
     level: usize,
     last: usize,
-    /// When the last step was taken.
+    /// The time of the last step.
     stepped: Duration,
-    /// Since when a richer level would fit, and the richest of those that would have at each decision since.
+    /// Since when a richer level would fit, and the richest level that has fitted at every decision since.
     fits: Option<(Duration, usize)>,
-    /// The end of the ladder is reached, and it is not enough.
+    /// Whether even the last level exceeds the budget.
     exhausted: bool,
 }
 
-/// What has changed.
+/// A change of the level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Detail is shed, down to this level.
+    /// Detail was shed: this is the new level.
     Shed(usize),
-    /// Detail is back, up to this level.
+    /// Detail was restored: this is the new level.
     Restored(usize),
-    /// Nothing is left to shed, and the budget is passed all the same.
+    /// Nothing is left to shed, but the budget is still exceeded.
     Exhausted,
 }
 
 impl Shedding {
-    /// Begins at a moment with nothing shed; `last` is the level at which all is that can be.
+    /// Starts at `now` with nothing shed. At level `last`, everything possible is shed.
     #[must_use]
     pub fn new(now: Duration, last: usize) -> Self {
         Self { last, stepped: now, ..Self::default() }
     }
 
-    /// The level.
+    /// Returns the current level.
     #[must_use]
     pub fn level(&self) -> usize {
         self.level
     }
 
-    /// Whether the probes take more than the budget with all shed that can be.
+    /// Returns whether the probes exceed the budget with everything possible shed.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         self.exhausted
     }
 
-    /// Decides by what the probes take, or would take, at each level: parts of the target's CPU time.
+    /// Decides on a step by the cost of the probes at each level. `ratio_at` returns it as part of the target's CPU
+    /// time.
     pub fn decide(&mut self, now: Duration, budget: Budget, ratio_at: impl Fn(usize) -> f64) -> Option<Step> {
         if ratio_at(self.level) > budget.ratio() {
             self.fits = None;
@@ -137,7 +139,7 @@ impl Shedding {
         Some(Step::Restored(level))
     }
 
-    /// To the first level that fits, or else to the last.
+    /// Steps to the first poorer level that fits, or else to the last.
     fn shed(&mut self, now: Duration, fits: impl Fn(&usize) -> bool) -> Option<Step> {
         if now.saturating_sub(self.stepped) < SHED_AFTER {
             return None;
@@ -168,7 +170,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// What each level takes: a finish costs 4 %, a start 3 %.
+    /// The cost of each level: finishes 4 %, starts 3 %.
     fn cost(level: usize) -> f64 {
         [0.07, 0.046, 0.0415, 0.04][level]
     }
@@ -207,7 +209,7 @@ mod tests {
             let mut shedding = Shedding::new(at(0), 3);
             assert_eq!(shedding.decide(at(5), budget(text), cost), None, "too soon");
             assert_eq!(shedding.decide(at(6), budget(text), cost), Some(Step::Shed(level)));
-            // That it costs less then does not bring it back: it would be shed again.
+            // The lower cost alone does not restore the level: it would be shed again.
             for second in 7..100 {
                 let step = shedding.decide(at(second), budget(text), cost);
                 assert!(matches!(step, None | Some(Step::Exhausted)), "{text}: {step:?}");
@@ -230,7 +232,7 @@ mod tests {
         assert!(!shedding.is_exhausted());
         assert_eq!(steps(&mut shedding, 62..90, 0.04), [Step::Exhausted]);
         assert!(shedding.is_exhausted());
-        // Of some targets there is nothing to shed.
+        // Some targets have nothing to shed.
         let mut shedding = Shedding::new(at(0), 0);
         assert_eq!(steps(&mut shedding, 0..60, 0.04), [Step::Exhausted]);
         assert_eq!(shedding.level(), 0);
@@ -242,12 +244,12 @@ mod tests {
         assert_eq!(shedding.decide(at(6), budget("1%"), cost), Some(Step::Shed(3)));
         let light = |level| cost(level) / 10.0;
         assert_eq!(shedding.decide(at(20), budget("1%"), light), None);
-        // A moment of load in between, and all begins again.
+        // A moment of load restarts the wait.
         assert_eq!(shedding.decide(at(29), budget("1%"), |_| 0.009), None);
         assert_eq!(shedding.decide(at(30), budget("1%"), light), None);
         assert_eq!(shedding.decide(at(39), budget("1%"), light), None);
         assert_eq!(shedding.decide(at(40), budget("1%"), light), Some(Step::Restored(0)));
-        // Not to a level that would take nearly all of it.
+        // A level that would take nearly the whole budget is not restored.
         let mut shedding = Shedding::new(at(0), 3);
         assert_eq!(shedding.decide(at(6), budget("1%"), cost), Some(Step::Shed(3)));
         let steps: Vec<_> =

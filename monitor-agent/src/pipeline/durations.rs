@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::{Histogram, Ladder};
 
-/// Words of a histogram before its counts: the sum in microseconds, and both halves of the sum in nanoseconds.
+/// The words of a histogram before its counts: the sum in microseconds, and the two halves of the sum in nanoseconds.
 const SUMS: usize = 3;
 
-/// A histogram for each place. A call touches one line of the processor's caches or two, since the sums lie before the
-/// counts of what does not take long.
+/// A histogram for each place. A call touches one or two cache lines, since the sums lie right before the counts of
+/// short durations.
 #[derive(Debug)]
 pub(super) struct Durations {
     ladder: Arc<Ladder>,
@@ -16,22 +16,22 @@ pub(super) struct Durations {
 }
 
 impl Durations {
-    /// Without a place yet.
+    /// Creates storage without any place.
     pub(super) fn new(ladder: Arc<Ladder>) -> Self {
         Self { ladder, words: Vec::new() }
     }
 
-    /// Words of a histogram.
+    /// Returns the size of a histogram, in words.
     fn size(&self) -> usize {
         SUMS + self.ladder.limits() + 1
     }
 
-    /// Makes the next place.
+    /// Adds a place.
     pub(super) fn make_place(&mut self) {
         self.words.resize(self.words.len() + self.size(), 0);
     }
 
-    /// Counts a call.
+    /// Records a call's duration.
     pub(super) fn record(&mut self, place: usize, duration_ns: u64) {
         let (size, index) = (self.size(), self.ladder.index(duration_ns));
         let Some([sum_us, low, high, counts @ ..]) = self.words.get_mut(place * size..(place + 1) * size)
@@ -47,7 +47,7 @@ impl Durations {
         }
     }
 
-    /// What is counted at a place.
+    /// Returns a place's histogram.
     pub(super) fn histogram(&self, place: usize) -> Histogram {
         let ladder = Arc::clone(&self.ladder);
         match self.words.get(place * self.size()..(place + 1) * self.size()) {

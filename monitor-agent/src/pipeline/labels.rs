@@ -1,4 +1,4 @@
-//! Label sets as people and Prometheus see them.
+//! Label sets, decoded for people and for Prometheus.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -9,19 +9,19 @@ use monitor_ebpf::{
 
 use crate::frameworks;
 
-/// Longest string that is looked up in the file for a label whose bytes were not in memory.
+/// The longest string that is looked up in the file for a label whose bytes were not in memory, in bytes.
 const LOOKUP_MAX: u64 = 1 << 20;
 
-/// On which side of the call the target was.
+/// The target's side of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
-    /// It called.
+    /// The target called.
     Client,
-    /// It was called.
+    /// The target was called.
     Server,
 }
 
-/// What kind of call it was.
+/// The kind of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CallType {
     /// One request, one reply.
@@ -32,23 +32,23 @@ pub enum CallType {
     Streaming,
 }
 
-/// What kind of stream a message went over (`pkg/serviceinfo/serviceinfo.go` @ v0.16.3).
+/// The kind of a stream (`pkg/serviceinfo/serviceinfo.go` @ v0.16.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StreamKind {
-    /// The executable doesn't say.
+    /// The executable does not contain the kind.
     Unknown,
     /// One request and one reply, over a streaming protocol.
     Unary,
     /// Only the client sends more than one message.
     Client,
-    /// Only the server does.
+    /// Only the server sends more than one message.
     Server,
-    /// Both do.
+    /// Both sides send more than one message.
     Bidirectional,
 }
 
 impl StreamKind {
-    /// By one of [`stream`].
+    /// Converts one of the numbers in [`stream`].
     #[must_use]
     pub fn of(number: u8) -> Self {
         match number {
@@ -60,7 +60,7 @@ impl StreamKind {
         }
     }
 
-    /// The value of the label `kind`.
+    /// Returns the value of the label `kind`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -73,94 +73,93 @@ impl StreamKind {
     }
 }
 
-/// The framework whose calls they are, as far as the meaning of a label set depends on it.
+/// The framework of a call, as far as the meaning of a label set depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Framework {
-    /// Kitex: three names, a class of errors.
+    /// Kitex: three names and a class of errors.
     #[default]
     Kitex,
-    /// gRPC: one name for service and method, the code of a status.
+    /// gRPC: one name for service and method, and a status code.
     Grpc,
-    /// A user's spec: up to three names and a number, which only the spec knows the meaning of.
+    /// A user's spec: up to three names and a number, whose meaning only the spec knows.
     Spec {
-        /// Number of the spec.
+        /// The number of the spec.
         spec: u8,
-        /// Number of the operation in it; where that is not known yet, of the first that it may be.
+        /// The number of the operation in the spec; before it is known, the first that it can be.
         operation: u8,
     },
 }
 
-/// What a label set needs of the executable to be decoded.
+/// What decoding a label set needs to know about the executable.
 pub trait Executable {
     /// The framework.
     fn framework(&self) -> Framework;
 
-    /// Bytes that were not in memory: gets an address of the target and a length, and gives them only when they
-    /// can't have changed since the file was mapped.
+    /// Returns the `length` bytes at an address of the target that were not in memory. `None` if they may have changed
+    /// since the file was mapped.
     fn constant(&self, address: u64, length: usize) -> Option<Vec<u8>>;
 
-    /// Whether any number of an operation of a spec may be what was read. Else one with all bits set was not read.
+    /// Returns whether every value of an operation's number is valid. If not, a number with all bits set was not read.
     fn reads_any_number(&self, operation: u8) -> bool {
         let _ = operation;
         false
     }
 
-    /// Whether an operation of a spec has failed that ended with this number.
+    /// Returns whether an operation of a spec that ended with this number has failed.
     fn fails(&self, operation: u8, number: Option<u32>) -> bool {
         let _ = (operation, number);
         false
     }
 
-    /// Whether the programs can read how often a client's call was retried. Where they can't, they write 0.
+    /// Returns whether the programs can read how often a client's call was retried. If not, they write 0.
     fn tells_retries(&self) -> bool {
         true
     }
 
-    /// Name of the class of errors that the object at this offset of the executable stands for.
+    /// Returns the name of the class of errors that the object at this offset of the executable stands for.
     fn error_class(&self, offset: u32) -> &'static str;
 
-    /// Name of the protocol that the framework has this number for.
+    /// Returns the name of the protocol to which the framework gives this number.
     fn protocol(&self, number: u16) -> Option<String>;
 }
 
-/// The labels of a call. Names are as they are to be shown: `unknown` where the in-process code says so.
+/// The labels of a call. Names are stored as they are shown: `unknown` where the in-process code shows that.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels {
     /// The framework.
     pub framework: Framework,
-    /// Side of the call.
+    /// The target's side of the call.
     pub side: Side,
-    /// Kind of the call.
+    /// The kind of the call.
     pub call_type: CallType,
-    /// The service that called.
+    /// The name of the calling service.
     pub caller: String,
-    /// The service that was called.
+    /// The name of the called service.
     pub callee: String,
-    /// The method.
+    /// The name of the method.
     pub method: String,
-    /// Whether it finished with an error.
+    /// Whether the call finished with an error.
     pub failed: bool,
-    /// How often it was retried, in digits; `unreadable` where that could not be read.
+    /// How often the call was retried, in digits; `unreadable` if that could not be read.
     pub retry: String,
-    /// Class of the error; `none` where there is none, and where nobody asked. gRPC has codes in place of classes:
-    /// [`error`](Self::error) has both.
+    /// The class of the error; `none` if there is no error, or if the class is not read. gRPC has codes instead of
+    /// classes: [`error`](Self::error) covers both.
     pub error_class: &'static str,
-    /// The protocol that it went over, as the framework writes that; empty where nobody asked, `unreadable` where that
-    /// could not be read.
+    /// The call's protocol, in the framework's spelling; empty if it is not read, `unreadable` if it could not be read.
     pub protocol: String,
-    /// Whether the target's code panicked in it, if anybody asked. Not every panic ends in an error.
+    /// Whether the target's code panicked during the call, if that is read. Not every panic ends in an error.
     pub panicked: bool,
-    /// Kind of stream, in the label sets of messages and of gRPC.
+    /// The kind of stream, in the label sets of messages and of gRPC.
     pub stream: StreamKind,
-    /// The status's code, where the framework has codes and it could be read.
+    /// The status code, if the framework has codes and it could be read; for an operation of a spec, its number.
     pub code: Option<u32>,
-    /// How many of its names are longer than what is kept of one: such a name may be another's that begins alike. gRPC's
-    /// service and method are one name.
+    /// The number of names that were cut, since they are longer than a label set keeps. A cut name may stand for
+    /// several names that begin alike. gRPC's service and method count as one name.
     pub cut_names: u8,
 }
 
 impl Side {
-    /// The side's name in metrics.
+    /// Returns the side's name in metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -171,7 +170,7 @@ impl Side {
 }
 
 impl CallType {
-    /// The value of the label `type`.
+    /// Returns the value of the label `type`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -183,7 +182,7 @@ impl CallType {
 }
 
 impl Labels {
-    /// Decodes what the programs wrote.
+    /// Decodes a label set that the programs wrote.
     pub fn decode(set: &LabelSet, executable: &dyn Executable) -> Self {
         match executable.framework() {
             Framework::Kitex => Self::decode_names(set, executable),
@@ -192,7 +191,7 @@ impl Labels {
         }
     }
 
-    /// Of an operation of a spec: the names in their order, and a number.
+    /// Decodes the label set of an operation of a spec: the names in their order, and a number.
     fn decode_operation((spec, first): (u8, u8), set: &LabelSet, executable: &dyn Executable) -> Self {
         let operation = first.saturating_add(set.stream.saturating_sub(stream::FIRST_OPERATION));
         let is_read = |code: &u32| {
@@ -213,7 +212,8 @@ impl Labels {
         }
     }
 
-    /// Of a framework with one name for service and method, `/package.Service/Method`, which takes the room of all three.
+    /// Decodes the label set of a framework with one name for service and method, `/package.Service/Method`, which
+    /// takes the room of all three names.
     fn decode_path(set: &LabelSet, executable: &dyn Executable) -> Self {
         let path = text(set.text.as_flattened(), set, 0, executable);
         let (service, method) = path.service_and_method();
@@ -270,20 +270,21 @@ impl Labels {
         }
     }
 
-    /// The value of the label `status`.
+    /// Returns the value of the label `status`.
     #[must_use]
     pub fn status(&self) -> &'static str {
         if self.failed { "error" } else { "succeed" }
     }
 
-    /// The name of the status's code, as gRPC-Go writes it.
+    /// Returns the name of the status code, as gRPC-Go writes it.
     #[must_use]
     pub fn code_name(&self) -> Cow<'static, str> {
         let Some(code) = self.code else { return Cow::Borrowed(UNREADABLE) };
         frameworks::known().code(code).map_or_else(|| Cow::Owned(format!("Code({code})")), Cow::Borrowed)
     }
 
-    /// What kind of error it finished with: of gRPC the name of the code, else the class. `None` where there is none.
+    /// Returns the kind of error that the call finished with: the name of the code for gRPC, otherwise the class.
+    /// `None` if there was no error.
     #[must_use]
     pub fn error(&self) -> Option<Cow<'static, str>> {
         self.failed.then(|| match self.framework {
@@ -293,12 +294,12 @@ impl Labels {
     }
 }
 
-/// The labels of each label set number that was met, decoded once.
+/// The labels of each label set number seen so far, decoded once.
 #[derive(Debug, Default)]
 pub struct KnownLabels(Vec<Option<Arc<Labels>>>);
 
 impl KnownLabels {
-    /// The labels of a number; `decode` is asked for those that were not met before.
+    /// Returns the labels of a label set number. `decode` is called if the number is new.
     pub fn get(&mut self, label_set: u32, decode: impl FnOnce() -> Labels) -> &Arc<Labels> {
         let index = label_set as usize;
         if index >= self.0.len() {
@@ -308,11 +309,11 @@ impl KnownLabels {
     }
 }
 
-/// Stands for a name that could not be read.
+/// The value shown for a name that could not be read.
 pub(crate) const UNREADABLE: &str = "unreadable";
-/// Stands for an empty name, as in the in-process code.
+/// The value shown for an empty name, as in the in-process code.
 pub(crate) const UNKNOWN: &str = "unknown";
-/// Stands for names past the limit on label sets, and for errors of no known class.
+/// The value shown for names past the limit on label sets, and for errors of no known class.
 pub(crate) const OTHER: &str = "other";
 /// The class of calls without an error.
 const NO_ERROR: &str = "none";
@@ -322,11 +323,11 @@ fn without_names(set: &LabelSet) -> LabelSet {
     LabelSet { lengths, marks, text, ..*set }
 }
 
-/// A name as it is to be shown.
+/// A name as it is shown.
 struct Name {
     shown: String,
     is_cut: bool,
-    /// Something else stands in for it.
+    /// Whether `shown` is a placeholder, such as `other`.
     is_instead: bool,
 }
 
@@ -335,19 +336,19 @@ impl Name {
         Self { shown: shown(bytes, is_cut), is_cut, is_instead: false }
     }
 
-    /// What stands in for a name.
+    /// Creates a placeholder for a name.
     fn instead(text: &str) -> Self {
         Self { shown: text.to_owned(), is_cut: false, is_instead: true }
     }
 
-    /// Service and method of `/package.Service/Method`, where go-grpc-prometheus parts them. A peer may call what lacks
-    /// either, or both.
+    /// Splits `/package.Service/Method` into service and method where go-grpc-prometheus does. A peer may call a path
+    /// that lacks either, or both.
     fn service_and_method(&self) -> (&str, &str) {
         let whole = self.shown.as_str();
         let path = whole.strip_prefix('/').unwrap_or(whole);
         match path.split_once('/') {
             Some((service, method)) => (or_unknown(service), or_unknown(method)),
-            // What stands in for the path does so for both, and where it was cut the method is gone.
+            // A placeholder stands for both. If a path without a second slash was cut, its method is lost.
             None if self.is_instead || self.is_cut => (path, path),
             None => (UNKNOWN, UNKNOWN),
         }
@@ -362,7 +363,7 @@ fn name(set: &LabelSet, index: usize, executable: &dyn Executable) -> Name {
     text(set.text.get(index).map_or(&[][..], |text| &text[..]), set, index, executable)
 }
 
-/// A label that has this much room.
+/// Decodes a label whose text is in `room`.
 fn text(room: &[u8], set: &LabelSet, index: usize, executable: &dyn Executable) -> Name {
     let length = set.lengths.get(index).map_or(0, |length| usize::from(*length));
     let text = room.get(..length).unwrap_or(room);
@@ -387,7 +388,7 @@ fn looked_up(text: &[u8], room: usize, executable: &dyn Executable) -> Option<Na
     Some(Name::of(bytes.get(..kept)?, cut))
 }
 
-/// A text that ends at a byte that is 0, by its address.
+/// Looks up a string that ends with a zero byte, by its address.
 fn looked_up_c(text: &[u8], executable: &dyn Executable) -> Option<Name> {
     let address = u64::from_ne_bytes(*text.first_chunk()?);
     let bytes = executable.constant(address, TEXT_BYTES + 1)?;
@@ -395,7 +396,7 @@ fn looked_up_c(text: &[u8], executable: &dyn Executable) -> Option<Name> {
     Some(Name::of(bytes.get(..end.unwrap_or(TEXT_BYTES))?, end.is_none()))
 }
 
-/// A name's bytes as a label value: never empty, always UTF-8, marked when it was cut.
+/// Converts a name's bytes to a label value: never empty, always UTF-8, ending in `…` if it was cut.
 #[must_use]
 pub fn shown(bytes: &[u8], cut: bool) -> String {
     if bytes.is_empty() {
@@ -404,7 +405,7 @@ pub fn shown(bytes: &[u8], cut: bool) -> String {
     if !cut {
         return String::from_utf8_lossy(bytes).into_owned();
     }
-    // A character that the cut went through is left out; it is not a wrong byte of the target's.
+    // A character that the cut split is left out, since it is not an invalid byte of the target's.
     let whole = match std::str::from_utf8(bytes) {
         Err(error) if error.error_len().is_none() => bytes.get(..error.valid_up_to()).unwrap_or(bytes),
         _ => bytes,
@@ -412,7 +413,7 @@ pub fn shown(bytes: &[u8], cut: bool) -> String {
     format!("{}…", String::from_utf8_lossy(whole))
 }
 
-/// An executable that nothing is known of.
+/// An executable of which nothing is known.
 pub(crate) struct NoExecutable;
 
 impl Executable for NoExecutable {

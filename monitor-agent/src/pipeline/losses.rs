@@ -1,4 +1,4 @@
-//! What the programs could not hand over, found in their counters.
+//! Events that the programs lost, derived from their counters.
 
 use monitor_ebpf::Counter;
 
@@ -6,7 +6,7 @@ use super::{EventKind, LossReason};
 
 const FULL: &[Counter] = &[Counter::RingFull, Counter::RingFullUnpaired, Counter::RingFullRecorded];
 
-/// Each way to lose an event, and the counters that count it.
+/// Each way to lose an event, with the counters that count it.
 const WAYS: [(EventKind, LossReason, &[Counter]); 8] = [
     (EventKind::Finish, LossReason::RingFull, FULL),
     (EventKind::Finish, LossReason::UnknownType, &[Counter::FinishUnknownType]),
@@ -18,12 +18,12 @@ const WAYS: [(EventKind, LossReason, &[Counter]); 8] = [
     (EventKind::Start, LossReason::LabelTableFailed, &[Counter::StartLabelLost]),
 ];
 
-/// The losses told so far.
+/// The losses reported so far.
 #[derive(Clone, Debug, Default)]
 pub struct Losses([u64; WAYS.len()]);
 
 impl Losses {
-    /// Tells what was lost since it last did. `counter` gives the value of a counter of the programs.
+    /// Reports to `lost` each loss since the last call. `counter` returns the value of one of the programs' counters.
     pub fn tell_new(
         &mut self,
         counter: impl Fn(Counter) -> u64,
@@ -31,7 +31,7 @@ impl Losses {
     ) {
         for (told, (event, reason, counters)) in self.0.iter_mut().zip(WAYS) {
             let now = counters.iter().map(|one| counter(*one)).sum::<u64>();
-            // The counters of several processors are read one after the other.
+            // The counters of the CPUs are read one after the other, so a sum can be smaller than before.
             let more = now.saturating_sub(*told);
             if more > 0 {
                 *told = now;

@@ -1,7 +1,8 @@
 //! From records to what a scrape reads: decode, aggregate, publish.
 //!
-//! One direction, no way back: what has changed is published, and a reader takes a [`Snapshot`] of the newest. Each waits
-//! for the other only while pointers are copied. No I/O here: records and counters come in as values.
+//! Data flows in one direction: changes are published, and a reader takes a [`Snapshot`] of the newest. Either side
+//! waits for the other only while pointers are copied. There is no I/O in this module: records and counters are passed
+//! in as values.
 
 mod aggregate;
 mod buckets;

@@ -1,15 +1,15 @@
-//! Label sets of operations that specs describe, under the names that those give.
+//! Label sets of operations that specs describe, under the names that the specs give.
 
 use std::borrow::Cow;
 
 use super::{Framework, Labels};
 use crate::specs::{Operation, Source, Spec, Specs};
 
-/// Stands for what could not be read.
+/// The value of a label that could not be read.
 const UNREADABLE: &str = "unreadable";
 
 impl Labels {
-    /// The operation whose labels these are, and its spec; `None` for a call's.
+    /// Returns the operation that these labels belong to, and its spec; `None` for the labels of a call.
     #[must_use]
     pub fn operation<'a>(&self, specs: &'a Specs) -> Option<(&'a Spec, &'a Operation)> {
         let Framework::Spec { spec, operation } = self.framework else { return None };
@@ -17,20 +17,21 @@ impl Labels {
         Some((spec, spec.operations.get(usize::from(operation))?))
     }
 
-    /// How the operation ended, as events have it: `None` where its spec does not say that, or what it says was not read.
+    /// Returns how the operation ended, as events show it. `None` if its spec does not define failure, or if the number
+    /// that decides was not read.
     #[must_use]
     pub fn ending(&self, operation: &Operation) -> Option<&'static str> {
         let is_told = operation.tells_outcome() && (self.failed || !operation.is_untold(self.code));
         is_told.then(|| self.status())
     }
 
-    /// Whether they are an operation's.
+    /// Returns whether these labels belong to an operation of a spec.
     #[must_use]
     pub fn is_operation(&self) -> bool {
         matches!(self.framework, Framework::Spec { .. })
     }
 
-    /// The values of the labels of the operation, in the order of their names.
+    /// Returns the values of the operation's labels, in the order of their names.
     #[must_use]
     pub fn values<'a>(&'a self, operation: &'a Operation) -> Vec<Cow<'a, str>> {
         let mut names = [&self.caller, &self.callee, &self.method].into_iter();

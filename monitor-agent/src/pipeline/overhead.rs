@@ -1,8 +1,9 @@
-//! What the probes cost a target: a model of hits, what a hit costs on this machine, and how long the programs run.
+//! The overhead of the probes, from three values: how many hits there are, what a hit costs on this machine, and how
+//! long the programs run.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// What a probe is there for. Each has a cost of its own.
+/// The purpose of a probe. Each kind has its own cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeKind {
     /// Starts of calls.
@@ -11,15 +12,15 @@ pub enum ProbeKind {
     Finish,
     /// Messages of streams.
     Message,
-    /// Messages that are about to go through, where they are counted as they return.
+    /// Messages at their entry, where they are counted when their functions return.
     Entry,
 }
 
 impl ProbeKind {
-    /// All of them, as [`PerProbe`] has them.
+    /// All kinds, in the order of [`PerProbe`].
     pub const ALL: [Self; 4] = [Self::Start, Self::Finish, Self::Message, Self::Entry];
 
-    /// Its name, that of the role of its sites.
+    /// Returns the name of the role of the kind's sites.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -31,46 +32,47 @@ impl ProbeKind {
     }
 }
 
-/// Something for each [`ProbeKind`].
+/// One value for each [`ProbeKind`].
 pub type PerProbe<T> = [T; ProbeKind::ALL.len()];
 
-/// The ratio is that of the time between the newest counts and the last that are at least so much older.
+/// The minimum time between the two counts that the ratio is measured over.
 const WINDOW: Duration = Duration::from_secs(5);
-/// A target that uses less of a processor than this counts as using this much: of nothing every part is large.
+/// The minimum CPU usage to calculate with, in CPUs: relative to an idle target's usage, any overhead would be large.
 const IDLE: f64 = 0.001;
-/// What an earlier sample weighs beside the next.
+/// The weight of earlier samples relative to the next.
 const KEPT: f64 = 0.5;
-/// What is known of starts weighs half as much once they were watched for so many seconds more.
+/// The half-life of the knowledge about starts while they are watched, in seconds.
 const RENEWED_IN: f64 = 1.0;
-/// The same once they were not watched for so many seconds: by then it may be different, and is found out by trying.
+/// The same while starts are not watched, in seconds. After that the rate may be different, and only another try can
+/// show it.
 const FORGOTTEN_IN: f64 = 60.0;
-/// Where there are more starts for each finish than this, how many there are does not follow from the finishes.
+/// If there are more starts per finish than this, the number of starts is not derived from the finishes.
 const STARTS_PER_FINISH: f64 = 100.0;
 
-/// What one counted hit of a kind of probe costs.
+/// The cost of one counted hit of a kind of probe.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProbeCost {
-    /// Seconds that the kernel takes for a hit whose program does nothing.
+    /// The time that the kernel takes for a hit with an empty program, in seconds.
     hit: f64,
-    /// Seconds that the kernel measures as the run time of such a program.
+    /// The run time that the kernel measures for an empty program, in seconds.
     empty_run: f64,
     sampled: Sampled,
-    /// Hits a second when last sampled, if none of them counted.
+    /// Hits per second in the last sample, if none of them counted.
     uncounted: f64,
 }
 
-/// What was measured of a copy's programs for a kind of probe.
+/// A measurement of a copy's programs for one kind of probe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
-    /// Hits that they have counted.
+    /// Hits that the programs have counted.
     pub counted: u64,
-    /// Their runs in the same time.
+    /// Runs of the programs in the same time.
     pub runs: u64,
-    /// How long these took by the kernel's measure.
+    /// The time that these runs took, as measured by the kernel.
     pub time: Duration,
 }
 
-/// What was seen while the kernel measured run times, older samples weighing less.
+/// A sum of the samples taken while the kernel measured run times. Older samples weigh less.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sampled {
     counted: f64,
@@ -79,13 +81,14 @@ struct Sampled {
 }
 
 impl ProbeCost {
-    /// That of a hit by itself, and what is measured of a program that does nothing.
+    /// Creates the cost of a kind of probe from the time of a hit itself, and the run time that the kernel measures for
+    /// an empty program.
     #[must_use]
     pub fn new(hit: Duration, empty_run: Duration) -> Self {
         Self { hit: hit.as_secs_f64(), empty_run: empty_run.as_secs_f64(), ..Self::default() }
     }
 
-    /// Takes in what was measured in a time of some length.
+    /// Adds a sample taken over a time of this length.
     fn sample(&mut self, length: Duration, sample: Sample) {
         let Sample { counted, runs, time } = sample;
         self.uncounted = if counted == 0 { ratio(float(runs), length.as_secs_f64()) } else { 0.0 };
@@ -99,14 +102,15 @@ impl ProbeCost {
         };
     }
 
-    /// Seconds that one run of the program takes, without the measuring; `None` before one was sampled.
+    /// Returns the time of one run, in seconds, without the time of measuring it. `None` before a run was sampled.
     fn run(&self) -> Option<f64> {
         let Sampled { runs, seconds, .. } = self.sampled;
         (runs > 0.0).then(|| (seconds / runs - self.empty_run).max(0.0))
     }
 
-    /// Seconds that so many counted hits a second cost, with the probe in place for a part of the time. Programs run more
-    /// often than they count where hits mean nothing by themselves, as attempts of a retried call do.
+    /// Returns the cost of `hits` counted hits per second, in seconds of CPU time per second, with the probe in place
+    /// for the part `in_place` of the time. Programs run more often than they count if some hits alone mean nothing,
+    /// such as the attempts of a retried call.
     fn of(&self, hits: f64, in_place: f64) -> f64 {
         let Sampled { counted, runs, .. } = self.sampled;
         let runs_per_hit = if counted > 0.0 { (runs / counted).max(1.0) } else { 1.0 };
@@ -117,44 +121,44 @@ impl ProbeCost {
 /// A target's counts at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// When, by a clock that goes on steadily.
+    /// When the counts were read, by a monotonic clock.
     pub at: Duration,
-    /// CPU time of the target since it started, hits of probes included.
+    /// CPU time that the target has used since its start, including the hits of probes.
     pub cpu: Duration,
-    /// What each copy has counted, always in the same order.
+    /// The counts of each copy, always in the same order.
     pub copies: Vec<CopyCounts>,
 }
 
-/// What the programs of one copy have counted.
+/// The counts of the programs of one copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CopyCounts {
-    /// Hits. Where starts are watched in windows, finishes are those of all calls.
+    /// Hits of each kind of probe. If starts are watched in windows, finishes are those of all calls.
     pub hits: PerProbe<u64>,
-    /// For how long starts were watched; `None` where their probes always stay.
+    /// For how long starts have been watched; `None` if their probes always stay attached.
     pub watched: Option<Duration>,
 }
 
-/// What the probes of one target cost it.
+/// The overhead of one target's probes.
 #[derive(Clone, Debug, Default)]
 pub struct Overhead {
-    /// Of each copy by itself: the probes of one may be much dearer, and its programs slower.
+    /// The cost of each copy. The probes of one copy may be much more expensive, and its programs slower.
     copies: Vec<CopyCost>,
-    /// Of the programs of all copies together.
+    /// The run times over the programs of all copies.
     all: PerProbe<ProbeCost>,
-    /// Counts of the last moments, the newest last.
+    /// The recent counts, the newest last.
     history: VecDeque<Counts>,
 }
 
-/// What the probes of one copy cost.
+/// The overhead of one copy's probes.
 #[derive(Clone, Debug, Default)]
 struct CopyCost {
     costs: PerProbe<ProbeCost>,
-    /// Of its starts, where their probes can be taken away.
+    /// What is known about starts, if their probes can be detached.
     known: Option<Known>,
 }
 
 impl CopyCost {
-    /// Takes in what was between two moments, so many seconds apart.
+    /// Adds what was counted between two moments, `between` seconds apart.
     fn take(&mut self, between: f64, first: &CopyCounts, last: &CopyCounts) {
         let (Some(before), Some(watched)) = (first.watched, last.watched) else { return };
         let watched = watched.saturating_sub(before).as_secs_f64().min(between);
@@ -163,8 +167,8 @@ impl CopyCost {
         self.known.get_or_insert_default().take(between, watched, starts, finishes / between);
     }
 
-    /// Seconds of CPU time a second at so many hits a second, if starts were watched for this part of the time: as many as there
-    /// were for each finish when they were last watched.
+    /// Returns the CPU time in seconds per second at these rates of hits, if starts were watched for the part `watched`
+    /// of the time. It assumes as many starts per finish as when starts were last watched.
     fn added_with(&self, hits: PerProbe<f64>, watched: f64) -> f64 {
         let Some(known) = &self.known else { return self.added(hits, 1.0) };
         let mut then = hits;
@@ -172,7 +176,8 @@ impl CopyCost {
         self.added(then, watched)
     }
 
-    /// The same at these hits, with starts watched for a part of the time.
+    /// Returns the CPU time in seconds per second at exactly these rates of hits, with starts watched for the part
+    /// `watched` of the time.
     fn added(&self, hits: PerProbe<f64>, watched: f64) -> f64 {
         let of = |kind: ProbeKind| {
             let in_place = if kind == ProbeKind::Start { watched } else { 1.0 };
@@ -181,14 +186,14 @@ impl CopyCost {
         ProbeKind::ALL.into_iter().map(of).sum()
     }
 
-    /// Whether a program was hit of which no run was sampled yet.
+    /// Returns whether a program without a sampled run was hit.
     fn is_unsampled(&self, hits: PerProbe<f64>) -> bool {
         self.costs.iter().zip(hits).any(|(cost, hits)| hits > 0.0 && cost.run().is_none())
     }
 }
 
-/// What was seen of starts while they were watched, older times weighing less. Of times in which they were not watched it is
-/// assumed, more and more, that each finish had one.
+/// What was seen of starts while they were watched. Older times weigh less. The longer starts are not watched, the more
+/// it is assumed that each finish had one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
     starts: f64,
@@ -197,7 +202,8 @@ struct Known {
 }
 
 impl Known {
-    /// Takes in so many seconds, in how many of them starts were watched, the starts seen, and the finishes a second.
+    /// Adds the starts seen in `between` seconds, in `watched` of which starts were watched, at this rate of finishes
+    /// per second.
     fn take(&mut self, between: f64, watched: f64, starts: f64, finishes: f64) {
         let unwatched = between - watched;
         let assumed = unwatched * (1.0 - 0.5_f64.powf(unwatched / FORGOTTEN_IN));
@@ -207,7 +213,7 @@ impl Known {
         self.seconds = self.seconds * kept + watched + assumed;
     }
 
-    /// Starts a second, if all are watched while there are so many finishes a second.
+    /// Returns the starts per second, if all are watched at this rate of finishes.
     fn starts(&self, finishes: f64) -> f64 {
         if self.starts > self.finishes * STARTS_PER_FINISH {
             return ratio(self.starts, self.seconds);
@@ -216,17 +222,17 @@ impl Known {
     }
 }
 
-/// What happened in a second, on average.
+/// The average rates, per second.
 #[derive(Clone, Debug, Default)]
 struct Rates {
-    /// Seconds of CPU time of the target.
+    /// The target's CPU time, in seconds.
     cpu: f64,
-    /// Of each copy.
+    /// The hits of each copy.
     hits: Vec<PerProbe<f64>>,
 }
 
 impl Overhead {
-    /// With these costs of each copy.
+    /// Creates an overhead from the costs of each copy.
     #[must_use]
     pub fn new(costs: Vec<PerProbe<ProbeCost>>) -> Self {
         let mut all: PerProbe<ProbeCost> = PerProbe::default();
@@ -239,7 +245,7 @@ impl Overhead {
         Self { copies, all, history: VecDeque::new() }
     }
 
-    /// Takes in what was measured in a time of some length of a kind of probe, copy by copy.
+    /// Adds a sample for each copy, taken over a time of this length for one kind of probe.
     pub fn sample(&mut self, kind: ProbeKind, length: Duration, samples: impl IntoIterator<Item = Sample>) {
         let mut all = Sample::default();
         for (copy, sample) in self.copies.iter_mut().zip(samples) {
@@ -251,13 +257,14 @@ impl Overhead {
         self.all[kind as usize].sample(length, all);
     }
 
-    /// Seconds that one run of a program for a kind of probe takes, the mean of all copies; `None` before one was sampled.
+    /// Returns the time of one run of a kind of probe, in seconds, averaged over all copies. `None` before a run was
+    /// sampled.
     #[must_use]
     pub fn run(&self, kind: ProbeKind) -> Option<f64> {
         self.all[kind as usize].run()
     }
 
-    /// Adds the target's counts of a moment after all others.
+    /// Adds the target's counts. They must be newer than all counts before.
     pub fn add(&mut self, counts: Counts) {
         let at = counts.at;
         if let Some(before) = self.history.back().filter(|before| before.at < at) {
@@ -273,16 +280,16 @@ impl Overhead {
         }
     }
 
-    /// The share of the target's CPU time that the probes have taken lately; `None` before there are counts of two
-    /// moments.
+    /// Returns the share of the target's CPU time that the probes have taken recently. `None` before there are counts
+    /// of two moments.
     #[must_use]
     pub fn ratio(&self) -> Option<f64> {
         let rates = self.rates()?;
         Some(self.now(&rates) / rates.cpu.max(IDLE))
     }
 
-    /// The share that it would be if starts were watched for this part of the time, from 0 to 1. Those whose probes are never
-    /// taken away stay.
+    /// Returns the share if starts were watched for this part of the time, from 0 to 1. Probes that are never detached
+    /// stay.
     #[must_use]
     pub fn ratio_with(&self, watched: f64) -> Option<f64> {
         let rates = self.rates()?;
@@ -292,14 +299,14 @@ impl Overhead {
         Some(then / (rates.cpu - now + then).max(IDLE))
     }
 
-    /// Whether there have been hits lately of programs of which no run was sampled yet.
+    /// Returns whether programs without a sampled run were hit recently.
     #[must_use]
     pub fn is_unsampled(&self) -> bool {
         let Rates { hits, .. } = self.rates().unwrap_or_default();
         self.copies.iter().zip(hits).any(|(copy, hits)| copy.is_unsampled(hits))
     }
 
-    /// Seconds of CPU time a second that all probes take, as they are.
+    /// Returns the CPU time of all probes as they are now, in seconds per second.
     fn now(&self, rates: &Rates) -> f64 {
         self.copies.iter().zip(&rates.hits).map(|(copy, hits)| copy.added(*hits, 1.0)).sum()
     }
@@ -320,7 +327,7 @@ impl Overhead {
     }
 }
 
-/// 0 where there is nothing to divide by.
+/// Divides; returns 0 if `whole` is not positive.
 fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
@@ -341,7 +348,7 @@ mod tests {
         (a - b).abs() < 1e-9
     }
 
-    /// A hit costs a microsecond; the programs for starts take 300 ns and those for finishes 500 ns.
+    /// A hit costs a microsecond; programs for starts take 300 ns, programs for finishes 500 ns.
     fn overhead() -> Overhead {
         let mut overhead = Overhead::new(vec![costs(Duration::from_nanos(50))]);
         overhead.sample(ProbeKind::Start, SECOND, [sample(1_000, 1_000, 350)]);
@@ -358,7 +365,7 @@ mod tests {
         Sample { counted, runs, time: Duration::from_micros(microseconds) }
     }
 
-    /// All starts have been watched.
+    /// Counts where all starts were watched.
     fn counts(seconds: u64, cpu_ms: u64, calls: u64) -> Counts {
         let at = Duration::from_secs(seconds);
         Counts { at, cpu: Duration::from_millis(cpu_ms), copies: vec![copy(calls, calls, Some(at))] }
@@ -377,7 +384,7 @@ mod tests {
         // 10,000 calls, 1.3 and 1.5 microseconds each, in a tenth of a second of CPU time.
         overhead.add(counts(11, 5_100, 10_100));
         assert!(close(overhead.ratio().unwrap(), 0.28), "{:?}", overhead.ratio());
-        // Without starts, of 72 ms that the target takes itself.
+        // Without starts, relative to the 72 ms that the target itself takes.
         assert!(close(overhead.ratio_with(0.0).unwrap(), 0.015 / 0.087), "{:?}", overhead.ratio_with(0.0));
         assert!(close(overhead.ratio_with(1.0).unwrap(), 0.28));
     }
@@ -418,8 +425,8 @@ mod tests {
         assert!(close(overhead.ratio().unwrap(), 0.0028));
     }
 
-    /// Adds counts once a second, from one time to another, of a target with so many starts and finishes a second, of whose
-    /// starts those in the first so many milliseconds of each second are watched. It takes half a processor.
+    /// Adds counts once a second in the range `seconds`, for a target with these rates of starts and finishes. Only
+    /// starts in the first `watched_ms` milliseconds of each second are watched. The target uses half a CPU.
     fn go_on(
         overhead: &mut Overhead,
         seconds: std::ops::Range<u64>,
@@ -439,7 +446,8 @@ mod tests {
         }
     }
 
-    /// What so many starts and finishes a second take of a target that takes `own` seconds of CPU time a second itself.
+    /// Returns the share that these rates of starts and finishes take of a target that itself uses `own` seconds of CPU
+    /// time per second.
     fn part(own: f64, starts: f64, finishes: f64) -> f64 {
         let added = starts * 1.3e-6 + finishes * 1.5e-6;
         added / (own + added)
@@ -447,7 +455,7 @@ mod tests {
 
     #[test]
     fn starts_and_finishes_need_not_be_as_many() {
-        // Most are given up for others, all are, or most calls came before the agent.
+        // Most calls are given up for others, all are, or most began before the agent came.
         for (starts, finishes) in [(50_000, 10_000), (50_000, 0), (2_000, 40_000)] {
             let mut overhead = overhead();
             go_on(&mut overhead, 0..10, starts, finishes, 1_000);
@@ -478,16 +486,16 @@ mod tests {
     fn what_is_not_watched_any_more_follows_the_finishes_and_is_forgotten() {
         let mut overhead = overhead();
         go_on(&mut overhead, 0..10, 50_000, 10_000, 1_000);
-        // With half the finishes there are half the starts.
+        // Half the finishes mean half the starts.
         go_on(&mut overhead, 10..20, 50_000, 5_000, 0);
         let own = 0.5 - 5_000.0 * 1.5e-6;
         let soon = overhead.ratio_with(1.0).unwrap();
         assert!((soon / part(own, 25_000.0, 5_000.0) - 1.0).abs() < 0.1, "{soon}");
-        // After ten minutes it may be a call like any other.
+        // After ten minutes, one start per finish is assumed again.
         go_on(&mut overhead, 20..620, 50_000, 5_000, 0);
         let late = overhead.ratio_with(1.0).unwrap();
         assert!((late / part(own, 5_000.0, 5_000.0) - 1.0).abs() < 0.05, "{late}");
-        // And where nothing finishes, nothing starts.
+        // Without finishes, no starts are assumed.
         go_on(&mut overhead, 620..630, 0, 0, 0);
         assert!(close(overhead.ratio_with(1.0).unwrap(), 0.0));
     }
@@ -504,7 +512,7 @@ mod tests {
         assert!(late < 0.01 * soon, "{late}");
     }
 
-    /// Probes at the starts of one framework can be taken away, those of another can't.
+    /// The probes at one framework's starts can be detached, those at another's can't.
     #[test]
     fn starts_whose_probes_stay_are_always_there() {
         let mut overhead = Overhead::new(vec![costs(Duration::from_nanos(50)); 2]);
@@ -522,7 +530,8 @@ mod tests {
         assert!(close(overhead.ratio_with(0.0).unwrap(), part(own, 20_000.0, 30_000.0)));
     }
 
-    /// As where one framework's calls finish at return instructions, which the kernel single-steps, and another's do not.
+    /// For example, one framework's calls finish at return instructions, which the kernel single-steps, and another's
+    /// do not.
     #[test]
     fn each_copy_costs_what_its_own_probes_do() {
         let cheap = costs(Duration::ZERO);
@@ -530,7 +539,7 @@ mod tests {
         dear[ProbeKind::Finish as usize] = ProbeCost::new(12 * MICROSECOND, Duration::ZERO);
         let mut overhead = Overhead::new(vec![cheap, dear]);
         overhead.sample(ProbeKind::Finish, SECOND, [sample(1_000, 1_000, 2_000), sample(1_000, 1_000, 500)]);
-        // Calls of the one, and from the fifth second on a tenth as many of the other.
+        // Calls of the first copy, and from the fifth second on a tenth as many of the other.
         for (seconds, taken) in [(0..6, 0.03), (6..11, 0.0425)] {
             for second in seconds {
                 let (cpu, others) = (Duration::from_millis(second * 500), second.saturating_sub(5) * 1_000);
@@ -539,18 +548,18 @@ mod tests {
             }
             assert!(close(overhead.ratio().unwrap(), taken / 0.5), "{:?}", overhead.ratio());
         }
-        // What is shown is the mean of both.
+        // The shown time is the mean of both.
         assert!(close(overhead.run(ProbeKind::Finish).unwrap(), 1.25e-6));
         assert_eq!(overhead.run(ProbeKind::Start), None);
     }
 
-    /// As where a start is none while the first has not finished, and that one never does.
+    /// For example, a start does not count before the first call has finished, and that call never finishes.
     #[test]
     fn hits_that_never_count_cost_all_the_same() {
         let mut overhead = Overhead::new(vec![costs(Duration::ZERO)]);
         go_on(&mut overhead, 0..10, 0, 0, 1_000);
         overhead.sample(ProbeKind::Start, SECOND / 10, [sample(0, 5_000, 5_000)]);
-        // 50,000 a second, two microseconds each.
+        // 50,000 hits per second, two microseconds each.
         assert!(close(overhead.ratio().unwrap(), 0.2), "{:?}", overhead.ratio());
         assert!(close(overhead.ratio_with(0.2).unwrap(), 0.02 / 0.42), "{:?}", overhead.ratio_with(0.2));
         overhead.sample(ProbeKind::Start, SECOND / 10, [Sample::default()]);
@@ -564,7 +573,7 @@ mod tests {
         assert!(close(cost.of(1.0, 1.0), 1e-6));
         cost.sample(SECOND, sample(100, 300, 300));
         assert!(close(cost.of(1.0, 1.0), 6e-6));
-        // A sample without a run says nothing; a newer one weighs more.
+        // A sample without a run changes nothing; a newer one weighs more.
         cost.sample(SECOND, Sample::default());
         assert!(close(cost.of(1.0, 1.0), 6e-6));
         for _ in 0..60 {

@@ -1,4 +1,4 @@
-//! What a scrape reads of a target.
+//! The numbers of a target that a scrape reads.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,37 +6,39 @@ use monitor_ebpf::extra;
 
 use super::{Buckets, CounterValues, Labels, Ladder};
 
-/// Durations of calls: counts between the limits of a ladder, and their sums.
+/// A histogram of call durations: counts between the limits of a ladder, and their sums.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
     ladder: Arc<Ladder>,
-    /// Calls between two limits of the ladder, the last count above all of them; not cumulated.
+    /// Calls between two limits of the ladder, not cumulative. The last count is for durations above all limits.
     counts: Vec<u64>,
-    /// Sum of the durations of all counted calls, each cut to whole microseconds.
+    /// The sum of the durations of all counted calls, each cut to whole microseconds.
     pub sum_us: u64,
-    /// Sum of the durations in nanoseconds: more than a `u64` holds after some days of many calls in flight.
+    /// The sum of the durations in nanoseconds, which exceeds a `u64` after some days of many calls in flight.
     pub sum_ns: u128,
 }
 
 impl Histogram {
-    /// An empty histogram.
+    /// Creates an empty histogram.
     #[must_use]
     pub fn new(ladder: Arc<Ladder>) -> Self {
         Self { counts: vec![0; ladder.limits() + 1], ladder, sum_us: 0, sum_ns: 0 }
     }
 
-    /// With these counts, one for each limit of the ladder and one more, and the sums in microseconds and in nanoseconds.
+    /// Creates a histogram from counts, one for each limit of the ladder and one more, and the sums in microseconds and
+    /// nanoseconds.
     pub(crate) fn of(ladder: Arc<Ladder>, counts: Vec<u64>, sums: (u64, u128)) -> Self {
         Self { ladder, counts, sum_us: sums.0, sum_ns: sums.1 }
     }
 
-    /// Calls in each bucket of a view that the ladder was made for, not cumulated, the infinite one last.
+    /// Returns the calls in each bucket of a view for which the ladder was made, not cumulative, the infinite bucket
+    /// last.
     #[must_use]
     pub fn counts(&self, view: &Buckets) -> Vec<u64> {
         self.ladder.counts_of(&self.counts, view)
     }
 
-    /// Calls counted.
+    /// Returns the number of calls counted.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
@@ -52,19 +54,19 @@ impl Histogram {
     }
 }
 
-/// What is counted of a label set beside its calls, by [`monitor_ebpf::extra`].
+/// The other numbers of a label set besides its calls, indexed by [`monitor_ebpf::extra`].
 pub type Extras = [u64; extra::COUNT as usize];
 
-/// The calls of one label set, or the messages of one.
+/// The calls, or the messages, of one label set.
 #[derive(Clone, Debug)]
 pub struct Series {
     /// Its labels.
     pub labels: Arc<Labels>,
-    /// Finished calls, exactly: from the kernel's totals.
+    /// The exact number of finished calls, from the kernel's totals.
     pub total: u64,
-    /// Durations of those whose start was seen and whose record arrived.
+    /// The durations of calls whose start is known and whose record arrived.
     pub histogram: Histogram,
-    /// Bytes of the calls, or messages.
+    /// The bytes of the calls, or the messages.
     pub extras: Extras,
 }
 
@@ -73,18 +75,19 @@ pub struct Series {
 pub struct Snapshot {
     /// One entry for each label set that has calls or messages.
     pub series: Vec<Arc<Series>>,
-    /// Those of them whose calls' bytes were counted: asked for, and recorded by the release of their copy of the framework.
+    /// The entries of `series` whose bytes are counted: on request, and if the copy's release of the framework records
+    /// them.
     pub with_bytes: Vec<Arc<Series>>,
     /// The programs' own counters.
     pub counters: CounterValues,
 }
 
-/// What is new in one copy of a framework.
+/// The changes of one copy of a framework.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
-    /// The label sets that have changed, by their numbers.
+    /// The changed label sets, with their numbers.
     pub series: Vec<(u32, Arc<Series>)>,
-    /// Whether the bytes of its calls are counted.
+    /// Whether the bytes of the copy's calls are counted.
     pub has_bytes: bool,
     /// The programs' own counters.
     pub counters: CounterValues,
@@ -103,7 +106,7 @@ struct Newest {
 
 #[derive(Debug, Default)]
 struct NewestOfCopy {
-    /// Its label sets by number.
+    /// The copy's label sets, by number.
     series: Vec<Option<Arc<Series>>>,
     has_bytes: bool,
 }
@@ -115,8 +118,8 @@ impl NewestOfCopy {
 }
 
 impl Published {
-    /// All of them at one moment. Holds the pipeline up while a pointer for each label set is copied, and another where bytes
-    /// are counted.
+    /// Returns all numbers at one moment. Blocks the pipeline while one pointer for each label set is copied, or two
+    /// where bytes are counted.
     #[must_use]
     pub fn get(&self) -> Arc<Snapshot> {
         let newest = self.lock();
@@ -132,7 +135,7 @@ impl Published {
         })
     }
 
-    /// Takes over what is new in each copy.
+    /// Applies the changes of each copy.
     pub fn update(&self, changes: Vec<Changes>) {
         let mut newest = self.lock();
         newest.copies.resize_with(changes.len(), NewestOfCopy::default);

@@ -1,33 +1,34 @@
-//! Calls, one by one, for whoever wants more than sums of them.
+//! Single calls, for consumers that need more than sums.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::Labels;
 
-/// Receives the calls of targets, as Kitex's own `Tracer` does inside of a process. The agent's aggregation is one, the
-/// event stream another.
+/// Receives the calls of targets, as Kitex's own `Tracer` does inside a process. The agent's aggregation is one tracer,
+/// the event stream another.
 ///
-/// Calls of one goroutine and one framework, copy or spec come in the order in which they started and finished. Others may
-/// come somewhat later than their times say, since they are handed over batch by batch, ring by ring. What is not handed over is
-/// told by [`Tracer::lost`]: calls and losses add up to the calls that the target has made.
+/// Calls of one goroutine and one framework, copy or spec arrive in the order in which they started and finished. Other
+/// calls may arrive somewhat later than their times suggest, since calls are passed batch by batch, ring by ring.
+/// [`Tracer::lost`] reports everything that is not passed: calls and losses add up to the calls that the target has
+/// made.
 ///
-/// All functions run on the agent's own time, while the programs go on filling the ring: one that takes long makes the
-/// ring overflow, which is told as a loss.
+/// All functions run on the agent's own thread while the programs keep filling the ring. A slow function lets the ring
+/// overflow, which is reported as a loss.
 pub trait Tracer {
-    /// A call has started. Only where starts were asked for.
+    /// Called when a call has started, if starts are requested.
     fn start(&mut self, call: &StartedCall<'_>) {
         let _ = call;
     }
 
-    /// A call has finished.
+    /// Called when a call has finished.
     fn finish(&mut self, call: &FinishedCall<'_>);
 
-    /// Events were lost: they will never be handed over.
+    /// Called when events were lost: they will never be passed.
     fn lost(&mut self, lost: &Lost) {
         let _ = lost;
     }
 
-    /// A batch is over: nothing else is there at the moment. Some ten times a second.
+    /// Called at the end of a batch, when nothing else is waiting. Some ten times a second.
     fn flush(&mut self) {}
 }
 
@@ -36,10 +37,10 @@ pub trait Tracer {
 pub struct StartedCall<'a> {
     /// The target's pid.
     pub target: u32,
-    /// What is known of it. Servers start a call before they have read its method and caller, which are then `unknown`;
-    /// whether it fails nobody knows.
+    /// The labels known so far. Servers start a call before they have read its method and caller, which are then
+    /// `unknown`. Whether the call fails is not known yet.
     pub labels: &'a Arc<Labels>,
-    /// When it started, in nanoseconds since 1970, UTC.
+    /// When the call started, in nanoseconds since 1970, UTC.
     pub time_ns: u64,
     /// The goroutine: see [`Details::goroutine`].
     pub goroutine: u64,
@@ -50,33 +51,33 @@ pub struct StartedCall<'a> {
 pub struct FinishedCall<'a> {
     /// The target's pid.
     pub target: u32,
-    /// Number of the labels: small, and the same for each call that has them, within one copy of a framework in one
-    /// target.
+    /// The number of the label set: small, and the same for each call with these labels, within one copy of a framework
+    /// in one target.
     pub label_set: u32,
     /// Side, type, names, outcome.
     pub labels: &'a Arc<Labels>,
-    /// When it finished, in nanoseconds since 1970, UTC.
+    /// When the call finished, in nanoseconds since 1970, UTC.
     pub time_ns: u64,
-    /// From start to finish; `None` when the start is not known.
+    /// The time from start to finish; `None` if the start is not known.
     pub duration: Option<Duration>,
-    /// Its start was not seen, but it has recorded it itself. Then a duration is missing only if the clock may have been set
-    /// since.
+    /// Whether the call recorded its start itself, and no probe saw it. Then the duration is missing only if the clock
+    /// may have been set since.
     pub has_own_start: bool,
-    /// What only some ask for, since the programs then have more to send.
+    /// Details that are read only on request, since the programs then have more to send.
     pub details: Option<Details>,
 }
 
-/// What else is known of a finished call.
+/// Further data about a finished call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Details {
-    /// The goroutine that finished it: the address of its descriptor in the target, which one goroutine has as long as
-    /// it lives, and another may have after it.
+    /// The goroutine that finished the call: the address of its descriptor in the target. It is unique while the
+    /// goroutine lives, and may be reused afterwards.
     pub goroutine: u64,
-    /// Bytes sent for it; `None` where the framework's release does not record them.
+    /// Bytes sent for the call; `None` if the framework's release does not record them.
     pub sent_bytes: Option<u64>,
-    /// Bytes received for it; likewise.
+    /// Bytes received for the call; `None` likewise.
     pub received_bytes: Option<u64>,
-    /// The address of the peer's connection, on a server that was reached by TCP; where it was asked for.
+    /// The address of the peer's connection, on a server reached by TCP, if requested.
     pub peer: Option<SocketAddr>,
 }
 
@@ -87,25 +88,25 @@ pub struct Lost {
     pub target: u32,
     /// When the agent noticed, in nanoseconds since 1970, UTC.
     pub time_ns: u64,
-    /// Which kind.
+    /// The kind of the lost events.
     pub event: EventKind,
-    /// Why.
+    /// Why they were lost.
     pub reason: LossReason,
-    /// How many.
+    /// The number of lost events.
     pub count: u64,
 }
 
-/// What can happen to a call.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EventKind {
-    /// It starts.
+    /// A call starts.
     Start,
-    /// It finishes.
+    /// A call finishes.
     Finish,
 }
 
 impl EventKind {
-    /// Its name in the event stream.
+    /// Returns the name in the event stream.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -118,20 +119,20 @@ impl EventKind {
 /// Why events are lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LossReason {
-    /// The ring buffer had no room. The call is in the totals.
+    /// The ring buffer was full. The call is in the totals.
     RingFull,
     /// The call's type is not known. It is in no total.
     UnknownType,
     /// The call's object could not be read. It is in no total.
     Unreadable,
-    /// There was no room for its labels, not even as `other`. It is in no total.
+    /// There was no room for the call's labels, not even as `other`. It is in no total.
     LabelTableFailed,
-    /// The reader of the stream did not take its lines in time. Other readers have them.
+    /// A reader of the stream did not take its lines in time. Other readers have them.
     SlowReader,
 }
 
 impl LossReason {
-    /// Its name in the event stream.
+    /// Returns the name in the event stream.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,17 +1,18 @@
-//! Operations of a spec, of which an executable may have some, and of some one of several descriptions.
+//! Alternative descriptions of a spec's operations. An executable may have some of the operations,
+//! each in one description.
 
 use super::{Refusal, Site, site::same_kinds};
 use crate::specs::{Operation, Spec};
 
-/// The operations that are there, and notes about those that are not.
+/// The operations that the executable has, and notes about the others.
 pub(super) struct Alternatives<T> {
     pub(super) found: Vec<T>,
     pub(super) notes: Vec<String>,
 }
 
 impl<T> Alternatives<T> {
-    /// Looks for each operation. Those of one name are one operation, as releases have it: the first that is there, with
-    /// what it needs, counts, and no other of them is missing. At least one operation must be there.
+    /// Looks for each operation. Operations of the same name are alternatives for different releases: the first one
+    /// that exists with all that it needs is used, and the others are not missing. At least one operation must exist.
     pub(super) fn find(
         operations: &[Operation],
         mut find: impl FnMut(u8, &Operation) -> Result<T, Refusal>,
@@ -35,7 +36,7 @@ impl<T> Alternatives<T> {
                 Err(why) => return Err(why),
             }
         }
-        // Calls that are there unseen are not those of another description.
+        // Calls of an inlined function would be missed, so another description must not take its place.
         let is_described =
             |name: &str| there.contains(&name) || unfit.iter().any(|(other, _)| *other == name);
         let hidden = missing.iter().position(|(name, why)| why.is_inlined() && is_described(name));
@@ -47,7 +48,7 @@ impl<T> Alternatives<T> {
         }
         missing.retain(|(name, _)| !there.contains(name));
         if found.is_empty() {
-            // What is inlined is the better reason.
+            // An inlined function is the better reason.
             missing.sort_by_key(|(_, why)| why.is_inlined());
             let last = missing.pop().map(|(_, why)| why);
             return Err(last.unwrap_or(Refusal::NoShape));
@@ -56,8 +57,9 @@ impl<T> Alternatives<T> {
     }
 }
 
-/// Notes about operations that are there and not watched, since one before them has their name: `is_elsewhere` says whether the one
-/// with a number is there too, at other functions. Nothing else would tell that its calls are not counted.
+/// Notes about operations that exist but are not watched, because an earlier one has the same name. `is_elsewhere`
+/// says whether the later one, by its number, exists at other functions. Without the note, nothing would show that
+/// its calls are not counted.
 pub(super) fn passed_over<T>(
     spec: &Spec,
     found: &[T],
@@ -82,7 +84,7 @@ pub(super) fn passed_over<T>(
     notes
 }
 
-/// Whether an operation is there in another way than it is described: another description may be that of this release.
+/// Whether an operation exists, but not as described. Another description may then fit this release.
 fn is_of_another_release(why: &Refusal) -> bool {
     match why {
         Refusal::InSpec { why, .. } => is_of_another_release(why),
@@ -102,14 +104,14 @@ fn is_of_another_release(why: &Refusal) -> bool {
     }
 }
 
-/// Functions of which one is meant, for a refusal: the first, and the others behind it.
+/// Alternative functions as a refusal names them: the first, then the others in parentheses.
 pub(super) fn any_of<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
     let first = names.next().unwrap_or_default();
     let others: Vec<_> = names.collect();
     if others.is_empty() { first.to_owned() } else { format!("{first} (or {})", others.join(", ")) }
 }
 
-/// Refuses sites that one way of telling hits from others is not enough for.
+/// Refuses sites whose hits can't all be filtered by the same processor flags.
 pub(super) fn one_kind(sites: &[Site]) -> Result<(), Refusal> {
     same_kinds(sites).map_err(|why| match why {
         Refusal::TooMuch(_) => Refusal::KindsOfSites,
@@ -117,7 +119,7 @@ pub(super) fn one_kind(sites: &[Site]) -> Result<(), Refusal> {
     })
 }
 
-/// A note for each name.
+/// Returns one note per name, with all its reasons.
 fn notes(missing: &[(&str, Refusal)]) -> Vec<String> {
     let is_first = |index: usize, name: &str| missing.iter().take(index).all(|(other, _)| *other != name);
     let first = missing.iter().enumerate().filter(|(index, (name, _))| is_first(*index, name));
@@ -134,7 +136,7 @@ mod tests {
     use super::*;
     use crate::specs::read;
 
-    /// A spec of operations of these names.
+    /// A spec with operations of these names.
     fn spec(names: &[&str]) -> Spec {
         let one = |name: &&str| {
             format!(
@@ -154,7 +156,7 @@ mod tests {
         Refusal::FunctionMissing("main.f".to_owned())
     }
 
-    /// The numbers of the operations that are found, or why there are none.
+    /// The numbers of the operations found, or why there are none.
     fn found(names: &[&str], mut why: impl FnMut(u8) -> Option<Refusal>) -> Result<Vec<u8>, String> {
         let spec = spec(names);
         let found = Alternatives::find(&spec.operations, |number, _| why(number).map_or(Ok(number), Err));
@@ -180,7 +182,7 @@ mod tests {
         for way in ways {
             assert_eq!(found(&["a", "a"], first(way)), Ok(vec![1]), "{}", way());
         }
-        // Another reason ends it, as does one that is the only description's.
+        // Any other reason is final, and so is any reason about the only description.
         assert!(found(&["a", "a"], first(|| Refusal::NoShape)).is_err());
         assert!(found(&["a", "b"], first(|| no_field("a"))).is_err());
         assert_eq!(found(&["a", "b"], first(no_function)), Ok(vec![1]));
@@ -196,7 +198,7 @@ mod tests {
             Refusal::Inlined { symbol, caller }
         };
         let only_first = |number: u8| (number == 0).then(inlined);
-        // One of several operations is left out.
+        // An operation is left out if there are others.
         assert_eq!(found(&["a", "b"], only_first), Ok(vec![1]));
         let before =
             |other: fn() -> Refusal| move |number: u8| Some(if number == 0 { inlined() } else { other() });
@@ -233,7 +235,7 @@ mod tests {
         let [third, fourth] = ["20:12", "27:12"].map(begins);
         let [one, other] = &notes[..] else { panic!("{notes:?}") };
         assert!(one.starts_with(&third) && other.starts_with(&fourth), "{notes:?}");
-        // The first does not fit.
+        // The first description does not fit.
         let notes = told(&[1, 2], |one, number| (one, number) == (2, 3));
         assert!(matches!(&notes[..], [one] if one.starts_with(&fourth)), "{notes:?}");
     }

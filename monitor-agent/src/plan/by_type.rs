@@ -1,4 +1,4 @@
-//! Calls that are told by the type of their object, proven in an executable.
+//! Calls that are identified by the type of their object, proven in an executable.
 
 use monitor_ebpf::{MAX_SHAPES, Recipe, Register, Shape, TagMap};
 
@@ -19,33 +19,34 @@ use crate::{
     image::{GoImage, Image},
 };
 
-/// Types of a service's own that a note has by name.
+/// The maximum number of a service's own types that a note names.
 const FOREIGN_NAMED: usize = 4;
 
-/// All calls of a copy of a framework: the types that they come as, and what else is read of them.
+/// The calls of one copy of a framework: the types of their objects, and what else is read.
 #[derive(Clone, Debug)]
 pub(super) struct TypedCalls {
-    /// At least one.
+    /// Has at least one entry.
     shapes: Vec<ShapePlan>,
-    /// Where its type word and its address are.
+    /// The registers of the object's type word and address.
     object: (Register, Register),
-    /// The same of the error, at the finish.
+    /// The registers of the error's type word and data, at the finish.
     error: (Register, Register),
     tag_map: TagMap,
     errors: Option<ErrorPlan>,
-    /// Zeros where the messages of streams can't be counted.
+    /// Zeros if the messages of streams can't be counted.
     message_errors: ErrorPlaces,
     protocols: ProtocolNames,
 }
 
-/// The calls of a copy of a framework, where the messages of their streams are counted, and notes about what can't be told.
+/// The calls of a copy of a framework, the sites that count the messages of their streams, and
+/// notes about what is unknown.
 pub(super) struct Found {
     pub(super) calls: TypedCalls,
     pub(super) message_sites: Vec<Site>,
     pub(super) notes: Vec<String>,
 }
 
-/// Where calls finish and start, in functions that get what the framework's do.
+/// Finds the finish and start sites, and checks the arguments of their functions.
 pub(super) fn sites(
     framework: &Framework,
     copy: &FrameworkCopy,
@@ -107,7 +108,7 @@ pub(super) fn find(
     Ok(Found { calls, message_sites, notes })
 }
 
-/// The types that calls come as.
+/// Plans the types that a call's object can have.
 fn shapes(framework: &Framework, resolver: &mut Resolver<'_>) -> Result<Vec<ShapePlan>, Refusal> {
     let mut shapes = Vec::new();
     for spec in &framework.shapes {
@@ -120,7 +121,7 @@ fn shapes(framework: &Framework, resolver: &mut Resolver<'_>) -> Result<Vec<Shap
     }
 }
 
-/// Notes about the types with which a service implements the framework's interfaces itself.
+/// Notes about a service's own types that implement the framework's interfaces.
 fn foreign_types(framework: &Framework, resolver: &Resolver<'_>) -> Vec<String> {
     let interfaces = framework.open_interfaces.iter();
     let note = |(interface, what): &(String, String)| {
@@ -134,14 +135,14 @@ fn foreign_types(framework: &Framework, resolver: &Resolver<'_>) -> Vec<String> 
     interfaces.filter_map(note).collect()
 }
 
-/// Where the messages of streams go through, and where the errors of those that are none lie then.
+/// Finds the sites that count messages of streams, and where an event's error lies there.
 fn message_sites(
     framework: &Framework,
     copy: &FrameworkCopy,
     (image, go): (&Image, &GoImage<'_>),
     resolver: &mut Resolver<'_>,
 ) -> Result<(Vec<Site>, ErrorPlaces), Refusal> {
-    // Whether the release has these functions is asked first: it is the better reason.
+    // Look for the functions first: if the release lacks them, that is the better reason.
     let sites = sites_of([Role::Sent, Role::Received], framework, copy, (image, go))?;
     copy.check_message_arguments(framework, go)?;
     Ok((sites, messages::error_places(framework, resolver)?))
@@ -152,36 +153,36 @@ fn registers(pair: Pair) -> Result<(Register, Register), Refusal> {
 }
 
 impl TypedCalls {
-    /// The labels that can be told beside those that calls always have.
+    /// The labels that this executable can have in addition to those that every call has.
     pub(super) fn more_labels(&self) -> impl Iterator<Item = &str> {
         let retry = (self.tag_map != TagMap::None).then_some("retry");
         let error_class = self.errors.is_some().then_some("error_class");
         retry.into_iter().chain(error_class)
     }
 
-    /// Whether it can be read how often calls were retried, of all types that have such a number.
+    /// Whether the number of retries can be read for every type that has one.
     pub(super) fn tells_retries(&self) -> bool {
         !self.shapes.iter().any(|shape| shape.lacks_retries)
     }
 
-    /// Why the start that calls record can be read of none of the types; `None` where it can of one.
+    /// Why the recorded start can't be read for any type; `None` if it can for at least one.
     pub(super) fn unrecorded(&self) -> Option<String> {
         let reasons: Option<Vec<_>> = self.shapes.iter().map(|shape| shape.unrecorded.as_deref()).collect();
         reasons.map(|reasons| reasons.join("; "))
     }
 
-    /// Name of the class of errors that an object of the executable stands for.
+    /// The name of the error class that an object of the executable stands for.
     pub(super) fn error_class(&self, image: &Image, address: u64) -> &'static str {
         self.errors.as_ref().map_or(errors::OTHER, |errors| errors.class(image, address))
     }
 
-    /// Name of the protocol with a number.
+    /// The name of a protocol.
     pub(super) fn protocol(&self, number: u16) -> String {
         self.protocols.name(number)
     }
 
-    /// Writes into a recipe what the programs do for them in a process whose executable lies `bias` bytes above its link-time
-    /// addresses.
+    /// Writes these calls into the recipe of a process whose executable is loaded `bias` bytes above
+    /// its link-time addresses.
     pub(super) fn put(&self, recipe: &mut Recipe, bias: u64, wanted: Wanted) -> Result<(), Refusal> {
         recipe.object_type = self.object.0 as u8;
         recipe.object = self.object.1 as u8;
@@ -201,7 +202,7 @@ impl TypedCalls {
     }
 }
 
-/// The shape for a process, with the peer's address and the recorded start if there is room for them beside the rest.
+/// Returns the shape for a process. Leaves out the peer's address, then the recorded start, if there is no room.
 fn as_far_as_there_is_room(shape: &ShapePlan, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
     match shape.to_shape(bias, wanted) {
         Err(Refusal::TooMuch(_)) if wanted.peers => {

@@ -1,6 +1,6 @@
-//! Copies of a framework in an executable: as published, vendored, or a fork under another import path.
+//! Copies of a framework in an executable: published, vendored, or forked under another import path.
 //!
-//! A copy is where the functions that every call enters are, whatever the build info says of modules.
+//! A copy is identified by the functions that every call enters, whatever modules the build info lists.
 
 use std::{
     cell::Cell,
@@ -14,33 +14,33 @@ use crate::{
     image::{BuildInfo, Function, GoImage, ImageError},
 };
 
-/// A program merged from others has a few.
+/// The maximum number of copies. A program merged from others has a few.
 const MAX_COPIES: usize = 16;
-/// So many functions of all copies, and of others with names like theirs. A copy has a few dozen.
+/// The maximum number of functions in all copies, similar names of other packages included. A copy has a few dozen.
 const MAX_FUNCTIONS: usize = 1 << 12;
 
 /// One copy of a framework.
 pub(super) struct FrameworkCopy {
-    /// Its path: the framework's module path, or another.
+    /// Its path: the framework's module path, or another one.
     pub(super) module: String,
-    /// The same as symbols have it.
+    /// Its path as symbols write it.
     prefix: String,
-    /// Which of the framework's functions it has.
+    /// The pair of start and finish functions that it has.
     home: &'static Home,
-    /// All functions of the framework's description that are there under this path.
+    /// The functions of the framework's description that exist under this path.
     pub(super) functions: Vec<Function>,
 }
 
-/// What was found of one framework.
+/// The result of a search for one framework.
 pub(super) struct Survey {
-    /// Copies, the published path first.
+    /// The copies, the published path first.
     pub(super) copies: Vec<FrameworkCopy>,
-    /// Whether any function of the published path is there.
+    /// Whether any function of the published path exists.
     pub(super) linked: bool,
 }
 
 impl FrameworkCopy {
-    /// The symbol of the function with this role, which may or may not be there.
+    /// The symbol of the function with this role, whether or not it exists.
     pub(super) fn symbol(&self, framework: &Framework, role: Role) -> String {
         let name = match role {
             Role::Start => &self.home.start.name,
@@ -51,22 +51,23 @@ impl FrameworkCopy {
         format!("{}/{name}", self.prefix)
     }
 
-    /// Whether it has functions of the names of an earlier home only, and they get other arguments: other libraries have such
-    /// functions, too, as Hertz does.
+    /// Whether it has only functions named like an earlier home, with other arguments. Other libraries, such as
+    /// Hertz, have such functions.
     fn is_another_library(&self, framework: &Framework, go: &GoImage<'_>) -> bool {
         let is_earlier = framework.homes.first().is_none_or(|latest| !ptr::eq(latest, self.home));
         let is_elsewhere = is_earlier && self.module != framework.module;
         is_elsewhere && matches!(self.check_arguments(go), Err(Refusal::WrongArguments { .. }))
     }
 
-    /// Refuses a start and a finish function that get other arguments than the framework's do, where the executable says
-    /// which they get.
+    /// Refuses start and finish functions whose arguments differ from the framework's, if the
+    /// executable describes them.
     pub(super) fn check_arguments(&self, go: &GoImage<'_>) -> Result<(), Refusal> {
         let Home { start, finish } = self.home;
         [start, finish].into_iter().try_for_each(|function| self.check_function(function, go))
     }
 
-    /// The same for the functions that messages of streams go through.
+    /// Does the same as [`check_arguments`](Self::check_arguments) for the functions that
+    /// messages of streams go through.
     pub(super) fn check_message_arguments(
         &self,
         framework: &Framework,
@@ -83,7 +84,7 @@ impl FrameworkCopy {
     ) -> Result<(), Refusal> {
         for function in self.functions.iter().filter(|function| prefix_of(&function.name, name).is_some()) {
             match check_arguments(function, arguments, go) {
-                // What the function gets is told by its type word all the same.
+                // The type word still proves what the function gets.
                 Ok(_) | Err(Refusal::ArgumentsUntold(_)) => {}
                 Err(why) => return Err(why),
             }
@@ -123,13 +124,14 @@ pub(super) fn survey(framework: &'static Framework, go: &GoImage<'_>) -> Result<
     Ok(Survey { copies, linked: linked.get() })
 }
 
-/// The copy under one prefix, in the home of which most is there; `None` when nothing of any is.
+/// The copy under one prefix, with the home of which the most functions exist; `None` if no
+/// function of any home does.
 fn copy(framework: &'static Framework, prefix: String, functions: Vec<Function>) -> Option<FrameworkCopy> {
     let present = |home: &Home| {
         let has = |name| functions.iter().any(|function| prefix_of(&function.name, name).is_some());
         usize::from(has(&home.start.name)) + usize::from(has(&home.finish.name))
     };
-    // Of equals the last counts.
+    // `max_by_key` returns the last of equals: the newest home.
     let home = framework.homes.iter().rev().max_by_key(|home| present(home))?;
     if present(home) == 0 {
         return None;
@@ -137,29 +139,28 @@ fn copy(framework: &'static Framework, prefix: String, functions: Vec<Function>)
     Some(FrameworkCopy { module: unescape(&prefix), prefix, home, functions })
 }
 
-/// One copy of a framework whose calls are told by site.
+/// One copy of a framework whose calls are identified by the function that they enter.
 pub(super) struct SitedCopy {
     /// Its path.
     pub(super) module: String,
-    /// The framework's functions that are there under this path, by their names.
+    /// The framework's functions under this path, each with its name in the description.
     functions: Vec<(&'static str, Function)>,
-    /// Those that are no ends are called by ([`CallSpec::not_within`](crate::frameworks::CallSpec)), with the closures in
-    /// them.
+    /// The functions of [`CallSpec::not_within`](crate::frameworks::CallSpec), with their closures.
     interim: Vec<(&'static str, Function)>,
-    /// Those of all of them of which nothing is left but what was put into others.
+    /// The described functions that exist only inlined into others.
     inlined: Vec<Inlined>,
 }
 
-/// A function that is inlined wherever it is called.
+/// A function that is inlined at every call.
 struct Inlined {
     name: &'static str,
     symbol: String,
-    /// One that it is inlined into.
+    /// One of the functions that it is inlined into.
     caller: String,
 }
 
 impl SitedCopy {
-    /// The function of this name. One that is inlined wherever it is called is not one that the release doesn't have.
+    /// Returns the function of this name; `None` if the release lacks it. Refuses one that is inlined at every call.
     pub(super) fn function(&self, name: &str) -> Result<Option<&Function>, Refusal> {
         if let Some(Inlined { symbol, caller, .. }) = self.inlined.iter().find(|inlined| inlined.name == name)
         {
@@ -173,19 +174,20 @@ impl SitedCopy {
         }
     }
 
-    /// The function of this name that tells failures in the middle of calls, and the closures in it.
+    /// Returns the `not_within` function of this name, and its closures.
     pub(super) fn interim(&self, name: &str) -> impl Iterator<Item = &Function> {
         self.interim.iter().filter(move |(of, _)| *of == name).map(|(_, function)| function)
     }
 
-    /// What its symbol is, but for escapes.
+    /// Its symbol, without escapes.
     pub(super) fn symbol(&self, name: &str) -> String {
         let slash = if name.starts_with('.') { "" } else { "/" };
         format!("{}{slash}{name}", self.module)
     }
 }
 
-/// Looks for copies of a framework whose calls are told by site: package paths under which any of them starts.
+/// Looks for copies of a framework whose calls are identified by the function that they enter: package paths that
+/// have at least one start function.
 pub(super) fn survey_sited(
     framework: &'static SitedFramework,
     go: &GoImage<'_>,
@@ -214,7 +216,7 @@ pub(super) fn survey_sited(
     for function in functions {
         let around = |name: &&'static str| Some((*name, unescape(before_or_around(&function.name, name)?)));
         if let Some((name, path)) = interim_names.iter().find_map(around) {
-            // Which of them calls go through can't be known. (Closures have names of their own.)
+            // If there are two, calls may go through either. (Closures have names of their own.)
             if before(&function.name, name).is_some() && !known.insert(function.name.clone()) {
                 let what = format!("it has function {} more than once", function.name);
                 return Err(ImageError::Malformed { what });
@@ -225,7 +227,7 @@ pub(super) fn survey_sited(
         let Some((name, path)) = found else { continue };
         by_path.entry(path).or_default().push((name, function));
     }
-    // All calls that were inlined are read for it: of a program in which nothing else of it is there it is not asked.
+    // This reads all inlined calls, so it is skipped for programs that have nothing else of the framework.
     let mut inlined_by_path =
         if by_path.is_empty() { BTreeMap::new() } else { inlined(&[names, interim_names].concat(), go)? };
     for path in inlined_by_path.keys() {
@@ -250,7 +252,7 @@ pub(super) fn survey_sited(
     Ok(copies)
 }
 
-/// The functions of these names that are inlined wherever they are called, by their paths.
+/// Finds functions of these names that are inlined at every call, by their paths.
 fn inlined(names: &[&'static str], go: &GoImage<'_>) -> Result<BTreeMap<String, Vec<Inlined>>, ImageError> {
     let parted = |symbol: &str| names.iter().find_map(|name| Some((*name, unescape(before(symbol, name)?))));
     let functions = go.dissolved(&|symbol| parted(symbol).is_some())?;
@@ -267,7 +269,7 @@ fn inlined(names: &[&'static str], go: &GoImage<'_>) -> Result<BTreeMap<String, 
     Ok(by_path)
 }
 
-/// The module path before a name in a symbol; a name in the topmost package begins with a dot.
+/// The module path before a name in a symbol. A name in the topmost package begins with a dot.
 fn before<'a>(symbol: &'a str, name: &str) -> Option<&'a str> {
     if name.starts_with('.') {
         return symbol.strip_suffix(name).filter(|path| !path.is_empty() && !path.contains(['(', '[']));
@@ -275,14 +277,14 @@ fn before<'a>(symbol: &'a str, name: &str) -> Option<&'a str> {
     prefix_of(symbol, name)
 }
 
-/// The same for a function of this name, and for the closures in it (`NAME.func1`, `NAME.deferwrap1` and so on).
+/// Does the same for a function of this name and its closures (`NAME.func1`, `NAME.deferwrap1` and so on).
 fn before_or_around<'a>(symbol: &'a str, name: &str) -> Option<&'a str> {
     let at = symbol.find(name)?;
     let (function, rest) = symbol.split_at_checked(at + name.len())?;
     (rest.is_empty() || rest.starts_with('.')).then(|| before(function, name)).flatten()
 }
 
-/// Why a framework that the build info names has no copy; `None` when it doesn't name it.
+/// Why a framework in the build info has no copy; `None` if the build info does not list it.
 pub(super) fn absence(framework: &'static Framework, info: &BuildInfo, linked: bool) -> Option<Refusal> {
     let mut modules = info.main.iter().chain(&info.deps);
     modules.find(|module| module.path == framework.module)?;
@@ -294,8 +296,8 @@ pub(super) fn absence(framework: &'static Framework, info: &BuildInfo, linked: b
     })
 }
 
-/// Version of the module at this path, the main module included; `unknown` where the build info has none, as
-/// for vendored sources of a build without modules, or for a directory put in a module's place.
+/// The version of the module at this path, which may be the main module. `unknown` if the build info has none, as for
+/// sources vendored without modules, or for a directory that replaces a module.
 pub(super) fn version(info: &BuildInfo, path: &str) -> String {
     let module = info.main.iter().chain(&info.deps).find(|module| module.path == path);
     let module = module.map(|module| module.replace.as_deref().unwrap_or(module));
@@ -303,7 +305,7 @@ pub(super) fn version(info: &BuildInfo, path: &str) -> String {
     version.unwrap_or("unknown").to_owned()
 }
 
-/// What comes before `/NAME` in a symbol; never nothing.
+/// What comes before `/NAME` in a symbol; `None` if that is empty.
 fn prefix_of<'a>(symbol: &'a str, name: &str) -> Option<&'a str> {
     symbol.strip_suffix(name)?.strip_suffix('/').filter(|prefix| !prefix.is_empty())
 }
@@ -313,7 +315,7 @@ fn below<'a>(symbol: &'a str, path: &str) -> Option<&'a str> {
     symbol.strip_prefix(path)?.strip_prefix(['/', '.'])
 }
 
-/// A package path from a symbol, in which the linker writes unusual bytes as `%xx` (`objabi.PathToPrefix`).
+/// Decodes a package path from a symbol, in which the linker writes unusual bytes as `%xx` (`objabi.PathToPrefix`).
 pub(super) fn unescape(prefix: &str) -> String {
     let mut bytes = Vec::with_capacity(prefix.len());
     let mut rest = prefix.as_bytes();
@@ -379,7 +381,7 @@ mod tests {
         assert!(copy_of("a.b/c", &["pkg/rpcinfo.(*TraceController).HandleStreamSendEvent"]).is_none());
     }
 
-    /// A copy of gRPC-Go in a program that has one function of it, and another one only where it is inlined.
+    /// A copy of gRPC-Go in a program that has one of its functions, and another one only inlined.
     fn sited_copy(there: &str, inlined: &str) -> SitedCopy {
         const NAME: &str = "github.com/cloudwego/kitex/pkg/rpcinfo.(*TraceController).DoStart";
         let path = "p".repeat(NAME.len() - there.len());

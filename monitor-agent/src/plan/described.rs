@@ -22,33 +22,33 @@ use crate::{
     specs::{Entry, Finish, Key, Operation, Policy, Side, Source, Spec, Words, steps_of},
 };
 
-/// An operation: where it starts and finishes, and what lies where then.
+/// An operation: its sites, and where its values lie at a hit.
 #[derive(Clone, Debug)]
 pub(super) struct Described {
-    /// Its number in the spec.
+    /// Its index in the spec.
     number: usize,
-    /// Tells its calls from those of the others in the programs' table of calls in flight.
+    /// Separates its calls from those of other operations in the programs' table of calls in flight.
     apart: u8,
     spec: Arc<Spec>,
-    /// Addresses of the sites, and what is in which register there.
+    /// The addresses of the sites, and the registers that hold the values there.
     starts: Vec<u64>,
     start_key: Register,
     finishes: Vec<u64>,
     end: Words,
     nodes: Nodes,
-    /// The strings among its labels, in their order.
+    /// The strings among its labels, in the order of the labels.
     texts: Vec<Place>,
     number_at: Option<(Place, u8)>,
 }
 
-/// The operations of a spec that are in an executable, their sites with the finishes first, and notes about the others.
+/// The operations of a spec that an executable has, their sites with the finishes first, and notes about the others.
 pub(super) struct Found {
     pub(super) operations: Vec<Described>,
     pub(super) sites: Vec<Site>,
     pub(super) notes: Vec<String>,
 }
 
-/// Names of the types that a spec's paths go through.
+/// The names of the types on a spec's paths.
 pub(super) fn types(spec: &Spec) -> Vec<&str> {
     spec.operations.iter().flat_map(types_of).collect()
 }
@@ -59,7 +59,7 @@ fn types_of(operation: &Operation) -> Vec<&str> {
     operation.types.values().map(String::as_str).chain(held).collect()
 }
 
-/// Finds and proves everything that a spec names. An operation of several may be missing: a note says so.
+/// Finds and proves everything that a spec names. If it has several operations, a missing one becomes a note.
 pub(super) fn find(
     spec: &Arc<Spec>,
     (image, go): (&Image, &GoImage<'_>),
@@ -95,19 +95,19 @@ pub(super) fn find(
     Ok(found)
 }
 
-/// The names of a function: that of its symbol, as `go tool nm` prints it, and the one in which the last part of its
-/// package's path is as it is imported. They are the same but for characters such as the dot in `gopkg.in/yaml.v3`.
+/// The names of a function: its symbol, as `go tool nm` prints it, and the symbol without escapes. They differ only
+/// if the last part of the package's import path has a character such as the dot in `gopkg.in/yaml.v3`.
 fn names_of(symbol: &str) -> [String; 2] {
     [symbol.to_owned(), copies::unescape(symbol)]
 }
 
-/// Whether an entry means a function of these names.
+/// Whether an entry matches a function with these names.
 fn means(entry: &Entry, names: &[String; 2]) -> bool {
     names.iter().any(|name| entry.is_like(name))
 }
 
-/// Refuses operations that what is entered can't tell apart: each finish must be of one of them, and those that start
-/// at the same site must have the same key.
+/// Refuses operations that the entered function can't distinguish. Each finish must belong to one operation only, and
+/// operations that start at the same site must have the same key.
 fn check_sites(operations: &[Described]) -> Result<(), Refusal> {
     for (index, one) in operations.iter().enumerate() {
         for other in operations.iter().take(index) {
@@ -123,8 +123,9 @@ fn check_sites(operations: &[Described]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Calls of operations that start at one site are the same until they finish. Those of all others are apart: the same object,
-/// number or goroutine may be in several at once, one inside the other or each behind the one before.
+/// Numbers the operations for the table of calls in flight. Operations that start at the same site share a number,
+/// because their calls are the same until they finish. All others have different numbers: one object, number or
+/// goroutine may be in several of them at once, nested or one after the other.
 fn set_apart(operations: &mut [Described]) {
     for index in 0..operations.len() {
         let Some((one, before)) = operations.get_mut(..=index).and_then(<[_]>::split_last_mut) else {
@@ -135,9 +136,9 @@ fn set_apart(operations: &mut [Described]) {
     }
 }
 
-/// Whether a function is one that the compiler has made of one of some others: of a part of it, as closures are, bodies of loops
-/// over functions, and what `go` or `defer` call; or to call it, as a method that is a value is. A call of it is none of the
-/// operation's. Others that it has made to call one have names as if somebody had written them: [`GoImage::stand_in`] tells them.
+/// Whether the compiler has generated a function from one of `functions`: from a part of it (a closure, the body of a
+/// loop over a function, what `go` or `defer` calls), or to call it (a method value). Its calls are not calls of the
+/// operation. Wrappers with ordinary names are found by [`GoImage::stand_in`].
 fn is_made_of(name: &str, functions: &BTreeSet<&str>) -> bool {
     let is_one = |(at, _): (usize, &str)| name.get(..at).is_some_and(|of| functions.contains(of));
     let suffixes = [".func", "-range", ".gowrap", ".deferwrap", "-fm"];
@@ -146,9 +147,9 @@ fn is_made_of(name: &str, functions: &BTreeSet<&str>) -> bool {
 
 struct Finder<'a> {
     functions: Vec<Function>,
-    /// The number by which the runtime knows those that the compiler has made to call others.
+    /// The function id that the runtime gives to compiler-generated wrappers.
     wrapper: Option<u8>,
-    /// Those of which nothing is left but what was put into others.
+    /// The matching functions that exist only inlined into others.
     dissolved: Vec<Dissolved>,
     sites: Sites<'a>,
 }
@@ -171,7 +172,7 @@ impl Finder<'_> {
             Finish::Entered(entries) => {
                 let (finish, left) = self.choose(entries, spec)?;
                 let is_start = |function: &&Function| entered.iter().any(|one| one.entry == function.entry);
-                // Which of two probes at one place comes first is not known. Under different keys that is of no matter.
+                // The order of two probes at one address is unknown. With different keys it does not matter.
                 if start.words.key == finish.words.key
                     && let Some(function) = left.iter().find(is_start)
                 {
@@ -210,8 +211,8 @@ impl Finder<'_> {
         described.with_labels(operation, resolver)
     }
 
-    /// The first of some entries that is there with its arguments, and the functions that are meant by it. None of them, and of
-    /// those before it, may be inlined wherever it is called: such calls would go by.
+    /// Returns the first entry that exists with its arguments, and the functions that it matches. Refuses it if a
+    /// function that it or an earlier entry matches is inlined at every call, since those calls would be missed.
     fn choose<'b>(&self, entries: &'b [Entry], spec: &Spec) -> Result<(&'b Entry, Vec<Function>), Refusal> {
         let mut refusal = None;
         let mut hidden = None;
@@ -251,14 +252,15 @@ impl Finder<'_> {
         Err(refusal.unwrap_or_else(|| self.missing(entries, spec)))
     }
 
-    /// Why none of some functions is there. Who has written one without the whole path of its package is told that.
+    /// Why none of the entries exists. If a name only lacks the beginning of its package path, the
+    /// refusal gives the full name.
     fn missing(&self, entries: &[Entry], spec: &Spec) -> Refusal {
         let longer = entries.iter().filter(|entry| entry.at_most.is_none()).find_map(|entry| {
             let is_longer = |symbol: &str| {
                 let name = &entry.function;
                 ends_in(symbol, name) || (symbol.contains('%') && ends_in(&copies::unescape(symbol), name))
             };
-            // Where a file has too many of them none is meant.
+            // With several candidates, it is unknown which one was meant.
             match self.sites.go.functions_named(&is_longer).ok()?.as_slice() {
                 [function] => Some((entry, function.name.clone())),
                 _ => None,
@@ -272,7 +274,7 @@ impl Finder<'_> {
         Refusal::FunctionMissing(any_of(entries.iter().map(|entry| entry.function.as_str()))).at(spec, place)
     }
 
-    /// Those of some functions that have Go code of their own, and what another of them is.
+    /// The functions that have Go code of their own, and a refusal for one of the others.
     fn written<'b>(
         &self,
         functions: impl Iterator<Item = &'b Function>,
@@ -283,7 +285,7 @@ impl Finder<'_> {
             let symbol = || function.name.clone();
             match self.sites.go.stand_in(function, self.wrapper)? {
                 None => written.push(function.clone()),
-                // The compiler makes a wrapper of the same name, which is not the one to tell of.
+                // The compiler generates a wrapper of the same name. The refusal must be about the function itself.
                 Some(StandIn::Assembly) => other = Some(Refusal::Assembly(symbol())),
                 Some(StandIn::Wrapper) => other = other.or_else(|| Some(Refusal::Wrapper(symbol()))),
             }
@@ -292,9 +294,9 @@ impl Finder<'_> {
     }
 
     fn check_arguments(&self, function: &Function, entry: &Entry) -> Result<(), Refusal> {
-        // What the executable says leaves out the first argument of each function with type arguments in its name, taking it for
-        // the dictionary, which lies behind the receiver of a method and is none that closures get (`EmitArgInfo` in
-        // cmd/compile/internal/ssagen/ssa.go @ go1.18 to go1.27).
+        // For a function with type arguments in its name, the executable leaves out the first argument, on the
+        // assumption that it is the dictionary. But in methods the dictionary comes after the receiver, and closures
+        // get none (`EmitArgInfo` in cmd/compile/internal/ssagen/ssa.go @ go1.18 to go1.27).
         if !entry.arguments.is_empty() && function.name.contains('[') {
             return Err(Refusal::Generic(function.name.clone()));
         }
@@ -303,7 +305,7 @@ impl Finder<'_> {
     }
 }
 
-/// The register of a word; that of the goroutine for none.
+/// Returns the register of a word; `None` stands for the goroutine.
 fn register(word: Option<usize>) -> Result<Register, Refusal> {
     word.map_or(Ok(Register::R14), argument)
 }
@@ -313,32 +315,32 @@ impl Described {
         self.spec.operations.get(self.number)
     }
 
-    /// Whether a site is one of its own.
+    /// Whether a site belongs to this operation.
     pub(super) fn has(&self, site: &Site) -> bool {
         let addresses = if site.role == Role::Start { &self.starts } else { &self.finishes };
         addresses.contains(&site.address)
     }
 
-    /// Whether another starts or finishes somewhere else, too.
+    /// Whether the other operation has a start or finish that this one lacks.
     fn has_not_all_of(&self, other: &Self) -> bool {
         let is_new = |own: &[u64], others: &[u64]| others.iter().any(|address| !own.contains(address));
         is_new(&self.starts, &other.starts) || is_new(&self.finishes, &other.finishes)
     }
 
-    /// What a hit of its start is taken for.
+    /// What a hit of its start site means. Operations that share the site must agree on it.
     fn way_to_start(&self) -> Option<(Register, Key, Policy, Side)> {
         let operation = self.operation()?;
         Some((self.start_key, operation.key, operation.policy, operation.side))
     }
 
-    /// Where in the file its first start stands, or its first finish if that is another function.
+    /// The byte in the file where its first start is, or its first finish if that is another function.
     fn place(&self, finish: bool) -> usize {
         let Some(operation) = self.operation() else { return 0 };
         let entry = operation.finishes().first().filter(|_| finish).or(operation.start.first());
         entry.map_or(0, |entry| entry.place)
     }
 
-    /// Follows the paths of its labels, from the types that it names, which are all there.
+    /// Follows the paths of its labels. All types that it names must exist.
     fn with_labels(mut self, operation: &Operation, resolver: &mut Resolver<'_>) -> Result<Self, Refusal> {
         for (name, place) in operation.types.values().zip(&operation.type_places) {
             resolver.type_named(name).map_err(|why| why.at(&self.spec, *place))?;
@@ -381,7 +383,7 @@ impl Described {
         Ok(())
     }
 
-    /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
+    /// Returns the shape for a process whose executable is loaded `bias` bytes above its link-time addresses.
     pub(super) fn to_shape(&self, bias: u64) -> Result<Shape, Refusal> {
         let Some(operation) = self.operation() else { return Err(Refusal::NoShape) };
         let first_label = operation.label_places.first().copied().unwrap_or_default();
@@ -419,10 +421,11 @@ impl Described {
             sited.number_width = self.end.number_width;
         }
         let key = match (operation.key, operation.policy) {
-            // Calls that are left by a panic must give their starts to nobody. Such an operation is the only one of its spec.
+            // A call that a panic leaves must not pass its start on to another call. Such an operation is the only
+            // one of its spec.
             _ if matches!(operation.finish, Finish::Returned(_)) => KeyKind::Frame,
             (_, Policy::Nested) => KeyKind::GoroutineUnlessStreaming,
-            // A pointer may be nil, which no key of an object is.
+            // A pointer may be nil, which the key of an object never is.
             (Key::Number | Key::Pointer, _) => KeyKind::Number,
             (Key::Goroutine | Key::Thread | Key::Int, _) => KeyKind::Object,
         };
@@ -442,7 +445,7 @@ impl Described {
     }
 }
 
-/// The addresses of sites in the target; where there are more than are told apart, any.
+/// The addresses of sites in the target. If there are more than fit, [`ANY_SITE`] in all places.
 fn addresses<const N: usize>(sites: &[u64], bias: u64) -> [u64; N] {
     if sites.len() > N {
         return [ANY_SITE; N];
@@ -469,7 +472,7 @@ mod tests {
 
     const START: &str = "github.com/cloudwego/kitex/pkg/rpcinfo.(*TraceController).DoStart";
 
-    /// An operation that starts in the first of some functions that is there.
+    /// An operation with alternative start functions.
     fn operation<const N: usize>(name: &str, starts: [&str; N]) -> String {
         let finish = START.replace("Start", "Finish");
         let starts = starts.map(|start| format!("[[operation.start]]\nfunction = \"{start}\"\n")).concat();
@@ -478,8 +481,8 @@ mod tests {
         )
     }
 
-    /// The notes about operations in a program into one of whose functions another was put, of which nothing else is left; or
-    /// why there is no plan.
+    /// The notes on these operations in a program that has the function `dissolved` only inlined into another; or why
+    /// there is no plan.
     fn planned(dissolved: &'static str, operations: &str) -> Result<String, String> {
         let dissolved = Some(dissolved);
         let file = GoFile { kitex: true, dissolved, ..GoFile::of_release(26) };
@@ -506,10 +509,10 @@ mod tests {
         }
         let gone = operation("a", ["main.gone"]);
         for (dissolved, operations) in [
-            // The rest of what a pattern means would be counted alone, and so would another instance of the same name.
+            // Otherwise only the other matches, or another instance of the same name, would be counted.
             ("github.com/cloudwego/kitex/pkg/rpcinfo.(*TraceController).DoStop", pattern),
             (START, operation("a", [START])),
-            // One that is there would be taken for another release's.
+            // Otherwise the existing function would pass for that of another release.
             ("main.gone", operation("a", ["main.gone", START])),
             ("main.gone", [gone.clone(), operation("a", [START])].concat()),
             ("main.gone", gone.clone()),
@@ -528,7 +531,7 @@ mod tests {
         let told = plain.replacen("DoStart\"", "DoStart\"\narguments = \"w\"", 1);
         let why = planned_in(&file, &told).expect_err("a refusal");
         assert!(why.contains(&format!("doesn't say which arguments function {START} has")), "{why}");
-        // Another description of the operation names none.
+        // The other description of the operation names no arguments.
         assert!(planned_in(&file, &[told, plain].concat()).is_ok());
     }
 
@@ -555,7 +558,7 @@ mod tests {
         let whole =
             "any.toml:8:12: function pkg.(*T).Do is not in the executable, but example.com/pkg.(*T).Do is";
         assert!(why.contains(whole), "{why}");
-        // Two may be meant.
+        // Two functions match.
         file.more = vec![("example.net/pkg.(*T).Do", CODE)];
         let why = planned_in(&file, &short).expect_err("a refusal");
         let is_plain = why.contains("function main.gone (or pkg.(*T).Do) is not in the executable");
@@ -595,7 +598,7 @@ mod tests {
         let starts: Vec<_> = plan.sites.iter().filter(|site| site.role == Role::Start).collect();
         let is_do = matches!(starts.as_slice(), [site] if site.symbol == "example.com/pkg.(*T).Do");
         assert!(is_do, "{starts:?}");
-        // By a name of its own it is a function as any other.
+        // If it is named itself, it is a function like any other.
         let one = operation("a", ["example.com/pkg.(*T).Do.func1"]);
         assert!(planned_in(&file, &one).is_ok());
     }

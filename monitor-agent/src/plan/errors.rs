@@ -1,4 +1,4 @@
-//! Errors: how the programs tell them apart, and what the classes are called.
+//! Errors: how the programs classify them, and the names of the classes.
 
 use super::{
     Refusal,
@@ -9,28 +9,28 @@ use crate::{
     image::{Image, Kind},
 };
 
-/// What a class that the framework's description doesn't name is called.
+/// The name of classes that the framework's description does not list.
 pub(super) const OTHER: &str = "other";
-/// No message of a class is longer.
+/// The maximum length of a class's message, in bytes.
 const MESSAGE_MAX: u64 = 128;
 
-/// Where the class of an error is found. Addresses are link-time addresses.
+/// Where to find the class of an error. Addresses are link-time addresses.
 #[derive(Clone, Debug)]
 pub(super) struct ErrorPlan {
-    /// Itab of errors that point to their class.
+    /// The itab of errors that point to their class.
     pub(super) wrapped: u64,
-    /// Offset of that pointer.
+    /// The offset of that pointer, in bytes.
     pub(super) wrapped_at: u16,
-    /// Itab of the classes, which are errors themselves; 0 if none is ever an error.
+    /// The itab of the classes, which are errors themselves; 0 if no class is used as an error.
     pub(super) plain: u64,
-    /// Itab of errors in which another may come; 0 if there are none.
+    /// The itab of errors that can carry another error; 0 if there are none.
     pub(super) carrier: u64,
-    /// Offset of that one.
+    /// The offset of the carried error, in bytes.
     pub(super) carries_at: u16,
-    /// Offset of the message in a class.
+    /// The offset of the message in a class, in bytes.
     message_at: u64,
     names: &'static [(String, String)],
-    /// Itabs of other errors, with the name of their class.
+    /// The itabs of other errors, each with the name of its class.
     types: Vec<(u64, &'static str)>,
 }
 
@@ -71,8 +71,8 @@ impl ErrorPlan {
         })
     }
 
-    /// Name of the class that an object of the executable stands for: one of the framework's classes, or the
-    /// itab of an error of another type.
+    /// The name of the class that an object of the executable stands for. The object is a class, or the itab of
+    /// another type of errors.
     pub(super) fn class(&self, image: &Image, address: u64) -> &'static str {
         if let Some((_, class)) = self.types.iter().find(|(itab, _)| *itab == address) {
             return class;
@@ -82,7 +82,7 @@ impl ErrorPlan {
         named.map_or(OTHER, |(_, class)| class)
     }
 
-    /// The message, as the linker has put it into the file.
+    /// Reads the message of a class from the file, where the linker has put it.
     fn message(&self, image: &Image, address: u64) -> Option<Vec<u8>> {
         let header = image.read(address.checked_add(self.message_at)?, 16).ok()?;
         let (pointer, length) = header.split_at_checked(8)?;
@@ -93,7 +93,7 @@ impl ErrorPlan {
     }
 }
 
-/// Offset of the error that a carrier carries.
+/// The offset of the error in a carrier.
 fn carried(spec: &ErrorSpec, resolver: &mut Resolver<'_>, carrier: u64) -> Result<u64, Refusal> {
     let field = resolver.field(carrier, &spec.carries)?;
     if field.field_type.kind != Kind::Interface {

@@ -1,4 +1,4 @@
-//! Everything in an executable that can be watched, each with its plan or the reason why there is none.
+//! Everything that can be watched in an executable, each with its plan or the reason why there is none.
 
 use std::sync::Arc;
 
@@ -12,36 +12,36 @@ use crate::{
     specs::{Spec, Specs},
 };
 
-/// One copy of a framework found in an executable.
+/// One copy of a framework, or one spec, found in an executable.
 #[derive(Debug)]
 pub struct Found {
-    /// The framework's name, or the spec's.
+    /// The name of the framework or the spec.
     pub name: String,
-    /// The family of metrics that its calls feed; none for a spec's, which have metrics of their own.
+    /// The family of metrics that its calls feed; `None` for a spec, which has its own metrics.
     pub family: Option<Family>,
-    /// What of which spec it is, if it is one.
+    /// The part of a spec that this is; `None` for a framework.
     pub spec: Option<OfSpec>,
     /// The path under which this copy was found.
     pub module: String,
-    /// Its version, as the build info has it, or `unknown`.
+    /// Its version from the build info, or `unknown`.
     pub version: String,
     /// Its plan, or why there is none.
     pub plan: Result<Plan, Refusal>,
 }
 
-/// What of a spec a plan is for.
+/// The part of a spec that a plan covers.
 #[derive(Clone, Debug)]
 pub struct OfSpec {
-    /// Number of the spec.
+    /// The number of the spec.
     pub number: u8,
     /// The spec.
     pub spec: Arc<Spec>,
-    /// Number of the first operation that it is for: each operation of native functions has a plan of its own.
+    /// The number of the first operation that the plan covers. Each operation of native functions has its own plan.
     pub first: u8,
 }
 
 impl Found {
-    /// Names of the operations of its spec that a site is of, which may be a start of several; none if it is of a framework.
+    /// The names of the operations that a site belongs to. A start can belong to several. Empty for a framework.
     #[must_use]
     pub fn operations_at(&self, site: &Site) -> Vec<&str> {
         let (Some(of), Ok(plan)) = (&self.spec, &self.plan) else { return Vec::new() };
@@ -59,19 +59,19 @@ impl Found {
     }
 }
 
-/// Everything that can be said about an executable.
+/// Everything known about an executable.
 #[derive(Debug, Default)]
 pub struct Inspection {
-    /// Build id of the file, if it has one.
+    /// The build id of the file, if it has one.
     pub build_id: Option<String>,
-    /// The Go release it was built with; empty for a program that Go has not built.
+    /// The Go release that it was built with; empty for a program that is not Go.
     pub go_version: String,
-    /// Frameworks found in it; a framework that is there in several copies several times.
+    /// The frameworks and specs found. A framework appears once per copy.
     pub frameworks: Vec<Found>,
 }
 
 impl Inspection {
-    /// Looks for every framework in an executable and plans those that are there, and all specs.
+    /// Looks for every framework in an executable. Plans those that exist, and all specs.
     pub fn of(image: &Image, specs: &Specs) -> Result<Self, ImageError> {
         let program = GoProgram::open(image, specs)?;
         let mut frameworks = Vec::new();
@@ -87,7 +87,7 @@ impl Inspection {
         Ok(Self::of_program(image, program, frameworks))
     }
 
-    /// The same with specs alone.
+    /// Plans the specs only.
     pub fn of_specs(image: &Image, specs: &Specs) -> Result<Self, ImageError> {
         let program = GoProgram::open(image, specs)?;
         let frameworks = find_described(specs, image, program.as_ref());
@@ -99,8 +99,7 @@ impl Inspection {
         Self { build_id: image.build_id().map(str::to_owned), go_version, frameworks }
     }
 
-    /// What there is to say about an executable whose calls nobody wants. The Go release is empty for a program that
-    /// Go has not built.
+    /// Returns the build id and the Go release only. The release is empty for a program that is not Go.
     pub fn without_frameworks(image: &Image) -> Result<Self, ImageError> {
         let go_version = match image.build_info() {
             Ok(info) => info.go_version,
@@ -110,7 +109,8 @@ impl Inspection {
         Ok(Self { build_id: image.build_id().map(str::to_owned), go_version, frameworks: Vec::new() })
     }
 
-    /// Puts all probes of Kitex to the first instructions of their functions: see [`SiteChoosing::Naive`](super::SiteChoosing::Naive).
+    /// Moves all probes of Kitex to the first instruction of their function: see
+    /// [`SiteChoosing::Naive`](super::SiteChoosing::Naive).
     pub fn choose_naive_sites(&mut self) {
         let plans = self.frameworks.iter_mut().filter_map(|found| found.plan.as_mut().ok());
         for plan in plans.filter(|plan| plan.by_type().is_some()) {
@@ -120,20 +120,20 @@ impl Inspection {
         }
     }
 
-    /// The plans there are, with the name and version of their framework.
+    /// All plans, each with the framework or spec that it is for.
     pub fn plans(&self) -> impl Iterator<Item = (&Found, &Plan)> {
         self.frameworks.iter().filter_map(|found| Some((found, found.plan.as_ref().ok()?)))
     }
 }
 
-/// What a Go program says of itself.
+/// The metadata of a Go program.
 struct GoProgram<'a> {
     info: BuildInfo,
     go: GoImage<'a>,
 }
 
 impl<'a> GoProgram<'a> {
-    /// Reads it. `None` for a program that Go has not built, if a spec is about such.
+    /// Opens a Go program. `None` if it is not Go and there is a spec for native functions.
     fn open(image: &'a Image, specs: &Specs) -> Result<Option<Self>, ImageError> {
         let info = match image.build_info() {
             Err(ImageError::NotGo) if specs.has_native() => return Ok(None),
@@ -145,7 +145,7 @@ impl<'a> GoProgram<'a> {
     }
 }
 
-/// All copies of a framework; what the build info names without its functions being there is one that is refused.
+/// Finds and plans all copies of a framework. If only the build info lists it, returns one refusal.
 fn find(
     framework: &'static Framework,
     info: &BuildInfo,
@@ -175,8 +175,8 @@ fn find(
     Ok(survey.copies.iter().map(plan).collect())
 }
 
-/// All copies of a framework whose calls are told by site. One that is linked in without any of its calls is not
-/// there: many programs use its codes and its names, and nothing else.
+/// Finds and plans all copies of a framework whose calls are identified by the function that they enter. A copy
+/// without any of these functions is ignored: many programs link only the framework's codes and names.
 fn find_sited(
     framework: &'static SitedFramework,
     info: &BuildInfo,
@@ -194,7 +194,7 @@ fn find_sited(
     Ok(copies::survey_sited(framework, go)?.iter().map(found).collect())
 }
 
-/// Each spec, planned or refused. Two that watch the same function don't go together, however they name it.
+/// Plans each spec. Two specs must not watch the same function, whatever name each uses for it.
 fn find_described(specs: &Specs, image: &Image, program: Option<&GoProgram<'_>>) -> Vec<Found> {
     let mut all: Vec<Found> = Vec::new();
     for (number, spec) in specs.iter() {
@@ -237,16 +237,16 @@ fn plans_of(
     }
 }
 
-/// Why a plan can't be used beside that of another spec.
+/// Refuses a plan that has a function in common with the plan of another spec.
 fn claimed(other: &Found, plan: &Plan) -> Option<Refusal> {
     let sites = &other.plan.as_ref().ok()?.sites;
     let shared = plan.sites.iter().find(|site| sites.iter().any(|known| known.entry == site.entry))?;
     Some(Refusal::Claimed(shared.symbol.clone(), other.name.clone()))
 }
 
-/// Refuses builds of Go 1.17 and 1.18 with the experiment of passing arguments in registers turned off.
+/// Refuses builds of Go 1.17 and 1.18 in which the experiment of passing arguments in registers is turned off.
 fn check_calling_convention(info: &BuildInfo) -> Result<(), ImageError> {
-    // The release's own text lists experiments behind ` X:`, the settings under GOEXPERIMENT.
+    // The release string lists experiments after ` X:`, the build settings under GOEXPERIMENT.
     let settings = info.settings.iter().filter(|(name, _)| name == "GOEXPERIMENT").map(|(_, value)| value);
     let mut texts = settings.map(String::as_str).chain([info.go_version.as_str()]);
     if !texts.any(|text| text.split([',', ':', ' ']).any(|word| word.starts_with("noregabi"))) {
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
     use crate::{image::testing::GoFile, plan::Wanted, specs::read};
 
-    /// What is found in an executable after texts in it were replaced by others of the same length.
+    /// The inspection of an executable in which some texts are replaced by others of the same length.
     fn inspect(changes: &[(&str, &str)]) -> Vec<Found> {
         let (mut file, _) = GoFile { kitex: true, ..GoFile::of_release(26) }.build();
         for (text, by) in changes {
@@ -293,7 +293,7 @@ mod tests {
         only(changes).plan.expect("a plan").notes
     }
 
-    /// What is found of operations of these names, each from the entry of a native function to its return.
+    /// The inspection with operations of these names, each from the entry of a native function to its return.
     fn native(operations: [(&str, &str); 2]) -> Vec<Found> {
         let operations = operations.map(|(name, function)| {
             format!(
@@ -350,7 +350,7 @@ mod tests {
         let published = only(&[]);
         assert_eq!((&*published.module, &*published.version), ("github.com/cloudwego/kitex", "v0.16.3"));
         let plan = published.plan.expect("a plan");
-        // All paths of the copy change, the build info's too.
+        // This changes all paths of the copy, and the build info.
         let fork = only(&[("github.com/cloudwego/kitex", "forked.example/other/kitex")]);
         assert_eq!((&*fork.module, &*fork.version), ("forked.example/other/kitex", "v0.16.3"));
         let forked = fork.plan.expect("a plan");
@@ -359,7 +359,7 @@ mod tests {
             forked.recipe(0, Wanted::ALL).expect("a recipe"),
             plan.recipe(0, Wanted::ALL).expect("a recipe")
         );
-        // The build info goes on naming the published module.
+        // The build info still names the published module.
         let vendored = only(&[("github.com/cloudwego/kitex/pkg", "app/vendor/cloudwego/kitex/pkg")]);
         assert_eq!((&*vendored.module, &*vendored.version), ("app/vendor/cloudwego/kitex", "unknown"));
         assert_eq!(vendored.plan.expect("a plan").offsets, plan.offsets);
@@ -383,7 +383,7 @@ mod tests {
             "qRsTuVwXyZaBcDeFgHiJkLmNoPqRsTuVwXyZaB.(*Trace",
         )]);
         assert!(hidden.contains("none of its functions"), "{hidden}");
-        // Nothing in the build info, either.
+        // The build info does not list the path either.
         let path = ("github.com/cloudwego/kitex", "forked.example/other/kitex");
         assert!(inspect(&[path, ("TraceController", "TraceControllor")]).is_empty());
     }
@@ -393,7 +393,7 @@ mod tests {
         for (field, by) in [("serviceName", "servileName"), ("method", "methot")] {
             assert!(refusal(&[(field, by)]).contains("has no field"), "{field}");
         }
-        // Without it the finish of a client's call could not find its start.
+        // Without the field, the finish of a client's call could not find its start.
         assert!(refusal(&[("interactionMode", "interactionMood")]).contains("has no field interactionMode"));
     }
 
@@ -404,7 +404,7 @@ mod tests {
         for text in ["streaming calls", "oneway calls"] {
             assert!(!has(&whole, text), "{whole:?}");
         }
-        // The smallest program has neither.
+        // The smallest program has neither type.
         assert!(
             has(&whole, "server: bytes can't be told (type rpcinfo.inlineRPCInfo has no field stats)"),
             "{whole:?}"
@@ -423,7 +423,7 @@ mod tests {
         );
     }
 
-    /// The smallest program has the tags, and no type that says how the entries of a map lie.
+    /// The smallest program has the tags, but no type that shows how a map's entries lie in memory.
     #[test]
     fn retries_are_not_told_where_the_layout_of_maps_is_not_known() {
         let none: &[(&str, &str)] = &[];

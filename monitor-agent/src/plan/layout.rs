@@ -1,7 +1,7 @@
-//! Windows: which pieces of the target's memory to copy for a shape, so that few and small reads suffice.
+//! Windows: the pieces of the target's memory to copy for a shape, chosen so that reads are few and small.
 //!
-//! The values of a shape lie in a tree of nodes: the object, and below it whatever its interfaces hold. What is
-//! needed of each node depends on what is wanted; places close to each other share a window.
+//! The values of a shape lie in a tree of nodes: the object, and below it whatever its interfaces hold. The request
+//! decides which values of a node are needed. Values close to each other share a window.
 
 #[cfg(test)]
 mod tests;
@@ -13,24 +13,24 @@ use monitor_ebpf::{
 
 use super::{Refusal, Wanted, resolve::ItabRef};
 
-/// A second read costs more than copying this many bytes that nobody needs.
+/// A second read costs more than copying this many unneeded bytes.
 const GAP_MAX: u64 = 64;
 
-/// Number of a node in [`Nodes`].
+/// The index of a node in [`Nodes`].
 pub(super) type NodeId = usize;
 
 /// The object itself.
 pub(super) const ROOT: NodeId = 0;
-/// What the second argument of a start points to, in trees of sites.
+/// What the second argument of a start points to, in calls identified by site.
 pub(super) const DESCRIPTION: NodeId = 1;
-/// What that of a finish points to.
+/// What the second argument of a finish points to.
 pub(super) const STATUS: NodeId = 2;
 
-/// A place in what a node points to.
+/// A place in the memory that a node stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) node: NodeId,
-    /// Bytes from its start.
+    /// The offset from the start of the node, in bytes.
     pub(super) offset: u64,
 }
 
@@ -46,44 +46,44 @@ struct Guard {
 enum Link {
     /// By an argument: [`OBJECT`] or [`ARGUMENT`].
     Root(u8),
-    /// By the pointer at a place.
+    /// By the pointer at this place.
     Pointer(Place),
     /// By an interface value.
     Interface(Guard),
 }
 
-/// Something that a pointer leads to.
+/// A piece of memory that a pointer leads to.
 #[derive(Clone, Debug)]
 struct Node {
     /// What points to it.
     link: Link,
-    /// Another node of which at most one of the two is ever read, as their guards exclude each other: the same
-    /// value in another type. They share one place.
+    /// Another node that holds the same value in another type. The guards exclude each other, so at most one of the
+    /// two is ever read, and they share one place in scratch memory.
     twin_of: Option<NodeId>,
 }
 
-/// The tree.
+/// The tree of nodes.
 #[derive(Clone, Debug)]
 pub(super) struct Nodes(Vec<Node>);
 
 impl Nodes {
-    /// The object alone.
+    /// Creates a tree of the object alone.
     pub(super) fn new() -> Self {
         Self(vec![Node { link: Link::Root(OBJECT), twin_of: None }])
     }
 
-    /// The object and the second arguments of start and finish.
+    /// Creates a tree of the object and the second arguments of start and finish.
     pub(super) fn with_arguments() -> Self {
         let roots = [OBJECT, ARGUMENT, ARGUMENT];
         Self(roots.map(|base| Node { link: Link::Root(base), twin_of: None }).into())
     }
 
-    /// The node behind an interface value that holds a pointer to a known type.
+    /// Returns the node behind an interface value that holds a pointer to a known type.
     pub(super) fn behind(&mut self, at: Place, itab: ItabRef) -> NodeId {
         self.linked(Link::Interface(Guard { at, word: itab.address }))
     }
 
-    /// The node behind a pointer.
+    /// Returns the node behind a pointer.
     pub(super) fn pointed_to(&mut self, at: Place) -> NodeId {
         self.linked(Link::Pointer(at))
     }
@@ -96,7 +96,7 @@ impl Nodes {
         })
     }
 
-    /// Says that two nodes hold the same value, each in its own type.
+    /// Declares that two nodes hold the same value, each in its own type.
     pub(super) fn set_twin(&mut self, first: NodeId, twin: NodeId) {
         if let Some(node) = self.0.get_mut(twin).filter(|_| first != twin) {
             node.twin_of = Some(first);
@@ -114,7 +114,7 @@ impl Nodes {
         }
     }
 
-    /// Where what points to a node lies, and how long it is.
+    /// The place and length of the pointer or interface that leads to a node.
     fn pointer(&self, node: NodeId) -> Option<(Place, u64)> {
         match self.link(node) {
             Link::Root(_) => None,
@@ -123,7 +123,7 @@ impl Nodes {
         }
     }
 
-    /// The node whose place a node has: itself, if it has no twin.
+    /// The node whose place in scratch memory this one uses: itself, if it has no twin.
     fn first_of(&self, node: NodeId) -> NodeId {
         self.0.get(node).and_then(|node| node.twin_of).unwrap_or(node)
     }
@@ -133,7 +133,7 @@ impl Nodes {
     }
 }
 
-/// A question, with the places of the value that it asks about: one for each alternative.
+/// A question, with the places of its value: one for each alternative.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) places: Vec<Place>,
@@ -145,24 +145,24 @@ pub(super) struct Asked {
 /// An event that calls record themselves.
 #[derive(Clone, Debug)]
 pub(super) struct RecordedAt {
-    /// How many events there are.
+    /// The place of the number of events.
     pub(super) count: Place,
     pub(super) is_set: Asked,
     pub(super) time: Place,
     pub(super) index: u8,
 }
 
-/// All values of a shape that can be told, and where they lie.
+/// The places of all known values of a shape.
 #[derive(Clone, Debug)]
 pub(super) struct Reads {
     pub(super) nodes: Nodes,
     /// The object's itab.
     pub(super) type_word: u64,
-    /// Where another itab must be for the shape to fit, and which.
+    /// The place of another itab, and its value, for the shape to fit.
     pub(super) inner: Option<(Place, u64)>,
     pub(super) side: u8,
     pub(super) key: u8,
-    /// The key depends on whether the call is a stream.
+    /// Whether the key depends on whether the call is a stream.
     pub(super) key_asks_streaming: bool,
     pub(super) labels: [Place; LABELS],
     pub(super) streaming: Asked,
@@ -173,14 +173,14 @@ pub(super) struct Reads {
     pub(super) protocol: Option<Place>,
     /// The peer's IP address, a slice, and its port.
     pub(super) peer: Option<[Place; 2]>,
-    /// The start of the call.
+    /// The start that the call records itself.
     pub(super) recorded: Option<RecordedAt>,
-    /// A pointer to what was recovered from a panic.
+    /// The pointer to the value recovered from a panic.
     pub(super) panicked: Option<Place>,
 }
 
 impl Reads {
-    /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
+    /// Returns the shape for a process whose executable is loaded `bias` bytes above its link-time addresses.
     pub(super) fn to_shape(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
         let windows = self.needs(wanted).windows(self.inner.map(|(place, _)| place))?;
         let recorded = self.recorded.as_ref().filter(|_| wanted.recorded);
@@ -256,7 +256,8 @@ impl Reads {
         needs
     }
 
-    /// What is read once a call is counted whose start was not seen. All else is told by then, so it may lie anywhere.
+    /// The windows that are read once a call without a seen start has been counted. All other values have been used
+    /// by then, so these may overwrite them.
     fn late(&self, recorded: &RecordedAt) -> Result<Windows<'_>, Refusal> {
         let mut needs = Needs::new(&self.nodes);
         for place in [recorded.count, recorded.time] {
@@ -269,7 +270,7 @@ impl Reads {
     }
 }
 
-/// Some bytes of a node, and who needs them.
+/// Some bytes of a node, and the programs that need them.
 #[derive(Clone, Copy)]
 struct Need {
     place: Place,
@@ -288,7 +289,7 @@ impl<'a> Needs<'a> {
         Self { nodes, all: Vec::new() }
     }
 
-    /// Notes a need, and those of the pointers that lead there.
+    /// Adds a need, and the needs for the pointers that lead there.
     pub(super) fn add(&mut self, place: Place, length: u64, uses: u8) {
         self.all.push(Need { place, length, uses });
         let mut node = place.node;
@@ -298,9 +299,9 @@ impl<'a> Needs<'a> {
         }
     }
 
-    /// Cuts the needs into windows and gives each a place in scratch memory. `first` must be in the first one.
+    /// Cuts the needs into windows and gives each a place in scratch memory. `first` must be in the first window.
     ///
-    /// What lies between needs is copied with them as long as there is room; the largest gaps are left out first.
+    /// Gaps between needs are copied as long as there is room. The largest gaps are left out first.
     pub(super) fn windows(&self, first: Option<Place>) -> Result<Windows<'a>, Refusal> {
         let mut gaps: Vec<Gap> = (0..self.nodes.0.len()).flat_map(|node| self.gaps(node)).collect();
         gaps.sort_by_key(|gap| std::cmp::Reverse(gap.length));
@@ -314,7 +315,7 @@ impl<'a> Needs<'a> {
         Err(refusal)
     }
 
-    /// The gaps between the needs of a node that are small enough to be copied.
+    /// The gaps between the needs of a node that are small enough to copy.
     fn gaps(&self, node: NodeId) -> Vec<Gap> {
         let pieces = merge(self.pieces(node), |_, _| false);
         let pairs = pieces.iter().zip(pieces.iter().skip(1));
@@ -327,7 +328,7 @@ impl<'a> Needs<'a> {
     fn windows_without(&self, gaps: &[Gap], first: Option<Place>) -> Result<Windows<'a>, Refusal> {
         let nodes = self.nodes;
         let mut order: Vec<NodeId> = (0..nodes.0.len()).collect();
-        // Twins follow their first at once.
+        // Sort twins directly after the node whose place they share.
         order.sort_by_key(|node| nodes.first_of(*node));
         let mut planned: Vec<Planned> = Vec::new();
         let mut used = 0;
@@ -356,8 +357,8 @@ impl<'a> Needs<'a> {
         Ok(Windows { nodes, planned })
     }
 
-    /// What is needed of a node. Words must lie at multiples of eight in scratch memory as they do in the target;
-    /// the value that twins share begins its window.
+    /// The needs of a node, as pieces. Words must lie at multiples of eight in scratch memory, as in the target. A
+    /// value that twins share is at the start of its window.
     fn pieces(&self, node: NodeId) -> Vec<Piece> {
         let exact = self.nodes.has_twins(node);
         let needs = self.all.iter().filter(|need| need.place.node == node);
@@ -365,7 +366,7 @@ impl<'a> Needs<'a> {
             .map(|need| {
                 let start = if exact { need.place.offset } else { need.place.offset & !7 };
                 let end = need.place.offset + need.length;
-                // What twins share begins anywhere, so that its words are not told from others.
+                // A value that twins share can begin anywhere, so its words can't be marked one by one.
                 let words = if exact { u32::MAX } else { words_in(end - start) };
                 Piece { start, end, uses: need.uses, words }
             })
@@ -373,17 +374,17 @@ impl<'a> Needs<'a> {
     }
 }
 
-/// Bytes from `start` to `end` of what a node points to.
+/// The bytes from `start` to `end` of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
     start: u64,
     end: u64,
     uses: u8,
-    /// Its words that are needed, from `start` on.
+    /// A bit for each word that is needed, counted from `start`.
     words: u32,
 }
 
-/// Bytes between two pieces of a node that nobody needs, up to `end`.
+/// Unneeded bytes between two pieces of a node. The gap ends at `end`.
 #[derive(Clone, Copy, Debug)]
 struct Gap {
     node: NodeId,
@@ -391,7 +392,8 @@ struct Gap {
     length: u64,
 }
 
-/// Sorts the pieces of a node and joins those that touch, and those whose gap may be copied, by its end and length.
+/// Sorts the pieces of a node, and joins those that touch or overlap. `may_copy` decides by a gap's end and length
+/// whether it is closed too.
 fn merge(mut pieces: Vec<Piece>, may_copy: impl Fn(u64, u64) -> bool) -> Vec<Piece> {
     pieces.sort_unstable_by_key(|piece| (piece.start, piece.end));
     let mut merged: Vec<Piece> = Vec::new();
@@ -409,12 +411,12 @@ fn merge(mut pieces: Vec<Piece>, may_copy: impl Fn(u64, u64) -> bool) -> Vec<Pie
     merged
 }
 
-/// How many words so many bytes are in: more than a window has, if that is no number.
+/// The number of words that hold this many bytes. If it does not fit, more than a window has.
 fn words_of(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(8)).unwrap_or(u32::MAX)
 }
 
-/// A bit for each word of so many bytes.
+/// A bit for each word of this many bytes.
 fn words_in(bytes: u64) -> u32 {
     !u32::MAX.checked_shl(words_of(bytes)).unwrap_or_default()
 }
@@ -424,11 +426,11 @@ struct Planned {
     node: NodeId,
     piece: Piece,
     at: u64,
-    /// Shares its place with an earlier window.
+    /// Whether it shares the place of an earlier window.
     twin: bool,
 }
 
-/// All windows of a shape as the programs want them.
+/// Returns all windows of a shape in the format of the programs.
 pub(super) fn as_program<'a, 'b: 'a>(
     bias: u64,
     parts: impl IntoIterator<Item = &'a Windows<'b>>,
@@ -450,7 +452,7 @@ pub(super) struct Windows<'a> {
 }
 
 impl Windows<'_> {
-    /// Where a place is found in scratch memory.
+    /// The offset of a place in scratch memory.
     pub(super) fn at(&self, place: Place) -> u8 {
         let holds = |window: &&Planned| {
             window.node == place.node && (window.piece.start..window.piece.end).contains(&place.offset)
@@ -482,7 +484,7 @@ impl Windows<'_> {
         twin | if last { window_flag::REPORT } else { 0 }
     }
 
-    /// A window as the programs want it.
+    /// Returns one window in the format of the programs.
     fn window(&self, index: usize, bias: u64) -> Result<Window, Refusal> {
         let too_far = |_| Refusal::TooMuch("bytes in an object");
         let Some(planned) = self.planned.get(index) else { return Ok(Window::UNUSED) };

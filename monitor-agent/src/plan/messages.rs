@@ -1,7 +1,7 @@
-//! Where the functions that stream messages go through say whether there was a message.
+//! Finds where the functions for messages of streams say whether there was a message.
 //!
-//! They get a struct as their last argument, which has an error in it where there was none: the end of a stream
-//! is an event like a message is.
+//! Their last argument is a struct, which holds an error if there was no message: the end of a stream is
+//! an event, as a message is.
 
 use super::{
     Refusal,
@@ -12,24 +12,24 @@ use crate::{
     image::{Kind, Type},
 };
 
-/// Integer registers of Go's calling convention on amd64 (`abi-internal.md`).
+/// The number of integer registers in Go's calling convention on amd64 (`abi-internal.md`).
 const REGISTERS: u64 = 9;
-/// Where the first argument on the stack lies, behind the return address, as long as nothing was pushed.
+/// The offset of the first stack argument from the stack pointer at entry, above the return address, in bytes.
 const FIRST_ON_STACK: u64 = 8;
-/// Receiver, context and object: what comes before the struct.
+/// The arguments before the struct: receiver, context and object.
 const BEFORE: usize = 2;
-/// Nesting of structs that is looked into.
+/// The maximum nesting depth of structs.
 const MAX_DEPTH: usize = 8;
 
-/// Bytes from the stack pointer, at entry, to the type word of the error of a message: of one sent and of one
-/// received.
+/// The offsets, from the stack pointer at entry, of the type word of a message's error, for a message sent and one
+/// received. In bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ErrorPlaces {
     pub(super) sent: u16,
     pub(super) received: u16,
 }
 
-/// Finds the errors by the types of the functions that the framework keeps for these events.
+/// Finds the errors through the types of the functions that the framework stores for these events.
 pub(super) fn error_places(
     framework: &Framework,
     resolver: &mut Resolver<'_>,
@@ -66,7 +66,7 @@ fn of_route(
     Ok(ErrorPlaces { sent: place(&route.sent)?, received: place(&route.received)? })
 }
 
-/// The struct that a function type without a name has as its third and last parameter.
+/// Returns the struct that is the third and last parameter of an unnamed function type.
 fn last_parameter(function: &Type, resolver: &Resolver<'_>) -> Result<Type, Refusal> {
     let wrong =
         || Refusal::wrong_type("a stream's event handler", &function.name, "a function of three arguments");
@@ -82,8 +82,8 @@ fn last_parameter(function: &Type, resolver: &Resolver<'_>) -> Result<Type, Refu
     if last.kind == Kind::Struct { Ok(last) } else { Err(wrong()) }
 }
 
-/// Where the error of an event lies on the stack, to which Go passes an argument as a whole when the registers
-/// that are left don't suffice for all of it.
+/// Returns the offset of an event's error on the stack. Go passes a whole argument there if the remaining registers
+/// can't hold all of it.
 fn on_stack(
     spec: &MessageSpec,
     event: &Type,
@@ -103,7 +103,7 @@ fn on_stack(
     u16::try_from(offset).map_err(|_| Refusal::TooMuch("bytes in a stream's event"))
 }
 
-/// How many integer registers a value of a type takes, at least: floating-point numbers take others.
+/// The number of integer registers that a value takes, at least. Floating-point numbers take other registers.
 fn integer_words(found: &Type, resolver: &Resolver<'_>, depth: usize) -> Result<u64, Refusal> {
     if depth > MAX_DEPTH {
         return Err(Refusal::TooMuch("structs in a stream's event"));

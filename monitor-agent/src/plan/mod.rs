@@ -1,8 +1,7 @@
 //! Plans: a framework's names, found and proven in one executable.
 //!
-//! A plan is all that the kernel side will ever see of a framework: sites, and a recipe made of registers,
-//! offsets and type words. It carries the evidence for every number in it. `inspect` prints a plan, `run`
-//! attaches one; nothing else lies between knowing and doing.
+//! A plan is all that the kernel side ever sees of a framework: sites, and a recipe made of registers, offsets and
+//! type words. It carries the evidence for every number in it. `inspect` prints a plan, and `run` attaches one.
 
 mod alternatives;
 mod by_type;
@@ -46,10 +45,10 @@ use crate::{
     specs::Spec,
 };
 
-/// A number of a plan, and where it was found.
+/// A number of a plan, with its evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Offset {
-    /// What it is the offset of: `type.field`, or the itab of a pair of types.
+    /// What the number is: the offset of `type.field`, or the itab of a pair of types.
     pub name: String,
     /// The number.
     pub value: u64,
@@ -57,38 +56,38 @@ pub struct Offset {
     pub evidence: String,
 }
 
-/// What one framework in one executable needs to be watched.
+/// Everything that is needed to watch one framework in one executable.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where the probes go, finish sites first: the order of attaching.
+    /// Where the probes go. Finish sites come first, which is the order of attaching.
     pub sites: Vec<Site>,
-    /// Where they go to count the messages of streams, on request only.
+    /// Where the probes go that count messages of streams, on request only.
     pub message_sites: Vec<Site>,
     /// Every number found, with its evidence.
     pub offsets: Vec<Offset>,
-    /// What can't be told in this executable, in words.
+    /// What is unknown in this executable, as text.
     pub notes: Vec<String>,
-    /// Those of them about calls that are not watched at all.
+    /// The notes about calls that are not watched at all.
     pub unwatched: Vec<String>,
     calls: Calls,
-    /// The labels that calls always have.
+    /// The labels that every call has.
     label_names: Vec<String>,
-    /// Link-time addresses of the executable.
+    /// The link-time addresses of the executable.
     image: Range<u64>,
-    /// Link-time addresses of read-only data.
+    /// The link-time addresses of read-only data.
     literals: Range<u64>,
 }
 
-/// How calls are told from one another, and what is read of those that are told so.
+/// How calls are identified, and what is read for each.
 #[derive(Clone, Debug)]
 enum Calls {
     /// By the type of their object.
     ByType(TypedCalls),
     /// By the function that they enter.
     BySite(Vec<SitedCall>),
-    /// The same, of operations that a user's spec describes.
+    /// By the function that they enter, for operations of a user's spec.
     Described(Vec<Described>),
-    /// By nothing: all are of one operation of native functions.
+    /// Not at all: all calls are of one operation of native functions.
     Native(NativePlan),
 }
 
@@ -111,7 +110,7 @@ impl Plan {
         plan.fitting()?.with_note_if_all_is_too_much()
     }
 
-    /// The same for a framework whose calls are told by site.
+    /// Plans a framework whose calls are identified by the function that they enter.
     fn make_sited(
         framework: &'static SitedFramework,
         copy: &SitedCopy,
@@ -131,7 +130,7 @@ impl Plan {
         Self { message_sites, unwatched, ..plan }.with_offsets(resolver, image)?.fitting()
     }
 
-    /// The same for a user's spec.
+    /// Plans a user's spec.
     fn make_described(spec: &Arc<Spec>, image: &Image, go: &GoImage<'_>) -> Result<Self, Refusal> {
         let mut resolver = Resolver::of_types(&described::types(spec), image, go)?;
         let described::Found { operations, sites, notes } =
@@ -141,7 +140,7 @@ impl Plan {
         plan.with_offsets(resolver, image)?.fitting()
     }
 
-    /// The same for a spec of native functions: a plan for each operation that is there, with its number in the spec.
+    /// Plans a spec of native functions. Returns a plan for each operation that exists, with its number in the spec.
     fn make_native(spec: &Spec, image: &Image) -> Result<Vec<(u8, Self)>, Refusal> {
         let plan = |found: native::Found| {
             let native::Found { number, operation, sites, notes } = found;
@@ -152,7 +151,7 @@ impl Plan {
         native::find(spec, image)?.into_iter().map(plan).collect()
     }
 
-    /// A plan of what has been found, with no offsets.
+    /// Creates a plan without offsets.
     fn without_offsets(
         calls: Calls,
         label_names: Vec<String>,
@@ -173,20 +172,20 @@ impl Plan {
         }
     }
 
-    /// The same with the offsets that have been found, which the DWARF must not contradict.
+    /// Adds the offsets found. Refuses them if the DWARF contradicts them.
     fn with_offsets(mut self, resolver: Resolver<'_>, image: &Image) -> Result<Self, Refusal> {
         let (mut offsets, claims) = resolver.into_findings();
         self.notes.extend(witness::check(image, &claims, &mut offsets)?);
         Ok(Self { offsets, ..self })
     }
 
-    /// Refuses what does not fit the programs, before anything is attached.
+    /// Refuses a plan that does not fit the programs, before anything is attached.
     fn fitting(self) -> Result<Self, Refusal> {
         self.recipe(0, Wanted::default())?;
         Ok(self)
     }
 
-    /// Its calls, if the type of their object tells what they are, and not the function that they enter.
+    /// The calls, if they are identified by the type of their object.
     fn by_type(&self) -> Option<&TypedCalls> {
         match &self.calls {
             Calls::ByType(calls) => Some(calls),
@@ -194,15 +193,15 @@ impl Plan {
         }
     }
 
-    /// Whether the probes at starts may be taken away now and then. Starts of gRPC-Go are counted under their labels, and a call
-    /// has several: their probes stay. So do those of specs.
+    /// Whether the probes at starts may be removed for a while. For gRPC-Go they stay: starts are counted per label
+    /// set, and a call has several. For specs they stay too.
     #[must_use]
     pub fn starts_come_and_go(&self) -> bool {
         self.by_type().is_some()
     }
 
-    /// Why no call's own record of its start can be read; `None` where that of some kind of call can, or is never asked for,
-    /// since the probes at starts stay.
+    /// Why the start that calls record themselves can't be read. `None` if it can be for some type, or is never
+    /// needed, because the probes at starts stay.
     #[must_use]
     pub fn unrecorded(&self) -> Option<String> {
         self.by_type()?.unrecorded()
@@ -217,34 +216,35 @@ impl Plan {
         whole.map(|_| self)
     }
 
-    /// The labels that can be told.
+    /// The labels that are known in this executable.
     #[must_use]
     pub fn labels(&self) -> Vec<&str> {
         let more = self.by_type().into_iter().flat_map(TypedCalls::more_labels);
         self.label_names.iter().map(String::as_str).chain(more).collect()
     }
 
-    /// Whether it can be read how often clients' calls were retried. Where it can't, the programs count all as not retried.
+    /// Whether the number of retries of clients' calls can be read. If not, the programs count
+    /// all calls as not retried.
     #[must_use]
     pub fn tells_retries(&self) -> bool {
         self.by_type().is_none_or(TypedCalls::tells_retries)
     }
 
-    /// Name of the class of errors that an object of the executable stands for, by its link-time address: what
-    /// the programs count errors under. `other` for what is none.
+    /// The name of the error class that an object of the executable stands for. The programs count errors under the
+    /// object's link-time address. `other` if the object is no class.
     #[must_use]
     pub fn error_class(&self, image: &Image, address: u64) -> &'static str {
         self.by_type().map_or(errors::OTHER, |calls| calls.error_class(image, address))
     }
 
-    /// Name of the protocol with the framework's number, as this release of it writes that.
+    /// The name of a protocol, as this release of the framework writes it.
     #[must_use]
     pub fn protocol(&self, number: u16) -> String {
         self.by_type().map_or_else(String::new, |calls| calls.protocol(number))
     }
 }
 
-/// What could be found; what could not and can be done without becomes a note.
+/// Turns a refusal into a note, for something optional. An executable that can't be read stays an error.
 fn or_note<T>(
     found: Result<T, Refusal>,
     without: &str,
@@ -260,17 +260,17 @@ fn or_note<T>(
     }
 }
 
-/// The addresses from the page of the first segment to the end of the last.
+/// The link-time addresses from the page of the first segment to the end of the last.
 fn addresses(image: &Image) -> Range<u64> {
     let ends = image.segments().iter().map(|segment| segment.address.saturating_add(segment.memory_size));
     let start = image.link_base();
     start..ends.max().unwrap_or(start).max(start)
 }
 
-/// The largest segment that is never written nor executed: string literals lie there, and so do not change.
+/// The largest segment that is neither writable nor executable. String literals lie there and never change.
 fn literals(image: &Image) -> Range<u64> {
     let constant = image.segments().iter().filter(|segment| !segment.writable && !segment.executable);
-    // What lies past the file's part is not what the file has.
+    // Beyond the file's part, the memory is not what the file contains.
     let largest = constant.max_by_key(|segment| segment.file_size);
     largest.map_or(0..0, |segment| segment.address..segment.address.saturating_add(segment.file_size))
 }

@@ -27,14 +27,14 @@ use crate::{
     text::printable,
 };
 
-/// Each entry of a spec has a bit.
+/// Each entry of a spec has a bit in a `u64`.
 const _: () = assert!(OPERATIONS_MAX * 2 * ALTERNATIVES_MAX <= u64::BITS as usize);
 
-/// An operation: what the programs do for it.
+/// The part of the recipe for an operation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NativePlan(pub(super) NativeRecipe);
 
-/// An operation that is in an executable, its sites with the finishes first, and notes.
+/// An operation that an executable has, its sites with the finishes first, and notes.
 pub(super) struct Found {
     /// Its number in the spec.
     pub(super) number: u8,
@@ -44,7 +44,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Whether another starts or finishes in a function that this one doesn't.
+    /// Whether the other operation starts or finishes in a function that this one does not watch.
     fn has_not_all_of(&self, other: &Self) -> bool {
         let is_own =
             |site: &Site| self.sites.iter().any(|own| (own.role, own.entry) == (site.role, site.entry));
@@ -52,16 +52,17 @@ impl Found {
     }
 }
 
-/// So many clones are kept for notes, whatever the file has.
+/// The maximum number of clones kept for notes.
 const CLONES_MAX: usize = 64;
-/// What has gcc leave a function by returns alone.
+/// Advice on how to make gcc leave a function by return instructions only.
 const WHOLE: &str = "; gcc builds it whole, without jumps to other functions, with -fno-reorder-blocks-and-partition and \
                      -fno-optimize-sibling-calls";
-/// Functions with other names that a note tells of, and how much of a name.
+/// The maximum number of functions in a note, and the maximum length of a name, in characters.
 const NOTED_MAX: usize = 4;
 const SHOWN_MAX: usize = 200;
 
-/// Finds everything that a spec of native functions names. An operation of several may be missing: a note says so.
+/// Finds everything that a spec of native functions names. If it has several operations, a
+/// missing one becomes a note.
 pub(super) fn find(spec: &Spec, image: &Image) -> Result<Vec<Found>, Refusal> {
     let functions = Functions::find(spec, image)?;
     let find = |number: u8, operation: &Operation| {
@@ -89,7 +90,7 @@ pub(super) fn find(spec: &Spec, image: &Image) -> Result<Vec<Found>, Refusal> {
     Ok(found)
 }
 
-/// A note about functions that have other names as well, since what is entered does not say by which it was called.
+/// A note about functions with several names, since the entered address does not show which name was called.
 fn other_names(functions: &BTreeMap<u64, &str>, names: &BTreeMap<u64, BTreeSet<String>>) -> Option<String> {
     let also = |(entry, symbol): (&u64, &&str)| {
         let others = names.get(entry)?.iter().filter(|name| name.as_str() != *symbol);
@@ -122,18 +123,18 @@ fn apart(one: &Found, other: &Found, (spec, functions): (&Spec, &Functions<'_>))
     Err(why.at(spec, entry.map_or(0, |entry| entry.place)))
 }
 
-/// The functions of an executable that entries of a spec mean.
+/// The functions of an executable that a spec's entries match.
 struct Functions<'a> {
     entries: Vec<&'a NativeEntry>,
     found: Vec<NativeFunction>,
-    /// Symbols of what the compiler has made of such functions with other arguments, with a bit for each entry.
+    /// The symbols of compiler-made clones of such functions, with a bit for each entry that matches.
     clones: Vec<(String, u64)>,
-    /// Whether there are only the symbols that the dynamic linker needs.
+    /// Whether the file has only the symbols that the dynamic linker needs.
     is_stripped: bool,
 }
 
 impl<'a> Functions<'a> {
-    /// Looks each symbol up once for all entries: to make a name of the source of it takes time.
+    /// Looks each symbol up once for all entries, because demangling is slow.
     fn find(spec: &'a Spec, image: &Image) -> Result<Self, Refusal> {
         let mut demangler = Demangler::default();
         let natives = spec.operations.iter().filter_map(|operation| operation.native.as_ref());
@@ -154,7 +155,7 @@ impl<'a> Functions<'a> {
             let in_source = OnceCell::new();
             let is_none = is_native_part(symbol) || is_native_thunk(symbol);
             let mut is_like = |entry: &NativeEntry| {
-                // One that is written is refused with the reason.
+                // A part or thunk that is named itself is refused later, with the reason.
                 (!is_none || is_symbol(entry))
                     && entry.is_like(symbol, || in_source.get_or_init(|| demangler.names(symbol)))
             };
@@ -166,13 +167,13 @@ impl<'a> Functions<'a> {
         Ok(Self { entries, found, clones, is_stripped: image.is_stripped()? })
     }
 
-    /// Those that an entry means.
+    /// The functions that an entry matches.
     fn of(&self, entry: &NativeEntry) -> Vec<NativeFunction> {
         let is_meant = |function: &&NativeFunction| self.means(entry, function.wanted_by);
         self.found.iter().filter(is_meant).cloned().collect()
     }
 
-    /// Clones of those that an entry means.
+    /// The clones of functions that an entry matches.
     fn clones_of(&self, entry: &NativeEntry) -> impl Iterator<Item = &str> {
         self.clones.iter().filter(|(_, by)| self.means(entry, *by)).map(|(symbol, _)| symbol.as_str())
     }
@@ -183,7 +184,7 @@ impl<'a> Functions<'a> {
     }
 }
 
-/// A note about clones that are not watched: the compiler has some callers call them in place of the function.
+/// A note about unwatched clones, which some callers call in place of the function.
 fn clones_left_out(
     entry: &NativeEntry,
     watched: &[NativeFunction],
@@ -201,12 +202,12 @@ fn clones_left_out(
     })
 }
 
-/// A name of the executable's, fit to be shown.
+/// A name from the executable, shortened and made printable.
 fn shown(name: &str) -> String {
     printable(&name.chars().take(SHOWN_MAX).collect::<String>())
 }
 
-/// Whether an entry means what has its name in the symbol table, and nothing else.
+/// Whether an entry is the exact name of a symbol.
 fn is_symbol(entry: &NativeEntry) -> bool {
     entry.at_most.is_none() && !entry.is_of_source()
 }
@@ -256,15 +257,16 @@ fn find_operation(
     Ok(Found { number, operation: NativePlan(to_native(operation, native, start, finish)), sites, notes })
 }
 
-/// Refuses a start that is a finish of the same key as well: which of two probes at one place comes first is not known. Under
-/// different keys that is of no matter.
+/// Refuses a function that is both a start and a finish under the same key: the order of two probes at one address is
+/// unknown. With different keys it does not matter.
 fn no_start_ends(entered: &[NativeFunction], left: &[NativeFunction]) -> Result<(), Refusal> {
     let is_entered = |function: &&NativeFunction| entered.iter().any(|start| start.entry == function.entry);
     let both = left.iter().find(is_entered);
     both.map_or(Ok(()), |function| Err(Refusal::StartAndFinish(function.name.clone())))
 }
 
-/// The first of some entries that is there, and the functions that are meant by it, of which a result may be wanted.
+/// Returns the first entry that exists, and the functions that it matches. `has_result` says
+/// whether their result is read.
 fn choose<'a>(
     entries: &'a [NativeEntry],
     has_result: bool,
@@ -300,7 +302,8 @@ fn choose<'a>(
     Err(why.at(spec, place))
 }
 
-/// Refuses a function of which its symbol says that it is none, or has not the arguments that an entry names, or not the result.
+/// Refuses a symbol of something that is not a whole function, or of one that lacks the arguments or the result that
+/// the entry needs.
 fn check_symbol(
     symbol: &str,
     entry: &NativeEntry,
@@ -320,7 +323,7 @@ fn check_symbol(
     check_strings(symbol, entry, demangler)
 }
 
-/// Refuses a function of which the mangled name has no C++ string where an entry says that there is one.
+/// Refuses a function if its mangled name has no C++ string where the entry says there is one.
 fn check_strings(symbol: &str, entry: &NativeEntry, demangler: &mut Demangler) -> Result<(), Refusal> {
     let strings = entry.texts.values().filter(|(_, text)| *text == Text::Cxx11);
     let arguments: Vec<_> = strings.map(|(argument, _)| *argument).collect();
@@ -344,8 +347,8 @@ fn entry_site(role: Role, function: &NativeFunction, image: &Image) -> Result<Si
     site(role, (&function.name, function.entry), &code, choice, image)
 }
 
-/// The parts elsewhere of some functions, or why they can't be told, or may return. Only those are asked about of which it
-/// matters, since all symbols are looked through.
+/// Returns the functions' parts that lie elsewhere, or why they are unknown or may return. Asks only about functions
+/// for which it matters, since this goes through all symbols.
 fn parts(
     functions: &[NativeFunction],
     image: &Image,
@@ -360,8 +363,8 @@ fn parts(
     if asked.is_empty() { Ok(BTreeMap::new()) } else { Ok(image.native_parts(&asked)?) }
 }
 
-/// The sites at which a function returns, of which it may be known what its parts elsewhere are. What its own code says against
-/// it comes first, unless it is that it jumps to what may be such a part.
+/// Returns the return sites of a function, given what is known of its parts elsewhere. Problems in its own code are
+/// reported first, unless the problem is a jump to such a part.
 fn instruction_sites(
     function: &NativeFunction,
     parts: Option<&Result<Parts, CodeError>>,
@@ -380,7 +383,7 @@ fn instruction_sites(
     choices.into_iter().map(site).collect()
 }
 
-/// A function without sites at which it returns.
+/// A refusal of a function without usable return sites.
 fn no_returns(symbol: &str, error: &CodeError) -> Refusal {
     let advice = match error {
         CodeError::LeftByJump { .. } | CodeError::PartMayReturn { .. } | CodeError::PartsUnknown { .. } => {
@@ -391,7 +394,7 @@ fn no_returns(symbol: &str, error: &CodeError) -> Refusal {
     Refusal::NoSite { symbol: symbol.to_owned(), why: format!("{error}{advice}") }
 }
 
-/// The return probe of a function, which the kernel wants where the return address is still the last on the stack.
+/// Returns the return probe of a function. The kernel sets it where the return address is still on top of the stack.
 fn probed(start: &Site) -> Site {
     Site {
         role: Role::Finish,
@@ -402,7 +405,7 @@ fn probed(start: &Site) -> Site {
     }
 }
 
-/// What the programs do for an operation.
+/// Returns the part of the recipe for an operation.
 fn to_native(
     operation: &Operation,
     native: &Native,
@@ -467,8 +470,8 @@ mod tests {
 
     const BY_INSTRUCTIONS: &str = "{ by = \"instructions\" }";
 
-    /// The plan for an operation that starts in a function of a program whose symbols are `stock_lookup`, and some in place of
-    /// others; or why there is none.
+    /// The plan for an operation that starts in a function of a program with the symbol `stock_lookup` and some
+    /// replaced ones; or why there is none.
     fn planned(start: &str) -> Result<Plan, String> {
         planned_by(BY_INSTRUCTIONS, start)
     }
@@ -544,7 +547,7 @@ mod tests {
 
     #[test]
     fn a_switch_and_a_jump_to_a_part_are_refused_where_that_may_return() {
-        // Where the file has its code, eight bytes for a function, and its symbols.
+        // The offset of the code in the file, eight bytes per function, and that of the symbols.
         const CODE: usize = 120;
         const SYMBOLS: usize = CODE + 4 * 8;
         let planned = |whole: &[u8], part: &str, code: &[u8]| {
@@ -554,18 +557,18 @@ mod tests {
             // The first function.
             put(CODE, whole);
             put(SYMBOLS + 24 + 16, &[u8::try_from(whole.len()).expect("a short one")]);
-            // The third is a local one.
+            // The third symbol becomes a local one.
             put(SYMBOLS + 3 * 24 + 4, &[2]);
-            // The fourth is the part, of no type.
+            // The fourth symbol becomes the part, without a type.
             put(SYMBOLS + 4 * 24 + 4, &[0]);
             put(CODE + 3 * 8, code);
             put(name, format!("{part}\0").as_bytes());
             planned_in(file, BY_INSTRUCTIONS, "function = \"stock_lookup\"").map(|plan| plan.sites.len())
         };
-        // push rbp; mov rbp, rsp; pop rbp; ret. And what only calls: call elsewhere; int3
+        // push rbp; mov rbp, rsp; pop rbp; ret. And code that never returns: call elsewhere; int3
         let returns = b"\x55\x48\x89\xe5\x5d\xc3";
         let calls = b"\xe8\x00\x10\x00\x00\xcc";
-        // movsxd rax, dword ptr [rdx+rdi*4]; add rax, rdx; jmp rax; ret. And je to the fourth; ret
+        // movsxd rax, dword ptr [rdx+rdi*4]; add rax, rdx; jmp rax; ret. And: je to the fourth; ret
         let switch = b"\x48\x63\x04\xba\x48\x01\xd0\xff\xe0\xc3";
         let jump = b"\x74\x16\xc3";
         for whole in [&switch[..], jump] {
@@ -575,7 +578,7 @@ mod tests {
             assert_eq!(planned(whole, "stock_lookup.cold", calls), Ok(2));
         }
         assert_eq!(planned(switch, "stock_lookup.part.0", returns), Ok(2));
-        // Another function.
+        // A part of another function.
         let why = planned(jump, "stock.cold", calls).expect_err("a refusal");
         assert!(why.contains("to what returns in its place; gcc builds it whole"), "{why}");
     }
@@ -635,7 +638,7 @@ mod tests {
         assert!(why.contains("stock_end is a start and a finish of the same operation"), "{why}");
     }
 
-    /// A function that an operation starts in.
+    /// The start entry of a spec with this text.
     fn entry(text: &str) -> NativeEntry {
         let text = format!(
             "name = \"any\"\n[[native]]\nname = \"a\"\nkey = \"thread\"\nallow_expensive = true\n\

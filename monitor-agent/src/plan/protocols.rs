@@ -1,17 +1,17 @@
-//! What depends on the release of a framework: names of protocols, and notes of what no layout shows.
+//! Differences between releases of a framework: the names of protocols, and notes that no layout shows.
 
 use crate::frameworks::{ProtocolSpec, Untold};
 
-/// The names that one copy of a framework has.
+/// The names that one copy of a framework uses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProtocolNames {
     spec: &'static ProtocolSpec,
-    /// Whether it writes names of combined bits side by side.
+    /// Whether it writes combined bits as joined names.
     joined: bool,
 }
 
 impl ProtocolNames {
-    /// The names of a release, and a note where it is not known which release it is: those of newer ones then.
+    /// Returns the names that a release uses. If the release is unknown, those of newer releases, with a note.
     pub(super) fn of(spec: &'static ProtocolSpec, version: &str) -> (Self, Option<String>) {
         let release = release(version);
         let joined = release.is_none_or(|release| release >= spec.joined_since);
@@ -22,7 +22,7 @@ impl ProtocolNames {
         (Self { spec, joined }, release.is_none().then(note))
     }
 
-    /// The name for a number.
+    /// The name of a protocol.
     pub(super) fn name(&self, number: u16) -> String {
         let Self { spec, joined } = self;
         if number == 0 {
@@ -38,7 +38,7 @@ impl ProtocolNames {
     }
 }
 
-/// Notes of what a release does not show, and where it is not known which release it is, of what any doesn't.
+/// The notes for a release. If the release is unknown, all notes.
 pub(super) fn untold(all: &[Untold], version: &str) -> Vec<String> {
     let release = release(version);
     let note = |untold: &Untold| match release {
@@ -48,7 +48,7 @@ pub(super) fn untold(all: &[Untold], version: &str) -> Vec<String> {
     all.iter().filter_map(note).collect()
 }
 
-/// Major and minor of a version such as `v0.13.1`.
+/// Major and minor version of a version such as `v0.13.1`.
 fn release(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.strip_prefix('v')?.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
     use crate::frameworks::known;
 
-    /// What Kitex's own `String` gives, of releases before and after the change.
+    /// The expected names are the output of Kitex's own `String`, before and after the change.
     #[test]
     fn names_are_those_of_the_release() {
         let kitex = known().by_type.iter().find(|framework| framework.name == "kitex").expect("Kitex");

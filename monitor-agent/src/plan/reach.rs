@@ -1,20 +1,21 @@
-//! Types that nothing uses as an interface, found behind those that something does: through pointers, slices, fields, and
-//! the arguments and results of functions.
+//! Finds types that are never used as an interface. They are reached from types that are, through pointers, slices,
+//! fields, and the arguments and results of functions.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::resolve::{PARAMETER_COUNT, PARAMETERS, ends_in, type_full_name};
 use crate::image::{GoImage, Image, Kind, Type};
 
-/// Types that are looked at.
+/// The maximum number of types visited.
 const TYPES_MAX: usize = 1 << 14;
-/// Arguments and results of a function.
+/// The maximum number of arguments and results of a function.
 const PARAMETERS_MAX: usize = 16;
-/// What a named type has between its own part and its parameters (`UncommonType` in internal/abi/type.go @ go1.26).
+/// The size, in bytes, of the part of a named type before its parameters (`UncommonType` in
+/// internal/abi/type.go @ go1.26).
 const UNCOMMON: u64 = 16;
 
-/// Addresses of the struct types of these full names, and of those whose names end in one of them, as far as they can be reached from
-/// those in `used`, whose full names go with their addresses. The packages closest to the names come first.
+/// Returns the addresses of struct types with these full names, or with full names that end in one of them. Searches
+/// from the types in `used`, a map from addresses to full names, and begins with the packages closest to the names.
 pub(super) fn named(
     names: &[&str],
     used: &BTreeMap<u64, String>,
@@ -46,14 +47,14 @@ pub(super) fn named(
     found
 }
 
-/// How much of its path a type has in common with one of the names.
+/// The length of the longest common prefix of a type's name and one of the names.
 fn closeness(used: &str, names: &[&str]) -> usize {
     let used = used.trim_start_matches('*');
     let common = |name: &&str| name.bytes().zip(used.bytes()).take_while(|(one, other)| one == other).count();
     names.iter().map(common).max().unwrap_or_default()
 }
 
-/// The types of a function's arguments and results.
+/// Returns the types of a function's arguments and results.
 fn parameters(function: &Type, image: &Image) -> Vec<u64> {
     if function.kind != Kind::Func {
         return Vec::new();
@@ -63,7 +64,7 @@ fn parameters(function: &Type, image: &Image) -> Vec<u64> {
         Some(u64::from_le_bytes(bytes.try_into().ok()?))
     };
     let Some(counts) = word(PARAMETER_COUNT) else { return Vec::new() };
-    // The top bit of the results says that the last argument is a list.
+    // The top bit of the results marks a variadic function.
     let [arguments, results] = [counts & 0xffff, counts >> 16 & 0x7fff];
     let first = PARAMETERS + if function.pkg_path.is_some() { UNCOMMON } else { 0 };
     let count = usize::try_from(arguments + results).unwrap_or(usize::MAX).min(PARAMETERS_MAX);

@@ -1,10 +1,10 @@
-//! Recipes: a plan's numbers as the programs take them, for one process and what is wanted of its calls.
+//! Recipes: a plan's numbers in the format of the programs, for one process and one request.
 
 use monitor_ebpf::{Recipe, Register, Shape, by_site, event};
 
 use super::{Calls, Plan, Refusal, Role, Site, native::NativePlan};
 
-/// What the programs are asked for beside the calls and their names. Each costs the target some reads per call.
+/// What the programs read in addition to the calls and their names. Each choice costs the target some reads per call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one choice of the user's")]
 pub struct Wanted {
@@ -12,23 +12,24 @@ pub struct Wanted {
     pub retries: bool,
     /// The class of its error.
     pub errors: bool,
-    /// Bytes sent and received for it.
+    /// The bytes sent and received for it.
     pub sizes: bool,
-    /// Messages of streams of Kitex, at the message sites.
+    /// The messages of Kitex streams, at the message sites.
     pub messages: bool,
-    /// The same of gRPC-Go.
+    /// The messages of gRPC-Go streams, at the message sites.
     pub grpc_messages: bool,
-    /// Each finished call by itself, with its goroutine, the class of its error and its bytes.
+    /// One event per finished call, with its goroutine, the class of its error and its bytes.
     pub events: bool,
-    /// Each start, too.
+    /// One event per start, too.
     pub starts: bool,
-    /// The peer's address in each finish. The first thing to be left out where not everything can be read at once.
+    /// The peer's address in each finish. Left out first if not everything can be read at once.
     pub peers: bool,
-    /// The protocol that a call went over.
+    /// The protocol of the call.
     pub protocol: bool,
-    /// Whether the target's code panicked in it.
+    /// Whether the call panicked.
     pub panics: bool,
-    /// When it started, as it has recorded itself, if that was not seen. Left out where not everything can be read.
+    /// The start that the call records itself, used if the start was not seen. Left out if
+    /// not everything can be read.
     pub recorded: bool,
 }
 
@@ -48,12 +49,12 @@ impl Wanted {
         recorded: false,
     };
 
-    /// The class of an error is read.
+    /// Whether the class of an error is read.
     fn reads_errors(self) -> bool {
         self.errors || self.events
     }
 
-    /// The bytes are read.
+    /// Whether the bytes are read.
     pub(super) fn reads_sizes(self) -> bool {
         self.sizes || self.events
     }
@@ -67,24 +68,24 @@ impl Wanted {
 }
 
 impl Plan {
-    /// Where the messages of streams are counted, if they are wanted.
+    /// The sites that count messages of streams, if they are wanted.
     #[must_use]
     pub fn wanted_message_sites(&self, wanted: Wanted) -> &[Site] {
         if self.wants_messages(wanted) { &self.message_sites } else { &[] }
     }
 
-    /// Whether the messages of its framework's streams are wanted.
+    /// Whether the messages of this framework's streams are wanted.
     #[must_use]
     pub fn wants_messages(&self, wanted: Wanted) -> bool {
         match self.calls {
             Calls::ByType(_) => wanted.messages,
             Calls::BySite(_) => wanted.grpc_messages,
-            // Operations of specs have none.
+            // Operations of specs have no messages.
             Calls::Described(_) | Calls::Native(_) => false,
         }
     }
 
-    /// The recipe for a process in which the executable lies `bias` bytes above its link-time addresses.
+    /// Returns the recipe for a process in which the executable is loaded `bias` bytes above its link-time addresses.
     pub fn recipe(&self, bias: u64, wanted: Wanted) -> Result<Recipe, Refusal> {
         let mut recipe = Recipe {
             read_errors: u8::from(wanted.reads_errors()),
@@ -114,7 +115,7 @@ impl Plan {
             Calls::Described(operations) => {
                 put_shapes(&mut recipe, operations, |operation| operation.to_shape(bias))?;
                 recipe.by_site = by_site::NAMES;
-                // Its names are known when it finishes, and it has no peer.
+                // The names of an operation are known only when it finishes, and it has no peer.
                 recipe.events &= event::FINISHES;
             }
             Calls::Native(NativePlan(native)) => {
@@ -127,7 +128,7 @@ impl Plan {
     }
 }
 
-/// Writes a shape for each of these into a recipe.
+/// Writes a shape for each call into a recipe.
 pub(super) fn put_shapes<T>(
     recipe: &mut Recipe,
     calls: &[T],
@@ -140,14 +141,15 @@ pub(super) fn put_shapes<T>(
     Ok(())
 }
 
-/// Where a link-time address is in a process whose executable lies `bias` bytes above it. 0 stands for none, and stays.
+/// Returns a link-time address as it is in a process whose executable is loaded `bias` bytes above its link-time
+/// addresses. 0 stands for none and stays 0.
 pub(super) fn moved(address: u64, bias: u64) -> u64 {
     if address == 0 { 0 } else { address.wrapping_add(bias) }
 }
 
-/// The register of a Go function's integer argument.
+/// Returns the register of a Go function's integer argument, by its index.
 ///
-/// Go's `src/cmd/compile/abi-internal.md`, amd64 architecture; the same since Go 1.17.
+/// See `src/cmd/compile/abi-internal.md` of Go, amd64 architecture; the same since Go 1.17.
 pub(super) fn argument(index: usize) -> Result<Register, Refusal> {
     const INTEGER_ARGUMENTS: [Register; 9] = [
         Register::Rax,

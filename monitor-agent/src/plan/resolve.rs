@@ -1,4 +1,4 @@
-//! Names to numbers: types, fields and itabs of an executable, with the evidence for each.
+//! Resolves names to numbers: types, fields and itabs of an executable, with the evidence for each.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,50 +7,51 @@ use monitor_ebpf::TagMap;
 use super::{Offset, Refusal, reach, witness::Claim};
 use crate::image::{GoImage, Image, ImageError, Kind, Type};
 
-/// The evidence for everything here, before the DWARF is asked.
+/// The evidence for every number here, before the check against the DWARF.
 const TYPE_METADATA: &str = "Go type metadata";
-/// No name that is looked for is half as long.
+/// The maximum length of a type name, in bytes: at least twice that of any name looked for.
 const MAX_NAME: usize = 512;
-/// The framework's interfaces are implemented a few hundred times, and twice more for each method of a service.
+/// The maximum number of itabs. A framework's interfaces have a few hundred implementations, and two more for each
+/// method of a service.
 const MAX_ITABS: usize = 1 << 14;
 
-/// Finds what a framework's description names.
+/// Resolves the names in a framework's description or a spec.
 pub(super) struct Resolver<'a> {
     image: &'a Image,
     go: &'a GoImage<'a>,
-    /// Path of the copy of the framework that names are relative to.
+    /// The path of the framework's copy, which names are relative to.
     module: String,
-    /// Itabs by the full names of interface and concrete type; more than one of a pair is ambiguous.
+    /// The itabs by the full names of interface and concrete type. Several for one pair are ambiguous.
     itabs: BTreeMap<(String, String), Vec<ItabRef>>,
-    /// Addresses of types that no itab has, by name.
+    /// The addresses of types that have no itab, by name.
     reached: BTreeMap<String, BTreeSet<u64>>,
-    /// Types whose names end in one that is looked for, behind a slash.
+    /// The full names of types that end in a name looked for, after a slash.
     longer: BTreeSet<String>,
     offsets: BTreeMap<String, Offset>,
-    /// The offsets that are those of fields.
+    /// The offsets that belong to fields.
     claims: Vec<Claim>,
 }
 
-/// An itab and the type that its interface values point to.
+/// An itab, and the type that its interface values point to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ItabRef {
-    /// Link-time address of the itab.
+    /// The link-time address of the itab.
     pub(super) address: u64,
-    /// Link-time address of the rtype that the pointer points to.
+    /// The link-time address of the type that the pointer points to.
     pub(super) pointee: u64,
 }
 
-/// A field, found.
+/// A field that was found.
 pub(super) struct FieldRef {
-    /// Offset in its struct.
+    /// The offset in its struct, in bytes.
     pub(super) offset: u64,
     /// Its type.
     pub(super) field_type: Type,
 }
 
 impl<'a> Resolver<'a> {
-    /// Reads all itabs of the interfaces of the copy of a framework at `module`, and those of its errors and of
-    /// `others`.
+    /// Reads the itabs of all interfaces of the framework's copy at `module`, of its errors, and
+    /// of the errors in `others`.
     pub(super) fn new(
         module: &str,
         others: &[&str],
@@ -88,9 +89,9 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// The same for names that are whole: of the types in `concretes` and the interfaces that they are used as. Those that
-    /// are used as none are looked for behind the types that are. That may take most of what type data may be read for one
-    /// question, and each spec is one; their number is bounded.
+    /// Creates a resolver for full names. Reads the itabs of the types in `concretes`, and searches for the others
+    /// from the types that have itabs. The search may take most of the type data that may be read for one question;
+    /// each spec counts as one question, and the number of specs is limited.
     pub(super) fn of_types(
         concretes: &[&str],
         image: &'a Image,
@@ -123,7 +124,7 @@ impl<'a> Resolver<'a> {
         Ok(Self { image, go, module, itabs, reached, longer, offsets: BTreeMap::new(), claims: Vec::new() })
     }
 
-    /// Asks something of which nothing is kept but the answer.
+    /// Asks a question, and forgets what was found for it except the answer.
     pub(super) fn forgetting<T>(&mut self, ask: impl FnOnce(&mut Self) -> T) -> T {
         let (offsets, claims) = (self.offsets.clone(), self.claims.len());
         let answer = ask(self);
@@ -132,7 +133,8 @@ impl<'a> Resolver<'a> {
         answer
     }
 
-    /// The struct type of this name: it, or a pointer to it, is used as some interface, or lies behind a type that is.
+    /// Returns the struct type of this name. It or a pointer to it is used as an interface, or it
+    /// lies behind a type that is.
     pub(super) fn type_named(&self, name: &str) -> Result<u64, Refusal> {
         let full = self.full(name);
         match self
@@ -156,7 +158,8 @@ impl<'a> Resolver<'a> {
         Ok(first)
     }
 
-    /// Why there is no type of this name. Who has written it without the whole path of its package is told that.
+    /// Why there is no type of this name. If the name only lacks the beginning of its package path, the
+    /// refusal gives the full name.
     fn no_type(&self, name: String) -> Refusal {
         let mut longer = self.longer.iter().filter(|text| ends_in(text, &name));
         match (longer.next(), longer.next()) {
@@ -165,15 +168,15 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The itab under which a pointer to `concrete` is an `interface`; `None` when there is none: then no such
-    /// value can exist that the compiler knew of.
+    /// Returns the itab for a pointer to `concrete` as an `interface`. If there is none, the
+    /// compiler knew of no such value.
     pub(super) fn itab(&mut self, interface: &str, concrete: &str) -> Result<Option<ItabRef>, Refusal> {
         let Some(itab) = self.only(&self.full(interface), &self.full(concrete))? else { return Ok(None) };
         self.note(format!("itab({}, *{})", shown(interface), shown(concrete)), itab.address);
         Ok(Some(itab))
     }
 
-    /// The same of errors that are no pointers, but a type of the framework's itself.
+    /// Returns the itab of a framework's error type that is not a pointer.
     pub(super) fn itab_of_value(&mut self, concrete: &str) -> Result<Option<ItabRef>, Refusal> {
         let full = self.full(concrete);
         match self.itabs.get(&(ERROR.to_owned(), full.clone())).map(Vec::as_slice) {
@@ -187,14 +190,14 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The itab of an error of a type that is not the framework's, by its full name.
+    /// Returns the itab of an error type outside the framework, by its full name.
     pub(super) fn itab_of_error(&mut self, concrete: &str) -> Result<Option<ItabRef>, Refusal> {
         let Some(itab) = self.only(ERROR, concrete)? else { return Ok(None) };
         self.note(format!("itab({ERROR}, *{concrete})"), itab.address);
         Ok(Some(itab))
     }
 
-    /// The one itab of a pair, by full names.
+    /// Returns the only itab of a pair of full names.
     fn only(&self, interface: &str, concrete: &str) -> Result<Option<ItabRef>, Refusal> {
         match self.itabs.get(&(interface.to_owned(), format!("*{concrete}"))).map(Vec::as_slice) {
             None => Ok(None),
@@ -203,14 +206,15 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Like [`itab`](Self::itab), with the interface type itself.
+    /// Like [`itab`](Self::itab), but takes the interface type itself.
     pub(super) fn itab_of(&mut self, interface: &Type, concrete: &str) -> Result<Option<ItabRef>, Refusal> {
         let name = type_full_name(interface);
         let name = name.strip_prefix(&self.module).unwrap_or(&name).trim_start_matches('/').to_owned();
         self.itab(&name, concrete)
     }
 
-    /// The types outside the framework that implement one of its interfaces, by name, if that was asked for.
+    /// The names of types outside the framework that implement one of its interfaces, if the
+    /// interface was looked up before.
     pub(super) fn foreign(&self, interface: &str) -> Vec<&str> {
         let asked = format!("itab({interface},");
         if !self.offsets.keys().any(|name| name.starts_with(&asked)) {
@@ -224,8 +228,8 @@ impl<'a> Resolver<'a> {
             .collect()
     }
 
-    /// The type that a chain of fields leads to, from the struct type at an address, through pointers and slices, and
-    /// where it says `()` to the parameter of a function.
+    /// Returns the type at the end of a chain of fields, from the struct type at an address. Follows pointers and
+    /// slices; `()` leads to the parameter of a function.
     pub(super) fn type_behind(&self, struct_type: u64, fields: &[impl AsRef<str>]) -> Result<Type, Refusal> {
         let mut found = self.go.type_at(struct_type)?;
         for name in fields.iter().map(AsRef::as_ref) {
@@ -243,7 +247,7 @@ impl<'a> Resolver<'a> {
         Ok(found)
     }
 
-    /// What a pointer points to or a slice holds; any other type itself.
+    /// Returns the element type of a pointer or slice. Returns any other type itself.
     fn pointee(&self, found: Type) -> Result<Type, Refusal> {
         match (found.kind, found.elem) {
             (Kind::Pointer | Kind::Slice, Some(elem)) => Ok(self.go.type_at(elem)?),
@@ -251,7 +255,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The type of a function type's only parameter.
+    /// Returns the type of a function type's only parameter.
     pub(super) fn only_parameter(&self, function: &Type) -> Result<Type, Refusal> {
         let wrong =
             || Refusal::wrong_type("what leads to a type", &function.name, "a function of one argument");
@@ -266,17 +270,17 @@ impl<'a> Resolver<'a> {
         self.type_at(parameter)
     }
 
-    /// Whether the type at an address is the framework's of this name.
+    /// Whether the type at an address is the framework's type of this name.
     pub(super) fn is_named(&self, address: u64, name: &str) -> Result<bool, Refusal> {
         Ok(type_full_name(&self.go.type_at(address)?) == self.full(name))
     }
 
-    /// The type at an address.
+    /// Returns the type at an address.
     pub(super) fn type_at(&self, address: u64) -> Result<Type, Refusal> {
         Ok(self.go.type_at(address)?)
     }
 
-    /// The words at an address of the file.
+    /// Reads the words at an address of the file.
     pub(super) fn words<const N: usize>(&self, address: u64) -> Result<[u64; N], Refusal> {
         let bytes = self.image.read(address, N * 8)?;
         let mut words = [0; N];
@@ -286,7 +290,7 @@ impl<'a> Resolver<'a> {
         Ok(words)
     }
 
-    /// A field of the struct type at an address.
+    /// Returns a field of the struct type at an address.
     pub(super) fn field(&mut self, struct_type: u64, name: &str) -> Result<FieldRef, Refusal> {
         let owner = self.go.type_at(struct_type)?;
         let Some(field) = owner.fields.iter().find(|field| field.name == name) else {
@@ -305,12 +309,12 @@ impl<'a> Resolver<'a> {
         Ok(FieldRef { offset: field.offset, field_type })
     }
 
-    /// How entries of a map type lie in memory; `None` for a layout that isn't known.
+    /// Returns how a map type's entries lie in memory; `None` if the layout is unknown.
     ///
     /// The type that holds the entries is part of the map's own type descriptor, after its key and element
     /// (`internal/abi/map.go` @ go1.26, `internal/abi/map_noswiss.go` @ go1.22: the field before `Hasher`).
-    /// The map's header is not described by any type; it is that of `internal/runtime/maps.Map` or
-    /// `runtime.hmap`, whichever goes with the entries.
+    /// No type describes the map's header. It is that of `internal/runtime/maps.Map` or `runtime.hmap`,
+    /// whichever goes with the entries.
     pub(super) fn map_layout(&mut self, map_type: &Type) -> Option<TagMap> {
         const ENTRIES_TYPE: u64 = 64;
         let word = self.image.read(map_type.address.checked_add(ENTRIES_TYPE)?, 8).ok()?;
@@ -328,7 +332,7 @@ impl<'a> Resolver<'a> {
         Some(layout)
     }
 
-    /// Everything that was found, in the order of its names, and which of it are fields.
+    /// Returns all numbers found, sorted by name, and the claims about fields.
     pub(super) fn into_findings(self) -> (Vec<Offset>, Vec<Claim>) {
         (self.offsets.into_values().collect(), self.claims)
     }
@@ -348,20 +352,20 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// A name of the framework's own, for people: that of its topmost package begins with a dot.
+/// A name of the framework for people: without the dot that begins names of the topmost package.
 fn shown(name: &str) -> &str {
     name.strip_prefix('.').unwrap_or(name)
 }
 
-/// Where a function type keeps its number of parameters, and behind it their types, if it has no name
-/// (`FuncType` in internal/abi/type.go @ go1.26).
+/// The offset of the number of parameters in an unnamed function type, in bytes. Their types follow (`FuncType` in
+/// internal/abi/type.go @ go1.26).
 pub(super) const PARAMETER_COUNT: u64 = 48;
-/// See [`PARAMETER_COUNT`].
+/// The offset of the parameters' types: see [`PARAMETER_COUNT`].
 pub(super) const PARAMETERS: u64 = 56;
 
-/// The interface that Go itself defines.
+/// The predeclared interface of errors.
 pub(super) const ERROR: &str = "error";
-/// The interface of addresses, and the type that those of TCP have, in Go's own library.
+/// The interface of addresses in Go's standard library, and the type of TCP addresses.
 const ADDRESS: &str = "net.Addr";
 const TCP_ADDRESS: &str = "net.TCPAddr";
 
@@ -369,27 +373,27 @@ fn too_many_itabs() -> ImageError {
     ImageError::Malformed { what: "it has more Go itabs of the framework than a program needs".to_owned() }
 }
 
-/// Whether a full name is one that was written without the beginning of its package's path.
+/// Whether `name` is the full name without the beginning of its package path.
 pub(super) fn ends_in(full: &str, name: &str) -> bool {
     full.strip_suffix(name).is_some_and(|path| path.ends_with('/'))
 }
 
-/// Whether a type's full name is of a package of the module.
+/// Whether a type's full name belongs to a package of the module.
 fn is_below(name: &str, module: &str) -> bool {
     name.strip_prefix(module).is_some_and(|rest| rest.starts_with(['/', '.']))
 }
 
-/// An interface, or a type in one.
+/// The name of an interface, or of a type that an interface can hold.
 #[derive(Clone)]
 struct TypeName {
-    /// Name with the whole package path, with a star for a pointer.
+    /// The name with the whole package path, and a star for a pointer.
     text: String,
-    /// What a value of it in an interface points to: the pointer's type, or the type itself.
+    /// The type that an interface value points to: a pointer's element type, or the type itself.
     pointee: u64,
 }
 
-/// The name of an interface, a pointer to a named type or a struct. `None` for all others, and for types that
-/// can't be read: they are not what is looked for.
+/// Returns the name of an interface, a struct, or a pointer to a named type. `None` for other types, which are never
+/// looked for, and for unreadable ones.
 fn full_name(names: &mut HashMap<u64, Option<TypeName>>, go: &GoImage<'_>, address: u64) -> Option<TypeName> {
     names
         .entry(address)
@@ -409,11 +413,11 @@ fn full_name(names: &mut HashMap<u64, Option<TypeName>>, go: &GoImage<'_>, addre
         .clone()
 }
 
-/// `github.com/…/pkg/rpcinfo.rpcInfo` from the short name that the runtime has and the package path.
+/// Builds `github.com/…/pkg/rpcinfo.rpcInfo` from the runtime's short name and the package path.
 pub(super) fn type_full_name(found: &Type) -> String {
     match &found.pkg_path {
         Some(path) => {
-            // Type arguments have paths of their own, dots included.
+            // Type arguments contain paths, and so dots.
             let (name, arguments) = found.name.split_at(found.name.find('[').unwrap_or(found.name.len()));
             let short = name.rsplit('.').next().unwrap_or(name);
             format!("{path}.{short}{arguments}")

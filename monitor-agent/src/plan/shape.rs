@@ -13,23 +13,23 @@ use crate::{
     specs::Side,
 };
 
-/// A shape of calls, proven in an executable.
+/// A shape, proven in an executable.
 #[derive(Clone, Debug)]
 pub(super) struct ShapePlan {
-    /// What can't be told of its calls, in words.
+    /// What is unknown about its calls, as text.
     pub(super) notes: Vec<String>,
-    /// Why the start that its calls record can't be read, where that is so.
+    /// Why the start that its calls record can't be read; `None` if it can be.
     pub(super) unrecorded: Option<String>,
-    /// How the tags that hold the number of retries lie in memory.
+    /// The memory layout of the tags, which hold the number of retries.
     pub(super) tag_map: Option<TagMap>,
-    /// Its calls have such tags, and it is not known where or how they lie.
+    /// Whether its calls have tags whose place or layout is unknown.
     pub(super) lacks_retries: bool,
     reads: Reads,
 }
 
 impl ShapePlan {
-    /// Plans a shape; `None` when its type isn't in the executable. Without the names of caller, callee and
-    /// method, and without what the key depends on, it is refused; what else is missing is a note.
+    /// Plans a shape; `None` if its type isn't in the executable. The names of caller, callee and method, and what
+    /// the key depends on, are required. Anything else that is missing becomes a note.
     pub(super) fn make(spec: &ShapeSpec, resolver: &mut Resolver<'_>) -> Result<Option<Self>, Refusal> {
         let Some(itab) = resolver.itab(&spec.interface, &spec.concrete)? else { return Ok(None) };
         let inner = match &spec.when {
@@ -60,7 +60,7 @@ impl ShapePlan {
         let peer = notes.or_none("the address of the peer can't be told", peer)?.flatten();
         let stream = or_none(walk.word(&spec.stream))?;
         let protocol = notes.or_none("the protocol can't be told", walk.word(&spec.protocol))?;
-        // Where it can't be told starts are watched all the same.
+        // Starts are watched anyway.
         let (recorded, unrecorded) = match walk.recorded(&spec.recorded) {
             Ok(recorded) => (Some(recorded), None),
             Err(why) => (None, Some(format!("{}: {}", spec.name, optional(why)?.reason()))),
@@ -90,13 +90,13 @@ impl ShapePlan {
         Ok(Some(Self { notes: notes.notes, unrecorded, tag_map, lacks_retries, reads }))
     }
 
-    /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
+    /// Returns the shape for a process whose executable is loaded `bias` bytes above its link-time addresses.
     pub(super) fn to_shape(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
         self.reads.to_shape(bias, wanted)
     }
 }
 
-/// What can't be told of a shape.
+/// Collects what is unknown about a shape.
 struct Notes<'a> {
     shape: &'a str,
     notes: Vec<String>,
@@ -107,7 +107,7 @@ impl Notes<'_> {
         self.notes.push(format!("{}: {what} ({})", self.shape, why.reason()));
     }
 
-    /// What a release simply lacks is none, and noted.
+    /// Turns something that a release lacks into `None` and a note.
     fn or_none<T>(&mut self, what: &str, found: Result<T, Refusal>) -> Result<Option<T>, Refusal> {
         match found {
             Ok(found) => Ok(Some(found)),
@@ -119,8 +119,8 @@ impl Notes<'_> {
     }
 }
 
-/// The interface inside an object of a shape that has a condition, and the word that it must begin with; `None` when the type
-/// that it must hold isn't in the executable.
+/// Returns the place of a condition's interface field, and the itab that it must hold; `None` if the held type isn't
+/// in the executable.
 fn inner_word(
     condition: &Condition,
     object: u64,
@@ -132,7 +132,7 @@ fn inner_word(
     Ok(Some((Place { node: ROOT, offset: field.offset }, inner.address)))
 }
 
-/// Lets what a release simply lacks pass, as the reason for a note. A damaged file stays an error.
+/// Returns the reason why something optional is missing. An unreadable executable stays an error.
 fn optional(why: Refusal) -> Result<Refusal, Refusal> {
     match why {
         Refusal::Image(_) => Err(why),
@@ -140,23 +140,23 @@ fn optional(why: Refusal) -> Result<Refusal, Refusal> {
     }
 }
 
-/// What a release simply lacks is none.
+/// Turns something that a release lacks into `None`.
 fn or_none<T>(found: Result<T, Refusal>) -> Result<Option<T>, Refusal> {
     found.map_or_else(|why| optional(why).map(|_| None), |found| Ok(Some(found)))
 }
 
-/// Follows paths through the types, noting what lies on them.
+/// Follows paths through types, and notes the nodes on the way.
 pub(super) struct Walk<'a, 'b> {
     pub(super) nodes: Nodes,
-    /// Where paths begin.
+    /// The node where paths begin.
     pub(super) root: NodeId,
-    /// Type of what is there.
+    /// The type of that node.
     pub(super) object: u64,
     pub(super) resolver: &'a mut Resolver<'b>,
 }
 
 impl Walk<'_, '_> {
-    /// The places of the names of caller, callee and method.
+    /// Returns the places of the names of caller, callee and method.
     fn labels(&mut self, spec: &ShapeSpec) -> Result<[Place; LABELS], Refusal> {
         let mut labels = [Place { node: ROOT, offset: 0 }; LABELS];
         for (label, path) in
@@ -169,7 +169,7 @@ impl Walk<'_, '_> {
         Ok(labels)
     }
 
-    /// The place of a value of a kind and size.
+    /// Returns the place of a value of a kind and size.
     pub(super) fn value(
         &mut self,
         path: &str,
@@ -183,7 +183,7 @@ impl Walk<'_, '_> {
         Ok(place)
     }
 
-    /// The place of a string, or of a slice of bytes, which begins as one does.
+    /// Returns the place of a string or byte slice, which begin alike.
     pub(super) fn text(&mut self, path: &str) -> Result<Place, Refusal> {
         let (place, found) = self.follow(path)?;
         let is_bytes = match found.elem.filter(|_| found.kind == Kind::Slice) {
@@ -205,8 +205,9 @@ impl Walk<'_, '_> {
         Ok([self.word(sent)?, self.word(received)?])
     }
 
-    /// The pointer in a `sync/atomic` value, of the type `Value` or `Pointer` (`src/sync/atomic/value.go` and `type.go`
-    /// @ go1.18 … go1.27): both have it in their field `v`, the first one as part of an interface.
+    /// Returns the place of the pointer in a `sync/atomic` value of the type `Value` or `Pointer`
+    /// (`src/sync/atomic/value.go` and `type.go` @ go1.18 … go1.27). Both keep it in their field `v`, `Value` as part
+    /// of an interface.
     fn atomic(&mut self, path: &str) -> Result<Place, Refusal> {
         let (_, found) = self.follow(path)?;
         expect(path, &found, "a value of sync/atomic", |kind| {
@@ -224,7 +225,7 @@ impl Walk<'_, '_> {
         Ok(place)
     }
 
-    /// An event that calls record themselves.
+    /// Returns the places of an event that calls record themselves.
     fn recorded(&mut self, spec: &RecordedSpec) -> Result<RecordedAt, Refusal> {
         let events = self.value(&spec.events, "a slice", 24, |kind| kind == Kind::Slice)?;
         let element = format!("{}.[{}]", spec.events, spec.index);
@@ -249,7 +250,8 @@ impl Walk<'_, '_> {
         Ok((place, self.resolver.map_layout(&found)))
     }
 
-    /// A question, and why it has no answer, or not in all types that its value can come in.
+    /// Returns a question with its places, and why it can't be answered, or not for every type
+    /// that its value can have.
     fn question(&mut self, question: &Question) -> Result<(Asked, Option<Refusal>), Refusal> {
         let (paths, op, operand) = match question {
             Question::Equals(paths, operand) => (paths, TestOp::Equal, *operand),
@@ -259,8 +261,8 @@ impl Walk<'_, '_> {
         Ok((Asked { places, op, width, operand }, failed))
     }
 
-    /// The places of a value in types that stand for each other, its width, and why one is missing. A type that
-    /// isn't in the executable is not missed if another is.
+    /// Returns the places of a value in types that can replace each other, its width, and why a place is missing. A
+    /// type that isn't in the executable is not missed if another one is.
     fn alternatives(&mut self, paths: &Alternatives) -> Result<(Vec<Place>, u8, Option<Refusal>), Refusal> {
         let mut places: Vec<Place> = Vec::new();
         let mut width = 8;
@@ -289,12 +291,12 @@ impl Walk<'_, '_> {
         Ok((places, width, failed))
     }
 
-    /// The place of a number, or of a pointer, which tells one object from another.
+    /// Returns the place and width of a number, or of a pointer that identifies an object.
     pub(super) fn number(&mut self, path: &str) -> Result<(Place, u8), Refusal> {
         self.number_of(path, |kind| is_integer(kind) || kind == Kind::Pointer)
     }
 
-    /// The place of a number that is shown: an address is none.
+    /// Returns the place and width of a number that is shown, so not of an address.
     pub(super) fn shown_number(&mut self, path: &str) -> Result<(Place, u8), Refusal> {
         self.number_of(path, is_integer)
     }
@@ -308,7 +310,7 @@ impl Walk<'_, '_> {
         Ok((place, u8::try_from(found.size).unwrap_or(8)))
     }
 
-    /// Follows a path to a place and the type of what is there.
+    /// Follows a path to a place, and returns it with the type of its value.
     fn follow(&mut self, path: &str) -> Result<(Place, Type), Refusal> {
         let mut place = Place { node: self.root, offset: 0 };
         let mut struct_type = self.object;
@@ -365,7 +367,7 @@ fn expect(
     if fits(found.kind) { Ok(()) } else { Err(Refusal::wrong_type(what, &found.name, expected)) }
 }
 
-/// The programs read whole words at multiples of eight, as the compiler lays them out.
+/// Refuses a value that is not aligned: the programs read whole words at multiples of eight.
 fn aligned(what: &str, place: Place, size: u64) -> Result<(), Refusal> {
     if place.offset.is_multiple_of(size.clamp(1, 8)) {
         return Ok(());
@@ -376,15 +378,15 @@ fn aligned(what: &str, place: Place, size: u64) -> Result<(), Refusal> {
 /// A step of a path.
 #[derive(Debug, PartialEq, Eq)]
 enum Step<'a> {
-    /// To a field of the struct.
+    /// A field of the struct.
     Field(&'a str),
-    /// To an element of a slice.
+    /// An element of a slice.
     Element(u64),
-    /// Through an interface, to the type that it must hold a pointer to.
+    /// The type that an interface must hold a pointer to.
     Holds(&'a str),
 }
 
-/// Cuts a path into steps. Dots inside parentheses belong to a type's name.
+/// Splits a path into steps. Dots inside parentheses belong to a type's name.
 fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
     let mut rest = path;
     std::iter::from_fn(move || {
@@ -403,7 +405,7 @@ fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
     })
 }
 
-/// A side as the programs have it.
+/// The side in the format of the programs.
 pub(super) fn side_code(of: Side) -> u8 {
     match of {
         Side::Client => side::CLIENT,

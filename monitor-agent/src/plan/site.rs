@@ -1,4 +1,4 @@
-//! Sites: where a probe goes, and how that place is found in a function.
+//! Sites: where a probe goes, and how that place is chosen in a function.
 
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ pub enum Role {
     Sent,
     /// A message may have been received.
     Received,
-    /// A message is about to be sent or received: whose, is to be noted.
+    /// A message is about to be sent or received. The program notes which stream it belongs to.
     Entered,
 }
 
 impl Role {
-    /// The role's name: messages are only counted, in both directions, and by some frameworks as they return.
+    /// The name of the role. All sites that count messages have the same name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -39,35 +39,35 @@ impl Role {
 /// One place for one probe.
 #[derive(Clone, Debug)]
 pub struct Site {
-    /// What a hit means.
+    /// The meaning of a hit.
     pub role: Role,
-    /// The function, as the binary's function table names it.
+    /// The function's name in the function or symbol table.
     pub symbol: String,
     /// Link-time address of the instruction.
     pub address: u64,
-    /// Its offset in the file: what the kernel attaches to.
+    /// The offset of the instruction in the file, which the kernel attaches to.
     pub file_offset: u64,
     /// The instruction, for people.
     pub instruction: String,
     /// Link-time address of the function.
     pub entry: u64,
-    /// The whole function, as the file has it.
+    /// The code of the whole function.
     pub code: Arc<[u8]>,
-    /// What a hit costs.
+    /// The cost of a hit.
     pub cost: CostClass,
-    /// Where in the function the instruction lies.
+    /// What kind of place in the function it is.
     pub kind: SiteKind,
     /// Why this instruction was chosen.
     pub why: String,
 }
 
-/// Carry and zero flag: a branch "below or equal" is taken when one is set.
+/// Carry and zero flag: a branch "below or equal" is taken if one of them is set.
 const CARRY_OR_ZERO: u8 = 1 << 0 | 1 << 6;
 
 impl Site {
-    /// Processor flags that tell a hit which isn't an entry of the function: the branch of a stack check is
-    /// about to be taken, and the function will be entered again. `None` where it is all the same: a test of an error for zero
-    /// leaves none of them set unless there is no error, and behind it they are as it has left them.
+    /// The processor flags that mark a hit which is not an entry: the branch of a stack check is about to be taken,
+    /// and the function will be entered again. `None` if any value will do. A test of an error for zero leaves these
+    /// flags clear unless there is no error, and they stay so after it.
     #[must_use]
     pub fn skip_flags(&self) -> Option<u8> {
         match self.kind {
@@ -77,15 +77,15 @@ impl Site {
         }
     }
 
-    /// Whether calls come by only where something fails: what a hit costs there says nothing of calls.
+    /// Whether calls pass the site only on failure. The cost of a hit then does not represent the cost of a call.
     #[must_use]
     pub fn is_rare(&self) -> bool {
         self.kind == SiteKind::Failed
     }
 
-    /// Moves it to its function's first instruction.
+    /// Moves the site to the first instruction of its function.
     pub(super) fn choose_first_instruction(&mut self) {
-        // The whole function has been decoded before.
+        // The whole function has been decoded before, so this does not fail.
         let Ok(first) = first_instruction(&self.code, self.entry) else { return };
         self.file_offset = self.file_offset.wrapping_sub(self.address.wrapping_sub(self.entry));
         self.address = self.entry;
@@ -94,18 +94,18 @@ impl Site {
     }
 }
 
-/// How the places for probes in functions are chosen.
+/// How sites are chosen in functions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SiteChoosing {
-    /// Where one call is one hit, and a hit costs least.
+    /// Where each call causes one hit, at the least cost.
     #[default]
     Best,
-    /// At the first instruction of each function, as other tools do it; Kitex's only. To compare with: a call can hit
-    /// such a site twice, and is then counted twice.
+    /// At the first instruction of each function, as in other tools; for Kitex only. For comparison: a call can hit
+    /// such a site twice, and then counts twice.
     Naive,
 }
 
-/// A cost class as `inspect` and the metrics write it.
+/// The name of a cost class in `inspect` and the metrics.
 #[must_use]
 pub fn cost_name(cost: CostClass) -> &'static str {
     match cost {
@@ -115,7 +115,7 @@ pub fn cost_name(cost: CostClass) -> &'static str {
     }
 }
 
-/// The site in the only function with a symbol.
+/// Returns the site in the only function with this symbol.
 pub(super) fn find_site(
     role: Role,
     symbol: &str,
@@ -133,7 +133,7 @@ pub(super) fn find_site(
     find_site_of(role, function, image, go)
 }
 
-/// Refuses a function that has been put into another as well: who gets there by that one enters no probe.
+/// Refuses a function that is inlined anywhere: calls through the inlined copy hit no probe.
 pub(super) fn check_not_inlined(function: &Function, go: &GoImage<'_>) -> Result<(), Refusal> {
     match go.inlined_into(function)? {
         Some(caller) => Err(Refusal::Inlined { symbol: function.name.clone(), caller }),
@@ -141,8 +141,8 @@ pub(super) fn check_not_inlined(function: &Function, go: &GoImage<'_>) -> Result
     }
 }
 
-/// What the executable says of a function's arguments, which must be those that are expected, or begin with them. A function of
-/// which it says nothing passes only where none are expected.
+/// Returns a function's arguments. They must begin with the expected ones. If the executable does not describe them,
+/// none may be expected.
 pub(super) fn check_arguments(
     function: &Function,
     expected: &str,
@@ -157,7 +157,7 @@ pub(super) fn check_arguments(
     }
 }
 
-/// The sites that have been found in an executable so far.
+/// The sites found in an executable so far.
 pub(super) struct Sites<'a> {
     pub(super) image: &'a Image,
     pub(super) go: &'a GoImage<'a>,
@@ -165,12 +165,12 @@ pub(super) struct Sites<'a> {
 }
 
 impl<'a> Sites<'a> {
-    /// None so far.
+    /// Creates an empty collection.
     pub(super) fn new(image: &'a Image, go: &'a GoImage<'a>) -> Self {
         Self { image, go, found: Vec::new() }
     }
 
-    /// The address of the site at a function's entry, of which there is one for each role.
+    /// Returns the address of the site at a function's entry. Each role has its own site there.
     pub(super) fn at_entry(&mut self, role: Role, function: &Function) -> Result<u64, Refusal> {
         let is_same =
             |site: &&Site| site.role == role && site.entry == function.entry && site.kind.is_at_entry();
@@ -183,7 +183,7 @@ impl<'a> Sites<'a> {
         Ok(address)
     }
 
-    /// The addresses of the sites at which a function returns, which finishes a call.
+    /// Returns the addresses of the sites at which a function returns, which finishes a call.
     pub(super) fn at_returns(&mut self, function: &Function) -> Result<Vec<u64>, Refusal> {
         let sites = return_sites_of(Role::Finish, function, self.image, self.go)?;
         let addresses = sites.iter().map(|site| site.address).collect();
@@ -191,8 +191,9 @@ impl<'a> Sites<'a> {
         Ok(addresses)
     }
 
-    /// The address of the site at which a function has an error that the only call of another one has given it, which finishes a
-    /// call; and how far above the stack pointer its own argument lies then.
+    /// Returns the address of the site at which a function has the error from its only call of `giver`,
+    /// which finishes a call. Also returns the offset of the function's own argument from the stack
+    /// pointer there, in bytes.
     pub(super) fn at_tested_call(
         &mut self,
         function: &Function,
@@ -211,7 +212,7 @@ impl<'a> Sites<'a> {
     }
 }
 
-/// Refuses sites of one role at which hits are told from others in different ways: the programs have one way for all.
+/// Refuses sites of one role whose hits need different processor flags: the programs have one set of flags per role.
 pub(super) fn same_kinds(sites: &[Site]) -> Result<(), Refusal> {
     for role in [Role::Start, Role::Finish, Role::Entered] {
         let mut flags = sites.iter().filter(|site| site.role == role).filter_map(Site::skip_flags);
@@ -223,7 +224,7 @@ pub(super) fn same_kinds(sites: &[Site]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The site in a function.
+/// Returns the site at a function's entry.
 pub(super) fn find_site_of(
     role: Role,
     function: &Function,
@@ -236,7 +237,7 @@ pub(super) fn find_site_of(
     site(role, (&function.name, function.entry), &code.into(), choice, image)
 }
 
-/// The sites at which a function returns.
+/// Returns the sites at which a function returns.
 pub(super) fn return_sites_of(
     role: Role,
     function: &Function,
@@ -255,7 +256,7 @@ pub(super) fn no_site(symbol: &str, error: &CodeError) -> Refusal {
     Refusal::NoSite { symbol: symbol.to_owned(), why: error.to_string() }
 }
 
-/// The site that was chosen in a function, which has a name and an address.
+/// Creates the site for a choice in the function with this name and address.
 pub(super) fn site(
     role: Role,
     (symbol, entry): (&str, u64),

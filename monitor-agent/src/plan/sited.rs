@@ -1,4 +1,4 @@
-//! Calls that are told by the function that they enter, proven in an executable.
+//! Calls that are identified by the function that they enter, proven in an executable.
 
 mod find;
 mod messages;
@@ -16,7 +16,7 @@ pub(super) use find::find;
 
 use messages::MessagePlan;
 
-/// A kind of call: where it starts and finishes, and what lies where then.
+/// A kind of call: its sites, and where its values lie at a hit.
 #[derive(Clone, Debug)]
 pub(super) struct SitedCall {
     spec: &'static CallSpec,
@@ -28,9 +28,9 @@ pub(super) struct SitedCall {
     streams: Option<[Place; 2]>,
     status: Status,
     conditions: Conditions,
-    /// An end that only an error tells.
+    /// An end that is visible only as an error passed between two functions.
     given: Given,
-    /// Where the code lies that tells failures in the middle of a call: from, to.
+    /// The code that reports failures in the middle of a call: start and end addresses.
     interim: Vec<(u64, u64)>,
     messages: Option<MessagePlan>,
 }
@@ -39,42 +39,43 @@ pub(super) struct SitedCall {
 #[derive(Clone, Debug)]
 struct Ends {
     sites: Vec<u64>,
-    /// How far above the stack pointer the object's address lies at each of them; 0 where it is in a register.
+    /// The offset of the object's address from the stack pointer at each finish site, in bytes;
+    /// 0 if it is in a register.
     kept_at: u16,
-    /// What is in which register at each of them, as the first one says.
+    /// The registers at each finish site, taken from the first one.
     entry: &'static Entry,
 }
 
-/// What must hold for a hit to be one.
+/// The conditions for a hit to count.
 #[derive(Clone, Debug)]
 struct Conditions {
-    /// At the start.
+    /// At a start.
     begins: Option<Asked>,
-    /// At a finish without a start, to be the first of its call.
+    /// For a finish without a start to be the first of its call.
     first: Option<Asked>,
     /// At each finish.
     gates: Vec<Asked>,
 }
 
-/// Where the code of a finish's status lies.
+/// Where the status code lies at a finish.
 #[derive(Clone, Debug)]
 struct Status {
-    /// Itab of the errors that have one; 0 where the finish gets a status itself.
+    /// The itab of errors that have a status; 0 if the finish gets the status itself.
     error: u64,
-    /// Itab of the errors that may say that all is well; 0 if there are none.
+    /// The itab of errors that may mean success; 0 if there are none.
     well: u64,
     well_text: &'static str,
-    /// Itab of the errors that wrap another, and where it lies in them; 0 if there are none.
+    /// The itab of errors that wrap another one, and the offset of the wrapped one; 0 if there are none.
     wrap: (u64, u8),
     message: Place,
     code: Place,
 }
 
-/// The calls of a copy of a framework, their sites with the finishes first, and notes about what can't be told.
+/// The calls of a copy of a framework, their sites with the finishes first, and notes about what is unknown.
 pub(super) struct Found {
     pub(super) calls: Vec<SitedCall>,
     pub(super) sites: Vec<Site>,
-    /// Sites of messages, entries first.
+    /// The sites for messages, entries first.
     pub(super) message_sites: Vec<Site>,
     pub(super) notes: Vec<String>,
     /// Notes about calls that are not watched at all.

@@ -1,28 +1,28 @@
-//! The second witness: offsets from Go's type metadata, compared with the DWARF where there is DWARF.
+//! The second witness: compares offsets from Go's type metadata with the DWARF, if there is DWARF.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Offset, Refusal};
 use crate::image::{Image, StructLayout};
 
-/// What a plan takes from the type metadata for one field of a struct.
+/// What a plan takes from the type metadata about one field of a struct.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
-    /// Name of the plan's [`Offset`].
+    /// The name of the plan's [`Offset`].
     pub(super) offset_name: String,
-    /// The struct, with the whole path of its package.
+    /// The struct's name, with the whole path of its package.
     pub(super) type_name: String,
-    /// Bytes that the struct takes.
+    /// The size of the struct, in bytes.
     pub(super) size: u64,
     /// The field.
     pub(super) field: String,
-    /// Bytes from the start of the struct.
+    /// The offset of the field, in bytes.
     pub(super) offset: u64,
 }
 
-/// Compares claims with the DWARF: what it confirms gets it as evidence, what it contradicts is refused.
+/// Compares claims with the DWARF. A confirmed one gets it as further evidence, a contradicted one is refused.
 ///
-/// A damaged witness contradicts nothing: the note that comes back says why it was not heard.
+/// Damaged DWARF contradicts nothing. The returned note then says why it was not used.
 pub(super) fn check(
     image: &Image,
     claims: &[Claim],
@@ -78,7 +78,7 @@ mod tests {
         }
     }
 
-    /// The evidence for `pkg.T.a`, or the refusal, when the DWARF has a struct of this name, size and field.
+    /// The evidence for `pkg.T.a`, or the refusal, if the DWARF has a struct with this name, size and field.
     fn outcome(name: &str, size: u64, field: &str, offset: u64) -> Result<String, String> {
         let layout = StructLayout { size, fields: BTreeMap::from([(field.to_owned(), offset)]) };
         let metadata = "Go type metadata".to_owned();

@@ -1,12 +1,12 @@
-//! Patterns of functions' names.
+//! Patterns for function names.
 
-/// Whether a text is like a pattern, in which each `*` stands for any text. Takes time in proportion to both lengths
-/// multiplied, at most.
+/// Whether a text matches a pattern in which each `*` stands for any text. Takes time proportional to the product of
+/// both lengths, at most.
 pub(super) fn is_like(pattern: &str, text: &str) -> bool {
     is_like_with(pattern, text, |at| is_star(pattern, at))
 }
 
-/// The same of the name of a Go function, where the star of a method's receiver stands for itself.
+/// Does the same for the name of a Go function, in which the star of a method's receiver is literal.
 pub(super) fn is_like_in_go(pattern: &str, text: &str) -> bool {
     is_like_with(pattern, text, |at| stands_for_any(pattern, at))
 }
@@ -16,8 +16,8 @@ pub(super) fn is_pattern_in_go(name: &str) -> bool {
     (0..name.len()).any(|at| stands_for_any(name, at))
 }
 
-/// Whether what stands there in the name of a Go function is a star that stands for any text, and not the one of a method's receiver,
-/// as in `pkg.(*T).Method`: without that `*T` would be any type whose name ends in `T`.
+/// Whether the byte at `at` is a star that stands for any text, and not the star of a method's receiver, as in
+/// `pkg.(*T).Method`. Otherwise `*T` would match any type whose name ends in `T`.
 fn stands_for_any(name: &str, at: usize) -> bool {
     let byte = |at: usize| name.as_bytes().get(at);
     let is_behind_parenthesis = at.checked_sub(1).and_then(byte) == Some(&b'(');
@@ -29,11 +29,11 @@ fn is_star(pattern: &str, at: usize) -> bool {
     pattern.as_bytes().get(at) == Some(&b'*')
 }
 
-/// The same where `is_any` says which bytes of the pattern stand for any text.
+/// Matches with the bytes of the pattern for which `is_any` is true as wildcards.
 fn is_like_with(pattern: &str, text: &str, is_any: impl Fn(usize) -> bool) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut at, mut place) = (0, 0);
-    // The last star, and up to where it stands for the text.
+    // The last star, and the end of the text that it stands for so far.
     let mut star: Option<(usize, usize)> = None;
     while let Some(&byte) = text.get(place) {
         match pattern.get(at) {

@@ -1,4 +1,4 @@
-//! What a spec's file says about functions of Go.
+//! Reads a spec's operations of Go functions.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use super::{
     written::{WrittenEntry, WrittenKey, WrittenOperation, WrittenPolicy, WrittenSide, WrittenWords},
 };
 
-/// Whether it has more functions than are told apart.
+/// Whether it may have more sites than the programs distinguish.
 pub(super) fn spans_several(operation: &Operation) -> bool {
     matches!(operation.finish, Finish::Returned(_))
         || operation.entries().any(|entry| entry.at_most.is_some())
 }
 
-/// The operation that is written.
+/// Reads an operation.
 pub(super) fn operation(spanned: &Spanned<WrittenOperation>) -> Result<Operation, Wrong> {
     let written = spanned.get_ref();
     let (key, policy) = key_and_policy(written)?;
@@ -61,7 +61,7 @@ pub(super) fn operation(spanned: &Spanned<WrittenOperation>) -> Result<Operation
     Ok(operation)
 }
 
-/// Which numbers mean that it has failed. Those that none is are refused.
+/// Returns which numbers mean failure. Refuses a comparison with negative numbers, unless its numbers are signed.
 fn failed(written: &WrittenOperation) -> Result<Option<Comparison>, Wrong> {
     let Some(text) = &written.failed else { return Ok(None) };
     let highest: i64 = if written.signed { i32::MAX.into() } else { u32::MAX.into() };
@@ -153,7 +153,7 @@ pub(crate) fn entry(
     Ok(Entry { function: function.get_ref().clone(), at_most, arguments, words, place })
 }
 
-/// Which arguments an entry has. Those that it says the meaning of must be among them.
+/// Returns the arguments of an entry. They must include the words that the entry gives a meaning.
 fn arguments(spanned: &Spanned<WrittenEntry>, said: Said<'_>, words: &Words) -> Result<String, Wrong> {
     let Some(arguments) = &spanned.get_ref().arguments else {
         if *words == Words::default() {
@@ -167,7 +167,7 @@ fn arguments(spanned: &Spanned<WrittenEntry>, said: Said<'_>, words: &Words) -> 
     Ok(arguments.get_ref().clone())
 }
 
-/// Which words of a function's arguments or results a file says the meaning of.
+/// The words of a function's arguments or results that a file gives a meaning.
 #[derive(Clone, Copy)]
 struct Said<'a> {
     key: Option<&'a Spanned<usize>>,
@@ -177,7 +177,7 @@ struct Said<'a> {
 }
 
 impl Said<'_> {
-    /// The words. How many bytes the number has is for the caller to add.
+    /// Returns the words. The caller sets the width of the number.
     fn words(self) -> Result<Words, Wrong> {
         if let Some(extra) = self.pointers.values().nth(POINTERS_MAX) {
             return wrong(extra, format!("paths can begin at {POINTERS_MAX} pointers at most"));
@@ -194,7 +194,7 @@ impl Said<'_> {
         })
     }
 
-    /// Refuses words that are not among those of `lying`, which says how they lie, or are something else there.
+    /// Refuses words that do not exist in `lying`, the layout of the arguments, or have another kind there.
     fn check(self, lying: &Spanned<String>) -> Result<(), Wrong> {
         let text = lying.get_ref();
         check(lying, names::arguments(text))?;
@@ -224,7 +224,7 @@ impl Said<'_> {
         }
     }
 
-    /// How many bytes the number has; 0 for none.
+    /// The width of the number, in bytes; 0 if there is none.
     fn number_width(self, lying: &str) -> u8 {
         self.number.map_or(0, |word| names::width(lying, *word.get_ref()))
     }
@@ -269,7 +269,7 @@ fn returns(written: &WrittenOperation, returns: &Spanned<WrittenWords>, key: Key
     Ok(words)
 }
 
-/// Refuses names that nothing has, and what is asked for without saying where it is.
+/// Refuses unknown names, and labels for which some finish lacks the value.
 fn every_word(operation: &Operation, spanned: &Spanned<WrittenOperation>) -> Result<(), Wrong> {
     let written = spanned.get_ref();
     let ends: Vec<&Words> = match &operation.finish {

@@ -1,8 +1,8 @@
-//! What users tell the agent about functions that it does not know: operations, each with a start and an end, described
-//! by names only. One file describes one family of metrics.
+//! Users' specs: descriptions of functions that the agent does not know. A spec describes operations, each with a
+//! start and a finish, by names only. One file describes one family of metrics.
 //!
-//! [`read()`] makes a [`Spec`] of a file's text, with the place of whatever is wrong with it. What a spec names is found
-//! and proven in an executable by the [plan](crate::plan), as what the agent knows itself is.
+//! [`read()`] makes a [`Spec`] of a file's text, or reports the place of an error. As for frameworks, the
+//! [plan](crate::plan) finds and proves in an executable what a spec names.
 
 mod glob;
 pub(crate) mod go;
@@ -27,179 +27,179 @@ pub use names::steps_of;
 pub use native::{Native, NativeEntry, NativeFinish, Text, Width};
 pub use read::{FRAMEWORK_KEYS, read};
 
-/// Longest file.
+/// The maximum size of a file, in bytes.
 pub const FILE_MAX: usize = 64 << 10;
-/// Operations of a spec.
+/// The maximum number of operations in a spec.
 pub const OPERATIONS_MAX: usize = monitor_ebpf::MAX_SHAPES;
-/// Functions to choose from, over releases, for one end of an operation.
+/// The maximum number of alternative functions for one end of an operation.
 pub const ALTERNATIVES_MAX: usize = 8;
-/// Functions that a pattern may match at most, whatever it says.
+/// The maximum number of functions that any pattern may match.
 pub const MATCHES_MAX: usize = 64;
-/// Steps of a path.
+/// The maximum number of steps in a path.
 pub const STEPS_MAX: usize = 8;
-/// Labels of a spec.
+/// The maximum number of labels in a spec.
 pub const LABELS_MAX: usize = 8;
-/// Names among them that are read from memory.
+/// The maximum number of labels that are strings in memory.
 pub const TEXTS_MAX: usize = monitor_ebpf::LABELS;
-/// Arguments that paths can begin at.
+/// The maximum number of arguments at which paths can begin.
 pub const POINTERS_MAX: usize = 2;
-/// Words of arguments and results that are in registers.
+/// The number of words of arguments or results in registers.
 pub const REGISTERS: usize = 9;
-/// Specs in one run.
+/// The maximum number of specs in one run.
 pub const SPECS_MAX: usize = 16;
 
-/// One file.
+/// A spec, read from one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// What its metrics begin with.
+    /// The prefix of its metrics' names.
     pub name: String,
-    /// The help text of its metrics; empty for one that the agent makes.
+    /// The help text of its metrics; empty for a generated one.
     pub help: String,
-    /// Path of the module whose version is shown; empty for none.
+    /// The path of the module whose version is shown; empty for none.
     pub module: String,
-    /// Names of its labels.
+    /// The names of its labels.
     pub labels: Vec<String>,
-    /// What is measured: at least one.
+    /// The operations that it measures, at least one.
     pub operations: Vec<Operation>,
-    /// What it was read from.
+    /// The file that it was read from.
     pub origin: Origin,
 }
 
-/// The file that a spec was read from, to tell where in it something stands.
+/// The file that a spec was read from, kept to report places in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     file: String,
     text: String,
 }
 
-/// On which side of a call the target is.
+/// The side of a call that the target is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// It calls.
+    /// The target calls.
     Client,
-    /// It is called.
+    /// The target is called.
     Server,
 }
 
-/// What begins in one function and ends in another, or in the same.
+/// An activity that begins in one function and ends in another, or in the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
     /// Name in `inspect`.
     pub name: String,
-    /// Whether the target does it for others, or asks others for it.
+    /// Whether the target does the work for others, or asks others to do it.
     pub side: Side,
-    /// What tells operations under way apart.
+    /// What distinguishes operations in flight.
     pub key: Key,
-    /// What a start does that meets another under its key, and a finish that meets none.
+    /// What to do if a start finds another one under its key, or a finish finds none.
     pub policy: Policy,
-    /// Where it starts: the first of these that is there.
+    /// The alternative start functions. The first one that exists is used.
     pub start: Vec<Entry>,
     /// Where it finishes.
     pub finish: Finish,
-    /// Types of the pointers at the finish, by their names in paths.
+    /// The types of the pointers at the finish, by the pointers' names.
     pub types: BTreeMap<String, String>,
-    /// Where these stand in the file, in the order of the pointers: the first byte of each.
+    /// The places of these types in the file: the first byte of each, in the order of the pointers.
     pub type_places: Vec<usize>,
-    /// Values of the spec's labels, in the order of their names.
+    /// The sources of the spec's labels, in the order of the labels' names.
     pub labels: Vec<Source>,
-    /// Where these stand in the file: the first byte of each.
+    /// The places of these labels in the file: the first byte of each.
     pub label_places: Vec<usize>,
-    /// Which numbers mean that it has failed.
+    /// The numbers that mean failure.
     pub failed: Option<Comparison>,
-    /// Whether its numbers have a sign.
+    /// Whether its numbers are signed.
     pub signed: bool,
-    /// Its functions, where those are native: there are none of Go then.
+    /// Its functions, if they are native. Then it has no Go functions.
     pub native: Option<Native>,
 }
 
 /// Where an operation finishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finish {
-    /// At the entry of the first of these that is there.
+    /// At the entry of the first of these functions that exists.
     Entered(Vec<Entry>),
-    /// Where the functions that it starts in return. Each return costs a step in the kernel.
+    /// Where the functions that it starts in return. Each return is single-stepped in the kernel.
     Returned(Words),
 }
 
-/// A function, or several whose names are like a pattern.
+/// A function, or a pattern for several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its full name, in which `*` stands for any text where [`at_most`](Self::at_most) says so, but for that of `(*T)`.
+    /// Its full name. With [`at_most`](Self::at_most), `*` stands for any text, except in `(*T)`.
     pub function: String,
-    /// How many functions the pattern may match. `None`: it is no pattern.
+    /// The maximum number of functions that the pattern may match; `None` if it is no pattern.
     pub at_most: Option<usize>,
-    /// Its arguments, or the first of them, as [`GoImage::arguments`](crate::image::GoImage::arguments) writes them.
+    /// Its arguments, or a prefix of them, in the format of [`GoImage::arguments`](crate::image::GoImage::arguments).
     pub arguments: String,
-    /// Which of them are what.
+    /// The meaning of the words of its arguments.
     pub words: Words,
-    /// Where its name stands in the file: the first byte.
+    /// The place of its name in the file: the first byte.
     pub place: usize,
 }
 
-/// Which words of a function's arguments or results are what, counted from 0.
+/// The meaning of the words of a function's arguments or results, counted from 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Words {
-    /// The key, if it is not the goroutine.
+    /// The key, if that is not the goroutine.
     pub key: Option<usize>,
-    /// Pointers, by their names in paths.
+    /// Pointers, each with its name in paths.
     pub pointers: Vec<(String, usize)>,
     /// The type word of an error.
     pub error: Option<usize>,
     /// A number.
     pub number: Option<usize>,
-    /// How many bytes that has: 1, 2, 4 or 8. Of a result of which the spec does not say it, as if it were 8.
+    /// The width of the number, in bytes: 1, 2, 4 or 8. For a result it is 8 if the spec does not say.
     pub number_width: u8,
 }
 
-/// What tells operations under way apart.
+/// What distinguishes operations in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
-    /// The goroutine, which starts and finishes it.
+    /// The goroutine, which both starts and finishes it.
     Goroutine,
-    /// A pointer that start and finish get.
+    /// A pointer that start and finish have in common.
     Pointer,
-    /// A number below 2^60 that they get; below 2^57 where a spec has several operations.
+    /// A number that start and finish have in common, below 2^60; below 2^57 if the spec has several operations.
     Number,
-    /// Of native functions: the four bytes of a number that they get.
+    /// For native functions: a number of four bytes that start and finish have in common.
     Int,
-    /// Of native functions: the thread, which starts and finishes it; the function's stack, where that it returns is the
-    /// finish.
+    /// For native functions: the thread, which both starts and finishes it; the function's stack, if
+    /// the finish is its return.
     Thread,
 }
 
-/// What happens where starts and finishes do not take turns.
+/// What happens if starts and finishes do not alternate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// A start takes the place of one that has not finished.
+    /// A start replaces one that has not finished.
     Overwrite,
     /// The first start counts.
     FirstStart,
-    /// A finish without a start is none.
+    /// A finish without a start does not count.
     FirstFinish,
-    /// Operations of a goroutine can begin inside others; the innermost finishes first.
+    /// Operations of a goroutine can be nested. The innermost finishes first.
     Nested,
 }
 
-/// Where the value of a label comes from.
+/// The source of a label's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The string at the end of a path, which begins with the name of a pointer.
+    /// The string at the end of a path. The path begins with the name of a pointer.
     Name(String),
     /// A number of at most 32 bits.
     Number {
-        /// The path to it; `None` for the number among the words of the finish.
+        /// The path to it; `None` for the number in the words of the finish.
         path: Option<String>,
-        /// What 0 is shown as, if not as itself.
+        /// The text for 0, if it is not shown as a number.
         zero: Option<String>,
     },
-    /// Always this text.
+    /// A fixed text.
     Text(String),
-    /// How it ended: the first text where it succeeded, the second where it failed.
+    /// The outcome: the first text on success, the second on failure.
     Outcome([String; 2]),
 }
 
 impl Source {
-    /// The path that it lies at the end of.
+    /// The path to the value, if it has one.
     #[must_use]
     pub fn path(&self) -> Option<&str> {
         match self {
@@ -224,7 +224,7 @@ pub enum Comparison {
 }
 
 impl Comparison {
-    /// Whether it holds for a number.
+    /// Whether the comparison is true for a number.
     #[must_use]
     pub fn holds(self, number: i64) -> bool {
         match self {
@@ -237,14 +237,14 @@ impl Comparison {
 }
 
 impl Operation {
-    /// Where the first of its functions stands in the file: the first byte.
+    /// The place of its first function in the file: the first byte.
     #[must_use]
     pub fn place(&self) -> usize {
         let native = self.native.iter().flat_map(Native::entries).map(|entry| entry.place);
         self.entries().map(|entry| entry.place).chain(native).next().unwrap_or_default()
     }
 
-    /// The functions that it finishes in, where those are others than it starts in.
+    /// The functions that it finishes in, unless it finishes where its start functions return.
     #[must_use]
     pub fn finishes(&self) -> &[Entry] {
         match &self.finish {
@@ -253,7 +253,7 @@ impl Operation {
         }
     }
 
-    /// All functions of Go that it names.
+    /// All Go functions that it names.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.start.iter().chain(self.finishes())
     }
@@ -264,14 +264,14 @@ impl Operation {
         self.entries().map(|entry| entry.function.as_str()).chain(native)
     }
 
-    /// What a number that was read for it means.
+    /// Converts a number that was read to a signed one, if its numbers are signed.
     #[must_use]
     pub fn number(&self, read: u32) -> i64 {
         if self.signed { i64::from(read.cast_signed()) } else { i64::from(read) }
     }
 
-    /// Whether any number may be what was read for it, as one in a register may. One in memory that has all bits set was
-    /// not read.
+    /// Whether the number that was read can have any value, as one in a register can. Otherwise it is in memory, and
+    /// all bits set means that it could not be read.
     #[must_use]
     pub fn reads_any_number(&self) -> bool {
         match &self.finish {
@@ -281,7 +281,7 @@ impl Operation {
         }
     }
 
-    /// Whether it says which of them have failed.
+    /// Whether success and failure are distinguished.
     #[must_use]
     pub fn tells_outcome(&self) -> bool {
         let has_error = match &self.finish {
@@ -298,8 +298,8 @@ impl Operation {
         self.failed.zip(number).is_some_and(|(comparison, number)| comparison.holds(self.number(number)))
     }
 
-    /// Whether it can't be told how an operation ended that has not failed for another reason: the number that says it
-    /// was not read.
+    /// Whether the number that decides the outcome was not read. The outcome is then unknown, unless the operation
+    /// failed for another reason.
     #[must_use]
     pub fn is_untold(&self, number: Option<u32>) -> bool {
         self.failed.is_some() && number.is_none()
@@ -307,7 +307,7 @@ impl Operation {
 }
 
 impl Entry {
-    /// Whether a function is meant.
+    /// Whether it matches a function.
     #[must_use]
     pub fn is_like(&self, symbol: &str) -> bool {
         match self.at_most {
@@ -326,26 +326,26 @@ impl Spec {
         format!("{file}:{line}:{column}")
     }
 
-    /// Whether it is about native functions.
+    /// Whether it describes native functions.
     #[must_use]
     pub fn is_native(&self) -> bool {
         self.operations.iter().any(|operation| operation.native.is_some())
     }
 }
 
-/// What is wrong with a spec.
+/// An error in a spec.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum SpecError {
-    /// Something at a place of the file, both counted from 1.
+    /// An error at a place of the file. Line and column are counted from 1.
     #[error("{file}:{line}:{column}: {what}")]
     At {
         /// The file.
         file: String,
-        /// Line.
+        /// The line.
         line: usize,
-        /// Character in the line.
+        /// The column, in characters.
         column: usize,
-        /// What.
+        /// The error.
         what: String,
     },
     /// The file can't be read.
@@ -353,31 +353,31 @@ pub enum SpecError {
     Unreadable {
         /// The file.
         file: String,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// It is too long.
+    /// The file is too long.
     #[error("spec {0} is longer than {FILE_MAX} bytes")]
     TooLong(String),
-    /// It does not go with another.
+    /// Two specs can't be used together.
     #[error("specs {0} and {1} {2}")]
     Together(String, String, String),
-    /// There are too many.
+    /// There are too many specs.
     #[error("more than {SPECS_MAX} specs")]
     TooMany,
 }
 
-/// The specs of a run. None of them has the name or a function of another.
+/// The specs of a run. No two of them have the same name, or a function in common.
 #[derive(Clone, Debug, Default)]
 pub struct Specs(Vec<Arc<Spec>>);
 
 impl Specs {
-    /// Reads specs: files, or those that the agent has by a name of its own.
+    /// Reads specs from files, or built-in ones by their names.
     pub fn load(names: &[String]) -> Result<Self, SpecError> {
         Self::of(names.iter().map(|name| load(name)).collect::<Result<_, _>>()?)
     }
 
-    /// Specs that go together.
+    /// Checks that specs can be used together.
     pub fn of(specs: Vec<Spec>) -> Result<Self, SpecError> {
         if specs.len() > SPECS_MAX {
             return Err(SpecError::TooMany);
@@ -390,38 +390,38 @@ impl Specs {
         Ok(Self(specs.into_iter().map(Arc::new).collect()))
     }
 
-    /// Each with its number, which is small.
+    /// Each spec with its number, which is small.
     pub fn iter(&self) -> impl Iterator<Item = (u8, &Arc<Spec>)> {
         (0..).zip(&self.0)
     }
 
-    /// The one with this number.
+    /// The spec with this number.
     #[must_use]
     pub fn get(&self, number: u8) -> Option<&Spec> {
         self.0.get(usize::from(number)).map(Arc::as_ref)
     }
 
-    /// Whether one of them is about native functions, which a program may have that Go has not built.
+    /// Whether a spec is about native functions, so that programs that are not Go are inspected too.
     #[must_use]
     pub fn has_native(&self) -> bool {
         self.0.iter().any(|spec| spec.is_native())
     }
 
-    /// Whether there are none.
+    /// Whether there are no specs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// The metrics and labels that a spec gives, for people.
+/// The metrics and labels of a spec, as text for people.
 #[must_use]
 pub fn metrics_of(spec: &Spec) -> String {
     let labels = spec.labels.join(", ");
     format!("{0}_total and {0}_duration_seconds with the labels {labels}", spec.name)
 }
 
-/// Refuses two specs that would count into the same metrics, or count the same function.
+/// Refuses two specs with the same metrics or a function in common.
 fn apart(one: &Spec, other: &Spec) -> Result<(), SpecError> {
     let together =
         |one: &str, other: &str, what| Err(SpecError::Together(one.to_owned(), other.to_owned(), what));
@@ -439,7 +439,7 @@ fn apart(one: &Spec, other: &Spec) -> Result<(), SpecError> {
     }
 }
 
-/// The spec in a file, or the one that the agent has under this name.
+/// Reads a spec from a file, or a built-in one by its name.
 fn load(name: &str) -> Result<Spec, SpecError> {
     if let Some((_, text)) = KNOWN.iter().find(|(known, _)| *known == name) {
         return read(name, text);
@@ -447,7 +447,7 @@ fn load(name: &str) -> Result<Spec, SpecError> {
     let unreadable = |why: String| SpecError::Unreadable { file: name.to_owned(), why };
     let mut bytes = Vec::new();
     let path = Path::new(name);
-    // Looked at before it is opened: opening a pipe waits for its writer.
+    // Check before opening: opening a pipe waits for its writer.
     let metadata = path.metadata().map_err(|error| unreadable(format!("{error}{}", known_ones())))?;
     if !metadata.is_file() {
         return Err(unreadable("it is not a regular file".to_owned()));
@@ -461,7 +461,7 @@ fn load(name: &str) -> Result<Spec, SpecError> {
     read(name, &text)
 }
 
-/// Said to someone who may have meant one of the agent's own.
+/// A list of the built-in specs, for errors.
 fn known_ones() -> String {
     let names: Vec<_> = KNOWN.iter().map(|(name, _)| *name).collect();
     format!("; the agent has {}", names.join(", "))

@@ -1,17 +1,17 @@
-//! What names in a spec may be.
+//! Checks of the names in a spec.
 
 use super::{REGISTERS, STEPS_MAX};
 
-/// What the agent's own metrics begin with.
+/// The prefixes of the agent's own metrics.
 const TAKEN: [&str; 8] = ["monitor_", "kitex_", "grpc_", "rpc_", "go_", "process_", "runtime_", "target_"];
-/// Labels that series have for other reasons.
+/// The labels that series have for other reasons.
 const TAKEN_LABELS: [&str; 3] = ["target", "le", "quantile"];
-/// Longest name of metrics and labels.
+/// The maximum length of the name of a metric or label.
 const NAME_MAX: usize = 64;
-/// Longest name of a function or type.
+/// The maximum length of the name of a function or type.
 const SYMBOL_MAX: usize = 256;
 
-/// Why metrics can't begin with this name, if they can't.
+/// Checks a name as the prefix of metrics.
 pub(crate) fn metric(name: &str) -> Result<(), String> {
     if !is_name(name, true) {
         return Err(format!(
@@ -25,7 +25,7 @@ pub(crate) fn metric(name: &str) -> Result<(), String> {
     }
 }
 
-/// The same of a label.
+/// Checks the name of a label.
 pub(crate) fn label(name: &str) -> Result<(), String> {
     if !is_name(name, false) || name.starts_with("__") {
         return Err(format!(
@@ -46,9 +46,9 @@ fn is_name(name: &str, colons: bool) -> bool {
         && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// The same of a function or a type, by its full name.
+/// Checks the full name of a Go function or type.
 pub(crate) fn symbol(name: &str, what: &str) -> Result<(), String> {
-    // Type arguments are written as in the source: `main.set[struct { id int }]`.
+    // Type arguments are as in the source: `main.set[struct { id int }]`.
     let mut depth = 0_i32;
     let mut is_clean = |c: char| {
         match c {
@@ -69,20 +69,20 @@ pub(crate) fn symbol(name: &str, what: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a native function's name is the one that it has in the source, and not that of the symbol table. No mangled
-/// name has these characters.
+/// Whether a native function's name is a demangled one. No mangled name has these characters.
 pub(super) fn is_of_source(name: &str) -> bool {
     name.contains("::") || name.contains('(')
 }
 
-/// Whether a native function's name has a star that stands for any text. Among parameters it is that of a pointer.
+/// Whether a native function's name has a star that stands for any text. A star among the parameters
+/// belongs to a pointer type.
 pub(super) fn is_native_pattern(name: &str) -> bool {
     let path = if is_of_source(name) { name.split('(').next().unwrap_or_default() } else { name };
     path.contains('*')
 }
 
-/// What stands before the parameters of a function's name in the source and behind its namespaces, if that is a plain
-/// name: the mangled name has it, too.
+/// The last part of a demangled name, without namespaces and parameters, if it is plain. The
+/// mangled name contains it, too.
 pub(super) fn own_name(name: &str) -> Option<&str> {
     let path = name.split('(').next()?;
     let last = path.rsplit("::").next()?;
@@ -90,7 +90,7 @@ pub(super) fn own_name(name: &str) -> Option<&str> {
     is_plain.then_some(last)
 }
 
-/// The same of a native function, by its name in the symbol table or in the source.
+/// Checks the name of a native function, mangled or demangled.
 pub(super) fn native_symbol(name: &str) -> Result<(), String> {
     let is_clean = name.chars().all(|c| !c.is_control() && (c != ' ' || is_of_source(name)));
     if name.is_empty() || !is_clean || name.len() > SYMBOL_MAX {
@@ -102,7 +102,7 @@ pub(super) fn native_symbol(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The same of how arguments lie.
+/// Checks a layout of arguments.
 pub(crate) fn arguments(text: &str) -> Result<(), String> {
     let mut depth = 0_usize;
     for c in text.chars() {
@@ -130,7 +130,7 @@ pub(crate) fn arguments(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// How many bytes a word of arguments has.
+/// The width of a word of the arguments, in bytes.
 pub(super) fn width(arguments: &str, word: usize) -> u8 {
     match arguments.chars().filter(|c| !matches!(c, '{' | '}')).nth(word) {
         Some('1') => 1,
@@ -140,8 +140,8 @@ pub(super) fn width(arguments: &str, word: usize) -> u8 {
     }
 }
 
-/// The words that arguments have: for each whether it is 8 bytes long, and whether it is the first of two of one
-/// argument, as the type word of an interface is.
+/// The words of the arguments. For each: whether it is 8 bytes wide, and whether it is the first of two of one
+/// argument, like the type word of an interface.
 pub(crate) fn words(arguments: &str) -> Vec<(bool, bool)> {
     let mut words: Vec<(bool, bool)> = Vec::new();
     let mut inside = Vec::new();
@@ -160,8 +160,9 @@ pub(crate) fn words(arguments: &str) -> Vec<(bool, bool)> {
     words
 }
 
-/// How many of the first words that arguments have are in registers, each in that of its number. An argument for which
-/// there are too few registers left lies on the stack whole, and those behind it have others than their numbers say.
+/// The number of leading words that are in registers, each in the register of its index. An argument that does not
+/// fit into the remaining registers is on the stack as a whole, and the words after it are in other registers than
+/// their index says.
 pub(crate) fn in_registers(arguments: &str) -> usize {
     let (mut words, mut fitting, mut depth) = (0, 0, 0_i32);
     for c in arguments.chars() {
@@ -180,7 +181,7 @@ pub(crate) fn in_registers(arguments: &str) -> usize {
     fitting
 }
 
-/// Cuts a path at the dots that are not inside parentheses.
+/// Splits a path at dots outside parentheses.
 pub fn steps_of(path: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0_i32;
     path.split(move |c| {
@@ -193,7 +194,7 @@ pub fn steps_of(path: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Why this is no name of a field, if it is none.
+/// Checks the name of a field.
 pub(crate) fn field(name: &str) -> Result<(), String> {
     let is_name = !name.is_empty()
         && name.chars().all(|c| c.is_alphanumeric() || c == '_')
@@ -201,7 +202,7 @@ pub(crate) fn field(name: &str) -> Result<(), String> {
     if is_name { Ok(()) } else { Err(format!("`{}` is no name of a field", name.escape_default())) }
 }
 
-/// What is wrong with a path, if anything. It begins with the name of a pointer.
+/// Checks a path. A path begins with the name of a pointer.
 pub(crate) fn path(path: &str) -> Result<(), String> {
     let steps: Vec<_> = steps_of(path).collect();
     let wrong = |why: String| Err(format!("`{}` is no path: {why}", path.escape_default()));

@@ -1,4 +1,4 @@
-//! Specs of native functions: those that C, C++ or Rust was compiled to.
+//! Specs of native functions, compiled from C, C++ or Rust.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,17 @@ use super::{
     written::{WrittenLabels, WrittenSide, WrittenSource},
 };
 
-/// Arguments of a native function that are in registers.
+/// The number of arguments of a native function in registers.
 const ARGUMENTS: usize = monitor_ebpf::word::ARGUMENTS as usize;
-/// In place of a path to a number: it is an argument.
+/// Stands in place of a path to a number: the number is an argument.
 const ARGUMENT: &str = "argument";
-/// The same: it is what the function returns.
+/// Stands in place of a path to a number: the number is the function's result.
 const RESULT: &str = "result";
 
-/// The functions of an operation.
+/// The native functions of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Native {
-    /// Where it starts: the first of these that is there.
+    /// The alternative start functions. The first one that exists is used.
     pub start: Vec<NativeEntry>,
     /// Where it finishes.
     pub finish: NativeFinish,
@@ -33,47 +33,49 @@ pub struct Native {
 /// Where an operation finishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NativeFinish {
-    /// At the entry of the first of these that is there.
+    /// At the entry of the first of these functions that exists.
     Entered(Vec<NativeEntry>),
-    /// At the return instructions of the functions that it starts in.
+    /// At the return instructions of the functions that it starts in. The number returned, if one
+    /// is read, has this width.
     Instructions(Option<Width>),
-    /// Behind a return probe, which takes the place of the return address on the stack.
+    /// At a return probe, which replaces the return address on the stack. The number returned, if one
+    /// is read, has this width.
     Probe(Option<Width>),
 }
 
-/// How a number is returned.
+/// The width of a returned number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Width {
-    /// In one byte.
+    /// One byte.
     Bool,
-    /// In four.
+    /// Four bytes.
     Int,
 }
 
-/// A function, or several whose names are like a pattern.
+/// A native function, or a pattern for several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NativeEntry {
-    /// Its name, in the symbol table or in the source, in which `*` stands for any text where [`at_most`](Self::at_most) says so.
+    /// Its name, mangled or demangled. With [`at_most`](Self::at_most), `*` stands for any text.
     pub function: String,
-    /// How many functions the pattern may match. `None`: it is no pattern.
+    /// The maximum number of functions that the pattern may match; `None` if it is no pattern.
     pub at_most: Option<usize>,
     /// The argument that is the key, counted from 0.
     pub key: Option<usize>,
-    /// Arguments that are strings, by the names that labels have for them.
+    /// Arguments that are strings, by the names that labels use for them: index and form.
     pub texts: BTreeMap<String, (usize, Text)>,
-    /// The argument that is a number.
+    /// The argument that is a number, counted from 0.
     pub number: Option<usize>,
-    /// Where its name stands in the file: the first byte.
+    /// The place of its name in the file: the first byte.
     pub place: usize,
 }
 
-/// How an argument is a string.
+/// The form of a string argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Text {
-    /// It points to bytes that end with one that is 0.
+    /// A pointer to bytes that end with a zero byte.
     C,
-    /// It points to a `std::string` of the C++11 ABI of libstdc++.
+    /// A pointer to a `std::string` of the C++11 ABI of libstdc++.
     Cxx11,
 }
 
@@ -83,7 +85,7 @@ impl Native {
         self.start.iter().chain(self.finishes())
     }
 
-    /// The functions that it finishes in, where those are others than it starts in.
+    /// The functions that it finishes in, unless it finishes where its start functions return.
     #[must_use]
     pub fn finishes(&self) -> &[NativeEntry] {
         match &self.finish {
@@ -92,7 +94,7 @@ impl Native {
         }
     }
 
-    /// How the number is returned, if one is read.
+    /// The width of the returned number, if one is read.
     #[must_use]
     pub fn result(&self) -> Option<Width> {
         match self.finish {
@@ -103,13 +105,13 @@ impl Native {
 }
 
 impl NativeEntry {
-    /// Whether its name is one of the source, and none of the symbol table.
+    /// Whether its name is a demangled one.
     #[must_use]
     pub fn is_of_source(&self) -> bool {
         names::is_of_source(&self.function)
     }
 
-    /// Whether a function is meant, by its symbol or by one of the names that it has in the source.
+    /// Whether it matches a function, by its symbol or by one of its demangled names.
     #[must_use]
     pub fn is_like<'a>(&self, symbol: &str, in_source: impl FnOnce() -> &'a [String]) -> bool {
         if self.is_of_source() {
@@ -191,7 +193,7 @@ struct WrittenEntry {
     number: Option<Spanned<usize>>,
 }
 
-/// The operation that is written.
+/// Reads an operation.
 pub(super) fn operation(spanned: &Spanned<WrittenNative>) -> Result<Operation, Wrong> {
     let written = spanned.get_ref();
     let key = match written.key.get_ref() {
@@ -324,7 +326,7 @@ fn returns(
     }
 }
 
-/// The value of a label.
+/// Reads the value of a label.
 fn source_of(value: &Spanned<WrittenSource>, native: &Native) -> Result<Source, Wrong> {
     match value.get_ref() {
         WrittenSource::Path(text) => {
@@ -344,12 +346,12 @@ fn source_of(value: &Spanned<WrittenSource>, native: &Native) -> Result<Source, 
     }
 }
 
-/// Whether each of some functions has a string of this name.
+/// Whether every function has a string of this name.
 fn is_at_each(entries: &[NativeEntry], text: &str) -> bool {
     !entries.is_empty() && entries.iter().all(|entry| entry.texts.contains_key(text))
 }
 
-/// Refuses numbers that are asked for and not there, or there more than once.
+/// Refuses numbers that are needed but missing, or given more than once.
 fn every_number(operation: &Operation, spanned: &Spanned<WrittenNative>) -> Result<(), Wrong> {
     let written = spanned.get_ref();
     let Some(native) = &operation.native else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! From a file's text to a [`Spec`], or to what is wrong in it and where.
+//! Parses a file's text into a [`Spec`], or finds the place of the error in it.
 
 use std::ops::{Range, RangeInclusive};
 
@@ -11,7 +11,7 @@ use super::{
     written::{OtherSource, Written, WrittenLabels, WrittenSource},
 };
 
-/// Keys that only the files of the agent's own frameworks have: who writes one into a spec is told so.
+/// Keys that only the files of built-in frameworks have. The error for such a key in a spec says so.
 pub const FRAMEWORK_KEYS: [&str; 33] = [
     "also_finish",
     "begins_if",
@@ -47,23 +47,23 @@ pub const FRAMEWORK_KEYS: [&str; 33] = [
     "untold",
     "when",
 ];
-/// In place of a path to a number: it is among the words of the finish.
+/// Stands in place of a path to a number: the number is in the words of the finish.
 const ARGUMENT: &str = "argument";
-/// Longest help text, and longest fixed value of a label.
+/// The maximum length of a help text or a fixed label value, in bytes.
 const TEXT_MAX: usize = 256;
-/// What `toml` says of a table where there may be several.
+/// The error of `toml` for a table where an array of tables is expected.
 const NOT_SEVERAL: &str = "invalid type: map, expected a sequence";
-/// Why `first_start` is not for `returns`.
+/// Why `first_start` can't be used with `returns`.
 pub(super) const NOT_FIRST_START: &str =
     "a call that panics has no return and would leave its start to a later one: first_start needs a finish";
 
-/// Reads a spec. `file` is what errors call it.
+/// Reads a spec. `file` is its name in errors.
 pub fn read(file: &str, text: &str) -> Result<Spec, SpecError> {
     let spec = of_text(file, text, spec).map_err(explained)?;
     Ok(Spec { origin: Origin { file: file.to_owned(), text: text.to_owned() }, ..spec })
 }
 
-/// Adds why a key is not known, where the agent's own frameworks have it.
+/// Adds to the error for an unknown key that built-in frameworks have it.
 fn explained(mut error: SpecError) -> SpecError {
     if let SpecError::At { what, .. } = &mut error {
         let key = what.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
@@ -74,7 +74,7 @@ fn explained(mut error: SpecError) -> SpecError {
     error
 }
 
-/// Reads what a file's text says, and makes something of it.
+/// Parses a file's text, and converts it with `make`.
 pub(crate) fn of_text<W: DeserializeOwned, T>(
     file: &str,
     text: &str,
@@ -90,7 +90,7 @@ pub(crate) fn of_text<W: DeserializeOwned, T>(
     make(written).map_err(|Wrong { at, what }| place(file, text, at.start, &what))
 }
 
-/// Adds to what is wrong at a byte of the text how a table is written of which there may be several.
+/// Adds to the error for a single table how to write an array of tables.
 fn in_brackets(text: &str, at: usize, what: &str) -> String {
     if what != NOT_SEVERAL {
         return what.to_owned();
@@ -100,7 +100,7 @@ fn in_brackets(text: &str, at: usize, what: &str) -> String {
     format!("{what}: there may be several of these, so write two brackets, as in [[{name}]]")
 }
 
-/// The error at a byte of the text.
+/// Creates the error for a byte of the text.
 fn place(file: &str, text: &str, at: usize, what: &str) -> SpecError {
     let (line, column) = position(text, at);
     SpecError::At { file: file.to_owned(), line, column, what: what.lines().collect::<Vec<_>>().join("; ") }
@@ -114,18 +114,18 @@ pub(super) fn position(text: &str, at: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, column)
 }
 
-/// What is wrong, and where in the text.
+/// An error, and its place in the text.
 pub(crate) struct Wrong {
     at: Range<usize>,
     what: String,
 }
 
-/// Something wrong at a value.
+/// Returns an error at a value.
 pub(crate) fn wrong<T, V>(at: &Spanned<T>, what: impl Into<String>) -> Result<V, Wrong> {
     Err(Wrong { at: at.span(), what: what.into() })
 }
 
-/// Puts a place to what is wrong with a value.
+/// Adds the place of a value to the error about it.
 pub(crate) fn check<T>(value: &Spanned<T>, found: Result<(), String>) -> Result<(), Wrong> {
     found.map_err(|what| Wrong { at: value.span(), what })
 }
@@ -152,7 +152,7 @@ fn spec(written: Written) -> Result<Spec, Wrong> {
     Ok(Spec { name: written.name.into_inner(), help, module, labels, operations, origin })
 }
 
-/// The labels that all operations have, and the operations.
+/// Returns the names of the labels, which all operations must have, and the operations.
 fn each<W>(
     written: &Spanned<Vec<Spanned<W>>>,
     labels_of: impl Fn(&W) -> &WrittenLabels,
@@ -176,7 +176,7 @@ fn each<W>(
     Ok((labels.unwrap_or_default(), read_ones))
 }
 
-/// Refuses operations of Go functions that the function that is entered does not tell apart.
+/// Refuses several operations of Go functions if one of them has patterns or `returns`.
 fn told_apart<W>(operations: &[Operation], written: &Spanned<Vec<Spanned<W>>>) -> Result<(), Wrong> {
     let mut several = operations.iter().zip(written.get_ref()).filter(|(one, _)| go::spans_several(one));
     match several.next().filter(|_| operations.len() > 1) {
@@ -188,12 +188,13 @@ fn told_apart<W>(operations: &[Operation], written: &Spanned<Vec<Spanned<W>>>) -
     }
 }
 
-/// Where the values of labels stand.
+/// The places of the labels' values in the file.
 pub(super) fn label_places(labels: &WrittenLabels) -> Vec<usize> {
     labels.values().map(|value| value.span().start).collect()
 }
 
-/// The values of labels, each by `source`. What is more than the programs read is refused where it stands.
+/// Reads the values of labels with `source`. Refuses more than the programs can read, with the place of the first
+/// that is too much.
 pub(super) fn sources(
     labels: &WrittenLabels,
     source: impl Fn(&Spanned<WrittenSource>) -> Result<Source, Wrong>,
@@ -220,7 +221,7 @@ pub(super) fn sources(
     Ok(sources)
 }
 
-/// A text that is not too long and has no control characters.
+/// Checks that a text is short and has no control characters.
 pub(crate) fn short(text: &Spanned<String>) -> Result<String, Wrong> {
     if text.get_ref().len() > TEXT_MAX || text.get_ref().chars().any(char::is_control) {
         return wrong(text, format!("give one line of at most {TEXT_MAX} bytes"));
@@ -250,7 +251,7 @@ pub(super) fn source(value: &Spanned<WrittenSource>) -> Result<Source, Wrong> {
     }
 }
 
-/// Refuses a table that says of a label more than one thing, or none, or has too long a text.
+/// Refuses a label's table unless it has exactly one meaning and its texts are short.
 pub(super) fn says_one_thing(value: &Spanned<WrittenSource>, other: &OtherSource) -> Result<(), Wrong> {
     let mut texts = other.text.iter().chain(&other.zero).chain(other.outcome.iter().flatten());
     let is_short = texts.all(|text| text.len() <= TEXT_MAX);
@@ -268,7 +269,7 @@ pub(super) fn says_one_thing(value: &Spanned<WrittenSource>, other: &OtherSource
     wrong(value, what)
 }
 
-/// A comparison with a number that can be there.
+/// Parses a comparison with a number in this range.
 pub(crate) fn comparison(text: &Spanned<String>, numbers: RangeInclusive<i64>) -> Result<Comparison, Wrong> {
     let parts = text.get_ref().trim().split_once(' ');
     let parsed = parts.and_then(|(op, number)| {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::image::Demangler;
 
-/// An operation with everything.
+/// The spec that most tests change a part of.
 const JOBS: &str = r#"
 name = "jobs"
 
@@ -28,7 +28,7 @@ fn jobs() -> Spec {
     read("jobs.toml", JOBS).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The error of the spec with another text in place of a part of it.
+/// The error for the spec with one part of its text replaced.
 fn error(part: &str, other: &str) -> String {
     assert!(JOBS.contains(part), "{part}");
     read("jobs.toml", &JOBS.replacen(part, other, 1)).expect_err(other).to_string()
@@ -51,7 +51,7 @@ fn errors_have_a_place() {
     for (part, other, expected) in [
         ("name = \"jobs\"", "name = \"1jobs\"", "jobs.toml:2:8: `1jobs` is no name for metrics"),
         ("name = \"jobs\"", "name = \"go\"", "jobs.toml:2:8: metrics that begin with go_"),
-        // As the uptime by OpenTelemetry's old names.
+        // OpenTelemetry's old name of the uptime begins with `runtime_`.
         ("name = \"jobs\"", "name = \"runtime_jobs\"", "jobs.toml:2:8: metrics that begin with runtime_"),
         ("key = \"pointer\"", "key = \"thread\"", "jobs.toml:6:7: unknown variant `thread`"),
         ("error = 2", "error = 1", "jobs.toml:20:9: an error has two words"),
@@ -193,13 +193,13 @@ fn native_functions_are_known_by_both_of_their_names() {
     }
 }
 
-/// Whether `JOBS` can be read with another text in place of a part of it.
+/// Whether `JOBS` can still be read with one part of its text replaced.
 fn fits(part: &str, other: &str) -> bool {
     assert!(JOBS.contains(part), "{part}");
     read("", &JOBS.replacen(part, other, 1)).is_ok()
 }
 
-/// So many of something, one after the other.
+/// A text repeated with its index.
 fn many(count: usize, one: impl Fn(usize) -> String) -> String {
     (0..count).map(one).collect()
 }
@@ -291,7 +291,7 @@ fn words_are_in_the_registers_that_their_numbers_say() {
         ("wwwwwwwww", 8, true),
         ("wwwwwwwwww", 9, false),
         ("{{ww}{w}}wwwwww", 8, true),
-        // One that does not fit lies on the stack whole, and what is behind it has another register.
+        // An argument that does not fit is on the stack as a whole, and the words after it have other registers.
         ("wwwwwwww{ww}w", 7, true),
         ("wwwwwwww{ww}w", 8, false),
         ("wwwwwwww{ww}w", 10, false),

@@ -1,4 +1,4 @@
-//! A spec's file as it is written.
+//! The format of a spec's file, as it is parsed.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::{Side, native::WrittenNative};
 
-/// The file as it is written.
+/// A whole file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Written {
@@ -90,7 +90,7 @@ pub(crate) struct WrittenEntry {
     pub(super) number: Option<Spanned<usize>>,
 }
 
-/// What a framework's file says of a function, which is entered, or is given an error by another.
+/// A function in a framework's file: one that is entered, or one that gets an error from another (`given_by`).
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WrittenEnd {
@@ -104,7 +104,7 @@ pub(crate) struct WrittenEnd {
 }
 
 impl WrittenEnd {
-    /// What it says of the function as it is entered.
+    /// Returns the entry of the function.
     pub(crate) fn entry(&self) -> WrittenEntry {
         let is_argument = self.given_by.is_none();
         WrittenEntry {
@@ -129,10 +129,10 @@ pub(super) struct WrittenWords {
     pub(super) number: Option<Spanned<usize>>,
 }
 
-/// What the labels are, by their names.
+/// The labels' values, by the labels' names.
 pub(super) type WrittenLabels = BTreeMap<Spanned<String>, Spanned<WrittenSource>>;
 
-/// A path, or a table that says something else.
+/// A path, or a table for any other source.
 pub(super) enum WrittenSource {
     Path(String),
     Other(OtherSource),

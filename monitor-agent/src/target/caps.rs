@@ -1,10 +1,11 @@
-//! Which capabilities the agent lacks.
+//! The capabilities that the agent lacks.
 
 use procfs::process::Process;
 
-/// What watching any process needs, with its number in `linux/capability.h`, and what else grants the same.
+/// The capabilities that watching any process needs: name, number in `linux/capability.h`, and the capabilities that
+/// grant the same.
 ///
-/// `CAP_BPF` and `CAP_PERFMON` load the programs, but uprobes are taken from `CAP_SYS_ADMIN` only, which grants both:
+/// `CAP_BPF` and `CAP_PERFMON` are enough to load the programs, but uprobes need `CAP_SYS_ADMIN`, which grants both:
 /// "perf: Revert to requiring `CAP_SYS_ADMIN` for uprobes", Linux 6.16 and stable releases since July 2025.
 const NEEDED: [(&str, u32, &[u32]); 3] = [
     ("CAP_SYS_ADMIN", 21, &[]),
@@ -13,18 +14,18 @@ const NEEDED: [(&str, u32, &[u32]); 3] = [
 ];
 const CAP_DAC_OVERRIDE: u32 = 1;
 
-/// The capabilities that watching another user's process needs and this process does not have in effect; all of
-/// them if that cannot be read.
+/// Returns the capabilities that watching another user's process needs and that are not in effect in this process.
+/// Returns all of them if the effective set cannot be read.
 ///
-/// What a container's own user namespace grants is listed as had, though the kernel takes `CAP_SYS_ADMIN` from the first
-/// user namespace only.
+/// A capability granted by a container's own user namespace counts as present, although the kernel accepts
+/// `CAP_SYS_ADMIN` from the initial user namespace only.
 #[must_use]
 pub fn missing_capabilities() -> Vec<&'static str> {
     let effective = Process::myself().and_then(|process| process.status()).map_or(0, |status| status.capeff);
     missing_in(effective)
 }
 
-/// What to do where the kernel refuses what these capabilities are for.
+/// Returns the advice for an access that the kernel denies and that needs these capabilities.
 pub(super) fn what_permits(needed: &[&str], missing: &[&str]) -> String {
     let needed_here = needed.join(" and ");
     if needed.iter().any(|capability| missing.contains(capability)) {

@@ -1,4 +1,4 @@
-//! Which of many processes have ended, without a question to each of them.
+//! Which targets have ended, from one system call for all of them.
 
 use std::{
     io,
@@ -7,15 +7,15 @@ use std::{
 
 use super::Target;
 
-/// Ends told in one go.
+/// The most exits that one call reports.
 const AT_ONCE: usize = 64;
 
-/// Learns of the ends of targets: the kernel notes them, and one system call asks for all.
+/// Reports the exits of targets. The kernel records them, and one system call asks for all.
 #[derive(Debug)]
 pub struct Exits(OwnedFd);
 
 impl Exits {
-    /// Of these targets, which are told by their places.
+    /// Watches these targets. Each is reported by its index.
     pub fn of<'a>(targets: impl IntoIterator<Item = &'a Target>) -> io::Result<Self> {
         // SAFETY: takes a number and returns a new descriptor or -1.
         let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
@@ -30,22 +30,22 @@ impl Exits {
         Ok(exits)
     }
 
-    /// Each is told once.
+    /// Adds a target. Its exit is reported once.
     fn add(&self, target: &Target, place: u64) -> io::Result<()> {
         let events = (libc::EPOLLIN | libc::EPOLLONESHOT).cast_unsigned();
         let mut event = libc::epoll_event { events, u64: place };
         let (epoll, pidfd) = (self.0.as_raw_fd(), target.pidfd.as_raw_fd());
-        // SAFETY: two open descriptors, and an event that is read.
+        // SAFETY: both descriptors are open, and the event is only read.
         let added = unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, pidfd, &raw mut event) };
         if added < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// The places of those all of whose threads have exited, reaped or not, since this was last asked; the rest next time
-    /// where they are many.
+    /// Returns the indices of the targets whose threads have all exited, reaped or not, since the last call. If there
+    /// are many, the next call returns the rest.
     pub fn take(&self) -> impl Iterator<Item = usize> + use<> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; AT_ONCE];
         let room = i32::try_from(AT_ONCE).unwrap_or(1);
-        // SAFETY: there is room for so many events, and the time limit of 0 makes the call return at once.
+        // SAFETY: there is room for this many events, and the timeout of 0 makes the call return at once.
         let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), room, 0) };
         let told = events.into_iter().take(usize::try_from(count).unwrap_or(0));
         told.filter_map(|event| usize::try_from(event.u64).ok())

@@ -1,25 +1,27 @@
-//! The mappings of one file in `/proc/PID/maps`, and those that the kernel has made for probes.
+//! The mappings of one file in `/proc/PID/maps`, and the mappings that the kernel makes for probes.
 //!
-//! Read by hand: the text holds paths that the target chose, and `procfs` 0.18 fails on one that is not UTF-8 and
+//! Parsed by hand: the text holds paths that the target chose. `procfs` 0.18 fails on a path that is not UTF-8 and
 //! panics on a file called `/SYSV`.
 //!
-//! A process may have a million mappings of files with long names. So lines are taken one by one, and what is kept of them
-//! is bounded.
+//! A process may have a million mappings of files with long names. So lines are read one by one, and what is kept is
+//! bounded.
 
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::FileId;
 
-/// So many bytes are looked at: a process with as many mappings as kernels allow, 65,530, has a tenth, and one that was
-/// allowed four times as many a half.
+/// The most bytes that are read. A process with the most mappings that kernels allow by default, 65,530, has a tenth of
+/// this. With four times as many it has half.
 const MAX_TEXT: u64 = 64 << 20;
-/// So much of a line is kept: no name that is looked for is longer than a page (`do_proc_readlink` in fs/proc/base.c), and
-/// what stands before it is short.
+/// The most bytes kept of a line. No name that is compared is longer than a page (`do_proc_readlink` in
+/// fs/proc/base.c), and the fields before it are short.
 const MAX_LINE: u64 = 8 << 10;
-/// An executable is mapped a handful of times, and some hundred times where the process has changed access here and there.
+/// The most mappings of one file. An executable has a handful, or some hundred where the process has changed the access
+/// to parts of it.
 const MAX_MAPPINGS: usize = 1 << 14;
 
-/// What the kernel calls its code in a process that probes call (`tramp_mapping` in arch/x86/kernel/uprobes.c @ v6.18).
+/// The kernel's name for the code that it maps into a process for probes to call (`tramp_mapping` in
+/// arch/x86/kernel/uprobes.c @ v6.18).
 const PROBE_TRAMPOLINE: &[u8] = b"[uprobes-trampoline]";
 
 /// A part of a file that is mapped into a process.
@@ -41,8 +43,8 @@ struct Line<'a> {
     path: &'a [u8],
 }
 
-/// The mappings of `file`, or where no line has its numbers, those under the name `path`. Fails where there are more than a
-/// program has: with some of them left out, it would seem to lie elsewhere.
+/// Returns the mappings of `file`, or the mappings named `path` if no line has the file's device and inode. Fails if
+/// there are more than a program has: with some left out, the program would seem to lie elsewhere.
 pub(super) fn of_file(lines: impl Read, file: FileId, path: &str) -> io::Result<Vec<Mapping>> {
     let (mut by_number, mut by_name) = (Vec::new(), Vec::new());
     visit(lines, &mut |line| {
@@ -61,7 +63,8 @@ pub(super) fn of_file(lines: impl Read, file: FileId, path: &str) -> io::Result<
     Ok(if by_number.is_empty() { by_name } else { by_number })
 }
 
-/// Where the kernel has put its code for probes: a page in each 4 GiB that has such a probe. No file has such a name here.
+/// Returns the mappings of the kernel's code for probes: a page in each 4 GiB that has such a probe. A file of this
+/// name does not match: it has an inode.
 pub(super) fn probe_trampolines(lines: impl Read) -> io::Result<Vec<Mapping>> {
     let mut found = Vec::new();
     visit(lines, &mut |line| {
@@ -73,7 +76,7 @@ pub(super) fn probe_trampolines(lines: impl Read) -> io::Result<Vec<Mapping>> {
     Ok(found)
 }
 
-/// Goes through the lines that make sense. Fails where there are more than a process has.
+/// Visits the lines that can be parsed. Fails if the text has more than [`MAX_TEXT`] bytes.
 fn visit(lines: impl Read, visitor: &mut dyn FnMut(Line<'_>) -> io::Result<()>) -> io::Result<()> {
     let mut lines = BufReader::new(lines.take(MAX_TEXT));
     let mut text = Vec::new();
@@ -88,7 +91,7 @@ fn visit(lines: impl Read, visitor: &mut dyn FnMut(Line<'_>) -> io::Result<()>) 
     Ok(())
 }
 
-/// Takes a line, and keeps the first [`MAX_LINE`] bytes of it; false at the end.
+/// Reads a line and keeps its first [`MAX_LINE`] bytes. Returns false at the end.
 fn next_line(lines: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<bool> {
     text.clear();
     let len = lines.by_ref().take(MAX_LINE).read_until(b'\n', text)?;
@@ -98,7 +101,7 @@ fn next_line(lines: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<bool> {
     Ok(len > 0)
 }
 
-/// `start-end perms offset major:minor inode path`, numbers hexadecimal but for the inode (proc(5)).
+/// Parses `start-end perms offset major:minor inode path`. All numbers except the inode are hexadecimal (proc(5)).
 fn parse(line: &[u8]) -> Option<Line<'_>> {
     let mut rest = line;
     let mut field = || {
@@ -173,7 +176,7 @@ mod tests {
         assert_eq!(found.iter().map(|one| one.start).collect::<Vec<_>>(), [0x7f00_0000_4000]);
     }
 
-    /// A text that never ends.
+    /// A reader that repeats a text without end.
     struct Again<'a> {
         text: &'a [u8],
         at: usize,

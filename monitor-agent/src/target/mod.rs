@@ -1,13 +1,13 @@
-//! One process: who it is, whether it is still the same, and what it runs.
+//! One process: its identity, whether it is still the same, and what it runs.
 //!
-//! A pid alone names nothing for long: it is given to another process after the exit, and `execve` puts
-//! another program under it. So a [`Target`] holds the process's `/proc` directory and a pidfd, both opened
-//! before anything is read (the kernel ties them to the process, not to the number), and an [`Identity`] and the
-//! pages of its address space that tell an exec.
+//! A pid is not enough to identify a program: it is reused after an exit, and `execve` replaces the program under it.
+//! So a [`Target`] holds the process's `/proc` directory and a pidfd, both opened before anything is read. The kernel
+//! ties them to the process, not to the number. A target also holds an [`Identity`] and the page map of its address
+//! space, which reveal an exec.
 //!
-//! `pid` is the number under which the agent's own `/proc` shows the process. All access goes through
-//! `/proc/PID`, so a target in another mount or pid namespace is the same as any other: `/proc/PID/exe` leads
-//! to the inode that runs, whatever the path means inside the container and whatever became of the file since.
+//! `pid` is the number under which the agent's own `/proc` shows the process. All access goes through `/proc/PID`, so a
+//! target in another mount or pid namespace needs no special treatment. `/proc/PID/exe` leads to the inode that runs,
+//! whatever the path means inside the container and whatever became of the file since.
 
 mod caps;
 mod exits;
@@ -48,18 +48,18 @@ pub use threads::{ReturnHazard, own_return_hazard};
 /// Why a process cannot be a target, or no longer is one.
 #[derive(Debug, Error)]
 pub enum TargetError {
-    /// Nothing has this pid.
+    /// No process has this pid.
     #[error("no process has pid {0}: see `ps -e` for those that run")]
     NoSuchProcess(u32),
-    /// The number belongs to a thread that is not its process's first.
+    /// The number is that of a thread other than its process's first.
     #[error("{tid} is a thread of process {process}: give {process} as the pid")]
     Thread {
-        /// The number that was given.
+        /// The number given.
         tid: u32,
-        /// The process it is part of.
+        /// The process that the thread belongs to.
         process: u32,
     },
-    /// The process has exited, or is a zombie that nobody has waited for.
+    /// The process has exited, or is a zombie that nobody has reaped.
     #[error("process {0} has ended")]
     Ended(u32),
     /// The process has called `execve` since the target was opened.
@@ -68,32 +68,32 @@ pub enum TargetError {
     /// A kernel thread, which runs no executable.
     #[error("process {0} is a kernel thread: it runs no executable and has no RPCs")]
     KernelThread(u32),
-    /// The kernel refuses access.
+    /// The kernel denies access.
     #[error("not permitted to read {what} of process {pid}: {permits}")]
     Permission {
         /// The process.
         pid: u32,
-        /// What was to be read, a path under `/proc/PID` or a part of it.
+        /// What could not be read: a path under `/proc/PID`, or a part of it.
         what: String,
-        /// What permits it.
+        /// What would permit it.
         permits: String,
     },
-    /// Anything else that the operating system reports.
+    /// Any other error of the operating system.
     #[error("cannot read {what} of process {pid}: {source}{}", descriptors::advice_on_system(source))]
     Io {
         /// The process.
         pid: u32,
-        /// What was to be read.
+        /// What could not be read.
         what: String,
-        /// The system's own words.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// A file, whatever its name: two names with equal numbers are one file.
+/// Identifies a file, whatever its name: two names with equal ids are one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
-    /// The device, as `stat` gives it.
+    /// The device, as `stat` reports it.
     pub dev: u64,
     /// The inode on that device.
     pub ino: u64,
@@ -105,27 +105,27 @@ impl FileId {
     }
 }
 
-/// What tells one process, and one program in it, from every other.
+/// Distinguishes a process, and the program in it, from every other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// The process, as the agent's `/proc` numbers it.
+    /// The pid in the agent's `/proc`.
     pub pid: u32,
-    /// When it was forked, in clock ticks (1/100 s) since boot. An exec keeps it.
+    /// When the process was forked, in clock ticks (1/100 s) since boot. An exec does not change it.
     pub start_time: u64,
-    /// The file it runs.
+    /// The file that the process runs.
     pub exe: FileId,
     /// Where the program lies.
     layout: Layout,
 }
 
-/// Where a program lies in its process: drawn anew by each exec, so that an exec of the same file shows too. Where nothing is
-/// drawn it is the same for the same file with the same arguments and environment.
+/// Where a program lies in its process. Each exec draws new addresses, so an exec of the same file is visible too.
+/// Where addresses are not random, they are the same for the same file with the same arguments and environment.
 ///
-/// As `/proc/PID/stat` has it, for which the kernel takes no lock that the process could keep, and asks no file system
+/// Read from `/proc/PID/stat`, for which the kernel takes no lock that the process could hold, and asks no file system
 /// (`do_task_stat` in fs/proc/array.c @ v5.15 and v6.18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Layout {
-    /// The first address of its code, and that behind the last.
+    /// The first address of its code, and the address after the last.
     code: [u64; 2],
     /// Where its stack begins.
     stack: u64,
@@ -136,7 +136,8 @@ impl Layout {
         Self { code: [stat.startcode, stat.endcode], stack: stat.startstack }
     }
 
-    /// Whether `stat` says nothing else. Who is not permitted to know is told that code begins at 1.
+    /// Whether `stat` shows the same layout. To a reader without permission, the kernel reports that the code starts at
+    /// 1.
     fn fits(&self, stat: &Stat) -> bool {
         stat.startcode == 1 || Self::of(stat) == *self
     }
@@ -149,7 +150,7 @@ pub enum Liveness {
     Running,
     /// The process has exited.
     Exited,
-    /// The process lives but has called `execve`: another program, or the same one afresh.
+    /// The process lives but has called `execve`, for another program or again for the same.
     Replaced,
 }
 
@@ -159,16 +160,17 @@ pub struct Target {
     identity: Identity,
     process: Arc<Process>,
     pidfd: OwnedFd,
-    /// Bound to the address space it was opened on: after an exec it reads nothing rather than the wrong program.
+    /// Tied to the address space for which it was opened: after an exec, reads fail rather than return another
+    /// program's memory.
     memory: Result<Arc<File>, io::Error>,
-    /// The same address space's pages. A kernel may be without.
+    /// The page map of the same address space. Some kernels have none.
     pages: Option<Pages>,
     exe_link: String,
 }
 
 impl Target {
-    /// Opens the process and reads who it is. Waits half a second at most for an exec that is under way, in which
-    /// `/proc` shows parts of both programs.
+    /// Opens the process and reads its identity. During an exec, `/proc` shows parts of both programs: waits for its
+    /// end, half a second at most.
     pub fn open(pid: u32) -> Result<Self, TargetError> {
         for _ in 0..100 {
             match Self::open_once(pid) {
@@ -183,7 +185,7 @@ impl Target {
         let number = i32::try_from(pid).ok().filter(|&pid| pid > 0).ok_or(TargetError::NoSuchProcess(pid))?;
         let process = match Process::new(number) {
             Ok(process) => process,
-            // With hidepid, /proc leaves out other users' processes: the pid is there all the same.
+            // With hidepid, /proc hides other users' processes, but the pid exists.
             Err(ProcError::NotFound(_)) if pidfd_open(number).is_ok() => {
                 return Err(permission(pid, format!("/proc/{pid}")));
             }
@@ -194,9 +196,10 @@ impl Target {
             return Err(TargetError::Thread { tid: pid, process: leader });
         }
         let pidfd = pidfd_open(number).map_err(|error| from_io(pid, "pidfd", error))?;
-        // Before all else that belongs to the program: an exec from here on takes them away, however much alike the two are.
+        // Opened before anything else of the program: from here on an exec makes the pages go away, even if both
+        // programs are identical.
         let pages = Pages::open(&process);
-        // Read after pidfd_open: that it can be read at all says that the pid was not given away in between.
+        // Read after pidfd_open: if it can be read, the pid was not reused in between.
         let stat = process.stat().map_err(|error| from_proc(pid, "stat", error))?;
         if stat.flags & StatFlags::PF_KTHREAD.bits() != 0 {
             return Err(TargetError::KernelThread(pid));
@@ -205,7 +208,7 @@ impl Target {
             return Err(TargetError::Ended(pid));
         }
         if stat.startcode == 0 {
-            // Set last by an exec, together with the final start of the stack (load_elf_binary in fs/binfmt_elf.c).
+            // An exec sets it last, together with the final start of the stack (load_elf_binary in fs/binfmt_elf.c).
             return Err(TargetError::Replaced(pid));
         }
         let exe = exe_path(pid);
@@ -224,31 +227,31 @@ impl Target {
             pidfd,
             exe_link: exe_link.to_string_lossy().into_owned(),
         };
-        // The parts above were read one after the other; here they are seen to belong together.
+        // The parts above were read one after the other. This shows that they belong together.
         target.still_running()?;
         Ok(target)
     }
 
-    /// The process, as the agent's `/proc` numbers it.
+    /// The pid in the agent's `/proc`.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.identity.pid
     }
 
-    /// What tells this process and its program from every other.
+    /// The identity of this process and its program.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// A path to the inode that runs: in any mount namespace, deleted or replaced on disk too.
+    /// Returns a path to the inode that runs, in any mount namespace, even if the file was deleted or replaced on disk.
     #[must_use]
     pub fn exe(&self) -> PathBuf {
         exe_path(self.identity.pid)
     }
 
-    /// The executable's path as the process was started with it, for display: it may mean another file, or
-    /// none, where the agent runs. Bytes that are not UTF-8 are replaced.
+    /// The path of the executable when the agent came, for display. Where the agent runs, it may mean another file or
+    /// none. Bytes that are not UTF-8 are replaced.
     #[must_use]
     pub fn exe_name(&self) -> &str {
         self.exe_link.strip_suffix(DELETED).unwrap_or(&self.exe_link)
@@ -260,7 +263,7 @@ impl Target {
         self.exe_link.ends_with(DELETED)
     }
 
-    /// Opens the executable for reading, and sees that it is the one the identity names.
+    /// Opens the executable for reading, and checks that it is the file in the identity.
     pub fn open_exe(&self) -> Result<File, TargetError> {
         let pid = self.pid();
         let file = File::open(self.exe()).map_err(|error| self.explain(EXE_FILE, error))?;
@@ -272,28 +275,28 @@ impl Target {
         Ok(file)
     }
 
-    /// Whether the process still is the one that was opened.
+    /// Reports whether the process is still the one that was opened.
     ///
-    /// What cannot be read for want of permission is not held against it: an agent that has dropped its capabilities still
-    /// tells an exit, and an exec by the pages that it has opened.
+    /// A lack of permission is not taken as an end. An agent that has dropped its capabilities still notices an exit,
+    /// and notices an exec by the page map that it has open.
     ///
-    /// The file that it runs is not asked for: its file system may be one that does not answer.
+    /// Does not access the executable: its file system may not answer.
     #[must_use]
     pub fn liveness(&self) -> Liveness {
         if has_ended(&self.pidfd) {
             return Liveness::Exited;
         }
-        // A process lets go of an address space before that is gone (`exit_mm` in kernel/exit.c, `exec_mmap` in fs/exec.c). So if
-        // it is gone now, what `stat` shows next of an address space is another.
+        // A process detaches from its address space before the address space is gone (`exit_mm` in kernel/exit.c,
+        // `exec_mmap` in fs/exec.c). So if it is gone now, the `stat` below describes another.
         let is_gone = self.pages.as_ref().is_some_and(Pages::are_gone);
-        // Last: while the process's own directory can be read, its pid was not given to another.
+        // Read last: while the process's own directory can be read, its pid was not reused.
         let stat = match self.process.stat().map_err(into_io) {
             Ok(stat) => stat,
-            // That the agent is out of descriptors or memory says nothing of the process.
+            // A shortage of descriptors or memory in the agent says nothing about the process.
             Err(error) if is_shortage(&error) => return Liveness::Running,
             Err(_) => return Liveness::Exited,
         };
-        // Its memory goes before the rest of it does.
+        // A process loses its memory before the rest of it ends.
         if stat.starttime != self.identity.start_time || is_dead(&stat) || stat.vsize == 0 {
             return Liveness::Exited;
         }
@@ -301,19 +304,19 @@ impl Target {
         if is_other { Liveness::Replaced } else { Liveness::Running }
     }
 
-    /// Whether nothing hints that it is no longer the process that was opened, at a small part of what
-    /// [`Target::liveness`] takes. What that alone finds out: that the first thread has exited while others run, and an
-    /// exec whose former memory another process shares. A read of this agent's that waits for a page keeps that memory, too: as
-    /// long as there is one the answer is no.
+    /// Whether nothing hints that the process is no longer the one that was opened. Costs a small part of
+    /// [`Target::liveness`]. Only `liveness` notices that the first thread has exited while others run, and an exec
+    /// whose former memory another process shares. A read by this agent that waits for a page also keeps that memory,
+    /// so this returns false during such a read.
     #[must_use]
     pub fn seems_running(&self) -> bool {
         let Some(pages) = &self.pages else { return false };
-        // In this order: a read that has kept them there is then seen, or over.
+        // In this order: a read that has kept the pages alive is seen now, or has ended.
         !has_ended(&self.pidfd) && pages.are_there() && !pages.are_read()
     }
 
-    /// By how much the executable lies above the addresses in its file: its lowest mapping less `link_base`,
-    /// the address (rounded down to a page) of the first loadable segment. 0 unless it is a PIE.
+    /// Returns how far the executable lies above the addresses in its file: the start of its lowest mapping minus
+    /// `link_base`, the address (rounded down to a page) of the first loadable segment. 0 unless it is a PIE.
     pub fn load_bias(&self, link_base: u64) -> Result<u64, TargetError> {
         let lowest = self.mappings()?.iter().map(|mapping| mapping.start).min();
         lowest.and_then(|start| start.checked_sub(link_base)).ok_or_else(|| {
@@ -322,7 +325,7 @@ impl Target {
         })
     }
 
-    /// CPU time of the process since it started, of all its threads; `None` once it has ended.
+    /// Returns the CPU time of all threads of the process since it started, or `None` once it has ended.
     #[must_use]
     pub fn cpu_time(&self) -> Option<Duration> {
         let pid = libc::pid_t::try_from(self.pid()).ok()?;
@@ -339,11 +342,12 @@ impl Target {
         Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?))
     }
 
-    /// Where the executable's file is mapped, in ascending order of addresses.
+    /// Returns where the executable's file is mapped, in ascending order of addresses.
     ///
-    /// Matched by device and inode, or else by name: on overlayfs and btrfs `maps` has other numbers than `stat`.
+    /// Compares device and inode, or else the name: on overlayfs and btrfs the numbers in `maps` differ from those of
+    /// `stat`.
     pub fn mappings(&self) -> Result<Vec<Mapping>, TargetError> {
-        // As it is now: the file may have been renamed or removed since the target was opened.
+        // Read now: the file may have been renamed or removed since the target was opened.
         let name = self.process.exe().map_err(|error| self.explain("exe", into_io(error)))?;
         let lines = self.process.open_relative("maps").map_err(into_io);
         let found = lines.and_then(|lines| maps::of_file(lines, self.identity.exe, &name.to_string_lossy()));
@@ -352,7 +356,8 @@ impl Target {
         Ok(found)
     }
 
-    /// Where the kernel has code of its own in the process that probes call: those that are breakpoints no more (Linux 6.18).
+    /// Returns the mappings of the kernel's code that probes call, for probes that are no longer breakpoints (Linux
+    /// 6.18).
     pub fn probe_trampolines(&self) -> Result<Vec<Mapping>, TargetError> {
         let lines = self.process.open_relative("maps").map_err(into_io);
         let found = lines.and_then(maps::probe_trampolines).map_err(|error| self.explain("maps", error))?;
@@ -360,15 +365,15 @@ impl Target {
         Ok(found)
     }
 
-    /// Fills `buf` from the process's memory at `addr`, without stopping it. Another user's process needs
-    /// `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`; breakpoints that the kernel has put there are seen as they are.
+    /// Fills `buf` with the process's memory at `addr`, without stopping the process. Another user's process requires
+    /// `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`. Breakpoints that the kernel has set are visible.
     pub fn read_memory(&self, addr: u64, buf: &mut [u8]) -> Result<(), TargetError> {
         self.opened_memory()?
             .read_exact_at(buf, addr)
             .map_err(|error| self.explain(&format!("mem ({} bytes at {addr:#x})", buf.len()), error))
     }
 
-    /// The process's memory, to read it again and again, on any thread.
+    /// Returns the process's memory, for repeated reads on any thread.
     pub fn memory(&self) -> Result<AddressSpace, TargetError> {
         let file = Arc::clone(self.opened_memory()?);
         self.still_running()?;
@@ -393,7 +398,7 @@ impl Target {
         }
     }
 
-    /// A failed read of a process that has ended says so, whatever the kernel called it.
+    /// Returns the end of the process if it has ended, whatever error the kernel reported.
     fn explain(&self, what: &str, error: io::Error) -> TargetError {
         match self.still_running() {
             Err(ended) => ended,
@@ -402,10 +407,10 @@ impl Target {
     }
 }
 
-/// What the kernel appends to the name of a file that has none any more (`d_path`).
+/// What the kernel appends to the name of a deleted file (`d_path`).
 const DELETED: &str = " (deleted)";
 
-/// The file behind `/proc/PID/exe`: that the link could be followed says that only the file's own mode is in the way.
+/// The file behind `/proc/PID/exe`. If the link can be followed, only the file's own mode can deny access.
 const EXE_FILE: &str = "the executable file";
 
 fn exe_path(pid: u32) -> PathBuf {
@@ -431,18 +436,18 @@ fn has_ended(pidfd: &OwnedFd) -> bool {
     ready == 1 && poll.revents & libc::POLLIN != 0
 }
 
-/// Whether the agent, or the machine, lacks what is needed to ask.
+/// Whether the agent, or the machine, lacks the resources to find out.
 fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
-/// A process whose first thread has exited has no program left to watch, even while others run.
+/// Whether the first thread has exited. The process then has no program left to watch, even while other threads run.
 fn is_dead(stat: &Stat) -> bool {
     matches!(stat.state, 'Z' | 'X' | 'x')
 }
 
-/// The process that a thread is part of. Read by hand: `procfs` refuses a status whose name is not UTF-8, and a
-/// process chooses its own name.
+/// Returns the process that a thread belongs to. Parsed by hand: `procfs` rejects a status whose name is not UTF-8, and
+/// a process chooses its own name.
 fn thread_group(process: &Process) -> Result<u32, ProcError> {
     let text = status_of(process)?;
     text.lines()
@@ -450,7 +455,8 @@ fn thread_group(process: &Process) -> Result<u32, ProcError> {
         .ok_or_else(|| ProcError::Other("status has no Tgid".to_owned()))
 }
 
-/// What the kernel says of it in lines. The name in there may be cut in the middle of a character, so that this is no UTF-8.
+/// Reads `/proc/PID/status`. The kernel may cut the name in it in the middle of a character, so the text may not be
+/// UTF-8.
 fn status_of(process: &Process) -> Result<String, ProcError> {
     let mut text = Vec::new();
     let mut file = process.open_relative("status")?;
@@ -460,7 +466,8 @@ fn status_of(process: &Process) -> Result<String, ProcError> {
 
 fn permission(pid: u32, what: impl Into<String>) -> TargetError {
     let what = what.into();
-    // By its mode, `mem` is its owner's only; the check on tracing comes on top, and is all that the others have.
+    // By its mode, only the owner can open `mem`, and the ptrace check comes on top. For the other files that check is
+    // the only one.
     let needed: &[&str] = match what.as_str() {
         EXE_FILE => &["CAP_DAC_READ_SEARCH"],
         text if text.starts_with("mem") => &["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"],
@@ -478,7 +485,7 @@ fn from_io(pid: u32, what: &str, error: io::Error) -> TargetError {
     }
 }
 
-/// The link `exe` exists as long as the process has an address space.
+/// Converts an error on the link `exe`, which exists as long as the process has an address space.
 fn from_exe(pid: u32, error: io::Error) -> TargetError {
     if error.kind() == io::ErrorKind::NotFound {
         return TargetError::Ended(pid);

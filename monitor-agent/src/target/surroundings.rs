@@ -1,4 +1,4 @@
-//! What a process finds around itself, as far as it can be seen from outside.
+//! The surroundings of a process, as far as they are visible from outside.
 
 use std::{
     collections::BTreeMap,
@@ -10,17 +10,17 @@ use std::{
 
 use super::{Target, TargetError, into_io, status_of};
 
-/// So many bytes of an environment are looked at: an exec gives a process no more, arguments included
-/// (`bprm_stack_limits` in fs/exec.c @ v6.18). A process can say later that its environment lies elsewhere, and is
+/// The most bytes that are read of an environment. An exec gives a process no more, arguments included
+/// (`bprm_stack_limits` in fs/exec.c @ v6.18). A process can later declare that its environment lies elsewhere and is
 /// larger (`PR_SET_MM_ENV_END`, prctl(2)).
 const ENVIRONMENT_MAX: u64 = 6 << 20;
-/// A variable has no more bytes after an exec, its name included (`MAX_ARG_STRLEN` in include/uapi/linux/binfmts.h
-/// @ v6.18).
+/// The most bytes of a variable after an exec, its name included (`MAX_ARG_STRLEN` in include/uapi/linux/binfmts.h @
+/// v6.18).
 const VARIABLE_MAX: usize = 128 << 10;
 
 impl Target {
-    /// Those of the variables of the environment that it was started with that have one of these names. All others are
-    /// passed over: they are nobody's business, and may be secret. So are those that are longer than an exec allows.
+    /// Returns the variables with these names from the environment with which the process was started. All others are
+    /// skipped, since they may be secret. So are variables longer than an exec allows.
     pub fn environment(&self, names: &[&str]) -> Result<BTreeMap<String, String>, TargetError> {
         let file = self.process.open_relative("environ").map_err(into_io);
         let block = file.and_then(first_of).map_err(|error| self.explain("environ", error))?;
@@ -28,24 +28,24 @@ impl Target {
         Ok(variables(&block, names))
     }
 
-    /// Its pid as it sees it itself: that in its own namespace.
+    /// The process's pid in its own pid namespace.
     #[must_use]
     pub fn own_pid(&self) -> u32 {
         let status = status_of(&self.process).ok();
         status.as_deref().and_then(innermost_pid).unwrap_or(self.pid())
     }
 
-    /// What tells it from every other process, on whatever machine, as long as it lives: the boot of the machine, and pid and
-    /// start there. Another agent that sees it under the same pid gives the same.
+    /// Returns an id that distinguishes the process from every other, on any machine, as long as it lives: boot id, pid
+    /// and start time. Another agent that sees the process under the same pid returns the same id.
     #[must_use]
     pub fn instance(&self) -> String {
-        // Without it the other two still tell apart what one agent sees.
+        // Without the boot id, the other two still distinguish the processes that one agent sees.
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         format!("{}:{}:{}", boot.trim_end(), self.pid(), self.identity.start_time)
     }
 
-    /// The name that its host has for it. Only known where the agent's host has the same name by construction: where
-    /// both are in one namespace of host names.
+    /// The host name of the process. Known only if process and agent are in the same UTS namespace, and so have the
+    /// same host name by construction.
     #[must_use]
     pub fn host_name(&self) -> Option<String> {
         let namespace = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/uts")).map(|file| file.ino());
@@ -55,14 +55,14 @@ impl Target {
     }
 }
 
-/// The quota of CPU time that this process's cgroup has, or one around it, as far as they can be seen: how much of which
-/// period, in microseconds. `None` without one, and where the hierarchy is not that of version 2.
+/// Returns the CPU quota of this process's cgroup, or of the nearest cgroup above it that has one, as far as they are
+/// visible: quota and period in microseconds. `None` if there is no quota, or no cgroup v2 hierarchy.
 #[must_use]
 pub fn own_cpu_quota() -> Option<String> {
     cpu_quota(Path::new("/sys/fs/cgroup"), &fs::read_to_string("/proc/self/cgroup").ok()?)
 }
 
-/// The same for a process with these cgroups, which are below a directory.
+/// The same for a process in these cgroups of the hierarchy at `root`.
 fn cpu_quota(root: &Path, groups: &str) -> Option<String> {
     let own = root.join(groups.lines().find_map(|line| line.strip_prefix("0::/"))?);
     let around = own.ancestors().take_while(|group| group.starts_with(root));
@@ -70,20 +70,21 @@ fn cpu_quota(root: &Path, groups: &str) -> Option<String> {
     limits.find(|limit| !limit.starts_with("max")).map(|limit| limit.trim_end().to_owned())
 }
 
-/// The pid in the innermost namespace, from `/proc/PID/status`.
+/// Returns the pid in the innermost namespace, from the text of `/proc/PID/status`.
 fn innermost_pid(status: &str) -> Option<u32> {
     let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     pids.split_whitespace().last()?.parse().ok()
 }
 
-/// The part of an environment that is looked at.
+/// Reads the first [`ENVIRONMENT_MAX`] bytes of an environment.
 fn first_of(environment: impl Read) -> io::Result<Vec<u8>> {
     let mut block = Vec::new();
     environment.take(ENVIRONMENT_MAX).read_to_end(&mut block)?;
     Ok(block)
 }
 
-/// The variables with these names in a block such as `/proc/PID/environ`. Bytes that are not UTF-8 are replaced.
+/// Returns the variables with these names from a block such as `/proc/PID/environ`. Bytes that are not UTF-8 are
+/// replaced.
 fn variables(block: &[u8], names: &[&str]) -> BTreeMap<String, String> {
     let variable = |line: &[u8]| {
         let (name, value) = line.split_at_checked(line.iter().position(|byte| *byte == b'=')?)?;

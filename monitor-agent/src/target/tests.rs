@@ -1,4 +1,4 @@
-//! Against live processes.
+//! Tests with live processes.
 
 use std::{
     ffi::OsStr,
@@ -10,7 +10,7 @@ use std::{
 
 use super::*;
 
-/// A child that is killed and waited for at the end of its test.
+/// A child process that is killed and reaped at the end of its test.
 struct Kept(Child);
 
 impl Kept {
@@ -26,7 +26,7 @@ impl Kept {
         Target::open(self.0.id()).expect("a live child can be opened")
     }
 
-    /// Has a shell that waits for a line go on.
+    /// Lets a shell that waits for a line go on.
     fn go(&mut self) {
         let stdin = self.0.stdin.as_mut().expect("a pipe");
         io::Write::write_all(stdin, b"go\n").expect("the shell reads");
@@ -45,7 +45,7 @@ impl Drop for Kept {
     }
 }
 
-/// Until `done` or ten seconds, for what another process does in its own time.
+/// Waits until `done`, ten seconds at most.
 fn wait_until(mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {
@@ -54,12 +54,12 @@ fn wait_until(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// The spawned child exists before it has become `sleep`.
+/// Waits until the child runs `name`: a spawned child exists before its exec.
 fn settled(child: &Kept, name: &OsStr) {
     wait_until(|| fs::read_link(exe_path(child.0.id())).is_ok_and(|link| link.file_name() == Some(name)));
 }
 
-/// A shell that becomes something else at a line; `launcher` runs it.
+/// Starts a shell that becomes `program` once it has read a line. `launcher` runs the shell.
 fn shell_that_becomes(program: &str, launcher: &[&str]) -> Kept {
     let script = format!("read -r line; exec {program}");
     let command = [launcher, &["sh", "-c", &script]].concat();
@@ -91,7 +91,7 @@ fn memory_reads_what_is_there() {
 
 #[test]
 fn many_places_are_read_in_their_order() {
-    // More than the kernel takes at once.
+    // More than the kernel accepts at once.
     let numbers: Vec<u32> = (0..3000).collect();
     let addresses: Vec<u64> =
         numbers.iter().rev().map(|number| std::ptr::from_ref(number).addr() as u64).collect();
@@ -117,7 +117,7 @@ fn whether_it_seems_to_run_is_not_told_while_its_memory_is_read() {
     assert!(target.seems_running());
     assert!(memory.read(8, &mut [0; 8]).is_err(), "the first page is never mapped");
     assert!(target.seems_running());
-    // As a read does that waits.
+    // Like a read that waits.
     target.pages.as_ref().expect("a pagemap").reads.fetch_add(1, Ordering::SeqCst);
     assert!(!target.seems_running());
     assert_eq!(target.liveness(), Liveness::Running);
@@ -134,7 +134,7 @@ fn pages_are_there_until_an_exec_or_an_exit() {
     assert!(!first.are_there());
     let second = pages(&child);
     assert!(second.are_there() && !second.are_gone());
-    // It stays a zombie.
+    // Not reaped: it stays a zombie.
     child.0.kill().expect("the child can be killed");
     wait_until(|| second.are_gone());
     assert!(!second.are_there());
@@ -192,7 +192,7 @@ fn a_thread_is_refused_by_naming_its_process() {
 
 #[test]
 fn a_kernel_thread_is_refused() {
-    // kthreadd, in a machine's own pid namespace; elsewhere pid 2 is something else or nothing.
+    // Pid 2 is kthreadd in a machine's own pid namespace. Elsewhere it is something else or nothing.
     if fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd") {
         assert!(matches!(Target::open(2), Err(TargetError::KernelThread(2))));
     }
@@ -222,7 +222,7 @@ fn the_ends_of_many_are_told_once_each() {
     children[7].end();
     assert_eq!(exits.take().collect::<Vec<_>>(), [7]);
     assert_eq!(exits.take().count(), 0);
-    // One that nobody has waited for has ended all the same.
+    // A process that nobody has reaped has ended all the same.
     for child in &mut children[10..] {
         child.0.kill().expect("the child can be killed");
     }
@@ -240,7 +240,7 @@ fn the_ends_of_many_are_told_once_each() {
 #[test]
 fn an_exec_of_another_file_and_of_the_same_file_replaces() {
     let programs = ["sleep 600", "sh -c 'read -r line'"];
-    // Addresses are drawn at random, or not.
+    // With random addresses, and without.
     let launchers: [&[&str]; 2] = [&[], &["setarch", "-R"]];
     for (program, launcher) in
         programs.iter().flat_map(|program| launchers.map(|launcher| (program, launcher)))
@@ -257,16 +257,16 @@ fn an_exec_of_another_file_and_of_the_same_file_replaces() {
         child.go();
         wait_until(|| target.liveness() != Liveness::Running);
         assert_eq!(target.liveness(), Liveness::Replaced, "{program}");
-        // The former memory goes a moment after the other has come.
+        // The former memory goes away a moment after the new one has come.
         wait_until(|| !target.seems_running());
-        // Whatever is read now is another program's.
+        // Any read now returns another program's memory.
         assert!(!memory.is_there(), "{program}");
         assert!(matches!(target.mappings(), Err(TargetError::Replaced(_))));
         assert!(matches!(target.read_memory(0x1000, &mut [0]), Err(TargetError::Replaced(_))));
     }
 }
 
-/// The same file, arguments, environment and addresses: only the address space is another.
+/// The same file, arguments, environment and addresses: only the address space differs.
 #[test]
 fn an_exec_of_the_very_same_replaces() {
     let script = r#"echo; read -r line; exec /bin/sh -c "$0" "$0""#;
@@ -274,7 +274,7 @@ fn an_exec_of_the_very_same_replaces() {
     let mut output = child.0.stdout.take().expect("a pipe");
     let mut runs = || io::Read::read_exact(&mut output, &mut [0]).expect("the shell says that it runs");
     runs();
-    // The first shell adds to the environment that it was given, the second nothing to the first's.
+    // The first shell adds to the environment that it was given. The second adds nothing to the first's.
     child.go();
     runs();
     let target = child.open();
@@ -289,7 +289,7 @@ fn an_exec_of_the_very_same_replaces() {
 fn an_exec_shows_though_somebody_keeps_the_former_memory() {
     let mut child = shell_that_becomes("sleep 600", &[]);
     let mut target = child.open();
-    // Pages that stay in place of its own.
+    // Another process's pages, which stay.
     target.pages = Target::open(std::process::id()).expect("one's own process can be opened").pages;
     let memory = target.memory().expect("a child's memory is readable");
     assert!(memory.is_there());
@@ -302,7 +302,7 @@ fn an_exec_shows_though_somebody_keeps_the_former_memory() {
 #[test]
 fn a_target_opened_during_an_exec_is_the_new_program() {
     for _ in 0..300 {
-        // The exec is under way or not, by chance.
+        // By chance, the exec is in progress or not.
         let child = Kept::sleep();
         let target = child.open();
         settled(&child, fs::canonicalize("/bin/sleep").expect("sleep").file_name().expect("a name"));
@@ -341,7 +341,7 @@ fn a_name_that_has_changed_still_leads_to_the_mappings() {
     let child = Kept::start(Command::new(&path).arg("600"));
     settled(&child, path.file_name().expect("a name"));
     let mut target = child.open();
-    // As where `stat` has other numbers than `maps`.
+    // As on a file system where `stat` and `maps` report different numbers.
     target.identity.exe = FileId { dev: u64::MAX, ino: u64::MAX };
     let lowest = || Some(target.mappings().expect("maps can be read").first()?.start);
     let first = lowest();

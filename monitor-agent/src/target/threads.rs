@@ -1,10 +1,10 @@
-//! Whether a return probe could end a process, as its threads tell.
+//! Whether a return probe could end a process, judged by its threads.
 //!
-//! For a return probe the kernel puts an address of its own in place of a function's return address. Newer kernels have a system
-//! call there, which the target makes: a seccomp filter that does not know it kills the target, or lets it go on where
-//! nothing is. A shadow stack has the address that was. Some kernels see to either, and which do their releases
-//! do not say, since fixes are ported back: so nothing is tried on a target. About filters the agent finds out on itself
-//! (`bpf/filters.rs`).
+//! For a return probe, the kernel replaces a function's return address with an address of its own. On newer kernels the
+//! code there makes a system call, which the target executes. A seccomp filter that does not know the call kills the
+//! target, or lets it continue where there is no code. A shadow stack still holds the original address. Some kernels
+//! handle these cases, but their releases do not show which, since fixes are backported. So nothing is tried on a
+//! target. How filters behave, the agent finds out on itself (`bpf/filters.rs`).
 
 use std::{fs, io, path::Path};
 
@@ -12,27 +12,27 @@ use thiserror::Error;
 
 use super::{Target, TargetError};
 
-/// So many threads are asked, each of which takes some ten microseconds.
+/// The most threads that are checked. Each takes some ten microseconds.
 const THREADS_MAX: usize = 1 << 14;
 
-/// The state of a thread that may ask everything of the kernel, and of one whose calls are filtered (`proc_pid_status(5)`).
-/// The one between may do nothing but read and write.
+/// The states of a thread without restrictions, and of one with filtered calls (`proc_pid_status(5)`). A thread in the
+/// state between may only read and write.
 const NO_SECCOMP: &str = "0";
 const BY_FILTERS: &str = "2";
 
 /// Why a return probe could end a process.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum ReturnHazard {
-    /// What a thread may ask of the kernel is filtered.
+    /// A thread's system calls are filtered.
     #[error(
         "a thread is under seccomp, and behind a return probe the kernel has a system call made, for which a filter may end the \
          process"
     )]
     Filtered,
-    /// The processor keeps the return addresses of a thread a second time.
+    /// The processor keeps a second copy of a thread's return addresses.
     #[error("a thread has a shadow stack, and the kernel changes return addresses for a return probe")]
     ShadowStack,
-    /// Not all can be asked.
+    /// There are too many threads to check them all.
     #[error(
         "it has more than {THREADS_MAX} threads, too many to ask each whether it is under seccomp or has a shadow stack"
     )]
@@ -40,19 +40,19 @@ pub enum ReturnHazard {
 }
 
 impl Target {
-    /// Why a return probe could end the process, if one could: where filters let it be, they are none. It may set up a
-    /// filter or a shadow stack later.
+    /// Returns why a return probe could end the process, if it could. With `filters_pass`, filters are no hazard. The
+    /// process may set up a filter or a shadow stack later.
     pub fn return_hazard(&self, filters_pass: bool) -> Result<Option<ReturnHazard>, TargetError> {
         let threads = Path::new("/proc").join(self.pid().to_string()).join("task");
         let hazard = of_threads(&threads, filters_pass);
         let hazard = hazard.map_err(|error| self.explain("the status of the threads", error))?;
-        // It was read by the number of the process.
+        // The threads were read by pid.
         self.still_running()?;
         Ok(hazard)
     }
 }
 
-/// Why a return probe could end the agent, if this thread returned to one.
+/// Returns why a return probe could end the agent, if this thread returned to one.
 pub fn own_return_hazard() -> io::Result<Option<ReturnHazard>> {
     let status = fs::read("/proc/thread-self/status")?;
     Ok(of_status(&String::from_utf8_lossy(&status), false))
@@ -76,12 +76,12 @@ fn of_threads(threads: &Path, filters_pass: bool) -> io::Result<Option<ReturnHaz
     Ok(None)
 }
 
-/// Whether a thread is no longer there.
+/// Whether the error means that the thread has exited.
 fn has_ended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
-/// What the status of a thread tells. A kernel without seccomp or shadow stacks does not mention them.
+/// Returns the hazard that a thread's status shows. A kernel without seccomp or shadow stacks does not list them.
 fn of_status(status: &str, filters_pass: bool) -> Option<ReturnHazard> {
     let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     match value("Seccomp:").trim() {
@@ -127,14 +127,14 @@ mod tests {
     #[test]
     fn every_thread_is_asked() {
         let own = Target::open(std::process::id()).expect("this process");
-        // The test may be run under a filter: then there is nothing to see here.
+        // If the test itself runs under a filter, there is nothing to see.
         if own_return_hazard().expect("a status").is_some() {
             return;
         }
         let (filtered, is_filtered) = mpsc::channel();
         let (done, is_done) = mpsc::channel::<()>();
         let other = thread::spawn(move || {
-            // A filter that allows all.
+            // A filter that allows everything.
             let installed = filter_calls(&mut [end(libc::SECCOMP_RET_ALLOW)]);
             filtered.send(installed).expect("the test waits");
             let _ = is_done.recv();

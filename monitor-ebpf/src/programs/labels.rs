@@ -1,4 +1,4 @@
-//! Label sets: reading the labels of a call, and giving each combination of them a number.
+//! Label sets: reading the labels of a call, and giving each combination of labels a number.
 //!
 //! Strings are interned by content: the whole set is the key of the map, so two sets never merge.
 
@@ -13,7 +13,7 @@ use super::{
     shape::ShapeRef,
 };
 
-/// No name of a service or method is this long: such a length is not one.
+/// No name of a service or method is this long: such a length was misread.
 const LENGTH_MAX: u64 = 1 << 20;
 /// `BPF_NOEXIST`.
 const NO_EXIST: u64 = 1;
@@ -21,15 +21,15 @@ const NO_EXIST: u64 = 1;
 pub(crate) const NO_NUMBER: u32 = u32::MAX;
 /// Spreads bits over a word: 2^64 divided by the golden ratio.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Index in `NEXT_LABEL` of the next number for a set in full.
+/// Index in `NEXT_LABEL` of the next number for a full set.
 const FULL: u32 = 0;
 /// Index in `NEXT_LABEL` of the next number for a set with `other` in it.
 const OTHER: u32 = 1;
 
-/// Words of a set before its texts.
+/// Number of words of a set before its texts.
 const HEAD_WORDS: usize = core::mem::offset_of!(LabelSet, text) / 8;
 
-/// A label set in scratch memory, which is aligned so that it can be cleared and copied by words.
+/// A label set in scratch memory, aligned so that it can be cleared and copied by words.
 #[repr(transparent)]
 struct Set(LabelSet);
 
@@ -45,8 +45,8 @@ impl Set {
         unsafe { (&raw const self.0).cast::<u64>().add(index).read_volatile() }
     }
 
-    /// A hash of the set: good enough for a cache, and quick. Two sums, so that one multiplication need not wait
-    /// for the other.
+    /// Returns a hash of the set: good enough for a cache, and quick. Two sums, so that one multiplication need not
+    /// wait for the other.
     #[inline(always)]
     fn hash(&self) -> u64 {
         let (mut even, mut odd) = (0_u64, 0_u64);
@@ -54,12 +54,12 @@ impl Set {
             even = (even ^ self.word(index * 2)).wrapping_mul(SPREAD);
             odd = (odd ^ self.word(index * 2 + 1)).wrapping_mul(SPREAD);
         }
-        // Of an odd number of words the last.
+        // The last of an odd number of words.
         even = (even ^ self.word(LABEL_SET_WORDS - 1)).wrapping_mul(SPREAD);
         (even ^ odd.rotate_left(32)).wrapping_mul(SPREAD)
     }
 
-    /// Is this the set of that number?
+    /// Returns whether this is the set with that number.
     #[inline(always)]
     fn has_number(&self, number: u32) -> bool {
         let Some(known) = LABEL_SETS.get_ptr(number) else { return false };
@@ -73,7 +73,7 @@ impl Set {
         difference == 0
     }
 
-    /// Becomes a set of the map.
+    /// Overwrites the set with one of the map.
     #[inline(always)]
     fn copy(&mut self, known: *const u64) {
         for word in 0..LABEL_SET_WORDS {
@@ -92,7 +92,7 @@ impl Set {
     }
 }
 
-/// What a label set says beside names.
+/// What a label set holds besides names.
 pub(crate) struct Facts {
     /// Whether the call failed.
     pub(crate) failed: bool,
@@ -100,7 +100,7 @@ pub(crate) struct Facts {
     pub(crate) error: u32,
     /// How often it was retried.
     pub(crate) retry: u16,
-    /// Kind of stream, in the label sets of messages and of calls that are told by site.
+    /// Kind of stream, in the label sets of messages and of calls whose site selects their shape.
     pub(crate) stream: u8,
     /// The protocol: see [`monitor_ebpf::protocol`].
     pub(crate) protocol: u16,
@@ -109,7 +109,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Before anything has come of the call.
+    /// The facts while nothing is known of the call's outcome.
     pub(crate) const NONE: Self = Self {
         failed: false,
         error: error_class::NONE,
@@ -119,7 +119,7 @@ impl Facts {
         panicked: false,
     };
 
-    /// The first words of their set, before its strings are there.
+    /// Returns the first words of their label set, before its texts.
     #[inline(always)]
     fn head(&self, side: u8, call_type: u8) -> [u64; HEAD_WORDS] {
         let bytes = u32::from_le_bytes([side, call_type, u8::from(self.failed), self.stream]);
@@ -131,7 +131,7 @@ impl Facts {
     }
 }
 
-/// The number of the label set; `None` when the table has no room, not even for `other`. What was copied is gone then.
+/// Returns the number of the label set; `None` if the table has no room, not even for `other`. Overwrites the windows.
 #[inline(always)]
 pub(crate) fn number(shape: ShapeRef, facts: &Facts, scratch: &mut Scratch) -> Option<u32> {
     let call_type = shape.call_type(facts.stream, scratch);
@@ -148,7 +148,7 @@ pub(crate) fn number(shape: ShapeRef, facts: &Facts, scratch: &mut Scratch) -> O
     (number != NO_NUMBER).then_some(number)
 }
 
-/// Where the name lies that is a label, and how long it is. None at all is an empty one.
+/// Returns the address and length of a label's string. A label that the shape does not have is empty.
 #[inline(always)]
 fn header(shape: ShapeRef, label: usize, scratch: &Scratch) -> (u64, u64) {
     match shape.label_at(label) {
@@ -157,7 +157,7 @@ fn header(shape: ShapeRef, label: usize, scratch: &Scratch) -> (u64, u64) {
     }
 }
 
-/// Makes a label set in scratch memory that begins with these words, and has empty texts.
+/// Writes a label set with these first words and empty texts to scratch memory.
 #[inline(always)]
 fn with_head(scratch: &mut Scratch, head: [u64; HEAD_WORDS]) {
     // SAFETY: as long as a set, and every byte is written before it is read.
@@ -169,7 +169,7 @@ fn with_head(scratch: &mut Scratch, head: [u64; HEAD_WORDS]) {
     set.clear(HEAD_WORDS);
 }
 
-/// A label set in scratch memory that is that of a number, or else empty.
+/// Writes the label set with this number to scratch memory, or an empty one.
 #[inline(always)]
 pub(crate) fn base(scratch: &mut Scratch, number: u32) -> &mut LabelSet {
     // SAFETY: as long as a set, and every byte is written before it is read.
@@ -182,14 +182,14 @@ pub(crate) fn base(scratch: &mut Scratch, number: u32) -> &mut LabelSet {
     &mut set.0
 }
 
-/// The number of the label set that has been made in scratch memory, or [`NO_NUMBER`].
+/// Returns the number of the label set in scratch memory, or [`NO_NUMBER`].
 #[inline(always)]
 pub(crate) fn number_of(scratch: &mut Scratch) -> u32 {
     // SAFETY: a set, made by `base`.
     known_number(unsafe { &mut *scratch.label_set().cast::<Set>() })
 }
 
-/// The set's number, or [`NO_NUMBER`]. Functions that are not inlined give plain numbers only.
+/// Returns the set's number, or [`NO_NUMBER`]. Functions that are not inlined return plain numbers only.
 #[inline(never)]
 fn known_number(set: &mut Set) -> u32 {
     let Some(cached) = LABEL_CACHE.get_ptr_mut((set.hash() >> recipe!(cache_shift)) as u32) else {
@@ -201,12 +201,12 @@ fn known_number(set: &mut Set) -> u32 {
         return number;
     }
     let number = look_up(set);
-    // SAFETY: as above. Whoever reads it compares the whole set.
+    // SAFETY: as above. Readers compare the whole set.
     unsafe { cached.write_volatile(u64::from(number.wrapping_add(1))) }
     number
 }
 
-/// The set's number by its whole content, or [`NO_NUMBER`].
+/// Returns the set's number by its whole content, or [`NO_NUMBER`].
 #[inline(never)]
 fn look_up(set: &mut Set) -> u32 {
     // SAFETY: entries are never removed.
@@ -250,25 +250,25 @@ fn read(set: &mut LabelSet, label: usize, memory: &mut Memory, pointer: u64, len
     }
 }
 
-/// All ones if an address lies in the executable, else 0. What could not be read elsewhere is in no file, and each address of it
-/// would take a label set of its own.
+/// Returns all ones if an address lies in the executable, otherwise 0. An unreadable string elsewhere is in no file,
+/// and each of its addresses would take a label set of its own.
 ///
-/// No branch: the verifier would follow each through all that comes later.
+/// No branch: the verifier would follow each branch through the rest of the program.
 #[inline(always)]
 fn in_image(address: u64) -> u64 {
     let offset = address.wrapping_sub(recipe!(image));
-    // Neither is half of all addresses or more, unless it lies before.
+    // Offset and length are below half of all addresses, except the offset of an address before the executable.
     let is_inside = (offset.wrapping_sub(recipe!(image_length)) & !offset).cast_signed() >> 63;
     asm::unknown(is_inside.cast_unsigned())
 }
 
-/// This mark, or that of what can't be read.
+/// Returns this mark if `kept` is all ones, otherwise [`mark::UNREADABLE`].
 #[inline(always)]
 fn mark_if(kept: u64, by_place: u8) -> u8 {
     mark::UNREADABLE ^ ((mark::UNREADABLE ^ by_place) & kept as u8)
 }
 
-/// Copies a string into the set whose pointer and length lie at an address.
+/// Copies into the set a string whose pointer and length lie at an address.
 #[inline(always)]
 pub(crate) fn read_behind(set: &mut LabelSet, label: usize, address: u64) {
     let mut header = [0_u64; 2];
@@ -284,7 +284,7 @@ pub(crate) fn read_behind(set: &mut LabelSet, label: usize, address: u64) {
     read(set, label, &mut memory, header[0], header[1]);
 }
 
-/// Copies a string into the set that ends at a byte which is 0. No pointer at all is an empty one.
+/// Copies a zero-terminated string into the set. A null pointer gives an empty string.
 #[inline(always)]
 pub(crate) fn read_c(set: &mut LabelSet, label: usize, pointer: u64) {
     if pointer == 0 {
@@ -307,13 +307,13 @@ pub(crate) fn read_c(set: &mut LabelSet, label: usize, pointer: u64) {
         // SAFETY: a text lies at a multiple of eight in scratch memory. The helper has cleared the rest.
         return unsafe { text.cast::<u64>().write_volatile(pointer & kept) };
     }
-    // The helper counts the byte at the end.
+    // The helper counts the terminating zero.
     let length = result.cast_unsigned();
     if length < TEXT_BYTES as u64 {
         set.lengths[label] = (length as u8).saturating_sub(1);
         return;
     }
-    // The helper has put a 0 into the last place, whatever is there.
+    // The helper has put a 0 into the last place, whatever the string has there.
     let last = TEXT_BYTES as u64 - 1;
     let mut rest = [0_u8; 2];
     // SAFETY: one byte each.
@@ -328,7 +328,7 @@ pub(crate) fn read_c(set: &mut LabelSet, label: usize, pointer: u64) {
     }
 }
 
-/// Lets the string's place stand for its bytes.
+/// Stores the string's address and length in place of its bytes.
 #[inline(always)]
 fn by_address(set: &mut LabelSet, label: usize, mark: u8, pointer: u64, length: u64) {
     set.marks[label] = mark;
@@ -342,13 +342,13 @@ fn by_address(set: &mut LabelSet, label: usize, mark: u8, pointer: u64, length: 
     }
 }
 
-/// A set seen for the first time.
+/// Gives a number to a set that is seen for the first time.
 #[inline(always)]
 fn new_number(set: &mut Set) -> Option<u32> {
     if let Some(number) = take_number(FULL, recipe!(label_limit)) {
         return publish(set, number);
     }
-    // In line: each function more takes stack.
+    // Inlined, since each further function takes stack.
     count_hot(Counter::LabelSetRefused, 0);
     for label in 0..LABELS {
         // SAFETY: references. Volatile keeps the compiler from calling `memset`, which takes stack.
@@ -367,11 +367,11 @@ fn new_number(set: &mut Set) -> Option<u32> {
     publish(set, number)
 }
 
-/// The next free number below `limit`.
+/// Takes the next free number below `limit`.
 #[inline(always)]
 fn take_number(kind: u32, limit: u32) -> Option<u32> {
     let next = NEXT_LABEL.get_ptr_mut(kind)?;
-    // Looked at first, so that refused calls don't move the counter on for ever.
+    // Checked first, so that refused calls do not advance the counter forever.
     // SAFETY: the map's values are `u64`.
     if unsafe { next.read_volatile() } >= u64::from(limit) {
         return None;
@@ -383,7 +383,7 @@ fn take_number(kind: u32, limit: u32) -> Option<u32> {
 
 /// Writes the set where the agent reads it, then makes its number known to the programs.
 ///
-/// Two CPUs may meet a new set at once: both numbers are then good, the agent adds them up.
+/// Two CPUs may meet a new set at once: both numbers are then valid, and the agent adds them up.
 #[inline(always)]
 fn publish(set: &mut Set, number: u32) -> Option<u32> {
     let copy = LABEL_SETS.get_ptr_mut(number)?.cast::<u64>();

@@ -1,7 +1,7 @@
 //! Every map, the recipe, and the counters.
 //!
-//! Sizes given here are placeholders where the agent sets its own at load: those of maps with a row for
-//! some CPUs, and those that have a flag.
+//! Some sizes here are placeholders, which the agent replaces at load: those of maps with rows for CPUs, and
+//! those that a command-line flag sets.
 
 use aya_ebpf::{
     helpers::bpf_get_smp_processor_id,
@@ -15,7 +15,7 @@ use monitor_ebpf::{
 
 use super::asm::increment;
 
-/// `BPF_F_NO_PREALLOC`: entries take memory only while they are there.
+/// `BPF_F_NO_PREALLOC`: entries take memory only while they exist.
 const NO_PREALLOC: u32 = 1;
 /// `BPF_F_MMAPABLE` (Linux 5.5): the agent reads the array without a system call.
 const MMAPABLE: u32 = 1 << 10;
@@ -30,7 +30,7 @@ pub(crate) static IN_FLIGHT: Array<Bucket> = Array::with_max_entries(16_384, MMA
 #[map]
 pub(crate) static OBJECTS: Array<[u64; WAYS]> = Array::with_max_entries(16_384, MMAPABLE);
 
-/// Keys of calls that have ended and may end once more at the same moment, each at the place that its bits give: see
+/// Keys of finished calls that may finish again at the same moment, indexed by a hash of the key: see
 /// [`in_flight::ends_once`](super::in_flight::ends_once).
 #[map]
 pub(crate) static ENDED: Array<u64> = Array::with_max_entries(ENDED_KEYS, 0);
@@ -50,8 +50,8 @@ pub(crate) static LABEL_IDS: HashMap<LabelSet, u32> = HashMap::with_max_entries(
 #[map]
 pub(crate) static LABEL_SETS: Array<[u64; LABEL_SET_WORDS]> = Array::with_max_entries(4_352, MMAPABLE);
 
-/// Label set numbers by a hash of the set, each plus one; 0 for none. Saves most look-ups in `LABEL_IDS`, whose
-/// hash of a whole set takes longer than everything else about labels but reading them.
+/// Label set numbers plus one, indexed by a hash of the set; 0 for none. Saves most look-ups in `LABEL_IDS`, whose
+/// hash of a whole set takes longer than all other work on labels except reading them.
 #[map]
 pub(crate) static LABEL_CACHE: Array<u64> = Array::with_max_entries(16_384, 0);
 
@@ -73,19 +73,19 @@ pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(ROW, MMAPABLE);
 #[map]
 pub(crate) static NEXT_LABEL: Array<u64> = Array::with_max_entries(2, MMAPABLE);
 
-/// Not mappable, so that it takes no page: every target has one, and nobody but the agent's own try asks for it.
+/// Not mappable, so that it takes no page: every target has this map, but only the agent's test of itself reads it.
 #[map]
 pub(crate) static PROOF: Array<Proof> = Array::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
-/// A label set as words: BPF copies and clears memory by words, or else byte by byte.
+/// Number of words in a label set: BPF copies and clears memory by words, or else byte by byte.
 pub(crate) const LABEL_SET_WORDS: usize = size_of::<LabelSet>() / 8;
 
 /// Reads a field of the recipe.
 ///
-/// Volatile, since the compiler would otherwise use the value that the recipe has here.
+/// Volatile, since the compiler would otherwise use the value that `RECIPE` has here.
 macro_rules! recipe {
     ($($field:tt)+) => {
         // SAFETY: the global is valid and only read.
@@ -94,7 +94,7 @@ macro_rules! recipe {
 }
 pub(crate) use recipe;
 
-/// Reads a field of a part of the recipe.
+/// Reads a field of a part of the recipe, through a pointer to that part.
 macro_rules! field {
     ($pointer:expr, $($field:tt)+) => {
         // SAFETY: a pointer into the recipe, which is valid and only read.
@@ -103,8 +103,8 @@ macro_rules! field {
 }
 pub(crate) use field;
 
-/// The row in which this CPU counts. Where there are many CPUs some share one, which is as exact, since all is added
-/// atomically.
+/// Returns the row in which this CPU counts. With many CPUs, some share a row, which is as exact since all additions
+/// are atomic.
 #[inline(always)]
 pub(crate) fn row() -> u32 {
     // SAFETY: a helper without preconditions.
@@ -122,13 +122,13 @@ pub(crate) fn count_hot(counter: Counter, side: u8) {
     }
 }
 
-/// Counts an event that is rare. Not inlined, which keeps the programs small.
+/// Counts a rare event. Not inlined, which keeps the programs small.
 #[inline(never)]
 pub(crate) fn count(counter: Counter) {
     count_hot(counter, 0);
 }
 
-/// Counts an event of one side that is rare.
+/// Counts a rare event of one side.
 #[inline(never)]
 pub(crate) fn count_of(counter: Counter, side: u8) {
     count_hot(counter, side);

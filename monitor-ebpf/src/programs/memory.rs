@@ -1,13 +1,13 @@
 //! Reading the target's memory.
 //!
-//! By its page tables where the agent has proved that this works: see [`monitor_ebpf::PageTables`]. Whatever they don't
-//! lead to is asked of the kernel, as everything is where it doesn't: a page that is not there, one of 1 GiB, bytes on two
-//! pages, more than a word that are all zero (which is what a fault gives).
+//! Reads go by its page tables where the agent has proved that this works: see [`monitor_ebpf::PageTables`]. Otherwise
+//! the kernel is asked, as it is for whatever the tables do not lead to: a page that is absent, one of 1 GiB, bytes on
+//! two pages, more than a word that are all zero (which is what a fault gives).
 //!
-//! Nothing holds pages and tables still meanwhile: another thread of the target may take one away, and the kernel may move
-//! it. Before it uses such memory for anything else, it must flush what processors know of it, and it counts that first
-//! (`mm_context_t.tlb_gen`). So bytes were the target's, and where the tables say, if that count is the same
-//! after they were read as before the first table was. Loads are not reordered on x86-64, nor are stores.
+//! Nothing pins pages and tables meanwhile: another thread of the target may unmap a page, and the kernel may move it.
+//! Before the kernel uses such memory for anything else, it must flush what processors know of it, and it counts this
+//! first (`mm_context_t.tlb_gen`). So bytes were the target's, where the tables say, if the count after they were read
+//! is the same as before the first table was. x86-64 reorders neither loads nor stores among themselves.
 
 use core::{arch::asm, mem::MaybeUninit};
 
@@ -16,69 +16,69 @@ use monitor_ebpf::{PROOF_WORDS, Proof, SCRATCH_BYTES, TEXT_BYTES, patched};
 
 use super::{asm::unknown, maps::recipe};
 
-/// Addresses below are never mapped (`vm.mmap_min_addr`).
+/// Lower addresses are never mapped (`vm.mmap_min_addr`).
 const USER_MIN: u64 = 4_096;
-/// First address that user space can't have, with four-level page tables.
+/// First address that user space cannot have, with four-level page tables.
 const USER_MAX: u64 = 0x7fff_ffff_f000;
-/// Bytes of a page.
+/// Size of a page, in bytes.
 const PAGE: u64 = 4_096;
-/// Bytes of a large one, of which the table before the last one tells.
+/// Size of a large page, in bytes, which an entry of the last table but one leads to.
 const LARGE_PAGE: u64 = 2 << 20;
-/// Bits of an entry: something is there, and user space may read it.
+/// Bits of an entry: it is present, and user space may read it.
 const READABLE: u64 = 1 << 0 | 1 << 2;
-/// It is no page like others: memory of a device, or the one page of zeros (`_PAGE_SPECIAL`).
+/// Bit of an entry whose page is special: memory of a device, or the one page of zeros (`_PAGE_SPECIAL`).
 const IS_SPECIAL: u64 = 1 << 9;
-/// It stands for a large page, not for a table.
+/// Bit of an entry that leads to a large page, not to a table.
 const IS_LARGE: u64 = 1 << 7;
 
-/// Is this an address of user space? Reading at any other costs a fault.
+/// Returns whether this is an address of user space. Reading at any other costs a fault.
 #[inline(always)]
 pub(crate) fn is_user_address(address: u64) -> bool {
     address.wrapping_sub(USER_MIN) < USER_MAX - USER_MIN
 }
 
-/// The memory of the process that runs. They are words that stay where they are: kept as values they would take stack, which
+/// The memory of the process that runs. Its state is words that stay in place: as values they would take stack, which
 /// is nearly full.
 pub(crate) struct Memory(MaybeUninit<[u64; 3]>);
 
-/// Word with the place where the kernel describes the memory; or [`LATER`], or [`ASKED`]. The others mean something
-/// when it is a place.
+/// Index of the word with the address of the memory's `mm_struct`; or [`LATER`], or [`ASKED`]. The other words have a
+/// meaning only with an address.
 const OWN: usize = 0;
-/// In the upper half how often translations of its addresses had been flushed as that was found out, which goes round long
-/// after a program has ended; in the lower half the part of memory of 1 GiB that [`TABLE`] is of.
+/// Index of the word whose upper half is the flush count taken by [`Memory::find`], which wraps around only long
+/// after a program has ended. Its lower half is the number of the 1 GiB part of memory that [`TABLE`] is for.
 const FLUSHES: usize = 1;
-/// Word with the place of the table that all addresses of that part go through: what lies side by side is looked for
-/// from there on.
+/// Index of the word with the address of the table that covers that part: look-ups of neighbouring addresses start
+/// from there.
 const TABLE: usize = 2;
-/// How far an address is shifted to have the number of its part.
+/// Right shift from an address to the number of its part.
 const PART: u32 = 30;
-/// No part has this number.
+/// The number of no part.
 const NOWHERE: u64 = u32::MAX as u64;
-/// Not found out yet.
+/// The address has not been determined yet.
 const LATER: u64 = 2;
-/// Not wanted.
+/// Page tables are not used.
 const ASKED: u64 = 1;
 
 impl Memory {
-    /// Before anything is known of it, which must be changed before anything is read.
+    /// Returns uninitialized state. One of the methods below must be called before anything is read.
     #[inline(always)]
     pub(crate) fn uninit() -> Self {
         Self(MaybeUninit::uninit())
     }
 
-    /// Has each read asked of the kernel.
+    /// Sends each read to the kernel.
     #[inline(always)]
     pub(crate) fn ask(&mut self) {
         self.set(OWN, ASKED);
     }
 
-    /// Has it read by page tables, if they are known, and finds out at the first read where they are.
+    /// Reads by page tables, if their layout is known, and finds them at the first read.
     #[inline(always)]
     pub(crate) fn find_later(&mut self) {
         self.set(OWN, if recipe!(tables.memory) == 0 { ASKED } else { LATER });
     }
 
-    /// The same, and finds out now.
+    /// Reads by page tables, if their layout is known, and finds them now.
     #[inline(always)]
     pub(crate) fn find(&mut self) {
         if recipe!(tables.memory) == 0 {
@@ -102,14 +102,14 @@ impl Memory {
         unsafe { self.0.as_ptr().cast::<u64>().add(index).read_volatile() }
     }
 
-    /// Copies `length` bytes, and of these at least the words of the mask; false if they can't be read. The verifier
-    /// must know both.
+    /// Copies `length` bytes, or at least those of them in the words of the mask. Returns false if they cannot be read.
+    /// The verifier must know both.
     ///
     /// # Safety
-    /// `to` must be valid for so many bytes, and aligned to eight.
+    /// `to` must be valid for `length` bytes, and aligned to eight.
     #[inline(always)]
     pub(crate) unsafe fn copy(&mut self, to: *mut u64, length: usize, words: u32, address: u64) -> bool {
-        // SAFETY: the caller vouches for the place.
+        // SAFETY: the caller guarantees that `to` is valid.
         unsafe { copy(self, to, length as u64 | u64::from(words) << 32, address) != 0 }
     }
 
@@ -123,11 +123,11 @@ impl Memory {
         }
         let mut from = pointer(place);
         let mut all = 0;
-        // Not a loop: each step is left out by the verifier where its word is not wanted.
+        // Not a loop: the verifier removes each step whose word is not wanted.
         macro_rules! copy {
             ($($index:literal)+) => { $(
                 if words & 1 << $index != 0 && ($index + 1) * 8 <= length {
-                    // SAFETY: the caller vouches for the place; the verifier for what is read.
+                    // SAFETY: the caller guarantees that `to` is valid; the verifier checks what is read.
                     all |= unsafe { copied(to.add($index), from.add($index % patched::WORDS)) };
                 }
             )+ };
@@ -137,7 +137,7 @@ impl Memory {
             from = pointer(place + patched::WORDS as u64 * 8);
             copy!(16 17 18 19 20 21 22 23);
         }
-        // What is left are less than eight bytes.
+        // Fewer than eight bytes are left.
         let (rest, done) = (length & 7, length & !7);
         if rest != 0 {
             let from = pointer(place + done as u64).cast::<u8>();
@@ -155,18 +155,18 @@ impl Memory {
                 }
             }
         }
-        // Flags and numbers of one word often are.
+        // A single word, such as flags or a number, often is zero.
         (all != 0 || length <= 8) && self.stands()
     }
 
-    /// Copies `length` bytes of text, at least one and at most [`TEXT_BYTES`], where zeros lie; false if that can't be
-    /// done, and then all is zero still.
+    /// Copies `length` bytes of text, at least one, over zeros. Returns false if they cannot be read; all is still zero
+    /// then. More than [`TEXT_BYTES`] are always read by asking the kernel.
     ///
     /// # Safety
-    /// `to` must be valid for a whole text, and aligned to eight.
+    /// `to` must be valid for `length` bytes and for a whole text, and aligned to eight.
     #[inline(always)]
     pub(crate) unsafe fn copy_text(&mut self, to: *mut u64, length: u32, address: u64) -> bool {
-        // SAFETY: the caller vouches for the place.
+        // SAFETY: the caller guarantees that `to` is valid.
         unsafe { copy_text(self, to, length, address) != 0 }
     }
 
@@ -174,7 +174,7 @@ impl Memory {
     /// As for [`Self::copy_text`].
     #[inline(always)]
     unsafe fn copy_text_by_tables(&mut self, to: *mut u64, length: u64, address: u64) -> bool {
-        // The last word has bytes behind the text.
+        // The last word that is read has bytes behind the text.
         if length > TEXT_BYTES as u64 {
             return false;
         }
@@ -186,7 +186,7 @@ impl Memory {
         let mut all = 0;
         macro_rules! copy {
             ($($index:literal)+) => { 'text: { $(
-                // SAFETY: the caller vouches for the place; the verifier for what is read.
+                // SAFETY: the caller guarantees that `to` is valid; the verifier checks what is read.
                 unsafe {
                     let word = from.add($index).read_volatile();
                     let is_last = length <= ($index + 1) * 8;
@@ -203,7 +203,7 @@ impl Memory {
         all != 0 && self.stands()
     }
 
-    /// Where bytes lie in the kernel's memory; 0 if tables don't lead there, or they are on two pages.
+    /// Returns where bytes lie in the kernel's memory; 0 if the tables do not lead there, or they are on two pages.
     #[inline(always)]
     fn place(&mut self, address: u64, length: u64) -> u64 {
         if recipe!(tables.memory) == 0 || self.get(OWN) == ASKED {
@@ -215,11 +215,11 @@ impl Memory {
         if self.get(OWN) == LATER {
             self.find();
         }
-        // Wherever the way ends: else the verifier follows each end through all that comes later.
+        // Otherwise the verifier would follow each result through the rest of the program.
         unknown(self.place_of(address))
     }
 
-    /// Where an address lies in the kernel's memory; 0 if tables don't lead there.
+    /// Returns where an address lies in the kernel's memory; 0 if the tables do not lead there.
     #[inline(always)]
     fn place_of(&mut self, address: u64) -> u64 {
         let all = All::known();
@@ -232,21 +232,21 @@ impl Memory {
         place_in(self.get(TABLE), all, address)
     }
 
-    /// Has no page been taken away since that was found out?
+    /// Returns whether no translation has been flushed since the state was determined.
     #[inline(always)]
     fn stands(&self) -> bool {
         flushes(self.get(OWN)) as u32 == (self.get(FLUSHES) >> 32) as u32
     }
 }
 
-/// Not inlined, as what follows: what it has in its hands would take stack. Gives 1 for yes.
+/// Not inlined, like the next function: its values would take stack. Returns 1 for success.
 ///
 /// # Safety
-/// As for [`Memory::copy`]. In the number are the length, and above it the words.
+/// As for [`Memory::copy`]. The lower half of `what` is the length, the upper half the mask of words.
 #[inline(never)]
 unsafe fn copy(memory: &mut Memory, to: *mut u64, what: u64, address: u64) -> u64 {
     let (length, words) = (what as u32, (what >> 32) as u32);
-    // SAFETY: the caller vouches for the place.
+    // SAFETY: the caller guarantees that `to` is valid.
     unsafe {
         (memory.copy_by_tables(to, length as usize, words, address) || ask(to.cast(), length, address)).into()
     }
@@ -256,31 +256,31 @@ unsafe fn copy(memory: &mut Memory, to: *mut u64, what: u64, address: u64) -> u6
 /// As for [`Memory::copy_text`].
 #[inline(never)]
 unsafe fn copy_text(memory: &mut Memory, to: *mut u64, length: u32, address: u64) -> u64 {
-    // SAFETY: the caller vouches for the place.
+    // SAFETY: the caller guarantees that `to` is valid.
     unsafe {
         (memory.copy_text_by_tables(to, length.into(), address) || ask(to.cast(), length, address)).into()
     }
 }
 
-/// Asks the kernel for bytes of the target; false if they can't be read.
+/// Asks the kernel for bytes of the target. Returns false if they cannot be read.
 ///
 /// # Safety
-/// `to` must be valid for so many bytes.
+/// `to` must be valid for `length` bytes.
 #[inline(always)]
 pub(crate) unsafe fn ask(to: *mut u8, length: u32, address: u64) -> bool {
-    // SAFETY: the caller vouches for the place.
+    // SAFETY: the caller guarantees that `to` is valid.
     is_user_address(address) && unsafe { bpf_probe_read_user(to.cast(), length, address as *const _) } >= 0
 }
 
-/// The byte at an address; all ones when it can't be read.
+/// Returns the byte at an address; all ones if it cannot be read.
 #[inline(always)]
 pub(crate) fn byte(address: u64) -> u8 {
     let mut byte = 0_u8;
-    // SAFETY: the byte is one.
+    // SAFETY: the variable has one byte.
     if unsafe { ask(&raw mut byte, 1, address) } { byte } else { u8::MAX }
 }
 
-/// The word at an address; 0 when it can't be read.
+/// Returns the word at an address; 0 if it cannot be read.
 #[inline(always)]
 pub(crate) fn word(address: u64) -> u64 {
     let mut word = 0_u64;
@@ -289,8 +289,8 @@ pub(crate) fn word(address: u64) -> u64 {
     word
 }
 
-/// Reads words by page tables as if so much memory were mapped at `start`; with none as programs do, as if so many flushes
-/// had been missed.
+/// Reads words by page tables as if `length` bytes of memory were mapped at `start`. With length 0, reads as programs
+/// do, as if `start` flushes had been missed.
 #[inline(always)]
 pub(crate) fn prove(address: u64, start: u64, length: u64) -> Proof {
     let own = own();
@@ -308,7 +308,7 @@ pub(crate) fn prove(address: u64, start: u64, length: u64) -> Proof {
     if place != 0 {
         let from = pointer(place);
         for (index, word) in proof.words.iter_mut().enumerate() {
-            // SAFETY: the verifier vouches for it.
+            // SAFETY: the verifier checks the read.
             *word = unsafe { from.add(index).read_volatile() };
         }
         proof.is_read = 1;
@@ -316,7 +316,7 @@ pub(crate) fn prove(address: u64, start: u64, length: u64) -> Proof {
     proof
 }
 
-/// Where the kernel describes the memory of the process.
+/// Returns the address of the process's `mm_struct`.
 #[inline(always)]
 fn own() -> u64 {
     // SAFETY: a helper without preconditions.
@@ -324,26 +324,26 @@ fn own() -> u64 {
     kernel_word(task.wrapping_add(recipe!(tables.mm_at).into()))
 }
 
-/// Where the first table of that memory lies.
+/// Returns the address of the top-level table of that memory.
 #[inline(always)]
 fn root(memory: u64) -> u64 {
     kernel_word(memory.wrapping_add(recipe!(tables.root_at).into()))
 }
 
-/// How often translations of addresses of that memory have been flushed.
+/// Returns how often translations of addresses of that memory have been flushed.
 #[inline(always)]
 fn flushes(memory: u64) -> u64 {
     kernel_word(memory.wrapping_add(recipe!(tables.flushes_at).into()))
 }
 
-/// Where an address of the process lies in the kernel's memory; 0 where no table says so, or something lies behind the end
-/// of all memory.
+/// Returns where an address of the process lies in the kernel's memory; 0 if no table leads there, or if something lies
+/// behind the end of all memory.
 #[inline(always)]
 fn place_of(root: u64, all: All, address: u64) -> u64 {
     place_in(table_of(root, all, address), all, address)
 }
 
-/// The table that tells of an address and all others in its part of memory; 0 if there is none.
+/// Returns the table that covers an address and all others in its part of memory; 0 if there is none.
 #[inline(always)]
 fn table_of(root: u64, all: All, address: u64) -> u64 {
     let mut table = root;
@@ -355,7 +355,7 @@ fn table_of(root: u64, all: All, address: u64) -> u64 {
     all.place(entry(table, address, 30), READABLE | IS_LARGE)
 }
 
-/// Where an address lies that this table tells of.
+/// Returns where an address that this table covers lies in the kernel's memory; 0 if nowhere.
 #[inline(always)]
 fn place_in(table: u64, all: All, address: u64) -> u64 {
     let last = entry(table, address, 21);
@@ -370,56 +370,56 @@ fn place_in(table: u64, all: All, address: u64) -> u64 {
     }
 }
 
-/// All memory, as the kernel has it mapped.
+/// The kernel's mapping of all memory.
 #[derive(Clone, Copy)]
 struct All {
-    /// Where.
+    /// Its address.
     start: u64,
-    /// How much.
+    /// Its length, in bytes.
     length: u64,
 }
 
 impl All {
-    /// Where it is, as is known; no entry that the kernel has made leads behind its end.
+    /// Returns the known mapping. No entry that the kernel has made leads behind its end.
     #[inline(always)]
     fn known() -> Self {
         Self { start: recipe!(tables.memory), length: u64::MAX }
     }
 
-    /// Where the table or page lies that an entry stands for, if of these bits it has those that make it readable; else 0,
-    /// where nothing is read. What else is in an entry may lead to a device, and reading that does something.
+    /// Returns where the table or page of an entry lies, if exactly the readable ones of these bits are set; otherwise
+    /// 0, where nothing is read. Other entries may lead to a device, and a read from a device has effects.
     ///
-    /// No branch: the verifier would follow each through all that comes later.
+    /// No branch on the bits: the verifier would follow each branch through the rest of the program.
     #[inline(always)]
     fn place(self, entry: u64, bits: u64) -> u64 {
         let frame = entry & recipe!(tables.frame);
         if frame >= self.length {
             return 0;
         }
-        // All ones if there is no difference.
+        // All ones if the bits do not differ.
         let is_readable = ((entry & bits ^ READABLE).wrapping_sub(1).cast_signed() >> 63).cast_unsigned();
         self.start.wrapping_add(frame) & is_readable
     }
 }
 
-/// What a table says of an address, of which nine bits from `shift` on tell where.
+/// Returns a table's entry for an address, whose nine bits from `shift` on are the index.
 #[inline(always)]
 fn entry(table: u64, address: u64, shift: u32) -> u64 {
     kernel_word(table.wrapping_add((address >> shift & 0x1ff) << 3))
 }
 
-/// A word of the kernel's memory; 0 where nothing is mapped.
+/// Returns a word of the kernel's memory; 0 where nothing is mapped.
 #[inline(always)]
 fn kernel_word(address: u64) -> u64 {
     // SAFETY: the verifier makes a fault give 0.
     unsafe { pointer(address).read_volatile() }
 }
 
-/// A pointer to [`patched::WORDS`] words of the kernel's memory, which only the verifier's rules make one to read through.
+/// Returns a pointer to [`patched::WORDS`] words of the kernel's memory. Only the verifier's rules make it readable.
 #[inline(always)]
 fn pointer(address: u64) -> *const u64 {
     let pointer;
-    // SAFETY: a move in the end, which changes no register but the first.
+    // SAFETY: the agent turns the call into a move, which changes no register but the first.
     unsafe {
         asm!("r2 = {structure}", "call {cast}", structure = const patched::STRUCTURE, cast = const patched::CAST,
             inout("r1") address => _, out("r0") pointer, out("r2") _, out("r3") _, out("r4") _, out("r5") _,
@@ -432,7 +432,7 @@ fn pointer(address: u64) -> *const u64 {
 /// `to` must be valid for a write, and the verifier must vouch for `from`.
 #[inline(always)]
 unsafe fn copied<T: Copy>(to: *mut T, from: *const T) -> T {
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let value = from.read_volatile();
         to.write_volatile(value);
@@ -440,5 +440,5 @@ unsafe fn copied<T: Copy>(to: *mut T, from: *const T) -> T {
     }
 }
 
-// As many words as are copied one by one.
+// The copies above are written out for this many words.
 const _: () = assert!(SCRATCH_BYTES == 24 * 8 && TEXT_BYTES == 8 * 8);

@@ -1,8 +1,8 @@
 //! Messages of streams: each is counted once it has gone through.
 //!
-//! Kitex calls a function after that, which gets the stream and the error. gRPC-Go has none: the functions that send and
-//! receive say by their result whether there was a message, when their arguments are gone. So the label set is noted as
-//! such a function is entered, under its goroutine.
+//! Kitex then calls a function that gets the stream and the error. gRPC-Go has no such function: only the result of its
+//! functions for sending and receiving shows whether there was a message, and by then their arguments are gone. So the
+//! label set is noted at the entry of such a function, under the goroutine.
 
 use aya_ebpf::programs::ProbeContext;
 use monitor_ebpf::{Counter, NO_MESSAGE, extra, side, stream, window_use};
@@ -55,14 +55,14 @@ fn message(ctx: &ProbeContext, kind: u32, skip_flags: u8, error_at: u16) {
     }
 }
 
-/// Did the message not go through? The end of a stream comes as an error, too.
+/// Returns whether the message failed to go through. The end of a stream comes as an error, too.
 #[inline(always)]
 fn has_failed(hit: &Hit, error_at: u16) -> bool {
     error_at != 0 && word(hit.stack().wrapping_add(u64::from(error_at))) != 0
 }
 
-/// Notes whose message is about to go through. Where that can't be told nothing is noted, so that the message is counted
-/// as lost if it does.
+/// Notes the label set of a message that is about to go through. If it cannot be determined, nothing is noted, and the
+/// message is counted as lost if it goes through.
 #[inline(always)]
 pub(crate) fn entered(ctx: &ProbeContext) {
     let mut hit = Hit::read(ctx, Moment::Entered);
@@ -81,8 +81,8 @@ pub(crate) fn entered(ctx: &ProbeContext) {
     note(key, label_set);
 }
 
-/// The label set of the stream that a message belongs to, or [`NO_MESSAGE`] for one of a call that is no stream: what is
-/// to be known of those the calls say, and on some ways their messages are not seen.
+/// Returns the label set of the stream that a message belongs to, or [`NO_MESSAGE`] for a call that is not a stream:
+/// the call already accounts for its messages, and on some paths they are not seen.
 #[inline(always)]
 fn label_set(hit: &mut Hit, shape: ShapeRef, scratch: &mut Scratch) -> Option<u32> {
     let mut kind = shape.kind_of_message(hit);
@@ -105,16 +105,16 @@ fn label_set(hit: &mut Hit, shape: ShapeRef, scratch: &mut Scratch) -> Option<u3
     labels::number(shape, &Facts { stream: kind, ..Facts::NONE }, scratch)
 }
 
-/// Goroutines lie at multiples of eight, and a message in one direction ends before the next begins.
+/// Returns the key of a message. Goroutines lie at multiples of eight, and have one message per direction at a time.
 #[inline(always)]
 fn key(hit: &Hit, kind: u32) -> u64 {
     hit.goroutine() | u64::from(kind)
 }
 
-/// Not inlined, since a map's key and value take stack. Gives nothing of use.
+/// Stores a map entry. Not inlined, since its key and value take stack. The return value has no meaning.
 #[inline(never)]
 fn note(key: u64, label_set: u32) -> u32 {
-    // Without room it is counted as lost once it has gone through.
+    // If the map is full, the message is counted as lost once it has gone through.
     let _ = MESSAGES.insert(&key, &label_set, ANY);
     0
 }

@@ -33,29 +33,29 @@ use registers::{Hit, Moment};
 use scratch::Scratch;
 use shape::{ShapeRef, Unfound};
 
-/// No call has more bytes than this: such a count was not read rightly.
+/// No call has more bytes than this: a higher count was misread.
 const SIZE_MAX: u64 = 1 << 48;
 
-/// Tries to read memory of the process by page tables, for the agent to see whether it can be: the address is in the first
-/// register for arguments, where all memory may be mapped in the second, how much there is in the third.
+/// Tests reading memory of the process by page tables. The first argument register holds the address to read, the
+/// second where all memory may be mapped, the third the length of that mapping.
 #[inline(always)]
 pub(crate) fn prove(ctx: &ProbeContext) {
     // SAFETY: the kernel passes a valid pointer to the saved registers.
     let (address, start, length) = unsafe { ((*ctx.regs).rdi, (*ctx.regs).rsi, (*ctx.regs).rdx) };
     if let Some(proof) = PROOF.get_ptr_mut(0) {
-        // SAFETY: the map's value is one.
+        // SAFETY: the map's value is a `Proof`.
         unsafe { proof.write_volatile(memory::prove(address, start, length)) }
     }
 }
 
-/// Remembers when the call started.
+/// Stores the start of a call.
 #[inline(always)]
 pub(crate) fn start(ctx: &ProbeContext) {
     let hit = Hit::read(ctx, Moment::Start);
     if hit.is_skipped(recipe!(start_skip_flags)) {
         return;
     }
-    // Kitex's starts read nothing on servers.
+    // Kitex's starts read nothing on servers, so the page tables are looked for only when needed.
     let mut scratch = Scratch::new();
     scratch.memory().find_later();
     let shape = match shape::find(&hit, &mut scratch) {
@@ -95,13 +95,13 @@ pub(crate) fn start(ctx: &ProbeContext) {
     if shape.has(policy::COUNT_STARTS) {
         return in_flight::insert_told(key, label_set, now, kind);
     }
-    // The start of a goroutine's call has the depth of its nesting where others have their kind.
+    // In the start of a call keyed by its goroutine, the nesting depth takes the place of the kind.
     let kind = if key.is_goroutine() { 0 } else { kind };
     in_flight::insert(key, hit.object, now, kind);
 }
 
-/// Counts the start of a call under the labels that it has if all goes well, or sends it to the agent with what is
-/// known of it already. Gives the number of its label set.
+/// Counts the start of a call under the labels of a call that succeeds, or sends it to the agent with what is known so
+/// far. Returns the number of its label set.
 #[inline(always)]
 fn tell_start(shape: ShapeRef, hit: &Hit, scratch: &mut Scratch, kind: u8, now: u64) -> u32 {
     let facts = Facts { stream: kind, ..Facts::NONE };
@@ -125,7 +125,7 @@ fn tell_start(shape: ShapeRef, hit: &Hit, scratch: &mut Scratch, kind: u8, now: 
     label_set
 }
 
-/// Counts the call under its labels, and sends its duration to the agent.
+/// Counts a finished call under its labels, and sends its duration to the agent.
 #[inline(always)]
 pub(crate) fn finish(ctx: &ProbeContext) {
     // SAFETY: a helper without preconditions.
@@ -165,12 +165,12 @@ pub(crate) fn finish(ctx: &ProbeContext) {
 
     let key = shape.key(&hit, &scratch);
     let is_told = shape.has(policy::COUNT_STARTS);
-    // Before its start is gone, which others would take for one that was not seen.
+    // Before the start is removed: without it, another thread would take this call for one whose start was not seen.
     if is_told && shape.has(policy::FIRST_FINISH) && !in_flight::ends_once(key) {
         return count_of(Counter::FinishRepeated, shape.side());
     }
     let started = if is_told { in_flight::remove_told(key) } else { in_flight::remove(key, hit.object) };
-    // A call that ends well has the label set that its start had.
+    // A call that succeeds keeps the label set of its start.
     let known = if is_told && code == status_code::OK { started.label_set() } else { labels::NO_NUMBER };
     if is_told && known == labels::NO_NUMBER {
         shape.copy_untold(&hit, &mut scratch);
@@ -184,7 +184,7 @@ pub(crate) fn finish(ctx: &ProbeContext) {
             None => return count(Counter::FinishUnread),
         }
     }
-    // The label set is made where the windows are.
+    // The label set is built over the windows, so their values are saved first.
     keep_sizes(shape, &mut scratch);
     let peer = PeerAt::of(shape, &scratch);
     let label_set = if known == labels::NO_NUMBER {
@@ -213,8 +213,8 @@ pub(crate) fn finish(ctx: &ProbeContext) {
     }
 }
 
-/// What the agent gets of a finished call, and what is counted if there is no room for it. Nothing of one whose start was
-/// not to be seen, unless somebody waits for each: it is in the total, and has no duration.
+/// Returns the record of a finished call, and the counter for a ring without room. Returns `None` for a call whose
+/// start was not sampled, unless events are wanted: it is in the total, and has no duration.
 #[inline(always)]
 fn record(
     shape: ShapeRef,
@@ -242,7 +242,7 @@ fn record(
     Some((Record { label_set, flags, start_ns: now, duration_ns: 0 }, Counter::RingFullUnpaired))
 }
 
-/// What is told of a finished call beside its names.
+/// Returns what is known of a finished call besides its names.
 #[inline(always)]
 fn facts(hit: &Hit, shape: ShapeRef, kind: u8, code: u32, scratch: &Scratch) -> Facts {
     if recipe!(by_site) == by_site::NAMES {
@@ -262,7 +262,7 @@ fn facts(hit: &Hit, shape: ShapeRef, kind: u8, code: u32, scratch: &Scratch) -> 
     }
 }
 
-/// Puts the bytes of a finished call where they stay, [`Detail::UNREAD`] where the recipe does not ask for them.
+/// Saves the byte counts of a finished call, [`Detail::UNREAD`] where the recipe does not ask for them.
 #[inline(always)]
 fn keep_sizes(shape: ShapeRef, scratch: &mut Scratch) {
     for size in [size::SENT, size::RECEIVED] {
@@ -271,7 +271,7 @@ fn keep_sizes(shape: ShapeRef, scratch: &mut Scratch) {
     }
 }
 
-/// Adds up the bytes of a finished call.
+/// Adds the byte counts of a finished call to those of its label set.
 #[inline(always)]
 fn add_sizes(shape: ShapeRef, label_set: u32, scratch: &Scratch) {
     for (kind, size) in [(extra::BYTES_SENT, size::SENT), (extra::BYTES_RECEIVED, size::RECEIVED)] {
@@ -287,7 +287,7 @@ fn add_sizes(shape: ShapeRef, label_set: u32, scratch: &Scratch) {
     }
 }
 
-/// The bytes of a finished call, for its event.
+/// Returns the byte counts of a finished call, for its event.
 #[inline(always)]
 fn sizes(scratch: &Scratch) -> [u64; 2] {
     [size::SENT, size::RECEIVED].map(|size| {

@@ -17,7 +17,7 @@ use super::{
     totals,
 };
 
-/// The operation starts.
+/// Handles the start of an operation.
 #[inline(always)]
 pub(crate) fn start(registers: *const pt_regs) {
     let words = Words::copy(registers);
@@ -36,7 +36,7 @@ pub(crate) fn start(registers: *const pt_regs) {
     in_flight::insert_told(key, label_set, now, 0);
 }
 
-/// The operation finishes.
+/// Handles the finish of an operation.
 #[inline(always)]
 pub(crate) fn finish(registers: *const pt_regs) {
     // SAFETY: a helper without preconditions.
@@ -61,30 +61,30 @@ pub(crate) fn finish(registers: *const pt_regs) {
         let flags = record_flag::UNPAIRED;
         (Record { label_set, flags, start_ns: now, duration_ns: 0 }, Counter::RingFullUnpaired)
     };
-    // There are no goroutines, and nobody counts bytes.
+    // Native functions have no goroutines, and their bytes are not counted.
     let detail = || Detail { goroutine: 0, sizes: [Detail::UNREAD; 2] };
     if !totals::send(record, detail, |_| ()) {
         count_of(if_full, side);
     }
 }
 
-/// What tells an operation under way from others, by the word that is the key.
+/// Returns the key of an operation in flight, made from the word that holds it.
 #[inline(always)]
 fn key(words: &Words, word: u8) -> Key {
     let value = words.get(word);
     let value = if recipe!(native.key_width) == 4 { value & u64::from(u32::MAX) } else { value };
-    // Never 0, and a multiple of eight as objects' addresses are.
+    // Never 0, and a multiple of eight, like the address of an object.
     Key::of_object(value << 3 | 1 << 63, recipe!(native.side))
 }
 
-/// Is anything of the label set read at this moment?
+/// Returns whether any part of the label set is read at this moment.
 #[inline(always)]
 fn reads_at(moment: u8) -> bool {
     (0..LABELS).any(|label| recipe!(native.texts[label].moment) == moment)
         || recipe!(native.number_moment) == moment
 }
 
-/// The number of the label set with what is read at this moment, and with what was read at the start.
+/// Returns the number of the label set with what is read at this moment and what was read at the start.
 #[inline(always)]
 fn name(words: &Words, moment: u8, started: u32) -> u32 {
     let mut scratch = Scratch::new();
@@ -96,7 +96,7 @@ fn name(words: &Words, moment: u8, started: u32) -> u32 {
         let number = words.get(recipe!(native.number));
         set.error = if recipe!(native.number_width) == 1 { number as u32 & 0xff } else { number as u32 };
     } else if recipe!(native.number_moment) == moment::START && started == NO_LABEL_SET {
-        // Any value may be a number: what is of RPCs only says that it was not read.
+        // Any value may be a valid number, so a field that only RPCs use says that it was not read.
         count(Counter::LabelUnreadable);
         set.retry = retry_count::UNREADABLE;
     }
@@ -121,7 +121,7 @@ fn read(set: &mut LabelSet, label: usize, pointer: u64) {
     }
 }
 
-/// A copy of the words that a recipe can name, so that one can be chosen by number.
+/// A copy of the words that a recipe can name, so that one can be selected by number.
 struct Words([u64; word::COUNT]);
 
 impl Words {
@@ -141,12 +141,12 @@ impl Words {
             saved.rax,
             saved.rsp,
             saved.rsp.wrapping_sub(8),
-            // The thread alone: all are of one process.
+            // The thread ID alone: all threads are of one process.
             thread & u64::from(u32::MAX),
         ])
     }
 
-    /// The word that the recipe names.
+    /// Returns the word that the recipe names.
     #[inline(always)]
     fn get(&self, word: u8) -> u64 {
         // SAFETY: the agent writes numbers of `word` only; the verifier knows the number and refuses an access outside

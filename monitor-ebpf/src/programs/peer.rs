@@ -1,23 +1,23 @@
-//! The address of a call's peer, where someone asks for it.
+//! The address of a call's peer, on request.
 
 use monitor_ebpf::{NO_SCRATCH, Peer, event};
 
 use super::{maps::recipe, memory::ask, scratch::Scratch, shape::ShapeRef};
 
-/// No port is higher.
+/// The highest port.
 const PORT_MAX: u64 = 0xffff;
 
-/// Where the address of a call's peer is, as it was copied.
+/// Where the peer's address lies, copied from the call.
 #[derive(Clone, Copy)]
 pub(crate) struct PeerAt {
-    /// 0 for nowhere.
+    /// Address of the IP address; 0 if there is none.
     pointer: u64,
     length: u64,
     port: u64,
 }
 
 impl PeerAt {
-    /// Of a call whose windows are in scratch memory still.
+    /// Returns the peer of a call whose windows are still in scratch memory.
     #[inline(always)]
     pub(crate) fn of(shape: ShapeRef, scratch: &Scratch) -> Self {
         let (at, port_at) = shape.peer_at();
@@ -27,13 +27,13 @@ impl PeerAt {
         Self { pointer: scratch.word(at), length: scratch.word(at + 8), port: scratch.word(port_at) }
     }
 
-    /// Writes the peer to `place`; what can't be read has the length 0.
+    /// Writes the peer to `place`, with length 0 if it cannot be read.
     ///
     /// # Safety
     /// `place` must be valid for writes.
     #[inline(always)]
     pub(crate) unsafe fn read(self, place: *mut Peer) {
-        // SAFETY: the caller vouches for it. Word by word, or else the compiler calls `memset`.
+        // SAFETY: the caller guarantees it. Word by word, or else the compiler calls `memset`.
         unsafe {
             let words = place.cast::<u64>();
             for index in 0..size_of::<Peer>() / 8 {

@@ -15,13 +15,13 @@ pub(crate) enum Moment {
     Start,
     /// A call finishes.
     Finish,
-    /// A message has gone through a stream, or has not.
+    /// A message has gone through a stream, or has failed to.
     Message,
-    /// A message is about to.
+    /// A message is about to go through a stream.
     Entered,
 }
 
-/// What the recipe wants of the registers at a hit.
+/// What the recipe needs of the registers at a hit.
 pub(crate) struct Hit {
     /// Number of the shape that the site selects.
     pub(crate) shape: usize,
@@ -29,13 +29,13 @@ pub(crate) struct Hit {
     pub(crate) type_word: u64,
     /// Address of the object.
     pub(crate) object: u64,
-    /// All saved registers, for those that are wanted later: kept as values they would take stack, which is nearly full.
+    /// All saved registers, to read some of them later: as values they would take stack, which is nearly full.
     registers: *const pt_regs,
-    /// Type word of the error; means something at the finish site only.
+    /// Type word of the error at a finish, or at the return of a message function.
     pub(crate) error: u64,
     /// Data word of the error; the second argument, where sites select shapes.
     pub(crate) error_data: u64,
-    /// Which way a message goes: 0 for one that is sent, 1 for one that is received.
+    /// Direction of a message: 0 if it is sent, 1 if it is received.
     pub(crate) direction: u32,
     /// The processor's flags.
     pub(crate) flags: u64,
@@ -61,7 +61,7 @@ impl Hit {
         }
     }
 
-    /// What the shape wants that the site selects.
+    /// Picks the registers needed by the shape that the site selects.
     #[inline(always)]
     fn at_site(ctx: &ProbeContext, registers: &Registers, moment: Moment) -> Self {
         let mut hit = Self {
@@ -123,66 +123,66 @@ impl Hit {
         hit
     }
 
-    /// Address of the current goroutine, which Go keeps in a register (`ABIInternal`, Go 1.17).
+    /// Returns the address of the current goroutine, which Go keeps in a register (`ABIInternal`, Go 1.17).
     #[inline(always)]
     pub(crate) fn goroutine(&self) -> u64 {
         // SAFETY: the kernel passes a valid pointer to the saved registers.
         unsafe { (*self.registers).r14 }
     }
 
-    /// The stack pointer: at a function's entry, where the return address is.
+    /// Returns the stack pointer: at a function's entry, the return address is there.
     #[inline(always)]
     pub(crate) fn stack(&self) -> u64 {
         // SAFETY: as above.
         unsafe { (*self.registers).rsp }
     }
 
-    /// The instruction under the probe.
+    /// Returns the address of the instruction under the probe.
     #[inline(always)]
     pub(crate) fn place(&self) -> u64 {
         // SAFETY: as above.
         unsafe { (*self.registers).rip }
     }
 
-    /// The frame pointer: at a function's entry, that of the caller.
+    /// Returns the frame pointer: at a function's entry, that of the caller.
     #[inline(always)]
     pub(crate) fn frame(&self) -> u64 {
         // SAFETY: as above.
         unsafe { (*self.registers).rbp }
     }
 
-    /// Is it no entry of the function? See [`monitor_ebpf::Recipe::start_skip_flags`].
+    /// Returns whether the hit is not an entry of the function. See [`monitor_ebpf::Recipe::start_skip_flags`].
     #[inline(always)]
     pub(crate) fn is_skipped(&self, flags: u8) -> bool {
         self.flags & u64::from(flags) != 0
     }
 }
 
-/// Do calls of a shape finish at this place?
+/// Returns whether calls of a shape finish at this place.
 #[inline(always)]
 fn finishes(shape: usize, place: u64) -> bool {
     (0..FINISH_SITES).any(|site| is_at(place, recipe!(shapes[shape].sited.finishes[site])))
 }
 
-/// Which way messages of a shape's streams go that enter this place.
+/// Returns the direction of messages of a shape's streams that enter this place.
 #[inline(always)]
 fn entered(shape: usize, place: u64) -> Option<u32> {
     let enters = |way: &usize| place == recipe!(shapes[shape].sited.messages.entered[*way]);
     (0..MESSAGE_SITES).find(enters).map(|way| way as u32)
 }
 
-/// Is a place this site, or may it be any?
+/// Returns whether a place is this site, or the site may be any.
 #[inline(always)]
 fn is_at(place: u64, site: u64) -> bool {
     place == site || site == ANY_SITE
 }
 
-/// A copy of the registers that a recipe can name, so that one can be chosen by number: the verifier
-/// wants every access to the saved registers themselves at a fixed place.
+/// A copy of the registers that a recipe can name, so that one can be selected by number: the verifier
+/// requires a fixed offset for every access to the saved registers themselves.
 struct Registers {
     values: [u64; 10],
     flags: u64,
-    /// The instruction under the probe.
+    /// Address of the instruction under the probe.
     place: u64,
 }
 
@@ -202,7 +202,7 @@ impl Registers {
         }
     }
 
-    /// The register that the recipe names.
+    /// Returns the register that the recipe names.
     #[inline(always)]
     fn get(&self, register: u8) -> u64 {
         // SAFETY: the agent writes numbers of `monitor_ebpf::Register` only; the verifier knows the number

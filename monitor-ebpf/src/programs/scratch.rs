@@ -1,4 +1,4 @@
-//! Scratch memory: what was copied of the target for one call, and then its label set.
+//! Scratch memory: what was copied from the target for one call, and then the call's label set.
 
 use core::mem::MaybeUninit;
 
@@ -10,45 +10,45 @@ use super::{
     memory::Memory,
 };
 
-/// Word that fills memory nothing was copied to. As a pointer, a length or a type word it is implausible,
-/// so whatever was not read is refused where it is used.
+/// Word that fills memory where a copy failed. As a pointer, a length or a type word it is implausible, so
+/// a value that was not read is rejected where it is used.
 pub(crate) const UNREAD: u64 = u64::MAX;
 
-/// Words of it. A stack has 512 bytes for all functions that are under way, of which the verifier rounds each up to 32, so there
-/// is no room for windows and a label set side by side: the set is made where the windows were.
+/// Number of words for the windows or the label set. All functions in progress share a stack of 512 bytes, for which
+/// the verifier rounds each up to 32 bytes. Both do not fit side by side, so the set is built over the windows.
 const WORDS: usize = if SCRATCH_BYTES / 8 > LABEL_SET_WORDS { SCRATCH_BYTES / 8 } else { LABEL_SET_WORDS };
-/// Words behind that which stay: see [`Scratch::keep`].
+/// Number of words behind them that nothing overwrites: see [`Scratch::keep`].
 const KEPT: usize = 2;
 
-/// See the [module](self).
+/// Scratch memory: see the [module](self).
 ///
-/// Not cleared before use, since clearing takes time: every window of a shape is either copied or forgotten
-/// before anything in it is looked at.
+/// Not cleared before use, since clearing takes time: every window of a shape is either copied or marked unread
+/// before anything in it is used.
 pub(crate) struct Scratch(MaybeUninit<[u64; WORDS + KEPT]>, Memory);
 
 impl Scratch {
-    /// Scratch memory that nobody has written to. How the target's memory is read is to be said next.
+    /// Returns uninitialized scratch memory. The caller must then choose how the target's memory is read.
     #[inline(always)]
     pub(crate) fn new() -> Self {
         Self(MaybeUninit::uninit(), Memory::uninit())
     }
 
-    /// What is read into it.
+    /// Returns the target's memory, which is read into scratch memory.
     #[inline(always)]
     pub(crate) fn memory(&mut self) -> &mut Memory {
         &mut self.1
     }
 
-    /// The memory as a label set, which is written over the windows, and what is read into it.
+    /// Returns the memory as a label set, to be written over the windows, and the target's memory.
     #[inline(always)]
     pub(crate) fn label_set_and_memory(&mut self) -> (*mut LabelSet, &mut Memory) {
         (self.0.as_mut_ptr().cast(), &mut self.1)
     }
 
-    /// Keeps one of [`KEPT`] words, whatever is written over windows and label set.
+    /// Saves one of [`KEPT`] words, which neither windows nor label set overwrite.
     ///
-    /// In halves: of a word that is written as one the verifier remembers what it learns of it where it is used, and goes
-    /// through all that follows for each answer.
+    /// Writes it in halves: of a word that is written as one, the verifier remembers what it learns at each use, and
+    /// follows the rest of the program for each outcome.
     #[inline(always)]
     pub(crate) fn keep(&mut self, index: usize, word: u64) {
         let place = (&raw mut self.0).cast::<u64>().wrapping_add(WORDS + index % KEPT).cast::<u32>();
@@ -59,21 +59,21 @@ impl Scratch {
         }
     }
 
-    /// A word that is kept.
+    /// Returns a saved word.
     #[inline(always)]
     pub(crate) fn kept(&self, index: usize) -> u64 {
         // SAFETY: as above.
         unsafe { self.0.as_ptr().cast::<u64>().add(WORDS + index % KEPT).read_volatile() }
     }
 
-    /// The memory as a label set, which is written over the windows.
+    /// Returns the memory as a label set, to be written over the windows.
     #[inline(always)]
     pub(crate) fn label_set(&mut self) -> *mut LabelSet {
         self.0.as_mut_ptr().cast()
     }
 
-    /// Copies `length` bytes from `address` in the target to `at`, those that are wanted at least; forgets the place if that
-    /// can't be done.
+    /// Copies `length` bytes from `address` in the target to `at`, or at least the wanted words. Marks the place as
+    /// unread if that fails.
     #[inline(always)]
     pub(crate) fn copy(&mut self, at: u8, length: u8, words: u32, address: u64) {
         let place = self.place(at).cast_mut();
@@ -103,34 +103,34 @@ impl Scratch {
         unsafe { self.0.as_ptr().cast::<u8>().add(usize::from(at)) }
     }
 
-    /// The word at a place.
+    /// Returns the word at a place.
     #[inline(always)]
     pub(crate) fn word(&self, at: u8) -> u64 {
         // SAFETY: see `copy`; places of words are multiples of eight.
         unsafe { self.place(at).cast::<u64>().read_volatile() }
     }
 
-    /// The four bytes at a place.
+    /// Returns the four bytes at a place.
     #[inline(always)]
     pub(crate) fn half(&self, at: u8) -> u32 {
         // SAFETY: see `copy`; the agent aligns places to the width.
         unsafe { self.place(at).cast::<u32>().read_volatile() }
     }
 
-    /// The byte at a place.
+    /// Returns the byte at a place.
     #[inline(always)]
     pub(crate) fn byte(&self, at: u8) -> u8 {
         // SAFETY: see `copy`.
         unsafe { self.place(at).read_volatile() }
     }
 
-    /// Answers a question of the recipe. What was not read answers no.
+    /// Returns whether a test of the recipe holds. For a value that was not read it does not.
     #[inline(always)]
     pub(crate) fn answer(&self, test: *const Test) -> bool {
         self.answer_if_read(test) == Some(true)
     }
 
-    /// The same; `None` where it was not read.
+    /// Returns whether a test of the recipe holds; `None` if the value was not read.
     #[inline(always)]
     pub(crate) fn answer_if_read(&self, test: *const Test) -> Option<bool> {
         let op = field!(test, op);

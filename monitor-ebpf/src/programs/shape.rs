@@ -15,26 +15,26 @@ use super::{
     types,
 };
 
-/// What [`ShapeRef::kind_of_message`] gives where only the start has told the kind: no kind is that number.
+/// Returned by [`ShapeRef::kind_of_message`] where only the start knows the kind. No kind has this number.
 pub(crate) const ONLY_START_TELLS: u8 = u8::MAX;
-/// No call records so many kinds of events: such a number was not read rightly.
+/// No call records so many kinds of events: such a number was misread.
 const EVENTS_MAX: u64 = 1 << 16;
 
 /// A shape of the recipe.
 #[derive(Clone, Copy)]
 pub(crate) struct ShapeRef(*const Shape);
 
-/// Whose message goes through a function.
+/// The call whose message goes through a function.
 pub(crate) enum MessageOf {
-    /// That of the call with this object.
+    /// The call with this object.
     Call(u64),
-    /// That of a stream which is no call of the target's.
+    /// None: the stream is no call of the target's.
     NoCall,
-    /// It can't be told.
+    /// It could not be determined.
     Unknown,
 }
 
-/// The kind of call, by whether the client streams and whether the server does; 0 where that was not read.
+/// Returns the kind of call, by whether the client streams and whether the server does; 0 if that was not read.
 #[inline(always)]
 fn kind_of(client: u8, server: u8) -> u8 {
     match (client, server) {
@@ -49,13 +49,13 @@ fn kind_of(client: u8, server: u8) -> u8 {
 /// Why no shape was found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unfound {
-    /// The recipe has none for such an object.
+    /// The recipe has no shape for such an object.
     Unknown,
-    /// The object could not be read where it says what it is.
+    /// The object's type could not be read.
     Unread,
 }
 
-/// The shape of a hit, if the recipe has one. May copy the first window.
+/// Returns the shape of a hit, if the recipe has one. May copy the first window.
 #[inline(always)]
 pub(crate) fn find(hit: &Hit, scratch: &mut Scratch) -> Result<ShapeRef, Unfound> {
     if recipe!(by_site) != 0 {
@@ -64,7 +64,7 @@ pub(crate) fn find(hit: &Hit, scratch: &mut Scratch) -> Result<ShapeRef, Unfound
     find_by_type(hit.type_word, hit.object, scratch)
 }
 
-/// The shape of an object.
+/// Returns the shape of an object.
 #[inline(always)]
 fn find_by_type(type_word: u64, object: u64, scratch: &mut Scratch) -> Result<ShapeRef, Unfound> {
     if let Some(shape) = find_exactly(type_word, object, scratch) {
@@ -96,7 +96,7 @@ fn find_by_type(type_word: u64, object: u64, scratch: &mut Scratch) -> Result<Sh
     Err(Unfound::Unknown)
 }
 
-/// The shape of an object whose type words are those of the executable: nearly all there ever are.
+/// Returns the shape of an object whose type words are those of the executable, as nearly all are.
 #[inline(always)]
 fn find_exactly(type_word: u64, object: u64, scratch: &mut Scratch) -> Option<ShapeRef> {
     for index in 0..MAX_SHAPES {
@@ -117,7 +117,7 @@ fn find_exactly(type_word: u64, object: u64, scratch: &mut Scratch) -> Option<Sh
 }
 
 impl ShapeRef {
-    /// A shape of the recipe by its number.
+    /// Returns the shape of the recipe with this number.
     #[inline(always)]
     fn number(index: usize) -> Option<Self> {
         let first = (&raw const RECIPE.shapes).cast::<Shape>();
@@ -127,12 +127,12 @@ impl ShapeRef {
     /// Copies the windows that have one of these uses.
     #[inline(always)]
     pub(crate) fn copy_windows(self, hit: &Hit, scratch: &mut Scratch, uses: u8) {
-        // What is behind an error that has no status is not read.
+        // The data of an error without a status is not read.
         let has_status = self.has_status(hit) && self.code_given(hit).is_none();
         let argument = if has_status { hit.error_data } else { 0 };
         let mut expected = true;
         for index in 0..MAX_WINDOWS {
-            // That one was copied to find the shape.
+            // The first window was copied to find the shape.
             if index == 0 && field!(self.0, inner_word) != 0 {
                 continue;
             }
@@ -152,14 +152,14 @@ impl ShapeRef {
         }
     }
 
-    /// Copies the windows of a call whose start has told no names, or that has not ended well. Rare, so what does it is not
-    /// inlined: the stack is nearly full.
+    /// Copies the windows of a call whose start did not read its names, or that has not ended well. Rare, so the work
+    /// is not inlined: the stack is nearly full.
     #[inline(always)]
     pub(crate) fn copy_untold(self, hit: &Hit, scratch: &mut Scratch) {
         copy_untold(self, hit.object, scratch);
     }
 
-    /// Copies a window; false when its guard says no.
+    /// Copies a window. Returns false when its guard does not match.
     #[inline(always)]
     fn copy_window(self, index: usize, object: u64, argument: u64, scratch: &mut Scratch) -> bool {
         // SAFETY: a place inside the recipe.
@@ -182,8 +182,8 @@ impl ShapeRef {
         true
     }
 
-    /// When a call started by its own record, nanoseconds since 1970; 0 where it has none. What it copies may lie where
-    /// the names were.
+    /// Returns when a call started by its own record, in nanoseconds since 1970; 0 if it has none. May overwrite the
+    /// names in scratch memory.
     #[inline(always)]
     pub(crate) fn recorded_start(self, hit: &Hit, scratch: &mut Scratch) -> u64 {
         let at = field!(self.0, recorded.time_at);
@@ -206,7 +206,7 @@ impl ShapeRef {
         if is_there && is_set && time != UNREAD { time } else { 0 }
     }
 
-    /// The key of a call. Needs the windows that are marked so.
+    /// Returns the key of a call. Needs the windows with [`window_use::KEY`].
     #[inline(always)]
     pub(crate) fn key(self, hit: &Hit, scratch: &Scratch) -> Key {
         if recipe!(by_site) != 0 {
@@ -218,13 +218,13 @@ impl ShapeRef {
         Key::of_goroutine(hit.goroutine())
     }
 
-    /// The key of a call whose site selects its shape.
+    /// Returns the key of a call whose site selects its shape.
     #[inline(always)]
     fn key_of_site(self, hit: &Hit, scratch: &Scratch) -> Key {
         self.key_of_its_own(hit, scratch).apart(field!(self.0, sited.apart))
     }
 
-    /// The same as if there were no other operations.
+    /// Returns that key as it would be if there were no other operations.
     #[inline(always)]
     fn key_of_its_own(self, hit: &Hit, scratch: &Scratch) -> Key {
         let kind = field!(self.0, key);
@@ -237,19 +237,19 @@ impl ShapeRef {
         let at = field!(self.0, sited.key_at);
         let key = if at == NO_SCRATCH { hit.type_word } else { scratch.word(at) };
         if kind == KeyKind::Number as u8 {
-            // Never 0, and a multiple of eight as objects' addresses are.
+            // Never 0, and a multiple of eight, like the address of an object.
             return Key::of_object(key << 3 | 1 << 63, self.side());
         }
         Key::of_object(key, self.side())
     }
 
-    /// Has the shape this one of [`monitor_ebpf::policy`]?
+    /// Returns whether the shape has this bit of [`monitor_ebpf::policy`].
     #[inline(always)]
     pub(crate) fn has(self, policy: u8) -> bool {
         recipe!(by_site) != 0 && field!(self.0, sited.policy) & policy != 0
     }
 
-    /// Is this hit of the start the beginning of a call?
+    /// Returns whether this hit of the start is the beginning of a call; `None` if that could not be read.
     #[inline(always)]
     pub(crate) fn begins(self, scratch: &Scratch) -> Option<bool> {
         if recipe!(by_site) != by_site::PATH || field!(self.0, sited.begins.op) == TestOp::Never as u8 {
@@ -259,7 +259,7 @@ impl ShapeRef {
         scratch.answer_if_read(unsafe { &raw const (*self.0).sited.begins })
     }
 
-    /// Is the end of a call whose start was not seen one that came again? Needs the windows of such calls.
+    /// Returns whether a finish without a seen start is a repeated one. Needs the windows of calls without a start.
     #[inline(always)]
     pub(crate) fn ends_again(self, kind: u8, scratch: &Scratch) -> Option<bool> {
         if !self.has(policy::FIRST_FINISH) {
@@ -279,7 +279,7 @@ impl ShapeRef {
         is_first.map(|is_first| !is_first)
     }
 
-    /// Is this hit the end of a call?
+    /// Returns whether this hit is the finish of a call.
     #[inline(always)]
     pub(crate) fn is_finished(self, hit: &Hit, scratch: &Scratch) -> bool {
         if recipe!(by_site) == 0 {
@@ -303,20 +303,20 @@ impl ShapeRef {
         true
     }
 
-    /// The code of an end that only an error tells, where the hit may be one.
+    /// Returns the code of a finish that only an error shows, if the hit may be one.
     #[inline(always)]
     pub(crate) fn code_given(self, hit: &Hit) -> Option<u32> {
         let place = field!(self.0, sited.given.place);
         (place != 0 && hit.place() == place).then(|| u32::from(field!(self.0, sited.given.code)))
     }
 
-    /// Is there code that tells failures in the middle of a call?
+    /// Returns whether there is code that reports failures in the middle of a call.
     #[inline(always)]
     pub(crate) fn has_interim(self) -> bool {
         recipe!(by_site) != 0 && field!(self.0, sited.interim[0].length) != 0
     }
 
-    /// Is this an address of such code?
+    /// Returns whether this is an address of such code.
     #[inline(always)]
     pub(crate) fn is_interim(self, address: u64) -> bool {
         (0..INTERIM_RANGES).any(|index| {
@@ -325,13 +325,13 @@ impl ShapeRef {
         })
     }
 
-    /// Type word of errors that wrap another, and where it lies in them.
+    /// Returns the type word of errors that wrap another, and the offset of the wrapped error in them.
     #[inline(always)]
     pub(crate) fn wrap(self) -> (u64, u64) {
         (field!(self.0, sited.wrap_word), u64::from(field!(self.0, sited.wrap_at)))
     }
 
-    /// The kind of call by [`stream`]; 0 where it is not known.
+    /// Returns the kind of call, as in [`stream`]; 0 if it is not known.
     #[inline(always)]
     pub(crate) fn kind(self, scratch: &Scratch) -> u8 {
         if recipe!(by_site) == 0 {
@@ -345,8 +345,8 @@ impl ShapeRef {
         kind_of(scratch.byte(client), scratch.byte(server))
     }
 
-    /// The same for the stream that a message goes through, by its description, or [`ONLY_START_TELLS`]. A number on every
-    /// way: the compiler may move around what an `Option` has beside nothing, and the verifier takes that for a read.
+    /// Returns the kind of a message's stream by its description, or [`ONLY_START_TELLS`]. A number, not an `Option`:
+    /// the compiler may move the undefined content of a `None`, which the verifier takes for a read.
     #[inline(always)]
     pub(crate) fn kind_of_message(self, hit: &Hit) -> u8 {
         let at = field!(self.0, sited.messages.description_at);
@@ -359,7 +359,7 @@ impl ShapeRef {
         kind_of(client, streams(field!(self.0, sited.messages.streams_at[1])))
     }
 
-    /// The object of the call that a message belongs to, from the receiver of the function that it goes through.
+    /// Returns the call that a message belongs to, from the receiver of the function that it goes through.
     #[inline(always)]
     pub(crate) fn object_of_message(self, hit: &Hit) -> MessageOf {
         let at = field!(self.0, sited.messages.object_at);
@@ -383,7 +383,7 @@ impl ShapeRef {
         MessageOf::Unknown
     }
 
-    /// Type word, text and its length of errors that say that all is well.
+    /// Returns the type word of errors that may stand for success, the text of the one that does, and its length.
     #[inline(always)]
     pub(crate) fn well(self) -> (u64, u64, u64) {
         (
@@ -393,20 +393,20 @@ impl ShapeRef {
         )
     }
 
-    /// Does the second argument lead to a status? At a start it leads elsewhere, and there is no error.
+    /// Returns whether the second argument leads to a status. At a start it leads elsewhere, and there is no error.
     #[inline(always)]
     pub(crate) fn has_status(self, hit: &Hit) -> bool {
         let word = field!(self.0, sited.status_word);
         word == 0 || hit.error == 0 || types::is(hit.error, word)
     }
 
-    /// The number that tells how an operation ended, and whether an error says that it failed.
+    /// Returns the number of an operation's outcome, and whether an error says that the operation failed.
     #[inline(always)]
     pub(crate) fn outcome(self, hit: &Hit, scratch: &Scratch) -> (u32, bool) {
         let outcome = field!(self.0, sited.outcome);
         let width = field!(self.0, sited.number_width);
         if outcome == outcome::NUMBER {
-            // Above a number of fewer bytes than the register has anything may be.
+            // A register may have anything above a number of fewer bytes.
             let mask = match width {
                 1 => 0xff,
                 2 => 0xffff,
@@ -427,7 +427,7 @@ impl ShapeRef {
         (number, outcome == outcome::ERROR && hit.error != 0)
     }
 
-    /// The code of the status that was copied.
+    /// Returns the code of the status that was copied.
     #[inline(always)]
     pub(crate) fn status_code(self, scratch: &Scratch) -> u32 {
         match scratch.word(field!(self.0, sited.message_at)) {
@@ -437,14 +437,14 @@ impl ShapeRef {
         }
     }
 
-    /// Is the call a stream?
+    /// Returns whether the call is a stream.
     #[inline(always)]
     fn is_streaming(self, scratch: &Scratch) -> bool {
         // SAFETY: a place inside the recipe.
         scratch.answer(unsafe { &raw const (*self.0).streaming })
     }
 
-    /// One of [`call_type`].
+    /// Returns one of [`call_type`].
     #[inline(always)]
     pub(crate) fn call_type(self, kind: u8, scratch: &Scratch) -> u8 {
         if kind > stream::UNARY || self.is_streaming(scratch) {
@@ -455,19 +455,19 @@ impl ShapeRef {
         if oneway { call_type::ONEWAY } else { call_type::PINGPONG }
     }
 
-    /// One of [`monitor_ebpf::side`].
+    /// Returns one of [`monitor_ebpf::side`].
     #[inline(always)]
     pub(crate) fn side(self) -> u8 {
         field!(self.0, side)
     }
 
-    /// Where the string header of a label lies.
+    /// Returns the place of a label's string header.
     #[inline(always)]
     pub(crate) fn label_at(self, label: usize) -> u8 {
         field!(self.0, labels[label])
     }
 
-    /// What kind of stream the object is of; 0 where that is unknown. A call that is no stream may go over a streaming
+    /// Returns the kind of the object's stream; 0 if it is unknown. A call that is not a stream may use a streaming
     /// protocol all the same: it is unary then.
     #[inline(always)]
     pub(crate) fn stream(self, scratch: &Scratch) -> u8 {
@@ -477,12 +477,12 @@ impl ShapeRef {
         }
         match scratch.word(at) {
             0 => 1,
-            // A number that no framework has, whatever else was there, is not one.
+            // A number that does not fit is no kind of any framework.
             kind => u8::try_from(kind).unwrap_or(0),
         }
     }
 
-    /// The protocol that the call goes over: see [`protocol`].
+    /// Returns the protocol of the call: see [`protocol`].
     #[inline(always)]
     pub(crate) fn protocol(self, scratch: &Scratch) -> u16 {
         let at = field!(self.0, protocol_at);
@@ -493,26 +493,26 @@ impl ShapeRef {
         if number < u64::from(protocol::UNREADABLE) - 1 { number as u16 + 1 } else { protocol::UNREADABLE }
     }
 
-    /// Has the target's code panicked in the call? A read more than the windows, if the recipe asks.
+    /// Returns whether the target's code panicked in the call. Takes one more read than the windows, on request.
     #[inline(always)]
     pub(crate) fn has_panicked(self, scratch: &Scratch) -> bool {
         let at = field!(self.0, panic_at);
         at != NO_SCRATCH && memory::word(scratch.word(at)) != 0
     }
 
-    /// Where one of the byte counts lies.
+    /// Returns the place of a byte count.
     #[inline(always)]
     pub(crate) fn size_at(self, size: usize) -> u8 {
         field!(self.0, sizes[size])
     }
 
-    /// Where the tag map's pointer lies.
+    /// Returns the place of the tag map's pointer.
     #[inline(always)]
     pub(crate) fn tags_at(self) -> u8 {
         field!(self.0, tags_at)
     }
 
-    /// Where the slice header of the peer's IP address lies, and where its port.
+    /// Returns the places of the slice header of the peer's IP address and of the peer's port.
     #[inline(always)]
     pub(crate) fn peer_at(self) -> (u8, u8) {
         (field!(self.0, peer_at), field!(self.0, peer_port_at))

@@ -1,4 +1,4 @@
-//! How a call ended, where a status with a code says it.
+//! How a call ended, where a status with a code says so.
 
 use monitor_ebpf::status_code;
 
@@ -10,10 +10,10 @@ use super::{
     types,
 };
 
-/// Longest text that is compared.
+/// Length of the longest text that is compared.
 const TEXT_MAX: u64 = 8;
 
-/// Puts the error that another one wraps in its place, and that which this one wraps; tells whether there was one.
+/// Replaces an error that wraps another by the wrapped one, two levels deep. Returns whether it wrapped one.
 #[inline(always)]
 pub(crate) fn unwrap(hit: &mut Hit, shape: ShapeRef) -> bool {
     let (wrap, at) = shape.wrap();
@@ -24,13 +24,13 @@ pub(crate) fn unwrap(hit: &mut Hit, shape: ShapeRef) -> bool {
     hit.error = word(inner);
     hit.error_data = word(inner.wrapping_add(8));
     if hit.error == 0 {
-        // It can't be read. No error would be a good end.
+        // It cannot be read. Without an error the call would count as successful.
         hit.error = UNREAD;
     }
     true
 }
 
-/// Where the error at an address lies, or if it wraps another that one. Not inlined: what it has in its hands would take stack.
+/// Returns the address of the error, or of the one that it wraps. Not inlined: its values would take stack.
 #[inline(never)]
 fn inmost(error: u64, wrap: u64, at: u64) -> u64 {
     if word(error) != wrap {
@@ -39,7 +39,7 @@ fn inmost(error: u64, wrap: u64, at: u64) -> u64 {
     word(error.wrapping_add(8)).wrapping_add(at)
 }
 
-/// The status's code, or one of [`status_code`].
+/// Returns the status's code, or one of [`status_code`].
 #[inline(always)]
 pub(crate) fn code(hit: &Hit, was_wrapped: bool, shape: ShapeRef, scratch: &Scratch) -> u32 {
     if let Some(code) = shape.code_given(hit) {
@@ -49,7 +49,7 @@ pub(crate) fn code(hit: &Hit, was_wrapped: bool, shape: ShapeRef, scratch: &Scra
         return status_code::OK;
     }
     if is_plain(hit, shape) {
-        // One that wraps what stands for a good end stands for none.
+        // An error that wraps the one for success does not stand for success.
         return if !was_wrapped && says_well(hit, shape) { status_code::OK } else { status_code::UNKNOWN };
     }
     if !shape.has_status(hit) {
@@ -59,14 +59,14 @@ pub(crate) fn code(hit: &Hit, was_wrapped: bool, shape: ShapeRef, scratch: &Scra
     shape.status_code(scratch)
 }
 
-/// Is it an error of the type of that which stands for the good end of a stream? Others of it are texts and nothing else.
+/// Returns whether the error has the type of the one for a stream's success. Others of that type are only texts.
 #[inline(always)]
 fn is_plain(hit: &Hit, shape: ShapeRef) -> bool {
     let (well, ..) = shape.well();
     well != 0 && hit.error == well
 }
 
-/// Is such a one that which stands for the good end?
+/// Returns whether such an error is the one for success.
 #[inline(always)]
 fn says_well(hit: &Hit, shape: ShapeRef) -> bool {
     let (_, text, length) = shape.well();

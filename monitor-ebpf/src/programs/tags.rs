@@ -1,7 +1,7 @@
 //! The number of retries, from the tag `retry` of the callee: a look-up in a Go `map[string]string`.
 //!
 //! Such maps are small: at most eight entries lie in one group (Go 1.24 and later,
-//! `internal/runtime/maps/map.go`) or one bucket (before, `runtime/map.go`). Larger ones are not searched.
+//! `internal/runtime/maps/map.go`) or one bucket (before, `runtime/map.go`). Larger maps are not searched.
 
 use monitor_ebpf::{NO_SCRATCH, TagMap, retry_count};
 
@@ -12,18 +12,18 @@ use super::{
     shape::ShapeRef,
 };
 
-/// Entries of a group or bucket; each has a byte at its start that says whether it is in use.
+/// Entries of a group or bucket, which begins with a byte for each entry that says whether it is in use.
 const ENTRIES: u64 = 8;
-/// A string header.
+/// Size of a string header, in bytes.
 const STRING: u64 = 16;
 /// The tag's name (`rpcinfo.RetryTag` in Kitex) as the bytes of a word.
 const NAME: u64 = u64::from_le_bytes(*b"retry\0\0\0");
-/// Its length.
+/// Length of the tag's name, in bytes.
 const NAME_LENGTH: u64 = 5;
-/// Digits of a number that fits.
+/// Maximum number of digits.
 const DIGITS_MAX: u64 = 4;
 
-/// How often the call was retried; 0 where there is no tag, or the recipe doesn't ask.
+/// Returns how often the call was retried; 0 if there is no tag, or the recipe does not ask for it.
 #[inline(always)]
 pub(crate) fn retries(shape: ShapeRef, scratch: &Scratch) -> u16 {
     let layout = recipe!(tag_map);
@@ -38,13 +38,13 @@ pub(crate) fn retries(shape: ShapeRef, scratch: &Scratch) -> u16 {
     }
 }
 
-/// Searches the map. Not inlined: it has a stack of its own.
+/// Searches the map. Not inlined, so that it has a stack frame of its own.
 #[inline(never)]
 fn search(map: u64, layout: u8) -> u32 {
     look_up(map, layout).unwrap_or(u32::from(retry_count::UNREADABLE))
 }
 
-/// `None` when the map can't be read.
+/// Looks up the number of retries; `None` if the map cannot be read.
 #[inline(always)]
 fn look_up(map: u64, layout: u8) -> Option<u32> {
     let swiss = layout == TagMap::Swiss as u8;
@@ -53,7 +53,7 @@ fn look_up(map: u64, layout: u8) -> Option<u32> {
     if used == 0 {
         return Some(0);
     }
-    // Swiss: one group, whose address is where a directory's would be. Buckets: 2^B of them, B is 0.
+    // Swiss: a single group has its address where a directory's would be. Buckets: there are 2^B, B is 0.
     let single = if swiss { length == 0 } else { (word >> 8) as u8 == 0 };
     if !single || used > ENTRIES || !is_user_address(pointer) {
         return None;
@@ -80,7 +80,7 @@ fn look_up(map: u64, layout: u8) -> Option<u32> {
     Some(0)
 }
 
-/// Is the string whose header is here the tag's name?
+/// Returns whether the string with this header is the tag's name.
 #[inline(always)]
 fn is_name(header: u64) -> Option<bool> {
     let [pointer, length] = read::<2>(header)?;
@@ -92,7 +92,7 @@ fn is_name(header: u64) -> Option<bool> {
     Some(text == NAME)
 }
 
-/// The number that the string, whose header is here, has as its digits.
+/// Returns the number whose digits are the string with this header.
 #[inline(always)]
 fn number(header: u64) -> Option<u32> {
     let [pointer, length] = read::<2>(header)?;

@@ -8,7 +8,7 @@ use super::{
     maps::{EXTRAS, RECORDS, TOTALS, recipe, row},
 };
 
-/// Counts a finished call. Exact whatever happens to its record.
+/// Counts a finished call. The count is exact whatever happens to the call's record.
 #[inline(always)]
 pub(crate) fn add(label_set: u32) {
     if let Some(total) = TOTALS.get_ptr_mut(row() * recipe!(label_capacity) + label_set) {
@@ -28,7 +28,7 @@ pub(crate) fn add_extra(kind: u32, label_set: u32, value: u64) {
 }
 
 /// Sends a record, or an event where the recipe says so, without waking the agent: a wakeup costs the target some
-/// 20 µs on a virtual machine, and the agent looks by itself. False when the ring is full.
+/// 20 µs on a virtual machine, and the agent polls anyway. Returns false when the ring is full.
 ///
 /// `peer` gets a place that is valid for writes, and must fill it.
 #[inline(always)]
@@ -42,7 +42,7 @@ pub(crate) fn send(record: Record, detail: impl FnOnce() -> Detail, peer: impl F
     }
     let Some(mut entry) = RECORDS.reserve::<PeerEvent>(0) else { return false };
     let place = entry.as_mut_ptr();
-    // SAFETY: the place is in the ring, and ours until it is submitted.
+    // SAFETY: the place is in the ring, and is this program's until it is submitted.
     unsafe { (&raw mut (*place).event).write(Event { record, detail: detail() }) }
     // SAFETY: as above.
     peer(unsafe { &raw mut (*place).peer });

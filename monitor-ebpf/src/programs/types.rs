@@ -1,4 +1,4 @@
-//! Types that the recipe doesn't expect. None of this runs for calls whose types are as planned.
+//! Types that the recipe does not expect. None of this runs for calls whose types are as planned.
 
 use monitor_ebpf::{ALIASES as TYPE_ALIASES, Counter};
 
@@ -11,13 +11,13 @@ use super::{
 /// `BPF_NOEXIST`.
 const NO_EXIST: u64 = 1;
 
-/// Is the type word the expected one, or has the agent proven that it stands for it?
+/// Returns whether the type word is the expected one, or the agent has proven that it stands for that one.
 #[inline(always)]
 pub(crate) fn is(word: u64, expected: u64) -> bool {
     word == expected || (word != 0 && resolve(word) == expected)
 }
 
-/// What a type word stands for; 0 when nothing is known of it.
+/// Returns what a type word stands for; 0 if nothing is known of it.
 #[inline(never)]
 pub(crate) fn resolve(word: u64) -> u64 {
     for index in 0..TYPE_ALIASES {
@@ -34,7 +34,7 @@ pub(crate) fn resolve(word: u64) -> u64 {
     0
 }
 
-/// Keeps a type word for the agent, which finds out what it is. Gives nothing of use.
+/// Reports a type word to the agent, which finds out what it is. The return value has no meaning.
 #[inline(never)]
 pub(crate) fn report(word: u64) -> u32 {
     if !is_user_address(word) {

@@ -1,4 +1,4 @@
-//! Builds the program of one cell.
+//! Builds the program of a cell.
 
 use std::{
     fs::{self, File},
@@ -12,8 +12,8 @@ use super::{Build, Cell, Framework, Matrix, Source, fork};
 use crate::{paths, process::Process, targets};
 
 impl Cell {
-    /// Builds the program and gives its path. `go build` decides what is stale. Fetches the Go that the cell names through
-    /// the module proxy if it is not there.
+    /// Builds the program and returns its path. `go build` decides what is stale. Fetches the cell's release of Go
+    /// through the module proxy if it is missing.
     pub fn build(&self, matrix: &Matrix) -> Result<PathBuf> {
         let room = paths::target().join("matrix").join(self.to_string());
         fs::create_dir_all(&room)?;
@@ -39,7 +39,7 @@ impl Cell {
         Ok(executable)
     }
 
-    /// The program's sources, with the framework where the cell wants it.
+    /// Prepares the program's sources, with the framework where the cell needs it.
     fn sources(&self, build: &Build, room: &Path) -> Result<Go> {
         let program = paths::tests().join("targets").join(self.framework.program());
         let modfile = modfile(&program, &build.tags, &self.release);
@@ -50,7 +50,7 @@ impl Cell {
                 let gopath = room.join("gopath");
                 let directory = gopath.join("src").join(format!("{}-target", self.framework.program()));
                 fork::copy_program(&program, &modfile, &directory)?;
-                // -e: it wants what files for other releases import, too.
+                // -e: vendoring also looks for what the files for other releases import.
                 run(command(&directory, &self.go).args(["mod", "vendor", "-e"]))?;
                 Ok(Go { gopath: Some(gopath), ..go(directory) })
             }
@@ -71,14 +71,14 @@ impl Cell {
     }
 }
 
-/// The modules that a release is built with: the program's own `go.mod` is for those that have no file. What tags add to the
-/// program may need more modules.
+/// Returns the file with the modules for a release, or the program's own `go.mod` if the release has none. Files that
+/// build tags add to the program may need more modules.
 fn modfile(program: &Path, tags: &str, release: &str) -> PathBuf {
     let of_release = program.join("mods").join(tags).join(format!("{release}.mod"));
     if of_release.exists() { of_release } else { program.join("go.mod") }
 }
 
-/// A directory of sources and how `go` takes them.
+/// A directory of sources, and how `go` builds them.
 struct Go {
     directory: PathBuf,
     modfile: Option<PathBuf>,
@@ -92,7 +92,7 @@ impl Go {
         build.args(["build", "-buildvcs=false"]).args(flags).args(["-tags", &self.tags]);
         match (&self.gopath, &self.modfile) {
             (Some(gopath), _) => {
-                // The module cache, which is below GOPATH unless said otherwise, also has the release of Go.
+                // The module cache also has the release of Go. By default, it is below GOPATH.
                 let modcache = said(command(&self.directory, &cell.go).args(["env", "GOMODCACHE"]))?;
                 build.env("GO111MODULE", "off").env("GOPATH", gopath).env("GOMODCACHE", modcache);
             }
@@ -108,8 +108,8 @@ impl Go {
     }
 }
 
-/// `go` in a directory, as the release that the cell names. Another cell that is watched meanwhile goes first: calls that are
-/// not in time for want of a processor end otherwise than they are meant to.
+/// Returns a command that runs `go` in a directory, in the cell's release, at a low priority: another cell may be
+/// watched meanwhile, and its calls end otherwise than intended if they lack a processor.
 fn command(directory: &Path, release: &str) -> Command {
     let go = targets::go().unwrap_or_else(|_| "go".into());
     let mut command = Command::new("nice");
@@ -117,7 +117,7 @@ fn command(directory: &Path, release: &str) -> Command {
     command
 }
 
-/// Where the module cache has a framework.
+/// Returns the directory of a framework in the module cache.
 fn module(framework: Framework, directory: &Path, release: &str) -> Result<PathBuf> {
     let path = fork::path_of(framework);
     run(command(directory, release).args(["mod", "download", path]))?;
@@ -126,7 +126,7 @@ fn module(framework: Framework, directory: &Path, release: &str) -> Result<PathB
     Ok(said(&mut list)?.into())
 }
 
-/// Has the program make a CPU profile of itself, once: with another one, everything would be compiled anew.
+/// Has the program make a CPU profile of itself, once: a new profile would cause everything to be recompiled.
 fn profile(framework: Framework, executable: &Path, room: &Path) -> Result<PathBuf> {
     let path = room.join("cpu.pprof");
     if path.exists() {
@@ -151,7 +151,7 @@ fn run(command: &mut Command) -> Result<()> {
     output(command).map(drop)
 }
 
-/// The line that a command prints.
+/// Returns the line that a command prints.
 fn said(command: &mut Command) -> Result<String> {
     let line = String::from_utf8(output(command)?)?.trim().to_owned();
     ensure!(!line.is_empty(), "{command:?} printed nothing");

@@ -1,4 +1,4 @@
-//! Makes forks of frameworks: under another import path, or with structs that no release has.
+//! Makes forks of frameworks, either under another import path or with structs that no release has.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ pub(super) fn path_of(framework: Framework) -> &'static str {
     }
 }
 
-/// The import path of its renamed fork.
+/// The import path of a framework's renamed fork.
 fn fork_of(framework: Framework) -> &'static str {
     match framework {
         Framework::Kitex => "example.com/rpc/fork/kitex",
@@ -25,7 +25,7 @@ fn fork_of(framework: Framework) -> &'static str {
     }
 }
 
-/// What the altered fork of Kitex has otherwise: a file, a text that occurs in it once, and the text for it.
+/// The changes in the altered fork of Kitex: a file, a text that occurs in it once, and its replacement.
 const ALTERATIONS: &[(&str, &str, &str)] = &[
     (
         "pkg/rpcinfo/rpcinfo.go",
@@ -56,10 +56,10 @@ const ALTERATIONS: &[(&str, &str, &str)] = &[
     ("pkg/rpcinfo/rpcconfig.go", "type rpcConfig struct {\n", "type rpcConfig struct {\n\tadded [2]string\n"),
 ];
 
-/// The module that all programs use, beside them.
+/// The module that all programs use, in a directory beside theirs.
 const COMMON: &str = "steer";
 
-/// Copies the program to a directory of its own, with the `go.mod` of a release, and the module that it uses beside it.
+/// Copies the program to `to`, with the `go.mod` of a release, and the module that it uses beside it.
 pub(super) fn copy_program(program: &Path, modfile: &Path, to: &Path) -> Result<()> {
     copy_go(program, to)?;
     fs::copy(modfile, to.join("go.mod"))?;
@@ -70,7 +70,7 @@ pub(super) fn copy_program(program: &Path, modfile: &Path, to: &Path) -> Result<
     Ok(())
 }
 
-/// Makes a directory that has the Go sources of another, and nothing else.
+/// Makes `to` a directory that has only the Go sources of `from`.
 fn copy_go(from: &Path, to: &Path) -> Result<()> {
     clear(to)?;
     for entry in fs::read_dir(from)? {
@@ -82,7 +82,7 @@ fn copy_go(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies a framework to `fork` and makes the copied program use it, under another import path.
+/// Copies a framework to `fork` under another import path, and makes the copied program use it.
 pub(super) fn rename(
     framework: Framework,
     module: &Path,
@@ -100,7 +100,7 @@ pub(super) fn rename(
     append(&program.join("go.mod"), &format!("\nreplace {} => {}\n", fork_of(framework), fork.display()))
 }
 
-/// The same with Kitex altered, under its own import path.
+/// Like [`rename`], with Kitex altered under its own import path.
 pub(super) fn alter(kitex: &Path, fork: &Path, program: &Path) -> Result<()> {
     clear(fork)?;
     copy_module(kitex, fork)?;
@@ -118,7 +118,7 @@ fn clear(directory: &Path) -> Result<()> {
     Ok(fs::create_dir_all(directory)?)
 }
 
-/// Copies Go sources, and what they embed; the module cache is read-only, the copy is not.
+/// Copies Go sources and the files that they embed. Unlike the module cache, the copy is writable.
 fn copy_module(from: &Path, to: &Path) -> Result<()> {
     for path in files(from)? {
         let copy = to.join(path.strip_prefix(from)?);
@@ -128,7 +128,7 @@ fn copy_module(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// All files below a directory but tests.
+/// Lists all files below a directory except tests.
 fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut rest = vec![directory.to_owned()];
@@ -145,7 +145,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Renames a framework in a Go source or a `go.mod`. A replaced module keeps the number of the release it was made from.
+/// Renames a framework in a Go source or a `go.mod`. The `go.mod` keeps the release that the fork was made from.
 fn rename_in(framework: Framework, path: &Path, release: &str) -> Result<()> {
     let (before, after) = (path_of(framework), fork_of(framework));
     let is_mod = path.file_name().is_some_and(|name| name == "go.mod");
@@ -153,7 +153,7 @@ fn rename_in(framework: Framework, path: &Path, release: &str) -> Result<()> {
         return Ok(());
     }
     let text = fs::read_to_string(path)?;
-    // The path of another module may begin with it.
+    // The path of another module may have this path as a prefix.
     let mut renamed = text.clone();
     for end in ['"', '/'] {
         renamed = renamed.replace(&format!("\"{before}{end}"), &format!("\"{after}{end}"));

@@ -1,4 +1,4 @@
-//! Writes `docs/compatibility.md` from what came of the cells.
+//! Writes `docs/compatibility.md` from the results of the cells.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,7 +44,7 @@ for each release in `mods`. Other releases of Go come through the Go module prox
 and the oldest row, and others in turn.
 ";
 
-/// The document, in which the parts of the frameworks that there are results of are new, and those of others as `before`.
+/// Returns the document. The parts about frameworks with results are new, the others are as in `before`.
 #[must_use]
 pub fn document(matrix: &Matrix, results: &[(&Cell, Verdict)], before: &str) -> String {
     let mut text = HEAD.to_owned();
@@ -60,7 +60,7 @@ pub fn document(matrix: &Matrix, results: &[(&Cell, Verdict)], before: &str) -> 
     text
 }
 
-/// The part of a document about one framework: from its heading to the next of the same rank.
+/// Returns the part of a document about one framework: from its heading to the next heading of the same level.
 fn part(document: &str, framework: Framework) -> &str {
     let Some(start) = document.find(&format!("\n## {}\n", framework.title())) else { return "" };
     let rest = document.get(start..).unwrap_or_default();
@@ -106,7 +106,7 @@ fn outcome(verdict: &Verdict) -> String {
     }
 }
 
-/// The kinds of calls by release, where it is built as `go build` does it.
+/// Writes the table of the kinds of calls by release, for the default build.
 fn scenarios(text: &mut String, results: &[&(&Cell, Verdict)]) {
     let mut reports = Vec::new();
     for (cell, verdict) in results {
@@ -145,7 +145,7 @@ fn number<'a>(reasons: &mut Vec<&'a str>, reason: &'a str) -> usize {
     }) + 1
 }
 
-/// What the agent says it cannot tell, each with the rows that it says so of.
+/// Writes the notes about what the agent cannot distinguish, each with the rows that have it.
 fn notes(text: &mut String, results: &[&(&Cell, Verdict)]) {
     text.push_str("The notes are those of `inspect`. [inspect.md](inspect.md) has a rule for each that says what is counted.\n\n");
     let mut of_note = BTreeMap::<_, Vec<_>>::new();
@@ -166,7 +166,7 @@ fn notes(text: &mut String, results: &[&(&Cell, Verdict)]) {
     }
 }
 
-/// What is left out of the comparison.
+/// Writes the list of numbers that are not compared.
 fn racy(text: &mut String, matrix: &Matrix) {
     text.push_str("\n### What is not compared\n\n");
     for Racy { callee, side, number, why } in &matrix.racy {
@@ -207,7 +207,7 @@ mod tests {
         assert!(text.contains("| inline | [1] |\n| local | [1] |"), "{text}");
         assert_eq!(text.matches("not yet").count(), 1, "{text}");
         assert!(text.contains("- no oneway. In all rows.\n"), "{text}");
-        // What there are no new results of stays.
+        // Parts without new results stay.
         let grpc = matrix.cells.iter().find(|cell| cell.framework == Framework::Grpc).unwrap();
         let later = document(&matrix, &[(grpc, Verdict::Refused("no".to_owned()))], &text);
         assert_eq!(part(&later, Framework::Kitex), part(&text, Framework::Kitex));

@@ -1,4 +1,4 @@
-//! Has the agent watch one cell's program while it makes every kind of call, and compares what both counted.
+//! Runs the agent on one cell's program while it makes every kind of call, and compares the counts of both.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,18 +19,18 @@ use crate::{
     tally::Tally,
 };
 
-/// The labels that are compared: all there are.
+/// The labels compared: all that exist.
 pub const LABELS: [&str; 7] = ["type", "caller", "callee", "method", "status", "retry", "error_class"];
-/// How often each scenario is repeated by itself, and how often with all others at the same time.
+/// How often each scenario is run by itself, and how often together with all others.
 const ALONE: u32 = 2;
 const TOGETHER: u32 = 3;
-/// Unary gRPC calls, many of them at the same time.
+/// A load of unary gRPC calls, many of them concurrent.
 const LOAD: &str = "load 2000 16";
-/// Why a scenario is not compared whose calls don't finish.
+/// Why scenarios whose calls never finish are not compared.
 const ENDLESS: &str = "its calls never finish, so no counter shows them";
 /// How often a scenario of [`MAY_END_OTHERWISE`] is tried.
 const TRIES: u32 = 3;
-/// Parts of the names of scenarios whose calls may end otherwise than they are meant to, and why.
+/// Parts of the names of scenarios whose calls may end otherwise than intended, and the reason.
 const MAY_END_OTHERWISE: [(&str, &str); 5] = [
     ("mux", "Kitex closes a multiplexed connection under a call now and then"),
     ("timeout", BUSY),
@@ -38,20 +38,22 @@ const MAY_END_OTHERWISE: [(&str, &str); 5] = [
     ("panic_outside", BUSY),
     ("ttstream_unknown", BUSY),
 ];
-/// Why those do that depend on how fast the machine is.
+/// The reason for scenarios that depend on the speed of the machine.
 const BUSY: &str = "on a busy machine its time may be over before the call is as far as is meant";
-/// How often a program is watched until each call's bytes could be read. An object that nobody has written to yet may lie
-/// on a page that the kernel has not made yet, which the programs can't read; that is counted, and rare: about one call in
-/// ten thousand where memory comes in small pages.
+/// How often a program is watched until the bytes of all calls could be read. An object that nobody has written to yet
+/// may lie on a page that the kernel has not allocated yet, which the programs can't read. This is counted, and rare:
+/// about one call in ten thousand if memory comes in small pages.
 const WATCHES: u32 = 5;
-/// Reason of the loss of a call's bytes, and nothing else of it.
+/// The reason under which a call whose bytes could not be read is counted. Nothing else of such a call is lost.
 const UNREAD: &str = "size_unreadable";
-/// How long the agent may take to say what is in a file.
+/// How long the agent may take to inspect a file.
 const INSPECTION: Duration = Duration::from_secs(20);
 
-/// Why one is not compared whose handlers make something else of a failure than gRPC-Go has told by then.
+/// Why scenarios are not compared whose handlers return another error than the failure that gRPC-Go has reported
+/// before.
 const TOLD_BEFORE: &str = "what its handlers make of a failure is told to nobody";
-/// How a note begins that tells of calls that can't be compared, which scenarios make such calls, and why.
+/// The notes about calls that can't be compared: how the note begins, the scenarios that make such calls, and the
+/// reason.
 const LEFT_OUT_BY_NOTE: [(&str, &[&str], &str); 3] = [
     ("client, without a stream: ", &["tried again with nobody there", "closed while they wait"], ENDLESS),
     ("server, unary: not all of their ends", &["client gone before the reply"], ENDLESS),
@@ -65,41 +67,41 @@ const LEFT_OUT_BY_NOTE: [(&str, &[&str], &str); 3] = [
         TOLD_BEFORE,
     ),
 ];
-/// What a note says of Kitex's servers that don't mark the streams of gRPC, and of which series those are.
+/// The note about Kitex's servers that don't mark the streams of gRPC, and the releases that have it.
 const UNMARKED: (&str, &str) =
     ("servers of v0.12 don't mark streams over gRPC: they count as pingpong", "v0.12.");
-/// What a note says where messages can't be counted.
+/// The note in executables where messages can't be counted.
 const NO_MESSAGES: &str = "the messages of streams can't be counted";
 
-/// What came of a cell.
+/// The result of a cell.
 #[derive(Debug)]
 pub enum Verdict {
-    /// The agent counted exactly what the program did.
+    /// The agent counted exactly what the program counted.
     Supported(Report),
-    /// The agent says why it doesn't watch this.
+    /// The agent refused to watch the program, with this reason.
     Refused(String),
-    /// There is no such program, and why.
+    /// There is no such program, for this reason.
     NotBuildable(String),
-    /// Anything else: the agent and the program differ, or one of them doesn't do what it should.
+    /// Anything else: the counts differ, or the agent or the program misbehaved.
     Failed(String),
 }
 
-/// What was compared.
+/// The result of a comparison.
 #[derive(Debug)]
 pub struct Report {
-    /// Calls that finished, of clients and servers.
+    /// Finished calls, of clients and servers.
     pub calls: u64,
     /// Messages of streams.
     pub messages: u64,
-    /// The side that was watched, if the other was not.
+    /// The side that was watched, if only one was.
     pub only: Option<&'static str>,
-    /// Why a scenario could not be tried on this release, by name; no reason if it was.
+    /// Why a scenario could not be run on this release, by name. `None` if it was run.
     pub scenarios: BTreeMap<String, Option<String>>,
-    /// What the agent says it cannot tell in this program.
+    /// The agent's notes about what it cannot distinguish in this program.
     pub notes: Vec<String>,
 }
 
-/// Builds and watches a cell.
+/// Builds a cell's program and watches it.
 #[must_use]
 pub fn cell(matrix: &Matrix, cell: &Cell) -> Verdict {
     if let Some(reason) = &cell.not_buildable {
@@ -127,7 +129,7 @@ enum Inspection {
     Refused(String),
 }
 
-/// Asks the agent what it would do with a file.
+/// Runs `inspect` on a file.
 fn inspect(executable: &Path) -> Result<Inspection> {
     let path = executable.to_str().context("a path that is not UTF-8")?;
     let ended = agent::run_to_end(&["inspect", "--json", "--exe", path], INSPECTION)?;
@@ -144,9 +146,9 @@ fn inspect(executable: &Path) -> Result<Inspection> {
     }
 }
 
-/// Has a gRPC program make every kind of call, and then many at the same time.
+/// Has a gRPC program make every kind of call, and then many concurrent ones.
 fn watch_grpc(executable: &Path, notes: Vec<String>) -> Result<Report> {
-    // Up to v1.40 calls are tried again only where the environment says so.
+    // Up to v1.40, gRPC-Go retries calls only if the environment enables it.
     let mut command = std::process::Command::new(executable);
     let mut calls = Process::start_command(command.env("GRPC_GO_RETRY", "on"))?;
     let flags = ["--grpc.messages", "--metrics", "grpc,otel,go,process"];
@@ -182,7 +184,7 @@ fn watch_grpc(executable: &Path, notes: Vec<String>) -> Result<Report> {
     Ok(Report { calls: counted.total(), messages: counted.messages(), only, scenarios, notes })
 }
 
-/// The sides that the agent doesn't say it leaves out.
+/// Returns the sides that no note excludes.
 fn watched_sides(notes: &[String]) -> Vec<&'static str> {
     let is_watched = |(calls, _): &(&str, &str)| {
         !notes.iter().any(|note| note.starts_with(&format!("{calls} are not watched")))
@@ -191,7 +193,7 @@ fn watched_sides(notes: &[String]) -> Vec<&'static str> {
     sides.into_iter().filter(is_watched).map(|(_, side)| side).collect()
 }
 
-/// Watches a program until everything could be read, and what could be agrees each time.
+/// Watches a program repeatedly until the bytes of all calls could be read. Everything else must agree each time.
 fn watch_until_read(matrix: &Matrix, executable: &Path, notes: &[String]) -> Result<Report> {
     for _ in 0..WATCHES {
         if let Some(report) = watch(matrix, executable, notes.to_vec())? {
@@ -202,9 +204,9 @@ fn watch_until_read(matrix: &Matrix, executable: &Path, notes: &[String]) -> Res
     bail!("in each of {WATCHES} tries some calls' bytes could not be read")
 }
 
-/// Runs every scenario that the program has, one after the other and then those that bear company at the same time.
+/// Runs every scenario that the program has, first one after the other, then concurrently those that can be.
 ///
-/// Gives nothing if some calls' bytes could not be read, but everything else agrees.
+/// Returns `None` if the bytes of some calls could not be read but everything else agrees.
 fn watch(matrix: &Matrix, executable: &Path, notes: Vec<String>) -> Result<Option<Report>> {
     let mut calls = Process::start_command(&mut std::process::Command::new(executable))?;
     let labels = LABELS.join(",");
@@ -252,12 +254,12 @@ fn run_all(calls: &mut Process) -> Result<BTreeMap<String, Option<String>>> {
     Ok(scenarios)
 }
 
-/// Why the calls of a scenario may end otherwise than they are meant to.
+/// Returns why the calls of a scenario may end otherwise than intended.
 fn why_otherwise(name: &str) -> Option<&'static str> {
     MAY_END_OTHERWISE.iter().find(|(part, _)| name.contains(part)).map(|(_, why)| *why)
 }
 
-/// Runs a scenario; one whose calls may end otherwise until they end as they are meant to.
+/// Runs a scenario. If its calls may end otherwise than intended, repeats it until they end as intended.
 fn run_alone(calls: &mut Process, name: &str) -> Result<()> {
     let mut run = || calls.command(&format!("run {name} {ALONE}")).map(drop);
     let Some(why) = why_otherwise(name) else { return run() };
@@ -268,8 +270,8 @@ fn run_alone(calls: &mut Process, name: &str) -> Result<()> {
     run()
 }
 
-/// Fails unless the agent has seen each start and each finish that the tracer saw, and lost nothing but bytes; gives how
-/// often it could not read those.
+/// Fails unless the agent has seen every start and finish that the tracer saw, and has lost nothing but bytes. Returns
+/// how often it could not read bytes.
 fn check_account(account: &Account, settled: &Value) -> Result<u64> {
     let seen = |what: &str| settled[what].as_u64().with_context(|| format!("no {what} in {settled}"));
     let (started, finished) = (seen("started")?, seen("finished")?);
@@ -282,7 +284,7 @@ fn check_account(account: &Account, settled: &Value) -> Result<u64> {
     Ok(unread.into_iter().map(|(_, times)| times).sum())
 }
 
-/// Fails unless the agent has the bytes that the RPCs' own statistics have.
+/// Fails unless the agent's bytes equal those in the RPCs' own statistics.
 fn check_bytes(counts: &Value, scrape: &Scrape, racy: &[Racy]) -> Result<()> {
     let rows = counts["counts"].as_array().context("no counts")?;
     for number in ["send_bytes", "recv_bytes"] {
@@ -292,7 +294,7 @@ fn check_bytes(counts: &Value, scrape: &Scrape, racy: &[Racy]) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless the agent has the calls by protocol and outcome, as OpenTelemetry's view has them.
+/// Fails unless the agent's OpenTelemetry metrics have the calls by protocol and outcome.
 fn check_otel(counts: &Value, scrape: &Scrape) -> Result<()> {
     const NAMES: [(&str, &str); 4] = [
         ("callee", "rpc_service"),
@@ -315,8 +317,8 @@ fn check_otel(counts: &Value, scrape: &Scrape) -> Result<()> {
     check_equal("rpc_…_duration", &own, &agents, |_| false)
 }
 
-/// The same of gRPC, whose calls have one name for service and method and a code in place of a protocol. What the server
-/// refuses has no start, and so no duration.
+/// Like [`check_otel`], for gRPC: calls are named by service and method, and have a code instead of a protocol. Calls
+/// that the server refuses have no start, and so no duration.
 fn check_grpc_otel(calls: &grpc::Calls, scrape: &Scrape) -> Result<()> {
     let named = |side: &str, service: &str, method: &str, status: &str| {
         let pairs = [("side", side), ("service", service), ("method", method), ("status", status)];
@@ -340,7 +342,7 @@ fn check_grpc_otel(calls: &grpc::Calls, scrape: &Scrape) -> Result<()> {
     check_equal("rpc_…_duration", &own, &agents, |_| false)
 }
 
-/// Fails unless the agent has the messages that the stream events tell of; gives how many.
+/// Fails unless the agent's messages equal those of the stream events. Returns how many there are.
 fn check_messages(messages: &Value, scrape: &Scrape) -> Result<u64> {
     let names = ["type", "caller", "callee", "method", "kind", "direction"];
     let rows = messages["messages"].as_array().context("no messages")?;
@@ -349,7 +351,7 @@ fn check_messages(messages: &Value, scrape: &Scrape) -> Result<u64> {
     Ok(own.values().sum())
 }
 
-/// Adds up one number of the program's answer by the labels and `side`.
+/// Sums one number of the program's answer by the labels and `side`.
 fn sums(rows: &[Value], labels: &[&str], number: &str) -> Result<BTreeMap<Labels, u64>> {
     let mut sums = BTreeMap::new();
     for row in rows {

@@ -1,4 +1,4 @@
-//! Histograms: from samples, added up, and their quantiles.
+//! Histograms: built from samples, added up, and their quantiles.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::{Labels, Sample};
 /// One series of a histogram.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Histogram {
-    /// Upper bound, inclusive, and the number of values up to it; the last bound is infinite.
+    /// Upper bounds, inclusive, each with the number of values up to it. The last bound is infinite.
     pub buckets: Vec<(f64, f64)>,
     /// The sum of all values.
     pub sum: f64,
@@ -16,13 +16,13 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Both histograms as one, if their bounds are the same.
+    /// Adds another histogram. `None` if the bounds differ.
     #[must_use]
     pub fn plus(self, other: &Self) -> Option<Self> {
         self.combine(other, |a, b| a + b)
     }
 
-    /// What came to an earlier state of the same histogram, if the bounds are the same.
+    /// Returns the difference from an earlier state of the same histogram. `None` if the bounds differ.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Option<Self> {
         self.clone().combine(earlier, |now, then| now - then)
@@ -43,14 +43,14 @@ impl Histogram {
         Some(self)
     }
 
-    /// How many values there are up to a bound; `None` if no bucket ends there.
+    /// Returns the number of values up to a bound. `None` if no bucket ends there.
     #[must_use]
     pub fn up_to(&self, bound: f64) -> Option<f64> {
         let bucket = self.buckets.iter().find(|(upper, _)| upper.total_cmp(&bound).is_eq());
         bucket.map(|(_, count)| *count)
     }
 
-    /// The bounds between which the value of a quantile lies: lower, exclusive, and upper, inclusive.
+    /// Returns the bounds of the bucket that has a quantile: lower, exclusive, and upper, inclusive.
     #[must_use]
     pub fn quantile_bounds(&self, q: f64) -> Option<(f64, f64)> {
         let at = self.bucket_of(q)?;
@@ -58,8 +58,8 @@ impl Histogram {
         Some((lower, self.buckets[at].0))
     }
 
-    /// A quantile as Prometheus' `histogram_quantile` estimates it: by a line through the bucket; the lower bound
-    /// where the upper is infinite.
+    /// Estimates a quantile like Prometheus' `histogram_quantile`: by linear interpolation in the bucket, or the lower
+    /// bound if the upper is infinite.
     #[must_use]
     pub fn quantile(&self, q: f64) -> Option<f64> {
         let at = self.bucket_of(q)?;
@@ -80,7 +80,7 @@ impl Histogram {
     }
 }
 
-/// The series of the family `name`. Samples that belong to none of its parts were refused when they were read.
+/// Builds the series of the family `name`. The parser has already refused samples that are no part of it.
 pub(super) fn of<'a>(name: &str, samples: impl Iterator<Item = &'a Sample>) -> BTreeMap<Labels, Histogram> {
     let mut series = BTreeMap::<Labels, Histogram>::new();
     for sample in samples {

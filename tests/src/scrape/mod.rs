@@ -1,4 +1,4 @@
-//! The Prometheus text format, read strictly: what a lenient reader would let pass is an error here.
+//! A strict parser of the Prometheus text format: what a lenient reader would accept is an error here.
 
 mod histogram;
 mod parse;
@@ -13,10 +13,10 @@ pub use parse::ParseError;
 /// The labels of a series, by name.
 pub type Labels = BTreeMap<String, String>;
 
-/// A count, which is written as a float.
+/// Converts a count, which is written as a float.
 ///
 /// # Panics
-/// If it is none: below zero, with a fraction, or so large that there are gaps between floats.
+/// If it is not a count: negative, with a fraction, or so large that floats have gaps.
 #[must_use]
 #[track_caller]
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
@@ -26,14 +26,14 @@ pub fn whole(count: f64) -> u64 {
     count as u64
 }
 
-/// One scrape: all families by name.
+/// A scrape.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scrape {
     /// The families by name.
     pub families: BTreeMap<String, Family>,
 }
 
-/// What a family's TYPE line says.
+/// The type in a family's TYPE line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `counter`.
@@ -71,43 +71,43 @@ pub struct Sample {
 }
 
 impl Scrape {
-    /// Reads a scrape and checks it: syntax, HELP before TYPE before samples, no family or series twice, label names,
+    /// Parses a scrape and checks it: syntax, HELP before TYPE before samples, no family or series twice, label names,
     /// and histograms whose buckets rise and end in `+Inf` with the value of `_count`.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         parse::scrape(text)
     }
 
-    /// The value of the series with exactly these labels.
+    /// Returns the value of the series with exactly these labels.
     #[must_use]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let exact = |sample: &&Sample| sample.labels.len() == labels.len() && sample.has(labels);
         self.samples(name).find(exact).map(|sample| sample.value)
     }
 
-    /// The sum over all series of a counter or gauge that have these labels, whatever others they have.
+    /// Sums all series of a counter or gauge that have these labels, whatever other labels they have.
     #[must_use]
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.samples(name).filter(|sample| sample.has(labels)).map(|sample| sample.value).sum()
     }
 
-    /// Whether there is a series of a counter or gauge that has these labels, whatever others it has.
+    /// Whether a counter or gauge has a series with these labels, whatever other labels it has.
     #[must_use]
     pub fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
         self.samples(name).any(|sample| sample.has(labels))
     }
 
-    /// The samples of a family; none if there is no such family.
+    /// Returns the samples of a family, or none if there is no such family.
     pub fn samples(&self, name: &str) -> impl Iterator<Item = &Sample> {
         self.families.get(name).into_iter().flat_map(|family| &family.samples)
     }
 
-    /// The series of a histogram, without `le`, in the order of their labels.
+    /// Returns the series of a histogram, without `le`, ordered by their labels.
     #[must_use]
     pub fn histograms(&self, name: &str) -> BTreeMap<Labels, Histogram> {
         histogram::of(name, self.samples(name))
     }
 
-    /// All series of a histogram that have these labels, as one; `None` if there is none, or if bounds differ.
+    /// Adds up all series of a histogram that have these labels. `None` if there is none, or if their bounds differ.
     #[must_use]
     pub fn histogram(&self, name: &str, labels: &[(&str, &str)]) -> Option<Histogram> {
         let all = self.histograms(name);

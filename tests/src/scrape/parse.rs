@@ -1,4 +1,4 @@
-//! From text to families, line by line.
+//! Parses the text into families, line by line.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,12 +7,12 @@ use std::{
 
 use super::{Family, Kind, Labels, Sample, Scrape, histogram};
 
-/// What is wrong, and in which line.
+/// A parse error and its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
-    /// The line's number, from 1.
+    /// The line's number, counted from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// What is wrong with the line.
     pub what: String,
 }
 
@@ -24,7 +24,7 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// A line's problem, before its number is known.
+/// The result of parsing a line: an error does not have the line's number yet.
 type Line<T> = Result<T, String>;
 
 pub(super) fn scrape(text: &str) -> Result<Scrape, ParseError> {
@@ -45,7 +45,7 @@ pub(super) fn scrape(text: &str) -> Result<Scrape, ParseError> {
 #[derive(Default)]
 struct Reader {
     scrape: Scrape,
-    /// The HELP that waits for its TYPE.
+    /// A HELP line that has no TYPE line yet.
     help: Option<(String, String)>,
     open: Option<(String, Family)>,
     seen: BTreeSet<(String, Labels)>,
@@ -158,7 +158,7 @@ fn check_histograms(name: &str, family: &Family) -> Line<()> {
     Ok(())
 }
 
-/// Reads `name{label="value",…} value`. Timestamps are refused: nothing here writes them.
+/// Parses `name{label="value",…} value`. Timestamps are refused, since no endpoint in the tests writes them.
 fn sample(line: &str) -> Line<Sample> {
     let end = line.find(['{', ' ']).ok_or("no value")?;
     let (name, mut rest) = line.split_at(end);
@@ -175,7 +175,7 @@ fn sample(line: &str) -> Line<Sample> {
     Ok(Sample { name: name.to_owned(), labels, value })
 }
 
-/// Reads `name="value"` and the comma after it, if another label follows.
+/// Parses `name="value"` and, if another label follows, the comma.
 fn label<'a>(text: &'a str, labels: &mut Labels) -> Line<&'a str> {
     let (name, rest) = text.split_once("=\"").ok_or("a label without a value")?;
     check_name(name, false)?;
@@ -190,7 +190,7 @@ fn label<'a>(text: &'a str, labels: &mut Labels) -> Line<&'a str> {
     }
 }
 
-/// Reads up to the closing quote, or to the end of the line where there is none.
+/// Unescapes the text up to the closing quote, or up to the end of the line if `quote` is `None`.
 fn unescape(text: &str, quote: Option<char>) -> Line<(String, &str)> {
     let mut plain = String::new();
     let mut chars = text.char_indices();
@@ -217,7 +217,7 @@ fn check_name(name: &str, colons: bool) -> Line<()> {
     Ok(())
 }
 
-/// Reads a number as Go writes it.
+/// Parses a number in Go's format.
 fn number(text: &str) -> Line<f64> {
     match text {
         "NaN" => Ok(f64::NAN),

@@ -1,4 +1,4 @@
-//! The parser lets `client_golang`'s own text pass and refuses what Prometheus would, and more.
+//! The parser accepts the text of `client_golang`, and refuses everything that Prometheus would refuse, and more.
 
 use std::{fs, panic};
 

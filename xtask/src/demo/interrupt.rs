@@ -1,4 +1,4 @@
-//! Ctrl-C and its like end the task in order: what it has started must not outlive it.
+//! Ends the task in order on Ctrl-C and similar signals: no process that it started may outlive it.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -17,21 +17,21 @@ extern "C" fn note(_signal: libc::c_int) {
     CAUGHT.store(true, Ordering::Relaxed);
 }
 
-/// From now on, SIGINT, SIGTERM and SIGHUP are noted, and end nothing by themselves.
+/// Makes SIGINT, SIGTERM and SIGHUP set a flag instead of ending the process.
 pub(super) fn catch() {
     let note = note as *const () as libc::sighandler_t;
-    // SAFETY: the handler does nothing but store into an atomic, which is safe wherever a signal comes.
+    // SAFETY: the handler only stores into an atomic, which is safe in a signal handler.
     unsafe {
         libc::signal(libc::SIGINT, note);
         libc::signal(libc::SIGTERM, note);
-        // nohup has it ignored, and wants it to stay so.
+        // Under nohup SIGHUP is ignored, and must stay so.
         if libc::signal(libc::SIGHUP, note) == libc::SIG_IGN {
             libc::signal(libc::SIGHUP, libc::SIG_IGN);
         }
     }
 }
 
-/// Sleeps; fails as soon as a signal has come.
+/// Sleeps; fails as soon as a signal has arrived.
 pub(super) fn sleep(time: Duration) -> Result<()> {
     let begin = Instant::now();
     loop {

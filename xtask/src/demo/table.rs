@@ -1,4 +1,4 @@
-//! One process's calls as the agent and as the process itself counted them, as a table, and the verdict.
+//! A table of one process's calls, as counted by the agent and by the process itself, and the verdict.
 
 use std::{cmp::Reverse, collections::BTreeMap, fmt};
 
@@ -9,14 +9,14 @@ use monitor_tests::{
     tally::{DEFAULT_LABELS, Row, Tally},
 };
 
-/// The labels in the order of their columns; the rest of the columns are numbers.
+/// The labels, in the order of their columns. The other columns are numbers.
 const LABELS: [&str; 5] = ["caller", "callee", "method", "type", "status"];
 const NUMBERS: [&str; 5] = ["calls", "calls/s", "p50 µs", "p99 µs", "own count"];
 const GAP: &str = "  ";
-/// Differences that the verdict names.
+/// Number of differences that the verdict lists.
 const NAMED: usize = 4;
 
-/// What became of the calls at one process.
+/// The calls at one process.
 pub(super) struct Side {
     role: &'static str,
     pid: u32,
@@ -28,7 +28,7 @@ pub(super) struct Side {
 }
 
 impl Side {
-    /// Puts what a process counted itself beside what a scrape of several targets says of it.
+    /// Combines a process's own counts with those of a scrape of several targets.
     pub(super) fn new(
         role: &'static str,
         pid: u32,
@@ -46,7 +46,7 @@ impl Side {
         Ok(Self { role, pid, seconds, rows, latencies: durations::of_agent(scrape, Some(pid)) })
     }
 
-    /// All calls, as the agent and as the process counted them.
+    /// Returns the total number of calls, as counted by the agent and by the process.
     fn totals(&self) -> (u64, u64) {
         self.rows.iter().fold((0, 0), |(agent, own), row| (agent + row.agent, own + row.target))
     }
@@ -98,7 +98,7 @@ impl fmt::Display for Side {
     }
 }
 
-/// A line of the table: labels to the left, numbers to the right, and what has no width after them.
+/// Formats a row: labels left-aligned, numbers right-aligned, then cells without a width.
 fn aligned(cells: &[String], widths: &[usize]) -> String {
     let pad = |(column, cell): (usize, &String)| match widths.get(column) {
         Some(width) if column < LABELS.len() => format!("{cell:width$}"),
@@ -119,7 +119,7 @@ fn label<'a>(row: &'a Row, name: &str) -> &'a str {
     row.labels.get(name).map_or("", String::as_str)
 }
 
-/// Whether all counts agree, in one sentence: fine, or which do not.
+/// Returns a sentence saying whether all counts agree, or which do not.
 pub(super) fn verdict(sides: &[Side]) -> Result<String, String> {
     let all = || sides.iter().flat_map(|side| side.rows.iter().map(move |row| (side, row)));
     let different = all().filter(|(_, row)| row.agent != row.target).collect::<Vec<_>>();
@@ -154,7 +154,7 @@ mod tests {
 
     const PID: u32 = 4711;
 
-    /// What a target says of calls of these methods, all of them fine but those of "Store".
+    /// Returns a target's own counts for calls of these methods. Only calls of "Store" fail.
     fn own(calls: &[(&str, u64)]) -> Tally {
         let row = |(method, count): &(&str, u64)| {
             let status = if *method == "Store" { "error" } else { "succeed" };
@@ -167,7 +167,7 @@ mod tests {
         Tally::of_target(&json!({ "counts": rows }), &DEFAULT_LABELS).unwrap()
     }
 
-    /// What the agent says of the same, each call between 20 and 30 µs.
+    /// Returns the agent's scrape for the same calls, each between 20 and 30 µs.
     fn scrape(calls: &[(&str, u64)]) -> Scrape {
         let series = |(method, calls): &(&str, u64)| {
             let status = if *method == "Store" { "error" } else { "succeed" };
@@ -216,7 +216,7 @@ all                                        123464  24692.8                     1
 
     #[test]
     fn a_call_too_few_and_a_call_too_many() {
-        // The sum is the same, and the verdict is not fooled.
+        // The totals are equal, but the verdict must notice.
         let side = side(&[("Echo", 10), ("Store", 5)], &[("Echo", 9), ("Store", 6)]);
         let text = side.to_string();
         assert!(

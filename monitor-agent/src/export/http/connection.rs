@@ -1,4 +1,4 @@
-//! One connection, and the limits on what its peer may do.
+//! One connection, with the limits on its peer.
 
 use std::{
     convert::Infallible,
@@ -29,8 +29,8 @@ use super::{
     losses::{Losses, count},
 };
 
-/// Serves one connection until it ends, breaks a limit, is answered while all places for connections are taken, or the
-/// server stops.
+/// Serves one connection. Returns when it ends or breaks a limit, after an answer while all slots are taken, or when
+/// the server stops.
 pub(super) async fn run(
     limits: Limits,
     stream: TcpStream,
@@ -39,7 +39,7 @@ pub(super) async fn run(
     places: Arc<Semaphore>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    // Without it an answer's last part may wait for the peer's acknowledgement of the first.
+    // Otherwise the last part of an answer may wait for the peer's acknowledgement of the first.
     let _ = stream.set_nodelay(true);
     let stream = TokioIo::new(Guarded { stream, limit: limits.stall_time, stall: None, is_cut: false });
     let of_answers = Arc::clone(&losses);
@@ -48,13 +48,14 @@ pub(super) async fn run(
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // Who has no more to ask may close its half. So one that is gone is noticed when its answer is written.
+        // A peer without further requests may close its half. So one that is gone is only noticed when its answer is
+        // written.
         .half_close(true)
         .header_read_timeout(limits.head_time)
         .max_buf_size(limits.head_size)
         .max_headers(limits.head_lines)
         .serve_connection(stream, service);
-    // Errors here are resets, which are the peer's business, time limits and bad requests.
+    // Errors here are time limits, bad requests, and resets by the peer.
     let ended = tokio::select! {
         result = &mut connection => Some(result),
         () = told(&mut stopped) => None,
@@ -73,8 +74,8 @@ pub(super) async fn run(
     }
 }
 
-/// What a connection's end is counted as, if it is not the peer's own: whether its peer took an answer too slowly, and
-/// whether a head had begun to come.
+/// Returns the counter for the end of a connection, or `None` if the peer ended it. `is_cut` is set if the peer took an
+/// answer too slowly, `has_begun` if a request's head had begun to arrive.
 fn loss<'a>(
     losses: &'a Losses,
     error: &hyper::Error,
@@ -90,13 +91,13 @@ fn loss<'a>(
     if error.is_parse() {
         return Some(&losses.malformed);
     }
-    // Who has asked for nothing loses nothing: that is how idle connections end.
+    // Without a request nothing is lost: idle connections end like this.
     (error.is_timeout() && has_begun).then_some(&losses.head_too_slow)
 }
 
 /// Resolves when the server stops.
 async fn told(stopped: &mut watch::Receiver<bool>) {
-    // An error is a server that is gone altogether.
+    // An error means that the server is gone.
     let _ = stopped.wait_for(|&stopped| stopped).await;
 }
 
@@ -113,20 +114,20 @@ async fn answer(
         let text = "too many scrapes at once, or one that takes too long: try again\n";
         Ok((StatusCode::SERVICE_UNAVAILABLE, text).into_response())
     });
-    // Places go round: whoever asks again and again would keep one for ever, and others wait for it.
+    // Slots rotate: a peer that asks again and again would keep one for ever, while others wait for it.
     if places.available_permits() == 0 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
 
-/// A stream whose peer must take what is written to it: it is cut when writing has to wait longer than the limit.
-/// Time runs from the first wait of an answer to its end, so that taking a byte now and then does not help.
+/// A stream that is cut if its peer takes an answer too slowly. The time runs from the first write that has to wait to
+/// the end of the answer, so taking a byte now and then does not help.
 struct Guarded {
     stream: TcpStream,
     limit: Duration,
     stall: Option<Pin<Box<Sleep>>>,
-    /// The limit was passed.
+    /// Whether the limit was exceeded.
     is_cut: bool,
 }
 
@@ -152,7 +153,7 @@ impl AsyncRead for Guarded {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
-            // The next request: the answer before it was taken.
+            // The next request: the previous answer was taken.
             self.stall = None;
         }
         read

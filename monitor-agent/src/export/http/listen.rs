@@ -1,4 +1,4 @@
-//! Where to listen: `HOST:PORT`, `:PORT`, `[v6]:PORT`.
+//! Listen addresses: `HOST:PORT`, `:PORT`, `[v6]:PORT`.
 
 use std::{
     fmt, io,
@@ -11,19 +11,19 @@ use tokio::net::TcpListener;
 
 use crate::{descriptors::advice_on_system, threads};
 
-/// Connections that wait to be accepted.
+/// The most connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 /// An address to listen on, as the user wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// A name or an address without brackets; `None` is every address of the machine.
+    /// A name, or an address without brackets; `None` means all addresses of the machine.
     host: Option<String>,
     port: u16,
 }
 
 impl Default for Listen {
-    /// Where `run` listens unless told otherwise.
+    /// The default address of `run`.
     fn default() -> Self {
         Self { host: Some("127.0.0.1".to_owned()), port: 9790 }
     }
@@ -39,10 +39,10 @@ impl fmt::Display for Listen {
     }
 }
 
-/// Why there is nowhere to listen.
+/// Why the server can't listen.
 #[derive(Debug, Error)]
 pub enum ListenError {
-    /// The text is no address. A mistake in usage.
+    /// The text is not an address: wrong usage.
     #[error("{text:?} is no address to listen on: {reason}. It is HOST:PORT, :PORT or [IPV6]:PORT")]
     Syntax {
         /// What was given.
@@ -50,34 +50,34 @@ pub enum ListenError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The name means nothing here.
+    /// The name can't be resolved.
     #[error("cannot listen on {listen}: its name cannot be resolved: {source}")]
     Resolve {
         /// What was given.
         listen: Listen,
-        /// The resolver's own words.
+        /// The resolver's error.
         source: io::Error,
     },
-    /// Somebody else listens there.
+    /// The address is in use.
     #[error("cannot listen on {0}: the address is in use; `ss -ltnp` shows by whom, port 0 takes a free one")]
     InUse(SocketAddr),
     /// The machine has no such address.
     #[error("cannot listen on {0}: no interface of this machine has that address")]
     NotHere(SocketAddr),
-    /// A port below the limit for ordinary users.
+    /// The port is below the limit for unprivileged users.
     #[error("not permitted to listen on {0}: take a port from 1024 on, or run with CAP_NET_BIND_SERVICE")]
     Permission(SocketAddr),
-    /// Anything else that the operating system reports.
+    /// Any other error of the operating system.
     #[error("cannot listen on {addr}: {source}{}", advice_on_system(source))]
     Io {
-        /// Where.
+        /// The address.
         addr: SocketAddr,
-        /// The system's own words.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Reads an address to listen on, without asking anybody what its name means.
+/// Parses an address to listen on, without resolving its name.
 pub fn parse_listen(text: &str) -> Result<Listen, ListenError> {
     let wrong = |reason| ListenError::Syntax { text: text.to_owned(), reason };
     let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong("it has no port"))?;
@@ -108,10 +108,10 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }
 
-/// Starts to listen. The socket's own address tells which port was taken for port 0.
+/// Starts to listen. For port 0, the socket's own address has the port that was chosen.
 ///
-/// A name that has several addresses means one of them, IPv4 before IPv6, as in Go programs. `:PORT` is every
-/// address, IPv6 and IPv4.
+/// If a name has several addresses, one is used, IPv4 before IPv6, as in Go programs. `:PORT` means all addresses, IPv6
+/// and IPv4.
 pub async fn bind(listen: &Listen) -> Result<TcpListener, ListenError> {
     let Some(host) = &listen.host else {
         let everywhere = |ip: IpAddr| SocketAddr::new(ip, listen.port);
@@ -128,11 +128,11 @@ pub async fn bind(listen: &Listen) -> Result<TcpListener, ListenError> {
     bind_to(*first).await
 }
 
-/// Listens on an address of IPv6 for IPv4 too, whatever the system takes it for (`net.ipv6.bindv6only`).
+/// Listens on an IPv6 address for IPv4 too, whatever the system's default is (`net.ipv6.bindv6only`).
 fn listen_on_both(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_only_v6(false)?;
-    // As tokio does it: connections of an agent that has ended are in nobody's way.
+    // As tokio does: old connections of an agent that has ended do not block the address.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
@@ -149,7 +149,7 @@ fn explain(addr: SocketAddr, source: io::Error) -> ListenError {
         io::ErrorKind::AddrInUse => ListenError::InUse(addr),
         io::ErrorKind::AddrNotAvailable => ListenError::NotHere(addr),
         io::ErrorKind::PermissionDenied => ListenError::Permission(addr),
-        // A kernel without IPv6 has no address of it.
+        // A kernel without IPv6 has no IPv6 address.
         _ if source.raw_os_error() == Some(libc::EAFNOSUPPORT) => ListenError::NotHere(addr),
         _ => ListenError::Io { addr, source },
     }
@@ -216,7 +216,7 @@ mod tests {
         assert!(
             matches!(bind_text(&taken.to_string()).await, Err(ListenError::InUse(addr)) if addr == taken)
         );
-        // A block that is reserved for documentation.
+        // A block reserved for documentation.
         assert!(matches!(bind_text("192.0.2.1:0").await, Err(ListenError::NotHere(_))));
         assert!(matches!(bind_text("no-such-host.invalid:0").await, Err(ListenError::Resolve { .. })));
     }
@@ -228,11 +228,11 @@ mod tests {
         tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("IPv4 gets there");
     }
 
-    /// In a network of its own, where the system's setting is changed for nobody else.
+    /// In a network namespace of its own, so that the system's setting changes for nobody else.
     #[test]
     fn a_port_alone_is_every_address_whatever_the_system_says() {
         let only_v6 = || {
-            // SAFETY: changes this thread's network only, and the thread ends soon.
+            // SAFETY: changes only this thread's network namespace, and the thread ends soon.
             if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
                 return None;
             }

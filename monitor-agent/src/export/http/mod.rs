@@ -1,10 +1,10 @@
-//! The HTTP server: `/metrics`, `/targets/PID/metrics`, `/api/v1/calls`, `/healthz`, `/readyz` and a page for people
-//! at `/`.
+//! The HTTP server: `/metrics`, `/targets/PID/metrics`, `/api/v1/calls`, `/healthz`, `/readyz` and a page for people at
+//! `/`.
 //!
-//! The process is root and the peer is anybody, so everything a peer can take is bounded (`LIMITS`): connections,
-//! the size and time of a request's head, the time to answer, the time to take the answer, and the memory of answers
-//! that nobody has taken yet. Whatever a peer does not get for that is counted (`losses.rs`). Bodies of requests are never
-//! read. HTTP/1 only, without TLS.
+//! The process is root and peers are untrusted, so everything that a peer can use is bounded (`LIMITS`): connections,
+//! the size and time of a request's head, the time to make an answer, the time to take it, and the memory of answers
+//! that are not taken yet. What peers do not get because of these limits is counted (`losses.rs`). Bodies of requests
+//! are never read. HTTP/1 only, without TLS.
 
 mod connection;
 mod listen;
@@ -44,31 +44,33 @@ pub use losses::Losses;
 use super::{negotiate, page, text};
 use crate::{events::Wish, memory, pipeline::Side, threads};
 
-/// What the server shows. Its functions may take some milliseconds of CPU time, and wait for others up to a second or so; they
-/// run where that holds nobody up.
+/// The data that the server shows. [`ready`](Self::ready) and [`standstill`](Self::standstill) return at once. The other
+/// methods may take some milliseconds of CPU time and wait up to about a second. They are called where that delays
+/// nobody.
 pub trait Backend: Send + Sync + 'static {
-    /// Whether everything that was asked for is attached and in place.
+    /// Whether everything requested is attached and in place.
     fn ready(&self) -> bool;
-    /// For how long nothing was taken out of the rings any more; `None` while all is well.
+    /// Returns how long the rings have not been drained; `None` if all is well.
     fn standstill(&self) -> Option<Duration>;
-    /// All families, for `/metrics`.
+    /// Returns all families, for `/metrics`.
     fn gather(&self) -> Vec<MetricFamily>;
-    /// One target's families in the shape that the process itself would export; `None` for a pid that is no target.
+    /// Returns one target's families, in the form that the process itself would export; `None` if the pid is not a
+    /// target.
     fn gather_target(&self, pid: u32) -> Option<Vec<MetricFamily>>;
-    /// The slowest and the failed calls that are wanted, as JSON; `None` when none are kept.
+    /// Returns the slowest and the failed calls that match, as JSON; `None` if no calls are kept.
     fn calls(&self, wish: &Wish) -> Option<String>;
-    /// What the page tells.
+    /// Returns the content of the page.
     fn status(&self) -> Status;
 }
 
-/// What the page at `/` tells. Text is shown as it is, so nothing in it needs escaping.
+/// The content of the page at `/`. Text is escaped when it is rendered.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// The agent's version.
     pub version: String,
     /// When the agent started.
     pub started: SystemTime,
-    /// Each target, in the order in which they were given.
+    /// All targets, in the order of the command line.
     pub targets: Vec<TargetStatus>,
 }
 
@@ -79,55 +81,55 @@ pub struct TargetStatus {
     pub pid: u32,
     /// Its executable, for display.
     pub exe: String,
-    /// Frameworks and Go with their versions: `kitex v0.16.3, go1.26.6`.
+    /// The frameworks and Go, with their versions: `kitex v0.16.3, go1.26.6`.
     pub framework: String,
-    /// In a few words: `attached`, `watched without calls`, `ended`.
+    /// The state, in a few words: `attached`, `watched without calls`, `ended`.
     pub state: String,
-    /// When counting began, if it did.
+    /// When counting began, if it has.
     pub since: Option<SystemTime>,
-    /// Calls counted so far, and events that the ring could not take, where calls are watched.
+    /// Calls counted so far, and events lost because the ring was full; `None` if no calls are watched.
     pub calls: Option<(u64, u64)>,
-    /// Where probes are.
+    /// The probe sites.
     pub sites: Vec<SiteStatus>,
 }
 
 /// One probe site on the page.
 #[derive(Clone, Debug)]
 pub struct SiteStatus {
-    /// What it is for: `start`, `finish`.
+    /// The role: `start`, `finish`.
     pub role: String,
     /// The function.
     pub symbol: String,
-    /// Where in the executable's file, in bytes.
+    /// The offset in the executable's file, in bytes.
     pub offset: u64,
     /// The instruction there.
     pub instruction: String,
-    /// What a hit costs, by class.
+    /// The cost class of a hit.
     pub cost: String,
 }
 
-/// What one peer, and all together, may take.
+/// Limits for one peer, and for all together.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// Open connections; the next one waits in the kernel's queue until one closes. Once the last place is given away, or
-    /// kept for the next one, each connection ends with its next answer.
+    /// Open connections. The next one waits in the kernel's queue until one closes. While no slot is free, because the
+    /// last one is taken or reserved for the next connection, each connection closes after its next answer.
     connections: usize,
-    /// Gatherings at once; others wait within their request's time.
+    /// Answers being made at once. Others wait within the time limit of their request.
     scrapes: usize,
-    /// From the first moment to the end of a request's head, and so also for how long a connection may be idle.
+    /// The time until a request's head is complete. Also the time for which a connection may be idle.
     head_time: Duration,
-    /// Bytes of a request's head.
+    /// The size of a request's head, in bytes.
     head_size: usize,
-    /// Lines in it.
+    /// The number of lines in a request's head.
     head_lines: usize,
-    /// For making an answer.
+    /// The time to make an answer.
     answer_time: Duration,
-    /// For which a peer may keep an answer waiting.
+    /// The time for which a peer may delay an answer.
     stall_time: Duration,
-    /// Bytes of answers that were made and are not all taken yet, of all peers. An answer that is larger by itself is
-    /// given while there is no other.
+    /// The bytes of all answers that are made and not completely taken. A single answer may be larger while there is no
+    /// other.
     held: u32,
-    /// For answers under way when the server is stopped.
+    /// The time for answers in progress when the server stops.
     grace: Duration,
 }
 
@@ -143,11 +145,11 @@ const LIMITS: Limits = Limits {
     grace: Duration::from_millis(400),
 };
 
-/// Making an answer of so many bytes leaves memory behind that is worth giving back.
+/// The size of an answer, in bytes, from which the memory used to make it is worth returning.
 const LARGE: usize = 1 << 20;
 
-/// Serves until `shutdown` resolves, then lets answers under way be finished and returns within a second. What peers do not
-/// get until then is in `losses`.
+/// Serves until `shutdown` resolves, then finishes answers in progress and returns within a second. What peers do not
+/// get by then is counted in `losses`.
 pub async fn serve(
     listener: TcpListener,
     backend: Arc<dyn Backend>,
@@ -198,22 +200,22 @@ async fn serve_within(
     }
     app.stopping.store(true, Ordering::Relaxed);
     drop(listener);
-    // Fails if there is no connection to tell.
+    // Fails if there is no connection.
     let _ = stop.send(true);
-    // What is left after the grace is cut off when the set is dropped.
+    // Dropping the set cuts off the connections that are left after the grace period.
     let _ =
         tokio::time::timeout(limits.grace, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-/// The next connection, when there is room for it.
+/// Accepts the next connection, once there is a slot for it.
 async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-    // Fails only when the semaphore is closed, which nobody does.
+    // Fails only if the semaphore is closed, which never happens.
     let slot = slots.clone().acquire_owned().await.ok();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return (stream, slot),
             Err(error) => {
-                // A peer that is gone already, or no descriptors left: either way the next one may fare better.
+                // The peer is gone, or there are no descriptors left. In both cases the next attempt may succeed.
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -229,10 +231,10 @@ struct App {
     stopping: AtomicBool,
 }
 
-/// Memory for answers, which each has until its last byte is the kernel's or its connection has ended.
+/// The memory for answers. Each holds its part until its last byte is in the kernel or its connection has ended.
 #[derive(Clone)]
 struct Room {
-    /// A permit for each byte.
+    /// One permit for each byte.
     free: Arc<Semaphore>,
     bytes: u32,
 }
@@ -242,11 +244,11 @@ impl Room {
         Self { free: Arc::new(Semaphore::new(bytes as usize)), bytes }
     }
 
-    /// Keeps room for an answer as long as anyone has a part of it.
+    /// Reserves room for an answer, until its last part is dropped.
     fn hold(&self, answer: Vec<u8>) -> Result<Bytes, TryAcquireError> {
         let size = u32::try_from(answer.len()).unwrap_or(u32::MAX).min(self.bytes);
         let room = Arc::clone(&self.free).try_acquire_many_owned(size)?;
-        // Not a body of our own: hyper lets go of a body when it has its bytes, long before they are written.
+        // Not a custom body: hyper drops a body once it has its bytes, long before they are written.
         Ok(Bytes::from_owner(Held { answer, _room: room }))
     }
 }
@@ -303,14 +305,14 @@ async fn target_metrics(
     Path(pid): Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    // Digits only: what the standard library takes beside them (`+1`) is no pid.
+    // Digits only: the standard library also accepts `+1`, which is not a pid.
     let Some(pid) = pid.parse().ok().filter(|_| pid.bytes().all(|byte| byte.is_ascii_digit())) else {
         return not_found();
     };
     scrape(&app, &headers, move |backend| backend.gather_target(pid)).await
 }
 
-/// Which calls a request wants.
+/// The query of `/api/v1/calls`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CallsQuery {
@@ -380,7 +382,7 @@ async fn index(State(app): State<Arc<App>>) -> Response {
         Err(answer) => return answer,
     };
     let headers = [
-        // Names of processes are in the page; should one ever get through as markup, it can do nothing.
+        // The page shows names of processes. If one ever got through as markup, it could do nothing.
         (
             header::CONTENT_SECURITY_POLICY,
             "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
@@ -392,9 +394,9 @@ async fn index(State(app): State<Arc<App>>) -> Response {
     (headers, Html(page)).into_response()
 }
 
-/// Makes an answer off the server's thread, a few at once. The place is held until it is made, not until the request
-/// is done: a peer that hangs up and asks anew gains nothing. Nor does it lose its turn: that it only closed its half can't be told from
-/// that. One for which there is no room is thrown away.
+/// Makes an answer on a thread of its own, a few at once. The permit is held until the answer is made, not until the
+/// request ends, so a peer that hangs up and asks again gains nothing. It does not lose its turn, since it looks the
+/// same as a peer that has closed only its half. An answer for which there is no room is dropped.
 async fn blocking(
     app: &App,
     make: impl FnOnce(&dyn Backend) -> Option<Vec<u8>> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Over loopback, byte by byte.
+//! The server over loopback, byte by byte.
 
 use std::{
     io::Read,
@@ -18,7 +18,7 @@ use tokio::{
 use super::*;
 use crate::threads::testing::without_threads;
 
-/// Answers with as much as a test wants, as slowly as it wants.
+/// A backend that answers with as much as a test wants, as slowly as it wants.
 #[derive(Default)]
 struct Sample {
     ready: AtomicBool,
@@ -107,7 +107,7 @@ impl Server {
         TcpStream::connect(self.addr).await.expect("the server listens")
     }
 
-    /// One request on a connection of its own, and the whole answer.
+    /// Sends one request on a new connection. Returns the whole answer.
     async fn ask(&self, request: &[u8]) -> Answer {
         let mut stream = self.connect().await;
         // The server may answer and close before it has read everything.
@@ -119,13 +119,14 @@ impl Server {
         self.ask(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await
     }
 
-    /// What peers did not get, by reason.
+    /// Returns what peers did not get, by reason.
     fn lost(&self) -> Vec<(&'static str, u64)> {
         let all = [self.losses.connections_cut(), self.losses.requests_refused()].concat();
         all.into_iter().filter(|(_, count)| *count > 0).collect()
     }
 
-    /// Waits until this is counted, and nothing else: a peer may see its connection end before it is.
+    /// Waits until these losses are counted, and no others: a peer may see its connection end before the loss is
+    /// counted.
     async fn has_lost(&self, expected: &[(&'static str, u64)]) {
         let begin = Instant::now();
         while self.lost() != expected {
@@ -155,11 +156,11 @@ impl Answer {
     }
 }
 
-/// Everything until the server closes; status 0 if that is nothing.
+/// Reads until the server closes. The status is 0 if nothing came.
 async fn read_answer(stream: &mut TcpStream) -> Answer {
     let mut bytes = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes));
-    // A reset after an answer is as good as an end.
+    // A reset after an answer counts as its end.
     let _ = read.await.expect("the server closes the connection");
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
     let body = bytes.split_off(end);
@@ -168,7 +169,7 @@ async fn read_answer(stream: &mut TcpStream) -> Answer {
     Answer { status, head, body }
 }
 
-/// Reads what there is until `end` has come, on a connection that stays open.
+/// Reads until `end` has come, on a connection that stays open.
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut text = String::new();
     while !text.ends_with(end) {
@@ -341,7 +342,7 @@ async fn a_body_is_not_waited_for() {
 async fn slow_heads_and_idle_connections_are_cut() {
     let limits = Limits { head_time: Duration::from_millis(400), ..LIMITS };
     let server = Server::start(limits, Sample::default()).await;
-    // Nothing at all.
+    // No byte at all.
     let begin = Instant::now();
     read_answer(&mut server.connect().await).await;
     assert!((0.3..3.0).contains(&begin.elapsed().as_secs_f64()));
@@ -362,11 +363,11 @@ async fn slow_heads_and_idle_connections_are_cut() {
     let begin = Instant::now();
     assert_eq!(read_answer(&mut stream).await.status, 0);
     assert!((0.3..3.0).contains(&begin.elapsed().as_secs_f64()));
-    // Only one of them had asked for something.
+    // Only one of the connections had begun a request.
     server.has_lost(&[("head_too_slow", 1)]).await;
 }
 
-/// What has already come of a request lies behind the answer to the one before it.
+/// The start of the next request is already buffered behind the first one.
 #[tokio::test]
 async fn a_slow_head_behind_an_answer_is_counted() {
     let limits = Limits { head_time: Duration::from_millis(400), ..LIMITS };
@@ -395,7 +396,7 @@ async fn what_peers_do_not_get_is_counted_by_reason() {
         server.ask(request).await;
     }
     assert_eq!(server.get("/targets/13/metrics").await.status, 500);
-    // An answer that says no is one, and a peer that leaves in the middle does so itself.
+    // An error status is an answer too, and the peer itself ends the connection.
     assert_eq!(server.get("/nowhere").await.status, 404);
     let mut leaving = server.connect().await;
     leaving.write_all(b"GET /metr").await.expect("a connection");
@@ -425,7 +426,7 @@ async fn a_peer_that_does_not_read_is_cut() {
         if closes_its_half {
             stuck.shutdown().await.expect("a connection");
         }
-        // The only place becomes free again.
+        // The only slot becomes free again.
         let answer = tokio::time::timeout(Duration::from_secs(10), server.get("/healthz")).await;
         assert_eq!(answer.expect("the place is free in time").status, 200);
         server.has_lost(&[("answer_not_taken", times)]).await;
@@ -435,7 +436,7 @@ async fn a_peer_that_does_not_read_is_cut() {
 
 #[tokio::test]
 async fn answers_that_nobody_takes_leave_no_room_for_others() {
-    // Room for one of them; more than the sockets' buffers hold.
+    // Room for one answer, and more than the sockets' buffers hold.
     let limits = Limits { held: 30 << 20, ..LIMITS };
     let server = Server::start(limits, Sample { series: 200_000, ..Sample::default() }).await;
     let mut stuck = server.connect().await;
@@ -484,7 +485,7 @@ async fn one_connection_too_many_waits() {
     assert_eq!(read_answer(&mut next).await.status, 200);
 }
 
-/// However often they ask, and so are never idle for long.
+/// Peers that keep asking are never idle for long.
 #[tokio::test]
 async fn polite_peers_do_not_keep_all_places() {
     let server = Server::start(LIMITS, Sample::default()).await;
@@ -492,7 +493,7 @@ async fn polite_peers_do_not_keep_all_places() {
     for _ in 0..LIMITS.connections {
         let mut stream = server.connect().await;
         polite.spawn(async move {
-            // Until it is let go.
+            // Until the server closes the connection.
             while stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -502,7 +503,7 @@ async fn polite_peers_do_not_keep_all_places() {
     assert_eq!(scrape.expect("a place in time").status, 200);
 }
 
-/// An answer tells its peer whether the connection ends.
+/// An answer announces whether the connection ends.
 #[tokio::test]
 async fn an_answer_ends_the_connection_while_all_places_are_taken() {
     let server = Server::start(Limits { connections: 3, ..LIMITS }, Sample::default()).await;
@@ -536,7 +537,7 @@ async fn who_closes_its_half_behind_a_request_is_answered() {
         let answer = read_answer(&mut stream).await;
         assert_eq!((answer.status, answer.text()), (200, TEXT), "{version}");
     }
-    // No connection waits for more.
+    // No connection waits for another request.
     assert!(begin.elapsed() < LIMITS.head_time);
 }
 
@@ -569,7 +570,7 @@ async fn a_flood_of_scrapes_is_served_a_few_at_a_time() {
     assert_eq!(server.backend.most.load(SeqCst), LIMITS.scrapes);
 }
 
-/// Even if there are more of them than places: one that could not be made has none any more.
+/// Even more requests than permits: a failed one releases its permit.
 #[test]
 fn a_scrape_for_which_there_is_no_thread_is_refused() {
     without_threads(|| {
@@ -591,7 +592,7 @@ async fn a_scrape_that_takes_too_long_is_given_up() {
     let limits = Limits { answer_time: Duration::from_millis(200), ..LIMITS };
     let server = Server::start(limits, Sample { takes: Duration::from_secs(2), ..Sample::default() }).await;
     let begin = Instant::now();
-    // The third finds both places taken, though the peers of the first two are gone.
+    // The third request finds both permits taken, though the first two peers are gone.
     for _ in 0..3 {
         assert_eq!(server.get("/metrics").await.status, 503);
     }
@@ -603,7 +604,7 @@ async fn a_scrape_that_takes_too_long_is_given_up() {
 
 #[tokio::test]
 async fn readiness_follows_the_backend_and_ends_with_the_shutdown() {
-    // A grace that would be noticed: what is below ends for being told to.
+    // A grace period long enough to notice: the connections below must end because the server stops.
     let limits = Limits { grace: Duration::from_secs(4), ..LIMITS };
     let sample = Sample { takes: Duration::from_millis(300), ..Sample::default() };
     let mut server = Server::start(limits, sample).await;
@@ -612,7 +613,7 @@ async fn readiness_follows_the_backend_and_ends_with_the_shutdown() {
     server.backend.ready.store(true, SeqCst);
     assert_eq!(server.get("/readyz").await.status, 200);
 
-    // A slow answer under way with the question about readiness behind it on the same connection, and an idle one.
+    // A slow answer in progress, with a readiness request behind it on the same connection, and an idle connection.
     let mut busy = server.connect().await;
     let mut idle = server.connect().await;
     busy.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\nGET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -1,4 +1,4 @@
-//! Getting a message to a collector.
+//! A client that sends messages to a collector.
 
 use std::{
     io,
@@ -51,60 +51,60 @@ use super::{
 };
 use crate::threads;
 
-/// An answer has no more bytes than this.
+/// The most bytes of an answer.
 const ANSWER_MAX: usize = 64 << 10;
 
-/// What a collector says to a message that it has taken.
+/// The collector's answer to a message that it took.
 pub(super) struct Reply {
-    /// Points that it has thrown away.
+    /// The number of points that it rejected.
     pub(super) rejected_points: u64,
-    /// Its words on that.
+    /// The reason that it gives.
     pub(super) message: String,
 }
 
-/// A message that was not taken.
+/// The reason why a message was not taken.
 pub(super) struct Refused {
     pub(super) why: String,
     pub(super) again: Again,
 }
 
-/// Whether to try again.
+/// Whether to retry.
 #[derive(Clone, Copy)]
 pub(super) enum Again {
     Never,
-    /// After a pause of one's own choice.
+    /// After a pause that the agent chooses.
     AfterPause,
-    /// After the time that the collector has said.
+    /// After the time that the collector gave.
     After(Duration),
 }
 
 impl Refused {
-    /// It may be taken later.
+    /// A failure that may pass.
     pub(super) fn for_now(why: impl Into<String>, after: Option<Duration>) -> Self {
         Self { why: why.into(), again: after.map_or(Again::AfterPause, Again::After) }
     }
 
-    /// It never will.
+    /// A failure that is permanent.
     fn for_good(why: impl Into<String>) -> Self {
         Self { why: why.into(), again: Again::Never }
     }
 }
 
-/// Why there can be no client.
+/// Why no client can be created.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// A file for TLS.
+    /// A PEM file for TLS can't be used.
     #[error("cannot read {path}: {why}")]
     File {
-        /// The file.
+        /// Its path.
         path: String,
         /// What is wrong with it.
         why: String,
     },
-    /// TLS itself.
+    /// TLS can't be configured.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// A header.
+    /// A header is invalid.
     #[error("a header of OTEL_EXPORTER_OTLP_HEADERS is none: {0}")]
     Header(String),
 }
@@ -130,7 +130,7 @@ struct Http {
 }
 
 impl Client {
-    /// A client that is not connected yet.
+    /// Creates a client. It connects when it first sends.
     pub fn new(settings: &Settings) -> Result<Self, ClientError> {
         let mut headers = HeaderMap::new();
         for (name, value) in &settings.headers {
@@ -139,7 +139,7 @@ impl Client {
             headers.insert(name, HeaderValue::from_str(value).map_err(|_| wrong())?);
         }
         let mut http = HttpConnector::new_with_resolver(Names);
-        // Which schemes there may be the other one knows.
+        // The HTTPS connector decides which schemes are allowed.
         http.enforce_http(false);
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls(&settings.tls, &settings.endpoint)?)
@@ -149,7 +149,7 @@ impl Client {
                 let channel = Endpoint::from(settings.endpoint.clone())
                     .connect_timeout(settings.timeout)
                     .connect_with_connector_lazy(connector.enable_http2().wrap_connector(http));
-                // Collectors answer in the way in which they are asked.
+                // Collectors answer in the encoding of the request.
                 let mut client =
                     MetricsServiceClient::new(channel).accept_compressed(CompressionEncoding::Gzip);
                 if settings.compressed {
@@ -166,7 +166,7 @@ impl Client {
         }))
     }
 
-    /// Sends a message, once.
+    /// Sends a message once, without retries.
     pub(super) async fn send(&self, message: &ExportMetricsServiceRequest) -> Result<Reply, Refused> {
         let response = match &self.0 {
             Kind::Grpc(grpc) => grpc.send(message.clone()).await?,
@@ -178,7 +178,7 @@ impl Client {
     }
 }
 
-/// Looks names up as hyper does, but where there can be no thread it fails in place of a panic.
+/// Resolves names as hyper does, but returns an error instead of panicking if no thread can be started.
 #[derive(Clone)]
 struct Names;
 
@@ -192,7 +192,7 @@ impl Service<Name> for Names {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        // The connector knows the port.
+        // The connector sets the port.
         Box::pin(async move { threads::look_up(name.as_str(), 0).await })
     }
 }
@@ -210,7 +210,7 @@ impl Grpc {
     }
 }
 
-/// Which codes are worth another attempt: `docs/specification.md` of OTLP @ v1.8.0.
+/// Maps a status to whether to retry, by `docs/specification.md` of OTLP @ v1.8.0.
 fn refused(status: &Status) -> Refused {
     let after = status.get_details_retry_info().and_then(|info| info.retry_delay);
     let cause = std::error::Error::source(status).map(|source| format!(": {}", chain(source)));
@@ -222,9 +222,9 @@ fn refused(status: &Status) -> Refused {
         | Code::OutOfRange
         | Code::Unavailable
         | Code::DataLoss => Refused::for_now(why, after),
-        // Only where it says when.
+        // Only if the collector gives a time.
         Code::ResourceExhausted if after.is_some() => Refused::for_now(why, after),
-        // Not an answer of the collector's: a connection that failed.
+        // Not the collector's answer: the connection failed.
         Code::Unknown if std::error::Error::source(status).is_some() => Refused::for_now(why, None),
         _ => Refused::for_good(why),
     }
@@ -240,13 +240,13 @@ impl Http {
             self.request(message.encode_to_vec()).map_err(|error| Refused::for_good(chain(&*error)))?;
         let response = self.client.request(request).await.map_err(|error| failed(&error))?;
         let status = response.status();
-        // OTLP's is 200. What stands in front of a collector may say that it has taken a message in another way.
+        // OTLP's code is 200. A proxy in front of the collector may use another one for success.
         if !status.is_success() {
             return Err(refused_by_http(&response));
         }
         let answer = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
         let answer = answer.map_err(|error| failed(&*error))?.to_bytes();
-        // It has taken the message, whatever it says beside.
+        // The message is taken, even if the answer can't be decoded.
         Ok(ExportMetricsServiceResponse::decode(answer).unwrap_or_default())
     }
 
@@ -290,7 +290,7 @@ fn tls(files: &TlsFiles, endpoint: &Uri) -> Result<ClientConfig, ClientError> {
             roots.add(certificate)?;
         }
     } else if endpoint.scheme_str() == Some("https") {
-        // Some systems have certificates that can't be read; the others count.
+        // Some systems have certificates that can't be read. They are skipped.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

@@ -1,4 +1,4 @@
-//! Telemetry as OTLP's messages.
+//! Conversion of telemetry to OTLP messages.
 
 use std::collections::BTreeMap;
 
@@ -15,31 +15,31 @@ use opentelemetry_proto::tonic::{
 use super::Temporality;
 use crate::metrics::otel::{AttributeValue, Attributes, Data, Distribution, Metric, Scope, Telemetry};
 
-/// Points in a message: collectors take messages of 4 MiB by default.
+/// The most points in a message: collectors accept messages of 4 MiB by default.
 const POINTS_MAX: usize = 1_000;
 
-/// What tells a point from all others: target, scope, metric, attributes.
+/// The identity of a point: target, scope, metric, attributes.
 type Key = (u32, &'static str, &'static str, Attributes);
 
-/// A value that the collector has, and when it was so.
+/// A value of a point.
 #[derive(Clone, Debug)]
 enum Value {
     Sum(i64),
     Distribution(Distribution),
 }
 
-/// What the collector has taken that later points go on from.
+/// The state that the collector has taken, from which later points continue.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    /// The values of which it gets differences, or from which these begin.
+    /// The base of the next differences, with its time: the last values taken, or the first ones read.
     values: BTreeMap<Key, (Value, u64)>,
-    /// The earliest time of a message that lay before something's start, since the time of day was set back. Sums begin there
-    /// from then on: with a start that moved along, each would be a new one.
+    /// The earliest time of a message that lies before the start of a scope, because the clock was set back. Sums start
+    /// there from then on: if the start moved along, each point would begin a new sum.
     set_back_to: Option<u64>,
 }
 
 impl Taken {
-    /// The collector has taken a batch.
+    /// Records that the collector has taken a batch.
     pub(super) fn add(&mut self, batch: Batch) {
         let time_ns = batch.time_ns;
         if batch.is_set_back {
@@ -48,13 +48,13 @@ impl Taken {
         self.values.extend(batch.values.into_iter().map(|(key, value)| (key, (value, time_ns))));
     }
 
-    /// Since when the collector is told that something is summed up.
+    /// Returns the start time reported for a sum that began at `since_ns`.
     fn start(&self, since_ns: u64) -> u64 {
         self.set_back_to.map_or(since_ns, |earliest_ns| earliest_ns.min(since_ns))
     }
 
-    /// What a target has been counting by itself begins where it is when it is first looked at: an agent before this one
-    /// may have sent what was before.
+    /// Records the first values of sums that the target counts by itself. Their differences begin there, since an
+    /// earlier agent may have sent what came before.
     pub(super) fn begin(&mut self, pid: u32, telemetry: &Telemetry, time_ns: u64) {
         for scope in telemetry.scopes.iter().filter(|scope| scope.by_target) {
             for metric in &scope.metrics {
@@ -68,16 +68,16 @@ impl Taken {
     }
 }
 
-/// A message, and the values that it brings the collector up to.
+/// A message, and the values that the collector has once it takes the message.
 pub(super) struct Batch {
     pub(super) request: ExportMetricsServiceRequest,
     values: Vec<(Key, Value)>,
     time_ns: u64,
-    /// Something in the telemetry began later than that: the time of day was set back.
+    /// A scope in the telemetry starts after `time_ns`: the clock was set back.
     is_set_back: bool,
 }
 
-/// A target's telemetry as messages.
+/// Converts a target's telemetry to messages.
 pub(super) fn batches(
     pid: u32,
     telemetry: &Telemetry,
@@ -146,7 +146,7 @@ impl Batches<'_> {
     }
 }
 
-/// A metric of a target at a time.
+/// One metric of a target at one time.
 struct MetricSource<'a> {
     pid: u32,
     scope: &'a Scope,
@@ -183,11 +183,11 @@ impl MetricSource<'_> {
                 let key = self.key(attributes);
                 let mut risen_to = *value;
                 if let Some((Value::Sum(before), time_ns)) = self.taken.values.get(&key) {
-                    // It begins now: there is no time in which it could have risen.
+                    // The base is from this very time: there is no interval yet.
                     if *time_ns == self.time_ns {
                         continue;
                     }
-                    // A value that was read as less than before has not risen since: nothing is added until it has.
+                    // A value below the last one adds nothing until it exceeds it.
                     risen_to = risen_to.max(*before);
                     shown = risen_to.saturating_sub(*before);
                     start_ns = *time_ns;
@@ -227,8 +227,8 @@ impl MetricSource<'_> {
                     shown = value.since(before);
                     start_ns = *time_ns;
                 }
-                // An SDK has no point then, either (`internal/aggregate/histogram.go` @ v1.47.0). Of a sum that is only looked at
-                // it has one.
+                // An SDK omits empty histogram points too (`internal/aggregate/histogram.go` @ v1.47.0), but not points
+                // of observable sums.
                 if shown.count() == 0 {
                     continue;
                 }
@@ -254,7 +254,7 @@ impl MetricSource<'_> {
         batches.add(self.scope, self.message(data), count, values);
     }
 
-    /// When a point begins: never after its time, though the time of day may have been set back in between.
+    /// Returns the start of a point. It is never after its time, even if the clock was set back in between.
     fn start(&self, since_ns: u64) -> u64 {
         since_ns.min(self.time_ns)
     }

@@ -1,11 +1,11 @@
-//! Push by OTLP, the OpenTelemetry protocol, over gRPC or HTTP.
+//! Push over OTLP, the OpenTelemetry protocol, by gRPC or HTTP.
 //!
-//! The SDK's exporter takes only what the SDK itself has measured, so the messages are made here, of the official
+//! The SDK's exporter takes only what the SDK itself has measured, so the messages are built here from the official
 //! types (`opentelemetry-proto`). Nothing is queued: a round that fails sends nothing, and the next one sends the
-//! state as it is by then. With delta temporality it sends what has been added since the last value that the collector
-//! has taken, so a failure postpones and loses nothing, but what the collector throws away counts as taken. What a target
-//! has counted by itself before it is first read is not sent so: an agent before this one may have. Of a target that has
-//! ended the last state is sent until it is taken, and then nothing.
+//! current state. With delta temporality a round sends the difference from the last value that the collector took. So a
+//! failure delays data but loses none; only points that the collector rejects count as taken. What a target had counted
+//! by itself before its first reading is not part of a difference: an earlier agent may have sent it. The last state of
+//! a target that has ended is sent until it is taken.
 
 mod client;
 mod message;
@@ -36,18 +36,18 @@ use crate::{metrics::otel::Telemetry, threads};
 use client::{Again, Refused};
 use message::{Batch, Taken};
 
-/// The first pause before something is sent again; each one after it is twice as long.
+/// The first pause before a retry. Each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest.
+/// The longest pause before a retry, unless the collector gives a time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// For how long nothing is sent at most, whatever the collector says: it may mean hours, or have the number wrong.
+/// The longest pause between rounds that a collector can ask for. It may ask for hours, or by mistake.
 const LONGEST_WAIT: Duration = Duration::from_mins(10);
-/// How long the last round may take, when the agent ends, and the one that is under way then.
+/// The time limit of the last round when the agent ends, and of a round in progress at that moment.
 const LAST_ROUND: Duration = Duration::from_millis(400);
 
-/// Has what is to be pushed.
+/// A source of telemetry to push.
 pub trait Source: Send + Sync + 'static {
-    /// All targets as they are now.
+    /// Returns the current state of all targets.
     fn telemetry(&self) -> Vec<State>;
 }
 
@@ -56,42 +56,42 @@ pub trait Source: Send + Sync + 'static {
 pub struct State {
     /// The target's pid.
     pub pid: u32,
-    /// What there is to be told of it.
+    /// Its telemetry.
     pub telemetry: Telemetry,
-    /// It has ended, and this is all that there will ever be.
+    /// The target has ended: its telemetry will not change any more.
     pub is_final: bool,
 }
 
-/// What became of the rounds.
+/// Counts of rounds and points, by outcome.
 #[derive(Debug, Default)]
 pub struct Outcomes {
-    /// All was taken.
+    /// Rounds that the collector took as a whole.
     pub sent: AtomicU64,
-    /// Not all was taken, or not all of that was kept.
+    /// Rounds that failed, or of which the collector rejected points.
     pub failed: AtomicU64,
-    /// Points that the collector has thrown away, as it said.
+    /// Points that the collector reported as rejected.
     pub rejected_points: AtomicU64,
 }
 
-/// Pushes rounds of metrics.
+/// Pushes metrics in rounds.
 pub struct Exporter {
     settings: Settings,
     client: Client,
     source: Arc<dyn Source>,
     outcomes: Arc<Outcomes>,
     taken: Taken,
-    /// Targets that have ended and whose last state was taken.
+    /// Targets that have ended and whose last state is taken.
     done: BTreeSet<u32>,
-    /// The target with which the next round begins, if that is not the first.
+    /// The target with which the next round begins; `None` for the first one.
     begin_with: Option<u32>,
-    /// When the collector wants to be asked again, if it has said so.
+    /// When the next round may begin, if the collector has asked for a pause.
     not_before: Option<Instant>,
     /// Whether the last round was taken; `None` before the first.
     works: Option<bool>,
 }
 
 impl Exporter {
-    /// An exporter that has not sent anything yet.
+    /// Creates an exporter that has not sent anything.
     pub fn new(settings: Settings, client: Client, source: Arc<dyn Source>, outcomes: Arc<Outcomes>) -> Self {
         Self {
             settings,
@@ -106,13 +106,14 @@ impl Exporter {
         }
     }
 
-    /// Pushes at each interval until told to stop, and then once more.
+    /// Pushes at each interval until `stop` resolves, and then once more.
     pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         let mut ticks = interval_at(Instant::now() + self.settings.interval, self.settings.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::select! {
             _ = &mut stop => return self.round(LAST_ROUND).await,
-            // What is counted from a first reading on is counted from here. If this fails, the first round has that reading.
+            // Values that are counted from their first reading on start here. If this fails, they start with the first
+            // round.
             _ = self.gather() => {}
         }
         loop {
@@ -128,14 +129,14 @@ impl Exporter {
                 () = &mut round => continue,
                 _ = &mut stop => {}
             }
-            // The collector may have what is under way: given up too early it would be sent once more.
+            // The collector may already have the message in flight. If it were given up now, it would be sent again.
             let _ = tokio::time::timeout(LAST_ROUND, round).await;
             break;
         }
         self.round(LAST_ROUND).await;
     }
 
-    /// One round. Says when it is the first, or differs from the one before.
+    /// Runs one round. Logs the outcome of the first, and each change after it.
     async fn round(&mut self, patience: Duration) {
         let deadline = Instant::now() + patience;
         let rejected_before = self.rejected_points();
@@ -143,8 +144,8 @@ impl Exporter {
             Ok(result) => result,
             Err(_) => Err("no answer in time".to_owned()),
         };
-        // What the collector has thrown away it has taken: no difference is sent again, nor the last state of a target that has
-        // ended. Else the next round has newer values.
+        // Rejected points count as taken: differences are not sent again, nor is the last state of a target that has
+        // ended. In other cases the next round sends newer values.
         let is_whole = result.is_ok() && self.rejected_points() == rejected_before;
         let outcome = if is_whole { &self.outcomes.sent } else { &self.outcomes.failed };
         outcome.fetch_add(1, Ordering::Relaxed);
@@ -160,7 +161,7 @@ impl Exporter {
         self.works = Some(result.is_ok());
     }
 
-    /// All that there is to be sent, and when it was so.
+    /// Reads the states to send. Returns them with the time, in nanoseconds since 1970.
     async fn gather(&mut self) -> Result<(Vec<State>, u64), String> {
         let source = Arc::clone(&self.source);
         let states = threads::on_its_own(move || source.telemetry());
@@ -175,8 +176,8 @@ impl Exporter {
         Ok((states, now))
     }
 
-    /// Sends all that there is, target by target; the first error is told. What is refused holds up no other target, unless
-    /// the collector wants nothing for longer than there is time.
+    /// Sends all states, target by target, and returns the first error. A refused message does not delay other targets,
+    /// unless the collector asks for a pause longer than the time left.
     async fn push(&mut self, deadline: Instant) -> Result<(), String> {
         let (mut states, now) = self.gather().await?;
         let first = states.iter().position(|state| self.begin_with == Some(state.pid));
@@ -184,8 +185,8 @@ impl Exporter {
         let temporality = self.settings.temporality;
         let mut result = Ok(());
         for (place, State { pid, telemetry, is_final }) in states.iter().enumerate() {
-            // Here the next round goes on if this one ends. But not where this one has begun: what takes all of the time may
-            // do so again.
+            // If this round is cut off, the next one continues here. But not with the first target: if it used up all
+            // of the time, it may do so again.
             self.begin_with = states.get(place.max(1)).map(|state| state.pid);
             let mut is_taken = true;
             for batch in message::batches(*pid, telemetry, now, temporality, &self.taken) {
@@ -196,9 +197,9 @@ impl Exporter {
                 is_taken = false;
                 result = result.and(Err(why));
                 match again {
-                    // The next message may be taken all the same.
+                    // The next message may still be taken.
                     Again::Never => {}
-                    // Or the next target's.
+                    // The next target's messages may still be taken.
                     Again::AfterPause => break,
                     Again::After(wait) => {
                         self.not_before = Some(Instant::now() + wait.min(LONGEST_WAIT));
@@ -214,7 +215,7 @@ impl Exporter {
         result
     }
 
-    /// Sends a batch, again and again while that makes sense and there is time.
+    /// Sends a batch. Retries as long as that can help and there is time.
     async fn send(&self, batch: &Batch, deadline: Instant) -> Result<(), Refused> {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -230,10 +231,10 @@ impl Exporter {
             let wait = match refused.again {
                 Again::Never => return Err(refused),
                 Again::AfterPause => with_jitter(pause),
-                // Never sooner than by one's own choice: it may say "at once", again and again.
+                // Never sooner than the agent's own pause: the collector may ask for a retry at once, each time.
                 Again::After(wait) => wait.max(with_jitter(pause)),
             };
-            // It may also say a time that no clock gets to.
+            // The time may be beyond the range of the clock.
             if Instant::now().checked_add(wait).is_none_or(|then| then >= deadline) {
                 return Err(refused);
             }
@@ -253,20 +254,20 @@ impl Exporter {
     }
 }
 
-/// Between half of the pause and all of it, so that many agents do not come at once.
+/// Returns a pause between half and all of the given one, so that many agents do not retry at the same time.
 fn with_jitter(pause: Duration) -> Duration {
     let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
     pause / 2 + (pause / 2).mul_f64(f64::from(nanoseconds % 1_000) / 1_000.0)
 }
 
-/// Nanoseconds since 1970, as OTLP has times.
+/// Returns nanoseconds since 1970, as in OTLP.
 #[must_use]
 pub fn unix_ns(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// An error with all that it came of.
+/// Formats an error with its sources.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,7 +1,7 @@
-//! What the variables `OTEL_…` of the agent's environment say about OTLP.
+//! The OTLP settings in the `OTEL_…` variables of the agent's environment.
 //!
-//! Names, meanings and defaults are those of the specification: `protocol/exporter.md`,
-//! `metrics/sdk_exporters/otlp.md` and `configuration/sdk-environment-variables.md` @ v1.50.0.
+//! Names, meanings and defaults follow the specification: `protocol/exporter.md`, `metrics/sdk_exporters/otlp.md` and
+//! `configuration/sdk-environment-variables.md` @ v1.50.0.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -13,27 +13,27 @@ use crate::metrics::otel::pairs;
 /// How, where and how often metrics are pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How messages go.
+    /// The protocol of messages.
     pub protocol: Protocol,
-    /// Where to.
+    /// The address of the collector.
     pub endpoint: Uri,
-    /// Headers, or metadata, of each request.
+    /// Headers of each request, or its metadata in gRPC.
     pub headers: Vec<(String, String)>,
-    /// How long an answer may take.
+    /// The time limit of one request.
     pub timeout: Duration,
-    /// Whether messages are compressed, by gzip.
+    /// Whether messages are compressed with gzip.
     pub compressed: bool,
-    /// Files with what proves the collector's identity and one's own.
+    /// Certificates and keys for TLS.
     pub tls: TlsFiles,
-    /// Since when values are counted.
+    /// The period to which values refer.
     pub temporality: Temporality,
-    /// How often to send.
+    /// The interval of rounds.
     pub interval: Duration,
-    /// How long sending may take, with all attempts.
+    /// The time limit of a round, with all retries.
     pub export_timeout: Duration,
 }
 
-/// How messages go.
+/// The protocol of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// gRPC.
@@ -42,27 +42,27 @@ pub enum Protocol {
     Http,
 }
 
-/// Since when values are counted.
+/// The period to which values refer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Temporality {
-    /// Since the start.
+    /// From the start.
     Cumulative,
-    /// Since the last ones that were sent, where values only rise.
+    /// From the last value sent, for values that only rise.
     Delta,
-    /// Likewise, but for those that are only looked at, for which the last ones would have to be remembered.
+    /// As `Delta` for histograms, as `Cumulative` for observable sums, whose last values would have to be kept.
     LowMemory,
 }
 
 /// PEM files for TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Certificates that are trusted, instead of the system's.
+    /// Certificates to trust in place of the system's.
     pub authorities: Option<PathBuf>,
-    /// The agent's own certificate and its key.
+    /// The agent's own certificate, and its key.
     pub own: Option<(PathBuf, PathBuf)>,
 }
 
-/// What is wrong with the variables.
+/// An invalid variable.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{name}={value}: {why}")]
 pub struct SettingsError {
@@ -71,16 +71,16 @@ pub struct SettingsError {
     why: &'static str,
 }
 
-/// The part of the names that stands for all signals.
+/// Prefix of the variables for all signals.
 const ALL: &str = "OTEL_EXPORTER_OTLP_";
-/// That for metrics, which comes first.
+/// Prefix of the variables for metrics, which take precedence.
 const METRICS: &str = "OTEL_EXPORTER_OTLP_METRICS_";
-/// Said of an address that may have a password in it.
+/// The error for an address that may contain a password.
 const WITHOUT_USER: &str = "must be an address such as http://HOST:PORT, without user and password: what proves who \
                             one is goes into OTEL_EXPORTER_OTLP_HEADERS";
 
 impl Settings {
-    /// The settings that variables give; those that are empty are as if they were not there.
+    /// Reads the settings from variables. An empty variable counts as unset.
     pub fn of(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let variables = Variables(variable);
         let protocol = match variables.either("PROTOCOL") {
@@ -131,14 +131,14 @@ impl Settings {
         })
     }
 
-    /// Whether `OTEL_METRICS_EXPORTER`, a list, has OTLP in it. Unlike an SDK the agent does not push unless told.
+    /// Whether the list `OTEL_METRICS_EXPORTER` includes OTLP. Unlike an SDK, the agent does not push by default.
     #[must_use]
     pub fn chosen_by(exporters: &str) -> bool {
         exporters.split(',').any(|name| name.trim() == "otlp")
     }
 }
 
-/// A variable that is set: its name and its value.
+/// The name and value of a variable that is set.
 type Set = (String, String);
 
 struct Variables<'a>(&'a dyn Fn(&str) -> Option<String>);
@@ -161,7 +161,7 @@ impl Variables<'_> {
         Ok(Duration::from_millis(number))
     }
 
-    /// An address for all signals is where those of HTTP begin.
+    /// Returns the endpoint. Over HTTP, the path of metrics is appended to an address for all signals.
     fn endpoint(&self, protocol: Protocol) -> Result<Uri, SettingsError> {
         let (set, path) = match self.one(&format!("{METRICS}ENDPOINT")) {
             Some(set) => (Some(set), ""),
@@ -184,7 +184,7 @@ impl Variables<'_> {
         let fits = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && is_host_and_port(uri);
         uri.filter(fits).ok_or_else(|| {
             if value.contains('@') {
-                // A password may stand there, so the value is not shown.
+                // The value may contain a password, so it is not shown.
                 wrong((name, "…".to_owned()), WITHOUT_USER)
             } else {
                 wrong((name, value), "must be an address such as http://HOST:PORT")
@@ -192,7 +192,8 @@ impl Variables<'_> {
         })
     }
 
-    /// Another value than these would have to mean false, and end in pushes that the collector doesn't understand.
+    /// Whether an address without a scheme is without TLS. Any value except these would have to mean false, and the
+    /// collector would not understand the pushes.
     fn is_insecure(&self) -> Result<bool, SettingsError> {
         let Some((name, value)) = self.either("INSECURE") else { return Ok(false) };
         match value.to_ascii_lowercase().as_str() {
@@ -218,8 +219,8 @@ impl Variables<'_> {
     }
 }
 
-/// Whether an address names a host, and has nothing else but a port beside it. A port that is none would be passed over, and
-/// the headers go to whoever listens at the scheme's own.
+/// Whether an address is a host, with or without a port. An invalid port would be ignored, and the headers would go to
+/// whatever listens on the scheme's default port.
 fn is_host_and_port(uri: &Uri) -> bool {
     let Some(authority) = uri.authority() else { return false };
     let host = authority.host();
@@ -301,7 +302,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://collector"),
             ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://"),
-            // The push would go to the port 80 or 443.
+            // The push would go to port 80 or 443.
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:431800"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:http"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:"),

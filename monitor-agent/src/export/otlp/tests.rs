@@ -1,4 +1,4 @@
-//! What is pushed, and what becomes of it, with a collector that answers as a test wants.
+//! What is pushed, and how failures are handled, with a collector that answers as a test wants.
 
 use std::{
     collections::BTreeMap,
@@ -23,11 +23,11 @@ use crate::{
     threads::testing::without_threads,
 };
 
-/// The messages that a collector was sent, in their order.
+/// The messages that a collector received, in order.
 type Asked = Arc<Mutex<Vec<ExportMetricsServiceRequest>>>;
 
-/// A collector that answers by the name of the service, with a status and perhaps a body behind an empty line; gives its
-/// address too.
+/// Starts a collector. `answer` maps the name of the service to a status and, after an empty line, a body. Returns its
+/// address and the messages that it receives.
 async fn collector(answer: impl Fn(&str) -> &'static str + Send + Sync + 'static) -> (String, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
@@ -52,7 +52,7 @@ async fn collector(answer: impl Fn(&str) -> &'static str + Send + Sync + 'static
     (endpoint, asked)
 }
 
-/// The body of a request, if one comes.
+/// Reads the body of a request, if one comes.
 async fn body(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {
@@ -78,12 +78,12 @@ fn service(message: &ExportMetricsServiceRequest) -> String {
     name.clone()
 }
 
-/// What a target has counted that calls itself so.
+/// The telemetry of a target with this service name.
 fn telemetry(service: &str, count: i64) -> Telemetry {
     telemetry_of("boot:7:8", service, count)
 }
 
-/// The same of an instance of the service.
+/// The same for one instance of the service.
 fn telemetry_of(instance: &str, service: &str, count: i64) -> Telemetry {
     let environment = BTreeMap::from([("OTEL_SERVICE_NAME".to_owned(), service.to_owned())]);
     let identity = Identity::new(1, instance, None, "/bin/x", &environment, &[]);
@@ -102,12 +102,12 @@ impl Source for Targets {
     }
 }
 
-/// A target that lives.
+/// The state of a target that is alive.
 fn alive(pid: u32, telemetry: Telemetry) -> State {
     State { pid, telemetry, is_final: false }
 }
 
-/// What pushes the telemetry of services with these names.
+/// Creates an exporter of the telemetry of these services.
 fn exporter(endpoint: &str, services: &[&str]) -> Exporter {
     let variable = |name: &str| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| endpoint.to_owned());
     let settings = Settings::of(&variable).expect("settings");
@@ -117,12 +117,12 @@ fn exporter(endpoint: &str, services: &[&str]) -> Exporter {
     Exporter::new(settings, client, source, Arc::default())
 }
 
-/// Pushes it once.
+/// Pushes their telemetry once.
 async fn push(endpoint: &str, services: &[&str], patience: Duration) -> Result<(), String> {
     exporter(endpoint, services).push(Instant::now() + patience).await
 }
 
-/// The names of the services in the messages.
+/// Returns the names of the services in the messages.
 fn names(asked: &Asked) -> Vec<String> {
     asked.lock().unwrap_or_else(PoisonError::into_inner).iter().map(service).collect()
 }
@@ -145,7 +145,7 @@ async fn what_is_refused_for_good_holds_up_no_other() {
 #[tokio::test]
 async fn what_is_refused_for_now_holds_up_no_other_target() {
     let (endpoint, asked) = collector(|name| if name == "bad" { "503 No" } else { "200 OK" }).await;
-    // No time to try again.
+    // No time to retry.
     let why = push(&endpoint, &["bad", "good", "fine"], Duration::ZERO).await.expect_err("one was refused");
     assert!(why.contains("503"), "{why}");
     assert_eq!(names(&asked), ["bad", "good", "fine"]);
@@ -165,13 +165,13 @@ async fn a_round_begins_where_the_last_has_ended() {
     }
 }
 
-/// A round is cut off wherever it is.
+/// The deadline can cut off a round anywhere.
 #[tokio::test]
 async fn a_round_that_runs_out_of_time_is_gone_on_with() {
     let (endpoint, asked) = collector(|_| "503 No\r\nretry-after: 10").await;
     let mut exporter = exporter(&endpoint, &["one", "two"]);
     for _ in 0..2 {
-        // The pause after the first attempt takes all of it.
+        // The pause after the first attempt takes all of the time.
         let push = exporter.push(Instant::now() + LONG);
         assert!(tokio::time::timeout(Duration::from_secs(1), push).await.is_err());
     }
@@ -187,7 +187,7 @@ async fn every_success_is_one() {
     }
 }
 
-/// It ends nothing: the next one is tried as well.
+/// The exporter goes on: it tries the next round as well.
 #[test]
 fn a_round_for_which_there_is_no_thread_has_failed() {
     let outcomes = without_threads(|| {
@@ -206,7 +206,7 @@ fn a_round_for_which_there_is_no_thread_has_failed() {
     assert_eq!((outcomes.failed.load(Ordering::Relaxed), outcomes.sent.load(Ordering::Relaxed)), (2, 0));
 }
 
-/// A collector's name is looked up on a thread, too.
+/// Resolving a collector's name takes a thread, too.
 #[test]
 fn a_name_for_which_there_is_no_thread_is_tried_again() {
     for protocol in ["grpc", "http/protobuf"] {
@@ -235,11 +235,11 @@ async fn a_time_that_never_comes_is_not_waited_for() {
     let begin = Instant::now();
     let why = push(&endpoint, &["one", "two"], LONG).await.expect_err("refused");
     assert!(why.contains("503") && begin.elapsed() < LONG / 2, "{why}");
-    // It wants none now.
+    // The collector wants no message now.
     assert_eq!(names(&asked), ["one"]);
 }
 
-/// Until then nothing is sent, but for what is last.
+/// Only the last round is sent before that time.
 #[tokio::test]
 async fn a_collector_that_says_when_to_come_again_is_left_alone_until_then() {
     let (endpoint, asked) = collector(|_| "429 No\r\nretry-after: 1").await;
@@ -258,15 +258,15 @@ async fn a_collector_that_says_when_to_come_again_is_left_alone_until_then() {
     let messages = asked.lock().unwrap_or_else(PoisonError::into_inner);
     let times: Vec<_> = messages.iter().map(|message| first_point(message).time_unix_nano).collect();
     let [first, again, last] = times[..] else { panic!("{times:?}") };
-    // The time of day and the clock of pauses are not quite the same.
+    // The clocks of the time of day and of pauses differ a little.
     let nearly = 900_000_000;
     assert!(again - first > nearly && last - again < nearly, "{times:?}");
 }
 
-/// What a collector says that has taken a message, and thrown one point of it away.
+/// The answer of a collector that took a message and rejected one point.
 const ONE_REJECTED: &str = "200 OK\r\n\r\n\x0a\x02\x08\x01";
 
-/// A difference of them is not sent again; else the next round has the newer value.
+/// A rejected difference is not sent again. With cumulative temporality the next round has the newer value.
 #[tokio::test]
 async fn a_round_of_which_points_are_thrown_away_has_failed() {
     for (temporality, expected) in
@@ -308,7 +308,7 @@ async fn of_a_target_that_has_ended_what_is_thrown_away_counts_as_taken() {
 #[tokio::test]
 async fn the_last_state_of_a_target_that_has_ended_is_sent_until_it_is_taken() {
     let attempts = AtomicU64::new(0);
-    // The first attempt with the target that has ended fails.
+    // The first attempt to send the ended target fails.
     let answer = move |name: &str| match name {
         "ended" if attempts.fetch_add(1, Ordering::Relaxed) == 0 => "400 No",
         _ => "200 OK",
@@ -334,11 +334,11 @@ async fn the_last_state_of_a_target_that_has_ended_is_sent_until_it_is_taken() {
 async fn a_collector_that_wants_it_at_once_gets_it_after_a_pause() {
     let (endpoint, asked) = collector(|_| "429 No\r\nretry-after: 0").await;
     push(&endpoint, &["one"], Duration::from_secs(2)).await.expect_err("refused");
-    // Pauses are a quarter, a half and one second at least, and at most twice as long.
+    // Pauses are at least a quarter, a half and one second, and at most twice as long.
     assert!((2..=4).contains(&names(&asked).len()), "{:?}", names(&asked));
 }
 
-/// One push of deltas that the collector takes: what it gets for a metric, added up.
+/// Pushes deltas once to a collector that takes them. Returns the sum of the points of a metric.
 fn taken(telemetry: &Telemetry, time_ns: u64, taken: &mut Taken, name: &str) -> i64 {
     let mut sum = 0;
     for batch in message::batches(1, telemetry, time_ns, Temporality::Delta, taken) {
@@ -375,7 +375,7 @@ fn a_sum_that_seems_to_fall_is_never_taken_back() {
     assert_eq!(deltas, [5, 0, 0, 4, 0, 0, 1]);
 }
 
-/// The same, counted by the target itself.
+/// The same, if the target counts by itself.
 fn counted_by_target(count: i64) -> Telemetry {
     let mut telemetry = telemetry("shop", count);
     telemetry.scopes[0].by_target = true;
@@ -399,7 +399,7 @@ fn what_a_target_counts_by_itself_begins_at_the_first_look() {
         assert!(batches.is_empty());
         let point = first_point(&batch.request);
         let shown = (whole(point), point.start_time_unix_nano, point.time_unix_nano);
-        // What is not taken is sent again.
+        // A point that is not taken is sent again.
         if time_ns > 3 {
             before.add(batch);
         }
@@ -413,7 +413,7 @@ fn what_a_target_counts_by_itself_begins_at_the_first_look() {
     assert_eq!(all.len(), 1);
 }
 
-/// Whatever the time of day does in between: once it was set back, sums begin where it was then, and go on from there.
+/// After the clock is set back, sums start at the earlier time and continue from there.
 #[test]
 fn no_point_begins_after_its_time() {
     let identity = Identity::new(1, "boot:7:8", None, "/bin/shop-server", &BTreeMap::new(), &[]);
@@ -459,7 +459,7 @@ fn of_histogram(point: &HistogramDataPoint) -> (u64, u64) {
     (point.start_time_unix_nano, point.time_unix_nano)
 }
 
-/// A target that has counted one more each time that it is looked at.
+/// A target whose count rises by one with each reading.
 struct Rising(AtomicI64);
 
 impl Source for Rising {
@@ -473,7 +473,7 @@ async fn the_first_round_has_what_has_risen_since_the_exporter_runs() {
     let outcomes: Arc<Outcomes> = Arc::default();
     let rounds_before_first = Arc::new(AtomicU64::new(u64::MAX));
     let (rounds, first) = (Arc::clone(&outcomes), Arc::clone(&rounds_before_first));
-    // Says how many rounds there were before the first message: the one with it is not over yet.
+    // Records how many rounds preceded the first message; its own round is not over yet.
     let answer = move |_: &str| {
         first.fetch_min(rounds.sent.load(Ordering::Relaxed), Ordering::Relaxed);
         "200 OK"
@@ -554,7 +554,7 @@ fn calls(side: Side, caller: &str, to: &str, total: u64) -> Arc<Series> {
     Arc::new(Series { labels: Arc::new(labels), total, histogram, extras: Extras::default() })
 }
 
-/// As by an SDK, of what is measured call by call.
+/// As in an SDK, for values that are recorded call by call.
 #[test]
 fn what_has_not_changed_is_no_difference() {
     let identity = Identity::new(1, "boot:7:8", None, "/bin/shop-server", &BTreeMap::new(), &[]);

@@ -1,4 +1,4 @@
-//! The memory and its collector.
+//! The memory and the garbage collector.
 
 use super::{
     super::{
@@ -13,7 +13,7 @@ use super::{
 };
 
 impl Moment<'_> {
-    /// The memory statistics and the collector's, which belong together.
+    /// Reads the statistics of the memory and of the collector, which belong together.
     pub(super) fn collector(&mut self) -> Result<(), Fault> {
         let memstats_at = self.globals.get("runtime.memstats")?;
         let (mheap, controller) =
@@ -60,10 +60,11 @@ impl Moment<'_> {
         Ok(())
     }
 
-    /// Sees that the records of the heap were not being merged while they were read. Threads write to one of the three;
-    /// a program that reads its statistics makes the next the one to write to, and then adds one of the others to the
-    /// third and clears it (`consistentHeapStats` in runtime/mstats.go). So those two must read the same again; and what is
-    /// counted in the one that is written to must not be less: then all three have had their turn meanwhile.
+    /// Checks that the records of the heap were not being merged while they were read. Threads write to one of the
+    /// three. When a program reads its statistics, the next one becomes the one to write to. Then one of the other two
+    /// is added to the third, and cleared (`consistentHeapStats` in runtime/mstats.go). So these two must be the same
+    /// when read again. The counts in the one that is written to must not be lower: if they are, all three have had
+    /// their turn in between.
     pub(super) fn records_rest(&self, memstats: &Block) -> Result<(), Fault> {
         const WHAT: Fault = Fault::Implausible("the heap while it was merged");
         let start = self.layout.get("memstats.heapStats.stats")?;
@@ -73,7 +74,7 @@ impl Moment<'_> {
         let place = at(self.globals.get("runtime.memstats")?, start);
         let again = Block::read(self.memory, place, size.min(MAX_BLOCK))?;
         let written = memstats.u32(turn)?;
-        // Sizes, which may fall, come before them.
+        // The sizes before the counts may fall.
         let counts = self.layout.get("heapStatsDelta.tinyAllocCount")? as usize / 8;
         let mut rest = again.u32(turn - start)? == written;
         for index in 0..3_u32 {

@@ -1,4 +1,4 @@
-//! Where processor time went.
+//! CPU time by class.
 
 use super::{
     super::{
@@ -9,7 +9,7 @@ use super::{
 };
 
 impl Moment<'_> {
-    /// Processor time, which the runtime adds up at the end of each collection.
+    /// Reads the CPU times, which the runtime adds up at the end of each collection.
     pub(super) fn cpu(&mut self) -> Result<(), Fault> {
         /// `cpuStats` in runtime/mstats.go @ go1.20 to go1.27, in the order of its fields.
         const NAMES: [&str; 11] = [
@@ -49,7 +49,7 @@ impl Moment<'_> {
             return Err(WHAT);
         };
         let sum = |parts: &[i64]| parts.iter().try_fold(0_i64, |sum, part| sum.checked_add(*part));
-        // Pauses are added at once, to the time of the collector too since Go 1.23; the sums follow.
+        // A pause is added at once, since Go 1.23 also to the time of the collector. The sums follow later.
         let is_sum = |parts: &[i64], whole: i64| {
             let ahead = sum(parts).and_then(|sum| sum.checked_sub(whole));
             ahead.is_some_and(|ahead| (0..=pause).contains(&ahead))
@@ -57,7 +57,7 @@ impl Moment<'_> {
         let adds_up = is_sum(&[assist, dedicated, gc_idle, pause], gc)
             && is_sum(&[gc, scavenge, idle, user], total)
             && sum(&[scavenge_assist, scavenge_background]) == Some(scavenge);
-        // They were added up when a collection ended, if one has.
+        // The times were added up if a collection has ended.
         let collected = self.readings.gc.as_ref().is_some_and(|cycles| cycles.count > 0);
         if !adds_up || total < i64::from(collected) {
             return Err(WHAT);

@@ -1,4 +1,4 @@
-//! Single numbers, which only a symbol table leads to.
+//! Single numbers, whose addresses only a symbol table or the DWARF gives.
 
 use super::{
     super::{
@@ -15,7 +15,7 @@ impl Moment<'_> {
         {
             let cycle = u64::from(u32_at(self.memory, at(limiter, cycle))?);
             let count = self.readings.gc.as_ref().map_or(u64::MAX, |cycles| cycles.count);
-            // The one under way may be the last.
+            // The collection in progress may be the last one.
             if cycle > count.saturating_add(1) {
                 return Err(Fault::Implausible("the limiter's last collection"));
             }

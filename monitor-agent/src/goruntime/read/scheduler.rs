@@ -1,4 +1,4 @@
-//! The scheduler: its threads, processors and goroutines, and what they wait for.
+//! The scheduler: threads, processors, goroutines, and their waiting times.
 
 use super::{
     super::{
@@ -10,16 +10,16 @@ use super::{
     Moment,
 };
 
-/// Go ends a program with more threads than ten thousand, unless it has raised the limit.
+/// The most threads. Go ends a program with more than ten thousand, unless the program has raised the limit.
 pub(super) const MAX_THREADS: usize = 1 << 14;
 
 impl Moment<'_> {
-    /// The processors of the scheduler.
+    /// Returns the processors of the scheduler.
     pub(super) fn processors(&mut self) -> Result<Vec<u64>, Fault> {
         processors(self.memory, self.layout, self.globals.get("runtime.allp")?)
     }
 
-    /// All threads, by the list that starts with the newest.
+    /// Returns all threads, from the list that starts with the newest.
     pub(super) fn threads(&mut self) -> Result<Vec<u64>, Fault> {
         let next = self.layout.get("m.alllink")?;
         let mut threads = Vec::new();
@@ -35,8 +35,8 @@ impl Moment<'_> {
         Ok(threads)
     }
 
-    /// Sees that the scheduler has started and freed so many threads that these are left (`mcount` in runtime/proc.go),
-    /// but for those that come or go right now.
+    /// Checks the number of threads against those that the scheduler has started and freed (`mcount` in
+    /// runtime/proc.go). A few may come or go in between.
     fn scheduler_knows(&self, threads: usize) -> Result<(), Fault> {
         let sched = self.globals.get("runtime.sched")?;
         let number = |path| -> Result<i64, Fault> {
@@ -54,7 +54,7 @@ impl Moment<'_> {
         }
     }
 
-    /// `gcount` in runtime/proc.go: all there ever were, less those that wait for reuse.
+    /// Counts goroutines as `gcount` in runtime/proc.go does: all that ever existed, minus those that wait for reuse.
     pub(super) fn goroutines(&mut self, processors: &[u64]) -> Result<(), Fault> {
         const WHAT: Fault = Fault::Implausible("the number of goroutines");
         let layout = self.layout;
@@ -70,23 +70,24 @@ impl Moment<'_> {
         let system = count(u32_at(self.memory, at(sched, layout.get("sched.ngsys")?))?)?;
         let total = all.checked_sub(unused).ok_or(WHAT)?;
         let own = total.checked_sub(system).ok_or(WHAT)?;
-        // Who asks in the process is one at least.
+        // In the process, the caller itself is one.
         self.readings.goroutines = Some(own.max(1));
-        // Since Go 1.26 the runtime's own goroutines are counted there.
+        // Since Go 1.26 this count includes the runtime's own goroutines.
         let counted = if layout.minor() >= 26 { total } else { own };
         self.set("/sched/goroutines:goroutines", counted.max(1));
         Ok(())
     }
 
-    /// How many goroutines the scheduler and each processor keep for reuse. Some dozens at a time go from one to the other
-    /// (`gfput` and `gfget` in runtime/proc.go): then the scheduler has another number after those of the processors than
-    /// before. In between they are in neither list for a moment, as for the runtime's own count (`gcount`).
+    /// Returns how many goroutines the scheduler and each processor keep for reuse. They move between these lists some
+    /// dozens at a time (`gfput` and `gfget` in runtime/proc.go). If they do, the scheduler's number differs before and
+    /// after those of the processors are read. While they move, they are for a moment in neither list, also for the
+    /// runtime's own count (`gcount`).
     fn waiting_for_reuse(&self, processors: &[u64]) -> Result<Vec<u32>, Fault> {
         let layout = self.layout;
         let sched = self.globals.get("runtime.sched")?;
         let of_sched = match layout.find("sched.gFree.n") {
             Some(offset) => vec![at(sched, offset)],
-            // Since Go 1.25, those with and without a stack are counted apart.
+            // Since Go 1.25 those with and without a stack are counted separately.
             None => vec![
                 at(sched, layout.get("sched.gFree.stack.size")?),
                 at(sched, layout.get("sched.gFree.noStack.size")?),
@@ -111,8 +112,8 @@ impl Moment<'_> {
         Ok(())
     }
 
-    /// The number at a place, and the parts of it that processors have not handed over yet: they do as they are destroyed, and
-    /// it is another then.
+    /// Returns the number at `place` plus the parts that processors have not handed over yet. They do so when they are
+    /// destroyed, which changes the number.
     pub(super) fn with_processors(
         &self,
         place: u64,
@@ -131,8 +132,9 @@ impl Moment<'_> {
         }
     }
 
-    /// What each thread has a part of. One that exits leaves the list, and then adds its parts to those of the threads that are
-    /// gone (`mexit` in runtime/proc.go): if none has meanwhile, nothing is counted twice.
+    /// Reads sums of which each thread has a part. A thread that exits leaves the list, and then adds its parts to
+    /// those of the threads that are gone (`mexit` in runtime/proc.go). If none has exited in between, nothing is
+    /// counted twice.
     pub(super) fn of_threads(&mut self) -> Result<(), Fault> {
         let gone = self.of_gone_threads()?;
         let threads = self.threads()?;
@@ -164,8 +166,8 @@ impl Moment<'_> {
         Ok(())
     }
 
-    /// How many threads have exited, and of those the calls of C and the nanoseconds for which they waited for the runtime's own
-    /// locks, where those are known.
+    /// Returns the number of threads that have exited, their calls of C, and the nanoseconds for which they waited for
+    /// the runtime's own locks. The last two are `None` if they are not known.
     fn of_gone_threads(&self) -> Result<[Option<u64>; 3], Fault> {
         let sched = self.globals.get("runtime.sched")?;
         let number = |place: Option<u64>| place.map(|place| u64_at(self.memory, place)).transpose();
@@ -177,7 +179,7 @@ impl Moment<'_> {
         ])
     }
 
-    /// What the scheduler keeps as distributions.
+    /// Reads the distributions of the scheduler.
     pub(super) fn histograms(&mut self) -> Result<(), Fault> {
         let sched = self.block("runtime.sched", "sched#")?;
         for (name, path) in [

@@ -1,4 +1,4 @@
-//! Memory that is no runtime, and runtimes that move while they are read.
+//! Memory without a runtime, and runtimes that change while they are read.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::image::GoVersion;
 
-/// Memory in which each word is chosen by a rule from its address.
+/// Memory in which a rule gives each word from its address. Counts the reads.
 struct Rule<F>(F, Arc<AtomicUsize>);
 
 impl<F: Fn(u64) -> Option<u64> + Send> Memory for Rule<F> {
@@ -31,7 +31,7 @@ impl<F: Fn(u64) -> Option<u64> + Send> Memory for Rule<F> {
     }
 }
 
-/// Reads such memory twice; gives the last reading and how many reads each took.
+/// Reads such memory twice. Returns the last reading, and the average number of reads.
 fn read(minor: u32, rule: impl Fn(u64) -> Option<u64> + Send + 'static) -> (Readings, usize) {
     let reads = Arc::new(AtomicUsize::new(0));
     let memory = Box::new(Rule(rule, Arc::clone(&reads)));
@@ -56,7 +56,7 @@ fn memory_that_is_all_the_same_is_no_runtime() {
 
 #[test]
 fn a_list_of_threads_without_an_end_is_given_up() {
-    // Every thread's goroutine leads back, and the next thread is the same.
+    // Each thread's goroutine points back, and the next thread is the same one.
     let (readings, reads) = read(26, |_| Some(0x20_0000));
     assert_eq!(readings.threads, None);
     assert!((MAX_THREADS..500_000).contains(&reads), "{reads} reads");
@@ -69,7 +69,7 @@ fn where_there_is_no_memory_there_is_nothing() {
     assert!(reads < 100, "{reads} reads");
 }
 
-/// Where [`Sources::everywhere`] has the variables of these tests.
+/// The addresses that [`Sources::everywhere`] gives the variables of these tests.
 const ALLGS: u64 = 0x10_0000;
 const ALLM: u64 = 0x11_0000;
 const CONTROLLER: u64 = 0x13_0000;
@@ -81,12 +81,12 @@ fn newest() -> Layout {
     Layout::of(GoVersion { major: 1, minor: 27, patch: 0 }, Arch::Amd64).expect("a table")
 }
 
-/// A field's place in a structure of the newest release.
+/// Returns the address of a field in the newest release.
 fn field(structure: u64, path: &str) -> u64 {
     at(structure, newest().find(path).expect("a field"))
 }
 
-/// Reads a part of memory in which each word is chosen by a rule from its address and the number of the read.
+/// Reads a part of memory in which a rule gives each word from its address and the number of the read.
 fn part<T>(
     rule: impl Fn(u64, usize) -> u64 + Send,
     read: impl FnMut(&mut Moment<'_>) -> Result<T, Fault>,
@@ -113,7 +113,7 @@ fn goroutines_that_change_places_meanwhile_are_counted_once() {
     let processor = field(PROCESSORS[0], "p.gFree.size");
     for step in 0..12 {
         let rule = move |place: u64, reads: usize| match place {
-            // So many there ever were.
+            // A slice of all goroutines that ever existed.
             ALLGS => 1,
             _ if place == ALLGS + 8 || place == ALLGS + 16 => 1000,
             _ if place == sched => [100, 133][usize::from(reads > step)],
@@ -179,7 +179,7 @@ fn processors_that_hand_over_meanwhile_are_counted_once() {
     }
 }
 
-/// Whether the records of the heap seem to rest, if the one that is written to has these words in the second read.
+/// Whether the records of the heap seem to rest, if the second read of the one that is written to has these words.
 fn rests(tiny_allocs: u64, committed: u64) -> bool {
     let start = field(MEMSTATS, "memstats.heapStats.stats");
     let (counted, sized) =
@@ -205,7 +205,7 @@ fn records_that_all_had_their_turn_meanwhile_do_not_rest() {
     assert!(!rests(20, 8192), "the record was cleared in between");
 }
 
-/// Whether the heap is believed of whose free memory the pacer knows so much.
+/// Whether the heap is accepted if the pacer has this much free memory.
 fn is_believed(free: u64) -> bool {
     const MIB: u64 = 1 << 20;
     let start = field(MEMSTATS, "memstats.heapStats.stats");
@@ -260,7 +260,7 @@ proptest! {
         seed in any::<u64>(),
         words in prop::collection::vec(any::<u64>(), 1..40),
     ) {
-        // Addresses, small numbers, and whatever else.
+        // Addresses, small numbers, and anything else.
         let rule = move |place: u64| {
             let hash = (place ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
             match hash % 5 {

@@ -1,12 +1,16 @@
-//! Where a function returns, and the proof that no other returns in its place.
+//! Where a function returns, and the proof that no other function returns in its place.
 //!
-//! Instructions are decoded as they follow each other, which is what runs only where nothing else lies among them: a byte of
-//! data may look like a return, and a probe would change it. So each jump must lead to where an instruction begins. Then
-//! what is reached from the entry, along jumps and behind calls, is run as it was decoded, and its returns are the function's. What
-//! nothing leads to is reached all the same where an exception is handled, or a panic that was recovered. That calls the
-//! runtime before it returns, which is what tells it from data. Where there is a `switch` its table may lead to any of it,
-//! and tables are not read: nor is it known that one leads to no part of the function that lies elsewhere, as a jump does
-//! where the compiler has put what throws there. Symbols tell whether there is a part, and its code whether it returns.
+//! Instructions are decoded in sequence. This is what runs only if there is no data between them: a byte of data may
+//! look like a return, and a probe would change it. So each jump must lead to the start of an instruction. Then
+//! everything reached from the entry, along jumps and after calls, runs as it was decoded, and its returns are the
+//! function's.
+//!
+//! Code that nothing leads to may still run, to handle an exception or a recovered panic. It calls the runtime before
+//! it returns, which distinguishes it from data.
+//!
+//! The table of a `switch` may lead to any instruction of the function, and tables are not read. A table, like a jump,
+//! may also lead to a part of the function that lies elsewhere, where the compiler has put the code that throws.
+//! Symbols show whether there is such a part, and its code shows whether it returns.
 
 use std::{collections::BTreeSet, iter, mem};
 
@@ -14,18 +18,19 @@ use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::{Body, CodeError, SiteChoice, SiteKind, jumps_near};
 
-/// Functions have a few.
+/// Most functions have a few.
 pub(super) const MAX_RETURNS: usize = 32;
 
-/// The sites at which a native function returns. At each the results are in the registers of its calling convention. A
-/// panic or an exception leaves the function without one. `parts` are those of it that lie elsewhere, if that is known: of them
-/// none returns.
+/// Returns the sites at which a native function returns. At each site, the results are in the registers of its calling
+/// convention. A panic or an exception leaves the function without a return. `parts` are its parts that lie elsewhere,
+/// if they are known. None of them returns.
 ///
 /// # Errors
-/// [`CodeError::LeftByJump`], [`CodeError::MayBeLeftByJump`] or [`CodeError::LeftAtEnd`] if another function may return in its
-/// place: an indirect jump must be that of a `switch` by distances, in a function whose parts are known. A jump to an address in a table
-/// looks the same as that to a function in a table of functions. [`CodeError::OutOfStep`], [`CodeError::CalledInside`] or
-/// [`CodeError::Unreached`] if what looks like a return may be none of the function's.
+/// [`CodeError::LeftByJump`], [`CodeError::MayBeLeftByJump`] or [`CodeError::LeftAtEnd`] if another function may return
+/// in its place. An indirect jump is accepted only if it belongs to a `switch` by distances, in a function whose parts
+/// are known: a jump to an address in a table looks the same as a jump to a function in a table of functions.
+/// [`CodeError::OutOfStep`], [`CodeError::CalledInside`] or [`CodeError::Unreached`] if what looks like a return may
+/// not be one of the function's.
 pub fn return_sites(code: &[u8], entry: u64, parts: Option<&Parts>) -> Result<Vec<SiteChoice>, CodeError> {
     let none = Parts::default();
     let is_known = parts.is_some();
@@ -34,33 +39,33 @@ pub fn return_sites(code: &[u8], entry: u64, parts: Option<&Parts>) -> Result<Ve
     })
 }
 
-/// The same for a Go function; R14 has the goroutine at each of them.
+/// The same for a Go function. R14 holds the goroutine at each site.
 ///
 /// # Errors
-/// As for [`return_sites`]. Go makes jumps to addresses in a table of `switch` alone.
+/// As for [`return_sites`]. Go uses jumps to addresses in a table for `switch` only.
 pub fn go_return_sites(code: &[u8], entry: u64) -> Result<Vec<SiteChoice>, CodeError> {
     returns(code, entry, &Parts::default(), |before, _| before.last().is_some_and(jumps_by_go_table))
 }
 
-/// The parts of a function that lie elsewhere, of which none returns: what they are to the rest of it.
+/// The parts of a function that lie elsewhere, none of which returns: the jumps between them and the function.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
-    /// Where the function jumps into them.
+    /// The targets of jumps from the function into the parts.
     entered: BTreeSet<u64>,
-    /// Where they jump back into it.
+    /// The targets of jumps from the parts back into the function.
     left: BTreeSet<u64>,
 }
 
 impl Parts {
-    /// Takes a part in, unless it may return, or lead to anything but itself and what is behind a site in the function, which
-    /// each call must hit once. Part and function are given by their code and where that begins.
+    /// Adds a part, unless it may return, or may lead to anything but itself and the code after `site` in the function,
+    /// which each call must hit once. Part and function are given by code and start address.
     pub(in crate::image) fn add(&mut self, part: (&[u8], u64), whole: (&[u8], u64), site: u64) -> bool {
         let end = |(code, entry): (&[u8], u64)| entry.saturating_add(code.len() as u64);
         let is_inside = |target: u64| [part, whole].into_iter().any(|it| (it.1..end(it)).contains(&target));
         let (Ok(part), Ok(whole)) = (Body::decode(part.0, part.1), Body::decode(whole.0, whole.1)) else {
             return false;
         };
-        // The way to the jump of a `switch` must be that of which it is known where it leads.
+        // The instructions before the jump of a `switch` prove where it leads. A part must not jump past them.
         let is_jump = |i: &Instruction| i.flow_control() == FlowControl::IndirectBranch;
         let is_apart = |at: usize| !whole.instructions.iter().skip(at).take(2).any(is_jump);
         let is_behind = |target: u64| target.wrapping_sub(whole.entry) > site;
@@ -76,7 +81,7 @@ impl Parts {
                 _ => true,
             }
         };
-        // What only fills up goes on behind it.
+        // Padding runs into whatever follows it.
         if filled_from(&part) == 0 || check_end(&part, None).is_err() || !part.instructions.iter().all(stays)
         {
             return false;
@@ -87,14 +92,14 @@ impl Parts {
     }
 }
 
-/// Where jumps of one piece of code lead to in another.
+/// The targets in `to` of jumps from `from`.
 fn jumps_into(from: &Body, to: &Body) -> impl Iterator<Item = u64> {
     let jumps = from.instructions.iter().filter(|i| jumps_near(i) && !is_call(i));
     jumps.map(Instruction::near_branch_target).filter(move |target| to.index_of(*target).is_some())
 }
 
-/// The sites at which a function returns. `stays` tells of the last of some instructions, an indirect jump, that it goes
-/// on in the function or its parts, by them and by the addresses that jumps lead to.
+/// Returns the sites at which a function returns. `stays` decides whether the last of some instructions, an indirect
+/// jump, continues in the function or its parts. It gets these instructions and the targets of all direct jumps.
 fn returns(
     code: &[u8],
     entry: u64,
@@ -104,7 +109,7 @@ fn returns(
     let body = Body::decode(code, entry)?;
     let end = entry.saturating_add(code.len() as u64);
     let is_indirect = |i: &Instruction| i.flow_control() == FlowControl::IndirectBranch;
-    // Most functions have no indirect jump, and need none of them.
+    // Most functions have no indirect jump, and need no targets.
     let asked = body.instructions.iter().any(is_indirect);
     let named = body.instructions.iter().filter(|i| asked && jumps_near(i));
     let targets: BTreeSet<u64> = named.map(Instruction::near_branch_target).collect();
@@ -127,7 +132,7 @@ fn returns(
             _ => {}
         }
     }
-    // Before their texts are made: a large function may consist of nothing else.
+    // Counted before they are described: a large function may consist of nothing but returns.
     match returns.len() {
         0 => return Err(CodeError::NoReturn),
         1..=MAX_RETURNS => {}
@@ -143,8 +148,9 @@ fn returns(
     returns.into_iter().map(site).collect()
 }
 
-/// Refuses a jump into the middle of an instruction, and a call of a part of the function: that returns to the rest of it, or
-/// takes its return address for something else, as a retpoline does, which jumps by `ret`, and code with data behind the call.
+/// Refuses a jump into the middle of an instruction, and a call of a part of the function. Such a part returns to the
+/// rest of the function, or uses its return address for something else: a retpoline jumps by `ret`, and other code has
+/// data after the call.
 fn check_in_step(body: &Body, instruction: &Instruction, end: u64) -> Result<(), CodeError> {
     let target = instruction.near_branch_target();
     if !jumps_near(instruction) || !(body.entry..end).contains(&target) {
@@ -161,15 +167,15 @@ fn check_in_step(body: &Body, instruction: &Instruction, end: u64) -> Result<(),
     Ok(())
 }
 
-/// Refuses a function whose last instruction, if it is reached, is followed by what lies behind it. Where a `switch` leads to is
-/// not known: anywhere but to what only fills up.
+/// Refuses a function whose last instruction, if reached, runs into what follows the function. Without `reached`, any
+/// instruction except padding may be reached, as by a `switch`.
 fn check_end(body: &Body, reached: Option<&[bool]>) -> Result<(), CodeError> {
     let last = match reached {
         Some(reached) => reached.len().checked_sub(1).filter(|last| reached.get(*last) == Some(&true)),
         None => filled_from(body).checked_sub(1),
     };
     let Some(last) = last.and_then(|last| body.instructions.get(last)) else { return Ok(()) };
-    // A call may be that of a function that never returns, and what interrupts or halts ends a program.
+    // A call may be of a function that never returns, and an interrupt or halt ends a program.
     let goes_on = match last.flow_control() {
         FlowControl::Next => last.mnemonic() != Mnemonic::Hlt,
         FlowControl::ConditionalBranch | FlowControl::XbeginXabortXend => true,
@@ -178,16 +184,16 @@ fn check_end(body: &Body, reached: Option<&[bool]>) -> Result<(), CodeError> {
     if goes_on { Err(CodeError::LeftAtEnd { from: body.offset(last) }) } else { Ok(()) }
 }
 
-/// The number of the first of the instructions at the end that do nothing, and only fill up.
+/// The index of the first instruction of the padding at the end.
 fn filled_from(body: &Body) -> usize {
     let last = body.instructions.iter().rposition(|i| i.mnemonic() != Mnemonic::Nop);
     last.map_or(0, |last| last + 1)
 }
 
-/// Refuses a return that is reached neither from the entry nor behind a call.
+/// Refuses a return that is reached neither from the entry nor after a call.
 fn check_reached(body: &Body, reached: &[bool], returns: &[usize]) -> Result<(), CodeError> {
     let is_unreached = |index: &usize| reached.get(*index) == Some(&false);
-    // Most functions have none.
+    // In most functions, all returns are reached.
     if !returns.iter().any(is_unreached) {
         return Ok(());
     }
@@ -198,7 +204,7 @@ fn check_reached(body: &Body, reached: &[bool], returns: &[usize]) -> Result<(),
     unknown.map_or(Ok(()), |i| Err(CodeError::Unreached { offset: body.offset(i) }))
 }
 
-/// Which instructions are reached from some of them. What is called comes back, unless nothing but filling follows.
+/// Returns which instructions are reached from some others. A call returns, unless only padding follows it.
 fn reached(body: &Body, mut ways: Vec<usize>) -> Vec<bool> {
     let filled_from = filled_from(body);
     let mut reached = vec![false; body.instructions.len()];
@@ -225,7 +231,7 @@ fn reached(body: &Body, mut ways: Vec<usize>) -> Vec<bool> {
     reached
 }
 
-/// Whether an instruction calls a function; the kernel is none.
+/// Whether an instruction calls a function. A system call is not one.
 fn is_call(i: &Instruction) -> bool {
     match i.flow_control() {
         FlowControl::Call => jumps_near(i),
@@ -234,9 +240,9 @@ fn is_call(i: &Instruction) -> bool {
     }
 }
 
-/// Whether the last of some instructions jumps by a distance from a table to the address of that table, as compilers make it
-/// of a `switch` in code that may lie anywhere: `movsxd rax, dword ptr [rdx+rdi*4]; add rax, rdx; jmp rax`. Nothing jumps
-/// in between.
+/// Whether the last of some instructions jumps to the address of a table plus a distance from that table. Compilers
+/// make this of a `switch` in position-independent code: `movsxd rax, dword ptr [rdx+rdi*4]; add rax, rdx; jmp rax`.
+/// Nothing jumps in between.
 fn jumps_by_distance(before: &[Instruction], targets: &BTreeSet<u64>) -> bool {
     let [.., load, add, jump] = before else { return false };
     let (loaded, table) = (load.op0_register(), load.memory_base());
@@ -256,8 +262,8 @@ fn jumps_by_distance(before: &[Instruction], targets: &BTreeSet<u64>) -> bool {
     is_load && is_sum && is_jump && ![add, jump].iter().any(|i| targets.contains(&i.ip()))
 }
 
-/// Whether an instruction jumps as Go does for a `switch`, to an address in a table (`BlockAMD64JUMPTABLE` in
-/// cmd/compile/internal/amd64/ssa.go @ go1.26). A call in place of a return it makes by a register.
+/// Whether an instruction jumps to an address in a table, as Go does for a `switch` (`BlockAMD64JUMPTABLE` in
+/// cmd/compile/internal/amd64/ssa.go @ go1.26). For a tail call, Go jumps by a register.
 fn jumps_by_go_table(jump: &Instruction) -> bool {
     jump.code() == Code::Jmp_rm64
         && jump.op0_kind() == OpKind::Memory
@@ -312,11 +318,11 @@ mod tests {
             ("85ff 7406 ff2500100000 c3", 4),
             // jmp rax
             ("85ff 7402 ffe0 c3", 4),
-            // return handlers[x](y), where the code may lie anywhere, and where it may not:
+            // return handlers[x](y), in position-independent code and in other code:
             // lea rax, [rip+0x1000]; jmp [rax+rdi*8], and jmp [rdi*8+0x402000]
             ("488d0500100000 ff24f8 c3", 7),
             ("ff24fd00204000 c3", 0),
-            // A distance that is in no table: movsxd rax, [rdx]; add rax, rdx; jmp rax
+            // A distance that is not in a table: movsxd rax, [rdx]; add rax, rdx; jmp rax
             ("486302 4801d0 ffe0 c3", 6),
         ] {
             assert_eq!(error(hex), CodeError::MayBeLeftByJump { from }, "{hex}");
@@ -326,21 +332,22 @@ mod tests {
     #[test]
     fn a_function_with_a_switch_returns_itself() {
         let returns = |sites: Vec<SiteChoice>| sites.iter().map(|site| site.offset).collect::<Vec<_>>();
-        // lea rdx, [rip+0x1000]; movsxd rax, [rdx+rdi*4]; add rax, rdx; notrack jmp rax; mov eax, 1; ret; xor eax, eax; ret
+        // lea rdx, [rip+0x1000]; movsxd rax, [rdx+rdi*4]; add rax, rdx; notrack jmp rax; mov eax, 1; ret; xor eax, eax;
+        // ret
         let switch = "488d1500100000 486304ba 4801d0 3effe0 b801000000 c3 31c0 c3";
         assert_eq!(return_sites(&bytes(switch), ENTRY).map(returns), Ok(vec![22, 25]));
         // Its table may lead to a part that lies elsewhere.
         let in_parts = super::return_sites(&bytes(switch), ENTRY, None);
         assert_eq!(in_parts, Err(CodeError::MayBeLeftByJump { from: 14 }));
-        // Without a jump from a table it is known where a function goes: ret
+        // Without a jump by a table, it is known where a function continues: ret
         assert!(super::return_sites(&bytes("c3"), ENTRY, None).is_ok());
-        // The sum in the other register: add rdx, rax; jmp rdx
+        // The sum is in the other register: add rdx, rax; jmp rdx
         let other = switch.replace("4801d0 3effe0", "4801c2 ffe2");
         assert_eq!(return_sites(&bytes(&other), ENTRY).map(returns), Ok(vec![21, 24]));
-        // Something else jumps to the jump as well.
+        // Something else also jumps to the jump.
         let joined = bytes(&format!("{switch} ebf2"));
         assert_eq!(return_sites(&joined, ENTRY), Err(CodeError::MayBeLeftByJump { from: 14 }));
-        // As Go makes it: lea rcx, [rip+0x1000]; jmp [rcx+rax*8]; ret. And a call in place of a return: jmp rcx.
+        // As Go makes it: lea rcx, [rip+0x1000]; jmp [rcx+rax*8]; ret. And a tail call: jmp rcx.
         let go = bytes("488d0d00100000 ff24c1 c3");
         assert_eq!(go_return_sites(&go, ENTRY).map(returns), Ok(vec![10]));
         assert_eq!(go_return_sites(&bytes("ffe1 c3"), ENTRY), Err(CodeError::MayBeLeftByJump { from: 0 }));
@@ -348,17 +355,19 @@ mod tests {
 
     #[test]
     fn a_part_stays_in_its_function_unless_it_returns_or_leads_elsewhere() {
-        // Sixteen bytes behind the part's begin: lea rdx, [rip+0x1000]; movsxd rax, [rdx+rdi*4]; add rax, rdx; jmp rax; ret
+        // Sixteen bytes after the start of the part: lea rdx, [rip+0x1000]; movsxd rax, [rdx+rdi*4]; add rax, rdx; jmp
+        // rax; ret
         let whole = bytes("488d1500100000 486304ba 4801d0 ffe0 c3");
         let stays_behind =
             |hex: &str, site| Parts::default().add((&bytes(hex), ENTRY), (&whole, ENTRY + 16), site);
         let stays = |hex: &str| stays_behind(hex, 0);
         for hex in [
-            // As an exception goes on: mov rdi, rbx; call elsewhere; and nop, or ud2
+            // As an exception continues: mov rdi, rbx; call elsewhere; and nop, or ud2
             "4889df e800100000",
             "4889df e800100000 90",
             "4889df e800100000 0f0b",
-            // To the function's return, over a nop behind a call by an address, and to its second instruction: jmp +30, jmp +1, je +21
+            // To the function's return, over a nop after a call by an address, and to its second instruction: jmp +30,
+            // jmp +1, je +21
             "eb1e 90",
             "ff1500100000 eb01 90 cc",
             "7415 cc",
@@ -374,28 +383,28 @@ mod tests {
             "ff2500100000",
             "e900100000",
             "747f cc",
-            // Into the middle of an instruction of the function's, and of its own: jmp +15, and jmp -1
+            // Into the middle of an instruction of the function, and of its own: jmp +15, and jmp -1
             "eb0f",
             "ebff",
-            // To the jump of the `switch`, and to what works out where to: jmp +28, and jmp +25
+            // To the jump of the `switch`, and to the instruction that computes its target: jmp +28, and jmp +25
             "eb1c",
             "eb19",
-            // To where the probe is that each call must hit once: je +14
+            // To the site that each call must hit once: je +14
             "740e cc",
             // A call of the function's return, and of its own end: call +27, and call +0
             "e81b000000 cc",
             "e800000000 cc",
-            // What lies behind it may be anything: mov rdi, rbx; nop; je +14
+            // Anything may follow it: mov rdi, rbx; nop; je +14
             "4889df",
             "90",
             "740e",
-            // No instruction, and none at all.
+            // No instruction, and no bytes at all.
             "06",
             "",
         ] {
             assert!(!stays(hex), "{hex}");
         }
-        // The same where that is the second instruction.
+        // The same if the site is the second instruction.
         assert!(!stays_behind("7415 cc", 7));
     }
 
@@ -414,12 +423,12 @@ mod tests {
         // call elsewhere; int3
         assert_eq!(returns("743e 90 c3", "e800100000 cc"), Ok(vec![3]));
         assert_eq!(returns(whole, "e800100000 cc"), Err(CodeError::Unreached { offset: 6 }));
-        // call elsewhere; jmp back behind the first return
+        // call elsewhere; jmp back, after the first return
         assert_eq!(returns(whole, "e800100000 ebbd"), Ok(vec![3, 6]));
-        // je to the part; ret; mov eax, edi, where the function ends. The part leads there, or does not.
+        // je to the part; ret; mov eax, edi, at the end of the function. The part leads there, or does not.
         assert_eq!(returns("743e c3 89f8", "e800100000 cc"), Ok(vec![2]));
         assert_eq!(returns("743e c3 89f8", "e800100000 ebbc"), Err(CodeError::LeftAtEnd { from: 3 }));
-        // Into the middle of its call, and behind it: je +63, and je +68
+        // Into the middle of its call, and past it: je +63, and je +68
         assert_eq!(returns("743f c3", "e800100000 cc"), Err(CodeError::LeftByJump { from: 0 }));
         assert_eq!(returns("7444 c3", "e800100000 cc"), Err(CodeError::LeftByJump { from: 0 }));
     }
@@ -432,7 +441,7 @@ mod tests {
             ("85ff 7401 c3 90".to_owned(), 5),
             // je +2; nop; ret; je to the nop
             ("7402 90 c3 74fc".to_owned(), 4),
-            // A call that may return, and something behind it: test edi, edi; je +1; ret; call elsewhere; mov eax, edi
+            // A call that may return, with code after it: test edi, edi; je +1; ret; call elsewhere; mov eax, edi
             ("85ff 7401 c3 e800100000 89f8".to_owned(), 10),
             // mov eax, edi, or a jump to it, to which a table may lead
             (format!("{switch} 89f8"), 17),
@@ -442,8 +451,8 @@ mod tests {
             let error = return_sites(&bytes(&hex), ENTRY).expect_err("no sites");
             assert_eq!(error, CodeError::LeftAtEnd { from }, "{hex}");
         }
-        // As compilers end functions, behind test edi, edi; je +1; ret: call elsewhere; the same and nop; ud2; int3; hlt; a call and
-        // int3; a call, nop and int3. Or behind the return: nop.
+        // Endings that compilers make, after test edi, edi; je +1; ret: call elsewhere; the same and nop; ud2; int3;
+        // hlt; a call and int3; a call, nop and int3. Or after the return: nop.
         for end in ["e800100000", "e800100000 90", "0f0b", "cc", "f4", "e800100000 cc", "e800100000 90 cc"] {
             for begin in ["85ff 7401 c3", switch] {
                 let sites = return_sites(&bytes(&format!("{begin} {end}")), ENTRY);
@@ -458,15 +467,15 @@ mod tests {
     #[test]
     fn data_among_the_code_is_no_return() {
         let error = |hex: &str| return_sites(&bytes(hex), ENTRY).expect_err("no sites");
-        // jmp +3; b8 c3 00, which is data; ret; nop. As they follow each other: jmp +3; mov eax, 0x90c300c3.
+        // jmp +3; b8 c3 00, which is data; ret; nop. Decoded in sequence: jmp +3; mov eax, 0x90c300c3.
         assert_eq!(error("eb03 b8c300 c3 90"), CodeError::OutOfStep { from: 0, to: 5 });
         // je +4; ret; nop dword ptr [rax]; ret; jmp into the middle of the nop
         assert_eq!(error("7404 c3 0f1f 00 c3 ebfc"), CodeError::OutOfStep { from: 7, to: 5 });
         // jmp +1; c3, which is data; ret
         assert_eq!(error("eb01 c3 c3"), CodeError::Unreached { offset: 2 });
-        // A system call does not tell it from data: ret; syscall; ret
+        // A system call does not distinguish it from data: ret; syscall; ret
         assert_eq!(error("c3 0f05 c3"), CodeError::Unreached { offset: 3 });
-        // Behind the end: ret; int3; ret
+        // After the end: ret; int3; ret
         assert_eq!(go_return_sites(&bytes("c3 cc c3"), ENTRY), Err(CodeError::Unreached { offset: 2 }));
     }
 
@@ -478,19 +487,20 @@ mod tests {
         };
         // test edi, edi; je +1; ret; ret; mov rdi, rax; call elsewhere; ret
         assert_eq!(returns("85ff 7401 c3 c3 4889c7 e800100000 c3"), Ok(vec![4, 5, 14]));
-        // The same by its address, and what follows lies before it: ret; ret; mov rdi, rax; call [rip+0x1000]; jmp to the second
+        // The same with a call by an address, continued by code before it: ret; ret; mov rdi, rax; call [rip+0x1000];
+        // jmp to the second
         assert_eq!(returns("c3 c3 4889c7 ff1500100000 ebf4"), Ok(vec![0, 1]));
-        // What is behind it in the file is not behind it as it runs: ret; call elsewhere; ud2; ret
+        // What follows in the file does not follow at run time: ret; call elsewhere; ud2; ret
         assert_eq!(returns("c3 e800100000 0f0b c3"), Err(CodeError::Unreached { offset: 8 }));
     }
 
     #[test]
     fn a_function_of_which_a_part_is_called_has_no_returns() {
         let error = |hex: &str| return_sites(&bytes(hex), ENTRY).expect_err("no sites");
-        // As a retpoline jumps: call +7; pause; lfence; jmp to the pause; mov [rsp], rax; ret
+        // A retpoline: call +7; pause; lfence; jmp to the pause; mov [rsp], rax; ret
         let thunk = "e807000000 f390 0faee8 ebf9 48890424 c3";
         assert_eq!(error(thunk), CodeError::CalledInside { from: 0, to: 12 });
-        // A text behind the call: call +2; 68 69, which is data; pop rdi; ret
+        // A text after the call: call +2; 68 69, which is data; pop rdi; ret
         assert_eq!(error("e802000000 6869 5f c3 9090"), CodeError::OutOfStep { from: 0, to: 7 });
         // A function that calls itself: call to the entry; ret
         assert!(return_sites(&bytes("e8fbffffff c3"), ENTRY).is_ok_and(|sites| sites.len() == 1));

@@ -1,4 +1,4 @@
-//! Functions as compilers made them, and such as none makes.
+//! Functions as compilers made them, and some that no compiler makes.
 
 use proptest::prelude::*;
 
@@ -138,7 +138,7 @@ fn a_push_behind_a_changed_argument_is_not_used() {
     // mov rax, rbx; push rbp; pop rbp; ret
     let site = site("4889d8 55 5d c3");
     assert_eq!((site.offset, site.kind), (0, SiteKind::Entry));
-    // An assembly function loads the goroutine first: mov r14, fs:[-8]; cmp rsp, [r14+0x10]; jbe; push.
+    // A function in assembly loads the goroutine first: mov r14, fs:[-8]; cmp rsp, [r14+0x10]; jbe; push.
     let code = bytes("644c8b3425f8ffffff 493b6610 7603 55 5d c3 e800000000 ebe7");
     assert!(matches!(go_entry_site(&code, ENTRY), Err(CodeError::Reentered { site: 0, to: 0, .. })));
 }
@@ -170,7 +170,7 @@ fn bytes_that_are_no_function_are_refused() {
     assert_eq!(go_entry_site(&[0x55, 0x06], ENTRY), Err(CodeError::Undecodable { offset: 1 }));
     let long = vec![0x90; MAX_CODE + 1];
     assert_eq!(go_entry_site(&long, ENTRY), Err(CodeError::TooLong { len: MAX_CODE + 1 }));
-    // The compare is all there is, at the end of the address space.
+    // There is nothing but the compare, at the end of the address space.
     assert!(go_entry_site(&bytes("493b6610"), u64::MAX - 2).is_ok_and(|site| site.offset == 0));
 }
 

@@ -1,4 +1,4 @@
-//! The headers of a file: what it is, its segments, its sections.
+//! The headers of a file: its kind, its segments, its sections.
 
 use object::{
     LittleEndian as LE, elf,
@@ -10,18 +10,18 @@ use super::{
     DebugSection, Section, Segment,
 };
 
-/// Linkers write fewer than ten; a search through all of them stays cheap.
+/// Linkers write fewer than ten. A search through this many stays cheap.
 pub(super) const MAX_SEGMENTS: usize = 128;
 const MAX_SECTION_NAMES: u64 = 1 << 20;
 
-/// The header of an executable that could run here.
+/// Reads the header of an executable that could run here.
 pub(in crate::image) fn file_header(source: &dyn Source) -> Result<elf::FileHeader64<LE>, ImageError> {
     const WHAT: &str = "ELF header";
     let len = source.len();
     if len == 0 {
         return Err(ImageError::Empty);
     }
-    // As many of the identification bytes as there are: a short text file is not a truncated ELF file.
+    // Read as many of the identification bytes as there are: a short text file is not a truncated ELF file.
     let mut ident = [0; 16];
     let have = usize::try_from(len).map_or(16, |len| len.min(16));
     source.read_at(0, &mut ident[..have])?;
@@ -90,7 +90,7 @@ pub(super) fn program_headers(
     read_table(source, header.e_phoff.get(LE), usize::from(count), "program headers")
 }
 
-/// What is mapped, none of it twice.
+/// Returns the segments to load. Fails if they overlap.
 pub(super) fn segments(headers: &[elf::ProgramHeader64<LE>], len: u64) -> Result<Vec<Segment>, ImageError> {
     let mut segments = Vec::new();
     for header in headers.iter().filter(|h| h.p_type.get(LE) == elf::PT_LOAD) {
@@ -104,7 +104,7 @@ pub(super) fn segments(headers: &[elf::ProgramHeader64<LE>], len: u64) -> Result
     }
     let mut sorted = segments.clone();
     sorted.sort_unstable_by_key(|s| s.address);
-    // In a process the later one would hide the other. No linker makes such a file.
+    // In a process, the later segment would hide the other. No linker makes such a file.
     if !sorted.is_sorted_by(|one, next| one.address + one.memory_size <= next.address) {
         return Err(ImageError::malformed("its segments overlap"));
     }
@@ -131,7 +131,7 @@ fn segment(header: &elf::ProgramHeader64<LE>, len: u64) -> Result<Segment, Image
     }
 }
 
-/// The mapped sections and those of debug information, or none where the table was stripped.
+/// Returns the mapped sections and those of debug information, or none if the table was stripped.
 pub(super) fn sections(
     source: &dyn Source,
     header: &elf::FileHeader64<LE>,
@@ -157,7 +157,7 @@ pub(super) fn sections(
     Ok((mapped, headers.iter().filter_map(|h| debug_section(h, &names)).collect()))
 }
 
-/// A section that is mapped into the process.
+/// Returns a section that is mapped into the process.
 fn section(header: &elf::SectionHeader64<LE>, names: &[u8]) -> Option<Section> {
     if !header.sh_flags.get(LE).contains(elf::SHF_ALLOC) {
         return None;
@@ -166,7 +166,7 @@ fn section(header: &elf::SectionHeader64<LE>, names: &[u8]) -> Option<Section> {
     Some(Section { name, address: header.sh_addr.get(LE), size: header.sh_size.get(LE) })
 }
 
-/// A section of debug information that has contents.
+/// Returns a section of debug information that has contents.
 fn debug_section(header: &elf::SectionHeader64<LE>, names: &[u8]) -> Option<DebugSection> {
     let flags = header.sh_flags.get(LE);
     if flags.contains(elf::SHF_ALLOC) || header.sh_type.get(LE) != elf::SHT_PROGBITS {
@@ -191,7 +191,7 @@ fn debug_section(header: &elf::SectionHeader64<LE>, names: &[u8]) -> Option<Debu
 }
 
 fn section_name<'a>(header: &elf::SectionHeader64<LE>, names: &'a [u8]) -> Option<&'a [u8]> {
-    // The longest name that is looked for has 23 bytes.
+    // The longest name that is compared has 23 bytes.
     const MAX_NAME: usize = 32;
     let name = names.get(usize::try_from(header.sh_name.get(LE)).ok()?..)?;
     let end = name.iter().take(MAX_NAME).position(|&b| b == 0)?;
@@ -203,7 +203,7 @@ fn read_pod<T: Pod + Copy>(source: &dyn Source, offset: u64, what: &'static str)
     from_bytes::<T>(&data).map(|(value, _)| *value).map_err(|()| ImageError::Truncated { what })
 }
 
-/// The entries of a table.
+/// Reads the entries of a table.
 pub(in crate::image) fn read_table<T: Pod + Copy>(
     source: &dyn Source,
     offset: u64,
@@ -215,7 +215,7 @@ pub(in crate::image) fn read_table<T: Pod + Copy>(
     Ok(entries.map(|(entry, _)| *entry).collect())
 }
 
-/// Bytes of the file; takes no memory for what lies behind its end.
+/// Reads bytes of the file. Allocates no memory for a range beyond its end.
 pub(in crate::image) fn read_bytes(
     source: &dyn Source,
     offset: u64,

@@ -1,4 +1,4 @@
-//! The notes of a file, which tell builds apart.
+//! The notes of a file, which hold its build id.
 
 use object::{LittleEndian as LE, elf};
 
@@ -9,8 +9,8 @@ const MAX_BUILD_ID: usize = 256;
 /// `ELF_NOTE_GOBUILDID_TAG` in cmd/internal/buildid/note.go @ go1.26.
 const NT_GO_BUILD_ID: elf::NoteType = elf::NoteType(4);
 
-/// The build id from the notes. Go's linker mentions only its own note in the program headers, so the
-/// sections are asked first. A file can be used without its notes: what is damaged is left out.
+/// Returns the build id from the notes. Go's linker lists only its own note in the program headers, so the sections are
+/// read first. A file is usable without its notes: damaged ones are ignored.
 pub(super) fn build_id(image: &Image, headers: &[elf::ProgramHeader64<LE>]) -> Option<String> {
     let sections =
         [".note.gnu.build-id", ".note.go.buildid"].into_iter().filter_map(|name| image.section(&[name]));
@@ -40,8 +40,8 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Owner, type and content of each note, up to the first that is malformed. Parts are aligned to 4 bytes;
-/// the notes that are aligned to 8 hold other things than build ids.
+/// Iterates over owner, type and content of each note, up to the first that is malformed. Parts are aligned to 4 bytes:
+/// notes aligned to 8 do not hold build ids.
 struct Notes<'a> {
     data: &'a [u8],
 }

@@ -1,4 +1,4 @@
-//! What the dynamic linker stores in a position-independent file.
+//! The values that the dynamic linker stores in a position-independent file.
 
 use object::{LittleEndian as LE, elf, pod::from_bytes};
 
@@ -7,24 +7,24 @@ use super::{
     CHUNK, Image,
 };
 
-/// A Kitex program of 29 MB has 0.2 million, one of 1.1 GB would have this many. They take 64 MB.
+/// The most relocations. A Kitex program of 29 MB has 0.2 million; one of 1.1 GB would have this many. They take 64 MB.
 const MAX_RELOCATIONS: usize = 8_000_000;
 const MAX_DYNAMIC: u64 = 64 << 10;
 /// Tags of the dynamic section: address and size of the table of relocations with addends.
 const DT_RELA: u64 = 7;
 const DT_RELASZ: u64 = 8;
 
-/// The link-time value that the dynamic linker adds the bias to and stores at `address`.
+/// The link-time value to which the dynamic linker adds the bias before it stores the sum at `address`.
 ///
-/// A position-independent file is linked for addresses from 0 on, and its code reaches 2 GiB. There are many of these, and
-/// they are kept as long as the file is.
+/// 32 bits each: a position-independent file is linked for addresses from 0 on, and its code reaches 2 GiB. There are
+/// many relocations, and they are kept as long as the file.
 pub(super) struct Relocation {
     address: u32,
     value: u32,
 }
 
 impl Image {
-    /// Those of a position-independent file, by address; read when they are first asked for.
+    /// The relocations of a position-independent file, by address. Read on first use.
     pub(super) fn relocations(&self) -> Result<&[Relocation], ImageError> {
         if let Some(known) = self.relocations.get() {
             return Ok(known);
@@ -33,9 +33,9 @@ impl Image {
         Ok(self.relocations.get_or_init(|| read))
     }
 
-    /// The relative relocations of the dynamic section, by address. Go's own linker stores their values
-    /// in place as well; the system's linker, used with cgo, does not. (Packed relocations, `DT_RELR`,
-    /// always have their values in place.)
+    /// Reads the relative relocations of the dynamic section, by address. Go's own linker also stores their values in
+    /// place. The system's linker, used with cgo, does not. (Packed relocations, `DT_RELR`, always have their values in
+    /// place.)
     fn read_relocations(&self) -> Result<Vec<Relocation>, ImageError> {
         const ENTRY: usize = size_of::<elf::Rela64<LE>>();
         let Some((mut at, size)) = self.relocation_table()? else {
@@ -47,7 +47,7 @@ impl Image {
                 "it has {left} relocations, more than the {MAX_RELOCATIONS} that are read"
             )));
         }
-        // Before memory is taken for all of it.
+        // Checked before memory is allocated for the whole table.
         self.segment(at, size)?;
         let mut found = Vec::with_capacity(left);
         while left > 0 {
@@ -60,12 +60,12 @@ impl Image {
         }
         // A stable sort would take half as much memory again.
         found.sort_unstable_by_key(|r| (r.address, r.value));
-        // No linker writes two for one place; a file that does must not cost more for it.
+        // No linker writes two for one address. A file that does must not cost more.
         found.dedup_by_key(|r| r.address);
         Ok(found)
     }
 
-    /// Address and size of the table of relocations with addends.
+    /// Returns address and size of the table of relocations with addends.
     fn relocation_table(&self) -> Result<Option<(u64, u64)>, ImageError> {
         let Some((address, size)) = self.dynamic else {
             return Ok(None);
@@ -117,7 +117,7 @@ mod tests {
         let last = Relocation { address: u32::MAX, value: u32::MAX };
         relocate(&[last], u64::from(u32::MAX) - 1, &mut data);
         assert_eq!(data, [0, 0xff, 0xff, 0xff]);
-        // What lies beyond is none.
+        // A relocation beyond 32 bits is ignored.
         let entry = |address: u64, value: u64| [address, 8, value].map(u64::to_le_bytes).concat();
         for (address, value, is_one) in
             [(8, 9, true), (1 << 32, 9, false), (8, 1 << 32, false), (u64::MAX, u64::MAX, false)]

@@ -1,4 +1,4 @@
-//! Made-up executables, whole and damaged.
+//! Synthetic executables, whole and damaged.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ fn parse(file: Vec<u8>) -> Result<Image, ImageError> {
     Image::parse(Box::new(file))
 }
 
-/// A good file with some bytes replaced.
+/// A valid file with some bytes replaced.
 fn patched(at: usize, bytes: &[u8]) -> Vec<u8> {
     let (mut file, _) = GoFile::of_release(26).build();
     file[at..at + bytes.len()].copy_from_slice(bytes);
@@ -45,11 +45,11 @@ fn every_cut_of_a_file_is_seen() {
 
 #[test]
 fn impossible_headers_are_refused() {
-    // No program headers; none of a known size; more in the file than in memory; a wrapping address.
+    // No program headers; headers of an unknown size; more bytes in the file than in memory; an address that wraps.
     for (at, bytes) in [(56, &[0_u8; 2][..]), (54, &[55, 0]), (64 + 40, &[1, 0]), (64 + 16, &[0xff; 8])] {
         assert!(matches!(error(patched(at, bytes)), ImageError::Malformed { .. }), "{at}");
     }
-    // The second segment lies where the first ends.
+    // The second segment starts before the first ends.
     let overlapping = error(patched(64 + 56 + 16, &(TEXT + 1).to_le_bytes()));
     assert!(overlapping.to_string().ends_with("its segments overlap"), "{overlapping}");
     let beyond = error(patched(64 + 8, &[0xff; 8]));
@@ -108,12 +108,12 @@ fn pointers_of_a_position_independent_file_come_from_its_relocations() {
     assert_eq!(image.read_up_to(places.variable + 1, 2).expect("a part"), pointer[1..3]);
 }
 
-/// As of an executable of 300 MB.
+/// As in an executable of 300 MB.
 #[test]
 fn a_large_file_may_have_millions_of_relocations() {
     const COUNT: u64 = 2_100_000;
     let (mut file, places) = GoFile { pie: true, sections: false, ..GoFile::of_release(26) }.build();
-    // Its last part: address and size of the table come first in it.
+    // The dynamic section is the last part of the file. Address and size of the table come first in it.
     let dynamic = file.len() - 64;
     let table = BASE + file.len() as u64;
     for number in 0..COUNT {

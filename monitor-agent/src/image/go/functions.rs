@@ -1,41 +1,43 @@
-//! The function table: names, places and arguments of all functions.
+//! The function table: names, addresses and arguments of all functions.
 
 use super::{GoImage, Slice, number, to_len};
 use crate::image::bytes::u32_at;
 use crate::image::code::goes_on_elsewhere;
 use crate::image::{Image, ImageError};
 
-/// No function that is worth probing is larger; decoding this much takes a few milliseconds.
+/// No function that is worth probing is larger. Decoding this much takes a few milliseconds.
 const MAX_CODE: u64 = 256 << 10;
 /// Tables are read in pieces of this size.
 const WINDOW: usize = 256 << 10;
-/// What one move in a table costs of a budget, however few bytes it gives.
+/// The least that one move in a table costs of the budget, however few bytes it reads.
 const MIN_COST: u64 = 4096;
 /// The largest function tables have a hundred megabytes.
 const MAX_TABLE: u64 = 256 << 20;
-/// No question that makes sense has more functions for an answer.
+/// The most functions in an answer. No sensible question has more.
 pub(super) const MAX_FOUND: usize = 1 << 16;
-/// Names of functions are mostly shorter than a hundred bytes: type arguments are not in them. One that is longer than this
-/// is none that is looked for.
+/// The longest name that is compared. Most names of functions are shorter than a hundred bytes, since they do not
+/// include type arguments.
 pub(super) const MAX_NAME: usize = 1 << 10;
-/// What the names in an answer take together.
+/// The most bytes of all names in an answer.
 pub(super) const MAX_NAMES: usize = 16 << 20;
 
-/// Number of the data with a function's arguments.
+/// The index of the data that describes a function's arguments.
 const ARGUMENTS: u8 = 5;
-/// It is never longer (`TraceArgsMaxLen` in internal/abi/type.go @ go1.27).
+/// The longest description of arguments (`TraceArgsMaxLen` in internal/abi/type.go @ go1.27).
 const ARGUMENTS_MAX: usize = 171;
-/// A function has a handful of tables.
+/// The most tables of a function, which has a handful.
 pub(super) const MAX_TABLES: u32 = 64;
 
-/// A function of the runtime that every program has, since the runtime's own `main` defers, and that counts as a wrapper in each
-/// release (`funcIDs` in cmd/internal/objabi/funcid.go @ go1.18 to go1.27). The number of wrappers is another in some.
+/// A function of the runtime that every program has, since the runtime's own `main` defers. Each release marks it as a
+/// wrapper (`funcIDs` in cmd/internal/objabi/funcid.go @ go1.18 to go1.27). The id of wrappers differs between
+/// releases.
 pub(crate) const A_WRAPPER: &str = "runtime.deferreturn";
-/// The flag of what is written in assembly (`FuncFlagAsm` in internal/abi/symtab.go @ go1.21 to go1.27, `FuncFlag_ASM` before).
+/// The flag of functions in assembly (`FuncFlagAsm` in internal/abi/symtab.go @ go1.21 to go1.27, `FuncFlag_ASM`
+/// before).
 const ASSEMBLY: u8 = 1 << 2;
-/// What only goes on to another function has five instructions. Where nothing is optimised it puts its arguments on the stack
-/// first and takes them from there again: ten bytes more for each of the nine words that registers have, and twelve or so for each
-/// of the fifteen floating-point numbers.
+/// The largest wrapper that only jumps to another function. It has five instructions. Without optimisation it first
+/// stores its arguments on the stack and reloads them: ten bytes more for each of the nine words in registers, and
+/// twelve or so for each of the fifteen floating-point numbers.
 const MAX_WRAPPER: u64 = 512;
 
 /// A function of the program. Addresses are link-time virtual addresses.
@@ -45,16 +47,16 @@ pub struct Function {
     pub name: String,
     /// Address of its first instruction.
     pub entry: u64,
-    /// Address behind its last byte; padding up to the next function included.
+    /// Address after its last byte. Includes the padding up to the next function.
     pub end: u64,
     /// Address of its record in the function table.
     pub record: u64,
 }
 
-/// What a function is that is none of the program's Go code.
+/// Why a function is not Go code of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StandIn {
-    /// The compiler has made it to call another one.
+    /// The compiler made it to call another function.
     Wrapper,
     /// It is written in assembly.
     Assembly,
@@ -68,7 +70,7 @@ pub(super) enum TableFormat {
     Go116,
     /// Go 1.18 and 1.19: offsets from the start of the text.
     Go118,
-    /// Since Go 1.20: the same with other names for generated symbols.
+    /// Since Go 1.20: the same, with other names for generated symbols.
     Go120,
 }
 
@@ -90,27 +92,27 @@ impl TableFormat {
         }
     }
 
-    /// Where the header says how far the names and the table are from it.
+    /// Returns where the header holds the distances to the names and to the table.
     pub(super) fn header_offsets(self) -> (usize, usize) {
         if self == Self::Go116 { (24, 56) } else { (32, 64) }
     }
 
-    /// The size of one number in the table: an address or an offset.
+    /// The size of one number in the table, an address or an offset, in bytes.
     pub(super) fn width(self) -> u64 {
         if self == Self::Go116 { 8 } else { 4 }
     }
 }
 
 impl GoImage<'_> {
-    /// The functions whose name `matches`, in the order of their addresses; at most 65,536. Reads the whole
-    /// table once. Type arguments are written `[...]`. A function in assembly can be found twice under one
-    /// name: once as itself, once as the compiler's wrapper with register arguments. Names of more than a
+    /// Returns the functions whose name `matches`, in the order of their addresses. Fails if there are more than
+    /// 65,536. Reads the whole table once. Type arguments are written `[...]`. A function in assembly can be found
+    /// twice under one name: as itself, and as the compiler's wrapper with register arguments. Names of more than a
     /// kilobyte match nothing.
     pub fn functions_named(&self, matches: &dyn Fn(&str) -> bool) -> Result<Vec<Function>, ImageError> {
         self.some_functions_named(MAX_FOUND, matches)
     }
 
-    /// The same where more than `most` are an error.
+    /// The same, but fails if there are more than `most`.
     pub(crate) fn some_functions_named(
         &self,
         most: usize,
@@ -133,8 +135,8 @@ impl GoImage<'_> {
             if end < entry {
                 return Err(ImageError::malformed("its Go function table is not in order"));
             }
-            // Behind the entry in a function's record comes the place of its name (`_func` in
-            // runtime/runtime2.go @ go1.26).
+            // In a function's record, the offset of its name follows the entry (`_func` in runtime/runtime2.go @
+            // go1.26).
             let name_at = number(records.get(record_at.saturating_add(width), 4)?)?;
             let name = names.get(name_at)?;
             if let Some(name) = sought(name)
@@ -151,7 +153,7 @@ impl GoImage<'_> {
         Ok(found)
     }
 
-    /// The instructions of a function, padding behind it included.
+    /// Returns the instructions of a function, including the padding after it.
     pub fn code(&self, function: &Function) -> Result<Vec<u8>, ImageError> {
         let len = function.end.checked_sub(function.entry).filter(|&len| len <= MAX_CODE);
         let len = len.ok_or_else(|| {
@@ -164,10 +166,10 @@ impl GoImage<'_> {
         self.image.read(function.entry, to_len(len)?)
     }
 
-    /// How a function's arguments lie, as the runtime has it for tracebacks (`FUNCDATA_ArgInfo`, internal/abi/symtab.go
-    /// and internal/abi/type.go @ go1.27): a `w` for each word and a digit for what is smaller, braces around what is
-    /// one argument, a `*` where the compiler left the rest out. `None` where it says nothing: before Go 1.18, and for
-    /// assembly.
+    /// Returns the layout of a function's arguments, as the runtime has it for tracebacks (`FUNCDATA_ArgInfo`,
+    /// internal/abi/symtab.go and internal/abi/type.go @ go1.27): a `w` for each word, a digit for each smaller value,
+    /// braces around the parts of one argument, a `*` where the compiler left out the rest. `None` if there is no
+    /// layout: before Go 1.18, and for assembly.
     pub fn arguments(&self, function: &Function) -> Result<Option<String>, ImageError> {
         let fixed = self.record_size();
         let Some(base) = self.module.function_data else { return Ok(None) };
@@ -185,15 +187,15 @@ impl GoImage<'_> {
         Ok(arguments_of(&text))
     }
 
-    /// The number by which the runtime knows wrappers: that of the one that every program has, if it is among some functions, or
-    /// else the one that is known of the release. `None` for Go 1.17, which is not asked.
+    /// Returns the id by which the runtime recognises wrappers: the id of the wrapper that every program has, if it is
+    /// among `functions`, or else the id known for the release. `None` for Go 1.17, where ids are not read.
     pub fn wrapper_id(&self, functions: &[Function]) -> Result<Option<u8>, ImageError> {
         if self.format == TableFormat::Go116 {
             return Ok(None);
         }
         let one = functions.iter().find(|function| function.name == A_WRAPPER);
         let marks = one.map(|function| self.id_and_flags(function)).transpose()?;
-        // 0 is the number of what is nothing special.
+        // 0 is the id of ordinary functions.
         let id = marks.map(|(id, _)| id).filter(|id| *id != 0);
         let id = id.or_else(|| wrapper_id_of_release(self.version.minor));
         if id.is_none() {
@@ -204,9 +206,9 @@ impl GoImage<'_> {
         Ok(id)
     }
 
-    /// What a function is, if it is none of the program's Go code: assembly, or one that the compiler has made to call another,
-    /// as the method of a value for whoever has a pointer. `wrapper` is the [number of wrappers](Self::wrapper_id). Go 1.17 is
-    /// not asked.
+    /// Returns why a function is not Go code of the program, if it is not: it is in assembly, or the compiler made it
+    /// to call another function, such as the method of a pointer for the method of a value. `wrapper` is the [id of
+    /// wrappers](Self::wrapper_id). Always `None` for Go 1.17.
     pub fn stand_in(&self, function: &Function, wrapper: Option<u8>) -> Result<Option<StandIn>, ImageError> {
         if self.format == TableFormat::Go116 {
             return Ok(None);
@@ -216,14 +218,13 @@ impl GoImage<'_> {
             return Ok(Some(StandIn::Assembly));
         }
         let is_short = (1..=MAX_WRAPPER).contains(&function.end.saturating_sub(function.entry));
-        // One that only jumps has no number.
+        // A wrapper that only jumps does not have the id.
         let is_wrapper =
             wrapper == Some(id) || (is_short && goes_on_elsewhere(&self.code(function)?, function.entry));
         Ok(is_wrapper.then_some(StandIn::Wrapper))
     }
 
-    /// By which number the runtime knows a function, and the function's flags (`funcID` and `flag` of `_func` in
-    /// runtime/runtime2.go @ go1.18 to go1.27).
+    /// Returns a function's id and flags (`funcID` and `flag` of `_func` in runtime/runtime2.go @ go1.18 to go1.27).
     fn id_and_flags(&self, function: &Function) -> Result<(u8, u8), ImageError> {
         let head = self.image.read(function.record, self.record_size())?;
         match head.as_slice() {
@@ -232,13 +233,13 @@ impl GoImage<'_> {
         }
     }
 
-    /// The size of the fixed part of a function's record (`_func` in runtime/runtime2.go): since Go 1.20 with the first
-    /// line.
+    /// The size of the fixed part of a function's record (`_func` in runtime/runtime2.go). Since Go 1.20 it includes
+    /// the first line.
     pub(super) fn record_size(&self) -> usize {
         if self.version.minor < 20 { 40 } else { 44 }
     }
 
-    /// The address of a function from the number in the table.
+    /// Returns the address of a function from its number in the table.
     pub(super) fn entry(&self, data: &[u8]) -> Result<u64, ImageError> {
         let value = number(data)?;
         let entry =
@@ -248,8 +249,8 @@ impl GoImage<'_> {
     }
 }
 
-/// The number of wrappers in a release that is known (`funcID_wrapper` in runtime/symtab.go @ go1.18 to go1.20, `FuncIDWrapper` in
-/// internal/abi/symtab.go @ go1.21 to go1.27).
+/// Returns the id of wrappers in a known release (`funcID_wrapper` in runtime/symtab.go @ go1.18 to go1.20,
+/// `FuncIDWrapper` in internal/abi/symtab.go @ go1.21 to go1.27).
 fn wrapper_id_of_release(minor: u32) -> Option<u8> {
     match minor {
         18..=21 => Some(21),
@@ -259,7 +260,7 @@ fn wrapper_id_of_release(minor: u32) -> Option<u8> {
     }
 }
 
-/// A name, if it may be one that is looked for.
+/// Returns a name if it can be compared: it is UTF-8 and not too long.
 pub(super) fn sought(name: &[u8]) -> Option<&str> {
     if name.len() > MAX_NAME {
         return None;
@@ -287,8 +288,8 @@ fn arguments_of(data: &[u8]) -> Option<String> {
     }
 }
 
-/// The names of functions. Names are nearly disjoint, so reading far more bytes than there are means that
-/// a file was made to waste time.
+/// The names of functions. Names hardly overlap: a file whose names have far more bytes than their table was made to
+/// waste time.
 pub(super) struct Names<'a> {
     data: &'a [u8],
     budget: usize,
@@ -311,7 +312,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// A table that is read forward, in pieces. Going back is possible but costs of a budget.
+/// A table that is read forward, in pieces. Going back is possible, but each move costs of a budget.
 pub(super) struct Window<'a> {
     image: &'a Image,
     table: Slice,
@@ -326,7 +327,7 @@ impl<'a> Window<'a> {
         Self { image, table, start: 0, piece: Vec::new(), budget }
     }
 
-    /// `len` bytes at `offset` of the table.
+    /// Returns `len` bytes at `offset` of the table.
     pub(super) fn get(&mut self, offset: u64, len: usize) -> Result<&[u8], ImageError> {
         let end = offset.checked_add(len as u64).filter(|&end| end <= self.table.len);
         let end = end.ok_or_else(|| ImageError::malformed("its Go function table refers outside itself"))?;
@@ -338,7 +339,7 @@ impl<'a> Window<'a> {
         self.piece.get(from..from + len).ok_or_else(cut)
     }
 
-    /// Up to `most` bytes at `offset`: fewer where the table ends.
+    /// Returns up to `most` bytes at `offset`, fewer at the end of the table.
     pub(super) fn get_up_to(&mut self, offset: u64, most: usize) -> Result<&[u8], ImageError> {
         let left = self.table.len.saturating_sub(offset);
         self.get(offset, usize::try_from(left).map_or(most, |left| left.min(most)))
@@ -386,7 +387,7 @@ mod tests {
         assert!(window.get(60, 5).is_err() && window.get(u64::MAX, 4).is_err());
         let moves = (0..1000).take_while(|_| window.move_to(0).is_ok()).count();
         assert!((10..300).contains(&moves), "{moves}");
-        // However large it claims to be.
+        // However large the table claims to be.
         let window = Window::new(&image, Slice { address: places.rows, len: u64::MAX });
         assert!(window.budget < 1 << 30, "{}", window.budget);
     }

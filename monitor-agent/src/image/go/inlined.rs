@@ -1,8 +1,8 @@
-//! Which functions the compiler has put into others as well: what runs there enters no function, and hits no probe.
+//! Functions that the compiler has also inlined into others. Their inlined code enters no function, and hits no probe.
 //!
-//! The runtime needs it for tracebacks, so every program has it: for each function a tree of the calls that were inlined into
-//! it (`FUNCDATA_InlTree`), and which of its instructions are of which call in the tree (`PCDATA_InlTreeIndex`;
-//! runtime/symtab.go @ go1.18 to go1.20, runtime/symtabinl.go @ go1.21 to go1.27).
+//! The runtime needs this for tracebacks, so every program has it: for each function a tree of the calls that were
+//! inlined into it (`FUNCDATA_InlTree`), and a table that maps its instructions to the calls in the tree
+//! (`PCDATA_InlTreeIndex`; runtime/symtab.go @ go1.18 to go1.20, runtime/symtabinl.go @ go1.21 to go1.27).
 
 use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
@@ -12,54 +12,55 @@ use super::{Function, GoImage, Slice, number, to_len};
 use crate::image::ImageError;
 use crate::image::bytes::{u32_at, varint_at};
 
-/// Number of the data that is a function's tree, and of the table of what is of which call.
+/// The indices of a function's tree among its data, and of the table that maps instructions to calls.
 const TREE: u32 = 3;
 const INDEX: u32 = 2;
-/// The table of one function has some hundred bytes. It says itself where it ends, so it is looked through in ever larger
+/// The table of one function has some hundred bytes. Only its content shows where it ends, so it is read in ever larger
 /// pieces.
 const INDEX_PIECES: [usize; 3] = [1 << 10, 16 << 10, 256 << 10];
-/// The largest programs have a million functions: no more of them have a tree, and no more are in one.
+/// The most functions that have a tree, and that are in one. The largest programs have a million functions.
 const MAX_CALLED: usize = 1 << 20;
-/// What may be read: the function table, the trees and their tables, none of which is larger than the first.
+/// The budget for reads, as a multiple of the function table: the table, the trees and their tables, none of which is
+/// larger than the first.
 const READS: u64 = 4;
-/// However small the function table is.
+/// The smallest budget, however small the function table is.
 const MIN_READS: u64 = 16 << 20;
-/// However large the function table is: a second.
+/// The largest budget, however large the function table is: a second.
 const MAX_READS: u64 = 256 << 20;
 
-/// What is known of the calls that were inlined.
+/// The calls that were inlined.
 pub(super) struct Inlined {
-    /// All of them, once somebody has asked, or why they can't be read.
+    /// All calls, or why they cannot be read. Set on first use.
     calls: OnceCell<Result<Calls, String>>,
-    /// How many bytes may still be read. A small file may have many functions whose trees, and whose tables, share their bytes.
+    /// The bytes that may still be read. A small file may have many functions whose trees and tables share their bytes.
     budget: Cell<u64>,
 }
 
 /// The functions whose calls were inlined.
 struct Calls {
-    /// The place of the name of each, and of that of one that it is inlined into.
+    /// Maps the offset of each function's name to that of a function into which it is inlined.
     callers: HashMap<u32, u32>,
-    /// Those of them that are no functions of the table.
+    /// The pairs whose first function is not in the function table.
     dissolved: Vec<(u32, u32)>,
 }
 
-/// A function of which nothing is left but what the compiler has put into others.
+/// A function that has no code of its own: every call of it is inlined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dissolved {
     /// The linker's name.
     pub name: String,
-    /// Where the name is of one that it is inlined into.
+    /// The offset of the name of a function into which it is inlined.
     caller: u32,
 }
 
 impl Inlined {
-    /// Nothing yet, of a program with a function table of this size.
+    /// Has read nothing yet, of a program with a function table of this size.
     pub(super) fn in_table_of(bytes: u64) -> Self {
         let budget = bytes.saturating_mul(READS).saturating_add(MIN_READS).min(MAX_READS);
         Self { calls: OnceCell::new(), budget: Cell::new(budget) }
     }
 
-    /// Takes the cost of reading so many bytes from the budget.
+    /// Deducts the bytes of a read from the budget.
     fn pay(&self, bytes: u64) -> Result<(), ImageError> {
         let left = self.budget.get().saturating_sub(bytes);
         self.budget.set(left);
@@ -72,19 +73,19 @@ impl Inlined {
     }
 }
 
-/// The tree of a function.
+/// The tree of calls inlined into a function.
 struct Tree {
-    /// Its distance from the start of function data.
+    /// Its offset in the function data.
     offset: u32,
-    /// Where the table is that says what is of which call.
+    /// The offset of the table that maps instructions to calls.
     index: u32,
-    /// Where the function's name is.
+    /// The offset of the function's name.
     name: u32,
-    /// How many calls are in it, once they have been counted.
+    /// The number of calls in the tree, once counted.
     calls: u32,
 }
 
-/// How a call lies in a tree: its size, and where the place of its name is in it.
+/// The layout of a call in a tree: its size, and the position of its name's offset.
 #[derive(Clone, Copy)]
 struct CallLayout {
     size: u64,
@@ -92,8 +93,8 @@ struct CallLayout {
 }
 
 impl GoImage<'_> {
-    /// The name of a function that this one is inlined into, if there is any. Go 1.17, which inlines small functions only, is
-    /// not asked.
+    /// Returns the name of a function into which this one is inlined, if there is one. Always `None` for Go 1.17, which
+    /// inlines small functions only.
     pub fn inlined_into(&self, function: &Function) -> Result<Option<String>, ImageError> {
         let Some(calls) = self.inlined_calls()? else { return Ok(None) };
         let name = self.image.read(function.record.saturating_add(self.format.width()), 4)?;
@@ -101,9 +102,9 @@ impl GoImage<'_> {
         calls.callers.get(&name).map(|caller| self.name_at_place(*caller)).transpose()
     }
 
-    /// The functions whose name `matches` and that are in no function table, since each of their calls is inlined. Names are
-    /// as in [`functions_named`](Self::functions_named), and the same name may be that of a function that is there: another
-    /// instance of a generic one.
+    /// Returns the functions whose name `matches` and that are not in the function table, since every call of them is
+    /// inlined. Names are as in [`functions_named`](Self::functions_named). A function in the table may have the same
+    /// name: another instance of a generic one.
     pub fn dissolved(&self, matches: &dyn Fn(&str) -> bool) -> Result<Vec<Dissolved>, ImageError> {
         let Some(calls) = self.inlined_calls()? else { return Ok(Vec::new()) };
         let Slice { address, len } = self.module.names;
@@ -124,17 +125,17 @@ impl GoImage<'_> {
         Ok(found)
     }
 
-    /// The name of a function that this one is inlined into.
+    /// Returns the name of a function into which this one is inlined.
     pub fn dissolved_into(&self, function: &Dissolved) -> Result<String, ImageError> {
         self.name_at_place(function.caller)
     }
 
-    /// All calls that were inlined, which are looked through once; `None` for Go 1.17.
+    /// Returns all calls that were inlined, which are read once. `None` for Go 1.17.
     fn inlined_calls(&self) -> Result<Option<&Calls>, ImageError> {
         let (Some(base), Some(layout)) = (self.module.function_data, self.call_layout()) else {
             return Ok(None);
         };
-        // One that has failed is not begun again: everybody is told why.
+        // A failed read is not repeated: every caller gets the same error.
         let calls = self.inlined.calls.get_or_init(|| {
             self.read_calls(base, layout).map_err(|error| match error {
                 ImageError::Malformed { what } => what,
@@ -178,7 +179,7 @@ impl GoImage<'_> {
         Ok(Calls { callers, dissolved })
     }
 
-    /// All trees, and the places of the names of all functions.
+    /// Reads all trees, and the offsets of the names of all functions.
     fn read_trees(&self) -> Result<(Vec<Tree>, Vec<u32>), ImageError> {
         let width = self.format.width();
         let mut rows = Window::new(self.image, self.module.functions);
@@ -197,7 +198,7 @@ impl GoImage<'_> {
         Ok((trees, names))
     }
 
-    /// The place of the name of the function with this record, and its tree (`_func` in runtime/runtime2.go).
+    /// Returns the offset of the name of the function with this record, and its tree (`_func` in runtime/runtime2.go).
     fn tree_of(&self, records: &mut Window<'_>, record: u64) -> Result<(u32, Option<Tree>), ImageError> {
         let fixed = self.record_size();
         let head = records.get(record, fixed)?;
@@ -224,7 +225,7 @@ impl GoImage<'_> {
         let address = self.module.values.address;
         let mut tables = Window::new(self.image, Slice { address, len: self.image.left_at(address) });
         trees.sort_unstable_by_key(|tree| tree.index);
-        // There is no table at 0.
+        // There is no table at offset 0.
         let (mut index, mut calls) = (0, 0);
         for tree in trees {
             if tree.index != index {
@@ -235,7 +236,7 @@ impl GoImage<'_> {
         Ok(())
     }
 
-    /// How many calls are in a tree with this table.
+    /// Returns the number of calls in a tree with this table.
     fn calls_in(&self, tables: &mut Window<'_>, index: u32) -> Result<u32, ImageError> {
         for most in INDEX_PIECES {
             let table = tables.get_up_to(index.into(), most)?;
@@ -248,7 +249,7 @@ impl GoImage<'_> {
         Err(ImageError::malformed("a table of the calls inlined into a Go function is cut"))
     }
 
-    /// The name at a place among the names.
+    /// Returns the name at an offset in the names.
     fn name_at_place(&self, place: u32) -> Result<String, ImageError> {
         let Slice { address, len } = self.module.names;
         let outside = || ImageError::malformed("a Go function name lies outside its table");
@@ -268,8 +269,9 @@ fn too_many() -> ImageError {
     ImageError::malformed("the calls inlined into its Go functions are more than a program has")
 }
 
-/// One more than the highest in a table of values by instruction, and how long the table is: pairs of how much a value differs
-/// from the one before it, which is -1 for the first, and for how long it holds (`pcvalue` and `step` in runtime/symtab.go).
+/// Returns the highest value in a table plus one, and the length of the table. A table maps instructions to values by
+/// pairs: the difference from the previous value, which is -1 at the start, and how long the value holds (`pcvalue` and
+/// `step` in runtime/symtab.go).
 fn values(table: &[u8]) -> Option<(u32, usize)> {
     let (mut value, mut highest) = (-1_i64, -1_i64);
     let mut at = 0;
@@ -331,7 +333,7 @@ mod tests {
                 assert_eq!(found.len(), 1, "go1.{minor}: {found:?}");
                 assert_eq!(found[0].name, "main.gone");
                 assert_eq!(go.dissolved_into(&found[0]).expect("a name"), functions[1].name);
-                // What has a row is not among them.
+                // A function with a row is not among them.
                 assert!(go.dissolved(&|name| name != "main.gone").expect("functions").is_empty());
                 let is_inlined = go.inlined_into(&functions[0]).expect("an answer").is_some();
                 assert_eq!(is_inlined, inlined, "go1.{minor}");
@@ -390,7 +392,7 @@ mod tests {
 
     #[test]
     fn the_table_of_a_tree_may_be_long() {
-        // A call for each byte of code, and the end behind 16 KiB.
+        // A call for each byte of code. The table ends after 16 KiB.
         let table = [[2_u8, 1].repeat(10 << 10), vec![0]].concat();
         assert_eq!(values(&table), Some((10 << 10, table.len())));
         assert_eq!(values(&table[..16 << 10]), None);

@@ -6,13 +6,13 @@ use super::{GoImage, Slice, module::Itabs, to_len};
 use crate::image::ImageError;
 use crate::image::bytes::u64_at;
 
-/// A Kitex program has a thousand.
+/// The most itabs. A Kitex program has a thousand.
 const MAX_ITABS: usize = 1 << 17;
-/// `ITab` in internal/abi/iface.go @ go1.27, with one method.
+/// The size of `ITab` in internal/abi/iface.go @ go1.27, with one method.
 const ITAB: u64 = 32;
 
-/// A pair of an interface type and a concrete type that the linker knew of. An interface value with that
-/// concrete type in it holds the address.
+/// A pair of an interface type and a concrete type that the linker knew. An interface value with that concrete type
+/// holds the address of the itab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Itab {
     /// Its own link-time address.
@@ -24,7 +24,7 @@ pub struct Itab {
 }
 
 impl GoImage<'_> {
-    /// All itabs that the linker made.
+    /// Returns all itabs that the linker made.
     pub fn itabs(&self) -> Result<Vec<Itab>, ImageError> {
         match self.module.itabs {
             Itabs::Pointers(links) => self.linked_itabs(links),
@@ -46,7 +46,7 @@ impl GoImage<'_> {
         addresses.map(|address| self.itab(address)).collect()
     }
 
-    /// Since Go 1.27: the itabs themselves, each as long as its interface has methods.
+    /// Since Go 1.27: the itabs themselves. The length of each depends on the number of its interface's methods.
     fn packed_itabs(&self, range: Slice) -> Result<Vec<Itab>, ImageError> {
         let mut found = Vec::new();
         let mut method_counts = HashMap::new();
@@ -77,14 +77,14 @@ impl GoImage<'_> {
         Ok(Itab { address, interface, concrete })
     }
 
-    /// `(*ITab).Size` in internal/abi/iface.go @ go1.27.
+    /// Returns the size of an itab: `(*ITab).Size` in internal/abi/iface.go @ go1.27.
     fn itab_size(&self, address: u64, methods: u64) -> Result<u64, ImageError> {
         let first = self.image.read(address.saturating_add(ITAB - 8), 8)?;
         let implemented = u64_at(&first, 0) != Some(0);
         Ok(if implemented { (ITAB - 8).saturating_add(methods.max(1).saturating_mul(8)) } else { ITAB })
     }
 
-    /// How many methods an interface has (`InterfaceType` in internal/abi/type.go @ go1.27).
+    /// Returns the number of an interface's methods (`InterfaceType` in internal/abi/type.go @ go1.27).
     fn method_count(&self, interface: u64) -> Result<u64, ImageError> {
         let data = self.image.read(interface.saturating_add(64), 8)?;
         u64_at(&data, 0).ok_or_else(too_many_itabs)

@@ -1,6 +1,6 @@
-//! The module data of the runtime: where everything else is.
+//! The runtime's module data, which has the addresses of everything else.
 //!
-//! Its layout differs by release (`moduledata` in runtime/symtab.go @ go1.17 to go1.27), so it is believed only when it
+//! Its layout differs by release (`moduledata` in runtime/symtab.go @ go1.17 to go1.27). So it is accepted only if it
 //! agrees with the function table's own header, which no other data in the file does by chance.
 
 use super::{Slice, functions::TableFormat};
@@ -8,18 +8,19 @@ use crate::image::bytes::{u32_at, u64_at};
 use crate::image::{GoVersion, Image, ImageError};
 
 const MODULE_DATA: usize = 400;
-/// Files without sections are searched for function tables; more than one or two means nonsense.
+/// The most function tables found in a file without sections, which is searched for them. More than one or two make no
+/// sense.
 const MAX_CANDIDATES: usize = 4;
-/// How many pointers to the function table are looked at; a program has a handful.
+/// The most pointers to the function table that are checked. A program has a handful.
 const MAX_POINTERS: usize = 1000;
-/// The largest Go programs have a million functions.
+/// The most functions. The largest Go programs have a million.
 const MAX_FUNCTIONS: u64 = 1 << 22;
 
-/// Where a release keeps the parts of its module data that moved over time.
+/// The offsets of those parts of the module data that moved between releases.
 struct Layout {
     types: usize,
     types_end: usize,
-    /// Where function data is that functions refer to by distance, since Go 1.18.
+    /// The offset of the address of function data, since Go 1.18. Functions refer to it by distance.
     function_data: Option<usize>,
     itabs: ItabPlace,
 }
@@ -28,7 +29,7 @@ struct Layout {
 enum ItabPlace {
     /// A slice of pointers at this offset.
     Pointers(usize),
-    /// One behind the other; distance from the types, and size, at these offsets.
+    /// One after the other. Their distance from the types, and their size, are at these offsets.
     Packed(usize, usize),
 }
 
@@ -45,7 +46,7 @@ impl Layout {
     }
 }
 
-/// The values of the module data that are used, checked.
+/// The values of the module data that are used, after checks.
 #[derive(Clone, Copy)]
 pub(super) struct ModuleData {
     pub(super) names: Slice,
@@ -67,7 +68,7 @@ pub(super) enum Itabs {
     Packed(Slice),
 }
 
-/// The addresses where the file's function table is, or may be.
+/// Returns the addresses where the file's function table is, or may be.
 pub(super) fn find_tables(image: &Image) -> Result<Vec<u64>, ImageError> {
     if let Some((address, _)) = image.section(&[".gopclntab", ".data.rel.ro.gopclntab"]) {
         return Ok(vec![address]);
@@ -81,7 +82,7 @@ pub(super) fn find_tables(image: &Image) -> Result<Vec<u64>, ImageError> {
     Ok(found)
 }
 
-/// The format of the table whose header this is: magic, two zeros, instruction quantum 1, pointer size 8.
+/// Returns the format of the table with this header: magic, two zeros, instruction quantum 1, pointer size 8.
 pub(super) fn table_format(header: &[u8]) -> Option<TableFormat> {
     let format = TableFormat::of_magic(u32_at(header, 0)?)?;
     (header.get(4..8)? == [0, 0, 1, 8]).then_some(format)
@@ -99,7 +100,7 @@ pub(super) fn find_module_data(
         let data = image.read_up_to(at, MODULE_DATA).ok()?;
         module_data(image, &Layout::of_release(version.minor), format, table, header, &data)
     };
-    // The section exists since Go 1.26 and holds nothing else.
+    // This section exists since Go 1.26 and holds nothing else.
     if let Some(found) = image.section(&[".go.module"]).and_then(|(address, _)| check(address)) {
         return Ok(Some(found));
     }
@@ -116,7 +117,7 @@ pub(super) fn find_module_data(
     })
 }
 
-/// The module data in `data`, if that is what it is.
+/// Returns the module data in `data`, if it is valid.
 fn module_data(
     image: &Image,
     layout: &Layout,

@@ -1,4 +1,4 @@
-//! The Go side of made-up executables, of every release, whole and damaged.
+//! The Go side of synthetic executables, of every release, whole and damaged.
 
 use std::io;
 use std::sync::Arc;
@@ -49,9 +49,9 @@ fn functions_are_found_in_every_release() {
 #[test]
 fn what_is_none_of_the_programs_own_code_is_told() {
     const RETURN: &[u8] = &[0xc3, 0xcc, 0xcc, 0xcc];
-    /// Adds to the receiver, and jumps far behind the function.
+    /// Adds to the receiver, and jumps far past the function.
     const JUMP: &[u8] = &[0x48, 0x83, 0xc0, 8, 0xe9, 16, 0, 0, 0, 0xcc, 0xcc, 0xcc];
-    /// The same behind what puts arguments on the stack and takes them from there, where nothing is optimised.
+    /// The same after code that stores arguments on the stack and reloads them, as without optimisation.
     const LATE_JUMP: [u8; 352 + JUMP.len()] = {
         let mut code = [0x90; 352 + JUMP.len()];
         let mut at = 0;
@@ -101,7 +101,7 @@ fn the_number_of_wrappers_is_known_where_nothing_in_the_program_tells_it() {
             let (bytes, _) = GoFile::of_release(minor).build();
             let image = image(bytes);
             let found = image.go().expect("a Go image").wrapper_id(&[]);
-            // A release that nobody knows may have another.
+            // An unknown release may have another id.
             assert_eq!(found.ok(), number.map(Some), "go1.{minor}");
         }
     }
@@ -116,7 +116,7 @@ fn answers_are_bounded() {
     assert_eq!(found.len(), FUNCTIONS.len());
     let error = go.some_functions_named(FUNCTIONS.len() - 1, &|_| true).expect_err("too many");
     assert!(error.to_string().contains("too many of its Go functions"), "{error}");
-    // Those of other names do not count.
+    // Functions with other names do not count.
     let found = go.some_functions_named(1, &|name| name == "main.main").expect("a function");
     assert_eq!(found.len(), 1);
 }
@@ -170,7 +170,7 @@ fn unknown_releases_are_named() {
     }
 }
 
-/// Why a release 1.26 with some bytes changed is refused.
+/// Returns why a file of Go 1.26 is refused after `change`.
 fn refusal(change: impl Fn(&mut [u8], Places)) -> String {
     let (mut bytes, places) = GoFile::of_release(26).build();
     change(&mut bytes, places);
@@ -221,7 +221,7 @@ fn code_must_be_code() {
     }
 }
 
-/// A file that counts how often it is read.
+/// A file that counts its reads.
 struct Counted {
     file: Vec<u8>,
     reads: Arc<AtomicU32>,
@@ -238,7 +238,7 @@ impl Source for Counted {
     }
 }
 
-/// A hostile target can have it asked again and again.
+/// A hostile target can make the agent ask again and again.
 #[test]
 fn a_file_is_searched_once_whether_there_is_something_to_find_or_not() {
     for is_whole in [true, false] {
@@ -259,7 +259,7 @@ fn a_file_is_searched_once_whether_there_is_something_to_find_or_not() {
     }
 }
 
-/// Everything that can be asked of an image.
+/// Asks an image everything.
 fn ask(file: Vec<u8>) {
     let Ok(image) = Image::parse(Box::new(file)) else {
         return;
@@ -291,7 +291,7 @@ proptest! {
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
         let (mut file, _) = GoFile { pie, sections, ..GoFile::of_release(minor) }.build();
-        // The parts that are not padding.
+        // Only bytes that are not padding.
         let places: Vec<usize> = (0..file.len()).filter(|&i| file[i] != 0).collect();
         for (at, value) in changes {
             file[places[at.index(places.len())]] = value;

@@ -1,8 +1,8 @@
-//! What a plan for Kitex looks for, in the smallest form that can be planned.
+//! What a plan for Kitex needs, in the smallest form that can be planned.
 
 use super::Builder;
 
-/// The functions that a probe goes to: a stack check, a frame push, and the way out.
+/// The functions with a probe: a stack check, a frame push, and the way out.
 pub(super) const FUNCTIONS: [(&str, &[u8]); 2] = [
     ("github.com/cloudwego/kitex/pkg/rpcinfo.(*TraceController).DoFinish", CHECKED),
     ("github.com/cloudwego/kitex/pkg/rpcinfo.(*TraceController).DoStart", CHECKED),
@@ -26,14 +26,14 @@ const STRUCT: u8 = 25;
 type Field<'a> = (&'a str, u64, u64);
 
 impl Builder {
-    /// Writes the types of an `RPCInfo` as clients and servers have it; gives the itabs that there are, as pairs of
-    /// interface and concrete type. `start` is where the type data begins.
+    /// Writes the types of an `RPCInfo` in clients and servers. Returns its itabs, as pairs of interface and concrete
+    /// type. `start` is the start of the type data.
     pub(super) fn kitex_types(&mut self, start: u64, string: u64) -> Vec<(u64, u64)> {
         let int = self.plain("*int", INT, 8);
         let byte = self.plain("*uint8", UINT8, 1);
         let bool = self.plain("*bool", BOOL, 1);
         let map = self.plain("*map[string]string", MAP, 8);
-        // Its entries are of a type that is none.
+        // The type of its entries is not valid.
         self.rodata.extend([0; 64]);
 
         let rpc = self.text(0, &format!("{MODULE}pkg/rpcinfo"));

@@ -1,4 +1,4 @@
-//! Calls.
+//! The metrics of calls.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -6,34 +6,34 @@ use super::{AttributeValue, Attributes, Data, Distribution, Metric, Resource, Sc
 use crate::metrics::grpc::canonical_code_name;
 use crate::pipeline::{Buckets, Framework, Histogram, Labels, Series, Side, Snapshot};
 
-/// Bounds of the SDK's histograms by default, in milliseconds (`sdk/metric/reader.go` @ v1.47.0 of OpenTelemetry for
-/// Go). Those of today's conventions are the same without the first.
+/// The default bounds of the SDK's histograms, in milliseconds (`sdk/metric/reader.go` @ v1.47.0 of OpenTelemetry for
+/// Go). The bounds of the current conventions are the same without the first.
 const BOUNDS: [u32; 15] = [0, 5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10000];
 
-/// The buckets of both conventions.
+/// The buckets of the old and of the current conventions.
 static BUCKETS: LazyLock<(Buckets, Buckets)> = LazyLock::new(|| {
     let [_, positive @ ..] = &BOUNDS;
     (Buckets::of_milliseconds(&BOUNDS, 1), Buckets::of_milliseconds(positive, 1_000))
 });
 
-/// The buckets that durations must be told apart by.
+/// Returns the buckets that durations must be distinguished by.
 #[must_use]
 pub fn buckets() -> [&'static Buckets; 2] {
     [&BUCKETS.0, &BUCKETS.1]
 }
 
-/// Which semantic conventions for RPCs are followed.
+/// The semantic conventions for RPCs that are followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Conventions {
-    /// Those up to v1.38.
+    /// The conventions up to v1.38.
     pub old: bool,
-    /// Those since v1.39.
+    /// The conventions since v1.39.
     pub new: bool,
 }
 
 impl Conventions {
-    /// What a list as in `OTEL_SEMCONV_STABILITY_OPT_IN` asks for: `rpc` is today's names alone, `rpc/dup` both. What
-    /// else is in it is for others.
+    /// Reads a list as in `OTEL_SEMCONV_STABILITY_OPT_IN`: `rpc` selects the current names alone, `rpc/dup` both. Other
+    /// words are ignored.
     #[must_use]
     pub fn of_opt_in(list: &str) -> Self {
         let has = |word| list.split(',').any(|part| part.trim() == word);
@@ -42,7 +42,7 @@ impl Conventions {
     }
 }
 
-/// The scopes of a target's calls.
+/// Builds the scopes of a target's calls.
 pub(super) fn scopes(
     resource: &Resource,
     snapshot: &Snapshot,
@@ -75,7 +75,7 @@ pub(super) fn scopes(
             unit: "s",
             data: histogram(snapshot, side, new, &BUCKETS.1, 1e9),
         };
-        // Descriptions as in the conventions' model/rpc/metrics.yaml @ v1.44.0.
+        // The descriptions in the conventions' model/rpc/metrics.yaml @ v1.44.0.
         let (client, server) = (
             "Measures the duration of outgoing Remote Procedure Calls (RPC).",
             "Measures the duration of an incoming Remote Procedure Call (RPC).",
@@ -97,7 +97,7 @@ pub(super) fn scopes(
     scopes
 }
 
-/// The durations of calls by their attributes, in a unit of so many nanoseconds.
+/// Builds the durations of calls by their attributes, in a unit of `unit` nanoseconds.
 fn histogram(
     snapshot: &Snapshot,
     side: Side,
@@ -136,7 +136,7 @@ fn float(sum: u128) -> f64 {
     sum as f64
 }
 
-/// The attributes that Kitex's extension gives (`tracing/metrics.go` @ v0.3.0), which copies some of the resource's.
+/// Returns the attributes of Kitex's extension (`tracing/metrics.go` @ v0.3.0), which copies some of the resource's.
 fn old(labels: &Labels, resource: &Resource) -> Attributes {
     let failed = labels.failed || labels.panicked;
     let mut attributes = text([
@@ -145,7 +145,7 @@ fn old(labels: &Labels, resource: &Resource) -> Attributes {
         ("rpc.method", &labels.method),
         ("status.code", if failed { "Error" } else { "Unset" }),
     ]);
-    // gRPC has no choice of them, and of Kitex it can't be told in every executable.
+    // gRPC has only one protocol, and Kitex's can't be read in every executable.
     if !labels.protocol.is_empty() {
         attributes.extend(text([("request.protocol", &labels.protocol)]));
     }
@@ -157,7 +157,7 @@ fn old(labels: &Labels, resource: &Resource) -> Attributes {
     attributes
 }
 
-/// The attributes of today's conventions, as far as they can be told.
+/// Returns the attributes of the current conventions, as far as they are known.
 fn new(labels: &Labels) -> Attributes {
     let method = match (real_name(&labels.callee), real_name(&labels.method)) {
         (_, None) => "_OTHER".to_owned(),
@@ -179,14 +179,14 @@ fn new(labels: &Labels) -> Attributes {
     attributes
 }
 
-/// The codes that are failures of a server; others are its clients' own. To a client each but `OK` is a failure
-/// (`interceptor.go`, `stats_handler.go` of otelgrpc @ v0.72.0).
+/// The codes that count as failures of a server; other codes are its clients' failures. For a client, every code but
+/// `OK` is a failure (`interceptor.go`, `stats_handler.go` of otelgrpc @ v0.72.0).
 const FAILURES_OF_SERVERS: [&str; 6] =
     ["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"];
 
-/// The attributes that the status of a call of gRPC gives.
+/// Returns the attributes for the status of a gRPC call.
 fn of_status(labels: &Labels) -> Attributes {
-    // What can't be read is an error all the same.
+    // A status that can't be read counts as an error.
     let Some(code) = labels.code else { return text([("error.type", "_OTHER")]) };
     let name = canonical_code_name(code);
     let mut attributes = text([("rpc.response.status_code", &name)]);
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(names, ["OK", "CANCELLED", "DEADLINE_EXCEEDED", "UNAUTHENTICATED", "CODE(99)"]);
     }
 
-    /// The attributes of a call of gRPC with this code.
+    /// Returns the attributes of a gRPC call with this code.
     fn of_grpc(side: Side, code: Option<u32>) -> Attributes {
         let labels = Labels::decode(&LabelSet::EMPTY, &NoExecutable);
         new(&Labels { framework: Framework::Grpc, side, code, failed: code != Some(0), ..labels })

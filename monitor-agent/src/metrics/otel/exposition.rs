@@ -1,5 +1,5 @@
-//! The names that OpenTelemetry's exporter for Prometheus gives (`go.opentelemetry.io/otel/exporters/prometheus`
-//! @ v0.69.0, with `github.com/prometheus/otlptranslator` @ v1.0.0 and its default strategy).
+//! The names of OpenTelemetry's exporter for Prometheus (`go.opentelemetry.io/otel/exporters/prometheus` @ v0.69.0,
+//! with `github.com/prometheus/otlptranslator` @ v1.0.0 and its default strategy).
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use prometheus::proto::MetricFamily;
 use super::{AttributeValue, Attributes, Data, Metric, Telemetry};
 use crate::metrics::family::{FamilyBuilder, float};
 
-/// A target's metrics as families, `target_info` among them.
+/// Builds a target's metrics as families, including `target_info`.
 #[must_use]
 pub fn families(telemetry: &Telemetry) -> Vec<MetricFamily> {
     let mut families = Vec::new();
@@ -33,7 +33,7 @@ fn family(metric: &Metric, of_scope: &[(&str, &str)]) -> FamilyBuilder {
     let name = name(metric);
     let all = |attributes: &Attributes| {
         let mut labels = labels(attributes);
-        // Should an attribute ever have one of these names, this replaces it.
+        // Replaces an attribute that has one of these names.
         labels.extend(of_scope.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         labels
     };
@@ -57,7 +57,7 @@ fn family(metric: &Metric, of_scope: &[(&str, &str)]) -> FamilyBuilder {
     }
 }
 
-/// The name with underscores, and what its unit and kind add to it.
+/// Returns a metric's name with underscores, followed by its unit and a suffix for its kind.
 fn name(metric: &Metric) -> String {
     let mut tokens: Vec<&str> = metric.name.split(['.', '_']).filter(|token| !token.is_empty()).collect();
     let unit = match metric.unit {
@@ -66,7 +66,7 @@ fn name(metric: &Metric) -> String {
         "s" => Some("seconds"),
         "ms" => Some("milliseconds"),
         "ns" => Some("nanoseconds"),
-        // A unit in braces is a remark.
+        // A unit in braces is only an annotation.
         _ => None,
     };
     if let Some(unit) = unit.filter(|unit| !tokens.contains(unit)) {
@@ -79,8 +79,9 @@ fn name(metric: &Metric) -> String {
     tokens.join("_")
 }
 
-/// Labels by name. Attributes whose names become one label are that: their values in the order of the attributes' names,
-/// with `;` in between (`compatibility/prometheus_and_openmetrics.md` of OpenTelemetry's specification @ v1.50.0).
+/// Converts attributes to labels by name. Attributes whose names become the same label are joined: their values in the
+/// order of the attributes' names, separated by `;` (`compatibility/prometheus_and_openmetrics.md` of OpenTelemetry's
+/// specification @ v1.50.0).
 fn labels(attributes: &Attributes) -> BTreeMap<String, String> {
     let mut labels: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in attributes {
@@ -99,7 +100,8 @@ fn labels(attributes: &Attributes) -> BTreeMap<String, String> {
     labels
 }
 
-/// A label's name: what Prometheus does not allow is an underscore, several are one.
+/// Converts an attribute's name to a label's name. Runs of characters that Prometheus does not allow become one
+/// underscore.
 fn label_name(name: &str) -> String {
     let mut label = String::with_capacity(name.len());
     for character in name.chars() {
@@ -129,7 +131,7 @@ mod tests {
         super::name(&Metric { name, description: "", unit, data })
     }
 
-    /// As the exporter named them in `tests/targets/inside`.
+    /// The names that the exporter gave in `tests/targets/inside`.
     #[test]
     fn names_are_those_of_the_exporter() {
         assert_eq!(named("rpc.server.duration", "", false), "rpc_server_duration");
@@ -155,7 +157,7 @@ mod tests {
     fn attributes_that_become_one_label_are_joined() {
         let text = |name: &str, value: &str| (name.to_owned(), AttributeValue::Text(value.to_owned()));
         let pid = ("process.pid".to_owned(), AttributeValue::Number(7));
-        // By their own names: a `.` comes before a `_`.
+        // The order is that of the attributes' names: `.` comes before `_`.
         let attributes = Attributes::from([
             text("a_b", "2"),
             text("a.b", "1"),

@@ -1,8 +1,8 @@
-//! Metrics in the model of OpenTelemetry: what goes out by OTLP, and, under the names that its Go exporter for
-//! Prometheus would give, at `/metrics`.
+//! Metrics in the model of OpenTelemetry: pushed by OTLP, and shown at `/metrics` under the names of its Go exporter
+//! for Prometheus.
 //!
-//! Two instrumentation libraries are stood in for: Kitex's extension (`kitex-contrib/obs-opentelemetry` @ v0.3.0) and
-//! the one for the Go runtime (`go.opentelemetry.io/contrib/instrumentation/runtime` @ v0.72.0).
+//! They stand in for two instrumentation libraries: Kitex's extension (`kitex-contrib/obs-opentelemetry` @ v0.3.0) and
+//! the library for the Go runtime (`go.opentelemetry.io/contrib/instrumentation/runtime` @ v0.72.0).
 
 mod calls;
 mod exposition;
@@ -18,7 +18,7 @@ pub use runtime::{GoNames, GoNamesError, Pauses, Runtime};
 
 use crate::pipeline::Snapshot;
 
-/// A value of an attribute.
+/// The value of an attribute.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AttributeValue {
     /// Text.
@@ -33,46 +33,47 @@ pub type Attributes = BTreeMap<String, AttributeValue>;
 /// One target's metrics at one moment.
 #[derive(Clone, Debug)]
 pub struct Telemetry {
-    /// What the metrics are about.
+    /// The resource that the metrics describe.
     pub resource: Resource,
-    /// The metrics, by the library that would have made them.
+    /// The metrics, by the library that they stand in for.
     pub scopes: Vec<Scope>,
 }
 
 /// An instrumentation library and its metrics.
 #[derive(Clone, Debug)]
 pub struct Scope {
-    /// Its name.
+    /// The library's name.
     pub name: &'static str,
-    /// Its version.
+    /// The library's version.
     pub version: &'static str,
-    /// Since when it measures, in nanoseconds since 1970.
+    /// The start of measuring, in nanoseconds since 1970.
     pub since_ns: u64,
-    /// Whether the target itself keeps its sums, and has since before the agent came; else the agent does.
+    /// Whether the target itself keeps the sums, and has done so since before the agent came; if not, the agent keeps
+    /// them.
     pub by_target: bool,
-    /// Its metrics that have points.
+    /// The metrics that have points.
     pub metrics: Vec<Metric>,
 }
 
 /// A metric.
 #[derive(Clone, Debug)]
 pub struct Metric {
-    /// Its name, with dots.
+    /// The metric's name, with dots.
     pub name: &'static str,
-    /// What it means.
+    /// The metric's description.
     pub description: &'static str,
-    /// Its unit, in UCUM; may be empty.
+    /// The metric's unit, in UCUM; may be empty.
     pub unit: &'static str,
-    /// Its points.
+    /// The metric's points.
     pub data: Data,
 }
 
-/// Points of one kind. All of them are cumulative.
+/// The points of a metric. All are cumulative.
 #[derive(Clone, Debug)]
 pub enum Data {
-    /// Sums, which only rise if they are monotonic.
+    /// Sums, monotonic or not.
     Sum {
-        /// Whether they only rise.
+        /// Whether the sums only rise.
         monotonic: bool,
         /// The sums.
         points: Vec<(Attributes, i64)>,
@@ -81,25 +82,25 @@ pub enum Data {
     Histogram(Vec<(Attributes, Distribution)>),
 }
 
-/// A distribution of what was measured.
+/// A distribution of measured values.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Distribution {
-    /// Upper bounds of the buckets, inclusive, without the infinite one.
+    /// The inclusive upper bounds of the buckets, without infinity.
     pub bounds: Vec<f64>,
-    /// Counts of the buckets, the infinite one last; not cumulated.
+    /// The counts of the buckets, the infinite bucket last; not cumulative.
     pub counts: Vec<u64>,
-    /// The sum of what was counted.
+    /// The sum of the values.
     pub sum: f64,
 }
 
 impl Distribution {
-    /// How much was counted.
+    /// Returns the number of values.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// What was added since an earlier one of the same bounds.
+    /// Returns the difference to an earlier distribution with the same bounds.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let counts = self.counts.iter().zip(&before.counts);
@@ -111,16 +112,16 @@ impl Distribution {
     }
 }
 
-/// How the agent stands in for the libraries.
+/// How the agent stands in for the instrumentation libraries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OtelView {
-    /// Names of calls.
+    /// The names of the metrics of calls.
     pub conventions: Conventions,
-    /// Names of the Go runtime.
+    /// The names of the metrics of the Go runtime.
     pub go: GoNames,
 }
 
-/// The metrics of a target: its calls, counted since a time, and its Go runtime if that could be read.
+/// Builds the metrics of a target: its calls, counted since a time, and its Go runtime if that could be read.
 #[must_use]
 pub fn telemetry(
     identity: &Identity,

@@ -1,4 +1,4 @@
-//! What a target's metrics are about.
+//! The resource that a target's metrics describe.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use monitor_ebpf::TEXT_BYTES;
 use super::{AttributeValue, Attributes};
 use crate::pipeline::{Framework, Labels, OTHER, Side, Snapshot, UNKNOWN, UNREADABLE};
 
-/// Those of the resource's attributes that Kitex's extension copies to each point (`tracing/metrics.go` @ v0.3.0).
+/// The resource's attributes that Kitex's extension copies to each point (`tracing/metrics.go` @ v0.3.0).
 const OF_POINTS: [&str; 10] = [
     "service.name",
     "service.namespace",
@@ -24,33 +24,33 @@ const OF_POINTS: [&str; 10] = [
     "host.id",
 ];
 
-/// Attributes that one list gives at most: all of them are in each push, and in each scrape, some on every line.
+/// The maximum number of attributes from one list. All of them are in each push and each scrape, some on every line.
 const ATTRIBUTES_MAX: usize = 64;
-/// Bytes of an attribute's name and of its text at most; `…` follows where something was cut.
+/// The maximum length of an attribute's name and of its text, in bytes; `…` follows where something was cut.
 const TEXT_MAX: usize = 256;
-/// The same of a text that is copied to each point, and from there to some eighteen lines of a scrape: as much as is kept of a
-/// name in a call.
+/// The maximum length of a text that is copied to each point, and so to some eighteen lines of a scrape: as much as is
+/// kept of a name in a call.
 const TEXT_OF_POINTS_MAX: usize = TEXT_BYTES;
 
-/// What is known of a target from outside.
+/// A target's identity, as known from outside.
 #[derive(Debug)]
 pub struct Identity {
-    /// All but the service's name, if only calls tell that.
+    /// All attributes; without the service's name, if only calls contain that.
     attributes: Attributes,
-    /// What tells the target from all others.
+    /// The text that distinguishes the target from all others.
     instance: String,
-    /// What an SDK takes for the service's name that was told none.
+    /// The service's name that an SDK uses by default.
     unnamed: String,
-    /// Attributes past the limit.
+    /// The number of attributes past the limit.
     left_out: usize,
-    /// The service's name, once calls have told it: it must not change in the life of a target.
+    /// The service's name, once found in calls: it must not change while the target lives.
     named: Mutex<Option<String>>,
 }
 
 impl Identity {
-    /// An identity of which no call has told anything yet: the pid in the target's own namespace, what tells it from all
-    /// others, the name of its host if that is known, its executable, variables of its environment by name as far as they
-    /// could be read (see [`Identity::VARIABLES`]), and attributes that it has unless it says otherwise.
+    /// Creates an identity from the pid in the target's own namespace, the text that distinguishes the target from all
+    /// others, its host's name if known, its executable, the variables of its environment as far as they could be read
+    /// (see [`Identity::VARIABLES`]), and attributes that apply unless the target sets them itself.
     #[must_use]
     pub fn new(
         pid: u32,
@@ -62,7 +62,7 @@ impl Identity {
     ) -> Self {
         let mut attributes: Attributes = host.map(|host| text("host.name", host)).into_iter().collect();
         let mut of_all = listed(more);
-        // What is one target's the agent's environment can't say: there they are the agent's own.
+        // These identify a single service. In the agent's environment they are the agent's own.
         for of_one in [SERVICE_NAME, INSTANCE] {
             of_all.remove(of_one);
         }
@@ -74,7 +74,7 @@ impl Identity {
             text("telemetry.sdk.version", env!("CARGO_PKG_VERSION")),
         ]);
         let own = environment.get("OTEL_RESOURCE_ATTRIBUTES").map_or("", String::as_str);
-        // An SDK passes over what is no pair.
+        // An SDK skips entries that are not pairs.
         let own: Vec<_> = pairs(own).flatten().collect();
         attributes.extend(listed(&own));
         let name = environment.get("OTEL_SERVICE_NAME").map(|name| name.trim());
@@ -90,16 +90,16 @@ impl Identity {
         }
     }
 
-    /// The variables that say something about a resource.
+    /// The environment variables that describe a resource.
     pub const VARIABLES: [&str; 2] = ["OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME"];
 
-    /// Attributes that are left out, since a list has more than a resource gets of it.
+    /// Returns the number of attributes that are left out because a list has too many.
     #[must_use]
     pub fn left_out(&self) -> usize {
         self.left_out
     }
 
-    /// The resource, as an SDK in the target would describe it.
+    /// Returns the resource as an SDK in the target would describe it.
     #[must_use]
     pub fn resource(&self, snapshot: &Snapshot) -> Resource {
         let (mut attributes, instance) = (self.attributes.clone(), self.instance.clone());
@@ -110,8 +110,8 @@ impl Identity {
         Resource { attributes, instance, unnamed: Some(self.unnamed.clone()) }
     }
 
-    /// The service's name by its calls over Kitex: that under which it is called, else that under which it calls. Before
-    /// either is known what an SDK takes that was told none.
+    /// Returns the service's name in its calls over Kitex: the name under which it is called, or else the name under
+    /// which it calls. Before either is known, it is an SDK's default.
     fn name(&self, snapshot: &Snapshot) -> String {
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(name) = named.as_ref() {
@@ -128,17 +128,17 @@ impl Identity {
     }
 }
 
-/// The attributes that a list gives.
+/// Converts a list of pairs to attributes.
 fn listed(pairs: &[(String, String)]) -> Attributes {
     pairs.iter().take(ATTRIBUTES_MAX).map(|(name, value)| text(name, value)).collect()
 }
 
 const SERVICE_NAME: &str = "service.name";
-/// What tells those apart that have one name.
+/// The attribute that distinguishes resources of the same name.
 const INSTANCE: &str = "service.instance.id";
 
-/// The name that the target has in a call. Only Kitex has one: a server of gRPC-Go has that of a service in an IDL, or what
-/// a peer takes for one, and what a spec has for names can be anything.
+/// Returns the target's name in a call. Only Kitex has one. For a server of gRPC-Go, the name is that of a service in
+/// an IDL, or whatever a peer sends; for a spec, names can be anything.
 fn service(labels: &Labels) -> Option<&str> {
     let name = match (labels.framework, labels.side) {
         (Framework::Kitex, Side::Client) => labels.caller.as_str(),
@@ -148,27 +148,27 @@ fn service(labels: &Labels) -> Option<&str> {
     real_name(name)
 }
 
-/// A name in a call, unless something stands in for it.
+/// Returns a name in a call, unless it is a placeholder.
 pub(super) fn real_name(name: &str) -> Option<&str> {
     (![UNKNOWN, UNREADABLE, OTHER].contains(&name)).then_some(name)
 }
 
-/// What metrics are about.
+/// The resource that metrics describe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// Its attributes.
+    /// The resource's attributes.
     pub attributes: Attributes,
-    /// What tells it from all others.
+    /// The text that distinguishes the resource from all others.
     instance: String,
-    /// What stands for the service's name where a call does not tell it, unless the name is the target's own choice.
-    /// Never the name that other calls have told: a series must not get another name in its life.
+    /// The service's name for calls that do not contain it; `None` if the target has set its name itself. It is never a
+    /// name found in other calls: a series must not be renamed while it exists.
     unnamed: Option<String>,
 }
 
 impl Resource {
-    /// Its attributes where nothing else tells whose metrics these are: replicas of a service that are each the first process
-    /// of a container have all others in common. At `/metrics` there is the label `target`, or the port, and each series has the
-    /// labels that it has inside.
+    /// Returns the attributes, with the instance added, for use where nothing else identifies the target: replicas of a
+    /// service that are each the first process of a container have all other attributes in common. At `/metrics` this
+    /// is not needed: there is the label `target`, or the port, and each series has the labels that it has in-process.
     pub(crate) fn told_apart(&self) -> Attributes {
         let mut attributes = self.attributes.clone();
         let instance = || AttributeValue::Text(self.instance.clone());
@@ -179,8 +179,8 @@ impl Resource {
         attributes
     }
 
-    /// The attributes that a point of a call has of it. A target that has said no name has in each call the one that
-    /// it has there.
+    /// Returns the attributes that a point of a call copies. If the target has not set its name, the name is the one in
+    /// that call.
     pub(super) fn of_points(&self, labels: &Labels) -> Attributes {
         let copied = self.attributes.iter().filter(|(name, _)| OF_POINTS.contains(&name.as_str()));
         let mut attributes: Attributes =
@@ -197,7 +197,7 @@ fn text(name: &str, value: &str) -> (String, AttributeValue) {
     (cut(name, TEXT_MAX), AttributeValue::Text(cut(value, TEXT_MAX)))
 }
 
-/// What a point has of a value.
+/// Shortens a value for a point.
 fn shortened(value: &AttributeValue) -> AttributeValue {
     match value {
         AttributeValue::Text(text) => AttributeValue::Text(cut(text, TEXT_OF_POINTS_MAX)),
@@ -205,7 +205,7 @@ fn shortened(value: &AttributeValue) -> AttributeValue {
     }
 }
 
-/// No more of a text than is kept, without the character that the limit goes through.
+/// Cuts a text to `most` bytes, without splitting a character.
 fn cut(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
@@ -214,8 +214,8 @@ fn cut(text: &str, most: usize) -> String {
     format!("{kept}…")
 }
 
-/// The pairs of a list such as `service.version=1.2,team=a%20b`, as Go's SDK reads it (`sdk/resource/env.go` @ v1.47.0); of what
-/// is no pair its text.
+/// Splits a list such as `service.version=1.2,team=a%20b` into pairs, as Go's SDK does (`sdk/resource/env.go` @
+/// v1.47.0). An entry that is not a pair is an error with its text.
 pub fn pairs(list: &str) -> impl Iterator<Item = Result<(String, String), &str>> {
     let parts = list.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts.map(|part| {
@@ -228,7 +228,7 @@ pub fn pairs(list: &str) -> impl Iterator<Item = Result<(String, String), &str>>
     })
 }
 
-/// Text with `%20` and the like for bytes; `None` if a `%` stands for nothing.
+/// Decodes percent-encoding such as `%20`; returns `None` if a `%` is not followed by two digits.
 fn decoded(text: &str) -> Option<String> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let mut bytes = Vec::with_capacity(text.len());
@@ -278,7 +278,7 @@ mod tests {
         for none in ["", "  "] {
             assert_eq!(service_name(&[("OTEL_SERVICE_NAME", none)]), name("unknown_service:shop"));
         }
-        // What is no pair takes no other away.
+        // An invalid entry does not remove others.
         let some = ("OTEL_RESOURCE_ATTRIBUTES", "team,=b,service.name=one,c d");
         assert_eq!(service_name(&[some]), name("one"));
     }
@@ -293,7 +293,7 @@ mod tests {
         ] {
             let resource = identity(&environment).resource(&Snapshot::default());
             assert_eq!(resource.told_apart()[INSTANCE], AttributeValue::Text(expected.to_owned()));
-            // Points, and `/metrics`, have what they have inside.
+            // Points and `/metrics` have the same attributes as in-process.
             assert_eq!(resource.attributes.contains_key(INSTANCE), own);
         }
     }
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!([&found["host.name"], &found["team"]], [&name("own"), &name("b")]);
     }
 
-    /// A call of a framework, with caller and callee.
+    /// Creates the labels of a call of a framework, with caller and callee.
     fn call(framework: Framework, side: Side, names: [&str; 2]) -> Labels {
         let [from, to] = names.map(str::to_owned);
         Labels {
@@ -326,7 +326,7 @@ mod tests {
         }
     }
 
-    /// The name in the resource, and in the points of each call, of a target that has made these.
+    /// Returns the name in the resource and in the points of each call, for a target that has made these calls.
     fn names_by(calls: &[Labels]) -> (AttributeValue, Vec<AttributeValue>) {
         let series = calls.iter().map(|labels| {
             let (labels, histogram) = (Arc::new(labels.clone()), Histogram::default());
@@ -373,11 +373,11 @@ mod tests {
         assert_eq!(identity.left_out(), 37);
         let attributes = identity.resource(&Snapshot::default()).attributes;
         assert!(attributes.len() <= ATTRIBUTES_MAX + 5, "{}", attributes.len());
-        // The limit goes through a character.
+        // The limit splits a character.
         let kept = AttributeValue::Text(format!("x{}…", "é".repeat(127)));
         assert_eq!([&attributes[SERVICE_NAME], &attributes["b"]], [&kept, &kept]);
         assert_eq!(attributes.keys().map(String::len).max(), Some(TEXT_MAX + '…'.len_utf8()));
-        // On each point less of it.
+        // A point has a shorter text.
         let labels = call(Framework::Kitex, Side::Server, ["shop", "stock"]);
         let of_points = identity.resource(&Snapshot::default()).of_points(&labels);
         let kept = AttributeValue::Text(format!("x{}…", "é".repeat(31)));
@@ -421,7 +421,7 @@ mod tests {
         assert_eq!(read("a=b, c,=d, = e ,f=g"), ["a:b", "no pair: c", "no pair: =d", "no pair: = e", "f:g"]);
         assert!(read("").is_empty() && read(" , ").is_empty());
         assert_eq!(read("a=%ff%C3%A9="), ["a:\u{fffd}é="]);
-        // Then it stands as it is written, all of it.
+        // An invalid value stays exactly as it is written.
         assert_eq!(read("a=d%20e%2,b=%20%zz,c=%+1"), ["a:d%20e%2", "b:%20%zz", "c:%+1"]);
     }
 }

@@ -1,4 +1,4 @@
-//! The Go runtime.
+//! The metrics of the Go runtime.
 
 use std::str::FromStr;
 
@@ -7,16 +7,16 @@ use thiserror::Error;
 use super::{AttributeValue, Attributes, Data, Distribution, Metric, Scope};
 use crate::goruntime::{GcCycles, Readings};
 
-/// Which names the runtime's metrics have.
+/// The names of the runtime's metrics that are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GoNames {
-    /// Those of the library up to v0.61.
+    /// The names in the library up to v0.61.
     pub old: bool,
-    /// Those since.
+    /// The names in the library since then.
     pub new: bool,
 }
 
-/// What is wrong with a choice of names.
+/// The error for an invalid choice of names.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("`{0}` is not a choice of names: old, new or both")]
 pub struct GoNamesError(String);
@@ -35,38 +35,38 @@ impl FromStr for GoNames {
 }
 
 impl GoNames {
-    /// What `OTEL_GO_X_DEPRECATED_RUNTIME_METRICS` asks for, as the library reads it (`internal/x/x.go` @ v0.72.0): if
-    /// it is true, the old names as well.
+    /// Reads the value of `OTEL_GO_X_DEPRECATED_RUNTIME_METRICS` as the library does (`internal/x/x.go` @ v0.72.0): if
+    /// it is true, the old names are used as well.
     #[must_use]
     pub fn of_variable(value: &str) -> Self {
         Self { old: matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"), new: true }
     }
 }
 
-/// What is known of a runtime.
+/// The state of a Go runtime.
 #[derive(Clone, Copy, Debug)]
 pub struct Runtime<'a> {
-    /// What it says about itself.
+    /// The runtime's own statistics.
     pub readings: &'a Readings,
-    /// The pauses of its collector since the agent looks at it.
+    /// The pauses of its garbage collector since the agent's first look.
     pub pauses: &'a Pauses,
-    /// For how long the process has been running, in milliseconds.
+    /// The age of the process, in milliseconds.
     pub uptime_ms: Option<u64>,
-    /// When it was started, in nanoseconds since 1970; the runtime counts from then on.
+    /// The start of the process, in nanoseconds since 1970; the runtime counts from then on.
     pub since_ns: u64,
 }
 
-/// Pauses of a collector since it was first looked at, as far as they were seen: the runtime keeps the last 256.
+/// The pauses of a garbage collector since the first look, as far as they were seen: the runtime keeps the last 256.
 #[derive(Clone, Debug)]
 pub struct Pauses {
     distribution: Distribution,
-    /// When the collections were first read, in nanoseconds since 1970, if they were.
+    /// When the collections were first read, in nanoseconds since 1970.
     since_ns: Option<u64>,
-    /// Collections when they were last read.
+    /// The number of collections at the last reading.
     collections: u64,
 }
 
-/// Bounds of the SDK's histograms by default, whatever the unit.
+/// The default bounds of the SDK's histograms, whatever the unit.
 const BOUNDS: [f64; 15] =
     [0.0, 5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 250.0, 500.0, 750.0, 1000.0, 2500.0, 5000.0, 7500.0, 10000.0];
 
@@ -79,8 +79,8 @@ impl Default for Pauses {
 }
 
 impl Pauses {
-    /// Adds the pauses of the collections since they were last read. The first time that adds none: those that the runtime
-    /// still has may be in what an agent before this one has told.
+    /// Adds the pauses of the collections since the last reading. The first reading adds none: a previous agent may
+    /// have reported the pauses that the runtime still has.
     pub fn add_new(&mut self, cycles: &GcCycles, now_ns: u64) {
         let new = cycles.count.saturating_sub(self.collections);
         let new = usize::try_from(new).unwrap_or(usize::MAX).min(cycles.pauses_ns.len());
@@ -101,8 +101,8 @@ impl Pauses {
     }
 }
 
-/// The scopes of a runtime's metrics, both of one library: what the runtime counts itself, and what is counted from outside.
-/// What could not be read is absent.
+/// Builds the two scopes of a runtime's metrics, both of one library: the values that the runtime counts itself, and
+/// those counted from outside. A value that could not be read is absent.
 pub(super) fn scopes(runtime: &Runtime<'_>, names: GoNames) -> [Scope; 2] {
     let scope = |since_ns, by_target, metrics| Scope {
         name: "go.opentelemetry.io/contrib/instrumentation/runtime",
@@ -123,7 +123,7 @@ pub(super) fn scopes(runtime: &Runtime<'_>, names: GoNames) -> [Scope; 2] {
     [scope(runtime.since_ns, true, counted), scope(seen_since_ns, false, seen)]
 }
 
-/// Whether a sum only rises.
+/// For monotonic sums, which only rise.
 const RISES: bool = true;
 const VARIES: bool = false;
 
@@ -138,7 +138,7 @@ fn sum(
     Some(Metric { name, description, unit, data: Data::Sum { monotonic, points } })
 }
 
-/// `process.runtime.go.*` (`internal/deprecatedruntime/runtime.go` @ v0.72.0).
+/// Builds `process.runtime.go.*` (`internal/deprecatedruntime/runtime.go` @ v0.72.0).
 fn old(runtime: &Runtime<'_>) -> impl Iterator<Item = Metric> {
     let Runtime { readings, uptime_ms, .. } = runtime;
     let first = [
@@ -190,7 +190,7 @@ fn old_memory(readings: &Readings) -> [Option<Metric>; 8] {
             VARIES,
             added(idle, in_use),
         ),
-        // Go has not counted any for long: always zero there.
+        // Go has not counted these for a long time: always zero.
         sum(
             "process.runtime.go.mem.lookups",
             "Number of pointer lookups performed by the runtime",
@@ -237,14 +237,14 @@ fn old_pauses(runtime: &Runtime<'_>) -> Option<Metric> {
     })
 }
 
-/// `go.*` (`runtime.go` @ v0.72.0, with the descriptions of `semconv/v1.43.0/goconv` of OpenTelemetry for Go).
+/// Builds `go.*` (`runtime.go` @ v0.72.0, with the descriptions of `semconv/v1.43.0/goconv` of OpenTelemetry for Go).
 fn new(readings: &Readings) -> impl Iterator<Item = Metric> {
     new_memory(readings).into_iter().chain(new_rest(readings)).flatten()
 }
 
 fn new_memory(readings: &Readings) -> [Option<Metric>; 5] {
     let of = |name| readings.unsigned(name);
-    // Without a limit there is none to show.
+    // The maximum value means that there is no limit.
     let limit =
         of("/gc/gomemlimit:bytes").filter(|limit| i64::try_from(*limit).is_ok_and(|limit| limit < i64::MAX));
     [
@@ -327,7 +327,7 @@ fn added(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     Some(one?.wrapping_add(other?))
 }
 
-/// As the library does it.
+/// Clamps a value to `i64::MAX`, as the library does.
 fn clamped(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!((pauses.distribution.count(), pauses.distribution.sum), (2, 20_007.0));
         pauses.add_new(&cycles(3, &[7, 20_000, 10]), 4);
         assert_eq!((pauses.distribution.counts[2], pauses.distribution.count()), (2, 3));
-        // More than the runtime keeps: those that it has.
+        // There were more collections than the runtime keeps: only the kept pauses are added.
         pauses.add_new(&cycles(900, &[1, 1]), 5);
         assert_eq!(pauses.distribution.count(), 5);
     }

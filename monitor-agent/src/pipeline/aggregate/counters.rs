@@ -1,30 +1,30 @@
-//! What is counted of one target's calls beside their label sets.
+//! Counters of one target's calls that are kept outside of the label sets.
 
 use monitor_ebpf::Counter;
 
 use super::Aggregate;
 
-/// Makes [`CounterValues`] of one list: the name that each counter of the programs has here, those that are read elsewhere,
-/// and what the agent counts itself, with where that lies.
+/// Generates [`CounterValues`] from one list: the field for each counter of the programs, the counters that are read
+/// elsewhere, and the values that the agent counts itself.
 macro_rules! counter_values {
     (
         programs { $($(#[$doc:meta])* $field:ident = Counter::$counter:ident,)+ }
         elsewhere { $(Counter::$elsewhere:ident,)+ }
         agent |$aggregate:ident| { $($(#[$own_doc:meta])* $own:ident = $value:expr,)+ }
     ) => {
-        /// Values of the programs' counters, and what the agent itself counts about records.
+        /// The values of the programs' counters and of the agent's own counters of records.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct CounterValues {
             $($(#[$doc])* pub $field: u64,)+
             $($(#[$own_doc])* pub $own: u64,)+
             /// What became of the finished calls of clients.
             pub client: Outcomes,
-            /// The same of servers.
+            /// What became of the finished calls of servers.
             pub server: Outcomes,
         }
 
         impl CounterValues {
-            /// `counter` gives the value of a counter of the programs.
+            /// Collects all values. `counter` returns the value of one of the programs' counters.
             pub(super) fn of(
                 $aggregate: &Aggregate,
                 counter: &dyn Fn(Counter) -> u64,
@@ -48,7 +48,7 @@ macro_rules! counter_values {
             }
         }
 
-        // Does not compile with a counter that is in neither list, and warns of one that is there twice.
+        // A counter that is in neither list fails to compile; one that is listed twice causes a warning.
         const _: fn(Counter) = |counter| match counter {
             $(Counter::$counter)|+ $(| Counter::$elsewhere)+ => (),
         };
@@ -63,9 +63,9 @@ counter_values! {
         starts_unknown_type = Counter::StartUnknownType,
         /// Finishes of calls whose type was not known: in no total.
         finishes_unknown_type = Counter::FinishUnknownType,
-        /// Starts of which it could not be read what they start, or whether.
+        /// Starts where it could not be read what starts, or whether a call starts.
         starts_unread = Counter::StartUnread,
-        /// Finishes of which it could not be read what they end, or whether: in no total.
+        /// Finishes where it could not be read what ends, or whether a call ends: in no total.
         finishes_unread = Counter::FinishUnread,
         /// Starts not kept because the in-flight map was full.
         refused_full = Counter::RefusedFull,
@@ -77,13 +77,13 @@ counter_values! {
         unpaired = Counter::Unpaired,
         /// Finished calls whose start was not seen because starts are watched in windows.
         sampled_out = Counter::SampledOut,
-        /// Starts that no finish can be matched with, since their window has closed.
+        /// Starts that no finish can be matched with, since their window is over.
         starts_sampled_out = Counter::StartSampledOut,
-        /// Finished calls whose start was seen and whose record found no room in the ring.
+        /// Finished calls whose start was seen and whose record did not fit into the ring.
         ring_full = Counter::RingFull,
-        /// Finished calls whose start was not seen and whose record found no room in the ring.
+        /// Finished calls whose start was not seen and whose record did not fit into the ring.
         ring_full_unpaired = Counter::RingFullUnpaired,
-        /// Finished calls that have recorded their start themselves and whose record found no room in the ring.
+        /// Finished calls that recorded their start themselves and whose record did not fit into the ring.
         ring_full_recorded = Counter::RingFullRecorded,
         /// Finished calls counted under `other`.
         label_sets_refused = Counter::LabelSetRefused,
@@ -95,7 +95,7 @@ counter_values! {
         label_faults = Counter::LabelFault,
         /// Labels that could not be read.
         labels_unreadable = Counter::LabelUnreadable,
-        /// Hits with a type that was not expected and that is not kept by name.
+        /// Hits with an unexpected type whose name is not kept.
         unexpected_not_kept = Counter::UnexpectedNotKept,
         /// Finished calls whose bytes could not be read.
         sizes_unread = Counter::SizeUnread,
@@ -103,49 +103,50 @@ counter_values! {
         messages_lost = Counter::MessageLost,
         /// Starts that are not counted under their labels.
         starts_lost = Counter::StartLabelLost,
-        /// Finishes of streams that had finished already, or whose start was not seen.
+        /// Finishes of streams that had finished already, or whose start was not seen; and failures reported in the
+        /// middle of a call.
         repeated = Counter::FinishRepeated,
     }
     elsewhere {
-        // Of events only: `pipeline/losses.rs`.
+        // Only events need it: `pipeline/losses.rs`.
         Counter::StartRingFull,
-        // Hits, for what they cost: `agent/attached.rs`.
+        // Hits, to calculate the overhead: `agent/attached.rs`.
         Counter::MessageEntered,
         Counter::MessageLeft,
     }
     agent |aggregate| {
-        /// Finished calls with a duration from the start that they have recorded themselves.
+        /// Finished calls whose duration is based on a start that they recorded themselves.
         recorded = aggregate.timed_by_own_start(),
-        /// Finished calls that have recorded their start, and since which the target's clock may have been set.
+        /// Finished calls that recorded their start, and since then the target's clock may have been set.
         clock_set = aggregate.clock_set(),
-        /// Names of finished calls that were cut.
+        /// Cut names of finished calls.
         labels_cut = aggregate.labels_cut,
-        /// Records that arrived of calls whose start was seen by a probe.
+        /// Records received of calls whose start a probe has seen.
         records_timed = aggregate.records_timed,
-        /// Records without one that arrived.
+        /// Records received of calls without a duration.
         records_unpaired = aggregate.records_unpaired,
         /// Label sets in use.
         label_sets = aggregate.label_sets,
-        /// Finished calls in all totals.
+        /// Finished calls, summed over all totals.
         finished = aggregate.sums.iter().map(|side| side.finished).sum(),
     }
 }
 
-/// What became of the finished calls of one side. Each number is measured on its own: as soon as no call is on its way,
+/// What became of the finished calls of one side. Each number is measured independently: while no call is on its way,
 /// [`finished`](Self::finished) is the sum of the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcomes {
-    /// All, in the kernel's totals.
+    /// All finished calls, from the kernel's totals.
     pub finished: u64,
-    /// Their durations are in a histogram.
+    /// Calls whose duration is in a histogram.
     pub timed: u64,
-    /// Their starts were not seen.
+    /// Calls whose start was not seen.
     pub unpaired: u64,
-    /// Their starts were not seen because starts are watched in windows.
+    /// Calls whose start was not seen because starts are watched in windows.
     pub sampled_out: u64,
-    /// Their durations found no room in the ring, or the clock was set meanwhile.
+    /// Calls whose duration did not fit into the ring, or whose duration is unknown since the clock was set.
     pub lost: u64,
-    /// Their records have arrived since the totals were read, or just before, or can't be taken out of the ring yet.
+    /// Calls whose records arrived after the totals were read or just before, or can't be taken out of the ring yet.
     pub pending: u64,
 }
 

@@ -14,7 +14,7 @@ fn method(set: &LabelSet) -> String {
     Labels::decode(set, &NoExecutable).method
 }
 
-/// Has `Echo` over and over at 0x4000, and one class of errors at 0x500.
+/// An executable with `Echo` repeated at 0x4000, and one class of errors at 0x500.
 struct Echo(Framework);
 
 const ECHO: Echo = Echo(Framework::Kitex);
@@ -55,7 +55,7 @@ fn a_cut_name_says_so_and_loses_no_half_character() {
     assert_eq!(method(&set(&bytes, mark::CUT)), format!("{}…", "a".repeat(62)));
 }
 
-/// By what the programs have marked, whatever a name ends in.
+/// Only the programs' mark counts, whatever a name ends in.
 #[test]
 fn cut_names_are_counted() {
     let cut = |set: &LabelSet| Labels::decode(set, &ECHO).cut_names;
@@ -75,7 +75,7 @@ fn cut_names_are_counted() {
     assert_eq!(cut(&names), 2);
 }
 
-/// Those that were not read are longer than their room by their length.
+/// A name that is looked up is cut if its length exceeds the room.
 #[test]
 fn cut_names_are_counted_where_they_are_looked_up() {
     let literal = |address: u64, length: u64| {
@@ -101,7 +101,7 @@ fn one_name_for_service_and_method_is_cut_once() {
     };
     let all = format!("{}…", "s".repeat(192));
     assert_eq!(decode(&[b's'; 192]), (all.clone(), all));
-    // The slash at the beginning is no part of a name.
+    // The leading slash is not part of a name.
     let service = "s".repeat(191);
     let all = format!("{service}…");
     assert_eq!(decode(format!("/{service}").as_bytes()), (all.clone(), all));
@@ -121,11 +121,12 @@ fn errors_are_told_apart_by_what_stands_for_them() {
     assert_eq!(class(0x508), "other");
 }
 
-/// An executable that tells nothing but this.
+/// An executable that only answers these questions.
 struct Told {
     framework: Framework,
     tells_retries: bool,
-    /// The number of an operation of a spec is in a register, or else in memory. It means failure if all its bits are set.
+    /// Whether the number of an operation of a spec is in a register, not in memory. A number with all bits set means
+    /// failure.
     in_register: bool,
 }
 
@@ -169,7 +170,7 @@ fn retries_that_were_not_read_are_no_number() {
     assert_eq!(retry(side::CLIENT, 2, &ECHO), "2");
     assert_eq!(retry(side::CLIENT, retry_count::UNREADABLE, &ECHO), "unreadable");
     assert_eq!(retry(side::CLIENT, 0, &without_tags), "unreadable");
-    // A server's has no tags to read.
+    // A server's call has no tags to read.
     assert_eq!(retry(side::SERVER, 0, &without_tags), "0");
 }
 
@@ -200,7 +201,7 @@ fn one_name_is_service_and_method() {
         ("/", "unknown", "unknown"),
         ("", "unknown", "unknown"),
         ("/nonsense", "unknown", "unknown"),
-        // A peer can't pass for what stands in.
+        // A peer can't imitate a placeholder.
         ("other", "unknown", "unknown"),
     ] {
         assert_eq!(decode(path.as_bytes()), names(service, method), "{path}");
@@ -209,7 +210,7 @@ fn one_name_is_service_and_method() {
     assert_eq!(decode(&long), names(&"s".repeat(90), &"m".repeat(100)));
 }
 
-/// As in the label `grpc_code`.
+/// The names are those of the label `grpc_code`.
 #[test]
 fn errors_of_grpc_have_the_names_of_their_codes() {
     let error = |failed: u8, error: u32| {

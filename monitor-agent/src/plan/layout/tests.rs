@@ -16,8 +16,8 @@ fn asked(places: Vec<Place>, width: u8) -> Asked {
     Asked { places, op: TestOp::Equal, width, operand: 1 }
 }
 
-/// The separate parts of a call on a server: five interfaces, in one of them a sixth that holds one of two
-/// types. Kitex v0.15.
+/// A call on a server with separate parts: five interfaces, one of which holds a sixth, which holds one
+/// of two types. Kitex v0.15.
 fn server() -> Reads {
     let mut nodes = Nodes::new();
     let from = nodes.behind(place(ROOT, 0), itab(0x100));
@@ -52,8 +52,8 @@ fn used(shape: &Shape) -> Vec<&Window> {
     shape.windows.iter().filter(|window| window.length > 0).collect()
 }
 
-/// No two windows overlap unless they are twins, none leaves scratch memory, and a pointer is copied before it is
-/// followed.
+/// Checks that no two windows overlap unless they are twins, that none leaves scratch memory, and that a pointer is
+/// copied before it is followed.
 fn check_places(shape: &Shape) {
     let mut taken = [false; SCRATCH_BYTES];
     for window in used(shape) {
@@ -92,7 +92,7 @@ fn a_peer_is_read_where_it_is_wanted() {
     let address = reads.nodes.behind(place(from, 32), itab(0x600));
     reads.peer = Some([place(address, 0), place(address, 24)]);
     let wanted = Wanted { events: true, peers: true, ..Wanted::default() };
-    // Beside the bytes there is no room for it.
+    // With the sizes, there is no room for the peer.
     assert!(matches!(reads.to_shape(0, wanted), Err(Refusal::TooMuch(_))));
     reads.sizes = None;
     let without = reads.to_shape(0, Wanted { peers: false, ..wanted }).expect("a shape");
@@ -107,7 +107,7 @@ fn a_peer_is_read_where_it_is_wanted() {
 fn everything_fits_in_smaller_pieces() {
     let shape = server().to_shape(0, Wanted::ALL).expect("a shape");
     check_places(&shape);
-    // With the bytes between them all together would take more than there is room for.
+    // With the gaps between them copied, the windows would not fit.
     assert_eq!(used(&shape).iter().filter(|window| window.length == 8).count(), 5, "{shape:?}");
     assert_eq!(used(&shape).len(), MAX_WINDOWS - 1);
     let messages: Vec<_> =
@@ -136,7 +136,7 @@ fn a_record_is_read_where_the_names_were() {
         if !wanted.sizes {
             assert_eq!(others, used(&plain), "no read more where nobody asks");
         }
-        // Stats from the object, the slice from those, the event from that.
+        // The stats from the object, the slice from the stats, the event from the slice.
         assert_eq!(late.len(), 3, "{late:?}");
         let mut taken = [false; SCRATCH_BYTES];
         for window in late {
@@ -237,7 +237,7 @@ fn of_what_lies_between_needs_nothing_is_asked_for() {
     assert_eq!(words(&[(72, 16), (0, 16), (56, 1)]), [0b110_1000_0011]);
     assert_eq!(words(&[(24, 16), (32, 16), (24, 4)]), [0b111]);
     assert_eq!(words(&[(0, 8), (248, 8)]), [1 | 1 << 31]);
-    // More than any window has.
+    // The second word lies beyond the largest window.
     assert_eq!(words(&[(0, 8), (256, 8)]), [1]);
     assert_eq!([words_in(0), words_in(9), words_in(255), words_in(300)], [0, 0b11, u32::MAX, u32::MAX]);
 }

@@ -1,4 +1,4 @@
-//! The search: the kinds of calls of a framework, in one of its copies.
+//! Finds the kinds of calls of a framework in one of its copies.
 
 use std::slice;
 
@@ -24,7 +24,7 @@ use crate::{
     specs::Side,
 };
 
-/// Where the error is of what a function gives that gives nothing else.
+/// The result word of the error in a function that returns only an error.
 const ONLY_ERROR: usize = 0;
 
 /// Finds and proves everything that `framework` names in one of its copies.
@@ -82,7 +82,7 @@ pub(in crate::plan) fn find(
     Ok(Found { calls, sites, message_sites, notes, unwatched: unwatched.collect() })
 }
 
-/// Whether it is the code of a function that something can't be proven of.
+/// Whether the reason is that a function's code could not be proven.
 fn is_about_code(why: &Refusal) -> bool {
     why.is_about_arguments()
         || matches!(why, Refusal::Inlined { .. } | Refusal::NoSite { .. } | Refusal::TooMuch(_))
@@ -97,12 +97,12 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    /// The sides of whose calls not all enter the functions that tell them, since one is inlined somewhere, and why. None of a
-    /// side is watched then: its other calls would look as if they were all.
+    /// The sides that can't be watched, and why: one of their functions is inlined somewhere, so some calls don't
+    /// enter it. No call of such a side is watched, since the visible ones would pass for all.
     fn hidden_sides(&self) -> Result<Vec<(Side, Refusal)>, Refusal> {
         let mut hidden: Vec<(Side, Refusal)> = Vec::new();
         for spec in &self.framework.calls {
-            // Whether a call of what gives an error can be found is asked where that is wanted.
+            // The functions with `given_by` are checked where their call is looked up.
             let entries = spec.start.iter().chain(spec.finishes.iter().flatten());
             let entries = entries.filter(|entry| entry.given_by.is_none()).map(|entry| &entry.function);
             for name in entries.chain(&spec.not_within) {
@@ -118,7 +118,7 @@ impl Finder<'_> {
         Ok(hidden)
     }
 
-    /// Refuses a function of this name that not all of its calls enter.
+    /// Refuses a function of this name if it is inlined anywhere.
     fn check_entered(&self, name: &str) -> Result<(), Refusal> {
         let function = self.copy.function(name)?;
         let interim = self.copy.interim(name).filter(|function| function.name.ends_with(name));
@@ -126,7 +126,7 @@ impl Finder<'_> {
         all.try_for_each(|function| check_not_inlined(function, self.sites.go))
     }
 
-    /// A kind of call; `None` where it can't happen.
+    /// Plans a kind of call; `None` if it can't happen.
     fn call(
         &mut self,
         spec: &'static CallSpec,
@@ -170,7 +170,7 @@ impl Finder<'_> {
         }))
     }
 
-    /// Where a kind of call finishes; `None` where one that starts as another does can't.
+    /// Finds where a kind of call finishes; `None` if it is a variant of another kind and can't finish.
     fn ends(&mut self, spec: &'static CallSpec) -> Result<Option<Ends>, Refusal> {
         let mut found = Vec::new();
         for (index, entries) in spec.finishes.iter().enumerate() {
@@ -189,8 +189,8 @@ impl Finder<'_> {
         Ok(Some(Ends { sites, kept_at, entry }))
     }
 
-    /// The first of these ends that is there with its arguments: where its site is, and how far above the stack pointer the
-    /// object lies then, or 0.
+    /// Returns the site of the first end that exists with its arguments, and the offset of the object from the stack
+    /// pointer there, or 0.
     fn finish(&mut self, entries: &'static [Entry]) -> Result<Option<(u64, u16, &'static Entry)>, Refusal> {
         first_there(entries, |entry| {
             let found = if entry.given_by.is_some() {
@@ -202,14 +202,16 @@ impl Finder<'_> {
         })
     }
 
-    /// The site at the entry of a function, which must have these arguments; `None` where it is not there.
+    /// Returns the site at the entry of a function, which must have these arguments; `None` if
+    /// there is no such function.
     fn entered(&mut self, role: Role, entry: &Entry) -> Result<Option<u64>, Refusal> {
         let Some(function) = self.copy.function(&entry.function)? else { return Ok(None) };
         check_arguments(function, &entry.arguments, self.sites.go)?;
         self.sites.at_entry(role, function).map(Some)
     }
 
-    /// Where a function tests what another has given it, and how far above the stack pointer its first argument lies then.
+    /// Returns the site at which a function tests another one's result, and the offset of its first argument from the
+    /// stack pointer there.
     fn given(&mut self, entry: &Entry) -> Result<Option<(u64, u16)>, Refusal> {
         let giver = entry.given_by.as_ref().map(|name| self.copy.function(name)).transpose()?.flatten();
         let (Some(function), Some(giver)) = (self.copy.function(&entry.function)?, giver) else {
@@ -221,7 +223,7 @@ impl Finder<'_> {
         self.sites.at_tested_call(function, giver, wanted).map(Some)
     }
 
-    /// The first of the ends that only an error tells which is there with its arguments; link-time addresses.
+    /// Returns the first error end that exists with its arguments, with link-time addresses.
     fn error_end(
         &mut self,
         spec: &'static CallSpec,
@@ -234,12 +236,12 @@ impl Finder<'_> {
                 Err(why) if why.is_about_arguments() => continue,
                 found => found?,
             };
-            // Words of their own, in the order of the registers.
+            // Each argument word must have its own register, in order.
             let words = found.chars().filter(|kind| *kind == 'w').count();
             if words > REGISTER_WORDS || !found.chars().all(|kind| matches!(kind, 'w' | '{' | '}')) {
                 return Err(Refusal::TooMuch("arguments"));
             }
-            // No such error can be.
+            // Without an itab, no such error can exist.
             let Some(itab) = resolver.itab_of_value(&end.error)? else { return Ok(None) };
             let wanted = WantedError { error: ONLY_ERROR, kept: end.object, only_errors: true };
             let (place, kept_at) = self.sites.at_tested_call(function, giver, wanted)?;
@@ -256,8 +258,8 @@ impl Finder<'_> {
         Ok(None)
     }
 
-    /// Whether nothing is told of a call behind the first failure that is told. Then that is its end, which is a note, since
-    /// the handler may make something else of it.
+    /// Whether a call reports only its first status. That is then its end, with a note, since the handler
+    /// may return another status.
     fn ends_once(&mut self, spec: &CallSpec, resolver: &mut Resolver<'_>) -> Result<bool, Refusal> {
         let Some(way) = &spec.ends_once else { return Ok(false) };
         match type_at_end(slice::from_ref(way), resolver) {
@@ -274,7 +276,7 @@ impl Finder<'_> {
         }
     }
 
-    /// Where the messages of its streams go through. That they can't be counted is a note.
+    /// Plans where the messages of its streams go through. If that fails, it is a note.
     fn messages(
         &mut self,
         spec: &'static CallSpec,
@@ -294,7 +296,8 @@ impl Finder<'_> {
         }))
     }
 
-    /// Where it lies whether client and server stream. That it can't be told is a note.
+    /// Returns the places of the bools that say whether client and server stream. If they
+    /// can't be found, it is a note.
     fn streams(&mut self, spec: &CallSpec, walk: &mut Walk<'_, '_>) -> Result<Option<[Place; 2]>, Refusal> {
         let places = match &spec.kind {
             KindSpec::Unary => return Ok(None),
@@ -311,7 +314,8 @@ impl Finder<'_> {
     }
 }
 
-/// What the first of some entries has that is there with its arguments; or why the last of those that have others has nothing.
+/// Returns what is found for the first entry that exists with its arguments, or else the last
+/// refusal for other arguments.
 fn first_there<T>(
     entries: &'static [Entry],
     mut find: impl FnMut(&'static Entry) -> Result<Option<T>, Refusal>,
@@ -327,8 +331,8 @@ fn first_there<T>(
     refusal.map_or(Ok(None), Err)
 }
 
-/// Where the code of the functions lies that tell failures in the middle of a call. None of them is there where nothing
-/// receives or sends.
+/// Returns the ranges of code that report failures in the middle of a call. There are none if
+/// nothing receives or sends.
 fn interim(spec: &CallSpec, copy: &SitedCopy) -> Result<Vec<(u64, u64)>, Refusal> {
     let functions = spec.not_within.iter().flat_map(|name| copy.interim(name));
     let mut ranges: Vec<_> = functions.map(|function| (function.entry, function.end)).collect();
@@ -346,7 +350,7 @@ fn interim(spec: &CallSpec, copy: &SitedCopy) -> Result<Vec<(u64, u64)>, Refusal
     Ok(ranges)
 }
 
-/// What must hold for a hit to be one, and where that lies.
+/// Resolves the conditions for a hit to count.
 fn conditions(spec: &CallSpec, walk: &mut Walk<'_, '_>) -> Result<Conditions, Refusal> {
     let mut equal = |(paths, operand): &(Alternatives, u32)| {
         let (place, width) = first_of(paths, |path| walk.number(path))?;
@@ -361,7 +365,7 @@ fn conditions(spec: &CallSpec, walk: &mut Walk<'_, '_>) -> Result<Conditions, Re
     Ok(Conditions { begins, first, gates })
 }
 
-/// Follows paths from another root.
+/// Follows paths from another root, then restores the old one.
 fn beside<T>(
     walk: &mut Walk<'_, '_>,
     root: NodeId,
@@ -385,7 +389,7 @@ fn missing(copy: &SitedCopy, entries: &[Entry]) -> Refusal {
     Refusal::FunctionMissing(copy.symbol(name))
 }
 
-/// What the first of several paths leads to that leads anywhere; or why the last does not.
+/// Returns what is found for the first path that exists, or why the last one does not.
 fn first_of<T>(paths: &[String], mut find: impl FnMut(&str) -> Result<T, Refusal>) -> Result<T, Refusal> {
     let mut refusal = Refusal::TypeMissing(String::new());
     for path in paths {
@@ -397,7 +401,7 @@ fn first_of<T>(paths: &[String], mut find: impl FnMut(&str) -> Result<T, Refusal
     Err(refusal)
 }
 
-/// The address of the type that the first of several ways leads to whose types and fields are there.
+/// Returns the address of the type at the end of the first way that exists.
 pub(super) fn type_at_end(ways: &[Way], resolver: &mut Resolver<'_>) -> Result<u64, Refusal> {
     let mut refusal = Refusal::TypeMissing(String::new());
     for way in ways {
@@ -414,7 +418,7 @@ pub(super) fn type_at_end(ways: &[Way], resolver: &mut Resolver<'_>) -> Result<u
     Err(refusal)
 }
 
-/// Where a status and its code lie, from what the finish gets.
+/// Returns the places of a status and its code, from what the finish gets.
 fn status(spec: &'static StatusSpec, finish: &Entry, walk: &mut Walk<'_, '_>) -> Result<Status, Refusal> {
     let missing = || Refusal::TypeMissing(spec.error.clone());
     let error = walk.resolver.itab("error", &spec.error)?.ok_or_else(missing)?;
@@ -437,7 +441,7 @@ fn status(spec: &'static StatusSpec, finish: &Entry, walk: &mut Walk<'_, '_>) ->
     Ok(Status { error, well, well_text, wrap, message, code })
 }
 
-/// The itab of errors that wrap another, and where it lies in them.
+/// Returns the itab of errors that wrap another one, and the offset of the wrapped one.
 fn wrap(spec: &StatusSpec, resolver: &mut Resolver<'_>) -> Result<(u64, u8), Refusal> {
     let (wrap_type, field) = &spec.wrap;
     let Some(itab) = resolver.itab_of_error(wrap_type)? else { return Ok((0, 0)) };

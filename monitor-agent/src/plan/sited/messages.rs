@@ -1,4 +1,5 @@
-//! Where the messages of streams go through, of calls that are told by site.
+//! Finds the methods that the messages of streams go through, for calls that are identified by the
+//! function that they enter.
 
 use monitor_ebpf::{MESSAGE_SITES, Messages, NO_FIELD};
 
@@ -15,26 +16,26 @@ use crate::{
     },
 };
 
-/// The functions of one kind of call, and what leads from their receiver to it.
+/// The methods of one kind of call, and how to get from their receiver to the call's object.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MessagePlan {
-    /// Addresses of the sites at their entries.
+    /// The addresses of the sites at their entries.
     entered: [u64; MESSAGE_SITES],
     object: Object,
-    /// Where the description lies, and the two truth values in it.
+    /// The offset of the description in the receiver, and of its two bools.
     description: Option<(u16, [u16; 2])>,
 }
 
-/// Where the receiver has the object.
+/// Where the receiver holds the object.
 #[derive(Clone, Copy, Debug)]
 enum Object {
     Itself,
     Pointer(u16),
-    /// An interface value, the itab of the object's type, and that of one that is no call, or 0.
+    /// The offset of an interface, the itab of the object's type in it, and the itab of a type that is no call, or 0.
     Interface(u16, u64, u64),
 }
 
-/// Finds and proves the first of these that is there, with its sites.
+/// Finds and proves the first methods that exist, with their sites.
 pub(super) fn find(
     specs: &'static [SitedMessages],
     object: u64,
@@ -71,7 +72,7 @@ pub(super) fn find(
     Err(missing)
 }
 
-/// The entry of a function, and its returns.
+/// Returns the sites at a function's entry and returns.
 fn sites_of(
     name: &str,
     role: Role,
@@ -119,7 +120,7 @@ fn object_of(
     }
 }
 
-/// Where the description lies; `None` where the receiver has none.
+/// Returns the offsets of the description and its bools; `None` if the receiver has no description.
 fn description(
     [name, client, server]: &[String; 3],
     receiver: u64,
@@ -144,14 +145,14 @@ fn description(
     Ok(Some((half(&field)?, streams)))
 }
 
-/// The offset of a field, as the programs take it.
+/// The offset of a field in the format of the programs.
 fn half(field: &FieldRef) -> Result<u16, Refusal> {
     let offset = u16::try_from(field.offset).ok().filter(|offset| *offset != NO_FIELD);
     offset.ok_or(Refusal::TooMuch("bytes in a stream"))
 }
 
 impl MessagePlan {
-    /// The same for a process whose executable lies `bias` bytes above its link-time addresses.
+    /// Returns the values for a process whose executable is loaded `bias` bytes above its link-time addresses.
     pub(super) fn to_messages(self, bias: u64) -> Messages {
         let (object_at, object_word, no_call_word) = match self.object {
             Object::Itself => (NO_FIELD, 0, 0),

@@ -1,4 +1,4 @@
-//! What the programs do for a kind of call: its shape, for one process.
+//! The shape of a kind of call, in the format of the programs and for one process.
 
 use monitor_ebpf::{
     CodeRange, Given, LABELS, Messages, NO_SCRATCH, Shape, Sited, policy, stream, window_use,
@@ -15,11 +15,11 @@ use crate::{
     },
 };
 
-/// Longest text that the programs compare.
+/// The maximum length of a text that the programs compare, in bytes.
 const TEXT_MAX: usize = 8;
 
 impl SitedCall {
-    /// The shape for a process whose executable lies `bias` bytes above its link-time addresses.
+    /// Returns the shape for a process whose executable is loaded `bias` bytes above its link-time addresses.
     pub(in crate::plan) fn to_shape(&self, bias: u64, wanted: Wanted) -> Result<Shape, Refusal> {
         let messages = self.messages.filter(|_| wanted.grpc_messages);
         let windows = self.needs(messages.is_some()).windows(None)?;
@@ -86,7 +86,7 @@ impl SitedCall {
         sited.wrap_at = wrap_at;
     }
 
-    /// How its kind of stream is told.
+    /// Writes how the kind of stream is found.
     fn put_kind(&self, sited: &mut Sited, windows: &Windows<'_>) {
         match (&self.spec.kind, self.streams) {
             (KindSpec::Unary, _) => sited.kind = stream::UNARY,
@@ -123,7 +123,7 @@ impl SitedCall {
     }
 
     fn needs(&self, messages: bool) -> Needs<'_> {
-        // Told by the start, and else by the finish.
+        // The start stores them. The finish needs them if the start was not seen.
         let both = window_use::START | window_use::UNTOLD;
         let mut needs = Needs::new(&self.nodes);
         needs.add(self.method, 16, both | if messages { window_use::MESSAGE } else { 0 });

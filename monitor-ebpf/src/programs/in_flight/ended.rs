@@ -1,4 +1,4 @@
-//! Calls that have ended and may end once more at the same moment.
+//! Calls that have finished and may finish again at the same moment.
 
 use monitor_ebpf::ENDED_KEYS;
 
@@ -10,13 +10,13 @@ use super::{
     key::{Key, SPREAD},
 };
 
-/// Where the key of a call is kept once it has ended.
+/// Returns the index at which the key of a finished call is kept.
 #[inline(always)]
 fn ended_at(number: u64) -> u32 {
     (number.wrapping_mul(SPREAD) >> (u64::BITS - ENDED_KEYS.trailing_zeros())) as u32
 }
 
-/// A call starts: one of the same key that has ended is another.
+/// Forgets a finished call with the same key as one that starts: they are different calls.
 #[inline(always)]
 pub(crate) fn begin_once(key: Key) {
     let Some(ended) = ENDED.get_ptr_mut(ended_at(key.0)) else { return };
@@ -28,9 +28,9 @@ pub(crate) fn begin_once(key: Key) {
     }
 }
 
-/// A call ends: false if it has ended just now. Several threads may end one at the same moment, before the target's own memory
-/// says that it has; the first is told here. Others may have taken the place since, so that the call counts once more, if they
-/// end within that moment.
+/// Marks a call as finished. Returns false if it has finished just now. Several threads may finish a call at the same
+/// moment, before the target's own memory says that it has ended; only the first gets true here. If another call has
+/// taken the place since, within that moment, the call counts once more.
 #[inline(always)]
 pub(crate) fn ends_once(key: Key) -> bool {
     let Some(ended) = ENDED.get_ptr_mut(ended_at(key.0)) else { return true };

@@ -1,12 +1,12 @@
 //! Calls that have started and not finished.
 //!
-//! Nearly all of them are in a table of buckets: a look-up, a claim and a release there touch one cache line and
-//! take a fraction of the time of a kernel hash map. Each key has two buckets there: a near one, among few, and a far one,
-//! among all, for when the near one is full. Objects that are made anew for each call would else find another line that is in
-//! no cache at each. What finds both full, and calls nested in others of their goroutine, go to the spill map.
+//! Nearly all are in a table of buckets, where a look-up, a claim or a release touches one cache line and takes a
+//! fraction of the time of a kernel hash map. Each key has two buckets: a near one, among few, and a far one, among
+//! all, for when the near one is full. Far buckets alone would not stay in the caches, since many objects are new for
+//! each call. Calls that find both full, and calls nested in others of their goroutine, go to the spill map.
 //!
 //! No other program touches a call's entries: an object has one call at a time, and a goroutine runs on one thread
-//! at a time. The claim of a free way is contended; and the agent takes out what is too old to be still under way.
+//! at a time. Only the claim of a free way is contended, and the agent removes calls too old to be still in flight.
 
 mod ended;
 mod key;
@@ -29,7 +29,7 @@ use started::DEPTH;
 pub(crate) use started::{NO_LABEL_SET, Started};
 use table::{Way, claim, locate};
 
-/// Remembers the start of a call of an object, and its kind if the object is the key.
+/// Stores the start of a call of an object, and its kind if the object is the key.
 #[inline(always)]
 pub(crate) fn insert(key: Key, object: u64, start_ns: u64, kind: u8) {
     let word = start_ns << DEPTH_BITS | u64::from(kind);
@@ -55,19 +55,19 @@ pub(crate) fn insert(key: Key, object: u64, start_ns: u64, kind: u8) {
     }
 }
 
-/// A call starts whose key is in its bucket already.
+/// Stores the start of a call whose key is in its bucket already.
 #[inline(always)]
 fn insert_again(key: Key, way: Way, word: u64) {
     if key.is_goroutine() {
         return insert_nested(key, way.nest(key.0), word >> DEPTH_BITS);
     }
-    // One object has one call at a time: the one before has been given up.
+    // An object has one call at a time, so the previous one was given up.
     count_of(Counter::Abandoned, key.side());
     // SAFETY: a start in a bucket of the table.
     unsafe { way.start.write_volatile(word) }
 }
 
-/// Remembers the start of a call that is keyed by an object, its kind, and the label set that it has.
+/// Stores the start of a call that is keyed by an object, its kind, and its label set.
 #[inline(always)]
 pub(crate) fn insert_told(key: Key, label_set: u32, start_ns: u64, kind: u8) {
     let number = key.0;
@@ -85,13 +85,13 @@ pub(crate) fn insert_told(key: Key, label_set: u32, start_ns: u64, kind: u8) {
     spill_told(key, label_set, start_ns, kind);
 }
 
-/// Is a call with this key in flight?
+/// Returns whether a call with this key is in flight.
 #[inline(always)]
 pub(crate) fn holds(key: Key) -> bool {
     locate(key.0).is_there() || (has_spilled() && SPILL.get_ptr(key.0).is_some())
 }
 
-/// The kind of a call that is in flight, keyed by its object; 0 where it is not, or nobody knows.
+/// Returns the kind of a call in flight that is keyed by its object; 0 if there is no such call or its kind is unknown.
 #[inline(always)]
 pub(crate) fn kind(key: Key) -> u8 {
     let way = locate(key.0);
@@ -103,13 +103,13 @@ pub(crate) fn kind(key: Key) -> u8 {
     SPILL.get_ptr(key.0).map_or(0, |call| unsafe { ((*call).nested & DEPTH) as u8 })
 }
 
-/// Forgets the call that finishes with this object and gives its start, if it was seen and is surely its own.
+/// Removes the call that finishes with this object. Returns its start if it was seen and certainly is its own.
 #[inline(always)]
 pub(crate) fn remove(key: Key, object: u64) -> Started {
     Started::of_word(remove_word(key, object), NO_LABEL_SET)
 }
 
-/// As [`remove`], with the start as [`take`] gives it.
+/// Does what [`remove`] does, and returns the start in the form of [`take`].
 #[inline(always)]
 fn remove_word(key: Key, object: u64) -> u64 {
     let number = key.0;
@@ -143,7 +143,7 @@ fn remove_word(key: Key, object: u64) -> u64 {
     0
 }
 
-/// Forgets a call that finishes and gives what [`insert_told`] remembered of it.
+/// Removes a call that finishes, and returns what [`insert_told`] stored.
 #[inline(always)]
 pub(crate) fn remove_told(key: Key) -> Started {
     let number = key.0;
@@ -157,9 +157,9 @@ pub(crate) fn remove_told(key: Key) -> Started {
     if has_spilled() { take_told(number) } else { Started::UNSEEN }
 }
 
-/// Can a start under this key be that of another call than the one that finishes? A server's object has one call at a
-/// time, whose finish is always seen. Calls of a goroutine nest, which shows as long as all their starts are seen. A
-/// client's stream may be dropped without a finish, and its object used for another.
+/// Returns whether a start under this key may belong to another call than the one that finishes. A server's object has
+/// one call at a time, whose finish is always seen. Calls of a goroutine nest, which shows as long as all starts are
+/// seen. A client's stream may be dropped without a finish, and its object used for another call.
 #[inline(always)]
 fn may_be_of_another(key: Key, start_ns: u64) -> bool {
     if recipe!(by_site) != 0 || key.side() == side::SERVER {
@@ -169,9 +169,9 @@ fn may_be_of_another(key: Key, start_ns: u64) -> bool {
     start_ns < sampling(words::SEEN_SINCE) || (is_stream && sampling(words::MODE) == words::WINDOWS)
 }
 
-/// A call finishes after starts went unseen: gives the start in a way of its bucket as [`take`] does if it is surely its
-/// own. That is so if the object is the one it started with, since nobody else can have that before this finish. The
-/// start is forgotten in any case: the next finish could not tell either.
+/// Removes the start in a way of its bucket when a call finishes after starts went unseen. Returns it as [`take`] does
+/// if it certainly is the call's own: the object is the one of the start, which no other call can have before this
+/// finish. The start is removed in any case, since the next finish could not be matched with it either.
 #[inline(never)]
 fn take_own(number: u64, object: u64) -> u64 {
     let way = locate(number);
@@ -189,14 +189,14 @@ fn take_own(number: u64, object: u64) -> u64 {
     }
     count_of(Counter::StartSampledOut, side::CLIENT);
     if number & bits::BITS == bits::GOROUTINE && word & DEPTH != 0 {
-        // It can't be told any more which finish is whose.
+        // Finishes can no longer be matched with starts.
         give_up(number, 0, Counter::StartSampledOut);
     }
     0
 }
 
-/// The outermost call of a goroutine finishes, while calls nested in it have not, and never will: a panic was caught on its way
-/// through them. Gives its start as [`take`] does.
+/// Removes the outermost call of a goroutine, which finishes while calls nested in it have not, and never will: a panic
+/// on its way through them was caught. Returns its start as [`take`] does.
 #[inline(never)]
 fn take_outermost(number: u64) -> u64 {
     let way = locate(number);
@@ -209,8 +209,8 @@ fn take_outermost(number: u64) -> u64 {
     if way.free(number) { word & !DEPTH } else { 0 }
 }
 
-/// A call of a goroutine starts with the object that its outermost began with: that one, and what is nested in it, gets no end
-/// any more, and goroutine and object are used again. Gives nothing of use.
+/// Stores the start of a goroutine's call that has the object of its outermost call. That call, and those nested in it,
+/// will not finish any more: goroutine and object are used again. The return value has no meaning.
 #[inline(never)]
 fn begin_anew(number: u64, word: u64) -> u32 {
     let way = locate(number);
@@ -223,8 +223,8 @@ fn begin_anew(number: u64, word: u64) -> u32 {
     0
 }
 
-/// A call of unknown type starts. Inside another of its goroutine it nests as a known one would, but without a start:
-/// its finish must not take that of the call around it. Gives nothing of use.
+/// Nests a call of unknown type in another of its goroutine, as a known one would be, but without a start: its finish
+/// must not take the start of the call around it. The return value has no meaning.
 #[inline(never)]
 pub(crate) fn insert_unknown(goroutine: u64) -> u32 {
     let key = Key::of_goroutine(goroutine);
@@ -241,15 +241,15 @@ pub(crate) fn insert_unknown(goroutine: u64) -> u32 {
     } else {
         return 0;
     };
-    // What a call left there that was nested in one given up since.
+    // The entry is left from a call nested in one that was given up since.
     if depth <= u64::from(MAX_NESTING) && SPILL.remove(number + depth).is_ok() {
         count_of(Counter::Abandoned, key.side());
     }
     0
 }
 
-/// A call of unknown type finishes: the innermost start of its goroutine is its own, or that of a call which can no
-/// longer be told from it. Gives nothing of use.
+/// Handles the finish of a call of unknown type. The innermost start of its goroutine is its own, or that of a call
+/// which can no longer be distinguished from it. The return value has no meaning.
 #[inline(never)]
 pub(crate) fn remove_unknown(goroutine: u64) -> u32 {
     let key = Key::of_goroutine(goroutine);
@@ -259,8 +259,8 @@ pub(crate) fn remove_unknown(goroutine: u64) -> u32 {
     0
 }
 
-/// A call finishes whose type could not be read: a start under the object's own key is of no use to anybody any more, and the
-/// object's next call must not get it. Gives nothing of use.
+/// Handles the finish of a call whose type could not be read. A start under the object's own key is of no further use,
+/// and the object's next call must not get it. The return value has no meaning.
 #[inline(never)]
 pub(crate) fn remove_object(object: u64) -> u32 {
     for side in [side::SERVER, side::CLIENT] {

@@ -1,5 +1,5 @@
-//! The spill map: calls that found both their buckets full, and those nested in others of their goroutine, each under the key
-//! of the outermost plus its depth.
+//! The spill map: calls that found both their buckets full, and calls nested in others of their goroutine. These have
+//! the key of the outermost call plus their depth.
 
 use monitor_ebpf::{Counter, DEPTH_BITS, MAX_NESTING, Spilled, sampling as words, side};
 
@@ -17,7 +17,7 @@ const NO_EXIST: u64 = 1;
 /// `EEXIST`.
 const EXISTS: i32 = -17;
 
-/// A call starts for which there is no room in its buckets.
+/// Stores the start of a call for which its buckets have no room.
 #[inline(always)]
 pub(super) fn spill(key: Key, start_ns: u64, kind: u8) {
     let number = key.0;
@@ -44,7 +44,7 @@ pub(super) fn spill(key: Key, start_ns: u64, kind: u8) {
     replace(number, start_ns, call.nested, key.side());
 }
 
-/// The same of a call keyed by its object whose kind and label set are told.
+/// Stores the start, kind and label set of a call keyed by its object, for which its buckets have no room.
 #[inline(always)]
 pub(super) fn spill_told(key: Key, label_set: u32, start_ns: u64, kind: u8) {
     let call = Spilled { start_ns, nested: told(label_set, kind) };
@@ -57,8 +57,8 @@ pub(super) fn spill_told(key: Key, label_set: u32, start_ns: u64, kind: u8) {
     replace(key.0, start_ns, call.nested, key.side());
 }
 
-/// A call starts inside others of its goroutine, so many of them. A start that is not kept is not missed by the
-/// others: they are counted all the same.
+/// Stores the start of a call nested in `depth` others of its goroutine. If it cannot be kept, the others lose
+/// nothing: they are counted all the same.
 #[inline(always)]
 pub(super) fn insert_nested(outermost: Key, depth: u64, start_ns: u64) {
     if depth > u64::from(MAX_NESTING) {
@@ -70,12 +70,12 @@ pub(super) fn insert_nested(outermost: Key, depth: u64, start_ns: u64) {
     if error != EXISTS {
         return count_of(Counter::RefusedFull, outermost.side());
     }
-    // What a call left there that was nested in one given up since.
+    // The entry is left from a call nested in one that was given up since.
     replace(number, start_ns, call.nested, outermost.side());
 }
 
-/// Puts a start into the spill map in place of one under the same key, which gets no end any more. Where there is no memory for
-/// it the old one must not stay: the next finish would take it for its own. Gives nothing of use.
+/// Replaces a start under the same key, which gets no finish any more. If there is no memory for the new one, the old
+/// one must not stay: the next finish would take it for its own. The return value has no meaning.
 #[inline(never)]
 pub(super) fn replace(number: u64, start_ns: u64, nested: u64, side: u8) -> u32 {
     count_of(Counter::Abandoned, side);
@@ -86,8 +86,8 @@ pub(super) fn replace(number: u64, start_ns: u64, nested: u64, side: u8) -> u32 
     0
 }
 
-/// A call of an object starts and has a place in the table: one of the same object in the spill map has got no end, and its
-/// start must not be taken for that of a later one.
+/// Removes a call from the spill map when another of the same object has a place in the table: the old one never
+/// finished, and its start must not be taken for that of a later call.
 #[inline(always)]
 pub(super) fn displace_spilled(key: Key) {
     if sampling(words::OBJECTS_SPILLED) != 0 && SPILL.remove(key.0).is_ok() {
@@ -95,7 +95,7 @@ pub(super) fn displace_spilled(key: Key) {
     }
 }
 
-/// The innermost call of a goroutine finishes, whose outermost is in the spill map if it was kept at all; gives its
+/// Removes the innermost call of a goroutine whose outermost is in the spill map, if it was kept at all. Returns its
 /// start as [`take`] does.
 #[inline(never)]
 pub(super) fn remove_spilled(outermost: u64) -> u64 {
@@ -103,7 +103,7 @@ pub(super) fn remove_spilled(outermost: u64) -> u64 {
     // SAFETY: the entry is this goroutine's own.
     let (start_ns, depth) = unsafe { ((*outer).start_ns, (*outer).nested) };
     if start_ns < sampling(words::SEEN_SINCE) {
-        // It can't be told any more which finish is whose.
+        // Finishes can no longer be matched with starts.
         give_up(outermost, 0, Counter::StartSampledOut);
         return 0;
     }
@@ -115,38 +115,38 @@ pub(super) fn remove_spilled(outermost: u64) -> u64 {
     take_nested(outermost, depth)
 }
 
-/// Takes out the call that is nested so deep; gives its start as [`take`] does.
+/// Removes the call that is nested this deep. Returns its start as [`take`] does.
 #[inline(always)]
 pub(super) fn take_nested(outermost: u64, depth: u64) -> u64 {
     if depth > u64::from(MAX_NESTING) { 0 } else { take(outermost + depth) }
 }
 
-/// Takes a call out of the spill map; gives its start and its kind as [`Started::of_word`] wants them, or 0.
+/// Removes a call from the spill map. Returns its start and kind in the form of [`Started::of_word`], or 0.
 #[inline(never)]
 pub(super) fn take(key: u64) -> u64 {
     let Some(call) = SPILL.get_ptr(key) else { return 0 };
     // SAFETY: no other call has this key while this one is in flight.
     let word = unsafe { (*call).start_ns << DEPTH_BITS | (*call).nested & DEPTH };
-    // The agent may have given it up just now, and counted that.
+    // The agent may have given the call up just now, and counted that.
     if SPILL.remove(key).is_ok() { word } else { 0 }
 }
 
-/// Takes out a call that [`spill_told`] put there.
+/// Removes a call that [`spill_told`] stored.
 #[inline(always)]
 pub(super) fn take_told(number: u64) -> Started {
     let Some(call) = SPILL.get_ptr(number) else { return Started::UNSEEN };
-    // SAFETY: no other call has this key while this one is under way.
+    // SAFETY: no other call has this key while this one is in flight.
     let started = unsafe { Started { at_ns: (*call).start_ns, told: (*call).nested } };
-    // The agent may have given it up just now, and counted that.
+    // The agent may have given the call up just now, and counted that.
     if SPILL.remove(number).is_ok() { started } else { Started::UNSEEN }
 }
 
-/// Takes out all calls of a goroutine that are nested so deep or deeper, and counts each there. Gives nothing of use.
+/// Removes all calls of a goroutine from this depth on, and counts each. The return value has no meaning.
 #[inline(never)]
 pub(super) fn give_up(outermost: u64, from: u64, counter: Counter) -> u32 {
     for depth in from..=u64::from(MAX_NESTING) {
         if SPILL.remove(outermost + depth).is_ok() {
-            // In line: each function more takes stack.
+            // Inlined, since each further function takes stack.
             count_hot(counter, side::CLIENT);
         }
     }
