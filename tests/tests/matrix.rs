@@ -14,7 +14,7 @@ use monitor_tests::{
 
 /// How many cells are tested besides the fixed ones. Each may have to compile Kitex first, which takes a minute or two.
 const OTHERS: usize = 1;
-/// How many cells are tested at once: while one is built, another is watched, which is mostly waiting.
+/// How many cells are tested at once: while one is built, another is watched.
 const AT_ONCE: usize = 2;
 
 #[test]

@@ -279,7 +279,7 @@ fn the_first_description_that_fits_counts() -> Result<()> {
     Ok(())
 }
 
-/// If an operation is copied with other functions but without a new name, a note reports that the copy is not watched.
+/// If an operation is copied with other functions but without a new name, a note reports that the calls there are not counted.
 #[test]
 fn a_second_operation_of_a_name_is_told_of_where_it_is_elsewhere() -> Result<()> {
     let jobs = specs::text("jobs")?;
@@ -292,7 +292,7 @@ fn a_second_operation_of_a_name_is_told_of_where_it_is_elsewhere() -> Result<()>
         let file = specs::file("namesakes", &format!("{head}[[operation]]{first}[[operation]]{second}"))?;
         let ended = run_to_end(&["spec", "check", path(&file), "--exe", path(&executable)], PATIENCE)?;
         let said = &ended.stdout;
-        let note = "  note    job is not watched as it is described a second time (";
+        let note = "  note    job is described a second time (";
         let has_note = said.contains(note) && said.contains("namesakes.toml:38:12), which fits as well");
         ensure!(ended.code == Some(0) && has_note == is_told, "{begin}: {} {said}", ended.stderr);
         ensure!(!said.contains("main.(*turn)") && !said.contains("main.job.kind"), "{begin}: {said}");

@@ -3,9 +3,10 @@
 use std::{
     ffi::OsString,
     io::{BufRead as _, BufReader, Write as _},
-    panic,
+    mem, panic,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Instant, SystemTime},
 };
@@ -26,6 +27,28 @@ type Task = Box<dyn FnOnce() -> Result<()> + Send>;
 /// Environment variables for the end-to-end tests.
 type Variables = Vec<(&'static str, OsString)>;
 
+/// Modules of end-to-end tests that run two at a time, one of each list, before all others run alone. They compare counts
+/// and texts, which do not depend on how busy the machine is, and wait most of their time.
+const IN_COMPANY: [&[&str]; 2] = [
+    &["cli", "docs", "dwarf", "events", "native", "native_ends", "reads", "schema", "strange"],
+    &[
+        "bad_flags",
+        "bad_input",
+        "demo",
+        "event_socket",
+        "inspect",
+        "isolation",
+        "otlp",
+        "privileges",
+        "selection",
+        "spec_check",
+        "spec_schema",
+        "specs",
+        "targets",
+        "types",
+    ],
+];
+
 /// Runs all tests whose name contains one of the filters; all tests if there are none.
 pub(crate) fn all(filters: &[String]) -> Result<()> {
     prepare()?;
@@ -35,7 +58,7 @@ pub(crate) fn all(filters: &[String]) -> Result<()> {
     say("unit tests and documentation tests");
     counts.run(with_ebpf(tests().args(["--lib", "--bins", "--"]), None), filters)?;
     counts.run(with_ebpf(tests().args(["--doc", "--"]), None), filters)?;
-    end_to_end(&mut counts, filters, None, variables)?;
+    end_to_end(&mut counts, filters, None, &variables)?;
     counts.verdict(begin)
 }
 
@@ -45,7 +68,7 @@ pub(crate) fn with_object(object: &Path, filters: &[String]) -> Result<()> {
     let begin = Instant::now();
     let variables = build(end_to_end_tests(), Some(object), false)?;
     let mut counts = Counts::default();
-    end_to_end(&mut counts, filters, Some(object), variables)?;
+    end_to_end(&mut counts, filters, Some(object), &variables)?;
     counts.verdict(begin)
 }
 
@@ -133,13 +156,32 @@ fn end_to_end(
     counts: &mut Counts,
     filters: &[String],
     object: Option<&Path>,
-    variables: Variables,
+    variables: &Variables,
 ) -> Result<()> {
     say("end-to-end tests");
     // One at a time: each measures its own effects.
-    let mut tests = end_to_end_tests();
-    tests.args(["--", "--test-threads=1"]).envs(variables);
-    counts.run(with_ebpf(&mut tests, object), filters)
+    let run = |counts: &mut Counts, filters: &[String]| {
+        let mut tests = end_to_end_tests();
+        tests.args(["--", "--test-threads=1"]).envs(variables.iter().cloned());
+        counts.run(with_ebpf(&mut tests, object), filters)
+    };
+    if !filters.is_empty() || object.is_some() {
+        return run(counts, filters);
+    }
+    let filtered = counts.filtered;
+    let in_company = Mutex::new(mem::take(counts));
+    side_by_side(IN_COMPANY, |modules| {
+        let mut counts = Counts::default();
+        run(&mut counts, &modules.iter().map(|module| format!("{module}::")).collect::<Vec<_>>())?;
+        in_company.lock().unwrap_or_else(PoisonError::into_inner).add(&counts);
+        Ok(())
+    })?;
+    *counts = in_company.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let skip = |module: &&str| ["--skip".to_owned(), format!("{module}::")];
+    run(counts, &IN_COMPANY.concat().iter().flat_map(skip).collect::<Vec<_>>())?;
+    // What one of these commands left out, another ran.
+    counts.filtered = filtered;
+    Ok(())
 }
 
 fn with_ebpf<'a>(command: &'a mut Command, object: Option<&Path>) -> &'a mut Command {
@@ -166,11 +208,11 @@ impl Counts {
         command.args(filters).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", shown(command)))?;
         let failed_before = self.failed;
-        let mut stdout = std::io::stdout().lock();
         for line in BufReader::new(child.stdout.take().context("no stdout")?).lines() {
             let line = line?;
-            writeln!(stdout, "{line}")?;
-            self.add(&line);
+            // Not locked in between: another command may run at the same time.
+            writeln!(std::io::stdout(), "{line}")?;
+            self.add_line(&line);
         }
         if !child.wait()?.success() && self.failed == failed_before {
             self.broken += 1;
@@ -178,8 +220,18 @@ impl Counts {
         Ok(())
     }
 
-    /// Parses a line such as "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; …".
-    fn add(&mut self, line: &str) {
+    /// Adds other results.
+    fn add(&mut self, other: &Self) {
+        let Self { passed, failed, ignored, filtered, broken } = other;
+        self.passed += passed;
+        self.failed += failed;
+        self.ignored += ignored;
+        self.filtered += filtered;
+        self.broken += broken;
+    }
+
+    /// Adds a line such as "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; …".
+    fn add_line(&mut self, line: &str) {
         let Some((_, numbers)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
         else {
             return;
@@ -229,13 +281,13 @@ mod tests {
     #[test]
     fn results_add_up() {
         let mut counts = Counts::default();
-        counts.add(
+        counts.add_line(
             "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.1s",
         );
-        counts.add(
+        counts.add_line(
             "test result: FAILED. 4 passed; 5 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s",
         );
-        counts.add("test decode::passed ... ok");
+        counts.add_line("test decode::passed ... ok");
         assert_eq!(counts, Counts { passed: 7, failed: 5, ignored: 1, filtered: 2, broken: 0 });
         assert!(counts.verdict(Instant::now()).is_err());
     }

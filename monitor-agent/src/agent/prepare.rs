@@ -194,12 +194,17 @@ fn without_plan(name: &str, inspection: &Inspection) -> Option<Failure> {
         || inspection.frameworks.iter().filter_map(|found| Some((found, found.plan.as_ref().err()?)));
     // A spec is the user's own, and no other message has the place in it.
     let of_spec = refusals().find(|(found, _)| found.spec.is_some());
-    let reason = of_spec.or_else(|| refusals().next()).map_or_else(
+    let of_framework = refusals().find(|(found, _)| found.spec.is_none());
+    let reason = of_spec.or(of_framework).map_or_else(
         || Failure::new(Kind::Unprovable, format!("{name} can't be watched: {}", no_framework())),
         |(found, refusal)| Failure::of_refusal(name, &found.name, refusal),
     );
+    // The spec may be for another of the processes.
+    let also = of_framework.filter(|_| of_spec.is_some()).map_or_else(String::new, |(found, refusal)| {
+        format!("; {} can't be watched: {}", found.name, shown(refusal))
+    });
     let instead = if inspection.go_version.is_empty() { WITHOUT_SPEC } else { WITHOUT_CALLS };
-    Some(Failure { text: format!("{}; {instead}", reason.text), ..reason })
+    Some(Failure { text: format!("{}{also}; {instead}", reason.text), ..reason })
 }
 
 #[cfg(test)]
@@ -234,15 +239,18 @@ mod tests {
     }
 
     #[test]
-    fn of_what_is_refused_a_spec_is_told_of_first() {
+    fn of_what_is_refused_a_spec_is_told_of_first_and_then_a_framework() {
         let kitex = || refused("kitex", None, Refusal::NamesMissing("kitex"));
         let both = told("go1.26", vec![kitex(), of_spec()]);
         assert!(both.starts_with("it: jobs can't be watched: jobs.toml:6:12: function begin"), "{both}");
+        assert!(both.contains("; kitex can't be watched: its build info names kitex"), "{both}");
+        let spec = told("go1.26", vec![of_spec()]);
+        assert_eq!(spec.matches("can't be watched: ").count(), 1, "{spec}");
         let alone = told("go1.26", vec![kitex()]);
         assert!(alone.starts_with("it: kitex can't be watched: "), "{alone}");
         let none = told("go1.26", Vec::new());
         assert!(none.starts_with("it can't be watched: no RPC framework"), "{none}");
-        assert!([both, alone, none].iter().all(|text| text.contains(GO)));
+        assert!([both, spec, alone, none].iter().all(|text| text.contains(GO)));
     }
 
     #[test]

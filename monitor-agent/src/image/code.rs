@@ -148,12 +148,12 @@ pub enum CodeError {
         /// The part's symbol.
         part: String,
     },
-    /// It is unknown whether it has such parts.
-    #[error("{why}, so whether it has parts can't be told")]
-    PartsUnknown {
-        /// Why it is unknown.
-        why: &'static str,
-    },
+    /// It is unknown whether it has such parts: the symbols of parts are local, and the executable has none.
+    #[error("the executable has no local symbols, so whether it has parts can't be told")]
+    PartsUnknown,
+    /// It is unknown whether it has such parts: they may be named after any of its names.
+    #[error("the function has more names than are looked at, so whether it has parts can't be told")]
+    TooManyNames,
     /// It continues past its end.
     #[error(
         "the function's last instruction, at +{from:#x}, goes on behind its end, where another may return in place of this one"

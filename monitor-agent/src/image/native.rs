@@ -79,8 +79,8 @@ impl Image {
         functions: &[NativeFunction],
     ) -> Result<BTreeMap<u64, Result<Parts, CodeError>>, ImageError> {
         if !self.has_local_functions()? {
-            let unknown = || CodeError::PartsUnknown { why: "the executable has no local symbols" };
-            return Ok(functions.iter().map(|function| (function.entry, Err(unknown()))).collect());
+            let unknown = functions.iter().map(|function| (function.entry, Err(CodeError::PartsUnknown)));
+            return Ok(unknown.collect());
         }
         let names = self.native_names(&functions.iter().map(|function| function.entry).collect())?;
         let mut parts: BTreeMap<&str, Vec<NativeFunction>> =
@@ -93,8 +93,8 @@ impl Image {
         })?;
         let check = |function: &NativeFunction| {
             let names = names.get(&function.entry).filter(|names| names.len() < NAMES_MAX);
-            let unknown = CodeError::PartsUnknown { why: "the function has more names than are looked at" };
-            let parts = names.ok_or(unknown)?.iter().filter_map(|name| parts.get(name.as_str())).flatten();
+            let names = names.ok_or(CodeError::TooManyNames)?;
+            let parts = names.iter().filter_map(|name| parts.get(name.as_str())).flatten();
             self.check_parts(function, parts)
         };
         Ok(functions.iter().map(|function| (function.entry, check(function))).collect())

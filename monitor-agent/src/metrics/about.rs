@@ -460,7 +460,7 @@ const PER_TARGET: &[PerTarget] = &[
     PerTarget {
         gauge: true,
         name: "monitor_ring_bytes",
-        help: "Bytes that waited in the ring buffer when the agent last looked.",
+        help: "Bytes that waited in the ring buffer when the agent last drained it.",
         label: "",
         values: |target| vec![("", float(target.ring_bytes))],
     },

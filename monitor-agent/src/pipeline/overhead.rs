@@ -149,6 +149,10 @@ pub struct Overhead {
     history: VecDeque<Counts>,
 }
 
+/// Hits per second of a program that is worth a sample out of turn. The kernel measures for some 0.2 s, so rarer hits would
+/// be waited for in vain again and again, and cost nothing that matters.
+const SAMPLED_SOON: f64 = 5.0;
+
 /// The overhead of one copy's probes.
 #[derive(Clone, Debug, Default)]
 struct CopyCost {
@@ -186,9 +190,9 @@ impl CopyCost {
         ProbeKind::ALL.into_iter().map(of).sum()
     }
 
-    /// Returns whether a program without a sampled run was hit.
+    /// Returns whether a program without a sampled run was hit so often that a sample soon sees a run.
     fn is_unsampled(&self, hits: PerProbe<f64>) -> bool {
-        self.costs.iter().zip(hits).any(|(cost, hits)| hits > 0.0 && cost.run().is_none())
+        self.costs.iter().zip(hits).any(|(cost, hits)| hits >= SAMPLED_SOON && cost.run().is_none())
     }
 }
 
@@ -299,7 +303,7 @@ impl Overhead {
         Some(then / (rates.cpu - now + then).max(IDLE))
     }
 
-    /// Returns whether programs without a sampled run were hit recently.
+    /// Returns whether programs without a sampled run were hit recently, and often enough for a sample to see it.
     #[must_use]
     pub fn is_unsampled(&self) -> bool {
         let Rates { hits, .. } = self.rates().unwrap_or_default();
@@ -409,7 +413,9 @@ mod tests {
         overhead.add(counts(0, 0, 0));
         overhead.add(counts(1, 10, 0));
         assert!(!overhead.is_unsampled());
-        overhead.add(counts(2, 20, 1));
+        overhead.add(counts(2, 20, 9));
+        assert!(!overhead.is_unsampled());
+        overhead.add(counts(3, 30, 15));
         assert!(overhead.is_unsampled());
         overhead.sample(ProbeKind::Finish, SECOND, [sample(1, 1, 1)]);
         assert!(overhead.is_unsampled());

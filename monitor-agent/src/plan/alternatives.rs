@@ -57,7 +57,7 @@ impl<T> Alternatives<T> {
     }
 }
 
-/// Notes about operations that exist but are not watched, because an earlier one has the same name. `is_elsewhere`
+/// Notes about descriptions that fit but are not used, because an earlier one has the same name. `is_elsewhere`
 /// says whether the later one, by its number, exists at other functions. Without the note, nothing would show that
 /// its calls are not counted.
 pub(super) fn passed_over<T>(
@@ -73,8 +73,8 @@ pub(super) fn passed_over<T>(
         for (number, other) in behind.filter(|(_, other)| other.name == first.name) {
             if is_elsewhere(one, number) {
                 notes.push(format!(
-                    "{} is not watched as it is described a second time ({}), which fits as well: if that is another operation, \
-                     give it another name",
+                    "{} is described a second time ({}), which fits as well: its calls there are not counted; if that is another \
+                     operation, give it another name",
                     first.name,
                     spec.place(other.place())
                 ));
@@ -230,8 +230,7 @@ mod tests {
         };
         assert!(told(&[0, 1], |_, _| false).is_empty());
         let notes = told(&[0, 1], |_, _| true);
-        let begins =
-            |place: &str| format!("a is not watched as it is described a second time (any.toml:{place}),");
+        let begins = |place: &str| format!("a is described a second time (any.toml:{place}),");
         let [third, fourth] = ["20:12", "27:12"].map(begins);
         let [one, other] = &notes[..] else { panic!("{notes:?}") };
         assert!(one.starts_with(&third) && other.starts_with(&fourth), "{notes:?}");

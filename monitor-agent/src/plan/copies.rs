@@ -305,6 +305,15 @@ pub(super) fn version(info: &BuildInfo, path: &str) -> String {
     version.unwrap_or("unknown").to_owned()
 }
 
+/// The release of `framework` that a copy is of. `unknown` unless the published module itself was built: forks and
+/// modules that replace another number their versions as they like.
+pub(super) fn release(framework: &Framework, info: &BuildInfo, copy: &FrameworkCopy) -> String {
+    let mut modules = info.main.iter().chain(&info.deps);
+    let is_replaced = modules.any(|module| module.path == copy.module && module.replace.is_some());
+    let is_published = copy.module == framework.module && !is_replaced;
+    if is_published { version(info, &copy.module) } else { "unknown".to_owned() }
+}
+
 /// What comes before `/NAME` in a symbol; `None` if that is empty.
 fn prefix_of<'a>(symbol: &'a str, name: &str) -> Option<&'a str> {
     symbol.strip_suffix(name)?.strip_suffix('/').filter(|prefix| !prefix.is_empty())
@@ -438,6 +447,30 @@ mod tests {
         let versions = ["main", "plain", "forked", "fork", "local", "main/vendor/plain"]
             .map(|path| version(&info, path));
         assert_eq!(versions, ["(devel)", "v1.2.3", "v9.9.9", "unknown", "unknown", "unknown"]);
+    }
+
+    #[test]
+    fn the_release_is_that_of_the_published_module_only() {
+        let framework = &known().by_type[0];
+        let names = ["pkg/rpcinfo.(*TraceController).DoStart", "pkg/rpcinfo.(*TraceController).DoFinish"];
+        let release_of = |path: &str, replace: Option<(&str, &str)>| {
+            let module = |path: &str, version: &str| Module {
+                path: path.to_owned(),
+                version: version.to_owned(),
+                replace: None,
+            };
+            let by = replace.map(|(path, version)| Box::new(module(path, version)));
+            let built = Module { replace: by, ..module(path, "v0.12.4") };
+            let info = BuildInfo { deps: vec![built], ..BuildInfo::default() };
+            release(framework, &info, &copy_of(path, &names).expect("a copy"))
+        };
+        assert_eq!(release_of(&framework.module, None), "v0.12.4");
+        for by in
+            [("corp.example/kitex", "v1.4.0"), ("corp.example/kitex", "v0.0.0-20260102030405-0123456789ab")]
+        {
+            assert_eq!(release_of(&framework.module, Some(by)), "unknown");
+        }
+        assert_eq!(release_of("corp.example/kitex", None), "unknown");
     }
 
     #[test]

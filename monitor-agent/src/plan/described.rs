@@ -70,7 +70,10 @@ pub(super) fn find(
         let names = names_of(symbol);
         entries().any(|entry| means(entry, &names))
     };
-    let functions = go.functions_named(&|symbol| symbol == A_WRAPPER || is_named(symbol))?;
+    let functions = go.functions_named(&|symbol| {
+        let names = names_of(symbol);
+        symbol == A_WRAPPER || entries().any(|entry| means(entry, &names) || lacks_path(entry, &names))
+    })?;
     let (wrapper, dissolved) = (go.wrapper_id(&functions)?, go.dissolved(&is_named)?);
     let mut finder = Finder { functions, wrapper, dissolved, sites: Sites::new(image, go) };
     let Alternatives { found: operations, mut notes } = Alternatives::find(&spec.operations, |number, _| {
@@ -104,6 +107,11 @@ fn names_of(symbol: &str) -> [String; 2] {
 /// Whether an entry matches a function with these names.
 fn means(entry: &Entry, names: &[String; 2]) -> bool {
     names.iter().any(|name| entry.is_like(name))
+}
+
+/// Whether the name in an entry only lacks the beginning of the package path of a function with these names.
+fn lacks_path(entry: &Entry, names: &[String; 2]) -> bool {
+    entry.at_most.is_none() && names.iter().any(|name| ends_in(name, &entry.function))
 }
 
 /// Refuses operations that the entered function can't distinguish. Each finish must belong to one operation only, and
@@ -146,6 +154,7 @@ fn is_made_of(name: &str, functions: &BTreeSet<&str>) -> bool {
 }
 
 struct Finder<'a> {
+    /// The functions that an entry matches, or would match with the whole path of the package.
     functions: Vec<Function>,
     /// The function id that the runtime gives to compiler-generated wrappers.
     wrapper: Option<u8>,
@@ -255,16 +264,12 @@ impl Finder<'_> {
     /// Why none of the entries exists. If a name only lacks the beginning of its package path, the
     /// refusal gives the full name.
     fn missing(&self, entries: &[Entry], spec: &Spec) -> Refusal {
-        let longer = entries.iter().filter(|entry| entry.at_most.is_none()).find_map(|entry| {
-            let is_longer = |symbol: &str| {
-                let name = &entry.function;
-                ends_in(symbol, name) || (symbol.contains('%') && ends_in(&copies::unescape(symbol), name))
-            };
+        let longer = entries.iter().find_map(|entry| {
+            let is_longer = |function: &&Function| lacks_path(entry, &names_of(&function.name));
+            let mut candidates = self.functions.iter().filter(is_longer);
             // With several candidates, it is unknown which one was meant.
-            match self.sites.go.functions_named(&is_longer).ok()?.as_slice() {
-                [function] => Some((entry, function.name.clone())),
-                _ => None,
-            }
+            let only = candidates.next().filter(|_| candidates.next().is_none())?;
+            Some((entry, only.name.clone()))
         });
         if let Some((entry, full)) = longer {
             let name = entry.function.clone();
@@ -540,7 +545,7 @@ mod tests {
         let file = GoFile { kitex: true, ..GoFile::of_release(26) };
         let first = operation("a", [START]);
         let plan = planned_in(&file, &first.repeat(2)).expect("a plan");
-        let told = "a is not watched as it is described a second time (any.toml:13:12)";
+        let told = "a is described a second time (any.toml:13:12)";
         let is_told = |plan: &Plan| plan.notes.iter().any(|note| note.starts_with(told));
         assert!(!is_told(&plan), "{:?}", plan.notes);
         let other = operation("a", ["example.com/pkg.(*T).Do"]);

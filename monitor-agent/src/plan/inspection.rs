@@ -168,9 +168,8 @@ fn find(
         return Ok(absence.map(absent).into_iter().collect());
     }
     let plan = |copy: &FrameworkCopy| {
-        let version = version(&copy.module);
-        let plan = Plan::make(framework, &version, copy, image, go);
-        found(&copy.module, version, plan)
+        let plan = Plan::make(framework, &copies::release(framework, info, copy), copy, image, go);
+        found(&copy.module, version(&copy.module), plan)
     };
     Ok(survey.copies.iter().map(plan).collect())
 }
@@ -324,7 +323,7 @@ mod tests {
             let found = native([("a", "stock_lookup"), ("a", function)]);
             assert_eq!(found.len(), 1, "{found:?}");
             let notes = &found[0].plan.as_ref().expect("a plan").notes;
-            let told = "a is not watched as it is described a second time (any.toml:15:12)";
+            let told = "a is described a second time (any.toml:15:12)";
             assert_eq!(notes.iter().any(|note| note.starts_with(told)), is_told, "{notes:?}");
         }
     }
@@ -350,10 +349,14 @@ mod tests {
         let published = only(&[]);
         assert_eq!((&*published.module, &*published.version), ("github.com/cloudwego/kitex", "v0.16.3"));
         let plan = published.plan.expect("a plan");
+        let is_unsure = |plan: &Plan| plan.notes.iter().any(|note| note.contains("the release isn't known"));
+        assert!(!is_unsure(&plan), "{:?}", plan.notes);
         // This changes all paths of the copy, and the build info.
         let fork = only(&[("github.com/cloudwego/kitex", "forked.example/other/kitex")]);
         assert_eq!((&*fork.module, &*fork.version), ("forked.example/other/kitex", "v0.16.3"));
         let forked = fork.plan.expect("a plan");
+        // The number is the fork's own.
+        assert!(is_unsure(&forked), "{:?}", forked.notes);
         assert_eq!(forked.offsets, plan.offsets);
         assert_eq!(
             forked.recipe(0, Wanted::ALL).expect("a recipe"),

@@ -54,9 +54,11 @@ impl Found {
 
 /// The maximum number of clones kept for notes.
 const CLONES_MAX: usize = 64;
-/// Advice on how to make gcc leave a function by return instructions only.
+/// Advice on how to make gcc leave a function by its own return instructions only.
 const WHOLE: &str = "; gcc builds it whole, without jumps to other functions, with -fno-reorder-blocks-and-partition and \
                      -fno-optimize-sibling-calls";
+/// Advice on how to strip an executable and keep the symbols of parts.
+const WITH_LOCAL: &str = "; `strip --strip-debug` keeps local symbols";
 /// The maximum number of functions in a note, and the maximum length of a name, in characters.
 const NOTED_MAX: usize = 4;
 const SHOWN_MAX: usize = 200;
@@ -238,7 +240,8 @@ fn find_operation(
         }
         NativeFinish::Instructions(_) => {
             let mut sites = Vec::new();
-            let parts = parts(&entered, image)?;
+            // Asked about all at once, since this goes through all symbols.
+            let parts = image.native_parts(&entered)?;
             for function in &entered {
                 let returns = instruction_sites(function, parts.get(&function.entry), image);
                 sites.extend(returns.map_err(|why| why.at(spec, start.place))?);
@@ -347,35 +350,17 @@ fn entry_site(role: Role, function: &NativeFunction, image: &Image) -> Result<Si
     site(role, (&function.name, function.entry), &code, choice, image)
 }
 
-/// Returns the functions' parts that lie elsewhere, or why they are unknown or may return. Asks only about functions
-/// for which it matters, since this goes through all symbols.
-fn parts(
-    functions: &[NativeFunction],
-    image: &Image,
-) -> Result<BTreeMap<u64, Result<Parts, CodeError>>, Refusal> {
-    let mut asked = Vec::new();
-    for function in functions {
-        let returns = return_sites(&code(function, image)?, function.entry, None);
-        if matches!(returns, Err(CodeError::LeftByJump { .. } | CodeError::MayBeLeftByJump { .. })) {
-            asked.push(function.clone());
-        }
-    }
-    if asked.is_empty() { Ok(BTreeMap::new()) } else { Ok(image.native_parts(&asked)?) }
-}
-
-/// Returns the return sites of a function, given what is known of its parts elsewhere. Problems in its own code are
-/// reported first, unless the problem is a jump to such a part.
+/// Returns the return sites of a function, given its parts elsewhere, or why they are unknown or may return.
 fn instruction_sites(
     function: &NativeFunction,
     parts: Option<&Result<Parts, CodeError>>,
     image: &Image,
 ) -> Result<Vec<Site>, Refusal> {
     let code = code(function, image)?;
-    let none = Parts::default();
-    let known = parts.map(|parts| parts.as_ref().unwrap_or(&none));
-    let choices = match (return_sites(&code, function.entry, known), parts) {
-        (Ok(_) | Err(CodeError::LeftByJump { .. }), Some(Err(why))) => Err(why.clone()),
-        (choices, _) => choices,
+    let choices = match parts {
+        Some(Ok(parts)) => return_sites(&code, function.entry, Some(parts)),
+        Some(Err(why)) => returns_without_parts(&code, function.entry, why),
+        None => return_sites(&code, function.entry, None),
     };
     let choices = choices.map_err(|error| no_returns(&function.name, &error))?;
     let site =
@@ -383,12 +368,26 @@ fn instruction_sites(
     choices.into_iter().map(site).collect()
 }
 
+/// Returns the return sites of a function whose parts elsewhere are unknown or may return. Where they are unknown, a
+/// function is taken for whole if it has no jump that may lead to one. Problems in its own code are reported first,
+/// unless the problem is a jump to such a part.
+fn returns_without_parts(code: &[u8], entry: u64, why: &CodeError) -> Result<Vec<SiteChoice>, CodeError> {
+    if !matches!(why, CodeError::PartMayReturn { .. })
+        && let Ok(whole) = return_sites(code, entry, None)
+    {
+        return Ok(whole);
+    }
+    match return_sites(code, entry, Some(&Parts::default())) {
+        Ok(_) | Err(CodeError::LeftByJump { .. }) => Err(why.clone()),
+        own => own,
+    }
+}
+
 /// A refusal of a function without usable return sites.
 fn no_returns(symbol: &str, error: &CodeError) -> Refusal {
     let advice = match error {
-        CodeError::LeftByJump { .. } | CodeError::PartMayReturn { .. } | CodeError::PartsUnknown { .. } => {
-            WHOLE
-        }
+        CodeError::LeftByJump { .. } | CodeError::PartMayReturn { .. } => WHOLE,
+        CodeError::PartsUnknown => WITH_LOCAL,
         _ => "",
     };
     Refusal::NoSite { symbol: symbol.to_owned(), why: format!("{error}{advice}") }
@@ -546,32 +545,35 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_and_a_jump_to_a_part_are_refused_where_that_may_return() {
+    fn a_function_is_refused_where_a_part_of_it_may_return() {
         // The offset of the code in the file, eight bytes per function, and that of the symbols.
         const CODE: usize = 120;
         const SYMBOLS: usize = CODE + 4 * 8;
-        let planned = |whole: &[u8], part: &str, code: &[u8]| {
+        const LOCAL: u8 = 2;
+        const GLOBAL: u8 = 0x12;
+        let planned_with = |third: u8, whole: &[u8], part: &str, code: &[u8]| {
             let mut file = include_bytes!("../../../fuzz/seeds/native/0").to_vec();
             let name = file.windows(3).position(|text| text == b"_ZN").expect("a symbol");
             let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
             // The first function.
             put(CODE, whole);
             put(SYMBOLS + 24 + 16, &[u8::try_from(whole.len()).expect("a short one")]);
-            // The third symbol becomes a local one.
-            put(SYMBOLS + 3 * 24 + 4, &[2]);
+            put(SYMBOLS + 3 * 24 + 4, &[third]);
             // The fourth symbol becomes the part, without a type.
             put(SYMBOLS + 4 * 24 + 4, &[0]);
             put(CODE + 3 * 8, code);
             put(name, format!("{part}\0").as_bytes());
             planned_in(file, BY_INSTRUCTIONS, "function = \"stock_lookup\"").map(|plan| plan.sites.len())
         };
+        let planned = |whole: &[u8], part: &str, code: &[u8]| planned_with(LOCAL, whole, part, code);
         // push rbp; mov rbp, rsp; pop rbp; ret. And code that never returns: call elsewhere; int3
         let returns = b"\x55\x48\x89\xe5\x5d\xc3";
         let calls = b"\xe8\x00\x10\x00\x00\xcc";
         // movsxd rax, dword ptr [rdx+rdi*4]; add rax, rdx; jmp rax; ret. And: je to the fourth; ret
         let switch = b"\x48\x63\x04\xba\x48\x01\xd0\xff\xe0\xc3";
         let jump = b"\x74\x16\xc3";
-        for whole in [&switch[..], jump] {
+        // Only an exception leads from the last one to its part.
+        for whole in [&switch[..], jump, returns] {
             let why = planned(whole, "stock_lookup.cold", returns).expect_err("a refusal");
             assert!(why.contains("its part stock_lookup.cold may return by itself"), "{why}");
             assert!(why.contains("by itself, or enter it anew; gcc builds it whole"), "{why}");
@@ -581,6 +583,13 @@ mod tests {
         // A part of another function.
         let why = planned(jump, "stock.cold", calls).expect_err("a refusal");
         assert!(why.contains("to what returns in its place; gcc builds it whole"), "{why}");
+        // Without local symbols, only a jump shows that there may be a part.
+        assert_eq!(planned_with(GLOBAL, returns, "stock_lookup.cold", returns), Ok(2));
+        for whole in [&switch[..], jump] {
+            let why = planned_with(GLOBAL, whole, "stock_lookup.cold", calls).expect_err("a refusal");
+            assert!(why.contains("no local symbols, so whether it has parts"), "{why}");
+            assert!(why.ends_with("; `strip --strip-debug` keeps local symbols"), "{why}");
+        }
     }
 
     #[test]

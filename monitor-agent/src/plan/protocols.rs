@@ -48,8 +48,12 @@ pub(super) fn untold(all: &[Untold], version: &str) -> Vec<String> {
     all.iter().filter_map(note).collect()
 }
 
-/// Major and minor version of a version such as `v0.13.1`.
+/// Major and minor version of a version such as `v0.13.1`. Go writes `v0.0.0-` and a time for a commit without a tag
+/// before it.
 fn release(version: &str) -> Option<(u32, u32)> {
+    if version.starts_with("v0.0.0-") {
+        return None;
+    }
     let mut parts = version.strip_prefix('v')?.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
@@ -74,7 +78,9 @@ mod tests {
                      TTHeader|TTHeaderStreaming PurePayload";
         assert_eq!(names("v0.12.4"), (before.to_owned(), false));
         assert_eq!(names("v0.13.1"), (since.to_owned(), false));
-        assert_eq!(names("unknown"), (since.to_owned(), true));
+        for unknown in ["unknown", "v0.0.0-20260102030405-0123456789ab"] {
+            assert_eq!(names(unknown), (since.to_owned(), true));
+        }
     }
 
     #[test]
@@ -92,7 +98,9 @@ mod tests {
         for version in ["v0.4.0", "v0.11.3", "v0.13.0", "v0.16.3", "v1.12.0"] {
             assert!(notes(version).is_empty(), "{version}");
         }
-        let unknown = notes("unknown");
-        assert_eq!(unknown, [streams, oneway].map(|note| format!("the release isn't known: {note}")));
+        for unknown in ["unknown", "(devel)", "v0.0.0-20260102030405-0123456789ab"] {
+            let all = [streams, oneway].map(|note| format!("the release isn't known: {note}"));
+            assert_eq!(notes(unknown), all, "{unknown}");
+        }
     }
 }

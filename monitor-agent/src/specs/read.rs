@@ -90,14 +90,19 @@ pub(crate) fn of_text<W: DeserializeOwned, T>(
     make(written).map_err(|Wrong { at, what }| place(file, text, at.start, &what))
 }
 
-/// Adds to the error for a single table how to write an array of tables.
+/// Adds to the error for a single table, which has a header or is written inline, how to write an array of tables.
 fn in_brackets(text: &str, at: usize, what: &str) -> String {
     if what != NOT_SEVERAL {
         return what.to_owned();
     }
-    let header = text.get(at..).and_then(|rest| rest.strip_prefix('[')?.split_once(']'));
-    let name = header.map_or("operation.start", |(name, _)| name.trim());
-    format!("{what}: there may be several of these, so write two brackets, as in [[{name}]]")
+    let table = text.get(at..).unwrap_or_default();
+    let header = table.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let how = match header {
+        Some((name, _)) => format!(", so write two brackets, as in [[{}]]", name.trim()),
+        None if table.starts_with('{') => ", so write brackets around it, as in [{ … }]".to_owned(),
+        None => String::new(),
+    };
+    format!("{what}: there may be several of these{how}")
 }
 
 /// Creates the error for a byte of the text.

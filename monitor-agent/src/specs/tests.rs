@@ -100,6 +100,26 @@ fn errors_have_a_place() {
 }
 
 #[test]
+fn a_table_that_is_written_inline_may_be_one_of_several() {
+    let read = |start: &str, finish: &str| {
+        let text =
+            format!("name = \"any\"\n[[native]]\nname = \"any\"\nkey = \"thread\"\n{start}\n{finish}\n");
+        read("any.toml", &text).map_err(|error| error.to_string())
+    };
+    let [start, finish] = ["start = [{ function = \"begin\" }]", "finish = [{ function = \"end\" }]"];
+    assert!(read(start, finish).is_ok());
+    let single = |table: &str| table.replace(['[', ']'], "");
+    for (place, told) in
+        [("any.toml:5:9: ", read(&single(start), finish)), ("any.toml:6:10: ", read(start, &single(finish)))]
+    {
+        let why = told.expect_err("a single table");
+        assert!(why.starts_with(place) && why.ends_with("brackets around it, as in [{ … }]"), "{why}");
+    }
+    let why = read("start.function = \"begin\"", finish).expect_err("a single table");
+    assert!(why.contains("there may be several of these") && !why.contains("operation"), "{why}");
+}
+
+#[test]
 fn returns_are_expensive() {
     let finish = JOBS.find("[[operation.finish]]").expect("a finish");
     let with = |lines: &str| {

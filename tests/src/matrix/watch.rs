@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -101,13 +102,18 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// Builds a cell's program and watches it.
+/// Held while a cell is watched: calls with deadlines of some milliseconds end differently if another cell takes the
+/// processors.
+static WATCHING: Mutex<()> = Mutex::new(());
+
+/// Builds a cell's program and watches it. Several cells may be built at once, and one is watched meanwhile.
 #[must_use]
 pub fn cell(matrix: &Matrix, cell: &Cell) -> Verdict {
     if let Some(reason) = &cell.not_buildable {
         return Verdict::NotBuildable(reason.clone());
     }
     let watched = cell.build(matrix).and_then(|executable| {
+        let _watching = WATCHING.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(match inspect(&executable)? {
             Inspection::Refused(reason) => Verdict::Refused(reason),
             Inspection::Attachable(notes) => Verdict::Supported(match cell.framework {

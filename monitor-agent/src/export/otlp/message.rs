@@ -172,13 +172,19 @@ impl MetricSource<'_> {
         }
     }
 
+    /// Returns when the first point of a series starts. Further points with differences start where the one before ended.
+    fn since(&self, is_delta: bool) -> u64 {
+        let since_ns = self.scope.since_ns;
+        if is_delta { since_ns } else { self.taken.start(since_ns) }
+    }
+
     fn add_sums(&self, monotonic: bool, points: &[(Attributes, i64)], batches: &mut Batches<'_>) {
         let is_delta = monotonic && self.temporality == Temporality::Delta;
         let mut values = Vec::new();
         let mut data_points = Vec::new();
         for (attributes, value) in points {
             let mut shown = *value;
-            let mut start_ns = self.taken.start(self.scope.since_ns);
+            let mut start_ns = self.since(is_delta);
             if is_delta {
                 let key = self.key(attributes);
                 let mut risen_to = *value;
@@ -220,7 +226,7 @@ impl MetricSource<'_> {
         let mut data_points = Vec::new();
         for (attributes, value) in points {
             let mut shown = value.clone();
-            let mut start_ns = self.taken.start(self.scope.since_ns);
+            let mut start_ns = self.since(is_delta);
             if is_delta {
                 let key = self.key(attributes);
                 if let Some((Value::Distribution(before), time_ns)) = self.taken.values.get(&key) {

@@ -418,8 +418,8 @@ fn what_a_target_counts_by_itself_begins_at_the_first_look() {
 fn no_point_begins_after_its_time() {
     let identity = Identity::new(1, "boot:7:8", None, "/bin/shop-server", &BTreeMap::new(), &[]);
     let view = OtelView { conventions: Conventions { old: true, new: false }, go: GoNames::default() };
-    let telemetry_by = |total| {
-        let series = vec![calls(Side::Server, "web", "shop", total)];
+    let telemetry_of = |caller, total| {
+        let series = vec![calls(Side::Server, caller, "shop", total)];
         let snapshot = Snapshot { series, ..Snapshot::default() };
         let calls = otel::telemetry(&identity, &snapshot, None, view, 10);
         let Telemetry { resource, mut scopes } = telemetry("shop", i64::try_from(total).expect("few calls"));
@@ -442,12 +442,16 @@ fn no_point_begins_after_its_time() {
     {
         let mut before = Taken::default();
         for ((time_ns, total), start) in [(20, 1), (5, 2), (30, 3), (40, 4)].into_iter().zip(starts) {
-            let batches = message::batches(1, &telemetry_by(total), time_ns, temporality, &before);
+            let batches = message::batches(1, &telemetry_of("web", total), time_ns, temporality, &before);
             assert_eq!(times(&batches), [(start, time_ns); 2], "{temporality:?}");
             for batch in batches {
                 before.add(batch);
             }
         }
+        // A series that appears later has the start of the cumulative ones, and with differences its own.
+        let batches = message::batches(1, &telemetry_of("app", 4), 50, temporality, &before);
+        let start = if temporality == Temporality::Delta { 10 } else { 5 };
+        assert_eq!(times(&batches).last(), Some(&(start, 50)), "{temporality:?}");
     }
 }
 

@@ -8,9 +8,10 @@
 //! Code that nothing leads to may still run, to handle an exception or a recovered panic. It calls the runtime before
 //! it returns, which distinguishes it from data.
 //!
-//! The table of a `switch` may lead to any instruction of the function, and tables are not read. A table, like a jump,
-//! may also lead to a part of the function that lies elsewhere, where the compiler has put the code that throws.
-//! Symbols show whether there is such a part, and its code shows whether it returns.
+//! The table of a `switch` may lead to any instruction of the function, and tables are not read. A table, like a jump or
+//! an exception, may also lead to a part of the function that lies elsewhere, where the compiler has put the code that
+//! throws or that handles what is thrown. Symbols show whether there is such a part, and its code shows whether it
+//! returns.
 
 use std::{collections::BTreeSet, iter, mem};
 

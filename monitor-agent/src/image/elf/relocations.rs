@@ -54,7 +54,9 @@ impl Image {
             let count = left.min(CHUNK / ENTRY);
             let segment = self.segment(at, (count * ENTRY) as u64)?;
             let piece = self.read_raw(segment, at, count * ENTRY)?;
-            found.extend(piece.chunks_exact(ENTRY).filter_map(relative));
+            for entry in piece.chunks_exact(ENTRY) {
+                found.extend(relative(entry)?);
+            }
             at += piece.len() as u64;
             left -= count;
         }
@@ -86,11 +88,21 @@ impl Image {
     }
 }
 
-fn relative(entry: &[u8]) -> Option<Relocation> {
-    let (entry, _) = from_bytes::<elf::Rela64<LE>>(entry).ok()?;
-    let address = u32::try_from(entry.r_offset.get(LE)).ok()?;
-    let value = u32::try_from(entry.r_addend.get(LE)).ok()?;
-    (entry.r_type(LE, false) == elf::R_X86_64_RELATIVE).then_some(Relocation { address, value })
+/// Returns the relocation of an entry, if it is a relative one. Refuses one that does not fit: what the file has in its
+/// place may be another value.
+fn relative(entry: &[u8]) -> Result<Option<Relocation>, ImageError> {
+    let read = from_bytes::<elf::Rela64<LE>>(entry).ok().map(|(entry, _)| entry);
+    let Some(entry) = read.filter(|entry| entry.r_type(LE, false) == elf::R_X86_64_RELATIVE) else {
+        return Ok(None);
+    };
+    let (address, value) = (entry.r_offset.get(LE), entry.r_addend.get(LE));
+    let fitting = u32::try_from(address).ok().zip(u32::try_from(value).ok());
+    let Some((address, value)) = fitting else {
+        return Err(ImageError::malformed(format!(
+            "its relocation of {address:#x} to {value:#x} lies beyond 4 GiB"
+        )));
+    };
+    Ok(Some(Relocation { address, value }))
 }
 
 /// Stores the values of the relocations that touch `data`, which was read from `address`.
@@ -117,12 +129,21 @@ mod tests {
         let last = Relocation { address: u32::MAX, value: u32::MAX };
         relocate(&[last], u64::from(u32::MAX) - 1, &mut data);
         assert_eq!(data, [0, 0xff, 0xff, 0xff]);
-        // A relocation beyond 32 bits is ignored.
-        let entry = |address: u64, value: u64| [address, 8, value].map(u64::to_le_bytes).concat();
-        for (address, value, is_one) in
-            [(8, 9, true), (1 << 32, 9, false), (8, 1 << 32, false), (u64::MAX, u64::MAX, false)]
-        {
-            assert_eq!(relative(&entry(address, value)).is_some(), is_one, "{address:#x} {value:#x}");
+    }
+
+    #[test]
+    fn a_relocation_that_does_not_fit_is_not_left_out() {
+        const RELATIVE: u64 = 8;
+        const ABSOLUTE: u64 = 1;
+        let read = |address: u64, kind: u64, value: u64| {
+            relative(&[address, kind, value].map(u64::to_le_bytes).concat())
+        };
+        let kept = read(8, RELATIVE, 9).expect("a relocation").map(|kept| (kept.address, kept.value));
+        assert_eq!(kept, Some((8, 9)));
+        for (address, value) in [(1 << 32, 9), (8, 1 << 32), (8, u64::MAX), (u64::MAX, u64::MAX)] {
+            let error = read(address, RELATIVE, value).map(|_| ()).expect_err("an error").to_string();
+            assert!(error.contains("lies beyond 4 GiB"), "{error}");
+            assert!(read(address, ABSOLUTE, value).is_ok_and(|kept| kept.is_none()), "{address:#x}");
         }
     }
 }
