@@ -1,7 +1,7 @@
-//! Measures what watching costs: a server's processor time for a call with one thing after the other at work in it, what
-//! the agent takes itself as calls, targets and executables become more, and how long calls are held up meanwhile.
+//! Measures the cost of watching: a server's processor time per call under different conditions, the agent's own cost
+//! as calls, targets and executables increase, and how long calls are held up.
 //!
-//! Only numbers of one run are compared, but for ratios. A run that miscounts a single call is worth nothing and fails.
+//! Except for ratios, numbers are compared only within one run. A run that miscounts a single call fails.
 
 mod ballast;
 mod charts;
@@ -45,10 +45,11 @@ use report::Spread;
 use section::{Numbers, Section, Setting};
 use stage::{Load, Protocol, Stage};
 
-/// When others take more of the machine, the numbers are not worth much.
+/// If other processes use more than this share of the machine, the numbers are unreliable.
 const IDLE: f64 = 0.05;
 const MIB: f64 = 1_048_576.0;
-/// Calls at once in the comparison of two agents.
+const MB: f64 = 1e6;
+/// Calls in flight in the comparison of two agents.
 const CONCURRENCY: u32 = 16;
 
 /// How to measure.
@@ -90,7 +91,7 @@ pub(crate) struct Options {
     against: Option<PathBuf>,
 }
 
-/// What can be measured alone.
+/// Parts that can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// What the kernel makes of the agent's programs, and their maps: counts, which need no idle machine
@@ -116,14 +117,14 @@ impl Part {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// Whether it pins processes to two processors.
+    /// Whether this part pins processes to two processors.
     fn pins(self) -> bool {
         !matches!(self, Self::Programs | Self::Steps)
     }
 }
 
 impl Options {
-    /// The command that repeats a part of it.
+    /// Returns the command that measures these parts again.
     fn command(&self) -> String {
         let mut words = vec!["cargo xtask bench".to_owned()];
         words.extend(self.only.iter().map(|part| format!("--only {}", part.name())));
@@ -139,25 +140,25 @@ impl Options {
         if self.only.is_empty() { Part::value_variants() } else { &self.only }
     }
 
-    /// Whether one of the parts does.
+    /// Whether one of the parts pins processes.
     fn pins(&self) -> bool {
         self.parts().iter().any(|part| part.pins())
     }
 }
 
-/// Measures, shows the result, and writes it down or compares it if asked to.
+/// Measures, shows the result, and writes or compares it on request.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let baseline = options.check.as_deref().map(Numbers::read).transpose()?;
     setup::agent_and_go("bench")?;
     if options.pins() {
-        // A machine with one processor is told so now, and not when the first parts have been measured.
+        // Fail now if the machine has only one processor, and not after the first parts.
         Cores::choose()?;
     }
     if let Some(other) = &options.against {
         return compare(options, other, Cores::choose()?);
     }
     let (versions, commit) = (versions()?, commit());
-    // What is written down says of what it is.
+    // Published results must name the commit.
     let commit = if options.write { commit? } else { commit.unwrap_or_else(|_| "unknown".to_owned()) };
     let mut sections = Vec::new();
     let mut numbers = Numbers::default();
@@ -222,20 +223,20 @@ fn measure(part: Part, options: &Options) -> Result<Section> {
     }
 }
 
-/// The processor time of this process and of all that it has started, as far as they have ended.
+/// Returns the processor time of this process and of all its ended descendants.
 fn own_time() -> Result<Duration> {
     Ok(cpu_time(std::process::id())? + ended_children()?)
 }
 
-/// Says what a call costs the server with this agent and with another, and what the kernel takes for the programs of each: medians
-/// of so many rounds.
+/// Compares this agent with another: the server's cost of a call, and the run time of each agent's programs. Prints
+/// medians over all rounds.
 fn compare(options: &Options, other: &PathBuf, cores: Cores) -> Result<()> {
     let own = agent::executable()?;
     let mut stage = Stage::start(Protocol::TtHeader, cores, &[], Duration::ZERO)?;
     let load = Load { seconds: options.seconds.into(), concurrency: CONCURRENCY };
     let (mut costs, mut programs) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for round in 0..options.rounds as usize {
-        // Whoever is first in a round is second in the next.
+        // Alternates the order between rounds.
         for agent in [round % 2, 1 - round % 2] {
             let executable = [&own, other][agent];
             costs[agent].push(stage.measure_agent(Mode::Plain, executable, load)?.server_us);
@@ -250,7 +251,7 @@ fn compare(options: &Options, other: &PathBuf, cores: Cores) -> Result<()> {
     Ok(())
 }
 
-/// The commit that is checked out, and whether the code is another one by now. Documents are no code: the bench writes some.
+/// Returns the current commit, and whether the code differs from it. Ignores documents: the bench writes some.
 fn commit() -> Result<String> {
     let git = |args: &[&str]| output(Command::new("git").args(args).current_dir(root()));
     let commit = git(&["rev-parse", "--short", "HEAD"])?;
@@ -258,7 +259,7 @@ fn commit() -> Result<String> {
     Ok(if git(&status)?.is_empty() { commit } else { format!("{commit} and changes to it") })
 }
 
-/// Releases of what is measured.
+/// Returns the releases of what is measured.
 fn versions() -> Result<String> {
     let of = |target: &str, module: &str| -> Result<String> {
         let file = root().join(format!("tests/targets/{target}/go.mod"));

@@ -1,4 +1,4 @@
-//! Executables that are large because there is much code in them, as in those of real services: types with fields and
+//! Executables that are large because they contain much code, like those of real services: types with fields and
 //! methods, behind interfaces, that the linker has to keep.
 
 use std::{
@@ -18,16 +18,16 @@ use crate::process::{root, run, say};
 /// Types in a package.
 const TYPES: u32 = 500;
 
-/// The synthetic target with so many types more, each some 1.9 KB of the file.
+/// Builds the synthetic target with this many more types, each some 1.9 KB in the file.
 pub(super) fn build(types: u32) -> Result<PathBuf> {
     let source = root().join("tests/targets/synthetic");
     let directory = root().join(format!("target/ballast/{types}"));
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    // The compiler takes these files for ones of the target's own directory.
+    // The compiler treats these files as part of the target's own directory.
     let mut overlay = BTreeMap::new();
     let mut add = |name: &str, place: &Path, text: &str| -> Result<()> {
         let file = directory.join(name);
-        // What has not changed is not compiled again.
+        // Unchanged files are not compiled again.
         if fs::read_to_string(&file).is_ok_and(|old| old == text) {
             overlay.insert(place.to_owned(), file);
             return Ok(());
@@ -84,7 +84,7 @@ func init() {{ All = append(All, &T{number}{{A: {number}}}) }}"
     text
 }
 
-/// The file of the main package that uses all types.
+/// Returns the file of the main package that uses all types.
 fn usage(packages: u32) -> String {
     let mut text = "package main\n\nimport (\n".to_owned();
     for number in 0..packages {

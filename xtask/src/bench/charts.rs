@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use super::report::{Spread, float};
 
 const WIDTH: f64 = 760.0;
-/// Where bars begin: labels are left of it.
+/// Left end of the bars: labels are left of it.
 const LEFT: f64 = 290.0;
-/// Room for the numbers behind the bars.
+/// Width for the numbers after the bars.
 const RIGHT: f64 = 70.0;
 const TOP: f64 = 44.0;
 const ROW: f64 = 28.0;
@@ -17,11 +17,11 @@ const THICK: f64 = 16.0;
 #[derive(Clone, Debug)]
 pub(super) struct Bar {
     pub(super) label: String,
-    /// The bar ends at the median; a line goes from the lowest to the highest.
+    /// The bar ends at the median. A line goes from minimum to maximum.
     pub(super) value: Spread,
 }
 
-/// Horizontal bars, from zero.
+/// Draws horizontal bars that start at zero.
 pub(super) fn bars(title: &str, digits: usize, bars: &[Bar]) -> String {
     let most = bars.iter().map(|bar| bar.value.max).fold(f64::EPSILON, f64::max);
     let x = |value: f64| LEFT + value.max(0.0) / most * (WIDTH - LEFT - RIGHT);
@@ -85,7 +85,7 @@ mod tests {
         };
         let svg = bars("a < b", 1, &[bar("one", 2.0), bar("two", 1.0)]);
         assert!(svg.contains("a &lt; b") && svg.ends_with("</svg>\n"), "{svg}");
-        // 400 wide is 4.0, the highest of all.
+        // A width of 400 is 4.0, the maximum.
         assert!(svg.contains("width=\"200.0\"") && svg.contains("width=\"100.0\""), "{svg}");
         assert!(svg.contains("x1=\"290.0\" x2=\"690.0\""), "{svg}");
         assert_eq!(svg.matches("<rect").count(), 2);

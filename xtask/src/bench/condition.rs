@@ -1,39 +1,39 @@
-//! What is at work in a server while it is measured.
+//! The conditions under which a server is measured.
 
-/// One of the things that a server is measured with.
+/// What is active in, or attached to, the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
     /// Nothing.
     Bare,
     /// Empty programs at the agent's sites.
     Empty,
-    /// The same, attached by perf events: what tools pay that know no other way.
+    /// The same, attached by perf events: the cost for tools that know no other way.
     EmptyByPerfEvents,
     /// The agent.
     Agent(Mode),
-    /// The in-process library, and nothing attached.
+    /// The in-process library, with nothing attached.
     InProcess,
-    /// Another tool, by its place among those that were given.
+    /// Another tool, by its index among the given ones.
     Peer(usize),
 }
 
 /// How the agent runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// As it is by default.
+    /// With its defaults.
     Plain,
-    /// With a program that reads each call from its event socket.
+    /// With a reader of all calls at its event socket.
     Events,
     /// With durations of a sample of the calls.
     Economy,
-    /// With each read of the server's memory asked of the kernel.
+    /// With the kernel's helper for each read of the server's memory.
     Asking,
-    /// With its probes at the functions' first instructions, where other tools put theirs.
+    /// With its probes at the functions' first instructions, like other tools.
     Naive,
 }
 
 impl Condition {
-    /// All that a Kitex server can be measured with, but peers.
+    /// All conditions for a Kitex server, except peers.
     pub(super) const ALL: [Self; 9] = [
         Self::Bare,
         Self::Empty,
@@ -46,7 +46,7 @@ impl Condition {
         Self::EmptyByPerfEvents,
     ];
 
-    /// A short name without spaces; not of peers, which have names of their own.
+    /// Returns a short name without spaces. Peers have names of their own instead.
     pub(super) fn key(self) -> &'static str {
         match self {
             Self::Bare => "bare",
@@ -64,7 +64,7 @@ impl Condition {
 }
 
 impl Mode {
-    /// Arguments of `run`, beside those that all modes have.
+    /// Returns arguments of `run` in addition to those common to all modes.
     pub(super) fn args(self) -> &'static [&'static str] {
         match self {
             Self::Plain | Self::Events => &[],
@@ -74,12 +74,12 @@ impl Mode {
         }
     }
 
-    /// Whether it counts each call once.
+    /// Whether each call is counted once.
     pub(super) fn counts_all(self) -> bool {
         self != Self::Naive
     }
 
-    /// Whether it has the duration of each call.
+    /// Whether the duration of each call is recorded.
     pub(super) fn times_all(self) -> bool {
         matches!(self, Self::Plain | Self::Events | Self::Asking)
     }

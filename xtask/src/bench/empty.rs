@@ -1,5 +1,5 @@
-//! Programs that do nothing, at the sites where the agent puts its own: what the kernel takes for the hits, whatever the
-//! programs are. And how a program that does something is put at a site.
+//! Programs that do nothing, attached to the agent's sites: the kernel's cost of the hits, whatever the programs do.
+//! Also attaches programs that do something.
 
 use std::{
     ffi::CString,
@@ -17,6 +17,9 @@ const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
 const BPF_PERF_EVENT: u32 = 41;
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
+const BPF_F_UPROBE_MULTI_RETURN: u32 = 1;
+/// `config` of a return uprobe: see `format/retprobe` of its event source.
+const RETURN_PROBE: u64 = 1;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 
 /// `r0 = 0; exit`.
@@ -36,7 +39,7 @@ struct ProgramLoad {
     flags: u32,
     name: [u8; 16],
     interface: u32,
-    /// Of perf events any will do.
+    /// For perf events any value will do.
     attach_type: u32,
 }
 
@@ -49,7 +52,7 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// The same of several uprobes.
+/// The same for multiple uprobes.
 #[repr(C)]
 struct MultiUprobeLink {
     program: RawFd,
@@ -82,45 +85,63 @@ struct PerfEvent {
     offset: u64,
 }
 
-/// Empty programs at some sites of a process, until this is dropped.
+/// Empty programs at some sites of a process. Dropping this detaches them.
 pub(super) struct Empty {
     _attached: Vec<Attached>,
 }
 
 impl Empty {
-    /// Puts a program of its own at each of these file offsets of the process's executable, with the kind of link
-    /// that the agent makes too.
+    /// Attaches an empty program to each of these file offsets of the process's executable, with the kind of link
+    /// that the agent uses.
     pub(super) fn attach(pid: u32, offsets: &[u64]) -> Result<Self> {
-        let attached = offsets.iter().map(|offset| Attached::new(pid, *offset, &NOTHING, 0));
+        let attached = offsets.iter().map(|offset| Attached::new(pid, Place::At(*offset), &NOTHING, 0));
         Ok(Self { _attached: attached.collect::<Result<_>>()? })
     }
 
-    /// The same with perf events, as tools do that know no other way.
+    /// The same with perf events, as used by tools that know no other way.
     pub(super) fn attach_by_perf_events(pid: u32, offsets: &[u64]) -> Result<Self> {
-        let attached = offsets.iter().map(|offset| Attached::by_perf_event(pid, *offset, &NOTHING, 0));
+        let attached =
+            offsets.iter().map(|offset| Attached::by_perf_event(pid, Place::At(*offset), &NOTHING, 0));
         Ok(Self { _attached: attached.collect::<Result<_>>()? })
     }
 }
 
-/// A program at a site, until this is dropped.
+/// Where a program is attached, by a file offset of the executable.
+#[derive(Clone, Copy)]
+pub(super) enum Place {
+    /// At an instruction.
+    At(u64),
+    /// At the return of the function that begins there: a return probe.
+    BehindReturnOf(u64),
+}
+
+impl Place {
+    fn offset(self) -> u64 {
+        match self {
+            Self::At(offset) | Self::BehindReturnOf(offset) => offset,
+        }
+    }
+}
+
+/// A program attached to a site. Dropping this detaches it.
 pub(super) struct Attached {
     _link: OwnedFd,
     _program: OwnedFd,
 }
 
 impl Attached {
-    /// Loads these instructions, with flags as `BPF_PROG_LOAD` wants them, and puts them at a file offset of the process's
-    /// executable: with a multi-uprobe link, as the agent does; before Linux 6.6 with a perf event.
-    pub(super) fn new(pid: u32, offset: u64, code: &[u64], flags: u32) -> Result<Self> {
+    /// Loads these instructions with the flags of `BPF_PROG_LOAD`, and attaches them to a place of the process's
+    /// executable: with a multi-uprobe link, like the agent, or, before Linux 6.6, with a perf event.
+    pub(super) fn new(pid: u32, place: Place, code: &[u64], flags: u32) -> Result<Self> {
         if let Ok(program) = load(code, flags, BPF_TRACE_UPROBE_MULTI) {
-            return Ok(Self { _link: multi_link(&program, pid, offset)?, _program: program });
+            return Ok(Self { _link: multi_link(&program, pid, place)?, _program: program });
         }
-        Self::by_perf_event(pid, offset, code, flags)
+        Self::by_perf_event(pid, place, code, flags)
     }
 
-    fn by_perf_event(pid: u32, offset: u64, code: &[u64], flags: u32) -> Result<Self> {
+    fn by_perf_event(pid: u32, place: Place, code: &[u64], flags: u32) -> Result<Self> {
         let program = load(code, flags, 0)?;
-        Ok(Self { _link: link(&program, &uprobe(pid, offset)?)?, _program: program })
+        Ok(Self { _link: link(&program, &uprobe(pid, place)?)?, _program: program })
     }
 }
 
@@ -129,7 +150,7 @@ fn load(code: &[u64], flags: u32, attach_type: u32) -> Result<OwnedFd> {
         program_type: BPF_PROG_TYPE_KPROBE,
         instruction_count: code.len().try_into()?,
         instructions: code.as_ptr(),
-        // Some helpers are for such programs only.
+        // Some helpers require a GPL-compatible license.
         license: c"Dual MIT/GPL".as_ptr(),
         log_level: 0,
         log_size: 0,
@@ -143,7 +164,8 @@ fn load(code: &[u64], flags: u32, attach_type: u32) -> Result<OwnedFd> {
     bpf(BPF_PROG_LOAD, &attributes).context("cannot load an eBPF program")
 }
 
-fn multi_link(program: &OwnedFd, pid: u32, offset: u64) -> Result<OwnedFd> {
+fn multi_link(program: &OwnedFd, pid: u32, place: Place) -> Result<OwnedFd> {
+    let offset = place.offset();
     let path = CString::new(format!("/proc/{pid}/exe"))?;
     let attributes = MultiUprobeLink {
         program: program.as_raw_fd(),
@@ -155,20 +177,28 @@ fn multi_link(program: &OwnedFd, pid: u32, offset: u64) -> Result<OwnedFd> {
         reference_counters: 0,
         cookies: 0,
         count: 1,
-        uprobe_flags: 0,
+        uprobe_flags: match place {
+            Place::At(_) => 0,
+            Place::BehindReturnOf(_) => BPF_F_UPROBE_MULTI_RETURN,
+        },
         pid: pid.into(),
     };
     bpf(BPF_LINK_CREATE, &attributes)
         .with_context(|| format!("cannot attach an eBPF program at {offset:#x} of process {pid}"))
 }
 
-fn uprobe(pid: u32, offset: u64) -> Result<OwnedFd> {
+fn uprobe(pid: u32, place: Place) -> Result<OwnedFd> {
+    let offset = place.offset();
     let pmu_type = fs::read_to_string("/sys/bus/event_source/devices/uprobe/type")
         .context("the kernel has no uprobes that can be opened with perf_event_open")?;
     let path = CString::new(format!("/proc/{pid}/exe"))?;
     let event = PerfEvent {
         pmu_type: pmu_type.trim().parse()?,
         size: size_of::<PerfEvent>().try_into()?,
+        config: match place {
+            Place::At(_) => 0,
+            Place::BehindReturnOf(_) => RETURN_PROBE,
+        },
         path: path.as_ptr().expose_provenance().try_into()?,
         offset,
         ..PerfEvent::default()

@@ -1,4 +1,4 @@
-//! What the kernel is asked: the bpf system call, and its books on the maps and programs of a process.
+//! Queries the kernel: the bpf system call, and its information about the maps and programs of a process.
 
 use std::{
     collections::BTreeMap,
@@ -14,24 +14,23 @@ const BPF_MAP_GET_FD_BY_ID: libc::c_int = 14;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_ENABLE_STATS: libc::c_int = 32;
 
-/// The system call, for the commands that answer with a file descriptor.
+/// Makes the system call, for commands that return a file descriptor.
 pub(super) fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads as many bytes as it is told the attributes have, and writes none for commands that
-    // make a file descriptor.
+    // SAFETY: the kernel reads exactly the attributes, and writes none for commands that make a file descriptor.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
     owned(fd)
 }
 
-/// What a system call answered that makes a file descriptor.
+/// Converts the return value of a system call that makes a file descriptor.
 pub(super) fn owned(answer: libc::c_long) -> io::Result<OwnedFd> {
     match libc::c_int::try_from(answer) {
-        // SAFETY: the kernel has just made it, and nothing else knows it.
+        // SAFETY: the kernel has just made it, and nothing else owns it.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// While it lives, the kernel counts and times all runs of programs, which takes time itself.
+/// While this lives, the kernel counts and times all runs of programs, which takes time itself.
 pub(super) struct Statistics {
     _enabled: OwnedFd,
 }
@@ -50,11 +49,11 @@ impl Statistics {
 pub(super) struct Program {
     /// How often it ran while [`Statistics`] was on.
     pub(super) runs: u64,
-    /// Nanoseconds that took.
+    /// Total time of these runs, in nanoseconds.
     pub(super) run_time: u64,
 }
 
-/// The programs that a process holds.
+/// Returns the programs that a process holds.
 pub(super) fn programs(pid: u32) -> Result<Vec<Program>> {
     let mut programs = BTreeMap::new();
     for info in descriptors(pid)? {
@@ -67,21 +66,21 @@ pub(super) fn programs(pid: u32) -> Result<Vec<Program>> {
     Ok(programs.into_values().collect())
 }
 
-/// What the kernel has made of a program.
+/// The kernel's translation of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Translated {
     pub(super) name: String,
-    /// Instructions that are left once the verifier has removed what never runs.
+    /// Instructions after the verifier has removed dead code.
     pub(super) instructions: u64,
-    /// Those of them that call a helper of the kernel.
+    /// Instructions that call a helper of the kernel.
     pub(super) helper_calls: u64,
     /// Bytes of machine code.
     pub(super) machine_bytes: u64,
-    /// Instructions that the verifier went through, on all ways.
+    /// Instructions that the verifier processed, over all paths.
     pub(super) verified: u64,
 }
 
-/// The programs that a process holds, in the order of their numbers.
+/// Returns the programs that a process holds, ordered by id.
 pub(super) fn translated(pid: u32) -> Result<Vec<Translated>> {
     let mut programs = BTreeMap::new();
     for info in descriptors(pid)? {
@@ -92,7 +91,7 @@ pub(super) fn translated(pid: u32) -> Result<Vec<Translated>> {
     programs.into_iter().map(|(id, verified)| translate(id, verified)).collect()
 }
 
-/// The head of `struct bpf_prog_info`; the kernel fills in as much as there is room for.
+/// The head of `struct bpf_prog_info`; the kernel fills in as much as fits.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct ProgramInfo {
@@ -132,7 +131,7 @@ fn translate(id: u32, verified: u64) -> Result<Translated> {
     })
 }
 
-/// `BPF_JMP | BPF_CALL` without a source register; with one it calls another function of the program.
+/// Whether this is `BPF_JMP | BPF_CALL` without a source register; with one it calls another function.
 fn calls_a_helper(instruction: u64) -> bool {
     instruction & 0xf0ff == 0x85
 }
@@ -148,8 +147,8 @@ struct Ask {
 fn program_info(program: &OwnedFd, mut info: ProgramInfo) -> io::Result<ProgramInfo> {
     let size = u32::try_from(size_of::<ProgramInfo>()).map_err(io::Error::other)?;
     let ask = Ask { fd: program.as_raw_fd(), size, info: &raw mut info };
-    // SAFETY: the kernel writes to the info, as many bytes as it is told that has, and to the instructions that the info
-    // leads to, whose length it has, too. Both outlive the call.
+    // SAFETY: the kernel writes to the info, limited by the given size, and to the instructions that the info points
+    // to, limited by the length in it. Both outlive the call.
     let answer =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const ask, size_of::<Ask>()) };
     if answer == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
@@ -162,20 +161,20 @@ pub(super) struct Map {
     pub(super) kind: u64,
     /// Bytes of a value.
     pub(super) value_bytes: u64,
-    /// How many values it has room for; of a ring, bytes.
+    /// Capacity in values; for a ring, in bytes.
     pub(super) entries: u64,
     id: u32,
 }
 
 impl Map {
-    /// Opens it, as one more of its holders.
+    /// Opens the map, which adds a holder.
     pub(super) fn open(&self) -> Result<OwnedFd> {
         // The head of `union bpf_attr`: an id, then the next and flags.
         bpf(BPF_MAP_GET_FD_BY_ID, &[self.id, 0, 0]).with_context(|| format!("cannot open map {}", self.id))
     }
 }
 
-/// The maps that a process holds.
+/// Returns the maps that a process holds.
 pub(super) fn maps(pid: u32) -> Result<Vec<Map>> {
     let map = |info: &String| {
         let (kind, value_bytes) = (field(info, "map_type")?, field(info, "value_size")?);
@@ -185,7 +184,7 @@ pub(super) fn maps(pid: u32) -> Result<Vec<Map>> {
     Ok(descriptors(pid)?.iter().filter_map(map).collect())
 }
 
-/// Bytes of kernel memory in the maps that a process holds.
+/// Returns the bytes of kernel memory in the maps that a process holds.
 pub(super) fn map_bytes(pid: u32) -> Result<u64> {
     let mut maps = BTreeMap::new();
     for info in descriptors(pid)? {
@@ -196,15 +195,15 @@ pub(super) fn map_bytes(pid: u32) -> Result<u64> {
     Ok(maps.into_values().sum())
 }
 
-/// What the kernel says of each open file descriptor of a process.
+/// Reads the kernel's information about each open file descriptor of a process.
 fn descriptors(pid: u32) -> Result<Vec<String>> {
     let directory = format!("/proc/{pid}/fdinfo");
     let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))?;
-    // One that was closed since is nobody's loss.
+    // Skips descriptors that have been closed since.
     Ok(entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok()).collect())
 }
 
-/// The number in a line such as `map_id:\t17`.
+/// Parses the number in a line such as `map_id:\t17`.
 fn field(info: &str, name: &str) -> Option<u64> {
     let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     value.trim().parse().ok()

@@ -1,4 +1,4 @@
-//! The machine: two of its processors, the time that processes take on them, and what it is.
+//! The machine: the two processors that are used, processor times, and a description.
 
 use std::{fs, io, path::Path, process::Command, time::Duration};
 
@@ -10,14 +10,14 @@ use crate::process::output;
 /// The processors that the processes are pinned to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cores {
-    /// For the servers, one of which has calls at a time.
+    /// For the servers, of which only one at a time has calls.
     pub(super) server: usize,
     /// For the clients and the agent.
     pub(super) others: usize,
 }
 
 impl Cores {
-    /// Two processors that this process may use.
+    /// Chooses two processors that this process may use.
     pub(super) fn choose() -> Result<Self> {
         let status = fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
         let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
@@ -29,7 +29,7 @@ impl Cores {
     }
 }
 
-/// How many processors there can be: the kernel has room for those that are added while it runs, too.
+/// Returns the number of possible processors: the kernel has room for those added at run time, too.
 pub(super) fn possible_processors() -> Result<usize> {
     const LIST: &str = "/sys/devices/system/cpu/possible";
 
@@ -37,7 +37,7 @@ pub(super) fn possible_processors() -> Result<usize> {
     Ok(numbers_of(list.trim())?.len())
 }
 
-/// The numbers of a list such as "0-2,5".
+/// Parses a list such as "0-2,5".
 fn numbers_of(ranges: &str) -> Result<Vec<usize>> {
     let mut numbers = Vec::new();
     for part in ranges.split(',') {
@@ -47,36 +47,36 @@ fn numbers_of(ranges: &str) -> Result<Vec<usize>> {
     Ok(numbers)
 }
 
-/// A command that runs a program on one processor, as the same process.
+/// Returns a command that runs a program on one processor, in the same process.
 pub(super) fn pinned(core: usize, program: &Path) -> Command {
     let mut command = Command::new("taskset");
     command.arg("--cpu-list").arg(core.to_string()).arg(program);
     command
 }
 
-/// The processor time that a process has used so far, in user mode and in the kernel, all its threads, those that
-/// have ended too.
+/// Returns the processor time that a process has used so far, in user mode and in the kernel, over all its threads,
+/// including those that have ended.
 pub(super) fn cpu_time(pid: u32) -> Result<Duration> {
     let failed =
         |error| Err(error).with_context(|| format!("cannot read the processor time of process {pid}"));
     let mut clock = 0;
-    // SAFETY: it writes one clock id to where it is told, and nothing else.
+    // SAFETY: only writes one clock id to the given place.
     match unsafe { libc::clock_getcpuclockid(libc::pid_t::try_from(pid)?, &raw mut clock) } {
         0 => {}
         error => return failed(io::Error::from_raw_os_error(error)),
     }
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: it writes one timespec to where it is told, and nothing else.
+    // SAFETY: only writes one timespec to the given place.
     if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
         return failed(io::Error::last_os_error());
     }
     Ok(Duration::new(time.tv_sec.try_into()?, time.tv_nsec.try_into()?))
 }
 
-/// The processor time of all children that have ended.
+/// Returns the processor time of all children that have ended.
 pub(super) fn ended_children() -> Result<Duration> {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
-    // SAFETY: it writes one rusage to where it is told, and nothing else.
+    // SAFETY: only writes one rusage to the given place.
     if unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) } != 0 {
         return Err(io::Error::last_os_error()).context("cannot read the processor time of children");
     }
@@ -88,7 +88,7 @@ pub(super) fn ended_children() -> Result<Duration> {
     Ok(time(usage.ru_utime)? + time(usage.ru_stime)?)
 }
 
-/// The time of all processors up to now, in seconds.
+/// Time of all processors so far, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Times {
     total: f64,
@@ -104,8 +104,8 @@ impl Times {
         Self::parse(&stat).context("/proc/stat is not as expected")
     }
 
-    /// From the first line: "cpu", then user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); the guest
-    /// times behind it are part of user and nice.
+    /// Parses the first line: "cpu", then user, nice, system, idle, iowait, irq, softirq, steal (proc(5)). The guest
+    /// times after these are included in user and nice.
     fn parse(stat: &str) -> Option<Self> {
         // USER_HZ, the same for all of Linux on amd64.
         const TICKS: f64 = 100.0;
@@ -120,8 +120,8 @@ impl Times {
         })
     }
 
-    /// The shares of the time since then that others than the processes with this much time of their own have used,
-    /// and that the hypervisor took.
+    /// Returns the shares of the time since `then` that other processes used, given the time `own` of the bench's
+    /// own, and that the hypervisor took.
     pub(super) fn shares_since(self, then: Self, own: Duration) -> (f64, f64) {
         let total = self.total - then.total;
         let others = self.work - then.work - own.as_secs_f64();
@@ -129,7 +129,7 @@ impl Times {
     }
 }
 
-/// What the machine is, in one line.
+/// Returns a description of the machine in one line.
 pub(super) fn description() -> Result<String> {
     let info = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
     let release = output(Command::new("uname").arg("-r"))?;
@@ -143,7 +143,7 @@ pub(super) fn description() -> Result<String> {
     Ok(format!("{model}, {processors} processors, {virtual_machine}, Linux {kernel} {architecture}"))
 }
 
-/// A kernel's release without what follows its numbers, which is whoever's that built it.
+/// Returns a kernel's release without the suffix, which depends on who built it.
 fn numbers_of_kernel(release: &str) -> &str {
     release.split_once('-').map_or(release, |(numbers, _)| numbers)
 }

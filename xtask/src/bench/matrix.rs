@@ -1,4 +1,4 @@
-//! Calls over each protocol, with few and with many at once, with one thing after the other at work in the server.
+//! Measures servers of each protocol, with few and with many calls in flight, under all conditions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{
     charts::{self, Bar},
@@ -15,7 +16,7 @@ use super::{
     machine::Cores,
     maps,
     peers::Peer,
-    report::{Spread, ratio, row, show_ratio, table, verdict},
+    report::{Spread, at_most, megabytes, ratio, row, show_ratio, table, verdict, verdict_of_memory},
     section::Section,
     stage::{AgentCost, Inside, Load, Protocol, Sample, Stage},
 };
@@ -25,28 +26,29 @@ use crate::process::say;
 const AIM: f64 = 1.3;
 /// The same for gRPC, whose calls have a longer name to read and a status to look for.
 const AIM_GRPC: f64 = 1.5;
-/// The same with durations of a sample.
+/// The same for a sample of durations.
 const AIM_ECONOMY: f64 = 0.75;
-/// The most that the agent itself should take for a call, in microseconds; of memory, in MiB; of time, in milliseconds.
-const AIM_CPU_US: f64 = 0.5;
-const AIM_RESIDENT_MIB: f64 = 30.0;
+/// The most processor time that the agent itself should need per call, in microseconds; memory in MB; time in
+/// milliseconds.
+pub(super) const AIM_CPU_US: f64 = 0.5;
+pub(super) const AIM_RESIDENT_MB: f64 = 30.0;
 const AIM_ATTACH_MS: f64 = 300.0;
-/// How often it should be woken up in a second at most, however many calls there are.
+/// The most wakeups per second, however many calls there are.
 const AIM_WAKEUPS: f64 = 50.0;
-/// Ratios differ that much between runs on one machine.
+/// How much ratios may differ between runs on one machine.
 const TOLERANCE: f64 = 0.3;
-/// Calls under way at once in the cells that are measured at length: those whose ratios are compared with an earlier run's.
-/// Of three rounds one that is not above zero makes a ratio noise, of twelve it takes two.
+/// Calls in flight in the cells that are measured at length: those whose ratios are compared with an earlier run's.
+/// In three rounds, one that is not above zero makes a ratio noise; in twelve rounds, it takes two.
 const USUAL: u32 = 16;
-/// Another cell has the rounds divided by this, and at most so many seconds for each measurement.
+/// Other cells have the rounds divided by this, and at most this many seconds per measurement.
 const BRIEF: u32 = 4;
 const BRIEF_SECONDS: u32 = 2;
-/// Seconds of calls in which the kernel times programs: it times each run, and there are tens of thousands.
+/// Seconds of calls while the kernel times programs: it times each run, and there are tens of thousands.
 const INSIDE_SECONDS: f64 = 1.0;
-/// What a call of a service takes of processor time, in microseconds, in the table of what it all means.
+/// Processor time that a service's call may take, in microseconds, in the table of shares.
 const SERVICES_US: [f64; 3] = [10.0, 100.0, 1000.0];
 
-/// What is measured.
+/// How to measure.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan<'a> {
     /// Rounds of a cell that is measured at length.
@@ -56,20 +58,64 @@ pub(super) struct Plan<'a> {
     pub(super) peers_ready_after: Duration,
 }
 
-/// Chooses what was spent inside of programs.
+/// Selects the run time of some programs.
 type OfInside = fn(&Inside) -> f64;
 
-/// One protocol with so many calls at once.
+/// One protocol with a fixed number of calls in flight.
 #[derive(Debug)]
 struct Cell {
     protocol: Protocol,
     concurrency: u32,
-    /// Each thing that the server was measured with, and its name.
+    /// The conditions under which the server was measured, with their names.
     conditions: Vec<(Condition, String)>,
-    /// What was measured, in the order of the conditions. At least one.
+    /// The samples of each round, in the order of the conditions. At least one round.
     rounds: Vec<Vec<Sample>>,
-    /// What programs took, of each round; nothing where that was not looked at.
+    /// The run times of programs, for each round; empty if they were not measured.
     inside: Vec<Inside>,
+}
+
+/// The results of a cell as stored in JSON. All text about the cell is derived from them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Found {
+    protocol: Protocol,
+    concurrency: u32,
+    rounds: usize,
+    /// The run times of programs, for each round; empty if they were not measured.
+    inside: Vec<Inside>,
+    /// In the order in which they are shown. The bare server is the first.
+    conditions: Vec<Measured>,
+}
+
+/// The results under one condition.
+#[derive(Debug, Serialize, Deserialize)]
+struct Measured {
+    /// The condition's key.
+    condition: String,
+    name: String,
+    server_us: Spread,
+    /// What it adds to the bare server's time in the same round.
+    added_us: Spread,
+    calls_per_second: Spread,
+    p50_us: Spread,
+    p99_us: Spread,
+    p999_us: Spread,
+    /// The own processor time of agent or peer per call.
+    watcher_us: Option<Spread>,
+    /// Further numbers about the agent.
+    agent: Option<OfAgent>,
+}
+
+/// The agent's own cost, see [`AgentCost`].
+#[derive(Debug, Serialize, Deserialize)]
+struct OfAgent {
+    miscounted: Spread,
+    timed: Spread,
+    wakeups_per_second: Spread,
+    resident_mib: Spread,
+    maps_mib: Spread,
+    attach_ms: Spread,
+    ready_ms: Spread,
+    end_ms: Spread,
 }
 
 /// Measures all cells.
@@ -77,10 +123,10 @@ pub(super) fn measure(plan: Plan<'_>, cores: Cores) -> Result<Section> {
     let mut cells = Vec::new();
     for protocol in [Protocol::TtHeader, Protocol::Framed, Protocol::Mux, Protocol::Grpc] {
         let mut stage = Stage::start(protocol, cores, plan.peers, plan.peers_ready_after)?;
-        // The one that everything is compared by comes first.
+        // Starts with the one that everything is compared with.
         let concurrencies: &[u32] = if protocol == Protocol::Grpc { &[USUAL] } else { &[USUAL, 1, 100] };
         for concurrency in concurrencies {
-            cells.push(measure_cell(&mut stage, protocol, *concurrency, plan)?);
+            cells.push(measure_cell(&mut stage, protocol, *concurrency, plan)?.found());
         }
     }
     Ok(section(&cells))
@@ -105,7 +151,7 @@ fn measure_cell(stage: &mut Stage<'_>, protocol: Protocol, concurrency: u32, pla
         inside: Vec::new(),
     };
     for number in 1..=count {
-        // Each in turn is the first.
+        // Rotates the order between rounds.
         let mut order: Vec<usize> = (0..cell.conditions.len()).collect();
         order.rotate_left(number as usize % cell.conditions.len());
         let mut round = vec![Sample::default(); cell.conditions.len()];
@@ -124,7 +170,7 @@ fn measure_cell(stage: &mut Stage<'_>, protocol: Protocol, concurrency: u32, pla
     Ok(cell)
 }
 
-/// The rounds of a cell, and the seconds of calls in each of its measurements.
+/// Returns a cell's rounds, and the seconds of calls in each of its measurements.
 fn length(concurrency: u32, plan: Plan<'_>) -> (u32, u32) {
     if concurrency == USUAL {
         return (plan.rounds, plan.seconds);
@@ -169,22 +215,83 @@ impl Cell {
         self.conditions.iter().position(|(other, _)| *other == condition)
     }
 
-    /// What something adds to the bare server's time for a call in the same round, in microseconds.
+    /// Returns what a condition adds to the bare server's time per call in the same round, in microseconds.
     fn added(&self, index: usize) -> Spread {
         let bare = self.index(Condition::Bare).unwrap_or_default();
         Spread::of(self.rounds.iter().map(|round| round[index].server_us - round[bare].server_us))
     }
 
-    fn added_by(&self, condition: Condition) -> Option<Spread> {
-        Some(self.added(self.index(condition)?))
+    fn found(&self) -> Found {
+        Found {
+            protocol: self.protocol,
+            concurrency: self.concurrency,
+            rounds: self.rounds.len(),
+            inside: self.inside.clone(),
+            conditions: (0..self.conditions.len()).map(|index| self.measured(index)).collect(),
+        }
     }
 
-    /// What one thing adds in units of what another does.
+    fn measured(&self, index: usize) -> Measured {
+        let (condition, name) = &self.conditions[index];
+        let watcher = self.rounds[0][index].watcher;
+        let watcher_us = |sample: &Sample| sample.watcher.map_or(0.0, |watcher| watcher.cpu_us);
+        Measured {
+            condition: condition.key().to_owned(),
+            name: name.clone(),
+            server_us: self.spread(index, |sample| sample.server_us),
+            added_us: self.added(index),
+            calls_per_second: self.spread(index, |sample| sample.rate),
+            p50_us: self.spread(index, |sample| sample.p50_us),
+            p99_us: self.spread(index, |sample| sample.p99_us),
+            p999_us: self.spread(index, |sample| sample.p999_us),
+            watcher_us: watcher.map(|_| self.spread(index, watcher_us)),
+            agent: watcher.and_then(|watcher| watcher.agent).map(|_| self.of_agent(index)),
+        }
+    }
+
+    fn of_agent(&self, index: usize) -> OfAgent {
+        OfAgent {
+            miscounted: self.cost(index, |cost| cost.miscounted),
+            timed: self.cost(index, |cost| cost.timed),
+            wakeups_per_second: self.cost(index, |cost| cost.wakeups),
+            resident_mib: self.cost(index, |cost| cost.resident_mib),
+            maps_mib: self.cost(index, |cost| cost.maps_mib),
+            attach_ms: self.cost(index, |cost| cost.attach_ms),
+            ready_ms: self.cost(index, |cost| cost.ready_ms),
+            end_ms: self.cost(index, |cost| cost.end_ms),
+        }
+    }
+
+    /// Returns the spread of one of the agent's own numbers.
+    fn cost(&self, index: usize, number: impl Fn(&AgentCost) -> f64) -> Spread {
+        self.spread(index, |sample| {
+            let cost = sample.watcher.and_then(|watcher| watcher.agent);
+            number(&cost.unwrap_or_default())
+        })
+    }
+}
+
+impl Found {
+    fn find(&self, condition: Condition) -> Option<&Measured> {
+        self.conditions.iter().find(|one| one.condition == condition.key())
+    }
+
+    fn added_by(&self, condition: Condition) -> Option<Spread> {
+        Some(self.find(condition)?.added_us)
+    }
+
+    /// Returns what one condition adds, in units of what another adds.
     fn ratio(&self, of: Condition, to: Condition) -> Option<f64> {
         ratio(self.added_by(of)?, self.added_by(to)?)
     }
 
-    /// Nanoseconds of a call inside of programs.
+    /// Returns the agent's own cost: processor time per call in microseconds, and the other numbers.
+    fn own(&self, mode: Mode) -> Option<(Spread, &OfAgent)> {
+        let agent = self.find(Condition::Agent(mode))?;
+        Some((agent.watcher_us?, agent.agent.as_ref()?))
+    }
+
+    /// Returns the spread of some programs' run time.
     fn inside(&self, of: OfInside) -> Option<Spread> {
         (!self.inside.is_empty()).then(|| Spread::of(self.inside.iter().map(of)))
     }
@@ -204,75 +311,24 @@ impl Cell {
             "p99.9, µs",
             "watcher's own CPU per call, µs",
         ])];
-        for (index, (condition, name)) in self.conditions.iter().enumerate() {
-            let column = |number: fn(&Sample) -> f64, digits| self.spread(index, number).show(digits);
-            let watches = self.rounds[0][index].watcher.is_some();
-            rows.push(vec![
-                name.clone(),
-                column(|sample| sample.server_us, 2),
-                if *condition == Condition::Bare { String::new() } else { self.added(index).show(2) },
-                column(|sample| sample.rate, 0),
-                column(|sample| sample.p50_us, 0),
-                column(|sample| sample.p99_us, 0),
-                column(|sample| sample.p999_us, 0),
-                if watches {
-                    column(|sample| sample.watcher.map_or(0.0, |watcher| watcher.cpu_us), 2)
-                } else {
-                    String::new()
-                },
-            ]);
-        }
+        rows.extend(self.conditions.iter().map(|one| {
+            let is_bare = one.condition == Condition::Bare.key();
+            vec![
+                one.name.clone(),
+                one.server_us.show(2),
+                if is_bare { String::new() } else { one.added_us.show(2) },
+                one.calls_per_second.show(0),
+                one.p50_us.show(0),
+                one.p99_us.show(0),
+                one.p999_us.show(0),
+                one.watcher_us.map_or_else(String::new, |spread| spread.show(2)),
+            ]
+        }));
         table(&rows)
-    }
-
-    fn results(&self) -> Value {
-        let mut conditions = serde_json::Map::new();
-        for (index, (condition, name)) in self.conditions.iter().enumerate() {
-            let key = if let Condition::Peer(_) = condition { name } else { condition.key() };
-            let watcher = self.rounds[0][index].watcher;
-            let of_agent = watcher.and_then(|watcher| watcher.agent);
-            conditions.insert(
-                key.to_owned(),
-                json!({
-                    "name": name,
-                    "server_us": self.spread(index, |sample| sample.server_us),
-                    "added_us": self.added(index),
-                    "calls_per_second": self.spread(index, |sample| sample.rate),
-                    "p50_us": self.spread(index, |sample| sample.p50_us),
-                    "p99_us": self.spread(index, |sample| sample.p99_us),
-                    "p999_us": self.spread(index, |sample| sample.p999_us),
-                    "watcher_us": watcher.map(|_| self.spread(index, |sample| sample.watcher.map_or(0.0, |watcher| watcher.cpu_us))),
-                    "wakeups_per_second": of_agent.map(|_| self.cost(index, |cost| cost.wakeups)),
-                    "miscounted": of_agent.map(|_| self.cost(index, |cost| cost.miscounted)),
-                }),
-            );
-        }
-        let inside = self.inside(|inside| inside.empty).map(|empty| {
-            json!({
-                "empty": empty,
-                "agent": self.inside(|inside| inside.agent),
-                "asking": self.inside(|inside| inside.asking),
-            })
-        });
-        json!({
-            "protocol": self.protocol,
-            "concurrency": self.concurrency,
-            "rounds": self.rounds.len(),
-            "inside": inside,
-            "conditions": conditions,
-        })
-    }
-
-    /// A number of the agent itself.
-    fn cost(&self, index: usize, number: impl Fn(&AgentCost) -> f64) -> Spread {
-        self.spread(index, |sample| {
-            let cost = sample.watcher.and_then(|watcher| watcher.agent);
-            number(&cost.unwrap_or_default())
-        })
     }
 }
 
-/// Ratios of what is added that are comparable between runs.
+/// Ratios of added time that are comparable between runs.
 const RATIOS: [(&str, Condition, Condition); 5] = [
     ("agent to empty programs", Condition::Agent(Mode::Plain), Condition::Empty),
     ("agent to in process", Condition::Agent(Mode::Plain), Condition::InProcess),
@@ -281,8 +337,8 @@ const RATIOS: [(&str, Condition, Condition); 5] = [
     ("agent to naive", Condition::Agent(Mode::Plain), Condition::Agent(Mode::Naive)),
 ];
 
-fn section(cells: &[Cell]) -> Section {
-    // The first is the main one.
+/// Returns all text and figures about the cells. The first is the main one.
+pub(super) fn section(cells: &[Found]) -> Section {
     let main = &cells[0];
     let (mut figures, mut noise) = (BTreeMap::new(), BTreeSet::new());
     for cell in cells.iter().filter(|cell| cell.concurrency == USUAL) {
@@ -300,7 +356,7 @@ fn section(cells: &[Cell]) -> Section {
         part: "matrix",
         blocks: vec![("matrix", matrix(cells)), ("agent", agent(main)), ("service", service(cells))],
         charts: vec![("overhead-added.svg", chart(main))],
-        results: cells.iter().map(Cell::results).collect(),
+        results: json!(cells),
         figures,
         tolerance: TOLERANCE,
         noise,
@@ -308,15 +364,15 @@ fn section(cells: &[Cell]) -> Section {
     }
 }
 
-fn matrix(cells: &[Cell]) -> String {
+fn matrix(cells: &[Found]) -> String {
     let mut text = String::new();
     for (number, cell) in cells.iter().enumerate() {
-        let rounds = cell.rounds.len();
         let heading = format!(
-            "### {}\n\nMedians of {rounds} rounds, and in parentheses the lowest and the highest.\n\n",
-            cell.title()
+            "### {}\n\nMedians of {} rounds, and in parentheses the lowest and the highest.\n\n",
+            cell.title(),
+            cell.rounds
         );
-        let _ = writeln!(text, "{heading}{}\n{}", cell.table(), ratios(cell));
+        let _ = writeln!(text, "{heading}{}\n{}{}", cell.table(), ratios(cell), own(cell));
         if number == 0 {
             text += "![What watching adds to a call](overhead-added.svg)\n\n";
         }
@@ -324,7 +380,7 @@ fn matrix(cells: &[Cell]) -> String {
     text
 }
 
-fn ratios(cell: &Cell) -> String {
+fn ratios(cell: &Found) -> String {
     let mut text = String::new();
     let agent = Condition::Agent(Mode::Plain);
     let (aim, inside) = if cell.protocol == Protocol::Grpc { (AIM_GRPC, "no more") } else { (AIM, "less") };
@@ -353,7 +409,7 @@ fn ratios(cell: &Cell) -> String {
             to(Condition::Agent(Mode::Economy))
         );
     }
-    if let Some(economy) = cell.index(Condition::Agent(Mode::Economy)) {
+    if let Some((_, economy)) = cell.own(Mode::Economy) {
         let ratio = cell.ratio(Condition::Agent(Mode::Economy), Condition::Empty);
         let met = ratio.map_or("not to be told", |ratio| verdict(ratio, AIM_ECONOMY));
         let _ = writeln!(
@@ -361,7 +417,7 @@ fn ratios(cell: &Cell) -> String {
             "- With economy it adds {} times what they add (aim: at most {AIM_ECONOMY}: {met}), and had the durations of {} % \
              of the calls.",
             show_ratio(ratio),
-            cell.cost(economy, |cost| cost.timed * 100.0).show(1)
+            economy.timed.percent().show(1)
         );
     }
     if let Some(ratio) = cell.ratio(Condition::Agent(Mode::Asking), agent) {
@@ -370,44 +426,61 @@ fn ratios(cell: &Cell) -> String {
             "- Where it can't go by page tables, and asks the kernel for each read, it adds {ratio:.2} times what it adds by them."
         );
     }
-    if let Some(naive) = cell.index(Condition::Agent(Mode::Naive)) {
+    if let Some((_, naive)) = cell.own(Mode::Naive) {
         let ratio = cell.ratio(Condition::Agent(Mode::Naive), agent);
-        let miscounted = cell.cost(naive, |cost| cost.miscounted * 100.0);
         let _ = writeln!(
             text,
             "- At naive sites it adds {} times what it adds at its own; it then counted {} % too many calls.",
             show_ratio(ratio),
-            miscounted.show(4)
+            naive.miscounted.percent().show(4)
         );
     }
     text
 }
 
-/// What the agent itself takes.
-fn agent(cell: &Cell) -> String {
-    let Some(index) = cell.index(Condition::Agent(Mode::Plain)) else { return String::new() };
-    let cpu = |index| cell.spread(index, |sample| sample.watcher.map_or(0.0, |watcher| watcher.cpu_us));
-    let mut rows = vec![row(["the agent itself", "median (min to max)", "aim"])];
-    let mut add = |what: &str, spread: Spread, digits, aim: Option<(f64, &str)>| {
-        let aim = aim.map(|(aim, unit)| format!("≤ {aim}{unit}: {}", verdict(spread.median, aim)));
-        rows.push(vec![what.to_owned(), spread.show(digits), aim.unwrap_or_default()]);
+/// Compares the agent's own cost per call and its wakeups with the aims.
+fn own(cell: &Found) -> String {
+    let told = |mode| {
+        let (cpu_us, cost) = cell.own(mode)?;
+        let (cpu_us, wakeups) = (cpu_us.median, cost.wakeups_per_second.median);
+        let met = verdict(wakeups, AIM_WAKEUPS);
+        Some(format!("{cpu_us:.2} µs ({}) and {wakeups:.1} wakeups ({met})", verdict(cpu_us, AIM_CPU_US)))
     };
-    let cost = |number: fn(&AgentCost) -> f64| cell.cost(index, number);
-    add("its own CPU per call, µs", cpu(index), 2, Some((AIM_CPU_US, " µs")));
-    add("its wakeups a second", cost(|cost| cost.wakeups), 1, Some((AIM_WAKEUPS, "")));
-    if let Some(events) = cell.index(Condition::Agent(Mode::Events)) {
-        add("its own CPU per call with a reader of its events, µs", cpu(events), 2, None);
+    let Some(plain) = told(Mode::Plain) else { return String::new() };
+    let events = told(Mode::Events).map(|events| format!("; with a reader of its events {events}"));
+    format!(
+        "- The agent's own CPU for a call and its wakeups a second (aim: at most {AIM_CPU_US} µs and {AIM_WAKEUPS}): \
+         {plain}{}.\n",
+        events.unwrap_or_default()
+    )
+}
+
+/// Returns a table of the agent's own cost.
+fn agent(cell: &Found) -> String {
+    let mut rows = vec![row(["the agent itself", "median (min to max)", "aim"])];
+    let mut add = |what: &str, spread: Spread, digits, aim: String| {
+        rows.push(vec![what.to_owned(), spread.show(digits), aim]);
+    };
+    for (mode, with) in [(Mode::Plain, ""), (Mode::Events, " with a reader of its events")] {
+        let Some((cpu_us, cost)) = cell.own(mode) else { continue };
+        let aim = at_most(cpu_us.median, AIM_CPU_US, " µs");
+        add(&format!("its own CPU per call{with}, µs"), cpu_us, 2, aim);
+        let wakeups = cost.wakeups_per_second;
+        add(&format!("its wakeups a second{with}"), wakeups, 1, at_most(wakeups.median, AIM_WAKEUPS, ""));
     }
-    add("its resident memory, MiB", cost(|cost| cost.resident_mib), 1, Some((AIM_RESIDENT_MIB, " MiB")));
-    add("kernel memory of its maps, MiB", cost(|cost| cost.maps_mib), 1, Some((maps::AIM_MIB, " MiB")));
-    add("loading and attaching, ms", cost(|cost| cost.attach_ms), 0, Some((AIM_ATTACH_MS, " ms")));
-    add("from its start until ready, ms", cost(|cost| cost.ready_ms), 0, None);
-    add(
-        "from SIGTERM until detached and ended, ms",
-        cost(|cost| cost.end_ms),
-        0,
-        Some((AIM_ATTACH_MS, " ms")),
-    );
+    if let Some((_, cost)) = cell.own(Mode::Plain) {
+        for (what, mib, aim) in [
+            ("its resident memory with one label set, MiB", cost.resident_mib, AIM_RESIDENT_MB),
+            ("kernel memory of its maps with one label set, MiB", cost.maps_mib, maps::AIM_MB),
+        ] {
+            let met = verdict_of_memory(mib.median, aim);
+            add(what, mib, 1, format!("≤ {}: {met}", megabytes(aim)));
+        }
+        let within = |spread: Spread| at_most(spread.median, AIM_ATTACH_MS, " ms");
+        add("loading and attaching, ms", cost.attach_ms, 0, within(cost.attach_ms));
+        add("from its start until ready, ms", cost.ready_ms, 0, String::new());
+        add("from SIGTERM until detached and ended, ms", cost.end_ms, 0, within(cost.end_ms));
+    }
     let insides: [(&str, OfInside); 2] = [
         ("inside its eBPF programs per call, µs", |inside| (inside.agent - inside.empty) / 1000.0),
         ("the same, asking the kernel for each read, µs", |inside| (inside.asking - inside.empty) / 1000.0),
@@ -418,12 +491,12 @@ fn agent(cell: &Cell) -> String {
     table(&rows)
 }
 
-/// What is added, as a share of what calls of services take.
-fn service(cells: &[Cell]) -> String {
+/// Returns a table of the added time as a share of a service's time per call.
+fn service(cells: &[Found]) -> String {
     let mut rows = vec![row(["at work in the server", "at 10 µs of CPU per call", "at 100 µs", "at 1 ms"])];
     for cell in cells.iter().filter(|cell| cell.concurrency == USUAL) {
-        for (index, (_, name)) in cell.conditions.iter().enumerate().skip(1) {
-            let added = cell.added(index).median;
+        for Measured { name, added_us, .. } in cell.conditions.iter().skip(1) {
+            let added = added_us.median;
             let share = |us: f64| format!("{:.*} %", if us > 100.0 { 2 } else { 1 }, 100.0 * added / us);
             let name = format!("{}: {name} ({added:.2} µs)", cell.protocol.name());
             rows.push([name].into_iter().chain(SERVICES_US.map(share)).collect());
@@ -432,13 +505,9 @@ fn service(cells: &[Cell]) -> String {
     table(&rows)
 }
 
-fn chart(cell: &Cell) -> String {
-    let bars = cell
-        .conditions
-        .iter()
-        .enumerate()
-        .skip(1)
-        .map(|(index, (_, name))| Bar { label: name.clone(), value: cell.added(index) });
+fn chart(cell: &Found) -> String {
+    let bars = cell.conditions.iter().skip(1);
+    let bars = bars.map(|one| Bar { label: one.name.clone(), value: one.added_us });
     let title = format!("Server CPU that is added to each call, µs ({})", cell.title());
     charts::bars(&title, 2, &bars.collect::<Vec<_>>())
 }
@@ -448,9 +517,19 @@ mod tests {
     use super::*;
     use crate::bench::stage::Watcher;
 
-    /// A cell in which a call takes the server so long under each condition.
+    /// Returns a cell with these times per call for the server, by round and condition.
     fn cell(rounds: &[[f64; 9]]) -> Cell {
-        let sample = |server_us| Sample { server_us, rate: 50_000.0, p50_us: 300.0, ..Sample::default() };
+        let agent = Some(AgentCost::default());
+        let sample = |server_us, condition| Sample {
+            server_us,
+            rate: 50_000.0,
+            p50_us: 300.0,
+            watcher: matches!(condition, Condition::Agent(_)).then_some(Watcher { cpu_us: 0.1, agent }),
+            ..Sample::default()
+        };
+        let round = |times: &[f64; 9]| -> Vec<Sample> {
+            times.iter().zip(Condition::ALL).map(|(us, condition)| sample(*us, condition)).collect()
+        };
         Cell {
             protocol: Protocol::TtHeader,
             concurrency: 16,
@@ -458,7 +537,7 @@ mod tests {
                 .into_iter()
                 .map(|condition| (condition, condition.key().to_owned()))
                 .collect(),
-            rounds: rounds.iter().map(|round| round.map(sample).to_vec()).collect(),
+            rounds: rounds.iter().map(round).collect(),
             inside: [770.0, 760.0, 890.0].map(|agent| Inside { empty: 120.0, agent, asking: 920.0 }).to_vec(),
         }
     }
@@ -482,7 +561,7 @@ mod tests {
 
     #[test]
     fn ratios_are_of_what_is_added() {
-        let text = ratios(&measured());
+        let text = ratios(&measured().found());
         assert!(
             text.contains("adds 1.50 times what the empty programs add (aim: at most 1.3: not met)"),
             "{text}"
@@ -494,10 +573,10 @@ mod tests {
             text.contains("asks the kernel for each read, it adds 1.50 times what it adds by them"),
             "{text}"
         );
-        let of_grpc = ratios(&Cell { protocol: Protocol::Grpc, ..measured() });
+        let of_grpc = ratios(&Cell { protocol: Protocol::Grpc, ..measured() }.found());
         assert!(of_grpc.contains("the empty programs add (aim: at most 1.5: met)"), "{of_grpc}");
         assert!(of_grpc.contains("the in-process library adds (aim: no more: met)"), "{of_grpc}");
-        let figures = section(&[measured()]).figures;
+        let figures = section(&[measured().found()]).figures;
         assert_eq!(figures.len(), 5, "{figures:?}");
         assert!((figures["TTHeader: agent to empty programs"] - 1.5).abs() < 1e-9);
         assert!((figures["TTHeader: agent to naive"] - 0.15).abs() < 1e-9);
@@ -505,7 +584,7 @@ mod tests {
 
     #[test]
     fn ratios_of_what_may_be_nothing_are_no_figures() {
-        // In one round the empty programs seemed to give time back.
+        // In one round the empty programs seemed to save time.
         let mut rounds = [[14.0; 9], [20.0; 9], [15.0; 9]];
         for (round, empty) in rounds.iter_mut().zip([0.28, -0.14, 2.33]) {
             round[1] += empty;
@@ -513,7 +592,7 @@ mod tests {
                 *added += 1.7;
             }
         }
-        let cell = cell(&rounds);
+        let cell = cell(&rounds).found();
         let text = ratios(&cell);
         let expected = "adds (not to be told from noise) times what the empty programs add (aim: at most 1.3: not to be told)";
         assert!(text.contains(expected), "{text}");
@@ -525,7 +604,7 @@ mod tests {
 
     #[test]
     fn results_in_markdown() {
-        let blocks: BTreeMap<_, _> = section(&[measured()]).blocks.into_iter().collect();
+        let blocks: BTreeMap<_, _> = section(&[measured().found()]).blocks.into_iter().collect();
         assert!(
             blocks["matrix"].contains("| bare                  | 15.00 (14.00 to 20.00)  |"),
             "{}",
@@ -544,24 +623,65 @@ mod tests {
     }
 
     #[test]
-    fn wakeups_of_the_agent_are_those_without_a_reader_of_events() {
+    fn wakeups_of_the_agent_and_its_time_are_told_with_and_without_a_reader_of_events() {
         let told = |wakeups: [f64; 3]| {
             let mut cell = measured();
-            for (mode, more) in [(Mode::Plain, 0.0), (Mode::Events, 1000.0)] {
+            for (mode, more, cpu_us) in [(Mode::Plain, 0.0, 0.1), (Mode::Events, 1000.0, 0.75)] {
                 let index = cell.index(Condition::Agent(mode)).unwrap();
                 for (round, wakeups) in cell.rounds.iter_mut().zip(wakeups) {
                     let cost = AgentCost { wakeups: wakeups + more, ..AgentCost::default() };
-                    round[index].watcher = Some(Watcher { cpu_us: 0.1, agent: Some(cost) });
+                    round[index].watcher = Some(Watcher { cpu_us, agent: Some(cost) });
                 }
             }
-            (agent(&cell), cell.results()["conditions"]["agent"]["wakeups_per_second"]["median"].clone())
+            let found = cell.found();
+            (agent(&found), own(&found))
         };
-        let (text, median) = told([40.0, 50.0, 70.0]);
-        assert!(text.contains("| its wakeups a second "), "{text}");
-        assert!(text.contains("| 50.0 (40.0 to 70.0) ") && text.contains("| ≤ 50: met "), "{text}");
-        assert_eq!(median, json!(50.0));
-        let (text, _) = told([49.0, 50.4, 51.0]);
-        assert!(text.contains("| 50.4 (49.0 to 51.0) ") && text.contains("| ≤ 50: not met "), "{text}");
+        let row = |text: &str, what: &str| -> Vec<String> {
+            let line = text.lines().find(|line| line.starts_with(&format!("| {what} "))).unwrap_or_default();
+            line.split('|').skip(2).take(2).map(|cell| cell.trim().to_owned()).collect()
+        };
+        let (text, sentence) = told([40.0, 50.0, 70.0]);
+        let reader = "with a reader of its events";
+        assert_eq!(row(&text, "its wakeups a second"), ["50.0 (40.0 to 70.0)", "≤ 50: met"]);
+        let with = row(&text, &format!("its wakeups a second {reader}"));
+        assert_eq!(with, ["1050.0 (1040.0 to 1070.0)", "≤ 50: not met"]);
+        assert_eq!(row(&text, "its own CPU per call, µs"), ["0.10 (0.10 to 0.10)", "≤ 0.5 µs: met"]);
+        let with = row(&text, &format!("its own CPU per call {reader}, µs"));
+        assert_eq!(with, ["0.75 (0.75 to 0.75)", "≤ 0.5 µs: not met"]);
+        let expected = "0.10 µs (met) and 50.0 wakeups (met); \
+                        with a reader of its events 0.75 µs (not met) and 1050.0 wakeups (not met).";
+        assert!(sentence.contains(expected), "{sentence}");
+        let (text, sentence) = told([49.0, 50.4, 51.0]);
+        assert_eq!(row(&text, "its wakeups a second"), ["50.4 (49.0 to 51.0)", "≤ 50: not met"]);
+        assert!(sentence.contains("0.10 µs (met) and 50.4 wakeups (not met);"), "{sentence}");
+    }
+
+    #[test]
+    fn memory_is_held_to_aims_in_megabytes() {
+        let told = |resident_mib, maps_mib| {
+            let mut cell = measured();
+            let index = cell.index(Condition::Agent(Mode::Plain)).unwrap();
+            let agent_cost = AgentCost { resident_mib, maps_mib, ..AgentCost::default() };
+            for round in &mut cell.rounds {
+                round[index].watcher = Some(Watcher { cpu_us: 0.1, agent: Some(agent_cost) });
+            }
+            agent(&cell.found())
+        };
+        let text = told(28.0, 7.5);
+        assert!(
+            text.contains("| ≤ 30 MB (28.61 MiB): met") && text.contains("| ≤ 8 MB (7.63 MiB): met"),
+            "{text}"
+        );
+        let text = told(29.0, 7.7);
+        assert!(text.contains("(28.61 MiB): not met") && text.contains("(7.63 MiB): not met"), "{text}");
+    }
+
+    #[test]
+    fn what_is_kept_says_the_same_as_what_was_found() {
+        let found = section(&[measured().found()]);
+        let kept: Vec<Found> = serde_json::from_value(found.results.clone()).unwrap();
+        let again = section(&kept);
+        assert_eq!((again.blocks, again.figures), (found.blocks, found.figures));
     }
 
     #[test]
@@ -570,12 +690,12 @@ mod tests {
         for protocol in [Protocol::TtHeader, Protocol::Framed, Protocol::Mux, Protocol::Grpc] {
             for concurrency in [1, 16, 100] {
                 let has_figures =
-                    !section(&[Cell { protocol, concurrency, ..measured() }]).figures.is_empty();
+                    !section(&[Cell { protocol, concurrency, ..measured() }.found()]).figures.is_empty();
                 let expected = if has_figures { (12, 3) } else { (3, 2) };
                 assert_eq!(length(concurrency, plan), expected, "{protocol:?}, {concurrency} at once");
             }
         }
-        assert!(!section(&[Cell { protocol: Protocol::Grpc, ..measured() }]).figures.is_empty());
+        assert!(!section(&[Cell { protocol: Protocol::Grpc, ..measured() }.found()]).figures.is_empty());
         assert_eq!(length(1, Plan { rounds: 1, seconds: 1, ..plan }), (1, 1));
     }
 

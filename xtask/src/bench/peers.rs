@@ -15,16 +15,16 @@ use anyhow::{Context as _, Result, bail};
 use super::machine::{cpu_time, pinned};
 use crate::process::root;
 
-/// Stands for the server's process id in a command.
+/// Placeholder for the server's process id in a command.
 const PID: &str = "{pid}";
-/// How long a peer may take to end by itself.
+/// How long a peer may take to exit by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A tool and the command that starts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
     pub(super) name: String,
-    /// For the shell.
+    /// A shell command.
     command: String,
 }
 
@@ -42,20 +42,20 @@ impl FromStr for Peer {
 }
 
 impl Peer {
-    /// As the shell takes it for an argument.
+    /// Returns the peer as an argument, quoted for the shell.
     pub(super) fn quoted(&self) -> String {
         let given = format!("{}={}", self.name, self.command);
         format!("'{}'", given.replace('\'', r"'\''"))
     }
 }
 
-/// A peer that runs. It is ended when dropped, with all that it has started.
+/// A running peer. Dropping this ends it, with all processes that it started.
 pub(super) struct Running {
     child: Child,
 }
 
 impl Running {
-    /// Starts it on one processor and gives it so much time to be ready: how it says so, nobody knows.
+    /// Starts the peer on one processor and waits for the given time: there is no common way to see when it is ready.
     pub(super) fn start(peer: &Peer, pid: u32, core: usize, ready_after: Duration) -> Result<Self> {
         let log = root().join(format!("target/bench-peer-{}.log", peer.name.replace('/', "_")));
         let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
@@ -71,17 +71,17 @@ impl Running {
         Ok(running)
     }
 
-    /// Processor time of all its processes that run.
+    /// Returns the processor time of all its running processes.
     pub(super) fn cpu_time(&self) -> Result<Duration> {
         let members = members(self.child.id())?;
-        // One that has ended in between is not worth an error.
+        // Skips processes that have ended in between.
         Ok(members.into_iter().filter_map(|pid| cpu_time(pid).ok()).sum())
     }
 
     fn signal(&self, signal: i32) {
         if let Ok(group) = libc::pid_t::try_from(self.child.id()) {
-            // SAFETY: kill touches no memory of this process. The group is the peer's own, and its leader has not been
-            // waited for, so that its number is no other group's.
+            // SAFETY: kill touches no memory of this process. The group is the peer's own, and its leader has not
+            // been waited for, so no other group can have its number.
             unsafe { libc::kill(-group, signal) };
         }
     }
@@ -103,7 +103,7 @@ impl Drop for Running {
     }
 }
 
-/// The processes of a group that have not ended.
+/// Returns the processes of a group that have not ended.
 fn members(group: u32) -> Result<Vec<u32>> {
     let entries = fs::read_dir("/proc").context("cannot read /proc")?;
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -112,7 +112,7 @@ fn members(group: u32) -> Result<Vec<u32>> {
         .collect())
 }
 
-/// Behind the name in parentheses: state, parent, group (proc(5)).
+/// Parses the fields after the name in parentheses: state, parent, group (proc(5)).
 fn is_in(stat: &str, group: u32) -> bool {
     let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     fields.next().is_some_and(|state| state != "Z")

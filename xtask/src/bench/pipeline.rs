@@ -1,5 +1,6 @@
-//! How many records the agent decodes and aggregates in a second: `monitor-agent/benches/pipeline.rs`, as a table. Beside
-//! rings that it makes itself it gets two that were recorded: a Kitex server's, whose agent did not look for a while.
+//! Measures how many records the agent decodes and aggregates per second, by `monitor-agent/benches/pipeline.rs`. In
+//! addition to the rings that this makes itself, it gets two recorded ones: those of a Kitex server whose agent was
+//! stopped for a while.
 
 use std::{fs, path::Path};
 
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::process::{cargo, output, root};
 
-/// Records a second that were aimed at.
+/// The aim in records per second.
 const AIM: f64 = 2_000_000.0;
 
 /// One line of the benchmark.
@@ -26,7 +27,7 @@ struct Figure {
     per_second: Vec<f64>,
 }
 
-/// Builds it and runs it on one processor.
+/// Builds the benchmark and runs it on one processor.
 pub(super) fn measure(cores: Cores) -> Result<Section> {
     let bench = ["bench", "--quiet", "--locked", "--package", "monitor-agent", "--bench", "pipeline"];
     output(cargo().args(bench).arg("--no-run"))?;

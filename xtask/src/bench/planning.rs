@@ -1,4 +1,4 @@
-//! What it takes to plan: `monitor-agent inspect` on an executable, once it is in memory and while it is not.
+//! The cost of planning: `monitor-agent inspect` on an executable, with and without the executable in the page cache.
 
 use std::{
     fs,
@@ -23,37 +23,37 @@ use super::{
 use crate::process::root;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The most that planning should take while nothing of the executable is in memory.
+/// The most that planning should take with nothing of the executable in the page cache.
 const AIM_MS: f64 = 300.0;
 const AIM_MIB: f64 = 60.0;
 
-/// Every plan that was made.
+/// All measurements.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Planning {
     /// Size of the executable in MiB.
     pub(super) size_mib: f64,
-    /// Nothing of the executable was in memory.
+    /// With nothing of the executable in the page cache.
     pub(super) cold: Vec<Plan>,
-    /// All that is needed of it was.
+    /// With everything that planning reads in the page cache.
     pub(super) warm: Vec<Plan>,
 }
 
-/// What one plan took.
+/// The cost of one plan.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Plan {
-    /// Milliseconds from the agent's start to its end.
+    /// Time from the agent's start to its exit, in milliseconds.
     pub(super) wall_ms: f64,
-    /// Milliseconds of its processor time.
+    /// Its processor time in milliseconds.
     pub(super) cpu_ms: f64,
-    /// MiB that were read from the disk.
+    /// Read from the disk, in MiB.
     pub(super) read_mib: f64,
-    /// MiB that were resident at most.
+    /// Peak resident memory, in MiB.
     pub(super) peak_mib: f64,
 }
 
-/// Plans so often without and with the executable in memory, on one processor.
+/// Plans this many times without and with the executable in the page cache, on one processor.
 pub(super) fn measure(executable: &Path, core: usize, times: u32) -> Result<Planning> {
-    // Nobody runs the copy: what is mapped stays in memory.
+    // Uses a copy that no process runs: mapped pages can't be dropped from the page cache.
     let copy = Copy::of(executable)?;
     let mut planning =
         Planning { size_mib: float(fs::metadata(&copy.0)?.len()) / MIB, ..Planning::default() };
@@ -70,7 +70,7 @@ pub(super) fn measure(executable: &Path, core: usize, times: u32) -> Result<Plan
 }
 
 impl Planning {
-    /// What there is to say about it.
+    /// Returns the text and numbers about planning.
     pub(super) fn section(&self) -> Section {
         let Self { size_mib, cold, warm } = self;
         let of = |plans: &[Plan], number: fn(&Plan) -> f64| Spread::of(plans.iter().map(number));
@@ -129,7 +129,7 @@ fn plan(executable: &Path, core: usize) -> Result<Plan> {
     })
 }
 
-/// A copy of a file, which goes with its owner.
+/// A copy of a file, deleted when dropped.
 struct Copy(PathBuf);
 
 impl Copy {

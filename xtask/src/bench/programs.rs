@@ -1,5 +1,5 @@
-//! What the kernel makes of the agent's programs, and what their maps take: numbers that are the same in each run on one
-//! kernel, so that a program that grows is noticed where no time can be measured.
+//! The kernel's translation of the agent's programs, and the memory of their maps. These numbers are the same in each
+//! run on one kernel, so growth shows even where no time can be measured.
 
 use std::{collections::BTreeMap, process::Command, time::Duration};
 
@@ -24,62 +24,39 @@ use crate::setup::{self, Need};
 
 /// A way to run the agent.
 struct Way {
-    /// How it is called, here and in earlier runs.
+    /// Its name, here and in earlier runs.
     name: &'static str,
-    /// What is watched, at rest.
+    /// Starts the target, which stays idle.
     target: fn() -> Result<Process>,
     args: &'static [&'static str],
     /// The name of an example in docs/specs.md.
     spec: Option<&'static str>,
-    /// How many programs it has.
+    /// The number of programs it loads.
     programs: usize,
-    /// Whether the memory of its maps is one of those that are compared.
-    has_maps: bool,
 }
 
-/// All programs that watch a target are in one of them, but `native_return`, which does what `native_finish` does.
+/// Together they use all programs that watch a target, except `native_return`, which does the same as
+/// `native_finish`.
 const WAYS: [Way; 5] = [
-    Way { name: "run", target: kitex, args: &[], spec: None, programs: 2, has_maps: true },
+    Way { name: "run", target: kitex, args: &[], spec: None, programs: 2 },
     Way {
         name: "run --capture.slow",
         target: kitex,
         args: &["--capture.slow", "1"],
         spec: None,
         programs: 2,
-        has_maps: true,
     },
-    Way {
-        name: "run --grpc.messages",
-        target: grpc,
-        args: &["--grpc.messages"],
-        spec: None,
-        programs: 5,
-        has_maps: false,
-    },
-    Way {
-        name: "run --spec jobs",
-        target: operations,
-        args: &[],
-        spec: Some("jobs"),
-        programs: 2,
-        has_maps: false,
-    },
-    Way {
-        name: "run --spec stock",
-        target: corners,
-        args: &[],
-        spec: Some("stock"),
-        programs: 2,
-        has_maps: false,
-    },
+    Way { name: "run --grpc.messages", target: grpc, args: &["--grpc.messages"], spec: None, programs: 5 },
+    Way { name: "run --spec jobs", target: operations, args: &[], spec: Some("jobs"), programs: 2 },
+    Way { name: "run --spec stock", target: corners, args: &[], spec: Some("stock"), programs: 2 },
 ];
-/// What is counted of a program, and by what share it may be more than in an earlier run, if that is not the usual one.
-/// A call of a helper more is a step more at every call that is watched.
+/// The counts of a program, and the share by which each may exceed an earlier run's, if not the usual one. One more
+/// helper call is one more step in every watched call.
 const COUNTS: [(&str, Option<f64>); 4] =
     [("instructions", Some(0.05)), ("helper calls", Some(0.0)), ("machine bytes", None), ("verified", None)];
-/// Another kernel of the same release may make a little more of the same instructions.
+/// Another kernel of the same release may translate the same instructions into slightly more.
 const TOLERANCE: f64 = 0.15;
-/// How long it may take to measure what a hit costs.
+/// How long the measurement of a hit's cost may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn kitex() -> Result<Process> {
@@ -99,7 +76,7 @@ fn corners() -> Result<Process> {
 }
 
 impl Way {
-    /// The programs of an agent that runs so, and the bytes of its maps.
+    /// Returns the programs of an agent that runs this way, and the bytes of its maps.
     fn look(&self) -> Result<(Vec<Translated>, u64)> {
         let target = (self.target)()?;
         let spec = self.spec.map(specs::documented).transpose()?;
@@ -108,7 +85,7 @@ impl Way {
             args.extend(["--spec", specs::path(spec)]);
         }
         let agent = Agent::attach(&[target.pid()], &args)?;
-        // Until then it has programs and maps that measure what a hit costs.
+        // Until then it has further programs and maps, which measure the cost of a hit.
         let measured = |line: &str| line.contains("a hit of a probe (").then_some(());
         agent.wait_for_log(PATIENCE, measured)?;
         let (programs, bytes) = (kernel::translated(agent.pid())?, kernel::map_bytes(agent.pid())?);
@@ -119,7 +96,7 @@ impl Way {
     }
 }
 
-/// Attaches to each target at rest and looks.
+/// Runs the agent on each idle target and reads the numbers.
 pub(super) fn measure() -> Result<Section> {
     setup::packages(&[Need::Native])?;
     let mut rows = vec![row([
@@ -135,10 +112,8 @@ pub(super) fn measure() -> Result<Section> {
     let mut results = Vec::new();
     for way in &WAYS {
         let (programs, bytes) = way.look()?;
-        let Way { name: way, has_maps, .. } = *way;
-        if has_maps {
-            map_bytes.insert(way.to_owned(), bytes);
-        }
+        let way = way.name;
+        map_bytes.insert(way.to_owned(), bytes);
         for program in programs {
             let Translated { name, instructions, helper_calls, machine_bytes, verified } = &program;
             let numbers = [instructions, helper_calls, machine_bytes, verified];

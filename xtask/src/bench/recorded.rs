@@ -1,4 +1,4 @@
-//! Rings as the programs fill them: those of an agent that is stopped while a Kitex server answers calls.
+//! Records rings as filled by the programs: an agent is stopped while its Kitex server answers calls.
 
 use std::{
     fs,
@@ -21,13 +21,13 @@ use super::{
 // Numbers of uapi/linux/bpf.h.
 const BPF_MAP_TYPE_ARRAY: u64 = 2;
 const BPF_MAP_TYPE_RINGBUF: u64 = 27;
-/// Calls that are surely more than a ring has room for, and a few before, so that no label set is new.
+/// More calls than a ring has room for, preceded by a few so that no label set is new.
 const FILL: Load = Load { seconds: 10.0, concurrency: 16 };
 const WARM_UP: Load = Load { seconds: 0.3, concurrency: 16 };
-/// What is recorded has at least so many bytes: three quarters of a ring.
+/// Minimum size of a recording in bytes: three quarters of a ring.
 const BYTES_MIN: usize = 3 << 20;
 
-/// Writes a ring of records and one of events, and their label sets, to files of a directory.
+/// Writes a ring of records and one of events, and their label sets, to files in a directory.
 pub(super) fn record(cores: Cores, directory: &Path) -> Result<()> {
     let socket = directory.join("events.socket");
     let socket = socket.to_str().context("a path that is not UTF-8")?;
@@ -55,7 +55,7 @@ fn record_with(cores: Cores, args: &[&str], file: &Path) -> Result<()> {
 
 fn taken(agent: u32, file: &Path) -> Result<()> {
     let maps = kernel::maps(agent)?;
-    // The agent has small ones as well, for its log and for what it measures of itself.
+    // The agent also has small ones, for its log and for its own measurements.
     let find = |what: &str, is: &dyn Fn(&Map) -> bool| {
         let largest = maps.iter().filter(|map| is(map)).max_by_key(|map| map.entries);
         largest.with_context(|| format!("the agent has no map with {what}"))
@@ -75,12 +75,12 @@ fn taken(agent: u32, file: &Path) -> Result<()> {
     write("labels", &sets)
 }
 
-/// What is in a ring and nobody has taken.
+/// Returns the records in a ring that have not been consumed.
 fn records(ring: &Map) -> Result<Vec<u8>> {
     let size = usize::try_from(ring.entries)?;
     let page = page_size()?;
     let fd = ring.open()?;
-    // A page with how far it was read; then one with how far it was written, and the ring itself, twice.
+    // A page with the consumer position, then one with the producer position, and the data mapped twice.
     let read = Mapped::new(&fd, 0, page)?;
     let written = Mapped::new(&fd, page, page + 2 * size)?;
     let (from, to) = (usize::try_from(read.word())?, usize::try_from(written.word())?);
@@ -89,7 +89,7 @@ fn records(ring: &Map) -> Result<Vec<u8>> {
     Ok(written.bytes()[start..start + length].to_vec())
 }
 
-/// The label sets that are in use, in the order of their numbers: those after the last have no side.
+/// Returns the label sets in use, ordered by number. The unused ones after them have no side.
 fn label_sets(map: &Map) -> Result<Vec<u8>> {
     let bytes = size_of::<LabelSet>();
     let length = bytes * usize::try_from(map.entries)?;
@@ -103,7 +103,7 @@ fn page_size() -> Result<usize> {
     Ok(usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) })?)
 }
 
-/// Memory of a map, to be read while its owner is stopped.
+/// Memory of a map, which is read while its owner is stopped.
 struct Mapped {
     start: NonNull<u8>,
     length: usize,
@@ -111,7 +111,7 @@ struct Mapped {
 
 impl Mapped {
     fn new(map: &OwnedFd, offset: usize, length: usize) -> Result<Self> {
-        // SAFETY: a new mapping, wherever the kernel finds room for it.
+        // SAFETY: a new mapping, at an address that the kernel chooses.
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -127,7 +127,7 @@ impl Mapped {
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: mapped for reading as long as this lives; nobody writes while no call is under way.
+        // SAFETY: mapped for reading as long as this lives; there is no writer while no call is in flight.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 
@@ -139,7 +139,7 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this one's own, and nothing refers to it any more.
+        // SAFETY: this owns the mapping, and nothing refers to it any more.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
     }
 }

@@ -1,20 +1,21 @@
-//! From numbers to text: medians, ratios, tables.
+//! Turns numbers into text: medians, ratios, tables.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// The middle and the ends of some numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+use super::{MB, MIB};
+
+/// The median and the extremes of some numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Spread {
     pub(super) median: f64,
     pub(super) min: f64,
     pub(super) max: f64,
-    /// An eighth of them are lower: the lowest of a few, and one more for each eight.
-    #[serde(skip)]
+    /// One eighth of the numbers are lower: this is the minimum of a few, and one rank higher for every eight.
     low: f64,
 }
 
 impl Spread {
-    /// Of at least one number.
+    /// Returns the spread of at least one number.
     pub(super) fn of(numbers: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted = numbers.into_iter().collect::<Vec<_>>();
         sorted.sort_by(f64::total_cmp);
@@ -27,30 +28,51 @@ impl Spread {
         Self { median, min: sorted[0], max: sorted[last], low: sorted[sorted.len() / 8] }
     }
 
+    /// Converts shares to percent.
+    pub(super) fn percent(self) -> Self {
+        let Self { median, min, max, low } = self;
+        Self { median: median * 100.0, min: min * 100.0, max: max * 100.0, low: low * 100.0 }
+    }
+
     pub(super) fn show(self, digits: usize) -> String {
         let Self { median, min, max, .. } = self;
         format!("{median:.digits$} ({min:.digits$} to {max:.digits$})")
     }
 }
 
-/// The middle of some numbers in units of the middle of others; none where it can't be told from noise, since more than an
-/// eighth of either are not above zero. If nothing but noise were measured, that many of twelve rounds would be so but for one
-/// time in three hundred, and of three but for one in eight.
+/// Returns the ratio of two medians; `None` if it is indistinguishable from noise, because more than an eighth of
+/// either's numbers are not above zero. If only noise were measured, that would hold in all but one of three hundred
+/// cases with twelve rounds, and in all but one of eight with three.
 pub(super) fn ratio(of: Spread, to: Spread) -> Option<f64> {
     (of.low > 0.0 && to.low > 0.0).then(|| of.median / to.median)
 }
 
-/// A ratio in words.
+/// Formats a ratio.
 pub(super) fn show_ratio(ratio: Option<f64>) -> String {
     ratio.map_or("(not to be told from noise)".to_owned(), |ratio| format!("{ratio:.2}"))
 }
 
-/// Whether a number is at most what was aimed at, in words.
+/// Returns whether a number meets its aim, as text.
 pub(super) fn verdict(number: f64, aim: f64) -> &'static str {
     if number <= aim { "met" } else { "not met" }
 }
 
-/// A table in Markdown, its columns as wide as they need to be; the first row is its head.
+/// Returns an aim, and whether a number meets it, as text.
+pub(super) fn at_most(number: f64, aim: f64, unit: &str) -> String {
+    format!("≤ {aim}{unit}: {}", verdict(number, aim))
+}
+
+/// Formats an aim in MB, of a million bytes each, and in MiB, the unit for memory here.
+pub(super) fn megabytes(aim: f64) -> String {
+    format!("{aim} MB ({:.2} MiB)", aim * MB / MIB)
+}
+
+/// Returns whether an amount in MiB meets an aim in MB, as text.
+pub(super) fn verdict_of_memory(mib: f64, aim_mb: f64) -> &'static str {
+    verdict(mib * MIB, aim_mb * MB)
+}
+
+/// Formats a table in Markdown with aligned columns. The first row is its head.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
@@ -66,7 +88,7 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A row of a table.
+/// Returns a row of a table.
 pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
 }
@@ -83,7 +105,7 @@ fn line(text: &mut String, cells: &[String], widths: &[usize], fill: char) {
     text.push_str("|\n");
 }
 
-/// A number of things, exact up to 2⁵³.
+/// Converts a count, exact up to 2⁵³.
 #[allow(clippy::cast_precision_loss, reason = "nothing here comes near 2⁵³")]
 pub(super) fn float(number: u64) -> f64 {
     number as f64
@@ -114,6 +136,13 @@ mod tests {
         assert_eq!(ratio(some(1.74), noise), None);
         assert_eq!(ratio(noise, some(1.74)), None);
         assert_eq!(show_ratio(ratio(noise, noise)), "(not to be told from noise)");
+    }
+
+    #[test]
+    fn what_was_aimed_at_in_megabytes_is_less_in_mebibytes() {
+        assert_eq!(megabytes(8.0), "8 MB (7.63 MiB)");
+        assert_eq!([7.62, 7.64].map(|mib| verdict_of_memory(mib, 8.0)), ["met", "not met"]);
+        assert_eq!(at_most(0.51, 0.5, " µs"), "≤ 0.5 µs: not met");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a scrape of a Go runtime takes: of the agent's processor time, and of the target's.
+//! The cost of a scrape of a Go runtime: processor time of the agent and of the target.
 
 use std::{process::Command, time::Duration};
 
@@ -19,18 +19,18 @@ use super::{
 
 /// Goroutines of the target.
 const GOROUTINES: [u32; 3] = [10, 10_000, 100_000];
-/// How much of the runtime is shown.
+/// Values of `--go.metrics`.
 const DETAILS: [&str; 2] = ["default", "all"];
-/// Scrapes in a round.
+/// Scrapes per round.
 const SCRAPES: u32 = 100;
-/// What a scrape may take of the agent's processor time with the most goroutines, in milliseconds.
+/// The most processor time that a scrape with the most goroutines should take in the agent, in milliseconds.
 const AIM_MS: f64 = 5.0;
 
-/// Every scrape that was measured.
+/// All measurements.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scrapes(Vec<Row>);
 
-/// Scrapes of one kind: milliseconds of processor time for one, in each round.
+/// Scrapes of one kind: processor time of one scrape in milliseconds, for each round.
 #[derive(Clone, Debug)]
 struct Row {
     goroutines: u32,
@@ -39,7 +39,7 @@ struct Row {
     target_ms: Vec<f64>,
 }
 
-/// Scrapes a target that is at rest, by an agent on one processor.
+/// Scrapes an idle target with an agent on one processor.
 pub(super) fn measure(core: usize, rounds: u32) -> Result<Scrapes> {
     let mut target = Process::start_command(&mut Command::new(Program::Runtime.build(Flavour::Default)?))?;
     let mut rows = Vec::new();
@@ -58,7 +58,7 @@ fn one(target: &Process, goroutines: u32, detail: &'static str, core: usize, rou
     command.args(["run", "--web.listen-address", "127.0.0.1:0", "--metrics", "go", "--go.metrics", detail]);
     let agent = Agent::start_command(command.arg("--pid").arg(target.pid().to_string()))?.wait_ready()?;
     let mut row = Row { goroutines, detail, agent_ms: Vec::new(), target_ms: Vec::new() };
-    // One round more comes first.
+    // The first round does not count.
     for round in 0..=rounds {
         let before = (cpu_time(agent.pid())?, cpu_time(target.pid())?);
         for _ in 0..SCRAPES {
@@ -79,7 +79,7 @@ fn one(target: &Process, goroutines: u32, detail: &'static str, core: usize, rou
 }
 
 impl Scrapes {
-    /// What there is to say about them.
+    /// Returns the text and numbers about the scrapes.
     pub(super) fn section(&self) -> Section {
         let heads = row(["goroutines", "`--go.metrics`", "agent's CPU, ms", "target's CPU, ms"]);
         let spread = |numbers: &[f64]| Spread::of(numbers.iter().copied());

@@ -1,5 +1,5 @@
-//! What a part of the bench has found, and where that goes: the blocks of docs/overhead.md, the charts beside it, and
-//! docs/overhead.json, which a later run is compared with.
+//! The results of a part of the bench, and where they go: the blocks of docs/overhead.md, its charts, and
+//! docs/overhead.json, with which later runs are compared.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,53 +16,58 @@ use crate::process::{root, say};
 
 const DOCUMENT: &str = "docs/overhead.md";
 const NUMBERS: &str = "docs/overhead.json";
-/// The part of which all numbers are the kernel's: what it makes of programs, and what it tells of maps.
+/// The part whose numbers all depend on the kernel: its translation of programs, and the memory of maps.
 pub(super) const PROGRAMS: &str = "programs";
 
-/// What one part has found.
+/// The results of one part.
 #[derive(Debug, Default)]
 pub(super) struct Section {
     /// The part's name.
     pub(super) part: &'static str,
-    /// Blocks of the document, each with its text in Markdown. The first begins with where it was measured.
+    /// Blocks of the document, each with its text in Markdown. The first one states the setting.
     pub(super) blocks: Vec<(&'static str, String)>,
-    /// Charts, each with the name of its file.
+    /// Charts by file name.
     pub(super) charts: Vec<(&'static str, String)>,
-    /// Everything, for programs.
+    /// All results, in machine-readable form.
     pub(super) results: Value,
-    /// Figures that are comparable between runs, each with its name.
+    /// Figures that are comparable between runs, by name.
     pub(super) figures: BTreeMap<String, f64>,
-    /// By what share a figure may be higher than in an earlier run.
+    /// The share by which a figure may be higher than in an earlier run.
     pub(super) tolerance: f64,
-    /// The same for figures that have one of their own.
+    /// The same for figures with a tolerance of their own.
     pub(super) tolerances: BTreeMap<String, f64>,
-    /// Figures that were measured and can't be told from noise.
+    /// Names of figures that are indistinguishable from noise.
     pub(super) noise: BTreeSet<String>,
-    /// Kernel memory of maps, which has a tolerance and an aim of its own.
+    /// Kernel memory of maps, with a tolerance and an aim of its own.
     pub(super) maps: Option<MapMemory>,
 }
 
-/// Where and with what a part was measured.
+/// Where, when and on what a part was measured.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Setting {
-    /// The command that repeats it.
+    /// The command that measures it again.
     pub(super) command: String,
     /// The day.
     pub(super) date: String,
-    /// The commit of the code; empty in what was written before that was noted.
+    /// The commit of the code; empty in older files.
     #[serde(default)]
     pub(super) commit: String,
     /// The machine in one line.
     pub(super) machine: String,
-    /// Releases of what was measured.
+    /// Releases of the measured software.
     pub(super) versions: String,
-    /// The share of the machine's time that went to others.
+    /// The share of the machine's time that other processes used.
     pub(super) others: f64,
-    /// The share of the time in which the hypervisor had the processors.
+    /// The share of the time that the hypervisor took.
     pub(super) steal: f64,
 }
 
 impl Setting {
+    /// Returns the text of one of the part's blocks. The first one is preceded by the setting.
+    fn headed(&self, number: usize, block: &str) -> String {
+        if number == 0 { format!("{}\n\n{block}", self.sentence()) } else { block.to_owned() }
+    }
+
     fn sentence(&self) -> String {
         let Self { command, date, commit, machine, versions, others, steal } = self;
         format!(
@@ -73,7 +78,7 @@ impl Setting {
         )
     }
 
-    /// The 6 and 18 of a machine with Linux 6.18.44. The number behind them is that of the release's fixes.
+    /// Returns 6 and 18 for a machine with Linux 6.18.44. The third number is a bug-fix release.
     fn kernel(&self) -> Option<(&str, &str)> {
         let (_, release) = self.machine.rsplit_once("Linux ")?;
         let mut numbers = release.split(['.', ' ']);
@@ -81,18 +86,18 @@ impl Setting {
     }
 }
 
-/// A part as it is kept in JSON.
+/// A part as stored in JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Kept {
     #[serde(flatten)]
     setting: Setting,
-    /// The share by which a figure may be higher in another run.
+    /// The share by which a figure may be higher in a later run.
     tolerance: f64,
-    /// The same for figures that have one of their own.
+    /// The same for figures with a tolerance of their own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     tolerances: BTreeMap<String, f64>,
     figures: BTreeMap<String, f64>,
-    /// Of this run alone: a later one is not compared with them.
+    /// For this run only: later runs are not compared with them.
     #[serde(skip)]
     noise: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -101,18 +106,18 @@ struct Kept {
 }
 
 impl Kept {
-    /// By what share a figure may be higher than in an earlier run. What that run allowed does not count: the code may have
-    /// become stricter since.
+    /// Returns the share by which a figure may be higher than in an earlier run. That run's tolerance does not count:
+    /// the code may have become stricter since.
     fn tolerance_of(&self, figure: &str) -> f64 {
         self.tolerances.get(figure).copied().unwrap_or(self.tolerance)
     }
 
-    /// Whether an earlier run has numbers of the part that say nothing about these, since its kernel was another one.
+    /// Whether an earlier run's numbers for the part are not comparable with these because its kernel was different.
     fn is_of_another_kernel(&self, part: &str, then: &Self) -> bool {
         part == PROGRAMS && self.setting.kernel() != then.setting.kernel()
     }
 
-    /// Compares the figures of a part with those of an earlier run, which may lack the part.
+    /// Compares a part's figures with those of an earlier run, which may lack the part.
     fn compare(&self, part: &str, then: Option<&Self>, found: &mut Comparison) {
         let none = BTreeMap::new();
         let then = then.map_or(&none, |then| &then.figures);
@@ -141,16 +146,16 @@ impl Kept {
     }
 }
 
-/// What a comparison with an earlier run has found.
+/// The result of a comparison with an earlier run.
 #[derive(Debug, Default)]
 struct Comparison {
-    /// How many figures were held against that run's.
+    /// Number of figures that were compared.
     compared: usize,
-    /// How many of that run's can't be told from noise this time.
+    /// Number of the earlier run's figures that are indistinguishable from noise this time.
     noise: usize,
-    /// How many parts were left out, since that run's are of another kernel.
+    /// Number of parts left out because the earlier run had a different kernel.
     left_out: usize,
-    /// What is worse, line by line.
+    /// What got worse, one per line.
     complaints: String,
     /// What could not be compared.
     notes: Vec<String>,
@@ -167,7 +172,7 @@ impl Comparison {
     }
 }
 
-/// All parts by name, as they are kept in JSON.
+/// All parts by name, as stored in JSON.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Numbers(BTreeMap<String, Kept>);
 
@@ -196,9 +201,9 @@ impl Numbers {
         self.0.insert((*part).to_owned(), kept);
     }
 
-    /// Fails when a figure of these is higher than in an earlier run by more than is allowed, or is there no longer, when
-    /// maps take more than was aimed at, and when nothing can be compared, unless there are only parts of another kernel.
-    /// What can't be compared is told.
+    /// Fails if a figure is missing or exceeds an earlier run's by more than its tolerance, if maps take more than
+    /// the aim, or if nothing can be compared, unless all parts are of another kernel. Reports what can't be
+    /// compared.
     pub(super) fn check_against(&self, baseline: &Self) -> Result<()> {
         let found = self.compare(baseline)?;
         for note in &found.notes {
@@ -238,7 +243,7 @@ impl Numbers {
     }
 }
 
-/// Writes blocks, charts and numbers of some parts; the rest of the document stays as it is.
+/// Writes the blocks, charts and numbers of these parts; keeps the rest of the document.
 pub(super) fn write(sections: &[(Section, Setting)]) -> Result<()> {
     let (document, numbers) = (root().join(DOCUMENT), root().join(NUMBERS));
     let mut text =
@@ -246,8 +251,7 @@ pub(super) fn write(sections: &[(Section, Setting)]) -> Result<()> {
     let mut kept = if numbers.exists() { Numbers::read(&numbers)? } else { Numbers::default() };
     for (section, setting) in sections {
         for (number, (name, block)) in section.blocks.iter().enumerate() {
-            let sentence = if number == 0 { setting.sentence() + "\n\n" } else { String::new() };
-            text = replace(&text, name, &format!("{sentence}{block}"))?;
+            text = replace(&text, name, &setting.headed(number, block))?;
         }
         for (file, chart) in &section.charts {
             fs::write(root().join("docs").join(file), chart)
@@ -261,7 +265,7 @@ pub(super) fn write(sections: &[(Section, Setting)]) -> Result<()> {
     Ok(())
 }
 
-/// The document with another text between the marks of a block.
+/// Returns the document with a block's text replaced.
 fn replace(document: &str, block: &str, text: &str) -> Result<String> {
     let (begin, end) = (format!("<!-- bench: {block} -->\n"), "<!-- bench: end -->");
     let parts =
@@ -273,6 +277,7 @@ fn replace(document: &str, block: &str, text: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::{matrix, sweeps};
 
     fn numbers(figures: &[(&str, f64)]) -> Numbers {
         let figures = figures.iter().map(|(name, figure)| ((*name).to_owned(), *figure)).collect();
@@ -293,7 +298,7 @@ mod tests {
         let text = setting.sentence();
         let expected = "Written by `cargo xtask bench --write` on 2026-11-27, at commit abc1234: ";
         assert!(text.starts_with(expected), "{text}");
-        // What was written before commits were noted can be read.
+        // Files without a commit can still be read.
         let mut old = serde_json::to_value(&setting).unwrap();
         old.as_object_mut().unwrap().remove("commit");
         assert_eq!(serde_json::from_value::<Setting>(old).unwrap().commit, "");
@@ -318,7 +323,7 @@ mod tests {
         assert!(error.contains("ratio is 2.30, at most 2.20 is allowed (it was 2.00)"), "{error}");
     }
 
-    /// A program of which some numbers may be a little higher and others may not.
+    /// Returns the counts of a program, some of which may increase a little and others not at all.
     fn counts(helper_calls: f64, instructions: f64, verified: f64) -> Numbers {
         let figures =
             [("helper calls", helper_calls), ("instructions", instructions), ("verified", verified)];
@@ -345,7 +350,7 @@ mod tests {
         let expected = "programs: helper calls is 20.00, at most 19.00 is allowed (it was 19.00)\n";
         assert_eq!(complaints(&counts(20.0, 3000.0, 100_000.0), &baseline), expected);
         assert!(counts(20.0, 3000.0, 100_000.0).check_against(&baseline).is_err());
-        // A baseline from before that does not make it lax.
+        // An older baseline, without tolerances of its own, does not relax the check.
         baseline.0.get_mut("programs").unwrap().tolerances.clear();
         assert_eq!(complaints(&counts(20.0, 3000.0, 100_000.0), &baseline), expected);
         let text = complaints(&counts(19.0, 3160.0, 116_000.0), &baseline);
@@ -402,7 +407,7 @@ mod tests {
         assert!(text.starts_with("0 figures compared, 0 not to be told from noise: "), "{text}");
     }
 
-    /// The programs, of which one figure never changes.
+    /// Returns the programs, with one figure that never changes.
     fn programs(map_bytes: Option<u64>) -> Numbers {
         let figures = BTreeMap::from([("instructions".to_owned(), 10.0)]);
         let maps = map_bytes.map(|bytes| MapMemory::new(2, BTreeMap::from([("run".to_owned(), bytes)])));
@@ -445,7 +450,7 @@ mod tests {
             assert_eq!(found.notes, ["programs: the file has those of another kernel"], "{another}");
             assert_eq!(found.compared, 0, "{another}");
         }
-        // What their maps have is told by the kernel, too.
+        // The memory of maps depends on the kernel, too.
         let maps = on("6.18.44", programs(Some(6_000_000)));
         on("6.1.0", programs(Some(12_000_000))).check_against(&maps).unwrap();
     }

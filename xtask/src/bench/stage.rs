@@ -1,4 +1,4 @@
-//! Servers of one protocol with their clients, and one measurement of them.
+//! Servers of one protocol with their clients, and single measurements of them.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -31,17 +31,17 @@ use super::{
 };
 use crate::process::{output, root};
 
-/// Seconds of calls before each measurement: connections, caches and what was just attached settle.
+/// Seconds of calls before each measurement, in which connections, caches and new probes settle.
 const WARM_UP: f64 = 0.3;
 /// How much longer than its calls a measurement may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Seconds from one sample of durations to the next.
+/// Seconds between two samples of durations.
 const PERIOD: f64 = 10.0;
-/// The share of calls that may be counted wrongly where the sites do not allow for exact counts.
+/// The share of calls that may be miscounted where the sites do not allow exact counts.
 const INEXACT: f64 = 0.01;
 
-/// What calls go over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// The protocol of the calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Protocol {
     TtHeader,
@@ -83,7 +83,7 @@ impl Protocol {
         }
     }
 
-    /// The counter of finished calls, in the agent and in the in-process library alike.
+    /// Returns the counter of finished calls, which has the same name in the agent and in the in-process library.
     fn counter(self) -> &'static str {
         if self == Self::Grpc { "grpc_server_handled_total" } else { "kitex_server_throughput" }
     }
@@ -92,7 +92,7 @@ impl Protocol {
         if self == Self::Grpc { "grpc_server_handling_seconds" } else { "kitex_server_latency_us" }
     }
 
-    /// The labels that all calls have.
+    /// Returns the labels that all calls have.
     fn labels(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Grpc => &[
@@ -101,7 +101,7 @@ impl Protocol {
                 ("grpc_method", "Call"),
                 ("grpc_code", "OK"),
             ],
-            // Only with TTHeader a call has its caller's name.
+            // Only TTHeader carries the caller's name.
             Self::Framed => {
                 &[("type", "pingpong"), ("callee", "stock"), ("method", "Lookup"), ("status", "succeed")]
             }
@@ -119,81 +119,81 @@ impl Protocol {
 /// One measurement of a server under one condition.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Sample {
-    /// Microseconds of processor time that the server took for a call.
+    /// The server's processor time per call, in microseconds.
     pub(super) server_us: f64,
-    /// Calls in a second.
+    /// Calls per second.
     pub(super) rate: f64,
-    /// The median duration of a call as the client saw it, in microseconds.
+    /// The median duration of a call as measured by the client, in microseconds.
     pub(super) p50_us: f64,
-    /// The 99th percentile of it.
+    /// The 99th percentile.
     pub(super) p99_us: f64,
-    /// The 99.9th.
+    /// The 99.9th percentile.
     pub(super) p999_us: f64,
-    /// What whoever watches from outside took itself.
+    /// The own cost of the agent or peer.
     pub(super) watcher: Option<Watcher>,
 }
 
-/// What an agent or a peer took itself.
+/// The own cost of an agent or a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Watcher {
-    /// Microseconds of its processor time for a call.
+    /// Its processor time per call, in microseconds.
     pub(super) cpu_us: f64,
-    /// Only of the agent.
+    /// Further numbers, for the agent only.
     pub(super) agent: Option<AgentCost>,
 }
 
-/// What else there is of the agent.
+/// Further numbers about the agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct AgentCost {
-    /// Calls that it counted too many or, below zero, too few, as a share.
+    /// Calls counted too many (positive) or too few (negative), as a share.
     pub(super) miscounted: f64,
-    /// The share of the calls that it has the durations of.
+    /// The share of the calls whose durations it has.
     pub(super) timed: f64,
-    /// How often it was woken up in a second, all its threads together.
+    /// Wakeups per second, over all its threads.
     pub(super) wakeups: f64,
     /// Its resident memory in MiB.
     pub(super) resident_mib: f64,
     /// Kernel memory of its maps in MiB.
     pub(super) maps_mib: f64,
-    /// Milliseconds for loading and attaching.
+    /// Time for loading and attaching, in milliseconds.
     pub(super) attach_ms: f64,
-    /// Milliseconds from its start until it was ready.
+    /// Time from its start until it was ready, in milliseconds.
     pub(super) ready_ms: f64,
-    /// Milliseconds from SIGTERM until it had detached and ended.
+    /// Time from SIGTERM until it had detached and exited, in milliseconds.
     pub(super) end_ms: f64,
 }
 
-/// Nanoseconds that a call takes inside of programs, as the kernel times them.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Run time of programs per call, in nanoseconds, as measured by the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Inside {
-    /// Of empty programs: the timing's own share of the next.
+    /// Of empty programs: the part of the other numbers that is due to the measurement.
     pub(super) empty: f64,
-    /// Of the agent's.
+    /// Of the agent's programs.
     pub(super) agent: f64,
-    /// Of the same, when each read is asked of the kernel.
+    /// Of the agent's programs when each read uses the kernel's helper.
     pub(super) asking: f64,
 }
 
-/// Servers of one protocol. They live as long as this.
+/// Servers of one protocol. Dropping this ends them.
 pub(super) struct Stage<'a> {
     protocol: Protocol,
-    /// The server that programs, agent and peers are attached to.
+    /// The server that empty programs, agent and peers attach to.
     watched: Pair,
-    /// The server with the library inside.
+    /// The server that contains the library.
     in_process: Pair,
     cores: Cores,
-    /// File offsets of the agent's sites, in the order in which it attaches them.
+    /// File offsets of the agent's sites, in the order in which it attaches to them.
     sites: Vec<u64>,
     peers: &'a [Peer],
     /// How long a peer takes until it is ready.
     peers_ready_after: Duration,
 }
 
-/// How long and with how much a server is loaded.
+/// How long and how heavily a server is loaded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     pub(super) seconds: f64,
-    /// Calls under way at once.
+    /// Calls in flight.
     pub(super) concurrency: u32,
 }
 
@@ -216,21 +216,21 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// What a peer is called.
+    /// Returns the name of a peer.
     pub(super) fn peer_name(&self, peer: usize) -> &str {
         &self.peers[peer].name
     }
 
-    /// Lets everything run once.
+    /// Runs everything once.
     pub(super) fn warm_up(&mut self, load: Load) -> Result<()> {
         self.in_process.call(load)?;
         self.look_inside(load).map(|_| ())
     }
 
-    /// Has the kernel time programs: empty ones, and the agent's in both ways to read.
+    /// Measures the run time of programs: empty ones, and the agent's with both ways to read.
     pub(super) fn look_inside(&mut self, load: Load) -> Result<Inside> {
         let _statistics = Statistics::enable()?;
-        // What is left of earlier calls would run the programs, too.
+        // The rest of earlier calls would run the programs, too.
         self.watched.settle()?;
         let empty = Empty::attach(self.watched.server.pid(), &self.sites)?;
         let calls = self.watched.call(load)?.calls;
@@ -245,13 +245,13 @@ impl<'a> Stage<'a> {
         Ok(Inside { empty: per_call(&programs, calls), agent, asking })
     }
 
-    /// What the kernel takes for the programs of an agent, in nanoseconds per call.
+    /// Returns the run time of an agent's programs, in nanoseconds per call.
     pub(super) fn measure_programs(&mut self, executable: &Path, load: Load) -> Result<f64> {
         let _statistics = Statistics::enable()?;
         self.time_programs(Mode::Plain, executable, load)
     }
 
-    /// The same where the kernel times programs already.
+    /// The same when the kernel's statistics are already enabled.
     fn time_programs(&mut self, mode: Mode, executable: &Path, load: Load) -> Result<f64> {
         let agent = self.attach(mode, executable)?;
         let before = self.watched.calls;
@@ -262,7 +262,7 @@ impl<'a> Stage<'a> {
         Ok(per_call(&programs, calls))
     }
 
-    /// One measurement.
+    /// Measures under one condition.
     pub(super) fn measure(&mut self, condition: Condition, load: Load) -> Result<Sample> {
         match condition {
             Condition::Bare => self.watched.measure(load),
@@ -307,14 +307,14 @@ impl<'a> Stage<'a> {
         Ok(sample)
     }
 
-    /// With this executable of an agent.
+    /// Measures with this executable of an agent.
     pub(super) fn measure_agent(&mut self, mode: Mode, executable: &Path, load: Load) -> Result<Sample> {
         let begin = Instant::now();
         let agent = self.attach(mode, executable)?;
         self.measure_with(agent, begin.elapsed(), mode, load)
     }
 
-    /// With a reader of the agent's events, which must get all of them.
+    /// Measures with a reader of the agent's events, which must receive all of them.
     fn measure_events(&mut self, load: Load) -> Result<Sample> {
         let socket = root().join("target/bench-events.sock");
         let begin = Instant::now();
@@ -330,7 +330,7 @@ impl<'a> Stage<'a> {
         Ok(sample)
     }
 
-    /// Measures a server that an agent has been attached to, so long after its start.
+    /// Measures a server with an attached agent; `ready` is the time from its start until it was ready.
     fn measure_with(&mut self, agent: Agent, ready: Duration, mode: Mode, load: Load) -> Result<Sample> {
         let before = self.watched.calls;
         self.watched.call(Load { seconds: WARM_UP, ..load })?;
@@ -338,7 +338,7 @@ impl<'a> Stage<'a> {
         let (cpu, sleeps) = (cpu_time(agent.pid())?, Sleeps::now(agent.pid())?);
         let mut sample = self.watched.measure_now(load)?;
         let cpu = cpu_time(agent.pid())?.saturating_sub(cpu);
-        // Before the scrape, which wakes it.
+        // Before the scrape, which causes wakeups.
         let wakeups = Sleeps::now(agent.pid())?.wakeups_since(&sleeps);
         let scrape = agent.scrape_settled()?;
         let calls = self.watched.calls - before;
@@ -385,12 +385,12 @@ impl<'a> Stage<'a> {
         command
     }
 
-    /// Calls that the agent has the durations of.
+    /// Returns the number of calls whose durations the agent has.
     fn timed(&self, scrape: &Scrape) -> f64 {
         scrape.histogram(self.protocol.histogram(), &[]).map_or(0.0, |histogram| histogram.count)
     }
 
-    /// Fails unless the agent has counted each of these calls, under the labels that they have.
+    /// Fails unless the agent has counted each of these calls, with the right labels.
     fn check_counts(&self, scrape: &Scrape, calls: u64) -> Result<()> {
         let (counter, calls) = (self.protocol.counter(), float(calls));
         check("the agent", scrape.sum(counter, self.protocol.labels()), calls)?;
@@ -398,7 +398,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// File offsets of the sites that the agent would attach to in an executable, as it says itself.
+/// Returns the file offsets of the sites in an executable, as reported by the agent.
 pub(super) fn sites(executable: &Path) -> Result<Vec<u64>> {
     let mut inspect = Command::new(agent::executable()?);
     let text = output(inspect.args(["inspect", "--json", "--exe"]).arg(executable))?;
@@ -418,7 +418,7 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// A server on the processor for servers, its client on the other.
+    /// Starts a server on the servers' processor and its client on the other.
     fn start(executable: &Path, protocol: Protocol, cores: Cores, is_monitored: bool) -> Result<Self> {
         let mut server = go(executable, cores.server);
         let server = Process::start_command(server.args(protocol.server_args(is_monitored)))?;
@@ -427,19 +427,19 @@ impl Pair {
         Ok(Self { server, client, calls: 0 })
     }
 
-    /// A Kitex server and its client on one processor.
+    /// Starts a Kitex server and its client on one processor.
     pub(super) fn together(core: usize) -> Result<Self> {
         let executable = Program::Kitex.build(Flavour::Default)?;
         Self::start(&executable, Protocol::TtHeader, Cores { server: core, others: core }, false)
     }
 
-    /// Makes calls for so many seconds; none may fail.
+    /// Makes calls for the load's duration; fails if one fails.
     fn call(&mut self, load: Load) -> Result<Answer> {
         self.send(load, 0)?;
         self.answer(load)
     }
 
-    /// Has calls made; the client will answer with at least so many of the longest, too.
+    /// Starts making calls. The client's answer will include at least this many of the longest calls.
     pub(super) fn send(&mut self, Load { seconds, concurrency }: Load, longest: u32) -> Result<()> {
         let longest = if longest > 0 { format!(" {longest}") } else { String::new() };
         self.client.send(&format!("bench {seconds} {concurrency}{longest}"))
@@ -456,7 +456,7 @@ impl Pair {
         Ok(calls)
     }
 
-    /// Waits until the server is done with the last calls, whose clients may have their answers already.
+    /// Waits until the server has finished the last calls; their client may already have its answers.
     fn settle(&mut self) -> Result<()> {
         self.server.command("settle").map(|_| ())
     }
@@ -481,14 +481,14 @@ impl Pair {
     }
 }
 
-/// A Go program that runs on one processor, as if there were no others.
+/// Returns a command for a Go program on one processor, as if there were no others.
 fn go(executable: &Path, core: usize) -> Command {
     let mut command = pinned(core, executable);
     command.env("GOMAXPROCS", "1");
     command
 }
 
-/// What a client answers to `bench`.
+/// A client's answer to `bench`.
 #[derive(Debug, Deserialize)]
 pub(super) struct Answer {
     calls: u64,
@@ -497,12 +497,12 @@ pub(super) struct Answer {
     p50_us: u64,
     p99_us: u64,
     pub(super) p999_us: u64,
-    /// Some of the longest, if they were asked for.
+    /// Some of the longest calls, if requested.
     #[serde(default)]
     pub(super) longest: Vec<Timed>,
 }
 
-/// One call, with its time.
+/// One call, with its start and duration.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(super) struct Timed {
     /// Nanoseconds since 1970.
@@ -517,7 +517,7 @@ fn check(who: &str, counted: f64, calls: f64) -> Result<()> {
     Ok(())
 }
 
-/// Nanoseconds that the kernel took for programs, for each call.
+/// Returns the run time of the programs, in nanoseconds per call.
 fn per_call(programs: &[kernel::Program], calls: u64) -> f64 {
     float(programs.iter().map(|program| program.run_time).sum()) / float(calls)
 }

@@ -16,42 +16,42 @@ use super::{
     stage::{Load, Pair, Timed},
 };
 
-/// Calls while nothing happens, and calls in which the agent comes and goes or in which nothing does.
+/// Loads without the agent, and in a cycle in which the agent attaches and detaches or nothing happens.
 const BARE: Load = Load { seconds: 3.0, concurrency: 1 };
 const CYCLE: Load = Load { seconds: 1.5, concurrency: 1 };
-/// When the agent is started and ended, from the begin of a cycle.
+/// When the agent starts after the beginning of a cycle, and how long it stays.
 const ATTACH_AFTER: Duration = Duration::from_millis(300);
 const STAY: Duration = Duration::from_millis(400);
-/// Calls that are kept with their time: the longest of each window are among them.
+/// Number of longest calls that are kept with their time: the longest of each window are among them.
 const KEPT: u32 = 1000;
-/// How much longer than the 99.9th percentile of a bare server a call may be held up, in milliseconds.
+/// How much longer than a bare server's 99.9th percentile a call may be held up, in milliseconds.
 const AIM_MS: f64 = 5.0;
-/// Cycles of each kind, at least: what is rare shows in fewer by chance only.
+/// Minimum number of cycles of each kind: with fewer, rare events appear by chance only.
 const CYCLES_MIN: u32 = 20;
-/// Two numbers of windows differ if they do by more than so many times what chance makes of them.
+/// Two counts of windows differ if their difference exceeds this many standard deviations.
 const DEVIATIONS: f64 = 2.0;
 
-/// The longest calls of a cycle, in milliseconds.
+/// The longest call of each window of a cycle, in milliseconds.
 #[derive(Clone, Copy)]
 struct Longest {
     attaching: f64,
     detaching: f64,
 }
 
-/// A cycle with the agent, and after it one with windows as long in which nothing happens.
+/// A cycle with the agent, followed by one with equally long windows in which nothing happens.
 struct Cycle {
     agent: Longest,
     nothing: Longest,
 }
 
-/// Chooses one of the longest calls.
+/// Selects one of the two.
 type Of = fn(&Longest) -> f64;
 
-/// From when to when, in nanoseconds since 1970.
+/// Begin and end in nanoseconds since 1970.
 type Window = (u64, u64);
 
-/// Lets the agent come and go so often. Server and client share a processor, the agent has the other: what holds a call up
-/// is not that the agent takes the client's time.
+/// Measures this many cycles. Server and client share one processor and the agent has the other, so calls are not
+/// held up by the agent competing with the client.
 pub(super) fn measure(cores: Cores, cycles: u32) -> Result<Section> {
     let mut pair = Pair::together(cores.server)?;
     let mut bare = Vec::new();
@@ -92,14 +92,14 @@ fn cycle(pair: &mut Pair, core: usize) -> Result<Cycle> {
     Ok(Cycle { agent, nothing })
 }
 
-/// Does something, and says from when to when.
+/// Runs a closure and returns its result and its window.
 fn window<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Window)> {
     let from = now_ns();
     let result = work()?;
     Ok((result, (from, now_ns())))
 }
 
-/// The longest calls that overlap the windows in which things happen.
+/// Returns the longest calls that overlap the two windows.
 fn longest(pair: &mut Pair, happen: impl FnOnce(&Pair) -> Result<[Window; 2]>) -> Result<Longest> {
     pair.send(CYCLE, KEPT)?;
     thread::sleep(ATTACH_AFTER);
@@ -166,13 +166,13 @@ fn beyond(longest: &[f64], limit: f64) -> u32 {
     longest.iter().map(|longest| u32::from(*longest > limit)).sum()
 }
 
-/// Whether one number of windows is larger than another by more than chance makes of it: the difference of two counts
-/// varies by the square root of their sum.
+/// Whether one count of windows exceeds another by more than chance: the standard deviation of the difference of two
+/// counts is the square root of their sum.
 fn is_more(one: u32, other: u32) -> bool {
     f64::from(one) - f64::from(other) > DEVIATIONS * f64::from(one + other).sqrt()
 }
 
-/// Nanoseconds since 1970.
+/// Returns the time in nanoseconds since 1970.
 fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)

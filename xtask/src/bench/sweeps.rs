@@ -1,5 +1,5 @@
-//! What the agent takes itself as calls, label sets, targets and executables become more: on a target that makes calls
-//! without a network, so that its number of calls is a matter of choice.
+//! The agent's own cost as calls, label sets, targets and executables increase: on a target that makes calls without
+//! a network, so that their number can be chosen.
 
 mod run;
 mod targets;
@@ -10,7 +10,7 @@ use std::fs;
 use anyhow::Result;
 use clap::ValueEnum;
 use monitor_tests::targets::{Flavour, Program};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     MIB, ballast,
@@ -18,50 +18,56 @@ use super::{
     report::{Spread, float},
     section::Section,
 };
-use run::Sweep;
+use run::{Spot, Sweep};
 use targets::{Copies, Load};
+pub(super) use text::section;
 
-/// With room for as many label sets as any sweep has.
+/// Arguments with room for the label sets of every sweep.
 const ROOM: [&str; 2] = ["--max-label-sets", "16384"];
-/// What changes in a sweep that has ends to compare.
+/// The agent's default limit on label sets.
+const DEFAULT_ROOM: u32 = 4_096;
+/// What a sweep varies.
+const CALLS: &str = "calls a second";
 const LABEL_SETS: &str = "label sets";
+const DEFAULT_LABEL_SETS: &str = "label sets, as many as by default";
 const OWN_EXECUTABLES: &str = "targets, each its own executable";
 const OWN_AT_ONCE: &str = "targets, each its own executable, which wake up as often in all as one";
 const SHARED_EXECUTABLE: &str = "targets that share one executable";
+const SIZE: &str = "MiB of executable";
 
 /// One point of a sweep.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Point {
-    /// What changes.
+    /// What varies.
     what: String,
-    /// The number of it.
+    /// Its value.
     number: f64,
-    /// Calls a second that were made, over all targets.
+    /// Calls made per second, over all targets.
     calls_per_second: f64,
-    /// Microseconds of the agent's processor time for a call.
+    /// The agent's processor time per call, in microseconds.
     agent_us: f64,
-    /// The same as a share of one processor.
+    /// The same as a percentage of one processor.
     agent_percent: f64,
-    /// How often a second it was woken up, all its threads together.
+    /// Wakeups per second, over all the agent's threads.
     wakeups_per_second: f64,
-    /// Microseconds of the targets' processor time for a call, what they do themselves included.
+    /// The targets' processor time per call, in microseconds, including their own work.
     target_us: f64,
-    /// What of that was not there without the agent, just before.
+    /// How much of that the agent added, compared with a measurement just before.
     added_us: f64,
     resident_mib: f64,
     maps_mib: f64,
-    /// The most that was resident until it was ready: planning.
+    /// Peak resident memory until it was ready: planning.
     peak_mib: f64,
-    /// Milliseconds from its start until it was ready.
+    /// Time from its start until it was ready, in milliseconds.
     ready_ms: f64,
-    /// Milliseconds of loading and attaching, of all targets together.
+    /// Time for loading and attaching, over all targets, in milliseconds.
     attach_ms: f64,
-    /// Milliseconds from SIGTERM until it had detached and ended.
+    /// Time from SIGTERM until it had detached and exited, in milliseconds.
     end_ms: f64,
 }
 
 impl Point {
-    /// Of the same point of several rounds: the median of each number.
+    /// Combines one point of several rounds: the median of each number.
     fn median(rounds: &[Self]) -> Option<Self> {
         let of = |of: fn(&Self) -> f64| Spread::of(rounds.iter().map(of)).median;
         Some(Self {
@@ -83,25 +89,30 @@ impl Point {
     }
 }
 
-/// A point of a sweep that is meant to be flat, of several rounds.
-#[derive(Clone, Debug, Serialize)]
+/// The numbers of a point whose spread over the rounds is shown.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Share {
     what: String,
     number: f64,
-    /// What empty programs at the same sites add: that is the kernel's and the machine's.
+    /// What empty programs at the same sites add: the cost of kernel and machine.
     empty_us: Spread,
     /// What the agent adds.
     added_us: Spread,
-    /// What of that is not there with empty programs.
+    /// What the agent adds beyond the empty programs.
     beyond_us: Spread,
-    /// Microseconds of the agent's own processor time for a call.
+    /// The agent's own processor time per call, in microseconds.
     own_us: Spread,
+    /// The same as a percentage of one processor.
+    own_percent: Spread,
+    resident_mib: Spread,
+    maps_mib: Spread,
+    /// Peak resident memory until it was ready.
+    peak_mib: Spread,
 }
 
-/// All points.
-#[derive(Debug, Default, Serialize)]
-struct Swept {
-    /// Of the sweeps that are meant to be flat.
+/// The points of all sweeps.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Swept {
     rounds: u32,
     points: Vec<Point>,
     shares: Vec<Share>,
@@ -124,7 +135,7 @@ pub(super) enum Which {
     Size,
 }
 
-/// These sweeps, or all of them; of those that are meant to be flat so many rounds.
+/// Measures the given sweeps, or all if none are given, in this many rounds.
 pub(super) fn measure(cores: Cores, seconds: u32, rounds: u32, which: &[Which]) -> Result<Section> {
     let is_wanted = |one| which.is_empty() || which.contains(&one);
     let executable = Program::Synthetic.build(Flavour::Stripped)?;
@@ -132,47 +143,50 @@ pub(super) fn measure(cores: Cores, seconds: u32, rounds: u32, which: &[Which]) 
     let mut found = Swept { rounds, ..Swept::default() };
     if is_wanted(Which::Calls) {
         let mut alone = sweep.start(std::slice::from_ref(&executable))?;
-        for rate in [1_000.0, 10_000.0, 100_000.0] {
-            let load = Load { rate, ..Load::USUAL };
-            found.points.push(sweep.point("calls a second", rate, &mut alone, load)?);
-        }
+        let rates = [1_000.0, 10_000.0, 100_000.0];
+        let rates = rates.map(|rate| Spot::of(1, Load { rate, ..Load::USUAL }, rate));
+        sweep.in_rounds(&mut found, CALLS, &mut alone, &rates, rounds)?;
     }
     if is_wanted(Which::LabelSets) {
         let with_room = Sweep { args: &ROOM, ..sweep };
-        let label_sets = [10, 1_000, 10_000];
-        let label_sets = label_sets.map(|methods| (1, Load { methods, ..Load::USUAL }, f64::from(methods)));
+        let spot = |methods| Spot::of(1, Load { methods, ..Load::USUAL }, f64::from(methods));
         let mut alone = sweep.start(std::slice::from_ref(&executable))?;
-        with_room.flat(&mut found, LABEL_SETS, &mut alone, &label_sets, rounds)?;
+        with_room.in_rounds(&mut found, LABEL_SETS, &mut alone, &[10, 1_000, 10_000].map(spot), rounds)?;
+        sweep.in_rounds(&mut found, DEFAULT_LABEL_SETS, &mut alone, &[spot(DEFAULT_ROOM)], rounds)?;
     }
 
     let many = [1_u16, 10, 50];
-    let in_all = many.map(|count| (count.into(), Load::USUAL, f64::from(count)));
-    // Each target makes its calls at once and then sleeps, so that all of them wake up as often as one alone does.
+    let in_all = many.map(|count| Spot::of(count, Load::USUAL, f64::from(count)));
+    // Each target makes its calls in a batch and then sleeps, so that all targets together wake up as often as a
+    // single one.
     let at_once = |count| Load { tick_ms: count, ..Load::USUAL };
-    let at_once = [1, 50].map(|count| (count.into(), at_once(count), f64::from(count)));
+    let at_once = [1, 50].map(|count| Spot::of(count, at_once(count), f64::from(count)));
     if is_wanted(Which::Own) || is_wanted(Which::OwnAtOnce) {
         let copies = Copies::of(&executable, 50)?;
         let mut own = sweep.start(&copies.0)?;
         if is_wanted(Which::Own) {
-            sweep.flat(&mut found, OWN_EXECUTABLES, &mut own, &in_all, rounds)?;
+            sweep.in_rounds(&mut found, OWN_EXECUTABLES, &mut own, &in_all, rounds)?;
         }
         if is_wanted(Which::OwnAtOnce) {
-            sweep.flat(&mut found, OWN_AT_ONCE, &mut own, &at_once, rounds)?;
+            sweep.in_rounds(&mut found, OWN_AT_ONCE, &mut own, &at_once, rounds)?;
         }
     }
     if is_wanted(Which::Shared) {
         let mut shared = sweep.start(&vec![executable.clone(); 50])?;
-        sweep.flat(&mut found, SHARED_EXECUTABLE, &mut shared, &in_all, rounds)?;
+        sweep.in_rounds(&mut found, SHARED_EXECUTABLE, &mut shared, &in_all, rounds)?;
     }
 
     if is_wanted(Which::Size) {
-        for executable in [executable.clone(), ballast::build(12_500)?, ballast::build(50_000)?] {
-            let size = float(fs::metadata(&executable)?.len()) / MIB;
-            let mut target = sweep.start(&[executable])?;
-            found.points.push(sweep.point("MiB of executable", size.round(), &mut target, Load::USUAL)?);
+        let executables = [executable, ballast::build(12_500)?, ballast::build(50_000)?];
+        let mut each = sweep.start(&executables)?;
+        let mut sizes = Vec::new();
+        for (first, executable) in executables.iter().enumerate() {
+            let size = float(fs::metadata(executable)?.len()) / MIB;
+            sizes.push(Spot { first, ..Spot::of(1, Load::USUAL, size.round()) });
         }
+        sweep.in_rounds(&mut found, SIZE, &mut each, &sizes, rounds)?;
     }
-    Ok(text::section(&found))
+    Ok(section(&found))
 }
 
 #[cfg(test)]

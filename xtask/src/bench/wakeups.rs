@@ -1,4 +1,4 @@
-//! How often a process is woken up.
+//! Counts a process's wakeups.
 
 use std::{collections::BTreeMap, fs, time::Instant};
 
@@ -6,23 +6,23 @@ use anyhow::{Context as _, Result};
 
 use super::report::float;
 
-/// How often each thread of a process has gone to sleep until a moment: it was woken up as often.
+/// How often each thread of a process has gone to sleep until a moment; it was woken up as often.
 #[derive(Clone, Debug)]
 pub(super) struct Sleeps {
     at: Instant,
-    /// By the number of the thread.
+    /// By thread id.
     threads: BTreeMap<u32, u64>,
 }
 
 impl Sleeps {
-    /// Until now.
+    /// Reads the numbers until now.
     pub(super) fn now(pid: u32) -> Result<Self> {
         let directory = format!("/proc/{pid}/task");
         let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))?;
         let threads = entries.filter_map(|entry| {
             let entry = entry.ok()?;
             let thread = entry.file_name().to_str()?.parse::<u32>().ok()?;
-            // One that has ended since it was listed is as one that ended before.
+            // A thread that has ended since the listing is left out, as if it had ended before.
             let status = fs::read_to_string(entry.path().join("status")).ok()?;
             Some((thread, sleeps(&status)?))
         });
@@ -30,24 +30,24 @@ impl Sleeps {
         Ok(Self { at: Instant::now(), threads })
     }
 
-    /// Wakeups a second since then, of all threads.
+    /// Returns the wakeups per second since `then`, over all threads.
     pub(super) fn wakeups_since(&self, then: &Self) -> f64 {
         let seconds = self.at.duration_since(then.at).as_secs_f64();
         float(sleeps_between(&then.threads, &self.threads)) / seconds
     }
 }
 
-/// How often the threads that are there at the end have gone to sleep in between: those that began meanwhile from their
-/// beginning. Those that have ended are left out, with what they had before.
+/// Returns how often the threads that exist at the end have gone to sleep in between, or since their beginning if
+/// they are new. Threads that have ended are left out, with their earlier sleeps.
 fn sleeps_between(before: &BTreeMap<u32, u64>, after: &BTreeMap<u32, u64>) -> u64 {
     let since = |(thread, sleeps): (&u32, &u64)| {
-        // Another thread may have the number of one that has ended.
+        // A new thread may reuse the id of one that has ended.
         sleeps.saturating_sub(before.get(thread).copied().unwrap_or(0))
     };
     after.iter().map(since).sum()
 }
 
-/// The number of a thread in the line `voluntary_ctxt_switches:` (proc(5)).
+/// Parses a thread's number of sleeps from the line `voluntary_ctxt_switches:` (proc(5)).
 fn sleeps(status: &str) -> Option<u64> {
     let number = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
     number.trim().parse().ok()
@@ -59,7 +59,7 @@ mod tests {
 
     use super::*;
 
-    /// What the kernel says of a thread, by how often it went to sleep.
+    /// Returns a thread's status file with this number of sleeps.
     fn status(sleeps: u64) -> String {
         format!(
             "Name:\tworker\nVmRSS:\t 1234 kB\nvoluntary_ctxt_switches:\t{sleeps}\nnonvoluntary_ctxt_switches:\t99\n"
@@ -82,7 +82,7 @@ mod tests {
         let before = threads(&[(1, 100), (2, 5_000), (3, 70)]);
         let between = |after: &[(u32, u64)]| sleeps_between(&before, &threads(after));
         assert_eq!(between(&[(1, 120), (2, 5_004), (3, 70)]), 24);
-        // The second has ended, the fourth has begun, and the third has the number of one that has ended.
+        // Thread 2 has ended, 4 is new, and 3 reuses the id of one that has ended.
         assert_eq!(between(&[(1, 120), (3, 2), (4, 6)]), 26);
     }
 

@@ -1,4 +1,4 @@
-//! One sweep: its points, each measured with nothing attached, with empty programs and with the agent.
+//! Measures one sweep: each point with nothing attached, with empty programs and with the agent.
 
 use std::{
     fs,
@@ -30,20 +30,39 @@ use crate::{
     process::say,
 };
 
-/// An agent is steady when it has taken as much in so many seconds as in as many before, but for this part of it.
+/// Seconds of an interval. An agent is steady when the processor times of two successive intervals differ by at most
+/// `STEADY_WITHIN`, as a share.
 const STEADY_SECONDS: f64 = 2.0;
 const STEADY_WITHIN: f64 = 0.1;
-/// After so many such times it is measured as it is.
+/// After this many intervals it is measured in any case.
 const STEADY_AFTER: usize = 10;
-/// Seconds in which it is measured, at least: all that it does by itself now and then it does once in so many.
+/// Minimum seconds of its measurement: everything that it does periodically happens at least once in this time.
 const AGENT_SECONDS: f64 = 10.0;
-/// Detaching so many targets takes a while.
+/// How long detaching from many targets may take.
 const DETACHED_WITHIN: Duration = Duration::from_mins(1);
 
-/// What one round has found of a point of a sweep that is meant to be flat.
+/// A point of a sweep, before it is measured.
+#[derive(Clone, Copy)]
+pub(super) struct Spot {
+    /// How many of the sweep's targets make calls, and the first of them.
+    pub(super) targets: usize,
+    pub(super) first: usize,
+    pub(super) load: Load,
+    /// The value that varies.
+    pub(super) number: f64,
+}
+
+impl Spot {
+    /// Returns a spot that uses the first targets.
+    pub(super) fn of(targets: u16, load: Load, number: f64) -> Self {
+        Self { targets: targets.into(), first: 0, load, number }
+    }
+}
+
+/// The results of one round for a point.
 #[derive(Clone, Copy, Debug)]
 struct Costs {
-    /// Microseconds of the targets' processor time for a call that empty programs add, and that the agent adds.
+    /// Targets' processor time per call, in microseconds, added by empty programs and by the agent.
     empty_us: f64,
     agent_us: f64,
 }
@@ -53,12 +72,12 @@ struct Costs {
 pub(super) struct Sweep {
     pub(super) cores: Cores,
     pub(super) seconds: f64,
-    /// More arguments of `run`.
+    /// Further arguments of `run`.
     pub(super) args: &'static [&'static str],
 }
 
 impl Sweep {
-    /// A process of each of these executables.
+    /// Starts a process of each of these executables.
     pub(super) fn start(self, executables: &[PathBuf]) -> Result<Vec<Process>> {
         let start = |executable: &PathBuf| {
             Process::start_command(pinned(self.cores.server, executable).env("GOMAXPROCS", "1"))
@@ -67,7 +86,7 @@ impl Sweep {
     }
 
     /// Measures an agent that watches these targets.
-    pub(super) fn point(self, what: &str, number: f64, targets: &mut [Process], load: Load) -> Result<Point> {
+    fn point(self, what: &str, number: f64, targets: &mut [Process], load: Load) -> Result<Point> {
         let measuring = || format!("measuring {number} {what}");
         let bare = self.bare(targets, load).with_context(measuring)?;
         let (agent, point) = self.measure(targets, load).with_context(measuring)?;
@@ -81,38 +100,41 @@ impl Sweep {
         Ok(point)
     }
 
-    /// Measures each point with empty programs and with the agent, in so many rounds. A point is a number of targets, a
-    /// load, and the number that changes.
-    pub(super) fn flat(
+    /// Measures each point with empty programs and with the agent, in several rounds.
+    pub(super) fn in_rounds(
         self,
         found: &mut Swept,
         what: &str,
         targets: &mut [Process],
-        points: &[(usize, Load, f64)],
+        spots: &[Spot],
         rounds: u32,
     ) -> Result<()> {
-        let mut samples = vec![Vec::new(); points.len()];
+        let mut samples = vec![Vec::new(); spots.len()];
         for round in 0..rounds {
-            for ((count, load, number), samples) in points.iter().zip(&mut samples) {
-                let targets = &mut targets[..*count];
+            for (spot, samples) in spots.iter().zip(&mut samples) {
+                let Spot { targets: count, first, load, number } = *spot;
+                let targets = &mut targets[first..first + count];
                 let measuring = || format!("measuring {number} {what}");
-                // Whoever is first in a round is second in the next.
-                let before = if round % 2 == 0 { Some(self.empty(targets, *load)) } else { None };
-                let point = self.point(what, *number, targets, *load)?;
-                let empty_us =
-                    before.unwrap_or_else(|| self.empty(targets, *load)).with_context(measuring)?;
+                // Alternates the order between rounds.
+                let before = if round % 2 == 0 { Some(self.empty(targets, load)) } else { None };
+                let point = self.point(what, number, targets, load)?;
+                let empty_us = before.unwrap_or_else(|| self.empty(targets, load)).with_context(measuring)?;
                 samples.push((Costs { empty_us, agent_us: point.added_us }, point));
             }
         }
-        for ((_, _, number), samples) in points.iter().zip(samples) {
+        for (spot, samples) in spots.iter().zip(samples) {
             let of = |of: fn(&(Costs, Point)) -> f64| Spread::of(samples.iter().map(of));
             found.shares.push(Share {
                 what: what.to_owned(),
-                number: *number,
+                number: spot.number,
                 empty_us: of(|(costs, _)| costs.empty_us),
                 added_us: of(|(costs, _)| costs.agent_us),
                 beyond_us: of(|(costs, _)| costs.agent_us - costs.empty_us),
                 own_us: of(|(_, point)| point.agent_us),
+                own_percent: of(|(_, point)| point.agent_percent),
+                resident_mib: of(|(_, point)| point.resident_mib),
+                maps_mib: of(|(_, point)| point.maps_mib),
+                peak_mib: of(|(_, point)| point.peak_mib),
             });
             let points: Vec<_> = samples.into_iter().map(|(_, point)| point).collect();
             found.points.extend(Point::median(&points));
@@ -120,20 +142,20 @@ impl Sweep {
         Ok(())
     }
 
-    /// Microseconds of the targets' processor time for a call, with nothing attached.
+    /// Returns the targets' processor time per call with nothing attached, in microseconds.
     fn bare(self, targets: &mut [Process], load: Load) -> Result<f64> {
         load.make(targets, load.warm_up())?;
         Ok(load.make(targets, self.seconds)?.target_us)
     }
 
-    /// What empty programs add to that, at the sites where the agent puts its own.
+    /// Returns what empty programs at the agent's sites add to that.
     fn empty(self, targets: &mut [Process], load: Load) -> Result<f64> {
         let bare = self.bare(targets, load)?;
         let sites = sites(&PathBuf::from(format!("/proc/{}/exe", targets[0].pid())))?;
         let attached = targets.iter().map(|target| Empty::attach(target.pid(), &sites));
         let attached = attached.collect::<Result<Vec<_>>>()?;
         let with_empty = self.bare(targets, load);
-        // The kernel takes its time for each.
+        // The kernel takes a while for each.
         thread::scope(|scope| {
             for empty in attached {
                 scope.spawn(move || drop(empty));
@@ -183,8 +205,8 @@ impl Sweep {
     }
 }
 
-/// Makes calls until the agent takes as much for them as it did just before; gives how many there were. At first it measures
-/// what a hit costs, and meets label sets.
+/// Makes calls until the agent is steady; returns their number. A new agent first measures what a hit costs, and
+/// meets new label sets.
 fn settle(agent: &Agent, targets: &mut [Process], load: Load) -> Result<u64> {
     let (mut calls, mut last) = (0, 0.0);
     for _ in 0..STEADY_AFTER {
@@ -199,13 +221,13 @@ fn settle(agent: &Agent, targets: &mut [Process], load: Load) -> Result<u64> {
     Ok(calls)
 }
 
-/// Ends an agent; whether it ended well.
+/// Ends an agent; returns whether it exited successfully.
 fn end(mut agent: Agent) -> Result<bool> {
     agent.signal(libc::SIGTERM)?;
     Ok(agent.wait(DETACHED_WITHIN)?.success())
 }
 
-/// The most memory that a process has had, in MiB.
+/// Returns a process's peak memory in MiB.
 fn peak_mib(pid: u32) -> Result<f64> {
     let file = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;

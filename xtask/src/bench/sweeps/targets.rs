@@ -1,4 +1,4 @@
-//! Targets that make as many calls as they are told to, and executables of their own for them.
+//! Targets that make a chosen number of calls, and separate executables for them.
 
 use std::{
     fs,
@@ -14,41 +14,41 @@ use crate::{
     process::root,
 };
 
-/// Calls a second in all, where that is not what changes.
+/// Calls per second over all targets, unless that varies.
 const USUAL_RATE: f64 = 10_000.0;
-/// Seconds of calls that settle what was just attached, at least.
+/// Minimum seconds of calls in which new probes settle.
 const WARM_UP: f64 = 0.3;
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Calls that targets are to make.
+/// The calls that targets make.
 #[derive(Clone, Copy)]
 pub(super) struct Load {
-    /// A second, over all targets.
+    /// Per second, over all targets.
     pub(super) rate: f64,
-    /// Of so many methods in turn.
+    /// Number of methods, called in turn.
     pub(super) methods: u32,
-    /// Each target makes those that are due once in so many milliseconds, or more rarely.
+    /// Each target makes its due calls in a batch, at intervals of at least this many milliseconds.
     pub(super) tick_ms: u16,
 }
 
-/// Calls that all targets have made together.
+/// The calls that all targets together have made.
 pub(super) struct Made {
     pub(super) calls: u64,
     pub(super) seconds: f64,
-    /// Microseconds of the targets' processor time for a call.
+    /// The targets' processor time per call, in microseconds.
     pub(super) target_us: f64,
 }
 
 impl Load {
     pub(super) const USUAL: Self = Self { rate: USUAL_RATE, methods: 10, tick_ms: 1 };
 
-    /// Seconds of calls that settle what was just attached: each method is called, since a label set takes something of
-    /// its own when it is met.
+    /// Returns the seconds of calls in which new probes settle: enough to call each method, since a new label set has
+    /// a cost of its own.
     pub(super) fn warm_up(self) -> f64 {
         WARM_UP.max(f64::from(self.methods) / self.rate * 1.1)
     }
 
-    /// Has all targets make calls for so long.
+    /// Makes all targets call for this many seconds.
     pub(super) fn make(self, targets: &mut [Process], seconds: f64) -> Result<Made> {
         let cpu = |targets: &[Process]| {
             targets.iter().map(|target| cpu_time(target.pid())).sum::<Result<Duration>>()
@@ -70,7 +70,7 @@ impl Load {
     }
 }
 
-/// Copies of a file, which go with their owner.
+/// Copies of a file, deleted when dropped.
 pub(super) struct Copies(pub(super) Vec<PathBuf>);
 
 impl Copies {

@@ -1,4 +1,4 @@
-//! What the sweeps have found: tables, and what of it meets the aims.
+//! The results of the sweeps as text: tables, and comparisons with the aims.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,29 +7,33 @@ use std::{
 
 use serde_json::json;
 
-use super::{LABEL_SETS, OWN_AT_ONCE, OWN_EXECUTABLES, Point, SHARED_EXECUTABLE, Share, Swept};
+use super::{
+    CALLS, DEFAULT_LABEL_SETS, LABEL_SETS, OWN_AT_ONCE, OWN_EXECUTABLES, Point, ROOM, SHARED_EXECUTABLE,
+    SIZE, Share, Swept,
+};
 use crate::bench::{
     charts::{self, Bar},
-    report::{Spread, ratio, row, show_ratio, table, verdict},
+    maps,
+    matrix::{AIM_CPU_US, AIM_RESIDENT_MB},
+    report::{megabytes, ratio, row, show_ratio, table, verdict, verdict_of_memory},
     section::Section,
 };
 
-// What was aimed at.
-const AIM_CPU_US: f64 = 0.5;
+// Aims.
 const AIM_PERCENT: f64 = 5.0;
 const AIM_PEAK_MIB: f64 = 60.0;
-/// What is meant to be flat may be so many times as much at the far end.
+/// What should be flat may be at most this many times as much at the far end.
 const AIM_FLAT: f64 = 1.25;
-/// Whatever ends the agent waits that long.
+/// The most that detaching and exiting should take: whatever ends the agent waits this long.
 const AIM_END_MS: f64 = 2_000.0;
-/// By what share the agent's own CPU at the far end of a sweep, in units of that at the near end, may be higher than in an
-/// earlier run: of single rounds of one run, the highest ratio was 1.38 times the lowest at most.
+/// The share by which the ratio of the agent's own CPU at the two ends of a sweep may exceed an earlier run's. Over
+/// single rounds of one run, the highest ratio was at most 1.38 times the lowest.
 const TOLERANCE: f64 = 0.4;
-/// The rate and the executable that the aims are about.
-const AIM_RATE: f64 = 100_000.0;
+/// The executable size that the aim is for.
 const AIM_SIZE_MIB: f64 = 30.0;
 
-pub(super) fn section(found: &Swept) -> Section {
+/// Returns all text and figures about the sweeps.
+pub(in crate::bench) fn section(found: &Swept) -> Section {
     let points = &found.points;
     let mut rows = vec![row([
         "",
@@ -73,7 +77,7 @@ pub(super) fn section(found: &Swept) -> Section {
     Section {
         part: "sweeps",
         blocks: vec![("sweeps", text)],
-        charts: vec![("overhead-agent.svg", chart(points))],
+        charts: vec![("overhead-agent.svg", chart(&found.shares))],
         results: json!(found),
         figures,
         tolerance: TOLERANCE,
@@ -82,7 +86,7 @@ pub(super) fn section(found: &Swept) -> Section {
     }
 }
 
-/// What is the kernel's and the machine's, and what is ours.
+/// Returns a table of the kernel's and machine's share of the added time, and the agent's.
 fn shares_table(Swept { shares, rounds, .. }: &Swept) -> String {
     let mut rows = vec![row([
         "µs for a call, median (min to max)",
@@ -106,26 +110,26 @@ fn shares_table(Swept { shares, rounds, .. }: &Swept) -> String {
 }
 
 impl Share {
-    /// What the agent adds, in units of what empty programs add.
+    /// Returns what the agent adds, in units of what empty programs add.
     fn to_empty(&self) -> Option<f64> {
         ratio(self.added_us, self.empty_us)
     }
 }
 
-/// Whether a number is about as large at the far end of a sweep, in words.
+/// Formats a ratio of the far end to the near end, and whether it counts as flat.
 fn flat(times: Option<f64>) -> String {
     let met = times.map(|times| format!(" ({})", verdict(times, AIM_FLAT)));
     show_ratio(times) + &met.unwrap_or_default()
 }
 
-/// The shares at the near and at the far end of a sweep.
+/// Returns the shares at the near and far ends of a sweep.
 fn ends_of<'a>(shares: &'a [Share], what: &str) -> Option<(&'a Share, &'a Share)> {
-    let of = || shares.iter().filter(|share| share.what == what);
-    Some((of().next()?, of().next_back()?))
+    Some((of(shares, what).next()?, of(shares, what).next_back()?))
 }
 
-/// The agent's own CPU for a call at the far end of each sweep that has rounds, in units of that at the near end; and those
-/// of these that are noise.
+/// Returns the figures: the agent's own CPU per call at the far end of some sweeps, in units of that at the near end.
+/// These are the sweeps that should be flat, and that of targets with a shared executable. Also returns the names of
+/// those that are noise.
 fn figures(shares: &[Share]) -> (BTreeMap<String, f64>, BTreeSet<String>) {
     let (mut figures, mut noise) = (BTreeMap::new(), BTreeSet::new());
     for what in [LABEL_SETS, OWN_EXECUTABLES, OWN_AT_ONCE, SHARED_EXECUTABLE] {
@@ -140,7 +144,7 @@ fn figures(shares: &[Share]) -> (BTreeMap<String, f64>, BTreeSet<String>) {
     (figures, noise)
 }
 
-/// What of a sweep's ends is ours.
+/// Compares the ends of a sweep: what the agent adds, and what kernel and machine do.
 fn shares_of_ends(shares: &[Share], what: &str) -> Option<String> {
     let (few, many) = ends_of(shares, what)?;
     Some(format!(
@@ -156,27 +160,59 @@ fn shares_of_ends(shares: &[Share], what: &str) -> Option<String> {
     ))
 }
 
-fn aims(Swept { points, shares, .. }: &Swept) -> String {
-    let nearest = |what: &str, to: f64| {
-        let of = points.iter().filter(|point| point.what == what);
-        of.min_by(|a, b| (a.number - to).abs().total_cmp(&(b.number - to).abs()))
+/// Returns the shares of a sweep.
+fn of<'a>(shares: &'a [Share], what: &str) -> impl DoubleEndedIterator<Item = &'a Share> {
+    shares.iter().filter(move |share| share.what == what)
+}
+
+/// Formats an aim and its results; empty if there are none.
+fn told(aim: &str, cases: impl Iterator<Item = String>) -> String {
+    let cases = cases.collect::<Vec<_>>().join("; ");
+    if cases.is_empty() { cases } else { format!("- Aim: {aim}: {cases}.\n") }
+}
+
+/// Compares the agent's own cost of calls with the aim, at each rate.
+fn aim_of_calls(shares: &[Share]) -> String {
+    let case = |share: &Share| {
+        let Share { number, own_us, own_percent, .. } = share;
+        let percent_met = verdict(own_percent.median, AIM_PERCENT);
+        let (us_met, us, percent) = (verdict(own_us.median, AIM_CPU_US), own_us.show(2), own_percent.show(2));
+        format!("{us} µs ({us_met}) and {percent} % ({percent_met}) at {number} calls/s")
     };
-    let mut text = String::new();
-    if let Some(point) = nearest("calls a second", AIM_RATE) {
-        let _ = writeln!(
-            text,
-            "- Aim at {AIM_RATE} calls/s: at most {AIM_CPU_US} µs per call ({}) and {AIM_PERCENT} % of one processor ({}).",
-            verdict(point.agent_us, AIM_CPU_US),
-            verdict(point.agent_percent, AIM_PERCENT)
-        );
-    }
-    if let Some(point) = nearest("MiB of executable", AIM_SIZE_MIB) {
-        let _ = writeln!(
-            text,
-            "- Aim with an executable of {AIM_SIZE_MIB} MiB: at most {AIM_PEAK_MIB} MiB until ready: {}.",
-            verdict(point.peak_mib, AIM_PEAK_MIB)
-        );
-    }
+    let aim =
+        format!("at most {AIM_CPU_US} µs of the agent's CPU per call, and {AIM_PERCENT} % of one processor");
+    told(&aim, of(shares, CALLS).map(case))
+}
+
+/// Compares the agent's memory with one target with the aim.
+fn aim_of_memory(shares: &[Share]) -> String {
+    let case = |share: &Share| {
+        let Share { what, number, resident_mib, maps_mib, .. } = share;
+        let room = if what == LABEL_SETS { format!(" and room for {}", ROOM[1]) } else { String::new() };
+        let resident_met = verdict_of_memory(resident_mib.median, AIM_RESIDENT_MB);
+        let maps_met = verdict_of_memory(maps_mib.median, maps::AIM_MB);
+        let (resident, maps) = (resident_mib.show(1), maps_mib.show(2));
+        format!("{resident} MiB ({resident_met}) and {maps} MiB ({maps_met}) with {number} {what}{room}")
+    };
+    let (resident, maps) = (megabytes(AIM_RESIDENT_MB), megabytes(maps::AIM_MB));
+    let aim = format!("at most {resident} of resident memory, and {maps} of maps, with one target");
+    told(&aim, of(shares, DEFAULT_LABEL_SETS).chain(of(shares, LABEL_SETS)).map(case))
+}
+
+/// Compares the memory for planning with the aim, for the executable nearest to the aim's size.
+fn aim_of_size(shares: &[Share]) -> String {
+    let distance = |share: &Share| (share.number - AIM_SIZE_MIB).abs();
+    let nearest = of(shares, SIZE).min_by(|a, b| distance(a).total_cmp(&distance(b)));
+    let case = |share: &Share| {
+        let met = verdict(share.peak_mib.median, AIM_PEAK_MIB);
+        format!("{} MiB ({met}) with {} {SIZE}", share.peak_mib.show(1), share.number)
+    };
+    let aim = format!("at most {AIM_PEAK_MIB} MiB until ready with {AIM_SIZE_MIB} {SIZE}");
+    told(&aim, nearest.into_iter().map(case))
+}
+
+fn aims(Swept { points, shares, .. }: &Swept) -> String {
+    let mut text = aim_of_calls(shares) + &aim_of_memory(shares) + &aim_of_size(shares);
     let _ = writeln!(
         text,
         "- Aim: at the far end of a sweep a call takes at most {AIM_FLAT} times what it takes at the near end."
@@ -211,7 +247,7 @@ fn aims(Swept { points, shares, .. }: &Swept) -> String {
     text
 }
 
-/// The points with the least and the most of what changes.
+/// Returns the points with the lowest and the highest number.
 fn ends<'a>(points: &'a [Point], what: &str) -> Option<(&'a Point, &'a Point)> {
     let of = || points.iter().filter(|point| point.what == what);
     let few = of().min_by(|a, b| a.number.total_cmp(&b.number))?;
@@ -219,11 +255,10 @@ fn ends<'a>(points: &'a [Point], what: &str) -> Option<(&'a Point, &'a Point)> {
     (few.number < many.number).then_some((few, many))
 }
 
-fn chart(points: &[Point]) -> String {
-    let bars = points.iter().map(|point| Bar {
-        label: format!("{} {}", point.number, point.what),
-        value: Spread::of([point.agent_us]),
-    });
+fn chart(shares: &[Share]) -> String {
+    let bars = shares
+        .iter()
+        .map(|share| Bar { label: format!("{} {}", share.number, share.what), value: share.own_us });
     charts::bars("The agent's own CPU for each call, µs", 2, &bars.collect::<Vec<_>>())
 }
 
@@ -231,6 +266,7 @@ fn chart(points: &[Point]) -> String {
 mod tests {
     use super::*;
     use crate::bench::{
+        report::Spread,
         section::{Numbers, Setting},
         sweeps::tests::point,
     };
@@ -238,7 +274,18 @@ mod tests {
     fn share(what: &str, number: f64, empty: f64, added: f64) -> Share {
         let of = |number| Spread::of([number]);
         let (empty_us, added_us, beyond_us) = (of(empty), of(added), of(added - empty));
-        Share { what: what.to_owned(), number, empty_us, added_us, beyond_us, own_us: of(0.5) }
+        Share {
+            what: what.to_owned(),
+            number,
+            empty_us,
+            added_us,
+            beyond_us,
+            own_us: of(0.5),
+            own_percent: of(0.5),
+            resident_mib: of(28.0),
+            maps_mib: of(7.5),
+            peak_mib: of(28.0),
+        }
     }
 
     #[test]
@@ -259,19 +306,38 @@ mod tests {
 
     #[test]
     fn aims_are_about_the_points_that_they_name() {
-        let points = vec![
-            point("calls a second", 1_000.0, 2.0),
-            point("calls a second", 100_000.0, 0.6),
-            point("MiB of executable", 31.0, 1.0),
-            point("MiB of executable", 95.0, 1.0),
+        let share = |what, number| share(what, number, 2.0, 3.0);
+        let peak_mib = Spread::of([58.0, 61.0, 62.0]);
+        let shares = vec![
+            Share { own_us: Spread::of([0.75, 1.0, 1.25]), ..share(CALLS, 1_000.0) },
+            Share { own_percent: Spread::of([5.25]), ..share(CALLS, 100_000.0) },
+            share(SIZE, 5.0),
+            Share { peak_mib, ..share(SIZE, 31.0) },
+            share(SIZE, 95.0),
         ];
-        let text = aims(&Swept { points, ..Swept::default() });
-        assert!(
-            text.contains("at most 0.5 µs per call (not met) and 5 % of one processor (not met)"),
-            "{text}"
-        );
-        assert!(text.contains("of 30 MiB: at most 60 MiB until ready: met"), "{text}");
+        let text = aims(&Swept { shares, ..Swept::default() });
+        let expected = "- Aim: at most 0.5 µs of the agent's CPU per call, and 5 % of one processor: \
+                        1.00 (0.75 to 1.25) µs (not met) and 0.50 (0.50 to 0.50) % (met) at 1000 calls/s; \
+                        0.50 (0.50 to 0.50) µs (met) and 5.25 (5.25 to 5.25) % (not met) at 100000 calls/s.\n";
+        assert!(text.contains(expected), "{text}");
+        let expected = "- Aim: at most 60 MiB until ready with 30 MiB of executable: \
+                        61.0 (58.0 to 62.0) MiB (not met) with 31 MiB of executable.\n";
+        assert!(text.contains(expected), "{text}");
         assert!(!text.contains("label sets"), "{text}");
+    }
+
+    #[test]
+    fn memory_is_told_with_all_label_sets_that_there_may_be() {
+        let full = share(DEFAULT_LABEL_SETS, 4_096.0, 2.0, 3.0);
+        let (resident_mib, maps_mib) = (Spread::of([29.0]), Spread::of([8.25]));
+        let shares = vec![share(LABEL_SETS, 10.0, 2.0, 3.0), Share { resident_mib, maps_mib, ..full }];
+        let text = aims(&Swept { shares, ..Swept::default() });
+        let expected = "- Aim: at most 30 MB (28.61 MiB) of resident memory, and 8 MB (7.63 MiB) of maps, with one target: \
+                        29.0 (29.0 to 29.0) MiB (not met) and 8.25 (8.25 to 8.25) MiB (not met) \
+                        with 4096 label sets, as many as by default; \
+                        28.0 (28.0 to 28.0) MiB (met) and 7.50 (7.50 to 7.50) MiB (met) \
+                        with 10 label sets and room for 16384.\n";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]
@@ -295,7 +361,7 @@ mod tests {
         assert!(shares_of_ends(&shares, LABEL_SETS).is_none());
     }
 
-    /// Each sweep that has rounds, with what the agent takes at its far end.
+    /// Returns the section of sweeps with several rounds, given the agent's own cost at their far end.
     fn swept(far_us: [f64; 2]) -> Section {
         let own = |what, number, own_us: [f64; 2]| Share {
             own_us: Spread::of(own_us),
