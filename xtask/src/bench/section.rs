@@ -487,6 +487,26 @@ mod tests {
     }
 
     #[test]
+    fn the_document_says_of_the_matrix_and_the_sweeps_what_the_numbers_are() {
+        let document = fs::read_to_string(root().join(DOCUMENT)).unwrap();
+        let numbers = Numbers::read(&root().join(NUMBERS)).unwrap();
+        let read = "what `cargo xtask bench --write` has written";
+        let results = |part: &str| numbers.0[part].results.clone();
+        let cells: Vec<matrix::Found> = serde_json::from_value(results("matrix")).expect(read);
+        let swept: sweeps::Swept = serde_json::from_value(results("sweeps")).expect(read);
+        for section in [matrix::section(&cells), sweeps::section(&swept)] {
+            let kept = &numbers.0[section.part];
+            for (number, (name, block)) in section.blocks.iter().enumerate() {
+                let expected = replace(&document, name, &kept.setting.headed(number, block)).unwrap();
+                let differs =
+                    expected.lines().zip(document.lines()).find(|(expected, line)| expected != line);
+                assert!(expected == document, "{DOCUMENT}, block {name}: {differs:#?}");
+            }
+            assert!(section.figures.keys().eq(kept.figures.keys()), "{:?}", section.figures);
+        }
+    }
+
+    #[test]
     fn the_document_has_a_place_for_everything() {
         let document = fs::read_to_string(root().join(DOCUMENT)).unwrap();
         for block in [
