@@ -361,12 +361,7 @@ fn by_every_table(release: &'static str) -> Result<()> {
 #[test]
 fn under_load_nothing_is_torn() -> Result<()> {
     for release in go_releases() {
-        let executable = Program::Runtime.build_with(release, Flavour::Default)?;
-        // At a low priority, so that the target does not take the reader's CPU time. It still runs during every
-        // reading.
-        let mut command = Command::new("nice");
-        let process = Process::start_command(command.args(["-n", "5"]).arg(&executable))?;
-        let mut runtime = Runtime::of(process, &executable, None)?;
+        let mut runtime = Runtime::start(&Program::Runtime.build_with(release, Flavour::Default)?)?;
         runtime.process.command("churn 4")?;
         let (mut faults, mut goals, mut before) = (Vec::new(), 0, 0);
         let mut seconds: BTreeMap<&str, f64> = BTreeMap::new();

@@ -2,7 +2,6 @@
 //! steady.
 
 use std::{
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use monitor_tests::{
-    agent::{Agent, executable},
+    agent::Agent,
     chain::{Account, check_calls, check_closed},
     kernel::BpfObjects,
     process::Process,
@@ -95,17 +94,6 @@ fn check_since(process: &mut Process, agent: &Agent, before: [u64; 2], ready: [u
     check_closed(&scrape, process.pid(), [0, 0])
 }
 
-/// Starts an agent with a higher priority than the load, which uses all remaining CPU time. The agent is ready sooner,
-/// and the load is still full.
-fn ahead_of_the_load(pids: &[u32]) -> Result<Agent> {
-    let mut command = Command::new("nice");
-    command.args(["-n", "-10"]).arg(executable()?).args(["run", "--web.listen-address", "127.0.0.1:0"]);
-    for pid in pids {
-        command.arg("--pid").arg(pid.to_string());
-    }
-    Agent::start_command(&mut command)?.wait_ready()
-}
-
 #[test]
 fn a_hundred_agents_are_killed() -> Result<()> {
     let mut server = Process::kitex(&["server"])?;
@@ -118,7 +106,7 @@ fn a_hundred_agents_are_killed() -> Result<()> {
     for cycle in 1..=CYCLES {
         // Both targets only now and then, since detaching takes the kernel some time.
         let watched = if cycle % 11 == 0 { &pids[..] } else { &pids[..1] };
-        let agent = ahead_of_the_load(watched)?;
+        let agent = Agent::attach(watched, &[])?;
         for site in &sites[..watched.len()] {
             ensure!(site.probed()? == site.count(), "cycle {cycle}: not all probes are in place");
         }
