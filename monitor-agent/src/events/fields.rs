@@ -16,7 +16,7 @@ pub(super) struct CallFields<'a> {
     method: &'a str,
     #[serde(rename = "type")]
     call_type: &'static str,
-    pub(super) status: &'static str,
+    status: &'static str,
 }
 
 impl<'a> CallFields<'a> {
@@ -40,11 +40,11 @@ pub(super) struct DetailFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     goroutine: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) sent_bytes: Option<u64>,
+    sent_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) received_bytes: Option<u64>,
+    received_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) peer: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
 }
 
 impl DetailFields {
@@ -58,6 +58,7 @@ impl DetailFields {
 }
 
 /// Converts a duration to whole microseconds, rounding down.
-pub(super) fn micros(duration: Option<Duration>) -> Option<u128> {
-    duration.map(|duration| duration.as_micros())
+pub(super) fn micros(duration: Option<Duration>) -> Option<u64> {
+    // No duration in nanoseconds that fits into 64 bits is longer.
+    duration.map(|duration| duration.as_micros().try_into().unwrap_or(u64::MAX))
 }

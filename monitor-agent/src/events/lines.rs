@@ -1,8 +1,6 @@
 //! Events as lines of text.
 
 use std::{
-    borrow::Cow,
-    collections::BTreeMap,
     fmt::Write as _,
     io::Write as _,
     time::{Duration, UNIX_EPOCH},
@@ -10,9 +8,9 @@ use std::{
 
 use serde::Serialize;
 
-use super::fields::{CallFields, DetailFields, micros};
+use super::{fields::micros, finishes::Finishes};
 use crate::{
-    pipeline::{CallType, FinishedCall, Labels, Lost, Side, StartedCall, StreamKind},
+    pipeline::{CallType, Details, FinishedCall, Labels, Lost, Side, StartedCall, StreamKind},
     specs::{Operation, Spec, Specs},
     text::printable,
     time::rfc3339,
@@ -32,6 +30,7 @@ pub enum Format {
 pub struct Lines {
     format: Format,
     time: TimeText,
+    finishes: Finishes,
     specs: Specs,
 }
 
@@ -39,7 +38,7 @@ impl Lines {
     /// Creates a writer of lines in a format, for calls and for operations of these specs.
     #[must_use]
     pub fn new(format: Format, specs: Specs) -> Self {
-        Self { format, time: TimeText::default(), specs }
+        Self { format, time: TimeText::default(), finishes: Finishes::default(), specs }
     }
 
     /// Returns the specs whose operations have lines.
@@ -62,32 +61,17 @@ impl Lines {
             goroutine: call.goroutine,
         };
         match self.format {
-            Format::Ndjson => json(&line, out),
+            Format::Ndjson => append_line(&line, out),
             Format::Pretty => pretty(out, time, &format!("{} starts {}", called(labels), via(labels))),
         }
     }
 
     /// Appends the line of a finish.
     pub(super) fn finish(&mut self, call: &FinishedCall<'_>, out: &mut Vec<u8>) {
-        let (time, labels) = (self.time.of(call.time_ns), call.labels);
-        if let Some((spec, operation)) = labels.operation(&self.specs) {
-            let line = OperationLine::of(call, time, spec, operation);
-            return match self.format {
-                Format::Ndjson => json(&line, out),
-                Format::Pretty => pretty(out, time, &line.for_people()),
-            };
-        }
-        let line = FinishLine {
-            event: "finish",
-            time,
-            call: CallFields::of(call.target, labels),
-            duration_us: micros(call.duration),
-            error: labels.error(),
-            details: DetailFields::of(call.details),
-        };
+        let time = self.time.of(call.time_ns);
         match self.format {
-            Format::Ndjson => json(&line, out),
-            Format::Pretty => pretty(out, time, &line.for_people(labels)),
+            Format::Ndjson => self.finishes.write(call, time, &self.specs, out),
+            Format::Pretty => pretty(out, time, &finish_for_people(call, &self.specs)),
         }
     }
 
@@ -103,7 +87,7 @@ impl Lines {
             reason: lost.reason.name(),
         };
         match self.format {
-            Format::Ndjson => json(&line, out),
+            Format::Ndjson => append_line(&line, out),
             Format::Pretty => {
                 let text = format!("pid {} lost {} of {}: {}", line.target, line.lost, line.of, line.reason);
                 pretty(out, time, &text);
@@ -127,38 +111,6 @@ struct StartLine<'a> {
     goroutine: u64,
 }
 
-/// The fields of a finish.
-#[derive(Serialize)]
-struct FinishLine<'a> {
-    event: &'static str,
-    time: &'a str,
-    #[serde(flatten)]
-    call: CallFields<'a>,
-    duration_us: Option<u128>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Cow<'static, str>>,
-    #[serde(flatten)]
-    details: DetailFields,
-}
-
-/// The fields of the finish of a spec's operation.
-#[derive(Serialize)]
-struct OperationLine<'a> {
-    event: &'static str,
-    time: &'a str,
-    target: u32,
-    spec: &'a str,
-    operation: &'a str,
-    side: &'static str,
-    labels: BTreeMap<&'a str, Cow<'a, str>>,
-    /// Absent if the spec does not define failure, or if the number that decides was not read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<&'static str>,
-    duration_us: Option<u128>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    goroutine: Option<u64>,
-}
-
 /// The fields of a loss.
 #[derive(Serialize)]
 struct LostLine<'a> {
@@ -170,63 +122,51 @@ struct LostLine<'a> {
     reason: &'static str,
 }
 
-impl<'a> OperationLine<'a> {
-    fn of(call: &FinishedCall<'a>, time: &'a str, spec: &'a Spec, operation: &'a Operation) -> Self {
-        let names = spec.labels.iter().map(String::as_str);
-        Self {
-            event: "finish",
-            time,
-            target: call.target,
-            spec: &spec.name,
-            operation: &operation.name,
-            side: call.labels.side.name(),
-            labels: names.zip(call.labels.values(operation)).collect(),
-            status: call.labels.ending(operation),
-            duration_us: micros(call.duration),
-            goroutine: call.details.map(|details| details.goroutine).filter(|_| operation.native.is_none()),
-        }
-    }
-
-    fn for_people(&self) -> String {
-        let mut text = format!("{} {}", self.spec, self.operation);
-        let _ = took(self.duration_us, &mut text);
-        if let Some(status) = self.status {
-            let _ = write!(text, " {status}");
-        }
-        for (name, value) in &self.labels {
-            let _ = write!(text, " {name}={value}");
-        }
-        text
+/// Returns what a line for people tells of a finished call.
+fn finish_for_people(call: &FinishedCall<'_>, specs: &Specs) -> String {
+    match call.labels.operation(specs) {
+        Some((spec, operation)) => operation_for_people(call, spec, operation),
+        None => call_for_people(call),
     }
 }
 
-/// Appends the duration.
-fn took(duration_us: Option<u128>, text: &mut String) -> std::fmt::Result {
-    match duration_us {
-        Some(us) => write!(text, " {us} µs"),
-        None => write!(text, " (no duration)"),
+fn operation_for_people(call: &FinishedCall<'_>, spec: &Spec, operation: &Operation) -> String {
+    let mut text = format!("{} {}{}", spec.name, operation.name, took(call.duration));
+    if let Some(status) = call.labels.ending(operation) {
+        let _ = write!(text, " {status}");
     }
+    let mut labels: Vec<_> = spec.labels.iter().zip(call.labels.values(operation)).collect();
+    labels.sort();
+    for (name, value) in labels {
+        let _ = write!(text, " {name}={value}");
+    }
+    text
 }
 
-impl FinishLine<'_> {
-    fn for_people(&self, labels: &Labels) -> String {
-        let mut text = called(labels);
-        let _ = took(self.duration_us, &mut text);
-        let _ = write!(text, " {}", self.call.status);
-        if let Some(error) = &self.error {
-            let _ = write!(text, " ({error})");
+fn call_for_people(call: &FinishedCall<'_>) -> String {
+    let labels = call.labels;
+    let mut text = format!("{}{} {}", called(labels), took(call.duration), labels.status());
+    if let Some(error) = labels.error() {
+        let _ = write!(text, " ({error})");
+    }
+    let _ = write!(text, " {}", via(labels));
+    let Some(Details { sent_bytes, received_bytes, peer, .. }) = call.details else { return text };
+    for (bytes, what) in [(sent_bytes, "sent"), (received_bytes, "received")] {
+        if let Some(bytes) = bytes {
+            let _ = write!(text, ", {bytes} B {what}");
         }
-        let _ = write!(text, " {}", via(labels));
-        let DetailFields { sent_bytes, received_bytes, peer, .. } = self.details;
-        for (bytes, what) in [(sent_bytes, "sent"), (received_bytes, "received")] {
-            if let Some(bytes) = bytes {
-                let _ = write!(text, ", {bytes} B {what}");
-            }
-        }
-        if let Some(peer) = peer {
-            let _ = write!(text, ", from {peer}");
-        }
-        text
+    }
+    if let Some(peer) = peer {
+        let _ = write!(text, ", from {peer}");
+    }
+    text
+}
+
+/// Returns the part about the duration, which begins with a space.
+fn took(duration: Option<Duration>) -> String {
+    match micros(duration) {
+        Some(us) => format!(" {us} µs"),
+        None => " (no duration)".to_owned(),
     }
 }
 
@@ -246,12 +186,17 @@ fn via(labels: &Labels) -> String {
     format!("{} -> {}", labels.caller, labels.callee)
 }
 
-fn json(line: &impl Serialize, out: &mut Vec<u8>) {
+fn append_line(line: &impl Serialize, out: &mut Vec<u8>) {
+    append_json(line, out);
+    out.push(b'\n');
+}
+
+/// Appends a value as JSON that does not control a terminal either.
+pub(super) fn append_json(value: &impl Serialize, out: &mut Vec<u8>) {
     let begin = out.len();
     // Writing text and numbers to memory can't fail.
-    let _ = serde_json::to_writer(&mut *out, line);
+    let _ = serde_json::to_writer(&mut *out, value);
     escape_controls(out, begin);
-    out.push(b'\n');
 }
 
 /// Escapes the characters that JSON allows and terminals obey: DEL, and the control characters from U+0080 to U+009F,
@@ -296,9 +241,22 @@ impl TimeText {
             self.text = rfc3339(UNIX_EPOCH + Duration::from_secs(second));
         }
         self.text.truncate(Self::KEPT);
-        let _ = write!(self.text, ".{nanos:09}Z");
+        self.text.push('.');
+        self.text.extend(nine_digits(nanos).map(char::from));
+        self.text.push('Z');
         &self.text
     }
+}
+
+/// Returns the last nine decimal digits of a number, as text. Formatting with `{:09}` takes many times as long.
+fn nine_digits(number: u64) -> [u8; 9] {
+    let mut rest = number;
+    let mut digits = [b'0'; 9];
+    for digit in digits.iter_mut().rev() {
+        *digit += (rest % 10) as u8;
+        rest /= 10;
+    }
+    digits
 }
 
 #[cfg(test)]

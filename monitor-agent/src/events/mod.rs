@@ -5,6 +5,7 @@
 
 mod fields;
 mod filter;
+mod finishes;
 mod lines;
 mod outbox;
 mod slowest;

@@ -6,10 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::{
-    io::{AsyncWrite, AsyncWriteExt as _},
-    sync::Notify,
-};
+use tokio::sync::Notify;
 
 use super::lines::{Format, Lines};
 use crate::{
@@ -19,11 +16,9 @@ use crate::{
 
 /// The size of the pieces in which lines are queued, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
-/// The maximum length of a write, in bytes, except for a longer line. A write of at most this size goes into a pipe
-/// completely or not at all (`PIPE_BUF` in pipe(7)), and likewise into a Unix socket. So no reader is left with half a
-/// line when the agent ends.
-const WHOLE_BYTES: usize = 4 << 10;
-
+/// The maximum length of a write to stdout, in bytes, except for a longer line. A write of at most this size goes into a
+/// pipe completely or not at all (`PIPE_BUF` in pipe(7)). So no reader is left with half a line when the agent ends.
+const WHOLE_IN_PIPE: usize = 4 << 10;
 /// Lines that are put in together, each with the loss to report if it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -113,6 +108,8 @@ impl Outbox {
 
     /// Puts lines in, in order, up to the first for which there is no room. Returns the number of lines that did not
     /// fit.
+    ///
+    /// Whoever writes them is woken up by [`wake`](Self::wake) only, or when the outbox is half full.
     pub(super) fn put(&self, batch: &Batch, time_ns: u64) -> u64 {
         let mut state = self.lock();
         state.tell_losses(time_ns, self.capacity);
@@ -124,9 +121,19 @@ impl Outbox {
         for line in dropped {
             *state.lost.entry(line.loss).or_default() += line.count;
         }
+        let is_half_full = state.bytes >= self.capacity / 2;
         drop(state);
-        self.changed.notify_one();
+        if is_half_full {
+            self.changed.notify_one();
+        }
         dropped.len() as u64
+    }
+
+    /// Has the lines that were put in written.
+    pub(super) fn wake(&self) {
+        if self.lock().bytes > 0 {
+            self.changed.notify_one();
+        }
     }
 
     /// Closes the outbox: nothing more will be put in. Remaining losses are reported now, even if there is no room.
@@ -138,22 +145,13 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// Writes lines as they come, until the outbox is closed and empty, or given up.
-    pub async fn write_to(&self, mut out: impl AsyncWrite + Unpin) -> io::Result<()> {
-        while let Some(text) = self.next().await {
-            out.write_all(&text).await?;
-            out.flush().await?;
-            self.lock().take(text.len());
-        }
-        Ok(())
-    }
-
-    /// The same for a blocking writer, on a thread that does nothing else.
+    /// Writes lines as they come, until the outbox is closed and empty, or given up. For stdout and other blocking
+    /// writers, on a thread that does nothing else.
     pub async fn write_blocking(&self, mut out: impl io::Write) -> io::Result<()> {
-        while let Some(text) = self.next().await {
+        while let Some(text) = self.next(WHOLE_IN_PIPE).await {
             out.write_all(&text)?;
             out.flush()?;
-            self.lock().take(text.len());
+            self.taken(&text);
         }
         Ok(())
     }
@@ -170,15 +168,16 @@ impl Outbox {
         left
     }
 
-    /// Waits for the lines to write next. Returns `None` when the outbox is closed and empty, or given up.
-    async fn next(&self) -> Option<Vec<u8>> {
+    /// Waits for the lines to write next, `whole` bytes at most, or else one line. Returns `None` when the outbox is
+    /// closed and empty, or given up.
+    pub(super) async fn next(&self, whole: usize) -> Option<Vec<u8>> {
         loop {
             {
                 let state = self.lock();
                 if state.is_given_up {
                     return None;
                 }
-                let text = state.first_lines();
+                let text = state.first_lines(whole);
                 if text.is_some() || state.is_closed {
                     return text;
                 }
@@ -187,13 +186,18 @@ impl Outbox {
             self.changed.notified().await;
         }
     }
+
+    /// Removes the lines that [`next`](Self::next) has returned, since they are written.
+    pub(super) fn taken(&self, text: &[u8]) {
+        self.lock().take(text.len());
+    }
 }
 
 impl State {
-    /// Returns the lines to write next.
-    fn first_lines(&self) -> Option<Vec<u8>> {
+    /// Returns the lines to write next, `whole` bytes at most.
+    fn first_lines(&self, whole: usize) -> Option<Vec<u8>> {
         let text = &self.pieces.front()?[self.written..];
-        Some(text[..whole_lines(text)].to_vec())
+        Some(text[..whole_lines(text, whole)].to_vec())
     }
 
     /// Removes the first `len` bytes of the first piece, which have been written.
@@ -249,16 +253,21 @@ impl State {
     }
 }
 
-/// Returns the length of the lines to write at once: as many as fit, or else the first line.
-fn whole_lines(text: &[u8]) -> usize {
+/// Returns the length of the lines to write at once: as many as fit into `whole` bytes, or else the first line.
+fn whole_lines(text: &[u8], whole: usize) -> usize {
     let is_end = |byte: &u8| *byte == b'\n';
-    let fitting = text.iter().take(WHOLE_BYTES).rposition(is_end);
+    let fitting = text.iter().take(whole).rposition(is_end);
     fitting.or_else(|| text.iter().position(is_end)).map_or(text.len(), |end| end + 1)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read as _, thread};
+    use std::{
+        io::Read as _,
+        pin::pin,
+        task::{Context, Waker},
+        thread,
+    };
 
     use serde_json::Value;
 
@@ -284,8 +293,28 @@ mod tests {
     fn written(outbox: &Outbox) -> String {
         let mut out = Vec::new();
         outbox.close(0);
-        runtime().block_on(outbox.write_to(&mut out)).expect("memory takes everything");
+        runtime().block_on(outbox.write_blocking(&mut out)).expect("memory takes everything");
         String::from_utf8(out).expect("text")
+    }
+
+    /// Returns whether the writer has been woken up since this was last asked.
+    fn is_woken(outbox: &Outbox) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        pin!(outbox.changed.notified()).poll(&mut context).is_ready()
+    }
+
+    #[test]
+    fn the_writer_is_woken_when_it_is_told_to_or_when_much_waits() {
+        let outbox = Outbox::new(100, Format::Ndjson);
+        outbox.wake();
+        assert!(!is_woken(&outbox), "there is nothing to write");
+        outbox.put(&batch(&["one"]), 0);
+        assert!(!is_woken(&outbox));
+        outbox.wake();
+        assert!(is_woken(&outbox));
+        outbox.put(&batch(&[&"x".repeat(50)]), 0);
+        assert!(is_woken(&outbox));
+        assert_eq!(written(&outbox).lines().count(), 2);
     }
 
     #[test]
@@ -329,7 +358,7 @@ mod tests {
         outbox.put(&batch(&[&long, &long]), 0);
         let mut out = Vec::new();
         runtime().block_on(async {
-            let writing = outbox.write_to(&mut out);
+            let writing = outbox.write_blocking(&mut out);
             let more = async {
                 while outbox.lock().bytes > 0 {
                     tokio::task::yield_now().await;
@@ -392,7 +421,7 @@ mod tests {
     #[test]
     fn lines_are_written_whole() {
         let outbox = Outbox::new(1 << 20, Format::Ndjson);
-        let (short, long) = ("x".repeat(300), "x".repeat(2 * WHOLE_BYTES));
+        let (short, long) = ("x".repeat(300), "x".repeat(2 * WHOLE_IN_PIPE));
         outbox.put(&batch(&[short.as_str(); 50]), 0);
         outbox.put(&batch(&[&long, &short]), 0);
         let mut taken = Taken { writes: Vec::new(), most: 5 };

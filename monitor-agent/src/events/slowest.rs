@@ -229,7 +229,7 @@ struct DescribedSet<'a> {
 #[derive(Serialize)]
 struct DescribedCall {
     time: String,
-    duration_us: Option<u128>,
+    duration_us: Option<u64>,
     #[serde(flatten)]
     details: DetailFields,
 }

@@ -4,12 +4,12 @@
 
 use std::{
     fs::{self, File, Permissions, TryLockError},
-    io,
+    io::{self, Write as _},
     os::{
-        fd::{AsRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::{
             fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
-            net::UnixListener as StdListener,
+            net::{UnixListener as StdListener, UnixStream as StdStream},
         },
     },
     path::{Path, PathBuf},
@@ -18,11 +18,12 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::{
+    io::{Interest, unix::AsyncFd},
     net::{UnixListener, UnixStream},
-    task::JoinSet,
+    task::{JoinSet, coop::consume_budget},
     time::{interval, sleep},
 };
 use tracing::warn;
@@ -34,6 +35,13 @@ use crate::text::printable;
 const READERS: usize = 16;
 /// The capacity of a reader's outbox, in bytes.
 const OUTBOX_BYTES: usize = 4 << 20;
+/// The maximum length of a write, in bytes, except for a longer line. A write of up to this size goes into one buffer of
+/// the kernel, completely or not at all (`unix_stream_sendmsg` in `net/unix/af_unix.c` @ v6.18). So no reader is left
+/// with half a line when the agent ends.
+const WHOLE_BYTES: usize = 32 << 10;
+/// The size of a connection's buffer, in bytes, of which the kernel uses up to the double for data and its own books.
+/// With room for the lines of one pass over the rings, nobody has to wait for the reader in between.
+const BUFFER_BYTES: u32 = 2 << 20;
 /// How often the agent checks whether a reader is still there while there is nothing to write.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The maximum length of a socket's path, in bytes (`sun_path`, less the 0 at its end).
@@ -134,16 +142,62 @@ impl Drop for EventSocket {
 
 /// Writes lines to one reader until the stream ends or the reader disconnects.
 async fn write_for(stream: UnixStream, readers: Arc<Readers>) {
+    // From here on tokio knows nothing of the connection: it would have this thread woken up each time the reader has
+    // taken something.
+    let Ok(stream) = stream.into_std() else { return };
+    enlarge_buffer(&stream);
     let outbox = Arc::new(Outbox::new(OUTBOX_BYTES, Format::Ndjson));
     readers.add(Arc::clone(&outbox));
-    let descriptor = stream.as_raw_fd();
-    let (_kept_open, out) = stream.into_split();
     tokio::select! {
         // After any error, the reader is gone.
-        _ = outbox.write_to(out) => {}
-        () = hung_up(descriptor) => {}
+        _ = write_lines(&outbox, &stream) => {}
+        () = hung_up(stream.as_raw_fd()) => {}
     }
     readers.remove(&outbox);
+}
+
+async fn write_lines(outbox: &Outbox, stream: &StdStream) -> io::Result<()> {
+    while let Some(text) = outbox.next(WHOLE_BYTES).await {
+        write_all(stream, &text).await?;
+        outbox.taken(&text);
+        // Other readers and scrapes get their turns.
+        consume_budget().await;
+    }
+    Ok(())
+}
+
+async fn write_all(mut stream: &StdStream, text: &[u8]) -> io::Result<()> {
+    let mut rest = text;
+    while !rest.is_empty() {
+        match stream.write(rest) {
+            Ok(written) => rest = &rest[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // SAFETY: the descriptor stays open and the same as long as it is borrowed.
+                let waiting = unsafe { AsyncFd::register_with_interest(stream.as_fd(), Interest::WRITABLE) }?;
+                waiting.writable().await?.retain_ready();
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Enlarges a connection's buffer, as far as this is allowed.
+fn enlarge_buffer(stream: &StdStream) {
+    // Beyond `net.core.wmem_max`, which takes CAP_NET_ADMIN.
+    if force_buffer(stream, BUFFER_BYTES).is_err() {
+        // With a smaller buffer the lines are the same, and this thread waits more often.
+        let _ = SockRef::from(stream).set_send_buffer_size(BUFFER_BYTES as usize);
+    }
+}
+
+fn force_buffer(stream: &StdStream, bytes: u32) -> io::Result<()> {
+    const LENGTH: libc::socklen_t = 4;
+    let (descriptor, bytes) = (stream.as_raw_fd(), (&raw const bytes).cast());
+    // SAFETY: passes a valid number and its length, and the descriptor is open.
+    let done = unsafe { libc::setsockopt(descriptor, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes, LENGTH) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Resolves when the other end of a connection is closed. A peer that has only shut down its writing side still reads.
@@ -219,9 +273,13 @@ fn shown(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::{fs::symlink, net::UnixStream as StdStream};
+    use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::{
+        events::outbox::{Batch, Loss},
+        pipeline::{EventKind, LossReason},
+    };
 
     /// A separate directory for each test, removed after it.
     struct Directory(PathBuf);
@@ -290,6 +348,43 @@ mod tests {
         assert!(!directory.join("nothing").exists());
         let nowhere = directory.join("no/such/directory");
         assert!(matches!(EventSocket::bind(&nowhere), Err(SocketError::Io { .. })));
+    }
+
+    /// All that was put in is more than the connection's buffer holds.
+    #[test]
+    fn a_reader_that_is_late_gets_all_lines_whole() {
+        const LINES: usize = 100_000;
+        let long = "x".repeat(99);
+        let outbox = Outbox::new(usize::MAX, Format::Ndjson);
+        let mut batch = Batch::default();
+        let loss = Loss { target: 7, event: EventKind::Finish, reason: LossReason::SlowReader };
+        for _ in 0..LINES {
+            batch.text.extend_from_slice(format!("{long}\n").as_bytes());
+            batch.end_line(loss, 1);
+        }
+        outbox.put(&batch, 0);
+        outbox.close(0);
+        let (reader, writer) = StdStream::pair().expect("two ends");
+        writer.set_nonblocking(true).expect("an own end");
+        enlarge_buffer(&writer);
+        let reading = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            io::read_to_string(reader).expect("text")
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(write_lines(&outbox, &writer)).expect("a reader");
+        drop(writer);
+        let text = reading.join().expect("no panic");
+        assert_eq!(text.lines().filter(|line| *line == long).count(), LINES);
+        assert_eq!(text.len(), LINES * (long.len() + 1));
+    }
+
+    #[test]
+    fn a_connection_has_a_larger_buffer_than_others() {
+        let (other, stream) = StdStream::pair().expect("two ends");
+        enlarge_buffer(&stream);
+        let sizes = [&stream, &other].map(|stream| SockRef::from(stream).send_buffer_size().expect("a size"));
+        assert!(sizes[0] > sizes[1], "{sizes:?}");
     }
 
     #[test]

@@ -124,6 +124,10 @@ impl Tracer for EventStream {
 
     fn flush(&mut self) {
         self.hand_over();
+        // Only now, so that a pass over the rings wakes a reader's writer once.
+        for outbox in self.readers.lock().iter() {
+            outbox.wake();
+        }
     }
 }
 
@@ -167,7 +171,7 @@ mod tests {
     fn written(outbox: &Outbox) -> String {
         let mut out = Vec::new();
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(outbox.write_to(&mut out)).expect("memory takes everything");
+        runtime.block_on(outbox.write_blocking(&mut out)).expect("memory takes everything");
         String::from_utf8(out).expect("text")
     }
 
