@@ -19,7 +19,7 @@ pub use call::{
 };
 pub use counter::{COUNTERS, COUNTERS_OF_SIDE, Counter};
 pub use native::{Native, NativeText, form, moment, word};
-pub use page_tables::{PROOF_WORDS, PageTables, Proof, patched};
+pub use page_tables::{PROOF_WORDS, PageTables, Proof, patched, trial};
 pub use recipe::{
     ALIASES, ANY_SITE, ARGUMENT, CodeRange, FINISH_SITES, GATES, Given, INTERIM_RANGES, KeyKind, MAX_SHAPES,
     MAX_WINDOWS, MESSAGE_SITES, Messages, NO_FIELD, NO_GUARD, NO_SCRATCH, OBJECT, Recipe, Recorded, Register,

@@ -42,6 +42,18 @@ pub mod patched {
     pub const WORDS: usize = 16;
 }
 
+/// What the program that tests page tables is to do: the third argument of the probed function, unless it is the length
+/// of a mapping.
+pub mod trial {
+    /// Read words as programs do. The second argument is the number of flushes that are taken to have been missed.
+    pub const AS_PROGRAMS: u64 = 0;
+    /// Time reads of a text's length on [`PAGES`] pages in a row. The second argument is 1 for reads by page tables, 0 for
+    /// reads by asking the kernel.
+    pub const TIMED: u64 = u64::MAX;
+    /// Number of pages, and of reads, that are timed together. A finish on a Kitex server has as many.
+    pub const PAGES: usize = 4;
+}
+
 /// Result of the program that tests page tables.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +64,8 @@ pub struct Proof {
     pub flushes: u64,
     /// 1 if the words were read.
     pub is_read: u64,
+    /// How long the timed reads took, in nanoseconds; see [`trial`].
+    pub took_ns: u64,
     /// The words at the requested address.
     pub words: [u64; PROOF_WORDS],
 }
@@ -61,7 +75,7 @@ pub const PROOF_WORDS: usize = patched::WORDS;
 
 impl Proof {
     /// Nothing found yet.
-    pub const NONE: Self = Self { root: 0, flushes: 0, is_read: 0, words: [0; PROOF_WORDS] };
+    pub const NONE: Self = Self { root: 0, flushes: 0, is_read: 0, took_ns: 0, words: [0; PROOF_WORDS] };
 }
 
 #[cfg(feature = "user")]
@@ -72,5 +86,5 @@ mod pod {
 
 const _: () = {
     assert!(size_of::<PageTables>() == 32);
-    assert!(size_of::<Proof>() == 24 + PROOF_WORDS * 8);
+    assert!(size_of::<Proof>() == 32 + PROOF_WORDS * 8);
 };

@@ -70,6 +70,10 @@ impl Agent {
         for pid in pids {
             command.arg("--pid").arg(pid.to_string());
         }
+        // Chosen for all agents, unless a test is about it.
+        if let Some(reads) = std::env::var_os("MONITOR_READS").filter(|_| !args.contains(&"--reads")) {
+            command.arg("--reads").arg(reads);
+        }
         Self::start_command(command.args(args))
     }
 

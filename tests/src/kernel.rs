@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 /// Commands of `bpf(2)` (`include/uapi/linux/bpf.h`).
@@ -188,13 +188,15 @@ fn numbers(release: &str) -> Result<(u32, u32)> {
 pub const SINCE_PAGE_TABLES: (u32, u32) = (6, 2);
 
 /// Returns what a report of `inspect --json --pid` has about the kernel: major and minor number of its release, and
-/// whether programs read a target's memory by its page tables.
+/// whether programs can read a target's memory by its page tables. The agent has them do so where it is faster.
 pub fn page_tables(report: &Value) -> Result<((u32, u32), bool)> {
     let release = numbers(report["kernel"]["release"].as_str().context("no release")?)?;
     let features = report["kernel"]["features"].as_array().context("no features")?;
     let reads = features.iter().find(|feature| feature["name"] == "reads by page tables");
     let reads = reads.context("nothing of reads by page tables")?;
-    Ok((release, reads["present"] == true && reads["used"] == true))
+    let [can, do_so] = ["present", "used"].map(|what| reads[what] == true);
+    ensure!(can || !do_so, "page tables are used though they are absent: {reads}");
+    Ok((release, can))
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_mins(10);
 const VERIFIED_MAX: u64 = 500_000;
 
 /// The arguments of one run of the agent. Each run loads programs that are difficult for the verifier in a different
-/// way.
+/// way, most so where they read by page tables.
 struct Ask {
     arguments: &'static str,
     /// The labels of `kitex_` metrics.
@@ -33,12 +33,16 @@ struct Ask {
 
 const ASKS: [Ask; 4] = [
     Ask { arguments: "", labels: &DEFAULT_LABELS, is_economy: false },
-    Ask { arguments: "--latency economy --latency.every 3600", labels: &DEFAULT_LABELS, is_economy: true },
-    Ask { arguments: "--metrics kitex,grpc,otel", labels: &DEFAULT_LABELS, is_economy: false },
+    Ask {
+        arguments: "--latency economy --latency.every 3600 --reads tables",
+        labels: &DEFAULT_LABELS,
+        is_economy: true,
+    },
+    Ask { arguments: "--metrics kitex,grpc,otel --reads tables", labels: &DEFAULT_LABELS, is_economy: false },
     // Everything that the programs can do for a call of a framework.
     Ask {
         arguments: "--metrics kitex,grpc,otel --kitex.bytes --kitex.stream-messages --grpc.messages \
-                    --events.socket events --capture.slow 3 \
+                    --events.socket events --capture.slow 3 --reads tables \
                     --kitex.labels type,caller,callee,method,status,retry",
         labels: &["type", "caller", "callee", "method", "status", "retry"],
         is_economy: false,

@@ -25,7 +25,7 @@ const BATCHES: usize = 9;
 const CALLS_OF_BATCH: usize = 56;
 /// Words read before each call. A service does other work between two hits, so the kernel's code for a hit is in no
 /// near cache.
-const DISPLACING: usize = (256 << 10) / size_of::<u64>();
+pub(super) const DISPLACING: usize = (256 << 10) / size_of::<u64>();
 /// Words of a cache line.
 const LINE: usize = 64 / size_of::<u64>();
 
@@ -103,13 +103,13 @@ fn call_times(function: extern "C" fn(), memory: &mut [u64], calls: usize) -> Ve
 }
 
 /// Returns the median; zero if there are no times.
-fn median(mut times: Vec<Duration>) -> Duration {
+pub(super) fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 /// Evicts the near caches.
-fn displace(memory: &mut [u64]) {
+pub(super) fn displace(memory: &mut [u64]) {
     for word in memory.iter_mut().step_by(LINE) {
         *word = std::hint::black_box(*word + 1);
     }

@@ -63,7 +63,8 @@ pub fn kernel_features() -> Vec<KernelFeature> {
     let unused = |name, present, why| KernelFeature { name, present, used: false, why };
     let has_types = Path::new(KERNEL_TYPES).exists();
     let tables = may_try.then(page_tables::known);
-    let reads_by_tables = tables.as_ref().map(Result::is_ok);
+    let has_tables = tables.as_ref().map(Result::is_ok);
+    let uses_tables = matches!(tables, Some(Ok(known)) if known.is_worth_it());
     let optimised_probes = has_optimised_probes();
     let has_multi_links = may_try.then(has_multi_uprobes).flatten();
     let multi_links_work = may_try.then(|| multi::works().ok()).flatten();
@@ -137,11 +138,15 @@ pub fn kernel_features() -> Vec<KernelFeature> {
         },
         KernelFeature {
             name: "reads by page tables",
-            present: reads_by_tables,
-            used: reads_by_tables == Some(true),
-            why: tables.and_then(Result::err).unwrap_or(
-                "calls cost a target less; without them the kernel is asked for each read of its memory",
-            ),
+            present: has_tables,
+            used: uses_tables,
+            why: match tables {
+                Some(Err(why)) => why,
+                Some(Ok(_)) if !uses_tables => {
+                    "they are hardly faster on this processor: the kernel is asked for each read of a target's memory"
+                }
+                _ => "calls cost a target less; without them the kernel is asked for each read of its memory",
+            },
         },
     ]
 }

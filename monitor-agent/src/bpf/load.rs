@@ -152,7 +152,7 @@ impl Programs {
             cache_shift: u64::BITS - sizes.label_cache.trailing_zeros(),
             ..*recipe
         };
-        let known = if reads == MemoryReads::Best { page_tables::known().ok() } else { None };
+        let known = page_tables::parameters(reads);
         let mut object = load_with(&recipe, roles, limits, sizes, links, known, log_level);
         if let (Some(_), Err(error)) = (known, &object) {
             // This verifier may have a lower instruction limit, or track pointers differently: try the reads that

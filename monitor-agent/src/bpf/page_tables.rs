@@ -6,9 +6,12 @@
 //! does. But with a wrong one programs read arbitrary addresses, so none is tried where memory may be mapped that
 //! must not be read.
 
+mod speed;
+
 use std::{
     arch::naked_asm,
     ffi::c_void,
+    fmt::Display,
     fs,
     io::{self, Read as _},
     os::fd::OwnedFd,
@@ -24,6 +27,7 @@ use aya::{
     sys::{BpfHelper, is_helper_supported},
 };
 use monitor_ebpf::{PROOF_WORDS, PageTables, Proof, Recipe, name};
+use speed::Speed;
 
 use super::{
     kernel_types::{KernelTypes, Kind},
@@ -35,9 +39,11 @@ use super::{
 /// How programs read a target's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MemoryReads {
-    /// By page tables where that was proved to work, otherwise with the kernel's helper.
+    /// By page tables where that was proved to work and found to be faster, otherwise with the kernel's helper.
     #[default]
     Best,
+    /// By page tables where that was proved to work, otherwise with the kernel's helper.
+    Tables,
     /// With the kernel's helper.
     Kernel,
 }
@@ -49,6 +55,15 @@ pub(super) struct Known {
     pub(super) tables: PageTables,
     /// Patched into the instructions.
     pub(super) numbers: Numbers,
+    /// How long reads take.
+    speed: Speed,
+}
+
+impl Known {
+    /// Whether programs should read by page tables, since this is faster.
+    pub(super) fn is_worth_it(&self) -> bool {
+        self.speed.is_worth_it()
+    }
 }
 
 /// The kernel's alignment of the direct map, in bytes (arch/x86/mm/kaslr.c).
@@ -62,6 +77,15 @@ const SAMPLES: usize = 4;
 /// Size of a page, and of a large one, in bytes.
 const PAGE: usize = 4_096;
 const LARGE_PAGE: usize = 2 << 20;
+
+/// Returns the parameters of programs that read in this way; `None` if they use the kernel's helper.
+pub(super) fn parameters(reads: MemoryReads) -> Option<&'static Known> {
+    match reads {
+        MemoryReads::Best => known().ok().filter(|known| known.is_worth_it()),
+        MemoryReads::Tables => known().ok(),
+        MemoryReads::Kernel => None,
+    }
+}
 
 /// Returns what was found, tried only once, or why programs have to use the kernel's helper for each read.
 pub(super) fn known() -> Result<&'static Known, &'static str> {
@@ -97,6 +121,8 @@ fn find() -> Result<Known, String> {
     let length =
         memory_length(&read("/proc/zoneinfo")?).ok_or("/proc/zoneinfo does not tell where memory ends")?;
     known.tables.memory = prove(&known, length)?;
+    known.speed = Speed::measure(&known)?;
+    log::debug!("how long the same reads of memory take: {:?}", known.speed);
     Ok(known)
 }
 
@@ -128,7 +154,7 @@ fn described(types: &[u8], processor: &str) -> Result<Known, String> {
         levels: if has_flag(processor, "la57") { 5 } else { 4 },
         flushes_at: offset("mm_struct", &["context", "tlb_gen"])?,
     };
-    Ok(Known { tables, numbers })
+    Ok(Known { tables, numbers, speed: Speed::default() })
 }
 
 /// Returns the number of bits of a physical address: `address sizes : 48 bits physical, 48 bits virtual`.
@@ -204,7 +230,7 @@ fn memory_length(zones: &str) -> Option<u64> {
 /// Finds the direct map: the address by which programs reach the agent's own memory. Also proves that taking a page
 /// away is counted as a flush.
 fn prove(known: &Known, length: u64) -> Result<u64, String> {
-    let trial = Trial::begin(known).map_err(|error| format!("page tables can't be tried: {error}"))?;
+    let trial = Trial::begin(known)?;
     let made_up = MadeUp::new().map_err(|error| error.to_string())?;
     let root = trial.read(&made_up.small[0].0[0], 0, 1)?.root;
     let first = FIRST[usize::from(known.tables.levels == 5)];
@@ -287,12 +313,13 @@ impl Trial {
         settings.globals.push((name::RECIPE, bytes_of(&recipe)));
         settings.numbers = Some(known.numbers);
         let load = Object::load(&settings, &[name::PROVE], ProbeLinks::Best);
-        let object = load.map_err(|error| error.to_string())?;
+        let failed = |error: &dyn Display| format!("page tables can't be tried: {error}");
+        let object = load.map_err(|error| failed(&error))?;
         let attach = || {
             let offset = file_offset(tried as *const c_void)?;
             object.attach(name::PROVE, Path::new("/proc/self/exe"), process::id(), &[offset])
         };
-        let links = attach().map_err(|error| error.to_string())?;
+        let links = attach().map_err(|error| failed(&error))?;
         Ok(Self { object: Some(object), links })
     }
 
@@ -529,6 +556,14 @@ mod tests {
         ] {
             assert_eq!(reader.read(address), None, "{what}");
         }
+    }
+
+    /// Both ways must lead to the agent's own memory each time.
+    #[test]
+    fn reads_are_timed_both_ways() {
+        let Some(_alone) = Reader::new() else { return };
+        let speed = Speed::measure(known().expect("a reader has it")).expect("what has worked once");
+        assert_ne!(speed, Speed::default());
     }
 
     /// Takes a page away in one of four ways, after which there is another one. The page begins a large one.

@@ -200,8 +200,8 @@ pub(super) struct RunArguments {
     #[arg(long, value_enum, default_value_t = Links::Best, hide = true)]
     links: Links,
 
-    /// How a target's memory is read: by its page tables where that was proved to work on this kernel, which costs calls
-    /// less, or by asking the kernel for each read.
+    /// How a target's memory is read: by its page tables, which must be proved to work on this kernel and costs calls less
+    /// on some processors, or by asking the kernel for each read.
     #[arg(long, value_enum, default_value_t = Reads::Best)]
     reads: Reads,
 
@@ -266,8 +266,10 @@ impl From<Links> for ProbeLinks {
 /// How a target's memory is read.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Reads {
-    /// By page tables, where that was proved to work
+    /// By page tables, where that was proved to work and is found to be much faster
     Best,
+    /// By page tables, wherever that was proved to work
+    Tables,
     /// By asking the kernel
     Kernel,
 }
@@ -276,6 +278,7 @@ impl From<Reads> for MemoryReads {
     fn from(reads: Reads) -> Self {
         match reads {
             Reads::Best => Self::Best,
+            Reads::Tables => Self::Tables,
             Reads::Kernel => Self::Kernel,
         }
     }

@@ -28,19 +28,22 @@ pub(super) enum Mode {
     Economy,
     /// With the kernel's helper for each read of the server's memory.
     Asking,
+    /// With reads by the server's page tables wherever these work.
+    Tables,
     /// With its probes at the functions' first instructions, like other tools.
     Naive,
 }
 
 impl Condition {
     /// All conditions for a Kitex server, except peers.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Bare,
         Self::Empty,
         Self::Agent(Mode::Plain),
         Self::Agent(Mode::Economy),
         Self::Agent(Mode::Events),
         Self::Agent(Mode::Asking),
+        Self::Agent(Mode::Tables),
         Self::Agent(Mode::Naive),
         Self::InProcess,
         Self::EmptyByPerfEvents,
@@ -56,6 +59,7 @@ impl Condition {
             Self::Agent(Mode::Events) => "events",
             Self::Agent(Mode::Economy) => "economy",
             Self::Agent(Mode::Asking) => "asking",
+            Self::Agent(Mode::Tables) => "tables",
             Self::Agent(Mode::Naive) => "naive",
             Self::InProcess => "in_process",
             Self::Peer(_) => "peer",
@@ -70,6 +74,7 @@ impl Mode {
             Self::Plain | Self::Events => &[],
             Self::Economy => &["--latency", "economy"],
             Self::Asking => &["--reads", "kernel"],
+            Self::Tables => &["--reads", "tables"],
             Self::Naive => &["--sites", "naive"],
         }
     }
@@ -81,6 +86,6 @@ impl Mode {
 
     /// Whether the duration of each call is recorded.
     pub(super) fn times_all(self) -> bool {
-        matches!(self, Self::Plain | Self::Events | Self::Asking)
+        matches!(self, Self::Plain | Self::Events | Self::Asking | Self::Tables)
     }
 }

@@ -180,9 +180,8 @@ fn length(concurrency: u32, plan: Plan<'_>) -> (u32, u32) {
 
 fn conditions(protocol: Protocol, is_main: bool, peers: usize) -> Vec<Condition> {
     let wanted = |condition: &Condition| match condition {
-        Condition::Agent(Mode::Naive | Mode::Asking | Mode::Economy) | Condition::EmptyByPerfEvents => {
-            is_main
-        }
+        Condition::Agent(Mode::Naive | Mode::Asking | Mode::Tables | Mode::Economy)
+        | Condition::EmptyByPerfEvents => is_main,
         Condition::Agent(Mode::Events) => protocol != Protocol::Grpc,
         _ => true,
     };
@@ -199,6 +198,7 @@ fn name(condition: Condition, protocol: Protocol, stage: &Stage<'_>) -> String {
         Condition::Agent(Mode::Events) => "the agent, and a reader of its events".to_owned(),
         Condition::Agent(Mode::Economy) => "the agent, economy".to_owned(),
         Condition::Agent(Mode::Asking) => "the agent, asking the kernel for each read".to_owned(),
+        Condition::Agent(Mode::Tables) => "the agent, reading by page tables".to_owned(),
         Condition::Agent(Mode::Naive) => "the agent, at naive sites".to_owned(),
         Condition::InProcess if protocol == Protocol::Grpc => "go-grpc-prometheus in process".to_owned(),
         Condition::InProcess => "monitor-prometheus in process".to_owned(),
@@ -420,10 +420,12 @@ fn ratios(cell: &Found) -> String {
             economy.timed.percent().show(1)
         );
     }
-    if let Some(ratio) = cell.ratio(Condition::Agent(Mode::Asking), agent) {
+    if let Some(tables) = cell.added_by(Condition::Agent(Mode::Tables)) {
+        let ratio = cell.added_by(Condition::Agent(Mode::Asking)).and_then(|asking| ratio(tables, asking));
         let _ = writeln!(
             text,
-            "- Where it can't go by page tables, and asks the kernel for each read, it adds {ratio:.2} times what it adds by them."
+            "- Reading by page tables it adds {} times what it adds where it asks the kernel for each read.",
+            show_ratio(ratio)
         );
     }
     if let Some((_, naive)) = cell.own(Mode::Naive) {
@@ -482,8 +484,10 @@ fn agent(cell: &Found) -> String {
         add("from SIGTERM until detached and ended, ms", cost.end_ms, 0, within(cost.end_ms));
     }
     let insides: [(&str, OfInside); 2] = [
-        ("inside its eBPF programs per call, µs", |inside| (inside.agent - inside.empty) / 1000.0),
-        ("the same, asking the kernel for each read, µs", |inside| (inside.asking - inside.empty) / 1000.0),
+        ("inside its eBPF programs per call, asking the kernel for each read, µs", |inside| {
+            (inside.asking - inside.empty) / 1000.0
+        }),
+        ("the same, reading by page tables, µs", |inside| (inside.tables - inside.empty) / 1000.0),
     ];
     for (what, of) in insides {
         rows.extend(cell.inside(of).map(|spread| vec![what.to_owned(), spread.show(2), String::new()]));

@@ -168,8 +168,8 @@ pub(super) struct AgentCost {
 pub(super) struct Inside {
     /// Of empty programs: the part of the other numbers that is due to the measurement.
     pub(super) empty: f64,
-    /// Of the agent's programs.
-    pub(super) agent: f64,
+    /// Of the agent's programs when they read by page tables.
+    pub(super) tables: f64,
     /// Of the agent's programs when each read uses the kernel's helper.
     pub(super) asking: f64,
 }
@@ -240,9 +240,9 @@ impl<'a> Stage<'a> {
             bail!("{calls} calls were made, and the empty programs ran otherwise: {programs:?}");
         }
         drop(empty);
-        let agent = self.time_programs(Mode::Plain, &agent::executable()?, load)?;
+        let tables = self.time_programs(Mode::Tables, &agent::executable()?, load)?;
         let asking = self.time_programs(Mode::Asking, &agent::executable()?, load)?;
-        Ok(Inside { empty: per_call(&programs, calls), agent, asking })
+        Ok(Inside { empty: per_call(&programs, calls), tables, asking })
     }
 
     /// Returns the run time of an agent's programs, in nanoseconds per call.
