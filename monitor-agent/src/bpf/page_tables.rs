@@ -122,7 +122,6 @@ fn find() -> Result<Known, String> {
         memory_length(&read("/proc/zoneinfo")?).ok_or("/proc/zoneinfo does not tell where memory ends")?;
     known.tables.memory = prove(&known, length)?;
     known.speed = Speed::measure(&known)?;
-    log::debug!("how long the same reads of memory take: {:?}", known.speed);
     Ok(known)
 }
 

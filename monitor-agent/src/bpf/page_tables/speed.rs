@@ -39,7 +39,13 @@ impl Speed {
             by_tables.push(time(true)?);
             by_asking.push(time(false)?);
         }
-        Ok(Self { by_tables: median(by_tables), by_asking: median(by_asking) })
+        let speed = Self { by_tables: median(by_tables), by_asking: median(by_asking) };
+        let Self { by_tables, by_asking } = speed;
+        let reads = trial::PAGES;
+        log::debug!(
+            "{reads} reads of memory take {by_tables:?} by page tables, {by_asking:?} by asking the kernel"
+        );
+        Ok(speed)
     }
 
     /// Whether programs should read by page tables: they take at most two thirds of the time.
