@@ -19,6 +19,7 @@ const PIECE_BYTES: usize = 64 << 10;
 /// The maximum length of a write to stdout, in bytes, except for a longer line. A write of at most this size goes into a
 /// pipe completely or not at all (`PIPE_BUF` in pipe(7)). So no reader is left with half a line when the agent ends.
 const WHOLE_IN_PIPE: usize = 4 << 10;
+
 /// Lines that are put in together, each with the loss to report if it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
